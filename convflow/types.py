@@ -1,0 +1,35 @@
+"""The vocabulary every folder shares: shape letters, the Denoiser protocol and the user's error.
+
+Shape letters, used in every annotation (`Float[Tensor, "B C H W"]`):
+
+    B batch    C channels    H height    W width    G groups    K taps
+    N tokens   D model width S scales
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+Size = tuple[int, int]
+"""Height and width, in pixels of model space unless said otherwise."""
+
+
+class InputError(ValueError):
+    """Something the user gave cannot be used; the message says what was expected, what came
+    and what to do. The command line prints it as one line and exits with code 2."""
+
+
+class Denoiser(Protocol):
+    """Any network or wrapper that predicts from a noisy batch.
+
+    Called as `model(x, t, y)`: `x` in model space; `t` the process's own time (flows: [0, 1],
+    0 = noise and 1 = data); `y` class labels, where `num_classes` means "no label". The result
+    has the shape of `x`.
+    """
+
+    def __call__(
+        self, x: Float[Tensor, "B C H W"], t: Float[Tensor, " B"], y: Int[Tensor, " B"], /
+    ) -> Float[Tensor, "B C H W"]: ...
