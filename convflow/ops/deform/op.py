@@ -1,0 +1,172 @@
+"""`deform_sample`: the public operator, its registration with PyTorch and its gradients.
+
+FlowDCN (Wang et al., NeurIPS 2024, arXiv 2410.22655), section 3. Forward and backward are two
+registered operators; the reference serves every device that has no kernel of its own.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from convflow.ops.deform import cpu, reference
+from convflow.types import InputError
+
+Border = Literal["zeros", "truncate"]
+
+
+def deform_sample(
+    values: Float[Tensor, "B H W G C"],
+    offsets: Float[Tensor, "B H W G K 2"],
+    weights: Float[Tensor, "B H W G K"],
+    border: Border = "zeros",
+) -> Float[Tensor, "B H W G C"]:
+    """Sum of K bilinear samples around every position, each group with its own taps.
+
+    out[p] = sum over k of weights[p, k] * bilinear(values, p + offsets[p, k]), zero outside.
+
+    Args:
+        values: features, any floating dtype; G groups of C channels each.
+        offsets: displacement of each tap as (x, y), in cells; any number, also beyond the map.
+            NaN and infinite offsets count as outside.
+        weights: one factor per tap, not normalised.
+        border: "zeros" fades to zero over the last cell, as `grid_sample` does with its padding
+            "zeros" and `align_corners=False`. "truncate" rounds toward zero instead of down and
+            so extrapolates in (-2, 0): what published FlowDCN weights were trained with.
+
+    Returns:
+        The sums, contiguous, in the dtype of `values`. Coordinates and sums are float32 whatever
+        that dtype is, under autocast too; float64 values are computed in float64 throughout.
+
+    Raises:
+        InputError: if ranks, sizes, dtypes or devices do not fit together, or `border` is unknown.
+
+    Example:
+        >>> values = torch.randn(2, 16, 16, 6, 64)
+        >>> offsets, weights = torch.randn(2, 16, 16, 6, 9, 2), torch.rand(2, 16, 16, 6, 9)
+        >>> deform_sample(values, offsets, weights).shape
+        torch.Size([2, 16, 16, 6, 64])
+
+    Reverse mode differentiates once. Forward mode (`torch.func.jvp`) runs through the reference.
+    """
+    _check(values, offsets, weights, border)
+    dtype = torch.float64 if values.dtype == torch.float64 else torch.float32
+    values, offsets, weights = (
+        values.contiguous(),
+        offsets.to(dtype).contiguous(),
+        weights.to(dtype).contiguous(),
+    )
+    if _has_tangent(values, offsets, weights):
+        return reference.deform_sample(values, offsets, weights, border)
+    return _sample(values, offsets, weights, border)
+
+
+def active_backend(device_type: str) -> str:
+    """Name of what runs `deform_sample` on a type of device: "numba" or "reference".
+
+    Args:
+        device_type: as in `torch.device(...).type`, such as "cpu".
+    """
+    return backend_and_reason(device_type)[0]
+
+
+def backend_and_reason(device_type: str) -> tuple[str, str]:
+    """Name of what runs `deform_sample` on a type of device, and why, in words for a person.
+
+    Args:
+        device_type: as in `torch.device(...).type`, such as "cpu".
+    """
+    if device_type != "cpu":
+        return "reference", f"there is no kernel for {device_type}"
+    numba, reason = cpu.find_numba()
+    return ("reference" if numba is None else "numba"), reason
+
+
+def _check(values: Tensor, offsets: Tensor, weights: Tensor, border: str) -> None:
+    if border not in ("zeros", "truncate"):
+        raise InputError(f'border: expected "zeros" or "truncate", got {border!r}')
+    if values.ndim != 5:
+        raise InputError(
+            f"values: expected 5 dimensions (B, H, W, G, C), got {tuple(values.shape)}; "
+            "split the channels into groups first"
+        )
+    taps = weights.shape[-1] if weights.ndim else 0
+    for name, tensor, expected in (
+        ("weights", weights, (*values.shape[:4], taps)),
+        ("offsets", offsets, (*values.shape[:4], taps, 2)),
+    ):
+        if tuple(tensor.shape) != expected:
+            raise InputError(
+                f"{name}: expected shape {expected} to fit values {tuple(values.shape)} and "
+                f"weights {tuple(weights.shape)}, got {tuple(tensor.shape)}; "
+                "give one entry per position, group and tap"
+            )
+    for name, tensor in (("values", values), ("offsets", offsets), ("weights", weights)):
+        if not tensor.is_floating_point():
+            raise InputError(
+                f"{name}: expected a floating dtype, got {tensor.dtype}; convert it with .float()"
+            )
+        if tensor.device != values.device:
+            raise InputError(
+                f"{name}: expected device {values.device} as of values, got {tensor.device}; "
+                "move all three to one device"
+            )
+
+
+def _has_tangent(*tensors: Tensor) -> bool:
+    if torch.compiler.is_compiling():
+        return False
+    return any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors)
+
+
+_sample = torch.library.custom_op(
+    "convflow::deform_sample",
+    reference.deform_sample,
+    mutates_args=(),
+    schema="(Tensor values, Tensor offsets, Tensor weights, str border) -> Tensor",
+)
+_sample_backward = torch.library.custom_op(
+    "convflow::deform_sample_backward",
+    reference.deform_sample_backward,
+    mutates_args=(),
+    schema="(Tensor grad, Tensor values, Tensor offsets, Tensor weights, str border)"
+    " -> (Tensor, Tensor, Tensor)",
+)
+_sample.register_kernel("cpu")(cpu.deform_sample)
+_sample_backward.register_kernel("cpu")(cpu.deform_sample_backward)
+
+
+@_sample.register_fake
+def _(values: Tensor, offsets: Tensor, weights: Tensor, border: str) -> Tensor:
+    return values.new_empty(values.shape)
+
+
+@_sample_backward.register_fake
+def _(
+    grad: Tensor, values: Tensor, offsets: Tensor, weights: Tensor, border: str
+) -> tuple[Tensor, ...]:
+    return tuple(tensor.new_empty(tensor.shape) for tensor in (values, offsets, weights))
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    *tensors, ctx.border = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    return *_sample_backward(grad.contiguous(), *ctx.saved_tensors, ctx.border), None
+
+
+def _refuse(ctx: Any, *grads: Tensor) -> None:
+    raise NotImplementedError(
+        "deform_sample: expected to be differentiated once, got a second backward through it; "
+        "use convflow.ops.deform.reference.deform_sample, which differentiates any number of times"
+    )
+
+
+_sample.register_autograd(_differentiate, setup_context=_save)
+_sample_backward.register_autograd(_refuse)

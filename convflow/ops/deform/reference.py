@@ -1,0 +1,125 @@
+"""The truth about deformable sampling: forward and explicit backward in plain PyTorch.
+
+FlowDCN (Wang et al., NeurIPS 2024, arXiv 2410.22655), section 3; bilinear weights as in DCNv2.
+Slow and obvious; runs on any device, and the forward is a composite that both forward-mode and
+reverse-mode differentiation go through.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+
+class _Taps(NamedTuple):
+    """Where every tap falls: its top left row in the padded map, and its fraction of a cell."""
+
+    row: Int[Tensor, "B H W G K"]
+    x: Float[Tensor, "B H W G K"]
+    y: Float[Tensor, "B H W G K"]
+
+
+def deform_sample(
+    values: Float[Tensor, "B H W G C"],
+    offsets: Float[Tensor, "B H W G K 2"],
+    weights: Float[Tensor, "B H W G K"],
+    border: str,
+) -> Float[Tensor, "B H W G C"]:
+    """Weighted sum of bilinear samples; see `convflow.ops.deform_sample`.
+
+    Args:
+        values: features, any floating dtype.
+        offsets: (x, y) in cells; their dtype is the one that everything is computed in.
+        weights: one factor per tap, in the dtype of `offsets`.
+        border: "zeros" or "truncate".
+
+    Returns:
+        The sums, contiguous, in the dtype of `values`.
+    """
+    rows, taps = _pad(values, offsets.dtype), _locate(offsets, border)
+    out = torch.zeros_like(values, dtype=offsets.dtype, memory_format=torch.contiguous_format)
+    for k in range(offsets.shape[-2]):
+        tap = _Taps(*(field[..., k] for field in taps))
+        for step, share in _corners(tap, values):
+            out = out + (weights[..., k] * share).unsqueeze(-1) * rows[tap.row + step]
+    return out.to(values.dtype)
+
+
+def deform_sample_backward(
+    grad: Float[Tensor, "B H W G C"],
+    values: Float[Tensor, "B H W G C"],
+    offsets: Float[Tensor, "B H W G K 2"],
+    weights: Float[Tensor, "B H W G K"],
+    border: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of `deform_sample` with respect to its three tensors, written out by hand.
+
+    Args:
+        grad: gradient of the result.
+        values: as given to `deform_sample`.
+        offsets: as given to `deform_sample`.
+        weights: as given to `deform_sample`.
+        border: as given to `deform_sample`.
+
+    Returns:
+        The gradients of values, offsets and weights, each in its tensor's shape and dtype.
+    """
+    rows, taps = _pad(values, offsets.dtype), _locate(offsets, border)
+    upstream = grad.to(offsets.dtype)
+    grad_rows, grad_offsets, grad_weights = map(torch.zeros_like, (rows, offsets, weights))
+    for k in range(offsets.shape[-2]):
+        tap = _Taps(*(field[..., k] for field in taps))
+        dots = []
+        for step, share in _corners(tap, values):
+            corner = tap.row + step
+            dots.append((upstream * rows[corner]).sum(-1))
+            spread = (weights[..., k] * share).unsqueeze(-1) * upstream
+            grad_rows.index_add_(0, corner.flatten(), spread.flatten(0, -2))
+            grad_weights[..., k] += share * dots[-1]
+        nw, ne, sw, se = dots
+        grad_offsets[..., k, 0] = weights[..., k] * ((1 - tap.y) * (ne - nw) + tap.y * (se - sw))
+        grad_offsets[..., k, 1] = weights[..., k] * ((1 - tap.x) * (sw - nw) + tap.x * (se - ne))
+    batch, height, width, groups, channels = values.shape
+    padded = grad_rows.view(batch, height + 2, width + 3, groups, channels)
+    grad_values = padded[:, 1:-1, 1:-2].to(values.dtype).contiguous()
+    return grad_values, grad_offsets, grad_weights
+
+
+def _pad(values: Tensor, dtype: torch.dtype) -> Float[Tensor, "rows C"]:
+    """One row per cell and group, with a ring of zeros: one cell wide, two on the right."""
+    return F.pad(values.to(dtype), (0, 0, 0, 0, 1, 2, 1, 1)).flatten(0, -2)
+
+
+def _locate(offsets: Tensor, border: str) -> _Taps:
+    batch, height, width, groups, _, _ = offsets.shape
+    device = offsets.device
+    x = offsets[..., 0] + torch.arange(width, device=device).view(-1, 1, 1)
+    y = offsets[..., 1] + torch.arange(height, device=device).view(-1, 1, 1, 1)
+    whole = torch.floor if border == "zeros" else torch.trunc
+    left, top = whole(x), whole(y)
+    # NaN compares false, so it is outside as well.
+    inside = (left >= -1) & (left < width) & (top >= -1) & (top < height)
+    fraction_x = torch.where(inside, x - left, 0.0)
+    fraction_y = torch.where(inside, y - top, 0.0)
+    # Taps that touch nothing are parked at column `width`: it and the next are both padding.
+    left = torch.where(inside, left, width).long()
+    top = torch.where(inside, top, 0).long()
+    image = torch.arange(batch, device=device).view(-1, 1, 1, 1, 1) * (height + 2)
+    row = ((image + top + 1) * (width + 3) + left + 1) * groups
+    return _Taps(row + torch.arange(groups, device=device).view(-1, 1), fraction_x, fraction_y)
+
+
+def _corners(tap: _Taps, values: Tensor) -> tuple[tuple[int, Tensor], ...]:
+    """Rows to step and bilinear share of the corners: north west, north east, south west, ..."""
+    right = values.shape[3]
+    down = (values.shape[2] + 3) * right
+    return (
+        (0, (1 - tap.x) * (1 - tap.y)),
+        (right, tap.x * (1 - tap.y)),
+        (down, (1 - tap.x) * tap.y),
+        (down + right, tap.x * tap.y),
+    )
