@@ -1,0 +1,44 @@
+"""Many pictures as one: tiles in rows, for previews and pages."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+from torch import Tensor
+
+
+def tile(
+    images: UInt8[Tensor, "B C H W"],
+    *,
+    columns: int | None = None,
+    zoom: int = 1,
+    gap: int = 2,
+    background: int = 255,
+) -> Image.Image:
+    """Return one picture with all images in rows, each pixel drawn as a `zoom` x `zoom` square.
+
+    Args:
+        images: grey (C = 1) or colour (C = 3) pictures of one size, at least one.
+        columns: images in a row; by default about as many as rows.
+        zoom: integer magnification.
+        gap: pixels between images and around them.
+        background: grey level of the gaps.
+    """
+    count, channels, height, width = images.shape
+    columns = min(count, columns or math.ceil(math.sqrt(count)))
+    rows = math.ceil(count / columns)
+    high, wide = height * zoom + gap, width * zoom + gap
+    page = np.full((rows * high + gap, columns * wide + gap, channels), background, np.uint8)
+    for i, image in enumerate(images.permute(0, 2, 3, 1).cpu().numpy()):
+        top, left = (i // columns) * high + gap, (i % columns) * wide + gap
+        big = image.repeat(zoom, axis=0).repeat(zoom, axis=1)
+        page[top : top + high - gap, left : left + wide - gap] = big
+    return Image.fromarray(page[..., 0] if channels == 1 else page)
+
+
+def to_picture(image: UInt8[Tensor, "C H W"]) -> Image.Image:
+    """Return one grey or colour image as a PIL picture."""
+    return tile(image[None], gap=0)
