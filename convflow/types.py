@@ -8,10 +8,13 @@ Shape letters, used in every annotation (`Float[Tensor, "B C H W"]`):
 
 from __future__ import annotations
 
-from typing import Protocol
+import difflib
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Protocol
 
-from jaxtyping import Float, Int
-from torch import Tensor
+if TYPE_CHECKING:  # torch takes a second to import, and `--help` needs only the words below
+    from jaxtyping import Float, Int
+    from torch import Tensor
 
 Size = tuple[int, int]
 """Height and width, in pixels of model space unless said otherwise."""
@@ -33,3 +36,11 @@ class Denoiser(Protocol):
     def __call__(
         self, x: Float[Tensor, "B C H W"], t: Float[Tensor, " B"], y: Int[Tensor, " B"], /
     ) -> Float[Tensor, "B C H W"]: ...
+
+
+def unknown_name(kind: str, name: object, known: Iterable[str]) -> str:
+    """Return a sentence saying that `name` is no known `kind`, with the nearest one there is."""
+    known = list(known)
+    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.4)
+    hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(known)}"
+    return f"unknown {kind} {name!r}; {hint}"

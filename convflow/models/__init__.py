@@ -1,0 +1,1 @@
+"""The networks, one readable file each, and the table of published sizes."""

@@ -1,0 +1,68 @@
+"""What every network has in common: its settings, its folder on disk, its checks of the input."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from huggingface_hub import PyTorchModelHubMixin
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from convflow.types import InputError
+
+
+class Backbone(nn.Module, PyTorchModelHubMixin, library_name="convflow", tags=["convflow"]):
+    """A Denoiser made of four parts: `stem`, `condition`, `trunk` and `head`.
+
+    A subclass names its `family` and takes only keyword arguments that JSON can hold: they are
+    the settings stored beside the weights. `save_pretrained`, `from_pretrained` and `push_to_hub`
+    come from huggingface_hub and use safetensors.
+    """
+
+    family: ClassVar[str]
+    in_channels: int
+    num_classes: int
+    multiple: int
+    """Height and width must be multiples of this many pixels."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The arguments that build this network again, with the family's name."""
+        return {"family": self.family, **(self._hub_mixin_config or {})}  # type: ignore[dict-item]
+
+    def save_weights(self, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
+        """Write `model.safetensors` and `config.json` into an existing folder.
+
+        Args:
+            folder: where to write; what `convflow.load_model` reads.
+            weights: a state dict to store instead of this network's own, for averaged weights.
+        """
+        state = self.state_dict() if weights is None else weights
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+        (folder / "config.json").write_text(json.dumps(self.settings, indent=2, sort_keys=True))
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        self.save_weights(save_directory)
+
+    def check_input(self, x: Tensor) -> None:
+        """Raise InputError unless the channels and sides of `x` (B, C, H, W) fit this network."""
+        if x.dim() != 4 or x.shape[1] != self.in_channels:
+            raise InputError(
+                f"expected pictures of shape (B, {self.in_channels}, H, W), got {tuple(x.shape)}; "
+                "this network was built for other pictures"
+            )
+        check_size(x.shape[2], x.shape[3], self.multiple)
+
+
+def check_size(height: int, width: int, multiple: int) -> None:
+    """Raise InputError unless both sides are positive multiples of `multiple`."""
+    if height < 1 or width < 1 or height % multiple or width % multiple:
+        near = [max(multiple, round(side / multiple) * multiple) for side in (height, width)]
+        raise InputError(
+            f"expected a height and width that are multiples of {multiple}, got {height}x{width}; "
+            f"the nearest that works is {near[0]}x{near[1]}"
+        )

@@ -1,0 +1,175 @@
+"""FlowDCN: deformable convolution instead of attention (Wang et al. 2024, arXiv 2410.22655)."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from convflow.models.backbone import Backbone
+from convflow.nn.deform import DEFAULT_REACH, GroupwiseMSDCN, Reach
+from convflow.nn.dense import MLPName, create_mlp
+from convflow.nn.embed import LabelEmbedding, PatchEmbedding, TimeEmbedding, unpatchify
+from convflow.nn.norm import Modulation, NormName, create_norm, modulate, per_sample
+from convflow.types import InputError
+
+
+class FlowDCNBlock(nn.Module):
+    """Deformable mixing, then a feed-forward layer, each normed, modulated, gated and added."""
+
+    def __init__(
+        self, width: int, num_groups: int, norm: NormName, mlp: MLPName, border: str
+    ) -> None:
+        super().__init__()
+        self.modulation = Modulation(width, 6)
+        self.norm1 = create_norm(norm, width)
+        self.mix = GroupwiseMSDCN(width, num_groups, border)
+        self.norm2 = create_norm(norm, width)
+        self.mlp = create_mlp(mlp, width)
+
+    def forward(
+        self, x: Float[Tensor, "B H W D"], c: Float[Tensor, "B D"], reach: Reach
+    ) -> Float[Tensor, "B H W D"]:
+        """Return the refined features under condition `c`."""
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(c)
+        x = x + per_sample(gate1, x) * self.mix(modulate(self.norm1(x), shift1, scale1), reach)
+        return x + per_sample(gate2, x) * self.mlp(modulate(self.norm2(x), shift2, scale2))
+
+
+class Head(nn.Module):
+    """Norm, modulate and project features to the patches of a prediction; zero at first."""
+
+    def __init__(self, width: int, patch_size: int, out_channels: int) -> None:
+        super().__init__()
+        self.patch_size, self.out_channels = patch_size, out_channels
+        self.modulation = Modulation(width, 2)
+        self.norm = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
+        self.out = nn.Linear(width, patch_size**2 * out_channels)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(
+        self, x: Float[Tensor, "B h w D"], c: Float[Tensor, "B D"]
+    ) -> Float[Tensor, "B C H W"]:
+        """Return the prediction at full resolution."""
+        shift, scale = self.modulation(c)
+        patches = self.out(modulate(self.norm(x), shift, scale))
+        return unpatchify(patches, self.patch_size, self.out_channels)
+
+
+class FlowDCN(Backbone):
+    """A stack of `FlowDCNBlock`s between a patch embedding and a zero-initialised head.
+
+    It predicts zero at initialisation, takes any rectangle that the patch divides, and has no
+    position embedding: convolution alone tells where things are.
+
+    Args:
+        in_channels: channels of the picture in model space.
+        num_classes: labels are 0 .. num_classes - 1, and `num_classes` means "no label".
+        width: feature channels D.
+        depth: number of blocks.
+        num_groups: groups of the deformable convolution; divides `width`.
+
+    Other arguments:
+        patch_size: pixels along one side of a patch.
+        reach: default of S_max, the farthest grid spacing of the deformable convolution, in cells.
+        norm: "rms" as published, or "layer" (ablation).
+        mlp: "swiglu" as published, or "gelu" (ablation).
+        border: "zeros"; "truncate" reproduces the published kernels and is needed for their weights.
+        discard_half: let the head compute twice the channels and drop the second half, as the
+            published network does; only for its weights.
+    """
+
+    family = "flowdcn"
+
+    def __init__(
+        self,
+        *,
+        in_channels: int = 4,
+        num_classes: int = 1000,
+        width: int = 384,
+        depth: int = 12,
+        num_groups: int = 6,
+        patch_size: int = 2,
+        reach: float = DEFAULT_REACH,
+        norm: NormName = "rms",
+        mlp: MLPName = "swiglu",
+        border: str = "zeros",
+        discard_half: bool = False,
+    ) -> None:
+        super().__init__()
+        if min(in_channels, width, depth, num_groups, patch_size) < 1 or num_classes < 0:
+            raise InputError(
+                "expected in_channels, width, depth, num_groups and patch_size of at least 1 and "
+                f"num_classes of at least 0, got {in_channels}, {width}, {depth}, {num_groups}, "
+                f"{patch_size} and {num_classes}"
+            )
+        self.in_channels, self.num_classes = in_channels, num_classes
+        self.multiple, self.reach = patch_size, reach
+        self.embed_patches = PatchEmbedding(in_channels, width, patch_size)
+        self.embed_time = TimeEmbedding(width)
+        self.embed_label = LabelEmbedding(num_classes, width)
+        self.blocks = nn.ModuleList(
+            FlowDCNBlock(width, num_groups, norm, mlp, border) for _ in range(depth)
+        )
+        self.project = Head(width, patch_size, in_channels * (2 if discard_half else 1))
+
+    def stem(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B h w D"]:
+        """Return features on the patch grid, channels last."""
+        return self.embed_patches(x)
+
+    def condition(self, t: Float[Tensor, " B"], y: Int[Tensor, " B"]) -> Float[Tensor, "B D"]:
+        """Return the condition vector of time and label."""
+        return self.embed_time(t) + self.embed_label(y)
+
+    def trunk(
+        self, features: Float[Tensor, "B h w D"], c: Float[Tensor, "B D"], reach: Reach | None = None
+    ) -> Float[Tensor, "B h w D"]:
+        """Return refined features; `reach` as in `forward`."""
+        for block, block_reach in zip(self.blocks, self._reaches(reach), strict=True):
+            features = block(features, c, block_reach)
+        return features
+
+    def head(
+        self, features: Float[Tensor, "B h w D"], c: Float[Tensor, "B D"]
+    ) -> Float[Tensor, "B C H W"]:
+        """Return the prediction, the unused half of the published head dropped."""
+        return self.project(features, c)[:, : self.in_channels]
+
+    def forward(
+        self,
+        x: Float[Tensor, "B C H W"],
+        t: Float[Tensor, " B"],
+        y: Int[Tensor, " B"],
+        *,
+        reach: Reach | None = None,
+    ) -> Float[Tensor, "B C H W"]:
+        """Predict the velocity.
+
+        Args:
+            x: noisy pictures; height and width multiples of `multiple`.
+            t: times in [0, 1], 0 = noise, 1 = data.
+            y: labels in [0, num_classes].
+            reach: S_max in cells for this call: a number, (x, y), or a tensor of shape (2,) for
+                all blocks or (depth, 2) for each. A tensor never recompiles a compiled model.
+
+        Returns:
+            Velocities in the shape of `x`.
+
+        Raises:
+            InputError: a channel count, size or reach that does not fit the network.
+        """
+        self.check_input(x)
+        c = self.condition(t, y)
+        return self.head(self.trunk(self.stem(x), c, reach), c)
+
+    def _reaches(self, reach: Reach | None) -> list[Reach]:
+        reach = self.reach if reach is None else reach
+        if isinstance(reach, Tensor) and reach.dim() == 2:
+            if reach.shape != (len(self.blocks), 2):
+                raise InputError(
+                    f"expected a reach of shape ({len(self.blocks)}, 2), one (x, y) for each block, "
+                    f"got {tuple(reach.shape)}"
+                )
+            return list(torch.unbind(reach))
+        return [reach] * len(self.blocks)

@@ -1,0 +1,163 @@
+"""The published sizes, one line each, and the functions that build and load networks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from convflow.models.backbone import Backbone
+from convflow.models.flowdcn import FlowDCN
+from convflow.types import InputError, unknown_name
+
+FAMILIES: dict[str, type[Backbone]] = {cls.family: cls for cls in (FlowDCN,)}
+
+
+class Size(NamedTuple):
+    """A published size: its settings, and the counts of the released module with 1000 classes.
+
+    `params` are the released module's trainable parameters, in `settings | PUBLISHED[family]`;
+    `gmacs` its matrix products and convolutions in 10^9 multiply-accumulates at 256 and 512
+    pixels (8x latents). Deformable sampling is not in `gmacs`.
+    """
+
+    family: str
+    settings: dict[str, Any]
+    params: int
+    gmacs: tuple[float, float]
+
+
+# fmt: off
+SIZES: dict[str, Size] = {
+    "flowdcn-s/2":  Size("flowdcn", dict(width=384,  depth=12, num_groups=6),   30_300_416, (4.801, 19.169)),
+    "flowdcn-b/2":  Size("flowdcn", dict(width=768,  depth=12, num_groups=12), 120_099_296, (19.192, 76.637)),
+    "flowdcn-l/2":  Size("flowdcn", dict(width=1024, depth=24, num_groups=16), 421_503_520, (68.203, 272.348)),
+    "flowdcn-xl/2": Size("flowdcn", dict(width=1152, depth=28, num_groups=16), 618_947_616, (100.125, 399.816)),
+}
+# fmt: on
+
+PUBLISHED: dict[str, dict[str, Any]] = {"flowdcn": {"border": "truncate", "discard_half": True}}
+"""Settings that make a family equal to its released code, faults included."""
+
+
+def create_model(name: str, **settings: Any) -> Backbone:
+    """Return a new network of a published size, or of any size of a family.
+
+    Args:
+        name: a size such as "flowdcn-s/2", or a family such as "flowdcn" for its defaults.
+        **settings: arguments of the network that replace those of the size, e.g. `num_classes=10`,
+            `in_channels=3`, `width=256`.
+
+    Raises:
+        InputError: an unknown name or setting; the message names the nearest one.
+
+    Example:
+        >>> model = create_model("flowdcn-s/2", num_classes=10, in_channels=3)
+        >>> model.num_classes
+        10
+    """
+    size = SIZES.get(name, Size(name, {}, 0, (0, 0)))
+    if size.family not in FAMILIES:
+        raise InputError(unknown_name("model", name, [*SIZES, *FAMILIES]))
+    return _build(size.family, size.settings | settings)
+
+
+def load_model(folder_or_id: str | Path) -> Backbone:
+    """Return the network stored in a folder by `save_pretrained`, or on the Hugging Face Hub.
+
+    Args:
+        folder_or_id: a folder with `config.json` and `model.safetensors`, or a Hub id "who/what".
+
+    Raises:
+        InputError: nothing there, a damaged file, or weights that do not fit their settings.
+    """
+    folder = find_folder(folder_or_id)
+    settings = read_json(folder / "config.json")
+    family = settings.pop("family", None)
+    if family not in FAMILIES:
+        raise InputError(f"{folder / 'config.json'}: {unknown_name('model family', family, FAMILIES)}")
+    model = _build(family, settings)
+    weights = read_tensors(folder / "model.safetensors")
+    load_strictly(model, weights, folder / "model.safetensors")
+    return model.eval()
+
+
+def load_strictly(model: Backbone, weights: dict[str, Tensor], origin: Path | str) -> None:
+    """Copy weights into a network, or raise InputError that names what is missing or unused."""
+    expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    problems = [f"missing {name}" for name in expected.keys() - weights.keys()]
+    problems += [f"unused {name}" for name in weights.keys() - expected.keys()]
+    problems += [
+        f"{name} is {tuple(weights[name].shape)}, expected {tuple(shape)}"
+        for name, shape in expected.items()
+        if name in weights and weights[name].shape != shape
+    ]
+    if problems:
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise InputError(
+            f"{origin} does not fit {model.family}: {'; '.join(sorted(problems)[:3])}{more}; "
+            "use the config.json that was saved with it"
+        )
+    model.load_state_dict(weights)
+
+
+def find_folder(folder_or_id: str | Path) -> Path:
+    """Return a local folder with a model, downloading it from the Hub when it is an id."""
+    folder = Path(folder_or_id)
+    if (folder / "config.json").is_file():
+        return folder
+    if folder.exists() or str(folder_or_id).count("/") != 1:
+        raise InputError(
+            f"expected a folder with config.json and model.safetensors, or a Hub id like who/what, "
+            f"got {str(folder_or_id)!r}; save a model there with save_pretrained"
+        )
+    from huggingface_hub import snapshot_download
+
+    try:
+        patterns = ["*.json", "*.safetensors"]
+        return Path(snapshot_download(str(folder_or_id), allow_patterns=patterns))
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(
+            f"no folder {str(folder_or_id)!r} here, and the Hugging Face Hub gave: {reason}"
+        ) from error
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file, or raise InputError when it is absent or damaged."""
+    try:
+        return safetensors.torch.load_file(path)
+    except FileNotFoundError as error:
+        raise InputError(f"expected weights at {path}, found no such file") from error
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        raise InputError(
+            f"{path} is damaged or no safetensors file ({error}); copy it again or use another"
+        ) from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object, or raise InputError when it is absent or damaged."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"expected settings at {path}, found no such file") from error
+    except (ValueError, OSError) as error:
+        raise InputError(f"{path} is damaged or not JSON ({error}); copy it again") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: expected a JSON object, got {type(content).__name__}")
+    return content
+
+
+def _build(family: str, settings: dict[str, Any]) -> Backbone:
+    accepted = FAMILIES[family]._hub_mixin_init_parameters
+    for key in settings:
+        if key not in accepted:
+            raise InputError(f"{family}: {unknown_name('setting', key, accepted)}")
+    try:
+        return FAMILIES[family](**settings)
+    except (TypeError, RuntimeError, KeyError) as error:
+        raise InputError(f"{family} cannot be built from {settings}: {error}") from error

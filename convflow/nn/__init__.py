@@ -1,0 +1,1 @@
+"""Building blocks of the networks: norms, embeddings, dense and deformable layers."""

@@ -1,0 +1,78 @@
+"""Groupwise multi-scale deformable convolution (FlowDCN, Wang et al. 2024, section 3.2)."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from convflow.ops import deform_sample
+from convflow.types import InputError
+
+TAPS = 9
+DEFAULT_REACH = 6.0
+
+Reach = float | tuple[float, float] | Tensor
+"""S_max, the largest scale of the sampling grid in cells: one number, (x, y), or a tensor of those."""
+
+
+class GroupwiseMSDCN(nn.Module):
+    """Every position gathers nine points per group, on a 3x3 grid that it bends and scales.
+
+    The point of tap k is `p + (direction_k + prior_k) * sigmoid(scale_k + prior_scale_g) * reach`,
+    its weight is unbounded. At initialisation group g of G samples a plain 3x3 grid with spacing
+    `reach * g / G`, so that the groups see from near to far.
+
+    Args:
+        width: feature channels D, a multiple of `num_groups`.
+        num_groups: groups G that share offsets and weights.
+        border: "zeros", or "truncate" for published weights (see `deform_sample`).
+    """
+
+    def __init__(self, width: int, num_groups: int, border: str = "zeros") -> None:
+        super().__init__()
+        if width % num_groups:
+            raise InputError(
+                f"expected a width that num_groups divides, got width {width} "
+                f"and num_groups {num_groups}; change one of them"
+            )
+        self.num_groups, self.border = num_groups, border
+        self.value = nn.Linear(width, width)
+        self.direction = nn.Linear(width, num_groups * TAPS * 2)
+        self.scale = nn.Linear(width, num_groups * TAPS, bias=False)
+        self.weight = nn.Linear(width, num_groups * TAPS)
+        self.out = nn.Linear(width, width)
+        share = torch.arange(1, num_groups + 1) / num_groups
+        self.prior_scale = nn.Parameter(torch.logit(share - 1e-4))
+        self.register_buffer("prior_direction", _grid3x3(), persistent=False)
+        for layer in (self.direction, self.scale, self.weight):
+            nn.init.zeros_(layer.weight)
+        for bias in (self.value.bias, self.direction.bias, self.out.bias):
+            nn.init.zeros_(bias)
+
+    def forward(
+        self, x: Float[Tensor, "B H W D"], reach: Reach = DEFAULT_REACH
+    ) -> Float[Tensor, "B H W D"]:
+        """Return the gathered features; `reach` is a number or (x, y), in cells."""
+        groups = (*x.shape[:-1], self.num_groups)
+        offsets = self._offsets(x, reach)
+        weights = self.weight(x).view(*groups, TAPS)
+        gathered = deform_sample(self.value(x).view(*groups, -1), offsets, weights, self.border)
+        return self.out(gathered.flatten(-2))
+
+    def _offsets(self, x: Tensor, reach: Reach) -> Float[Tensor, "B H W G K 2"]:
+        shape = (*x.shape[:-1], self.num_groups, TAPS)
+        direction = self.direction(x).view(*shape, 2).float() + self.prior_direction
+        scale = self.scale(x).view(shape).float() + self.prior_scale[:, None]
+        return direction * (scale.sigmoid()[..., None] * _as_pair(reach, x.device))
+
+
+def _grid3x3() -> Float[Tensor, "9 2"]:
+    steps = torch.tensor([-1.0, 0.0, 1.0])
+    return torch.cartesian_prod(steps, steps).flip(-1)
+
+
+def _as_pair(reach: Reach, device: torch.device) -> Tensor | float:
+    if isinstance(reach, (int, float)):
+        return float(reach)
+    return torch.as_tensor(reach, dtype=torch.float32, device=device)

@@ -1,0 +1,67 @@
+"""Embeddings of pictures, times and class labels (Peebles & Xie 2023, section 3)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+FREQUENCIES = 256
+MAX_PERIOD = 10_000.0
+
+
+class TimeEmbedding(nn.Module):
+    """Cosines then sines of `t` at 128 geometric frequencies, through a two-layer SiLU network."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(FREQUENCIES, width)
+        self.out = nn.Linear(width, width)
+        for layer in (self.hidden, self.out):
+            nn.init.normal_(layer.weight, std=0.02)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, t: Float[Tensor, " B"]) -> Float[Tensor, "B D"]:
+        """Embed `t` in the process's own units; angles are formed in float32."""
+        half = FREQUENCIES // 2
+        index = torch.arange(half, device=t.device, dtype=torch.float32)
+        angles = t.float()[:, None] * torch.exp(-math.log(MAX_PERIOD) / half * index)
+        waves = torch.cat([angles.cos(), angles.sin()], dim=-1)
+        return self.out(nn.functional.silu(self.hidden(waves.to(self.hidden.weight.dtype))))
+
+
+class LabelEmbedding(nn.Embedding):
+    """A table of `num_classes + 1` vectors; the last one stands for "no label"."""
+
+    def __init__(self, num_classes: int, width: int) -> None:
+        super().__init__(num_classes + 1, width)
+        nn.init.normal_(self.weight, std=0.02)
+
+    def forward(self, y: Int[Tensor, " B"]) -> Float[Tensor, "B D"]:
+        """Look up labels in [0, num_classes], where `num_classes` means "no label"."""
+        return super().forward(y)
+
+
+class PatchEmbedding(nn.Conv2d):
+    """Cut a picture into square patches and map each to a feature vector, channels last."""
+
+    def __init__(self, in_channels: int, width: int, patch_size: int) -> None:
+        super().__init__(in_channels, width, patch_size, stride=patch_size)
+        nn.init.xavier_uniform_(self.weight.view(width, -1))
+        nn.init.zeros_(self.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B h w D"]:
+        """Return one vector per patch, rows first; the patch must divide both sides."""
+        return super().forward(x).permute(0, 2, 3, 1)
+
+
+def unpatchify(
+    patches: Float[Tensor, "B h w P"], patch_size: int, channels: int
+) -> Float[Tensor, "B C H W"]:
+    """Put patches back on the picture: P holds (row, column, channel), channel fastest."""
+    batch, rows, columns, _ = patches.shape
+    grid = patches.reshape(batch, rows, columns, patch_size, patch_size, channels)
+    picture = grid.permute(0, 5, 1, 3, 2, 4)
+    return picture.reshape(batch, channels, rows * patch_size, columns * patch_size)

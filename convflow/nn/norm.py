@@ -1,0 +1,62 @@
+"""Normalisation and adaptive modulation.
+
+Root mean square norm: Zhang & Sennrich 2019, eq. 4. Adaptive layer norm: Peebles & Xie 2023,
+section 3.2 (adaLN-Zero).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+NormName = Literal["rms", "layer"]
+
+
+class RMSNorm(nn.Module):
+    """Divide each feature vector by its root mean square, in float32, and scale per channel."""
+
+    def __init__(self, width: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: Float[Tensor, "*N D"]) -> Float[Tensor, "*N D"]:
+        """Return `x / rms(x) * weight` in the dtype of `x`."""
+        full = x if x.dtype == torch.float64 else x.float()
+        scale = torch.rsqrt(full.square().mean(-1, keepdim=True) + self.eps)
+        return (full * scale * self.weight).to(x.dtype)
+
+
+def create_norm(name: NormName, width: int) -> nn.Module:
+    """Return the norm `name` over the last axis, with a learned scale per channel."""
+    return {"rms": RMSNorm, "layer": lambda d: nn.LayerNorm(d, eps=1e-6)}[name](width)
+
+
+def modulate(
+    x: Float[Tensor, "B *N D"], shift: Float[Tensor, "B D"], scale: Float[Tensor, "B D"]
+) -> Float[Tensor, "B *N D"]:
+    """Return `x * (1 + scale) + shift`, with one shift and scale per sample and channel."""
+    return x * (1 + per_sample(scale, x)) + per_sample(shift, x)
+
+
+def per_sample(vector: Float[Tensor, "B D"], like: Float[Tensor, "B *N D"]) -> Tensor:
+    """Return `vector` with axes of length one where `like` has its positions."""
+    return vector.view(vector.shape[0], *(1,) * (like.dim() - 2), vector.shape[1])
+
+
+class Modulation(nn.Sequential):
+    """adaLN-Zero: a condition vector becomes `count` vectors per sample, all zero at first."""
+
+    def __init__(self, width: int, count: int) -> None:
+        linear = nn.Linear(width, count * width)
+        nn.init.zeros_(linear.weight)
+        nn.init.zeros_(linear.bias)
+        super().__init__(nn.SiLU(), linear)
+        self.count = count
+
+    def forward(self, condition: Float[Tensor, "B D"]) -> tuple[Tensor, ...]:  # type: ignore[override]
+        """Return `count` tensors of shape (B, D)."""
+        return super().forward(condition).chunk(self.count, dim=-1)

@@ -1,0 +1,1 @@
+"""Processes: how data become noise in training, and what the network is asked for."""

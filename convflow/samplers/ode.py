@@ -1,0 +1,102 @@
+"""Explicit Runge-Kutta solvers of the probability-flow ODE dx/dt = model(x, t, y).
+
+Each solver is a Butcher tableau (Hairer, Norsett & Wanner 1993, section II.1); one loop runs all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from convflow.types import Denoiser, InputError, unknown_name
+
+Callback = Callable[[int, int, Tensor], None]
+"""Called after each step with its number from 1, the number of steps, and the state."""
+
+
+class Tableau(NamedTuple):
+    """A solver: `a` weights earlier slopes at each stage, `b` the update, `c` are stage times."""
+
+    a: tuple[tuple[float, ...], ...]
+    b: tuple[float, ...]
+    c: tuple[float, ...]
+    order: int
+
+
+SOLVERS = {
+    "euler": Tableau(a=((),), b=(1.0,), c=(0.0,), order=1),
+    "heun": Tableau(a=((), (1.0,)), b=(0.5, 0.5), c=(0.0, 1.0), order=2),
+}
+
+
+def time_grid(steps: int, *, shift: float = 1.0, last_step: float | None = None) -> list[float]:
+    """Return `steps + 1` increasing times from 0 (noise) to 1 (data).
+
+    Args:
+        steps: number of solver steps, at least 1.
+        shift: s > 0; above 1 the steps gather near noise, t' = t / (t + (1 - t) s).
+        last_step: length of the last step, in (0, 1); the others share the rest evenly. FlowDCN
+            and SiT publish 0.04. None spaces all steps alike.
+
+    Raises:
+        InputError: a number outside its range.
+    """
+    if steps < 1 or not shift > 0 or not (last_step is None or 0 < last_step < 1):
+        raise InputError(
+            "expected steps >= 1, shift > 0 and last_step in (0, 1) or none, "
+            f"got steps {steps}, shift {shift}, last_step {last_step}"
+        )
+    if last_step is None or steps == 1:
+        times = [i / steps for i in range(steps + 1)]
+    else:
+        times = [i / (steps - 1) * (1 - last_step) for i in range(steps)] + [1.0]
+    return [t / (t + (1 - t) * shift) for t in times]
+
+
+@torch.no_grad()
+def integrate(
+    model: Denoiser,
+    noise: Float[Tensor, "B C H W"],
+    labels: Int[Tensor, " B"],
+    grid: list[float],
+    solver: str = "euler",
+    callback: Callback | None = None,
+) -> Float[Tensor, "B C H W"]:
+    """Return the state at the end of `grid`, starting from `noise` at its beginning.
+
+    Args:
+        model: predicts the velocity.
+        noise: the state at time `grid[0]`; sums are kept in its dtype.
+        labels: class labels, `num_classes` for none.
+        grid: increasing times, see `time_grid`.
+        solver: a name in `SOLVERS`; Euler calls the model once a step, Heun twice.
+        callback: told of every step, for progress bars and previews.
+
+    Raises:
+        InputError: an unknown solver.
+    """
+    if solver not in SOLVERS:
+        raise InputError(unknown_name("solver", solver, SOLVERS))
+    tableau, x = SOLVERS[solver], noise
+    for step, (start, end) in enumerate(zip(grid[:-1], grid[1:], strict=True)):
+        length = end - start
+        slopes: list[Tensor] = []
+        for row, fraction in zip(tableau.a, tableau.c, strict=True):
+            stage = _advance(x, slopes, row, length)
+            t = x.new_full((len(x),), start + fraction * length)
+            slopes.append(model(stage, t, labels).to(x.dtype))
+        x = _advance(x, slopes, tableau.b, length)
+        if callback is not None:
+            callback(step + 1, len(grid) - 1, x)
+    return x
+
+
+def _advance(x: Tensor, slopes: list[Tensor], weights: tuple[float, ...], length: float) -> Tensor:
+    for slope, weight in zip(slopes, weights, strict=True):
+        if weight:
+            x = torch.add(x, slope, alpha=weight * length)
+    return x
