@@ -117,7 +117,7 @@ def _kernels(channels: int) -> tuple[Callable[..., None], Callable[..., None]]:
     import numpy as np
 
     C = channels
-    one = np.uint64(1)
+    one, unit = np.uint64(1), np.float32(1)
 
     def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
         options: dict[str, Any] = {"nogil": True, "fastmath": _FASTMATH, "error_model": "numpy"}
@@ -154,8 +154,8 @@ def _kernels(channels: int) -> tuple[Callable[..., None], Callable[..., None]]:
                         north = np.uint64((top + 1) * width + left + 1)
                         south = north + np.uint64(width)
                         weight = weights[b, y, x, g, k]
-                        ne, se = weight * fx * (1 - fy), weight * fx * fy
-                        nw, sw = weight * (1 - fy) - ne, weight * fy - se
+                        ne, se = weight * fx * (unit - fy), weight * fx * fy
+                        nw, sw = weight * (unit - fy) - ne, weight * fy - se
                         row_nw, row_ne = rows[north], rows[north + one]
                         row_sw, row_se = rows[south], rows[south + one]
                         for c in range(C):
@@ -204,8 +204,8 @@ def _kernels(channels: int) -> tuple[Callable[..., None], Callable[..., None]]:
                         north = np.uint64((top + 1) * width + left + 1)
                         south = north + np.uint64(width)
                         weight = weights[b, y, x, g, k]
-                        ne, se = weight * fx * (1 - fy), weight * fx * fy
-                        nw, sw = weight * (1 - fy) - ne, weight * fy - se
+                        ne, se = weight * fx * (unit - fy), weight * fx * fy
+                        nw, sw = weight * (unit - fy) - ne, weight * fy - se
                         row_nw, row_ne = rows[north], rows[north + one]
                         row_sw, row_se = rows[south], rows[south + one]
                         dot_nw = dot_ne = dot_sw = dot_se = np.float32(0)

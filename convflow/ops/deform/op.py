@@ -51,7 +51,8 @@ def deform_sample(
         >>> deform_sample(values, offsets, weights).shape
         torch.Size([2, 16, 16, 6, 64])
 
-    Reverse mode differentiates once. Forward mode (`torch.func.jvp`) runs through the reference.
+    Reverse mode differentiates once. Inside `torch.func` transforms (`jvp`, `grad`) the reference
+    runs, slower but composed of operators that know how.
     """
     _check(values, offsets, weights, border)
     dtype = torch.float64 if values.dtype == torch.float64 else torch.float32
@@ -60,7 +61,7 @@ def deform_sample(
         offsets.to(dtype).contiguous(),
         weights.to(dtype).contiguous(),
     )
-    if _has_tangent(values, offsets, weights):
+    if _is_transformed(values, offsets, weights):
         return reference.deform_sample(values, offsets, weights, border)
     return _sample(values, offsets, weights, border)
 
@@ -117,9 +118,12 @@ def _check(values: Tensor, offsets: Tensor, weights: Tensor, border: str) -> Non
             )
 
 
-def _has_tangent(*tensors: Tensor) -> bool:
+def _is_transformed(*tensors: Tensor) -> bool:
+    """True inside torch.func transforms and with forward-mode tangents: operators have neither."""
     if torch.compiler.is_compiling():
         return False
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        return True
     return any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors)
 
 
