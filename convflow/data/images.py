@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image, ImageOps
 
-from convflow.data.sources import Source
+from convflow.data.pictures import Source
 from convflow.types import InputError, Size
 
 _BLOCK = 64  # pictures per task: small pictures decode faster than a task is handed over
@@ -53,11 +53,10 @@ def to_uint8(picture: Image.Image | np.ndarray, channels: int) -> np.ndarray:
                 )
             values = values.astype(np.uint16)
         return np.repeat(_array_to_uint8(values, 1), channels, axis=2)
-    if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        white = Image.new("RGBA", picture.size, "white")
-        picture = Image.alpha_composite(white, picture)
     try:
+        if picture.has_transparency_data:
+            white = Image.new("RGBA", picture.size, "white")
+            picture = Image.alpha_composite(white, picture.convert("RGBA"))
         picture = picture.convert("L" if channels == 1 else "RGB")
     except ValueError as error:
         raise InputError(f"expected grey or colour, got mode {picture.mode}") from error
@@ -74,7 +73,7 @@ def _array_to_uint8(values: np.ndarray, channels: int) -> np.ndarray:
         )
     if values.dtype == np.uint8:
         return values
-    if values.dtype == np.uint16:
+    if values.dtype.kind == "u" and values.dtype.itemsize == 2:  # of either byte order
         return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
     if values.dtype == np.bool_:
         return values * np.uint8(255)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from convflow.data.images import num_cores, resize_and_crop, to_uint8
-from convflow.data.sources import Source
+from convflow.data.pictures import Source
 from convflow.types import InputError, Size
 
 Batch = tuple[Tensor, Tensor, np.ndarray]

@@ -1,0 +1,187 @@
+"""What every source of pictures is: labels known at once, pixels fetched when asked for."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any, Protocol
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from convflow.types import InputError
+
+SPLITS = {
+    "train": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "test": "test",
+}
+"""What parts of a dataset are called on disk, and the part each name means."""
+
+# Named, so that bytes from a stranger never reach a decoder that starts programs (EPS).
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
+
+
+class Source(Protocol):
+    """Labelled pictures by index.
+
+    `class_names` is empty for unconditional data, and `label` is then 0 everywhere, which is
+    "no label" because `num_classes` is 0 too.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+
+    def __len__(self) -> int: ...
+
+    def label(self, index: int) -> int:
+        """Class of the picture, in [0, len(class_names))."""
+        ...
+
+    def item_name(self, index: int) -> str:
+        """File name or table row of the picture, for messages."""
+        ...
+
+    def read(self, index: int) -> Image.Image | np.ndarray:
+        """The decoded picture as stored; raises InputError naming it if it cannot be read."""
+        ...
+
+
+@dataclass
+class Pictures:
+    """The Source behind every kind of data.
+
+    Args:
+        name: What the user gave.
+        class_names: Names by class id; empty for unconditional data.
+        labels: (N,) int64 class ids.
+        describe: Index to the item's name.
+        fetch: Index to the encoded bytes, or to a picture where nothing is encoded.
+        num_ignored: Files passed over because they are no pictures.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    labels: np.ndarray
+    describe: Callable[[int], str]
+    fetch: Callable[[int], bytes | Image.Image]
+    num_ignored: int = 0
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def label(self, index: int) -> int:
+        """Class of the picture, in [0, len(class_names)); 0 for unconditional data."""
+        return int(self.labels[index])
+
+    def item_name(self, index: int) -> str:
+        """File name or table row of the picture, for messages."""
+        return self.describe(int(index))
+
+    def read(self, index: int) -> Image.Image:
+        """The picture, wholly decoded.
+
+        Raises:
+            InputError: It is missing, empty, truncated or no picture; the message names it.
+        """
+        try:
+            data = self.fetch(int(index))
+            if isinstance(data, Image.Image):
+                return data
+            picture = Image.open(BytesIO(data), formats=_FORMATS)
+            picture.load()
+            return picture
+        except UnidentifiedImageError as error:
+            got = "bytes of no known picture format" if data else "an empty file"
+            raise InputError(self._unreadable(index, got)) from error
+        # Decoders raise nearly any exception on damaged bytes; each means "unreadable".
+        except Exception as error:
+            raise InputError(self._unreadable(index, one_line(error))) from error
+
+    def _unreadable(self, index: int, got: str) -> str:
+        return f"{self.item_name(index)}: expected a readable picture, got {got}"
+
+
+def natural_key(text: str) -> tuple[list[Any], str]:
+    """Sort key that counts: class2 comes before class10.
+
+    >>> sorted(["class10", "class2"], key=natural_key)
+    ['class2', 'class10']
+    """
+    parts: list[Any] = re.split(r"(\d+)", text.casefold())
+    parts[1::2] = map(int, parts[1::2])
+    return parts, text
+
+
+def split_of(path: str) -> str | None:
+    """The split that a file name, or else one of its folders, begins with."""
+    for part in reversed(path.split("/")):
+        match = re.match("train|val|test", part.lower())
+        if match:
+            return SPLITS[match.group()]
+    return None
+
+
+def in_split(names: Sequence[str], where: str, split: str) -> list[str]:
+    """Those of the names that belong to the split; all of them where none names any.
+
+    Args:
+        names: Paths of files or names of parts: `train-00000-of-00002.parquet`, `test`.
+        where: What the user gave, for the message.
+        split: `train`, `validation` or `test`.
+
+    Raises:
+        InputError: There are splits, but not this one.
+    """
+    found = {name: split_of(name) for name in names}
+    if not any(found.values()):
+        require_whole(split, where)
+        return list(names)
+    chosen = [name for name in names if found[name] == SPLITS.get(split, split)]
+    if not chosen:
+        have = ", ".join(sorted({part for part in found.values() if part}))
+        raise InputError(f"expected a {split!r} split in {where}, got {have}; choose one of those")
+    return chosen
+
+
+def require_whole(split: str, where: str, own: str | None = None) -> None:
+    """Accept data without parts as `train` alone: scored as "test" it would hide a mistake.
+
+    Raises:
+        InputError: `split` is neither `train` nor the data's `own` split.
+    """
+    if SPLITS.get(split, split) not in ("train", own):
+        raise InputError(
+            f"expected a {split!r} split in {where}, got data that is not split like that; "
+            "give the path of the pictures themselves, and no split"
+        )
+
+
+def require(module: str, extra: str, what: str) -> Any:
+    """The module of an optional dependency.
+
+    Args:
+        module: What to import.
+        extra: The extra of convflow that brings it.
+        what: What the user asked for that needs it.
+
+    Raises:
+        InputError: It is not installed; the message says how to install it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise InputError(
+            f"expected the package {module.partition('.')[0]} for {what}, got none; "
+            f"pip install convflow[{extra}]"
+        ) from error
+
+
+def one_line(error: Exception) -> str:
+    """The error's message without line breaks, or its type where it has none."""
+    return " ".join(str(error).split()) or type(error).__name__
