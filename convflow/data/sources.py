@@ -86,7 +86,7 @@ def _open_digits() -> Pictures:
 def _open_folder(name: str, folder: Path, split: str) -> Pictures:
     files = list(_walk(folder))
     if not any(map(_is_picture, files)):
-        tables = [file for file in files if file.lower().endswith(".parquet")]
+        tables = [file for file in sorted(files) if file.lower().endswith(".parquet")]
         if tables:
             return open_parquet(name, [folder / file for file in in_split(tables, name, split)])
         if {"state.json", "dataset_dict.json"} & set(files):

@@ -1,0 +1,97 @@
+"""Decoding one item, and the vocabulary of splits and names that all sources share."""
+
+from io import BytesIO
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from convflow.data.pictures import (
+    Pictures,
+    in_split,
+    natural_key,
+    one_line,
+    require,
+    require_whole,
+    split_of,
+)
+from convflow.types import InputError
+
+
+def encode(kind, mode="RGB", size=(40, 30), **options):
+    noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    buffer = BytesIO()
+    Image.fromarray(noise).convert(mode).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def source_of(*items):
+    return Pictures("some", (), np.zeros(len(items), np.int64), "item{}".format, items.__getitem__)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF"])
+def test_reads_the_format_whole(kind):
+    picture = source_of(encode(kind)).read(0)
+    assert picture.size == (40, 30)
+    assert np.asarray(picture).std() > 10
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "TIFF"])
+@pytest.mark.parametrize("kept", [0.1, 0.5, 0.9])
+def test_a_truncated_picture_is_named(kind, kept):
+    data = encode(kind)
+    with pytest.raises(InputError, match=r"^item0: expected a readable picture, got .+"):
+        source_of(data[: int(len(data) * kept)]).read(0)
+
+
+@pytest.mark.parametrize(
+    ("data", "got"),
+    [(b"", "an empty file"), (b"hello, I am text", "no known picture format")],
+)
+def test_no_picture_at_all(data, got):
+    with pytest.raises(InputError, match=got):
+        source_of(encode("PNG"), data).read(1)
+
+
+def test_a_picture_that_runs_programs_is_refused():
+    with pytest.raises(InputError, match="no known picture format"):
+        source_of(encode("EPS")).read(0)
+
+
+def test_a_failing_fetch_is_an_unreadable_picture():
+    def fetch(index):
+        raise PermissionError("Permission\ndenied")
+
+    source = Pictures("some", (), np.zeros(1, np.int64), "item{}".format, fetch)
+    with pytest.raises(InputError, match=r"item0: .* got Permission denied$"):
+        source.read(0)
+
+
+def test_natural_order():
+    names = ["b", "class10", "class2", "Class1", "10", "9"]
+    assert sorted(names, key=natural_key) == ["9", "10", "b", "Class1", "class2", "class10"]
+
+
+def test_splits():
+    assert split_of("data/train-00000-of-00002.parquet") == "train"
+    assert split_of("default/validation/0000.parquet") == "validation"
+    assert split_of("data/pictures.parquet") is None
+    names = ["test.parquet", "train-0.parquet", "train-1.parquet"]
+    assert in_split(names, "x", "train") == names[1:]
+    assert in_split(names, "x", "test") == names[:1]
+    assert in_split(["a.parquet", "b.parquet"], "x", "train") == ["a.parquet", "b.parquet"]
+    with pytest.raises(InputError, match="'val' split in x, got test, train"):
+        in_split(names, "x", "val")
+    with pytest.raises(InputError, match="not split"):
+        in_split(["a.parquet"], "x", "test")
+    require_whole("test", "x", "test")
+
+
+def test_a_missing_package_names_its_extra():
+    with pytest.raises(InputError, match=r"pip install convflow\[parquet\]"):
+        require("no_such_package.inner", "parquet", "x")
+
+
+def test_one_line():
+    assert one_line(ValueError("a\n  b")) == "a b"
+    assert one_line(KeyboardInterrupt()) == "KeyboardInterrupt"

@@ -1,0 +1,177 @@
+"""Pictures in parquet files and Hugging Face datasets."""
+
+import json
+import sys
+from io import BytesIO
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from convflow.data.sources import open_source
+from convflow.data.tables import _Cache, open_hugging_face, open_parquet
+from convflow.types import InputError
+
+pa = pytest.importorskip("pyarrow")
+pq = pytest.importorskip("pyarrow.parquet")
+
+
+def png(level):
+    buffer = BytesIO()
+    Image.new("L", (5, 4), level).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def write(path, labels=None, *, count=7, first=0, raw=False, names=None, rows=3, column="image"):
+    cells = [png(first + i) for i in range(count)]
+    if not raw:
+        cells = [{"bytes": cell, "path": f"{i}.png"} for i, cell in enumerate(cells)]
+    columns = {column: cells} | ({} if labels is None else {"label": labels})
+    table = pa.table(columns)
+    if names is not None:
+        feature = {"label": {"names": names, "_type": "ClassLabel"}}
+        note = json.dumps({"info": {"features": feature}})
+        table = table.replace_schema_metadata({"huggingface": note})
+    pq.write_table(table, path, row_group_size=rows)
+    return path
+
+
+def levels(source):
+    return [int(np.asarray(source.read(i))[0, 0]) for i in range(len(source))]
+
+
+def labels_of(source):
+    return [source.label(i) for i in range(len(source))]
+
+
+@pytest.mark.parametrize("raw", [False, True])
+def test_rows_across_groups_and_files(tmp_path, raw):
+    first = write(tmp_path / "a.parquet", [0, 1, 2, 0, 1, 2, 0], raw=raw)
+    second = write(tmp_path / "b.parquet", [2] * 7, first=7, raw=raw)
+    source = open_parquet("both", [first, second])
+    assert levels(source) == list(range(14))
+    assert labels_of(source) == [0, 1, 2, 0, 1, 2, 0] + [2] * 7
+    assert source.class_names == ("0", "1", "2")
+    assert source.item_name(8) == "b.parquet row 1"
+
+
+def test_names_from_the_schema(tmp_path):
+    path = write(tmp_path / "x.parquet", [2, 0] + [2] * 5, names=["cat", "dog", "emu"])
+    assert open_source(str(path)).class_names == ("cat", "dog", "emu")
+
+
+def test_text_labels_are_sorted_naturally(tmp_path):
+    path = write(tmp_path / "x.parquet", ["c10", "c2", "c2", "c10", "c1", "c1", "c1"])
+    source = open_source(str(path))
+    assert source.class_names == ("c1", "c2", "c10")
+    assert labels_of(source) == [2, 1, 1, 2, 0, 0, 0]
+
+
+@pytest.mark.parametrize("labels", [None, [-1] * 7])
+def test_unconditional(tmp_path, labels):
+    source = open_source(str(write(tmp_path / "x.parquet", labels)))
+    assert source.class_names == ()
+    assert labels_of(source) == [0] * 7
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "message"),
+    [
+        ([0, 1, -1, 0, 1, 0, 1], None, r"x.parquet row 2: expected a label in 0\.\.1, got -1"),
+        ([0, 1, 0, 4, 1, 0, 1], None, "row 3: expected labels without gaps, got 4 while no row"),
+        ([0, 1, 0, 0, 1, 0, 9], ["a", "b"], r"row 6: expected a label in 0\.\.1, got 9"),
+        ([0, 1, 0, 0, None, 0, 1], None, "row 4: expected an integer or text label, got None"),
+        ([0.5] * 7, None, "row 0: expected an integer or text label, got 0.5"),
+    ],
+)
+def test_wrong_labels_name_the_row(tmp_path, labels, names, message):
+    path = write(tmp_path / "x.parquet", labels, names=names)
+    with pytest.raises(InputError, match=message):
+        open_source(str(path))
+
+
+def test_splits_by_file_name(tmp_path):
+    write(tmp_path / "train-00000-of-00002.parquet")
+    write(tmp_path / "train-00001-of-00002.parquet", first=7)
+    write(tmp_path / "test-00000-of-00001.parquet", first=100)
+    assert levels(open_source(str(tmp_path))) == list(range(14))
+    assert levels(open_source(str(tmp_path), split="test")) == list(range(100, 107))
+    one = tmp_path / "test-00000-of-00001.parquet"
+    assert len(open_source(str(one))) == len(open_source(str(one), split="test")) == 7
+    with pytest.raises(InputError, match="'validation' split"):
+        open_source(str(one), split="validation")
+
+
+def test_columns(tmp_path):
+    assert len(open_source(str(write(tmp_path / "x.parquet", column="pixels")))) == 7
+    pq.write_table(pa.table({"a": [1], "b": ["x"]}), tmp_path / "no.parquet")
+    with pytest.raises(InputError, match=r"expected an image column .* got the columns a, b"):
+        open_source(str(tmp_path / "no.parquet"))
+    pq.write_table(pa.table({"a": [b""], "b": [b""]}), tmp_path / "two.parquet")
+    with pytest.raises(InputError, match=r"one image column .* got a, b; rename"):
+        open_source(str(tmp_path / "two.parquet"))
+
+
+def test_a_row_without_picture_is_named(tmp_path):
+    pq.write_table(pa.table({"image": [png(0), None, b"text"]}), tmp_path / "x.parquet")
+    source = open_source(str(tmp_path / "x.parquet"))
+    with pytest.raises(InputError, match=r"x.parquet row 1: .* empty"):
+        source.read(1)
+    with pytest.raises(InputError, match=r"x.parquet row 2"):
+        source.read(2)
+
+
+def test_not_a_parquet_file(tmp_path):
+    (tmp_path / "x.parquet").write_bytes(b"text")
+    with pytest.raises(InputError, match="expected parquet files"):
+        open_source(str(tmp_path / "x.parquet"))
+
+
+def test_the_cache_keeps_what_was_used_last():
+    loads = []
+
+    def load(key):
+        loads.append(key)
+        return np.zeros(10, np.uint8)
+
+    cache = _Cache(load, limit_bytes=25)
+    for key in (0, 1, 0, 2, 0, 1):
+        cache[key]
+    assert loads == [0, 1, 2, 1]
+
+
+@pytest.fixture
+def saved(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features(
+        {"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])}
+    )
+    rows = {"image": [Image.new("L", (5, 4), i) for i in range(4)], "label": [0, 1, 1, 0]}
+    table = datasets.Dataset.from_dict(rows, features=features)
+    datasets.DatasetDict(train=table, test=table.select([3, 1])).save_to_disk(tmp_path / "parts")
+    table.save_to_disk(tmp_path / "whole")
+    return tmp_path
+
+
+def test_hugging_face(saved):
+    source = open_source(f"hf:{saved / 'whole'}")
+    assert source.class_names == ("cat", "dog")
+    assert labels_of(source) == [0, 1, 1, 0]
+    assert levels(source) == [0, 1, 2, 3]
+    part = open_hugging_face(f"hf:{saved / 'parts'}", "test")
+    assert (levels(part), labels_of(part)) == ([3, 1], [0, 1])
+    with pytest.raises(InputError, match="'validation' split"):
+        open_source(f"hf:{saved / 'parts'}", split="validation")
+    with pytest.raises(InputError, match="write hf:"):
+        open_source(str(saved / "whole"))
+
+
+def test_hugging_face_refusals(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    pytest.importorskip("datasets")
+    with pytest.raises(InputError, match="expected a Hugging Face dataset") as caught:
+        open_source(f"hf:{tmp_path / 'none'}")
+    assert "\n" not in str(caught.value)
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(InputError, match=r"pip install convflow\[hub\]"):
+        open_source("hf:any")
