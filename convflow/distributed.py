@@ -45,6 +45,16 @@ def choose_device(name: str = "auto") -> torch.device:
     return device
 
 
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Return whether matrix products in bfloat16 run in hardware on this device."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu" and hasattr(torch.cpu, "get_capabilities"):
+        capable = torch.cpu.get_capabilities()
+        return bool(capable.get("avx512_bf16") or capable.get("amx_bf16") or capable.get("amx_tile"))
+    return False
+
+
 @contextmanager
 def process_group(device: torch.device) -> Iterator[None]:
     """Join torchrun's other processes for the length of the block; a no-op without torchrun."""

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from convflow.nn.norm import widen
 from convflow.ops import deform_sample
 from convflow.types import InputError
 
@@ -62,8 +63,8 @@ class GroupwiseMSDCN(nn.Module):
 
     def _offsets(self, x: Tensor, reach: Reach) -> Float[Tensor, "B H W G K 2"]:
         shape = (*x.shape[:-1], self.num_groups, TAPS)
-        direction = self.direction(x).view(*shape, 2).float() + self.prior_direction
-        scale = self.scale(x).view(shape).float() + self.prior_scale[:, None]
+        direction = widen(self.direction(x).view(*shape, 2)) + self.prior_direction
+        scale = widen(self.scale(x).view(shape)) + self.prior_scale[:, None]
         return direction * (scale.sigmoid()[..., None] * _as_pair(reach, x.device))
 
 

@@ -25,9 +25,14 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Float[Tensor, "*N D"]) -> Float[Tensor, "*N D"]:
         """Return `x / rms(x) * weight` in the dtype of `x`."""
-        full = x if x.dtype == torch.float64 else x.float()
+        full = widen(x)
         scale = torch.rsqrt(full.square().mean(-1, keepdim=True) + self.eps)
         return (full * scale * self.weight).to(x.dtype)
+
+
+def widen(x: Tensor) -> Tensor:
+    """Return `x` in float32, or in float64 if it is that already."""
+    return x if x.dtype == torch.float64 else x.float()
 
 
 def create_norm(name: NormName, width: int) -> nn.Module:

@@ -14,9 +14,9 @@ def flowdcn() -> TrainConfig:
     return TrainConfig(
         model={"name": "flowdcn", "width": 192, "depth": 8, "num_groups": 6, "patch_size": 2},
         data=DataConfig(path="hf:uoft-cs/cifar10", size=(32, 32), channels=3),
-        optim=OptimConfig(lr=5e-4, betas=(0.9, 0.99), warmup_images=10_000),
+        optim=OptimConfig(lr=4e-4, betas=(0.9, 0.99), warmup_images=10_000),
         ema=EMAConfig(decay=0.999),
         sampling=SamplingConfig(solver="heun", steps=25, guidance=1.5),
         images=10_000_000,
-        batch_size=128,
+        batch_size=64,
     )

@@ -10,16 +10,13 @@ from convflow.training.config import (
 
 
 def flowdcn() -> TrainConfig:
-    """Handwritten digits 8x8, a 1 M FlowDCN; two minutes on a laptop CPU."""
+    """Handwritten digits 8x8, a 3 M FlowDCN; two minutes on a laptop CPU."""
     return TrainConfig(
-        model={
-            "name": "flowdcn", "width": 128, "depth": 4, "num_groups": 4, "patch_size": 1,
-            "reach": 3.0,
-        },
+        model={"name": "flowdcn", "width": 192, "depth": 5, "num_groups": 6, "reach": 2.0},
         data=DataConfig(path="digits", size=(8, 8), channels=1, flip=False),
         optim=OptimConfig(lr=2e-3, betas=(0.9, 0.99), warmup_images=5_000, schedule="linear"),
         ema=EMAConfig(decay=0.995),
         sampling=SamplingConfig(solver="heun", steps=20, guidance=1.5),
-        images=100_000,
+        images=80_000,
         batch_size=128,
     )

@@ -209,9 +209,8 @@ class Trainer:
         return slice(distributed.rank(), None, distributed.world_size())
 
     def _autocast(self) -> torch.autocast:
-        wanted = self.config.precision
-        fast = self.device.type != "cpu" and torch.amp.is_autocast_available(self.device.type)
-        on = wanted == "bfloat16" or (wanted == "auto" and fast)
+        fast = self.config.precision == "auto" and distributed.has_fast_bfloat16(self.device)
+        on = fast or self.config.precision == "bfloat16"
         return torch.autocast(self.device.type, torch.bfloat16, enabled=on)
 
     def _agree(self, stop: bool) -> bool:

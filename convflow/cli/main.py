@@ -1,0 +1,93 @@
+"""`convflow VERB ...`: finds the verb and turns errors into one line and an exit code.
+
+Exit codes: 0 done; 1 the run failed; 2 the input cannot be used; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from convflow import __version__
+from convflow.types import InputError, unknown_name
+
+VERBS = {
+    "train": "train a model from a recipe, or go on with a run",
+    "sample": "generate pictures with a trained model",
+    "info": "say what a model, run, recipe or published size holds",
+    "doctor": "check this machine: versions, devices, operator, a short self-test",
+    "demo": "train on handwritten digits and draw a page, in two minutes",
+}
+
+USAGE = "\n".join(
+    [
+        "usage: convflow VERB [options]",
+        "",
+        "Train, sample and score efficient image generators at any resolution.",
+        "",
+        *(f"  {verb:8} {text}" for verb, text in VERBS.items()),
+        "",
+        "convflow VERB --help tells more; convflow --version prints the version.",
+    ]
+)
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line, and which names the nearest option."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise InputError instead of printing usage and leaving."""
+        raise InputError(f"{message}; see {self.prog} --help")
+
+    def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
+        """Return the parsed options, or raise InputError that names the nearest known option."""
+        options, rest = self.parse_known_args(arguments)
+        if rest:
+            known = [name for action in self._actions for name in action.option_strings]
+            word = rest[0].partition("=")[0]
+            self.error(unknown_name("option", word, known) if word.startswith("-") else
+                       f"expected no further word, got {rest[0]!r}")
+        return options
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    verb = words[0] if words else "--help"
+    if verb in ("-h", "--help", "help"):
+        print(USAGE)
+        return 0
+    if verb in ("-V", "--version"):
+        print(f"convflow {__version__}")
+        return 0
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for chatty in ("httpx", "datasets", "huggingface_hub", "numba"):
+        logging.getLogger(chatty).setLevel(logging.ERROR)
+    try:
+        if verb not in VERBS:
+            raise InputError(unknown_name("verb", verb, VERBS))
+        return importlib.import_module(f"convflow.cli.{verb}").main(words[1:])
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 141
+    except (InputError, OSError) as error:
+        print(f"error: {_one_line(error)}", file=sys.stderr)
+        return 2
+    except MemoryError:
+        print("error: out of memory; try a smaller batch or size", file=sys.stderr)
+        return 1
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+if __name__ == "__main__":
+    sys.exit(main())

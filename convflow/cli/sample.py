@@ -1,0 +1,117 @@
+"""`convflow sample`: generate pictures with a trained model."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from convflow.cli.main import Parser
+from convflow.types import InputError, Size
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command and return its exit code."""
+    options = _parser().parse(arguments)
+    if not options.single and options.out.suffix not in ("", ".png"):
+        raise InputError(f"--out: expected a .png file or a folder, got {options.out}")
+
+    from tqdm import tqdm
+
+    from convflow.data.grid import tile
+    from convflow.pipeline import Pipeline
+
+    pipe = Pipeline.from_pretrained(options.model, weights=options.weights, device=options.device)
+    single = options.single or options.out.suffix != ".png"
+    labels = options.labels.split(",") if options.labels else None
+    num = options.num or max(16, len(labels or ()))
+    reach = {} if options.reach is None else {"reach": options.reach}
+    with tqdm(total=num, unit="img", disable=not sys.stderr.isatty(), dynamic_ncols=True) as bar:
+        out = pipe(
+            labels,
+            num=num,
+            size=options.size,
+            steps=options.steps,
+            guidance=options.guidance,
+            interval=options.interval,
+            solver=options.solver,
+            seed=options.seed,
+            batch_size=options.batch_size,
+            shift=options.shift,
+            last_step=options.last_step,
+            progress=bar.update,
+            **reach,
+        )
+    if single:
+        options.out.mkdir(parents=True, exist_ok=True)
+        for i, (image, label) in enumerate(zip(out.images, out.labels, strict=True)):
+            name = "_".join(filter(None, (f"{i:05d}", _safe(label), f"seed{options.seed}")))
+            image.save(options.out / f"{name}.png")
+        print(f"{len(out.images)} pictures in {options.out}")
+    else:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        zoom = options.zoom or max(1, 64 // max(out.pixels.shape[2:]))
+        tile(out.pixels, columns=options.columns, zoom=zoom).save(options.out)
+        height, width = out.pixels.shape[2:]
+        print(f"{len(out.images)} pictures of {height}x{width} in {options.out}")
+        print(f"rows from the top left: {', '.join(dict.fromkeys(out.labels)) or 'no labels'}")
+    return 0
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="convflow sample",
+        description="Generate pictures with a trained model.",
+        allow_abbrev=False,
+        usage="convflow sample MODEL [options]",
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=26, width=100),
+    )
+    add = parser.add_argument
+    add("model", help="run folder, checkpoint, model folder or Hub id")
+    add("--out", type=Path, default=Path("samples.png"), help="a .png grid, or a folder (samples.png)")
+    add("--single", action="store_true", help="one file per picture, with its label in the name")
+    add("--labels", help="class names or numbers, in turn: cat,dog (default: all)")
+    add("--num", type=_positive, help="number of pictures (default: 16)")
+    add("--size", type=_size, help="height x width, e.g. 48x32 (default: as trained)")
+    add("--steps", type=_positive, help="solver steps (default: the recipe's)")
+    add("--guidance", type=float, help="1 = none (default: the recipe's)")
+    add("--interval", type=_interval, default="0,1", help="times at which guidance acts")
+    add("--solver", help="euler or heun (default: the recipe's)")
+    add("--seed", type=int, default=0, help="picture i depends on (seed, i) alone")
+    add("--shift", type=float, default=1.0, help="above 1 spends more steps near noise")
+    add("--last-step", type=float, help="length of the last step; published: 0.04")
+    add("--reach", type=float, help="S_max of FlowDCN in cells (default: as trained)")
+    add("--weights", choices=("ema", "raw"), default="ema", help="averaged or last weights")
+    add("--batch-size", type=_positive, default=64, help="pictures at once")
+    add("--columns", type=_positive, help="pictures in a row of the grid")
+    add("--zoom", type=_positive, help="magnification in the grid (default: small ones up)")
+    add("--device", default="auto", help="auto, cpu, ...")
+    return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
+def _size(text: str) -> Size:
+    match = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
+    if not match:
+        raise argparse.ArgumentTypeError(f"expected HEIGHTxWIDTH such as 48x32, got {text!r}")
+    return int(match[1]), int(match[2] or match[1])
+
+
+def _interval(text: str) -> tuple[float, float]:
+    try:
+        low, high = map(float, text.split(","))
+    except ValueError as error:
+        message = f"expected LOW,HIGH such as 0.1,0.9, got {text!r}"
+        raise argparse.ArgumentTypeError(message) from error
+    return low, high
+
+
+def _safe(label: str) -> str:
+    return re.sub(r"[^\w-]+", "-", label).strip("-")

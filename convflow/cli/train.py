@@ -1,0 +1,80 @@
+"""`convflow train`: start a run from a recipe, or go on with one."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from convflow.cli.main import Parser
+from convflow.types import InputError
+
+HELP = """usage: convflow train RECIPE [--run FOLDER] [--KEY VALUE ...]
+       convflow train --resume FOLDER [--KEY VALUE ...]
+
+Train a model. The run folder (runs/RECIPE by default) gets checkpoints, metrics.jsonl, sample
+grids and the complete settings. The same command again goes on where the run stopped; Ctrl-C
+saves first.
+
+recipes
+{recipes}
+
+often changed
+  --data PATH              folder (with class subfolders or flat), .zip, .parquet, hf:NAME, digits
+  --data.size 64x48        height x width in pixels
+  --images 2000000         length of the run in images seen
+  --batch-size 128         global batch, whatever the number of devices
+  --micro-batch 32         most pictures at once on a device, to save memory
+  --optim.lr 2e-4          learning rate
+  --model.width 256        any setting of the network
+  --data.on-bad skip       leave unreadable pictures out instead of stopping
+
+convflow train RECIPE --help lists every key with its value in that recipe.
+On several GPUs: torchrun --nproc-per-node 8 -m convflow train RECIPE ..."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; return 0 at the end of the run, 130 when it was interrupted."""
+    from convflow import recipes
+    from convflow.training.config import describe, override
+
+    if not arguments or arguments[0] in ("-h", "--help"):
+        rows = (f"  {name:24} {text}" for name, text in recipes.list_recipes().items())
+        print(HELP.format(recipes="\n".join(rows)))
+        return 0
+    parser = Parser(prog="convflow train", add_help=False, allow_abbrev=False)
+    parser.add_argument("--resume", type=Path)
+    parser.add_argument("--run", type=Path)
+    parser.add_argument("-h", "--help", action="store_true")
+    words = list(arguments)
+    recipe = None if words[0].startswith("-") else words.pop(0)
+    options, rest = parser.parse_known_args(words)
+    if (recipe is None) == (options.resume is None):
+        raise InputError("expected either a recipe or --resume FOLDER; see convflow train --help")
+    if recipe is not None:
+        config = recipes.create_config(recipe)
+    else:
+        from convflow.training.launch import read_run_config
+
+        if not (options.resume / "config.json").is_file():
+            raise InputError(f"{options.resume} is no run folder: it has no config.json")
+        config = read_run_config(options.resume)
+    if options.help:
+        print("\n".join(f"  --{key:32} {value:18} {text}" for key, value, text in describe(config)))
+        return 0
+    config = override(config, rest)
+    run = options.resume or options.run or Path("runs") / str(recipe)
+
+    from convflow.training.launch import train
+    from convflow.training.trainer import Diverged
+
+    try:
+        finished = train(config, run)
+    except Diverged as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    if not finished:
+        print(f"saved; go on with: convflow train --resume {run}", file=sys.stderr)
+        return 130
+    print(f"done; try: convflow sample {run}", file=sys.stderr)
+    return 0

@@ -1,0 +1,217 @@
+"""From a trained model to pictures, in the manner of a diffusers pipeline."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import UInt8
+from PIL import Image
+from torch import Tensor
+
+from convflow import distributed
+from convflow.codecs import PixelCodec
+from convflow.data.grid import to_picture
+from convflow.models.backbone import Backbone, check_size
+from convflow.models.zoo import find_folder, load_model, read_json
+from convflow.samplers.guidance import ClassifierFreeGuidance
+from convflow.samplers.ode import integrate, time_grid
+from convflow.samplers.seeds import assign_labels, draw_noise
+from convflow.training import checkpoint
+from convflow.training.config import SamplingConfig
+from convflow.types import InputError, Size, unknown_name
+
+Label = str | int
+Progress = Callable[[int], None]
+"""Told how many more pictures are done; fractions of a batch are reported step by step."""
+
+
+@dataclass
+class Output:
+    """Generated pictures with their labels.
+
+    Attributes:
+        images: one PIL picture per sample.
+        labels: class names, or numbers where the model has no names; "" for no label.
+        pixels: the same pictures as one (N, C, H, W) uint8 tensor on the CPU.
+    """
+
+    images: list[Image.Image]
+    labels: list[str]
+    pixels: UInt8[Tensor, "N C H W"]
+
+
+class Pipeline:
+    """Generates pictures with a trained model.
+
+    Args:
+        model: predicts velocities; moved to `device`.
+        codec: from model space to pictures.
+        size: default height and width in pixels, usually those of training.
+        class_names: names of the labels 0, 1, ...; empty when there are none.
+        sampling: default solver, steps and guidance.
+        device: "auto" takes a GPU where there is one.
+
+    Example:
+        >>> pipe = Pipeline.from_pretrained("runs/digits.flowdcn")     # doctest: +SKIP
+        >>> pipe(labels=["3", "8"], size=(12, 16), seed=1).images[0].save("three.png")  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        model: Backbone,
+        codec: PixelCodec,
+        size: Size,
+        class_names: Sequence[str] = (),
+        sampling: SamplingConfig | None = None,
+        device: str = "auto",
+    ) -> None:
+        self.device = distributed.choose_device(device)
+        self.model, self.codec = model.to(self.device).eval(), codec
+        self.size, self.class_names = size, tuple(class_names)
+        self.sampling = sampling or SamplingConfig()
+
+    @classmethod
+    def from_pretrained(
+        cls, folder_or_id: str | Path, *, weights: str = "ema", device: str = "auto"
+    ) -> Pipeline:
+        """Return the pipeline of a run folder, a checkpoint, a model folder or a Hub id.
+
+        Args:
+            folder_or_id: a run folder stands for its newest checkpoint.
+            weights: "ema" for the averaged weights of a checkpoint, "raw" for the last ones.
+            device: "auto" takes a GPU where there is one.
+
+        Raises:
+            InputError: nothing there, or damaged files.
+        """
+        if weights not in ("ema", "raw"):
+            raise InputError(unknown_name("kind of weights", weights, ("ema", "raw")))
+        folder = find_folder(_model_folder(Path(folder_or_id), weights) or folder_or_id)
+        described = read_json(folder / "pipeline.json")
+        try:
+            sampling = SamplingConfig(*(described[k] for k in ("solver", "steps", "guidance")))
+            size = (int(described["size"][0]), int(described["size"][1]))
+            names = [str(name) for name in described["class_names"]]
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise InputError(
+                f"{folder / 'pipeline.json'} lacks {error}; use a checkpoint of convflow train"
+            ) from error
+        return cls(load_model(folder), PixelCodec(), size, names, sampling, device)
+
+    @torch.inference_mode()
+    def __call__(
+        self,
+        labels: Sequence[Label | None] | Label | None = None,
+        *,
+        num: int | None = None,
+        size: Size | None = None,
+        steps: int | None = None,
+        guidance: float | None = None,
+        interval: tuple[float, float] = (0.0, 1.0),
+        solver: str | None = None,
+        seed: int = 0,
+        batch_size: int = 64,
+        shift: float = 1.0,
+        last_step: float | None = None,
+        progress: Progress | None = None,
+        **model_arguments: Any,
+    ) -> Output:
+        """Generate pictures; the noise of picture i depends on (seed, i) alone.
+
+        Args:
+            labels: class names or numbers, given to the pictures in turn; None within the list
+                asks for no label. By default all classes in turn.
+            num: number of pictures; by default one per label given, else 16.
+
+        Other arguments:
+            size: height and width in pixels, multiples of the model's `multiple`.
+            steps: solver steps.
+            guidance: classifier-free guidance scale, 1 for none; ignored without classes.
+            interval: guidance acts at times in this (low, high), 0 = noise, 1 = data.
+            solver: "euler" or "heun".
+            seed: any non-negative integer.
+            batch_size: pictures at once; changes memory and speed, not the pictures.
+            shift: time shift of the solver's grid, see `time_grid`.
+            last_step: length of the last step, see `time_grid`.
+            progress: called with the (fractional) number of pictures done since the last call.
+            **model_arguments: passed to the network at every call, such as `reach` of FlowDCN.
+
+        Raises:
+            InputError: an unknown label, an impossible size, a number out of range.
+        """
+        ids = self._label_ids(labels)
+        num = num if num is not None else (16 if labels is None else len(ids))
+        size = size or self.size
+        guidance = self.sampling.guidance if guidance is None else guidance
+        if num < 1 or batch_size < 1 or seed < 0 or not math.isfinite(guidance):
+            raise InputError(
+                "expected num >= 1, batch_size >= 1, seed >= 0 and a finite guidance, "
+                f"got {num}, {batch_size}, {seed} and {guidance}"
+            )
+        check_size(*size, self.model.multiple)
+        grid = time_grid(steps or self.sampling.steps, shift=shift, last_step=last_step)
+        shape = (self.model.in_channels, *size)
+        null = self.model.num_classes
+
+        def network(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+            return self.model(x, t, y, **model_arguments)
+
+        guided = ClassifierFreeGuidance(network, null, guidance if null else 1.0, interval)
+        chunks = []
+        for start in range(0, num, batch_size):
+            mine = range(start, min(start + batch_size, num))
+
+            def report(step: int, steps: int, _: Tensor, count: int = len(mine)) -> None:
+                if progress is not None:
+                    progress(count / steps)
+
+            noise = draw_noise(seed, mine, shape).to(self.device)
+            y = assign_labels(mine, ids).to(self.device)
+            x = integrate(guided, noise, y, grid, solver or self.sampling.solver, report)
+            chunks.append(self.codec.decode(x).cpu())
+        pixels = torch.cat(chunks)
+        names = [self._name(ids[i % len(ids)]) for i in range(num)]
+        return Output([to_picture(image) for image in pixels], names, pixels)
+
+    def _label_ids(self, labels: Sequence[Label | None] | Label | None) -> list[int]:
+        null = self.model.num_classes
+        if labels is None:
+            return list(range(null)) or [null]
+        chosen = [labels] if isinstance(labels, (str, int)) else list(labels)
+        if not chosen:
+            raise InputError("expected at least one label, got an empty list")
+        return [null if label is None else self._label_id(label) for label in chosen]
+
+    def _label_id(self, label: Label) -> int:
+        count = self.model.num_classes
+        if isinstance(label, str) and label in self.class_names:
+            return self.class_names.index(label)
+        try:
+            number = int(label)
+        except ValueError:
+            number = -1
+        if 0 <= number < count:
+            return number
+        if not count:
+            raise InputError(f"this model was trained without labels, got {label!r}; give none")
+        known = self.class_names or [f"0 to {count - 1}"]
+        raise InputError(unknown_name("label", label, known))
+
+    def _name(self, label: int) -> str:
+        if label == self.model.num_classes:
+            return ""
+        return self.class_names[label] if self.class_names else str(label)
+
+
+def _model_folder(folder: Path, weights: str) -> Path | None:
+    """Return the folder of the wanted weights within a run or checkpoint folder, if it is one."""
+    steps = checkpoint.list_steps(folder)
+    if (folder / "checkpoints").is_dir() and not steps:
+        raise InputError(f"{folder} holds no complete checkpoint yet; let the training go on")
+    found = (checkpoint.folder_of(folder, steps[-1]) if steps else folder) / weights
+    return found if found.is_dir() else None
