@@ -91,7 +91,7 @@ class Pipeline:
         """
         if weights not in ("ema", "raw"):
             raise InputError(unknown_name("kind of weights", weights, ("ema", "raw")))
-        folder = find_folder(_model_folder(Path(folder_or_id), weights) or folder_or_id)
+        folder = find_weights(folder_or_id, weights)
         described = read_json(folder / "pipeline.json")
         try:
             sampling = SamplingConfig(*(described[k] for k in ("solver", "steps", "guidance")))
@@ -208,10 +208,19 @@ class Pipeline:
         return self.class_names[label] if self.class_names else str(label)
 
 
-def _model_folder(folder: Path, weights: str) -> Path | None:
-    """Return the folder of the wanted weights within a run or checkpoint folder, if it is one."""
+def find_weights(folder_or_id: str | Path, weights: str) -> Path:
+    """Return the model folder meant by a run folder, a checkpoint, a model folder or a Hub id.
+
+    Args:
+        folder_or_id: as for `Pipeline.from_pretrained`.
+        weights: "ema" or "raw"; only runs and checkpoints hold both.
+
+    Raises:
+        InputError: nothing there, or a run without a complete checkpoint.
+    """
+    folder = Path(folder_or_id)
     steps = checkpoint.list_steps(folder)
     if (folder / "checkpoints").is_dir() and not steps:
         raise InputError(f"{folder} holds no complete checkpoint yet; let the training go on")
     found = (checkpoint.folder_of(folder, steps[-1]) if steps else folder) / weights
-    return found if found.is_dir() else None
+    return find_folder(found if found.is_dir() else folder_or_id)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:  # torch takes a second to import, and `--help` needs only the words below
     from jaxtyping import Float, Int
@@ -25,6 +25,7 @@ class InputError(ValueError):
     and what to do. The command line prints it as one line and exits with code 2."""
 
 
+@runtime_checkable
 class Denoiser(Protocol):
     """Any network or wrapper that predicts from a noisy batch.
 

@@ -1,0 +1,41 @@
+# make demo   train on handwritten digits for two minutes and draw a page of samples
+# make test   run all tests
+# make check  formatting, lint, types and the docs
+# Each does all set-up by itself, in .venv; a second call skips what is done.
+
+PYTHON ?=
+VENV ?= .venv
+RUN ?= runs/demo
+BIN = $(VENV)/bin
+JOBS ?= 2
+
+.PHONY: demo test check docs format clean help
+
+demo: $(VENV)/.ready-demo
+	$(BIN)/convflow demo --run $(RUN)
+
+test: $(VENV)/.ready-dev
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -q
+
+check: $(VENV)/.ready-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/mkdocs build --strict --quiet
+
+format: $(VENV)/.ready-dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+docs: $(VENV)/.ready-dev
+	$(BIN)/mkdocs serve
+
+$(VENV)/.ready-%: pyproject.toml constraints.txt scripts/setup.sh
+	@PYTHON="$(PYTHON)" VENV="$(VENV)" EXTRAS="$*" sh scripts/setup.sh
+	@touch $@
+
+clean:
+	rm -rf $(VENV) site .pytest_cache .mypy_cache .ruff_cache
+
+help:
+	@sed -n 's/^# //p' Makefile

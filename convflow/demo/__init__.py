@@ -1,0 +1,1 @@
+"""Things to look at: the two-minute demo on handwritten digits."""

@@ -1,0 +1,97 @@
+"""The two-minute demo: train on handwritten digits, then draw one page of samples beside them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from convflow.data.grid import tile
+from convflow.data.images import to_uint8
+from convflow.data.sources import open_source
+from convflow.pipeline import Pipeline
+from convflow.recipes.digits import flowdcn
+from convflow.training.launch import train
+
+ROWS = 6
+PANEL_ROOM = 30
+INK, PAPER = 20, 255
+
+
+def run_demo(run: Path) -> Path | None:
+    """Train (or go on, or find it done) in `run` and draw `page.png` there.
+
+    Returns:
+        The page, or None when training was interrupted.
+    """
+    if not train(flowdcn(), run):
+        return None
+    page = run / "page.png"
+    draw_page(Pipeline.from_pretrained(run)).save(page)
+    return page
+
+
+def draw_page(pipe: Pipeline) -> Image.Image:
+    """Return one picture: samples at the trained size, larger and as rectangles, and real digits."""
+    height, width = pipe.size
+    reach = float(pipe.model.settings["reach"])
+    larger = (height + 2, width + 2)
+    taller = (height + 4, width)
+    wider_reach = (reach * larger[1] / width, reach * larger[0] / height)
+    taller_reach = (reach, reach * taller[0] / height)
+    names = f"asked for {pipe.class_names[0]} to {pipe.class_names[-1]}"
+    panels = [
+        (f"Generated at the trained size, {height}x{width}; columns {names}", _samples(pipe)),
+        ("Real digits", _real_digits()),
+        (
+            f"Generated larger, {larger[0]}x{larger[1]}, reach scaled along",
+            _samples(pipe, size=larger, reach=wider_reach),
+        ),
+        (
+            f"Generated as rectangles, {taller[0]}x{taller[1]}, reach scaled along",
+            _samples(pipe, size=taller, reach=taller_reach),
+        ),
+    ]
+    return _lay_out([(title, tile(pixels, columns=10, zoom=5)) for title, pixels in panels])
+
+
+def _samples(pipe: Pipeline, **options: object) -> UInt8[Tensor, "N C H W"]:
+    return pipe(num=10 * ROWS, **options).pixels  # type: ignore[arg-type]
+
+
+def _real_digits() -> UInt8[Tensor, "N C H W"]:
+    source = open_source("digits")
+    labels = np.array([source.label(i) for i in range(len(source))])
+    rows = [np.flatnonzero(labels == digit)[:ROWS] for digit in range(10)]
+    pictures = [to_uint8(source.read(int(i)), 1) for i in np.stack(rows, axis=1).flatten()]
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
+
+
+def _lay_out(panels: list[tuple[str, Image.Image]]) -> Image.Image:
+    """Put titled panels in two columns on one page."""
+    font = ImageFont.load_default(size=15)
+    columns = [panels[0::2], panels[1::2]]
+    widths = [max(_width(title, font, image) for title, image in column) for column in columns]
+    rows = list(zip(*columns, strict=True))
+    heights = [PANEL_ROOM + max(image.height for _, image in row) for row in rows]
+    gap = 16
+    size = (sum(widths) + gap * 3, sum(heights) + gap * (len(rows) + 1))
+    page = Image.new("L", size, PAPER)
+    draw = ImageDraw.Draw(page)
+    top = gap
+    for row, room in zip(rows, heights, strict=True):
+        left = gap
+        for (title, image), width in zip(row, widths, strict=True):
+            draw.text((left, top), title, fill=INK, font=font)
+            page.paste(image.convert("L"), (left, top + PANEL_ROOM))
+            left += width + gap
+        top += room + gap
+    return page
+
+
+def _width(title: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, image: Image.Image) -> int:
+    return max(image.width, round(font.getlength(title)))
