@@ -1,0 +1,38 @@
+"""Shapes are checked while tests run; threads and seeds are the same on every machine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import hypothesis
+import jaxtyping
+import pytest
+import torch
+
+import tests.shape_check  # noqa: F401  the hook below finds it by name
+
+CHECKED = [f"convflow.{part}" for part in ("nn", "models", "processes", "samplers", "codecs")]
+jaxtyping.install_import_hook(CHECKED, "tests.shape_check.check")
+
+# Workers of pytest-xdist share the cores; a run alone has two.
+torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
+
+hypothesis.settings.register_profile(
+    "convflow", deadline=None, derandomize=True, database=None, max_examples=25
+)
+hypothesis.settings.load_profile("convflow")
+
+
+@pytest.fixture(autouse=True)
+def _seeds() -> None:
+    """Give every test the same new weights, alone or after others."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """Switch the shape checks off, for errors that users see and a type checker sees first."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
