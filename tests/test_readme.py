@@ -1,0 +1,93 @@
+"""Every block of the README and of the docs runs, on a tiny model and a tiny folder of pictures."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import convflow
+from convflow.cli.main import main
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+TINY = (
+    "--images 8 --batch-size 4 --monitor.num-samples 2 --sampling.steps 1 --model.width 16 "
+    "--model.depth 1 --model.num-groups 2 --model.patch-size 8 --device cpu"
+).split()
+
+
+def blocks(language: str) -> list:
+    """Return a parameter (text) for every fenced block of a language, named by page and line."""
+    found = []
+    for page in PAGES:
+        text = page.read_text()
+        for match in re.finditer(rf"^```{language}\n(.*?)^```", text, re.M | re.S):
+            line = text[: match.start()].count("\n") + 1
+            found.append(pytest.param(match[1], id=f"{page.relative_to(ROOT)}:{line}"))
+    return found
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with everything that the blocks speak of."""
+    home = tmp_path_factory.mktemp("home")
+    rng = np.random.default_rng(0)
+    for folder in ("path/to/folder", "pets"):
+        for name in ("cat", "dog"):
+            (home / folder / name).mkdir(parents=True)
+            for i in range(4):
+                pixels = rng.integers(0, 256, (64, 64, 3), np.uint8)
+                Image.fromarray(pixels).save(home / folder / name / f"{i}.png")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(home)
+        for run in ("runs/pets", "runs/pictures.flowdcn"):
+            command = ["train", "pictures.flowdcn", "--data", "pets", "--run", run]
+            assert main([*command, *TINY]) == 0
+    return home
+
+
+@pytest.mark.parametrize("text", blocks("sh"))
+def test_shell_block_runs(
+    text: str, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(home)
+    commands = [shlex.split(line, comments=True) for line in text.splitlines() if line.strip()]
+    assert commands
+    for number, (program, *words) in enumerate(commands):
+        if program == "make":
+            subprocess.run(["make", "-n", *words], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+        elif program == "convflow":
+            if words[0] == "train" and "--help" not in words:
+                if "--run" in words:
+                    del words[words.index("--run") : words.index("--run") + 2]
+                words += ["--run", str(tmp_path / str(number)), *TINY]
+            assert main(words) == 0, words
+        else:
+            assert Path(program).name in {"pip", "pre-commit", "python", "torchrun"}, program
+
+
+@pytest.mark.parametrize("text", blocks("python"))
+def test_python_block_runs(text: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(home)
+    exec(compile(text, "block", "exec"), {"__name__": "block"})
+
+
+def test_the_tree_names_every_file() -> None:
+    tree = re.search(r"^convflow/\n(.*?)^tests/", (ROOT / "README.md").read_text(), re.M | re.S)
+    assert tree
+    named = set(re.findall(r"^ +(\w+\.py) ", tree[1], re.M))
+    there = {p.name for p in (ROOT / "convflow").rglob("*.py") if p.parent.name != "cli"}
+    assert named == there - {"__init__.py"}
+
+
+def test_the_changelog_tells_of_this_version() -> None:
+    headings = re.findall(r"^## \[(.*?)\]", (ROOT / "CHANGELOG.md").read_text(), re.M)
+    assert headings[0] == convflow.__version__
+    pyproject = (ROOT / "pyproject.toml").read_text()
+    assert f'version = "{convflow.__version__}"' in pyproject
