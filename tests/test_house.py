@@ -1,0 +1,220 @@
+"""The rules of the house. They read the source and never import it."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = "convflow"
+ROOT = Path(__file__).resolve().parents[1]
+MAX_LINES = 400
+
+# Bottom to top. A folder imports from the rows below it and from itself, never from its own row.
+LAYERS = [
+    {"types"},
+    {"ops", "processes", "codecs", "distributed"},
+    {"nn", "samplers", "data"},
+    {"models", "evaluation"},
+    {"training"},
+    {"recipes", "pipeline"},
+    {"demo"},
+    {"cli"},
+    {"__main__"},
+]
+DEVICE_FILES = {"ops/deform/gpu.py", "ops/deform/op.py", "distributed.py"}
+ENVIRONMENT_FILES = {"distributed.py"}
+SPEAKING = {"cli", "demo"}
+FORBIDDEN_IMPORTS = {"torchvision"}
+
+FILES = sorted((ROOT / PACKAGE).rglob("*.py"))
+MODULES = [path for path in FILES if path.name != "__init__.py"]
+
+Fault = tuple[int, str]
+"""A line, and what is wrong there."""
+
+
+def name(path: Path) -> str:
+    return path.relative_to(ROOT / PACKAGE).as_posix()
+
+
+def top(path: Path) -> str:
+    return path.relative_to(ROOT / PACKAGE).parts[0].removesuffix(".py")
+
+
+def row(folder: str) -> int | None:
+    return next((i for i, folders in enumerate(LAYERS) if folder in folders), None)
+
+
+def imports(tree: ast.AST, path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Every imported name in full, such as ["convflow", "data", "grid", "tile"]."""
+    here = list(path.relative_to(ROOT).with_suffix("").parts)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name.split(".")) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            anchor = here[: -node.level] if node.level else []
+            anchor += node.module.split(".") if node.module else []
+            yield from ((node.lineno, [*anchor, alias.name]) for alias in node.names)
+
+
+def wrong_imports(tree: ast.AST, path: Path) -> Iterator[Fault]:
+    for line, target in imports(tree, path):
+        if target[0] in FORBIDDEN_IMPORTS:
+            yield line, f"imports {target[0]}"
+        if target[-1] == "*":
+            yield line, "imports a star"
+        if target[0] != PACKAGE or len(target) < 2 or target[1] == top(path):
+            continue
+        mine, theirs = row(top(path)), row(target[1])
+        if mine is not None and theirs is not None and theirs >= mine:
+            yield line, f"imports {target[1]}, which is not below {top(path)}"
+
+
+def device_names(tree: ast.AST, path: Path) -> Iterator[Fault]:
+    for node in ast.walk(tree):
+        if name(path) in DEVICE_FILES:
+            return
+        if isinstance(node, ast.Constant) and re.fullmatch(r"(cuda|mps)(:\d+)?", str(node.value)):
+            yield node.lineno, f"names the device {node.value!r}"
+        moves = isinstance(node, ast.Attribute) and node.attr == "cuda"
+        if moves and ast.unparse(node.value) != "torch":  # torch.cuda.is_available() moves nothing
+            yield node.lineno, "uses .cuda"
+
+
+def environment_reads(tree: ast.AST, path: Path) -> Iterator[Fault]:
+    if name(path) in ENVIRONMENT_FILES:
+        return
+    words = {"environ", "environb", "getenv", "putenv"}
+    for line, target in imports(tree, path):
+        if target[0] == "os" and target[-1] in words:
+            yield line, f"imports os.{target[-1]}"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and node.attr in words:
+            yield node.lineno, f"uses os.{node.attr}"
+
+
+def loose_talk(tree: ast.AST, path: Path) -> Iterator[Fault]:
+    for node in ast.walk(tree):
+        called = getattr(node.func, "id", "") if isinstance(node, ast.Call) else ""
+        if called == "print" and top(path) not in SPEAKING:
+            yield node.lineno, "prints"
+        if called in {"eval", "exec"}:
+            yield node.lineno, "evaluates text"
+        if isinstance(node, ast.ExceptHandler) and node.type is None:
+            yield node.lineno, "catches everything"
+
+
+def missing_docstrings(tree: ast.Module, path: Path) -> Iterator[Fault]:
+    """Of the module, its public names, and the public methods of its public classes."""
+    if not ast.get_docstring(tree):
+        yield 1, "has no docstring"
+    definitions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    places = [tree, *(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name[0] != "_")]
+    for place in places:
+        for node in place.body:
+            if not isinstance(node, definitions) or node.name.startswith("_"):
+                continue
+            inherited = any("override" in ast.dump(d) for d in node.decorator_list)
+            if not ast.get_docstring(node) and not inherited:
+                yield node.lineno, f"{node.name} has no docstring"
+
+
+RULES = [wrong_imports, device_names, environment_reads, loose_talk, missing_docstrings]
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_rules(path):
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= MAX_LINES, f"{name(path)} is longer than {MAX_LINES} lines"
+    if path in MODULES or path.parent != ROOT / PACKAGE:
+        assert row(top(path)) is not None, f"{top(path)} is not in LAYERS"
+    tree = ast.parse(text)
+    faults = [f"{name(path)}:{line} {what}" for rule in RULES for line, what in rule(tree, path)]
+    assert not faults, "\n".join(faults)
+
+
+@pytest.mark.parametrize(
+    ("rule", "file", "text"),
+    [
+        (wrong_imports, "data/grid.py", "from convflow.models.zoo import create_model"),
+        (wrong_imports, "data/grid.py", "from convflow import models"),
+        (wrong_imports, "data/grid.py", "from convflow.samplers import ode"),
+        (wrong_imports, "data/grid.py", "from ..training import config"),
+        (wrong_imports, "data/grid.py", "def f():\n    import convflow.nn.norm"),
+        (wrong_imports, "pipeline.py", "from convflow.recipes import digits"),
+        (wrong_imports, "ops/__init__.py", "from convflow.nn import norm"),
+        (wrong_imports, "nn/norm.py", "from math import *"),
+        (wrong_imports, "nn/norm.py", "from torchvision.ops import DeformConv2d"),
+        (device_names, "nn/norm.py", "x = torch.zeros(1, device='cuda:0')"),
+        (device_names, "nn/norm.py", "model.cuda()"),
+        (environment_reads, "nn/norm.py", "os.environ['RANK']"),
+        (environment_reads, "nn/norm.py", "from os import getenv"),
+        (loose_talk, "nn/norm.py", "print(1)"),
+        (loose_talk, "cli/main.py", "eval('1')"),
+        (loose_talk, "nn/norm.py", "try:\n    pass\nexcept:\n    pass"),
+        (missing_docstrings, "nn/norm.py", "x = 1"),
+        (missing_docstrings, "nn/norm.py", "'''Doc.'''\ndef f(): ..."),
+        (
+            missing_docstrings,
+            "nn/norm.py",
+            "'''Doc.'''\nclass A:\n  '''Doc.'''\n  def f(self): ...",
+        ),
+    ],
+)
+def test_each_rule_finds_its_fault(rule, file, text):
+    assert list(rule(ast.parse(text), ROOT / PACKAGE / file))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "from convflow.data.images import check",
+        "from convflow.types import Size",
+        "from convflow import __version__",
+        "import os.path",
+    ],
+)
+def test_rules_leave_good_code_alone(text):
+    path, tree = ROOT / PACKAGE / "data/grid.py", ast.parse(f"'''Doc.'''\n{text}")
+    assert not [fault for rule in RULES for fault in rule(tree, path)]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name)
+def test_has_a_mirrored_test(path):
+    relative = path.relative_to(ROOT / PACKAGE)
+    mirror = ROOT / "tests" / relative.parent / f"test_{relative.stem.strip('_')}.py"
+    assert mirror.exists(), f"{name(path)} has no {mirror.relative_to(ROOT)}"
+
+
+def test_the_changelog_knows_this_version():
+    source = (ROOT / PACKAGE / "__init__.py").read_text(encoding="utf-8")
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    version = re.search(r'^__version__ = "(.+)"$', source, re.M)[1]
+    assert f'version = "{version}"' in project or 'dynamic = ["version"]' in project
+    assert re.search(r"^## \[(\d.*?)\]", changes, re.M)[1] == version
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    heavy = ["torch", "triton", "numba", "diffusers", "numpy", "PIL", "huggingface_hub"]
+    code = (
+        f"import sys, {PACKAGE}, {PACKAGE}.types; print([m for m in {heavy} if m in sys.modules])"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert answer.stdout.strip() == "[]"
+
+
+def test_every_public_name_exists():
+    code = f"import {PACKAGE} as p; [getattr(p, n) for n in p.__all__]; print(*p.__all__)"
+    answer = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert "create_model" in answer.stdout.split()
