@@ -19,7 +19,15 @@ _HOMES = {
     "ops": "convflow.ops",
 }
 
-__all__ = ["InputError", "Pipeline", "__version__", "create_model", "load_model", "load_official", "ops"]
+__all__ = [
+    "InputError",
+    "Pipeline",
+    "__version__",
+    "create_model",
+    "load_model",
+    "load_official",
+    "ops",
+]
 
 if TYPE_CHECKING:
     from convflow import ops

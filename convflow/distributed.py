@@ -39,7 +39,7 @@ def choose_device(name: str = "auto") -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError, ImportError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"expected a usable device, got {name!r} ({reason}); try cpu") from error
     return device
@@ -51,7 +51,9 @@ def has_fast_bfloat16(device: torch.device) -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu" and hasattr(torch.cpu, "get_capabilities"):
         capable = torch.cpu.get_capabilities()
-        return bool(capable.get("avx512_bf16") or capable.get("amx_bf16") or capable.get("amx_tile"))
+        return bool(
+            capable.get("avx512_bf16") or capable.get("amx_bf16") or capable.get("amx_tile")
+        )
     return False
 
 

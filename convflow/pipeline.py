@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,9 +26,11 @@ from convflow.training import checkpoint
 from convflow.training.config import SamplingConfig
 from convflow.types import InputError, Size, unknown_name
 
+CODECS = {"pixel": PixelCodec}
+
 Label = str | int
-Progress = Callable[[int], None]
-"""Told how many more pictures are done; fractions of a batch are reported step by step."""
+Progress = Callable[[float], None]
+"""Told how many more pictures are done, in fractions: each step adds its share of a batch."""
 
 
 @dataclass
@@ -56,9 +59,13 @@ class Pipeline:
         sampling: default solver, steps and guidance.
         device: "auto" takes a GPU where there is one.
 
+    Raises:
+        InputError: class names or channels that do not fit, or a device that is not there.
+
     Example:
-        >>> pipe = Pipeline.from_pretrained("runs/digits.flowdcn")     # doctest: +SKIP
-        >>> pipe(labels=["3", "8"], size=(12, 16), seed=1).images[0].save("three.png")  # doctest: +SKIP
+        >>> pipe = Pipeline.from_pretrained("runs/digits.flowdcn")  # doctest: +SKIP
+        >>> out = pipe(labels=["3", "8"], size=(12, 16), seed=1)  # doctest: +SKIP
+        >>> out.images[0].save("three.png")  # doctest: +SKIP
     """
 
     def __init__(
@@ -70,6 +77,12 @@ class Pipeline:
         sampling: SamplingConfig | None = None,
         device: str = "auto",
     ) -> None:
+        if len(class_names) not in (0, model.num_classes) or model.in_channels not in (1, 3):
+            raise InputError(
+                "expected a network of grey or colour pictures and a name for each of its "
+                f"{model.num_classes} classes or none, got {model.in_channels} channels and "
+                f"{len(class_names)} names"
+            )
         self.device = distributed.choose_device(device)
         self.model, self.codec = model.to(self.device).eval(), codec
         self.size, self.class_names = size, tuple(class_names)
@@ -97,11 +110,14 @@ class Pipeline:
             sampling = SamplingConfig(*(described[k] for k in ("solver", "steps", "guidance")))
             size = (int(described["size"][0]), int(described["size"][1]))
             names = [str(name) for name in described["class_names"]]
+            codec = described["codec"]
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise InputError(
                 f"{folder / 'pipeline.json'} lacks {error}; use a checkpoint of convflow train"
             ) from error
-        return cls(load_model(folder), PixelCodec(), size, names, sampling, device)
+        if codec not in CODECS:
+            raise InputError(f"{folder / 'pipeline.json'}: {unknown_name('codec', codec, CODECS)}")
+        return cls(load_model(folder), CODECS[codec](), size, names, sampling, device)
 
     @torch.inference_mode()
     def __call__(
@@ -146,7 +162,9 @@ class Pipeline:
         """
         ids = self._label_ids(labels)
         num = num if num is not None else (16 if labels is None else len(ids))
-        size = size or self.size
+        size = self.size if size is None else size
+        steps = self.sampling.steps if steps is None else steps
+        solver = self.sampling.solver if solver is None else solver
         guidance = self.sampling.guidance if guidance is None else guidance
         if num < 1 or batch_size < 1 or seed < 0 or not math.isfinite(guidance):
             raise InputError(
@@ -154,7 +172,7 @@ class Pipeline:
                 f"got {num}, {batch_size}, {seed} and {guidance}"
             )
         check_size(*size, self.model.multiple)
-        grid = time_grid(steps or self.sampling.steps, shift=shift, last_step=last_step)
+        grid = time_grid(steps, shift=shift, last_step=last_step)
         shape = (self.model.in_channels, *size)
         null = self.model.num_classes
 
@@ -166,13 +184,13 @@ class Pipeline:
         for start in range(0, num, batch_size):
             mine = range(start, min(start + batch_size, num))
 
-            def report(step: int, steps: int, _: Tensor, count: int = len(mine)) -> None:
+            def report(step: int, of: int, _: Tensor, count: int = len(mine)) -> None:
                 if progress is not None:
-                    progress(count / steps)
+                    progress(count / of)
 
             noise = draw_noise(seed, mine, shape).to(self.device)
             y = assign_labels(mine, ids).to(self.device)
-            x = integrate(guided, noise, y, grid, solver or self.sampling.solver, report)
+            x = integrate(guided, noise, y, grid, solver, report)
             chunks.append(self.codec.decode(x).cpu())
         pixels = torch.cat(chunks)
         names = [self._name(ids[i % len(ids)]) for i in range(num)]
@@ -192,8 +210,8 @@ class Pipeline:
         if isinstance(label, str) and label in self.class_names:
             return self.class_names.index(label)
         try:
-            number = int(label)
-        except ValueError:
+            number = int(label) if isinstance(label, str) else operator.index(label)
+        except (ValueError, TypeError):
             number = -1
         if 0 <= number < count:
             return number

@@ -9,6 +9,8 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
+from convflow.types import InputError
+
 
 def tile(
     images: UInt8[Tensor, "B C H W"],
@@ -26,9 +28,19 @@ def tile(
         zoom: integer magnification.
         gap: pixels between images and around them.
         background: grey level of the gaps.
+
+    Raises:
+        InputError: no images, channels that are neither grey nor colour, or a layout below 1.
     """
     count, channels, height, width = images.shape
-    columns = min(count, columns or math.ceil(math.sqrt(count)))
+    columns = math.isqrt(max(count - 1, 0)) + 1 if columns is None else columns
+    if count < 1 or channels not in (1, 3) or min(columns, zoom) < 1 or gap < 0:
+        raise InputError(
+            "expected at least one image of 1 or 3 channels, columns and zoom of at least 1 and "
+            f"gap of at least 0, got images {tuple(images.shape)}, columns {columns}, zoom {zoom} "
+            f"and gap {gap}"
+        )
+    columns = min(count, columns)
     rows = math.ceil(count / columns)
     high, wide = height * zoom + gap, width * zoom + gap
     page = np.full((rows * high + gap, columns * wide + gap, channels), background, np.uint8)

@@ -42,9 +42,9 @@ def load_official(
     """Return our network with published weights; sizes are inferred from the tensors.
 
     Args:
-        weights: a state dict, or a `.safetensors`, `.pt`, `.pth` or `.ckpt` file. Pickles are read
-            with `weights_only=True`: a file that wants to run code is refused. Averaged weights
-            are taken where a file holds them beside the raw ones.
+        weights: a state dict, the dict of a checkpoint that holds one, or a `.safetensors`, `.pt`,
+            `.pth` or `.ckpt` file. Pickles are read with `weights_only=True`: a file that wants to
+            run code is refused. Averaged weights are taken where they lie beside the raw ones.
         family: "flowdcn".
         keep_half: keep the half of FlowDCN's head that its forward pass throws away. The
             predictions are the same with and without.
@@ -56,39 +56,47 @@ def load_official(
     if family not in importers:
         raise InputError(unknown_name("family of published weights", family, importers))
     origin = "the state dict" if isinstance(weights, Mapping) else str(weights)
-    state = dict(weights) if isinstance(weights, Mapping) else _read(Path(weights))
+    state = _unwrap(weights if isinstance(weights, Mapping) else _read(Path(weights)), origin)
     try:
         settings, tensors = importers[family](state, keep_half)
-    except (KeyError, IndexError, AttributeError) as error:
+    except (KeyError, IndexError, ValueError, RuntimeError) as error:
         raise InputError(
-            f"{origin} holds no published {family} weights (missing {error}); name another family"
+            f"{origin} holds no published {family} weights ({error}); name another family"
         ) from error
     model = create_model(family, **settings)
     load_strictly(model, tensors, origin)
     return model.eval()
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def _read(path: Path) -> Any:
     if path.suffix == ".safetensors":
         return read_tensors(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise InputError(f"expected a checkpoint at {path}, found no such file") from error
     except pickle.UnpicklingError as error:
         raise InputError(
-            f"{path} wants to run code when it is opened and was refused; "
-            "ask its author for a safetensors file"
+            f"{path} is damaged, or wants to run code when it is opened, and was refused; "
+            "copy it again or ask its author for a safetensors file"
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError) as error:
         raise InputError(f"{path} is damaged or no checkpoint ({error})") from error
+
+
+def _unwrap(content: Any, origin: str) -> dict[str, Tensor]:
+    """Return the state dict within a checkpoint, the averaged one where there are two."""
     for key in ("ema", "model", "state_dict"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
             break
-    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
-        raise InputError(f"{path}: expected a state dict of tensors, got {type(content).__name__}")
-    return content
+    if not isinstance(content, Mapping) or not content:
+        raise InputError(f"{origin}: expected a state dict, got {type(content).__name__}")
+    if strangers := [key for key, value in content.items() if not isinstance(value, Tensor)]:
+        raise InputError(
+            f"{origin}: expected a state dict of tensors, but {strangers[0]!r} is none"
+        )
+    return dict(content)
 
 
 def _flowdcn(state: dict[str, Tensor], keep_half: bool) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -11,6 +11,7 @@ from convflow.nn.deform import DEFAULT_REACH, GroupwiseMSDCN, Reach
 from convflow.nn.dense import MLPName, create_mlp
 from convflow.nn.embed import LabelEmbedding, PatchEmbedding, TimeEmbedding, unpatchify
 from convflow.nn.norm import Modulation, NormName, create_norm, modulate, per_sample
+from convflow.ops.deform.op import Border
 from convflow.types import InputError
 
 
@@ -18,7 +19,7 @@ class FlowDCNBlock(nn.Module):
     """Deformable mixing, then a feed-forward layer, each normed, modulated, gated and added."""
 
     def __init__(
-        self, width: int, num_groups: int, norm: NormName, mlp: MLPName, border: str
+        self, width: int, num_groups: int, norm: NormName, mlp: MLPName, border: Border
     ) -> None:
         super().__init__()
         self.modulation = Modulation(width, 6)
@@ -75,7 +76,7 @@ class FlowDCN(Backbone):
         reach: default of S_max, the farthest grid spacing of the deformable convolution, in cells.
         norm: "rms" as published, or "layer" (ablation).
         mlp: "swiglu" as published, or "gelu" (ablation).
-        border: "zeros"; "truncate" reproduces the published kernels and is needed for their weights.
+        border: "zeros"; "truncate" reproduces the published kernels, and their weights need it.
         discard_half: let the head compute twice the channels and drop the second half, as the
             published network does; only for its weights.
     """
@@ -94,7 +95,7 @@ class FlowDCN(Backbone):
         reach: float = DEFAULT_REACH,
         norm: NormName = "rms",
         mlp: MLPName = "swiglu",
-        border: str = "zeros",
+        border: Border = "zeros",
         discard_half: bool = False,
     ) -> None:
         super().__init__()
@@ -123,7 +124,10 @@ class FlowDCN(Backbone):
         return self.embed_time(t) + self.embed_label(y)
 
     def trunk(
-        self, features: Float[Tensor, "B h w D"], c: Float[Tensor, "B D"], reach: Reach | None = None
+        self,
+        features: Float[Tensor, "B h w D"],
+        c: Float[Tensor, "B D"],
+        reach: Reach | None = None,
     ) -> Float[Tensor, "B h w D"]:
         """Return refined features; `reach` as in `forward`."""
         for block, block_reach in zip(self.blocks, self._reaches(reach), strict=True):
@@ -168,8 +172,8 @@ class FlowDCN(Backbone):
         if isinstance(reach, Tensor) and reach.dim() == 2:
             if reach.shape != (len(self.blocks), 2):
                 raise InputError(
-                    f"expected a reach of shape ({len(self.blocks)}, 2), one (x, y) for each block, "
-                    f"got {tuple(reach.shape)}"
+                    f"expected a reach of shape ({len(self.blocks)}, 2), one (x, y) for each "
+                    f"block, got {tuple(reach.shape)}"
                 )
             return list(torch.unbind(reach))
         return [reach] * len(self.blocks)

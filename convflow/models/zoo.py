@@ -31,12 +31,19 @@ class Size(NamedTuple):
     gmacs: tuple[float, float]
 
 
+def _flowdcn(
+    width: int, depth: int, num_groups: int, params: int, gmacs: tuple[float, float]
+) -> Size:
+    settings = {"width": width, "depth": depth, "num_groups": num_groups}
+    return Size("flowdcn", settings, params, gmacs)
+
+
 # fmt: off
-SIZES: dict[str, Size] = {
-    "flowdcn-s/2":  Size("flowdcn", dict(width=384,  depth=12, num_groups=6),   30_300_416, (4.801, 19.169)),
-    "flowdcn-b/2":  Size("flowdcn", dict(width=768,  depth=12, num_groups=12), 120_099_296, (19.192, 76.637)),
-    "flowdcn-l/2":  Size("flowdcn", dict(width=1024, depth=24, num_groups=16), 421_503_520, (68.203, 272.348)),
-    "flowdcn-xl/2": Size("flowdcn", dict(width=1152, depth=28, num_groups=16), 618_947_616, (100.125, 399.816)),
+SIZES: dict[str, Size] = {  # width, depth, groups, parameters, GMACs at 256 and 512
+    "flowdcn-s/2":  _flowdcn(384,  12, 6,   30_300_416, (4.801, 19.169)),
+    "flowdcn-b/2":  _flowdcn(768,  12, 12, 120_099_296, (19.192, 76.637)),
+    "flowdcn-l/2":  _flowdcn(1024, 24, 16, 421_503_520, (68.203, 272.348)),
+    "flowdcn-xl/2": _flowdcn(1152, 28, 16, 618_947_616, (100.125, 399.816)),
 }
 # fmt: on
 
@@ -79,7 +86,9 @@ def load_model(folder_or_id: str | Path) -> Backbone:
     settings = read_json(folder / "config.json")
     family = settings.pop("family", None)
     if family not in FAMILIES:
-        raise InputError(f"{folder / 'config.json'}: {unknown_name('model family', family, FAMILIES)}")
+        raise InputError(
+            f"{folder / 'config.json'}: {unknown_name('model family', family, FAMILIES)}"
+        )
     model = _build(family, settings)
     weights = read_tensors(folder / "model.safetensors")
     load_strictly(model, weights, folder / "model.safetensors")

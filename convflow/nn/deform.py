@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from convflow.nn.norm import widen
 from convflow.ops import deform_sample
-from convflow.types import InputError
+from convflow.ops.deform.op import Border
+from convflow.types import InputError, unknown_name
 
 TAPS = 9
 DEFAULT_REACH = 6.0
 
 Reach = float | tuple[float, float] | Tensor
-"""S_max, the largest scale of the sampling grid in cells: one number, (x, y), or a tensor of those."""
+"""S_max, the largest spacing of the sampling grid in cells: a number, (x, y), or a tensor."""
 
 
 class GroupwiseMSDCN(nn.Module):
@@ -30,13 +33,15 @@ class GroupwiseMSDCN(nn.Module):
         border: "zeros", or "truncate" for published weights (see `deform_sample`).
     """
 
-    def __init__(self, width: int, num_groups: int, border: str = "zeros") -> None:
+    def __init__(self, width: int, num_groups: int, border: Border = "zeros") -> None:
         super().__init__()
         if width % num_groups:
             raise InputError(
                 f"expected a width that num_groups divides, got width {width} "
                 f"and num_groups {num_groups}; change one of them"
             )
+        if border not in (known := get_args(Border)):
+            raise InputError(unknown_name("border", border, known))
         self.num_groups, self.border = num_groups, border
         self.value = nn.Linear(width, width)
         self.direction = nn.Linear(width, num_groups * TAPS * 2)
@@ -45,6 +50,7 @@ class GroupwiseMSDCN(nn.Module):
         self.out = nn.Linear(width, width)
         share = torch.arange(1, num_groups + 1) / num_groups
         self.prior_scale = nn.Parameter(torch.logit(share - 1e-4))
+        self.prior_direction: Tensor
         self.register_buffer("prior_direction", _grid3x3(), persistent=False)
         for layer in (self.direction, self.scale, self.weight):
             nn.init.zeros_(layer.weight)
@@ -76,4 +82,7 @@ def _grid3x3() -> Float[Tensor, "9 2"]:
 def _as_pair(reach: Reach, device: torch.device) -> Tensor | float:
     if isinstance(reach, (int, float)):
         return float(reach)
-    return torch.as_tensor(reach, dtype=torch.float32, device=device)
+    pair = torch.as_tensor(reach, dtype=torch.float32, device=device)
+    if pair.shape not in ((), (2,)):
+        raise InputError(f"expected a reach of one number or (x, y), got shape {tuple(pair.shape)}")
+    return pair

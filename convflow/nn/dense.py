@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from convflow.types import InputError, unknown_name
 
 MLPName = Literal["swiglu", "gelu"]
 
@@ -31,9 +33,7 @@ class GELUMLP(nn.Sequential):
     """Two biased linear layers around a tanh-approximated GELU, hidden width four times D."""
 
     def __init__(self, width: int) -> None:
-        super().__init__(
-            nn.Linear(width, 4 * width), nn.GELU("tanh"), nn.Linear(4 * width, width)
-        )
+        super().__init__(nn.Linear(width, 4 * width), nn.GELU("tanh"), nn.Linear(4 * width, width))
         for layer in (self[0], self[2]):
             nn.init.xavier_uniform_(layer.weight)  # type: ignore[arg-type]
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
@@ -41,4 +41,6 @@ class GELUMLP(nn.Sequential):
 
 def create_mlp(name: MLPName, width: int) -> nn.Module:
     """Return the feed-forward layer `name` for features of `width` channels."""
-    return {"swiglu": SwiGLU, "gelu": GELUMLP}[name](width)
+    if name not in (known := get_args(MLPName)):
+        raise InputError(unknown_name("mlp", name, known))
+    return SwiGLU(width) if name == "swiglu" else GELUMLP(width)

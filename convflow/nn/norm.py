@@ -6,11 +6,13 @@ section 3.2 (adaLN-Zero).
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from convflow.types import InputError, unknown_name
 
 NormName = Literal["rms", "layer"]
 
@@ -37,7 +39,9 @@ def widen(x: Tensor) -> Tensor:
 
 def create_norm(name: NormName, width: int) -> nn.Module:
     """Return the norm `name` over the last axis, with a learned scale per channel."""
-    return {"rms": RMSNorm, "layer": lambda d: nn.LayerNorm(d, eps=1e-6)}[name](width)
+    if name not in (known := get_args(NormName)):
+        raise InputError(unknown_name("norm", name, known))
+    return RMSNorm(width) if name == "rms" else nn.LayerNorm(width, eps=1e-6)
 
 
 def modulate(
@@ -62,6 +66,6 @@ class Modulation(nn.Sequential):
         super().__init__(nn.SiLU(), linear)
         self.count = count
 
-    def forward(self, condition: Float[Tensor, "B D"]) -> tuple[Tensor, ...]:  # type: ignore[override]
+    def forward(self, condition: Float[Tensor, "B D"]) -> tuple[Tensor, ...]:
         """Return `count` tensors of shape (B, D)."""
         return super().forward(condition).chunk(self.count, dim=-1)

@@ -7,15 +7,16 @@ Esser et al. 2024, eq. 19 and section 5.3.2.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar, get_args
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from convflow.types import Denoiser
+from convflow.types import Denoiser, InputError, unknown_name
 
 TimesName = Literal["uniform", "logit-normal"]
+Time = TypeVar("Time", float, Tensor)
 
 
 class Draws(NamedTuple):
@@ -43,9 +44,15 @@ class FlowMatching:
 
     prediction = "velocity"
 
-    def draw_times(
-        self, n: int, generator: torch.Generator | None = None
-    ) -> Float[Tensor, " n"]:
+    def __post_init__(self) -> None:
+        if self.times not in (known := get_args(TimesName)):
+            raise InputError(unknown_name("distribution of times", self.times, known))
+        if not (self.shift > 0 and self.scale > 0):
+            raise InputError(
+                f"expected a shift and a scale above 0, got {self.shift} and {self.scale}"
+            )
+
+    def draw_times(self, n: int, generator: torch.Generator | None = None) -> Float[Tensor, " n"]:
         """Return `n` training times in [0, 1], on the generator's device."""
         device = generator.device if generator is not None else None
         if self.times == "uniform":
@@ -98,10 +105,11 @@ class FlowMatching:
     ) -> Float[Tensor, " B"]:
         """Return the loss of each sample for draws already made."""
         velocity = model(self.mix(data, *draws), draws.t, labels)
-        error = velocity.float() - self.target(data, *draws)
+        full = velocity.to(torch.promote_types(velocity.dtype, torch.float32))
+        error = full - self.target(data, *draws)
         return error.square().flatten(1).mean(1)
 
 
-def shift_times(t: Tensor, shift: float) -> Tensor:
+def shift_times(t: Time, shift: float) -> Time:
     """Return t / (t + (1 - t) shift); 0 and 1 stay where they are."""
     return t / (t + (1 - t) * shift)

@@ -36,9 +36,7 @@ class ClassifierFreeGuidance:
         interval: tuple[float, float] = (0.0, 1.0),
     ) -> None:
         if not 0 <= interval[0] <= interval[1] <= 1:
-            raise InputError(
-                f"expected a guidance interval 0 <= low <= high <= 1, got {interval[0]},{interval[1]}"
-            )
+            raise InputError(f"expected a guidance interval 0 <= low <= high <= 1, got {interval}")
         self.model, self.null, self.scale, self.interval = model, null, scale, interval
 
     def __call__(

@@ -5,6 +5,8 @@ Each solver is a Butcher tableau (Hairer, Norsett & Wanner 1993, section II.1); 
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -12,6 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from convflow.processes.flow import shift_times
 from convflow.types import Denoiser, InputError, unknown_name
 
 Callback = Callable[[int, int, Tensor], None]
@@ -45,16 +48,16 @@ def time_grid(steps: int, *, shift: float = 1.0, last_step: float | None = None)
     Raises:
         InputError: a number outside its range.
     """
-    if steps < 1 or not shift > 0 or not (last_step is None or 0 < last_step < 1):
+    if steps < 1 or not 0 < shift < math.inf or not (last_step is None or 0 < last_step < 1):
         raise InputError(
-            "expected steps >= 1, shift > 0 and last_step in (0, 1) or none, "
+            "expected steps >= 1, a finite shift > 0 and last_step in (0, 1) or none, "
             f"got steps {steps}, shift {shift}, last_step {last_step}"
         )
     if last_step is None or steps == 1:
         times = [i / steps for i in range(steps + 1)]
     else:
         times = [i / (steps - 1) * (1 - last_step) for i in range(steps)] + [1.0]
-    return [t / (t + (1 - t) * shift) for t in times]
+    return [shift_times(t, shift) for t in times]
 
 
 @torch.no_grad()
@@ -82,12 +85,13 @@ def integrate(
     if solver not in SOLVERS:
         raise InputError(unknown_name("solver", solver, SOLVERS))
     tableau, x = SOLVERS[solver], noise
-    for step, (start, end) in enumerate(zip(grid[:-1], grid[1:], strict=True)):
+    for step, (start, end) in enumerate(itertools.pairwise(grid)):
         length = end - start
         slopes: list[Tensor] = []
         for row, fraction in zip(tableau.a, tableau.c, strict=True):
             stage = _advance(x, slopes, row, length)
-            t = x.new_full((len(x),), start + fraction * length)
+            # This sum ends at `end` exactly, `start + fraction * length` just beside it.
+            t = x.new_full((len(x),), (1 - fraction) * start + fraction * end)
             slopes.append(model(stage, t, labels).to(x.dtype))
         x = _advance(x, slopes, tableau.b, length)
         if callback is not None:

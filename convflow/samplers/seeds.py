@@ -14,8 +14,12 @@ from torch import Tensor
 
 
 def generator_of(seed: int, *key: int, device: torch.device | None = None) -> torch.Generator:
-    """Return a generator for a seed and a key of non-negative integers, all mixed well."""
-    state = np.random.SeedSequence((seed, *key)).generate_state(1, np.uint64)[0]
+    """Return a generator for a seed and a key of non-negative integers, all mixed well.
+
+    The key goes in as numpy's `spawn_key`: side by side, (seed, 0) and (seed,) would be one state,
+    and so would a seed of more than 32 bits and a smaller one with a longer key.
+    """
+    state = np.random.SeedSequence(seed, spawn_key=key).generate_state(1, np.uint64)[0]
     return torch.Generator(device or torch.device("cpu")).manual_seed(int(state))
 
 
