@@ -39,14 +39,14 @@ def deform_sample_backward(
         return reference.deform_sample_backward(grad, values, offsets, weights, border)
     from convflow.ops.deform.cpu_kernels import backward_kernel
 
-    grad_values = torch.empty_like(
-        values, dtype=torch.float32, memory_format=torch.contiguous_format
-    )
-    grad_offsets = torch.zeros_like(offsets, memory_format=torch.contiguous_format)
-    grad_weights = torch.zeros_like(weights, memory_format=torch.contiguous_format)
-    tensors = (grad, values, offsets, weights, grad_values, grad_offsets, grad_weights)
+    # Left for the kernel to fill: PyTorch's threads would clear them and then spin for a while.
+    grads = [
+        torch.empty_like(tensor, dtype=torch.float32, memory_format=torch.contiguous_format)
+        for tensor in (values, offsets, weights)
+    ]
+    tensors = (grad, values, offsets, weights, *grads)
     _run(backward_kernel(values.shape[-1]), tensors, border)
-    return grad_values.to(values.dtype), grad_offsets, grad_weights
+    return grads[0].to(values.dtype), grads[1], grads[2]
 
 
 @cache

@@ -95,8 +95,7 @@ def backward_kernel(channels: int) -> Callable[..., None]:
     """Kernel(grad, values, offsets, weights, grad_values, grad_offsets, grad_weights, truncate,
     start, stop) for this many channels.
 
-    It fills the last three arrays for the maps start .. stop - 1, where `grad_offsets` and
-    `grad_weights` must come in as zeros; otherwise as `forward_kernel`.
+    It fills the last three arrays for the maps start .. stop - 1; otherwise as `forward_kernel`.
     """
     C = channels
 
@@ -128,6 +127,8 @@ def backward_kernel(channels: int) -> Callable[..., None]:
                     for k in range(K):
                         touches, row, fx, fy = _locate(offsets[b, y, x, g, k], x, y, H, W, truncate)
                         if not touches:
+                            grad_offsets[b, y, x, g, k] = 0
+                            grad_weights[b, y, x, g, k] = 0
                             continue
                         weight = weights[b, y, x, g, k]
                         nw, ne, sw, se = _shares(weight, fx, fy)

@@ -1,0 +1,132 @@
+"""Timing rivals against each other in turns, so that a machine's drift hits all of them alike."""
+
+from __future__ import annotations
+
+import csv
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median, quantiles
+
+import torch
+
+RESULTS = Path(__file__).parent / "results"
+Call = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One thing to measure.
+
+    Attributes:
+        name: as it stands in the table.
+        set_up: from a shape and a mode to the rivals by name; the first is ours.
+        shapes: what to set up, one after the other.
+        modes: such as "forward" and "forward+backward".
+    """
+
+    name: str
+    set_up: Callable[[tuple[int, ...], str], Mapping[str, Call]]
+    shapes: Sequence[tuple[int, ...]]
+    modes: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Row:
+    """Times of one rival; `ratio` is the median over rounds of its time over ours."""
+
+    case: str
+    shape: str
+    mode: str
+    rival: str
+    median_ms: float
+    low_ms: float
+    high_ms: float
+    ratio: float
+    peak_mib: float | None
+
+
+def measure(case: Case, rounds: int = 11) -> list[Row]:
+    """Rows for every shape, mode and rival; low and high are the first and ninth decile.
+
+    Args:
+        case: what to measure.
+        rounds: how often every rival has its turn. A turn is one call to warm the caches and
+            one that counts.
+    """
+    rows = []
+    for shape in case.shapes:
+        for mode in case.modes:
+            calls = case.set_up(shape, mode)
+            times: dict[str, list[float]] = {name: [] for name in calls}
+            for call in calls.values():
+                _time(call)
+            peaks = {name: _peak_mib(call) for name, call in calls.items()}
+            for _ in range(rounds):
+                for name, call in calls.items():
+                    _time(call)
+                    times[name].append(_time(call))
+            ours = times[next(iter(calls))]
+            for name, seconds in times.items():
+                low, *_, high = quantiles(seconds, n=10)
+                ratio = median(t / o for t, o in zip(seconds, ours, strict=True))
+                label = "x".join(map(str, shape))
+                spread = (1e3 * median(seconds), 1e3 * low, 1e3 * high)
+                rows.append(Row(case.name, label, mode, name, *spread, ratio, peaks[name]))
+    return rows
+
+
+def machine() -> dict[str, str]:
+    """What the numbers depend on: processor, threads, versions, revision and day."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    revision = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
+    return {
+        "cpu": models[0] if models else platform.processor(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "",
+        "threads": str(torch.get_num_threads()),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "revision": revision or "unknown",
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def write(path: Path, rows: Sequence[Row], **more: str) -> None:
+    """Replace the table at `path` by these rows, each with the machine and `more` columns."""
+    notes = machine() | more
+    path.parent.mkdir(exist_ok=True)
+    with path.open("w", newline="") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow([*Row.__dataclass_fields__, *notes])
+        for row in rows:
+            cells = [
+                f"{cell:.4g}" if isinstance(cell, float) else cell for cell in vars(row).values()
+            ]
+            table.writerow([*cells, *notes.values()])
+
+
+def _time(call: Call) -> float:
+    _synchronise()
+    start = time.perf_counter()
+    call()
+    _synchronise()
+    return time.perf_counter() - start
+
+
+def _peak_mib(call: Call) -> float | None:
+    if not torch.cuda.is_available():
+        return None
+    torch.cuda.reset_peak_memory_stats()
+    call()
+    return torch.cuda.max_memory_allocated() / 2**20
+
+
+def _synchronise() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
