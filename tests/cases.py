@@ -1,0 +1,73 @@
+"""Every model, process, solver and codec there is, small enough to test: the contracts' lists."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from convflow.codecs import PixelCodec
+from convflow.models.backbone import Backbone
+from convflow.models.zoo import FAMILIES, create_model
+from convflow.processes.flow import FlowMatching
+from convflow.samplers.ode import SOLVERS
+
+NUM_CLASSES = 5
+TINY = {"in_channels": 3, "num_classes": NUM_CLASSES, "width": 16, "depth": 2, "num_groups": 2}
+
+MODELS: dict[str, tuple[str, dict[str, object]]] = {
+    "flowdcn": ("flowdcn", TINY),
+    "flowdcn-layernorm": ("flowdcn", TINY | {"norm": "layer"}),
+    "flowdcn-gelu": ("flowdcn", TINY | {"mlp": "gelu"}),
+    "flowdcn-truncate": ("flowdcn", TINY | {"border": "truncate"}),
+    "flowdcn-discard-half": ("flowdcn", TINY | {"discard_half": True}),
+    "flowdcn-patch-1": ("flowdcn", TINY | {"patch_size": 1, "in_channels": 1}),
+    "flowdcn-patch-3": ("flowdcn", TINY | {"patch_size": 3, "num_groups": 4, "reach": 2.5}),
+    "flowdcn-no-classes": ("flowdcn", TINY | {"num_classes": 0}),
+}
+PROCESSES = {
+    "flow": FlowMatching(),
+    "flow-logit-normal": FlowMatching(times="logit-normal", location=-0.5, scale=1.5),
+    "flow-shifted": FlowMatching(shift=3.0),
+}
+CODECS = {"pixel": PixelCodec()}
+
+assert {family for family, _ in MODELS.values()} == set(FAMILIES), "a family without a case"
+SOLVER_NAMES = list(SOLVERS)
+
+
+def build(case: str, *, perturbed: bool = True) -> Backbone:
+    """The model of a case; `perturbed` makes every zero-initialised parameter speak."""
+    family, settings = MODELS[case]
+    model = create_model(family, **settings).eval()
+    return perturb(model) if perturbed else model
+
+
+def perturb(model: Backbone, scale: float = 0.1) -> Backbone:
+    """Add normal noise to every parameter."""
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += scale * torch.randn(parameter.shape, generator=generator)
+    return model
+
+
+def inputs(model: Backbone, batch: int = 3, size: tuple[int, int] = (4, 6)) -> tuple[Tensor, ...]:
+    """Pictures of `size` patches, times and labels for a model, "no label" among them."""
+    generator = torch.Generator().manual_seed(batch)
+    height, width = (side * model.multiple for side in size)
+    x = torch.randn(batch, model.in_channels, height, width, generator=generator)
+    y = (torch.arange(batch) + model.num_classes) % (model.num_classes + 1)
+    return x, torch.rand(batch, generator=generator), y
+
+
+def exact(field: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Tensor]:
+    """A Denoiser of a field that looks at (x, t) alone; counts its calls in `.calls`."""
+
+    def model(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        model.calls += 1  # type: ignore[attr-defined]
+        return field(x, t.view(-1, 1, 1, 1))
+
+    model.calls = 0  # type: ignore[attr-defined]
+    return model

@@ -1,0 +1,65 @@
+"""Embeddings against their formulas; patches there and back."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from convflow.nn.embed import LabelEmbedding, PatchEmbedding, TimeEmbedding, unpatchify
+from tests.tolerance import assert_close_rms
+
+
+def test_time_embedding_is_cosines_then_sines_through_a_small_network():
+    embed, t = TimeEmbedding(6), torch.tensor([0.0, 0.25, 1.0, 999.0])
+    waves = torch.tensor(
+        [
+            [f(float(s) * 10000 ** (-k / 128)) for f in (math.cos, math.sin) for k in range(128)]
+            for s in t
+        ]
+    )
+    for layer in (embed.hidden, embed.out):
+        torch.nn.init.normal_(layer.bias)
+    hidden = torch.nn.functional.silu(waves @ embed.hidden.weight.T + embed.hidden.bias)
+    expected = hidden @ embed.out.weight.T + embed.out.bias
+    # At t = 999 the angle itself is known to 3e-5 only: float32, as published.
+    assert_close_rms(embed(t)[:3], expected[:3])
+    torch.testing.assert_close(embed(t)[3], expected[3], rtol=0, atol=1e-3)
+
+
+def test_times_are_not_rounded_to_the_dtype_of_the_weights():
+    embed, times = TimeEmbedding(6).bfloat16(), torch.tensor([500.0, 501.0])
+    assert times.bfloat16()[0] == times.bfloat16()[1]
+    first, second = embed(times)
+    assert first.dtype == torch.bfloat16
+    assert not first.equal(second)
+
+
+def test_label_embedding_has_a_row_for_no_label():
+    embed = LabelEmbedding(5, 4)
+    assert embed.weight.shape == (6, 4)
+    assert embed(torch.tensor([5, 0])).equal(embed.weight[[5, 0]])
+    with pytest.raises(IndexError):
+        embed(torch.tensor([6]))
+
+
+def test_a_patch_becomes_one_vector_at_its_place():
+    embed, x = PatchEmbedding(3, 5, 2), torch.randn(2, 3, 4, 6)
+    out = embed(x)
+    assert out.shape == (2, 2, 3, 5)
+    patch = x[1, :, 2:4, 4:6].flatten()
+    assert_close_rms(out[1, 1, 2], embed.weight.flatten(1) @ patch)
+
+
+@given(
+    st.integers(0, 3), st.integers(1, 4), st.integers(1, 4), st.integers(1, 3), st.integers(1, 4)
+)
+def test_unpatchify_undoes_patches_on_rectangles(batch, rows, columns, patch, channels):
+    count = batch * channels * rows * columns * patch**2
+    x = torch.arange(float(count)).view(batch, channels, rows * patch, columns * patch)
+    patches = x.unfold(2, patch, patch).unfold(3, patch, patch)  # B C h w row column
+    patches = patches.permute(0, 2, 3, 4, 5, 1).flatten(3)
+    assert unpatchify(patches, patch, channels).equal(x)

@@ -1,0 +1,96 @@
+"""One process, two processes, and devices by name."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from convflow import distributed
+from convflow.types import InputError
+
+TOGETHER = """
+import torch
+from convflow import distributed as d
+with d.process_group(torch.device("cpu")):
+    rank = d.rank()
+    assert d.world_size() == 2
+    a = torch.tensor([1.0, 2.0]) * (rank + 1)
+    b = torch.tensor(rank + 5, dtype=torch.int64)
+    c = torch.full((2, 3), float(rank), dtype=torch.float64).t()
+    empty = torch.empty(0)
+    d.sum_over_processes(iter([a, b, c, empty]))
+    d.sum_over_processes([])
+    d.barrier()
+    with d.process_group(torch.device("cpu")):  # already joined: a no-op
+        assert d.world_size() == 2
+    assert d.world_size() == 2
+    assert a.tolist() == [3, 6] and b.item() == 11 and c.tolist() == [[1, 1]] * 3, (a, b, c)
+assert d.world_size() == 1
+print("rank", rank)
+"""
+
+
+def test_two_processes_sum_and_wait():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", TOGETHER],
+            env=os.environ | shared | {"RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    for rank, process in enumerate(both):
+        said, complained = process.communicate(timeout=60)
+        assert said == f"rank {rank}\n", complained
+
+
+def test_one_process_needs_no_set_up():
+    with distributed.process_group(torch.device("cpu")):
+        assert (distributed.rank(), distributed.world_size()) == (0, 1)
+        tensor = torch.ones(3)
+        distributed.sum_over_processes([tensor])
+        distributed.barrier()
+        assert tensor.tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    "name", ["", "gpu", "cpu:-1", "cuda:x", "cuda:99", "xla", "hpu", "vulkan", "xpu"]
+)
+def test_a_device_that_is_not_there_is_refused(name):
+    with pytest.raises(InputError, match=r"expected a usable device, got .*; try cpu") as caught:
+        distributed.choose_device(name)
+    assert repr(name) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_devices_by_name():
+    assert distributed.choose_device("cpu") == torch.device("cpu")
+    assert distributed.choose_device().type in ("cpu", "cuda", "mps")
+
+
+@pytest.mark.parametrize(("rank", "expected"), [(None, "cuda:0"), ("3", "cuda:3")])
+def test_auto_takes_the_gpu_of_this_process(monkeypatch, rank, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    if rank is not None:
+        monkeypatch.setenv("LOCAL_RANK", rank)
+    assert distributed.choose_device("auto") == torch.device(expected)
+
+
+def test_fast_bfloat16_is_asked_of_the_hardware(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True}, raising=False)
+    assert distributed.has_fast_bfloat16(torch.device("cpu")) is True
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True}, raising=False)
+    assert distributed.has_fast_bfloat16(torch.device("cpu")) is False
+    assert distributed.has_fast_bfloat16(torch.device("meta")) is False
