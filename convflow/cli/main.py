@@ -49,8 +49,11 @@ class Parser(argparse.ArgumentParser):
         if rest:
             known = [name for action in self._actions for name in action.option_strings]
             word = rest[0].partition("=")[0]
-            self.error(unknown_name("option", word, known) if word.startswith("-") else
-                       f"expected no further word, got {rest[0]!r}")
+            self.error(
+                unknown_name("option", word, known)
+                if word.startswith("-")
+                else f"expected no further word, got {rest[0]!r}"
+            )
         return options
 
 
@@ -77,16 +80,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 141
-    except (InputError, OSError) as error:
-        print(f"error: {_one_line(error)}", file=sys.stderr)
-        return 2
-    except MemoryError:
-        print("error: out of memory; try a smaller batch or size", file=sys.stderr)
-        return 1
+    except InputError as error:
+        return _complain(str(error), 2)
+    except OSError as error:
+        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        cure = "check that the place exists, can be written to and has space"
+        return _complain(f"{what or type(error).__name__}; {cure}", 2)
+    except (MemoryError, RuntimeError) as error:
+        if _is_lack_of_memory(error):
+            cure = "try a smaller --batch-size or --micro-batch, a smaller size or a smaller model"
+            return _complain(f"out of memory; {cure}", 1)
+        if type(error).__name__ == "Diverged":  # of convflow.training, too slow to import here
+            return _complain(str(error), 1)
+        raise
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+def _complain(message: str, code: int) -> int:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def _is_lack_of_memory(error: Exception) -> bool:
+    words = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, MemoryError) or any(word in str(error).lower() for word in words)
 
 
 if __name__ == "__main__":

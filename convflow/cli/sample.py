@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
 import sys
 from collections.abc import Sequence
@@ -16,16 +17,20 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command and return its exit code."""
     options = _parser().parse(arguments)
     if not options.single and options.out.suffix not in ("", ".png"):
-        raise InputError(f"--out: expected a .png file or a folder, got {options.out}")
+        raise InputError(
+            f"--out: expected a .png file or a folder, got {options.out}; change its ending"
+        )
+    single = options.single or options.out.suffix != ".png"
+    _check_target(options.out, single)
 
     from tqdm import tqdm
 
     from convflow.data.grid import tile
     from convflow.pipeline import Pipeline
+    from convflow.training.checkpoint import explained, writing_file
 
     pipe = Pipeline.from_pretrained(options.model, weights=options.weights, device=options.device)
-    single = options.single or options.out.suffix != ".png"
-    labels = options.labels.split(",") if options.labels else None
+    labels = None if options.labels is None else _split(options.labels, pipe.class_names)
     num = options.num or max(16, len(labels or ()))
     reach = {} if options.reach is None else {"reach": options.reach}
     with tqdm(total=num, unit="img", disable=not sys.stderr.isatty(), dynamic_ncols=True) as bar:
@@ -45,15 +50,19 @@ def main(arguments: Sequence[str]) -> int:
             **reach,
         )
     if single:
-        options.out.mkdir(parents=True, exist_ok=True)
+        with explained(options.out):
+            options.out.mkdir(parents=True, exist_ok=True)
         for i, (image, label) in enumerate(zip(out.images, out.labels, strict=True)):
             name = "_".join(filter(None, (f"{i:05d}", _safe(label), f"seed{options.seed}")))
-            image.save(options.out / f"{name}.png")
+            with writing_file(options.out / f"{name}.png") as draft:
+                image.save(draft, format="png")
         print(f"{len(out.images)} pictures in {options.out}")
     else:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
+        with explained(options.out):
+            options.out.parent.mkdir(parents=True, exist_ok=True)
         zoom = options.zoom or max(1, 64 // max(out.pixels.shape[2:]))
-        tile(out.pixels, columns=options.columns, zoom=zoom).save(options.out)
+        with writing_file(options.out) as draft:
+            tile(out.pixels, columns=options.columns, zoom=zoom).save(draft, format="png")
         height, width = out.pixels.shape[2:]
         print(f"{len(out.images)} pictures of {height}x{width} in {options.out}")
         print(f"rows from the top left: {', '.join(dict.fromkeys(out.labels)) or 'no labels'}")
@@ -70,19 +79,24 @@ def _parser() -> Parser:
     )
     add = parser.add_argument
     add("model", help="run folder, checkpoint, model folder or Hub id")
-    add("--out", type=Path, default=Path("samples.png"), help="a .png grid, or a folder (samples.png)")
+    add(
+        "--out",
+        type=Path,
+        default=Path("samples.png"),
+        help="a .png grid, or a folder (samples.png)",
+    )
     add("--single", action="store_true", help="one file per picture, with its label in the name")
     add("--labels", help="class names or numbers, in turn: cat,dog (default: all)")
     add("--num", type=_positive, help="number of pictures (default: 16)")
     add("--size", type=_size, help="height x width, e.g. 48x32 (default: as trained)")
     add("--steps", type=_positive, help="solver steps (default: the recipe's)")
-    add("--guidance", type=float, help="1 = none (default: the recipe's)")
+    add("--guidance", type=_finite, help="1 = none (default: the recipe's)")
     add("--interval", type=_interval, default="0,1", help="times at which guidance acts")
     add("--solver", help="euler or heun (default: the recipe's)")
-    add("--seed", type=int, default=0, help="picture i depends on (seed, i) alone")
-    add("--shift", type=float, default=1.0, help="above 1 spends more steps near noise")
-    add("--last-step", type=float, help="length of the last step; published: 0.04")
-    add("--reach", type=float, help="S_max of FlowDCN in cells (default: as trained)")
+    add("--seed", type=_seed, default=0, help="picture i depends on (seed, i) alone")
+    add("--shift", type=_above_zero, default=1.0, help="above 1 spends more steps near noise")
+    add("--last-step", type=_finite, help="length of the last step; published: 0.04")
+    add("--reach", type=_above_zero, help="S_max of FlowDCN in cells (default: as trained)")
     add("--weights", choices=("ema", "raw"), default="ema", help="averaged or last weights")
     add("--batch-size", type=_positive, default=64, help="pictures at once")
     add("--columns", type=_positive, help="pictures in a row of the grid")
@@ -91,10 +105,53 @@ def _parser() -> Parser:
     return parser
 
 
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+def _check_target(out: Path, single: bool) -> None:
+    """Raise InputError when the pictures could not be written, before any is made."""
+    if single and out.exists() and not out.is_dir():
+        raise InputError(f"--out: expected a folder, got the file {out}; choose another name")
+    if not single and out.is_dir():
+        raise InputError(f"--out: expected a .png file, got the folder {out}; add --single")
+    for parent in out.parents:
+        if parent.exists():
+            if not parent.is_dir():
+                raise InputError(f"--out: expected a folder, got the file {parent}; choose another")
+            return
+
+
+def _split(text: str, known: Sequence[str]) -> list[str]:
+    """Return the labels in `text`; a class whose own name has a comma is one label."""
+    return [text] if text in known else text.split(",")
+
+
+def _whole(text: str, least: int) -> int:
+    if not re.fullmatch(r"-?\d{1,18}", text, re.ASCII) or int(text) < least:
+        message = f"expected a whole number of at least {least}, got {text!r}"
+        raise argparse.ArgumentTypeError(message)
     return int(text)
+
+
+def _positive(text: str) -> int:
+    return _whole(text, 1)
+
+
+def _seed(text: str) -> int:
+    return _whole(text, 0)
+
+
+def _finite(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise argparse.ArgumentTypeError(f"expected a finite number, got {text!r}")
+    return number
+
+
+def _above_zero(text: str) -> float:
+    if (number := _finite(text)) <= 0:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
+    return number
 
 
 def _size(text: str) -> Size:

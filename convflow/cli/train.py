@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -50,14 +49,18 @@ def main(arguments: Sequence[str]) -> int:
     recipe = None if words[0].startswith("-") else words.pop(0)
     options, rest = parser.parse_known_args(words)
     if (recipe is None) == (options.resume is None):
-        raise InputError("expected either a recipe or --resume FOLDER; see convflow train --help")
+        given = "neither" if recipe is None else "both"
+        raise InputError(
+            f"expected first either a recipe or --resume FOLDER, got {given}; "
+            "convflow train --help lists the recipes"
+        )
     if recipe is not None:
         config = recipes.create_config(recipe)
     else:
         from convflow.training.launch import read_run_config
 
-        if not (options.resume / "config.json").is_file():
-            raise InputError(f"{options.resume} is no run folder: it has no config.json")
+        if options.run is not None:
+            raise InputError("expected --resume FOLDER or --run FOLDER, got both; drop --run")
         config = read_run_config(options.resume)
     if options.help:
         print("\n".join(f"  --{key:32} {value:18} {text}" for key, value, text in describe(config)))
@@ -66,15 +69,5 @@ def main(arguments: Sequence[str]) -> int:
     run = options.resume or options.run or Path("runs") / str(recipe)
 
     from convflow.training.launch import train
-    from convflow.training.trainer import Diverged
 
-    try:
-        finished = train(config, run)
-    except Diverged as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    if not finished:
-        print(f"saved; go on with: convflow train --resume {run}", file=sys.stderr)
-        return 130
-    print(f"done; try: convflow sample {run}", file=sys.stderr)
-    return 0
+    return 0 if train(config, run) else 130

@@ -1,1 +1,1 @@
-"""Training: typed settings, the loop, averaged weights, checkpoints and what a run shows of itself."""
+"""Training: typed settings, the loop, averaged weights, checkpoints, what a run shows of itself."""

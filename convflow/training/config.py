@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,92 +19,99 @@ from msgspec import Meta
 
 from convflow.types import InputError, unknown_name
 
-Count = Annotated[int, Meta(ge=1)]
+LARGEST = 2**53
+"""Up to here JSON, float64 and int64 agree about whole numbers."""
+
+Count = Annotated[int, Meta(ge=1, le=LARGEST)]
+Natural = Annotated[int, Meta(ge=0, le=LARGEST)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
+Momentum = Annotated[float, Meta(ge=0, lt=1)]
+NotNegative = Annotated[float, Meta(ge=0)]
+Precision = Literal["auto", "float32", "bfloat16"]
 Positive = Annotated[float, Meta(gt=0)]
 
 
-def doc(kind: Any, text: str) -> Any:
-    """Return the annotation `kind` with a line of help."""
-    return Annotated[kind, Meta(description=text)]
+def doc(text: str) -> Meta:
+    """Return a line of help, for use within an annotation."""
+    return Meta(description=text)
 
 
 @dataclass(frozen=True)
 class DataConfig:
     """Which pictures, and how they are brought to one size."""
 
-    path: doc(str, "folder, .zip, .parquet, hf:NAME, or digits") = "digits"
-    split: doc(str, "which split, where the data have several") = "train"
-    size: doc(tuple[Count, Count], "height x width in pixels") = (8, 8)
-    channels: doc(Literal[1, 3], "1 = grey, 3 = colour") = 3
-    flip: doc(bool, "mirror half of the pictures") = True
-    crop: doc(Literal["center", "random"], "where a picture of another shape is cut") = "center"
-    on_bad: doc(Literal["stop", "skip"], "what to do about unreadable pictures") = "stop"
+    path: Annotated[str, doc("folder, .zip, .parquet, hf:NAME, or digits")] = "digits"
+    split: Annotated[str, doc("which split, where the data have several")] = "train"
+    size: Annotated[tuple[Count, Count], doc("height x width in pixels")] = (8, 8)
+    channels: Annotated[Literal[1, 3], doc("1 = grey, 3 = colour")] = 3
+    flip: Annotated[bool, doc("mirror half of the pictures")] = True
+    crop: Annotated[Literal["center", "random"], doc("which part of the overhang stays")] = "center"
+    on_bad: Annotated[Literal["stop", "skip"], doc("what to do about unreadable pictures")] = "stop"
 
 
 @dataclass(frozen=True)
 class ProcessConfig:
     """How training times are drawn (see `convflow.processes.flow.FlowMatching`)."""
 
-    times: doc(Literal["uniform", "logit-normal"], "distribution of training times") = "uniform"
-    location: doc(float, "mean of the normal behind logit-normal times") = 0.0
-    scale: doc(Positive, "its standard deviation") = 1.0
-    shift: doc(Positive, "above 1 favours noise, t / (t + (1 - t) shift)") = 1.0
+    times: Annotated[Literal["uniform", "logit-normal"], doc("their distribution")] = "uniform"
+    location: Annotated[float, doc("mean of the normal behind logit-normal times")] = 0.0
+    scale: Annotated[Positive, doc("its standard deviation")] = 1.0
+    shift: Annotated[Positive, doc("above 1 favours noise, t / (t + (1 - t) shift)")] = 1.0
 
 
 @dataclass(frozen=True)
 class OptimConfig:
     """AdamW and what surrounds it."""
 
-    lr: doc(Positive, "peak learning rate") = 1e-4
-    betas: doc(tuple[Fraction, Fraction], "AdamW's momenta") = (0.9, 0.999)
-    weight_decay: doc(Annotated[float, Meta(ge=0)], "AdamW's decoupled decay") = 0.0
-    warmup_images: doc(Annotated[int, Meta(ge=0)], "images over which the rate rises") = 0
-    schedule: doc(Literal["constant", "linear"], "after warm-up: stay, or fall to zero") = "constant"
-    clip: doc(Positive, "largest gradient norm") = 1.0
+    lr: Annotated[Positive, doc("peak learning rate")] = 1e-4
+    betas: Annotated[tuple[Momentum, Momentum], doc("AdamW's momenta")] = (0.9, 0.999)
+    weight_decay: Annotated[NotNegative, doc("AdamW's decoupled decay")] = 0.0
+    warmup_images: Annotated[Natural, doc("images over which the rate rises")] = 0
+    schedule: Annotated[Literal["constant", "linear"], doc("stay, or fall to zero")] = "constant"
+    clip: Annotated[Positive, doc("largest gradient norm")] = 1.0
 
 
 @dataclass(frozen=True)
 class EMAConfig:
     """The running average of the weights, kept in float32."""
 
-    decay: doc(Fraction, "share of the average kept at each step, once warm") = 0.9999
-    warmup: doc(Annotated[float, Meta(ge=0)], "step n keeps (1 + n) / (warmup + n); 0 = off") = 10.0
+    decay: Annotated[Fraction, doc("share of the average kept at each step, once warm")] = 0.9999
+    warmup: Annotated[NotNegative, doc("step n keeps (1 + n) / (warmup + n); 0 = off")] = 10.0
 
 
 @dataclass(frozen=True)
 class MonitorConfig:
     """What a run shows of itself."""
 
-    log_every: doc(Count, "steps between lines of metrics.jsonl") = 10
-    samples_minutes: doc(Positive, "minutes to the first sample grid; each later gap doubles") = 0.75
-    samples_longest_minutes: doc(Positive, "longest gap between sample grids") = 20.0
-    num_samples: doc(Count, "pictures in a sample grid") = 16
-    tensorboard: doc(bool, "write curves when tensorboard is installed") = True
+    log_every: Annotated[Count, doc("steps between lines of metrics.jsonl")] = 10
+    samples_minutes: Annotated[Positive, doc("until the first grid; gaps double")] = 0.75
+    samples_longest_minutes: Annotated[Positive, doc("longest gap between sample grids")] = 20.0
+    num_samples: Annotated[Count, doc("pictures in a sample grid")] = 16
+    tensorboard: Annotated[bool, doc("write curves when tensorboard is installed")] = True
 
 
 @dataclass(frozen=True)
 class CheckpointConfig:
     """When a run is saved."""
 
-    every_minutes: doc(Annotated[float, Meta(ge=0)], "time between checkpoints") = 5.0
-    keep: doc(Count, "newest checkpoints kept; older ones are removed") = 3
+    every_minutes: Annotated[NotNegative, doc("time between checkpoints")] = 5.0
+    keep: Annotated[Count, doc("newest checkpoints kept; older ones are removed")] = 3
 
 
 @dataclass(frozen=True)
 class SamplingConfig:
     """Defaults of `convflow sample` for the trained model."""
 
-    solver: doc(Literal["euler", "heun"], "ODE solver") = "euler"
-    steps: doc(Count, "solver steps") = 50
-    guidance: doc(float, "classifier-free guidance scale, 1 = none") = 1.5
+    solver: Annotated[Literal["euler", "heun"], doc("ODE solver")] = "euler"
+    steps: Annotated[Count, doc("solver steps")] = 50
+    guidance: Annotated[float, doc("classifier-free guidance scale, 1 = none")] = 1.5
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """Everything a training run depends on."""
 
-    model: doc(dict[str, Any], "name, then settings of the network") = field(
+    model: Annotated[dict[str, Any], doc("name, then settings of the network")] = field(
         default_factory=lambda: {"name": "flowdcn-s/2"}
     )
     data: DataConfig = DataConfig()
@@ -113,17 +121,20 @@ class TrainConfig:
     monitor: MonitorConfig = MonitorConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     sampling: SamplingConfig = SamplingConfig()
-    images: doc(Count, "length of the run in images seen") = 1_000_000
-    batch_size: doc(Count, "global batch, whatever the number of devices") = 256
-    micro_batch: doc(Count | None, "most pictures at once on a device, none = all") = None
-    label_dropout: doc(Fraction, "share of labels replaced by 'no label'") = 0.1
-    seed: doc(Annotated[int, Meta(ge=0)], "of weights, data order, noise and times") = 0
-    device: doc(str, "auto, cpu, ...") = "auto"
-    precision: doc(Literal["auto", "float32", "bfloat16"], "auto = bfloat16 where fast") = "auto"
+    images: Annotated[Count, doc("length of the run in images seen")] = 1_000_000
+    batch_size: Annotated[Count, doc("global batch, whatever the number of devices")] = 256
+    micro_batch: Annotated[Count | None, doc("most pictures at once on a device")] = None
+    label_dropout: Annotated[Fraction, doc("share of labels replaced by 'no label'")] = 0.1
+    seed: Annotated[Natural, doc("of weights, data order, noise and times")] = 0
+    device: Annotated[str, doc("auto, cpu, ...")] = "auto"
+    precision: Annotated[Precision, doc("auto = bfloat16 where fast")] = "auto"
 
 
-FREE_TO_CHANGE = ("images", "device", "monitor", "checkpoint", "sampling")
+FREE_TO_CHANGE = ("images", "device", "micro_batch", "monitor", "checkpoint", "sampling")
 """Keys (or groups) that a resumed run may change."""
+
+HINTS = {bool: "true or false", tuple: "two numbers such as 64x48", int: "a whole number"}
+"""What to call a type in a message, where its own name says too little."""
 
 
 def override(config: TrainConfig, arguments: Sequence[str]) -> TrainConfig:
@@ -146,16 +157,35 @@ def from_dict(tree: Mapping[str, Any]) -> TrainConfig:
     Raises:
         InputError: an unknown key, a wrong type or a value out of range.
     """
-    for key in _flatten(tree):
+    flat = _flatten(tree)
+    for key in flat:
         _kind_of(key)
     try:
-        return msgspec.convert(tree, TrainConfig, strict=False)
+        config = msgspec.convert(tree, TrainConfig, strict=False)
     except msgspec.ValidationError as error:
         reason, _, place = str(error).partition(" - at `$.")
-        key = place.strip("`").replace("_", "-").split("[")[0]
-        value = _flatten(tree).get(key.replace("-", "_"))
-        reason = reason.split(", got")[0].replace("`", "")
-        raise InputError(f"--{key}: {reason[0].lower()}{reason[1:]}, got {value!r}") from error
+        key = place.strip("`").split("[")[0]
+        kind = _plain(_kind_of(key))
+        wanted = reason.split(", got")[0].removeprefix("Expected ").replace("`", "")
+        hint = HINTS.get(typing.get_origin(kind) or kind)
+        if hint and not wanted.startswith(("int >", "int <", "float")):
+            wanted = hint
+        elif typing.get_origin(kind) is Literal:
+            wanted = " or ".join(map(str, typing.get_args(kind)))
+        raise _unfit(key, wanted, flat.get(key, tree)) from error
+    for key, value in _flatten(dataclasses.asdict(config)).items():
+        for number in value if isinstance(value, (list, tuple)) else [value]:
+            if isinstance(number, float) and not math.isfinite(number):
+                raise _unfit(key, "a finite number", number)
+    if not isinstance(config.model.get("name"), str):
+        raise _unfit("model.name", "the name of a network", config.model.get("name"))
+    return config
+
+
+def _unfit(key: str, wanted: str, got: Any) -> InputError:
+    shown = "x".join(map(str, got)) if isinstance(got, (list, tuple)) else got
+    key = key.replace("_", "-")
+    return InputError(f"--{key}: expected {wanted}, got {shown!r}; --help lists values that work")
 
 
 def to_dict(config: TrainConfig) -> dict[str, Any]:
@@ -179,7 +209,8 @@ def describe(config: TrainConfig) -> list[tuple[str, str, str]]:
     for key, value in _flatten(dataclasses.asdict(config)).items():
         kind = _kind_of(key)
         meta = [m.description for m in getattr(kind, "__metadata__", ()) if m.description]
-        shown = "x".join(map(str, value)) if key == "data.size" else value
+        shown = "x".join(map(str, value)) if isinstance(value, tuple) else value
+        shown = "none" if shown is None else shown
         rows.append((key.replace("_", "-"), str(shown), meta[-1] if meta else ""))
     return rows
 
@@ -189,11 +220,14 @@ def _pairs(arguments: Sequence[str]) -> list[tuple[str, str]]:
     while words:
         word = words.pop(0)
         if not word.startswith("--") or len(word) < 3:
-            raise InputError(f"expected an option such as --optim.lr 2e-4, got {word!r}")
+            raise InputError(
+                f"expected an option such as --optim.lr 2e-4, got {word!r}; "
+                "the recipe comes first, then options with values"
+            )
         key, equals, text = word[2:].partition("=")
         if not equals:
             if not words or words[0].startswith("--"):
-                raise InputError(f"--{key}: expected a value after it, got none")
+                raise InputError(f"--{key}: expected a value after it, got none; give one")
             text = words.pop(0)
         pairs.append((key.replace("-", "_"), text))
     return pairs
@@ -201,19 +235,24 @@ def _pairs(arguments: Sequence[str]) -> list[tuple[str, str]]:
 
 def _set(tree: dict[str, Any], key: str, text: str) -> None:
     key = "data.path" if key == "data" else key
-    kind = _kind_of(key)
-    if dataclasses.is_dataclass(_plain(kind)):
+    kind = _plain(_kind_of(key))
+    *groups, leaf = key.split(".")
+    if kind is dict or typing.get_origin(kind) is dict:
+        raise InputError(f"--{key} is a group; set one of its keys, such as --model.name {text}")
+    if dataclasses.is_dataclass(kind):
         keys = ", ".join(f"--{key}.{f.name}".replace("_", "-") for f in dataclasses.fields(kind))
         raise InputError(f"--{key} is a group; set one of {keys}")
-    *groups, leaf = key.split(".")
+    if groups[:1] == ["model"]:
+        if len(groups) > 1 or not leaf:
+            raise InputError(f"expected --model.SETTING, got --{key}; --help lists the settings")
+        tree["model"][leaf] = _guess(text)
+        return
     for group in groups:
         tree = tree[group]
-    if typing.get_origin(_plain(kind)) is tuple:
+    if typing.get_origin(kind) is tuple:
         tree[leaf] = text.replace("x", ",").strip("()").split(",")
-    elif groups == ["model"]:
-        tree[leaf] = _guess(text)
     else:
-        tree[leaf] = None if text == "none" and type(None) in typing.get_args(_plain(kind)) else text
+        tree[leaf] = None if text == "none" and type(None) in typing.get_args(kind) else text
 
 
 def _guess(text: str) -> Any:
@@ -260,5 +299,3 @@ def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         nested = isinstance(value, Mapping)
         flat |= _flatten(value, f"{prefix}{name}.") if nested else {prefix + name: value}
     return flat
-
-

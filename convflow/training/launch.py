@@ -1,35 +1,49 @@
-"""From settings to a running training: build the parts, find the last checkpoint, go."""
+"""From settings to a running training: check everything, build the parts, go on or begin."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import logging
+import shlex
+import sys
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import numpy as np
 import torch
+from tqdm import tqdm
 
 from convflow import distributed
 from convflow.codecs import PixelCodec
-from convflow.data.images import check
+from convflow.data.images import Report, check
 from convflow.data.loader import Images
-from convflow.data.sources import open_source
+from convflow.data.sources import Source, open_source
 from convflow.models.backbone import Backbone, check_size
 from convflow.models.zoo import create_model, read_json
 from convflow.processes.flow import FlowMatching
 from convflow.samplers.seeds import generator_of
 from convflow.training import checkpoint
-from convflow.training.config import TrainConfig, differences, from_dict, to_dict
+from convflow.training.config import DataConfig, TrainConfig, differences, from_dict, to_dict
 from convflow.training.trainer import Trainer
 from convflow.types import InputError
 
+try:
+    import fcntl
+except ImportError:  # Windows: two trainings in one folder go unnoticed there
+    fcntl = None  # type: ignore[assignment]
+
 log = logging.getLogger("convflow")
+
+MANY_PICTURES = 10_000
 
 
 def train(config: TrainConfig, run: Path) -> bool:
     """Train in the folder `run`, going on from its newest checkpoint if there is one.
+
+    Nothing is written before settings, data and checkpoint have been checked.
 
     Returns:
         True at the end of the settings, False when the run was asked to stop earlier.
@@ -37,78 +51,174 @@ def train(config: TrainConfig, run: Path) -> bool:
     Raises:
         InputError: unusable settings, data or checkpoint; another training in the same folder; or
             settings that differ from those the run was started with.
+        Diverged: the loss stopped being finite.
     """
     device = distributed.choose_device(config.device)
-    with distributed.process_group(device), _claimed(run):
-        _check_settings_match(config, run)
-        trainer = build_trainer(config, run, device)
-        steps = checkpoint.list_steps(run)
-        if steps:
-            trainer.load(checkpoint.folder_of(run, steps[-1]))
-            log.info(f"going on from {trainer.images_seen:,} images ({run})")
+    with distributed.process_group(device), ExitStack() as held:
+        with _all_or_none(device):
+            known = (run / "config.json").is_file()
+            if known:
+                held.enter_context(_claimed(run))
+            _check_folder(config, run)
+            trainer, report = build_trainer(config, run, device)
+            if not known:
+                held.enter_context(_claimed(run))
+            steps = checkpoint.list_steps(run)
+            if steps:
+                trainer.load(checkpoint.folder_of(run, steps[-1]))
+            if distributed.rank() == 0:
+                checkpoint.write_text(run / "config.json", json.dumps(to_dict(config), indent=2))
         if distributed.rank() == 0:
-            checkpoint.write_text(run / "config.json", json.dumps(to_dict(config), indent=2))
-        return trainer.run()
+            _introduce(trainer, report)
+        finished = trainer.run()
+        if distributed.rank() == 0:
+            word = shlex.quote(str(run))
+            again = f"saved; go on with: convflow train --resume {word}"
+            log.info(f"done; try: convflow sample {word}" if finished else again)
+        return finished
 
 
-def build_trainer(config: TrainConfig, run: Path, device: torch.device) -> Trainer:
-    """Return a Trainer for `config` with its data checked and its network on `device`."""
-    data = config.data
+def build_trainer(config: TrainConfig, run: Path, device: torch.device) -> tuple[Trainer, Report]:
+    """Return a Trainer with its network on `device`, and what a look at all pictures found."""
+    data, processes = config.data, distributed.world_size()
+    if config.batch_size < processes:
+        raise InputError(
+            f"--batch-size: expected at least one picture for each of {processes} processes, "
+            f"got {config.batch_size}; raise it or use fewer processes"
+        )
+    if not data.path:
+        raise InputError(
+            "--data: expected a folder of pictures, a .zip, a .parquet, hf:NAME or digits, "
+            "got none; add --data PATH"
+        )
     source = open_source(data.path, split=data.split)
-    report, good = check(source, channels=data.channels, size=data.size, on_bad=data.on_bad)
-    log.info(str(report))
-    images = Images(source, good, channels=data.channels, size=data.size, crop=data.crop)
-    model = build_model(config, images.num_classes).to(device)
+    twice = [name for name, count in Counter(source.class_names).items() if count > 1]
+    if twice:
+        raise InputError(
+            f"expected distinct class names in {data.path}, got {twice[0]!r} more than once; "
+            "rename one"
+        )
+    model = build_model(config, len(source.class_names))
     check_size(*data.size, model.multiple)
-    parameters = sum(p.numel() for p in model.parameters())
-    log.info(
-        f"{config.model['name']}: {parameters / 1e6:.2f} M parameters on {device}; "
-        f"{len(images):,} pictures, batch {config.batch_size}, {config.images:,} images to see"
-    )
+    report, good = _look_at_all(source, data)
+    images = Images(source, good, channels=data.channels, size=data.size, crop=data.crop)
     process = FlowMatching(**dataclasses.asdict(config.process))
-    return Trainer(config, model, process, PixelCodec(), images, run)
+    return Trainer(config, model.to(device), process, PixelCodec(), images, run), report
 
 
 def build_model(config: TrainConfig, num_classes: int) -> Backbone:
     """Return the network of `config`, its random weights a function of the seed alone."""
-    settings = {"num_classes": num_classes, "in_channels": config.data.channels} | config.model
+    given = {"num_classes": num_classes, "in_channels": config.data.channels}
+    for key, value in given.items():
+        if config.model.get(key, value) != value:
+            raise InputError(
+                f"--model.{key.replace('_', '-')}: expected {value} as in the data, "
+                f"got {config.model[key]}; leave it out"
+            )
+    settings = given | config.model
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator_of(config.seed).initial_seed())
         return create_model(settings.pop("name"), **settings)
 
 
 def read_run_config(run: Path) -> TrainConfig:
-    """Return the settings a run folder was started with."""
-    return from_dict(read_json(run / "config.json"))
+    """Return the settings a run folder was started with, or raise InputError."""
+    path = run / "config.json"
+    if not path.is_file():
+        raise InputError(
+            f"expected a run folder with config.json, got {run} without one; give the folder that "
+            "convflow train wrote, or a recipe to begin a new run"
+        )
+    try:
+        return from_dict(read_json(path))
+    except InputError as error:
+        reason = str(error).partition("; ")[0].removeprefix(f"{path} ")
+        raise InputError(
+            f"{path} cannot be used: {reason}; restore it from state.json of a checkpoint"
+        ) from error
 
 
-def _check_settings_match(config: TrainConfig, run: Path) -> None:
-    if not checkpoint.list_steps(run):
+def _check_folder(config: TrainConfig, run: Path) -> None:
+    """Raise InputError when `run` is no folder or holds a run with other settings."""
+    if run.exists() and not run.is_dir():
+        raise InputError(f"expected a folder to write to, got the file {run}; choose another --run")
+    steps = checkpoint.list_steps(run)
+    if not steps:
         return
-    changed = differences(read_run_config(run), config)
+    folder = checkpoint.folder_of(run, steps[-1])
+    with checkpoint.readable(folder):
+        before = from_dict(checkpoint.read_state(folder)["config"])
+    changed = differences(before, config)
     if changed:
         raise InputError(
-            f"{run} was started with other settings: {'; '.join(changed)}; give the same settings, "
+            f"{run} was started with other settings: {', '.join(changed)}; give the same settings, "
             "or another folder with --run"
         )
 
 
+def _look_at_all(source: Source, data: DataConfig) -> tuple[Report, np.ndarray]:
+    shown = sys.stderr.isatty() and distributed.rank() == 0
+    if len(source) > MANY_PICTURES and not shown and distributed.rank() == 0:
+        log.info(f"looking at all {len(source):,} pictures once")
+    with tqdm(
+        total=len(source), desc="checking", unit="img", delay=1, leave=False, disable=not shown
+    ) as bar:
+        return check(
+            source,
+            channels=data.channels,
+            size=data.size,
+            on_bad=data.on_bad,
+            progress=lambda done, _: bar.update(done - bar.n),
+        )
+
+
+def _introduce(trainer: Trainer, report: Report) -> None:
+    config = trainer.config
+    parameters = sum(p.numel() for p in trainer.model.parameters())
+    log.info(str(report))
+    log.info(
+        f"{config.model['name']}: {parameters / 1e6:.2f} M parameters on {trainer.device} in "
+        f"{trainer.precision}; batch {config.batch_size}, {config.images:,} images to see"
+    )
+    if trainer.step:
+        log.info(f"going on from {trainer.images_seen:,} images ({trainer.run_folder})")
+
+
+@contextmanager
+def _all_or_none(device: torch.device) -> Iterator[None]:
+    """Raise on every process what went wrong on one, so that none waits for it in vain."""
+    failure: Exception | None = None
+    try:
+        yield
+    except (InputError, OSError) as error:
+        failure = error
+    failures = torch.tensor(float(failure is not None), device=device)
+    distributed.sum_over_processes([failures])
+    if failure is not None:
+        raise failure
+    if failures:
+        raise InputError("another process of this training stopped; see its message")
+
+
 @contextmanager
 def _claimed(run: Path) -> Iterator[None]:
-    """Make the run folder and hold it for this training alone (every process of it)."""
-    if run.exists() and not run.is_dir():
-        raise InputError(f"expected a folder to write to, {run} is a file; choose another --run")
-    run.mkdir(parents=True, exist_ok=True)
+    """Make the run folder and hold it for this training alone; only the first process does."""
     if distributed.rank():
         yield
         return
-    import fcntl
-
-    with (run / ".lock").open("w") as lock:
+    with checkpoint.explained(run):
+        run.mkdir(parents=True, exist_ok=True)
+        lock = (run / ".lock").open("a")
+    with lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if fcntl is not None:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise InputError(
                 f"another training is writing to {run}; wait for it, or choose another --run"
             ) from error
+        except OSError as error:
+            log.warning(
+                f"{run} cannot be locked ({error.strerror}); start no second training there"
+            )
         yield

@@ -9,15 +9,17 @@ from __future__ import annotations
 import importlib.util
 import json
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from convflow.training.checkpoint import write_text
+from convflow.training.checkpoint import explained, write_text
 from convflow.training.config import MonitorConfig
 
 log = logging.getLogger("convflow")
@@ -58,7 +60,7 @@ class Monitor:
         self.run, self.config = run, config
         path = run / "metrics.jsonl"
         write_text(path, "".join(_lines_up_to(path, step)))
-        self.file = path.open("a", encoding="utf-8")
+        self.path, self.file = path, path.open("a", encoding="utf-8", buffering=1)
         self.samples_due = Schedule(
             60 * config.samples_minutes, 60 * config.samples_longest_minutes
         )
@@ -68,7 +70,7 @@ class Monitor:
         self.bar = tqdm(
             total=images, initial=images_seen, unit="img", disable=quiet, dynamic_ncols=True
         )
-        self.curves = _open_tensorboard(run) if config.tensorboard else None
+        self.curves = _open_tensorboard(run, images_seen) if config.tensorboard else None
 
     def step(self, step: int, images_seen: int, metrics: dict[str, float]) -> None:
         """Show a finished step; write every `log_every`-th one down."""
@@ -84,34 +86,43 @@ class Monitor:
             )
         if step % self.config.log_every == 0:
             line = {"step": step, "images": images_seen, **metrics}
-            self.file.write(json.dumps(line) + "\n")
+            with explained(self.path):
+                self.file.write(json.dumps(line) + "\n")
             if self.curves is not None:
                 for name, value in {**metrics, "images_per_second": speed}.items():
                     self.curves.add_scalar(name, value, images_seen)
 
     def flush(self) -> None:
-        """Hand everything written so far to the operating system."""
-        self.file.flush()
+        """Wait until the disk holds everything written so far."""
+        with explained(self.path):
+            self.file.flush()
+            os.fsync(self.file.fileno())
 
     def close(self) -> None:
         """Finish the files and the progress bar."""
-        self.file.close()
+        with suppress(OSError):  # a full disk, which the write before has reported
+            self.file.close()
         self.bar.close()
         if self.curves is not None:
             self.curves.close()
 
 
 def _lines_up_to(path: Path, step: int) -> list[str]:
+    """Return the lines up to `step`; a power cut may leave anything after them."""
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines(True) if path.exists() else []:
-        if line.endswith("\n") and json.loads(line)["step"] <= step:
-            kept.append(line)
+    for line in path.read_bytes().splitlines(True) if path.exists() else []:
+        try:
+            if not line.endswith(b"\n") or json.loads(line)["step"] > step:
+                break
+        except (ValueError, TypeError, KeyError):
+            break
+        kept.append(line.decode())
     return kept
 
 
-def _open_tensorboard(run: Path) -> Any:
+def _open_tensorboard(run: Path, images_seen: int) -> Any:
     if importlib.util.find_spec("tensorboard") is None:
         return None
     from torch.utils.tensorboard import SummaryWriter
 
-    return SummaryWriter(run / "tensorboard")
+    return SummaryWriter(run / "tensorboard", purge_step=images_seen + 1)

@@ -34,15 +34,25 @@ def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dic
 
 
 def restore_optimizer(
-    model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]
+    model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], step: int
 ) -> None:
-    """Put the state of `optimizer_tensors` back; raise InputError when it is not this model's."""
+    """Put the state of `optimizer_tensors` after `step` steps back.
+
+    Raises:
+        InputError: a state that is incomplete, or not this model's.
+    """
     state: dict[int, dict[str, Tensor]] = {}
-    index = {name: i for i, (name, _) in enumerate(model.named_parameters())}
-    for key, tensor in tensors.items():
-        name, _, entry = key.rpartition("/")
-        if name not in index:
-            raise InputError(f"the optimizer's state holds {name!r}, which the model does not have")
-        state.setdefault(index[name], {})[entry] = tensor
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
+    expected: dict[str, tuple[int, ...]] = {}
+    for i, (name, parameter) in enumerate(model.named_parameters()):
+        shapes = {"step": (), "exp_avg": parameter.shape, "exp_avg_sq": parameter.shape}
+        expected |= {f"{name}/{entry}": tuple(shape) for entry, shape in shapes.items()}
+        state[i] = {
+            entry: tensors[key] for entry in shapes if (key := f"{name}/{entry}") in tensors
+        }
+    got = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+    if got != (expected if step else {}):
+        odd = sorted(dict(got.items() ^ expected.items()))
+        raise InputError(f"the optimizer's state does not fit the network, first at {odd[0]}")
+    if step:
+        groups = optimizer.state_dict()["param_groups"]
+        optimizer.load_state_dict({"state": state, "param_groups": groups})

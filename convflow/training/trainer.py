@@ -7,9 +7,10 @@ import json
 import logging
 import math
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -29,23 +30,26 @@ from convflow.samplers.ode import integrate, time_grid
 from convflow.samplers.seeds import assign_labels, draw_noise, generator_of
 from convflow.training import checkpoint
 from convflow.training.config import TrainConfig, to_dict
+from convflow.training.divergence import (
+    Diverged,
+    first_nonfinite_gradient,
+    first_nonfinite_module,
+    require_finite_weights,
+)
 from convflow.training.ema import EMA
-from convflow.training.monitor import Monitor
+from convflow.training.monitor import Monitor, Schedule
 from convflow.training.optim import (
     create_optimizer,
     learning_rate,
     optimizer_tensors,
     restore_optimizer,
 )
+from convflow.types import InputError
 
 log = logging.getLogger("convflow")
 
 TRAINING = 1 << 40
 """Keeps the random numbers of training apart from those of samples."""
-
-
-class Diverged(RuntimeError):
-    """The loss or the gradient stopped being finite; the last checkpoint is still good."""
 
 
 class Trainer:
@@ -74,88 +78,82 @@ class Trainer:
         self.device = next(model.parameters()).device
         self.ema = EMA(model, config.ema.decay, config.ema.warmup)
         self.optimizer = create_optimizer(model, config.optim)
+        self.precision = _choose_precision(config.precision, self.device)
         self.step, self.images_seen = 0, 0
-        self.first = distributed.rank() == 0
 
     def train_step(self, pictures: Tensor, labels: Tensor, indices: Any) -> dict[str, float]:
         """Take one optimizer step on this process's share of the global batch."""
-        config, process = self.config, self.process
-        generator = generator_of(config.seed, TRAINING, self.images_seen, device=self.device)
-        draws = process.draw((config.batch_size, *self.images.shape), generator)
-        dropped = torch.rand(config.batch_size, generator=generator, device=self.device)
-        mine = self._share()
-        draws = Draws(*(part[mine] for part in draws))
-        labels = labels.to(self.device, non_blocking=True)
-        labels = labels.masked_fill(dropped[mine] < config.label_dropout, self.model.num_classes)
-
+        config = self.config
+        labels, draws = self._draw(labels)
         total = torch.zeros((), device=self.device)
         for rows in _slices(len(pictures), config.micro_batch):
-            data = self.codec.encode(pictures[rows].to(self.device, non_blocking=True))
-            micro = Draws(*(part[rows] for part in draws))
-            with self._autocast():
-                losses = process.loss_at(self.model, data, labels[rows], micro)
+            losses = self._losses(pictures[rows], labels[rows], draws, rows)
             loss = losses.sum() / config.batch_size
             loss.backward()
             total += loss.detach()
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         distributed.sum_over_processes([total, *gradients])
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.optim.clip)
-        if not math.isfinite(float(total) + float(norm)):
-            self._explain_divergence(pictures, labels, draws, indices)
+        if not math.isfinite(float(total)) or not math.isfinite(float(norm)):
+            raise self._diverged(pictures, labels, draws, indices)
 
-        seen = self.images_seen + config.batch_size
-        rate = learning_rate(config.optim, seen, config.images)
+        self.step, self.images_seen = self.step + 1, self.images_seen + config.batch_size
+        rate = learning_rate(config.optim, self.images_seen, config.images)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        self.step, self.images_seen = self.step + 1, seen
         self.ema.update(self.model, self.step)
         return {"loss": float(total), "gradient_norm": float(norm), "learning_rate": rate}
 
     def run(self) -> bool:
         """Train to the end of the settings; return False when Ctrl-C or SIGTERM came first."""
-        config, monitor = self.config, None
-        if self.first:
-            monitor = Monitor(
-                self.run_folder, config.monitor, self.step, self.images_seen, config.images
-            )
+        config = self.config
         order = Order(len(self.images), config.seed, config.data.flip)
-        stream = batches(
+        stream: Any = batches(
             self.images, order, self.images_seen, config.batch_size, share=self._share()
         )
-        saved = time.monotonic()
+        gap = 60 * config.checkpoint.every_minutes
+        saving_due = Schedule(gap, gap)
         self.model.train()
-        with _asked_to_stop() as asked:
-            try:
-                while self.images_seen < config.images and not self._agree(asked()):
-                    metrics = self.train_step(*next(stream))
-                    if monitor is None:
-                        continue
-                    monitor.step(self.step, self.images_seen, metrics)
-                    if monitor.samples_due.due():
-                        self.write_samples()
-                    if time.monotonic() - saved >= 60 * config.checkpoint.every_minutes:
-                        monitor.flush()
-                        self.save()
-                        saved = time.monotonic()
-                if monitor is not None:
-                    monitor.flush()
-                    self.save()
+        with closing(stream), self._monitor() as monitor, _asked_to_stop() as asked:
+            while self.images_seen < config.images and not self._agree(asked()):
+                metrics = self.train_step(*next(stream))
+                if monitor is None:
+                    continue
+                monitor.step(self.step, self.images_seen, metrics)
+                if monitor.samples_due.due():
                     self.write_samples()
-            finally:
-                stream.close()
-                if monitor is not None:
-                    monitor.close()
+                if saving_due.due():
+                    self.save(monitor)
+            finished = self.images_seen >= config.images
+            if monitor is not None:
+                self.save(monitor)
+                if finished:
+                    self.write_samples()
         distributed.barrier()
-        return self.images_seen >= config.images
+        return finished
 
-    def save(self) -> Path:
-        """Write a checkpoint of this moment and return its folder."""
+    def save(self, monitor: Monitor | None = None) -> Path:
+        """Write a checkpoint of this moment, after its metrics, and return its folder.
+
+        Raises:
+            InputError: the disk is full or not writable; earlier checkpoints are untouched.
+            Diverged: the weights are not finite.
+        """
+        if monitor is not None:
+            monitor.flush()
+        require_finite_weights(self.model)
         folder = checkpoint.folder_of(self.run_folder, self.step)
+        pipeline = json.dumps(self.describe_pipeline(), indent=2)
+        if folder.is_dir():  # the same moment, saved before; the way to sample may have changed
+            for name in ("raw", "ema"):
+                checkpoint.write_text(folder / name / "pipeline.json", pipeline)
+            return folder
         state = {
             "step": self.step,
             "images_seen": self.images_seen,
+            "num_pictures": len(self.images),
             "config": to_dict(self.config),
             "version": __version__,
         }
@@ -163,8 +161,7 @@ class Trainer:
             for name, weights in (("raw", None), ("ema", self.ema.model.state_dict())):
                 (draft / name).mkdir()
                 self.model.save_weights(draft / name, weights)
-                text = json.dumps(self.describe_pipeline(), indent=2)
-                (draft / name / "pipeline.json").write_text(text, encoding="utf-8")
+                (draft / name / "pipeline.json").write_text(pipeline, encoding="utf-8")
             tensors = optimizer_tensors(self.model, self.optimizer)
             safetensors.torch.save_file(tensors, draft / "optimizer.safetensors")
             (draft / "state.json").write_text(json.dumps(state, indent=2), encoding="utf-8")
@@ -172,13 +169,24 @@ class Trainer:
         return folder
 
     def load(self, folder: Path) -> None:
-        """Go back to the moment of a checkpoint."""
+        """Go back to the moment of a checkpoint.
+
+        Raises:
+            InputError: a damaged file, another network, or other pictures.
+        """
         state = checkpoint.read_state(folder)
-        for name, network in (("raw", self.model), ("ema", self.ema.model)):
-            path = folder / name / "model.safetensors"
-            load_strictly(network, read_tensors(path), path)  # type: ignore[arg-type]
-        tensors = read_tensors(folder / "optimizer.safetensors")
-        restore_optimizer(self.model, self.optimizer, tensors)
+        known = state.get("num_pictures", len(self.images))
+        if known != len(self.images):
+            raise InputError(
+                f"{folder} was trained on {known:,} pictures, got {len(self.images):,} in "
+                f"{self.config.data.path}; restore the data, or start another run with --run"
+            )
+        with checkpoint.readable(folder):
+            for name, network in (("raw", self.model), ("ema", self.ema.model)):
+                path = folder / name / "model.safetensors"
+                load_strictly(network, read_tensors(path), path)  # type: ignore[arg-type]
+            tensors = read_tensors(folder / "optimizer.safetensors")
+            restore_optimizer(self.model, self.optimizer, tensors, state["step"])
         self.step, self.images_seen = state["step"], state["images_seen"]
 
     def describe_pipeline(self) -> dict[str, Any]:
@@ -195,22 +203,43 @@ class Trainer:
         noise = draw_noise(self.config.seed, range(count), self.images.shape).to(self.device)
         folder = self.run_folder / "samples"
         folder.mkdir(exist_ok=True)
+        self.model.eval()
         for name, network in (("raw", self.model), ("ema", self.ema.model)):
             guided = ClassifierFreeGuidance(network, null, sampling.guidance if null else 1.0)
             with self._autocast():
                 x = integrate(guided, noise, labels, time_grid(sampling.steps), sampling.solver)
-            draft = folder / f"{checkpoint.UNFINISHED}{name}.png"
             zoom = max(1, 64 // max(self.images.shape[1:]))
-            tile(self.codec.decode(x), zoom=zoom).save(draft)
-            draft.replace(folder / f"images_{self.images_seen:010d}_{name}.png")
+            path = folder / f"images_{self.images_seen:010d}_{name}.png"
+            with checkpoint.writing_file(path) as draft:
+                tile(self.codec.decode(x), zoom=zoom).save(draft)
+        self.model.train()
         log.info(f"samples after {self.images_seen:,} images: {folder}")
+
+    def _draw(self, labels: Tensor) -> tuple[Tensor, Draws]:
+        """Return labels, some of them dropped, noise and times for this process's rows.
+
+        They are drawn for the whole batch, so that they do not depend on the number of processes.
+        """
+        config, mine = self.config, self._share()
+        generator = generator_of(config.seed, TRAINING, self.images_seen, device=self.device)
+        draws = self.process.draw((config.batch_size, *self.images.shape), generator)
+        dropped = torch.rand(config.batch_size, generator=generator, device=self.device)
+        dropped = dropped < config.label_dropout
+        labels = labels.to(self.device, non_blocking=True)
+        labels = labels.masked_fill(dropped[mine], self.model.num_classes)
+        return labels, Draws(*(part[mine] for part in draws))
+
+    def _losses(self, pictures: Tensor, labels: Tensor, draws: Draws, rows: slice) -> Tensor:
+        data = self.codec.encode(pictures.to(self.device, non_blocking=True))
+        with self._autocast():
+            micro = Draws(*(part[rows] for part in draws))
+            return self.process.loss_at(self.model, data, labels, micro)
 
     def _share(self) -> slice:
         return slice(distributed.rank(), None, distributed.world_size())
 
     def _autocast(self) -> torch.autocast:
-        fast = self.config.precision == "auto" and distributed.has_fast_bfloat16(self.device)
-        on = fast or self.config.precision == "bfloat16"
+        on = self.precision == "bfloat16"
         return torch.autocast(self.device.type, torch.bfloat16, enabled=on)
 
     def _agree(self, stop: bool) -> bool:
@@ -218,36 +247,39 @@ class Trainer:
         distributed.sum_over_processes([flag])
         return bool(flag)
 
-    def _explain_divergence(
-        self, pictures: Tensor, labels: Tensor, draws: Draws, indices: Any
-    ) -> None:
-        """Raise Diverged, naming the first module whose output is not finite and the batch."""
-        culprit: list[str] = []
+    def _monitor(self) -> AbstractContextManager[Monitor | None]:
+        if distributed.rank():
+            return nullcontext()
+        where = (self.step, self.images_seen, self.config.images)
+        return closing(Monitor(self.run_folder, self.config.monitor, *where))
 
-        def watch(name: str) -> Callable[[nn.Module, Any, Any], None]:
-            def look(module: nn.Module, inputs: Any, output: Any) -> None:
-                parts = output if isinstance(output, tuple) else (output,)
-                if not culprit and not all(bool(part.isfinite().all()) for part in parts):
-                    culprit.append(f"{name} ({type(module).__name__})")
+    def _diverged(self, pictures: Tensor, labels: Tensor, draws: Draws, indices: Any) -> Diverged:
+        """Return the error that names the first module and the pictures that are not finite."""
+        parts: list[Tensor] = []
 
-            return look
-
-        hooks = [m.register_forward_hook(watch(n)) for n, m in self.model.named_modules() if n]
-        with torch.no_grad(), self._autocast():
+        def forward() -> None:
             for rows in _slices(len(pictures), self.config.micro_batch):
-                data = self.codec.encode(pictures[rows].to(self.device))
-                micro = Draws(*(part[rows] for part in draws))
-                self.process.loss_at(self.model, data, labels[rows], micro)
-        for hook in hooks:
-            hook.remove()
-        names = [self.images.item_name(int(i)) for i in indices[:3]]
-        where = culprit[0] if culprit else "the backward pass"
-        raise Diverged(
+                parts.append(self._losses(pictures[rows], labels[rows], draws, rows))
+
+        module = first_nonfinite_module(self.model, forward)
+        bad = (~torch.cat(parts).isfinite()).nonzero().flatten().tolist()
+        names = [self.images.item_name(int(indices[i])) for i in (bad or range(len(indices)))]
+        where = module or f"the gradient of {first_nonfinite_gradient(self.model)}"
+        steps = checkpoint.list_steps(self.run_folder)
+        kept = checkpoint.folder_of(self.run_folder, steps[-1]) if steps else "no checkpoint yet"
+        return Diverged(
             f"the loss or its gradient is not finite at step {self.step + 1} (images "
-            f"{self.images_seen:,} to {self.images_seen + self.config.batch_size:,}: "
-            f"{', '.join(names)}, ...); the first module with a non-finite output is {where}; "
-            "the last checkpoint is kept, try a lower --optim.lr in a new run"
+            f"{self.images_seen:,} to {self.images_seen + self.config.batch_size:,}); first in "
+            f"{where}, with {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}; "
+            f"kept: {kept}; try a lower --optim.lr in a new run"
         )
+
+
+def _choose_precision(name: str, device: torch.device) -> str:
+    """Return "float32" or "bfloat16"; "auto" takes bfloat16 where the hardware multiplies it."""
+    if name != "auto":
+        return name
+    return "bfloat16" if distributed.has_fast_bfloat16(device) else "float32"
 
 
 def _slices(count: int, most: int | None) -> list[slice]:
@@ -258,14 +290,21 @@ def _slices(count: int, most: int | None) -> list[slice]:
 
 @contextmanager
 def _asked_to_stop() -> Iterator[Callable[[], bool]]:
-    """Turn Ctrl-C and SIGTERM into a flag for the length of the block; a second Ctrl-C is final."""
-    asked: list[int] = []
+    """Turn Ctrl-C and SIGTERM into a flag for the length of the block; a later one is final.
+
+    A second signal within two seconds is the first once more: torchrun passes on what the
+    terminal has already sent.
+    """
+    asked: list[float] = []
 
     def note(number: int, _: Any) -> None:
-        if asked:
+        if asked and time.monotonic() - asked[0] > 2:
             raise KeyboardInterrupt
-        asked.append(number)
+        asked.append(time.monotonic())
 
+    if threading.current_thread() is not threading.main_thread():  # only that one gets signals
+        yield lambda: False
+        return
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield lambda: bool(asked)
