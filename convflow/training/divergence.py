@@ -1,0 +1,60 @@
+"""What to say when a training diverges: which module and which pictures broke first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class Diverged(RuntimeError):
+    """The loss, its gradient or the weights stopped being finite; the last checkpoint is good."""
+
+
+def first_nonfinite_module(model: nn.Module, forward: Callable[[], object]) -> str | None:
+    """Return `name (Type)` of the first module whose output is not finite while `forward` runs."""
+    with _watching(model) as found, torch.no_grad():
+        forward()
+    return found[0] if found else None
+
+
+def first_nonfinite_gradient(model: nn.Module) -> str | None:
+    """Return the name of the first parameter whose gradient is not finite."""
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None and not bool(parameter.grad.isfinite().all()):
+            return name
+    return None
+
+
+def require_finite_weights(model: nn.Module) -> None:
+    """Raise Diverged, naming the parameter, unless all weights of `model` are finite."""
+    for name, parameter in model.named_parameters():
+        if not bool(parameter.isfinite().all()):
+            raise Diverged(
+                f"the weights are not finite, first in {name}; no checkpoint was written and the "
+                "earlier ones are kept; try a lower --optim.lr in a new run"
+            )
+
+
+@contextmanager
+def _watching(model: nn.Module) -> Iterator[list[str]]:
+    found: list[str] = []
+
+    def watch(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def look(module: nn.Module, inputs: Any, output: Any) -> None:
+            parts = output if isinstance(output, (tuple, list)) else (output,)
+            if not all(bool(p.isfinite().all()) for p in parts if isinstance(p, Tensor)):
+                found.append(f"{name} ({type(module).__name__})")
+
+        return look
+
+    named = ((name or "the network", module) for name, module in model.named_modules())
+    hooks = [module.register_forward_hook(watch(name)) for name, module in named]
+    try:
+        yield found
+    finally:
+        for hook in hooks:
+            hook.remove()
