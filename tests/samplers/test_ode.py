@@ -1,0 +1,149 @@
+"""Solvers: their measured order, their cost, and the grids of times they step on."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from convflow.samplers.ode import SOLVERS, integrate, time_grid
+from convflow.types import InputError
+from tests.cases import SOLVER_NAMES, exact
+
+LABELS = torch.zeros(1, dtype=torch.int64)
+
+
+def error_after(solver: str, steps: int, **grid) -> float:
+    """The distance from the answer of dx/dt = x cos(4 t) + 1 / (1 + t), nowhere special."""
+
+    def answer(t):
+        # Variation of constants, the integral by a rule that is exact to rounding here.
+        nodes, weights = np.polynomial.legendre.leggauss(40)
+        s = t * (nodes + 1) / 2
+        inner = np.exp(-np.sin(4 * s) / 4) / (1 + s)
+        return math.exp(math.sin(4 * t) / 4) * (2.0 + t / 2 * (weights * inner).sum())
+
+    model = exact(lambda x, t: x * torch.cos(4 * t) + 1 / (1 + t))
+    start = torch.full((1, 1, 1, 1), 2.0, dtype=torch.float64)
+    out = integrate(model, start, LABELS, time_grid(steps, **grid), solver)
+    assert model.calls == steps * len(SOLVERS[solver].b)
+    return abs(out.item() - answer(1.0))
+
+
+@pytest.mark.parametrize("solver", SOLVER_NAMES)
+@pytest.mark.parametrize("grid", [{}, {"shift": 3.0}])
+def test_the_measured_order_is_the_stated_one(solver, grid):
+    steps = [32, 64, 128, 256]
+    errors = [error_after(solver, n, **grid) for n in steps]
+    slope = np.polyfit(np.log(steps), np.log(errors), 1)[0]
+    assert -slope == pytest.approx(SOLVERS[solver].order, abs=0.2)
+
+
+def test_the_costs_are_what_the_names_promise():
+    assert {name: len(tableau.b) for name, tableau in SOLVERS.items()} == {"euler": 1, "heun": 2}
+
+
+def test_euler_and_heun_by_hand():
+    start, grid = torch.full((1, 1, 1, 1), 3.0, dtype=torch.float64), [0.0, 0.5]
+    model = exact(lambda x, t: -2 * x + t)
+    assert integrate(model, start, LABELS, grid, "euler").item() == 3 + 0.5 * -6
+    heun = 3 + 0.25 * (-6 + (-2 * 0.0 + 0.5))
+    assert integrate(model, start, LABELS, grid, "heun").item() == heun
+
+
+@pytest.mark.parametrize("solver", SOLVER_NAMES)
+def test_the_model_is_asked_at_times_within_the_grid(solver):
+    seen = []
+    model = exact(lambda x, t: seen.append(t.flatten().clone()) or x)
+    noise = torch.zeros(2, 1, 1, 1, dtype=torch.float64)
+    grid = time_grid(49, shift=1.7)
+    integrate(model, noise, torch.zeros(2, dtype=torch.int64), grid, solver)
+    starts = torch.stack(seen[:: len(SOLVERS[solver].b)])[:, 0]
+    assert starts.tolist() == grid[:-1]
+    assert torch.stack(seen).max() <= 1
+    assert {t.item() for t in torch.cat(seen)} <= set(grid)  # Euler's and Heun's stages
+
+
+def test_every_step_is_reported():
+    told = []
+    noise = torch.zeros(1, 1, 1, 1)
+    model = exact(lambda x, t: torch.ones_like(x))
+    out = integrate(
+        model, noise, LABELS, time_grid(4), "euler", lambda *now: told.append((*now[:2], now[2]))
+    )
+    assert [step[:2] for step in told] == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert [step[2].item() for step in told] == [0.25, 0.5, 0.75, 1.0]
+    assert noise.item() == 0, "the noise was changed in place"
+    assert told[-1][2].equal(out)
+
+
+def test_labels_reach_the_model_and_no_gradient_leaves():
+    labels = torch.tensor([4, 2])
+    noise = torch.zeros(2, 1, 1, 1)
+
+    def model(x, t, y):
+        assert y.equal(labels)
+        return x * torch.ones((), requires_grad=True)
+
+    assert not integrate(model, noise, labels, time_grid(2), "heun").requires_grad
+
+
+def test_a_batch_of_none_and_sums_in_the_dtype_of_the_noise():
+    model = exact(lambda x, t: x.bfloat16())
+    assert integrate(model, torch.zeros(0, 1, 2, 2), LABELS[:0], time_grid(2)).shape == (0, 1, 2, 2)
+    assert integrate(model, torch.zeros(1, 1, 2, 2), LABELS, time_grid(2)).dtype == torch.float32
+
+
+def test_an_unknown_solver_is_refused():
+    with pytest.raises(InputError, match=r"unknown solver 'hune'; did you mean 'heun'\?"):
+        integrate(exact(lambda x, t: x), torch.zeros(1, 1, 1, 1), LABELS, [0.0, 1.0], "hune")
+
+
+@given(st.integers(1, 300), st.floats(1e-2, 1e2), st.one_of(st.none(), st.floats(1e-3, 0.999)))
+def test_a_grid_rises_from_noise_to_data(steps, shift, last_step):
+    grid = time_grid(steps, shift=shift, last_step=last_step)
+    assert len(grid) == steps + 1
+    assert (grid[0], grid[-1]) == (0, 1)
+    assert all(a < b for a, b in itertools.pairwise(grid))
+
+
+def test_plain_grids_are_even():
+    assert time_grid(4) == [0, 0.25, 0.5, 0.75, 1]
+
+
+@pytest.mark.parametrize(("steps", "last"), [(250, 0.04), (10, 0.1), (2, 0.04)])
+def test_the_published_last_step(steps, last):
+    published = np.append(np.linspace(0, 1 - last, steps), 1.0)
+    assert time_grid(steps, last_step=last) == pytest.approx(published.tolist(), abs=1e-12)
+
+
+def test_one_step_has_no_room_for_a_last_one():
+    assert time_grid(1, last_step=0.04) == [0, 1]
+
+
+def test_shift_follows_its_formula_and_favours_noise():
+    assert time_grid(4, shift=3.0) == pytest.approx([0, 0.25 / 2.5, 0.25, 0.75 / 1.5, 1])
+    assert time_grid(4, shift=0.5)[1] > 0.25
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"steps": 0},
+        {"steps": -3},
+        {"steps": 4, "shift": 0.0},
+        {"steps": 4, "shift": math.inf},
+        {"steps": 4, "shift": math.nan},
+        {"steps": 4, "last_step": 0.0},
+        {"steps": 4, "last_step": 1.0},
+        {"steps": 4, "last_step": math.nan},
+    ],
+)
+def test_numbers_out_of_range_are_refused(bad):
+    with pytest.raises(InputError, match="expected steps >= 1, a finite shift > 0 and last_step"):
+        time_grid(**bad)

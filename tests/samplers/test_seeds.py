@@ -1,0 +1,77 @@
+"""Noise and labels: functions of (seed, i) alone, and no two alike."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from convflow.samplers.seeds import assign_labels, draw_noise, generator_of
+
+SEEDS = st.integers(0, 2**128 - 1)
+SHAPE = (1, 2, 3)
+KNOWN = [-0.6617082, 0.544171, -0.2988801, -0.1179644]
+
+
+def state(seed: int, *key: int) -> int:
+    return generator_of(seed, *key).initial_seed()
+
+
+@given(SEEDS, st.lists(st.integers(0, 10**6), min_size=1, max_size=8), st.integers(1, 8))
+def test_noise_does_not_depend_on_the_batch(seed, indices, size):
+    whole = draw_noise(seed, indices, SHAPE)
+    parts = [draw_noise(seed, indices[i : i + size], SHAPE) for i in range(0, len(indices), size)]
+    assert whole.equal(torch.cat(parts))
+    assert whole[0].equal(draw_noise(seed, [indices[0]], SHAPE)[0])
+
+
+@given(SEEDS, SEEDS, st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1))
+def test_other_seeds_and_samples_have_other_states(seed, other, i, j):
+    assert (state(seed, i) == state(other, j)) == ((seed, i) == (other, j))
+
+
+def test_zeros_and_large_seeds_are_not_confused():
+    """Laid side by side as 32-bit words, all keys of a row would be one number."""
+    rows = [[(5,), (5, 0), (5, 0, 0)], [(5 + (3 << 32), 0), (5, 3), (5, 3, 0)], [(0,), (0, 0)]]
+    for row in rows:
+        assert len({state(*key) for key in row}) == len(row)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2**32 - 1, 2**32, 2**64 - 1, 2**64, 10**30])
+def test_zero_and_large_seeds_give_normal_noise(seed):
+    noise = draw_noise(seed, range(8), (4, 16, 16))
+    assert noise.shape == (8, 4, 16, 16)
+    assert abs(noise.mean()) < 4 / noise.numel() ** 0.5
+    assert noise.var().item() == pytest.approx(1, abs=0.06)
+    assert len(noise.flatten(1).unique(dim=0)) == 8
+
+
+def test_noise_stays_as_it_is():
+    """These numbers are part of what a seed means: pictures in papers and issues rest on them."""
+    known = draw_noise(0, [0, 1], (1, 1, 2)).flatten().tolist()
+    assert known == pytest.approx(KNOWN, abs=1e-6)
+
+
+def test_generators_do_not_touch_the_global_one():
+    before = torch.get_rng_state()
+    draw_noise(0, range(3), SHAPE)
+    assert before.equal(torch.get_rng_state())
+
+
+def test_no_samples_is_an_empty_batch():
+    assert draw_noise(0, [], SHAPE).shape == (0, *SHAPE)
+    assert assign_labels([], [1]).shape == (0,)
+
+
+def test_negative_numbers_are_refused():
+    for key in ((-1,), (0, -1)):
+        with pytest.raises(ValueError, match="non-negative"):
+            generator_of(*key)
+
+
+@given(st.lists(st.integers(0, 99), min_size=1, max_size=5), st.integers(0, 30), st.integers(0, 9))
+def test_labels_go_round(labels, start, count):
+    out = assign_labels(range(start, start + count), labels)
+    assert out.dtype == torch.int64
+    assert out.tolist() == [labels[i % len(labels)] for i in range(start, start + count)]
