@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from convflow.codecs import PixelCodec
@@ -32,6 +36,8 @@ PROCESSES = {
     "flow-shifted": FlowMatching(shift=3.0),
 }
 CODECS = {"pixel": PixelCodec()}
+
+GOLDENS = Path(__file__).parent / "goldens"
 
 assert {family for family, _ in MODELS.values()} == set(FAMILIES), "a family without a case"
 SOLVER_NAMES = list(SOLVERS)
@@ -71,3 +77,12 @@ def exact(field: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Tensor]:
 
     model.calls = 0  # type: ignore[attr-defined]
     return model
+
+
+def read_golden(name: str) -> tuple[dict[str, Tensor], dict[str, Any], list[Tensor], Tensor]:
+    """The weights, settings, inputs (x, t, y) and velocity of a released network."""
+    with safe_open(GOLDENS / f"{name}.safetensors", "pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        config = json.loads(file.metadata()["config"])
+    weights = {n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")}
+    return weights, config, [tensors[f"in.{n}"] for n in "xty"], tensors["out.velocity"]

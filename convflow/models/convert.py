@@ -37,7 +37,7 @@ FLOWDCN_FIXED = "attn.deformables_prior"
 
 
 def load_official(
-    weights: str | Path | Mapping[str, Tensor], family: str = "flowdcn", *, keep_half: bool = False
+    weights: str | Path | Mapping[str, Any], family: str = "flowdcn", *, keep_half: bool = False
 ) -> Backbone:
     """Return our network with published weights; sizes are inferred from the tensors.
 
