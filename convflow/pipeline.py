@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -200,7 +200,8 @@ class Pipeline:
         null = self.model.num_classes
         if labels is None:
             return list(range(null)) or [null]
-        chosen = [labels] if isinstance(labels, (str, int)) else list(labels)
+        one = isinstance(labels, str) or not isinstance(labels, Iterable)
+        chosen: list[Any] = [labels] if one else list(labels)  # type: ignore[arg-type]
         if not chosen:
             raise InputError("expected at least one label, got an empty list")
         return [null if label is None else self._label_id(label) for label in chosen]

@@ -153,7 +153,7 @@ def test_damaged_files_are_named(folder):
 
 def test_a_folder_without_a_model_is_refused(tmp_path):
     for place in (tmp_path, tmp_path / "absent", "absent", "a/b/c"):
-        with pytest.raises(InputError, match="expected a folder with config.json and model"):
+        with pytest.raises(InputError, match=r"expected a folder with config.json and model"):
             load_model(place)
 
 
