@@ -1,0 +1,171 @@
+"""From settings to a run: what is checked, what is written, and who may write."""
+
+import dataclasses
+import fcntl
+import json
+import logging
+import re
+import shutil
+
+import pytest
+import torch
+
+from convflow.training import checkpoint, launch
+from convflow.types import InputError
+
+
+def digest(folder):
+    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.fixture
+def run(tiny, tmp_path):
+    assert launch.train(tiny(), tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_a_run_folder_holds_what_is_promised(tiny, run):
+    assert json.loads((run / "config.json").read_text())["images"] == 160
+    assert launch.read_run_config(run) == tiny()
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == list(range(1, 21))
+    assert len(list((run / "samples").glob("*.png"))) == 2
+    assert checkpoint.list_steps(run) == [20]
+
+
+def test_a_finished_run_is_found_done(tiny, run):
+    before = digest(run)
+    assert launch.train(tiny(), run)
+    assert digest(run) == before
+
+
+def test_a_longer_run_goes_on(tiny, run, tmp_path):
+    assert launch.train(tiny("--images 240"), run)
+    assert launch.train(tiny("--images 240"), tmp_path / "straight")
+    assert (run / "metrics.jsonl").read_bytes() == (
+        tmp_path / "straight/metrics.jsonl"
+    ).read_bytes()
+    for name in ("raw/model.safetensors", "ema/model.safetensors", "optimizer.safetensors"):
+        one, other = (checkpoint.folder_of(r, 30) / name for r in (run, tmp_path / "straight"))
+        assert one.read_bytes() == other.read_bytes()
+
+
+def test_weights_are_a_function_of_the_seed_alone(tiny):
+    first = launch.build_model(tiny(), 2).state_dict()
+    torch.manual_seed(99)
+    before = torch.get_rng_state()
+    second = launch.build_model(tiny(), 2).state_dict()
+    other = launch.build_model(tiny("--seed 1"), 2).state_dict()
+    assert torch.equal(before, torch.get_rng_state())
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not all(torch.equal(first[name], other[name]) for name in first)
+
+
+def test_changed_settings_are_named_and_nothing_changes(tiny, run):
+    before = digest(run)
+    message = (
+        "was started with other settings: ema.decay (0.9995, now 0.5), optim.lr (0.0003, now 1.0)"
+    )
+    with pytest.raises(InputError, match=re.escape(message)):
+        launch.train(tiny("--optim.lr 1 --ema.decay 0.5"), run)
+    assert digest(run) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--data.size 9x9", "multiples of 4"),
+        ("--model.in-channels 3", "--model.in-channels: expected 1 as in the data, got 3"),
+        ("--model.num-classes 5", "--model.num-classes: expected 2 as in the data, got 5"),
+        ("--model.num-groups 3", "num_groups"),
+        ("--data /nowhere/at/all", "expected data at"),
+        ("--data=", "--data: expected a folder of pictures"),
+        ("--device toaster", "expected a usable device"),
+        ("--model.name flowdnc", "did you mean"),
+    ],
+)
+def test_nothing_is_written_before_all_is_checked(tiny, tmp_path, words, message):
+    with pytest.raises(InputError, match=re.escape(message)):
+        launch.train(tiny(words), tmp_path / "new/run")
+    assert not (tmp_path / "new").exists()
+
+
+def test_more_processes_than_pictures_in_a_batch(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(launch.distributed, "world_size", lambda: 9)
+    with pytest.raises(InputError, match="at least one picture for each of 9 processes, got 8"):
+        launch.build_trainer(tiny(), tmp_path, torch.device("cpu"))
+
+
+def test_class_names_must_differ(tiny, tmp_path, monkeypatch):
+    source = launch.open_source(tiny().data.path)
+    monkeypatch.setattr(
+        launch,
+        "open_source",
+        lambda path, split: dataclasses.replace(source, class_names=("a", "a")),
+    )
+    with pytest.raises(InputError, match=r"distinct class names in .*, got 'a' more than once"):
+        launch.train(tiny(), tmp_path / "run")
+
+
+def test_a_second_training_in_the_folder_is_refused(tiny, run):
+    with (run / ".lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        before = digest(run)
+        with pytest.raises(InputError, match="another training is writing to"):
+            launch.train(tiny(), run)
+        assert digest(run) == before
+
+
+def test_a_disk_that_knows_no_locks_is_no_obstacle(tiny, run, monkeypatch, caplog):
+    def refuse(*_):
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    assert launch.train(tiny(), run)
+    assert "cannot be locked (No locks available)" in caplog.text
+
+
+def test_a_system_without_locks_is_no_obstacle(tiny, run, monkeypatch):
+    monkeypatch.setattr(launch, "fcntl", None)
+    assert launch.train(tiny(), run)
+
+
+def test_other_processes_neither_claim_nor_write(tmp_path, monkeypatch):
+    monkeypatch.setattr(launch.distributed, "rank", lambda: 1)
+    with launch._claimed(tmp_path / "run"):
+        assert not (tmp_path / "run").exists()
+
+
+def test_an_error_elsewhere_stops_this_process_too(monkeypatch):
+    def one_failed(tensors):
+        next(iter(tensors)).fill_(1)
+
+    monkeypatch.setattr(launch.distributed, "sum_over_processes", one_failed)
+    with (
+        pytest.raises(InputError, match="another process of this training stopped"),
+        launch._all_or_none(torch.device("cpu")),
+    ):
+        pass
+
+
+def test_the_older_checkpoint_takes_over_when_the_newest_is_moved_away(tiny, tmp_path):
+    run = tmp_path / "run"
+    assert launch.train(tiny("--checkpoint.every-minutes 0 --images 40"), run)
+    newest = checkpoint.folder_of(run, 5)
+    (newest / "optimizer.safetensors").write_bytes(b"half")
+    with pytest.raises(InputError, match=r"move .*step_000000005 elsewhere to go on"):
+        launch.train(tiny("--images 40"), run)
+    assert newest.is_dir()
+    shutil.move(newest, tmp_path / "elsewhere")
+    assert launch.train(tiny("--images 40"), run)
+    good = (newest / "raw/model.safetensors").read_bytes()
+    assert good == (tmp_path / "elsewhere/raw/model.safetensors").read_bytes()
+
+
+def test_device_precision_and_data_are_said_at_the_start(tiny, tmp_path, caplog):
+    with caplog.at_level(logging.INFO, "convflow"):
+        launch.train(tiny("--images 8"), tmp_path / "a run")
+    said = caplog.text
+    assert "22 pictures, 8x8" in said
+    assert "parameters on cpu in float32; batch 8, 8 images to see" in said
+    assert "done; try: convflow sample '" in said

@@ -1,0 +1,75 @@
+"""What a run shows: when, and only what the settings determine."""
+
+import json
+
+import pytest
+
+from convflow.training.config import MonitorConfig
+from convflow.training.monitor import Monitor, Schedule
+
+METRICS = {"loss": 0.5, "gradient_norm": 1.0, "learning_rate": 1e-3}
+QUIET = MonitorConfig(log_every=2, tensorboard=False)
+
+
+class Clock:
+    def __init__(self):
+        self.now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+def test_gaps_double_up_to_the_longest():
+    clock = Clock()
+    schedule = Schedule(10, 35, clock)
+    due = []
+    for _ in range(200):
+        if schedule.due():
+            due.append(clock.now - 100)
+        clock.now += 1
+    assert due == [10, 30, 65, 100, 135, 170]
+
+
+def test_after_a_long_wait_it_is_due_once():
+    clock = Clock()
+    schedule = Schedule(10, 10, clock)
+    clock.now += 500
+    assert schedule.due()
+    assert not schedule.due()
+    clock.now += 10
+    assert schedule.due()
+
+
+def test_a_gap_of_zero_is_always_due():
+    schedule = Schedule(0, 0, Clock())
+    assert [schedule.due() for _ in range(3)] == [True] * 3
+
+
+def test_every_nth_step_is_a_line_on_disk_at_once(tmp_path):
+    monitor = Monitor(tmp_path, QUIET, 0, 0, 100)
+    for step in range(1, 6):
+        monitor.step(step, 4 * step, METRICS)
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [
+        {"step": 2, "images": 8} | METRICS,
+        {"step": 4, "images": 16} | METRICS,
+    ]
+    monitor.close()
+
+
+@pytest.mark.parametrize("tail", ["", '{"step": 6, "im', "\x00\x00\x00\n", "[1]\n", '{"step": 5}'])
+def test_going_on_drops_what_came_after_the_checkpoint(tmp_path, tail):
+    path = tmp_path / "metrics.jsonl"
+    lines = [json.dumps({"step": step}) + "\n" for step in (2, 4, 6)]
+    path.write_text("".join(lines) + tail)
+    Monitor(tmp_path, QUIET, 4, 16, 100).close()
+    assert path.read_text() == "".join(lines[:2])
+    assert [p.name for p in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+def test_curves_for_tensorboard(tmp_path):
+    pytest.importorskip("tensorboard")
+    monitor = Monitor(tmp_path, MonitorConfig(log_every=1), 0, 0, 100)
+    monitor.step(1, 4, METRICS)
+    monitor.close()
+    assert list((tmp_path / "tensorboard").glob("events.*"))

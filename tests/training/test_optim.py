@@ -1,0 +1,96 @@
+"""AdamW's learning rate, and its state there and back."""
+
+import pytest
+import safetensors.torch
+import torch
+from torch import nn
+
+from convflow.training.config import OptimConfig
+from convflow.training.optim import (
+    create_optimizer,
+    learning_rate,
+    optimizer_tensors,
+    restore_optimizer,
+)
+from convflow.types import InputError
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+
+
+def steps(model, optimizer, count):
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(count):
+        model(torch.randn(5, 3, generator=generator)).square().sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def test_constant_rate_with_warm_up():
+    config = OptimConfig(lr=0.1, warmup_images=100)
+    assert learning_rate(config, 10, 1000) == pytest.approx(0.01)
+    assert learning_rate(config, 100, 1000) == 0.1
+    assert learning_rate(config, 1000, 1000) == 0.1
+
+
+def test_no_warm_up():
+    assert learning_rate(OptimConfig(lr=0.1), 1, 1000) == 0.1
+
+
+def test_linear_rate_falls_to_zero_and_no_further():
+    config = OptimConfig(lr=0.1, warmup_images=100, schedule="linear")
+    assert learning_rate(config, 50, 1000) == pytest.approx(0.1 * 0.5 * 0.95)
+    assert learning_rate(config, 500, 1000) == pytest.approx(0.05)
+    assert learning_rate(config, 1000, 1000) == 0
+    assert learning_rate(config, 1064, 1000) == 0
+
+
+def test_the_state_survives_a_file_bit_for_bit(tmp_path):
+    model = network()
+    optimizer = create_optimizer(model, OptimConfig(lr=0.01, weight_decay=0.1))
+    steps(model, optimizer, 3)
+    path = tmp_path / "optimizer.safetensors"
+    safetensors.torch.save_file(optimizer_tensors(model, optimizer), path)
+
+    other = network()
+    other.load_state_dict(model.state_dict())
+    restored = create_optimizer(other, OptimConfig(lr=0.01, weight_decay=0.1))
+    restore_optimizer(other, restored, safetensors.torch.load_file(path), 3)
+    first, second = optimizer_tensors(model, optimizer), optimizer_tensors(other, restored)
+    assert first.keys() == second.keys()
+    assert len(first) == 3 * 4
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    steps(model, optimizer, 2)
+    steps(other, restored, 2)
+    assert all(
+        torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True)
+    )
+
+
+def test_no_step_has_no_state():
+    model = network()
+    optimizer = create_optimizer(model, OptimConfig())
+    assert optimizer_tensors(model, optimizer) == {}
+    restore_optimizer(model, optimizer, {}, 0)
+
+
+@pytest.mark.parametrize("fault", ["missing", "unknown", "shape", "empty"])
+def test_a_state_that_does_not_fit_is_refused(fault):
+    model = network()
+    optimizer = create_optimizer(model, OptimConfig())
+    steps(model, optimizer, 1)
+    tensors = optimizer_tensors(model, optimizer)
+    if fault == "missing":
+        del tensors["1.bias/exp_avg"]
+    elif fault == "unknown":
+        tensors["2.bias/exp_avg"] = torch.zeros(2)
+    elif fault == "shape":
+        tensors["1.bias/exp_avg"] = torch.zeros(3)
+    else:
+        tensors = {}
+    fresh = create_optimizer(model, OptimConfig())
+    with pytest.raises(InputError, match="does not fit the network"):
+        restore_optimizer(model, fresh, tensors, 1)
+    assert not fresh.state

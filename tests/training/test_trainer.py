@@ -1,0 +1,272 @@
+"""The loop: what one step computes, and that going on is exact."""
+
+import itertools
+import json
+import os
+import signal
+import threading
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from PIL import Image
+
+from convflow.data.loader import Order, batches
+from convflow.training import checkpoint
+from convflow.training.divergence import Diverged
+from convflow.training.optim import optimizer_tensors
+from convflow.training.trainer import Trainer
+from convflow.types import InputError
+from tests.tolerance import assert_close_rms
+
+
+def stream_of(trainer):
+    config = trainer.config
+    order = Order(len(trainer.images), config.seed, config.data.flip)
+    return batches(trainer.images, order, trainer.images_seen, config.batch_size)
+
+
+def weights(trainer):
+    parts = {"raw": trainer.model.state_dict(), "ema": trainer.ema.model.state_dict()}
+    parts["optimizer"] = optimizer_tensors(trainer.model, trainer.optimizer)
+    flat = {f"{part}/{name}": t for part, tensors in parts.items() for name, t in tensors.items()}
+    return {name: tensor.clone() for name, tensor in flat.items()}
+
+
+def files_of(run):
+    last = checkpoint.folder_of(run, checkpoint.list_steps(run)[-1])
+    names = ["raw/model", "ema/model", "optimizer"]
+    content = {name: (last / f"{name}.safetensors").read_bytes() for name in names}
+    return content | {"metrics": (run / "metrics.jsonl").read_bytes(), "step": last.name}
+
+
+@pytest.mark.parametrize("micro", ["1", "3", "7", "8", "100"])
+def test_micro_batches_add_up_to_the_batch(tiny, trainer_of, micro):
+    whole, parts = (
+        trainer_of(tiny("--micro-batch none")),
+        trainer_of(tiny(f"--micro-batch {micro}")),
+    )
+    for batch in itertools.islice(stream_of(whole), 3):
+        first, second = whole.train_step(*batch), parts.train_step(*batch)
+        assert first == pytest.approx(second, rel=1e-4)
+    for name, tensor in whole.model.state_dict().items():
+        torch.testing.assert_close(parts.model.state_dict()[name], tensor, rtol=1e-3, atol=1e-5)
+
+
+def test_the_loss_is_the_mean_over_the_global_batch(tiny, trainer_of):
+    trainer = trainer_of(tiny("--micro-batch 3"))
+    batch = next(stream_of(trainer))
+    labels, draws = trainer._draw(batch[1])
+    with torch.no_grad():
+        expected = trainer._losses(batch[0], labels, draws, slice(None)).mean()
+    assert trainer.train_step(*batch)["loss"] == pytest.approx(float(expected), rel=1e-6)
+
+
+@pytest.mark.parametrize(("rate", "low", "high"), [(0, 0, 0), (0.1, 0.08, 0.12), (1, 1, 1)])
+def test_labels_are_dropped_at_the_rate_asked_for(tiny, trainer_of, rate, low, high):
+    trainer = trainer_of(tiny(f"--label-dropout {rate} --batch-size 4000"))
+    labels, _ = trainer._draw(torch.zeros(4000, dtype=torch.int64))
+    assert set(labels.tolist()) <= {0, 2}
+    assert low <= float((labels == 2).float().mean()) <= high
+
+
+def test_the_learning_rate_counts_images(tiny, trainer_of):
+    trainer = trainer_of(tiny("--optim.warmup-images 32 --optim.lr 0.001"))
+    rates = [
+        trainer.train_step(*b)["learning_rate"] for b in itertools.islice(stream_of(trainer), 5)
+    ]
+    assert rates == pytest.approx([0.00025, 0.0005, 0.00075, 0.001, 0.001])
+
+
+def test_gradients_are_clipped_and_their_norm_reported_before(tiny, trainer_of):
+    loose, tight = trainer_of(tiny("--optim.clip 1e9")), trainer_of(tiny("--optim.clip 1e-3"))
+    batch = next(stream_of(loose))
+    assert tight.train_step(*batch)["gradient_norm"] == loose.train_step(*batch)["gradient_norm"]
+    averages = [
+        sum(float(v["exp_avg"].square().sum()) for v in t.optimizer.state.values()) ** 0.5
+        for t in (loose, tight)
+    ]
+    assert averages[1] < averages[0]
+    assert averages[1] == pytest.approx(1e-3 * (1 - loose.config.optim.betas[0]), rel=1e-2)
+
+
+def test_a_share_sees_its_rows_of_the_same_draws(tiny, trainer_of, monkeypatch):
+    trainer = trainer_of(tiny())
+    labels = torch.tensor([0, 1] * 4)
+    whole_labels, whole = trainer._draw(labels)
+    for rank in range(3):
+        monkeypatch.setattr(Trainer, "_share", lambda self, rank=rank: slice(rank, None, 3))
+        mine_labels, mine = trainer._draw(labels[rank::3])
+        assert torch.equal(mine_labels, whole_labels[rank::3])
+        assert all(torch.equal(m, w[rank::3]) for m, w in zip(mine, whole, strict=True))
+
+
+@pytest.mark.parametrize("stop", [3, 4, 11])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_going_on_is_exact_within_and_across_epochs(tiny, trainer_of, tmp_path, stop, precision):
+    config = tiny(f"--precision {precision}")  # 22 pictures, batches of 8: every third straddles
+    straight = trainer_of(config, tmp_path / "straight")
+    stream = stream_of(straight)
+    for _ in range(stop):
+        straight.train_step(*next(stream))
+    folder = straight.save()
+    resumed = trainer_of(config, tmp_path / "resumed")
+    resumed.load(folder)
+    assert (resumed.step, resumed.images_seen) == (stop, 8 * stop)
+    again = stream_of(resumed)
+    for _ in range(6):
+        assert straight.train_step(*next(stream)) == resumed.train_step(*next(again))
+    expected, got = weights(straight), weights(resumed)
+    assert expected.keys() == got.keys()
+    assert all(torch.equal(expected[name], got[name]) for name in expected)
+
+
+def test_a_stopped_run_goes_on_to_the_same_files(tiny, trainer_of, tmp_path, monkeypatch):
+    config = tiny()
+    straight, first = trainer_of(config, tmp_path / "a"), trainer_of(config, tmp_path / "b")
+    assert straight.run()
+    monkeypatch.setattr(first, "_agree", lambda stop: first.step == 7)
+    assert not first.run()
+    assert checkpoint.list_steps(tmp_path / "b") == [7]
+    assert not (tmp_path / "b/samples").exists()
+    second = trainer_of(config, tmp_path / "b")
+    second.load(checkpoint.folder_of(tmp_path / "b", 7))
+    assert second.run()
+    assert files_of(tmp_path / "a") == files_of(tmp_path / "b")
+
+
+def test_a_signal_saves_and_stops(tiny, trainer_of, tmp_path):
+    trainer = trainer_of(tiny())
+    step, before = trainer.train_step, signal.getsignal(signal.SIGTERM)
+
+    def step_and_signal(*batch):
+        if trainer.step == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGTERM)  # torchrun sends a second one at once
+        return step(*batch)
+
+    trainer.train_step = step_and_signal
+    assert not trainer.run()
+    assert checkpoint.list_steps(tmp_path / "run") == [3]
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_thread_that_gets_no_signals_can_train(tiny, trainer_of):
+    trainer, ends = trainer_of(tiny("--images 16")), []
+    thread = threading.Thread(target=lambda: ends.append(trainer.run()))
+    thread.start()
+    thread.join()
+    assert ends == [True]
+
+
+def test_eight_pictures_are_learnt(tiny, trainer_of):
+    words = "--optim.lr 0.01 --optim.warmup-images 0 --model.width 32 --data.flip false"
+    trainer = trainer_of(tiny(f"{words} --label-dropout 0"))
+    rng = np.random.default_rng(0)
+    pictures = torch.from_numpy(rng.integers(0, 2, (8, 1, 1, 1)).repeat(64, axis=1)) * 255
+    pictures = pictures.reshape(8, 1, 8, 8).to(torch.uint8)
+    labels = (pictures[:, 0, 0, 0] > 0).long()
+    losses = [trainer.train_step(pictures, labels, np.arange(8))["loss"] for _ in range(250)]
+    assert np.mean(losses[-20:]) < 0.2 * losses[0]
+
+
+def test_poisoned_weights_stop_the_run_and_are_named(tiny, trainer_of, tmp_path):
+    trainer = trainer_of(tiny())
+    stream = stream_of(trainer)
+    trainer.train_step(*next(stream))
+    folder = trainer.save()
+    with torch.no_grad():
+        trainer.model.blocks[0].mlp.out.weight[0, 0] = torch.nan
+    pattern = (
+        r"not finite at step 2 \(images 8 to 16\); first in blocks\.0\.mlp\.out \(Linear\), "
+        r"with (even|odd)/\d+\.png, .*kept: .*step_000000001; try a lower --optim\.lr"
+    )
+    with pytest.raises(Diverged, match=pattern):
+        trainer.train_step(*next(stream))
+    with pytest.raises(Diverged, match=r"first in blocks\.0\.mlp\.out\.weight"):
+        trainer.save()
+    assert checkpoint.list_steps(tmp_path / "run") == [1]
+    trainer.load(folder)
+    assert all(bool(p.isfinite().all()) for p in trainer.model.parameters())
+
+
+def test_the_one_bad_picture_is_named(tiny, trainer_of, monkeypatch):
+    trainer = trainer_of(tiny())
+    batch = next(stream_of(trainer))
+    draw = trainer._draw
+
+    def poisoned(labels):
+        labels, draws = draw(labels)
+        draws.noise[5] = torch.nan
+        return labels, draws
+
+    monkeypatch.setattr(trainer, "_draw", poisoned)
+    name = trainer.images.item_name(batch[2][5])
+    with pytest.raises(Diverged, match=rf"with {name}; kept: no checkpoint yet"):
+        trainer.train_step(*batch)
+
+
+def test_samples_are_readable_pictures_from_both_kinds_of_weights(tiny, trainer_of, tmp_path):
+    trainer = trainer_of(tiny("--monitor.num-samples 5"))
+    trainer.train_step(*next(stream_of(trainer)))
+    trainer.write_samples()
+    names = sorted(path.name for path in (tmp_path / "run/samples").iterdir())
+    assert names == ["images_0000000008_ema.png", "images_0000000008_raw.png"]
+    with Image.open(tmp_path / "run/samples" / names[0]) as picture:
+        picture.load()
+        assert picture.mode == "L"
+        assert picture.size == (3 * 66 + 2, 2 * 66 + 2)
+    assert trainer.model.training
+
+
+def test_a_save_holds_what_others_read(tiny, trainer_of):
+    trainer = trainer_of(tiny())
+    trainer.train_step(*next(stream_of(trainer)))
+    folder = trainer.save()
+    state = json.loads((folder / "state.json").read_text())
+    assert (state["step"], state["images_seen"], state["num_pictures"]) == (1, 8, 22)
+    pipeline = json.loads((folder / "ema/pipeline.json").read_text())
+    assert pipeline["class_names"] == ["even", "odd"]
+    assert pipeline["size"] == [8, 8]
+    raw = safetensors.torch.load_file(folder / "raw/model.safetensors")
+    assert all(torch.equal(raw[n], t) for n, t in trainer.model.state_dict().items())
+
+
+def test_the_same_moment_is_saved_once_with_the_newest_way_to_sample(tiny, trainer_of):
+    trainer = trainer_of(tiny())
+    folder = trainer.save()
+    before = (folder / "state.json").stat().st_mtime_ns
+    later = trainer_of(tiny("--sampling.steps 9"))
+    later.load(folder)
+    assert later.save() == folder
+    assert (folder / "state.json").stat().st_mtime_ns == before
+    assert json.loads((folder / "raw/pipeline.json").read_text())["steps"] == 9
+
+
+def test_other_pictures_are_refused(tiny, trainer_of):
+    trainer = trainer_of(tiny())
+    folder = trainer.save()
+    state = json.loads((folder / "state.json").read_text())
+    (folder / "state.json").write_text(json.dumps(state | {"num_pictures": 23}))
+    with pytest.raises(InputError, match="was trained on 23 pictures, got 22"):
+        trainer.load(folder)
+
+
+def test_a_checkpoint_from_before_pictures_were_counted_loads(tiny, trainer_of):
+    trainer = trainer_of(tiny())
+    folder = trainer.save()
+    state = json.loads((folder / "state.json").read_text())
+    del state["num_pictures"]
+    (folder / "state.json").write_text(json.dumps(state))
+    trainer.load(folder)
+
+
+def test_bfloat16_stays_near_float32(tiny, trainer_of):
+    exact, fast = trainer_of(tiny()), trainer_of(tiny("--precision bfloat16"))
+    for batch in itertools.islice(stream_of(exact), 5):
+        first, second = exact.train_step(*batch), fast.train_step(*batch)
+        one, other = (torch.tensor([m["loss"]]) for m in (first, second))
+        assert_close_rms(other, one, torch.bfloat16)
+    kinds = {tensor.dtype for tensor in weights(fast).values()}
+    assert kinds == {torch.float32}
