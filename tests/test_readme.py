@@ -13,13 +13,11 @@ from PIL import Image
 
 import convflow
 from convflow.cli.main import main
+from tests.cli.conftest import TINY
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-TINY = (
-    "--images 8 --batch-size 4 --monitor.num-samples 2 --sampling.steps 1 --model.width 16 "
-    "--model.depth 1 --model.num-groups 2 --model.patch-size 8 --device cpu"
-).split()
+TINY = [*TINY, "--model.patch-size", "8"]
 
 
 def blocks(language: str) -> list:

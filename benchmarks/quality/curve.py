@@ -1,6 +1,6 @@
 """Draw the loss curve of a run.
 
-    python benchmarks/quality/curve.py runs/cifar10.flowdcn docs/images/cifar10_loss.png
+python benchmarks/quality/curve.py runs/cifar10.flowdcn docs/images/cifar10_loss.png
 """
 
 from __future__ import annotations

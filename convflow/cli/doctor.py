@@ -12,8 +12,7 @@ from typing import Any
 from convflow import __version__
 from convflow.cli.main import Parser
 
-PACKAGES = ("torch", "numpy", "numba", "triton", "safetensors", "pillow", "scikit-learn", "pyarrow")
-PACKAGES += ("datasets", "tensorboard")
+PACKAGES = "torch numpy numba triton safetensors pillow scikit-learn pyarrow datasets tensorboard"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -41,7 +40,7 @@ def main(arguments: Sequence[str]) -> int:
 def _versions() -> dict[str, str]:
     found = {"convflow": __version__, "python": platform.python_version()}
     found["system"] = f"{platform.system()} {platform.machine()}"
-    for name in PACKAGES:
+    for name in PACKAGES.split():
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
@@ -108,7 +107,8 @@ def _check_forward() -> None:
 
     for device in {torch.device("cpu"), choose_device()}:
         inputs = [part.to(device) for part in _operator_inputs()]
-        wanted = reference.deform_sample(*(part.double() for part in inputs), "zeros").float()
+        values, offsets, weights = (part.double() for part in inputs)
+        wanted = reference.deform_sample(values, offsets, weights, "zeros").float()
         torch.testing.assert_close(deform_sample(*inputs), wanted, rtol=1e-4, atol=1e-4)
 
 
@@ -122,8 +122,8 @@ def _check_gradients() -> None:
     out = deform_sample(*inputs)
     grad = torch.ones_like(out)
     found = torch.autograd.grad(out, inputs, grad)
-    doubles = (part.detach().double() for part in (grad, *inputs))
-    wanted = reference.deform_sample_backward(*doubles, "zeros")
+    upstream, values, offsets, weights = (part.detach().double() for part in (grad, *inputs))
+    wanted = reference.deform_sample_backward(upstream, values, offsets, weights, "zeros")
     for got, want in zip(found, wanted, strict=True):
         torch.testing.assert_close(got, want.float(), rtol=1e-3, atol=1e-3)
 

@@ -58,7 +58,7 @@ def _describe(what: str) -> dict[str, Any]:
     from convflow.models.zoo import SIZES
 
     if what in SIZES:
-        note = "counts are of the published module with 1000 classes, 256 and 512 pixels (8x latents)"
+        note = "counts of the published module: 1000 classes, 256 and 512 pixels (8x latents)"
         return {"size": what, **_sizes()[what], "note": note}
 
     from convflow.recipes import create_config, list_recipes

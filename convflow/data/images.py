@@ -166,9 +166,9 @@ class Report:
             fewest, largest = (
                 f(self.per_class, key=self.per_class.__getitem__) for f in (min, max)
             )
-            span = f"{self.per_class[fewest]:,} ({fewest}) to {self.per_class[largest]:,} ({largest})"
-            same = self.per_class[fewest] == self.per_class[largest]
-            each = f"{self.per_class[fewest]:,} pictures each" if same else f"{span} pictures"
+            low, high = self.per_class[fewest], self.per_class[largest]
+            span = f"{low:,} ({fewest}) to {high:,} ({largest}) pictures"
+            each = f"{low:,} pictures each" if low == high else span
             lines.append(f"{len(self.per_class)} classes: {each}")
         if self.num_smaller:
             lines.append(f"{self.num_smaller:,} are smaller than wanted and will be enlarged")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,7 +37,7 @@ def run_demo(run: Path) -> Path | None:
 
 
 def draw_page(pipe: Pipeline) -> Image.Image:
-    """Return one picture: samples at the trained size, larger and as rectangles, and real digits."""
+    """Return one picture: samples as trained, larger and as rectangles, and real digits."""
     height, width = pipe.size
     reach = float(pipe.model.settings["reach"])
     larger = (height + 2, width + 2)
@@ -93,5 +94,5 @@ def _lay_out(panels: list[tuple[str, Image.Image]]) -> Image.Image:
     return page
 
 
-def _width(title: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, image: Image.Image) -> int:
+def _width(title: str, font: Any, image: Image.Image) -> int:
     return max(image.width, round(font.getlength(title)))
