@@ -23,7 +23,7 @@ from convflow.samplers.guidance import ClassifierFreeGuidance
 from convflow.samplers.ode import integrate, time_grid
 from convflow.samplers.seeds import assign_labels, draw_noise
 from convflow.training import checkpoint
-from convflow.training.config import SamplingConfig
+from convflow.training.config import SamplingConfig, read_sampling
 from convflow.types import InputError, Size, unknown_name
 
 CODECS = {"pixel": PixelCodec}
@@ -107,7 +107,7 @@ class Pipeline:
         folder = find_weights(folder_or_id, weights)
         described = read_json(folder / "pipeline.json")
         try:
-            sampling = SamplingConfig(*(described[k] for k in ("solver", "steps", "guidance")))
+            sampling = read_sampling(described)
             size = (int(described["size"][0]), int(described["size"][1]))
             names = [str(name) for name in described["class_names"]]
             codec = described["codec"]

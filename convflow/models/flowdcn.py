@@ -105,6 +105,8 @@ class FlowDCN(Backbone):
                 f"num_classes of at least 0, got {in_channels}, {width}, {depth}, {num_groups}, "
                 f"{patch_size} and {num_classes}"
             )
+        if not 0 < reach < float("inf"):
+            raise InputError(f"expected a finite reach above 0, in cells, got {reach}; try 2 to 6")
         self.in_channels, self.num_classes = in_channels, num_classes
         self.multiple, self.reach = patch_size, reach
         self.embed_patches = PatchEmbedding(in_channels, width, patch_size)

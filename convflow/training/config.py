@@ -188,6 +188,20 @@ def _unfit(key: str, wanted: str, got: Any) -> InputError:
     return InputError(f"--{key}: expected {wanted}, got {shown!r}; --help lists values that work")
 
 
+def read_sampling(tree: Mapping[str, Any]) -> SamplingConfig:
+    """Return the sampling settings among the keys of `tree`, checked.
+
+    Raises:
+        InputError: a missing key, a wrong type or a value out of range.
+    """
+    known = {field.name: tree.get(field.name) for field in dataclasses.fields(SamplingConfig)}
+    try:
+        return msgspec.convert(known, SamplingConfig)
+    except msgspec.ValidationError as error:
+        reason = str(error).replace("`", "").replace("$.", "").replace("Expected", "expected")
+        raise InputError(f"usable sampling settings: {reason}") from error
+
+
 def to_dict(config: TrainConfig) -> dict[str, Any]:
     """Return plain nested dicts and lists, ready for JSON."""
     return json.loads(msgspec.json.encode(config))
