@@ -36,6 +36,11 @@ SETTINGS = shlex.split(
     "--data.size 8x8 --data.flip true --data.channels 1 --optim.warmup-images 100 "
     "--monitor.log-every 1 --monitor.tensorboard false --monitor.num-samples 2 --sampling.steps 1"
 )
+BYTECODE = {
+    "PYTHONDONTWRITEBYTECODE": "",
+    "PYTHONPYCACHEPREFIX": f"{tempfile.gettempdir()}/convflow-bytecode",
+}
+"""Half of a short process is the import of torch, and half of that is its compilation."""
 
 
 @dataclass(frozen=True)
@@ -64,13 +69,9 @@ def make_pictures(folder: Path) -> Path:
 def start(arguments: Sequence[str]) -> subprocess.Popen[str]:
     """Start `convflow train` with one thread, so that a busy machine does not slow it."""
     quick = {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
-    cache = {
-        "PYTHONDONTWRITEBYTECODE": "",
-        "PYTHONPYCACHEPREFIX": f"{tempfile.gettempdir()}/convflow-bytecode",
-    }
     return subprocess.Popen(
         [sys.executable, "-m", "convflow", "train", *arguments],
-        env=os.environ | quick | cache,
+        env=os.environ | quick | BYTECODE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -1,0 +1,359 @@
+"""The table of bad input: what is wrong, the words, what is said, and how the place is prepared."""
+
+import io
+import json
+import shutil
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import convflow
+from convflow.training import checkpoint
+
+SMALL = "--model.width 16 --model.depth 1 --model.num-groups 2 --data.size 8x8 --data.channels 1"
+TRAIN = f"train pictures.flowdcn {SMALL} --run P/new --data P/data"
+RESUME = "train --resume P/run"
+ZIP = f"{TRAIN} --data P/data.zip"
+PARQUET = f"{TRAIN} --data P/data.parquet"
+SAMPLE = "sample P/run --num 2 --steps 1 --out P/out.png"
+
+
+def nothing(place):
+    pass
+
+
+def edit(name, content):
+    """Return a preparation that overwrites a file of the run or of its newest checkpoint."""
+
+    def prepare(place):
+        path = next(p for p in (place / "run" / name, newest(place) / name) if p.is_file())
+        path.write_bytes(content(path.read_bytes()) if callable(content) else content)
+
+    return prepare
+
+
+def edit_json(name, **changes):
+    def change(data):
+        tree = json.loads(data) | changes
+        return json.dumps({k: v for k, v in tree.items() if v is not None}).encode()
+
+    return edit(name, change)
+
+
+def half(data):
+    return data[: len(data) // 2]
+
+
+def newest(place):
+    return checkpoint.folder_of(place / "run", checkpoint.list_steps(place / "run")[-1])
+
+
+def other_model(place):
+    """Put the checkpoint of a wider network where the run's own is."""
+    for kind in ("raw", "ema"):
+        wide = convflow.create_model(
+            "flowdcn", width=32, depth=1, num_groups=2, in_channels=1, num_classes=10
+        )
+        wide.save_weights(newest(place) / kind)
+
+
+def empty(place):
+    (place / "data").rename(place / "old")
+    (place / "data").mkdir()
+
+
+def only_text(place):
+    empty(place)
+    (place / "data/notes.txt").write_text("no picture")
+
+
+def mixed(place):
+    shutil.copy(place / "data/odd/1.png", place / "data/loose.png")
+
+
+def spoil(content, name="odd/1.png"):
+    def prepare(place):
+        path = place / "data" / name
+        path.write_bytes(content(path.read_bytes()))
+
+    return prepare
+
+
+def spoil_all(place):
+    for path in (place / "data").rglob("*.png"):
+        path.write_text("text")
+
+
+def zipped(*names, content=b"no picture"):
+    def prepare(place):
+        with zipfile.ZipFile(place / "data.zip", "w") as archive:
+            for name in names:
+                archive.writestr(name, content)
+
+    return prepare
+
+
+def file(name, content=b"text"):
+    def prepare(place):
+        (place / name).write_bytes(content)
+
+    return prepare
+
+
+def parquet(columns, names=None):
+    def prepare(place):
+        arrow = pytest.importorskip("pyarrow")
+        from pyarrow import parquet as files
+
+        buffer = io.BytesIO()
+        Image.fromarray(np.zeros((8, 8), np.uint8)).save(buffer, "png")
+        rows = {k: [buffer.getvalue()] * 3 if v == "pictures" else v for k, v in columns.items()}
+        table = arrow.table(rows)
+        if names:
+            features = {"label": {"names": names, "_type": "ClassLabel"}}
+            note = json.dumps({"info": {"features": features}})
+            table = table.replace_schema_metadata({"huggingface": note})
+        files.write_table(table, place / "data.parquet")
+
+    return prepare
+
+
+def no_checkpoints(place):
+    shutil.rmtree(place / "run/checkpoints")
+    (place / "run/checkpoints").mkdir()
+
+
+# What is wrong; the words, where P is a folder of the test; part of the message; preparation.
+CASES = [
+    # words
+    ("near verb", "trian digits.flowdcn", "did you mean 'train'?"),
+    ("unknown verb", "qqqq", "unknown verb 'qqqq'; choose from train, sample"),
+    ("near recipe", "train digits.flowdnc", "did you mean 'digits.flowdcn'?"),
+    ("unknown recipe", "train zzz", "unknown recipe 'zzz'; choose from"),
+    ("no recipe", "train --run P/new", "a recipe or --resume FOLDER, got neither"),
+    ("recipe and resume", f"{TRAIN} --resume P/run", "a recipe or --resume FOLDER, got both"),
+    (
+        "resume and run",
+        f"{RESUME} --run P/new",
+        "expected --resume FOLDER or --run FOLDER, got both",
+    ),
+    ("stray word", f"{TRAIN} word", "expected an option such as --optim.lr 2e-4, got 'word'"),
+    ("run without folder", "train digits.flowdcn --run", "expected one argument"),
+    ("near key", f"{TRAIN} --imags 5", "did you mean '--images'?"),
+    ("key of another case", f"{TRAIN} --optim.LR 1", "did you mean '--optim.lr'?"),
+    ("near setting", f"{TRAIN} --model.widht 32", "did you mean 'width'?"),
+    ("no value", f"{TRAIN} --images", "--images: expected a value after it"),
+    ("a group", f"{TRAIN} --optim 3", "--optim is a group"),
+    ("near option of sample", f"{SAMPLE} --guidence 2", "did you mean '--guidance'?"),
+    ("stray word of sample", f"{SAMPLE} word", "expected no further word, got 'word'"),
+    ("sample without model", "sample", "required: model"),
+    # values of settings
+    ("no images", f"{TRAIN} --images 0", "--images: expected int >= 1, got '0'"),
+    ("images in words", f"{TRAIN} --images many", "--images: expected a whole number, got 'many'"),
+    ("images beyond counting", f"{TRAIN} --images {10**40}", "--images: expected int <="),
+    ("no batch", f"{TRAIN} --batch-size 0", "--batch-size: expected int >= 1"),
+    ("no micro-batch", f"{TRAIN} --micro-batch 0", "--micro-batch: expected int >= 1"),
+    ("negative seed", f"{TRAIN} --seed -1", "--seed: expected int >= 0, got '-1'"),
+    ("negative rate", f"{TRAIN} --optim.lr -1", "--optim.lr: expected float > 0"),
+    ("rate that is none", f"{TRAIN} --optim.lr nan", "--optim.lr: expected float > 0"),
+    ("infinite rate", f"{TRAIN} --optim.lr inf", "--optim.lr: expected a finite number"),
+    ("momentum of one", f"{TRAIN} --optim.betas 0.9x1", "--optim.betas: expected float < 1"),
+    ("unknown schedule", f"{TRAIN} --optim.schedule cosine", "expected constant or linear"),
+    ("decay above one", f"{TRAIN} --ema.decay 2", "--ema.decay: expected float <= 1"),
+    ("dropout above one", f"{TRAIN} --label-dropout 1.1", "--label-dropout: expected float <= 1"),
+    ("unknown precision", f"{TRAIN} --precision float16", "expected auto or float32 or bfloat16"),
+    ("unknown device", f"{TRAIN} --device toaster", "expected a usable device, got 'toaster'"),
+    ("no steps", f"{TRAIN} --sampling.steps 0", "--sampling.steps: expected int >= 1"),
+    ("unknown solver", f"{TRAIN} --sampling.solver rk4", "expected euler or heun, got 'rk4'"),
+    ("guidance that is none", f"{TRAIN} --sampling.guidance nan", "expected a finite number"),
+    ("negative minutes", f"{TRAIN} --checkpoint.every-minutes -1", "expected float >= 0"),
+    ("no checkpoint kept", f"{TRAIN} --checkpoint.keep 0", "--checkpoint.keep: expected int >= 1"),
+    ("neither true nor false", f"{TRAIN} --data.flip maybe", "--data.flip: expected true or false"),
+    ("one number for a size", f"{TRAIN} --data.size 8", "expected two numbers such as 64x48"),
+    ("three for a size", f"{TRAIN} --data.size 8x8x8", "expected two numbers such as 64x48"),
+    ("size of zero", f"{TRAIN} --data.size 0x8", "--data.size: expected int >= 1, got '0x8'"),
+    ("size off the patch", f"{TRAIN} --data.size 9x8", "multiples of 4, got 9x8"),
+    ("two channels", f"{TRAIN} --data.channels 2", "--data.channels: expected 1 or 3"),
+    # the network
+    (
+        "width off the groups",
+        f"{TRAIN} --model.width 15",
+        "expected a width that num_groups divides",
+    ),
+    ("width in words", f"{TRAIN} --model.width wide", "cannot be built"),
+    ("no depth", f"{TRAIN} --model.depth 0", "depth"),
+    ("unknown norm", f"{TRAIN} --model.norm batch", "norm"),
+    ("unknown feed-forward", f"{TRAIN} --model.mlp conv", "mlp"),
+    ("unknown border", f"{TRAIN} --model.border wrap", "border"),
+    ("negative reach", f"{TRAIN} --model.reach -1", "reach"),
+    ("channels unlike the data", f"{TRAIN} --model.in-channels 3", "expected 1 as in the data"),
+    ("classes unlike the data", f"{TRAIN} --model.num-classes 9", "expected 2 as in the data"),
+    ("unknown network", f"{TRAIN} --model.name flowdnc", "did you mean 'flowdcn'?"),
+    # data
+    ("no data named", f"{TRAIN} --data=", "--data: expected a folder of pictures"),
+    ("no such data", f"{TRAIN} --data P/dada", "did you mean"),
+    (
+        "a file of text",
+        f"{TRAIN} --data P/notes.txt",
+        "expected a folder, a .zip or a .parquet",
+        file("notes.txt"),
+    ),
+    ("empty folder", TRAIN, "got none among 0 files", empty),
+    ("folder of text", TRAIN, "got none among 1 files", only_text),
+    ("folders beside pictures", TRAIN, "beside 1 loose pictures", mixed),
+    (
+        "zero bytes",
+        TRAIN,
+        "odd/1.png: expected a readable picture, got an empty file",
+        spoil(lambda _: b""),
+    ),
+    ("truncated picture", TRAIN, "odd/1.png", spoil(half)),
+    ("text named .png", TRAIN, "odd/1.png", spoil(lambda _: b"text")),
+    ("flipped bytes", TRAIN, "odd/1.png", spoil(lambda d: d[:40] + bytes(20) + d[60:])),
+    ("nothing usable", f"{TRAIN} --data.on-bad skip", "none of the pictures is usable", spoil_all),
+    ("no such split", f"{TRAIN} --data.split test", "expected a 'test' split"),
+    ("no zip", ZIP, "expected a zip archive", file("data.zip")),
+    ("empty zip", ZIP, "got none among 0 files", zipped()),
+    ("zip of text", ZIP, "got none among 1 files", zipped("a.txt")),
+    ("bad picture in a zip", ZIP, "b.png", zipped("a/b.png", "a/c.png")),
+    ("no parquet", PARQUET, "expected parquet files", file("data.parquet")),
+    ("no image column", PARQUET, "expected an image column", parquet({"label": [0, 1, 2]})),
+    (
+        "gap in the labels",
+        PARQUET,
+        "expected labels without gaps",
+        parquet({"image": "pictures", "label": [0, 2, 2]}),
+    ),
+    (
+        "labels that are none",
+        PARQUET,
+        "expected an integer or text label",
+        parquet({"image": "pictures", "label": [0.5, 1.5, 2.5]}),
+    ),
+    (
+        "a class name twice",
+        PARQUET,
+        "distinct class names",
+        parquet({"image": "pictures", "label": [0, 1, 1]}, ["cat", "cat"]),
+    ),
+    # run folders
+    ("run is a file", f"{TRAIN} --run P/file", "got the file", file("file")),
+    ("run within a file", f"{TRAIN} --run P/file/run", "could not write", file("file")),
+    ("run where none can be", f"{TRAIN} --run /proc/run", "could not write /proc/run"),
+    ("resume of nothing", "train --resume P/nowhere", "expected a run folder with config.json"),
+    (
+        "resume of a file",
+        "train --resume P/file",
+        "expected a run folder with config.json",
+        file("file"),
+    ),
+    ("resume of a data folder", "train --resume P/data", "expected a run folder with config.json"),
+    ("other settings", f"{RESUME} --optim.lr 1", "optim.lr (0.002, now 1.0)"),
+    ("settings that are no JSON", RESUME, "config.json", edit("config.json", b"{")),
+    ("settings not in UTF-8", RESUME, "config.json", edit("config.json", b"\xff\xfe{}")),
+    ("settings that are a list", RESUME, "expected a JSON object", edit("config.json", b"[]")),
+    (
+        "unknown setting",
+        RESUME,
+        "config.json cannot be used: unknown option",
+        edit_json("config.json", extra=1),
+    ),
+    (
+        "setting of a wrong type",
+        RESUME,
+        "--images: expected a whole number",
+        edit_json("config.json", images="x"),
+    ),
+    ("a changed setting", RESUME, "batch_size (4, now 2)", edit_json("config.json", batch_size=2)),
+    (
+        "state cut in half",
+        RESUME,
+        "elsewhere to go on from the checkpoint before",
+        edit("state.json", half),
+    ),
+    ("state without a step", RESUME, "elsewhere to go on", edit_json("state.json", step=None)),
+    ("state of a wrong type", RESUME, "elsewhere to go on", edit_json("state.json", step="9")),
+    ("weights cut in half", RESUME, "elsewhere to go on", edit("raw/model.safetensors", half)),
+    ("average cut in half", RESUME, "elsewhere to go on", edit("ema/model.safetensors", half)),
+    ("optimizer cut in half", RESUME, "elsewhere to go on", edit("optimizer.safetensors", half)),
+    ("optimizer of zero bytes", RESUME, "elsewhere to go on", edit("optimizer.safetensors", b"")),
+    ("checkpoint of another network", RESUME, "elsewhere to go on", other_model),
+    (
+        "other pictures",
+        RESUME,
+        "was trained on 5 pictures, got 1,797",
+        edit_json("state.json", num_pictures=5),
+    ),
+    # sampling
+    ("no such model", "sample P/nowhere", "expected"),
+    ("a file for a model", "sample P/file", "expected", file("file")),
+    ("a data folder for a model", "sample P/data", "expected"),
+    ("no checkpoint yet", SAMPLE, "no complete checkpoint yet", no_checkpoints),
+    ("unknown kind of weights", f"{SAMPLE} --weights best", "invalid choice: 'best'"),
+    ("unknown label", f"{SAMPLE} --labels 3,cat", "unknown label 'cat'"),
+    ("label out of range", f"{SAMPLE} --labels 10", "unknown label '10'"),
+    ("empty label", f"{SAMPLE} --labels 1,,2", "unknown label ''"),
+    ("no pictures", f"{SAMPLE} --num 0", "expected a whole number of at least 1, got '0'"),
+    ("no steps to take", f"{SAMPLE} --steps 0", "expected a whole number of at least 1, got '0'"),
+    ("no pictures at once", f"{SAMPLE} --batch-size 0", "expected a whole number of at least 1"),
+    ("negative seed of sample", f"{SAMPLE} --seed -1", "expected a whole number of at least 0"),
+    ("seed in words", f"{SAMPLE} --seed one", "expected a whole number of at least 0, got 'one'"),
+    ("guidance of nan", f"{SAMPLE} --guidance nan", "expected a finite number, got 'nan'"),
+    ("guidance of inf", f"{SAMPLE} --guidance inf", "expected a finite number, got 'inf'"),
+    ("guidance in words", f"{SAMPLE} --guidance much", "expected a finite number, got 'much'"),
+    ("interval upside down", f"{SAMPLE} --interval 0.9,0.1", "0 <= low <= high <= 1"),
+    ("interval beyond time", f"{SAMPLE} --interval 0,2", "0 <= low <= high <= 1"),
+    ("interval of one", f"{SAMPLE} --interval 0.5", "expected LOW,HIGH"),
+    ("size in words", f"{SAMPLE} --size big", "expected HEIGHTxWIDTH such as 48x32, got 'big'"),
+    ("size of nothing", f"{SAMPLE} --size 0x8", "got 0x8"),
+    ("size off the patch of sample", f"{SAMPLE} --size 9x8", "multiples of 2, got 9x8"),
+    ("solver of no name", f"{SAMPLE} --solver hein", "did you mean 'heun'?"),
+    ("shift of zero", f"{SAMPLE} --shift 0", "expected a number above 0, got '0'"),
+    ("infinite shift", f"{SAMPLE} --shift inf", "expected a finite number, got 'inf'"),
+    ("last step too long", f"{SAMPLE} --last-step 1", "last_step in (0, 1)"),
+    ("reach of zero", f"{SAMPLE} --reach 0", "expected a number above 0, got '0'"),
+    ("device of sample", f"{SAMPLE} --device toaster", "expected a usable device"),
+    ("other kind of picture", f"{SAMPLE} --out P/out.jpg", "expected a .png file or a folder"),
+    (
+        "picture where a folder is",
+        "sample P/run --out P/x.png",
+        "got the folder",
+        lambda p: (p / "x.png").mkdir(),
+    ),
+    ("folder where a file is", f"{SAMPLE} --single --out P/file", "got the file", file("file")),
+    ("picture within a file", f"{SAMPLE} --out P/file/a.png", "got the file", file("file")),
+    ("picture where none can be", f"{SAMPLE} --out /proc/a.png", "could not write"),
+    (
+        "weights to sample cut in half",
+        SAMPLE,
+        "model.safetensors is damaged",
+        edit("ema/model.safetensors", half),
+    ),
+    (
+        "network settings cut in half",
+        SAMPLE,
+        "config.json is damaged",
+        edit("ema/config.json", half),
+    ),
+    (
+        "pipeline.json cut in half",
+        SAMPLE,
+        "pipeline.json is damaged",
+        edit("ema/pipeline.json", half),
+    ),
+    (
+        "pipeline.json without size",
+        SAMPLE,
+        "pipeline.json",
+        edit_json("ema/pipeline.json", size=None),
+    ),
+    ("pipeline.json with words", SAMPLE, "steps", edit_json("ema/pipeline.json", steps="many")),
+    (
+        "too few class names",
+        SAMPLE,
+        "name for each of its 10 classes",
+        edit_json("ema/pipeline.json", class_names=["a"]),
+    ),
+]

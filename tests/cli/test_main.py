@@ -1,0 +1,81 @@
+"""Finding the verb, and turning every error into one line and an exit code."""
+
+import subprocess
+import sys
+from contextlib import suppress
+
+import pytest
+
+import convflow
+from convflow.cli import main as cli
+from convflow.cli import sample
+from convflow.training.divergence import Diverged
+from convflow.types import InputError
+
+
+def fail(monkeypatch, error):
+    def run(words):
+        raise error
+
+    monkeypatch.setattr(sample, "main", run)
+    return cli.main(["sample", "x"])
+
+
+@pytest.mark.parametrize("words", [[], ["--help"], ["-h"], ["help"]])
+def test_help_names_every_verb(words, capsys):
+    assert cli.main(words) == 0
+    out, err = capsys.readouterr()
+    assert all(f"  {verb} " in out for verb in cli.VERBS)
+    assert err == ""
+
+
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_every_verb_has_help(verb, capsys):
+    with suppress(SystemExit):  # argparse leaves after its help
+        assert cli.main([verb, "--help"]) == 0
+    assert f"convflow {verb}" in capsys.readouterr().out
+
+
+def test_version(capsys):
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"convflow {convflow.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (InputError("expected a,\n got b"), 2, "error: expected a, got b\n"),
+        (PermissionError(13, "Permission denied", "/x"), 2, "error: /x: Permission denied; check"),
+        (OSError("odd"), 2, "error: odd; check that the place exists"),
+        (MemoryError(), 1, "error: out of memory; try a smaller --batch-size"),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+            1,
+            "error: out of memory; try",
+        ),
+        (RuntimeError("CUDA out of memory. Tried"), 1, "error: out of memory; try"),
+        (Diverged("the loss is not finite"), 1, "error: the loss is not finite\n"),
+        (KeyboardInterrupt(), 130, "interrupted\n"),
+    ],
+)
+def test_errors_are_one_line_and_a_code(error, code, said, monkeypatch, capsys):
+    assert fail(monkeypatch, error) == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(said)
+    assert err.count("\n") == 1
+
+
+def test_faults_of_ours_are_not_hidden(monkeypatch):
+    with pytest.raises(RuntimeError, match="a bug"):
+        fail(monkeypatch, RuntimeError("a bug"))
+    with pytest.raises(TypeError):
+        fail(monkeypatch, TypeError("a bug"))
+
+
+def test_help_imports_neither_torch_nor_numba():
+    code = (
+        "import sys; from convflow.cli.main import main; main(['--help']); "
+        "assert not {'torch', 'numba', 'numpy'} & sys.modules.keys()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

@@ -1,0 +1,82 @@
+"""`convflow sample`: pictures, their names and their labels."""
+
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from convflow.cli import sample
+from convflow.cli.main import main
+
+QUICK = ["--steps", "1"]
+
+
+def pixels(path):
+    with Image.open(path) as picture:
+        return np.asarray(picture)
+
+
+def test_a_grid(tiny_run, tmp_path, capsys):
+    out = tmp_path / "new" / "grid.png"
+    assert main(["sample", str(tiny_run), "--out", str(out), "--num", "6", *QUICK]) == 0
+    assert pixels(out).shape == (2 * 66 + 2, 3 * 66 + 2)
+    assert [p.name for p in out.parent.iterdir()] == ["grid.png"]
+    said = capsys.readouterr().out
+    assert f"6 pictures of 8x8 in {out}" in said
+    assert "rows from the top left: 0, 1, 2, 3, 4, 5" in said
+
+
+def test_one_file_per_picture_with_its_label(tiny_run, tmp_path):
+    out = tmp_path / "out"
+    words = ["--labels", "7,3", "--num", "3", "--seed", "5", "--size", "10x6"]
+    assert main(["sample", str(tiny_run), "--out", str(out), *words, *QUICK]) == 0
+    names = sorted(path.name for path in out.iterdir())
+    assert names == ["00000_7_seed5.png", "00001_3_seed5.png", "00002_7_seed5.png"]
+    assert pixels(out / names[0]).shape == (10, 6)
+
+
+def test_a_picture_depends_on_seed_and_number_alone(tiny_run, tmp_path):
+    def draw(name, *words):
+        out = tmp_path / name
+        given = ["sample", str(tiny_run), "--single", "--out", str(out), "--labels", "4", *words]
+        assert main([*given, *QUICK]) == 0
+        return [pixels(path) for path in sorted(out.iterdir())]
+
+    many = draw("many", "--num", "5", "--batch-size", "2")
+    few = draw("few", "--num", "3", "--batch-size", "3")
+    other = draw("other", "--num", "3", "--seed", "1")
+    assert all(np.abs(a.astype(int) - b).max() <= 1 for a, b in zip(many, few, strict=False))
+    assert not np.array_equal(few[0], other[0])
+
+
+def test_a_checkpoint_and_its_raw_weights(tiny_run, tmp_path):
+    folder = max((tiny_run / "checkpoints").iterdir())
+    out = tmp_path / "a.png"
+    words = ["--out", str(out), "--num", "1", "--weights", "raw", *QUICK]
+    assert main(["sample", str(folder), *words]) == 0
+    assert out.exists()
+
+
+def test_an_older_picture_is_replaced(tiny_run, tmp_path):
+    out = tmp_path / "a.png"
+    out.write_text("old")
+    assert main(["sample", str(tiny_run), "--out", str(out), "--num", "1", *QUICK]) == 0
+    assert pixels(out).ndim == 2
+
+
+def test_a_class_with_a_comma_is_one_label(tiny_run, tmp_path):
+    assert sample._split("a,b", ("a", "b")) == ["a", "b"]
+    assert sample._split("salt, pepper", ("salt, pepper", "sugar")) == ["salt, pepper"]
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+    for path in run.rglob("pipeline.json"):
+        path.write_text(path.read_text().replace('"0"', '"salt, pepper"'))
+    words = ["--labels", "salt, pepper", "--num", "1", "--single", "--out", str(tmp_path / "out")]
+    assert main(["sample", str(run), *words, *QUICK]) == 0
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["00000_salt-pepper_seed0.png"]
+
+
+@pytest.mark.parametrize(("text", "size"), [("48x32", (48, 32)), ("64", (64, 64))])
+def test_sizes(text, size):
+    assert sample._size(text) == size

@@ -1,0 +1,173 @@
+"""`convflow train`: begin, go on, interrupt, and two processes that are as one."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+import safetensors.torch
+
+from benchmarks.reliability import kills
+from convflow import recipes
+from convflow.cli.main import main
+from convflow.recipes import create_config
+from convflow.training import checkpoint
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return kills.make_pictures(tmp_path_factory.mktemp("pictures"))
+
+
+def words(data, run, *more):
+    return ["pictures.flowdcn", "--data", str(data), *kills.SETTINGS, "--run", str(run), *more]
+
+
+def test_without_words_it_lists_the_recipes(capsys):
+    assert main(["train"]) == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in recipes.list_recipes())
+
+
+def test_help_of_a_run_shows_its_own_values(tiny_run, capsys):
+    assert main(["train", "--resume", str(tiny_run), "--help"]) == 0
+    assert re.search(r"--batch-size +4 ", capsys.readouterr().out)
+
+
+def test_the_folder_of_a_run_is_named_after_its_recipe(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    given = []
+    monkeypatch.setattr(
+        "convflow.training.launch.train", lambda config, run: given.append((config, run)) or True
+    )
+    assert main(["train", "digits.flowdcn"]) == 0
+    assert [(config, str(run)) for config, run in given] == [
+        (create_config("digits.flowdcn"), "runs/digits.flowdcn")
+    ]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_begin_then_the_same_words_go_on_then_longer(data, tmp_path):
+    run = tmp_path / "run"
+    assert main(["train", *words(data, run, "--images", "16")]) == 0
+    first = (run / "metrics.jsonl").read_text()
+    assert main(["train", *words(data, run, "--images", "16")]) == 0
+    assert (run / "metrics.jsonl").read_text() == first
+    assert main(["train", "--resume", str(run), "--images", "32"]) == 0
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["images"] for line in lines] == [8, 16, 24, 32]
+    assert checkpoint.list_steps(run) == [2, 4]
+
+
+def test_an_interrupted_training_says_how_to_go_on(monkeypatch, tmp_path):
+    monkeypatch.setattr("convflow.training.launch.train", lambda config, run: False)
+    assert main(["train", "digits.flowdcn", "--run", str(tmp_path)]) == 130
+
+
+def test_poisoned_weights_end_with_code_one_and_a_usable_checkpoint(data, tmp_path, capsys):
+    run = tmp_path / "run"
+    assert main(["train", *words(data, run, "--images", "16")]) == 0
+    folder = checkpoint.folder_of(run, 2)
+    path = folder / "raw/model.safetensors"
+    good = path.read_bytes()
+    weights = safetensors.torch.load(good)
+    weights["blocks.0.mlp.up.weight"][0, 0] = float("nan")
+    safetensors.torch.save_file(weights, path)
+    capsys.readouterr()
+    assert main(["train", "--resume", str(run), "--images", "32"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: the loss or its gradient is not finite at step 3")
+    assert "first in blocks.0.mlp.up (Linear), with " in error
+    assert f"kept: {folder}" in error
+    assert error.count("\n") == 1
+    path.write_bytes(good)
+    assert main(["train", "--resume", str(run), "--images", "32"]) == 0
+
+
+def environment(**more):
+    return os.environ | {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"} | kills.BYTECODE | more
+
+
+@pytest.mark.slow
+def test_ctrl_c_saves_and_going_on_ends_as_if_undisturbed(data, tmp_path):
+    straight, stopped = tmp_path / "straight", tmp_path / "stopped"
+    given = ["--images", "12000"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "convflow", "train", *words(data, stopped, *given)],
+        env=environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    path, end = stopped / "metrics.jsonl", time.monotonic() + 60
+    while not (path.exists() and path.stat().st_size) and time.monotonic() < end:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert said.splitlines()[-1] == f"saved; go on with: convflow train --resume {stopped}"
+    assert "Traceback" not in said
+    (step,) = checkpoint.list_steps(stopped)
+    images = str(8 * (step + 5))
+    assert main(["train", "--resume", str(stopped), "--images", images]) == 0
+    assert main(["train", *words(data, straight, "--images", images)]) == 0
+    assert kills.differences(straight, stopped) == []
+
+
+def free_port():
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def together(arguments, port):
+    """Start two processes as torchrun does, and wait for both."""
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "convflow", "train", *arguments],
+            env=environment(RANK=str(rank), LOCAL_RANK=str(rank), **shared),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    said = [process.communicate(timeout=120)[1] for process in processes]
+    return [process.returncode for process in processes], said
+
+
+@pytest.mark.slow
+def test_two_processes_are_as_one_with_the_same_batch(data, tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    more = ["--images", "63", "--batch-size", "7", "--micro-batch", "none"]
+    exact = ["--precision", "float32", "--optim.lr", "1e-3", "--optim.warmup-images", "0"]
+    codes, said = together(words(data, two, *more, *exact), free_port())
+    assert codes == [0, 0], said
+    assert said[1] == ""
+    assert main(["train", *words(data, one, *more, *exact)]) == 0
+    names = [sorted(p.name for p in run.rglob("*") if "pt_" not in p.name) for run in (one, two)]
+    assert names[0] == names[1]
+    lines = [(run / "metrics.jsonl").read_text().splitlines() for run in (one, two)]
+    assert len(lines[0]) == 9
+    for single, double in zip(*lines, strict=True):
+        assert json.loads(double) == pytest.approx(json.loads(single), rel=1e-4)
+    for name in ("raw", "ema"):
+        single, double = (
+            safetensors.torch.load_file(checkpoint.folder_of(run, 9) / name / "model.safetensors")
+            for run in (one, two)
+        )
+        for key, tensor in single.items():
+            moved = (double[key] - tensor).norm() / tensor.norm().clamp(min=1e-3)
+            assert float(moved) < 1e-3, key
+
+
+def test_two_processes_refuse_together(data, tmp_path):
+    arguments = words(data, tmp_path / "run", "--batch-size", "1")
+    codes, said = together(arguments, free_port())
+    assert codes == [2, 2]
+    assert all(text.count("error: ") == 1 and "Traceback" not in text for text in said)
+    assert not (tmp_path / "run").exists()

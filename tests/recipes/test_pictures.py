@@ -1,0 +1,44 @@
+"""The recipes in recipes/pictures.py: complete, printable, and their network can be built."""
+
+import json
+
+import pytest
+import torch
+
+from convflow.cli.main import main
+from convflow.models.zoo import create_model
+from convflow.recipes import create_config, list_recipes
+from convflow.training.config import describe, from_dict, to_dict
+
+NAMES = [name for name in list_recipes() if name.startswith("pictures.")]
+
+
+def test_there_are_some():
+    assert NAMES
+    assert all(text.endswith(".") for text in list_recipes().values())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_settings_survive_json(name):
+    config = create_config(name)
+    assert from_dict(json.loads(json.dumps(to_dict(config)))) == config
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_network_fits_the_pictures(name):
+    config = create_config(name)
+    settings = {"num_classes": 10, "in_channels": config.data.channels} | config.model
+    with torch.device("meta"):
+        model = create_model(settings.pop("name"), **settings)
+        x = torch.empty(2, config.data.channels, *config.data.size)
+        assert model(x, torch.empty(2), torch.zeros(2, dtype=torch.int64)).shape == x.shape
+    assert 1e6 < sum(p.numel() for p in model.parameters()) < 20e6
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_help_prints_every_key_with_its_value(name, capsys):
+    assert main(["train", name, "--help"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    shown = {line[0]: line[1:] for line in lines}
+    for key, value, _ in describe(create_config(name)):
+        assert shown[f"--{key}"][: len(value.split())] == value.split()
