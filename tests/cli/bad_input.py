@@ -165,6 +165,7 @@ CASES = [
     ("dropout above one", f"{TRAIN} --label-dropout 1.1", "--label-dropout: expected float <= 1"),
     ("unknown precision", f"{TRAIN} --precision float16", "expected auto or float32 or bfloat16"),
     ("unknown device", f"{TRAIN} --device toaster", "expected a usable device, got 'toaster'"),
+    ("device without numbers", f"{TRAIN} --device meta", "expected a usable device, got 'meta'"),
     ("no steps", f"{TRAIN} --sampling.steps 0", "--sampling.steps: expected int >= 1"),
     ("unknown solver", f"{TRAIN} --sampling.solver rk4", "expected euler or heun, got 'rk4'"),
     ("guidance that is none", f"{TRAIN} --sampling.guidance nan", "expected a finite number"),
