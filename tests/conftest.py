@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 import hypothesis
@@ -15,8 +14,8 @@ import tests.shape_check  # noqa: F401  the hook below finds it by name
 CHECKED = [f"convflow.{part}" for part in ("nn", "models", "processes", "samplers", "codecs")]
 jaxtyping.install_import_hook(CHECKED, "tests.shape_check.check")
 
-# Workers of pytest-xdist share the cores; a run alone has two.
-torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
+# Two threads on busy cores wait for each other much longer than one thread works.
+torch.set_num_threads(1)
 
 hypothesis.settings.register_profile(
     "convflow", deadline=None, derandomize=True, database=None, max_examples=25

@@ -24,14 +24,16 @@ INK, PAPER = 20, 255
 
 
 def run_demo(run: Path) -> Path | None:
-    """Train (or go on, or find it done) in `run` and draw `page.png` there.
+    """Train (or go on) in `run` and draw `page.png` there, unless that has been done.
 
     Returns:
         The page, or None when training was interrupted.
     """
+    page = run / "page.png"
+    if page.is_file():
+        return page
     if not train(flowdcn(), run):
         return None
-    page = run / "page.png"
     draw_page(Pipeline.from_pretrained(run)).save(page)
     return page
 

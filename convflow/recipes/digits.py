@@ -17,6 +17,6 @@ def flowdcn() -> TrainConfig:
         optim=OptimConfig(lr=2e-3, betas=(0.9, 0.99), warmup_images=5_000, schedule="linear"),
         ema=EMAConfig(decay=0.995),
         sampling=SamplingConfig(solver="heun", steps=20, guidance=1.5),
-        images=80_000,
+        images=56_000,
         batch_size=128,
     )

@@ -115,6 +115,7 @@ class Trainer:
         )
         gap = 60 * config.checkpoint.every_minutes
         saving_due = Schedule(gap, gap)
+        began = self.step
         self.model.train()
         with closing(stream), self._monitor() as monitor, _asked_to_stop() as asked:
             while self.images_seen < config.images and not self._agree(asked()):
@@ -129,7 +130,7 @@ class Trainer:
             finished = self.images_seen >= config.images
             if monitor is not None:
                 self.save(monitor)
-                if finished:
+                if finished and self.step > began:
                     self.write_samples()
         distributed.barrier()
         return finished
