@@ -25,6 +25,13 @@ class InputError(ValueError):
     and what to do. The command line prints it as one line and exits with code 2."""
 
 
+class Diverged(RuntimeError):
+    """The loss, its gradient or the weights stopped being finite; the last checkpoint is good.
+
+    The command line prints it as one line and exits with code 1.
+    """
+
+
 @runtime_checkable
 class Denoiser(Protocol):
     """Any network or wrapper that predicts from a noisy batch.

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from convflow import __version__
-from convflow.types import InputError, unknown_name
+from convflow.types import Diverged, InputError, unknown_name
 
 VERBS = {
     "train": "train a model from a recipe, or go on with a run",
@@ -82,6 +82,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 141
     except InputError as error:
         return _complain(str(error), 2)
+    except Diverged as error:
+        return _complain(str(error), 1)
     except OSError as error:
         what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         cure = "check that the place exists, can be written to and has space"
@@ -90,8 +92,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if _is_lack_of_memory(error):
             cure = "try a smaller --batch-size or --micro-batch, a smaller size or a smaller model"
             return _complain(f"out of memory; {cure}", 1)
-        if type(error).__name__ == "Diverged":  # of convflow.training, too slow to import here
-            return _complain(str(error), 1)
         raise
 
 

@@ -25,6 +25,10 @@ class Draws(NamedTuple):
     noise: Float[Tensor, "B C H W"]
     t: Float[Tensor, " B"]
 
+    def take(self, rows: slice) -> Draws:
+        """Return the draws of some samples of the batch."""
+        return Draws(*(part[rows] for part in self))
+
 
 @dataclass(frozen=True)
 class FlowMatching:
@@ -52,9 +56,9 @@ class FlowMatching:
                 f"expected a shift and a scale above 0, got {self.shift} and {self.scale}"
             )
 
-    def draw_times(self, n: int, generator: torch.Generator | None = None) -> Float[Tensor, " n"]:
+    def draw_times(self, n: int, generator: torch.Generator) -> Float[Tensor, " n"]:
         """Return `n` training times in [0, 1], on the generator's device."""
-        device = generator.device if generator is not None else None
+        device = generator.device
         if self.times == "uniform":
             t = torch.rand(n, generator=generator, device=device)
         else:
@@ -62,11 +66,10 @@ class FlowMatching:
             t = torch.sigmoid(self.location + self.scale * normal)
         return shift_times(t, self.shift)
 
-    def draw(self, shape: tuple[int, ...], generator: torch.Generator | None = None) -> Draws:
-        """Return noise and times for a batch of `shape` (B, C, H, W)."""
-        device = generator.device if generator is not None else None
+    def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> Draws:
+        """Return noise and times for a batch of `shape` (B, C, H, W), on the generator's device."""
         t = self.draw_times(shape[0], generator)
-        return Draws(torch.randn(shape, generator=generator, device=device), t)
+        return Draws(torch.randn(shape, generator=generator, device=generator.device), t)
 
     def mix(
         self,
@@ -75,7 +78,7 @@ class FlowMatching:
         t: Float[Tensor, " B"],
     ) -> Float[Tensor, "B C H W"]:
         """Return the point at time t on the path from noise to data."""
-        return torch.lerp(noise, data, t.view(-1, 1, 1, 1).to(data.dtype))
+        return torch.lerp(noise.to(data.dtype), data, t.view(-1, 1, 1, 1).to(data.dtype))
 
     def target(
         self,
@@ -91,7 +94,7 @@ class FlowMatching:
         model: Denoiser,
         data: Float[Tensor, "B C H W"],
         labels: Int[Tensor, " B"],
-        generator: torch.Generator | None = None,
+        generator: torch.Generator,
     ) -> Float[Tensor, " B"]:
         """Return the mean squared error of the velocity for each sample, with fresh draws."""
         return self.loss_at(model, data, labels, self.draw(tuple(data.shape), generator))

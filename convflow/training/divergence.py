@@ -9,9 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-
-class Diverged(RuntimeError):
-    """The loss, its gradient or the weights stopped being finite; the last checkpoint is good."""
+from convflow.types import Diverged
 
 
 def first_nonfinite_module(model: nn.Module, forward: Callable[[], object]) -> str | None:

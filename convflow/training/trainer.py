@@ -31,7 +31,6 @@ from convflow.samplers.seeds import assign_labels, draw_noise, generator_of
 from convflow.training import checkpoint
 from convflow.training.config import TrainConfig, to_dict
 from convflow.training.divergence import (
-    Diverged,
     first_nonfinite_gradient,
     first_nonfinite_module,
     require_finite_weights,
@@ -44,7 +43,7 @@ from convflow.training.optim import (
     optimizer_tensors,
     restore_optimizer,
 )
-from convflow.types import InputError
+from convflow.types import Diverged, InputError
 
 log = logging.getLogger("convflow")
 
@@ -228,13 +227,12 @@ class Trainer:
         dropped = dropped < config.label_dropout
         labels = labels.to(self.device, non_blocking=True)
         labels = labels.masked_fill(dropped[mine], self.model.num_classes)
-        return labels, Draws(*(part[mine] for part in draws))
+        return labels, draws.take(mine)
 
     def _losses(self, pictures: Tensor, labels: Tensor, draws: Draws, rows: slice) -> Tensor:
         data = self.codec.encode(pictures.to(self.device, non_blocking=True))
         with self._autocast():
-            micro = Draws(*(part[rows] for part in draws))
-            return self.process.loss_at(self.model, data, labels, micro)
+            return self.process.loss_at(self.model, data, labels, draws.take(rows))
 
     def _share(self) -> slice:
         return slice(distributed.rank(), None, distributed.world_size())

@@ -9,8 +9,7 @@ import pytest
 import convflow
 from convflow.cli import main as cli
 from convflow.cli import sample
-from convflow.training.divergence import Diverged
-from convflow.types import InputError
+from convflow.types import Diverged, InputError
 
 
 def fail(monkeypatch, error):

@@ -5,11 +5,11 @@ import torch
 from torch import nn
 
 from convflow.training.divergence import (
-    Diverged,
     first_nonfinite_gradient,
     first_nonfinite_module,
     require_finite_weights,
 )
+from convflow.types import Diverged
 
 
 def network():

@@ -14,10 +14,9 @@ from PIL import Image
 
 from convflow.data.loader import Order, batches
 from convflow.training import checkpoint
-from convflow.training.divergence import Diverged
 from convflow.training.optim import optimizer_tensors
 from convflow.training.trainer import Trainer
-from convflow.types import InputError
+from convflow.types import Diverged, InputError
 from tests.tolerance import assert_close_rms
 
 
