@@ -13,9 +13,6 @@ from torch import Tensor
 class PixelCodec:
     """Model space is the pixels themselves, levels 0..255 mapped to [-1, 1]."""
 
-    downsampling = 1
-    """Pixels along one side of the picture per cell of model space."""
-
     def encode(
         self, images: UInt8[Tensor, "B C H W"], generator: torch.Generator | None = None
     ) -> Float[Tensor, "B C H W"]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import json
 import math
 import operator
 from collections.abc import Callable, Iterable, Sequence
@@ -23,7 +25,7 @@ from convflow.samplers.guidance import ClassifierFreeGuidance
 from convflow.samplers.ode import integrate, time_grid
 from convflow.samplers.seeds import assign_labels, draw_noise
 from convflow.training import checkpoint
-from convflow.training.config import SamplingConfig, read_sampling
+from convflow.training.config import PipelineConfig, SamplingConfig, read_pipeline, to_dict
 from convflow.types import InputError, Size, unknown_name
 
 CODECS = {"pixel": PixelCodec}
@@ -105,19 +107,29 @@ class Pipeline:
         if weights not in ("ema", "raw"):
             raise InputError(unknown_name("kind of weights", weights, ("ema", "raw")))
         folder = find_weights(folder_or_id, weights)
-        described = read_json(folder / "pipeline.json")
-        try:
-            sampling = read_sampling(described)
-            size = (int(described["size"][0]), int(described["size"][1]))
-            names = [str(name) for name in described["class_names"]]
-            codec = described["codec"]
-        except (KeyError, TypeError, ValueError, IndexError) as error:
+        path = folder / "pipeline.json"
+        if not path.is_file():
             raise InputError(
-                f"{folder / 'pipeline.json'} lacks {error}; use a checkpoint of convflow train"
+                f"{folder} holds a network but no pipeline.json with its size and classes; "
+                "load_model reads the network alone, and Pipeline.save_pretrained writes both"
+            )
+        described = read_json(path)
+        try:
+            known = read_pipeline(described)
+        except InputError as error:
+            raise InputError(
+                f"{path} cannot be used: {error}; use a checkpoint of convflow train"
             ) from error
-        if codec not in CODECS:
-            raise InputError(f"{folder / 'pipeline.json'}: {unknown_name('codec', codec, CODECS)}")
-        return cls(load_model(folder), CODECS[codec](), size, names, sampling, device)
+        codec = CODECS[known.codec]()
+        return cls(load_model(folder), codec, known.size, known.class_names, known.sampling, device)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the network, its settings and this description to a folder; parents are made."""
+        place = Path(folder)
+        place.mkdir(parents=True, exist_ok=True)
+        self.model.save_weights(place)
+        known = PipelineConfig(self.size, self.class_names, self.sampling)
+        checkpoint.write_text(place / "pipeline.json", json.dumps(to_dict(known), indent=2))
 
     @torch.inference_mode()
     def __call__(
@@ -172,6 +184,11 @@ class Pipeline:
                 f"got {num}, {batch_size}, {seed} and {guidance}"
             )
         check_size(*size, self.model.multiple)
+        accepted = inspect.signature(self.model.forward).parameters
+        for name in model_arguments:
+            if name not in accepted:
+                options = [*inspect.signature(type(self).__call__).parameters, *accepted]
+                raise InputError(unknown_name("option", name, options))
         grid = time_grid(steps, shift=shift, last_step=last_step)
         shape = (self.model.in_channels, *size)
         null = self.model.num_classes

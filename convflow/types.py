@@ -32,7 +32,7 @@ class Diverged(RuntimeError):
     """
 
 
-@runtime_checkable
+@runtime_checkable  # for the shape checks in tests
 class Denoiser(Protocol):
     """Any network or wrapper that predicts from a noisy batch.
 

@@ -48,8 +48,3 @@ def test_levels_survive_other_dtypes(dtype):
 def test_values_are_clamped_and_rounded(value, level):
     out = CODECS["pixel"].decode(torch.full((1, 1, 1, 1), value))
     assert (out.item(), out.dtype) == (level, torch.uint8)
-
-
-def test_one_cell_of_model_space_is_one_pixel():
-    assert CODECS["pixel"].downsampling == 1
-    assert CODECS["pixel"].encode(LEVELS).shape == LEVELS.shape

@@ -105,11 +105,11 @@ def _check_forward() -> None:
     from convflow.ops import deform_sample
     from convflow.ops.deform import reference
 
+    values, offsets, weights = (part.double() for part in _operator_inputs())
+    wanted = reference.deform_sample(values, offsets, weights, "zeros").float()
     for device in {torch.device("cpu"), choose_device()}:
-        inputs = [part.to(device) for part in _operator_inputs()]
-        values, offsets, weights = (part.double() for part in inputs)
-        wanted = reference.deform_sample(values, offsets, weights, "zeros").float()
-        torch.testing.assert_close(deform_sample(*inputs), wanted, rtol=1e-4, atol=1e-4)
+        found = deform_sample(*(part.to(device) for part in _operator_inputs())).cpu()
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
 
 
 def _check_gradients() -> None:
@@ -147,6 +147,7 @@ def _check_training() -> None:
     from convflow.models.zoo import create_model
     from convflow.processes.flow import FlowMatching
     from convflow.samplers.ode import integrate, time_grid
+    from convflow.samplers.seeds import draw_noise
 
     device = choose_device()
     settings = {"width": 32, "depth": 2, "num_groups": 2, "in_channels": 1, "num_classes": 2}
@@ -165,7 +166,8 @@ def _check_training() -> None:
         losses.append(loss.item())
     if not losses[-1] < 0.5 * losses[0]:
         raise RuntimeError(f"the loss went from {losses[0]:.3f} to {losses[-1]:.3f} only")
-    x = integrate(model.eval(), torch.randn_like(data[:4]), labels[:4], time_grid(10))
+    noise = draw_noise(0, range(4), (1, 8, 8)).to(device)
+    x = integrate(model.eval(), noise, labels[:4], time_grid(10))
     if not bool(x.isfinite().all()):
         raise RuntimeError("samples are not finite")
 

@@ -16,6 +16,7 @@ from convflow.types import InputError, Size
 def main(arguments: Sequence[str]) -> int:
     """Run the command and return its exit code."""
     options = _parser().parse(arguments)
+    options.out = options.out or Path("samples" if options.single else "samples.png")
     if not options.single and options.out.suffix not in ("", ".png"):
         raise InputError(
             f"--out: expected a .png file or a folder, got {options.out}; change its ending"
@@ -96,7 +97,7 @@ def _parser() -> Parser:
     add("--seed", type=_seed, default=0, help="picture i depends on (seed, i) alone")
     add("--shift", type=_above_zero, default=1.0, help="above 1 spends more steps near noise")
     add("--last-step", type=_finite, help="length of the last step; published: 0.04")
-    add("--reach", type=_above_zero, help="S_max of FlowDCN in cells (default: as trained)")
+    add("--reach", type=_reach, help="S_max of FlowDCN in cells, or X,Y (default: as trained)")
     add("--weights", choices=("ema", "raw"), default="ema", help="averaged or last weights")
     add("--batch-size", type=_positive, default=64, help="pictures at once")
     add("--columns", type=_positive, help="pictures in a row of the grid")
@@ -152,6 +153,13 @@ def _above_zero(text: str) -> float:
     if (number := _finite(text)) <= 0:
         raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
     return number
+
+
+def _reach(text: str) -> float | tuple[float, float]:
+    numbers = tuple(_above_zero(part) for part in text.split(","))
+    if len(numbers) > 2:
+        raise argparse.ArgumentTypeError(f"expected one number or X,Y such as 4,6, got {text!r}")
+    return numbers[0] if len(numbers) == 1 else (numbers[0], numbers[1])
 
 
 def _size(text: str) -> Size:

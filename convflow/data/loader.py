@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import lru_cache
-from typing import Literal
+from functools import cached_property, lru_cache
 
 import numpy as np
 import torch
@@ -32,8 +32,6 @@ class Images:
         channels: Channels C of the result.
         size: Height and width H, W in pixels.
         cache_bytes: Memory that decoded pictures may take.
-        crop: `center`, or `random`: a place drawn once per picture from its index, so that a
-            resumed run sees the same pixels.
 
     Attributes:
         class_names: Names by class id; empty for unconditional data.
@@ -50,12 +48,11 @@ class Images:
         channels: int,
         size: Size,
         cache_bytes: int = 2**30,
-        crop: Literal["center", "random"] = "center",
     ) -> None:
         self.class_names = source.class_names
         self.num_classes = len(source.class_names)
         self.shape = (channels, *size)
-        self._source, self._crop = source, crop
+        self._source = source
         self._indices = np.asarray(indices, np.int64)
         self.labels = np.array([source.label(index) for index in self._indices], np.int64)
         shape = (len(self._indices), *size, channels)
@@ -66,6 +63,13 @@ class Images:
 
     def __len__(self) -> int:
         return len(self._indices)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of class names, item names and labels in their order: what a run depends on."""
+        items = ((self.item_name(i), int(label)) for i, label in enumerate(self.labels))
+        text = repr((tuple(self.class_names), list(items)))
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def item_name(self, index: int) -> str:
         """File name or table row of a picture, for messages."""
@@ -116,8 +120,7 @@ class Images:
         except InputError as error:
             name = self._source.item_name(index)
             raise InputError(f"{name}: {str(error).removeprefix(f'{name}: ')}") from error
-        rng = np.random.Generator(np.random.PCG64(index)) if self._crop == "random" else None
-        return resize_and_crop(picture, (size[0], size[1]), crop=self._crop, rng=rng)
+        return resize_and_crop(picture, (size[0], size[1]))
 
 
 class Order:

@@ -121,9 +121,9 @@ def natural_key(text: str) -> tuple[list[Any], str]:
 def split_of(path: str) -> str | None:
     """The split that a file name, or else one of its folders, begins with."""
     for part in reversed(path.split("/")):
-        match = re.match("train|val|test", part.lower())
+        match = re.match(r"(train|val|test)(id|idation|ing)?(?![a-z])", part.lower())
         if match:
-            return SPLITS[match.group()]
+            return SPLITS[match[1]]
     return None
 
 

@@ -10,7 +10,7 @@ from convflow.models.backbone import Backbone
 from convflow.nn.deform import DEFAULT_REACH, GroupwiseMSDCN, Reach
 from convflow.nn.dense import MLPName, create_mlp
 from convflow.nn.embed import LabelEmbedding, PatchEmbedding, TimeEmbedding, unpatchify
-from convflow.nn.norm import Modulation, NormName, create_norm, modulate, per_sample
+from convflow.nn.norm import Modulation, NormName, create_norm, modulate, per_sample, widen
 from convflow.ops.deform.op import Border
 from convflow.types import InputError
 
@@ -105,8 +105,7 @@ class FlowDCN(Backbone):
                 f"num_classes of at least 0, got {in_channels}, {width}, {depth}, {num_groups}, "
                 f"{patch_size} and {num_classes}"
             )
-        if not 0 < reach < float("inf"):
-            raise InputError(f"expected a finite reach above 0, in cells, got {reach}; try 2 to 6")
+        _check_reach(reach)
         self.in_channels, self.num_classes = in_channels, num_classes
         self.multiple, self.reach = patch_size, reach
         self.embed_patches = PatchEmbedding(in_channels, width, patch_size)
@@ -118,8 +117,8 @@ class FlowDCN(Backbone):
         self.project = Head(width, patch_size, in_channels * (2 if discard_half else 1))
 
     def stem(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B h w D"]:
-        """Return features on the patch grid, channels last."""
-        return self.embed_patches(x)
+        """Return features on the patch grid, channels last; float32 under autocast too."""
+        return widen(self.embed_patches(x))
 
     def condition(self, t: Float[Tensor, " B"], y: Int[Tensor, " B"]) -> Float[Tensor, "B D"]:
         """Return the condition vector of time and label."""
@@ -178,4 +177,13 @@ class FlowDCN(Backbone):
                     f"block, got {tuple(reach.shape)}"
                 )
             return list(torch.unbind(reach))
+        if not isinstance(reach, Tensor):
+            _check_reach(reach)
         return [reach] * len(self.blocks)
+
+
+def _check_reach(reach: float | tuple[float, float]) -> None:
+    """Raise InputError unless all numbers are finite and positive; tensors are not looked into."""
+    numbers = reach if isinstance(reach, tuple) else (reach,)
+    if not all(0 < number < float("inf") for number in numbers):
+        raise InputError(f"expected a finite reach above 0, in cells, got {reach}; try 2 to 6")

@@ -84,6 +84,10 @@ def load_model(folder_or_id: str | Path) -> Backbone:
     """
     folder = find_folder(folder_or_id)
     settings = read_json(folder / "config.json")
+    if "optim" in settings:
+        raise InputError(
+            f"expected a model folder, got the run {folder}; give {folder}/checkpoints/step_.../ema"
+        )
     family = settings.pop("family", None)
     if family not in FAMILIES:
         raise InputError(

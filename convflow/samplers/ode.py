@@ -42,8 +42,8 @@ def time_grid(steps: int, *, shift: float = 1.0, last_step: float | None = None)
     Args:
         steps: number of solver steps, at least 1.
         shift: s > 0; above 1 the steps gather near noise, t' = t / (t + (1 - t) s).
-        last_step: length of the last step, in (0, 1); the others share the rest evenly. FlowDCN
-            and SiT publish 0.04. None spaces all steps alike.
+        last_step: length of the last step, in (0, 1); the others share the rest as `shift` says.
+            FlowDCN and SiT publish 0.04. None treats all steps alike.
 
     Raises:
         InputError: a number outside its range.
@@ -53,11 +53,12 @@ def time_grid(steps: int, *, shift: float = 1.0, last_step: float | None = None)
             "expected steps >= 1, a finite shift > 0 and last_step in (0, 1) or none, "
             f"got steps {steps}, shift {shift}, last_step {last_step}"
         )
-    if last_step is None or steps == 1:
-        times = [i / steps for i in range(steps + 1)]
-    else:
-        times = [i / (steps - 1) * (1 - last_step) for i in range(steps)] + [1.0]
-    return [shift_times(t, shift) for t in times]
+    if last_step is None:
+        return [shift_times(i / steps, shift) for i in range(steps + 1)]
+    if steps == 1:
+        raise InputError("expected at least 2 steps with a last_step, got 1; leave last_step out")
+    times = [shift_times(i / (steps - 1), shift) * (1 - last_step) for i in range(steps)]
+    return [*times, 1.0]
 
 
 @torch.no_grad()

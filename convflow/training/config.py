@@ -45,7 +45,6 @@ class DataConfig:
     size: Annotated[tuple[Count, Count], doc("height x width in pixels")] = (8, 8)
     channels: Annotated[Literal[1, 3], doc("1 = grey, 3 = colour")] = 3
     flip: Annotated[bool, doc("mirror half of the pictures")] = True
-    crop: Annotated[Literal["center", "random"], doc("which part of the overhang stays")] = "center"
     on_bad: Annotated[Literal["stop", "skip"], doc("what to do about unreadable pictures")] = "stop"
 
 
@@ -108,6 +107,18 @@ class SamplingConfig:
 
 
 @dataclass(frozen=True)
+class PipelineConfig:
+    """What a `Pipeline` needs to know beside the network; stored as `pipeline.json` next to it."""
+
+    size: tuple[Count, Count]
+    class_names: tuple[str, ...] = ()
+    sampling: SamplingConfig = SamplingConfig()
+    codec: Literal["pixel"] = "pixel"
+    process: Literal["flow"] = "flow"
+    format: Literal[1] = 1
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """Everything a training run depends on."""
 
@@ -146,7 +157,11 @@ def override(config: TrainConfig, arguments: Sequence[str]) -> TrainConfig:
         InputError: an unknown key (the nearest is named), a missing or an unfit value.
     """
     tree = dataclasses.asdict(config)
-    for key, text in _pairs(arguments):
+    # Another network starts from its own settings, not from those of the recipe's network.
+    pairs = sorted(_pairs(arguments), key=lambda pair: pair[0] != "model.name")
+    if pairs and pairs[0][0] == "model.name" and pairs[0][1] != tree["model"]["name"]:
+        tree["model"] = {}
+    for key, text in pairs:
         _set(tree, key, text)
     return from_dict(tree)
 
@@ -188,21 +203,20 @@ def _unfit(key: str, wanted: str, got: Any) -> InputError:
     return InputError(f"--{key}: expected {wanted}, got {shown!r}; --help lists values that work")
 
 
-def read_sampling(tree: Mapping[str, Any]) -> SamplingConfig:
-    """Return the sampling settings among the keys of `tree`, checked.
+def read_pipeline(tree: Mapping[str, Any]) -> PipelineConfig:
+    """Return the description of a pipeline held in a dict, checked; missing keys get defaults.
 
     Raises:
-        InputError: a missing key, a wrong type or a value out of range.
+        InputError: no size, a wrong type or a value out of range.
     """
-    known = {field.name: tree.get(field.name) for field in dataclasses.fields(SamplingConfig)}
     try:
-        return msgspec.convert(known, SamplingConfig)
+        return msgspec.convert(tree, PipelineConfig)
     except msgspec.ValidationError as error:
         reason = str(error).replace("`", "").replace("$.", "").replace("Expected", "expected")
-        raise InputError(f"usable sampling settings: {reason}") from error
+        raise InputError(reason[0].lower() + reason[1:]) from error
 
 
-def to_dict(config: TrainConfig) -> dict[str, Any]:
+def to_dict(config: TrainConfig | PipelineConfig) -> dict[str, Any]:
     """Return plain nested dicts and lists, ready for JSON."""
     return json.loads(msgspec.json.encode(config))
 
@@ -213,8 +227,14 @@ def differences(old: TrainConfig, new: TrainConfig) -> list[str]:
     return [
         f"{key} ({before.get(key)}, now {after.get(key)})"
         for key in sorted(before.keys() | after.keys())
-        if before.get(key) != after.get(key) and key.split(".")[0] not in FREE_TO_CHANGE
+        if before.get(key) != after.get(key)
+        and (key.split(".")[0] not in FREE_TO_CHANGE or (key == "images" and _is_scheduled(new)))
     ]
+
+
+def _is_scheduled(config: TrainConfig) -> bool:
+    """Return whether the learning rate of a step depends on the length of the run."""
+    return config.optim.schedule != "constant"
 
 
 def describe(config: TrainConfig) -> list[tuple[str, str, str]]:

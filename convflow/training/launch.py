@@ -101,7 +101,7 @@ def build_trainer(config: TrainConfig, run: Path, device: torch.device) -> tuple
     model = build_model(config, len(source.class_names))
     check_size(*data.size, model.multiple)
     report, good = _look_at_all(source, data)
-    images = Images(source, good, channels=data.channels, size=data.size, crop=data.crop)
+    images = Images(source, good, channels=data.channels, size=data.size)
     process = FlowMatching(**dataclasses.asdict(config.process))
     return Trainer(config, model.to(device), process, PixelCodec(), images, run), report
 

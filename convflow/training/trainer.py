@@ -29,7 +29,7 @@ from convflow.samplers.guidance import ClassifierFreeGuidance
 from convflow.samplers.ode import integrate, time_grid
 from convflow.samplers.seeds import assign_labels, draw_noise, generator_of
 from convflow.training import checkpoint
-from convflow.training.config import TrainConfig, to_dict
+from convflow.training.config import PipelineConfig, TrainConfig, to_dict
 from convflow.training.divergence import (
     first_nonfinite_gradient,
     first_nonfinite_module,
@@ -92,9 +92,10 @@ class Trainer:
             total += loss.detach()
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         distributed.sum_over_processes([total, *gradients])
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.optim.clip)
+        norm = nn.utils.get_total_norm(gradients)
         if not math.isfinite(float(total)) or not math.isfinite(float(norm)):
             raise self._diverged(pictures, labels, draws, indices)
+        nn.utils.clip_grads_with_norm_(self.model.parameters(), config.optim.clip, norm)
 
         self.step, self.images_seen = self.step + 1, self.images_seen + config.batch_size
         rate = learning_rate(config.optim, self.images_seen, config.images)
@@ -145,7 +146,8 @@ class Trainer:
             monitor.flush()
         require_finite_weights(self.model)
         folder = checkpoint.folder_of(self.run_folder, self.step)
-        pipeline = json.dumps(self.describe_pipeline(), indent=2)
+        known = PipelineConfig(self.images.shape[1:], self.images.class_names, self.config.sampling)
+        pipeline = json.dumps(to_dict(known), indent=2)
         if folder.is_dir():  # the same moment, saved before; the way to sample may have changed
             for name in ("raw", "ema"):
                 checkpoint.write_text(folder / name / "pipeline.json", pipeline)
@@ -153,7 +155,9 @@ class Trainer:
         state = {
             "step": self.step,
             "images_seen": self.images_seen,
+            "precision": self.precision,
             "num_pictures": len(self.images),
+            "pictures": self.images.fingerprint,
             "config": to_dict(self.config),
             "version": __version__,
         }
@@ -181,6 +185,11 @@ class Trainer:
                 f"{folder} was trained on {known:,} pictures, got {len(self.images):,} in "
                 f"{self.config.data.path}; restore the data, or start another run with --run"
             )
+        if state.get("pictures", self.images.fingerprint) != self.images.fingerprint:
+            raise InputError(
+                f"{folder} was trained on other pictures, classes or labels than are in "
+                f"{self.config.data.path} now; restore the data, or start another run with --run"
+            )
         with checkpoint.readable(folder):
             for name, network in (("raw", self.model), ("ema", self.ema.model)):
                 path = folder / name / "model.safetensors"
@@ -188,12 +197,7 @@ class Trainer:
             tensors = read_tensors(folder / "optimizer.safetensors")
             restore_optimizer(self.model, self.optimizer, tensors, state["step"])
         self.step, self.images_seen = state["step"], state["images_seen"]
-
-    def describe_pipeline(self) -> dict[str, Any]:
-        """Return what a Pipeline needs to know beside the network."""
-        sampling = to_dict(self.config)["sampling"]
-        names = list(self.images.class_names)
-        return {"codec": "pixel", "size": self.images.shape[1:], "class_names": names, **sampling}
+        self.precision = state.get("precision", self.precision)  # "auto" stays what it was
 
     def write_samples(self) -> None:
         """Write a grid of samples from the raw weights and one from their average."""
@@ -225,12 +229,12 @@ class Trainer:
         draws = self.process.draw((config.batch_size, *self.images.shape), generator)
         dropped = torch.rand(config.batch_size, generator=generator, device=self.device)
         dropped = dropped < config.label_dropout
-        labels = labels.to(self.device, non_blocking=True)
+        labels = labels.to(self.device)
         labels = labels.masked_fill(dropped[mine], self.model.num_classes)
         return labels, draws.take(mine)
 
     def _losses(self, pictures: Tensor, labels: Tensor, draws: Draws, rows: slice) -> Tensor:
-        data = self.codec.encode(pictures.to(self.device, non_blocking=True))
+        data = self.codec.encode(pictures.to(self.device))
         with self._autocast():
             return self.process.loss_at(self.model, data, labels, draws.take(rows))
 
@@ -262,14 +266,15 @@ class Trainer:
 
         module = first_nonfinite_module(self.model, forward)
         bad = (~torch.cat(parts).isfinite()).nonzero().flatten().tolist()
-        names = [self.images.item_name(int(indices[i])) for i in (bad or range(len(indices)))]
-        where = module or f"the gradient of {first_nonfinite_gradient(self.model)}"
+        names = ", ".join(self.images.item_name(int(indices[i])) for i in bad[:3])
+        gradient = first_nonfinite_gradient(self.model)
+        where = module or (f"the gradient of {gradient}" if gradient else "the gradient's norm")
         steps = checkpoint.list_steps(self.run_folder)
         kept = checkpoint.folder_of(self.run_folder, steps[-1]) if steps else "no checkpoint yet"
         return Diverged(
             f"the loss or its gradient is not finite at step {self.step + 1} (images "
             f"{self.images_seen:,} to {self.images_seen + self.config.batch_size:,}); first in "
-            f"{where}, with {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}; "
+            f"{where}{f', with {names}' if names else ''}{', ...' if len(bad) > 3 else ''}; "
             f"kept: {kept}; try a lower --optim.lr in a new run"
         )
 

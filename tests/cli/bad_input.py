@@ -350,7 +350,12 @@ CASES = [
         "pipeline.json",
         edit_json("ema/pipeline.json", size=None),
     ),
-    ("pipeline.json with words", SAMPLE, "steps", edit_json("ema/pipeline.json", steps="many")),
+    (
+        "pipeline.json with words",
+        SAMPLE,
+        "steps",
+        edit_json("ema/pipeline.json", sampling={"steps": "many"}),
+    ),
     (
         "too few class names",
         SAMPLE,

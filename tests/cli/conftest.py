@@ -10,7 +10,7 @@ from convflow.cli.main import main
 
 TINY = (
     "--images 8 --batch-size 4 --monitor.num-samples 2 --sampling.steps 1 --model.width 16 "
-    "--model.depth 1 --model.num-groups 2 --device cpu"
+    "--model.depth 1 --model.num-groups 2 --optim.schedule constant --device cpu"
 ).split()
 
 

@@ -67,12 +67,16 @@ def test_unconditional():
     assert images.batch(np.arange(3))[1].tolist() == [0, 0, 0]
 
 
-def test_random_crops_do_not_depend_on_the_cache():
-    options = {"size": (4, 3), "crop": "random"}
-    cached, direct = images_of(50, **options), images_of(50, cache_bytes=0, **options)
-    indices = np.arange(50)
-    assert torch.equal(cached.batch(indices)[0], direct.batch(indices)[0])
-    assert not torch.equal(cached.batch(indices)[0], images_of(50, size=(4, 3)).batch(indices)[0])
+def test_the_fingerprint_knows_names_labels_and_order():
+    kept = images_of(4)
+    assert kept.fingerprint == images_of(4).fingerprint
+    names = tuple(kept.class_names)
+    others = [Images(source_of(names=(*names[:-1], "zz")), np.arange(4), channels=1, size=(4, 6))]
+    others += [
+        Images(source_of(names=names), np.array(order), channels=1, size=(4, 6))
+        for order in ([0, 1, 2], [0, 1, 3, 2], [0, 1, 2, 5])
+    ]
+    assert len({images.fingerprint for images in (kept, *others)}) == 5
 
 
 def test_an_unreadable_picture_is_named():
@@ -133,7 +137,7 @@ def test_the_global_generator_is_left_alone():
     np.random.seed(0)  # noqa: NPY002
     before = np.random.get_state()[1].copy()  # noqa: NPY002
     Order(10, 0, True).at(0, 30)
-    images_of(crop="random", size=(4, 3)).batch(np.arange(10))
+    images_of(size=(4, 3)).batch(np.arange(10))
     assert np.array_equal(np.random.get_state()[1], before)  # noqa: NPY002
 
 

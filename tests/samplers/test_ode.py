@@ -123,7 +123,15 @@ def test_the_published_last_step(steps, last):
 
 
 def test_one_step_has_no_room_for_a_last_one():
-    assert time_grid(1, last_step=0.04) == [0, 1]
+    with pytest.raises(InputError, match="at least 2 steps with a last_step"):
+        time_grid(1, last_step=0.04)
+
+
+def test_the_last_step_has_its_length_whatever_the_shift():
+    grid = time_grid(10, shift=3.0, last_step=0.04)
+    assert len(grid) == 11
+    assert grid[-1] - grid[-2] == pytest.approx(0.04)
+    assert grid[1] < time_grid(10, last_step=0.04)[1]
 
 
 def test_shift_follows_its_formula_and_favours_noise():

@@ -36,6 +36,22 @@ def test_settings_of_the_network_keep_their_own_types():
     assert config.model == {"name": "flowdcn-s/2"} | wanted
 
 
+def test_another_network_brings_its_own_settings():
+    recipe = create_config("pictures.flowdcn")
+    words = split("--model.in-channels 3 --model.name flowdcn-b/2 --model.depth 2")
+    wanted = {"name": "flowdcn-b/2", "in_channels": 3, "depth": 2}
+    assert override(recipe, words).model == wanted
+    same = override(recipe, ["--model.name", recipe.model["name"]])
+    assert same.model == recipe.model
+
+
+def test_a_longer_run_is_another_where_the_rate_depends_on_it():
+    falling = override(TrainConfig(), split("--optim.schedule linear --images 80"))
+    assert differences(falling, override(falling, ["--images", "160"])) == ["images (80, now 160)"]
+    constant = override(falling, ["--optim.schedule", "constant"])
+    assert differences(constant, override(constant, ["--images", "160"])) == []
+
+
 def test_none_clears_an_optional_key():
     config = override(TrainConfig(), ["--micro-batch", "4"])
     assert config.micro_batch == 4

@@ -240,7 +240,7 @@ def test_the_same_moment_is_saved_once_with_the_newest_way_to_sample(tiny, train
     later.load(folder)
     assert later.save() == folder
     assert (folder / "state.json").stat().st_mtime_ns == before
-    assert json.loads((folder / "raw/pipeline.json").read_text())["steps"] == 9
+    assert json.loads((folder / "raw/pipeline.json").read_text())["sampling"]["steps"] == 9
 
 
 def test_other_pictures_are_refused(tiny, trainer_of):
@@ -250,6 +250,32 @@ def test_other_pictures_are_refused(tiny, trainer_of):
     (folder / "state.json").write_text(json.dumps(state | {"num_pictures": 23}))
     with pytest.raises(InputError, match="was trained on 23 pictures, got 22"):
         trainer.load(folder)
+
+
+def test_renamed_classes_are_refused(tiny, trainer_of):
+    folder = trainer_of(tiny()).save()
+    state = json.loads((folder / "state.json").read_text())
+    (folder / "state.json").write_text(json.dumps(state | {"pictures": "others"}))
+    with pytest.raises(InputError, match="trained on other pictures, classes or labels"):
+        trainer_of(tiny()).load(folder)
+
+
+def test_auto_precision_stays_what_it_was(tiny, trainer_of):
+    trainer = trainer_of(tiny())
+    folder = trainer.save()
+    other = {"float32": "bfloat16", "bfloat16": "float32"}[trainer.precision]
+    state = json.loads((folder / "state.json").read_text())
+    (folder / "state.json").write_text(json.dumps(state | {"precision": other}))
+    trainer.load(folder)
+    assert trainer.precision == other
+
+
+def test_the_gradient_that_broke_is_named_before_clipping_spreads_it(tiny, trainer_of):
+    trainer = trainer_of(tiny())
+    weight = trainer.model.blocks[0].mlp.out.weight
+    weight.register_hook(lambda grad: torch.full_like(grad, torch.nan))
+    with pytest.raises(Diverged, match=r"the gradient of blocks\.0\.mlp\.out\.weight; kept"):
+        trainer.train_step(*next(stream_of(trainer)))
 
 
 def test_a_checkpoint_from_before_pictures_were_counted_loads(tiny, trainer_of):
