@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import platform
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from statistics import median, quantiles
 import torch
 
 RESULTS = Path(__file__).parent / "results"
+DIRTY = "--dirty"
+"""Given to a benchmark, it allows numbers from files that no revision holds."""
 Call = Callable[[], object]
 
 
@@ -57,6 +60,7 @@ def measure(case: Case, rounds: int = 11) -> list[Row]:
         rounds: how often every rival has its turn. A turn is one call to warm the caches and
             one that counts.
     """
+    machine()  # refuses now rather than after minutes
     rows = []
     for shape in case.shapes:
         for mode in case.modes:
@@ -80,21 +84,52 @@ def measure(case: Case, rounds: int = 11) -> list[Row]:
 
 
 def machine() -> dict[str, str]:
-    """What the numbers depend on: processor, threads, versions, revision and day."""
+    """What the numbers depend on: processor, threads, versions, revision and day.
+
+    Raises:
+        SystemExit: tracked files differ from the revision, and `--dirty` was not given.
+    """
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-    revision = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
     return {
         "cpu": models[0] if models else platform.processor(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "",
         "threads": str(torch.get_num_threads()),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "revision": revision or "unknown",
+        "revision": revision(Path(__file__).parents[1], DIRTY in sys.argv),
         "date": time.strftime("%Y-%m-%d"),
     }
+
+
+def revision(repository: Path, dirty: bool) -> str:
+    """Name the revision that is measured, so that anyone can measure it again.
+
+    Untracked files and the tables themselves do not count as changes.
+
+    Args:
+        repository: its root.
+        dirty: allow changes, and end the name with "-dirty".
+
+    Raises:
+        SystemExit: there are changes, and they are not allowed.
+    """
+
+    def git(*words: str) -> str:
+        call = ["git", "-C", str(repository), *words]
+        return subprocess.run(call, capture_output=True, text=True, check=False).stdout
+
+    tables = ":(exclude)benchmarks/results"
+    changes = git("status", "--porcelain", "--untracked-files=no", "--", ".", tables).splitlines()
+    if changes and not dirty:
+        raise SystemExit(
+            f"expected a clean git tree, got changes in {changes[0][3:]}"
+            f"{f' and {len(changes) - 1} more' if len(changes) > 1 else ''}: nobody could measure "
+            f"these files again; commit them, measure in a clean clone, or add {DIRTY}"
+        )
+    name = git("describe", "--always").strip() or "unknown"
+    return f"{name}-dirty" if changes else name
 
 
 def write(path: Path, rows: Sequence[Row], **more: str) -> None:

@@ -1,4 +1,4 @@
-"""The shared words: the user's error, the hint at the nearest name, the Denoiser."""
+"""The shared words: the user's error, the hint at the nearest name."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from convflow.types import Denoiser, InputError, unknown_name
+from convflow.types import InputError, unknown_name
 
 
 @pytest.mark.parametrize(
@@ -35,8 +35,3 @@ def test_a_name_with_a_letter_missing_is_found():
 
 def test_the_users_error_is_a_value_error():
     assert issubclass(InputError, ValueError)
-
-
-def test_anything_callable_is_a_denoiser():
-    assert isinstance(lambda x, t, y: x, Denoiser)
-    assert not isinstance("model", Denoiser)

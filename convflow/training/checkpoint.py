@@ -67,9 +67,9 @@ def writing_file(final: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a whole file or leave the old one, never half of it."""
+    """Write a whole file or leave the old one, never half of it; the same bytes on Windows."""
     with writing_file(path) as draft:
-        draft.write_text(text, encoding="utf-8")
+        draft.write_text(text, encoding="utf-8", newline="\n")
 
 
 def folder_of(run: Path, step: int) -> Path:

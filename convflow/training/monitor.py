@@ -60,7 +60,8 @@ class Monitor:
         self.run, self.config = run, config
         path = run / "metrics.jsonl"
         write_text(path, "".join(_lines_up_to(path, step)))
-        self.path, self.file = path, path.open("a", encoding="utf-8", buffering=1)
+        self.path = path
+        self.file = path.open("a", encoding="utf-8", newline="\n", buffering=1)
         self.samples_due = Schedule(
             60 * config.samples_minutes, 60 * config.samples_longest_minutes
         )
@@ -110,13 +111,14 @@ class Monitor:
 def _lines_up_to(path: Path, step: int) -> list[str]:
     """Return the lines up to `step`; a power cut may leave anything after them."""
     kept = []
-    for line in path.read_bytes().splitlines(True) if path.exists() else []:
+    *whole, _ = path.read_bytes().split(b"\n") if path.exists() else [b""]
+    for line in whole:
         try:
-            if not line.endswith(b"\n") or json.loads(line)["step"] > step:
+            if json.loads(line)["step"] > step:
                 break
         except (ValueError, TypeError, KeyError):
             break
-        kept.append(line.decode())
+        kept.append(f"{line.decode()}\n")
     return kept
 
 

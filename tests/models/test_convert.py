@@ -14,6 +14,7 @@ from convflow.models.convert import load_official
 from convflow.models.flowdcn import FlowDCN
 from convflow.types import InputError
 from tests.cases import read_golden
+from tests.tolerance import GOLDEN, assert_close_rms
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +24,7 @@ def golden():
 
 def check(model, golden):
     _, _, (x, t, y), expected = golden
-    assert (model(x, t, y) - expected).norm() < 1e-5 * expected.norm()
+    assert_close_rms(model(x, t, y), expected, limit=GOLDEN)
     assert not model.training
 
 

@@ -16,9 +16,6 @@ from tests.cases import GOLDENS, TINY, build
 GOLDEN = json.loads((GOLDENS / "published_sizes.json").read_text())
 
 
-RELEASED_NAME = {"flowdcn": "FlowDCN"}
-
-
 def published(name: str) -> dict[str, float]:
     family, size = name.split("-")
     return GOLDEN[f"{ {'flowdcn': 'FlowDCN'}[family] }-{size.upper()}"]

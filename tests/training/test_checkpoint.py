@@ -47,6 +47,11 @@ def test_other_errors_pass_and_leave_no_folder(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_text_has_the_same_bytes_everywhere(tmp_path):
+    checkpoint.write_text(tmp_path / "text", "a\nb\r\n")
+    assert (tmp_path / "text").read_bytes() == b"a\nb\r\n"
+
+
 def test_a_folder_that_exists_is_never_replaced(tmp_path):
     final = make(tmp_path, 3)
     with pytest.raises(InputError, match="exists"), checkpoint.writing_folder(final):

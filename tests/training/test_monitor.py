@@ -1,5 +1,6 @@
 """What a run shows: when, and only what the settings determine."""
 
+import io
 import json
 
 import pytest
@@ -65,6 +66,42 @@ def test_going_on_drops_what_came_after_the_checkpoint(tmp_path, tail):
     Monitor(tmp_path, QUIET, 4, 16, 100).close()
     assert path.read_text() == "".join(lines[:2])
     assert [p.name for p in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+@pytest.fixture
+def on_windows(monkeypatch):
+    """Text files are written with CR LF there, unless the code says which line ends it wants."""
+    real = io.open
+
+    def windows_open(
+        file, mode="r", buffering=-1, encoding=None, errors=None, newline=None, **more
+    ):
+        if newline is None and "b" not in mode and "r" not in mode:
+            newline = "\r\n"
+        return real(file, mode, buffering, encoding, errors, newline, **more)
+
+    monkeypatch.setattr(io, "open", windows_open)
+
+
+def test_windows_has_the_same_bytes_after_any_number_of_resumes(tmp_path, on_windows):
+    (tmp_path / "other").write_text("\n")
+    assert (tmp_path / "other").read_bytes() == b"\r\n", "the fixture does what Windows does"
+    for step in range(4):
+        monitor = Monitor(tmp_path, MonitorConfig(log_every=1, tensorboard=False), step, 0, 100)
+        monitor.step(step + 1, 0, METRICS)
+        monitor.close()
+    content = (tmp_path / "metrics.jsonl").read_bytes()
+    lines = [{"step": step, "images": 0} | METRICS for step in range(1, 5)]
+    assert content == "".join(json.dumps(line) + "\n" for line in lines).encode()
+
+
+@pytest.mark.parametrize("end", ["\r\n", "\r\r\n"])
+def test_lines_that_an_earlier_version_wrote_on_windows_are_kept(tmp_path, end):
+    path = tmp_path / "metrics.jsonl"
+    before = "".join(json.dumps({"step": step}) + end for step in (1, 2)).encode()
+    path.write_bytes(before)
+    Monitor(tmp_path, QUIET, 2, 8, 100).close()
+    assert path.read_bytes() == before
 
 
 def test_curves_for_tensorboard(tmp_path):
