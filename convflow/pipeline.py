@@ -137,7 +137,7 @@ class Pipeline:
         labels: Sequence[Label | None] | Label | None = None,
         *,
         num: int | None = None,
-        size: Size | None = None,
+        size: Size | int | None = None,
         steps: int | None = None,
         guidance: float | None = None,
         interval: tuple[float, float] = (0.0, 1.0),
@@ -157,7 +157,8 @@ class Pipeline:
             num: number of pictures; by default one per label given, else 16.
 
         Other arguments:
-            size: height and width in pixels, multiples of the model's `multiple`.
+            size: height and width in pixels, multiples of the model's `multiple`; one number
+                stands for a square.
             steps: solver steps.
             guidance: classifier-free guidance scale, 1 for none; ignored without classes.
             interval: guidance acts at times in this (low, high), 0 = noise, 1 = data.
@@ -174,7 +175,7 @@ class Pipeline:
         """
         ids = self._label_ids(labels)
         num = num if num is not None else (16 if labels is None else len(ids))
-        size = self.size if size is None else size
+        size = self.size if size is None else (size, size) if isinstance(size, int) else size
         steps = self.sampling.steps if steps is None else steps
         solver = self.sampling.solver if solver is None else solver
         guidance = self.sampling.guidance if guidance is None else guidance

@@ -28,7 +28,7 @@ LAYERS = [
     {"__main__"},
 ]
 DEVICE_FILES = {"ops/deform/gpu.py", "ops/deform/op.py", "distributed.py"}
-ENVIRONMENT_FILES = {"distributed.py"}
+ENVIRONMENT_FILES = {"distributed.py", "cli/main.py"}  # the latter before torch loads
 SPEAKING = {"cli", "demo"}
 FORBIDDEN_IMPORTS = {"torchvision"}
 

@@ -21,7 +21,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = Parser(
         prog="convflow demo",
         description="Train a small FlowDCN on 1,797 handwritten digits (at most two minutes on two "
-        "cores), then draw a page of samples. A second call finds the page: remove the run folder "
+        "idle cores), then draw a page of samples. A second call finds the page: remove the run folder "
         "to train again.",
         allow_abbrev=False,
     )

@@ -66,6 +66,11 @@ def train(config: TrainConfig, run: Path) -> bool:
             steps = checkpoint.list_steps(run)
             if steps:
                 trainer.load(checkpoint.folder_of(run, steps[-1]))
+                if trainer.images_seen - config.batch_size >= config.images:
+                    raise InputError(
+                        f"--images: expected at least the {trainer.images_seen:,} that {run} has "
+                        f"seen, got {config.images:,}; raise it to go on"
+                    )
             if distributed.rank() == 0:
                 checkpoint.write_text(run / "config.json", json.dumps(to_dict(config), indent=2))
         if distributed.rank() == 0:
@@ -180,7 +185,9 @@ def _introduce(trainer: Trainer, report: Report) -> None:
         f"{config.model['name']}: {parameters / 1e6:.2f} M parameters on {trainer.device} in "
         f"{trainer.precision}; batch {config.batch_size}, {config.images:,} images to see"
     )
-    if trainer.step:
+    if trainer.images_seen >= config.images:
+        log.info(f"already finished at {trainer.images_seen:,} images; raise --images to go on")
+    elif trainer.step:
         log.info(f"going on from {trainer.images_seen:,} images ({trainer.run_folder})")
 
 

@@ -39,8 +39,12 @@ class Schedule:
         if self.clock() < self.next:
             return False
         self.gap = min(2 * self.gap, self.longest)
-        self.next = self.clock() + self.gap
+        self.restart()
         return True
+
+    def restart(self) -> None:
+        """Begin the present gap now: what was due has taken its time."""
+        self.next = self.clock() + self.gap
 
 
 class Monitor:

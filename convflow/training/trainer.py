@@ -125,6 +125,7 @@ class Trainer:
                 monitor.step(self.step, self.images_seen, metrics)
                 if monitor.samples_due.due():
                     self.write_samples()
+                    monitor.samples_due.restart()
                 if saving_due.due():
                     self.save(monitor)
             finished = self.images_seen >= config.images
@@ -304,6 +305,8 @@ def _asked_to_stop() -> Iterator[Callable[[], bool]]:
     def note(number: int, _: Any) -> None:
         if asked and time.monotonic() - asked[0] > 2:
             raise KeyboardInterrupt
+        if not asked:
+            log.info("stopping after this step, then saving")
         asked.append(time.monotonic())
 
     if threading.current_thread() is not threading.main_thread():  # only that one gets signals
