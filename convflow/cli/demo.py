@@ -20,9 +20,9 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command; return 0 with the page drawn, 130 when training was interrupted."""
     parser = Parser(
         prog="convflow demo",
-        description="Train a small FlowDCN on 1,797 handwritten digits (at most two minutes on two "
-        "idle cores), then draw a page of samples. A second call finds the page: remove the run folder "
-        "to train again.",
+        description="Train a small FlowDCN on 1,797 handwritten digits (at most two minutes on "
+        "two idle cores), then draw a page of samples. A second call finds the page: remove the "
+        "run folder to train again.",
         allow_abbrev=False,
     )
     parser.add_argument("--run", type=Path, default=Path("runs/demo"), help="run folder")
