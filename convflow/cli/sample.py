@@ -80,12 +80,7 @@ def _parser() -> Parser:
     )
     add = parser.add_argument
     add("model", help="run folder, checkpoint, model folder or Hub id")
-    add(
-        "--out",
-        type=Path,
-        default=Path("samples.png"),
-        help="a .png grid, or a folder (samples.png)",
-    )
+    add("--out", type=Path, help="a .png grid (default: samples.png), or a folder")
     add("--single", action="store_true", help="one file per picture, with its label in the name")
     add("--labels", help="class names or numbers, in turn: cat,dog (default: all)")
     add("--num", type=_positive, help="number of pictures (default: 16)")

@@ -80,3 +80,11 @@ def test_a_class_with_a_comma_is_one_label(tiny_run, tmp_path):
 @pytest.mark.parametrize(("text", "size"), [("48x32", (48, 32)), ("64", (64, 64))])
 def test_sizes(text, size):
     assert sample._size(text) == size
+
+
+def test_files_go_to_a_folder_of_their_own_name(tiny_run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for words in (["--single"], []):
+        assert main(["sample", str(tiny_run), "--num", "2", "--steps", "1", *words]) == 0
+    assert len(list((tmp_path / "samples").glob("*.png"))) == 2
+    assert (tmp_path / "samples.png").is_file()
