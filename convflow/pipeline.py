@@ -20,10 +20,11 @@ from convflow import distributed
 from convflow.codecs import PixelCodec
 from convflow.data.grid import to_picture
 from convflow.models.backbone import Backbone, check_size
-from convflow.models.zoo import find_folder, load_model, read_json
+from convflow.models.zoo import find_folder, load_model
 from convflow.samplers.guidance import ClassifierFreeGuidance
 from convflow.samplers.ode import integrate, time_grid
 from convflow.samplers.seeds import assign_labels, draw_noise
+from convflow.storage import read_json, write_text
 from convflow.training import checkpoint
 from convflow.training.config import PipelineConfig, SamplingConfig, read_pipeline, to_dict
 from convflow.types import InputError, Size, unknown_name
@@ -129,7 +130,7 @@ class Pipeline:
         place.mkdir(parents=True, exist_ok=True)
         self.model.save_weights(place)
         known = PipelineConfig(self.size, self.class_names, self.sampling)
-        checkpoint.write_text(place / "pipeline.json", json.dumps(to_dict(known), indent=2))
+        write_text(place / "pipeline.json", json.dumps(to_dict(known), indent=2))
 
     @torch.inference_mode()
     def __call__(

@@ -28,7 +28,7 @@ def main(arguments: Sequence[str]) -> int:
 
     from convflow.data.grid import tile
     from convflow.pipeline import Pipeline
-    from convflow.training.checkpoint import explained, writing_file
+    from convflow.storage import explained, writing_file
 
     pipe = Pipeline.from_pretrained(options.model, weights=options.weights, device=options.device)
     labels = None if options.labels is None else _split(options.labels, pipe.class_names)

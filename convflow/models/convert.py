@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from convflow.models.backbone import Backbone
-from convflow.models.zoo import PUBLISHED, create_model, load_strictly, read_tensors
+from convflow.models.zoo import PUBLISHED, create_model, load_strictly
+from convflow.storage import read_tensors
 from convflow.types import InputError, unknown_name
 
 FLOWDCN_KEYS = {

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import safetensors
-import safetensors.torch
 from torch import Tensor
 
 from convflow.models.backbone import Backbone
 from convflow.models.flowdcn import FlowDCN
+from convflow.storage import read_json, read_tensors
 from convflow.types import InputError, unknown_name
 
 FAMILIES: dict[str, type[Backbone]] = {cls.family: cls for cls in (FlowDCN,)}
@@ -138,31 +136,6 @@ def find_folder(folder_or_id: str | Path) -> Path:
         raise InputError(
             f"no folder {str(folder_or_id)!r} here, and the Hugging Face Hub gave: {reason}"
         ) from error
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a safetensors file, or raise InputError when it is absent or damaged."""
-    try:
-        return safetensors.torch.load_file(path)
-    except FileNotFoundError as error:
-        raise InputError(f"expected weights at {path}, found no such file") from error
-    except (safetensors.SafetensorError, OSError, ValueError) as error:
-        raise InputError(
-            f"{path} is damaged or no safetensors file ({error}); copy it again or use another"
-        ) from error
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object, or raise InputError when it is absent or damaged."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(f"expected settings at {path}, found no such file") from error
-    except (ValueError, OSError) as error:
-        raise InputError(f"{path} is damaged or not JSON ({error}); copy it again") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: expected a JSON object, got {type(content).__name__}")
-    return content
 
 
 def _build(family: str, settings: dict[str, Any]) -> Backbone:

@@ -8,7 +8,6 @@ step_000001200/
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -16,60 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import safetensors
-
-from convflow.models.zoo import read_json
+from convflow.storage import UNFINISHED, read_json
 from convflow.types import InputError
-
-UNFINISHED = ".writing-"
-
-
-@contextmanager
-def writing_folder(final: Path) -> Iterator[Path]:
-    """Give an empty folder to fill; it becomes `final` in one move when the block ends well.
-
-    On any error nothing is left behind and everything that existed is untouched.
-
-    Raises:
-        InputError: `final` exists, or the disk is full or not writable.
-    """
-    draft = final.with_name(f"{UNFINISHED}{final.name}")
-    with explained(final):
-        if final.exists():
-            raise FileExistsError("it exists already")
-        try:
-            shutil.rmtree(draft, ignore_errors=True)
-            draft.mkdir(parents=True)
-            yield draft
-            for path in [*draft.rglob("*"), draft]:
-                _flush(path)
-            draft.rename(final)
-            _flush(final.parent)
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
-
-
-@contextmanager
-def writing_file(final: Path) -> Iterator[Path]:
-    """Give the name of a file to write; it replaces `final` in one move when the block ends well.
-
-    Raises:
-        InputError: the disk is full or not writable; an old `final` is untouched.
-    """
-    draft = final.with_name(f"{UNFINISHED}{final.name}")
-    with explained(final):
-        try:
-            yield draft
-            _flush(draft)
-            draft.replace(final)
-        finally:
-            draft.unlink(missing_ok=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a whole file or leave the old one, never half of it; the same bytes on Windows."""
-    with writing_file(path) as draft:
-        draft.write_text(text, encoding="utf-8", newline="\n")
 
 
 def folder_of(run: Path, step: int) -> Path:
@@ -115,27 +62,3 @@ def readable(folder: Path) -> Iterator[None]:
         raise InputError(
             f"{reason}; move {folder} elsewhere to go on from the checkpoint before it"
         ) from error
-
-
-@contextmanager
-def explained(final: Path) -> Iterator[None]:
-    """Turn an error while `final` is written into an InputError that says what to do."""
-    try:
-        yield
-    except (OSError, safetensors.SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise InputError(
-            f"could not write {final}: {reason}; what was there is unchanged, "
-            "free some space or choose another place"
-        ) from error
-
-
-def _flush(path: Path) -> None:
-    """Wait until the disk holds a file or the names in a folder."""
-    if os.name == "nt" and path.is_dir():  # Windows opens no folders
-        return
-    handle = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

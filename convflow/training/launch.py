@@ -22,9 +22,10 @@ from convflow.data.images import Report, check
 from convflow.data.loader import Images
 from convflow.data.sources import Source, open_source
 from convflow.models.backbone import Backbone, check_size
-from convflow.models.zoo import create_model, read_json
+from convflow.models.zoo import create_model
 from convflow.processes.flow import FlowMatching
 from convflow.samplers.seeds import generator_of
+from convflow.storage import explained, read_json, write_text
 from convflow.training import checkpoint
 from convflow.training.config import DataConfig, TrainConfig, differences, from_dict, to_dict
 from convflow.training.trainer import Trainer
@@ -72,7 +73,7 @@ def train(config: TrainConfig, run: Path) -> bool:
                         f"seen, got {config.images:,}; raise it to go on"
                     )
             if distributed.rank() == 0:
-                checkpoint.write_text(run / "config.json", json.dumps(to_dict(config), indent=2))
+                write_text(run / "config.json", json.dumps(to_dict(config), indent=2))
         if distributed.rank() == 0:
             _introduce(trainer, report)
         finished = trainer.run()
@@ -213,7 +214,7 @@ def _claimed(run: Path) -> Iterator[None]:
     if distributed.rank():
         yield
         return
-    with checkpoint.explained(run):
+    with explained(run):
         run.mkdir(parents=True, exist_ok=True)
         lock = (run / ".lock").open("a")
     with lock:

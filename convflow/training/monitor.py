@@ -19,7 +19,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from convflow.training.checkpoint import explained, write_text
+from convflow.storage import explained, write_text
 from convflow.training.config import MonitorConfig
 
 log = logging.getLogger("convflow")

@@ -23,11 +23,12 @@ from convflow.codecs import PixelCodec
 from convflow.data.grid import tile
 from convflow.data.loader import Images, Order, batches
 from convflow.models.backbone import Backbone
-from convflow.models.zoo import load_strictly, read_tensors
+from convflow.models.zoo import load_strictly
 from convflow.processes.flow import Draws, FlowMatching
 from convflow.samplers.guidance import ClassifierFreeGuidance
 from convflow.samplers.ode import integrate, time_grid
 from convflow.samplers.seeds import assign_labels, draw_noise, generator_of
+from convflow.storage import read_tensors, write_text, writing_file, writing_folder
 from convflow.training import checkpoint
 from convflow.training.config import PipelineConfig, TrainConfig, to_dict
 from convflow.training.divergence import (
@@ -151,7 +152,7 @@ class Trainer:
         pipeline = json.dumps(to_dict(known), indent=2)
         if folder.is_dir():  # the same moment, saved before; the way to sample may have changed
             for name in ("raw", "ema"):
-                checkpoint.write_text(folder / name / "pipeline.json", pipeline)
+                write_text(folder / name / "pipeline.json", pipeline)
             return folder
         state = {
             "step": self.step,
@@ -162,7 +163,7 @@ class Trainer:
             "config": to_dict(self.config),
             "version": __version__,
         }
-        with checkpoint.writing_folder(folder) as draft:
+        with writing_folder(folder) as draft:
             for name, weights in (("raw", None), ("ema", self.ema.model.state_dict())):
                 (draft / name).mkdir()
                 self.model.save_weights(draft / name, weights)
@@ -215,7 +216,7 @@ class Trainer:
                 x = integrate(guided, noise, labels, time_grid(sampling.steps), sampling.solver)
             zoom = max(1, 64 // max(self.images.shape[1:]))
             path = folder / f"images_{self.images_seen:010d}_{name}.png"
-            with checkpoint.writing_file(path) as draft:
+            with writing_file(path) as draft:
                 tile(self.codec.decode(x), zoom=zoom).save(draft)
         self.model.train()
         log.info(f"samples after {self.images_seen:,} images: {folder}")

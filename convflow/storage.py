@@ -1,0 +1,116 @@
+"""Files and folders that appear complete or not at all, and errors that say what to do."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from convflow.types import InputError
+
+UNFINISHED = ".writing-"
+
+
+@contextmanager
+def writing_folder(final: Path) -> Iterator[Path]:
+    """Give an empty folder to fill; it becomes `final` in one move when the block ends well.
+
+    On any error nothing is left behind and everything that existed is untouched.
+
+    Raises:
+        InputError: `final` exists, or the disk is full or not writable.
+    """
+    draft = final.with_name(f"{UNFINISHED}{final.name}")
+    with explained(final):
+        if final.exists():
+            raise FileExistsError("it exists already")
+        try:
+            shutil.rmtree(draft, ignore_errors=True)
+            draft.mkdir(parents=True)
+            yield draft
+            for path in [*draft.rglob("*"), draft]:
+                _flush(path)
+            draft.rename(final)
+            _flush(final.parent)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+
+
+@contextmanager
+def writing_file(final: Path) -> Iterator[Path]:
+    """Give the name of a file to write; it replaces `final` in one move when the block ends well.
+
+    Raises:
+        InputError: the disk is full or not writable; an old `final` is untouched.
+    """
+    draft = final.with_name(f"{UNFINISHED}{final.name}")
+    with explained(final):
+        try:
+            yield draft
+            _flush(draft)
+            draft.replace(final)
+        finally:
+            draft.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a whole file or leave the old one, never half of it; the same bytes on Windows."""
+    with writing_file(path) as draft:
+        draft.write_text(text, encoding="utf-8", newline="\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object, or raise InputError when it is absent or damaged."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"expected settings at {path}, found no such file") from error
+    except (ValueError, OSError) as error:
+        raise InputError(f"{path} is damaged or not JSON ({error}); copy it again") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: expected a JSON object, got {type(content).__name__}")
+    return content
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file, or raise InputError when it is absent or damaged."""
+    try:
+        return safetensors.torch.load_file(path)
+    except FileNotFoundError as error:
+        raise InputError(f"expected weights at {path}, found no such file") from error
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        raise InputError(
+            f"{path} is damaged or no safetensors file ({error}); copy it again or use another"
+        ) from error
+
+
+@contextmanager
+def explained(final: Path) -> Iterator[None]:
+    """Turn an error while `final` is written into an InputError that says what to do."""
+    try:
+        yield
+    except (OSError, safetensors.SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(
+            f"could not write {final}: {reason}; what was there is unchanged, "
+            "free some space or choose another place"
+        ) from error
+
+
+def _flush(path: Path) -> None:
+    """Wait until the disk holds a file or the names in a folder."""
+    if os.name == "nt" and path.is_dir():  # Windows opens no folders
+        return
+    handle = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
