@@ -93,3 +93,19 @@ def sum_over_processes(tensors: Iterable[Tensor]) -> None:
         dist.all_reduce(flat)
         for tensor, part in zip(group, flat.split([t.numel() for t in group]), strict=True):
             tensor.copy_(part.view_as(tensor))
+
+
+@contextmanager
+def all_or_none(device: torch.device) -> Iterator[None]:
+    """Raise on every process what went wrong on one, so that none waits for it in vain."""
+    failure: Exception | None = None
+    try:
+        yield
+    except (InputError, OSError) as error:
+        failure = error
+    failures = torch.tensor(float(failure is not None), device=device)
+    sum_over_processes([failures])
+    if failure is not None:
+        raise failure
+    if failures:
+        raise InputError("another process stopped; see its message")

@@ -6,10 +6,10 @@ import inspect
 import json
 import math
 import operator
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from jaxtyping import UInt8
@@ -21,9 +21,8 @@ from convflow.codecs import PixelCodec
 from convflow.data.grid import to_picture
 from convflow.models.backbone import Backbone, check_size
 from convflow.models.zoo import find_folder, load_model
-from convflow.samplers.guidance import ClassifierFreeGuidance
-from convflow.samplers.ode import integrate, time_grid
-from convflow.samplers.seeds import assign_labels, draw_noise
+from convflow.samplers.ode import SOLVERS, time_grid
+from convflow.samples import LabelPolicy, Precision, Progress, Samples
 from convflow.storage import read_json, write_text
 from convflow.training import checkpoint
 from convflow.training.config import PipelineConfig, SamplingConfig, read_pipeline, to_dict
@@ -32,8 +31,6 @@ from convflow.types import InputError, Size, unknown_name
 CODECS = {"pixel": PixelCodec}
 
 Label = str | int
-Progress = Callable[[float], None]
-"""Told how many more pictures are done, in fractions: each step adds its share of a batch."""
 
 
 @dataclass
@@ -132,23 +129,14 @@ class Pipeline:
         known = PipelineConfig(self.size, self.class_names, self.sampling)
         write_text(place / "pipeline.json", json.dumps(to_dict(known), indent=2))
 
-    @torch.inference_mode()
     def __call__(
         self,
         labels: Sequence[Label | None] | Label | None = None,
         *,
         num: int | None = None,
-        size: Size | int | None = None,
-        steps: int | None = None,
-        guidance: float | None = None,
-        interval: tuple[float, float] = (0.0, 1.0),
-        solver: str | None = None,
-        seed: int = 0,
         batch_size: int = 64,
-        shift: float = 1.0,
-        last_step: float | None = None,
         progress: Progress | None = None,
-        **model_arguments: Any,
+        **options: Any,
     ) -> Output:
         """Generate pictures; the noise of picture i depends on (seed, i) alone.
 
@@ -158,6 +146,48 @@ class Pipeline:
             num: number of pictures; by default one per label given, else 16.
 
         Other arguments:
+            batch_size: pictures at once; changes memory and speed, not the pictures.
+            progress: called with the (fractional) number of pictures done since the last call.
+            **options: size, steps, guidance, seed and whatever else `samples` takes.
+
+        Raises:
+            InputError: an unknown label, an impossible size, a number out of range.
+        """
+        samples = self.samples(labels, **options)
+        num = num if num is not None else (16 if labels is None else len(samples.classes))
+        if num < 1 or batch_size < 1:
+            raise InputError(
+                f"expected num >= 1 and batch_size >= 1, got {num} and {batch_size}; give more"
+            )
+        starts = range(0, num, batch_size)
+        chunks = [range(start, min(start + batch_size, num)) for start in starts]
+        pixels = torch.cat([samples.read(chunk, progress) for chunk in chunks])
+        names = [self.name_of(label) for label in samples.labels(range(num)).tolist()]
+        return Output([to_picture(image) for image in pixels], names, pixels)
+
+    def samples(
+        self,
+        labels: Sequence[Label | None] | Label | None = None,
+        *,
+        size: Size | int | None = None,
+        steps: int | None = None,
+        guidance: float | None = None,
+        interval: tuple[float, float] = (0.0, 1.0),
+        solver: str | None = None,
+        seed: int = 0,
+        shift: float = 1.0,
+        last_step: float | None = None,
+        label_policy: LabelPolicy = "balanced",
+        precision: Precision = "float32",
+        **model_arguments: Any,
+    ) -> Samples:
+        """Return the endless series of pictures that these settings define; none is made yet.
+
+        Args:
+            labels: class names or numbers; None within the list asks for no label. By default
+                all classes.
+
+        Other arguments:
             size: height and width in pixels, multiples of the model's `multiple`; one number
                 stands for a square.
             steps: solver steps.
@@ -165,55 +195,54 @@ class Pipeline:
             interval: guidance acts at times in this (low, high), 0 = noise, 1 = data.
             solver: "euler" or "heun".
             seed: any non-negative integer.
-            batch_size: pictures at once; changes memory and speed, not the pictures.
             shift: time shift of the solver's grid, see `time_grid`.
             last_step: length of the last step, see `time_grid`.
-            progress: called with the (fractional) number of pictures done since the last call.
+            label_policy: "balanced" gives the labels in turn; "random" draws one of them for
+                picture i from (seed, i).
+            precision: of the network's arithmetic; the picture itself is summed in float32.
             **model_arguments: passed to the network at every call, such as `reach` of FlowDCN.
 
         Raises:
             InputError: an unknown label, an impossible size, a number out of range.
         """
-        ids = self._label_ids(labels)
-        num = num if num is not None else (16 if labels is None else len(ids))
+        sampling = self.sampling
         size = self.size if size is None else (size, size) if isinstance(size, int) else size
-        steps = self.sampling.steps if steps is None else steps
-        solver = self.sampling.solver if solver is None else solver
-        guidance = self.sampling.guidance if guidance is None else guidance
-        if num < 1 or batch_size < 1 or seed < 0 or not math.isfinite(guidance):
+        guidance = sampling.guidance if guidance is None else guidance
+        solver = sampling.solver if solver is None else solver
+        if seed < 0 or not math.isfinite(guidance):
             raise InputError(
-                "expected num >= 1, batch_size >= 1, seed >= 0 and a finite guidance, "
-                f"got {num}, {batch_size}, {seed} and {guidance}"
+                f"expected seed >= 0 and a finite guidance, got {seed} and {guidance}; change it"
             )
+        for kind, name, known in (
+            ("label policy", label_policy, get_args(LabelPolicy)),
+            ("precision", precision, get_args(Precision)),
+            ("solver", solver, SOLVERS),
+        ):
+            if name not in known:
+                raise InputError(unknown_name(kind, name, known))
         check_size(*size, self.model.multiple)
         accepted = inspect.signature(self.model.forward).parameters
         for name in model_arguments:
             if name not in accepted:
-                options = [*inspect.signature(type(self).__call__).parameters, *accepted]
-                raise InputError(unknown_name("option", name, options))
-        grid = time_grid(steps, shift=shift, last_step=last_step)
-        shape = (self.model.in_channels, *size)
-        null = self.model.num_classes
-
-        def network(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
-            return self.model(x, t, y, **model_arguments)
-
-        guided = ClassifierFreeGuidance(network, null, guidance if null else 1.0, interval)
-        chunks = []
-        for start in range(0, num, batch_size):
-            mine = range(start, min(start + batch_size, num))
-
-            def report(step: int, of: int, _: Tensor, count: int = len(mine)) -> None:
-                if progress is not None:
-                    progress(count / of)
-
-            noise = draw_noise(seed, mine, shape).to(self.device)
-            y = assign_labels(mine, ids).to(self.device)
-            x = integrate(guided, noise, y, grid, solver, report)
-            chunks.append(self.codec.decode(x).cpu())
-        pixels = torch.cat(chunks)
-        names = [self._name(ids[i % len(ids)]) for i in range(num)]
-        return Output([to_picture(image) for image in pixels], names, pixels)
+                options = {*inspect.signature(self.samples).parameters, "num", "batch_size"}
+                raise InputError(unknown_name("option", name, sorted(options | {*accepted})))
+        steps = sampling.steps if steps is None else steps
+        return Samples(
+            self.model,
+            self.codec,
+            classes=tuple(self._label_ids(labels)),
+            size=size,
+            grid=tuple(time_grid(steps, shift=shift, last_step=last_step)),
+            guidance=guidance if self.model.num_classes else 1.0,
+            interval=interval,
+            solver=solver,
+            seed=seed,
+            shift=shift,
+            last_step=last_step,
+            label_policy=label_policy,
+            precision=precision,
+            model_arguments=model_arguments,
+        )
 
     def _label_ids(self, labels: Sequence[Label | None] | Label | None) -> list[int]:
         null = self.model.num_classes
@@ -240,7 +269,8 @@ class Pipeline:
         known = self.class_names or [f"0 to {count - 1}"]
         raise InputError(unknown_name("label", label, known))
 
-    def _name(self, label: int) -> str:
+    def name_of(self, label: int) -> str:
+        """Return the name of a label, its number where it has none, "" for "no label"."""
         if label == self.model.num_classes:
             return ""
         return self.class_names[label] if self.class_names else str(label)

@@ -94,3 +94,15 @@ def test_fast_bfloat16_is_asked_of_the_hardware(monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True}, raising=False)
     assert distributed.has_fast_bfloat16(torch.device("cpu")) is False
     assert distributed.has_fast_bfloat16(torch.device("meta")) is False
+
+
+def test_an_error_elsewhere_stops_this_process_too(monkeypatch):
+    def one_failed(tensors):
+        next(iter(tensors)).fill_(1)
+
+    monkeypatch.setattr(distributed, "sum_over_processes", one_failed)
+    with (
+        pytest.raises(InputError, match="another process stopped"),
+        distributed.all_or_none(torch.device("cpu")),
+    ):
+        pass

@@ -21,7 +21,7 @@ LAYERS = [
     {"ops", "processes", "codecs", "distributed", "storage"},
     {"nn", "samplers", "data"},
     {"models", "evaluation"},
-    {"training"},
+    {"training", "samples"},
     {"recipes", "pipeline"},
     {"demo"},
     {"cli"},

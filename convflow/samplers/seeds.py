@@ -12,6 +12,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+SEED_RULE = "numpy PCG64 of SeedSequence(seed, spawn_key=(i,)), standard normal float32"
+"""How the noise of sample i comes about, in words for a result card."""
+
 
 def generator_of(seed: int, *key: int, device: torch.device | None = None) -> torch.Generator:
     """Return a torch generator for a seed and a key of non-negative integers, all mixed well.
@@ -40,6 +43,12 @@ def draw_noise(
 def assign_labels(indices: Sequence[int], labels: Sequence[int]) -> Int[Tensor, " B"]:
     """Return the label of each sample: `labels` in turn, over and over."""
     return torch.tensor([labels[i % len(labels)] for i in indices], dtype=torch.int64)
+
+
+def draw_labels(seed: int, indices: Sequence[int], labels: Sequence[int]) -> Int[Tensor, " B"]:
+    """Return a label of each sample, drawn uniformly from `labels` with a stream of its own."""
+    streams = (np.random.Generator(np.random.PCG64(_sequence(seed, i, 1))) for i in indices)
+    return torch.tensor([labels[int(stream.integers(len(labels)))] for stream in streams])
 
 
 def _sequence(seed: int, *key: int) -> np.random.SeedSequence:

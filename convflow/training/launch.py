@@ -56,7 +56,7 @@ def train(config: TrainConfig, run: Path) -> bool:
     """
     device = distributed.choose_device(config.device)
     with distributed.process_group(device), ExitStack() as held:
-        with _all_or_none(device):
+        with distributed.all_or_none(device):
             known = (run / "config.json").is_file()
             if known:
                 held.enter_context(_claimed(run))
@@ -190,22 +190,6 @@ def _introduce(trainer: Trainer, report: Report) -> None:
         log.info(f"already finished at {trainer.images_seen:,} images; raise --images to go on")
     elif trainer.step:
         log.info(f"going on from {trainer.images_seen:,} images ({trainer.run_folder})")
-
-
-@contextmanager
-def _all_or_none(device: torch.device) -> Iterator[None]:
-    """Raise on every process what went wrong on one, so that none waits for it in vain."""
-    failure: Exception | None = None
-    try:
-        yield
-    except (InputError, OSError) as error:
-        failure = error
-    failures = torch.tensor(float(failure is not None), device=device)
-    distributed.sum_over_processes([failures])
-    if failure is not None:
-        raise failure
-    if failures:
-        raise InputError("another process of this training stopped; see its message")
 
 
 @contextmanager

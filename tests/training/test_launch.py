@@ -136,18 +136,6 @@ def test_other_processes_neither_claim_nor_write(tmp_path, monkeypatch):
         assert not (tmp_path / "run").exists()
 
 
-def test_an_error_elsewhere_stops_this_process_too(monkeypatch):
-    def one_failed(tensors):
-        next(iter(tensors)).fill_(1)
-
-    monkeypatch.setattr(launch.distributed, "sum_over_processes", one_failed)
-    with (
-        pytest.raises(InputError, match="another process of this training stopped"),
-        launch._all_or_none(torch.device("cpu")),
-    ):
-        pass
-
-
 def test_the_older_checkpoint_takes_over_when_the_newest_is_moved_away(tiny, tmp_path):
     run = tmp_path / "run"
     assert launch.train(tiny("--checkpoint.every-minutes 0 --images 40"), run)
