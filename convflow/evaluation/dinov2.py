@@ -1,0 +1,181 @@
+"""DINOv2 as FD-DINOv2 uses it: a vision transformer whose class token describes a picture.
+
+Oquab et al. 2023, "DINOv2: Learning Robust Visual Features without Supervision"; the picture is
+prepared as in Stein et al. 2023, "Exposing Flaws of Generative Model Evaluation Metrics".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from convflow.evaluation.resize import resize_as_pillow, to_colour
+from convflow.types import InputError
+
+SIDE = 224
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+HEAD_WIDTH = 64
+"""Channels of one attention head, in every published size."""
+GRID_OFFSET = 0.1
+"""What the released code adds to the grid before it interpolates the position embedding."""
+
+
+class DINOv2(nn.Module):
+    """A DINOv2 transformer, from uint8 pictures to its class token.
+
+    The state dict has the published layout of `dinov2_vitl14_pretrain.pth` (torch.hub), which the
+    default arguments fit.
+
+    Args:
+        width: channels of a token.
+        depth: transformer blocks.
+        heads: attention heads, of `width / heads` channels each.
+        patch_size: side of a patch, in pixels.
+        image_size: side of the pretraining pictures, in pixels; sets the position embedding's grid.
+
+    Raises:
+        InputError: `heads` does not divide `width`, or `patch_size` not `image_size`.
+    """
+
+    def __init__(
+        self,
+        width: int = 1024,
+        depth: int = 24,
+        heads: int = 16,
+        patch_size: int = 14,
+        image_size: int = 518,
+    ) -> None:
+        super().__init__()
+        if width % heads or image_size % patch_size:
+            raise InputError(
+                f"expected heads that divide width and patch_size that divides image_size, got "
+                f"{heads} and {width}, {patch_size} and {image_size}; take those of the weights"
+            )
+        self.patch_size, self.grid = patch_size, image_size // patch_size
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + self.grid**2, width))
+        self.mask_token = nn.Parameter(torch.zeros(1, width))  # published, used in training only
+        self.patch_embed = nn.ModuleDict(
+            {"proj": nn.Conv2d(3, width, patch_size, stride=patch_size)}
+        )
+        self.blocks = nn.ModuleList(_Block(width, heads) for _ in range(depth))
+        self.norm = nn.LayerNorm(width, eps=1e-6)
+
+    @classmethod
+    def fitting(cls, weights: Mapping[str, Tensor]) -> DINOv2:
+        """Return a network of the sizes of published weights (ViT-S, B or L), not filled yet.
+
+        Raises:
+            InputError: no DINOv2 weights, or the SwiGLU layers of ViT-g.
+        """
+        if "blocks.0.mlp.w12.weight" in weights:
+            raise InputError(
+                "expected DINOv2 weights with GELU layers (ViT-S, B or L), got SwiGLU layers "
+                "(ViT-g); use dinov2_vitl14_pretrain.pth, which FD-DINOv2 is defined with"
+            )
+        try:
+            (_, tokens, width), patch = (
+                weights["pos_embed"].shape,
+                weights["patch_embed.proj.weight"].shape[-1],
+            )
+        except (KeyError, ValueError, IndexError) as error:
+            raise InputError(
+                f"expected DINOv2 weights in the torch.hub layout, got none ({error}); "
+                "use dinov2_vitl14_pretrain.pth"
+            ) from error
+        found = [int(match[1]) for name in weights if (match := re.match(r"blocks\.(\d+)\.", name))]
+        grid = round((tokens - 1) ** 0.5)
+        heads = width // HEAD_WIDTH if width % HEAD_WIDTH == 0 else 1
+        return cls(width, 1 + max(found, default=-1), heads, patch, grid * patch)
+
+    def forward(self, images: UInt8[Tensor, "B C H W"]) -> dict[str, Float[Tensor, "B D"]]:
+        """Return {"features": (B, D)}, the class token behind the last normalisation.
+
+        Pictures are resized to 224x224 by Pillow's bicubic filter without rounding, clamped to
+        0..255, and normalised by ImageNet's mean and deviation.
+
+        Args:
+            images: RGB or grey (C = 1) pictures in 0..255, of any size.
+
+        Raises:
+            InputError: other pictures.
+        """
+        dtype = self.norm.weight.dtype
+        x = resize_as_pillow(to_colour(images).to(dtype), (SIDE, SIDE)).clamp(0, 255) / 255
+        mean, std = (
+            torch.tensor(row, dtype=dtype).view(3, 1, 1).to(x.device) for row in (MEAN, STD)
+        )
+        return {"features": self.encode((x - mean) / std)}
+
+    def encode(self, x: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D"]:
+        """Return the class token of normalised pictures; the patch size divides H and W."""
+        patches = self.patch_embed["proj"](x)
+        tokens = patches.flatten(2).transpose(1, 2)
+        tokens = torch.cat([self.cls_token.expand(len(x), -1, -1), tokens], dim=1)
+        tokens = tokens + self.positions(patches.shape[-2], patches.shape[-1])
+        for block in self.blocks:
+            tokens = block(tokens)
+        return self.norm(tokens[:, 0])
+
+    def positions(self, height: int, width: int) -> Float[Tensor, "1 N D"]:
+        """Return the position embedding for a grid of patches, the class token's first.
+
+        Another grid than that of pretraining is sampled bicubically without antialias. As in the
+        released code, the scale is (height + 0.1) / grid, so that the 0.1 moves every position.
+        """
+        if (height, width) == (self.grid, self.grid):
+            return self.pos_embed
+        plane = self.pos_embed[:, 1:].unflatten(1, (self.grid, self.grid)).permute(0, 3, 1, 2)
+        scale = [(side + GRID_OFFSET) / self.grid for side in (height, width)]
+        plane = F.interpolate(plane, scale_factor=scale, mode="bicubic", align_corners=False)
+        assert plane.shape[2:] == (height, width)
+        return torch.cat([self.pos_embed[:, :1], plane.flatten(2).transpose(1, 2)], dim=1)
+
+
+class _Attention(nn.Module):
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, key, value = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(query, key, value)
+        return self.proj(mixed.transpose(1, 2).flatten(2))
+
+
+class _MLP(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, 4 * width)
+        self.fc2 = nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class _LayerScale(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gamma
+
+
+class _Block(nn.Module):
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(width, eps=1e-6), nn.LayerNorm(width, eps=1e-6)
+        self.attn, self.mlp = _Attention(width, heads), _MLP(width)
+        self.ls1, self.ls2 = _LayerScale(width), _LayerScale(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.ls1(self.attn(self.norm1(x)))
+        return x + self.ls2(self.mlp(self.norm2(x)))
