@@ -1,0 +1,400 @@
+"""Feature networks by name: the published ones, exported programs and the user's own code."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib
+import pickle
+import pkgutil
+import re
+import sys
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.client import HTTPException
+from importlib.machinery import SourceFileLoader
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple, cast
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+from torch.backends import cudnn, mkldnn
+from torch.backends.cuda import matmul as gpu_matmul
+from torch.export.passes import move_to_device_pass
+
+from convflow.evaluation.dinov2 import DINOv2
+from convflow.evaluation.inception import InceptionFID
+from convflow.storage import read_tensors
+from convflow.types import InputError, unknown_name
+
+
+class Published(NamedTuple):
+    """A network with published weights; `sha256` is the start of their checksum, where known."""
+
+    url: str
+    sha256: str
+    resize: str
+    build: Callable[[Mapping[str, Tensor]], nn.Module]
+
+
+PUBLISHED: dict[str, Published] = {
+    "inception": Published(
+        "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
+        "pt_inception-2015-12-05-6726825d.pth",
+        "6726825d",
+        "299x299 bilinear as in TensorFlow 1, no half-pixel shift, no antialias, (x - 128) / 128",
+        lambda weights: InceptionFID(),
+    ),
+    "dinov2": Published(
+        "https://dl.fbaipublicfiles.com/dinov2/dinov2_vitl14/dinov2_vitl14_pretrain.pth",
+        "",
+        "224x224 bicubic with antialias as in Pillow, not rounded, clamped, ImageNet mean and std",
+        DINOv2.fitting,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Detector:
+    """Turns uint8 pictures into named features.
+
+    Attributes:
+        name: what `open_detector` was given.
+        sha256: the checksum of its weights (and of its source, for the user's code), in hex.
+        resize: how pictures are prepared, in words.
+        network: what is called with the pictures; returns features, or a mapping of names to them.
+        device: where pictures are moved first; None leaves them where they are.
+    """
+
+    name: str
+    sha256: str
+    resize: str
+    network: Callable[[Tensor], Any]
+    device: torch.device | None = None
+
+    def __call__(self, images: UInt8[Tensor, "B C H W"]) -> dict[str, Float[Tensor, "B F"]]:
+        """Return the features of a batch, each row of one picture, in float32 on the device.
+
+        The network runs in inference mode and in full float32: no autocast, no TF32.
+
+        Args:
+            images: pictures in 0..255, at least one; the published networks take RGB and grey.
+
+        Returns:
+            "features", and whatever else the network names: "spatial" and "logits" where it has
+            them. What has more than two axes is flattened.
+
+        Raises:
+            InputError: other pictures, a network that fails, or one that returns something else
+                than finite features, one row per picture.
+        """
+        if images.dtype != torch.uint8 or images.ndim != 4 or 0 in images.shape:
+            raise InputError(
+                f"detector {self.name!r}: expected uint8 pictures (B, C, H, W), "
+                f"got {images.dtype} {tuple(images.shape)}; give at least one picture in 0..255"
+            )
+        images = images if self.device is None else images.to(self.device)
+        with torch.inference_mode(), torch.autocast(images.device.type, enabled=False), _float32():
+            with _users_code(self.name, f"failed on pictures {tuple(images.shape)}"):
+                result = self.network(images)
+            return self._checked(result, len(images))
+
+    def _checked(self, result: Any, batch: int) -> dict[str, Tensor]:
+        outputs = {"features": result} if isinstance(result, Tensor) else result
+        if not isinstance(outputs, Mapping) or "features" not in outputs:
+            got = list(outputs) if isinstance(outputs, Mapping) else type(outputs).__name__
+            raise InputError(
+                f"detector {self.name!r}: expected a tensor or a mapping with 'features', "
+                f"got {got}; return one of them"
+            )
+        return {name: self._rows(name, value, batch) for name, value in outputs.items()}
+
+    def _rows(self, name: str, value: Any, batch: int) -> Tensor:
+        shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        if not isinstance(value, Tensor) or not value.ndim or len(value) != batch or 0 in shape:
+            raise InputError(
+                f"detector {self.name!r}: expected {name!r} to be a tensor with one row for each "
+                f"of {batch} pictures, got {shape}; return (B, F)"
+            )
+        rows = value.reshape(batch, -1).float()
+        bad = ~rows.isfinite().all(dim=1)
+        if bad.any():
+            raise InputError(
+                f"detector {self.name!r}: expected finite {name!r}, got NaN or infinity for "
+                f"picture {int(bad.int().argmax())} of a batch of {batch} (from 0); "
+                "look at that picture and at the network's weights"
+            )
+        return rows
+
+
+def open_detector(
+    name: str, *, weights: str | None = None, sha256: str | None = None, device: torch.device
+) -> Detector:
+    """Return the feature network called `name`, frozen, on a device.
+
+    - "inception": the network of FID, sFID and the Inception Score; "dinov2": that of FD-DINOv2.
+      Their weights are downloaded once, into torch.hub's folder.
+    - a path ending in `.pt2`: a program of `torch.export`, exported with a dynamic batch.
+    - "package.module:function" or "path/to/file.py:function": a function without arguments that
+      returns the network, a module or a function. This runs the code in that file.
+
+    Global torch state and the global random generators are as before, whatever the user's code
+    draws.
+
+    Args:
+        name: one of the above.
+        weights: for the published networks, another file or another URL.
+        sha256: at least 8 first hex digits of the checksum that is required.
+        device: where the network runs.
+
+    Raises:
+        InputError: an unknown name, files that are absent, damaged or do not fit, a checksum that
+            differs, no network to download from, or errors of the user's code.
+    """
+    wanted = (sha256 or "").lower()
+    if sha256 is not None and not re.fullmatch("[0-9a-f]{8,64}", wanted):
+        raise InputError(f"expected a SHA-256 of 8 to 64 hex digits, got {sha256!r}; correct it")
+    if weights is not None and name not in PUBLISHED:
+        raise InputError(
+            f"expected weights with {' or '.join(PUBLISHED)} only, got {name!r}; leave them out"
+        )
+    gpus = [device] if torch.cuda.is_available() and device.type != "cpu" else []
+    with torch.random.fork_rng(devices=gpus):
+        if name in PUBLISHED:
+            return _open_published(name, weights, wanted, device)
+        if name.endswith(".pt2"):
+            return _open_program(name, wanted, device)
+        if ":" in name:
+            return _open_function(name, wanted, device)
+    raise InputError(
+        f"{unknown_name('detector', name, PUBLISHED)}; a .pt2 file of torch.export, "
+        "package.module:function and path/to/file.py:function work too"
+    )
+
+
+def _open_published(name: str, weights: str | None, wanted: str, device: torch.device) -> Detector:
+    published = PUBLISHED[name]
+    origin = weights or published.url
+    path, fetched = Path(origin), False
+    if origin.startswith(("http://", "https://")):
+        wanted = wanted or ("" if weights else published.sha256)
+        # Another place may call another file the same.
+        mark = f"{hashlib.sha256(origin.encode()).hexdigest()[:8]}-" if weights else ""
+        path = Path(torch.hub.get_dir(), "checkpoints", mark + origin.split("?")[0].split("/")[-1])
+        if fetched := not path.exists():
+            _download(origin, path, wanted)
+    checksum = _checksum(name, path, wanted)
+    try:
+        state = _read(path)
+    except InputError:
+        if fetched:
+            path.unlink(missing_ok=True)
+        raise
+    with torch.device("meta"):  # neither memory nor random numbers for weights that are replaced
+        network = published.build(state)
+    _fill(network, state, f"{path} does not fit {name}")
+    network = network.to(device).eval().requires_grad_(False)
+    return Detector(name, checksum, published.resize, network, device)
+
+
+def _open_program(name: str, wanted: str, device: torch.device) -> Detector:
+    checksum = _checksum(name, Path(name), wanted)
+    try:
+        program = torch.export.load(name)
+        if device.type != "cpu":
+            program = move_to_device_pass(program, device)
+        network = program.module()
+    except Exception as error:  # of many kinds: a zip file, JSON, a graph, an operator unknown here
+        raise InputError(
+            f"expected a program saved by torch.export.save at {name}, got what cannot be opened "
+            f"({_short(error)}); export it again with this version of torch"
+        ) from error
+    return Detector(name, checksum, "its own", network.requires_grad_(False), device)
+
+
+def _open_function(name: str, wanted: str, device: torch.device) -> Detector:
+    place, _, function = name.rpartition(":")
+    from_file = place.endswith(".py") or "/" in place or "\\" in place
+    with _importable(Path(place).parent if from_file else None):
+        with _users_code(name, "could not be imported"):
+            module = _import_file(Path(place)) if from_file else _import_module(place)
+        if not callable(create := getattr(module, function, None)):
+            known = [key for key, value in vars(module).items() if callable(value)]
+            near = _unknown("function", function, known)
+            raise InputError(f"detector {name!r}: {near}; write it as {place}:function")
+        with _users_code(name, f"failed in {function}()"):
+            network = create()
+    if not callable(network):
+        raise InputError(
+            f"detector {name!r}: expected {function}() to return a module or a function, "
+            f"got {type(network).__name__}; return what takes the pictures"
+        )
+    digest = hashlib.sha256(Path(module.__file__).read_bytes() if module.__file__ else b"")
+    if isinstance(network, nn.Module):
+        for key, tensor in sorted(network.state_dict().items()):
+            if isinstance(tensor, Tensor):
+                digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
+                raw = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+                digest.update(raw.numpy().tobytes())
+        network = network.to(device).eval().requires_grad_(False)
+    _require(f"the code and weights of {name}", digest.hexdigest(), wanted)
+    return Detector(name, digest.hexdigest(), "its own", network, device)
+
+
+def _download(url: str, path: Path, wanted: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(url, str(path), wanted or None, sys.stderr.isatty())
+    except RuntimeError as error:
+        raise InputError(
+            f"expected a file with SHA-256 {wanted} at {url}, got another ({_short(error)}), which "
+            "was not kept; try again or correct the checksum"
+        ) from error
+    except (OSError, HTTPException, ValueError) as error:
+        raise InputError(
+            f"could not download {url} ({_short(error)}); fetch it on another machine and put it "
+            f"at {path}, or give its place with --detector-weights PATH"
+        ) from error
+
+
+def _checksum(name: str, path: Path, wanted: str) -> str:
+    try:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        near = _unknown("file", path.name, (other.name for other in path.parent.glob("*.p*t*")))
+        raise InputError(
+            f"detector {name!r}: expected a file at {path}, found none that can be read "
+            f"({error.strerror}); {near}"
+        ) from error
+    _require(str(path), found, wanted)
+    return found
+
+
+def _require(what: str, found: str, wanted: str) -> None:
+    if not found.startswith(wanted):
+        raise InputError(
+            f"expected SHA-256 {wanted} of {what}, got {found[: max(8, len(wanted))]}; "
+            "use or fetch the right file, or correct the checksum"
+        )
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    if path.suffix == ".safetensors":
+        return read_tensors(path)
+    try:
+        mapped = zipfile.is_zipfile(path)  # torch's older format cannot be
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise InputError(
+            f"{path} is damaged, or wants to run code when it is opened, and was refused "
+            f"({_short(error)}); copy it again or use a safetensors file"
+        ) from error
+    if not isinstance(content, Mapping) or not all(isinstance(t, Tensor) for t in content.values()):
+        raise InputError(f"{path}: expected a mapping of names to tensors; save a state dict")
+    return dict(content)
+
+
+def _fill(network: nn.Module, state: dict[str, Tensor], complaint: str) -> None:
+    """Give a network on the meta device its weights in float32, or name all that is wrong."""
+    expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    for name in expected:
+        if name.endswith(".num_batches_tracked"):
+            state.setdefault(name, torch.zeros((), dtype=torch.long))
+    problems = [f"missing {name}" for name in expected.keys() - state.keys()]
+    problems += [f"unused {name}" for name in state.keys() - expected.keys()]
+    problems += [
+        f"{name} is {tuple(state[name].shape)}, expected {shape}"
+        for name, shape in expected.items()
+        if name in state and state[name].shape != shape
+    ]
+    if problems:
+        raise InputError(f"{complaint}: {'; '.join(sorted(problems))}; use the published file")
+    floats = {n: t.float() if t.is_floating_point() else t for n, t in state.items()}
+    network.load_state_dict(floats, assign=True)
+
+
+class _Source(SourceFileLoader):
+    """Compiles the source that lies there, never an older compilation beside it."""
+
+    def path_stats(self, path: Any) -> Any:
+        raise OSError("compile it again")
+
+
+def _import_module(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        parent, _, last = (error.name or name).rpartition(".")
+        folders = getattr(sys.modules.get(parent), "__path__", []) if parent else None
+        near = _unknown("module", last, (found.name for found in pkgutil.iter_modules(folders)))
+        raise InputError(f"cannot import {name}: {near}; install it or correct the name") from error
+
+
+def _import_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        near = _unknown("file", path.name, (other.name for other in path.parent.glob("*.py")))
+        raise InputError(f"expected a Python file at {path}, found none; {near}")
+    private = f"_convflow_detector_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]}"
+    module = ModuleType(private)
+    module.__file__ = str(path)
+    sys.modules[private] = module  # dataclasses and pickles look there
+    try:
+        _Source(private, str(path)).exec_module(module)
+    except BaseException:
+        del sys.modules[private]
+        raise
+    return module
+
+
+@contextmanager
+def _importable(folder: Path | None) -> Iterator[None]:
+    """Let the user's file import its neighbours, for the length of the block."""
+    before = list(sys.path)
+    sys.path[:0] = [str(folder.resolve())] if folder else []
+    try:
+        yield
+    finally:
+        sys.path[:] = before
+
+
+@contextmanager
+def _users_code(name: str, what: str) -> Iterator[None]:
+    """Show an error of code that is not ours with the detector's name, in one sentence."""
+    try:
+        yield
+    except (InputError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        raise InputError(f"detector {name!r} {what}: {_short(error)}; mend its code") from error
+
+
+@contextmanager
+def _float32() -> Iterator[None]:
+    """Compute float32 products and convolutions in float32, whatever was allowed outside."""
+    # Parents first: what inherits from them then needs no change, and inherits afterwards too.
+    gpu, cpu, changed = cast(Any, cudnn), cast(Any, mkldnn), []
+    for setting in (gpu, cpu, gpu_matmul, gpu.conv, cpu.matmul, cpu.conv):
+        if (before := setting.fp32_precision) != "ieee":
+            changed.append((setting, before))
+            setting.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        for setting, before in reversed(changed):
+            setting.fp32_precision = "none"  # inherited
+            if setting.fp32_precision != before:
+                setting.fp32_precision = before
+
+
+def _unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.4)
+    return unknown_name(kind, name, near) if near else f"there is no {kind} {name!r}"
+
+
+def _short(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".strip(": \n").splitlines()[0]
