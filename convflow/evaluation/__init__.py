@@ -1,0 +1,1 @@
+"""Scores of generated pictures: features, statistics and metrics."""

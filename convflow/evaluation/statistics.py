@@ -1,0 +1,257 @@
+"""Mean and covariance of feature vectors, gathered batch by batch and by any number of processes.
+
+Chan, Golub and LeVeque 1983, eq. 2.1: two groups are merged through their means, so nothing is
+ever the small difference of two large sums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from convflow import distributed
+from convflow.types import InputError
+
+
+class Statistics:
+    """Count, mean and covariance of feature vectors, gathered batch by batch in float64.
+
+        mean = sum_i x_i / count        scatter = sum_i (x_i - mean) (x_i - mean)^T
+
+    The numbers lie where the first features were, or on the CPU where that device has no float64.
+    Every order of the same batches gives the same result up to rounding.
+
+    Args:
+        num_features: F, the length of a feature vector, at least 1.
+
+    Attributes:
+        count: how many vectors there were.
+        mean: (F,) float64, zero before the first.
+        scatter: (F, F) float64, the sum of the outer products of deviations.
+
+    Raises:
+        InputError: `num_features` below 1.
+
+    Example:
+        >>> statistics = Statistics(2)
+        >>> statistics.update(torch.tensor([[0.0, 1.0], [2.0, 5.0]]))
+        >>> statistics.mean.tolist(), statistics.covariance.tolist()
+        ([1.0, 3.0], [[2.0, 4.0], [4.0, 8.0]])
+    """
+
+    count: int
+    mean: Float[Tensor, " F"]
+    scatter: Float[Tensor, "F F"]
+
+    def __init__(self, num_features: int) -> None:
+        if num_features < 1:
+            raise InputError(f"expected at least 1 feature, got {num_features}; count the columns")
+        self.count = 0
+        self.mean = torch.zeros(num_features, dtype=torch.float64)
+        self.scatter = torch.zeros(num_features, num_features, dtype=torch.float64)
+
+    @classmethod
+    def from_moments(
+        cls, count: int, mean: Float[Tensor, " F"], covariance: Float[Tensor, "F F"]
+    ) -> Statistics:
+        """Return the statistics of which only the moments were kept.
+
+        Args:
+            count: how many vectors they are of, at least 2.
+            mean: of any float dtype.
+            covariance: divided by count - 1.
+
+        Raises:
+            InputError: a count below 2, shapes that do not fit, NaN or infinity.
+        """
+        if count < 2:
+            raise InputError(f"expected moments of at least 2 vectors, got {count}; add pictures")
+        scatter = as_float64(covariance) * (count - 1)
+        return cls.from_arrays({"count": torch.tensor(count), "mean": mean, "scatter": scatter})
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, Tensor]) -> Statistics:
+        """Return the statistics that `arrays` came from.
+
+        Raises:
+            InputError: a name that is missing, shapes that do not fit, NaN or infinity.
+        """
+        if missing := {"count", "mean", "scatter"} - set(arrays):
+            raise InputError(
+                f"expected count, mean and scatter, got {sorted(arrays)} without "
+                f"{sorted(missing)}; gather the statistics again"
+            )
+        mean, scatter = check_moments(arrays["mean"], arrays["scatter"], "scatter")
+        statistics = cls(len(mean))
+        statistics.count = int(arrays["count"])
+        statistics.mean, statistics.scatter = mean.clone(), scatter.clone()
+        return statistics
+
+    def arrays(self) -> dict[str, Tensor]:
+        """Return everything under the names "count", "mean" and "scatter", to be saved.
+
+        They are no copies: later batches change them.
+        """
+        count = torch.tensor(self.count, dtype=torch.int64)
+        return {"count": count, "mean": self.mean, "scatter": self.scatter}
+
+    def update(self, features: Float[Tensor, "B F"]) -> None:
+        """Add the vectors of a batch; an empty batch adds nothing.
+
+        Raises:
+            InputError: vectors of another length, NaN or infinity; the statistics stay as they
+                were.
+        """
+        check_rows(features, "features", at_least=0)
+        if features.shape[1] != len(self.mean):
+            raise InputError(
+                f"expected {len(self.mean)} features a row, got {features.shape[1]}; use the "
+                "detector that these statistics began with"
+            )
+        if len(features) == 0:
+            return
+        if self.count == 0:
+            self._move(float64_device(features.device))
+        rows = as_float64(features.to(self.mean.device))
+        mean = rows.mean(0)
+        deviations = rows - mean
+        self.scatter.addmm_(deviations.T, deviations)
+        self._add_mean(len(rows), mean)
+
+    def merge(self, other: Statistics) -> None:
+        """Add the vectors that `other` has seen.
+
+        Raises:
+            InputError: statistics of vectors of another length.
+        """
+        if len(other.mean) != len(self.mean):
+            raise InputError(
+                f"expected statistics of {len(self.mean)} features, got {len(other.mean)}; use the "
+                "same detector for both"
+            )
+        if other.count == 0:
+            return
+        if self.count == 0:
+            self._move(other.mean.device)
+        self.scatter += other.scatter.to(self.mean.device)
+        self._add_mean(other.count, other.mean.to(self.mean.device))
+
+    def reduce(self, device: torch.device | None = None) -> None:
+        """Replace by the statistics of all processes together, to the bit the same on each.
+
+        They are merged in the order of ranks. One process keeps what it has.
+
+        Args:
+            device: where the processes talk to one another, by default where the statistics lie.
+                Give the GPU with NCCL: a process without features has its zeros on the CPU.
+        """
+        if distributed.world_size() == 1:
+            return
+        if device is not None:
+            self._move(device)
+        together = Statistics(len(self.mean))
+        for rank in range(distributed.world_size()):
+            # The sum of one process's numbers and zeros is that process's numbers, exactly. One
+            # rank at a time needs room for two matrices, however many processes there are.
+            own = int(rank == distributed.rank())
+            count = torch.tensor(self.count * own, dtype=torch.float64, device=self.mean.device)
+            part = Statistics(len(self.mean))
+            part.mean, part.scatter = self.mean * own, self.scatter * own
+            distributed.sum_over_processes([count, part.mean, part.scatter])
+            part.count = int(count)
+            together.merge(part)
+        self.count, self.mean, self.scatter = together.count, together.mean, together.scatter
+
+    @property
+    def covariance(self) -> Float[Tensor, "F F"]:
+        """scatter / (count - 1), the unbiased estimate, float64.
+
+        Raises:
+            InputError: fewer than two vectors so far.
+        """
+        if self.count < 2:
+            raise InputError(
+                f"expected at least 2 feature vectors for a covariance, got {self.count}; add "
+                "pictures"
+            )
+        return self.scatter / (self.count - 1)
+
+    def _add_mean(self, count: int, mean: Tensor) -> None:
+        """Add `count` vectors whose own scatter is in `scatter` already."""
+        total = self.count + count
+        shift = mean - self.mean
+        self.scatter.addr_(shift, shift, alpha=self.count * (count / total))
+        self.mean = self.mean + shift * (count / total)
+        self.count = total
+
+    def _move(self, device: torch.device) -> None:
+        self.mean, self.scatter = self.mean.to(device), self.scatter.to(device)
+
+
+def float64_device(device: torch.device) -> torch.device:
+    """Return `device` if it can compute in float64, else the CPU."""
+    try:
+        torch.zeros(1, dtype=torch.float64, device=device)
+    except (TypeError, RuntimeError):  # what Apple's GPUs and some of Intel's say
+        return torch.device("cpu")
+    return device
+
+
+def as_float64(tensor: Tensor) -> Tensor:
+    """Return the numbers in float64 where they lie, or on the CPU; without gradient."""
+    return tensor.detach().to(float64_device(tensor.device)).to(torch.float64)
+
+
+def check_rows(rows: Tensor, name: str, at_least: int = 1) -> None:
+    """Refuse what is not one finite vector a row.
+
+    Args:
+        rows: should be (N, F) with F of at least 1.
+        name: what they are called, in the plural.
+        at_least: the smallest N.
+
+    Raises:
+        InputError: another shape, too few rows, NaN or infinity; that names the first bad row.
+    """
+    if rows.ndim != 2 or rows.shape[1] == 0:
+        raise InputError(
+            f"expected {name} of shape (N, F), got {tuple(rows.shape)}; give one row for each "
+            "picture"
+        )
+    if len(rows) < at_least:
+        raise InputError(f"expected at least {at_least} {name}, got {len(rows)}; add pictures")
+    bad = ~torch.isfinite(rows).all(1)
+    if bad.any():
+        raise InputError(
+            f"expected finite {name}, got NaN or infinity in row {int(bad.nonzero()[0])}; look at "
+            "that picture and at the detector's weights"
+        )
+
+
+def check_moments(
+    mean: Float[Tensor, " F"], matrix: Float[Tensor, "F F"], name: str = "covariance"
+) -> tuple[Float[Tensor, " F"], Float[Tensor, "F F"]]:
+    """Return a mean and its covariance or scatter in float64, on one device that has it.
+
+    Raises:
+        InputError: shapes that do not fit, NaN or infinity, or a matrix that no set of vectors
+            can have because it is not symmetric.
+    """
+    if mean.ndim != 1 or len(mean) == 0 or matrix.shape != (len(mean), len(mean)):
+        raise InputError(
+            f"expected a mean (F,) and a {name} (F, F), got {tuple(mean.shape)} and "
+            f"{tuple(matrix.shape)}; use files of the same detector"
+        )
+    device = float64_device(mean.device)
+    mean, matrix = (as_float64(x.to(device)) for x in (mean, matrix))
+    if not (torch.isfinite(mean).all() and torch.isfinite(matrix).all()):
+        raise InputError(
+            f"expected a finite mean and {name}, got NaN or infinity; gather the statistics again"
+        )
+    largest = matrix.abs().max()
+    if (matrix - matrix.T).abs().max() > 1e-3 * largest:  # float32 files are off by 1e-6
+        raise InputError(f"expected a symmetric {name}, got another; gather the statistics again")
+    return mean, matrix

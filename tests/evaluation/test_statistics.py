@@ -1,0 +1,241 @@
+"""Statistics against all rows at once, in any order and grouping, from one process or two."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from convflow.evaluation.statistics import (
+    Statistics,
+    as_float64,
+    check_moments,
+    check_rows,
+    float64_device,
+)
+from convflow.types import InputError
+from tests.tolerance import assert_close_rms
+
+ORDER = 1e-12
+"""Largest ratio of norms between two orders of the same additions in float64."""
+
+
+def features(rows: int, width: int = 5, offset: float = 3.0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(rows)
+    normal = torch.randn(rows, width, generator=generator, dtype=torch.float64)
+    return normal @ torch.randn(width, width, generator=generator, dtype=torch.float64) + offset
+
+
+def gather(*batches: torch.Tensor) -> Statistics:
+    statistics = Statistics(batches[0].shape[1])
+    for batch in batches:
+        statistics.update(batch)
+    return statistics
+
+
+def assert_same(a: Statistics, b: Statistics) -> None:
+    assert a.count == b.count
+    assert_close_rms(a.mean, b.mean, limit=ORDER)
+    assert_close_rms(a.scatter, b.scatter, limit=ORDER)
+
+
+@given(st.lists(st.integers(0, 7), min_size=1, max_size=8), st.randoms(use_true_random=False))
+def test_any_batches_in_any_order_give_the_moments_of_all_rows(sizes, random):
+    rows = features(sum(sizes) + 2)
+    batches = list(rows.split([*sizes, 1, 1]))
+    random.shuffle(batches)
+    statistics = gather(*batches)
+    assert statistics.count == len(rows)
+    assert_close_rms(statistics.mean, torch.from_numpy(rows.numpy().mean(0)), limit=ORDER)
+    expected = torch.from_numpy(np.cov(rows.numpy(), rowvar=False))
+    assert_close_rms(statistics.covariance, expected, limit=ORDER)
+
+
+@given(st.integers(0, 6), st.integers(0, 6))
+def test_merging_is_like_seeing_everything(first, second):
+    rows = features(12)
+    parts = rows.split([first, second, 12 - first - second])
+    merged = Statistics(5)
+    for part in parts:
+        merged.merge(gather(part))
+    assert_same(merged, gather(rows))
+
+
+def test_merging_leaves_the_other_alone_and_may_be_with_itself():
+    a, b = gather(features(4)), gather(features(6))
+    before = {name: array.clone() for name, array in b.arrays().items()}
+    a.merge(b)
+    a.update(features(3))
+    assert all(before[name].equal(array) for name, array in b.arrays().items())
+    b.merge(b)
+    assert_same(b, gather(features(6), features(6)))
+
+
+def test_a_far_mean_costs_no_digits():
+    rows = features(1000)
+    shifted = gather(*(rows + 1e6).split(100))
+    assert_close_rms(shifted.covariance, gather(rows).covariance, limit=1e-8)  # 1e-4 by squares
+
+
+def test_float32_is_added_in_float64():
+    rows = (features(2000) + 1000).float().requires_grad_()
+    statistics = gather(*rows.split(7))
+    assert statistics.mean.dtype == statistics.covariance.dtype == torch.float64
+    assert not statistics.mean.requires_grad
+    assert_close_rms(statistics.covariance, torch.cov(rows.detach().double().T), limit=ORDER)
+
+
+def test_the_batch_is_left_alone_and_empty_ones_add_nothing():
+    rows = features(4)
+    statistics = gather(rows, rows[:0])
+    assert rows.equal(features(4))
+    assert statistics.count == 4
+    assert gather(rows[:0]).count == 0
+
+
+def test_one_row_has_a_mean_and_no_covariance():
+    statistics = gather(features(1))
+    assert statistics.mean.equal(features(1)[0])
+    assert statistics.scatter.count_nonzero() == 0
+    with pytest.raises(InputError, match="at least 2 feature vectors for a covariance, got 1"):
+        _ = statistics.covariance
+    statistics.update(features(2)[1:])
+    assert statistics.covariance.count_nonzero() > 0
+
+
+def test_saved_and_read_again():
+    statistics = gather(features(9))
+    again = Statistics.from_arrays(statistics.arrays())
+    assert again.count == 9
+    assert again.mean.equal(statistics.mean)
+    assert again.scatter.equal(statistics.scatter)
+    again.update(features(3))
+    assert_same(again, gather(features(9), features(3)))
+    assert statistics.count == 9
+    assert_same(statistics, gather(features(9)))
+
+    moments = Statistics.from_moments(9, statistics.mean, statistics.covariance)
+    assert_same(moments, statistics)
+    rough = Statistics.from_moments(9, statistics.mean.float(), statistics.covariance.float())
+    assert_close_rms(rough.covariance, statistics.covariance, torch.float32)
+
+
+def test_bad_rows_are_refused_and_leave_no_trace(unchecked):
+    statistics = gather(features(4))
+    bad = features(3)
+    bad[2, 1] = torch.nan
+    with pytest.raises(InputError, match="expected finite features, got NaN or infinity in row 2"):
+        statistics.update(bad)
+    bad[1] = -torch.inf
+    with pytest.raises(InputError, match="row 1"):
+        statistics.update(bad)
+    with pytest.raises(InputError, match="expected 5 features a row, got 4"):
+        statistics.update(features(3, width=4))
+    with pytest.raises(InputError, match=r"expected features of shape \(N, F\), got \(5,\)"):
+        statistics.update(features(3)[0])
+    with pytest.raises(InputError, match="expected statistics of 5 features, got 4"):
+        statistics.merge(Statistics(4))
+    assert_same(statistics, gather(features(4)))
+
+
+def test_bad_moments_are_refused(unchecked):
+    mean, covariance = torch.zeros(3), torch.eye(3)
+    with pytest.raises(InputError, match="at least 1 feature, got 0"):
+        Statistics(0)
+    with pytest.raises(InputError, match="at least 2 vectors, got 1"):
+        Statistics.from_moments(1, mean, covariance)
+    with pytest.raises(InputError, match=r"got \(3,\) and \(2, 2\)"):
+        Statistics.from_moments(5, mean, torch.eye(2))
+    with pytest.raises(InputError, match="without \\['scatter'\\]"):
+        Statistics.from_arrays({"count": torch.tensor(3), "mean": mean})
+    with pytest.raises(InputError, match="expected a finite mean and covariance"):
+        check_moments(mean, covariance / 0)
+    with pytest.raises(InputError, match="expected a symmetric covariance"):
+        check_moments(mean, torch.ones(3, 3).tril())
+
+
+def test_rows_are_counted():
+    check_rows(torch.ones(2, 3), "rows", at_least=2)
+    with pytest.raises(InputError, match="expected at least 3 rows, got 2"):
+        check_rows(torch.ones(2, 3), "rows", at_least=3)
+    with pytest.raises(InputError, match="shape"):
+        check_rows(torch.ones(2, 0), "rows")
+
+
+def test_the_cpu_stands_in_for_devices_without_float64():
+    assert float64_device(torch.device("cpu")).type == "cpu"
+    assert float64_device(torch.device("meta")).type == "meta"
+    assert float64_device(torch.device("mps")).type == "cpu"  # on a Mac and where there is none
+    assert as_float64(torch.ones(2)).dtype == torch.float64
+
+
+def test_the_state_moves_to_the_first_features():
+    statistics = Statistics(3)
+    statistics.update(features(4, width=3))
+    assert statistics.mean.device == torch.device("cpu")
+    if torch.cuda.is_available():
+        device = torch.device("cuda", 0)
+        moved = gather(features(4).to(device), features(3))
+        assert moved.mean.device == moved.scatter.device == device
+        merged = gather(features(4))
+        merged.merge(gather(features(3).to(device)))
+        assert_close_rms(moved.scatter.cpu(), merged.scatter, limit=ORDER)
+
+
+def test_one_process_reduces_to_itself():
+    statistics = gather(features(4))
+    scatter = statistics.scatter
+    statistics.reduce()
+    assert statistics.scatter is scatter
+
+
+TOGETHER = """
+import sys, torch
+from convflow import distributed as d
+from convflow.evaluation.statistics import Statistics
+torch.set_num_threads(1)
+rows = torch.load(sys.argv[1])
+with d.process_group(torch.device("cpu")):
+    for name, sizes in {"uneven": (4, 7), "idle": (11, 0), "late": (0, 11), "none": (0, 0)}.items():
+        statistics = Statistics(rows.shape[1])
+        start = 0 if d.rank() == 0 else sizes[0]
+        for batch in rows[start : start + sizes[d.rank()]].split(3):
+            statistics.update(batch)
+        statistics.reduce(torch.device("cpu") if name == "idle" else None)
+        torch.save(statistics.arrays(), f"{sys.argv[1]}.{name}.{d.rank()}")
+"""
+
+
+def test_two_processes_are_like_one(tmp_path):
+    rows, path = features(11), tmp_path / "rows.pt"
+    torch.save(rows, path)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", TOGETHER, str(path)],
+            env=os.environ | shared | {"RANK": str(rank)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    for process in both:
+        complained = process.communicate(timeout=120)[1]
+        assert process.returncode == 0, complained
+    for name in ("uneven", "idle", "late", "none"):
+        first, second = (torch.load(f"{path}.{name}.{rank}") for rank in range(2))
+        assert all(first[key].equal(second[key]) for key in first)
+        if name == "none":
+            assert first["count"] == 0
+        else:
+            assert_same(Statistics.from_arrays(first), gather(rows))
