@@ -502,7 +502,8 @@ def test_the_checksum_covers_source_and_weights(users_file):
         open_detector(name, sha256=first, device=CPU)
 
 
-def test_an_edit_of_the_same_second_counts(users_file):
+def test_an_edit_of_the_same_second_counts(users_file, monkeypatch):
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
     code = "import torch\ndef f():\n    return lambda images: torch.full((len(images), 1), {}.0)\n"
     for value in (1, 2):
         users_file.write_text(code.format(value))

@@ -47,6 +47,11 @@ def test_golden_at_the_native_grid(network):
     assert (actual - expected).abs().max() < GOLDEN_WORST
 
 
+def test_the_normalisations_are_the_published_ones(network):
+    norms = [module for module in network.modules() if isinstance(module, torch.nn.LayerNorm)]
+    assert [norm.eps for norm in norms] == [1e-6] * 5  # too small to show in the golden file
+
+
 @pytest.mark.parametrize("name", PARAMS)
 def test_parameters_and_inferred_sizes(name):
     settings, params = PARAMS[name]
