@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Int, UInt8
@@ -30,6 +30,8 @@ class Samples:
 
     Made by `Pipeline.samples`, which explains the settings; `classes` holds label numbers.
     """
+
+    reproducible: ClassVar[bool] = True
 
     model: Backbone
     codec: PixelCodec

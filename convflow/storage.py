@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import safetensors
 import safetensors.torch
+import torch
 from torch import Tensor
 
 from convflow.types import InputError
@@ -90,6 +93,49 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise InputError(
             f"{path} is damaged or no safetensors file ({error}); copy it again or use another"
         ) from error
+
+
+def read_weights(path: Path) -> Any:
+    """Read a .safetensors, or whatever `torch.save` wrote, as long as it runs no code.
+
+    Raises:
+        InputError: an absent or damaged file, or one that wants to run code.
+    """
+    if path.suffix == ".safetensors":
+        return read_tensors(path)
+    try:
+        mapped = zipfile.is_zipfile(path)  # torch's older format cannot be
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except FileNotFoundError as error:
+        raise InputError(f"expected weights at {path}, found no such file") from error
+    except Exception as error:  # the reader raises nearly any exception on damaged bytes
+        text = " ".join(str(error).split(". ")[0].split()) or type(error).__name__
+        raise InputError(
+            f"{path} is damaged, or wants to run code when it is opened, and was refused "
+            f"({text[:200]}); copy it again or ask its author for a safetensors file"
+        ) from error
+
+
+def find_misfits(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:
+    """Return, sorted, what is missing, unused or of another shape in `given`; empty if it fits."""
+    problems = [f"missing {name}" for name in expected.keys() - given.keys()]
+    problems += [f"unused {name}" for name in given.keys() - expected.keys()]
+    problems += [
+        f"{name} is {tuple(given[name].shape)}, expected {tuple(tensor.shape)}"
+        for name, tensor in expected.items()
+        if name in given and given[name].shape != tensor.shape
+    ]
+    return sorted(problems)
+
+
+def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of tensors by name, with their shapes and dtypes, in order of names."""
+    whole = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        whole.update(repr((name, tuple(tensor.shape), str(tensor.dtype))).encode())
+        flat = tensor.detach().cpu().contiguous().flatten()
+        whole.update(flat.view(torch.uint8).numpy().tobytes())
+    return whole.hexdigest()
 
 
 @contextmanager

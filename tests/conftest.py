@@ -11,7 +11,9 @@ import torch
 
 import tests.shape_check  # noqa: F401  the hook below finds it by name
 
-CHECKED = [f"convflow.{part}" for part in ("nn", "models", "processes", "samplers", "codecs")]
+CHECKED = [
+    f"convflow.{part}" for part in ("nn", "models", "processes", "samplers", "codecs", "evaluation")
+]
 jaxtyping.install_import_hook(CHECKED, "tests.shape_check.check")
 
 # Two threads on busy cores wait for each other much longer than one thread works.

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
-
 import pytest
 import torch
 
 from convflow import distributed
 from convflow.types import InputError
+from tests.two_processes import run_two
 
 TOGETHER = """
 import torch
@@ -36,23 +32,7 @@ print("rank", rank)
 
 
 def test_two_processes_sum_and_wait():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    both = [
-        subprocess.Popen(
-            [sys.executable, "-c", TOGETHER],
-            env=os.environ | shared | {"RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    for rank, process in enumerate(both):
-        said, complained = process.communicate(timeout=60)
-        assert said == f"rank {rank}\n", complained
+    assert run_two(["-c", TOGETHER]) == ["rank 0\n", "rank 1\n"]
 
 
 def test_one_process_needs_no_set_up():

@@ -19,6 +19,7 @@ from convflow.types import Diverged, InputError, unknown_name
 VERBS = {
     "train": "train a model from a recipe, or go on with a run",
     "sample": "generate pictures with a trained model",
+    "evaluate": "score samples or pictures against real ones, compare result cards",
     "info": "say what a model, run, recipe or published size holds",
     "doctor": "check this machine: versions, devices, operator, a short self-test",
     "demo": "train on handwritten digits and draw a page, in two minutes",

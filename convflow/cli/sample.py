@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from convflow.cli.main import Parser
 from convflow.types import InputError, Size
@@ -31,25 +32,11 @@ def main(arguments: Sequence[str]) -> int:
     from convflow.storage import explained, writing_file
 
     pipe = Pipeline.from_pretrained(options.model, weights=options.weights, device=options.device)
-    labels = None if options.labels is None else _split(options.labels, pipe.class_names)
+    labels = split_labels(options.labels, pipe.class_names)
     num = options.num or max(16, len(labels or ()))
-    reach = {} if options.reach is None else {"reach": options.reach}
+    chosen = sampling_options(options)
     with tqdm(total=num, unit="img", disable=not sys.stderr.isatty(), dynamic_ncols=True) as bar:
-        out = pipe(
-            labels,
-            num=num,
-            size=options.size,
-            steps=options.steps,
-            guidance=options.guidance,
-            interval=options.interval,
-            solver=options.solver,
-            seed=options.seed,
-            batch_size=options.batch_size,
-            shift=options.shift,
-            last_step=options.last_step,
-            progress=bar.update,
-            **reach,
-        )
+        out = pipe(labels, num=num, batch_size=options.batch_size, progress=bar.update, **chosen)
     if single:
         with explained(options.out):
             options.out.mkdir(parents=True, exist_ok=True)
@@ -82,23 +69,47 @@ def _parser() -> Parser:
     add("model", help="run folder, checkpoint, model folder or Hub id")
     add("--out", type=Path, help="a .png grid (default: samples.png), or a folder")
     add("--single", action="store_true", help="one file per picture, with its label in the name")
-    add("--labels", help="class names or numbers, in turn: cat,dog (default: all)")
-    add("--num", type=_positive, help="number of pictures (default: 16)")
-    add("--size", type=_size, help="height x width, e.g. 48x32 (default: as trained)")
-    add("--steps", type=_positive, help="solver steps (default: the recipe's)")
-    add("--guidance", type=_finite, help="1 = none (default: the recipe's)")
-    add("--interval", type=_interval, default="0,1", help="times at which guidance acts")
-    add("--solver", help="euler or heun (default: the recipe's)")
-    add("--seed", type=_seed, default=0, help="picture i depends on (seed, i) alone")
-    add("--shift", type=_above_zero, default=1.0, help="above 1 spends more steps near noise")
-    add("--last-step", type=_finite, help="length of the last step; published: 0.04")
-    add("--reach", type=_reach, help="S_max of FlowDCN in cells, or X,Y (default: as trained)")
+    add("--num", type=positive, help="number of pictures (default: 16)")
+    add("--size", type=size, help="height x width, e.g. 48x32 (default: as trained)")
+    add("--seed", type=natural, default=0, help="picture i depends on (seed, i) alone")
     add("--weights", choices=("ema", "raw"), default="ema", help="averaged or last weights")
-    add("--batch-size", type=_positive, default=64, help="pictures at once")
-    add("--columns", type=_positive, help="pictures in a row of the grid")
-    add("--zoom", type=_positive, help="magnification in the grid (default: small ones up)")
+    add("--batch-size", type=positive, default=64, help="pictures at once")
+    add_sampling_options(parser)
+    add("--columns", type=positive, help="pictures in a row of the grid")
+    add("--zoom", type=positive, help="magnification in the grid (default: small ones up)")
     add("--device", default="auto", help="auto, cpu, ...")
     return parser
+
+
+def add_sampling_options(parser: argparse._ActionsContainer) -> None:
+    """Add the options that say how a model makes pictures; all are None unless given."""
+    add = parser.add_argument
+    add("--labels", help="class names or numbers: cat,dog (default: all)")
+    add("--label-policy", help="balanced: labels in turn (default); random: drawn")
+    add("--steps", type=positive, help="solver steps (default: the recipe's)")
+    add("--guidance", type=_finite, help="1 = none (default: the recipe's)")
+    add("--interval", type=_interval, help="times at which guidance acts (default: 0,1)")
+    add("--solver", help="euler or heun (default: the recipe's)")
+    add("--shift", type=_above_zero, help="above 1 spends more steps near noise (default: 1)")
+    add("--last-step", type=_finite, help="length of the last step; published: 0.04")
+    add("--reach", type=_reach, help="S_max of FlowDCN in cells, or X,Y (default: as trained)")
+    add("--precision", help="float32 (default) or bfloat16, faster and less exact")
+
+
+SAMPLING = (
+    "label_policy steps guidance interval solver shift last_step reach precision size seed"
+).split()
+
+
+def sampling_options(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what the user gave of the arguments of `Pipeline.samples`, labels apart."""
+    given = {name: getattr(options, name) for name in SAMPLING}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def split_labels(text: str | None, known: Sequence[str]) -> list[str] | None:
+    """Return the labels in `text`; a class whose own name has a comma is one label."""
+    return None if text is None else [text] if text in known else text.split(",")
 
 
 def _check_target(out: Path, single: bool) -> None:
@@ -114,11 +125,6 @@ def _check_target(out: Path, single: bool) -> None:
             return
 
 
-def _split(text: str, known: Sequence[str]) -> list[str]:
-    """Return the labels in `text`; a class whose own name has a comma is one label."""
-    return [text] if text in known else text.split(",")
-
-
 def _whole(text: str, least: int) -> int:
     if not re.fullmatch(r"-?\d{1,18}", text, re.ASCII) or int(text) < least:
         message = f"expected a whole number of at least {least}, got {text!r}"
@@ -126,11 +132,13 @@ def _whole(text: str, least: int) -> int:
     return int(text)
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """Return a whole number of at least 1; for `argparse`."""
     return _whole(text, 1)
 
 
-def _seed(text: str) -> int:
+def natural(text: str) -> int:
+    """Return a whole number of at least 0; for `argparse`."""
     return _whole(text, 0)
 
 
@@ -157,7 +165,8 @@ def _reach(text: str) -> float | tuple[float, float]:
     return numbers[0] if len(numbers) == 1 else (numbers[0], numbers[1])
 
 
-def _size(text: str) -> Size:
+def size(text: str) -> Size:
+    """Return height and width from "48x32", or a square from "32"; for `argparse`."""
     match = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
     if not match:
         raise argparse.ArgumentTypeError(f"expected HEIGHTxWIDTH such as 48x32, got {text!r}")

@@ -5,11 +5,9 @@ from __future__ import annotations
 import difflib
 import hashlib
 import importlib
-import pickle
 import pkgutil
 import re
 import sys
-import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,7 +26,7 @@ from torch.export.passes import move_to_device_pass
 
 from convflow.evaluation.dinov2 import DINOv2
 from convflow.evaluation.inception import InceptionFID
-from convflow.storage import read_tensors
+from convflow.storage import find_misfits, hash_tensors, read_weights
 from convflow.types import InputError, unknown_name
 
 
@@ -235,11 +233,8 @@ def _open_function(name: str, wanted: str, device: torch.device) -> Detector:
         )
     digest = hashlib.sha256(Path(module.__file__).read_bytes() if module.__file__ else b"")
     if isinstance(network, nn.Module):
-        for key, tensor in sorted(network.state_dict().items()):
-            if isinstance(tensor, Tensor):
-                digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
-                raw = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
-                digest.update(raw.numpy().tobytes())
+        state = network.state_dict().items()
+        digest.update(hash_tensors({k: v for k, v in state if isinstance(v, Tensor)}).encode())
         network = network.to(device).eval().requires_grad_(False)
     _require(f"the code and weights of {name}", digest.hexdigest(), wanted)
     return Detector(name, digest.hexdigest(), "its own", network, device)
@@ -284,16 +279,7 @@ def _require(what: str, found: str, wanted: str) -> None:
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    if path.suffix == ".safetensors":
-        return read_tensors(path)
-    try:
-        mapped = zipfile.is_zipfile(path)  # torch's older format cannot be
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise InputError(
-            f"{path} is damaged, or wants to run code when it is opened, and was refused "
-            f"({_short(error)}); copy it again or use a safetensors file"
-        ) from error
+    content = read_weights(path)
     if not isinstance(content, Mapping) or not all(isinstance(t, Tensor) for t in content.values()):
         raise InputError(f"{path}: expected a mapping of names to tensors; save a state dict")
     return dict(content)
@@ -301,19 +287,12 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 def _fill(network: nn.Module, state: dict[str, Tensor], complaint: str) -> None:
     """Give a network on the meta device its weights in float32, or name all that is wrong."""
-    expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    expected = network.state_dict()
     for name in expected:
         if name.endswith(".num_batches_tracked"):
             state.setdefault(name, torch.zeros((), dtype=torch.long))
-    problems = [f"missing {name}" for name in expected.keys() - state.keys()]
-    problems += [f"unused {name}" for name in state.keys() - expected.keys()]
-    problems += [
-        f"{name} is {tuple(state[name].shape)}, expected {shape}"
-        for name, shape in expected.items()
-        if name in state and state[name].shape != shape
-    ]
-    if problems:
-        raise InputError(f"{complaint}: {'; '.join(sorted(problems))}; use the published file")
+    if problems := find_misfits(expected, state):
+        raise InputError(f"{complaint}: {'; '.join(problems)}; use the published file")
     floats = {n: t.float() if t.is_floating_point() else t for n, t in state.items()}
     network.load_state_dict(floats, assign=True)
 

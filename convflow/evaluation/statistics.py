@@ -6,8 +6,6 @@ ever the small difference of two large sums.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -52,51 +50,6 @@ class Statistics:
         self.count = 0
         self.mean = torch.zeros(num_features, dtype=torch.float64)
         self.scatter = torch.zeros(num_features, num_features, dtype=torch.float64)
-
-    @classmethod
-    def from_moments(
-        cls, count: int, mean: Float[Tensor, " F"], covariance: Float[Tensor, "F F"]
-    ) -> Statistics:
-        """Return the statistics of which only the moments were kept.
-
-        Args:
-            count: how many vectors they are of, at least 2.
-            mean: of any float dtype.
-            covariance: divided by count - 1.
-
-        Raises:
-            InputError: a count below 2, shapes that do not fit, NaN or infinity.
-        """
-        if count < 2:
-            raise InputError(f"expected moments of at least 2 vectors, got {count}; add pictures")
-        scatter = as_float64(covariance) * (count - 1)
-        return cls.from_arrays({"count": torch.tensor(count), "mean": mean, "scatter": scatter})
-
-    @classmethod
-    def from_arrays(cls, arrays: Mapping[str, Tensor]) -> Statistics:
-        """Return the statistics that `arrays` came from.
-
-        Raises:
-            InputError: a name that is missing, shapes that do not fit, NaN or infinity.
-        """
-        if missing := {"count", "mean", "scatter"} - set(arrays):
-            raise InputError(
-                f"expected count, mean and scatter, got {sorted(arrays)} without "
-                f"{sorted(missing)}; gather the statistics again"
-            )
-        mean, scatter = check_moments(arrays["mean"], arrays["scatter"], "scatter")
-        statistics = cls(len(mean))
-        statistics.count = int(arrays["count"])
-        statistics.mean, statistics.scatter = mean.clone(), scatter.clone()
-        return statistics
-
-    def arrays(self) -> dict[str, Tensor]:
-        """Return everything under the names "count", "mean" and "scatter", to be saved.
-
-        They are no copies: later batches change them.
-        """
-        count = torch.tensor(self.count, dtype=torch.int64)
-        return {"count": count, "mean": self.mean, "scatter": self.scatter}
 
     def update(self, features: Float[Tensor, "B F"]) -> None:
         """Add the vectors of a batch; an empty batch adds nothing.

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from convflow.models.backbone import Backbone
 from convflow.models.zoo import PUBLISHED, create_model, load_strictly
-from convflow.storage import read_tensors
+from convflow.storage import read_weights
 from convflow.types import InputError, unknown_name
 
 FLOWDCN_KEYS = {
@@ -57,7 +55,8 @@ def load_official(
     if family not in importers:
         raise InputError(unknown_name("family of published weights", family, importers))
     origin = "the state dict" if isinstance(weights, Mapping) else str(weights)
-    state = _unwrap(weights if isinstance(weights, Mapping) else _read(Path(weights)), origin)
+    content = weights if isinstance(weights, Mapping) else read_weights(Path(weights))
+    state = _unwrap(content, origin)
     try:
         settings, tensors = importers[family](state, keep_half)
     except (KeyError, IndexError, ValueError, RuntimeError) as error:
@@ -67,22 +66,6 @@ def load_official(
     model = create_model(family, **settings)
     load_strictly(model, tensors, origin)
     return model.eval()
-
-
-def _read(path: Path) -> Any:
-    if path.suffix == ".safetensors":
-        return read_tensors(path)
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise InputError(f"expected a checkpoint at {path}, found no such file") from error
-    except pickle.UnpicklingError as error:
-        raise InputError(
-            f"{path} is damaged, or wants to run code when it is opened, and was refused; "
-            "copy it again or ask its author for a safetensors file"
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
-        raise InputError(f"{path} is damaged or no checkpoint ({error})") from error
 
 
 def _unwrap(content: Any, origin: str) -> dict[str, Tensor]:

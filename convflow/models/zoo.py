@@ -9,7 +9,7 @@ from torch import Tensor
 
 from convflow.models.backbone import Backbone
 from convflow.models.flowdcn import FlowDCN
-from convflow.storage import read_json, read_tensors
+from convflow.storage import find_misfits, read_json, read_tensors
 from convflow.types import InputError, unknown_name
 
 FAMILIES: dict[str, type[Backbone]] = {cls.family: cls for cls in (FlowDCN,)}
@@ -99,18 +99,11 @@ def load_model(folder_or_id: str | Path) -> Backbone:
 
 def load_strictly(model: Backbone, weights: dict[str, Tensor], origin: Path | str) -> None:
     """Copy weights into a network, or raise InputError that names what is missing or unused."""
-    expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    problems = [f"missing {name}" for name in expected.keys() - weights.keys()]
-    problems += [f"unused {name}" for name in weights.keys() - expected.keys()]
-    problems += [
-        f"{name} is {tuple(weights[name].shape)}, expected {tuple(shape)}"
-        for name, shape in expected.items()
-        if name in weights and weights[name].shape != shape
-    ]
+    problems = find_misfits(model.state_dict(), weights)
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise InputError(
-            f"{origin} does not fit {model.family}: {'; '.join(sorted(problems)[:3])}{more}; "
+            f"{origin} does not fit {model.family}: {'; '.join(problems[:3])}{more}; "
             "use the config.json that was saved with it"
         )
     model.load_state_dict(weights)

@@ -4,6 +4,7 @@ import io
 import json
 import shutil
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +18,12 @@ TRAIN = f"train pictures.flowdcn {SMALL} --run P/new --data P/data"
 RESUME = "train --resume P/run"
 ZIP = f"{TRAIN} --data P/data.zip"
 PARQUET = f"{TRAIN} --data P/data.parquet"
+DETECTOR = f"{Path(__file__).parents[1]}/evaluation/tiny_detector.py:load"
+EVALUATE = (
+    "evaluate P/run --reference P/data --num 8 --steps 1 --batch-size 2 --out P/card.json "
+    f"--device cpu --detector {DETECTOR}"
+)
+PICTURES = f"evaluate P/data --reference P/data --out P/card.json --detector {DETECTOR}"
 SAMPLE = "sample P/run --num 2 --steps 1 --out P/out.png"
 
 
@@ -287,6 +294,63 @@ CASES = [
         "was trained on 5 pictures, got 1,797",
         edit_json("state.json", num_pictures=5),
     ),
+    # scoring
+    ("nothing to score", "evaluate --reference P/data", "expected a model or pictures to score"),
+    ("no reference", "evaluate P/run", "expected --reference or --save-statistics, got neither"),
+    (
+        "reference and statistics",
+        f"{EVALUATE} --save-statistics P/a.npz",
+        "expected --reference or --save-statistics, got both",
+    ),
+    ("a card of another ending", f"{EVALUATE} --out P/card.txt", "--out: expected a .json file"),
+    ("a card that is there", EVALUATE, "which is there already", file("card.json")),
+    (
+        "samples that are there",
+        f"{EVALUATE} --save-samples P/a.npz",
+        "a.npz is there already",
+        file("a.npz"),
+    ),
+    ("a card where none can be", f"{EVALUATE} --out /proc/a.json", "/proc/a.json"),
+    ("near option of evaluate", f"{EVALUATE} --stepz 3", "did you mean '--steps'?"),
+    ("near detector", f"{EVALUATE} --detector inseption", "did you mean 'inception'?"),
+    ("no such detector file", f"{EVALUATE} --detector P/d.py:load", "expected a Python file at"),
+    ("no such function", f"{EVALUATE}d", "did you mean 'load'?"),
+    (
+        "no such weights",
+        f"{EVALUATE} --detector inception --detector-weights P/a.pth",
+        "expected a file at",
+    ),
+    (
+        "weights of text",
+        f"{EVALUATE} --detector inception --detector-weights P/a.pth",
+        "damaged",
+        file("a.pth"),
+    ),
+    ("weights unlike the checksum", f"{EVALUATE} --detector-sha256 00000000", "SHA-256 00000000"),
+    ("a checksum that is none", f"{EVALUATE} --detector-sha256 xyz", "hex digits"),
+    ("no such reference", f"{EVALUATE} --reference P/dada", "expected data at"),
+    ("no such statistics", f"{EVALUATE} --reference P/a.npz", "No such file"),
+    ("statistics of text", f"{EVALUATE} --reference P/a.npz", "a.npz", file("a.npz")),
+    ("a reference without pictures", EVALUATE, "got none among 0 files", empty),
+    (
+        "a reference with a bad picture",
+        f"{EVALUATE} --batch-size 64",
+        "repair or remove it",
+        spoil(half),
+    ),
+    ("too few for the reference", f"{EVALUATE} --reference-num 99", "expected at least 99"),
+    ("one sample", f"{EVALUATE} --num 1", "expected at least 6 pictures to score, got 1"),
+    ("nothing to score in a folder", PICTURES, "got none among 0 files", empty),
+    ("more than there are to score", f"{PICTURES} --num 99", "expected at least 99 pictures in"),
+    ("steps for pictures", f"{PICTURES} --steps 3", "--steps: expected a model to sample from"),
+    ("channels for a model", f"{EVALUATE} --channels 3", "--channels: a model has its own"),
+    ("unknown policy", f"{EVALUATE} --label-policy randm", "did you mean 'random'?"),
+    ("unknown precision to score", f"{EVALUATE} --precision half", "unknown precision 'half'"),
+    ("unknown label to score", f"{EVALUATE} --labels cat", "unknown label 'cat'"),
+    ("size off the patch to score", f"{EVALUATE} --size 9x8", "multiples of 2, got 9x8"),
+    ("no card to compare", "evaluate --compare P/a.json", "no such file"),
+    ("no card but text", "evaluate --compare P/a.json", "not JSON", file("a.json")),
+    ("allowed without cards", f"{EVALUATE} --allow seed", "--allow: expected --compare with it"),
     # sampling
     ("no such model", "sample P/nowhere", "expected"),
     ("a file for a model", "sample P/file", "expected", file("file")),

@@ -1,0 +1,249 @@
+"""`convflow evaluate`: score a model's samples or given pictures, and compare result cards."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from convflow.cli.main import Parser
+from convflow.cli.sample import (
+    SAMPLING,
+    add_sampling_options,
+    natural,
+    positive,
+    sampling_options,
+    size,
+    split_labels,
+)
+from convflow.types import InputError
+
+if TYPE_CHECKING:
+    from convflow.evaluation.evaluate import Subject
+
+log = logging.getLogger("convflow")
+
+NUM_SAMPLES = 50_000
+SPOKEN_SECONDS = 30.0
+
+DESCRIPTION = """Score a model's samples, or given pictures, against real ones.
+
+WHAT is a run, a checkpoint, a model folder or a Hub id, whose samples are made on the fly; or a
+folder of pictures, a .zip, a .parquet, hf:NAME, digits, or an .npz with arr_0 (N, H, W, 3) uint8.
+The result card, a .json, holds the scores and everything they depend on. Interrupt as you like:
+the same command goes on where it stopped. On several GPUs:
+torchrun --nproc-per-node 8 -m convflow evaluate WHAT --reference REF ..."""
+
+EXAMPLES = """examples
+  convflow evaluate path/to/train --save-statistics train-64.npz --size 64x64
+  convflow evaluate runs/pets --reference train-64.npz --num 5000
+  convflow evaluate samples.npz --reference VIRTUAL_imagenet256_labeled.npz
+  convflow evaluate --compare scores/a.json scores/b.json"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command and return its exit code."""
+    options = _parser().parse(arguments)
+    if options.compare:
+        from convflow.evaluation.card import compare
+
+        print(compare(options.compare, options.allow))
+        return 0
+    _check(options)
+
+    from convflow import distributed
+    from convflow.evaluation.detectors import open_detector
+    from convflow.evaluation.evaluate import Work, evaluate, make_reference, open_target
+
+    device = distributed.choose_device(options.device)
+    work = Work(device, options.batch_size, _progress)
+    with distributed.process_group(device):
+        first = distributed.rank() == 0
+        with distributed.all_or_none(device):
+            detector = open_detector(
+                options.detector,
+                weights=options.detector_weights,
+                sha256=options.detector_sha256,
+                device=device,
+            )
+            subject = _open_subject(options)
+            target = options.reference and open_target(
+                options.reference,
+                subject,
+                detector,
+                split=options.reference_split,
+                num=options.reference_num,
+            )
+        try:
+            if options.save_statistics:
+                make_reference(subject, detector, options.save_statistics, work)
+                if first:
+                    height, width = subject.pictures.size
+                    told = f"{subject.num:,} pictures of {height}x{width}"
+                    print(f"statistics of {told} in {options.save_statistics}")
+                return 0
+            card, path = evaluate(
+                subject,
+                detector,
+                target,
+                work,
+                out=options.out,
+                save_samples=options.save_samples,
+            )
+        except KeyboardInterrupt:
+            log.info("what is done is kept; the same command goes on from there")
+            raise
+        if first:
+            print(f"{card.table()}\nresult card in {path}")
+    return 0
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="convflow evaluate",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        allow_abbrev=False,
+        usage="convflow evaluate WHAT --reference REF [options]\n"
+        "       convflow evaluate WHAT --save-statistics REF.npz [options]\n"
+        "       convflow evaluate --compare A.json B.json ...",
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(
+            prog, max_help_position=28, width=100
+        ),
+    )
+    add = parser.add_argument
+    add("what", nargs="?", help="model or pictures to score")
+    add("--reference", help="real pictures: any data, or an .npz of statistics (ADM's too)")
+    add("--detector", default="inception", help="inception (default), dinov2, X.pt2 or X.py:NAME")
+    add("--num", type=positive, help="how many: 50000 samples (default) or all pictures")
+    add("--size", type=size, help="height x width, e.g. 48x32 (default: as they are)")
+    add("--seed", type=natural, help="of samples, or of the draw of --num pictures (default: 0)")
+    add("--batch-size", type=positive, default=64, help="pictures at once (default: 64)")
+    add("--device", default="auto", help="auto, cpu, ...")
+    results = parser.add_argument_group("results")
+    results.add_argument("--out", type=Path, help="result card (default: scores/NAME.json)")
+    results.add_argument("--save-samples", type=Path, help="keep the pictures as .npz (arr_0)")
+    results.add_argument("--save-statistics", type=Path, help="make a reference instead of scores")
+    add = parser.add_argument_group("comparing result cards").add_argument
+    add("--compare", type=Path, nargs="+", metavar="CARD", help="print a table of their scores")
+    add("--allow", nargs="+", default=[], metavar="KEY", help="what they may differ in")
+    add = parser.add_argument_group("data and detector").add_argument
+    add("--split", default="train", help="split of WHAT (default: train)")
+    add("--channels", type=int, choices=(1, 3), help="of given pictures (default: 3)")
+    add("--reference-split", default="train", help="split of REF (default: train)")
+    add("--reference-num", type=positive, help="how many of REF, drawn (default: all)")
+    add("--detector-weights", help="file or URL, instead of the published one")
+    add("--detector-sha256", help="refuse other weights; eight digits or more")
+    sampling = parser.add_argument_group("sampling, for a model")
+    sampling.add_argument("--weights", choices=("ema", "raw"), help="averaged (default) or last")
+    add_sampling_options(sampling)
+    return parser
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Raise InputError when the words do not make sense together."""
+    see = "see convflow evaluate --help"
+    if options.what is None:
+        raise InputError(f"expected a model or pictures to score, got none; {see}")
+    if (options.reference is None) == (options.save_statistics is None):
+        given = "neither" if options.reference is None else "both"
+        raise InputError(f"expected --reference or --save-statistics, got {given}; {see}")
+    for name, path, ending in (
+        ("out", options.out, ".json"),
+        ("save-samples", options.save_samples, ".npz"),
+        ("save-statistics", options.save_statistics, ".npz"),
+    ):
+        if path is not None and path.suffix != ending:
+            raise InputError(f"--{name}: expected a {ending} file, got {path}; change its ending")
+        if path is not None and path.exists() and name != "out":
+            raise InputError(f"--{name}: {path} is there already; remove it or choose another")
+    if options.allow:
+        raise InputError("--allow: expected --compare with it, got none; leave it out")
+    if options.save_statistics and (options.out or options.save_samples):
+        raise InputError("--save-statistics: expected no --out and no --save-samples with it")
+
+
+def _open_subject(options: argparse.Namespace) -> Subject:
+    """Return the pictures that WHAT names: samples of a model, or given ones."""
+    from convflow.evaluation.evaluate import Subject
+
+    path, num = Path(options.what), options.num
+    if _is_model(options.what):
+        from convflow.pipeline import Pipeline, find_weights
+        from convflow.storage import hash_tensors
+
+        if options.channels is not None:
+            raise InputError("--channels: a model has its own; leave it out")
+        weights = options.weights or "ema"
+        folder = find_weights(options.what, weights)
+        pipe = Pipeline.from_pretrained(options.what, weights=weights, device=options.device)
+        labels = split_labels(options.labels, pipe.class_names)
+        samples = pipe.samples(labels, **sampling_options(options))
+        model = {
+            "name": path.resolve().name if path.exists() else options.what,
+            "folder": str(folder),
+            "weights": weights,
+            "family": pipe.model.family,
+            "parameters": sum(p.numel() for p in pipe.model.parameters()),
+            "sha256": hash_tensors(pipe.model.state_dict()),
+        }
+        return Subject(samples, num or NUM_SAMPLES, model, samples.describe())
+
+    from convflow.evaluation.pictures import open_pictures
+
+    for name in ("labels", "weights", *SAMPLING):
+        if getattr(options, name) is not None and name not in ("size", "seed"):
+            raise InputError(
+                f"--{name.replace('_', '-')}: expected a model to sample from, got the pictures "
+                f"{options.what}; leave it out"
+            )
+    pictures = open_pictures(
+        options.what,
+        split=options.split,
+        size=options.size,
+        channels=options.channels or 3,
+        num=num,
+        seed=options.seed or 0,
+    )
+    return Subject(pictures, len(pictures), {"name": pictures.describe()["name"]})
+
+
+def _is_model(what: str) -> bool:
+    """Return whether WHAT is a run, a checkpoint, a model folder or a Hub id."""
+    path = Path(what)
+    if path.is_dir():
+        inside = ("checkpoints", "config.json", "ema", "raw")
+        return any((path / name).exists() for name in inside) and not (path / "0").exists()
+    return not path.exists() and not path.suffix and what.count("/") == 1 and ":" not in what
+
+
+@contextmanager
+def _progress(num: int, word: str) -> Iterator[Callable[[float], None]]:
+    """Show how many of `num` pictures all processes have done, and the time left."""
+    from tqdm import tqdm
+
+    from convflow import distributed
+
+    if distributed.rank():
+        yield lambda count: None
+        return
+    share = distributed.world_size()  # the others are about as far
+    shown = sys.stderr.isatty()
+    spoken = time.monotonic()
+    with tqdm(total=num, desc=word, unit="img", disable=not shown, dynamic_ncols=True) as bar:
+        done = 0.0
+
+        def tell(count: float) -> None:
+            nonlocal done, spoken
+            done = min(done + count * share, num)
+            bar.update(int(done) - bar.n)
+            if not shown and time.monotonic() > spoken + SPOKEN_SECONDS:
+                spoken = time.monotonic()
+                log.info(f"{word}: {done:,.0f} of {num:,} pictures")
+
+        yield tell

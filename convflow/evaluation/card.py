@@ -1,0 +1,215 @@
+"""The result card: scores, and everything they depend on, in one JSON file.
+
+Two cards can be compared when they differ in nothing but the model.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from convflow import __version__
+from convflow.storage import read_json, write_text
+from convflow.types import InputError
+
+FREE = ("model", "scores", "samples_sha256", "machine")
+"""What compared cards may differ in: the model, what came out, and where it ran."""
+
+FULL_COUNT = 50_000
+
+LOWER_IS_BETTER = ("F", "sF", "K")
+"""How the titles of distances begin; all other scores are better when higher."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """Scores and how they were made.
+
+    Attributes:
+        model: what was scored: weights with their hash, or the name of given pictures.
+        sampling: solver, steps, guidance, labels, seed rule, codec, precision; None for pictures
+            that were given.
+        pictures: their count, size, selection and resize chain.
+        detector: name, hash of the weights, resize chain, precision.
+        reference: name, hash, count and so on of the pictures compared with.
+        metrics: the constants of the metrics.
+        library: version and commit of convflow.
+        machine: device and torch version; free to differ.
+        scores: by title, with the count in it unless it is 50,000.
+        samples_sha256: of the scored pictures in their order.
+    """
+
+    model: dict[str, Any]
+    sampling: dict[str, Any] | None
+    pictures: dict[str, Any]
+    detector: dict[str, Any]
+    reference: dict[str, Any]
+    metrics: dict[str, Any]
+    library: dict[str, Any]
+    machine: dict[str, Any]
+    scores: dict[str, float] = field(default_factory=dict)
+    samples_sha256: str = ""
+    format: Literal[1] = 1
+
+    def write(self, path: Path) -> None:
+        """Write the card whole or not at all; parent folders are made."""
+        write_json(path, dataclasses.asdict(self))
+
+    def table(self) -> str:
+        """Return the scores, a line each, with the direction in which they are better."""
+        return "\n".join(
+            f"{title:20} {_shown(value):>10}  {_direction(title)}"
+            for title, value in self.scores.items()
+        )
+
+
+def write_json(path: Path, tree: dict[str, Any]) -> None:
+    """Write a dict as JSON, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps(tree, indent=2) + "\n")
+
+
+def read_card(path: Path) -> Card:
+    """Return the card in a file.
+
+    Raises:
+        InputError: no such file, or no result card.
+    """
+    try:
+        return msgspec.convert(read_json(path), Card)
+    except msgspec.ValidationError as error:
+        raise InputError(
+            f"expected a result card of convflow evaluate, got {path} ({error}); "
+            "give the .json it wrote"
+        ) from error
+
+
+def titled(title: str, count: int) -> str:
+    """Return the title of a score with its sample count, which 50,000 samples alone may drop.
+
+    >>> titled("FID", 2000), titled("FID", 1797), titled("FID", 50_000)
+    ('FID-2k', 'FID-1797', 'FID')
+    """
+    if count == FULL_COUNT:
+        return title
+    return f"{title}-{count // 1000}k" if count % 1000 == 0 else f"{title}-{count}"
+
+
+def differences(
+    a: dict[str, Any], b: dict[str, Any], ignored: Sequence[str] = FREE
+) -> dict[str, tuple[Any, Any]]:
+    """Return the two values at every dotted key where the trees differ.
+
+    Args:
+        a: nested dicts.
+        b: nested dicts.
+        ignored: keys or groups that may differ.
+    """
+    flat_a, flat_b = _flatten(a), _flatten(b)
+    keys = [*flat_a, *(key for key in flat_b if key not in flat_a)]
+    return {
+        key: (flat_a.get(key), flat_b.get(key))
+        for key in keys
+        if flat_a.get(key) != flat_b.get(key)
+        and not any(key == name or key.startswith(f"{name}.") for name in ignored)
+    }
+
+
+def compare(paths: Sequence[Path], allow: Sequence[str] = ()) -> str:
+    """Return a table of the scores of several cards, a column each.
+
+    Args:
+        paths: of the cards.
+        allow: dotted keys, or groups, that may differ besides the model.
+
+    Raises:
+        InputError: the cards differ in something else; the message names it all.
+    """
+    cards = [dataclasses.asdict(read_card(path)) for path in paths]
+    for word in allow:
+        if not any(k == word or k.startswith(f"{word}.") for c in cards for k in _flatten(c)):
+            raise InputError(f"--allow: expected a key of the cards, got {word!r}; look into one")
+    for path, card in zip(paths[1:], cards[1:], strict=True):
+        found = differences(cards[0], card, (*FREE, *allow))
+        if found:
+            told = "; ".join(f"{key}: {a!r} and {b!r}" for key, (a, b) in found.items())
+            raise InputError(
+                f"{paths[0]} and {path} cannot be compared, they differ in {told}; "
+                "score both in the same way, or --allow KEY what you know to be harmless"
+            )
+    titles = list(dict.fromkeys(title for card in cards for title in card["scores"]))
+    heads = [_head(path, card) for path, card in zip(paths, cards, strict=True)]
+    width = max(10, *map(len, heads))
+    lines = [" " * 20 + "".join(f"  {head:>{width}}" for head in heads)]
+    for title in titles:
+        cells = [_shown(card["scores"].get(title)) for card in cards]
+        row = "".join(f"  {cell:>{width}}" for cell in cells)
+        lines.append(f"{title:20}{row}  {_direction(title)}")
+    for key in allow:
+        values = " and ".join(repr(_pick(card, key)) for card in cards)
+        lines.append(f"allowed to differ: {key} ({values})")
+    return "\n".join(lines)
+
+
+def library() -> dict[str, str | None]:
+    """Return the version and, where it is known, the commit of the running convflow."""
+    return {"convflow": __version__, "commit": _commit()}
+
+
+def _commit() -> str | None:
+    package = Path(__file__).parents[1]
+
+    def git(*words: str) -> str | None:
+        call = ["git", "-C", str(package), *words]
+        try:
+            answer = subprocess.run(call, capture_output=True, text=True, check=True)
+        except (OSError, subprocess.CalledProcessError):
+            return None
+        return answer.stdout.strip()
+
+    # A virtual environment may lie within another project's repository.
+    if git("ls-files", "--error-unmatch", str(package / "types.py")) is not None:
+        commit = git("rev-parse", "HEAD")
+        return f"{commit}-dirty" if git("status", "--porcelain", "--", str(package)) else commit
+    try:
+        origin = distribution("convflow").read_text("direct_url.json")
+    except PackageNotFoundError:
+        return None
+    return json.loads(origin or "{}").get("vcs_info", {}).get("commit_id")
+
+
+def _direction(title: str) -> str:
+    if "-std" in title:
+        return "its standard deviation over subsets"
+    return "lower is better" if title.startswith(LOWER_IS_BETTER) else "higher is better"
+
+
+def _shown(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}" if abs(value) < 1e5 else f"{value:.4g}"
+
+
+def _head(path: Path, card: dict[str, Any]) -> str:
+    return str(card["model"].get("name", path.stem))
+
+
+def _pick(tree: dict[str, Any], key: str) -> Any:
+    value: Any = tree
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
+
+
+def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        nested = isinstance(value, dict) and value
+        flat |= _flatten(value, f"{prefix}{name}.") if nested else {prefix + name: value}
+    return flat

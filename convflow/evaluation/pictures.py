@@ -1,0 +1,296 @@
+"""Sets of uint8 pictures of one size: a data source, or a samples file of the ADM suite."""
+
+from __future__ import annotations
+
+import struct
+import zipfile
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from convflow.data.images import num_cores, resize_and_crop, to_uint8
+from convflow.data.pictures import Source, one_line
+from convflow.data.sources import open_source
+from convflow.storage import writing_file
+from convflow.types import InputError, Size
+
+RESIZE_CHAIN = "halve by box filter, bicubic to the covering size, centre crop (ADM)"
+
+
+@runtime_checkable  # for the shape checks in tests
+class PictureSet(Protocol):
+    """Pictures of one size by number.
+
+    `reproducible` says whether the same number always gives the same picture; files may change.
+    """
+
+    reproducible: ClassVar[bool]
+
+    @property
+    def size(self) -> Size:
+        """Height and width in pixels."""
+        ...
+
+    @property
+    def channels(self) -> int:
+        """1 for grey, 3 for colour."""
+        ...
+
+    def read(
+        self, indices: Sequence[int], progress: Callable[[float], None] | None = None
+    ) -> UInt8[Tensor, "B C H W"]:
+        """Return the pictures `indices`, on the CPU; `progress` is told of each as it is done."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """Return how the pictures came about, ready for JSON."""
+        ...
+
+
+class SourcePictures:
+    """Pictures of a folder, zip, table or dataset.
+
+    Args:
+        source: where they come from.
+        size: height and width to bring them to; None demands that all have the size of the first.
+        channels: 1 for grey, 3 for colour.
+        num: how many of them, drawn without replacement; None for all.
+        seed: of that draw.
+
+    Raises:
+        InputError: fewer than `num` pictures, or a first picture that cannot be read.
+    """
+
+    reproducible: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        size: Size | None = None,
+        channels: int = 3,
+        num: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        self._source, self.channels = source, channels
+        self._indices = choose(len(source), num or len(source), seed, source.name)
+        self._resizes = size is not None
+        height, width = size or self._pixels(0).shape[:2]
+        self.size: Size = (height, width)
+        self._seed = seed
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def read(
+        self, indices: Sequence[int], progress: Callable[[float], None] | None = None
+    ) -> UInt8[Tensor, "B C H W"]:
+        """Return the pictures `indices`, decoded on all cores.
+
+        Raises:
+            InputError: one cannot be read, or has another size than the first.
+        """
+        with ThreadPoolExecutor(num_cores()) as pool:
+            pixels = np.stack(list(pool.map(self._at_size, indices)))
+        if progress is not None:
+            progress(len(indices))
+        return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
+
+    def describe(self) -> dict[str, Any]:
+        """Return name, selection and resize chain."""
+        chain = RESIZE_CHAIN if self._resizes else "none"
+        return _describe(self, self._source.name, len(self._source), self._seed, chain)
+
+    def _pixels(self, index: int) -> np.ndarray:
+        item = int(self._indices[index])
+        try:
+            return to_uint8(self._source.read(item), self.channels)
+        except InputError as error:
+            name, reason = self._source.item_name(item), str(error)
+            reason = reason.removeprefix(f"{name}: ")
+            raise InputError(
+                f"{self._source.name}, {name}: {reason}; repair or remove it"
+            ) from error
+
+    def _at_size(self, index: int) -> np.ndarray:
+        pixels = self._pixels(index)
+        if self._resizes:
+            return resize_and_crop(pixels, self.size)
+        if pixels.shape[:2] != self.size:
+            (h, w), (height, width) = pixels.shape[:2], self.size
+            item = self._source.item_name(int(self._indices[index]))
+            raise InputError(
+                f"{self._source.name}, {item}: expected {height}x{width} like the first picture, "
+                f"got {h}x{w}; give --size to bring all to one size"
+            )
+        return pixels
+
+
+class NpzPictures:
+    """Pictures of an .npz file as the ADM suite writes it: `arr_0`, (N, H, W, C) uint8.
+
+    An uncompressed file is mapped, so that fifty thousand samples need no memory.
+
+    Args:
+        path: of the file.
+        num: how many of its pictures, drawn without replacement; None for all.
+        seed: of that draw.
+        most: take no more than these when `num` is None.
+
+    Raises:
+        InputError: the file is damaged, or `arr_0` is missing or something else.
+    """
+
+    reproducible: ClassVar[bool] = False
+
+    def __init__(
+        self, path: Path, num: int | None = None, seed: int = 0, most: int | None = None
+    ) -> None:
+        self._path, self._seed = path, seed
+        self._pixels = _map_array(path, "arr_0")
+        shape, dtype = self._pixels.shape, self._pixels.dtype
+        if dtype != np.uint8 or len(shape) != 4 or shape[3] not in (1, 3) or 0 in shape:
+            raise InputError(
+                f"{path}: expected arr_0 to be uint8 pictures (N, height, width, 1 or 3), got "
+                f"{dtype} {shape}; save them with numpy.savez(path, arr_0=pixels)"
+            )
+        num = num or min(shape[0], most or shape[0])
+        self._indices = choose(shape[0], num, seed, str(path))
+        self.size: Size = (shape[1], shape[2])
+        self.channels = shape[3]
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def read(
+        self, indices: Sequence[int], progress: Callable[[float], None] | None = None
+    ) -> UInt8[Tensor, "B C H W"]:
+        """Return the pictures `indices`."""
+        pixels = self._pixels[self._indices[np.asarray(indices)]]
+        if progress is not None:
+            progress(len(indices))
+        return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
+
+    def describe(self) -> dict[str, Any]:
+        """Return name, selection and resize chain."""
+        return _describe(self, str(self._path), len(self._pixels), self._seed, "none")
+
+
+def open_pictures(
+    path: str,
+    *,
+    split: str = "train",
+    size: Size | None = None,
+    channels: int = 3,
+    num: int | None = None,
+    seed: int = 0,
+) -> SourcePictures | NpzPictures:
+    """Return the pictures that `path` names: an .npz file, or anything `open_source` reads.
+
+    Raises:
+        InputError: nothing usable there, or another size asked of an .npz file than it has.
+    """
+    if not path.endswith(".npz"):
+        source = open_source(path, split=split)
+        return SourcePictures(source, size=size, channels=channels, num=num, seed=seed)
+    pictures = NpzPictures(Path(path), num, seed)
+    if size is not None and size != pictures.size:
+        raise InputError(
+            f"expected pictures of {size[0]}x{size[1]} in {path}, got "
+            f"{pictures.size[0]}x{pictures.size[1]}; an .npz is scored at its own size"
+        )
+    return pictures
+
+
+def choose(total: int, num: int, seed: int, name: str) -> np.ndarray:
+    """Return `num` of the numbers below `total` in rising order, drawn without replacement.
+
+    Raises:
+        InputError: there are fewer.
+    """
+    if num > total:
+        raise InputError(f"expected at least {num:,} pictures in {name}, got {total:,}; ask less")
+    if num == total:
+        return np.arange(total)
+    return np.sort(np.random.Generator(np.random.PCG64(seed)).permutation(total)[:num])
+
+
+def write_samples(path: Path, batches: Iterable[UInt8[Tensor, "B C H W"]], count: int) -> None:
+    """Write pictures as the ADM suite reads them: `arr_0`, (N, H, W, 3) uint8, uncompressed.
+
+    Args:
+        path: of the .npz file; parent folders are made.
+        batches: the pictures in order; grey ones are repeated to three channels.
+        count: their number N.
+
+    Raises:
+        InputError: the disk is full or not writable; nothing is left behind then.
+    """
+    with writing_file(path) as draft:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with (
+            zipfile.ZipFile(draft, "w") as archive,
+            archive.open("arr_0.npy", "w", force_zip64=True) as file,
+        ):
+            for number, batch in enumerate(batches):
+                pixels = batch.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).contiguous().numpy()
+                if number == 0:
+                    header = {
+                        "shape": (count, *pixels.shape[1:]),
+                        "fortran_order": False,
+                        "descr": np.lib.format.dtype_to_descr(pixels.dtype),
+                    }
+                    np.lib.format.write_array_header_1_0(file, header)
+                file.write(pixels.tobytes())
+
+
+def _describe(
+    pictures: SourcePictures | NpzPictures, name: str, total: int, seed: int, resize: str
+) -> dict[str, Any]:
+    chosen = len(pictures)
+    drawn = f"{chosen} of {total}, drawn with seed {seed}"
+    return {
+        "name": Path(name).name,
+        "selection": "all" if chosen == total else drawn,
+        "resize": resize,
+        "size": list(pictures.size),
+        "channels": pictures.channels,
+    }
+
+
+def _map_array(path: Path, name: str) -> np.ndarray:
+    """Return an array of an .npz, mapped where it is not compressed, else in memory."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if f"{name}.npy" not in archive.namelist():
+                raise InputError(
+                    f"expected the pictures {name} in {path}, got "
+                    f"{', '.join(n.removesuffix('.npy') for n in archive.namelist()) or 'nothing'}"
+                    "; save them with numpy.savez(path, arr_0=pixels)"
+                )
+            entry = archive.getinfo(f"{name}.npy")
+        if entry.compress_type != zipfile.ZIP_STORED:
+            with np.load(path, allow_pickle=False) as arrays:
+                return arrays[name]
+        with path.open("rb") as file:
+            file.seek(entry.header_offset + 26)
+            file.seek(sum(struct.unpack("<HH", file.read(4))), 1)  # past its name and extra field
+            major, _ = np.lib.format.read_magic(file)
+            readers = {
+                1: np.lib.format.read_array_header_1_0,
+                2: np.lib.format.read_array_header_2_0,
+            }
+            shape, fortran, dtype = readers[major](file)
+            order = "F" if fortran else "C"
+            return np.memmap(path, dtype, "r", file.tell(), shape, order)  # type: ignore[call-overload]
+    except FileNotFoundError as error:
+        raise InputError(f"expected pictures at {path}, got no such file; check --help") from error
+    except (zipfile.BadZipFile, OSError, ValueError, KeyError, EOFError, struct.error) as error:
+        reason = one_line(error)
+        raise InputError(f"{path} is damaged or no .npz file ({reason}); copy it again") from error

@@ -1,0 +1,171 @@
+"""`convflow evaluate` as a user types it: models, folders, files, kills, processes, comparisons."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from convflow.cli.main import main
+from convflow.pipeline import Pipeline
+from tests.two_processes import run_two
+
+ROOT = Path(__file__).parents[2]
+DETECTOR = ["--detector", str(ROOT / "tests/evaluation/tiny_detector.py:load"), "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory):
+    """Statistics of the digits."""
+    path = tmp_path_factory.mktemp("real") / "digits.npz"
+    command = ["evaluate", "digits", "--save-statistics", str(path), "--channels", "1", *DETECTOR]
+    assert main(command) == 0
+    return str(path)
+
+
+def test_a_model_and_its_card(tiny_run, real, tmp_path, capsys):
+    out, samples = tmp_path / "card.json", tmp_path / "samples.npz"
+    words = ["--num", "30", "--seed", "5", "--steps", "2", "--label-policy", "random"]
+    command = ["evaluate", str(tiny_run), "--reference", real, *words, *DETECTOR]
+    assert main([*command, "--out", str(out), "--save-samples", str(samples)]) == 0
+    said = capsys.readouterr().out
+    assert "FD-30 " in said
+    assert said.rstrip().endswith(f"result card in {out}")
+    card = json.loads(out.read_text())
+    assert card["sampling"]["steps"] == 2
+    assert card["sampling"]["seed"] == 5
+    assert card["sampling"]["labels"] == {"policy": "random", "classes": "all"}
+    assert card["sampling"]["codec"] == "PixelCodec"
+    assert card["sampling"]["guidance"] == {
+        "scale": 1.5, "interval": [0.0, 1.0], "channels": "all"
+    }  # fmt: skip
+    assert card["detector"]["name"] == "tiny_detector.py:load"
+    assert card["model"]["name"] == tiny_run.name
+    assert card["model"]["weights"] == "ema"
+    pipe = Pipeline.from_pretrained(tiny_run, device="cpu")
+    pixels = pipe(num=30, seed=5, steps=2, label_policy="random").pixels
+    with np.load(samples) as file:
+        assert np.array_equal(file["arr_0"][..., :1], pixels.permute(0, 2, 3, 1).numpy())
+
+
+def test_a_folder_a_zip_and_an_npz_agree(tmp_path, real):
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (12, 8, 8, 3), np.uint8)
+    (tmp_path / "data").mkdir()
+    for i, picture in enumerate(pixels):
+        Image.fromarray(picture).save(tmp_path / f"data/{i:02d}.png")
+    np.savez(tmp_path / "data.npz", arr_0=pixels)
+    cards = []
+    for name in ("data", "data.npz"):
+        out = tmp_path / f"{name}.json"
+        command = ["evaluate", str(tmp_path / name), "--reference", real, "--out", str(out)]
+        assert main([*command, *DETECTOR]) == 0
+        cards.append(json.loads(out.read_text()))
+    assert cards[0]["scores"] == cards[1]["scores"]
+    assert cards[0]["samples_sha256"] == cards[1]["samples_sha256"]
+    assert cards[0]["sampling"] is None
+    assert [card["model"] for card in cards] == [{"name": "data"}, {"name": "data.npz"}]
+
+
+def test_rectangles_resized(tmp_path, capsys):
+    for part in ("a", "b"):
+        (tmp_path / part).mkdir()
+        for i in range(8):
+            pixels = np.random.default_rng(i).integers(0, 256, (20 + i, 30, 3), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / part / f"{i}.png")
+    command = ["evaluate", str(tmp_path / "a"), "--reference", str(tmp_path / "b"), *DETECTOR]
+    assert main([*command, "--out", str(tmp_path / "x.json")]) == 2
+    assert "give --size to bring all to one size" in capsys.readouterr().err
+    command += ["--size", "12x16", "--out", str(tmp_path / "y.json")]
+    assert main(command) == 0
+    card = json.loads((tmp_path / "y.json").read_text())
+    assert card["pictures"]["size"] == card["reference"]["size"] == [12, 16]
+    assert "bicubic" in card["pictures"]["resize"]
+    assert card["scores"]["FD-8"] == pytest.approx(0, abs=1e-6)
+
+
+def test_cards_are_compared_or_refused(tiny_run, real, tmp_path, capsys):
+    command = ["evaluate", str(tiny_run), "--reference", real, "--num", "10", *DETECTOR]
+    for name, more in (("a", ()), ("b", ("--weights", "raw")), ("c", ("--steps", "3"))):
+        assert main([*command, *more, "--out", str(tmp_path / f"{name}.json")]) == 0
+    a, b, c = (str(tmp_path / f"{name}.json") for name in "abc")
+    capsys.readouterr()
+    assert main(["evaluate", "--compare", a, b]) == 0
+    assert "FD-10" in capsys.readouterr().out
+    assert main(["evaluate", "--compare", a, c]) == 2
+    assert "differ in sampling.steps: 1 and 3" in capsys.readouterr().err
+    assert main(["evaluate", "--compare", a, c, "--allow", "sampling.steps"]) == 0
+    assert "allowed to differ: sampling.steps (1 and 3)" in capsys.readouterr().out
+
+
+def test_no_part_of_unfinished_work_is_left(tiny_run, real, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command = ["evaluate", str(tiny_run), "--reference", real, "--num", "10", *DETECTOR]
+    assert main(command) == 0
+    assert [p.suffix for p in (tmp_path / "scores").iterdir()] == [".json"]
+    assert main(command) == 2
+
+
+def start(words):
+    return subprocess.Popen(
+        [sys.executable, "-m", "convflow", *words],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_a_killed_evaluation_ends_with_the_same_card(tiny_run, real, tmp_path):
+    command = ["evaluate", str(tiny_run), "--reference", real, "--num", "400", "--batch-size", "4"]
+    command += DETECTOR
+
+    def out(name):
+        return ["--out", str(tmp_path / f"{name}/card.json")]
+
+    whole = start([*command, *out("a")])
+    assert whole.wait(timeout=120) == 0, whole.stderr.read()
+    killed = start([*command, *out("b")])
+    parts = tmp_path / "b/card.json.parts/samples"
+    while len(list(parts.glob("part_*"))) < 30:
+        assert killed.poll() is None, killed.stderr.read()
+        time.sleep(0.01)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait(timeout=60)
+    there = len(list(parts.glob("part_*")))
+    assert 30 <= there < 100
+    assert not (tmp_path / "b/card.json").exists()
+    again = start([*command, *out("b")])
+    assert again.wait(timeout=120) == 0, again.stderr.read()
+    assert (tmp_path / "b/card.json").read_bytes() == (tmp_path / "a/card.json").read_bytes()
+
+
+def test_two_processes_write_the_card_of_one(tiny_run, real, tmp_path):
+    command = ["evaluate", str(tiny_run), "--reference", "digits", "--num", "37", *DETECTOR]
+    command += ["--batch-size", "5"]
+    one = start([*command, "--out", str(tmp_path / "one.json")])
+    assert one.wait(timeout=120) == 0, one.stderr.read()
+    run_two(["-m", "convflow", *command, "--out", str(tmp_path / "two.json")])
+    assert (tmp_path / "one.json").read_bytes() == (tmp_path / "two.json").read_bytes()
+
+
+def test_ctrl_c_says_that_the_work_is_kept(tiny_run, real, tmp_path):
+    command = ["evaluate", str(tiny_run), "--reference", real, "--num", "4000", *DETECTOR]
+    stopped = start([*command, "--batch-size", "4", "--out", str(tmp_path / "card.json")])
+    parts = tmp_path / "card.json.parts/samples"
+    while not list(parts.glob("part_*")):
+        assert stopped.poll() is None, stopped.stderr.read()
+        time.sleep(0.01)
+    stopped.send_signal(signal.SIGINT)
+    assert stopped.wait(timeout=60) == 130
+    said = stopped.stderr.read()
+    assert "the same command goes on from there" in said
+    assert "Traceback" not in said
+    assert not (tmp_path / "card.json").exists()

@@ -1,0 +1,151 @@
+"""Result cards: what they hold, when they compare, and what their scores are called."""
+
+import dataclasses
+import json
+import re
+import subprocess
+
+import pytest
+
+from convflow import __version__
+from convflow.evaluation import card as cards
+from convflow.evaluation.card import Card, compare, differences, library, read_card, titled
+from convflow.types import InputError
+
+
+@pytest.fixture
+def card():
+    return Card(
+        model={"name": "a", "sha256": "1"},
+        sampling={"solver": "euler", "steps": 50, "guidance": {"scale": 1.5, "interval": [0, 1]}},
+        pictures={"count": 2000, "size": [32, 32]},
+        detector={"name": "inception", "sha256": "2"},
+        reference={"name": "train", "sha256": "3"},
+        metrics={"precision_recall_k": 3},
+        library={"convflow": "0.1.0", "commit": "abc"},
+        machine={"device": "cpu"},
+        scores={"FID-2k": 12.3456, "precision-2k": 0.5},
+        samples_sha256="4",
+    )
+
+
+def write(folder, name, card):
+    card.write(folder / f"{name}.json")
+    return folder / f"{name}.json"
+
+
+def test_a_round_trip(card, tmp_path):
+    assert read_card(write(tmp_path / "deep", "a", card)) == card
+
+
+@pytest.mark.parametrize(
+    ("count", "title"),
+    [
+        (50_000, "FID"), (2000, "FID-2k"), (10_000, "FID-10k"), (49_999, "FID-49999"),
+        (7, "FID-7"), (100_000, "FID-100k"),
+    ],
+)  # fmt: skip
+def test_the_count_is_in_the_title(count, title):
+    assert titled("FID", count) == title
+
+
+def test_cards_that_differ_in_the_model_alone_compare(card, tmp_path):
+    other = dataclasses.replace(
+        card,
+        model={"name": "b", "sha256": "9"},
+        scores={"FID-2k": 9.5, "IS-2k": 7.0},
+        samples_sha256="8",
+        machine={"device": "other"},
+    )
+    text = compare([write(tmp_path, "a", card), write(tmp_path, "b", other)])
+    rows = [line.split() for line in text.splitlines()]
+    assert rows[0] == ["a", "b"]
+    assert rows[1][:3] == ["FID-2k", "12.3456", "9.5000"]
+    assert rows[2][:3] == ["precision-2k", "0.5000", "-"]
+    assert "lower is better" in text.splitlines()[1]
+    assert "higher is better" in text.splitlines()[2]
+
+
+@pytest.mark.parametrize(
+    ("group", "change", "named"),
+    [
+        ("sampling", {"steps": 20}, "sampling.steps: 50 and 20"),
+        ("sampling", {"guidance": {"scale": 1.0, "interval": [0, 1]}}, "guidance.scale: 1.5 and 1"),
+        ("pictures", {"count": 1000}, "pictures.count: 2000 and 1000"),
+        ("detector", {"sha256": "x"}, "detector.sha256: '2' and 'x'"),
+        ("reference", {"name": "test"}, "reference.name: 'train' and 'test'"),
+        ("metrics", {"precision_recall_k": 5}, "precision_recall_k: 3 and 5"),
+        ("library", {"commit": None}, "library.commit: 'abc' and None"),
+    ],
+)
+def test_any_other_difference_is_named(card, tmp_path, group, change, named):
+    other = dataclasses.replace(card, **{group: getattr(card, group) | change})
+    paths = [write(tmp_path, "a", card), write(tmp_path, "b", other)]
+    with pytest.raises(InputError, match=f"cannot be compared.*{re.escape(named)}"):
+        compare(paths)
+    key = re.match(r"[\w.]+", named)[0]
+    whole = key if key.startswith(group) else f"{group}.{key}"
+    assert f"allowed to differ: {whole}" in compare(paths, [whole])
+    assert "allowed to differ" in compare(paths, [group])
+
+
+def test_given_pictures_do_not_compare_with_samples(card, tmp_path):
+    other = dataclasses.replace(card, sampling=None)
+    with pytest.raises(InputError, match=r"sampling\.solver: 'euler' and None"):
+        compare([write(tmp_path, "a", card), write(tmp_path, "b", other)])
+
+
+def test_the_third_card_is_compared_too(card, tmp_path):
+    other = dataclasses.replace(card, pictures={"count": 3})
+    paths = [write(tmp_path, n, c) for n, c in (("a", card), ("b", card), ("c", other))]
+    with pytest.raises(InputError, match=r"c\.json cannot be compared"):
+        compare(paths)
+
+
+def test_one_card_is_shown(card, tmp_path):
+    assert "12.3456" in compare([write(tmp_path, "a", card)])
+
+
+def test_an_unknown_key_cannot_be_allowed(card, tmp_path):
+    with pytest.raises(InputError, match="--allow: expected a key of the cards, got 'stepz'"):
+        compare([write(tmp_path, "a", card)], ["stepz"])
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "half", '{"scores": 3}'])
+def test_what_is_no_card_is_refused(tmp_path, content):
+    (tmp_path / "a.json").write_text(content)
+    with pytest.raises(InputError, match=r"a\.json"):
+        read_card(tmp_path / "a.json")
+
+
+def test_a_missing_card(tmp_path):
+    with pytest.raises(InputError, match="no such file"):
+        read_card(tmp_path / "a.json")
+
+
+def test_a_later_format_is_refused(card, tmp_path):
+    path = write(tmp_path, "a", card)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 2}))
+    with pytest.raises(InputError, match="expected a result card"):
+        read_card(path)
+
+
+def test_differences_see_missing_keys_and_whole_groups():
+    a, b = {"x": {"y": 1, "z": []}, "w": None}, {"x": {"y": 1}, "w": {"v": 2}, "u": {}}
+    assert set(differences(a, b, ())) == {"x.z", "w.v", "u"}
+    assert differences(a, b, ("x", "w", "u")) == {}
+
+
+def test_the_commit_is_that_of_the_package(monkeypatch):
+    there = library()
+    assert there["convflow"] == __version__
+    git = ["git", "rev-parse", "HEAD"]
+    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
+    if commit:
+        assert there["commit"].removesuffix("-dirty") == commit
+
+    def no_git(*_, **__):
+        raise FileNotFoundError
+
+    monkeypatch.setattr(cards.subprocess, "run", no_git)
+    assert library()["commit"] is None

@@ -1,0 +1,304 @@
+"""From pictures to a result card: titles, monotone scores, interruptions, and what is refused."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from convflow.evaluation import evaluate as module
+from convflow.evaluation.card import read_card
+from convflow.evaluation.detectors import Detector
+from convflow.evaluation.evaluate import (
+    Subject,
+    Target,
+    Work,
+    evaluate,
+    make_reference,
+    open_target,
+    score,
+)
+from convflow.evaluation.features import extract, part_path
+from convflow.evaluation.pictures import NpzPictures, write_samples
+from convflow.evaluation.reference import read_reference
+from convflow.types import InputError
+from tests.evaluation.test_features import Pictures
+from tests.evaluation.tiny_detector import load
+
+CPU = torch.device("cpu")
+WORK = Work(CPU, batch_size=16)
+
+
+@pytest.fixture
+def detector():
+    return Detector("tiny", "00", "none", load())
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    """Smooth pictures of two kinds: bright above or bright at the left."""
+    rng = np.random.default_rng(0)
+    slope = np.linspace(0, 120, 8)
+    base = np.stack([np.add.outer(slope, 0 * slope), np.add.outer(0 * slope, slope)])
+    kinds = base[np.arange(400) % 2][:, None] + rng.normal(60, 12, (400, 3, 1, 1))
+    return (kinds + rng.normal(0, 6, (400, 3, 8, 8))).clip(0, 255).astype(np.uint8)
+
+
+def subject(pixels, name="x", reproducible=False):
+    pictures = Pictures(len(pixels), reproducible=reproducible)
+    pictures.pixels = torch.from_numpy(np.ascontiguousarray(pixels))
+    pictures.size = pixels.shape[2:]
+    return Subject(pictures, len(pixels), {"name": name})
+
+
+def save(path, pixels):
+    write_samples(path, [torch.from_numpy(np.ascontiguousarray(pixels))], len(pixels))
+    return str(path)
+
+
+def scored(pixels, real, detector, folder):
+    """Scores of pictures against a reference, without the count in their titles."""
+    folder.mkdir(parents=True, exist_ok=True)
+    ours = subject(pixels)
+    target = open_target(save(folder / "real.npz", real), ours, detector)
+    card, _ = evaluate(ours, detector, target, WORK, out=folder / "card.json")
+    return {title.rpartition("-")[0]: value for title, value in card.scores.items()}
+
+
+def test_a_card_says_everything(scenes, detector, tmp_path):
+    real = save(tmp_path / "real.npz", scenes[:200])
+    ours = subject(scenes[200:])
+    card, path = evaluate(
+        ours,
+        detector,
+        open_target(real, ours, detector),
+        WORK,
+        out=tmp_path / "deep/card.json",
+        save_samples=tmp_path / "samples.npz",
+    )
+    assert read_card(path) == card
+    assert list(card.scores) == [
+        "FD-200", "sFD-200", "IS-200", "precision-200", "recall-200", "density-200",
+        "coverage-200", "KD-200", "KD-std-200",
+    ]  # fmt: skip
+    assert card.pictures == {"count": 200, "size": [8, 8], "channels": 3, "resize": "none"}
+    assert card.detector["name"] == "tiny"
+    assert card.reference["count"] == 200
+    assert len(card.reference["sha256"]) == len(card.samples_sha256) == 64
+    assert card.library["convflow"]
+    assert card.machine["device"] == "cpu"
+    assert NpzPictures(tmp_path / "samples.npz").read(range(200)).equal(ours.pictures.pixels)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["deep", "real.npz", "samples.npz"]
+    assert [p.name for p in (tmp_path / "deep").iterdir()] == ["card.json"]
+
+
+def test_titles_follow_the_detector(scenes, tmp_path):
+    titles = {}
+    for name in ("inception", "dinov2"):
+        found = scored(
+            scenes[:20], scenes[20:60], Detector(name, "0", "-", load()), tmp_path / name
+        )
+        titles[name] = list(found)
+    assert titles["inception"][:3] == ["FID", "sFID", "IS"]
+    assert titles["inception"][-2] == "KID"
+    assert titles["dinov2"][0] == "FDD"
+
+
+def test_identical_sets_are_at_distance_zero(scenes, detector, tmp_path):
+    found = scored(scenes, scenes, detector, tmp_path)
+    assert found["FD"] == pytest.approx(0, abs=1e-6)
+    assert found["sFD"] == pytest.approx(0, abs=1e-6)
+    assert (found["precision"], found["recall"], found["coverage"]) == (1, 1, 1)
+
+
+@pytest.mark.parametrize("fault", ["noise", "blur", "dropped"])
+def test_more_of_a_fault_gives_a_worse_score(scenes, detector, tmp_path, fault):
+    real, fake = scenes[:200], scenes[200:].astype(float)
+    rng = np.random.default_rng(1)
+
+    def spoilt(amount):
+        if fault == "noise":
+            return fake + rng.normal(0, 60 * amount, fake.shape)
+        if fault == "blur":
+            return fake + amount * (fake.mean((2, 3), keepdims=True) - fake)
+        kept = np.arange(200) % 2 == 0  # one of the two kinds
+        share = round(100 * amount)
+        return np.concatenate([fake[kept], fake[kept][:share], fake[~kept][: 100 - share]])
+
+    found = [
+        scored(spoilt(a).clip(0, 255).astype(np.uint8), real, detector, tmp_path / f"{a}")
+        for a in (0, 0.5, 1)
+    ]
+    for title in ("FD", "sFD", "KD"):
+        assert found[0][title] < found[1][title] < found[2][title], title
+    title = "recall" if fault == "dropped" else "precision"
+    assert found[2][title] < found[0][title]
+
+
+def test_batch_size_does_not_count(scenes, detector, tmp_path):
+    cards = []
+    for size in (7, 200):
+        ours = subject(scenes[200:])
+        target = open_target(save(tmp_path / f"{size}.npz", scenes[:200]), ours, detector)
+        out = tmp_path / f"{size}.json"
+        cards.append(evaluate(ours, detector, target, Work(CPU, size), out=out)[0])
+    a, b = (dataclasses.asdict(card) for card in cards)
+    assert a["scores"] == pytest.approx(b["scores"], rel=1e-6)
+    assert a["samples_sha256"] == b["samples_sha256"]
+    assert a["reference"]["sha256"] == b["reference"]["sha256"]
+
+
+def test_saved_statistics_score_like_the_pictures_themselves(scenes, detector, tmp_path):
+    real = subject(scenes[:200], "real")
+    make_reference(real, detector, tmp_path / "ref.npz", WORK)
+    assert [p.name for p in tmp_path.iterdir()] == ["ref.npz"]
+    ours = subject(scenes[200:])
+    target = open_target(str(tmp_path / "ref.npz"), ours, detector)
+    card, _ = evaluate(ours, detector, target, WORK, out=tmp_path / "a.json")
+    direct = open_target(save(tmp_path / "real.npz", scenes[:200]), ours, detector)
+    other, _ = evaluate(ours, detector, direct, WORK, out=tmp_path / "b.json")
+    assert card.scores == pytest.approx(other.scores, rel=1e-9)
+    assert card.reference["name"] == "real"
+    assert card.reference["sha256"] == other.reference["sha256"]
+
+
+def test_a_reference_of_the_adm_suite(scenes, tmp_path):
+    detector = Detector("inception", "12", "x", load())
+    rows = detector(torch.from_numpy(scenes[:300]))
+    arrays = {"arr_0": scenes[:100].transpose(0, 2, 3, 1)}
+    for kind, suffix in (("features", ""), ("spatial", "_s")):
+        arrays[f"mu{suffix}"] = rows[kind].double().mean(0).numpy()
+        arrays[f"sigma{suffix}"] = rows[kind].double().T.cov().numpy()
+    np.savez(tmp_path / "VIRTUAL.npz", **arrays)
+    ours = subject(scenes[300:])
+    target = open_target(str(tmp_path / "VIRTUAL.npz"), ours, detector)
+    card, _ = evaluate(ours, detector, target, WORK, out=tmp_path / "a.json")
+    direct = scored(scenes[300:], scenes[:300], detector, tmp_path / "b")
+    few = scored(scenes[300:], scenes[:100], detector, tmp_path / "c")
+    assert card.scores["FID-100"] == pytest.approx(direct["FID"], rel=1e-6)
+    assert card.scores["sFID-100"] == pytest.approx(direct["sFID"], rel=1e-6)
+    for title in ("precision", "recall", "density", "coverage"):
+        assert card.scores[f"{title}-100"] == pytest.approx(few[title])
+    assert card.reference["name"] == "VIRTUAL.npz"
+
+
+def test_statistics_without_pictures_give_distances_alone(scenes, detector, tmp_path):
+    ours = subject(scenes[200:])
+    real = subject(scenes[:200], "real")
+    make_reference(real, detector, tmp_path / "ref.npz", WORK)
+    known = dataclasses.replace(read_reference(tmp_path / "ref.npz"), manifold=None)
+    target = Target(known, None, known.about)
+    card, _ = evaluate(ours, detector, target, WORK, out=tmp_path / "a.json")
+    assert list(card.scores) == ["FD-200", "sFD-200", "IS-200"]
+
+
+class Interrupted(BaseException):
+    """Like SIGKILL, but within the process."""
+
+
+def test_an_interrupted_evaluation_ends_with_the_same_card(scenes, detector, tmp_path):
+    real = save(tmp_path / "real.npz", scenes[:200])
+
+    def go(folder, stop_after=None):
+        ours = subject(scenes[200:], reproducible=True)
+        read = ours.pictures.read
+
+        def counted(indices, progress=None):
+            if stop_after is not None and len(ours.pictures.reads) >= stop_after:
+                raise Interrupted
+            return read(indices, progress)
+
+        ours.pictures.read = counted
+        target = open_target(real, ours, detector)
+        _, path = evaluate(ours, detector, target, WORK, out=folder / "card.json")
+        return path.read_bytes(), ours.pictures.reads
+
+    straight, reads = go(tmp_path / "a")
+    assert reads == list(range(200))
+    with pytest.raises(Interrupted):
+        go(tmp_path / "b", stop_after=96)
+    assert part_path(tmp_path / "b/card.json.parts/samples", 80).is_file()
+    assert not (tmp_path / "b/card.json").exists()
+    again, reads = go(tmp_path / "b")
+    assert reads == list(range(96, 200))
+    assert again == straight
+    assert [p.name for p in (tmp_path / "b").iterdir()] == ["card.json"]
+
+
+def test_unfinished_work_of_other_settings_is_not_mixed_in(scenes, detector, tmp_path):
+    real = save(tmp_path / "real.npz", scenes[:200])
+    ours = subject(scenes[200:])
+    target = open_target(real, ours, detector)
+    ours.pictures.read = None
+    with pytest.raises(TypeError):
+        evaluate(ours, detector, target, WORK, out=tmp_path / "a.json")
+    other = subject(scenes[200:], name="y")
+    with pytest.raises(InputError, match=r"other settings \(model\.name: 'x', now 'y'\)"):
+        evaluate(other, detector, target, WORK, out=tmp_path / "a.json")
+    with pytest.raises(InputError, match=r"batch_size: 16, now 8"):
+        evaluate(ours, detector, target, Work(CPU, 8), out=tmp_path / "a.json")
+
+
+def test_a_card_is_never_replaced(scenes, detector, tmp_path):
+    ours = subject(scenes[200:])
+    target = open_target(save(tmp_path / "real.npz", scenes[:200]), ours, detector)
+    (tmp_path / "a.json").write_text("mine")
+    with pytest.raises(InputError, match=r"a\.json, which is there already; read it with"):
+        evaluate(ours, detector, target, WORK, out=tmp_path / "a.json")
+    assert (tmp_path / "a.json").read_text() == "mine"
+
+
+def test_the_default_name_tells_evaluations_apart(scenes, detector, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = set()
+    for pixels, name in ((scenes[200:], "a b/c"), (scenes[200:], "y"), (scenes[300:], "y")):
+        ours = subject(pixels, name)
+        target = open_target(save(tmp_path / "real.npz", scenes[:200]), ours, detector)
+        names.add(evaluate(ours, detector, target, WORK)[1].name)
+    assert len(names) == 3
+    assert sorted(name.rpartition("-")[0] for name in names) == [
+        "a-b-c-tiny-200", "y-tiny-100", "y-tiny-200"
+    ]  # fmt: skip
+
+
+def test_too_few_pictures(scenes, detector, tmp_path):
+    with pytest.raises(InputError, match="at least 6 pictures to score, got 1"):
+        scored(scenes[:1], scenes[:200], detector, tmp_path / "a")
+    with pytest.raises(InputError, match="to score, got 3"):
+        scored(scenes[:3], scenes[:200], detector, tmp_path / "b")
+    with pytest.raises(InputError, match="in the reference, got 3"):
+        scored(scenes[:200], scenes[:3], detector, tmp_path / "c")
+
+
+def test_a_reference_of_another_size_or_detector(scenes, detector, tmp_path):
+    make_reference(subject(scenes[:50]), detector, tmp_path / "ref.npz", WORK)
+    small = subject(scenes[:50, :, :4, :6])
+    with pytest.raises(InputError, match=r"expected a reference of 4x6 .*got .*ref\.npz of 8x8"):
+        open_target(str(tmp_path / "ref.npz"), small, detector)
+    with pytest.raises(InputError, match=r"expected pictures of 4x6 in .*got 8x8"):
+        open_target(save(tmp_path / "real.npz", scenes[:50]), small, detector)
+    other = dataclasses.replace(detector, sha256="01")
+    with pytest.raises(InputError, match=r"with the detector tiny \(sha256 01\)"):
+        open_target(str(tmp_path / "ref.npz"), subject(scenes[:50]), other)
+    with pytest.raises(InputError, match="holds statistics already"):
+        open_target(str(tmp_path / "ref.npz"), subject(scenes[:50]), detector, num=3)
+
+
+def test_features_of_another_width(scenes, detector, tmp_path):
+    make_reference(subject(scenes[:50]), detector, tmp_path / "ref.npz", WORK)
+    wide = dataclasses.replace(detector, network=lambda x: x.float().flatten(1)[:, :20])
+    found = extract(
+        subject(scenes[:50]).pictures, 50, wide, tmp_path / "p", batch_size=50, device=CPU
+    )
+    with pytest.raises(InputError, match=r"expected 20 features as tiny gives, got .* 13"):
+        score(found, read_reference(tmp_path / "ref.npz"), "tiny")
+
+
+def test_settings_are_plain_json(scenes, detector, tmp_path):
+    ours = subject(scenes[200:])
+    target = open_target(save(tmp_path / "real.npz", scenes[:200]), ours, detector)
+    _, path = evaluate(ours, detector, target, WORK, out=tmp_path / "a.json")
+    tree = json.loads(path.read_text())
+    assert tree["metrics"] == module.METRICS
+    assert tree["format"] == 1

@@ -1,0 +1,43 @@
+"""Two processes that meet through gloo, as torchrun would start them."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def run_two(words: list[str]) -> list[str]:
+    """Run `python WORDS` twice, as ranks 0 and 1, and return what each printed.
+
+    Raises:
+        AssertionError: one failed; the message is what it complained of.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    shared = {
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+        "OMP_NUM_THREADS": "1",
+    }
+    both = [
+        subprocess.Popen(
+            [sys.executable, *words],
+            cwd=ROOT,
+            env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    answers = [process.communicate(timeout=120) for process in both]
+    for process, (_, complained) in zip(both, answers, strict=True):
+        assert process.returncode == 0, complained
+    return [said for said, _ in answers]
