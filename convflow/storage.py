@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import os
@@ -98,6 +99,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 def read_weights(path: Path) -> Any:
     """Read a .safetensors, or whatever `torch.save` wrote, as long as it runs no code.
 
+    Beside tensors and plain values a file may hold an `argparse.Namespace`, the command line that
+    training scripts store with their weights; it can do nothing.
+
     Raises:
         InputError: an absent or damaged file, or one that wants to run code.
     """
@@ -105,7 +109,8 @@ def read_weights(path: Path) -> Any:
         return read_tensors(path)
     try:
         mapped = zipfile.is_zipfile(path)  # torch's older format cannot be
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except FileNotFoundError as error:
         raise InputError(f"expected weights at {path}, found no such file") from error
     except Exception as error:  # the reader raises nearly any exception on damaged bytes

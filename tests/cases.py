@@ -19,6 +19,7 @@ from convflow.samplers.ode import SOLVERS
 
 NUM_CLASSES = 5
 TINY = {"in_channels": 3, "num_classes": NUM_CLASSES, "width": 16, "depth": 2, "num_groups": 2}
+TINY_DIT = {"in_channels": 3, "num_classes": NUM_CLASSES, "width": 16, "depth": 2, "num_heads": 2}
 
 MODELS: dict[str, tuple[str, dict[str, object]]] = {
     "flowdcn": ("flowdcn", TINY),
@@ -29,6 +30,13 @@ MODELS: dict[str, tuple[str, dict[str, object]]] = {
     "flowdcn-patch-1": ("flowdcn", TINY | {"patch_size": 1, "in_channels": 1}),
     "flowdcn-patch-3": ("flowdcn", TINY | {"patch_size": 3, "num_groups": 4, "reach": 2.5}),
     "flowdcn-no-classes": ("flowdcn", TINY | {"num_classes": 0}),
+    "dit": ("dit", TINY_DIT),
+    "dit-noise-alone": ("dit", TINY_DIT | {"learned_variance": False}),
+    "dit-patch-4": ("dit", TINY_DIT | {"patch_size": 4, "mlp_ratio": 2.5}),
+    "sit": ("sit", TINY_DIT),
+    "sit-rotary": ("sit", TINY_DIT | {"positions": "rotary"}),
+    "sit-qk-norm": ("sit", TINY_DIT | {"qk_norm": True}),
+    "sit-discard-half": ("sit", TINY_DIT | {"discard_half": True}),
 }
 PROCESSES = {
     "flow": FlowMatching(),
@@ -80,9 +88,10 @@ def exact(field: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Tensor]:
 
 
 def read_golden(name: str) -> tuple[dict[str, Tensor], dict[str, Any], list[Tensor], Tensor]:
-    """The weights, settings, inputs (x, t, y) and velocity of a released network."""
+    """The weights, settings, inputs (x, t, y) and output of a released network."""
     with safe_open(GOLDENS / f"{name}.safetensors", "pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         config = json.loads(file.metadata()["config"])
     weights = {n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")}
-    return weights, config, [tensors[f"in.{n}"] for n in "xty"], tensors["out.velocity"]
+    out = next(tensors[name] for name in ("out.velocity", "out.out") if name in tensors)
+    return weights, config, [tensors[f"in.{n}"] for n in "xty"], out

@@ -21,7 +21,8 @@ def test_a_model_takes_any_rectangle_and_batch(case, batch, size):
     model = build(case)
     x, t, y = inputs(model, batch, size)
     out = model(x, t, y)
-    assert (out.shape, out.dtype) == (x.shape, x.dtype)
+    channels = x.shape[1] * (2 if model.learned_variance else 1)
+    assert (out.shape, out.dtype) == ((batch, channels, *x.shape[2:]), x.dtype)
     assert out.isfinite().all()
     assert out.any()
 

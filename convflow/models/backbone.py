@@ -27,6 +27,8 @@ class Backbone(nn.Module, PyTorchModelHubMixin, library_name="convflow", tags=["
     num_classes: int
     multiple: int
     """Height and width must be multiples of this many pixels."""
+    learned_variance: bool = False
+    """Twice the channels come out: the prediction, then the variance's place in its bounds."""
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from convflow.models.backbone import Backbone
-from convflow.models.zoo import PUBLISHED, create_model, load_strictly
+from convflow.models.zoo import PUBLISHED, SIZES, Size, create_model, load_strictly
+from convflow.nn.embed import sincos_positions
 from convflow.storage import read_weights
 from convflow.types import InputError, unknown_name
 
-FLOWDCN_KEYS = {
+PATCH_KEYS = {
     r"x_embedder\.proj\.": "embed_patches.",
     r"t_embedder\.mlp\.0\.": "embed_time.hidden.",
     r"t_embedder\.mlp\.2\.": "embed_time.out.",
@@ -22,6 +26,10 @@ FLOWDCN_KEYS = {
     r"final_layer\.adaLN_modulation\.": "project.modulation.",
     r"final_layer\.linear\.": "project.out.",
     r"\.adaLN_modulation\.": ".modulation.",
+}
+"""Names that the networks on patches share, as regular expressions, and ours."""
+
+FLOWDCN_KEYS = PATCH_KEYS | {
     r"\.attn\.v\.": ".mix.value.",
     r"\.attn\.qk_deformables\.": ".mix.direction.",
     r"\.attn\.qk_scales\.": ".mix.scale.",
@@ -34,9 +42,26 @@ FLOWDCN_KEYS = {
 }
 FLOWDCN_FIXED = "attn.deformables_prior"
 
+DIT_KEYS = PATCH_KEYS | {
+    r"\.attn\.qkv\.": ".mix.qkv.",
+    r"\.attn\.proj\.": ".mix.out.",
+    r"\.mlp\.fc1\.": ".mlp.0.",
+    r"\.mlp\.fc2\.": ".mlp.2.",
+}
+DIT_FIXED = "pos_embed"
+
+
+Import = tuple[dict[str, Any], dict[str, Tensor]]
+"""Settings of a network, and its tensors under our names."""
+Importer = Callable[[dict[str, Tensor]], Import]
+
 
 def load_official(
-    weights: str | Path | Mapping[str, Any], family: str = "flowdcn", *, keep_half: bool = False
+    weights: str | Path | Mapping[str, Any],
+    family: str = "flowdcn",
+    *,
+    keep_half: bool = False,
+    num_heads: int | None = None,
 ) -> Backbone:
     """Return our network with published weights; sizes are inferred from the tensors.
 
@@ -44,21 +69,29 @@ def load_official(
         weights: a state dict, the dict of a checkpoint that holds one, or a `.safetensors`, `.pt`,
             `.pth` or `.ckpt` file. Pickles are read with `weights_only=True`: a file that wants to
             run code is refused. Averaged weights are taken where they lie beside the raw ones.
-        family: "flowdcn".
-        keep_half: keep the half of FlowDCN's head that its forward pass throws away. The
+        family: "flowdcn", "dit" or "sit".
+        keep_half: keep the half of FlowDCN's or SiT's head that its forward pass throws away. The
             predictions are the same with and without.
+        num_heads: heads of a DiT or SiT, which no tensor tells; needed for widths that are not
+            published.
 
     Raises:
         InputError: no such file or family, an unsafe pickle, or tensors that do not fit.
     """
-    importers = {"flowdcn": _flowdcn}
+    importers: dict[str, Importer] = {
+        "flowdcn": partial(_flowdcn, keep_half=keep_half),
+        "dit": partial(_dit, num_heads=num_heads),
+        "sit": partial(_sit, num_heads=num_heads, keep_half=keep_half),
+    }
     if family not in importers:
         raise InputError(unknown_name("family of published weights", family, importers))
     origin = "the state dict" if isinstance(weights, Mapping) else str(weights)
     content = weights if isinstance(weights, Mapping) else read_weights(Path(weights))
     state = _unwrap(content, origin)
     try:
-        settings, tensors = importers[family](state, keep_half)
+        settings, tensors = importers[family](state)
+    except InputError:
+        raise
     except (KeyError, IndexError, ValueError, RuntimeError) as error:
         raise InputError(
             f"{origin} holds no published {family} weights ({error}); name another family"
@@ -83,27 +116,85 @@ def _unwrap(content: Any, origin: str) -> dict[str, Tensor]:
     return dict(content)
 
 
-def _flowdcn(state: dict[str, Tensor], keep_half: bool) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _flowdcn(state: dict[str, Tensor], keep_half: bool) -> Import:
+    tensors = _rename(state, FLOWDCN_KEYS, FLOWDCN_FIXED)
+    tensors |= {n: t.flatten() for n, t in tensors.items() if n.endswith("prior_scale")}
+    settings = _patch_settings(tensors) | PUBLISHED["flowdcn"]
+    settings["num_groups"] = len(tensors["blocks.0.mix.prior_scale"])
+    return settings, tensors if keep_half else _drop_half(settings, tensors)
+
+
+def _dit(state: dict[str, Tensor], num_heads: int | None) -> Import:
+    tensors = _rename(state, DIT_KEYS, DIT_FIXED)
+    settings = _patch_settings(tensors)
+    width = settings["width"]
+    published = {size.settings["width"]: size.settings["num_heads"] for size in _sizes("dit")}
+    if num_heads is None and width not in published:
+        raise InputError(
+            f"expected a published width, one of {', '.join(map(str, published))}, got {width}: "
+            "no tensor tells the number of heads, so give num_heads"
+        )
+    settings["num_heads"] = num_heads or published[width]
+    settings["mlp_ratio"] = len(tensors["blocks.0.mlp.0.bias"]) / width
+    numbers = settings["patch_size"] ** 2 * settings["in_channels"]
+    settings["learned_variance"] = len(tensors["project.out.bias"]) == 2 * numbers
+    if DIT_FIXED in state:
+        _check_positions(state[DIT_FIXED], width)
+    return settings, tensors
+
+
+def _sit(state: dict[str, Tensor], num_heads: int | None, keep_half: bool) -> Import:
+    settings, tensors = _dit(state, num_heads)
+    settings["discard_half"] = settings.pop("learned_variance")
+    drops = settings["discard_half"] and not keep_half
+    return settings, _drop_half(settings, tensors) if drops else tensors
+
+
+def _sizes(family: str) -> list[Size]:
+    return [size for size in SIZES.values() if size.family == family]
+
+
+def _rename(state: dict[str, Tensor], keys: dict[str, str], fixed: str) -> dict[str, Tensor]:
+    """Return the tensors under our names, without the `fixed` ones that we compute."""
     tensors = {}
     for name, tensor in state.items():
-        if name.endswith(FLOWDCN_FIXED):
+        if name.endswith(fixed):
             continue
-        for pattern, replacement in FLOWDCN_KEYS.items():
+        for pattern, replacement in keys.items():
             name = re.sub(pattern, replacement, name)
-        tensors[name] = tensor.flatten() if name.endswith("prior_scale") else tensor
+        tensors[name] = tensor
+    return tensors
+
+
+def _patch_settings(tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """Return the settings that all networks on patches have, read off tensors of our names."""
     width, in_channels, patch_size, _ = tensors["embed_patches.weight"].shape
-    settings = {
+    return {
         "width": width,
         "in_channels": in_channels,
         "patch_size": patch_size,
         "num_classes": tensors["embed_label.weight"].shape[0] - 1,
         "depth": 1 + max(int(m[1]) for n in tensors if (m := re.match(r"blocks\.(\d+)\.", n))),
-        "num_groups": len(tensors["blocks.0.mix.prior_scale"]),
-        **PUBLISHED["flowdcn"],
     }
-    if not keep_half:
-        settings["discard_half"] = False
-        for name in ("project.out.weight", "project.out.bias"):
-            pixels = tensors[name].unflatten(0, (patch_size**2, -1))
-            tensors[name] = pixels[:, :in_channels].flatten(0, 1)
-    return settings, tensors
+
+
+def _drop_half(settings: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return a head without the half that is thrown away, and say so in `settings`."""
+    settings["discard_half"] = False
+    halved = {}
+    for name in ("project.out.weight", "project.out.bias"):
+        pixels = tensors[name].unflatten(0, (settings["patch_size"] ** 2, -1))
+        halved[name] = pixels[:, : settings["in_channels"]].flatten(0, 1)
+    return tensors | halved
+
+
+def _check_positions(table: Tensor, width: int) -> None:
+    """Raise InputError unless a stored table of positions, which we drop, is the one we compute."""
+    side = math.isqrt(table.shape[-2])
+    ours = sincos_positions(side, side, width, table).flatten(0, 1)
+    limit = 1e-5 if table.dtype in (torch.float32, torch.float64) else 1e-2
+    if ours.shape != table.shape[-2:] or (table.float() - ours).abs().max() > limit:
+        raise InputError(
+            f"{DIT_FIXED} of shape {tuple(table.shape)} is not the fixed table of a square grid; "
+            "learned positions are not supported"
+        )

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from convflow.models.backbone import Backbone
 from convflow.nn.deform import DEFAULT_REACH, GroupwiseMSDCN, Reach
 from convflow.nn.dense import MLPName, create_mlp
-from convflow.nn.embed import LabelEmbedding, PatchEmbedding, TimeEmbedding, unpatchify
+from convflow.nn.embed import LabelEmbedding, PatchEmbedding, PatchHead, TimeEmbedding
 from convflow.nn.norm import Modulation, NormName, create_norm, modulate, per_sample, widen
 from convflow.ops.deform.op import Border
 from convflow.types import InputError
@@ -35,27 +35,6 @@ class FlowDCNBlock(nn.Module):
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(c)
         x = x + per_sample(gate1, x) * self.mix(modulate(self.norm1(x), shift1, scale1), reach)
         return x + per_sample(gate2, x) * self.mlp(modulate(self.norm2(x), shift2, scale2))
-
-
-class Head(nn.Module):
-    """Norm, modulate and project features to the patches of a prediction; zero at first."""
-
-    def __init__(self, width: int, patch_size: int, out_channels: int) -> None:
-        super().__init__()
-        self.patch_size, self.out_channels = patch_size, out_channels
-        self.modulation = Modulation(width, 2)
-        self.norm = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
-        self.out = nn.Linear(width, patch_size**2 * out_channels)
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
-
-    def forward(
-        self, x: Float[Tensor, "B h w D"], c: Float[Tensor, "B D"]
-    ) -> Float[Tensor, "B C H W"]:
-        """Return the prediction at full resolution."""
-        shift, scale = self.modulation(c)
-        patches = self.out(modulate(self.norm(x), shift, scale))
-        return unpatchify(patches, self.patch_size, self.out_channels)
 
 
 class FlowDCN(Backbone):
@@ -114,7 +93,7 @@ class FlowDCN(Backbone):
         self.blocks = nn.ModuleList(
             FlowDCNBlock(width, num_groups, norm, mlp, border) for _ in range(depth)
         )
-        self.project = Head(width, patch_size, in_channels * (2 if discard_half else 1))
+        self.project = PatchHead(width, patch_size, in_channels * (2 if discard_half else 1))
 
     def stem(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B h w D"]:
         """Return features on the patch grid, channels last; float32 under autocast too."""

@@ -8,44 +8,73 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from convflow.models.backbone import Backbone
+from convflow.models.dit import DiT, SiT
 from convflow.models.flowdcn import FlowDCN
 from convflow.storage import find_misfits, read_json, read_tensors
 from convflow.types import InputError, unknown_name
 
-FAMILIES: dict[str, type[Backbone]] = {cls.family: cls for cls in (FlowDCN,)}
+FAMILIES: dict[str, type[Backbone]] = {cls.family: cls for cls in (FlowDCN, DiT, SiT)}
 
 
 class Size(NamedTuple):
     """A published size: its settings, and the counts of the released module with 1000 classes.
 
     `params` are the released module's trainable parameters, in `settings | PUBLISHED[family]`;
-    `gmacs` its matrix products and convolutions in 10^9 multiply-accumulates at 256 and 512
-    pixels (8x latents). Deformable sampling is not in `gmacs`.
+    `gmacs` its matrix products and convolutions in 10^9 multiply-accumulates at 256, 512 and 1024
+    pixels (8x latents), those of attention included. Deformable sampling is not in `gmacs`.
     """
 
     family: str
     settings: dict[str, Any]
     params: int
-    gmacs: tuple[float, float]
+    gmacs: tuple[float, ...]
 
 
 def _flowdcn(
-    width: int, depth: int, num_groups: int, params: int, gmacs: tuple[float, float]
+    width: int, depth: int, num_groups: int, params: int, gmacs: tuple[float, ...]
 ) -> Size:
     settings = {"width": width, "depth": depth, "num_groups": num_groups}
     return Size("flowdcn", settings, params, gmacs)
 
 
-# fmt: off
-SIZES: dict[str, Size] = {  # width, depth, groups, parameters, GMACs at 256 and 512
-    "flowdcn-s/2":  _flowdcn(384,  12, 6,   30_300_416, (4.801, 19.169)),
-    "flowdcn-b/2":  _flowdcn(768,  12, 12, 120_099_296, (19.192, 76.637)),
-    "flowdcn-l/2":  _flowdcn(1024, 24, 16, 421_503_520, (68.203, 272.348)),
-    "flowdcn-xl/2": _flowdcn(1152, 28, 16, 618_947_616, (100.125, 399.816)),
-}
-# fmt: on
+def _transformers(name: str, row: tuple[Any, ...]) -> dict[str, Size]:
+    """Return the DiT and the SiT of a size, which are equal but for the meaning of their time."""
+    settings = dict(zip(("width", "depth", "num_heads", "patch_size"), row, strict=False))
+    return {f"{family}-{name}": Size(family, settings, *row[4:]) for family in ("dit", "sit")}
 
-PUBLISHED: dict[str, dict[str, Any]] = {"flowdcn": {"border": "truncate", "discard_half": True}}
+
+# fmt: off
+SIZES: dict[str, Size] = {  # width, depth, groups, parameters, GMACs at 256, 512 and 1024
+    "flowdcn-s/2":  _flowdcn(384,  12, 6,   30_300_416, (4.801, 19.169, 76.641)),
+    "flowdcn-b/2":  _flowdcn(768,  12, 12, 120_099_296, (19.192, 76.637, 306.413)),
+    "flowdcn-l/2":  _flowdcn(1024, 24, 16, 421_503_520, (68.203, 272.348, 1088.929)),
+    "flowdcn-xl/2": _flowdcn(1152, 28, 16, 618_947_616, (100.125, 399.816, 1598.584)),
+}
+TRANSFORMERS: dict[str, tuple[Any, ...]] = {  # width, depth, heads, patch, parameters, GMACs
+    "s/2":  (384,  12, 6,  2,  32_865_056, (6.056, 31.437, 241.679)),
+    "s/4":  (384,  12, 6,  4,  32_920_448, (1.413, 6.070, 31.494)),
+    "s/8":  (384,  12, 6,  8,  33_142_016, (0.358, 1.427, 6.126)),
+    "b/2":  (768,  12, 12, 2, 130_315_808, (23.005, 106.383, 657.325)),
+    "b/4":  (768,  12, 12, 4, 130_426_496, (5.565, 23.033, 106.496)),
+    "b/8":  (768,  12, 12, 8, 130_869_248, (1.418, 5.593, 23.147)),
+    "l/2":  (1024, 24, 16, 2, 457_840_672, (80.698, 360.982, 2061.940)),
+    "l/4":  (1024, 24, 16, 4, 457_988_224, (19.696, 80.735, 361.133)),
+    "l/8":  (1024, 24, 16, 8, 458_578_432, (5.011, 19.733, 80.886)),
+    "xl/2": (1152, 28, 16, 2, 674_834_720, (118.621, 524.538, 2909.220)),
+    "xl/4": (1152, 28, 16, 4, 675_000_704, (29.044, 118.664, 524.708)),
+    "xl/8": (1152, 28, 16, 8, 675_664_640, (7.392, 29.086, 118.834)),
+}
+"""DiT and SiT: all twelve are published; the counts at /2 are those of the released modules, the
+counts at /4 and /8 and all at 1024 pixels are our own."""
+# fmt: on
+for _name, _row in TRANSFORMERS.items():
+    SIZES |= _transformers(_name, _row)
+
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "flowdcn": {"border": "truncate", "discard_half": True},
+    "dit": {},
+    "sit": {"discard_half": True},
+}
 """Settings that make a family equal to its released code, faults included."""
 
 

@@ -30,10 +30,11 @@ class SwiGLU(nn.Module):
 
 
 class GELUMLP(nn.Sequential):
-    """Two biased linear layers around a tanh-approximated GELU, hidden width four times D."""
+    """Two biased linear layers around a tanh-approximated GELU, hidden width `ratio` times D."""
 
-    def __init__(self, width: int) -> None:
-        super().__init__(nn.Linear(width, 4 * width), nn.GELU("tanh"), nn.Linear(4 * width, width))
+    def __init__(self, width: int, ratio: float = 4.0) -> None:
+        hidden = int(ratio * width)
+        super().__init__(nn.Linear(width, hidden), nn.GELU("tanh"), nn.Linear(hidden, width))
         for layer in (self[0], self[2]):
             nn.init.xavier_uniform_(layer.weight)  # type: ignore[arg-type]
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]

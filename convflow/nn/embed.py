@@ -1,4 +1,7 @@
-"""Embeddings of pictures, times and class labels (Peebles & Xie 2023, section 3)."""
+"""Embeddings of pictures, times, labels and positions (Peebles & Xie 2023, section 3).
+
+Rotary positions: Su et al. 2021 (arXiv 2104.09864), eq. 34, here along two axes.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ import math
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+
+from convflow.nn.norm import Modulation, modulate, widen
 
 FREQUENCIES = 256
 MAX_PERIOD = 10_000.0
@@ -65,3 +70,84 @@ def unpatchify(
     grid = patches.reshape(batch, rows, columns, patch_size, patch_size, channels)
     picture = grid.permute(0, 5, 1, 3, 2, 4)
     return picture.reshape(batch, channels, rows * patch_size, columns * patch_size)
+
+
+class PatchHead(nn.Module):
+    """Norm, modulate and project features to the patches of a prediction; zero at first."""
+
+    def __init__(self, width: int, patch_size: int, out_channels: int) -> None:
+        super().__init__()
+        self.patch_size, self.out_channels = patch_size, out_channels
+        self.modulation = Modulation(width, 2)
+        self.norm = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
+        self.out = nn.Linear(width, patch_size**2 * out_channels)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(
+        self, x: Float[Tensor, "B h w D"], c: Float[Tensor, "B D"]
+    ) -> Float[Tensor, "B C H W"]:
+        """Return the prediction at full resolution."""
+        shift, scale = self.modulation(c)
+        patches = self.out(modulate(self.norm(x), shift, scale))
+        return unpatchify(patches, self.patch_size, self.out_channels)
+
+
+def sincos_positions(
+    rows: int, columns: int, width: int, like: Tensor
+) -> Float[Tensor, "rows columns {width}"]:
+    """Return the fixed embedding of every cell of a grid: its column, then its row.
+
+    Each takes half of the channels: sines, then cosines, of `position * 10000**(-k / (width / 4))`
+    for k = 0 .. width / 4 - 1. On a square grid these are the tables stored in published weights.
+
+    Args:
+        rows: height of the grid, in cells.
+        columns: width of the grid, in cells.
+        width: channels, a multiple of 4.
+        like: a tensor whose device is used, and whose float64 is kept; float32 otherwise.
+    """
+    along_x, along_y = (
+        torch.cat([angles.sin(), angles.cos()], dim=-1)
+        for angles in (_angles(columns, width // 4, like), _angles(rows, width // 4, like))
+    )
+    return _on_grid(along_x, along_y)
+
+
+def rotary_positions(
+    rows: int, columns: int, width: int, like: Tensor
+) -> Float[Tensor, "2 rows columns {width//2}"]:
+    """Return cosines and sines of the angles by which `rotate` turns the channels of each cell.
+
+    The first half of the angles grows with the column, the second with the row, at `width / 4`
+    geometric frequencies each; the arguments are those of `sincos_positions`.
+    """
+    count = width // 4
+    angles = _on_grid(_angles(columns, count, like), _angles(rows, count, like))
+    return torch.stack([angles.cos(), angles.sin()])
+
+
+def rotate(x: Float[Tensor, "*N D"], rotation: Float[Tensor, "2 *M D//2"]) -> Float[Tensor, "*N D"]:
+    """Turn channels k and k + D / 2 as one point in the plane, by the angles of `rotation`.
+
+    Dot products of rotated vectors depend on the offset between their positions alone. `rotation`
+    broadcasts over the leading axes; the turn is made in float32.
+    """
+    first, second = widen(x).chunk(2, dim=-1)
+    cosines, sines = rotation
+    turned = [first * cosines - second * sines, first * sines + second * cosines]
+    return torch.cat(turned, dim=-1).to(x.dtype)
+
+
+def _angles(length: int, count: int, like: Tensor) -> Float[Tensor, "length count"]:
+    dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
+    index = torch.arange(count, device=like.device, dtype=dtype)
+    positions = torch.arange(length, device=like.device, dtype=dtype)
+    return positions[:, None] * torch.exp(-math.log(MAX_PERIOD) / count * index)
+
+
+def _on_grid(along_x: Tensor, along_y: Tensor) -> Float[Tensor, "rows columns C"]:
+    rows, columns = len(along_y), len(along_x)
+    return torch.cat(
+        [along_x.expand(rows, -1, -1), along_y[:, None].expand(-1, columns, -1)], dim=-1
+    )

@@ -1,0 +1,214 @@
+"""DiT and SiT: attention, conditioned by adaLN-Zero.
+
+DiT is trained as a DDPM (Peebles & Xie 2023, arXiv 2212.09748), SiT on the path of an interpolant
+(Ma et al. 2024, arXiv 2401.08740); the network is the same.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from convflow.models.backbone import Backbone
+from convflow.nn.attention import Attention
+from convflow.nn.dense import GELUMLP
+from convflow.nn.embed import (
+    LabelEmbedding,
+    PatchEmbedding,
+    PatchHead,
+    TimeEmbedding,
+    rotary_positions,
+    sincos_positions,
+)
+from convflow.nn.norm import Modulation, modulate, per_sample, widen
+from convflow.types import InputError, unknown_name
+
+Positions = Literal["sincos", "rotary"]
+
+
+class DiTBlock(nn.Module):
+    """Attention, then a feed-forward layer, each normed, modulated, gated and added."""
+
+    def __init__(self, width: int, num_heads: int, mlp_ratio: float, qk_norm: bool) -> None:
+        super().__init__()
+        self.modulation = Modulation(width, 6)
+        self.norm1 = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
+        self.mix = Attention(width, num_heads, qk_norm)
+        self.norm2 = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
+        self.mlp = GELUMLP(width, mlp_ratio)
+
+    def forward(
+        self,
+        x: Float[Tensor, "B H W D"],
+        c: Float[Tensor, "B D"],
+        rotation: Float[Tensor, "2 H W P"] | None,
+    ) -> Float[Tensor, "B H W D"]:
+        """Return the refined features under condition `c`."""
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(c)
+        x = x + per_sample(gate1, x) * self.mix(modulate(self.norm1(x), shift1, scale1), rotation)
+        return x + per_sample(gate2, x) * self.mlp(modulate(self.norm2(x), shift2, scale2))
+
+
+class DiT(Backbone):
+    """A stack of `DiTBlock`s between a patch embedding and a zero-initialised head.
+
+    It predicts zero at initialisation and takes any rectangle that the patch divides. Its time is
+    that of a DDPM, the steps 0 .. 999 with 0 = clean.
+
+    Args:
+        in_channels: channels of the picture in model space.
+        num_classes: labels are 0 .. num_classes - 1, and `num_classes` means "no label".
+        width: feature channels D, a multiple of 4.
+        depth: number of blocks.
+        num_heads: heads of the attention; divides `width`.
+
+    Other arguments:
+        patch_size: pixels along one side of a patch.
+        mlp_ratio: hidden width of the feed-forward layers, in widths.
+        positions: "sincos", a fixed embedding added once, as published; or "rotary", queries and
+            keys turned by their place in every block, in which only offsets count.
+        qk_norm: norm queries and keys in every head; not in the published networks.
+        learned_variance: predict 2C channels, first the noise, then where the variance lies
+            between its bounds, from -1 to 1, as published; otherwise C.
+    """
+
+    family = "dit"
+
+    def __init__(
+        self,
+        *,
+        in_channels: int = 4,
+        num_classes: int = 1000,
+        width: int = 384,
+        depth: int = 12,
+        num_heads: int = 6,
+        patch_size: int = 2,
+        mlp_ratio: float = 4.0,
+        positions: Positions = "sincos",
+        qk_norm: bool = False,
+        learned_variance: bool = True,
+    ) -> None:
+        super().__init__()
+        if min(in_channels, width, depth, num_heads, patch_size) < 1 or num_classes < 0:
+            raise InputError(
+                "expected in_channels, width, depth, num_heads and patch_size of at least 1 and "
+                f"num_classes of at least 0, got {in_channels}, {width}, {depth}, {num_heads}, "
+                f"{patch_size} and {num_classes}"
+            )
+        if mlp_ratio * width < 1:
+            raise InputError(f"expected an mlp_ratio above 0, got {mlp_ratio}; published are 4")
+        if positions not in (known := get_args(Positions)):
+            raise InputError(unknown_name("positions", positions, known))
+        turned = width // num_heads if positions == "rotary" else width
+        if turned % 4:
+            raise InputError(
+                f"expected {'width / num_heads' if positions == 'rotary' else 'a width'} that 4 "
+                f"divides, for positions along two axes, got {turned}; change the width"
+            )
+        self.in_channels, self.num_classes = in_channels, num_classes
+        self.multiple, self.learned_variance = patch_size, learned_variance
+        self.positions, self.position_width = positions, turned
+        self.embed_patches = PatchEmbedding(in_channels, width, patch_size)
+        self.embed_time = TimeEmbedding(width)
+        self.embed_label = LabelEmbedding(num_classes, width)
+        self.blocks = nn.ModuleList(
+            DiTBlock(width, num_heads, mlp_ratio, qk_norm) for _ in range(depth)
+        )
+        self.project = PatchHead(width, patch_size, in_channels * (2 if learned_variance else 1))
+
+    def stem(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B h w D"]:
+        """Return features on the patch grid, channels last; float32 under autocast too."""
+        return widen(self.embed_patches(x))
+
+    def condition(self, t: Float[Tensor, " B"], y: Int[Tensor, " B"]) -> Float[Tensor, "B D"]:
+        """Return the condition vector of time and label."""
+        return self.embed_time(t) + self.embed_label(y)
+
+    def trunk(
+        self, features: Float[Tensor, "B h w D"], c: Float[Tensor, "B D"]
+    ) -> Float[Tensor, "B h w D"]:
+        """Return refined features; positions enter here, once, however many stems there are."""
+        grid = features.shape[1:3]
+        rotation = None
+        if self.positions == "rotary":
+            rotation = rotary_positions(*grid, self.position_width, features)
+        else:
+            features = features + sincos_positions(*grid, self.position_width, features)
+        for block in self.blocks:
+            features = block(features, c, rotation)
+        return features
+
+    def head(
+        self, features: Float[Tensor, "B h w D"], c: Float[Tensor, "B D"]
+    ) -> Float[Tensor, "B O H W"]:
+        """Return the prediction, O = 2C channels where the variance is learned, else C."""
+        return self.project(features, c)
+
+    def forward(
+        self, x: Float[Tensor, "B C H W"], t: Float[Tensor, " B"], y: Int[Tensor, " B"]
+    ) -> Float[Tensor, "B O H W"]:
+        """Predict what the process trains, as published the noise and its variance.
+
+        Args:
+            x: noisy pictures; height and width multiples of `multiple`.
+            t: times as the process counts them; of DiT the steps 0 .. 999, 0 = clean.
+            y: labels in [0, num_classes].
+
+        Returns:
+            As tall and wide as `x`, with 2C channels where the variance is learned, else C.
+
+        Raises:
+            InputError: a channel count or size that does not fit the network.
+        """
+        self.check_input(x)
+        c = self.condition(t, y)
+        return self.head(self.trunk(self.stem(x), c), c)
+
+
+class SiT(DiT):
+    """The same network for flows: time in [0, 1], 0 = noise and 1 = data, and C channels out.
+
+    Arguments are those of `DiT`, but for the last.
+
+    Args:
+        discard_half: let the head compute twice the channels and drop the second half, as the
+            published network does; only for its weights.
+    """
+
+    family = "sit"
+
+    def __init__(
+        self,
+        *,
+        in_channels: int = 4,
+        num_classes: int = 1000,
+        width: int = 384,
+        depth: int = 12,
+        num_heads: int = 6,
+        patch_size: int = 2,
+        mlp_ratio: float = 4.0,
+        positions: Positions = "sincos",
+        qk_norm: bool = False,
+        discard_half: bool = False,
+    ) -> None:
+        super().__init__(
+            in_channels=in_channels,
+            num_classes=num_classes,
+            width=width,
+            depth=depth,
+            num_heads=num_heads,
+            patch_size=patch_size,
+            mlp_ratio=mlp_ratio,
+            positions=positions,
+            qk_norm=qk_norm,
+            learned_variance=discard_half,
+        )
+        self.learned_variance = False
+
+    def head(
+        self, features: Float[Tensor, "B h w D"], c: Float[Tensor, "B D"]
+    ) -> Float[Tensor, "B C H W"]:
+        """Return the prediction, the unused half of the published head dropped."""
+        return super().head(features, c)[:, : self.in_channels]

@@ -1,0 +1,58 @@
+"""Attention among all positions of a map (Vaswani et al. 2017, eq. 1)."""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from convflow.nn.embed import rotate
+from convflow.nn.norm import RMSNorm
+from convflow.types import InputError
+
+
+class Attention(nn.Module):
+    """Every position gathers from all others: `softmax(q k^T / sqrt(D / heads)) v`, per head.
+
+    It runs through torch's `scaled_dot_product_attention`, which never stores the scores.
+
+    Args:
+        width: feature channels D, a multiple of `num_heads`.
+        num_heads: heads, each on D / heads channels.
+        qk_norm: norm queries and keys per head before their product (Dehghani et al. 2023,
+            section 2), with a root mean square norm; scores then stay bounded while training.
+    """
+
+    def __init__(self, width: int, num_heads: int, qk_norm: bool = False) -> None:
+        super().__init__()
+        if width % num_heads:
+            raise InputError(
+                f"expected a width that num_heads divides, got width {width} "
+                f"and num_heads {num_heads}; change one of them"
+            )
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.norm_q = RMSNorm(width // num_heads) if qk_norm else nn.Identity()
+        self.norm_k = RMSNorm(width // num_heads) if qk_norm else nn.Identity()
+        for layer in (self.qkv, self.out):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(
+        self, x: Float[Tensor, "B H W D"], rotation: Float[Tensor, "2 H W P"] | None = None
+    ) -> Float[Tensor, "B H W D"]:
+        """Return the gathered features.
+
+        Args:
+            x: features on a map, channels last.
+            rotation: `rotary_positions` of the map for D / heads channels, or None.
+        """
+        batch, height, width, _ = x.shape
+        heads = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).flatten(1, 2)
+        q, k, v = heads.permute(2, 0, 3, 1, 4)  # each (B, heads, N, D / heads)
+        q, k = self.norm_q(q), self.norm_k(k)
+        if rotation is not None:
+            turn = rotation.flatten(1, 2)
+            q, k = rotate(q, turn), rotate(k, turn)
+        gathered = nn.functional.scaled_dot_product_attention(q, k, v)
+        return self.out(gathered.transpose(1, 2).reshape(batch, height, width, -1))
