@@ -3,7 +3,7 @@
 Shape letters, used in every annotation (`Float[Tensor, "B C H W"]`):
 
     B batch    C channels    H height    W width    G groups    K taps
-    N tokens   D model width S scales
+    N tokens   D model width S scales    P channels of a prediction: C, or 2C with a variance
 """
 
 from __future__ import annotations
@@ -37,13 +37,14 @@ class Denoiser(Protocol):
     """Any network or wrapper that predicts from a noisy batch.
 
     Called as `model(x, t, y)`: `x` in model space; `t` the process's own time (flows: [0, 1],
-    0 = noise and 1 = data); `y` class labels, where `num_classes` means "no label". The result
-    has the shape of `x`.
+    0 = noise and 1 = data; DDPM: step 0 to 999, 0 = clean); `y` class labels, where `num_classes`
+    means "no label". The result has the shape of `x`, or twice its channels where a variance is
+    learned: first the prediction, then where the variance lies, from -1 to 1.
     """
 
     def __call__(
         self, x: Float[Tensor, "B C H W"], t: Float[Tensor, " B"], y: Int[Tensor, " B"], /
-    ) -> Float[Tensor, "B C H W"]: ...
+    ) -> Float[Tensor, "B P H W"]: ...
 
 
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> str:

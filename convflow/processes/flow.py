@@ -1,18 +1,20 @@
-"""Flow matching on the straight path from noise to data.
+"""Flow matching: a path from noise to data, and a network that predicts along it.
 
-Lipman et al. 2023, eq. 20-23 and Liu et al. 2023, eq. 1; logit-normal times and the time shift:
-Esser et al. 2024, eq. 19 and section 5.3.2.
+Lipman et al. 2023, eq. 20-23 and Liu et al. 2023, eq. 1; other paths and predictions: Ma et al.
+2024 (SiT), section 3; logit-normal times and the time shift: Esser et al. 2024, eq. 19 and section
+5.3.2.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeVar, get_args
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from convflow.processes.prediction import ROWS, Kind, Predicts, Row, check_kind
+from convflow.processes.schedule import LINEAR, Schedule, find_schedule
 from convflow.types import Denoiser, InputError, unknown_name
 
 TimesName = Literal["uniform", "logit-normal"]
@@ -20,7 +22,7 @@ Time = TypeVar("Time", float, Tensor)
 
 
 class Draws(NamedTuple):
-    """Everything random in one training batch, one row per sample."""
+    """Everything random in one training batch, one row per sample; `t` in the process's time."""
 
     noise: Float[Tensor, "B C H W"]
     t: Float[Tensor, " B"]
@@ -30,31 +32,41 @@ class Draws(NamedTuple):
         return Draws(*(part[rows] for part in self))
 
 
-@dataclass(frozen=True)
 class FlowMatching:
-    """x_t = t data + (1 - t) noise, for t from 0 (noise) to 1 (data); the target is the velocity.
+    """x_t = alpha(t) data + sigma(t) noise, for t from 0 (noise) to 1 (data).
+
+    By default the straight path x_t = t data + (1 - t) noise with the velocity as the target.
 
     Args:
         times: how training times are drawn, "uniform" or "logit-normal".
         location: mean of the normal behind logit-normal times; positive favours data.
         scale: standard deviation of that normal.
         shift: s > 0 replaces t by t / (t + (1 - t) s); above 1 favours noise.
+        schedule: alpha and sigma: "linear", "cosine", "vp", or a Schedule of your own.
+        prediction: what the network predicts: "velocity", "noise", "data" or "score".
+
+    Raises:
+        InputError: an unknown name, or a number outside its range.
     """
 
-    times: TimesName = "uniform"
-    location: float = 0.0
-    scale: float = 1.0
-    shift: float = 1.0
+    learned_variance = False
 
-    prediction = "velocity"
-
-    def __post_init__(self) -> None:
-        if self.times not in (known := get_args(TimesName)):
-            raise InputError(unknown_name("distribution of times", self.times, known))
-        if not (self.shift > 0 and self.scale > 0):
-            raise InputError(
-                f"expected a shift and a scale above 0, got {self.shift} and {self.scale}"
-            )
+    def __init__(
+        self,
+        times: TimesName = "uniform",
+        location: float = 0.0,
+        scale: float = 1.0,
+        shift: float = 1.0,
+        schedule: str | Schedule = "linear",
+        prediction: Kind = "velocity",
+    ) -> None:
+        if times not in (known := get_args(TimesName)):
+            raise InputError(unknown_name("distribution of times", times, known))
+        if not (shift > 0 and scale > 0):
+            raise InputError(f"expected a shift and a scale above 0, got {shift} and {scale}")
+        check_kind(prediction)
+        self.times, self.location, self.scale, self.shift = times, location, scale, shift
+        self.schedule, self.prediction = find_schedule(schedule), prediction
 
     def draw_times(self, n: int, generator: torch.Generator) -> Float[Tensor, " n"]:
         """Return `n` training times in [0, 1], on the generator's device."""
@@ -78,7 +90,14 @@ class FlowMatching:
         t: Float[Tensor, " B"],
     ) -> Float[Tensor, "B C H W"]:
         """Return the point at time t on the path from noise to data."""
-        return torch.lerp(noise.to(data.dtype), data, t.view(-1, 1, 1, 1).to(data.dtype))
+        noise, t = noise.to(data.dtype), t.view(-1, 1, 1, 1).to(data.dtype)
+        if self.schedule is LINEAR:  # one rounding less
+            return torch.lerp(noise, data, t)
+        return self.schedule.alpha(t) * data + self.schedule.sigma(t) * noise
+
+    def row(self, data: Float[Tensor, "B C H W"], t: Float[Tensor, " B"]) -> Row:
+        """Return the row of this prediction over (data, noise), for each sample in its dtype."""
+        return ROWS[self.prediction](self.schedule, t.view(-1, 1, 1, 1).to(data.dtype))
 
     def target(
         self,
@@ -86,8 +105,12 @@ class FlowMatching:
         noise: Float[Tensor, "B C H W"],
         t: Float[Tensor, " B"],
     ) -> Float[Tensor, "B C H W"]:
-        """Return the velocity d x_t / dt, the same at all times."""
-        return data - noise
+        """Return what the prediction is to be, such as the velocity d x_t / dt.
+
+        Of the score sigma times it, which is minus the noise: the score itself has no bound.
+        """
+        row = self.row(data, t)
+        return row.data * data + row.noise * noise
 
     def loss(
         self,
@@ -96,7 +119,7 @@ class FlowMatching:
         labels: Int[Tensor, " B"],
         generator: torch.Generator,
     ) -> Float[Tensor, " B"]:
-        """Return the mean squared error of the velocity for each sample, with fresh draws."""
+        """Return the mean squared error of the prediction for each sample, with fresh draws."""
         return self.loss_at(model, data, labels, self.draw(tuple(data.shape), generator))
 
     def loss_at(
@@ -106,11 +129,29 @@ class FlowMatching:
         labels: Int[Tensor, " B"],
         draws: Draws,
     ) -> Float[Tensor, " B"]:
-        """Return the loss of each sample for draws already made."""
-        velocity = model(self.mix(data, *draws), draws.t, labels)
-        full = velocity.to(torch.promote_types(velocity.dtype, torch.float32))
-        error = full - self.target(data, *draws)
+        """Return the loss of each sample for draws already made.
+
+        It is the plain mean squared error of the prediction, without a weight for the time; of the
+        score that of sigma times it, the weight of Song & Ermon 2019.
+
+        Raises:
+            InputError: the network predicts more channels than the data have.
+        """
+        prediction = model(self.mix(data, *draws), draws.t, labels)
+        if prediction.shape[1] != data.shape[1]:
+            raise InputError(
+                f"expected a prediction of {data.shape[1]} channels, got {prediction.shape[1]}; "
+                "flow matching has no use for a learned variance"
+            )
+        full = prediction.to(torch.promote_types(prediction.dtype, torch.float32))
+        error = self.row(data, draws.t).scale * full - self.target(data, *draws)
         return error.square().flatten(1).mean(1)
+
+    def as_prediction(self, model: Denoiser, wanted: Kind = "velocity") -> Denoiser:
+        """Return `model`, trained by this process, as a Denoiser that predicts `wanted`."""
+        if wanted == self.prediction:
+            return model
+        return Predicts(model, self.schedule, self.prediction, wanted)
 
 
 def shift_times(t: Time, shift: float) -> Time:

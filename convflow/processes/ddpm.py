@@ -1,0 +1,282 @@
+"""DDPM: a chain of a thousand small steps into noise, and the network that walks it back.
+
+Ho, Jain & Abbeel 2020, eq. 2-14; learned variance, bound and respacing: Nichol & Dhariwal 2021,
+section 3.1, eq. 15-16 and section 4.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from convflow.processes.flow import Draws
+from convflow.processes.prediction import Kind, Predicts
+from convflow.processes.schedule import discrete, locate
+from convflow.types import Denoiser, InputError, unknown_name
+
+VarianceName = Literal["learned", "small", "large"]
+
+
+class Posterior(NamedTuple):
+    """The step back from x_t: x_{t-1} is normal with this mean and log variance; `data` is the
+    prediction of x_0 that it rests on."""
+
+    mean: Float[Tensor, "B C H W"]
+    log_variance: Float[Tensor, "B C H W"]
+    data: Float[Tensor, "B C H W"]
+
+    @property
+    def variance(self) -> Float[Tensor, "B C H W"]:
+        """exp(log_variance)."""
+        return self.log_variance.exp()
+
+
+class DDPM:
+    """x_t = sqrt(abar_t) data + sqrt(1 - abar_t) noise at step t; the network predicts the noise.
+
+    abar_t is the product of 1 - beta up to step t. Time is the number of a step, 0 = nearly clean
+    to `len(self) - 1` = nearly noise; the network is told `times[t]`, the number of that step in
+    the chain it was trained on. All tables are computed in float64.
+
+    Args:
+        variance: of the step back: "learned" (the network has twice the channels, and the second
+            half v, from -1 to 1, gives log variance = (1 + v) / 2 log beta + (1 - v) / 2 log
+            "small"), or fixed: "small" (that of the true step back from known data) or "large"
+            (beta).
+        betas: variance added by each step; by default 1000, rising linearly from 1e-4 to 0.02.
+        times: what the network is told at each step; by default 0, 1, 2, ...
+
+    Raises:
+        InputError: an unknown variance, or betas outside (0, 1).
+    """
+
+    prediction: Kind = "noise"
+
+    def __init__(
+        self,
+        variance: VarianceName = "learned",
+        betas: Float[Tensor, " N"] | None = None,
+        times: Int[Tensor, " N"] | None = None,
+    ) -> None:
+        if variance not in (known := get_args(VarianceName)):
+            raise InputError(unknown_name("variance", variance, known))
+        betas = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64) if betas is None else betas
+        if not len(betas) or not bool(((betas > 0) & (betas < 1)).all()):
+            raise InputError(f"expected betas within (0, 1), got {betas.tolist()[:3]}, ...")
+        self.variance, self.betas = variance, betas.double()
+        self.learned_variance = variance == "learned"
+        self.times = torch.arange(len(betas)) if times is None else times
+        self.signal = (1 - self.betas).cumprod(0)
+        """abar at each step, that is alpha^2."""
+        self.signal_before = torch.cat([self.signal.new_ones(1), self.signal[:-1]])
+        """abar at the step before, 1 before the first."""
+        self.schedule = discrete("ddpm", self.signal)
+
+        left = 1 - self.signal
+        small = self.betas * (1 - self.signal_before) / left
+        first = small[1:2] if len(betas) > 1 else self.betas  # of the first step it would be zero
+        self._tables = {
+            "alpha": self.signal.sqrt(),
+            "sigma": left.sqrt(),
+            "of_data": self.betas * self.signal_before.sqrt() / left,
+            "of_x": (1 - self.signal_before) * (1 - self.betas).sqrt() / left,
+            "beta": self.betas.log(),
+            "small": torch.cat([first, small[1:]]).log(),
+            "large": torch.cat([first, self.betas[1:]]).log(),
+        }
+
+    def __len__(self) -> int:
+        return len(self.betas)
+
+    def respaced(self, steps: int) -> DDPM:
+        """Return the chain through `steps` evenly spaced steps of this one, both ends included.
+
+        Raises:
+            InputError: fewer than one step, or more than there are.
+        """
+        if not 1 <= steps <= len(self):
+            raise InputError(f"expected 1 to {len(self)} steps, got {steps}")
+        last = len(self) - 1
+        kept = torch.linspace(0, last, steps, dtype=torch.float64).round().long()
+        kept = kept if steps > 1 else torch.tensor([last])
+        signal = self.signal[kept]
+        before = torch.cat([signal.new_ones(1), signal[:-1]])
+        return DDPM(self.variance, 1 - signal / before, self.times[kept])
+
+    def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> Draws:
+        """Return noise and uniform steps for a batch of `shape`, on the generator's device."""
+        device = generator.device
+        t = torch.randint(len(self), shape[:1], generator=generator, device=device).float()
+        return Draws(torch.randn(shape, generator=generator, device=device), t)
+
+    def mix(
+        self,
+        data: Float[Tensor, "B C H W"],
+        noise: Float[Tensor, "B C H W"],
+        t: Float[Tensor, " B"] | Int[Tensor, " B"],
+    ) -> Float[Tensor, "B C H W"]:
+        """Return x_t at the steps t."""
+        alpha, sigma = (self._at(name, t, data) for name in ("alpha", "sigma"))
+        return (alpha * data + sigma * noise).to(data.dtype)
+
+    def predict_data(
+        self,
+        noise: Float[Tensor, "B C H W"],
+        x: Float[Tensor, "B C H W"],
+        t: Float[Tensor, " B"] | Int[Tensor, " B"],
+    ) -> Float[Tensor, "B C H W"]:
+        """Return the data that x_t and a prediction of its noise speak of."""
+        return (x - self._at("sigma", t, x) * noise) / self._at("alpha", t, x)
+
+    def predict_noise(
+        self,
+        data: Float[Tensor, "B C H W"],
+        x: Float[Tensor, "B C H W"],
+        t: Float[Tensor, " B"] | Int[Tensor, " B"],
+    ) -> Float[Tensor, "B C H W"]:
+        """Return the noise that x_t and a prediction of its data speak of."""
+        return (x - self._at("alpha", t, x) * data) / self._at("sigma", t, x)
+
+    def posterior(
+        self,
+        output: Float[Tensor, "B P H W"],
+        x: Float[Tensor, "B C H W"],
+        t: Float[Tensor, " B"] | Int[Tensor, " B"],
+        clip: bool = False,
+    ) -> Posterior:
+        """Return the step back from x_t that the network's output describes.
+
+        Args:
+            output: of the network at (x, `times[t]`): the noise, then v where it is learned.
+            x: the noisy pictures.
+            t: steps of this chain, 0 to `len(self) - 1`.
+            clip: keep the predicted data in [-1, 1]; for pixels, never for latents.
+
+        Raises:
+            InputError: an output without the channels that the variance needs.
+        """
+        self._check(output, x)
+        channels = x.shape[1]
+        data = self.predict_data(output[:, :channels], x, t)
+        data = data.clamp(-1, 1) if clip else data
+        mean = self._at("of_data", t, x) * data + self._at("of_x", t, x) * x
+        if not self.learned_variance:
+            return Posterior(mean, self._at(self.variance, t, x).expand_as(mean), data)
+        share = (output[:, channels:] + 1) / 2
+        beta, small = self._at("beta", t, x), self._at("small", t, x)
+        return Posterior(mean, share * beta + (1 - share) * small, data)
+
+    def bound(
+        self,
+        output: Float[Tensor, "B P H W"],
+        data: Float[Tensor, "B C H W"],
+        x: Float[Tensor, "B C H W"],
+        t: Float[Tensor, " B"] | Int[Tensor, " B"],
+    ) -> Float[Tensor, " B"]:
+        """Return the term of the variational bound at steps t, in bits per number of the data.
+
+        The divergence of the true step back, given the data, from the network's; at step 0 the
+        negative log-likelihood of the data, in bins of 1/127.5 as if they were pixels.
+        """
+        mean, log_variance, _ = self.posterior(output, x, t)
+        true = self._at("of_data", t, x) * data + self._at("of_x", t, x) * x
+        rest = self._at("small", t, x) - log_variance
+        square = (true - mean).square() * torch.exp(-log_variance)
+        divergence = (torch.exp(rest) - 1 - rest + square) / 2
+        likelihood = _log_likelihood(data, mean, log_variance)
+        first = (t == 0).view(-1, 1, 1, 1)
+        return torch.where(first, -likelihood, divergence).flatten(1).mean(1) / math.log(2)
+
+    def loss(
+        self,
+        model: Denoiser,
+        data: Float[Tensor, "B C H W"],
+        labels: Int[Tensor, " B"],
+        generator: torch.Generator,
+    ) -> Float[Tensor, " B"]:
+        """Return the loss of each sample, with fresh draws."""
+        return self.loss_at(model, data, labels, self.draw(tuple(data.shape), generator))
+
+    def loss_at(
+        self,
+        model: Denoiser,
+        data: Float[Tensor, "B C H W"],
+        labels: Int[Tensor, " B"],
+        draws: Draws,
+    ) -> Float[Tensor, " B"]:
+        """Return the loss of each sample for draws already made.
+
+        It is the mean squared error of the noise. A learned variance adds 1/1000 of the bound,
+        which is its term at one step times (number of steps) / 1000, here 1; the mean gets no
+        gradient from it (Nichol & Dhariwal 2021, eq. 16).
+
+        Raises:
+            InputError: a network with other channels than the variance needs.
+        """
+        noise, t = draws
+        x = self.mix(data, noise, t)
+        output = model(x, self._told(t), labels)
+        self._check(output, data)
+        output = output.to(torch.promote_types(output.dtype, torch.float32))
+        prediction, v = output[:, : data.shape[1]], output[:, data.shape[1] :]
+        error = (prediction - noise).square().flatten(1).mean(1)
+        if not self.learned_variance:
+            return error
+        frozen = torch.cat([prediction.detach(), v], dim=1)
+        return error + self.bound(frozen, data, x, t) * len(self) / 1000
+
+    def as_prediction(self, model: Denoiser, wanted: Kind = "velocity") -> Denoiser:
+        """Return `model`, trained by this process, as a Denoiser in flow time.
+
+        Step k of N lies at flow time 1 - (k + 1) / N: noise at t = 0 is the last step, and t = 1 is
+        clean data, one step before step 0. `self.schedule` interpolates log alpha^2 in between, and
+        the network is told the fractional step max(N (1 - t) - 1, 0), as `times` translates it.
+        """
+
+        def network(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+            return model(x, self.time_at(t), y)
+
+        return Predicts(network, self.schedule, self.prediction, wanted)
+
+    def time_at(self, t: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
+        """Return what the network is told at flow times t: a fractional step, falling with t."""
+        fraction, (here, there) = locate(t, torch.cat([self.times[:1], self.times]))
+        return torch.lerp(here, there, fraction)
+
+    def _told(self, t: Tensor) -> Tensor:
+        """Return what the network is told at steps t."""
+        return self.times.to(t.device)[t.long()].to(t.dtype)
+
+    def _at(self, name: str, t: Tensor, like: Tensor) -> Tensor:
+        """Return a number for each sample, to be multiplied with pictures, in float32 at least."""
+        dtype = torch.promote_types(like.dtype, torch.float32)
+        return self._tables[name].to(dtype).to(t.device)[t.long()].view(-1, 1, 1, 1)
+
+    def _check(self, output: Tensor, x: Tensor) -> None:
+        wanted = x.shape[1] * (2 if self.learned_variance else 1)
+        if output.shape[1] != wanted:
+            raise InputError(
+                f"expected a network output of {wanted} channels for the {self.variance} variance, "
+                f"got {output.shape[1]}; build the network with learned_variance="
+                f"{self.learned_variance}, or choose another variance"
+            )
+
+
+def _log_likelihood(data: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
+    """Return the log probability of the bin of width 2/255 around each number of the data.
+
+    The first and the last bin of [-1, 1] are open. The normal distribution function is the
+    approximation by a tanh with which published weights were trained, good to 3e-4.
+    """
+
+    def below(edge: Tensor) -> Tensor:
+        z = (edge - mean) * torch.exp(-log_variance / 2)
+        return (1 + torch.tanh(math.sqrt(2 / math.pi) * (z + 0.044715 * z**3))) / 2
+
+    upper = torch.where(data > 0.999, 1.0, below(data + 1 / 255))
+    lower = torch.where(data < -0.999, 0.0, below(data - 1 / 255))
+    return (upper - lower).clamp(min=1e-12).log()

@@ -1,0 +1,101 @@
+"""What every process promises, and the one place that makes them by name."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from convflow.processes.ddpm import DDPM
+from convflow.processes.flow import Draws, FlowMatching
+from convflow.processes.prediction import Kind
+from convflow.processes.schedule import Schedule
+from convflow.types import Denoiser, InputError, unknown_name
+
+
+@runtime_checkable  # for the shape checks in tests
+class Process(Protocol):
+    """How data become noise in training, and what the network is asked for.
+
+    `schedule` and `as_prediction` speak of flow time, from 0 (noise) to 1 (data), whatever the
+    process's own time is, in which `Draws.t` is counted and the network is told; so samplers need
+    to know nothing of processes.
+    """
+
+    @property
+    def schedule(self) -> Schedule:
+        """How much data and noise there is at a flow time."""
+
+    @property
+    def prediction(self) -> Kind:
+        """What the network predicts, in its first C channels."""
+
+    @property
+    def learned_variance(self) -> bool:
+        """Whether the network has C more channels, for the variance."""
+
+    def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> Draws:
+        """Return noise and times for a batch of `shape` (B, C, H, W), on the generator's device."""
+
+    def mix(
+        self,
+        data: Float[Tensor, "B C H W"],
+        noise: Float[Tensor, "B C H W"],
+        t: Float[Tensor, " B"],
+    ) -> Float[Tensor, "B C H W"]:
+        """Return the noisy pictures at the process's own times t."""
+
+    def loss(
+        self,
+        model: Denoiser,
+        data: Float[Tensor, "B C H W"],
+        labels: Int[Tensor, " B"],
+        generator: torch.Generator,
+    ) -> Float[Tensor, " B"]:
+        """Return the loss of each sample, with fresh draws."""
+
+    def loss_at(
+        self,
+        model: Denoiser,
+        data: Float[Tensor, "B C H W"],
+        labels: Int[Tensor, " B"],
+        draws: Draws,
+    ) -> Float[Tensor, " B"]:
+        """Return the loss of each sample for draws already made."""
+
+    def as_prediction(self, model: Denoiser, wanted: Kind = "velocity") -> Denoiser:
+        """Return `model`, trained by this process, as a Denoiser in flow time with C channels."""
+
+
+PROCESSES: dict[str, type] = {"flow": FlowMatching, "ddpm": DDPM}
+
+
+def create_process(kind: str = "flow", **settings: Any) -> Process:
+    """Return a process by name.
+
+    Args:
+        kind: "flow" or "ddpm".
+        **settings: arguments of `FlowMatching` or `DDPM`.
+
+    Raises:
+        InputError: an unknown name, setting or value; the message names the nearest.
+
+    Example:
+        >>> create_process("flow", schedule="cosine", prediction="noise").prediction
+        'noise'
+    """
+    if kind not in PROCESSES:
+        raise InputError(unknown_name("process", kind, PROCESSES))
+    accepted = settings_of(kind)
+    for name in settings:
+        if name not in accepted:
+            raise InputError(f"{kind}: {unknown_name('setting', name, accepted)}")
+    return PROCESSES[kind](**settings)
+
+
+def settings_of(kind: str) -> list[str]:
+    """Return the names of the settings that a known kind of process takes."""
+    return list(inspect.signature(PROCESSES[kind]).parameters)
