@@ -69,6 +69,7 @@ class FlowDCN(Backbone):
             the same frame (Ai et al. 2025, table 12).
         kernel_size: side of the depthwise kernel of "dico". At the size S/2, 7 gives the 31.3 M
             parameters that are published, and 3, as in DiCo itself, 31.1 M.
+        learned_variance: predict 2C channels, first the noise, then where the variance lies.
     """
 
     family = "flowdcn"
@@ -89,6 +90,7 @@ class FlowDCN(Backbone):
         discard_half: bool = False,
         mix: MixName = "deform",
         kernel_size: int = 3,
+        learned_variance: bool = False,
     ) -> None:
         super().__init__()
         if min(in_channels, width, depth, num_groups, patch_size) < 1 or num_classes < 0:
@@ -100,7 +102,13 @@ class FlowDCN(Backbone):
         _check_reach(reach)
         if mix not in (known := get_args(MixName)):
             raise InputError(unknown_name("mix", mix, known))
+        if discard_half and learned_variance:
+            raise InputError(
+                "expected discard_half or learned_variance, got both; leave out discard_half, the "
+                "second half of the channels is the variance"
+            )
         self.in_channels, self.num_classes = in_channels, num_classes
+        self.learned_variance = learned_variance
         self.multiple, self.reach = patch_size, reach
         self.embed_patches = PatchEmbedding(in_channels, width, patch_size)
         self.embed_time = TimeEmbedding(width)
@@ -114,7 +122,8 @@ class FlowDCN(Backbone):
         self.blocks = nn.ModuleList(
             FlowDCNBlock(width, create_mix(), norm, mlp) for _ in range(depth)
         )
-        self.project = PatchHead(width, patch_size, in_channels * (2 if discard_half else 1))
+        halves = 2 if discard_half or learned_variance else 1
+        self.project = PatchHead(width, patch_size, in_channels * halves)
 
     def stem(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B h w D"]:
         """Return features on the patch grid, channels last; float32 under autocast too."""
@@ -137,9 +146,10 @@ class FlowDCN(Backbone):
 
     def head(
         self, features: Float[Tensor, "B h w D"], c: Float[Tensor, "B D"]
-    ) -> Float[Tensor, "B C H W"]:
+    ) -> Float[Tensor, "B P H W"]:
         """Return the prediction, the unused half of the published head dropped."""
-        return self.project(features, c)[:, : self.in_channels]
+        out = self.project(features, c)
+        return out if self.learned_variance else out[:, : self.in_channels]
 
     def forward(
         self,
@@ -148,18 +158,18 @@ class FlowDCN(Backbone):
         y: Int[Tensor, " B"],
         *,
         reach: Reach | None = None,
-    ) -> Float[Tensor, "B C H W"]:
-        """Predict the velocity.
+    ) -> Float[Tensor, "B P H W"]:
+        """Predict what the process trains, by default the velocity.
 
         Args:
             x: noisy pictures; height and width multiples of `multiple`.
-            t: times in [0, 1], 0 = noise, 1 = data.
+            t: times as the process counts them: of flows in [0, 1], 0 = noise, 1 = data.
             y: labels in [0, num_classes].
             reach: S_max in cells for this call: a number, (x, y), or a tensor of shape (2,) for
                 all blocks or (depth, 2) for each. A tensor never recompiles a compiled model.
 
         Returns:
-            Velocities in the shape of `x`.
+            The prediction in the shape of `x`, or twice its channels with a learned variance.
 
         Raises:
             InputError: a channel count, size or reach that does not fit the network.
