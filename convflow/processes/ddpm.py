@@ -15,7 +15,7 @@ from torch import Tensor
 
 from convflow.processes.flow import Draws
 from convflow.processes.prediction import Kind, Predicts
-from convflow.processes.schedule import discrete, locate
+from convflow.processes.schedule import discrete
 from convflow.types import Denoiser, InputError, unknown_name
 
 VarianceName = Literal["learned", "small", "large"]
@@ -40,7 +40,10 @@ class DDPM:
 
     abar_t is the product of 1 - beta up to step t. Time is the number of a step, 0 = nearly clean
     to `len(self) - 1` = nearly noise; the network is told `times[t]`, the number of that step in
-    the chain it was trained on. All tables are computed in float64.
+    the chain it was trained on (t itself unless respaced). All tables are computed in float64.
+
+    In flow time step k of N lies at 1 - (k + 1) / N: noise at t = 0 is the last step, and clean
+    data at t = 1 one step before step 0. `schedule` interpolates log alpha^2 in between.
 
     Args:
         variance: of the step back: "learned" (the network has twice the channels, and the second
@@ -48,7 +51,6 @@ class DDPM:
             "small"), or fixed: "small" (that of the true step back from known data) or "large"
             (beta).
         betas: variance added by each step; by default 1000, rising linearly from 1e-4 to 0.02.
-        times: what the network is told at each step; by default 0, 1, 2, ...
 
     Raises:
         InputError: an unknown variance, or betas outside (0, 1).
@@ -60,7 +62,6 @@ class DDPM:
         self,
         variance: VarianceName = "learned",
         betas: Float[Tensor, " N"] | None = None,
-        times: Int[Tensor, " N"] | None = None,
     ) -> None:
         if variance not in (known := get_args(VarianceName)):
             raise InputError(unknown_name("variance", variance, known))
@@ -69,7 +70,7 @@ class DDPM:
             raise InputError(f"expected betas within (0, 1), got {betas.tolist()[:3]}, ...")
         self.variance, self.betas = variance, betas.double()
         self.learned_variance = variance == "learned"
-        self.times = torch.arange(len(betas)) if times is None else times
+        self.times, self.num_times = torch.arange(len(betas)), len(betas)
         self.signal = (1 - self.betas).cumprod(0)
         """abar at each step, that is alpha^2."""
         self.signal_before = torch.cat([self.signal.new_ones(1), self.signal[:-1]])
@@ -95,6 +96,8 @@ class DDPM:
     def respaced(self, steps: int) -> DDPM:
         """Return the chain through `steps` evenly spaced steps of this one, both ends included.
 
+        It is for sampling step by step; flow time stays as it is.
+
         Raises:
             InputError: fewer than one step, or more than there are.
         """
@@ -105,7 +108,10 @@ class DDPM:
         kept = kept if steps > 1 else torch.tensor([last])
         signal = self.signal[kept]
         before = torch.cat([signal.new_ones(1), signal[:-1]])
-        return DDPM(self.variance, 1 - signal / before, self.times[kept])
+        chain = DDPM(self.variance, 1 - signal / before)
+        chain.times, chain.num_times = self.times[kept], self.num_times
+        chain.schedule = self.schedule
+        return chain
 
     def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> Draws:
         """Return noise and uniform steps for a batch of `shape`, on the generator's device."""
@@ -219,7 +225,7 @@ class DDPM:
         """
         noise, t = draws
         x = self.mix(data, noise, t)
-        output = model(x, self._told(t), labels)
+        output = model(x, self.told(t), labels)
         self._check(output, data)
         output = output.to(torch.promote_types(output.dtype, torch.float32))
         prediction, v = output[:, : data.shape[1]], output[:, data.shape[1] :]
@@ -230,26 +236,27 @@ class DDPM:
         return error + self.bound(frozen, data, x, t) * len(self) / 1000
 
     def as_prediction(self, model: Denoiser, wanted: Kind = "velocity") -> Denoiser:
-        """Return `model`, trained by this process, as a Denoiser in flow time.
-
-        Step k of N lies at flow time 1 - (k + 1) / N: noise at t = 0 is the last step, and t = 1 is
-        clean data, one step before step 0. `self.schedule` interpolates log alpha^2 in between, and
-        the network is told the fractional step max(N (1 - t) - 1, 0), as `times` translates it.
-        """
+        """Return `model`, trained by this process, as a Denoiser in flow time with C channels."""
 
         def network(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
-            return model(x, self.time_at(t), y)
+            return model(x, self.step_at(t), y)
 
         return Predicts(network, self.schedule, self.prediction, wanted)
 
-    def time_at(self, t: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
-        """Return what the network is told at flow times t: a fractional step, falling with t."""
-        fraction, (here, there) = locate(t, torch.cat([self.times[:1], self.times]))
-        return torch.lerp(here, there, fraction)
+    def step_at(self, t: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
+        """Return what the network is told at flow times t, the fractional step N (1 - t) - 1.
 
-    def _told(self, t: Tensor) -> Tensor:
-        """Return what the network is told at steps t."""
-        return self.times.to(t.device)[t.long()].to(t.dtype)
+        From step 0 to clean data, at t = 1, it is told 0.
+        """
+        return (self.num_times * (1 - t) - 1).clamp(min=0)
+
+    def flow_time(self, step: Float[Tensor, " B"] | Int[Tensor, " B"]) -> Float[Tensor, " B"]:
+        """Return the flow time 1 - (step + 1) / N of what the network is told."""
+        return 1 - (step + 1) / self.num_times
+
+    def told(self, t: Float[Tensor, " B"] | Int[Tensor, " B"]) -> Float[Tensor, " B"]:
+        """Return what the network is told at steps t of this chain, `times[t]` as float32."""
+        return self.times.to(t.device)[t.long()].float()
 
     def _at(self, name: str, t: Tensor, like: Tensor) -> Tensor:
         """Return a number for each sample, to be multiplied with pictures, in float32 at least."""

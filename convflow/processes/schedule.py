@@ -78,9 +78,13 @@ def discrete(name: str, signal: Float[Tensor, " N"]) -> Schedule:
 
     def pieces(t: Tensor) -> tuple[Tensor, ...]:
         """The fraction of the interval that t lies in, then the cubic's four coefficients."""
-        f, (y, end, slope, last) = locate(t, knots, slopes)
-        rise = end - y
-        return f, y, slope, 3 * rise - 2 * slope - last, slope + last - 2 * rise
+        position = len(signal) * (1 - t)
+        knot = position.detach().floor().clamp(0, len(signal) - 1)
+        i = knot.long()
+        values, rates = (table.to(t.dtype).to(t.device) for table in (knots, slopes))
+        y, slope, last = values[i], rates[i], rates[i + 1]
+        rise = values[i + 1] - y
+        return position - knot, y, slope, 3 * rise - 2 * slope - last, slope + last - 2 * rise
 
     def log_signal(t: Tensor) -> Tensor:
         f, y, slope, square, cube = pieces(t)
@@ -91,21 +95,6 @@ def discrete(name: str, signal: Float[Tensor, " N"]) -> Schedule:
         return -len(signal) * (slope + f * (2 * square + f * 3 * cube))
 
     return variance_preserving(name, log_signal, log_signal_rate)
-
-
-def locate(t: Tensor, *tables: Float[Tensor, " M"]) -> tuple[Tensor, list[Tensor]]:
-    """Return where flow times lie among M knots, the first at t = 1 and the last at t = 0.
-
-    Returns:
-        The fraction of the way to the next knot, and for each table its value at the knot and at
-        the next one, all in the dtype of `t`.
-    """
-    most = len(tables[0]) - 1
-    position = most * (1 - t)
-    knot = position.detach().floor().clamp(0, most - 1)
-    index = knot.long()
-    here = [table.to(t.dtype).to(t.device) for table in tables]
-    return position - knot, [table[index + i] for table in here for i in (0, 1)]
 
 
 LINEAR = Schedule(
