@@ -19,6 +19,7 @@ from convflow.samplers.ode import SOLVERS
 
 NUM_CLASSES = 5
 TINY = {"in_channels": 3, "num_classes": NUM_CLASSES, "width": 16, "depth": 2, "num_groups": 2}
+TINY_DICO = {"in_channels": 3, "num_classes": NUM_CLASSES, "width": 8, "depths": [1, 2, 1, 1, 1]}
 TINY_DIT = {"in_channels": 3, "num_classes": NUM_CLASSES, "width": 16, "depth": 2, "num_heads": 2}
 
 MODELS: dict[str, tuple[str, dict[str, object]]] = {
@@ -30,6 +31,18 @@ MODELS: dict[str, tuple[str, dict[str, object]]] = {
     "flowdcn-patch-1": ("flowdcn", TINY | {"patch_size": 1, "in_channels": 1}),
     "flowdcn-patch-3": ("flowdcn", TINY | {"patch_size": 3, "num_groups": 4, "reach": 2.5}),
     "flowdcn-no-classes": ("flowdcn", TINY | {"num_classes": 0}),
+    "flowdcn-dico": ("flowdcn", TINY | {"mix": "dico", "kernel_size": 5}),
+    "dico": ("dico", TINY_DICO),
+    "dico-learned-variance": ("dico", TINY_DICO | {"learned_variance": True, "num_classes": 0}),
+    "dico-se": ("dico", TINY_DICO | {"attention": "se", "kernel_size": 5}),
+    "dico-no-attention": ("dico", TINY_DICO | {"attention": "none", "kernel_size": 7}),
+    "dico-relu": ("dico", TINY_DICO | {"activation": "relu", "mlp_ratio": 2.5}),
+    "dico-isotropic": ("dico", TINY_DICO | {"layout": "isotropic", "depths": [2]}),
+    "dico-isotropic-skip": ("dico", TINY_DICO | {"layout": "isotropic-skip", "depths": [5]}),
+    "dico-pad": ("dico", TINY_DICO | {"pad": True, "in_channels": 1}),
+    "fcdm": ("fcdm", TINY_DICO),
+    "fcdm-learned-variance": ("fcdm", TINY_DICO | {"learned_variance": True}),
+    "fcdm-pad": ("fcdm", TINY_DICO | {"pad": True}),
     "dit": ("dit", TINY_DIT),
     "dit-noise-alone": ("dit", TINY_DIT | {"learned_variance": False}),
     "dit-patch-4": ("dit", TINY_DIT | {"patch_size": 4, "mlp_ratio": 2.5}),

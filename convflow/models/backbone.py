@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from huggingface_hub import PyTorchModelHubMixin
+from jaxtyping import Float, Int
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -32,8 +33,47 @@ class Backbone(nn.Module, PyTorchModelHubMixin, library_name="convflow", tags=["
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The arguments that build this network again, with the family's name."""
-        return {"family": self.family, **(self._hub_mixin_config or {})}  # type: ignore[dict-item]
+        """The arguments that build this network again, with the family's name, as JSON has them."""
+        settings = {"family": self.family, **(self._hub_mixin_config or {})}  # type: ignore[dict-item]
+        return json.loads(json.dumps(settings))
+
+    def stem(self, x: Float[Tensor, "B C H W"]) -> Tensor:
+        """Return features of noisy pictures, channels last."""
+        raise NotImplementedError
+
+    def condition(self, t: Float[Tensor, " B"], y: Int[Tensor, " B"]) -> Any:
+        """Return what time and label tell the other parts: a vector, or one for each level."""
+        raise NotImplementedError
+
+    def trunk(self, features: Tensor, c: Any) -> Tensor:
+        """Return refined features."""
+        raise NotImplementedError
+
+    def head(self, features: Tensor, c: Any) -> Tensor:
+        """Return the prediction, channels first."""
+        raise NotImplementedError
+
+    def forward(
+        self, x: Float[Tensor, "B C H W"], t: Float[Tensor, " B"], y: Int[Tensor, " B"]
+    ) -> Float[Tensor, "B O H W"]:
+        """Predict what the process trains.
+
+        Args:
+            x: noisy pictures; height and width multiples of `multiple`.
+            t: times as the process counts them.
+            y: labels in [0, num_classes].
+
+        Returns:
+            As tall and wide as `x`, what a stem has added cut off; O is 2C where the variance is
+            learned, else C.
+
+        Raises:
+            InputError: a channel count or size that does not fit the network.
+        """
+        self.check_input(x)
+        c = self.condition(t, y)
+        out = self.head(self.trunk(self.stem(x), c), c)
+        return out[:, :, : x.shape[2], : x.shape[3]]
 
     def save_weights(self, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
         """Write `model.safetensors` and `config.json` into an existing folder.

@@ -50,6 +50,35 @@ DIT_KEYS = PATCH_KEYS | {
 }
 DIT_FIXED = "pos_embed"
 
+DICO_KEYS = {
+    r"x_embedder\.proj\.": "embed.",
+    r"t_embedder_1\.": "embed_condition.time.0.",
+    r"t_embedder_2\.": "embed_condition.time.1.",
+    r"t_embedder_3\.": "embed_condition.time.2.",
+    r"(time\.\d)\.mlp\.0\.": r"\1.hidden.",
+    r"(time\.\d)\.mlp\.2\.": r"\1.out.",
+    r"y_embedder\.embedding_table_": "embed_condition.label.",
+    r"encoder_level_1\.": "body.stages.0.",
+    r"encoder_level_2\.": "body.stages.1.",
+    r"latent\.": "body.stages.2.",
+    r"decoder_level_2\.": "body.stages.3.",
+    r"decoder_level_1\.": "body.stages.4.",
+    r"\.conv1\.": ".mix.expand.",
+    r"\.conv2\.": ".mix.depthwise.",
+    r"\.ca\.1\.": ".mix.attention.score.",
+    r"\.conv3\.": ".mix.out.",
+    r"\.conv4\.": ".mlp.0.",
+    r"\.conv5\.": ".mlp.2.",
+    r"down1_2\.body\.0\.": "body.down.0.conv.",
+    r"down2_3\.body\.0\.": "body.down.1.conv.",
+    r"up3_2\.body\.0\.": "body.up.0.conv.",
+    r"up2_1\.body\.0\.": "body.up.1.conv.",
+    r"reduce_chan_level2\.": "body.join.0.linear.",
+    r"reduce_chan_level1\.": "body.join.1.linear.",
+    r"final_layer\.out_proj\.": "project.out.",
+    r"final_layer\.adaLN_modulation\.": "project.modulation.",
+    r"\.adaLN_modulation\.": ".modulation.",
+}
 
 Import = tuple[dict[str, Any], dict[str, Tensor]]
 """Settings of a network, and its tensors under our names."""
@@ -69,7 +98,7 @@ def load_official(
         weights: a state dict, the dict of a checkpoint that holds one, or a `.safetensors`, `.pt`,
             `.pth` or `.ckpt` file. Pickles are read with `weights_only=True`: a file that wants to
             run code is refused. Averaged weights are taken where they lie beside the raw ones.
-        family: "flowdcn", "dit" or "sit".
+        family: "flowdcn", "dico", "dit" or "sit".
         keep_half: keep the half of FlowDCN's or SiT's head that its forward pass throws away. The
             predictions are the same with and without.
         num_heads: heads of a DiT or SiT, which no tensor tells; needed for widths that are not
@@ -80,6 +109,7 @@ def load_official(
     """
     importers: dict[str, Importer] = {
         "flowdcn": partial(_flowdcn, keep_half=keep_half),
+        "dico": _dico,
         "dit": partial(_dit, num_heads=num_heads),
         "sit": partial(_sit, num_heads=num_heads, keep_half=keep_half),
     }
@@ -124,6 +154,25 @@ def _flowdcn(state: dict[str, Tensor], keep_half: bool) -> Import:
     return settings, tensors if keep_half else _drop_half(settings, tensors)
 
 
+def _dico(state: dict[str, Tensor]) -> Import:
+    tensors = _rename(state, DICO_KEYS)
+    for name, tensor in tensors.items():
+        if tensor.shape[2:] == (1, 1):
+            tensors[name] = tensor.flatten(1)  # their 1x1 convolutions are our linear layers
+    width, in_channels, _, _ = tensors["embed.weight"].shape
+    stages = [name.split(".")[2:4] for name in tensors if name.startswith("body.stages.")]
+    settings = {
+        "width": width,
+        "in_channels": in_channels,
+        "num_classes": len(tensors["embed_condition.label.0.weight"]) - 1,
+        "depths": [1 + max(int(n) for s, n in stages if s == str(stage)) for stage in range(5)],
+        "mlp_ratio": len(tensors["body.stages.0.0.mlp.0.bias"]) / width,
+        "kernel_size": tensors["body.stages.0.0.mix.depthwise.weight"].shape[-1],
+        "learned_variance": len(tensors["project.out.bias"]) == 2 * in_channels,
+    }
+    return settings, tensors
+
+
 def _dit(state: dict[str, Tensor], num_heads: int | None) -> Import:
     tensors = _rename(state, DIT_KEYS, DIT_FIXED)
     settings = _patch_settings(tensors)
@@ -154,11 +203,13 @@ def _sizes(family: str) -> list[Size]:
     return [size for size in SIZES.values() if size.family == family]
 
 
-def _rename(state: dict[str, Tensor], keys: dict[str, str], fixed: str) -> dict[str, Tensor]:
+def _rename(
+    state: dict[str, Tensor], keys: dict[str, str], fixed: str | None = None
+) -> dict[str, Tensor]:
     """Return the tensors under our names, without the `fixed` ones that we compute."""
     tensors = {}
     for name, tensor in state.items():
-        if name.endswith(fixed):
+        if fixed and name.endswith(fixed):
             continue
         for pattern, replacement in keys.items():
             name = re.sub(pattern, replacement, name)

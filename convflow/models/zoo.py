@@ -8,12 +8,14 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from convflow.models.backbone import Backbone
+from convflow.models.dico import DiCo
 from convflow.models.dit import DiT, SiT
+from convflow.models.fcdm import FCDM
 from convflow.models.flowdcn import FlowDCN
 from convflow.storage import find_misfits, read_json, read_tensors
 from convflow.types import InputError, unknown_name
 
-FAMILIES: dict[str, type[Backbone]] = {cls.family: cls for cls in (FlowDCN, DiT, SiT)}
+FAMILIES: dict[str, type[Backbone]] = {cls.family: cls for cls in (FlowDCN, DiCo, FCDM, DiT, SiT)}
 
 
 class Size(NamedTuple):
@@ -37,6 +39,17 @@ def _flowdcn(
     return Size("flowdcn", settings, params, gmacs)
 
 
+def _dico(
+    width: int, depths: tuple[int, ...], ratio: float, params: int, gmacs: tuple[float, ...]
+) -> Size:
+    settings = {"width": width, "depths": depths, "mlp_ratio": ratio}
+    return Size("dico", settings, params, gmacs)
+
+
+def _fcdm(width: int, depths: tuple[int, ...], params: int, gmacs: tuple[float, ...]) -> Size:
+    return Size("fcdm", {"width": width, "depths": depths}, params, gmacs)
+
+
 def _transformers(name: str, row: tuple[Any, ...]) -> dict[str, Size]:
     """Return the DiT and the SiT of a size, which are equal but for the meaning of their time."""
     settings = dict(zip(("width", "depth", "num_heads", "patch_size"), row, strict=False))
@@ -49,6 +62,17 @@ SIZES: dict[str, Size] = {  # width, depth, groups, parameters, GMACs at 256, 51
     "flowdcn-b/2":  _flowdcn(768,  12, 12, 120_099_296, (19.192, 76.637, 306.413)),
     "flowdcn-l/2":  _flowdcn(1024, 24, 16, 421_503_520, (68.203, 272.348, 1088.929)),
     "flowdcn-xl/2": _flowdcn(1152, 28, 16, 618_947_616, (100.125, 399.816, 1598.584)),
+    # width, depths, mlp_ratio
+    "dico-s":  _dico(128, (5, 4, 4, 4, 4),      2.0, 33_137_672,    (4.236, 16.904, 67.572)),
+    "dico-b":  _dico(256, (5, 4, 4, 4, 4),      2.0, 129_992_712,   (16.856, 67.255, 268.852)),
+    "dico-l":  _dico(352, (9, 8, 9, 8, 9),      2.0, 463_897_992,   (60.169, 240.004, 959.346)),
+    "dico-xl": _dico(416, (9, 9, 10, 9, 9),     2.0, 701_151_368,   (87.221, 347.860, 1390.416)),
+    "dico-h":  _dico(416, (14, 12, 10, 12, 14), 4.0, 1_037_408_328, (194.029, 774.915, 3098.460)),
+    # width, depths; the counts are our own, published are those of `models/fcdm.py`
+    "fcdm-s":  _fcdm(128, (2, 4, 8, 4, 2),  32_699_912,  (3.073, 12.268, 49.044)),
+    "fcdm-b":  _fcdm(256, (2, 4, 8, 4, 2),  127_675_400, (12.136, 48.443, 193.668)),
+    "fcdm-l":  _fcdm(512, (2, 4, 8, 4, 2),  504_453_128, (48.231, 192.516, 769.656)),
+    "fcdm-xl": _fcdm(512, (3, 6, 12, 6, 3), 698_754_056, (64.530, 257.519, 1029.474)),
 }
 TRANSFORMERS: dict[str, tuple[Any, ...]] = {  # width, depth, heads, patch, parameters, GMACs
     "s/2":  (384,  12, 6,  2,  32_865_056, (6.056, 31.437, 241.679)),
@@ -72,6 +96,8 @@ for _name, _row in TRANSFORMERS.items():
 
 PUBLISHED: dict[str, dict[str, Any]] = {
     "flowdcn": {"border": "truncate", "discard_half": True},
+    "dico": {"learned_variance": True},
+    "fcdm": {"learned_variance": True},
     "dit": {},
     "sit": {"discard_half": True},
 }

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from convflow.types import InputError, unknown_name
 
 MLPName = Literal["swiglu", "gelu"]
+ActivationName = Literal["gelu", "relu"]
 
 
 class SwiGLU(nn.Module):
@@ -29,15 +30,33 @@ class SwiGLU(nn.Module):
         return self.out(nn.functional.silu(self.gate(x)) * self.up(x))
 
 
-class GELUMLP(nn.Sequential):
-    """Two biased linear layers around a tanh-approximated GELU, hidden width `ratio` times D."""
+class MLP(nn.Sequential):
+    """Two biased linear layers around an activation."""
+
+    def __init__(self, width: int, hidden: int, activation: nn.Module) -> None:
+        super().__init__(create_linear(width, hidden), activation, create_linear(hidden, width))
+
+
+class GELUMLP(MLP):
+    """An `MLP` with a tanh-approximated GELU and a hidden width of `ratio` times D."""
 
     def __init__(self, width: int, ratio: float = 4.0) -> None:
-        hidden = int(ratio * width)
-        super().__init__(nn.Linear(width, hidden), nn.GELU("tanh"), nn.Linear(hidden, width))
-        for layer in (self[0], self[2]):
-            nn.init.xavier_uniform_(layer.weight)  # type: ignore[arg-type]
-            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+        super().__init__(width, int(ratio * width), nn.GELU("tanh"))
+
+
+def create_linear(in_width: int, out_width: int) -> nn.Linear:
+    """Return a linear layer with Xavier-uniform weights and a bias of zero."""
+    linear = nn.Linear(in_width, out_width)
+    nn.init.xavier_uniform_(linear.weight)
+    nn.init.zeros_(linear.bias)
+    return linear
+
+
+def create_activation(name: ActivationName) -> nn.Module:
+    """Return the activation `name`; "gelu" is the exact one."""
+    if name not in (known := get_args(ActivationName)):
+        raise InputError(unknown_name("activation", name, known))
+    return nn.GELU() if name == "gelu" else nn.ReLU()
 
 
 def create_mlp(name: MLPName, width: int) -> nn.Module:

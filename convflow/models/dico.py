@@ -1,0 +1,181 @@
+"""DiCo: plain convolutions and compact channel attention (Ai et al. 2025, arXiv 2505.11196).
+
+The isotropic layouts are ablations of the paper (table 4), which gives their size and not their
+settings. All four of its counts are met by width 256, 24 blocks, mlp_ratio 6 and, with skips, 11
+of them: 33.72 M parameters and 5.67 GMACs (published 33.7 and 5.67), with skips 35.17 M and 6.04
+(35.1 and 6.04).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Literal, get_args
+
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from convflow.models.backbone import Backbone
+from convflow.nn.conv import AttentionName, ConvHead, ConvMix, ConvStem
+from convflow.nn.dense import MLP, ActivationName, create_activation
+from convflow.nn.embed import PatchEmbedding, PatchHead
+from convflow.nn.norm import Modulation, modulate, per_sample, widen
+from convflow.nn.resample import Conditions, Hourglass, Join, LevelConditions, mirror
+from convflow.types import InputError, unknown_name
+
+Layout = Literal["u", "isotropic", "isotropic-skip"]
+
+PATCH = 2
+
+
+class DiCoBlock(nn.Module):
+    """DiCo's module, then a feed-forward layer, each normed, modulated, gated and added."""
+
+    def __init__(
+        self,
+        width: int,
+        mlp_ratio: float,
+        kernel_size: int,
+        attention: AttentionName,
+        activation: ActivationName,
+    ) -> None:
+        super().__init__()
+        self.modulation = Modulation(width, 6)
+        self.norm1 = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
+        self.mix = ConvMix(width, kernel_size, attention, activation)
+        self.norm2 = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
+        self.mlp = MLP(width, int(mlp_ratio * width), create_activation(activation))
+
+    def forward(
+        self, x: Float[Tensor, "B H W D"], c: Float[Tensor, "B D"]
+    ) -> Float[Tensor, "B H W D"]:
+        """Return the refined features under condition `c`."""
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(c)
+        x = x + per_sample(gate1, x) * self.mix(modulate(self.norm1(x), shift1, scale1))
+        return x + per_sample(gate2, x) * self.mlp(modulate(self.norm2(x), shift2, scale2))
+
+
+class Stack(nn.Module):
+    """Blocks one after another at one resolution, the first half with or without skips.
+
+    With skips, block k from the end first joins the output of block k from the start, as in U-ViT
+    (Bao et al. 2023, figure 1).
+    """
+
+    def __init__(
+        self, block: Callable[[int], nn.Module], width: int, depths: Sequence[int], skips: bool
+    ) -> None:
+        super().__init__()
+        if len(depths) != 1 or depths[0] < 1:
+            raise InputError(
+                "expected depths of one number of at least 1 for an isotropic layout, got "
+                f"{list(depths)}; try [24]"
+            )
+        self.blocks = nn.ModuleList(block(width) for _ in range(depths[0]))
+        count = (depths[0] - 1) // 2 if skips else 0
+        self.join = nn.ModuleList(Join(width, width) for _ in range(count))
+
+    def forward(self, x: Float[Tensor, "B H W D"], c: Conditions) -> Float[Tensor, "B H W D"]:
+        """Return refined features."""
+        first_joined = len(self.blocks) - len(self.join)
+        outputs: list[Tensor] = []
+        for index, block in enumerate(self.blocks):
+            if index >= first_joined:
+                opposite = len(self.blocks) - 1 - index
+                x = widen(self.join[opposite](x, outputs[opposite]))
+            x = block(x, c[0])
+            outputs.append(x)
+        return x
+
+
+class DiCo(Backbone):
+    """A U of `DiCoBlock`s between a 3x3 convolution and a zero-initialised head.
+
+    Three levels of D, 2D and 4D channels at full, half and quarter height and width, each with
+    time and label embeddings of its own; the last stage has 2D channels at full resolution. It
+    predicts zero at initialisation and takes any rectangle of multiples of 4.
+
+    Args:
+        in_channels: channels of the picture in model space.
+        num_classes: labels are 0 .. num_classes - 1, and `num_classes` means "no label".
+        width: feature channels D of the finest level.
+        depths: blocks of the five stages: two down, the middle, two up. Isotropic: one number.
+
+    Other arguments:
+        mlp_ratio: hidden width of the feed-forward layers, in widths.
+        kernel_size: side of the depthwise kernels: 3 as published; 5 and 7 are its ablations.
+        attention: "cca", compact channel attention, as published; "se" or "none" (ablations).
+        activation: "gelu" as published, or "relu" (ablation).
+        layout: "u" as published; "isotropic" or "isotropic-skip" (ablations) on patches of 2x2.
+        learned_variance: predict 2C channels, first the noise, then where the variance lies
+            between its bounds, from -1 to 1, as the published DDPMs do; otherwise C, as flows do.
+        pad: take pictures of any size: mirror them inside to the next multiple, and cut off.
+    """
+
+    family = "dico"
+
+    def __init__(
+        self,
+        *,
+        in_channels: int = 4,
+        num_classes: int = 1000,
+        width: int = 128,
+        depths: Sequence[int] = (5, 4, 4, 4, 4),
+        mlp_ratio: float = 2.0,
+        kernel_size: int = 3,
+        attention: AttentionName = "cca",
+        activation: ActivationName = "gelu",
+        layout: Layout = "u",
+        learned_variance: bool = False,
+        pad: bool = False,
+    ) -> None:
+        super().__init__()
+        if min(in_channels, width) < 1 or num_classes < 0 or mlp_ratio * width < 1:
+            raise InputError(
+                "expected in_channels and width of at least 1, num_classes of at least 0 and an "
+                f"mlp_ratio above 0, got {in_channels}, {width}, {num_classes} and {mlp_ratio}"
+            )
+        if layout not in (known := get_args(Layout)):
+            raise InputError(unknown_name("layout", layout, known))
+        self.in_channels, self.num_classes = in_channels, num_classes
+        self.learned_variance = learned_variance
+        out_channels = in_channels * (2 if learned_variance else 1)
+        block = partial(
+            DiCoBlock,
+            mlp_ratio=mlp_ratio,
+            kernel_size=kernel_size,
+            attention=attention,
+            activation=activation,
+        )
+        self.embed: nn.Module
+        self.body: nn.Module
+        self.project: nn.Module
+        widths: tuple[int, ...]
+        if layout == "u":
+            self.cells, self.last_level, widths = 4, 1, Hourglass.widths_of(width)
+            self.embed = ConvStem(in_channels, width)
+            self.body = Hourglass(block, width, depths, out_width=2 * width)
+            self.project = ConvHead(2 * width, out_channels)
+        else:
+            self.cells, self.last_level, widths = PATCH, 0, (width,)
+            self.embed = PatchEmbedding(in_channels, width, PATCH)
+            self.body = Stack(block, width, depths, skips=layout == "isotropic-skip")
+            self.project = PatchHead(width, PATCH, out_channels)
+        self.embed_condition = LevelConditions(num_classes, widths)
+        self.multiple = 1 if pad else self.cells
+
+    def stem(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B h w D"]:
+        """Return features, channels last; float32 under autocast too."""
+        return widen(self.embed(mirror(x, self.cells)))
+
+    def condition(self, t: Float[Tensor, " B"], y: Int[Tensor, " B"]) -> Conditions:
+        """Return the condition vectors of time and label, one for each level."""
+        return self.embed_condition(t, y)
+
+    def trunk(self, features: Float[Tensor, "B h w D"], c: Conditions) -> Float[Tensor, "B h w E"]:
+        """Return refined features."""
+        return self.body(features, c)
+
+    def head(self, features: Float[Tensor, "B h w E"], c: Conditions) -> Float[Tensor, "B O H W"]:
+        """Return the prediction, O = 2C channels where the variance is learned, else C."""
+        return self.project(features, c[self.last_level])

@@ -1,0 +1,171 @@
+"""Convolutional layers on maps with channels last, as the other layers have them.
+
+DiCo's module and its compact channel attention: Ai et al. 2025 (arXiv 2505.11196), eq. 3.
+Squeeze and excitation: Hu et al. 2018, eq. 2-4. Global response norm: Woo et al. 2023, eq. 1-3.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from convflow.nn.dense import ActivationName, create_activation, create_linear
+from convflow.nn.norm import Modulation, modulate, per_sample, widen
+from convflow.types import InputError, unknown_name
+
+AttentionName = Literal["cca", "se", "none"]
+
+KERNELS = (3, 5, 7)
+SE_REDUCTION, SE_LEAST = 16, 8
+
+
+class Conv(nn.Conv2d):
+    """A convolution that keeps height and width, on features with channels last.
+
+    It hands torch the same memory as a channels-first tensor in `torch.channels_last` format, so
+    that nothing is copied between this and the dense layers.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int = 3,
+        *,
+        groups: int = 1,
+        bias: bool = True,
+    ) -> None:
+        if kernel_size % 2 == 0:
+            raise InputError(
+                f"expected an odd kernel_size, which has a middle, got {kernel_size}; "
+                f"try {kernel_size + 1}"
+            )
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_size,
+            padding=kernel_size // 2,
+            groups=groups,
+            bias=bias,
+        )
+        nn.init.xavier_uniform_(self.weight)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def forward(self, x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H W D"]:
+        """Return the filtered features; outside the map everything counts zero."""
+        return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+class ConvStem(Conv):
+    """A 3x3 convolution from a picture with channels first to features with channels last."""
+
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B H W D"]:
+        """Return one vector for each pixel."""
+        return super().forward(x.permute(0, 2, 3, 1)).contiguous()
+
+
+class ChannelAttention(nn.Module):
+    """Compact channel attention: `x * sigmoid(linear(mean of x over the map))`."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.score: nn.Module = create_linear(width, width)
+
+    def forward(self, x: Float[Tensor, "B H W D"]) -> Float[Tensor, "B H W D"]:
+        """Scale every channel of every sample by one number in (0, 1)."""
+        return x * per_sample(self.score(x.mean((1, 2))).sigmoid(), x)
+
+
+class SqueezeExcitation(ChannelAttention):
+    """Channel attention whose score passes a sixteenth of the channels, and eight at least."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width)
+        hidden = max(SE_LEAST, width // SE_REDUCTION)
+        self.score = nn.Sequential(
+            create_linear(width, hidden), nn.ReLU(), create_linear(hidden, width)
+        )
+
+
+class ConvMix(nn.Module):
+    """DiCo's module: mix channels, each channel with its neighbourhood, weigh, mix again.
+
+    `linear -> depthwise convolution -> activation -> channel attention -> linear`.
+
+    Args:
+        width: feature channels D.
+        kernel_size: side of the depthwise kernel: 3 as published; 5 and 7 are its ablations.
+        attention: "cca" as published, "se" or "none" (ablations).
+        activation: "gelu" as published, or "relu" (ablation).
+    """
+
+    def __init__(
+        self,
+        width: int,
+        kernel_size: int = 3,
+        attention: AttentionName = "cca",
+        activation: ActivationName = "gelu",
+    ) -> None:
+        super().__init__()
+        if kernel_size not in KERNELS:
+            raise InputError(f"expected a kernel_size of 3, 5 or 7, got {kernel_size}")
+        self.expand = create_linear(width, width)
+        self.depthwise = Conv(width, width, kernel_size, groups=width)
+        self.activation = create_activation(activation)
+        self.attention = create_attention(attention, width)
+        self.out = create_linear(width, width)
+
+    def forward(self, x: Float[Tensor, "B H W D"]) -> Float[Tensor, "B H W D"]:
+        """Return the mixed features."""
+        return self.out(self.attention(self.activation(self.depthwise(self.expand(x)))))
+
+
+class ResponseNorm(nn.Module):
+    """Global response norm: every channel competes with the others of its sample.
+
+    With `g` the root of the summed squares of a channel over the map, and `n` that over its mean
+    over the channels: `gamma * x * n + beta + x`. A new one changes nothing.
+    """
+
+    def __init__(self, width: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.zeros(width))
+        self.beta = nn.Parameter(torch.zeros(width))
+        self.eps = eps
+
+    def forward(self, x: Float[Tensor, "B H W D"]) -> Float[Tensor, "B H W D"]:
+        """Return the recalibrated features in the dtype of `x`; sums are formed in float32."""
+        response = torch.linalg.vector_norm(widen(x), dim=(1, 2))
+        share = response / (response.mean(-1, keepdim=True) + self.eps)
+        return (x * (1 + per_sample(self.gamma * share, x)) + self.beta).to(x.dtype)
+
+
+class ConvHead(nn.Module):
+    """Norm, modulate and convolve features to a prediction with channels first; zero at first."""
+
+    def __init__(self, width: int, out_channels: int) -> None:
+        super().__init__()
+        self.modulation = Modulation(width, 2)
+        self.norm = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
+        self.out = Conv(width, out_channels)
+        nn.init.zeros_(self.out.weight)
+
+    def forward(
+        self, x: Float[Tensor, "B H W D"], c: Float[Tensor, "B D"]
+    ) -> Float[Tensor, "B C H W"]:
+        """Return the prediction."""
+        shift, scale = self.modulation(c)
+        return self.out(modulate(self.norm(x), shift, scale)).permute(0, 3, 1, 2).contiguous()
+
+
+def create_attention(name: AttentionName, width: int) -> nn.Module:
+    """Return the channel attention `name` for features of `width` channels."""
+    if name not in (known := get_args(AttentionName)):
+        raise InputError(unknown_name("attention", name, known))
+    if name == "none":
+        return nn.Identity()
+    return ChannelAttention(width) if name == "cca" else SqueezeExcitation(width)

@@ -1,0 +1,163 @@
+"""Between resolutions: halving, doubling, and the U of three levels made of them.
+
+Pixel shuffle: Shi et al. 2016, eq. 4. The U: Ai et al. 2025 (arXiv 2505.11196), figure 5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from convflow.nn.conv import Conv
+from convflow.nn.dense import create_linear
+from convflow.nn.embed import LabelEmbedding, TimeEmbedding
+from convflow.nn.norm import widen
+from convflow.types import InputError
+
+Conditions = tuple[Float[Tensor, "B _"], ...]
+"""One condition vector for each level of a network, the finest first."""
+
+STAGES = 5
+
+
+def shuffle_down(x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H//2 W//2 4*C"]:
+    """Return squares of two by two cells as channels, ordered as in `F.pixel_unshuffle`."""
+    batch, height, width, channels = x.shape
+    cells = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
+    return cells.permute(0, 1, 3, 5, 2, 4).reshape(batch, height // 2, width // 2, 4 * channels)
+
+
+def shuffle_up(x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B 2*H 2*W C//4"]:
+    """Return groups of four channels as squares of two by two cells; undoes `shuffle_down`."""
+    batch, height, width, channels = x.shape
+    cells = x.reshape(batch, height, width, channels // 4, 2, 2)
+    return cells.permute(0, 1, 4, 2, 5, 3).reshape(batch, 2 * height, 2 * width, channels // 4)
+
+
+class Downsample(nn.Module):
+    """Half the height and width, twice the channels: a 3x3 convolution, then `shuffle_down`."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv = Conv(width, width // 2, bias=False)
+
+    def forward(self, x: Float[Tensor, "B H W D"]) -> Float[Tensor, "B H//2 W//2 2*D"]:
+        """Return the coarser features."""
+        return shuffle_down(self.conv(x))
+
+
+class Upsample(nn.Module):
+    """Twice the height and width, half the channels: a 3x3 convolution, then `shuffle_up`."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv = Conv(width, 2 * width, bias=False)
+
+    def forward(self, x: Float[Tensor, "B H W D"]) -> Float[Tensor, "B 2*H 2*W D//2"]:
+        """Return the finer features."""
+        return shuffle_up(self.conv(x))
+
+
+class Join(nn.Module):
+    """Bring features and those of an earlier stage together: concatenate, then a linear layer."""
+
+    def __init__(self, in_width: int, out_width: int) -> None:
+        super().__init__()
+        self.linear = create_linear(2 * in_width, out_width)
+
+    def forward(
+        self, x: Float[Tensor, "B H W D"], skipped: Float[Tensor, "B H W D"]
+    ) -> Float[Tensor, "B H W E"]:
+        """Return the joined features."""
+        return self.linear(torch.cat([x, skipped], dim=-1))
+
+
+class Hourglass(nn.Module):
+    """Five stages of blocks: down over three levels, and up again, with two skips.
+
+    Level k has `width * 2**k` channels at `1 / 2**k` of the height and width. Each stage upward
+    joins what comes from below with the output of the stage opposite.
+
+    Args:
+        block: makes the block for a number of channels; called as `block(x, c)`.
+        width: channels D of the finest level, an even number.
+        depths: number of blocks in each of the five stages.
+        out_width: channels of the last stage: D, or 2D, which then sees the condition of level 1.
+    """
+
+    def __init__(
+        self,
+        block: Callable[[int], nn.Module],
+        width: int,
+        depths: Sequence[int],
+        out_width: int,
+    ) -> None:
+        super().__init__()
+        if len(depths) != STAGES or min(depths) < 1 or width < 2 or width % 2:
+            raise InputError(
+                f"expected an even width and {STAGES} depths of at least 1, two stages down, the "
+                f"middle and two up, got width {width} and depths {list(depths)}"
+            )
+        near, mid, far = widths = self.widths_of(width)
+        stages = (near, mid, far, mid, out_width)
+        self.levels = [widths.index(channels) for channels in stages]
+        self.stages = nn.ModuleList(
+            nn.ModuleList(block(channels) for _ in range(depth))
+            for channels, depth in zip(stages, depths, strict=True)
+        )
+        self.down = nn.ModuleList([Downsample(near), Downsample(mid)])
+        self.up = nn.ModuleList([Upsample(far), Upsample(mid)])
+        self.join = nn.ModuleList([Join(mid, mid), Join(near, out_width)])
+
+    @staticmethod
+    def widths_of(width: int) -> tuple[int, int, int]:
+        """Return the channels of the three levels."""
+        return width, 2 * width, 4 * width
+
+    def forward(self, x: Float[Tensor, "B H W D"], c: Conditions) -> Float[Tensor, "B H W E"]:
+        """Return refined features; height and width are multiples of 4."""
+        near = self._run(0, x, c)
+        mid = self._run(1, self.down[0](near), c)
+        far = self._run(2, self.down[1](mid), c)
+        mid = self._run(3, self.join[0](self.up[0](far), mid), c)
+        return self._run(4, self.join[1](self.up[1](mid), near), c)
+
+    def _run(self, stage: int, x: Tensor, c: Conditions) -> Tensor:
+        x = widen(x)  # as in the stem: sums over blocks stay in float32 under autocast
+        for block in self.stages[stage]:  # type: ignore[attr-defined]
+            x = block(x, c[self.levels[stage]])
+        return x
+
+
+class LevelConditions(nn.Module):
+    """Time and label embeddings of their own for each level, added: one vector per level.
+
+    All levels see the same labels, so that a dropped label is dropped everywhere at once.
+    """
+
+    def __init__(self, num_classes: int, widths: Sequence[int]) -> None:
+        super().__init__()
+        self.time = nn.ModuleList(TimeEmbedding(width) for width in widths)
+        self.label = nn.ModuleList(LabelEmbedding(num_classes, width) for width in widths)
+
+    def forward(self, t: Float[Tensor, " B"], y: Int[Tensor, " B"]) -> Conditions:
+        """Return the condition vectors of time and label, the finest level first."""
+        return tuple(time(t) + label(y) for time, label in zip(self.time, self.label, strict=True))
+
+
+def mirror(x: Float[Tensor, "B C H W"], multiple: int) -> Float[Tensor, "B C H2 W2"]:
+    """Return `x` grown right and below to multiples of `multiple`, by its mirror image.
+
+    A mirrored picture keeps the strength of its noise and has no edge where it was grown. Sides
+    shorter than what is missing are mirrored to and fro.
+    """
+    for axis in (2, 3):
+        side = x.shape[axis]
+        if missing := -side % multiple:
+            period = max(2 * side - 2, 1)
+            index = torch.arange(side + missing, device=x.device) % period
+            x = x.index_select(axis, torch.minimum(index, period - index))
+    return x
