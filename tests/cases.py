@@ -44,7 +44,7 @@ MODELS: dict[str, tuple[str, dict[str, object]]] = {
     "fcdm-learned-variance": ("fcdm", TINY_DICO | {"learned_variance": True}),
     "fcdm-pad": ("fcdm", TINY_DICO | {"pad": True}),
     "dit": ("dit", TINY_DIT),
-    "dit-noise-alone": ("dit", TINY_DIT | {"learned_variance": False}),
+    "dit-learned-variance": ("dit", TINY_DIT | {"learned_variance": True}),
     "dit-patch-4": ("dit", TINY_DIT | {"patch_size": 4, "mlp_ratio": 2.5}),
     "sit": ("sit", TINY_DIT),
     "sit-rotary": ("sit", TINY_DIT | {"positions": "rotary"}),

@@ -71,7 +71,9 @@ class DiT(Backbone):
             keys turned by their place in every block, in which only offsets count.
         qk_norm: norm queries and keys in every head; not in the published networks.
         learned_variance: predict 2C channels, first the noise, then where the variance lies
-            between its bounds, from -1 to 1, as published; otherwise C.
+            between its bounds, from -1 to 1; published DiT do.
+        discard_half: let the head compute twice the channels and drop the second half, as
+            published SiT do; only for their weights.
     """
 
     family = "dit"
@@ -88,7 +90,8 @@ class DiT(Backbone):
         mlp_ratio: float = 4.0,
         positions: Positions = "sincos",
         qk_norm: bool = False,
-        learned_variance: bool = True,
+        learned_variance: bool = False,
+        discard_half: bool = False,
     ) -> None:
         super().__init__()
         if min(in_channels, width, depth, num_heads, patch_size) < 1 or num_classes < 0:
@@ -107,6 +110,11 @@ class DiT(Backbone):
                 f"expected {'width / num_heads' if positions == 'rotary' else 'a width'} that 4 "
                 f"divides, for positions along two axes, got {turned}; change the width"
             )
+        if discard_half and learned_variance:
+            raise InputError(
+                "expected discard_half or learned_variance, got both; leave out discard_half, the "
+                "second half of the channels is the variance"
+            )
         self.in_channels, self.num_classes = in_channels, num_classes
         self.multiple, self.learned_variance = patch_size, learned_variance
         self.positions, self.position_width = positions, turned
@@ -116,7 +124,8 @@ class DiT(Backbone):
         self.blocks = nn.ModuleList(
             DiTBlock(width, num_heads, mlp_ratio, qk_norm) for _ in range(depth)
         )
-        self.project = PatchHead(width, patch_size, in_channels * (2 if learned_variance else 1))
+        halves = 2 if discard_half or learned_variance else 1
+        self.project = PatchHead(width, patch_size, in_channels * halves)
 
     def stem(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B h w D"]:
         """Return features on the patch grid, channels last; float32 under autocast too."""
@@ -143,72 +152,12 @@ class DiT(Backbone):
     def head(
         self, features: Float[Tensor, "B h w D"], c: Float[Tensor, "B D"]
     ) -> Float[Tensor, "B O H W"]:
-        """Return the prediction, O = 2C channels where the variance is learned, else C."""
-        return self.project(features, c)
-
-    def forward(
-        self, x: Float[Tensor, "B C H W"], t: Float[Tensor, " B"], y: Int[Tensor, " B"]
-    ) -> Float[Tensor, "B O H W"]:
-        """Predict what the process trains, as published the noise and its variance.
-
-        Args:
-            x: noisy pictures; height and width multiples of `multiple`.
-            t: times as the process counts them; of DiT the steps 0 .. 999, 0 = clean.
-            y: labels in [0, num_classes].
-
-        Returns:
-            As tall and wide as `x`, with 2C channels where the variance is learned, else C.
-
-        Raises:
-            InputError: a channel count or size that does not fit the network.
-        """
-        self.check_input(x)
-        c = self.condition(t, y)
-        return self.head(self.trunk(self.stem(x), c), c)
+        """Return the prediction, the unused half of the published head dropped."""
+        out = self.project(features, c)
+        return out if self.learned_variance else out[:, : self.in_channels]
 
 
 class SiT(DiT):
-    """The same network for flows: time in [0, 1], 0 = noise and 1 = data, and C channels out.
-
-    Arguments are those of `DiT`, but for the last.
-
-    Args:
-        discard_half: let the head compute twice the channels and drop the second half, as the
-            published network does; only for its weights.
-    """
+    """A `DiT` for flows: time lies in [0, 1], 0 = noise and 1 = data; else nothing differs."""
 
     family = "sit"
-
-    def __init__(
-        self,
-        *,
-        in_channels: int = 4,
-        num_classes: int = 1000,
-        width: int = 384,
-        depth: int = 12,
-        num_heads: int = 6,
-        patch_size: int = 2,
-        mlp_ratio: float = 4.0,
-        positions: Positions = "sincos",
-        qk_norm: bool = False,
-        discard_half: bool = False,
-    ) -> None:
-        super().__init__(
-            in_channels=in_channels,
-            num_classes=num_classes,
-            width=width,
-            depth=depth,
-            num_heads=num_heads,
-            patch_size=patch_size,
-            mlp_ratio=mlp_ratio,
-            positions=positions,
-            qk_norm=qk_norm,
-            learned_variance=discard_half,
-        )
-        self.learned_variance = False
-
-    def head(
-        self, features: Float[Tensor, "B h w D"], c: Float[Tensor, "B D"]
-    ) -> Float[Tensor, "B C H W"]:
-        """Return the prediction, the unused half of the published head dropped."""
-        return super().head(features, c)[:, : self.in_channels]

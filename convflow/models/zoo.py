@@ -98,7 +98,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "flowdcn": {"border": "truncate", "discard_half": True},
     "dico": {"learned_variance": True},
     "fcdm": {"learned_variance": True},
-    "dit": {},
+    "dit": {"learned_variance": True},
     "sit": {"discard_half": True},
 }
 """Settings that make a family equal to its released code, faults included."""
