@@ -120,10 +120,17 @@ def create_model(name: str, **settings: Any) -> Backbone:
         >>> model.num_classes
         10
     """
-    size = SIZES.get(name, Size(name, {}, 0, (0, 0)))
-    if size.family not in FAMILIES:
-        raise InputError(unknown_name("model", name, [*SIZES, *FAMILIES]))
+    size = _find(name)
     return _build(size.family, size.settings | settings)
+
+
+def settings_of(name: str) -> list[str]:
+    """Return the names of the settings that a size or family takes.
+
+    Raises:
+        InputError: an unknown name; the message has the nearest.
+    """
+    return list(FAMILIES[_find(name).family]._hub_mixin_init_parameters)
 
 
 def load_model(folder_or_id: str | Path) -> Backbone:
@@ -184,6 +191,14 @@ def find_folder(folder_or_id: str | Path) -> Path:
         raise InputError(
             f"no folder {str(folder_or_id)!r} here, and the Hugging Face Hub gave: {reason}"
         ) from error
+
+
+def _find(name: str) -> Size:
+    """Return a published size, or a family as a size without settings."""
+    size = SIZES.get(name, Size(name, {}, 0, (0, 0)))
+    if size.family not in FAMILIES:
+        raise InputError(unknown_name("model", name, [*SIZES, *FAMILIES]))
+    return size
 
 
 def _build(family: str, settings: dict[str, Any]) -> Backbone:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -73,29 +74,40 @@ class Process(Protocol):
 PROCESSES: dict[str, type] = {"flow": FlowMatching, "ddpm": DDPM}
 
 
-def create_process(kind: str = "flow", **settings: Any) -> Process:
+def create_process(process: str | Mapping[str, Any] = "flow", **settings: Any) -> Process:
     """Return a process by name.
 
     Args:
-        kind: "flow" or "ddpm".
-        **settings: arguments of `FlowMatching` or `DDPM`.
+        process: "flow" or "ddpm", or a mapping with this name as `kind` beside settings.
+        **settings: arguments of `FlowMatching` or `DDPM`. Those of the other one may stand there
+            too, as in a complete configuration, as long as they have their defaults.
 
     Raises:
-        InputError: an unknown name, setting or value; the message names the nearest.
+        InputError: an unknown name, setting or value; the message names the nearest. A setting of
+            another process.
 
     Example:
         >>> create_process("flow", schedule="cosine", prediction="noise").prediction
         'noise'
     """
-    if kind not in PROCESSES:
-        raise InputError(unknown_name("process", kind, PROCESSES))
-    accepted = settings_of(kind)
-    for name in settings:
-        if name not in accepted:
-            raise InputError(f"{kind}: {unknown_name('setting', name, accepted)}")
-    return PROCESSES[kind](**settings)
+    if not isinstance(process, str):
+        settings = {**process, **settings}
+        process = settings.pop("kind", "flow")
+    if process not in PROCESSES:
+        raise InputError(unknown_name("process", process, PROCESSES))
+    accepted = _defaults(process)
+    foreign = {name: kind for kind in PROCESSES for name in _defaults(kind)}
+    for name in settings.keys() - accepted.keys():
+        if name not in foreign:
+            raise InputError(f"{process}: {unknown_name('setting', name, accepted)}")
+        if settings[name] != _defaults(foreign[name])[name]:
+            raise InputError(
+                f"the process {process!r} has no setting {name!r}, got {settings[name]!r}; leave "
+                f"it out, or choose the process {foreign[name]!r}"
+            )
+    return PROCESSES[process](**{n: v for n, v in settings.items() if n in accepted})
 
 
-def settings_of(kind: str) -> list[str]:
-    """Return the names of the settings that a known kind of process takes."""
-    return list(inspect.signature(PROCESSES[kind]).parameters)
+def _defaults(kind: str) -> dict[str, Any]:
+    """Return the settings of a known kind of process and their defaults."""
+    return {n: p.default for n, p in inspect.signature(PROCESSES[kind]).parameters.items()}

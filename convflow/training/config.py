@@ -50,12 +50,23 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class ProcessConfig:
-    """How training times are drawn (see `convflow.processes.flow.FlowMatching`)."""
+    """How data become noise, and what the network predicts (see `convflow.processes`).
 
-    times: Annotated[Literal["uniform", "logit-normal"], doc("their distribution")] = "uniform"
+    `variance` belongs to "ddpm", all other keys to "flow".
+    """
+
+    kind: Annotated[Literal["flow", "ddpm"], doc("flow matching, or DDPM in 1000 steps")] = "flow"
+    times: Annotated[Literal["uniform", "logit-normal"], doc("distribution of times")] = "uniform"
     location: Annotated[float, doc("mean of the normal behind logit-normal times")] = 0.0
     scale: Annotated[Positive, doc("its standard deviation")] = 1.0
     shift: Annotated[Positive, doc("above 1 favours noise, t / (t + (1 - t) shift)")] = 1.0
+    schedule: Annotated[Literal["linear", "cosine", "vp"], doc("path to the data")] = "linear"
+    prediction: Annotated[
+        Literal["velocity", "noise", "data", "score"], doc("what the network predicts")
+    ] = "velocity"
+    variance: Annotated[
+        Literal["learned", "small", "large"], doc("of DDPM's steps; learned doubles the channels")
+    ] = "learned"
 
 
 @dataclass(frozen=True)
@@ -114,7 +125,7 @@ class PipelineConfig:
     class_names: tuple[str, ...] = ()
     sampling: SamplingConfig = SamplingConfig()
     codec: Literal["pixel"] = "pixel"
-    process: Literal["flow"] = "flow"
+    process: ProcessConfig = ProcessConfig()
     format: Literal[1] = 1
 
 
@@ -144,6 +155,9 @@ class TrainConfig:
 FREE_TO_CHANGE = ("images", "device", "micro_batch", "monitor", "checkpoint", "sampling")
 """Keys (or groups) that a resumed run may change."""
 
+SHORT = {"data": "data.path", "process": "process.kind"}
+"""Groups that stand for one of their keys."""
+
 HINTS = {bool: "true or false", tuple: "two numbers such as 64x48", int: "a whole number"}
 """What to call a type in a message, where its own name says too little."""
 
@@ -151,7 +165,8 @@ HINTS = {bool: "true or false", tuple: "two numbers such as 64x48", int: "a whol
 def override(config: TrainConfig, arguments: Sequence[str]) -> TrainConfig:
     """Return `config` with command-line words such as `--optim.lr 2e-4` or `--data.size=64x48` set.
 
-    Dashes and underscores are the same. `--data X` is short for `--data.path X`.
+    Dashes and underscores are the same. `--data X` is short for `--data.path X`, and `--process X`
+    for `--process.kind X`.
 
     Raises:
         InputError: an unknown key (the nearest is named), a missing or an unfit value.
@@ -206,9 +221,13 @@ def _unfit(key: str, wanted: str, got: Any) -> InputError:
 def read_pipeline(tree: Mapping[str, Any]) -> PipelineConfig:
     """Return the description of a pipeline held in a dict, checked; missing keys get defaults.
 
+    Before version 0.2 `process` was a name alone, which is its `kind` now.
+
     Raises:
         InputError: no size, a wrong type or a value out of range.
     """
+    if isinstance(tree.get("process"), str):
+        tree = {**tree, "process": {"kind": tree["process"]}}
     try:
         return msgspec.convert(tree, PipelineConfig)
     except msgspec.ValidationError as error:
@@ -268,7 +287,7 @@ def _pairs(arguments: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def _set(tree: dict[str, Any], key: str, text: str) -> None:
-    key = "data.path" if key == "data" else key
+    key = SHORT.get(key, key)
     kind = _plain(_kind_of(key))
     *groups, leaf = key.split(".")
     if kind is dict or typing.get_origin(kind) is dict:

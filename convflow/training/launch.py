@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,8 +23,8 @@ from convflow.data.images import Report, check
 from convflow.data.loader import Images
 from convflow.data.sources import Source, open_source
 from convflow.models.backbone import Backbone, check_size
-from convflow.models.zoo import create_model
-from convflow.processes.flow import FlowMatching
+from convflow.models.zoo import create_model, settings_of
+from convflow.processes.process import create_process
 from convflow.samplers.seeds import generator_of
 from convflow.storage import explained, read_json, write_text
 from convflow.training import checkpoint
@@ -104,21 +105,38 @@ def build_trainer(config: TrainConfig, run: Path, device: torch.device) -> tuple
             f"expected distinct class names in {data.path}, got {twice[0]!r} more than once; "
             "rename one"
         )
-    model = build_model(config, len(source.class_names))
+    process = create_process(dataclasses.asdict(config.process))
+    model = build_model(config, len(source.class_names), process.learned_variance)
     check_size(*data.size, model.multiple)
     report, good = _look_at_all(source, data)
     images = Images(source, good, channels=data.channels, size=data.size)
-    process = FlowMatching(**dataclasses.asdict(config.process))
     return Trainer(config, model.to(device), process, PixelCodec(), images, run), report
 
 
-def build_model(config: TrainConfig, num_classes: int) -> Backbone:
-    """Return the network of `config`, its random weights a function of the seed alone."""
-    given = {"num_classes": num_classes, "in_channels": config.data.channels}
+def build_model(config: TrainConfig, num_classes: int, learned_variance: bool = False) -> Backbone:
+    """Return the network of `config`, its random weights a function of the seed alone.
+
+    Args:
+        config: the complete settings.
+        num_classes: of the data.
+        learned_variance: whether the process wants channels for a variance.
+
+    Raises:
+        InputError: settings that fit neither the network nor the data and process.
+    """
+    given: dict[str, Any] = {"num_classes": num_classes, "in_channels": config.data.channels}
+    if "learned_variance" in settings_of(config.model["name"]):
+        given["learned_variance"] = learned_variance
+    elif learned_variance:
+        raise InputError(
+            f"expected a network that can learn a variance, got {config.model['name']}; add "
+            "--process.variance small, or choose another --model.name"
+        )
     for key, value in given.items():
         if config.model.get(key, value) != value:
+            origin = "process" if key == "learned_variance" else "data"
             raise InputError(
-                f"--model.{key.replace('_', '-')}: expected {value} as in the data, "
+                f"--model.{key.replace('_', '-')}: expected {value} as in the {origin}, "
                 f"got {config.model[key]}; leave it out"
             )
     settings = given | config.model

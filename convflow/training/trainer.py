@@ -24,7 +24,8 @@ from convflow.data.grid import tile
 from convflow.data.loader import Images, Order, batches
 from convflow.models.backbone import Backbone
 from convflow.models.zoo import load_strictly
-from convflow.processes.flow import Draws, FlowMatching
+from convflow.processes.flow import Draws
+from convflow.processes.process import Process
 from convflow.samplers.guidance import ClassifierFreeGuidance
 from convflow.samplers.ode import integrate, time_grid
 from convflow.samplers.seeds import assign_labels, draw_noise, generator_of
@@ -68,7 +69,7 @@ class Trainer:
         self,
         config: TrainConfig,
         model: Backbone,
-        process: FlowMatching,
+        process: Process,
         codec: PixelCodec,
         images: Images,
         run: Path,
@@ -148,7 +149,12 @@ class Trainer:
             monitor.flush()
         require_finite_weights(self.model)
         folder = checkpoint.folder_of(self.run_folder, self.step)
-        known = PipelineConfig(self.images.shape[1:], self.images.class_names, self.config.sampling)
+        known = PipelineConfig(
+            size=self.images.shape[1:],
+            class_names=self.images.class_names,
+            sampling=self.config.sampling,
+            process=self.config.process,
+        )
         pipeline = json.dumps(to_dict(known), indent=2)
         if folder.is_dir():  # the same moment, saved before; the way to sample may have changed
             for name in ("raw", "ema"):
@@ -211,7 +217,8 @@ class Trainer:
         folder.mkdir(exist_ok=True)
         self.model.eval()
         for name, network in (("raw", self.model), ("ema", self.ema.model)):
-            guided = ClassifierFreeGuidance(network, null, sampling.guidance if null else 1.0)
+            velocity = self.process.as_prediction(network, "velocity")
+            guided = ClassifierFreeGuidance(velocity, null, sampling.guidance if null else 1.0)
             with self._autocast():
                 x = integrate(guided, noise, labels, time_grid(sampling.steps), sampling.solver)
             zoom = max(1, 64 // max(self.images.shape[1:]))
