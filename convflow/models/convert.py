@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -13,9 +14,9 @@ import torch
 from torch import Tensor
 
 from convflow.models.backbone import Backbone
-from convflow.models.zoo import PUBLISHED, SIZES, Size, create_model, load_strictly
+from convflow.models.zoo import PUBLISHED, SIZES, create_model, load_strictly
 from convflow.nn.embed import sincos_positions
-from convflow.storage import read_weights
+from convflow.storage import find_misfits, read_weights
 from convflow.types import InputError, unknown_name
 
 PATCH_KEYS = {
@@ -49,6 +50,12 @@ DIT_KEYS = PATCH_KEYS | {
     r"\.mlp\.fc2\.": ".mlp.2.",
 }
 DIT_FIXED = "pos_embed"
+DIT_HEADS = {
+    size.settings["width"]: size.settings["num_heads"]
+    for size in SIZES.values()
+    if size.family == "dit"
+}
+"""Heads by width, at the published sizes."""
 
 DICO_KEYS = {
     r"x_embedder\.proj\.": "embed.",
@@ -80,6 +87,13 @@ DICO_KEYS = {
     r"\.adaLN_modulation\.": ".modulation.",
 }
 
+SIGNS = {
+    "flowdcn": "blocks.0.attn.qk_deformables.weight",
+    "dico": "encoder_level_1.0.ca.1.weight",
+    "dit": "blocks.0.attn.qkv.weight",
+}
+"""One name by which the tensors of a family are known; those of SiT are called as in DiT."""
+
 Import = tuple[dict[str, Any], dict[str, Tensor]]
 """Settings of a network, and its tensors under our names."""
 Importer = Callable[[dict[str, Tensor]], Import]
@@ -107,36 +121,86 @@ def load_official(
     Raises:
         InputError: no such file or family, an unsafe pickle, or tensors that do not fit.
     """
-    importers: dict[str, Importer] = {
+    importers = _importers(keep_half, num_heads)
+    if family not in importers:
+        raise InputError(unknown_name("family of published weights", family, importers))
+    origin = "the state dict" if isinstance(weights, Mapping) else str(weights)
+    content = weights if isinstance(weights, Mapping) else read_weights(Path(weights))
+    settings, tensors = _import(_unwrap(content, origin), family, importers[family], origin)
+    model = create_model(family, **settings)
+    load_strictly(model, tensors, origin)
+    return model.eval()
+
+
+def describe_weights(path: Path) -> dict[str, Any]:
+    """Return what a file of published weights holds, as far as its tensors tell; builds nothing.
+
+    Raises:
+        InputError: no such file, an unsafe pickle, or something else than named tensors.
+    """
+    content = read_weights(path)
+    state = _unwrap(content, str(path))
+    part = _chosen(content)
+    found: dict[str, Any] = {
+        "file": str(path),
+        "holds": sorted(map(str, content)) if part else ["a state dict"],
+        "averaged": part == "ema",
+        "tensors": len(state),
+        "parameters": sum(
+            t.numel() for n, t in state.items() if not n.endswith((FLOWDCN_FIXED, DIT_FIXED))
+        ),
+        "dtypes": sorted({str(t.dtype).removeprefix("torch.") for t in state.values()}),
+    }
+    family = next((name for name, sign in SIGNS.items() if sign in state), None)
+    if family is None:
+        return found | {"family": "unknown"}
+    found["family"] = "dit or sit, whose tensors are alike" if family == "dit" else family
+    importer = _importers(keep_half=True, num_heads=1)[family]  # no shape depends on the heads
+    try:
+        settings, tensors = _import(state, family, importer, str(path))
+    except InputError as error:
+        return found | {"problem": str(error)}
+    with torch.device("meta"):
+        model = create_model(family, **settings)
+    if misfits := find_misfits(model.state_dict(), tensors):
+        found["problem"] = "; ".join(misfits[:3])
+    if "num_heads" in settings:
+        settings["num_heads"] = DIT_HEADS.get(settings["width"], "not told by the tensors")
+    return found | {"size": _size_of(family, settings), "model": settings}
+
+
+def _size_of(family: str, settings: dict[str, Any]) -> str:
+    plain = json.loads(json.dumps(settings))  # lists and tuples alike
+    for name, size in SIZES.items():
+        if size.family == family and plain | json.loads(json.dumps(size.settings)) == plain:
+            return name
+    return "not a published one"
+
+
+def _importers(keep_half: bool, num_heads: int | None) -> dict[str, Importer]:
+    return {
         "flowdcn": partial(_flowdcn, keep_half=keep_half),
         "dico": _dico,
         "dit": partial(_dit, num_heads=num_heads),
         "sit": partial(_sit, num_heads=num_heads, keep_half=keep_half),
     }
-    if family not in importers:
-        raise InputError(unknown_name("family of published weights", family, importers))
-    origin = "the state dict" if isinstance(weights, Mapping) else str(weights)
-    content = weights if isinstance(weights, Mapping) else read_weights(Path(weights))
-    state = _unwrap(content, origin)
+
+
+def _import(state: dict[str, Tensor], family: str, importer: Importer, origin: str) -> Import:
     try:
-        settings, tensors = importers[family](state)
+        return importer(state)
     except InputError:
         raise
     except (KeyError, IndexError, ValueError, RuntimeError) as error:
         raise InputError(
             f"{origin} holds no published {family} weights ({error}); name another family"
         ) from error
-    model = create_model(family, **settings)
-    load_strictly(model, tensors, origin)
-    return model.eval()
 
 
 def _unwrap(content: Any, origin: str) -> dict[str, Tensor]:
     """Return the state dict within a checkpoint, the averaged one where there are two."""
-    for key in ("ema", "model", "state_dict"):
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-            break
+    if part := _chosen(content):
+        content = content[part]
     if not isinstance(content, Mapping) or not content:
         raise InputError(f"{origin}: expected a state dict, got {type(content).__name__}")
     if strangers := [key for key, value in content.items() if not isinstance(value, Tensor)]:
@@ -144,6 +208,12 @@ def _unwrap(content: Any, origin: str) -> dict[str, Tensor]:
             f"{origin}: expected a state dict of tensors, but {strangers[0]!r} is none"
         )
     return dict(content)
+
+
+def _chosen(content: Any) -> str | None:
+    """Return which part of a checkpoint counts, or None where it is all one state dict."""
+    parts = ("ema", "model", "state_dict") if isinstance(content, Mapping) else ()
+    return next((part for part in parts if isinstance(content.get(part), Mapping)), None)
 
 
 def _flowdcn(state: dict[str, Tensor], keep_half: bool) -> Import:
@@ -177,13 +247,12 @@ def _dit(state: dict[str, Tensor], num_heads: int | None) -> Import:
     tensors = _rename(state, DIT_KEYS, DIT_FIXED)
     settings = _patch_settings(tensors)
     width = settings["width"]
-    published = {size.settings["width"]: size.settings["num_heads"] for size in _sizes("dit")}
-    if num_heads is None and width not in published:
+    if num_heads is None and width not in DIT_HEADS:
         raise InputError(
-            f"expected a published width, one of {', '.join(map(str, published))}, got {width}: "
+            f"expected a published width, one of {', '.join(map(str, DIT_HEADS))}, got {width}: "
             "no tensor tells the number of heads, so give num_heads"
         )
-    settings["num_heads"] = num_heads or published[width]
+    settings["num_heads"] = num_heads or DIT_HEADS[width]
     settings["mlp_ratio"] = len(tensors["blocks.0.mlp.0.bias"]) / width
     numbers = settings["patch_size"] ** 2 * settings["in_channels"]
     settings["learned_variance"] = len(tensors["project.out.bias"]) == 2 * numbers
@@ -197,10 +266,6 @@ def _sit(state: dict[str, Tensor], num_heads: int | None, keep_half: bool) -> Im
     settings["discard_half"] = settings.pop("learned_variance")
     drops = settings["discard_half"] and not keep_half
     return settings, _drop_half(settings, tensors) if drops else tensors
-
-
-def _sizes(family: str) -> list[Size]:
-    return [size for size in SIZES.values() if size.family == family]
 
 
 def _rename(
