@@ -106,5 +106,7 @@ def read_golden(name: str) -> tuple[dict[str, Tensor], dict[str, Any], list[Tens
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         config = json.loads(file.metadata()["config"])
     weights = {n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")}
-    out = next(tensors[name] for name in ("out.velocity", "out.out") if name in tensors)
+    out = next(
+        tensors[name] for name in ("out.velocity", "out.out", "out.eps_sigma") if name in tensors
+    )
     return weights, config, [tensors[f"in.{n}"] for n in "xty"], out
