@@ -1,39 +1,29 @@
-"""Explicit Runge-Kutta solvers of the probability-flow ODE dx/dt = model(x, t, y).
+"""Solvers of the probability-flow ODE dx/dt = model(x, t, y), from noise to data.
 
-Each solver is a Butcher tableau (Hairer, Norsett & Wanner 1993, section II.1); one loop runs all.
+Each step of each solver is a row of numbers (`tableaus.py`, `multistep.py`); one loop runs all.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from convflow.processes.flow import shift_times
+from convflow.samplers.multistep import MULTISTEP
+from convflow.samplers.tableaus import RUNGE_KUTTA, Solver
 from convflow.types import Denoiser, InputError, unknown_name
 
 Callback = Callable[[int, int, Tensor], None]
 """Called after each step with its number from 1, the number of steps, and the state."""
 
 
-class Tableau(NamedTuple):
-    """A solver: `a` weights earlier slopes at each stage, `b` the update, `c` are stage times."""
-
-    a: tuple[tuple[float, ...], ...]
-    b: tuple[float, ...]
-    c: tuple[float, ...]
-    order: int
-
-
-SOLVERS = {
-    "euler": Tableau(a=((),), b=(1.0,), c=(0.0,), order=1),
-    "heun": Tableau(a=((), (1.0,)), b=(0.5, 0.5), c=(0.0, 1.0), order=2),
-}
+SOLVERS: dict[str, Solver] = RUNGE_KUTTA | MULTISTEP
+"""All solvers of fixed cost by name."""
 
 
 def time_grid(steps: int, *, shift: float = 1.0, last_step: float | None = None) -> list[float]:
@@ -66,8 +56,8 @@ def integrate(
     model: Denoiser,
     noise: Float[Tensor, "B C H W"],
     labels: Int[Tensor, " B"],
-    grid: list[float],
-    solver: str = "euler",
+    grid: Sequence[float],
+    solver: str | Solver = "euler",
     callback: Callback | None = None,
 ) -> Float[Tensor, "B C H W"]:
     """Return the state at the end of `grid`, starting from `noise` at its beginning.
@@ -77,17 +67,20 @@ def integrate(
         noise: the state at time `grid[0]`; sums are kept in its dtype.
         labels: class labels, `num_classes` for none.
         grid: increasing times, see `time_grid`.
-        solver: a name in `SOLVERS`; Euler calls the model once a step, Heun twice.
+        solver: a name in `SOLVERS`, or a solver such as a `Table`'s; `count_evaluations` tells how
+            often it calls the model.
         callback: told of every step, for progress bars and previews.
 
     Raises:
         InputError: an unknown solver.
     """
-    if solver not in SOLVERS:
-        raise InputError(unknown_name("solver", solver, SOLVERS))
-    tableau, x = SOLVERS[solver], noise
+    if isinstance(solver, str):
+        if solver not in SOLVERS:
+            raise InputError(unknown_name("solver", solver, SOLVERS))
+        solver = SOLVERS[solver]
+    x, earlier = noise, list[Tensor]()
     for step, (start, end) in enumerate(itertools.pairwise(grid)):
-        length = end - start
+        tableau, length = solver.step(grid, step), end - start
         slopes: list[Tensor] = []
         for row, fraction in zip(tableau.a, tableau.c, strict=True):
             stage = _advance(x, slopes, row, length)
@@ -95,12 +88,16 @@ def integrate(
             t = x.new_full((len(x),), (1 - fraction) * start + fraction * end)
             slopes.append(model(stage, t, labels).to(x.dtype))
         x = _advance(x, slopes, tableau.b, length)
+        x = _advance(x, earlier[: len(tableau.past)], tableau.past, length)
+        earlier = [slopes[0], *earlier][: solver.depth]
         if callback is not None:
             callback(step + 1, len(grid) - 1, x)
     return x
 
 
-def _advance(x: Tensor, slopes: list[Tensor], weights: tuple[float, ...], length: float) -> Tensor:
+def _advance(
+    x: Tensor, slopes: Sequence[Tensor], weights: Sequence[float], length: float
+) -> Tensor:
     for slope, weight in zip(slopes, weights, strict=True):
         if weight:
             x = torch.add(x, slope, alpha=weight * length)

@@ -27,15 +27,23 @@ def generator_of(seed: int, *key: int, device: torch.device | None = None) -> to
 
 
 def draw_noise(
-    seed: int, indices: Sequence[int], shape: tuple[int, int, int]
+    seed: int, indices: Sequence[int], shape: tuple[int, int, int], step: int = 0
 ) -> Float[Tensor, "B C H W"]:
     """Return standard normal noise of `shape` (C, H, W) for the samples `indices`, on the CPU.
 
-    Each sample has a stream of numpy's PCG64 of its own, seeded with 128 bits.
+    Each sample has a stream of numpy's PCG64 of its own, seeded with 128 bits, at each step.
+
+    Args:
+        seed: any non-negative integer.
+        indices: numbers of the samples.
+        shape: of one sample.
+        step: 0 for the noise that sampling starts from, 1, 2, ... for that of the steps of a
+            random solver.
     """
     noise = np.empty((len(indices), *shape), np.float32)
+    key = (2, step) if step else ()
     for row, i in zip(noise, indices, strict=True):
-        stream = np.random.Generator(np.random.PCG64(_sequence(seed, i)))
+        stream = np.random.Generator(np.random.PCG64(_sequence(seed, i, *key)))
         stream.standard_normal(out=row, dtype=np.float32)
     return torch.from_numpy(noise)
 

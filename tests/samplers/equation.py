@@ -1,0 +1,84 @@
+"""Equations whose answers are known, to measure solvers on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from convflow.processes.schedule import Schedule
+from tests.cases import exact
+
+START = 2.0
+RATES = torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=torch.float64)
+LABELS = torch.zeros(1, dtype=torch.int64)
+
+
+def start() -> Tensor:
+    return torch.full((1, 1, 1, 4), START, dtype=torch.float64)
+
+
+def field() -> Callable[..., Tensor]:
+    """The Denoiser of dx/dt = x cos(k t) + 1 / (1 + t), nowhere special, for four k."""
+    return exact(lambda x, t: x * torch.cos(RATES * t) + 1 / (1 + t))
+
+
+def distance(state: Tensor, t: float = 1.0) -> float:
+    """How far a state is from where that goes from `START`.
+
+    Variation of constants, its integral exact to rounding; the root mean square of four errors,
+    since one alone may happen to be zero.
+    """
+    nodes, weights = np.polynomial.legendre.leggauss(40)
+    s, k = t * (nodes + 1) / 2, RATES.numpy()[:, None]
+    inner = (weights * np.exp(-np.sin(k * s) / k) / (1 + s)).sum(1) * t / 2
+    answer = np.exp(np.sin(k[:, 0] * t) / k[:, 0]) * (START + inner)
+    return float(np.sqrt(np.mean((state.flatten().numpy() - answer) ** 2)))
+
+
+def rough(steps: int) -> list[float]:
+    """A grid whose steps are short and long in turn, one to three."""
+    lengths = np.tile([1.0, 3.0], steps // 2)
+    return [0.0, *np.cumsum(lengths / lengths.sum()).tolist()]
+
+
+def order(steps: Sequence[int], errors: Sequence[float]) -> float:
+    """The slope of log error over log step length."""
+    return -float(np.polyfit(np.log(steps), np.log(errors), 1)[0])
+
+
+class Normal:
+    """Data of independent numbers from N(mean, std^2), and what a perfect network would say."""
+
+    def __init__(self, schedule: Schedule, mean: float = 0.7, std: float = 0.4):
+        self.schedule, self.mean, self.std, self.calls = schedule, mean, std, 0
+
+    def at(self, time: float) -> tuple[float, float]:
+        """The mean and variance of x_t."""
+        t = torch.tensor(time, dtype=torch.float64)
+        alpha, sigma = self.schedule.alpha(t).item(), self.schedule.sigma(t).item()
+        return alpha * self.mean, (alpha * self.std) ** 2 + sigma**2
+
+    def data(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        """The expected data."""
+        t = t.view(-1, 1, 1, 1)
+        alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
+        gain = alpha * self.std**2 / ((alpha * self.std).square() + sigma.square())
+        return self.mean + gain * (x - alpha * self.mean)
+
+    def noise(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        """The expected noise."""
+        alpha, sigma = (f(t.view(-1, 1, 1, 1)) for f in (self.schedule.alpha, self.schedule.sigma))
+        spread = (alpha * self.std).square() + sigma.square()
+        return sigma * (x - alpha * self.mean) / spread
+
+    def __call__(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        """The velocity: of the expected data and noise."""
+        self.calls += 1
+        rates = (
+            f(t.view(-1, 1, 1, 1)) for f in (self.schedule.alpha_rate, self.schedule.sigma_rate)
+        )
+        of_data, of_noise = rates
+        return of_data * self.data(x, t, y) + of_noise * self.noise(x, t, y)
