@@ -26,6 +26,9 @@ def test_settings_are_all_arguments_also_those_by_default():
         "mlp": "swiglu",
         "border": "zeros",
         "discard_half": False,
+        "mix": "deform",
+        "kernel_size": 3,
+        "learned_variance": False,
     }
 
 

@@ -8,6 +8,7 @@ import pickle
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch.nn import functional as F
 
 import convflow
 from convflow.models.convert import load_official
@@ -138,6 +139,58 @@ def test_absent_and_damaged_files_are_named(golden, tmp_path, suffix):
 def test_tensors_that_do_not_fit_are_named(golden, change, message):
     with pytest.raises(InputError, match=message):
         load_official(change(golden[0]))
+
+
+def test_dico_is_read_alike(tmp_path):
+    golden = read_golden("dico_tiny")
+    weights, config, (x, t, y), expected = golden
+    golden = (weights, config, (x, t.float(), y), expected)
+    torch.save(WRAPPINGS["ema"](weights), tmp_path / "dico.pt")
+    model = load_official(tmp_path / "dico.pt", family="dico")
+    check(model, golden)
+    assert model.settings == {
+        "family": "dico",
+        "in_channels": config["in_channels"],
+        "num_classes": config["num_classes"],
+        "width": config["hidden_size"],
+        "depths": config["depth"],
+        "mlp_ratio": config["mlp_ratio"],
+        "kernel_size": 3,
+        "attention": "cca",
+        "activation": "gelu",
+        "layout": "u",
+        "learned_variance": True,
+        "pad": False,
+    }
+    model.save_pretrained(tmp_path)
+    check(convflow.load_model(tmp_path), golden)
+
+
+def test_dico_without_variance_and_with_a_wider_kernel():
+    given = read_golden("dico_tiny")[0]
+    weights = {n: F.pad(t, (1, 1, 1, 1)) if ".conv2.w" in n else t for n, t in given.items()}
+    weights |= {n: t[:4] for n, t in given.items() if "out_proj" in n}
+    model, whole = load_official(weights, "dico"), load_official(given, "dico")
+    assert (model.settings["kernel_size"], model.learned_variance) == (5, False)
+    x, t, y = read_golden("dico_tiny")[2]
+    assert_close_rms(model(x, t.float(), y), whole(x, t.float(), y)[:, :4])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s | {"extra": torch.zeros(1)}, "does not fit dico: unused extra"),
+        (
+            lambda s: {n: t for n, t in s.items() if "latent.0.ca" not in n},
+            r"does not fit dico: missing body\.stages\.2\.0\.mix\.attention\.score",
+        ),
+        (lambda s: {n: t for n, t in s.items() if "latent" not in n}, "no published dico weights"),
+        (lambda s: read_golden("flowdcn_tiny")[0], "no published dico weights .*; name another"),
+    ],
+)
+def test_dico_tensors_that_do_not_fit_are_named(change, message):
+    with pytest.raises(InputError, match=message):
+        load_official(change(read_golden("dico_tiny")[0]), family="dico")
 
 
 def test_an_unknown_family_is_refused(golden):
