@@ -81,9 +81,8 @@ def discrete(name: str, signal: Float[Tensor, " N"]) -> Schedule:
         position = len(signal) * (1 - t)
         knot = position.detach().floor().clamp(0, len(signal) - 1)
         i = knot.long()
-        values, rates = (table.to(t.dtype).to(t.device) for table in (knots, slopes))
-        y, slope, last = values[i], rates[i], rates[i + 1]
-        rise = values[i + 1] - y
+        tables = (table.to(t.dtype).to(t.device) for table in (knots, rises, slopes, slopes[1:]))
+        y, rise, slope, last = (table[i] for table in tables)
         return position - knot, y, slope, 3 * rise - 2 * slope - last, slope + last - 2 * rise
 
     def log_signal(t: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import get_args
 
 import pytest
 import torch
@@ -10,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from convflow.processes.flow import Draws, FlowMatching, shift_times
+from convflow.processes.prediction import Kind
+from convflow.processes.schedule import SCHEDULES
 from convflow.types import InputError
 from tests.cases import exact
 from tests.tolerance import assert_close_rms
@@ -21,10 +24,11 @@ def times(process: FlowMatching, seed: int = 0) -> torch.Tensor:
     return process.draw_times(MANY, torch.Generator().manual_seed(seed)).double()
 
 
-def test_the_target_is_the_derivative_of_the_path():
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_the_velocity_is_the_derivative_of_the_path(schedule):
     data, noise = torch.randn(2, 3, 2, 4, 5, dtype=torch.float64).unbind()
     t = torch.rand(3, dtype=torch.float64)
-    process = FlowMatching()
+    process = FlowMatching(schedule=schedule)
     _, velocity = torch.autograd.functional.jvp(
         lambda t: process.mix(data, noise, t), t, torch.ones_like(t)
     )
@@ -72,6 +76,18 @@ def test_shift_keeps_the_ends_the_order_and_has_an_inverse(t, shift):
     assert shift_times(1.0, shift) == 1
     assert (shift_times(t, shift) <= t) == (shift >= 1) or t in (0, 1) or shift == 1
     assert shift_times(shift_times(t, shift), 1 / shift) == pytest.approx(t, abs=1e-12)
+
+
+def test_the_default_is_what_it_was_to_the_bit():
+    """Runs begun before there were schedules go on with the same numbers."""
+    data, y = torch.randn(3, 2, 4, 5), torch.zeros(3, dtype=torch.int64)
+    generator = torch.Generator().manual_seed(5)
+    t, noise = torch.rand(3, generator=generator), torch.randn(3, 2, 4, 5, generator=generator)
+    x = torch.lerp(noise, data, t.view(-1, 1, 1, 1))
+    expected = (x.sin() - (data - noise)).square().flatten(1).mean(1)
+    model = exact(lambda x, t: x.sin())
+    assert FlowMatching().loss(model, data, y, torch.Generator().manual_seed(5)).equal(expected)
+    assert FlowMatching().as_prediction(model, "velocity") is model
 
 
 def test_draws_follow_the_generator_alone():
@@ -123,32 +139,51 @@ def test_the_loss_is_summed_in_float32_at_least(low, full):
     assert_close_rms(losses, expected)
 
 
-def test_the_exact_velocity_of_a_gaussian_has_the_least_loss():
-    """Data N(m, s^2), noise N(0, 1): E[data - noise | x_t] is affine in x_t, in closed form."""
-    mean, spread, process = 0.7, 0.5, FlowMatching()
+@pytest.mark.parametrize("prediction", get_args(Kind))
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_the_exact_prediction_for_a_gaussian_has_the_least_loss(schedule, prediction):
+    """Data N(m, s^2), noise N(0, 1): E[data | x_t] is affine in x_t, in closed form."""
+    mean, spread = 0.7, 0.5
+    process = FlowMatching(schedule=schedule, prediction=prediction)
     generator = torch.Generator().manual_seed(0)
     data = mean + spread * torch.randn(20_000, 1, 1, 2, generator=generator)
     draws = process.draw(tuple(data.shape), generator)
     y = torch.zeros(len(data), dtype=torch.int64)
 
-    def velocity(x, t):
-        slope = (t * spread**2 - (1 - t)) / ((t * spread) ** 2 + (1 - t) ** 2)
-        return mean + slope * (x - t * mean)
+    def answer(x, t, gain, bias):
+        alpha, sigma = process.schedule.alpha(t), process.schedule.sigma(t)
+        share = alpha * spread**2 / ((alpha * spread) ** 2 + sigma**2)
+        data = mean + share * (x - alpha * mean)
+        row = process.row(x, t.flatten())
+        noise = (x - alpha * data) / sigma
+        return gain * (row.data * data + row.noise * noise) / row.scale + bias / row.scale
 
     def loss(gain=1.0, bias=0.0):
-        model = exact(lambda x, t: gain * velocity(x, t) + bias)
+        model = exact(lambda x, t: answer(x, t, gain, bias))
         return process.loss_at(model, data, y, draws).mean().item()
 
     assert loss() < min(loss(0.9), loss(1.1), loss(bias=0.1), loss(bias=-0.1))
-    # What is left is Var(data - noise | x_t), here averaged over t by quadrature.
-    t = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
-    left = spread**2 / ((t * spread) ** 2 + (1 - t) ** 2)
-    assert loss() == pytest.approx(left.mean().item(), rel=0.02)
+    if (schedule, prediction) == ("linear", "velocity"):
+        # What is left is Var(data - noise | x_t), here averaged over t by quadrature.
+        t = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
+        left = spread**2 / ((t * spread) ** 2 + (1 - t) ** 2)
+        assert loss() == pytest.approx(left.mean().item(), rel=0.02)
+
+
+def test_a_learned_variance_is_refused():
+    data, y = torch.randn(2, 1, 2, 2), torch.zeros(2, dtype=torch.int64)
+    model = exact(lambda x, t: torch.cat([x, x], 1))
+    with pytest.raises(InputError, match="expected a prediction of 1 channels, got 2"):
+        FlowMatching().loss(model, data, y, torch.Generator())
 
 
 def test_options_that_do_not_exist_are_refused(unchecked):
     with pytest.raises(InputError, match=r"'lognormal'; did you mean 'logit-normal'\?"):
         FlowMatching(times="lognormal")
+    with pytest.raises(InputError, match=r"unknown schedule 'cosin'; did you mean 'cosine'\?"):
+        FlowMatching(schedule="cosin")
+    with pytest.raises(InputError, match=r"unknown prediction 'eps'; choose from data, noise"):
+        FlowMatching(prediction="eps")
     for bad in ({"shift": 0.0}, {"shift": -1.0}, {"scale": 0.0}, {"shift": math.nan}):
         with pytest.raises(InputError, match="expected a shift and a scale above 0, got"):
             FlowMatching(**bad)
