@@ -139,12 +139,12 @@ class DiT(Backbone):
         self, features: Float[Tensor, "B h w D"], c: Float[Tensor, "B D"]
     ) -> Float[Tensor, "B h w D"]:
         """Return refined features; positions enter here, once, however many stems there are."""
-        grid = features.shape[1:3]
+        _, rows, columns, _ = features.shape
         rotation = None
         if self.positions == "rotary":
-            rotation = rotary_positions(*grid, self.position_width, features)
+            rotation = rotary_positions(rows, columns, self.position_width, features)
         else:
-            features = features + sincos_positions(*grid, self.position_width, features)
+            features = features + sincos_positions(rows, columns, self.position_width, features)
         for block in self.blocks:
             features = block(features, c, rotation)
         return features

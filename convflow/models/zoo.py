@@ -50,10 +50,10 @@ def _fcdm(width: int, depths: tuple[int, ...], params: int, gmacs: tuple[float, 
     return Size("fcdm", {"width": width, "depths": depths}, params, gmacs)
 
 
-def _transformers(name: str, row: tuple[Any, ...]) -> dict[str, Size]:
-    """Return the DiT and the SiT of a size, which are equal but for the meaning of their time."""
-    settings = dict(zip(("width", "depth", "num_heads", "patch_size"), row, strict=False))
-    return {f"{family}-{name}": Size(family, settings, *row[4:]) for family in ("dit", "sit")}
+def _transformer(family: str, row: tuple[Any, ...]) -> Size:
+    width, depth, num_heads, patch_size, params, gmacs = row
+    settings = {"width": width, "depth": depth, "num_heads": num_heads, "patch_size": patch_size}
+    return Size(family, settings, params, gmacs)
 
 
 # fmt: off
@@ -91,8 +91,8 @@ TRANSFORMERS: dict[str, tuple[Any, ...]] = {  # width, depth, heads, patch, para
 """DiT and SiT: all twelve are published; the counts at /2 are those of the released modules, the
 counts at /4 and /8 and all at 1024 pixels are our own."""
 # fmt: on
-for _name, _row in TRANSFORMERS.items():
-    SIZES |= _transformers(_name, _row)
+for _family in ("dit", "sit"):
+    SIZES |= {f"{_family}-{name}": _transformer(_family, row) for name, row in TRANSFORMERS.items()}
 
 PUBLISHED: dict[str, dict[str, Any]] = {
     "flowdcn": {"border": "truncate", "discard_half": True},

@@ -1,0 +1,146 @@
+"""What a network costs in operations and memory, found without computing or allocating anything.
+
+The network runs once on tensors that have shapes but no numbers (torch's FakeTensorMode), while
+its matrix products, and the bytes that autograd keeps, are counted.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+from convflow.models.backbone import Backbone
+from convflow.types import Size
+
+COPIES = {"weights": 1, "averaged weights": 1, "gradients": 1, "AdamW moments": 2}
+"""How many numbers a training holds for each parameter."""
+
+
+class Cost(NamedTuple):
+    """What one network needs for a batch of pictures of one size, in float32.
+
+    Attributes:
+        parameters: numbers that are trained.
+        gmacs: 10^9 multiply-accumulates of the matrix products and convolutions, attention's
+            included, for one picture; norms, activations and deformable sampling are not counted.
+        saved: bytes that autograd keeps of one forward pass for the backward pass.
+        live: the most bytes that exist at once in a forward pass without gradients, beside the
+            weights and the batch itself.
+    """
+
+    parameters: int
+    gmacs: float
+    saved: int
+    live: int
+
+    @property
+    def training(self) -> dict[str, int]:
+        """Bytes of a training step, item by item: an estimate.
+
+        What the backward pass needs beside its gradients, the allocator's rest and the data
+        loader are not in it.
+        """
+        held = {name: 4 * count * self.parameters for name, count in COPIES.items()}
+        return held | {"activations": self.saved}
+
+    @property
+    def sampling(self) -> dict[str, int]:
+        """Bytes of one evaluation while sampling, item by item: an estimate, without a codec."""
+        return {"weights": 4 * self.parameters, "activations": self.live}
+
+
+def measure(build: Callable[[], Backbone], size: Size, batch: int = 1) -> Cost:
+    """Return what a network costs for `batch` pictures of a height and width in model space.
+
+    Args:
+        build: makes the network; called where its weights take no memory.
+        size: height and width, multiples of the network's `multiple`.
+        batch: pictures at once; guidance evaluates two for each that it makes.
+
+    Raises:
+        InputError: a size that does not fit the network.
+    """
+    with FakeTensorMode():
+        model = build()
+        model.check_input(torch.empty(0, model.in_channels, *size))
+        inputs = _inputs(model, size, batch)
+        saved = _Saved(model)
+        with saved_tensors_hooks(saved.keep, _same):
+            model(*inputs)
+        flops = FlopCounterMode(display=False, custom_mapping=MORE)
+        with torch.no_grad(), _Live(model) as live, flops:
+            model(*inputs)
+        parameters = sum(p.numel() for p in model.parameters())
+        return Cost(parameters, flops.get_total_flops() / 2e9 / batch, saved.bytes, live.most)
+
+
+def _inputs(model: Backbone, size: Size, batch: int) -> tuple[Tensor, Tensor, Tensor]:
+    x = torch.empty(batch, model.in_channels, *size)
+    return x, torch.empty(batch), torch.empty(batch, dtype=torch.int64)
+
+
+def _storages(model: Backbone) -> list[torch.UntypedStorage]:
+    return [tensor.untyped_storage() for tensor in (*model.parameters(), *model.buffers())]
+
+
+def _same(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def _attention(q: Any, k: Any, v: Any, *_: Any, **__: Any) -> int:
+    return sdpa_flop_count(q, k, v)
+
+
+MORE = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention}
+"""Operations whose counts torch lacks."""
+
+
+class _Saved:
+    """Counts the bytes of tensors that autograd keeps; views count once, parameters never."""
+
+    def __init__(self, model: Backbone) -> None:
+        self.bytes = 0
+        self.known = set(_storages(model))  # held, so that they stay what they are
+
+    def keep(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage not in self.known:
+            self.known.add(storage)
+            self.bytes += storage.nbytes()
+        return tensor
+
+
+class _Live(TorchDispatchMode):
+    """Counts the bytes of tensors that exist at once, of those made while it is on."""
+
+    def __init__(self, model: Backbone) -> None:
+        super().__init__()
+        self.now = self.most = 0
+        self.known = weakref.WeakSet(_storages(model))
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, Tensor):
+                self._count(tensor.untyped_storage())
+        return out
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        if storage in self.known:
+            return
+        self.known.add(storage)
+        self.now += storage.nbytes()
+        self.most = max(self.most, self.now)
+        weakref.finalize(storage, self._free, storage.nbytes())
+
+    def _free(self, count: int) -> None:
+        self.now -= count
