@@ -47,7 +47,6 @@ class Attention(nn.Module):
             x: features on a map, channels last.
             rotation: `rotary_positions` of the map for D / heads channels, or None.
         """
-        batch, height, width, _ = x.shape
         heads = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).flatten(1, 2)
         q, k, v = heads.permute(2, 0, 3, 1, 4)  # each (B, heads, N, D / heads)
         q, k = self.norm_q(q), self.norm_k(k)
@@ -55,4 +54,4 @@ class Attention(nn.Module):
             turn = rotation.flatten(1, 2)
             q, k = rotate(q, turn), rotate(k, turn)
         gathered = nn.functional.scaled_dot_product_attention(q, k, v)
-        return self.out(gathered.transpose(1, 2).reshape(batch, height, width, -1))
+        return self.out(gathered.transpose(1, 2).reshape(x.shape))
