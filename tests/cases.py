@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from safetensors import safe_open
@@ -14,7 +14,11 @@ from torch import Tensor
 from convflow.codecs import PixelCodec
 from convflow.models.backbone import Backbone
 from convflow.models.zoo import FAMILIES, create_model
+from convflow.processes.ddpm import DDPM
 from convflow.processes.flow import FlowMatching
+from convflow.processes.prediction import Kind
+from convflow.processes.process import Process
+from convflow.processes.schedule import SCHEDULES
 from convflow.samplers.ode import SOLVERS
 
 NUM_CLASSES = 5
@@ -30,6 +34,7 @@ MODELS: dict[str, tuple[str, dict[str, object]]] = {
     "flowdcn-discard-half": ("flowdcn", TINY | {"discard_half": True}),
     "flowdcn-patch-1": ("flowdcn", TINY | {"patch_size": 1, "in_channels": 1}),
     "flowdcn-patch-3": ("flowdcn", TINY | {"patch_size": 3, "num_groups": 4, "reach": 2.5}),
+    "flowdcn-learned-variance": ("flowdcn", TINY | {"learned_variance": True}),
     "flowdcn-no-classes": ("flowdcn", TINY | {"num_classes": 0}),
     "flowdcn-dico": ("flowdcn", TINY | {"mix": "dico", "kernel_size": 5}),
     "dico": ("dico", TINY_DICO),
@@ -51,10 +56,18 @@ MODELS: dict[str, tuple[str, dict[str, object]]] = {
     "sit-qk-norm": ("sit", TINY_DIT | {"qk_norm": True}),
     "sit-discard-half": ("sit", TINY_DIT | {"discard_half": True}),
 }
-PROCESSES = {
+PROCESSES: dict[str, Process] = {
     "flow": FlowMatching(),
     "flow-logit-normal": FlowMatching(times="logit-normal", location=-0.5, scale=1.5),
     "flow-shifted": FlowMatching(shift=3.0),
+    **{
+        f"flow-{schedule}-{prediction}": FlowMatching(schedule=schedule, prediction=prediction)
+        for schedule in SCHEDULES
+        for prediction in get_args(Kind)
+    },
+    "ddpm": DDPM(),
+    "ddpm-small": DDPM("small"),
+    "ddpm-large": DDPM("large"),
 }
 CODECS = {"pixel": PixelCodec()}
 

@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from convflow.models.zoo import load_model
+from convflow.processes.ddpm import DDPM
+from convflow.processes.flow import Draws
 from convflow.samplers.guidance import ClassifierFreeGuidance
 from convflow.samplers.ode import SOLVERS, integrate, time_grid
 from convflow.samplers.tableaus import count_evaluations
@@ -113,9 +115,19 @@ def test_pictures_that_do_not_fit_are_refused(case):
             model(x[:, :, 1:], t, y)
 
 
+def network_for(process):
+    return build("flowdcn-learned-variance" if process.learned_variance else "flowdcn")
+
+
+def own_times(process, t):
+    """Flow times as the process itself counts them."""
+    return process.step_at(t) if isinstance(process, DDPM) else t
+
+
 @pytest.mark.parametrize("case", PROCESSES)
 def test_the_loss_has_one_entry_per_sample_and_draws_from_its_generator_alone(case):
-    process, model = PROCESSES[case], build("flowdcn")
+    process = PROCESSES[case]
+    model = network_for(process)
     x, _, y = inputs(model, batch=5)
     before = torch.get_rng_state()
     losses = [process.loss(model, x, y, torch.Generator().manual_seed(i)) for i in (1, 1, 2)]
@@ -127,11 +139,64 @@ def test_the_loss_has_one_entry_per_sample_and_draws_from_its_generator_alone(ca
 
 
 @pytest.mark.parametrize("case", PROCESSES)
+def test_the_loss_of_some_samples_is_that_of_all(case):
+    process = PROCESSES[case]
+    model = network_for(process)
+    x, _, y = inputs(model, batch=5)
+    draws = process.draw(tuple(x.shape), torch.Generator().manual_seed(0))
+    some = slice(1, None, 2)
+    part = process.loss_at(model, x[some], y[some], draws.take(some))
+    assert_close_rms(part, process.loss_at(model, x, y, draws)[some])
+
+
+@pytest.mark.parametrize("case", PROCESSES)
 def test_a_process_runs_from_noise_to_data(case):
     process = PROCESSES[case]
     data, noise = torch.randn(2, 3, 3, 4, 4).unbind()
-    assert process.mix(data, noise, torch.zeros(3)).equal(noise)
-    assert process.mix(data, noise, torch.ones(3)).equal(data)
+    first, last = (
+        process.mix(data, noise, own_times(process, torch.full((3,), t))) for t in (0.0, 1.0)
+    )
+    assert (first - noise).norm() < 0.01 * data.norm()
+    assert (last - data).norm() < 0.011 * noise.norm()
+
+
+@pytest.mark.parametrize("case", PROCESSES)
+def test_a_network_that_knows_the_answer_tells_every_kind(case):
+    process, t = PROCESSES[case], torch.tensor([0.2, 0.5, 0.9], dtype=torch.float64)
+    data, noise = torch.randn(2, 3, 2, 4, 4, dtype=torch.float64).unbind()
+    alpha, sigma, alpha_rate, sigma_rate = (f(t.view(3, 1, 1, 1)) for f in process.schedule[1:])
+    own, y = own_times(process, t), torch.arange(3)
+    x = process.mix(data, noise, own)
+    assert_close_rms(x, alpha * data + sigma * noise)
+    answers = {
+        "data": data,
+        "noise": noise,
+        "velocity": alpha_rate * data + sigma_rate * noise,
+        "score": -noise / sigma,
+    }
+
+    def oracle(x_, t_, y_):
+        assert_close_rms(t_, own)
+        assert x_.equal(x)
+        assert y_.equal(y)
+        answer = answers[process.prediction]
+        return torch.cat([answer, answer], 1) if process.learned_variance else answer
+
+    for wanted, expected in answers.items():
+        assert_close_rms(process.as_prediction(oracle, wanted)(x, t, y), expected)
+    if not process.learned_variance:
+        assert process.loss_at(oracle, data, y, Draws(noise, own)).max() < 1e-20
+
+
+@pytest.mark.parametrize("case", PROCESSES)
+def test_the_field_of_any_network_is_finite_at_all_times(case):
+    process = PROCESSES[case]
+    model = network_for(process)
+    x, _, y = inputs(model)
+    for time in (0.0, 0.5, 1.0):
+        velocity = process.as_prediction(model, "velocity")(x, torch.full((3,), time), y)
+        assert velocity.shape == x.shape
+        assert velocity.isfinite().all()
 
 
 @pytest.mark.parametrize("solver", SOLVER_NAMES)

@@ -256,12 +256,12 @@ class DDPM:
 
     def told(self, t: Float[Tensor, " B"] | Int[Tensor, " B"]) -> Float[Tensor, " B"]:
         """Return what the network is told at steps t of this chain, `times[t]` as float32."""
-        return self.times.to(t.device)[t.long()].float()
+        return self.times.to(t.device)[t.round().long()].float()
 
     def _at(self, name: str, t: Tensor, like: Tensor) -> Tensor:
         """Return a number for each sample, to be multiplied with pictures, in float32 at least."""
         dtype = torch.promote_types(like.dtype, torch.float32)
-        return self._tables[name].to(dtype).to(t.device)[t.long()].view(-1, 1, 1, 1)
+        return self._tables[name].to(dtype).to(t.device)[t.round().long()].view(-1, 1, 1, 1)
 
     def _check(self, output: Tensor, x: Tensor) -> None:
         wanted = x.shape[1] * (2 if self.learned_variance else 1)
