@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import pickle
+import re
 
 import pytest
 import torch
@@ -11,8 +13,10 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 
 import convflow
-from convflow.models.convert import load_official
+from convflow.models.convert import describe_weights, load_official
 from convflow.models.flowdcn import FlowDCN
+from convflow.models.zoo import create_model
+from convflow.nn.embed import sincos_positions
 from convflow.types import InputError
 from tests.cases import read_golden
 from tests.tolerance import GOLDEN, assert_close_rms
@@ -191,6 +195,146 @@ def test_dico_without_variance_and_with_a_wider_kernel():
 def test_dico_tensors_that_do_not_fit_are_named(change, message):
     with pytest.raises(InputError, match=message):
         load_official(change(read_golden("dico_tiny")[0]), family="dico")
+
+
+def training_checkpoint(state, **arguments):
+    """What the released training scripts of DiT and SiT store."""
+    args = argparse.Namespace(model="DiT-S/2", image_size=256, results_dir=None, **arguments)
+    return {"model": worse(state), "ema": state, "opt": {"state": {}}, "args": args}
+
+
+@pytest.mark.parametrize("family", ["dit", "sit"])
+@pytest.mark.parametrize("suffix", [None, ".pt", ".ckpt", ".safetensors"])
+def test_dit_and_sit_are_read_alike(family, suffix, tmp_path):
+    golden = read_golden(f"{family}_tiny")
+    weights = golden[0]
+    if suffix == ".safetensors":
+        save_file(weights, weights_at := tmp_path / "weights.safetensors")
+    elif suffix:
+        torch.save(training_checkpoint(weights), weights_at := tmp_path / f"weights{suffix}")
+    model = load_official(weights_at if suffix else weights, family, num_heads=4)
+    check(model, golden)
+    model.save_pretrained(tmp_path / "ours")
+    check(convflow.load_model(tmp_path / "ours"), golden)
+
+
+def test_a_command_line_may_lie_beside_weights_but_no_other_object(tmp_path):
+    weights, allowed = read_golden("dit_tiny")[0], torch.serialization.get_safe_globals()
+    content = training_checkpoint(weights, more=Malice(tmp_path / "new"))
+    torch.save(content, tmp_path / "weights.pt")
+    with pytest.raises(InputError, match="wants to run code when it is opened, and was refused"):
+        load_official(tmp_path / "weights.pt", "dit", num_heads=4)
+    assert not (tmp_path / "new").exists()
+    assert torch.serialization.get_safe_globals() == allowed
+    torch.save(training_checkpoint(weights), tmp_path / "weights.pt")
+    with pytest.raises(pickle.UnpicklingError):
+        torch.load(tmp_path / "weights.pt", weights_only=True)  # torch alone refuses it still
+
+
+def test_sizes_of_a_dit_are_read_off_the_tensors():
+    weights = read_golden("dit_tiny")[0]
+    expected = {"width": 48, "depth": 3, "num_heads": 4, "num_classes": 10, "in_channels": 4}
+    expected |= {"patch_size": 2, "mlp_ratio": 4.0, "learned_variance": True}
+    assert expected.items() <= load_official(weights, "dit", num_heads=4).settings.items()
+    assert load_official(weights, "sit", num_heads=4).project.out.out_features == 16
+    kept = load_official(weights, "sit", num_heads=4, keep_half=True)
+    assert (kept.project.out.out_features, kept.settings["discard_half"]) == (32, True)
+
+
+GROWN = {48: 384, 144: 1152, 192: 1536, 288: 2304, 96: 768, 11: 1001}
+
+
+def grow(weights):
+    """Weights of DiT-S/2 in the released names, that take no space: twelve blocks of zeros."""
+    grown = {}
+    for name, tensor in weights.items():
+        for block in range(12) if ".0." in name and name.startswith("blocks.0") else [0]:
+            shape = [GROWN.get(side, side) for side in tensor.shape]
+            grown[re.sub(r"^blocks\.0", f"blocks.{block}", name)] = torch.zeros(1).expand(shape)
+    table = sincos_positions(16, 16, 384, torch.zeros(1)).reshape(1, 256, 384)
+    return {n: t for n, t in grown.items() if n != "pos_embed"} | {"pos_embed": table}
+
+
+def test_heads_of_a_published_width_are_known_and_others_asked_for():
+    weights = read_golden("dit_tiny")[0]
+    model = load_official(grow(weights), "dit")
+    again = create_model("dit-s/2", learned_variance=True)
+    assert model.settings == again.settings
+    with pytest.raises(InputError, match=r"one of 384, 768, 1024, 1152, got 48: .* give num_heads"):
+        load_official(weights, "dit")
+    with pytest.raises(InputError, match="got width 48 and num_heads 5"):
+        load_official(weights, "sit", num_heads=5)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s | {"pos_embed": s["pos_embed"] + 1e-3}, r"pos_embed of .* is not the fixed"),
+        (lambda s: s | {"pos_embed": s["pos_embed"][:, :15]}, r"\(1, 15, 48\) is not the fixed"),
+        (lambda s: s | {"extra": torch.zeros(1)}, "does not fit dit: unused extra"),
+        (
+            lambda s: {n: t for n, t in s.items() if "1.attn.proj.b" not in n},
+            "does not fit dit: missing blocks.1.mix.out.bias",
+        ),
+        (lambda s: {n: t for n, t in s.items() if "fc1" not in n}, "no published dit weights"),
+        (lambda s: read_golden("flowdcn_tiny")[0], "no published dit weights .*; name another"),
+    ],
+)
+def test_dit_tensors_that_do_not_fit_are_named(change, message):
+    with pytest.raises(InputError, match=message):
+        load_official(change(read_golden("dit_tiny")[0]), family="dit", num_heads=4)
+
+
+def test_half_precision_and_absent_tables_of_positions_are_fine():
+    weights = read_golden("dit_tiny")[0]
+    load_official({n: t.bfloat16() for n, t in weights.items()}, "dit", num_heads=4)
+    load_official({n: t for n, t in weights.items() if n != "pos_embed"}, "dit", num_heads=4)
+
+
+def test_a_file_is_described_without_building_its_network(tmp_path):
+    weights = read_golden("dit_tiny")[0]
+    torch.save(training_checkpoint(grow(weights)), tmp_path / "weights.pt")
+    found = describe_weights(tmp_path / "weights.pt")
+    assert found == {
+        "file": str(tmp_path / "weights.pt"),
+        "holds": ["args", "ema", "model", "opt"],
+        "averaged": True,
+        "tensors": 12 * 10 + 12,
+        "parameters": 32_865_056,
+        "dtypes": ["float32"],
+        "family": "dit or sit, whose tensors are alike",
+        "size": "dit-s/2",
+        "model": {
+            "width": 384,
+            "in_channels": 4,
+            "patch_size": 2,
+            "num_classes": 1000,
+            "depth": 12,
+            "num_heads": 6,
+            "mlp_ratio": 4.0,
+            "learned_variance": True,
+        },
+    }
+
+
+@pytest.mark.parametrize("family", ["flowdcn", "dico", "dit"])
+def test_the_family_of_a_file_is_seen(family, tmp_path):
+    weights = read_golden(f"{family}_tiny")[0]
+    save_file(weights, tmp_path / "weights.safetensors")
+    found = describe_weights(tmp_path / "weights.safetensors")
+    assert found["family"].startswith(family)
+    assert (found["size"], found["averaged"]) == ("not a published one", False)
+    assert found["holds"] == ["a state dict"]
+    assert "problem" not in found
+    name = next(name for name in weights if name.endswith("bias"))
+    save_file({n: t for n, t in weights.items() if n != name}, tmp_path / "weights.safetensors")
+    assert describe_weights(tmp_path / "weights.safetensors")["problem"].startswith("missing ")
+
+
+def test_tensors_of_no_family_are_counted(tmp_path):
+    save_file({"a": torch.zeros(2, 3).half()}, tmp_path / "weights.safetensors")
+    found = describe_weights(tmp_path / "weights.safetensors")
+    assert (found["family"], found["parameters"], found["dtypes"]) == ("unknown", 6, ["float16"])
 
 
 def test_an_unknown_family_is_refused(golden):
