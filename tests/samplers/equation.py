@@ -50,28 +50,40 @@ def order(steps: Sequence[int], errors: Sequence[float]) -> float:
 
 
 class Normal:
-    """Data of independent numbers from N(mean, std^2), and what a perfect network would say."""
+    """Data of independent numbers from normal distributions of different widths, along the last
+    axis, and what a perfect network would say of them."""
 
-    def __init__(self, schedule: Schedule, mean: float = 0.7, std: float = 0.4):
-        self.schedule, self.mean, self.std, self.calls = schedule, mean, std, 0
+    mean = 0.7
+    stds = torch.tensor([0.2, 0.4, 0.9], dtype=torch.float64)
 
-    def at(self, time: float) -> tuple[float, float]:
-        """The mean and variance of x_t."""
+    def __init__(self, schedule: Schedule):
+        self.schedule, self.calls = schedule, 0
+
+    def at(self, time: float) -> tuple[Tensor, Tensor]:
+        """The means and variances of x_t."""
         t = torch.tensor(time, dtype=torch.float64)
-        alpha, sigma = self.schedule.alpha(t).item(), self.schedule.sigma(t).item()
-        return alpha * self.mean, (alpha * self.std) ** 2 + sigma**2
+        alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
+        variance = (alpha * self.stds).square() + sigma.square()
+        return (alpha * self.mean).expand_as(variance), variance
+
+    def start(self, batch: int, time: float) -> Tensor:
+        """Samples of x_t, random but for their first and second moments, which are exact."""
+        mean, variance = self.at(time)
+        x = torch.randn(batch, 1, 1, len(self.stds), dtype=torch.float64)
+        x = (x - x.mean(0)) / x.std(0, correction=0)
+        return mean + variance.sqrt() * x
 
     def data(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
         """The expected data."""
         t = t.view(-1, 1, 1, 1)
         alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
-        gain = alpha * self.std**2 / ((alpha * self.std).square() + sigma.square())
+        gain = alpha * self.stds**2 / ((alpha * self.stds).square() + sigma.square())
         return self.mean + gain * (x - alpha * self.mean)
 
     def noise(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
         """The expected noise."""
         alpha, sigma = (f(t.view(-1, 1, 1, 1)) for f in (self.schedule.alpha, self.schedule.sigma))
-        spread = (alpha * self.std).square() + sigma.square()
+        spread = (alpha * self.stds).square() + sigma.square()
         return sigma * (x - alpha * self.mean) / spread
 
     def __call__(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:

@@ -1,0 +1,122 @@
+"""DPM-Solver++ and UniPC: diffusers' own loop is the twin, and normal data the truth."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+import torch
+
+from convflow.processes.schedule import SCHEDULES
+from convflow.samplers.exponential import EXPONENTIAL_SOLVERS, integrate_exponential
+from convflow.samplers.ode import integrate, time_grid
+from convflow.types import InputError
+from tests.cases import exact
+from tests.samplers.equation import Normal, order
+from tests.tolerance import assert_close_rms
+
+NOISE = torch.randn(3, 2, 2, 3, generator=torch.Generator().manual_seed(0))
+Y = torch.zeros(3, dtype=torch.int64)
+LINEAR = SCHEDULES["linear"]
+
+
+def field(x, t, y):
+    return torch.sin(2 * x) + t.view(-1, 1, 1, 1)
+
+
+@pytest.mark.parametrize("solver", EXPONENTIAL_SOLVERS)
+def test_it_is_the_loop_of_diffusers(solver):
+    """With diffusers' own times; its model predicts noise - data at the share of noise."""
+    from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
+    from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
+
+    maker = DPMSolverMultistepScheduler if "dpm" in solver else UniPCMultistepScheduler
+    twin = maker(
+        solver_order=3 if "3" in solver else 2,
+        prediction_type="flow_prediction",
+        use_flow_sigmas=True,
+        flow_shift=2.0,
+    )
+    twin.set_timesteps(12)
+    x = NOISE
+    for time, sigma in zip(twin.timesteps, twin.sigmas, strict=False):
+        x = twin.step(-field(x, 1 - sigma.expand(3), Y), time, x).prev_sample
+    grid = (1 - twin.sigmas.double()).tolist()
+    assert_close_rms(integrate_exponential(field, LINEAR, NOISE, Y, grid, solver), x)
+
+
+@pytest.mark.parametrize("solver", EXPONENTIAL_SOLVERS)
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_normal_data_are_reached_from_noise(solver, schedule):
+    """The flow of normal data only stretches, so the answer is known."""
+    model = Normal(SCHEDULES[schedule])
+    noise = model.start(50, 0.0).float()
+    out = integrate_exponential(
+        model, model.schedule, noise, torch.zeros(50, dtype=torch.int64), time_grid(40), solver
+    )
+    assert model.calls == 40
+    (before, spread), (after, wanted) = model.at(0.0), model.at(1.0)
+    truth = after + (wanted / spread).sqrt() * (noise - before)
+    assert ((out - truth).square().mean() / truth.var()).sqrt() < 0.03
+
+
+@pytest.mark.parametrize("solver", EXPONENTIAL_SOLVERS)
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_the_measured_order_is_two(solver, schedule):
+    """Well inside, since at both ends of time a step of the log-signal has no bound."""
+    model = Normal(SCHEDULES[schedule])
+    (before, spread), (after, wanted) = model.at(0.2), model.at(0.8)
+    noise = model.start(20, 0.2)
+    truth = after + (wanted / spread).sqrt() * (noise - before)
+    steps, errors = [16, 24, 32], []
+    for n in steps:
+        grid = [0.2 + 0.6 * i / n for i in range(n + 1)]
+        labels = torch.zeros(20, dtype=torch.int64)
+        out = integrate_exponential(model, model.schedule, noise, labels, grid, solver)
+        errors.append((out - truth).norm().item())
+    assert order(steps, errors) == pytest.approx(2, abs=0.2)
+
+
+@pytest.mark.parametrize("solver", EXPONENTIAL_SOLVERS)
+def test_few_steps_beat_euler(solver):
+    grid = time_grid(8)
+    truth = integrate(field, NOISE, Y, time_grid(400), "rk4")
+    ours = integrate_exponential(field, LINEAR, NOISE, Y, grid, solver)
+    euler = integrate(field, NOISE, Y, grid, "euler")
+    assert (ours - truth).norm() < (euler - truth).norm() / 1.5
+
+
+@pytest.mark.parametrize("solver", EXPONENTIAL_SOLVERS)
+def test_a_sample_does_not_see_its_neighbours_and_every_step_is_reported(solver):
+    told = []
+    whole = integrate_exponential(
+        field, LINEAR, NOISE, Y, time_grid(6), solver, lambda *now: told.append(now)
+    )
+    alone = [
+        integrate_exponential(field, LINEAR, one[None], Y[:1], time_grid(6), solver)
+        for one in NOISE
+    ]
+    assert_close_rms(whole, torch.cat(alone))
+    assert [step[:2] for step in told] == [(i, 6) for i in range(1, 7)]
+    assert told[-1][2].equal(whole)
+    assert integrate_exponential(field, LINEAR, NOISE, Y, [0.0, 1.0], solver).isfinite().all()
+
+
+@pytest.mark.parametrize("solver", EXPONENTIAL_SOLVERS)
+def test_the_model_is_asked_at_the_times_of_the_grid(solver):
+    seen = []
+    model = exact(lambda x, t: seen.append(t.flatten()) or x)
+    grid = time_grid(9, shift=1.7)
+    integrate_exponential(model, LINEAR, NOISE.double(), Y, grid, solver)
+    assert torch.stack(seen)[:, 0].tolist() == grid[:-1]
+
+
+def test_an_unknown_solver_is_refused():
+    with pytest.raises(InputError, match=r"unknown solver 'dpm'; did you mean 'dpm\+\+'"):
+        integrate_exponential(field, LINEAR, NOISE, Y, [0.0, 1.0], "dpm")
+
+
+def test_what_to_install_is_said(monkeypatch):
+    monkeypatch.setitem(sys.modules, "diffusers.schedulers.scheduling_dpmsolver_multistep", None)
+    with pytest.raises(InputError, match=r"pip install convflow\[diffusers\]"):
+        integrate_exponential(field, LINEAR, NOISE, Y, [0.0, 1.0])
