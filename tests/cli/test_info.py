@@ -6,9 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from convflow.cli.main import main
 from convflow.models.zoo import SIZES
+from tests.cases import read_golden
 
 
 def ask(capsys: pytest.CaptureFixture[str], *words: str) -> str:
@@ -47,3 +50,86 @@ def test_a_run(capsys: pytest.CaptureFixture[str], tiny_run: Path) -> None:
 def test_an_unknown_name_gets_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info", "flowdcn-x/2"]) == 2
     assert "did you mean 'flowdcn-xl/2'?" in capsys.readouterr().err
+
+
+def test_a_family(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = ask(capsys, "dit").splitlines()
+    assert [line.split()[0] for line in lines[1:13]] == [n for n in SIZES if n.startswith("dit-")]
+    assert "GMACs 256      512     1024" in lines[0]
+    assert lines[1].split()[3:6] == ["6.06", "31.44", "241.68"]
+    assert "training" not in lines[0]
+
+
+def test_memory_of_a_size(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["dit-s/8", "--batch-size", "2", "--size", "256x512", "--json"]
+    memory = json.loads(ask(capsys, *words))["memory"]
+    assert (memory["batch_size"], memory["pixels"]) == (2, [256, 512])
+    training, sampling = memory["training"], memory["sampling"]
+    assert training["AdamW moments"] == 2 * training["weights"]
+    assert training["total"] == sum(v for k, v in training.items() if k != "total")
+    assert sampling["weights"] == training["weights"]
+    assert sampling["total"] == sampling["weights"] + sampling["activations"]
+    default = json.loads(ask(capsys, "dit-s/8", "--json"))["memory"]
+    assert (default["batch_size"], default["pixels"]) == (1, [256, 256])
+    assert training["activations"] == pytest.approx(4 * default["training"]["activations"], rel=0.1)
+
+
+def test_memory_reads_well_and_says_what_it_is(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = ask(capsys, "dit-s/8")
+    assert "an estimate in float32" in text
+    assert "\n    weights              126." in text
+    assert " MiB\n" in text
+    few = {name: size for name, size in SIZES.items() if name in ("dit-s/8", "fcdm-s")}
+    monkeypatch.setattr("convflow.models.zoo.SIZES", few)
+    table = ask(capsys, "--batch-size", "4")
+    assert [line.split()[0] for line in table.splitlines()[1:3]] == ["fcdm-s", "dit-s/8"]
+    assert "     training    sampling   settings" in table
+    assert "Batches of 4 at 256x256 pixels.\nMemory is an estimate" in table
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt", ".pth", ".ckpt"])
+def test_a_file_of_weights(capsys: pytest.CaptureFixture[str], tmp_path: Path, suffix: str) -> None:
+    weights, path = read_golden("flowdcn_tiny")[0], tmp_path / f"weights{suffix}"
+    if suffix == ".safetensors":
+        save_file(weights, path)
+    else:
+        torch.save({"ema": weights, "model": weights}, path)
+    found = json.loads(ask(capsys, str(path), "--json"))
+    assert (found["family"], found["model"]["width"]) == ("flowdcn", 48)
+    assert found["averaged"] == (suffix != ".safetensors")
+    assert f"parameters               {found['parameters']:,}" in ask(capsys, str(path))
+
+
+def test_weights_of_ours_are_described_with_their_settings(
+    capsys: pytest.CaptureFixture[str], tiny_run: Path
+) -> None:
+    path = next(tiny_run.glob("checkpoints/*/ema/model.safetensors"))
+    found = json.loads(ask(capsys, str(path), "--json"))
+    assert found["model"]["family"] == "flowdcn"
+    assert found["weights"] == str(path.parent)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["P/notes.txt"], "is a file; give a run, checkpoint or model folder, or a file of weig"),
+        (["P/absent.pt"], "no file P/absent.pt here; check the name"),
+        (["P/notes.pt"], "P/notes.pt is damaged, or wants to run code"),
+        (["dit-s/3"], "unknown size, recipe, folder or file 'dit-s/3'; did you mean 'dit-s/"),
+        (["dit-s/2", "--size", "100x256"], "8 divides both sides, for 8x latents, got 100x256"),
+        (["dit-s/2", "--size", "24"], "multiples of 2, got 3x3"),
+        (["dit-s/2", "--batch-size", "0"], "--batch-size"),
+        (["digits.flowdcn", "--batch-size", "2"], "belong to published sizes, got 'digits.flo"),
+        (["P/notes.txt", "--size", "256"], "is a file; give a run"),
+    ],
+)
+def test_what_cannot_be_described_is_named(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, words: list[str], message: str
+) -> None:
+    for name in ("notes.txt", "notes.pt"):
+        (tmp_path / name).write_text("notes")
+    words = [word.replace("P/", f"{tmp_path}/") for word in words]
+    assert main(["info", *words]) == 2
+    assert message in capsys.readouterr().err.replace(f"{tmp_path}/", "P/")
