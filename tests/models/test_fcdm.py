@@ -40,6 +40,12 @@ def test_its_four_parts_make_the_whole():
     c = model.condition(t, y)
     assert [level.shape[1] for level in c] == [8, 16, 32]
     assert model.head(model.trunk(model.stem(x), c), c).equal(model(x, t, y))
+    refined = F.conv2d(
+        model.body(model.stem(x), c).permute(0, 3, 1, 2),
+        *(model.refine.weight, model.refine.bias),
+        padding=1,
+    )
+    assert_close_rms(model.trunk(model.stem(x), c), refined.permute(0, 2, 3, 1))
 
 
 @pytest.mark.parametrize(
