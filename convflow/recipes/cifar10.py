@@ -28,3 +28,9 @@ def dico() -> TrainConfig:
     """CIFAR-10 in pixel space, a 5 M DiCo; all else as in cifar10.flowdcn."""
     model = {"name": "dico", "width": 56, "depths": [3, 3, 3, 3, 3]}
     return replace(flowdcn(), model=model)
+
+
+def sit() -> TrainConfig:
+    """CIFAR-10 in pixel space, a 5 M SiT with patch 2; all else as in cifar10.flowdcn."""
+    model = {"name": "sit", "width": 192, "depth": 8, "num_heads": 3, "patch_size": 2}
+    return replace(flowdcn(), model=model)
