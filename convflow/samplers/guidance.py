@@ -38,7 +38,8 @@ class Guidance:
         interval: (low, high) in flow time; guidance acts where low <= t <= high.
         channels: how many of the picture's channels are guided, from the first; None = all, 3 as
             published for DiT, SiT and DiCo.
-        clock: turns the Denoiser's times into flow time where they are not; None = they are.
+        clock: turns the Denoiser's times into flow time; None where they are, and where neither
+            an interval nor CFG-Zero* asks for it.
 
     Raises:
         InputError: an interval outside [0, 1] or upside down, a scale that is not finite, or
@@ -76,18 +77,24 @@ class Guidance:
         if self.scale == 1 or not len(x):
             return self.model(x, t, y)
         active = self._active(t)
-        if self.interval != (0.0, 1.0) and not bool(active.any()):
+        if active is not None and not bool(active.any()):
             return self.model(x, t, y)
         strong, weak = self.predict(x, t, y)
         guided = self._guided(x)
-        scale = torch.where(active, self.scale, 1.0).to(strong.dtype).view(-1, 1, 1, 1)
+        scale = torch.full_like(t, self.scale)
+        scale = scale if active is None else torch.where(active, scale, 1.0)
+        scale = scale.to(strong.dtype).view(-1, 1, 1, 1)
         out = torch.lerp(weak[:, :guided], strong[:, :guided], scale)
         return torch.cat([out, strong[:, guided:]], 1)
 
-    def _active(self, t: Tensor, since: float = 0.0) -> Tensor:
-        """Return at which times guidance acts, of those from `since` on."""
-        time = t if self.clock is None else self.clock(t)
-        return (time >= max(self.interval[0], since)) & (time <= self.interval[1])
+    def _flow_time(self, t: Tensor) -> Tensor:
+        return t if self.clock is None else self.clock(t)
+
+    def _active(self, t: Tensor) -> Tensor | None:
+        """Return at which times guidance acts, None for always."""
+        low, high = self.interval
+        time = self._flow_time(t)
+        return None if (low, high) == (0, 1) else (time >= low) & (time <= high)
 
     def _guided(self, x: Tensor) -> int:
         return min(self.channels or x.shape[1], x.shape[1])
@@ -116,6 +123,12 @@ class ZeroStarGuidance(ClassifierFreeGuidance):
 
     zeroed: float = 0.04
 
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        super().__post_init__()
+        if not 0 <= self.zeroed <= 1:
+            raise InputError(f"expected zeroed, a time in [0, 1], got {self.zeroed}; change it")
+
     def predict(self, x: Tensor, t: Tensor, y: Tensor) -> Pair:
         """Return the labelled prediction and the scaled unlabelled one, both zero early."""
         strong, weak = super().predict(x, t, y)
@@ -123,7 +136,8 @@ class ZeroStarGuidance(ClassifierFreeGuidance):
         full = torch.promote_types(strong.dtype, torch.float32)
         one, other = (v[:, : self._guided(x)].flatten(1).to(full) for v in (strong, weak))
         ratio = (one * other).sum(1) / other.square().sum(1).clamp(min=torch.finfo(full).tiny)
-        early = self._active(t) & ~self._active(t, self.zeroed)
+        early, active = self._flow_time(t) < self.zeroed, self._active(t)
+        early = early if active is None else early & active
         keep, ratio = (v.to(strong.dtype).view(-1, 1, 1, 1) for v in (~early, ratio))
         return strong * keep, weak * ratio * keep
 

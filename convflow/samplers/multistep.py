@@ -111,7 +111,8 @@ def read_table(source: Path | Mapping[str, Any]) -> Table:
     """
     content = read_json(source) if isinstance(source, Path) else source
     name = str(source) if isinstance(source, Path) else "the table"
-    times, rows = content.get("times"), content.get("coefficients")
+    times: Any = content.get("times")
+    rows: Any = content.get("coefficients")
     if times is None and _are_numbers(content.get("steps")):
         times = list(itertools.accumulate(content["steps"], initial=0.0))
     if not (
