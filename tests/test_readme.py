@@ -86,4 +86,4 @@ def test_the_tree_names_every_file() -> None:
 
 def test_the_changelog_tells_of_this_version() -> None:
     headings = re.findall(r"^## \[(.*?)\]", (ROOT / "CHANGELOG.md").read_text(), re.M)
-    assert [name for name in headings if name != "Unreleased"][0] == convflow.__version__
+    assert next(name for name in headings if name != "Unreleased") == convflow.__version__
