@@ -130,7 +130,8 @@ def settings_of(name: str) -> list[str]:
     Raises:
         InputError: an unknown name; the message has the nearest.
     """
-    return list(FAMILIES[_find(name).family]._hub_mixin_init_parameters)
+    accepted = FAMILIES[_find(name).family]._hub_mixin_init_parameters
+    return [setting for setting in accepted if setting != "self"]
 
 
 def load_model(folder_or_id: str | Path) -> Backbone:

@@ -184,6 +184,33 @@ CASES = [
     ("size of zero", f"{TRAIN} --data.size 0x8", "--data.size: expected int >= 1, got '0x8'"),
     ("size off the patch", f"{TRAIN} --data.size 9x8", "multiples of 4, got 9x8"),
     ("two channels", f"{TRAIN} --data.channels 2", "--data.channels: expected 1 or 3"),
+    ("unknown process", f"{TRAIN} --process ddmp", "--process.kind: expected flow or ddpm"),
+    (
+        "unknown schedule of data",
+        f"{TRAIN} --process.schedule sine",
+        "--process.schedule: expected linear or cosine or vp, got 'sine'",
+    ),
+    (
+        "unknown prediction",
+        f"{TRAIN} --process.prediction epsilon",
+        "--process.prediction: expected velocity or noise or data or score",
+    ),
+    ("shift of nothing", f"{TRAIN} --process.shift 0", "--process.shift: expected float > 0"),
+    (
+        "schedule of a chain",
+        f"{TRAIN} --process ddpm --process.schedule vp",
+        "the process 'ddpm' has no setting 'schedule', got 'vp'; leave it out",
+    ),
+    (
+        "variance of a flow",
+        f"{TRAIN} --process.variance small",
+        "the process 'flow' has no setting 'variance', got 'small'; leave it out",
+    ),
+    (
+        "variance the process has no use for",
+        f"{TRAIN} --model.learned-variance true",
+        "--model.learned-variance: expected False as in the process, got True; leave it out",
+    ),
     # the network
     (
         "width off the groups",
@@ -419,6 +446,12 @@ CASES = [
         SAMPLE,
         "steps",
         edit_json("ema/pipeline.json", sampling={"steps": "many"}),
+    ),
+    (
+        "pipeline.json with another process",
+        SAMPLE,
+        "process",
+        edit_json("ema/pipeline.json", process="dpm"),
     ),
     (
         "too few class names",

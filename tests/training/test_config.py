@@ -9,11 +9,13 @@ import pytest
 
 from convflow.recipes import create_config, list_recipes
 from convflow.training.config import (
+    ProcessConfig,
     TrainConfig,
     describe,
     differences,
     from_dict,
     override,
+    read_pipeline,
     to_dict,
 )
 from convflow.types import InputError
@@ -50,6 +52,44 @@ def test_a_longer_run_is_another_where_the_rate_depends_on_it():
     assert differences(falling, override(falling, ["--images", "160"])) == ["images (80, now 160)"]
     constant = override(falling, ["--optim.schedule", "constant"])
     assert differences(constant, override(constant, ["--images", "160"])) == []
+
+
+def test_a_group_may_stand_for_its_first_key():
+    words = "--process ddpm --process.variance small --data pets --process.schedule=vp"
+    config = override(TrainConfig(), words.split())
+    assert (config.process.kind, config.process.variance) == ("ddpm", "small")
+    assert (config.process.schedule, config.process.prediction) == ("vp", "velocity")
+    assert override(config, ["--process", "flow"]).process.kind == "flow"
+
+
+def test_settings_from_before_there_were_kinds_mean_flow_matching():
+    old = to_dict(TrainConfig())
+    for key in ("kind", "schedule", "prediction", "variance"):
+        del old["process"][key]
+    assert from_dict(old) == TrainConfig()
+
+
+@pytest.mark.parametrize(
+    ("stored", "expected"),
+    [
+        ({}, ProcessConfig()),
+        ({"process": "flow"}, ProcessConfig()),
+        (
+            {"process": {"kind": "ddpm", "variance": "large"}},
+            ProcessConfig("ddpm", variance="large"),
+        ),
+    ],
+)
+def test_a_pipeline_says_its_process_or_has_flow_matching(stored, expected):
+    known = read_pipeline({"size": [8, 8], "format": 1, **stored})
+    assert known.process == expected
+    assert read_pipeline(json.loads(json.dumps(to_dict(known)))) == known
+
+
+@pytest.mark.parametrize("process", ["flw", {"kind": "dpm"}, {"schedule": "x"}, 3, {"shift": 0}])
+def test_a_pipeline_with_a_damaged_process_is_refused(process):
+    with pytest.raises(InputError, match=r"(expected|invalid) .*process"):
+        read_pipeline({"size": [8, 8], "process": process})
 
 
 def test_none_clears_an_optional_key():
@@ -94,6 +134,12 @@ def test_json_there_and_back(name):
         ("--data.channels 2", "--data.channels: expected 1 or 3, got '2'"),
         ("--optim.schedule cosine", "expected constant or linear, got 'cosine'"),
         ("--label-dropout 1.5", "--label-dropout: expected float <= 1"),
+        ("--process ddmp", "--process.kind: expected flow or ddpm, got 'ddmp'"),
+        ("--process.schedule sine", "--process.schedule: expected linear or cosine or vp, got"),
+        ("--process.prediction eps", "expected velocity or noise or data or score, got 'eps'"),
+        ("--process.variance none", "--process.variance: expected learned or small or large"),
+        ("--process.shift 0", "--process.shift: expected float > 0"),
+        ("--process.kin ddpm", "did you mean '--process.kind'?"),
         ("--optim 3", "--optim is a group; set one of --optim.lr"),
         ("--model flowdcn", "--model is a group; set one of its keys"),
         ("--model.width.x 3", "expected --model.SETTING"),

@@ -10,7 +10,10 @@ import shutil
 import pytest
 import torch
 
+from convflow.models.zoo import load_model
+from convflow.processes.process import create_process
 from convflow.training import checkpoint, launch
+from convflow.training.config import read_pipeline
 from convflow.types import InputError
 
 
@@ -50,6 +53,44 @@ def test_a_longer_run_goes_on(tiny, run, tmp_path):
         assert one.read_bytes() == other.read_bytes()
 
 
+PROCESSES = [
+    "--process flow --process.schedule cosine --process.prediction noise",
+    "--process flow --process.schedule vp --process.prediction score",
+    "--process flow --process.prediction data",
+    "--process ddpm",
+    "--process ddpm --process.variance small",
+]
+
+
+@pytest.mark.parametrize("words", PROCESSES)
+def test_every_process_trains_samples_and_is_remembered(tiny, tmp_path, words):
+    config = tiny(f"--data digits {words} --images 16 --sampling.steps 3")
+    assert launch.train(config, tmp_path / "run")
+    assert len(list((tmp_path / "run/samples").glob("*.png"))) == 2
+    folder = checkpoint.folder_of(tmp_path / "run", 2) / "ema"
+    described = read_pipeline(json.loads((folder / "pipeline.json").read_text()))
+    assert described.process == config.process
+    learned = create_process(dataclasses.asdict(described.process)).learned_variance
+    assert load_model(folder).learned_variance == learned == words.endswith("ddpm")
+
+
+def test_a_longer_run_of_ddpm_goes_on(tiny, tmp_path):
+    for run, lengths in (("parts", (24, 56)), ("straight", (56,))):
+        for images in lengths:
+            assert launch.train(tiny(f"--process ddpm --images {images}"), tmp_path / run)
+    for name in ("raw/model.safetensors", "ema/model.safetensors", "optimizer.safetensors"):
+        one, other = (
+            checkpoint.folder_of(tmp_path / run, 7) / name for run in ("parts", "straight")
+        )
+        assert one.read_bytes() == other.read_bytes()
+
+
+def test_another_process_is_another_run(tiny, tmp_path):
+    assert launch.train(tiny("--images 8"), tmp_path / "run")
+    with pytest.raises(InputError, match=r"other settings: process\.kind \(flow, now ddpm\)"):
+        launch.train(tiny("--images 8 --process ddpm"), tmp_path / "run")
+
+
 def test_weights_are_a_function_of_the_seed_alone(tiny):
     first = launch.build_model(tiny(), 2).state_dict()
     torch.manual_seed(99)
@@ -82,12 +123,24 @@ def test_changed_settings_are_named_and_nothing_changes(tiny, run):
         ("--data=", "--data: expected a folder of pictures"),
         ("--device toaster", "expected a usable device"),
         ("--model.name flowdnc", "did you mean"),
+        ("--process ddpm --process.schedule vp", "process 'ddpm' has no setting 'schedule'"),
+        ("--process.variance small", "the process 'flow' has no setting 'variance', got 'small'"),
+        ("--process ddpm --model.learned-variance false", "expected True as in the process"),
+        ("--model.learned-variance true", "expected False as in the process, got True"),
     ],
 )
 def test_nothing_is_written_before_all_is_checked(tiny, tmp_path, words, message):
     with pytest.raises(InputError, match=re.escape(message)):
         launch.train(tiny(words), tmp_path / "new/run")
     assert not (tmp_path / "new").exists()
+
+
+def test_a_variance_needs_a_network_that_can_learn_one(tiny, monkeypatch):
+    monkeypatch.setattr(launch, "settings_of", lambda name: ["width"])
+    launch.build_model(tiny(), 2)
+    message = "a variance, got flowdcn; add --process.variance small"
+    with pytest.raises(InputError, match=message):
+        launch.build_model(tiny("--process ddpm"), 2, learned_variance=True)
 
 
 def test_more_processes_than_pictures_in_a_batch(tiny, tmp_path, monkeypatch):

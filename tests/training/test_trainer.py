@@ -40,11 +40,11 @@ def files_of(run):
     return content | {"metrics": (run / "metrics.jsonl").read_bytes(), "step": last.name}
 
 
+@pytest.mark.parametrize("process", ["flow", "ddpm"])
 @pytest.mark.parametrize("micro", ["1", "3", "7", "8", "100"])
-def test_micro_batches_add_up_to_the_batch(tiny, trainer_of, micro):
+def test_micro_batches_add_up_to_the_batch(tiny, trainer_of, micro, process):
     whole, parts = (
-        trainer_of(tiny("--micro-batch none")),
-        trainer_of(tiny(f"--micro-batch {micro}")),
+        trainer_of(tiny(f"--process {process} --micro-batch {size}")) for size in ("none", micro)
     )
     for batch in itertools.islice(stream_of(whole), 3):
         first, second = whole.train_step(*batch), parts.train_step(*batch)
@@ -90,8 +90,9 @@ def test_gradients_are_clipped_and_their_norm_reported_before(tiny, trainer_of):
     assert averages[1] == pytest.approx(1e-3 * (1 - loose.config.optim.betas[0]), rel=1e-2)
 
 
-def test_a_share_sees_its_rows_of_the_same_draws(tiny, trainer_of, monkeypatch):
-    trainer = trainer_of(tiny())
+@pytest.mark.parametrize("process", ["flow", "ddpm"])
+def test_a_share_sees_its_rows_of_the_same_draws(tiny, trainer_of, monkeypatch, process):
+    trainer = trainer_of(tiny(f"--process {process}"))
     labels = torch.tensor([0, 1] * 4)
     whole_labels, whole = trainer._draw(labels)
     for rank in range(3):
