@@ -25,6 +25,7 @@ often changed
   --batch-size 128         global batch, whatever the number of devices
   --micro-batch 32         most pictures at once on a device, to save memory
   --optim.lr 2e-4          learning rate
+  --process ddpm           DDPM instead of flow matching; see also --process.schedule
   --model.width 256        any setting of the network
   --data.on-bad skip       leave unreadable pictures out instead of stopping
 
