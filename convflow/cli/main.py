@@ -22,6 +22,7 @@ VERBS = {
     "evaluate": "score samples or pictures against real ones, compare result cards",
     "info": "say what a model, run, recipe or published size holds",
     "doctor": "check this machine: versions, devices, operator, a short self-test",
+    "bench": "measure a model, search for a solver of few steps",
     "demo": "train on handwritten digits and draw a page, in two minutes",
 }
 

@@ -145,6 +145,11 @@ def read_table(source: Path | Mapping[str, Any]) -> Table:
     )
 
 
+def table_path(folder: Path, steps: int) -> Path:
+    """Return where the table of so many steps lies beside a model's weights."""
+    return folder / "solvers" / f"steps_{steps}.json"
+
+
 def write_table(path: Path, table: Table, **more: Any) -> None:
     """Write a table as JSON, with `more` about how it came about; the folder is made."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,137 @@
+"""`convflow bench`: measurements of a trained model, and what can be made from them."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from convflow.cli.main import Parser
+from convflow.cli.sample import _finite, _interval, natural, positive, size, split_labels
+from convflow.types import InputError, unknown_name
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SOLVERS = """Search for a solver of few steps for one model, and compare it with the others.
+
+Step lengths and coefficients are fitted so that few steps end where many end; then all solvers
+make the same held-out samples with as many calls of the network. The table goes beside the weights
+as solvers/steps_N.json."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command and return its exit code."""
+    verb, words = (arguments[0], arguments[1:]) if arguments else ("--help", [])
+    if verb in ("-h", "--help"):
+        print("usage: convflow bench WHAT [options]\n")
+        print("  solvers MODEL   search for a solver of few steps, compare it with the others\n")
+        print("convflow bench WHAT --help tells more.")
+        return 0
+    if verb not in BENCHES:
+        raise InputError(unknown_name("benchmark", verb, BENCHES))
+    return BENCHES[verb](words)
+
+
+def bench_solvers(arguments: Sequence[str]) -> int:
+    """Search for a solver of few steps, print every solver's error, write the table."""
+    options = _parser().parse(arguments)
+    if options.steps < 2:
+        raise InputError("--steps: expected at least 2, got 1; one step has nothing to search")
+
+    from tqdm import tqdm
+
+    from convflow.pipeline import Pipeline, find_weights
+    from convflow.processes.process import create_process
+    from convflow.samplers.guidance import guide
+    from convflow.samplers.multistep import table_path, write_table
+    from convflow.samplers.search import search, teach
+    from convflow.samplers.seeds import draw_noise
+    from convflow.storage import explained, hash_tensors, read_json
+    from convflow.training.config import read_pipeline
+
+    folder = find_weights(options.model, options.weights)
+    place = folder if Path(options.model).exists() else Path()
+    out = options.out or table_path(place, options.steps)
+    pipe = Pipeline.from_pretrained(options.model, weights=options.weights, device=options.device)
+    labels = split_labels(options.labels, pipe.class_names)
+    given = {name: getattr(options, name) for name in ("size", "guidance", "interval", "seed")}
+    samples = pipe.samples(labels, **{k: v for k, v in given.items() if v is not None})
+    process = create_process(
+        dataclasses.asdict(read_pipeline(read_json(folder / "pipeline.json")).process)
+    )
+    network = process.as_prediction(pipe.model.requires_grad_(False), "velocity")
+    model = guide(network, pipe.model.num_classes, samples.guidance, interval=samples.interval)
+
+    def starts(first: int) -> list[tuple[Tensor, Tensor]]:
+        found, last = [], first + options.num
+        for i in range(first, last, options.batch_size):
+            part = range(i, min(i + options.batch_size, last))
+            noise = draw_noise(samples.seed, part, (samples.channels, *samples.size))
+            found.append((noise.to(pipe.device), samples.labels(part).to(pipe.device)))
+        return found
+
+    fit, held_out = (teach(model, starts(i), options.teacher_steps) for i in (0, options.num))
+    shown = sys.stderr.isatty()
+    with tqdm(total=options.iterations, disable=not shown, dynamic_ncols=True) as bar:
+
+        def tell(iteration: int, least: float) -> None:
+            bar.set_description(f"error {least:.2e}")
+            bar.update()
+
+        found = search(
+            model, fit, held_out, options.steps, iterations=options.iterations, progress=tell
+        )
+    rows = sorted(found.errors.items(), key=lambda row: row[1][1])
+    print(f"{'solver':12}{'calls':>7}{'error':>12}")
+    for name, (calls, error) in rows:
+        print(f"{name:12}{calls:7}{error:12.2e}")
+    with explained(out):
+        write_table(
+            out,
+            found.table,
+            errors={name: {"calls": calls, "error": error} for name, (calls, error) in rows},
+            guidance=samples.guidance,
+            interval=list(samples.interval),
+            size=list(samples.size),
+            seed=samples.seed,
+            num=options.num,
+            teacher_steps=options.teacher_steps,
+            weights_sha256=hash_tensors(pipe.model.state_dict()),
+        )
+    print(f"rms distance from the end of {options.teacher_steps} steps, as a share; table in {out}")
+    return 0
+
+
+BENCHES: dict[str, Callable[[Sequence[str]], int]] = {"solvers": bench_solvers}
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="convflow bench solvers",
+        description=SOLVERS,
+        allow_abbrev=False,
+        usage="convflow bench solvers MODEL [options]",
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(
+            prog, max_help_position=26, width=100
+        ),
+    )
+    add = parser.add_argument
+    add("model", help="run folder, checkpoint, model folder or Hub id")
+    add("--steps", type=positive, default=6, help="calls of the network (default: 6)")
+    add("--iterations", type=natural, default=200, help="of the search (default: 200)")
+    add("--teacher-steps", type=positive, default=100, help="steps to end like (default: 100)")
+    add("--num", type=positive, default=64, help="samples to fit, and held out (default: 64)")
+    add("--batch-size", type=positive, default=16, help="samples at once (default: 16)")
+    add("--out", type=Path, help="the table (default: solvers/steps_N.json beside the weights)")
+    add("--labels", help="class names or numbers: cat,dog (default: all)")
+    add("--size", type=size, help="height x width, e.g. 48x32 (default: as trained)")
+    add("--guidance", type=_finite, help="1 = none (default: the recipe's)")
+    add("--interval", type=_interval, help="times at which guidance acts (default: 0,1)")
+    add("--seed", type=natural, default=0, help="sample i depends on (seed, i) alone")
+    add("--weights", choices=("ema", "raw"), default="ema", help="averaged or last weights")
+    add("--device", default="auto", help="auto, cpu, ...")
+    return parser
