@@ -237,7 +237,8 @@ def read_pipeline(tree: Mapping[str, Any]) -> PipelineConfig:
 
 def to_dict(config: TrainConfig | PipelineConfig) -> dict[str, Any]:
     """Return plain nested dicts and lists, ready for JSON."""
-    return json.loads(msgspec.json.encode(config))
+    # Not by msgspec's encoder: it leaves out the defaults of settings that msgspec has read.
+    return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
 def differences(old: TrainConfig, new: TrainConfig) -> list[str]:

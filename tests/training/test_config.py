@@ -67,6 +67,8 @@ def test_settings_from_before_there_were_kinds_mean_flow_matching():
     for key in ("kind", "schedule", "prediction", "variance"):
         del old["process"][key]
     assert from_dict(old) == TrainConfig()
+    assert to_dict(from_dict(old)) == to_dict(TrainConfig())
+    assert differences(from_dict(old), TrainConfig()) == []
 
 
 @pytest.mark.parametrize(
