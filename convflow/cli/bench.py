@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -45,13 +44,11 @@ def bench_solvers(arguments: Sequence[str]) -> int:
     from tqdm import tqdm
 
     from convflow.pipeline import Pipeline, find_weights
-    from convflow.processes.process import create_process
     from convflow.samplers.guidance import guide
     from convflow.samplers.multistep import table_path, write_table
     from convflow.samplers.search import search, teach
     from convflow.samplers.seeds import draw_noise
-    from convflow.storage import explained, hash_tensors, read_json
-    from convflow.training.config import read_pipeline
+    from convflow.storage import explained, hash_tensors
 
     folder = find_weights(options.model, options.weights)
     place = folder if Path(options.model).exists() else Path()
@@ -60,10 +57,7 @@ def bench_solvers(arguments: Sequence[str]) -> int:
     labels = split_labels(options.labels, pipe.class_names)
     given = {name: getattr(options, name) for name in ("size", "guidance", "interval", "seed")}
     samples = pipe.samples(labels, **{k: v for k, v in given.items() if v is not None})
-    process = create_process(
-        dataclasses.asdict(read_pipeline(read_json(folder / "pipeline.json")).process)
-    )
-    network = process.as_prediction(pipe.model.requires_grad_(False), "velocity")
+    network = samples.process.as_prediction(pipe.model.requires_grad_(False), "velocity")
     model = guide(network, pipe.model.num_classes, samples.guidance, interval=samples.interval)
 
     def starts(first: int) -> list[tuple[Tensor, Tensor]]:

@@ -79,7 +79,7 @@ def test_all_of_eta_is_ancestral_sampling_with_the_small_variance():
 
 @pytest.mark.parametrize("sampler", ["ancestral", "ddim", "ddim with noise"])
 def test_normal_data_come_out_with_their_mean_and_variance(sampler):
-    ddpm, batch, generator = DDPM("small"), 4000, torch.Generator().manual_seed(1)
+    ddpm, batch, generator = DDPM("small"), 2000, torch.Generator().manual_seed(1)
     data, tables = Normal(ddpm.schedule), (ddpm.signal.sqrt(), (1 - ddpm.signal).sqrt())
 
     def network(x, t, y):
