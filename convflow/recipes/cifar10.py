@@ -6,6 +6,7 @@ from convflow.training.config import (
     DataConfig,
     EMAConfig,
     OptimConfig,
+    ProcessConfig,
     SamplingConfig,
     TrainConfig,
 )
@@ -34,3 +35,9 @@ def sit() -> TrainConfig:
     """CIFAR-10 in pixel space, a 5 M SiT with patch 2; all else as in cifar10.flowdcn."""
     model = {"name": "sit", "width": 192, "depth": 8, "num_heads": 3, "patch_size": 2}
     return replace(flowdcn(), model=model)
+
+
+def dit() -> TrainConfig:
+    """CIFAR-10 in pixel space, the network of cifar10.sit trained as a DDPM; all else alike."""
+    model = sit().model | {"name": "dit"}
+    return replace(sit(), model=model, process=ProcessConfig(kind="ddpm"))
