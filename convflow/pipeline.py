@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import json
-import math
 import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -21,11 +21,19 @@ from convflow.codecs import PixelCodec
 from convflow.data.grid import to_picture
 from convflow.models.backbone import Backbone, check_size
 from convflow.models.zoo import find_folder, load_model
-from convflow.samplers.ode import SOLVERS, time_grid
+from convflow.processes.process import create_process
+from convflow.samplers.multistep import read_table, table_path
+from convflow.samplers.sampler import SEARCHED, Sampler
 from convflow.samples import LabelPolicy, Precision, Progress, Samples
 from convflow.storage import read_json, write_text
 from convflow.training import checkpoint
-from convflow.training.config import PipelineConfig, SamplingConfig, read_pipeline, to_dict
+from convflow.training.config import (
+    PipelineConfig,
+    ProcessConfig,
+    SamplingConfig,
+    read_pipeline,
+    to_dict,
+)
 from convflow.types import InputError, Size, unknown_name
 
 CODECS = {"pixel": PixelCodec}
@@ -58,6 +66,7 @@ class Pipeline:
         class_names: names of the labels 0, 1, ...; empty when there are none.
         sampling: default solver, steps and guidance.
         device: "auto" takes a GPU where there is one.
+        process: that the model was trained with; by default flow matching on the straight path.
 
     Raises:
         InputError: class names or channels that do not fit, or a device that is not there.
@@ -76,6 +85,7 @@ class Pipeline:
         class_names: Sequence[str] = (),
         sampling: SamplingConfig | None = None,
         device: str = "auto",
+        process: ProcessConfig | None = None,
     ) -> None:
         if len(class_names) not in (0, model.num_classes) or model.in_channels not in (1, 3):
             raise InputError(
@@ -86,7 +96,8 @@ class Pipeline:
         self.device = distributed.choose_device(device)
         self.model, self.codec = model.to(self.device).eval(), codec
         self.size, self.class_names = size, tuple(class_names)
-        self.sampling = sampling or SamplingConfig()
+        self.folder: Path | None = None  # where searched solvers lie
+        self.sampling, self.process = sampling or SamplingConfig(), process or ProcessConfig()
 
     @classmethod
     def from_pretrained(
@@ -119,14 +130,24 @@ class Pipeline:
                 f"{path} cannot be used: {error}; use a checkpoint of convflow train"
             ) from error
         codec = CODECS[known.codec]()
-        return cls(load_model(folder), codec, known.size, known.class_names, known.sampling, device)
+        pipe = cls(
+            load_model(folder),
+            codec,
+            known.size,
+            known.class_names,
+            known.sampling,
+            device,
+            known.process,
+        )
+        pipe.folder = folder
+        return pipe
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the network, its settings and this description to a folder; parents are made."""
         place = Path(folder)
         place.mkdir(parents=True, exist_ok=True)
         self.model.save_weights(place)
-        known = PipelineConfig(self.size, self.class_names, self.sampling)
+        known = PipelineConfig(self.size, self.class_names, self.sampling, process=self.process)
         write_text(place / "pipeline.json", json.dumps(to_dict(known), indent=2))
 
     def __call__(
@@ -171,15 +192,16 @@ class Pipeline:
         *,
         size: Size | int | None = None,
         steps: int | None = None,
-        guidance: float | None = None,
-        interval: tuple[float, float] = (0.0, 1.0),
         solver: str | None = None,
+        guidance: float | None = None,
+        guidance_kind: str = "cfg",
+        interval: tuple[float, float] = (0.0, 1.0),
+        channels_guided: int | None = None,
+        weaker: Backbone | None = None,
         seed: int = 0,
-        shift: float = 1.0,
-        last_step: float | None = None,
         label_policy: LabelPolicy = "balanced",
         precision: Precision = "float32",
-        **model_arguments: Any,
+        **more: Any,
     ) -> Samples:
         """Return the endless series of pictures that these settings define; none is made yet.
 
@@ -191,57 +213,64 @@ class Pipeline:
             size: height and width in pixels, multiples of the model's `multiple`; one number
                 stands for a square.
             steps: solver steps.
-            guidance: classifier-free guidance scale, 1 for none; ignored without classes.
+            solver: a name in `convflow.samplers.sampler.OPTIONS`.
+            guidance: scale, 1 for none; "cfg" and "cfg-zero" need classes.
+            guidance_kind: "cfg", "cfg-zero", or "auto" with a `weaker` model of the same data.
             interval: guidance acts at times in this (low, high), 0 = noise, 1 = data.
-            solver: "euler" or "heun".
+            channels_guided: the first so many; None for all, 3 as published for DiT, SiT, DiCo.
+            weaker: for "auto".
             seed: any non-negative integer.
-            shift: time shift of the solver's grid, see `time_grid`.
-            last_step: length of the last step, see `time_grid`.
             label_policy: "balanced" gives the labels in turn; "random" draws one of them for
                 picture i from (seed, i).
             precision: of the network's arithmetic; the picture itself is summed in float32.
-            **model_arguments: passed to the network at every call, such as `reach` of FlowDCN.
+            **more: settings of the solver, such as `shift`, `last_step`, `diffusion` or `eta`, see
+                `Sampler`; or arguments of the network at every call, such as `reach` of FlowDCN.
 
         Raises:
-            InputError: an unknown label, an impossible size, a number out of range.
+            InputError: an unknown label or name, an impossible size, a number out of range.
         """
-        sampling = self.sampling
         size = self.size if size is None else (size, size) if isinstance(size, int) else size
-        guidance = sampling.guidance if guidance is None else guidance
-        solver = sampling.solver if solver is None else solver
-        if seed < 0 or not math.isfinite(guidance):
-            raise InputError(
-                f"expected seed >= 0 and a finite guidance, got {seed} and {guidance}; change it"
-            )
-        for kind, name, known in (
+        guidance = self.sampling.guidance if guidance is None else guidance
+        if seed < 0:
+            raise InputError(f"expected seed >= 0, got {seed}; change it")
+        for kind, word, known in (
             ("label policy", label_policy, get_args(LabelPolicy)),
             ("precision", precision, get_args(Precision)),
-            ("solver", solver, SOLVERS),
         ):
-            if name not in known:
-                raise InputError(unknown_name(kind, name, known))
+            if word not in known:
+                raise InputError(unknown_name(kind, word, known))
         check_size(*size, self.model.multiple)
+        own = {field.name for field in dataclasses.fields(Sampler)}
         accepted = inspect.signature(self.model.forward).parameters
-        for name in model_arguments:
-            if name not in accepted:
+        for name in more:
+            if name not in own | {*accepted}:
                 options = {*inspect.signature(self.samples).parameters, "num", "batch_size"}
-                raise InputError(unknown_name("option", name, sorted(options | {*accepted})))
-        steps = sampling.steps if steps is None else steps
+                raise InputError(unknown_name("option", name, sorted(options | own | {*accepted})))
+        solver = self.sampling.solver if solver is None else solver
+        steps = self.sampling.steps if steps is None else steps
+        if solver == SEARCHED and "table" not in more and self.folder is not None:
+            more["table"] = read_table(table_path(self.folder, steps))
+        sampler = Sampler(
+            solver,
+            steps,
+            **{name: value for name, value in more.items() if name in own},
+        )
         return Samples(
             self.model,
             self.codec,
+            create_process(dataclasses.asdict(self.process)),
             classes=tuple(self._label_ids(labels)),
             size=size,
-            grid=tuple(time_grid(steps, shift=shift, last_step=last_step)),
-            guidance=guidance if self.model.num_classes else 1.0,
+            sampler=sampler,
+            guidance=guidance if self.model.num_classes or guidance_kind == "auto" else 1.0,
+            guidance_kind=guidance_kind,
             interval=interval,
-            solver=solver,
+            channels_guided=channels_guided,
+            weaker=None if weaker is None else weaker.to(self.device).eval(),
             seed=seed,
-            shift=shift,
-            last_step=last_step,
             label_policy=label_policy,
             precision=precision,
-            model_arguments=model_arguments,
+            model_arguments={name: value for name, value in more.items() if name not in own},
         )
 
     def _label_ids(self, labels: Sequence[Label | None] | Label | None) -> list[int]:

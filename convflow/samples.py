@@ -12,10 +12,13 @@ from torch import Tensor
 
 from convflow.codecs import PixelCodec
 from convflow.models.backbone import Backbone
-from convflow.samplers.guidance import ClassifierFreeGuidance
-from convflow.samplers.ode import integrate
+from convflow.processes.process import Process
+from convflow.samplers.ancestral import ANCESTRAL_SOLVERS
+from convflow.samplers.guidance import Clock, guide
+from convflow.samplers.sampler import Sampler
 from convflow.samplers.seeds import SEED_RULE, assign_labels, draw_labels, draw_noise
-from convflow.types import InputError, Size
+from convflow.storage import hash_tensors
+from convflow.types import Denoiser, InputError, Size
 
 LabelPolicy = Literal["balanced", "random"]
 Precision = Literal["float32", "bfloat16"]
@@ -35,22 +38,29 @@ class Samples:
 
     model: Backbone
     codec: PixelCodec
+    process: Process
     classes: tuple[int, ...]
     size: Size
-    grid: tuple[float, ...]
+    sampler: Sampler
     guidance: float
+    guidance_kind: str
     interval: tuple[float, float]
-    solver: str
+    channels_guided: int | None
+    weaker: Backbone | None
     seed: int
-    shift: float
-    last_step: float | None
     label_policy: LabelPolicy
     precision: Precision
     model_arguments: dict[str, Any]
 
     def __post_init__(self) -> None:
         """Raise InputError now rather than at the first picture."""
-        ClassifierFreeGuidance(self.model, 0, self.guidance, self.interval)
+        self.sampler.check_process(self.process)
+        if self.guidance_kind == "cfg-zero" and self.sampler.solver in ANCESTRAL_SOLVERS:
+            raise InputError(
+                f"the guidance cfg-zero is for velocities, got the solver {self.sampler.solver}, "
+                "which predicts noise; choose another of the two"
+            )
+        self._guide(self.model)
 
     @property
     def channels(self) -> int:
@@ -80,14 +90,16 @@ class Samples:
         def network(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
             return self.model(x, t, y, **self.model_arguments)
 
-        null = self.model.num_classes
-        guided = ClassifierFreeGuidance(network, null, self.guidance, self.interval)
+        def draw(step: int) -> Tensor:
+            return draw_noise(self.seed, indices, shape, step)
+
+        shape = (self.channels, *self.size)
         device = next(self.model.parameters()).device
-        noise = draw_noise(self.seed, indices, (self.channels, *self.size)).to(device)
+        noise = draw_noise(self.seed, indices, shape).to(device)
         labels = self.labels(indices).to(device)
         half = self.precision == "bfloat16"
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
-            x = integrate(guided, noise, labels, list(self.grid), self.solver, report)
+            x = self.sampler.run(self.process, network, self._guide, noise, labels, draw, report)
         finite = x.isfinite().flatten(1).all(1).cpu()
         if not finite.all():
             raise InputError(
@@ -96,18 +108,33 @@ class Samples:
             )
         return self.codec.decode(x).cpu()
 
+    def _guide(self, model: Denoiser, clock: Clock | None = None) -> Denoiser:
+        """Put the guidance around a Denoiser."""
+        more: dict[str, Any] = {}
+        if self.weaker is not None:
+            more["weaker"] = self.weaker if clock else self.process.as_prediction(self.weaker)
+        return guide(
+            model,
+            self.model.num_classes,
+            self.guidance,
+            self.guidance_kind,
+            interval=self.interval,
+            channels=self.channels_guided,
+            clock=clock,
+            **more,
+        )
+
     def describe(self) -> dict[str, Any]:
         """Return everything but the model that the pictures depend on, ready for JSON."""
         every = self.classes == tuple(range(self.model.num_classes))
         return {
-            "solver": self.solver,
-            "steps": len(self.grid) - 1,
-            "time_shift": self.shift,
-            "last_step": self.last_step,
+            **self.sampler.describe(),
             "guidance": {
+                "kind": self.guidance_kind,
                 "scale": self.guidance,
                 "interval": list(self.interval),
-                "channels": "all",
+                "channels": self.channels_guided or "all",
+                "weaker": self.weaker and hash_tensors(self.weaker.state_dict()),
             },
             "labels": {
                 "policy": self.label_policy,

@@ -87,24 +87,46 @@ def add_sampling_options(parser: argparse._ActionsContainer) -> None:
     add("--labels", help="class names or numbers: cat,dog (default: all)")
     add("--label-policy", help="balanced: labels in turn (default); random: drawn")
     add("--steps", type=positive, help="solver steps (default: the recipe's)")
+    add("--solver", help="euler, heun, ab4, ddpm, ... (default: the recipe's; docs: samplers)")
     add("--guidance", type=_finite, help="1 = none (default: the recipe's)")
+    add("--guidance-kind", help="cfg (default), cfg-zero, or auto with --weaker")
     add("--interval", type=_interval, help="times at which guidance acts (default: 0,1)")
-    add("--solver", help="euler or heun (default: the recipe's)")
+    add("--channels-guided", type=positive, help="the first so many (default: all; published: 3)")
+    add("--weaker", help="run, checkpoint or model folder that guidance pulls away from")
     add("--shift", type=_above_zero, help="above 1 spends more steps near noise (default: 1)")
     add("--last-step", type=_finite, help="length of the last step; published: 0.04")
+    add("--diffusion", help="of random solvers: sigma (default), constant, flowdcn, ...")
+    add("--strength", type=_finite, help="of the diffusion (default: 1)")
+    add("--last", help="how a random solver ends: mean (default), euler, tweedie, none")
+    add("--eta", type=_finite, help="noise of ddim, 0 (default) to 1")
+    add("--clip", action="store_true", default=None, help="clip predicted data (ddpm, ddim)")
+    add("--atol", type=_above_zero, help="tolerance of dopri5 (default: 1e-6)")
+    add("--rtol", type=_above_zero, help="relative tolerance of dopri5 (default: 1e-3)")
+    add("--table", type=Path, help="of the solver searched: a .json of convflow bench solvers")
     add("--reach", type=_reach, help="S_max of FlowDCN in cells, or X,Y (default: as trained)")
     add("--precision", help="float32 (default) or bfloat16, faster and less exact")
 
 
 SAMPLING = (
-    "label_policy steps guidance interval solver shift last_step reach precision size seed"
+    "label_policy steps solver guidance guidance_kind interval channels_guided weaker shift "
+    "last_step diffusion strength last eta clip atol rtol table reach precision size seed"
 ).split()
 
 
 def sampling_options(options: argparse.Namespace) -> dict[str, Any]:
     """Return what the user gave of the arguments of `Pipeline.samples`, labels apart."""
+    from convflow.models.zoo import load_model
+    from convflow.pipeline import find_weights
+    from convflow.samplers.multistep import read_table
+
     given = {name: getattr(options, name) for name in SAMPLING}
-    return {name: value for name, value in given.items() if value is not None}
+    given = {name: value for name, value in given.items() if value is not None}
+    if "weaker" in given:
+        given["weaker"] = load_model(find_weights(given["weaker"], "ema"))
+    if "table" in given:
+        given["table"] = read_table(given["table"])
+        given.setdefault("solver", "searched")
+    return given
 
 
 def split_labels(text: str | None, known: Sequence[str]) -> list[str] | None:

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from convflow.samplers.sampler import Sampler
 from convflow.types import InputError, unknown_name
 
 LARGEST = 2**53
@@ -112,7 +113,7 @@ class CheckpointConfig:
 class SamplingConfig:
     """Defaults of `convflow sample` for the trained model."""
 
-    solver: Annotated[Literal["euler", "heun"], doc("ODE solver")] = "euler"
+    solver: Annotated[str, doc("heun, ab4, ddpm, ... (see docs: samplers)")] = "euler"
     steps: Annotated[Count, doc("solver steps")] = 50
     guidance: Annotated[float, doc("classifier-free guidance scale, 1 = none")] = 1.5
 
@@ -207,6 +208,7 @@ def from_dict(tree: Mapping[str, Any]) -> TrainConfig:
         for number in value if isinstance(value, (list, tuple)) else [value]:
             if isinstance(number, float) and not math.isfinite(number):
                 raise _unfit(key, "a finite number", number)
+    Sampler(config.sampling.solver, config.sampling.steps)
     if not isinstance(config.model.get("name"), str):
         raise _unfit("model.name", "the name of a network", config.model.get("name"))
     return config

@@ -25,6 +25,7 @@ from convflow.data.sources import Source, open_source
 from convflow.models.backbone import Backbone, check_size
 from convflow.models.zoo import create_model, settings_of
 from convflow.processes.process import create_process
+from convflow.samplers.sampler import Sampler
 from convflow.samplers.seeds import generator_of
 from convflow.storage import explained, read_json, write_text
 from convflow.training import checkpoint
@@ -106,6 +107,7 @@ def build_trainer(config: TrainConfig, run: Path, device: torch.device) -> tuple
             "rename one"
         )
     process = create_process(dataclasses.asdict(config.process))
+    Sampler(config.sampling.solver, config.sampling.steps).check_process(process)
     model = build_model(config, len(source.class_names), process.learned_variance)
     check_size(*data.size, model.multiple)
     report, good = _look_at_all(source, data)

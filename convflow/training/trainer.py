@@ -26,8 +26,8 @@ from convflow.models.backbone import Backbone
 from convflow.models.zoo import load_strictly
 from convflow.processes.flow import Draws
 from convflow.processes.process import Process
-from convflow.samplers.guidance import ClassifierFreeGuidance
-from convflow.samplers.ode import integrate, time_grid
+from convflow.samplers.guidance import ClassifierFreeGuidance, Clock
+from convflow.samplers.sampler import Sampler
 from convflow.samplers.seeds import assign_labels, draw_noise, generator_of
 from convflow.storage import read_tensors, write_text, writing_file, writing_folder
 from convflow.training import checkpoint
@@ -45,7 +45,7 @@ from convflow.training.optim import (
     optimizer_tensors,
     restore_optimizer,
 )
-from convflow.types import Diverged, InputError
+from convflow.types import Denoiser, Diverged, InputError
 
 log = logging.getLogger("convflow")
 
@@ -213,14 +213,21 @@ class Trainer:
         null = self.model.num_classes
         labels = assign_labels(range(count), range(null) if null else [null]).to(self.device)
         noise = draw_noise(self.config.seed, range(count), self.images.shape).to(self.device)
+        scale, shape = sampling.guidance if null else 1.0, self.images.shape
+        sampler = Sampler(sampling.solver, sampling.steps)
+
+        def guide(model: Denoiser, clock: Clock | None) -> Denoiser:
+            return ClassifierFreeGuidance(model, null, scale, clock=clock)
+
+        def draw(step: int) -> Tensor:
+            return draw_noise(self.config.seed, range(count), shape, step)
+
         folder = self.run_folder / "samples"
         folder.mkdir(exist_ok=True)
         self.model.eval()
         for name, network in (("raw", self.model), ("ema", self.ema.model)):
-            velocity = self.process.as_prediction(network, "velocity")
-            guided = ClassifierFreeGuidance(velocity, null, sampling.guidance if null else 1.0)
             with self._autocast():
-                x = integrate(guided, noise, labels, time_grid(sampling.steps), sampling.solver)
+                x = sampler.run(self.process, network, guide, noise, labels, draw)
             zoom = max(1, 64 // max(self.images.shape[1:]))
             path = folder / f"images_{self.images_seen:010d}_{name}.png"
             with writing_file(path) as draft:

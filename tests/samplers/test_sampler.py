@@ -1,0 +1,166 @@
+"""Every solver by name: it runs on every process it can, and knows its own settings."""
+
+import json
+
+import pytest
+import torch
+
+from convflow.codecs import PixelCodec
+from convflow.pipeline import Pipeline
+from convflow.samplers.multistep import Table
+from convflow.samplers.ode import SOLVERS
+from convflow.samplers.sampler import OPTIONS, SEARCHED, Sampler
+from convflow.samplers.seeds import draw_noise
+from convflow.training.config import ProcessConfig, SamplingConfig
+from convflow.types import InputError
+from tests.cases import build
+
+TABLE = Table((0.0, 0.3, 1.0), ((1.0,), (-0.5, 1.5)))
+CHAINS = ("ddpm", "ddim")
+RANDOM = ("euler-maruyama", "stochastic-heun", "ddpm")
+NAMES = [name for name in OPTIONS if name != "dopri5"]
+
+
+def pipe_of(kind, **settings):
+    name = "flowdcn-learned-variance" if kind == "ddpm" else "flowdcn"
+    process = ProcessConfig(kind=kind, **settings)
+    sampling = SamplingConfig("euler", 4, 1.5)
+    return Pipeline(build(name), PixelCodec(), (4, 6), sampling=sampling, process=process)
+
+
+def more(solver):
+    return {"table": TABLE} if solver == SEARCHED else {}
+
+
+@pytest.mark.parametrize("solver", OPTIONS)
+@pytest.mark.parametrize("kind", ["flow", "ddpm"])
+def test_every_solver_runs_on_every_process_it_can(solver, kind):
+    pipe = pipe_of(kind)
+    if kind == "flow" and solver in CHAINS:
+        with pytest.raises(InputError, match=f"{solver} needs a model trained with the process"):
+            pipe.samples(solver=solver)
+        return
+    told = []
+    samples = pipe.samples(solver=solver, **more(solver))
+    pixels = samples.read([0, 1, 2], told.append)
+    assert pixels.shape == (3, 3, 4, 6)
+    assert sum(told) == pytest.approx(3)
+    assert pixels.float().std() > 5
+    assert json.loads(json.dumps(samples.describe()))["solver"] == solver
+
+
+@pytest.mark.parametrize("solver", NAMES)
+def test_a_picture_depends_on_its_number_alone(solver):
+    samples = pipe_of("ddpm").samples(solver=solver, **more(solver))
+    together = samples.read([3, 5]).float()
+    alone = torch.cat([samples.read([i]) for i in (3, 5)]).float()
+    assert (together - alone).abs().max() <= 1
+    assert (together[0] - together[1]).abs().max() > 10
+
+
+@pytest.mark.parametrize("solver", RANDOM)
+def test_random_solvers_depend_on_the_seed_at_every_step(solver):
+    pipe = pipe_of("ddpm")
+    assert not pipe.samples(solver=solver).read([0]).equal(pipe.samples(solver="euler").read([0]))
+    assert pipe.samples(solver=solver).read([0]).equal(pipe.samples(solver=solver).read([0]))
+
+
+def test_solvers_agree_in_the_limit_of_many_steps():
+    pipe = pipe_of("flow", schedule="cosine", prediction="noise")
+    ends = {
+        name: pipe.samples(solver=name, steps=200, guidance=1.0).read([0, 1]).float()
+        for name in ("euler", "rk4", "ab3", "dpm++", "unipc")
+    }
+    for name, pixels in ends.items():
+        assert (pixels - ends["rk4"]).abs().mean() < 2, name
+
+
+def test_every_prediction_of_one_field_gives_the_same_pictures():
+    """A model of the data is a model of the velocity, told otherwise."""
+    pipe = pipe_of("flow")
+    velocity = pipe.samples(steps=8, guidance=1.0)
+    data = pipe_of("flow", prediction="data").samples(steps=8, guidance=1.0)
+    model = velocity.model
+
+    def as_data(x, t, y):
+        return x + (1 - t.view(-1, 1, 1, 1)) * model(x, t, y)  # on the straight line
+
+    object.__setattr__(data, "model", Stand(as_data, model))
+    assert (velocity.read([0]).float() - data.read([0]).float()).abs().max() <= 1
+
+
+class Stand(torch.nn.Module):
+    def __init__(self, function, model):
+        super().__init__()
+        self.function, self.inner = function, model
+        self.num_classes, self.in_channels = model.num_classes, model.in_channels
+
+    def forward(self, x, t, y):
+        return self.function(x, t, y)
+
+
+def state(samples):
+    """Where sampling ends, before it becomes levels of a picture."""
+    noise, y = draw_noise(0, [0, 1], (3, 4, 6)), samples.labels([0, 1])
+    return samples.sampler.run(samples.process, samples.model, samples._guide, noise, y, None)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{}, {"channels_guided": 1}, {"interval": (0.0, 0.6)}, {"guidance_kind": "cfg-zero"}, "auto"],
+    ids=str,
+)
+@pytest.mark.parametrize(("kind", "solver"), [("flow", "ab2"), ("ddpm", "heun"), ("ddpm", "ddim")])
+def test_guidance_of_every_kind(kind, solver, more):
+    pipe = pipe_of(kind)
+    if more == "auto":
+        weaker = pipe_of(kind).model
+        with torch.no_grad():
+            for p in weaker.parameters():
+                p.mul_(0.9)
+        more = {"guidance_kind": "auto", "weaker": weaker}
+    if solver == "ddim" and more.get("guidance_kind") == "cfg-zero":
+        with pytest.raises(InputError, match="cfg-zero is for velocities"):
+            pipe.samples(solver=solver, guidance=3.0, **more)
+        return
+    plain = state(pipe.samples(solver=solver, guidance=1.0))
+    guided = state(pipe.samples(solver=solver, guidance=3.0, **more))
+    assert guided.isfinite().all()
+    changed = (guided - plain).abs().amax((0, 2, 3)) > 1e-3
+    assert changed[0]
+
+
+def test_autoguidance_needs_a_weaker_model():
+    with pytest.raises(InputError, match="expected a weaker model"):
+        pipe_of("flow").samples(guidance_kind="auto", guidance=2.0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"solver": "eular"}, "unknown solver 'eular'; did you mean 'euler'"),
+        ({"eta": 0.5}, "the solver euler has no eta, got 0.5; leave it out, or choose ddim"),
+        ({"diffusion": "sbdm"}, "has no diffusion"),
+        ({"solver": "dopri5", "last_step": 0.04}, "dopri5 has no last-step"),
+        ({"solver": "ddpm", "shift": 2.0}, "ddpm has no shift"),
+        ({"solver": SEARCHED}, "expected a table of coefficients"),
+        ({"table": TABLE}, "expected a table of coefficients"),
+        ({"steps": 0}, "expected steps >= 1"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(settings, message):
+    with pytest.raises(InputError, match=message):
+        Sampler(**settings)
+
+
+def test_a_description_holds_what_matters_and_no_more():
+    assert Sampler("euler", 7).describe() == {
+        "solver": "euler", "steps": 7, "shift": 1.0, "last_step": None
+    }  # fmt: skip
+    assert Sampler("dopri5").describe() == {
+        "solver": "dopri5", "steps": None, "atol": 1e-6, "rtol": 1e-3
+    }  # fmt: skip
+    searched = Sampler(SEARCHED, table=TABLE).describe()
+    assert searched["steps"] == 2
+    assert searched["table"]["times"] == TABLE.times
+    assert set(SOLVERS) < set(OPTIONS)
