@@ -223,6 +223,13 @@ def test_flow_time_falls_through_the_steps():
     assert_close_rms(FULL.schedule.sigma(FULL.flow_time(k)), (1 - FULL.signal).sqrt())
 
 
+def test_a_step_a_rounding_away_is_that_step():
+    data, noise = torch.randn(2, 1, 1, 2, 2).unbind()
+    near, there = (FULL.mix(data, noise, torch.tensor([t])) for t in (798.9999, 799.0))
+    assert near.equal(there)
+    assert FULL.told(torch.tensor([798.9999])).item() == 799
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_the_loss_is_summed_in_float32_at_least(dtype):
     data, y = torch.randn(2, 1, 4, 4), none(2)

@@ -80,10 +80,12 @@ def test_shift_keeps_the_ends_the_order_and_has_an_inverse(t, shift):
 
 def test_the_default_is_what_it_was_to_the_bit():
     """Runs begun before there were schedules go on with the same numbers."""
-    data, y = torch.randn(3, 2, 4, 5), torch.zeros(3, dtype=torch.int64)
+    data, y = torch.randn(3, 2, 40, 50), torch.zeros(3, dtype=torch.int64)
     generator = torch.Generator().manual_seed(5)
-    t, noise = torch.rand(3, generator=generator), torch.randn(3, 2, 4, 5, generator=generator)
+    t, noise = torch.rand(3, generator=generator), torch.randn(3, 2, 40, 50, generator=generator)
     x = torch.lerp(noise, data, t.view(-1, 1, 1, 1))
+    assert FlowMatching().mix(data, noise, t).equal(x)
+    assert FlowMatching().target(data, noise, t).equal(data - noise)
     expected = (x.sin() - (data - noise)).square().flatten(1).mean(1)
     model = exact(lambda x, t: x.sin())
     assert FlowMatching().loss(model, data, y, torch.Generator().manual_seed(5)).equal(expected)
