@@ -193,7 +193,8 @@ def _print_sizes(found: dict[str, Any]) -> None:
     print(f"\n{NOTE}")
     if memories:
         height, width = memories[0]["pixels"]
-        print(f"\nBatches of {memories[0]['batch_size']} at {height}x{width} pixels.\n{MEMORY_NOTE}")
+        print(f"\nBatches of {memories[0]['batch_size']} at {height}x{width} pixels.")
+        print(MEMORY_NOTE)
 
 
 def _plain(value: object) -> str:
