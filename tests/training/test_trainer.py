@@ -288,8 +288,12 @@ def test_a_checkpoint_from_before_pictures_were_counted_loads(tiny, trainer_of):
     trainer.load(folder)
 
 
-def test_bfloat16_stays_near_float32(tiny, trainer_of):
-    exact, fast = trainer_of(tiny()), trainer_of(tiny("--precision bfloat16"))
+@pytest.mark.parametrize("process", ["flow", "ddpm"])
+def test_bfloat16_stays_near_float32(tiny, trainer_of, process):
+    exact, fast = (
+        trainer_of(tiny(f"--process {process} --precision {precision}"))
+        for precision in ("float32", "bfloat16")
+    )
     for batch in itertools.islice(stream_of(exact), 5):
         first, second = exact.train_step(*batch), fast.train_step(*batch)
         one, other = (torch.tensor([m["loss"]]) for m in (first, second))
