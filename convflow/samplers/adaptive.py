@@ -73,8 +73,7 @@ def integrate_adaptive(
     def slope(t: Tensor, x: Tensor) -> Tensor:
         nonlocal evaluations
         evaluations += 1
-        time = t.to(x.dtype).clamp(max=end)  # a sum of steps may round to just beyond it
-        return model(x, time.expand(len(x)), labels).to(x.dtype)
+        return model(x, t.to(x.dtype).expand(len(x)), labels).to(x.dtype)
 
     def worst(error: Tensor) -> Tensor:
         return error.square().flatten(1).mean(1).sqrt().max() if error.dim() else error.abs()

@@ -7,7 +7,16 @@ import torch
 
 from convflow.samplers.multistep import MULTISTEP, read_table
 from convflow.samplers.ode import SOLVERS, integrate, time_grid
-from convflow.samplers.search import adams_table, compare, error_of, search, teach
+from convflow.samplers.search import (
+    _parameters,
+    _run,
+    _table,
+    adams_table,
+    compare,
+    error_of,
+    search,
+    teach,
+)
 from convflow.samplers.tableaus import count_evaluations
 from convflow.types import InputError
 from tests.cases import build, exact, inputs
@@ -90,6 +99,25 @@ def test_adams_as_a_table_is_adams_with_a_growing_start(order):
     out = integrate(field(), start(), LABELS, grid, adams_table(grid, order).solver)
     published = integrate(field(), start(), LABELS, grid, MULTISTEP[f"adams{order}"])
     assert_close_rms(out, published)
+
+
+def test_its_gradients_are_those_of_integrate():
+    """Each number of a table, moved a little, moves the end as the gradient says."""
+    (batch,) = teach(field(), [(start(), LABELS)], 60)
+    leaves = _parameters(adams_table(time_grid(4, shift=1.5), 3))
+    loss = _run(field(), batch, *leaves).square().sum()
+    gradients = torch.autograd.grad(loss, leaves)
+
+    def moved(which, index, step):
+        numbers = [leaf.detach().clone() for leaf in leaves]
+        numbers[which][index] += step
+        table = _table(*numbers)
+        return integrate(field(), start(), LABELS, table.times, table.solver).square().sum().item()
+
+    for which, gradient in enumerate(gradients):
+        for index in range(len(gradient)):
+            slope = (moved(which, index, 1e-5) - moved(which, index, -1e-5)) / 2e-5
+            assert gradient[index].item() == pytest.approx(slope, rel=1e-5, abs=1e-6)
 
 
 def test_the_teacher_is_much_closer_than_its_pupils():

@@ -11,7 +11,11 @@ from convflow.samplers.seeds import assign_labels, draw_noise, generator_of
 
 SEEDS = st.integers(0, 2**128 - 1)
 SHAPE = (1, 2, 3)
-KNOWN = [2.1309710, 3.4456377, 1.2764450, -1.8505656]
+KNOWN = {
+    0: [2.130971, 3.4456377, 1.276445, -1.8505656],
+    1: [-1.5590769, 0.3511534, -1.5091668, 0.5810589],
+    250: [-0.1420925, -1.7445302, -0.3564793, -1.5759997],
+}
 
 
 def state(seed: int, *key: int) -> int:
@@ -49,8 +53,17 @@ def test_zero_and_large_seeds_give_normal_noise(seed):
 
 def test_noise_stays_as_it_is():
     """These numbers are part of what a seed means: pictures in papers and issues rest on them."""
-    known = draw_noise(0, [0, 1], (1, 1, 2)).flatten().tolist()
-    assert known == pytest.approx(KNOWN, abs=1e-6)
+    for step, numbers in KNOWN.items():
+        known = draw_noise(0, [0, 1], (1, 1, 2), step).flatten().tolist()
+        assert known == pytest.approx(numbers, abs=1e-6)
+
+
+@given(SEEDS, st.integers(0, 10**6), st.integers(1, 1000), st.integers(1, 1000))
+def test_every_step_has_noise_of_its_own(seed, i, step, other):
+    first, noise = draw_noise(seed, [i], SHAPE), draw_noise(seed, [i], SHAPE, step)
+    assert not noise.equal(first)
+    assert noise.equal(draw_noise(seed, [i], SHAPE, other)) == (step == other)
+    assert noise.equal(draw_noise(seed, [i + 1, i], SHAPE, step)[1:])
 
 
 def test_generators_do_not_touch_the_global_one():
