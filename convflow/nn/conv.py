@@ -26,7 +26,8 @@ class Conv(nn.Conv2d):
     """A convolution that keeps height and width, on features with channels last.
 
     It hands torch the same memory as a channels-first tensor in `torch.channels_last` format, so
-    that nothing is copied between this and the dense layers.
+    that nothing is copied between this and the dense layers. torch 2.13 compiles that once for all
+    sizes when sampling; training needs `torch.compile(..., dynamic=False)`, a graph for each size.
     """
 
     def __init__(
