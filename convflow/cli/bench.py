@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 SOLVERS = """Search for a solver of few steps for one model, and compare it with the others.
 
 Step lengths and coefficients are fitted so that few steps end where many end; then all solvers
-make the same held-out samples with as many calls of the network. The table goes beside the weights
-as solvers/steps_N.json."""
+make the same samples, of noise not seen before, with as many calls of the network. The table goes
+beside the weights as solvers/steps_N.json."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -46,7 +46,7 @@ def bench_solvers(arguments: Sequence[str]) -> int:
     from convflow.pipeline import Pipeline, find_weights
     from convflow.samplers.guidance import guide
     from convflow.samplers.multistep import table_path, write_table
-    from convflow.samplers.search import search, teach
+    from convflow.samplers.search import compare, search, teach
     from convflow.samplers.seeds import draw_noise
     from convflow.storage import explained, hash_tensors
 
@@ -68,7 +68,8 @@ def bench_solvers(arguments: Sequence[str]) -> int:
             found.append((noise.to(pipe.device), samples.labels(part).to(pipe.device)))
         return found
 
-    fit, held_out = (teach(model, starts(i), options.teacher_steps) for i in (0, options.num))
+    parts = (starts(i * options.num) for i in range(3))
+    fit, held_out, unseen = (teach(model, part, options.teacher_steps) for part in parts)
     shown = sys.stderr.isatty()
     with tqdm(total=options.iterations, disable=not shown, dynamic_ncols=True) as bar:
 
@@ -76,17 +77,17 @@ def bench_solvers(arguments: Sequence[str]) -> int:
             bar.set_description(f"error {least:.2e}")
             bar.update()
 
-        found = search(
+        table = search(
             model, fit, held_out, options.steps, iterations=options.iterations, progress=tell
         )
-    rows = sorted(found.errors.items(), key=lambda row: row[1][1])
+    rows = sorted(compare(model, unseen, table).items(), key=lambda row: row[1][1])
     print(f"{'solver':12}{'calls':>7}{'error':>12}")
     for name, (calls, error) in rows:
         print(f"{name:12}{calls:7}{error:12.2e}")
     with explained(out):
         write_table(
             out,
-            found.table,
+            table,
             errors={name: {"calls": calls, "error": error} for name, (calls, error) in rows},
             guidance=samples.guidance,
             interval=list(samples.interval),
@@ -118,7 +119,12 @@ def _parser() -> Parser:
     add("--steps", type=positive, default=6, help="calls of the network (default: 6)")
     add("--iterations", type=natural, default=200, help="of the search (default: 200)")
     add("--teacher-steps", type=positive, default=100, help="steps to end like (default: 100)")
-    add("--num", type=positive, default=64, help="samples to fit, and held out (default: 64)")
+    add(
+        "--num",
+        type=positive,
+        default=64,
+        help="samples to fit, choose and compare (default: 64 each)",
+    )
     add("--batch-size", type=positive, default=16, help="samples at once (default: 16)")
     add("--out", type=Path, help="the table (default: solvers/steps_N.json beside the weights)")
     add("--labels", help="class names or numbers: cat,dog (default: all)")

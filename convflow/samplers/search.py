@@ -36,19 +36,6 @@ class Batch(NamedTuple):
     goal: Float[Tensor, "B C H W"]
 
 
-class Search(NamedTuple):
-    """What was found, and the error of every solver on the held-out batches.
-
-    Attributes:
-        table: the best table on the held-out batches.
-        errors: name of a solver: calls of the network, and rms(its end - the teacher's) as a
-            fraction of rms(the teacher's).
-    """
-
-    table: Table
-    errors: dict[str, tuple[int, float]]
-
-
 def teach(
     model: Denoiser,
     starts: Sequence[tuple[Tensor, Tensor]],
@@ -73,8 +60,8 @@ def search(
     *,
     iterations: int = 200,
     progress: Callable[[int, float], None] | None = None,
-) -> Search:
-    """Return the solver of `steps` calls of the network whose ends are nearest to the teacher's.
+) -> Table:
+    """Return the table of `steps` calls of the network whose ends are nearest to the teacher's.
 
     It begins with the best Adams-Bashforth on the best of a few grids. Adam then lowers the mean
     squared distance of the ends, with gradients through the network, which is recomputed in the
@@ -84,7 +71,7 @@ def search(
     Args:
         model: predicts the velocity. Its parameters should need no gradients.
         batches: to fit, one an iteration, in turn; from `teach`.
-        held_out: other noise, to choose and to report.
+        held_out: other noise, to choose by; report errors on yet other noise, see `compare`.
         steps: N, at least 2.
 
     Other arguments:
@@ -119,20 +106,24 @@ def search(
             best, least = (table, error) if error < least else (best, least)
         if progress is not None:
             progress(i + 1, least)
-    return Search(best, {"searched": (steps, least)} | compare(model, held_out, steps))
+    return best
 
 
 def compare(
-    model: Denoiser, batches: Sequence[Batch], evaluations: int
+    model: Denoiser, batches: Sequence[Batch], table: Table
 ) -> dict[str, tuple[int, float]]:
-    """Return calls and error of every solver by name, with as many equal steps as the calls allow.
+    """Return calls and error of a table, as "searched", and of every solver with as many calls.
+
+    The others take as many equal steps as the calls allow; one that cannot do with so few is left
+    out. The error is rms(end - the teacher's) as a fraction of rms(the teacher's).
 
     Args:
         model: predicts the velocity.
-        batches: with the teacher's ends, from `teach`.
-        evaluations: the most calls of the network; a solver that cannot do with so few is left out.
+        batches: of noise that the search has not seen, from `teach`.
+        table: from `search`.
     """
-    found = {}
+    evaluations = len(table.coefficients)
+    found = {"searched": (evaluations, error_of(model, batches, table.times, table.solver))}
     for name, solver in SOLVERS.items():
         grids = [time_grid(n) for n in range(1, evaluations + 1)]
         fitting = [grid for grid in grids if count_evaluations(solver, grid) <= evaluations]
