@@ -193,7 +193,7 @@ def _direction(title: str) -> str:
 
 
 def _shown(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}" if abs(value) < 1e5 else f"{value:.4g}"
+    return "-" if value is None else f"{value:.4f}" if 1e-3 <= abs(value) < 1e5 else f"{value:.3g}"
 
 
 def _head(path: Path, card: dict[str, Any]) -> str:

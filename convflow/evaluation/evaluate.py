@@ -209,6 +209,7 @@ def make_reference(subject: Subject, detector: Detector, out: Path, work: Work) 
         **subject.about(),
         "sampling": subject.sampling,
         "detector": describe_detector(detector),
+        "library": library(),
     }
     with _parts_of(out, about, work) as parts:
         reference = _summarise(subject.pictures, subject.num, about, detector, parts, work)
@@ -263,7 +264,8 @@ def evaluate(
             f"expected a new file for the result card, got {out}, which is there already; read it "
             f"with convflow evaluate --compare {out}, remove it, or give another --out"
         )
-    with _parts_of(out, settings, work) as parts:
+    keep = save_samples is not None
+    with _parts_of(out, {**settings, "keeps_pixels": keep}, work) as parts:
         reference = target.known
         if target.pictures is not None:
             count = len(target.pictures)
@@ -281,7 +283,7 @@ def evaluate(
                 parts / "samples",
                 batch_size=work.batch_size,
                 device=work.device,
-                keep_pixels=save_samples is not None,
+                keep_pixels=keep,
                 progress=progress,
             )
         if distributed.rank() == 0:
@@ -331,7 +333,7 @@ def _parts_of(out: Path, settings: dict[str, Any], work: Work) -> Iterator[Path]
     path, first = parts / "settings.json", distributed.rank() == 0
     with distributed.all_or_none(work.device):
         if path.is_file():
-            found = differences(read_json(path), settings, ["machine"])
+            found = differences(read_json(path), settings, ignored=())
             if found:
                 told = "; ".join(f"{key}: {a!r}, now {b!r}" for key, (a, b) in found.items())
                 raise InputError(
