@@ -70,7 +70,7 @@ def main() -> None:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(["sets", "count", "score", "draws", "mean", "low", "high", *notes])
         for row in rows:
-            print("{:48} {:5} {:10} {:2} {:9.4f} {:9.4f} {:9.4f}".format(*row))
+            print("{:48} {:5} {:10} {:2} {:9.3g} {:9.3g} {:9.3g}".format(*row))
             table.writerow(
                 [f"{c:.4g}" if isinstance(c, float) else c for c in row] + [*notes.values()]
             )
