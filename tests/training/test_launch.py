@@ -10,6 +10,8 @@ import shutil
 import pytest
 import torch
 
+from convflow import storage
+from convflow.storage import claimed
 from convflow.training import checkpoint, launch
 from convflow.types import InputError
 
@@ -126,13 +128,13 @@ def test_a_disk_that_knows_no_locks_is_no_obstacle(tiny, run, monkeypatch, caplo
 
 
 def test_a_system_without_locks_is_no_obstacle(tiny, run, monkeypatch):
-    monkeypatch.setattr(launch, "fcntl", None)
+    monkeypatch.setattr(storage, "fcntl", None)
     assert launch.train(tiny(), run)
 
 
 def test_other_processes_neither_claim_nor_write(tmp_path, monkeypatch):
     monkeypatch.setattr(launch.distributed, "rank", lambda: 1)
-    with launch._claimed(tmp_path / "run"):
+    with claimed(tmp_path / "run", "training", "--run", first=False):
         assert not (tmp_path / "run").exists()
 
 
