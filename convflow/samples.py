@@ -60,7 +60,7 @@ class Samples:
                 f"the guidance cfg-zero is for velocities, got the solver {self.sampler.solver}, "
                 "which predicts noise; choose another of the two"
             )
-        self._guide(self.model)
+        self.guided(self.model)
 
     @property
     def channels(self) -> int:
@@ -99,7 +99,7 @@ class Samples:
         labels = self.labels(indices).to(device)
         half = self.precision == "bfloat16"
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
-            x = self.sampler.run(self.process, network, self._guide, noise, labels, draw, report)
+            x = self.sampler.run(self.process, network, self.guided, noise, labels, draw, report)
         finite = x.isfinite().flatten(1).all(1).cpu()
         if not finite.all():
             raise InputError(
@@ -108,7 +108,7 @@ class Samples:
             )
         return self.codec.decode(x).cpu()
 
-    def _guide(self, model: Denoiser, clock: Clock | None = None) -> Denoiser:
+    def guided(self, model: Denoiser, clock: Clock | None = None) -> Denoiser:
         """Put the guidance around a Denoiser."""
         more: dict[str, Any] = {}
         if self.weaker is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import logging
 import os
 import shutil
 import zipfile
@@ -19,6 +20,13 @@ import torch
 from torch import Tensor
 
 from convflow.types import InputError
+
+try:
+    import fcntl
+except ImportError:  # Windows: two programs in one folder go unnoticed there
+    fcntl = None  # type: ignore[assignment]
+
+log = logging.getLogger("convflow")
 
 UNFINISHED = ".writing-"
 
@@ -141,6 +149,40 @@ def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
         flat = tensor.detach().cpu().contiguous().flatten()
         whole.update(flat.view(torch.uint8).numpy().tobytes())
     return whole.hexdigest()
+
+
+@contextmanager
+def claimed(folder: Path, work: str, option: str, first: bool = True) -> Iterator[None]:
+    """Make a folder and hold it for this program alone; of several processes only the first does.
+
+    Args:
+        folder: made if it is not there, and its parents.
+        work: what is going on there, such as "training", for the message.
+        option: that names another folder, for the message.
+        first: whether this is the first process.
+
+    Raises:
+        InputError: another program holds it, or it cannot be made.
+    """
+    if not first:
+        yield
+        return
+    with explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("a")
+    with lock:
+        try:
+            if fcntl is not None:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(
+                f"another {work} is writing to {folder}; wait for it, or choose another {option}"
+            ) from error
+        except OSError as error:
+            log.warning(
+                f"{folder} cannot be locked ({error.strerror}); start no second {work} there"
+            )
+        yield
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from tests.cli.conftest import TINY
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 TINY = [*TINY, "--model.patch-size", "8"]
+TINY_DETECTOR = ROOT / "tests/evaluation/tiny_detector.py"
 
 
 def blocks(language: str) -> list:
@@ -42,6 +44,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for i in range(4):
                 pixels = rng.integers(0, 256, (64, 64, 3), np.uint8)
                 Image.fromarray(pixels).save(home / folder / name / f"{i}.png")
+    shutil.copy(TINY_DETECTOR, home / "detector.py")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(home)
         for run in ("runs/pets", "runs/pictures.flowdcn"):
@@ -65,6 +68,8 @@ def test_shell_block_runs(
                 if "--run" in words:
                     del words[words.index("--run") : words.index("--run") + 2]
                 words += ["--run", str(tmp_path / str(number)), *TINY]
+            if words[0] == "evaluate" and "--compare" not in words:
+                words += ["--detector", "detector.py:load", "--num", "8"]
             assert main(words) == 0, words
         else:
             assert Path(program).name in {"pip", "pre-commit", "python", "torchrun"}, program

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from convflow.cli.main import Parser
-from convflow.cli.sample import _finite, _interval, natural, positive, size, split_labels
+from convflow.cli.sample import finite, interval, natural, positive, size, split_labels
 from convflow.types import InputError, unknown_name
 
 if TYPE_CHECKING:
@@ -44,7 +44,6 @@ def bench_solvers(arguments: Sequence[str]) -> int:
     from tqdm import tqdm
 
     from convflow.pipeline import Pipeline, find_weights
-    from convflow.samplers.guidance import guide
     from convflow.samplers.multistep import table_path, write_table
     from convflow.samplers.search import compare, search, teach
     from convflow.samplers.seeds import draw_noise
@@ -58,7 +57,7 @@ def bench_solvers(arguments: Sequence[str]) -> int:
     given = {name: getattr(options, name) for name in ("size", "guidance", "interval", "seed")}
     samples = pipe.samples(labels, **{k: v for k, v in given.items() if v is not None})
     network = samples.process.as_prediction(pipe.model.requires_grad_(False), "velocity")
-    model = guide(network, pipe.model.num_classes, samples.guidance, interval=samples.interval)
+    model = samples.guided(network)
 
     def starts(first: int) -> list[tuple[Tensor, Tensor]]:
         found, last = [], first + options.num
@@ -129,8 +128,8 @@ def _parser() -> Parser:
     add("--out", type=Path, help="the table (default: solvers/steps_N.json beside the weights)")
     add("--labels", help="class names or numbers: cat,dog (default: all)")
     add("--size", type=size, help="height x width, e.g. 48x32 (default: as trained)")
-    add("--guidance", type=_finite, help="1 = none (default: the recipe's)")
-    add("--interval", type=_interval, help="times at which guidance acts (default: 0,1)")
+    add("--guidance", type=finite, help="1 = none (default: the recipe's)")
+    add("--interval", type=interval, help="times at which guidance acts (default: 0,1)")
     add("--seed", type=natural, default=0, help="sample i depends on (seed, i) alone")
     add("--weights", choices=("ema", "raw"), default="ema", help="averaged or last weights")
     add("--device", default="auto", help="auto, cpu, ...")

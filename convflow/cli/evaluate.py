@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,7 +38,7 @@ WHAT is a run, a checkpoint, a model folder or a Hub id, whose samples are made 
 folder of pictures, a .zip, a .parquet, hf:NAME, digits, or an .npz with arr_0 (N, H, W, 3) uint8.
 The result card, a .json, holds the scores and everything they depend on. Interrupt as you like:
 the same command goes on where it stopped. On several GPUs:
-torchrun --nproc-per-node 8 -m convflow evaluate WHAT --reference REF ..."""
+torchrun --nproc-per-node 8 -m -- convflow evaluate WHAT --reference REF ..."""
 
 EXAMPLES = """examples
   convflow evaluate path/to/train --save-statistics train-64.npz --size 64x64
@@ -50,6 +51,8 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command and return its exit code."""
     options = _parser().parse(arguments)
     if options.compare:
+        if options.what or options.reference:
+            raise InputError("--compare: expected result cards alone, got something to score too")
         from convflow.evaluation.card import compare
 
         print(compare(options.compare, options.allow))
@@ -64,13 +67,16 @@ def main(arguments: Sequence[str]) -> int:
     work = Work(device, options.batch_size, _progress)
     with distributed.process_group(device):
         first = distributed.rank() == 0
+        for mine in (first, not first):  # the first process downloads, the others find it there
+            with distributed.all_or_none(device):
+                if mine:
+                    detector = open_detector(
+                        options.detector,
+                        weights=options.detector_weights,
+                        sha256=options.detector_sha256,
+                        device=device,
+                    )
         with distributed.all_or_none(device):
-            detector = open_detector(
-                options.detector,
-                weights=options.detector_weights,
-                sha256=options.detector_sha256,
-                device=device,
-            )
             subject = _open_subject(options)
             target = options.reference and open_target(
                 options.reference,
@@ -96,7 +102,7 @@ def main(arguments: Sequence[str]) -> int:
                 save_samples=options.save_samples,
             )
         except KeyboardInterrupt:
-            log.info("what is done is kept; the same command goes on from there")
+            log.info("stopped; the same command goes on from here")
             raise
         if first:
             print(f"{card.table()}\nresult card in {path}")
@@ -121,7 +127,7 @@ def _parser() -> Parser:
     add("--reference", help="real pictures: any data, or an .npz of statistics (ADM's too)")
     add("--detector", default="inception", help="inception (default), dinov2, X.pt2 or X.py:NAME")
     add("--num", type=positive, help="how many: 50000 samples (default) or all pictures")
-    add("--size", type=size, help="height x width, e.g. 48x32 (default: as they are)")
+    add("--size", type=size, help="height x width, e.g. 48x32 (default: as they are, or trained)")
     add("--seed", type=natural, help="of samples, or of the draw of --num pictures (default: 0)")
     add("--batch-size", type=positive, default=64, help="pictures at once (default: 64)")
     add("--device", default="auto", help="auto, cpu, ...")
@@ -133,7 +139,7 @@ def _parser() -> Parser:
     add("--compare", type=Path, nargs="+", metavar="CARD", help="print a table of their scores")
     add("--allow", nargs="+", default=[], metavar="KEY", help="what they may differ in")
     add = parser.add_argument_group("data and detector").add_argument
-    add("--split", default="train", help="split of WHAT (default: train)")
+    add("--split", help="split of WHAT (default: train)")
     add("--channels", type=int, choices=(1, 3), help="of given pictures (default: 3)")
     add("--reference-split", default="train", help="split of REF (default: train)")
     add("--reference-num", type=positive, help="how many of REF, drawn (default: all)")
@@ -148,6 +154,10 @@ def _parser() -> Parser:
 def _check(options: argparse.Namespace) -> None:
     """Raise InputError when the words do not make sense together."""
     see = "see convflow evaluate --help"
+    if options.reference and _is_model(options.reference) and Path(options.reference).exists():
+        raise InputError(
+            f"--reference: expected real pictures or statistics, got the model {options.reference}"
+        )
     if options.what is None:
         raise InputError(f"expected a model or pictures to score, got none; {see}")
     if (options.reference is None) == (options.save_statistics is None):
@@ -160,8 +170,6 @@ def _check(options: argparse.Namespace) -> None:
     ):
         if path is not None and path.suffix != ending:
             raise InputError(f"--{name}: expected a {ending} file, got {path}; change its ending")
-        if path is not None and path.exists() and name != "out":
-            raise InputError(f"--{name}: {path} is there already; remove it or choose another")
     if options.allow:
         raise InputError("--allow: expected --compare with it, got none; leave it out")
     if options.save_statistics and (options.out or options.save_samples):
@@ -177,8 +185,9 @@ def _open_subject(options: argparse.Namespace) -> Subject:
         from convflow.pipeline import Pipeline, find_weights
         from convflow.storage import hash_tensors
 
-        if options.channels is not None:
-            raise InputError("--channels: a model has its own; leave it out")
+        if options.channels is not None or options.split is not None:
+            name = "split" if options.channels is None else "channels"
+            raise InputError(f"--{name}: expected pictures to score with it, got a model")
         weights = options.weights or "ema"
         folder = find_weights(options.what, weights)
         pipe = Pipeline.from_pretrained(options.what, weights=weights, device=options.device)
@@ -189,6 +198,7 @@ def _open_subject(options: argparse.Namespace) -> Subject:
             "folder": str(folder),
             "weights": weights,
             "family": pipe.model.family,
+            "process": asdict(pipe.process),
             "parameters": sum(p.numel() for p in pipe.model.parameters()),
             "sha256": hash_tensors(pipe.model.state_dict()),
         }
@@ -204,7 +214,7 @@ def _open_subject(options: argparse.Namespace) -> Subject:
             )
     pictures = open_pictures(
         options.what,
-        split=options.split,
+        split=options.split or "train",
         size=options.size,
         channels=options.channels or 3,
         num=num,
@@ -217,8 +227,8 @@ def _is_model(what: str) -> bool:
     """Return whether WHAT is a run, a checkpoint, a model folder or a Hub id."""
     path = Path(what)
     if path.is_dir():
-        inside = ("checkpoints", "config.json", "ema", "raw")
-        return any((path / name).exists() for name in inside) and not (path / "0").exists()
+        inside = ("checkpoints", "config.json", "ema/config.json", "raw/config.json")
+        return any((path / name).exists() for name in inside)
     return not path.exists() and not path.suffix and what.count("/") == 1 and ":" not in what
 
 
@@ -234,7 +244,7 @@ def _progress(num: int, word: str) -> Iterator[Callable[[float], None]]:
         return
     share = distributed.world_size()  # the others are about as far
     shown = sys.stderr.isatty()
-    spoken = time.monotonic()
+    begun = spoken = time.monotonic()
     with tqdm(total=num, desc=word, unit="img", disable=not shown, dynamic_ncols=True) as bar:
         done = 0.0
 
@@ -244,6 +254,7 @@ def _progress(num: int, word: str) -> Iterator[Callable[[float], None]]:
             bar.update(int(done) - bar.n)
             if not shown and time.monotonic() > spoken + SPOKEN_SECONDS:
                 spoken = time.monotonic()
-                log.info(f"{word}: {done:,.0f} of {num:,} pictures")
+                left = (spoken - begun) * (num - done) / done / 60
+                log.info(f"{word}: {done:,.0f} of {num:,} pictures, {left:.0f} min left")
 
         yield tell

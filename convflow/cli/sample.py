@@ -88,22 +88,22 @@ def add_sampling_options(parser: argparse._ActionsContainer) -> None:
     add("--label-policy", help="balanced: labels in turn (default); random: drawn")
     add("--steps", type=positive, help="solver steps (default: the recipe's)")
     add("--solver", help="euler, heun, ab4, ddpm, ... (default: the recipe's; docs: samplers)")
-    add("--guidance", type=_finite, help="1 = none (default: the recipe's)")
+    add("--guidance", type=finite, help="1 = none (default: the recipe's)")
     add("--guidance-kind", help="cfg (default), cfg-zero, or auto with --weaker")
-    add("--interval", type=_interval, help="times at which guidance acts (default: 0,1)")
+    add("--interval", type=interval, help="times at which guidance acts (default: 0,1)")
     add("--channels-guided", type=positive, help="the first so many (default: all; published: 3)")
     add("--weaker", help="run, checkpoint or model folder that guidance pulls away from")
-    add("--shift", type=_above_zero, help="above 1 spends more steps near noise (default: 1)")
-    add("--last-step", type=_finite, help="length of the last step; published: 0.04")
+    add("--shift", type=above_zero, help="above 1 spends more steps near noise (default: 1)")
+    add("--last-step", type=finite, help="length of the last step; published: 0.04")
     add("--diffusion", help="of random solvers: sigma (default), constant, flowdcn, ...")
-    add("--strength", type=_finite, help="of the diffusion (default: 1)")
+    add("--strength", type=finite, help="of the diffusion (default: 1)")
     add("--last", help="how a random solver ends: mean (default), euler, tweedie, none")
-    add("--eta", type=_finite, help="noise of ddim, 0 (default) to 1")
+    add("--eta", type=finite, help="noise of ddim, 0 (default) to 1")
     add("--clip", action="store_true", default=None, help="clip predicted data (ddpm, ddim)")
-    add("--atol", type=_above_zero, help="tolerance of dopri5 (default: 1e-6)")
-    add("--rtol", type=_above_zero, help="relative tolerance of dopri5 (default: 1e-3)")
+    add("--atol", type=above_zero, help="tolerance of dopri5 (default: 1e-6)")
+    add("--rtol", type=above_zero, help="relative tolerance of dopri5 (default: 1e-3)")
     add("--table", type=Path, help="of the solver searched: a .json of convflow bench solvers")
-    add("--reach", type=_reach, help="S_max of FlowDCN in cells, or X,Y (default: as trained)")
+    add("--reach", type=reach, help="S_max of FlowDCN in cells, or X,Y (default: as trained)")
     add("--precision", help="float32 (default) or bfloat16, faster and less exact")
 
 
@@ -164,7 +164,8 @@ def natural(text: str) -> int:
     return _whole(text, 0)
 
 
-def _finite(text: str) -> float:
+def finite(text: str) -> float:
+    """Return a finite number; for `argparse`."""
     try:
         number = float(text)
     except ValueError:
@@ -174,14 +175,16 @@ def _finite(text: str) -> float:
     return number
 
 
-def _above_zero(text: str) -> float:
-    if (number := _finite(text)) <= 0:
+def above_zero(text: str) -> float:
+    """Return a finite number above 0; for `argparse`."""
+    if (number := finite(text)) <= 0:
         raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
     return number
 
 
-def _reach(text: str) -> float | tuple[float, float]:
-    numbers = tuple(_above_zero(part) for part in text.split(","))
+def reach(text: str) -> float | tuple[float, float]:
+    """Return one reach, or two, from "4" or "4,6"; for `argparse`."""
+    numbers = tuple(above_zero(part) for part in text.split(","))
     if len(numbers) > 2:
         raise argparse.ArgumentTypeError(f"expected one number or X,Y such as 4,6, got {text!r}")
     return numbers[0] if len(numbers) == 1 else (numbers[0], numbers[1])
@@ -195,7 +198,8 @@ def size(text: str) -> Size:
     return int(match[1]), int(match[2] or match[1])
 
 
-def _interval(text: str) -> tuple[float, float]:
+def interval(text: str) -> tuple[float, float]:
+    """Return two times from "0.1,0.9"; for `argparse`."""
     try:
         low, high = map(float, text.split(","))
     except ValueError as error:

@@ -30,7 +30,7 @@ often changed
   --data.on-bad skip       leave unreadable pictures out instead of stopping
 
 convflow train RECIPE --help lists every key with its value in that recipe.
-On several GPUs: torchrun --nproc-per-node 8 -m convflow train RECIPE ..."""
+On several GPUs: torchrun --nproc-per-node 8 -m -- convflow train RECIPE ..."""
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -20,7 +20,10 @@ from convflow import __version__
 from convflow.storage import read_json, write_text
 from convflow.types import InputError
 
-FREE = ("model", "scores", "samples_sha256", "machine")
+ORIGIN = ("reference.resize", "reference.selection", "reference.detector", "reference.library")
+"""How a reference was made; the hash of its pictures says what it is."""
+
+FREE = ("model", "scores", "samples_sha256", "machine", *ORIGIN)
 """What compared cards may differ in: the model, what came out, and where it ran."""
 
 FULL_COUNT = 50_000
@@ -83,6 +86,8 @@ def read_card(path: Path) -> Card:
     Raises:
         InputError: no such file, or no result card.
     """
+    if not path.is_file():
+        raise InputError(f"expected a result card at {path}, found no such file; check the path")
     try:
         return msgspec.convert(read_json(path), Card)
     except msgspec.ValidationError as error:
@@ -146,16 +151,20 @@ def compare(paths: Sequence[Path], allow: Sequence[str] = ()) -> str:
                 "score both in the same way, or --allow KEY what you know to be harmless"
             )
     titles = list(dict.fromkeys(title for card in cards for title in card["scores"]))
-    heads = [_head(path, card) for path, card in zip(paths, cards, strict=True)]
+    names = [
+        str(card["model"].get("name", path.stem)) for path, card in zip(paths, cards, strict=True)
+    ]
+    twice = len(set(names)) < len(names)
+    heads = [f"{n} ({p.stem})" if twice else n for n, p in zip(names, paths, strict=True)]
     width = max(10, *map(len, heads))
     lines = [" " * 20 + "".join(f"  {head:>{width}}" for head in heads)]
     for title in titles:
         cells = [_shown(card["scores"].get(title)) for card in cards]
         row = "".join(f"  {cell:>{width}}" for cell in cells)
         lines.append(f"{title:20}{row}  {_direction(title)}")
-    for key in allow:
-        values = " and ".join(repr(_pick(card, key)) for card in cards)
-        lines.append(f"allowed to differ: {key} ({values})")
+    for card, path in zip(cards[1:], paths[1:], strict=True):
+        for key, (a, b) in differences(cards[0], card).items():
+            lines.append(f"allowed to differ: {key} ({a!r} and {b!r} in {path})")
     return "\n".join(lines)
 
 
@@ -193,18 +202,7 @@ def _direction(title: str) -> str:
 
 
 def _shown(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}" if abs(value) < 1e5 else f"{value:.4g}"
-
-
-def _head(path: Path, card: dict[str, Any]) -> str:
-    return str(card["model"].get("name", path.stem))
-
-
-def _pick(tree: dict[str, Any], key: str) -> Any:
-    value: Any = tree
-    for part in key.split("."):
-        value = value.get(part) if isinstance(value, dict) else None
-    return value
+    return "-" if value is None else f"{value:.4f}" if 1e-3 <= abs(value) < 1e5 else f"{value:.3g}"
 
 
 def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -8,7 +8,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,9 @@ from typing import Any
 import torch
 
 from convflow import distributed
-from convflow.evaluation import metrics
-from convflow.evaluation.card import Card, differences, library, titled, write_json
+from convflow.evaluation.card import Card, differences, library, read_card, titled, write_json
 from convflow.evaluation.detectors import Detector
-from convflow.evaluation.features import Features, Progress, extract
+from convflow.evaluation.features import Progress, extract
 from convflow.evaluation.pictures import (
     NpzPictures,
     PictureSet,
@@ -36,84 +35,9 @@ from convflow.evaluation.reference import (
     holds_statistics,
     read_reference,
 )
-from convflow.storage import read_json
+from convflow.evaluation.scores import LEAST, METRICS, describe_detector, score
+from convflow.storage import claimed, read_json
 from convflow.types import InputError
-
-METRICS = {
-    "precision_recall_k": 3,
-    "density_coverage_k": 5,
-    "inception_score_split": 5000,
-    "kernel_subsets": 100,
-    "kernel_subset_size": 1000,
-    "reference_manifold": MANIFOLD_SIZE,
-    "seed": 0,
-}
-"""The constants of the metrics, as they stand in every card."""
-
-LEAST = 6
-"""Pictures that density and coverage need on either side: five neighbours and the point."""
-
-TITLES = {"inception": ("FID", "sFID", "KID"), "dinov2": ("FDD", "sFDD", "KDD")}
-"""What distances are called with a detector; with any other FD, sFD and KD."""
-
-
-def score(
-    features: Features, reference: Reference, detector: str, device: torch.device | None = None
-) -> dict[str, float]:
-    """Return every score that features and reference allow, by title.
-
-    Args:
-        features: of the pictures that are scored.
-        reference: of the real ones.
-        detector: its name, from which the titles follow.
-        device: where to compute; by default the CPU.
-
-    Raises:
-        InputError: too few pictures, or features of another width than the reference's.
-    """
-    distance, spatial, kernel = TITLES.get(detector, ("FD", "sFD", "KD"))
-    kinds, found = features.kinds(), {}
-    for kind, title in (("features", distance), ("spatial", spatial)):
-        if kind in kinds and kind in reference.moments:
-            ours, real = features.moments(kind), reference.moments[kind]
-            if ours.mean.shape != real.mean.shape:
-                raise InputError(
-                    f"expected {len(ours.mean)} {kind} as {detector} gives, got a reference with "
-                    f"{len(real.mean)}; make the reference with the same detector"
-                )
-            found[title] = metrics.frechet_distance(
-                *(tensor.to(device) for tensor in (*ours, *real))
-            )
-    if "logits" in kinds:
-        split = METRICS["inception_score_split"]
-        found["IS"] = metrics.inception_score(features.stack("logits"), split)
-    if reference.manifold is not None:
-        fake = features.stack("features").to(device)
-        real_features = reference.manifold.to(device)
-        found["precision"], found["recall"] = metrics.precision_recall(
-            real_features, fake, METRICS["precision_recall_k"]
-        )
-        found["density"], found["coverage"] = metrics.density_coverage(
-            real_features, fake, METRICS["density_coverage_k"]
-        )
-        found[kernel], found[f"{kernel}-std"] = metrics.kernel_distance(
-            real_features,
-            fake,
-            seed=METRICS["seed"],
-            num_subsets=METRICS["kernel_subsets"],
-            subset_size=METRICS["kernel_subset_size"],
-        )
-    return {titled(title, features.num): value for title, value in found.items()}
-
-
-def describe_detector(detector: Detector) -> dict[str, str]:
-    """Return what a card says of a detector."""
-    return {
-        "name": Path(detector.name).name,  # a path to the same file differs between machines
-        "sha256": detector.sha256,
-        "resize": detector.resize,
-        "precision": "float32",
-    }
 
 
 @dataclass(frozen=True)
@@ -182,18 +106,17 @@ def open_target(
     Raises:
         InputError: nothing usable there; another size or detector than the subject's.
     """
-    size = subject.pictures.size
+    size, channels = subject.pictures.size, subject.pictures.channels
     if path.endswith(".npz") and holds_statistics(Path(path)):
         if num is not None:
             raise InputError(f"--reference-num: {path} holds statistics already; leave it out")
         known = read_reference(Path(path))
-        check_fits(known, path, describe_detector(detector), size)
+        check_fits(known, path, describe_detector(detector, subject.pictures), size, channels)
         pictures = None
         if known.manifold is None and known.has_pictures:
             pictures = NpzPictures(Path(path), most=MANIFOLD_SIZE)
             check_size(path, pictures.size, size)
         return Target(known, pictures, known.about)
-    channels = subject.pictures.channels
     found = open_pictures(path, split=split, size=size, channels=channels, num=num)
     return Target(None, found, {**found.describe(), "count": len(found)})
 
@@ -208,8 +131,15 @@ def make_reference(subject: Subject, detector: Detector, out: Path, work: Work) 
         **subject.model,
         **subject.about(),
         "sampling": subject.sampling,
-        "detector": describe_detector(detector),
+        "detector": describe_detector(detector, subject.pictures),
+        "library": library(),
     }
+    if subject.num < LEAST:
+        raise InputError(f"expected at least {LEAST} pictures, got {subject.num}; give more")
+    if _is_finished(out, about, work):
+        return
+    if out.exists():
+        raise InputError(f"{out} is there already; remove it or choose another name")
     with _parts_of(out, about, work) as parts:
         reference = _summarise(subject.pictures, subject.num, about, detector, parts, work)
         if distributed.rank() == 0:
@@ -242,7 +172,11 @@ def evaluate(
         InputError: a card is there already, an unfinished one has other settings, or as `extract`
             and `score`.
     """
-    compared = len(target.pictures) if target.pictures is not None else LEAST
+    compared = LEAST
+    if target.pictures is not None:
+        compared = len(target.pictures)
+    elif target.known is not None and target.known.manifold is not None:
+        compared = len(target.known.manifold)
     for count, use in ((subject.num, "to score"), (compared, "in the reference")):
         if count < LEAST:
             raise InputError(f"expected at least {LEAST} pictures {use}, got {count}; give more")
@@ -250,7 +184,7 @@ def evaluate(
         model=subject.model,
         sampling=subject.sampling,
         pictures=subject.about(),
-        detector=describe_detector(detector),
+        detector=describe_detector(detector, subject.pictures),
         reference=target.about,
         metrics=METRICS,
         library=library(),
@@ -258,11 +192,17 @@ def evaluate(
     )
     settings = dataclasses.asdict(card)
     out = out or Path("scores") / f"{_short_name(card, subject.num)}.json"
-    if out.exists():
-        raise InputError(
-            f"expected a new file for the result card, got {out}, which is there already; read it "
-            f"with convflow evaluate --compare {out}, remove it, or give another --out"
-        )
+    keep = save_samples is not None
+    settings["save_samples"] = str(save_samples)
+    if _is_finished(out, settings, work):
+        return read_card(out), out
+    unfinished = _parts_path(out).exists()  # a killed process may have written the samples
+    for path in [out] if unfinished or save_samples is None else [out, save_samples]:
+        if path.exists():
+            raise InputError(
+                f"expected a new file, got {path}, which is there already; read a result card with "
+                f"convflow evaluate --compare {path}, remove it, or choose another name"
+            )
     with _parts_of(out, settings, work) as parts:
         reference = target.known
         if target.pictures is not None:
@@ -281,11 +221,11 @@ def evaluate(
                 parts / "samples",
                 batch_size=work.batch_size,
                 device=work.device,
-                keep_pixels=save_samples is not None,
+                keep_pixels=keep,
                 progress=progress,
             )
         if distributed.rank() == 0:
-            scores = score(features, reference, detector.name, work.device)
+            scores = score(features, reference, detector, work.device)
             card = dataclasses.replace(
                 card, reference=reference.about, scores=scores, samples_sha256=features.sha256()
             )
@@ -314,6 +254,8 @@ def _summarise(
             kinds=tuple(SUFFIXES),
             progress=progress,
         )
+    if distributed.rank():  # the first process alone compares
+        return Reference({}, None, about)
     return features.summarise(about)
 
 
@@ -326,29 +268,50 @@ def _parts_of(out: Path, settings: dict[str, Any], work: Work) -> Iterator[Path]
     Raises:
         InputError: it holds parts of other settings.
     """
-    parts = out.with_name(f"{out.name}.parts")
-    settings = json.loads(json.dumps({**settings, "batch_size": work.batch_size}))
+    parts, settings = _parts_path(out), _as_json(settings, work)
     path, first = parts / "settings.json", distributed.rank() == 0
-    with distributed.all_or_none(work.device):
-        if path.is_file():
-            found = differences(read_json(path), settings, ["machine"])
+    with ExitStack() as held:
+        with distributed.all_or_none(work.device):
+            held.enter_context(claimed(parts, "evaluation", "--out", first))
+            found = differences(read_json(path), settings, ignored=()) if path.is_file() else {}
             if found:
                 told = "; ".join(f"{key}: {a!r}, now {b!r}" for key, (a, b) in found.items())
                 raise InputError(
                     f"{parts} holds an unfinished evaluation with other settings ({told}); give "
                     "those again, remove the folder, or choose another --out"
                 )
-    if first:
-        write_json(path, settings)
-    try:
-        yield parts
-        worthless = True
-    except BaseException:
-        worthless = not any(parts.rglob("part_*"))
-        raise
-    finally:
-        if first and worthless:
-            shutil.rmtree(parts, ignore_errors=True)
+        worthless = False
+        try:
+            with distributed.all_or_none(work.device):
+                if first:
+                    write_json(path, settings)
+            yield parts
+            worthless = True
+        except BaseException:
+            worthless = not any(parts.rglob("part_*"))
+            raise
+        finally:
+            if first and worthless:
+                shutil.rmtree(parts, ignore_errors=True)
+
+
+def _is_finished(out: Path, settings: dict[str, Any], work: Work) -> bool:
+    """Return whether only the removal of the parts was left to do, and do it."""
+    parts = _parts_path(out)
+    known = parts / "settings.json"
+    finished = out.exists() and known.is_file() and read_json(known) == _as_json(settings, work)
+    distributed.barrier()
+    if finished and distributed.rank() == 0:
+        shutil.rmtree(parts, ignore_errors=True)
+    return finished
+
+
+def _parts_path(out: Path) -> Path:
+    return out.with_name(f"{out.name}.parts")
+
+
+def _as_json(settings: dict[str, Any], work: Work) -> dict[str, Any]:
+    return json.loads(json.dumps({**settings, "batch_size": work.batch_size}))
 
 
 def _short_name(card: Card, num: int) -> str:

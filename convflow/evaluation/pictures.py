@@ -268,13 +268,10 @@ def _map_array(path: Path, name: str) -> np.ndarray:
     """Return an array of an .npz, mapped where it is not compressed, else in memory."""
     try:
         with zipfile.ZipFile(path) as archive:
-            if f"{name}.npy" not in archive.namelist():
-                raise InputError(
-                    f"expected the pictures {name} in {path}, got "
-                    f"{', '.join(n.removesuffix('.npy') for n in archive.namelist()) or 'nothing'}"
-                    "; save them with numpy.savez(path, arr_0=pixels)"
-                )
-            entry = archive.getinfo(f"{name}.npy")
+            names = [n.removesuffix(".npy") for n in archive.namelist()]
+            entry = archive.getinfo(f"{name}.npy") if name in names else None
+        if entry is None:
+            raise LookupError
         if entry.compress_type != zipfile.ZIP_STORED:
             with np.load(path, allow_pickle=False) as arrays:
                 return arrays[name]
@@ -291,6 +288,11 @@ def _map_array(path: Path, name: str) -> np.ndarray:
             return np.memmap(path, dtype, "r", file.tell(), shape, order)  # type: ignore[call-overload]
     except FileNotFoundError as error:
         raise InputError(f"expected pictures at {path}, got no such file; check --help") from error
-    except (zipfile.BadZipFile, OSError, ValueError, KeyError, EOFError, struct.error) as error:
+    except LookupError:
+        cure = "give it as --reference" if "mu" in names else "save them as numpy.savez(arr_0=...)"
+        raise InputError(
+            f"expected the pictures {name} in {path}, got {', '.join(names) or 'nothing'}; {cure}"
+        ) from None
+    except (zipfile.BadZipFile, OSError, ValueError, EOFError, struct.error) as error:
         reason = one_line(error)
         raise InputError(f"{path} is damaged or no .npz file ({reason}); copy it again") from error

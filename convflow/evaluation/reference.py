@@ -119,22 +119,29 @@ def read_reference(path: Path) -> Reference:
     return Reference(moments, kept, about, has_pictures)
 
 
-def check_fits(reference: Reference, path: str, detector: dict[str, str], size: Size) -> None:
-    """Raise InputError when statistics come from another detector or another size of picture.
+def check_fits(
+    reference: Reference, path: str, detector: dict[str, str], size: Size, channels: int
+) -> None:
+    """Raise InputError when statistics come from another detector, size or number of channels.
 
     A file of the ADM suite says neither; its features are those of Inception.
     """
     about = reference.about
-    theirs = about.get("detector", {"name": "inception"})
-    for key in theirs:
-        if theirs[key] != detector[key]:
-            raise InputError(
-                f"expected a reference made with the detector {detector['name']} ({key} "
-                f"{detector[key]}), got {path} of {theirs['name']} ({key} {theirs[key]}); make one "
-                "with --save-statistics, or choose the --detector that it was made with"
-            )
+    if about.get("channels", channels) != channels:
+        raise InputError(
+            f"expected a reference of pictures with {channels} channels like those to score, got "
+            f"{path} with {about['channels']}; make one with --save-statistics and --channels"
+        )
     if "size" in about:
         check_size(path, tuple(about["size"]), size)
+    theirs = about.get("detector", {"name": "inception"})
+    for key in theirs:
+        if theirs[key] != detector.get(key):
+            raise InputError(
+                f"expected a reference made with the detector {detector['name']} ({key} "
+                f"{detector.get(key)}), got {path} of {theirs['name']} ({key} {theirs[key]}); make "
+                "one with --save-statistics, or choose the --detector that it was made with"
+            )
 
 
 def check_size(path: str, theirs: Size, ours: Size) -> None:

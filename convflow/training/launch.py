@@ -8,8 +8,7 @@ import logging
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +26,11 @@ from convflow.models.zoo import create_model, settings_of
 from convflow.processes.process import create_process
 from convflow.samplers.sampler import Sampler
 from convflow.samplers.seeds import generator_of
-from convflow.storage import explained, read_json, write_text
+from convflow.storage import claimed, read_json, write_text
 from convflow.training import checkpoint
 from convflow.training.config import DataConfig, TrainConfig, differences, from_dict, to_dict
 from convflow.training.trainer import Trainer
 from convflow.types import InputError
-
-try:
-    import fcntl
-except ImportError:  # Windows: two trainings in one folder go unnoticed there
-    fcntl = None  # type: ignore[assignment]
 
 log = logging.getLogger("convflow")
 
@@ -61,11 +55,11 @@ def train(config: TrainConfig, run: Path) -> bool:
         with distributed.all_or_none(device):
             known = (run / "config.json").is_file()
             if known:
-                held.enter_context(_claimed(run))
+                held.enter_context(claimed(run, "training", "--run", distributed.rank() == 0))
             _check_folder(config, run)
             trainer, report = build_trainer(config, run, device)
             if not known:
-                held.enter_context(_claimed(run))
+                held.enter_context(claimed(run, "training", "--run", distributed.rank() == 0))
             steps = checkpoint.list_steps(run)
             if steps:
                 trainer.load(checkpoint.folder_of(run, steps[-1]))
@@ -210,27 +204,3 @@ def _introduce(trainer: Trainer, report: Report) -> None:
         log.info(f"already finished at {trainer.images_seen:,} images; raise --images to go on")
     elif trainer.step:
         log.info(f"going on from {trainer.images_seen:,} images ({trainer.run_folder})")
-
-
-@contextmanager
-def _claimed(run: Path) -> Iterator[None]:
-    """Make the run folder and hold it for this training alone; only the first process does."""
-    if distributed.rank():
-        yield
-        return
-    with explained(run):
-        run.mkdir(parents=True, exist_ok=True)
-        lock = (run / ".lock").open("a")
-    with lock:
-        try:
-            if fcntl is not None:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(
-                f"another training is writing to {run}; wait for it, or choose another --run"
-            ) from error
-        except OSError as error:
-            log.warning(
-                f"{run} cannot be locked ({error.strerror}); start no second training there"
-            )
-        yield

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from PIL import Image
 
 from convflow.cli.main import main
 from convflow.pipeline import Pipeline
+from convflow.storage import claimed
 from tests.two_processes import run_two
 
 ROOT = Path(__file__).parents[2]
@@ -43,8 +45,9 @@ def test_a_model_and_its_card(tiny_run, real, tmp_path, capsys):
     assert card["sampling"]["labels"] == {"policy": "random", "classes": "all"}
     assert card["sampling"]["codec"] == "PixelCodec"
     assert card["sampling"]["guidance"] == {
-        "scale": 1.5, "interval": [0.0, 1.0], "channels": "all"
+        "kind": "cfg", "scale": 1.5, "interval": [0.0, 1.0], "channels": "all", "weaker": None
     }  # fmt: skip
+    assert card["model"]["process"]["kind"] == "flow"
     assert card["detector"]["name"] == "tiny_detector.py:load"
     assert card["model"]["name"] == tiny_run.name
     assert card["model"]["weights"] == "ema"
@@ -54,7 +57,7 @@ def test_a_model_and_its_card(tiny_run, real, tmp_path, capsys):
         assert np.array_equal(file["arr_0"][..., :1], pixels.permute(0, 2, 3, 1).numpy())
 
 
-def test_a_folder_a_zip_and_an_npz_agree(tmp_path, real):
+def test_a_folder_a_zip_and_an_npz_agree(tmp_path):
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (12, 8, 8, 3), np.uint8)
     (tmp_path / "data").mkdir()
@@ -62,15 +65,27 @@ def test_a_folder_a_zip_and_an_npz_agree(tmp_path, real):
         Image.fromarray(picture).save(tmp_path / f"data/{i:02d}.png")
     np.savez(tmp_path / "data.npz", arr_0=pixels)
     cards = []
-    for name in ("data", "data.npz"):
+    with zipfile.ZipFile(tmp_path / "data.zip", "w") as archive:
+        for path in sorted((tmp_path / "data").iterdir()):
+            archive.write(path, path.name)
+    for name in ("data", "data.npz", "data.zip"):
         out = tmp_path / f"{name}.json"
-        command = ["evaluate", str(tmp_path / name), "--reference", real, "--out", str(out)]
+        command = [
+            "evaluate",
+            str(tmp_path / name),
+            "--reference",
+            str(tmp_path / "data.npz"),
+            "--out",
+            str(out),
+        ]
         assert main([*command, *DETECTOR]) == 0
         cards.append(json.loads(out.read_text()))
-    assert cards[0]["scores"] == cards[1]["scores"]
-    assert cards[0]["samples_sha256"] == cards[1]["samples_sha256"]
+    assert cards[0]["scores"] == cards[1]["scores"] == cards[2]["scores"]
+    assert len({card["samples_sha256"] for card in cards}) == 1
     assert cards[0]["sampling"] is None
-    assert [card["model"] for card in cards] == [{"name": "data"}, {"name": "data.npz"}]
+    assert [card["model"] for card in cards] == [
+        {"name": name} for name in ("data", "data.npz", "data.zip")
+    ]
 
 
 def test_rectangles_resized(tmp_path, capsys):
@@ -101,7 +116,73 @@ def test_cards_are_compared_or_refused(tiny_run, real, tmp_path, capsys):
     assert main(["evaluate", "--compare", a, c]) == 2
     assert "differ in sampling.steps: 1 and 3" in capsys.readouterr().err
     assert main(["evaluate", "--compare", a, c, "--allow", "sampling.steps"]) == 0
-    assert "allowed to differ: sampling.steps (1 and 3)" in capsys.readouterr().out
+    assert "allowed to differ: sampling.steps (1 and 3 in " in capsys.readouterr().out
+
+
+def test_pictures_and_their_own_statistics_are_one_reference(tiny_run, real, tmp_path):
+    out = [tmp_path / "a.json", tmp_path / "b.json"]
+    for path, reference in zip(out, ("digits", real), strict=True):
+        command = ["evaluate", str(tiny_run), "--reference", reference, "--num", "10", *DETECTOR]
+        assert main([*command, "--out", str(path)]) == 0
+    assert main(["evaluate", "--compare", *map(str, out)]) == 0
+
+
+def test_columns_of_one_model_are_told_apart(tiny_run, real, tmp_path, capsys):
+    command = ["evaluate", str(tiny_run), "--reference", real, "--num", "10", *DETECTOR]
+    for name in ("a", "b"):
+        more = ["--weights", "raw"] if name == "b" else []
+        assert main([*command, *more, "--out", str(tmp_path / f"{name}.json")]) == 0
+    capsys.readouterr()
+    assert main(["evaluate", "--compare", *(str(tmp_path / f"{n}.json") for n in "ab")]) == 0
+    assert "run (a)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("moment", ["write_samples", "Card.write", "shutil.rmtree"])
+def test_killed_in_the_last_moments(tiny_run, real, tmp_path, monkeypatch, moment):
+    """After the samples are written, after the card is, and before the parts are gone."""
+    from convflow.evaluation import evaluate as module
+
+    out, samples = tmp_path / "card.json", tmp_path / "samples.npz"
+    command = ["evaluate", str(tiny_run), "--reference", real, "--num", "10", *DETECTOR]
+    command += ["--out", str(out), "--save-samples", str(samples)]
+    owner = {"Card.write": module.Card, "shutil.rmtree": module.shutil}.get(moment, module)
+    name = moment.rpartition(".")[2]
+    done = getattr(owner, name)
+
+    def killed(*words, **more):
+        if moment != "shutil.rmtree":
+            done(*words, **more)
+        raise SystemExit("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, killed)
+        if moment != "shutil.rmtree":
+            patch.setattr(module.shutil, "rmtree", lambda *_, **__: None)
+        with pytest.raises(SystemExit):
+            main(command)
+    assert (tmp_path / "card.json.parts").is_dir()
+    assert main(command) == 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["card.json", "samples.npz"]
+    assert json.loads(out.read_text())["scores"]
+    assert main(command) == 2
+
+
+def test_two_evaluations_do_not_share_a_card(tiny_run, real, tmp_path, capsys):
+    command = ["evaluate", str(tiny_run), "--reference", real, "--num", "10", *DETECTOR]
+    command += ["--out", str(tmp_path / "card.json")]
+    with claimed(tmp_path / "card.json.parts", "evaluation", "--out"):
+        assert main(command) == 2
+    assert "another evaluation is writing to" in capsys.readouterr().err
+
+
+def test_torchrun_as_the_help_says(tiny_run, real, tmp_path):
+    """Its parser takes --num for its own unless two dashes stand before the program."""
+    words = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29731"]
+    command = ["evaluate", str(tiny_run), "--reference", real, "--num", "10", *DETECTOR]
+    out = ["--out", str(tmp_path / "card.json")]
+    run = [sys.executable, *words, "-m", "--", "convflow", *command, *out]
+    subprocess.run(run, cwd=ROOT, check=True, capture_output=True, timeout=240)
+    assert json.loads((tmp_path / "card.json").read_text())["scores"]
 
 
 def test_no_part_of_unfinished_work_is_left(tiny_run, real, tmp_path, monkeypatch):
@@ -166,6 +247,6 @@ def test_ctrl_c_says_that_the_work_is_kept(tiny_run, real, tmp_path):
     stopped.send_signal(signal.SIGINT)
     assert stopped.wait(timeout=60) == 130
     said = stopped.stderr.read()
-    assert "the same command goes on from there" in said
+    assert "the same command goes on" in said
     assert "Traceback" not in said
     assert not (tmp_path / "card.json").exists()

@@ -66,8 +66,8 @@ def test_an_older_picture_is_replaced(tiny_run, tmp_path):
 
 
 def test_a_class_with_a_comma_is_one_label(tiny_run, tmp_path):
-    assert sample._split("a,b", ("a", "b")) == ["a", "b"]
-    assert sample._split("salt, pepper", ("salt, pepper", "sugar")) == ["salt, pepper"]
+    assert sample.split_labels("a,b", ("a", "b")) == ["a", "b"]
+    assert sample.split_labels("salt, pepper", ("salt, pepper", "sugar")) == ["salt, pepper"]
     run = tmp_path / "run"
     shutil.copytree(tiny_run, run)
     for path in run.rglob("pipeline.json"):
@@ -79,7 +79,7 @@ def test_a_class_with_a_comma_is_one_label(tiny_run, tmp_path):
 
 @pytest.mark.parametrize(("text", "size"), [("48x32", (48, 32)), ("64", (64, 64))])
 def test_sizes(text, size):
-    assert sample._size(text) == size
+    assert sample.size(text) == size
 
 
 def test_files_go_to_a_folder_of_their_own_name(tiny_run, tmp_path, monkeypatch):

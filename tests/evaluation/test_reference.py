@@ -24,7 +24,7 @@ def moments(width, seed=0):
 @pytest.fixture
 def reference():
     manifold = torch.arange(12.0).view(4, 3)
-    about = {"name": "train", "sha256": "ab", "size": [8, 6], "detector": DETECTOR}
+    about = {"name": "train", "sha256": "ab", "size": [8, 6], "channels": 3, "detector": DETECTOR}
     return Reference({"features": moments(3), "spatial": moments(5)}, manifold, about)
 
 
@@ -70,7 +70,7 @@ def test_a_file_of_the_adm_suite(tmp_path):
     assert reference.has_pictures
     assert reference.about["name"] == "a.npz"
     assert len(reference.about["sha256"]) == 64
-    check_fits(reference, "a.npz", DETECTOR, (8, 6))
+    check_fits(reference, "a.npz", DETECTOR, (8, 6), 3)
 
 
 def test_statistics_alone_are_enough(tmp_path):
@@ -126,15 +126,20 @@ def test_damaged_and_missing_files(tmp_path):
     ],
 )
 def test_another_detector_or_size_is_refused(reference, detector, size, message):
-    check_fits(reference, "ref", DETECTOR, (8, 6))
+    check_fits(reference, "ref", DETECTOR, (8, 6), 3)
     with pytest.raises(InputError, match=message):
-        check_fits(reference, "ref", detector, size)
+        check_fits(reference, "ref", detector, size, 3)
+
+
+def test_grey_and_colour_are_not_compared(reference):
+    with pytest.raises(InputError, match="with 1 channels like those to score, got ref with 3"):
+        check_fits(reference, "ref", DETECTOR, (8, 6), 1)
 
 
 def test_a_file_made_elsewhere_is_for_inception(tmp_path):
     reference = read_reference(adm(tmp_path / "a.npz"))
     with pytest.raises(InputError, match="detector dinov2"):
-        check_fits(reference, "a.npz", DETECTOR | {"name": "dinov2"}, (8, 6))
+        check_fits(reference, "a.npz", DETECTOR | {"name": "dinov2"}, (8, 6), 3)
 
 
 def test_a_full_disk_leaves_nothing(reference, tmp_path, monkeypatch):

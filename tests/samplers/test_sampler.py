@@ -103,7 +103,7 @@ def state(samples):
     """Where sampling ends, before it becomes levels of a picture."""
     noise, y = draw_noise(0, [0, 1], (3, 4, 6)), samples.labels([0, 1])
     return samples.sampler.run(
-        samples.process, samples.model, samples._guide, noise, y, lambda step: torch.zeros(1)
+        samples.process, samples.model, samples.guided, noise, y, lambda step: torch.zeros(1)
     )
 
 

@@ -10,8 +10,10 @@ import shutil
 import pytest
 import torch
 
+from convflow import storage
 from convflow.models.zoo import load_model
 from convflow.processes.process import create_process
+from convflow.storage import claimed
 from convflow.training import checkpoint, launch
 from convflow.training.config import read_pipeline
 from convflow.types import InputError
@@ -179,13 +181,13 @@ def test_a_disk_that_knows_no_locks_is_no_obstacle(tiny, run, monkeypatch, caplo
 
 
 def test_a_system_without_locks_is_no_obstacle(tiny, run, monkeypatch):
-    monkeypatch.setattr(launch, "fcntl", None)
+    monkeypatch.setattr(storage, "fcntl", None)
     assert launch.train(tiny(), run)
 
 
 def test_other_processes_neither_claim_nor_write(tmp_path, monkeypatch):
     monkeypatch.setattr(launch.distributed, "rank", lambda: 1)
-    with launch._claimed(tmp_path / "run"):
+    with claimed(tmp_path / "run", "training", "--run", first=False):
         assert not (tmp_path / "run").exists()
 
 

@@ -1,0 +1,68 @@
+"""Titles of scores, what a card says of a detector, and features that do not fit."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from convflow.evaluation.detectors import PUBLISHED, Detector
+from convflow.evaluation.features import extract
+from convflow.evaluation.reference import Reference
+from convflow.evaluation.scores import describe_detector, score
+from convflow.types import InputError
+from tests.evaluation.test_features import CPU, Pictures
+from tests.evaluation.tiny_detector import load
+
+
+@pytest.fixture
+def detector():
+    return Detector("tiny", "00", "none", load())
+
+
+@pytest.fixture
+def features(detector, tmp_path):
+    return extract(Pictures(), 23, detector, tmp_path, batch_size=23, device=CPU)
+
+
+def titles(features, detector):
+    return [t.rpartition("-")[0] for t in score(features, features.summarise({}), detector)]
+
+
+def test_titles_follow_from_the_weights(features, detector):
+    inception = Detector("inception", PUBLISHED["inception"].sha256 + "00", "x", load())
+    assert titles(features, inception)[:3] == ["FID", "sFID", "IS"]
+    assert titles(features, inception)[-2:] == ["KID", "KID-std"]
+    assert titles(features, Detector("dinov2", "12", "x", load()))[0] == "FDD"
+    assert titles(features, detector)[0] == "FD"
+    assert titles(features, dataclasses.replace(inception, sha256="00"))[0] == "FD"
+
+
+def test_features_of_another_width(features, detector):
+    rows = torch.ones(23, 12)
+    narrow = Reference({"features": features.moments("spatial")}, rows)
+    with pytest.raises(InputError, match=r"expected 13 features as tiny gives, got .* 16"):
+        score(features, narrow, detector)
+
+
+def test_a_probe_tells_detectors_apart_whose_code_is_the_same(detector):
+    pictures = Pictures()
+    other = dataclasses.replace(
+        detector, network=lambda x: {"features": 1.1 * load()(x)["features"]}
+    )
+    one, two = (describe_detector(d, pictures) for d in (detector, other))
+    assert one["sha256"] == two["sha256"]
+    assert float(two["probe"]) == pytest.approx(1.1 * float(one["probe"]), rel=0.01)
+    assert describe_detector(detector, pictures) == one
+    published = dataclasses.replace(detector, name="inception")
+    assert "probe" not in describe_detector(published, pictures)
+    assert (
+        describe_detector(dataclasses.replace(detector, name="a/b.py:c"), pictures)["name"]
+        == "b.py:c"
+    )
+
+
+def test_scores_are_plain_floats(features, detector):
+    found = score(features, features.summarise({}), detector)
+    assert all(type(value) is float for value in found.values())
+    assert np.isfinite(list(found.values())).all()
