@@ -19,7 +19,7 @@ from convflow.models.backbone import Backbone
 from convflow.nn.conv import AttentionName, ConvHead, ConvMix, ConvStem
 from convflow.nn.dense import MLP, ActivationName, create_activation
 from convflow.nn.embed import PatchEmbedding, PatchHead
-from convflow.nn.norm import Modulation, modulate, per_sample, widen
+from convflow.nn.norm import Modulation, gated, modulate, widen
 from convflow.nn.resample import Conditions, Hourglass, Join, LevelConditions, mirror
 from convflow.types import InputError, unknown_name
 
@@ -51,8 +51,8 @@ class DiCoBlock(nn.Module):
     ) -> Float[Tensor, "B H W D"]:
         """Return the refined features under condition `c`."""
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(c)
-        x = x + per_sample(gate1, x) * self.mix(modulate(self.norm1(x), shift1, scale1))
-        return x + per_sample(gate2, x) * self.mlp(modulate(self.norm2(x), shift2, scale2))
+        x = gated(x, gate1, self.mix(modulate(self.norm1(x), shift1, scale1)))
+        return gated(x, gate2, self.mlp(modulate(self.norm2(x), shift2, scale2)))
 
 
 class Stack(nn.Module):

@@ -22,7 +22,7 @@ from convflow.nn.embed import (
     rotary_positions,
     sincos_positions,
 )
-from convflow.nn.norm import Modulation, modulate, per_sample, widen
+from convflow.nn.norm import Modulation, gated, modulate, widen
 from convflow.types import InputError, unknown_name
 
 Positions = Literal["sincos", "rotary"]
@@ -47,8 +47,8 @@ class DiTBlock(nn.Module):
     ) -> Float[Tensor, "B H W D"]:
         """Return the refined features under condition `c`."""
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(c)
-        x = x + per_sample(gate1, x) * self.mix(modulate(self.norm1(x), shift1, scale1), rotation)
-        return x + per_sample(gate2, x) * self.mlp(modulate(self.norm2(x), shift2, scale2))
+        x = gated(x, gate1, self.mix(modulate(self.norm1(x), shift1, scale1), rotation))
+        return gated(x, gate2, self.mlp(modulate(self.norm2(x), shift2, scale2)))
 
 
 class DiT(Backbone):

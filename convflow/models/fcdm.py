@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from convflow.models.backbone import Backbone
 from convflow.nn.conv import Conv, ConvHead, ConvStem, ResponseNorm
 from convflow.nn.dense import create_linear
-from convflow.nn.norm import Modulation, modulate, per_sample, widen
+from convflow.nn.norm import Modulation, gated, modulate, widen
 from convflow.nn.resample import Conditions, Hourglass, LevelConditions, mirror
 from convflow.types import InputError
 
@@ -47,7 +47,7 @@ class FCDMBlock(nn.Module):
         """Return the refined features under condition `c`."""
         shift, scale, gate = self.modulation(c)
         mixed = modulate(self.norm(self.depthwise(x)), shift, scale)
-        return x + per_sample(gate, x) * self.mlp(mixed)
+        return gated(x, gate, self.mlp(mixed))
 
 
 class FCDM(Backbone):

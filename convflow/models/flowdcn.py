@@ -13,7 +13,7 @@ from convflow.nn.conv import ConvMix
 from convflow.nn.deform import DEFAULT_REACH, GroupwiseMSDCN, Reach
 from convflow.nn.dense import MLPName, create_mlp
 from convflow.nn.embed import LabelEmbedding, PatchEmbedding, PatchHead, TimeEmbedding
-from convflow.nn.norm import Modulation, NormName, create_norm, modulate, per_sample, widen
+from convflow.nn.norm import Modulation, NormName, create_norm, gated, modulate, widen
 from convflow.ops.deform.op import Border
 from convflow.types import InputError, unknown_name
 
@@ -40,8 +40,8 @@ class FlowDCNBlock(nn.Module):
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(c)
         mixed = modulate(self.norm1(x), shift1, scale1)
         mixed = self.mix(mixed, reach) if isinstance(self.mix, GroupwiseMSDCN) else self.mix(mixed)
-        x = x + per_sample(gate1, x) * mixed
-        return x + per_sample(gate2, x) * self.mlp(modulate(self.norm2(x), shift2, scale2))
+        x = gated(x, gate1, mixed)
+        return gated(x, gate2, self.mlp(modulate(self.norm2(x), shift2, scale2)))
 
 
 class FlowDCN(Backbone):

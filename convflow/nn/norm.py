@@ -48,7 +48,14 @@ def modulate(
     x: Float[Tensor, "B *N D"], shift: Float[Tensor, "B D"], scale: Float[Tensor, "B D"]
 ) -> Float[Tensor, "B *N D"]:
     """Return `x * (1 + scale) + shift`, with one shift and scale per sample and channel."""
-    return x * (1 + per_sample(scale, x)) + per_sample(shift, x)
+    return torch.addcmul(per_sample(shift, x), x, 1 + per_sample(scale, x))
+
+
+def gated(
+    x: Float[Tensor, "B *N D"], gate: Float[Tensor, "B D"], update: Float[Tensor, "B *N D"]
+) -> Float[Tensor, "B *N D"]:
+    """Return `x + gate * update` in one pass, with one gate per sample and channel."""
+    return torch.addcmul(x, per_sample(gate, x), update)
 
 
 def per_sample(vector: Float[Tensor, "B D"], like: Float[Tensor, "B *N D"]) -> Tensor:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from torch import nn
 
-from convflow.nn.norm import Modulation, RMSNorm, create_norm, modulate, per_sample, widen
+from convflow.nn.norm import Modulation, RMSNorm, create_norm, gated, modulate, per_sample, widen
 from convflow.types import InputError
 from tests.tolerance import assert_close_rms
 
@@ -66,3 +68,12 @@ def test_widen_keeps_float64():
     kinds = {torch.float64: torch.float64, torch.float32: torch.float32}
     for dtype, expected in (kinds | {torch.bfloat16: torch.float32}).items():
         assert widen(torch.zeros(1, dtype=dtype)).dtype == expected
+
+
+def test_a_gate_opens_per_sample_and_channel():
+    x, update, gate = torch.randn(2, 3, 4, 5), torch.randn(2, 3, 4, 5), torch.randn(2, 5)
+    out = gated(x, gate, update)
+    for b, h, w, d in itertools.product(*map(range, x.shape)):
+        expected = x[b, h, w, d] + gate[b, d] * update[b, h, w, d]
+        assert out[b, h, w, d].item() == pytest.approx(expected.item(), abs=1e-6)
+    assert gated(x, gate.bfloat16(), update.bfloat16()).dtype == torch.float32
