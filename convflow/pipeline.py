@@ -96,7 +96,7 @@ class Pipeline:
         self.device = distributed.choose_device(device)
         self.model, self.codec = model.to(self.device).eval(), codec
         self.size, self.class_names = size, tuple(class_names)
-        self.folder: Path | None = None  # where searched solvers lie
+        self.folder: Path | None = None  # of `from_pretrained`; searched solvers lie there
         self.sampling, self.process = sampling or SamplingConfig(), process or ProcessConfig()
 
     @classmethod

@@ -11,12 +11,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 
 
-def run_two(words: list[str]) -> list[str]:
-    """Run `python WORDS` twice, as ranks 0 and 1, and return what each printed.
-
-    Raises:
-        AssertionError: one failed; the message is what it complained of.
-    """
+def start_two(words: list[str], **environment: str) -> list[tuple[int, str, str]]:
+    """Run `python WORDS` twice, as ranks 0 and 1: exit code, output and complaints of each."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -25,7 +21,7 @@ def run_two(words: list[str]) -> list[str]:
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": port,
         "OMP_NUM_THREADS": "1",
-    }
+    } | environment
     both = [
         subprocess.Popen(
             [sys.executable, *words],
@@ -38,6 +34,16 @@ def run_two(words: list[str]) -> list[str]:
         for rank in range(2)
     ]
     answers = [process.communicate(timeout=120) for process in both]
-    for process, (_, complained) in zip(both, answers, strict=True):
-        assert process.returncode == 0, complained
-    return [said for said, _ in answers]
+    return [(p.returncode, *answer) for p, answer in zip(both, answers, strict=True)]
+
+
+def run_two(words: list[str]) -> list[str]:
+    """Run `python WORDS` twice, as ranks 0 and 1, and return what each printed.
+
+    Raises:
+        AssertionError: one failed; the message is what it complained of.
+    """
+    answers = start_two(words)
+    for code, _, complained in answers:
+        assert code == 0, complained
+    return [said for _, said, _ in answers]

@@ -43,16 +43,15 @@ def bench_solvers(arguments: Sequence[str]) -> int:
 
     from tqdm import tqdm
 
-    from convflow.pipeline import Pipeline, find_weights
+    from convflow.pipeline import Pipeline
     from convflow.samplers.multistep import table_path, write_table
     from convflow.samplers.search import compare, search, teach
     from convflow.samplers.seeds import draw_noise
     from convflow.storage import explained, hash_tensors
 
-    folder = find_weights(options.model, options.weights)
-    place = folder if Path(options.model).exists() else Path()
-    out = options.out or table_path(place, options.steps)
     pipe = Pipeline.from_pretrained(options.model, weights=options.weights, device=options.device)
+    place = pipe.folder if pipe.folder and Path(options.model).exists() else Path()
+    out = options.out or table_path(place, options.steps)
     labels = split_labels(options.labels, pipe.class_names)
     given = {name: getattr(options, name) for name in ("size", "guidance", "interval", "seed")}
     samples = pipe.samples(labels, **{k: v for k, v in given.items() if v is not None})

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from convflow.cli.main import Parser
 from convflow.cli.sample import (
-    SAMPLING,
+    OPTIONS,
     add_sampling_options,
     natural,
     positive,
@@ -182,20 +182,19 @@ def _open_subject(options: argparse.Namespace) -> Subject:
 
     path, num = Path(options.what), options.num
     if _is_model(options.what):
-        from convflow.pipeline import Pipeline, find_weights
+        from convflow.pipeline import Pipeline
         from convflow.storage import hash_tensors
 
         if options.channels is not None or options.split is not None:
             name = "split" if options.channels is None else "channels"
             raise InputError(f"--{name}: expected pictures to score with it, got a model")
         weights = options.weights or "ema"
-        folder = find_weights(options.what, weights)
         pipe = Pipeline.from_pretrained(options.what, weights=weights, device=options.device)
         labels = split_labels(options.labels, pipe.class_names)
         samples = pipe.samples(labels, **sampling_options(options))
         model = {
             "name": path.resolve().name if path.exists() else options.what,
-            "folder": str(folder),
+            "folder": str(pipe.folder),
             "weights": weights,
             "family": pipe.model.family,
             "process": asdict(pipe.process),
@@ -206,8 +205,8 @@ def _open_subject(options: argparse.Namespace) -> Subject:
 
     from convflow.evaluation.pictures import open_pictures
 
-    for name in ("labels", "weights", *SAMPLING):
-        if getattr(options, name) is not None and name not in ("size", "seed"):
+    for name in ("labels", "weights", *OPTIONS):
+        if getattr(options, name) is not None:
             raise InputError(
                 f"--{name.replace('_', '-')}: expected a model to sample from, got the pictures "
                 f"{options.what}; leave it out"

@@ -152,18 +152,17 @@ def _describe_file(path: Path) -> dict[str, Any]:
 
 
 def _describe_folder(folder: Path) -> dict[str, Any]:
-    from convflow.pipeline import Pipeline, find_weights
+    from convflow.pipeline import Pipeline
     from convflow.training.checkpoint import read_state
 
-    weights = find_weights(folder, "ema")
-    state = weights.parent / "state.json"
     pipe = Pipeline.from_pretrained(folder, device="cpu")
-    trained = {}
-    if state.is_file():
-        content = read_state(weights.parent)
+    assert pipe.folder is not None
+    checkpoint, trained = pipe.folder.parent, {}
+    if (checkpoint / "state.json").is_file():
+        content = read_state(checkpoint)
         trained = {key: content[key] for key in ("step", "images_seen", "version", "config")}
     return {
-        "weights": str(weights),
+        "weights": str(pipe.folder),
         "parameters": sum(p.numel() for p in pipe.model.parameters()),
         "model": pipe.model.settings,
         "size": list(pipe.size),

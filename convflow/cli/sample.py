@@ -83,34 +83,9 @@ def _parser() -> Parser:
 
 def add_sampling_options(parser: argparse._ActionsContainer) -> None:
     """Add the options that say how a model makes pictures; all are None unless given."""
-    add = parser.add_argument
-    add("--labels", help="class names or numbers: cat,dog (default: all)")
-    add("--label-policy", help="balanced: labels in turn (default); random: drawn")
-    add("--steps", type=positive, help="solver steps (default: the recipe's)")
-    add("--solver", help="euler, heun, ab4, ddpm, ... (default: the recipe's; docs: samplers)")
-    add("--guidance", type=finite, help="1 = none (default: the recipe's)")
-    add("--guidance-kind", help="cfg (default), cfg-zero, or auto with --weaker")
-    add("--interval", type=interval, help="times at which guidance acts (default: 0,1)")
-    add("--channels-guided", type=positive, help="the first so many (default: all; published: 3)")
-    add("--weaker", help="run, checkpoint or model folder that guidance pulls away from")
-    add("--shift", type=above_zero, help="above 1 spends more steps near noise (default: 1)")
-    add("--last-step", type=finite, help="length of the last step; published: 0.04")
-    add("--diffusion", help="of random solvers: sigma (default), constant, flowdcn, ...")
-    add("--strength", type=finite, help="of the diffusion (default: 1)")
-    add("--last", help="how a random solver ends: mean (default), euler, tweedie, none")
-    add("--eta", type=finite, help="noise of ddim, 0 (default) to 1")
-    add("--clip", action="store_true", default=None, help="clip predicted data (ddpm, ddim)")
-    add("--atol", type=above_zero, help="tolerance of dopri5 (default: 1e-6)")
-    add("--rtol", type=above_zero, help="relative tolerance of dopri5 (default: 1e-3)")
-    add("--table", type=Path, help="of the solver searched: a .json of convflow bench solvers")
-    add("--reach", type=reach, help="S_max of FlowDCN in cells, or X,Y (default: as trained)")
-    add("--precision", help="float32 (default) or bfloat16, faster and less exact")
-
-
-SAMPLING = (
-    "label_policy steps solver guidance guidance_kind interval channels_guided weaker shift "
-    "last_step diffusion strength last eta clip atol rtol table reach precision size seed"
-).split()
+    parser.add_argument("--labels", help="class names or numbers: cat,dog (default: all)")
+    for name, how in OPTIONS.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", **how)
 
 
 def sampling_options(options: argparse.Namespace) -> dict[str, Any]:
@@ -119,7 +94,7 @@ def sampling_options(options: argparse.Namespace) -> dict[str, Any]:
     from convflow.pipeline import find_weights
     from convflow.samplers.multistep import read_table
 
-    given = {name: getattr(options, name) for name in SAMPLING}
+    given = {name: getattr(options, name) for name in (*OPTIONS, "size", "seed")}
     given = {name: value for name, value in given.items() if value is not None}
     if "weaker" in given:
         given["weaker"] = load_model(find_weights(given["weaker"], "ema"))
@@ -206,6 +181,31 @@ def interval(text: str) -> tuple[float, float]:
         message = f"expected LOW,HIGH such as 0.1,0.9, got {text!r}"
         raise argparse.ArgumentTypeError(message) from error
     return low, high
+
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "label_policy": {"help": "balanced: labels in turn (default); random: drawn"},
+    "steps": {"type": positive, "help": "solver steps (default: the recipe's)"},
+    "solver": {"help": "euler, heun, ab4, ddpm, ... (default: the recipe's; docs: samplers)"},
+    "guidance": {"type": finite, "help": "1 = none (default: the recipe's)"},
+    "guidance_kind": {"help": "cfg (default), cfg-zero, or auto with --weaker"},
+    "interval": {"type": interval, "help": "times at which guidance acts (default: 0,1)"},
+    "channels_guided": {"type": positive, "help": "the first so many (default: all; published: 3)"},
+    "weaker": {"help": "run, checkpoint or model folder that guidance pulls away from"},
+    "shift": {"type": above_zero, "help": "above 1 spends more steps near noise (default: 1)"},
+    "last_step": {"type": finite, "help": "length of the last step; published: 0.04"},
+    "diffusion": {"help": "of random solvers: sigma (default), constant, flowdcn, ..."},
+    "strength": {"type": finite, "help": "of the diffusion (default: 1)"},
+    "last": {"help": "how a random solver ends: mean (default), euler, tweedie, none"},
+    "eta": {"type": finite, "help": "noise of ddim, 0 (default) to 1"},
+    "clip": {"action": "store_true", "default": None, "help": "clip predicted data (ddpm, ddim)"},
+    "atol": {"type": above_zero, "help": "tolerance of dopri5 (default: 1e-6)"},
+    "rtol": {"type": above_zero, "help": "relative tolerance of dopri5 (default: 1e-3)"},
+    "table": {"type": Path, "help": "of the solver searched: a .json of convflow bench solvers"},
+    "reach": {"type": reach, "help": "S_max of FlowDCN in cells, or X,Y (default: as trained)"},
+    "precision": {"help": "float32 (default) or bfloat16, faster and less exact"},
+}
+"""What `Pipeline.samples` takes, as options; size and seed stand with each command."""
 
 
 def _safe(label: str) -> str:

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from convflow.nn.norm import widen
 from convflow.types import InputError
 
 
@@ -98,6 +99,44 @@ class Backbone(nn.Module, PyTorchModelHubMixin, library_name="convflow", tags=["
                 "this network was built for other pictures"
             )
         check_size(x.shape[2], x.shape[3], self.multiple)
+
+
+class PatchBackbone(Backbone):
+    """A Backbone on a grid of patches: embeddings in front of the blocks, `PatchHead` behind."""
+
+    embed_patches: nn.Module
+    embed_time: nn.Module
+    embed_label: nn.Module
+    project: nn.Module
+
+    def stem(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B h w D"]:
+        """Return features on the patch grid, channels last; float32 under autocast too."""
+        return widen(self.embed_patches(x))
+
+    def condition(self, t: Float[Tensor, " B"], y: Int[Tensor, " B"]) -> Float[Tensor, "B D"]:
+        """Return the condition vector of time and label."""
+        return self.embed_time(t) + self.embed_label(y)
+
+    def head(
+        self, features: Float[Tensor, "B h w D"], c: Float[Tensor, "B D"]
+    ) -> Float[Tensor, "B O H W"]:
+        """Return the prediction, the unused half of some published heads dropped."""
+        out = self.project(features, c)
+        return out if self.learned_variance else out[:, : self.in_channels]
+
+
+def halves_of_head(discard_half: bool, learned_variance: bool) -> int:
+    """Return 2 where a head computes twice the channels, else 1.
+
+    Raises:
+        InputError: both reasons at once.
+    """
+    if discard_half and learned_variance:
+        raise InputError(
+            "expected discard_half or learned_variance, got both; leave out discard_half, the "
+            "second half of the channels is the variance"
+        )
+    return 2 if discard_half or learned_variance else 1
 
 
 def check_size(height: int, width: int, multiple: int) -> None:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from convflow.models.backbone import Backbone
+from convflow.models.backbone import PatchBackbone, halves_of_head
 from convflow.nn.attention import Attention
 from convflow.nn.dense import GELUMLP
 from convflow.nn.embed import (
@@ -22,7 +22,7 @@ from convflow.nn.embed import (
     rotary_positions,
     sincos_positions,
 )
-from convflow.nn.norm import Modulation, gated, modulate, widen
+from convflow.nn.norm import Modulation, gated, modulate
 from convflow.types import InputError, unknown_name
 
 Positions = Literal["sincos", "rotary"]
@@ -51,7 +51,7 @@ class DiTBlock(nn.Module):
         return gated(x, gate2, self.mlp(modulate(self.norm2(x), shift2, scale2)))
 
 
-class DiT(Backbone):
+class DiT(PatchBackbone):
     """A stack of `DiTBlock`s between a patch embedding and a zero-initialised head.
 
     It predicts zero at initialisation and takes any rectangle that the patch divides. Its time is
@@ -110,11 +110,7 @@ class DiT(Backbone):
                 f"expected {'width / num_heads' if positions == 'rotary' else 'a width'} that 4 "
                 f"divides, for positions along two axes, got {turned}; change the width"
             )
-        if discard_half and learned_variance:
-            raise InputError(
-                "expected discard_half or learned_variance, got both; leave out discard_half, the "
-                "second half of the channels is the variance"
-            )
+        halves = halves_of_head(discard_half, learned_variance)
         self.in_channels, self.num_classes = in_channels, num_classes
         self.multiple, self.learned_variance = patch_size, learned_variance
         self.positions, self.position_width = positions, turned
@@ -124,16 +120,7 @@ class DiT(Backbone):
         self.blocks = nn.ModuleList(
             DiTBlock(width, num_heads, mlp_ratio, qk_norm) for _ in range(depth)
         )
-        halves = 2 if discard_half or learned_variance else 1
         self.project = PatchHead(width, patch_size, in_channels * halves)
-
-    def stem(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B h w D"]:
-        """Return features on the patch grid, channels last; float32 under autocast too."""
-        return widen(self.embed_patches(x))
-
-    def condition(self, t: Float[Tensor, " B"], y: Int[Tensor, " B"]) -> Float[Tensor, "B D"]:
-        """Return the condition vector of time and label."""
-        return self.embed_time(t) + self.embed_label(y)
 
     def trunk(
         self, features: Float[Tensor, "B h w D"], c: Float[Tensor, "B D"]
@@ -148,13 +135,6 @@ class DiT(Backbone):
         for block in self.blocks:
             features = block(features, c, rotation)
         return features
-
-    def head(
-        self, features: Float[Tensor, "B h w D"], c: Float[Tensor, "B D"]
-    ) -> Float[Tensor, "B O H W"]:
-        """Return the prediction, the unused half of the published head dropped."""
-        out = self.project(features, c)
-        return out if self.learned_variance else out[:, : self.in_channels]
 
 
 class SiT(DiT):

@@ -8,12 +8,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from convflow.models.backbone import Backbone
+from convflow.models.backbone import PatchBackbone, halves_of_head
 from convflow.nn.conv import ConvMix
 from convflow.nn.deform import DEFAULT_REACH, GroupwiseMSDCN, Reach
 from convflow.nn.dense import MLPName, create_mlp
 from convflow.nn.embed import LabelEmbedding, PatchEmbedding, PatchHead, TimeEmbedding
-from convflow.nn.norm import Modulation, NormName, create_norm, gated, modulate, widen
+from convflow.nn.norm import Modulation, NormName, create_norm, gated, modulate
 from convflow.ops.deform.op import Border
 from convflow.types import InputError, unknown_name
 
@@ -44,7 +44,7 @@ class FlowDCNBlock(nn.Module):
         return gated(x, gate2, self.mlp(modulate(self.norm2(x), shift2, scale2)))
 
 
-class FlowDCN(Backbone):
+class FlowDCN(PatchBackbone):
     """A stack of `FlowDCNBlock`s between a patch embedding and a zero-initialised head.
 
     It predicts zero at initialisation, takes any rectangle that the patch divides, and has no
@@ -102,11 +102,7 @@ class FlowDCN(Backbone):
         _check_reach(reach)
         if mix not in (known := get_args(MixName)):
             raise InputError(unknown_name("mix", mix, known))
-        if discard_half and learned_variance:
-            raise InputError(
-                "expected discard_half or learned_variance, got both; leave out discard_half, the "
-                "second half of the channels is the variance"
-            )
+        halves = halves_of_head(discard_half, learned_variance)
         self.in_channels, self.num_classes = in_channels, num_classes
         self.learned_variance = learned_variance
         self.multiple, self.reach = patch_size, reach
@@ -122,16 +118,7 @@ class FlowDCN(Backbone):
         self.blocks = nn.ModuleList(
             FlowDCNBlock(width, create_mix(), norm, mlp) for _ in range(depth)
         )
-        halves = 2 if discard_half or learned_variance else 1
         self.project = PatchHead(width, patch_size, in_channels * halves)
-
-    def stem(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B h w D"]:
-        """Return features on the patch grid, channels last; float32 under autocast too."""
-        return widen(self.embed_patches(x))
-
-    def condition(self, t: Float[Tensor, " B"], y: Int[Tensor, " B"]) -> Float[Tensor, "B D"]:
-        """Return the condition vector of time and label."""
-        return self.embed_time(t) + self.embed_label(y)
 
     def trunk(
         self,
@@ -143,13 +130,6 @@ class FlowDCN(Backbone):
         for block, block_reach in zip(self.blocks, self._reaches(reach), strict=True):
             features = block(features, c, block_reach)
         return features
-
-    def head(
-        self, features: Float[Tensor, "B h w D"], c: Float[Tensor, "B D"]
-    ) -> Float[Tensor, "B P H W"]:
-        """Return the prediction, the unused half of the published head dropped."""
-        out = self.project(features, c)
-        return out if self.learned_variance else out[:, : self.in_channels]
 
     def forward(
         self,

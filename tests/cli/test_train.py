@@ -4,7 +4,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ from convflow.cli.main import main
 from convflow.recipes import create_config
 from convflow.training import checkpoint
 from tests.tolerance import REGROUPED_LOSS, REGROUPED_WEIGHTS
+from tests.two_processes import start_two
 
 
 @pytest.fixture(scope="module")
@@ -90,8 +90,8 @@ def test_poisoned_weights_end_with_code_one_and_a_usable_checkpoint(data, tmp_pa
     assert main(["train", "--resume", str(run), "--images", "32"]) == 0
 
 
-def environment(**more):
-    return os.environ | {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"} | kills.BYTECODE | more
+def environment():
+    return os.environ | {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"} | kills.BYTECODE
 
 
 @pytest.mark.slow
@@ -119,26 +119,11 @@ def test_ctrl_c_saves_and_going_on_ends_as_if_undisturbed(data, tmp_path):
     assert kills.differences(straight, stopped) == []
 
 
-def free_port():
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
-
-
-def together(arguments, port):
-    """Start two processes as torchrun does, and wait for both."""
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", "convflow", "train", *arguments],
-            env=environment(RANK=str(rank), LOCAL_RANK=str(rank), **shared),
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    said = [process.communicate(timeout=120)[1] for process in processes]
-    return [process.returncode for process in processes], said
+def together(arguments):
+    """Train in two processes as torchrun does; exit codes and complaints."""
+    more = {"NUMBA_NUM_THREADS": "1", **kills.BYTECODE}
+    answers = start_two(["-m", "convflow", "train", *arguments], **more)
+    return [code for code, _, _ in answers], [complained for _, _, complained in answers]
 
 
 @pytest.mark.slow
@@ -146,7 +131,7 @@ def test_two_processes_are_as_one_with_the_same_batch(data, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     more = ["--images", "63", "--batch-size", "7", "--micro-batch", "none"]
     exact = ["--precision", "float32", "--optim.lr", "1e-3", "--optim.warmup-images", "0"]
-    codes, said = together(words(data, two, *more, *exact), free_port())
+    codes, said = together(words(data, two, *more, *exact))
     assert codes == [0, 0], said
     assert said[1] == ""
     assert main(["train", *words(data, one, *more, *exact)]) == 0
@@ -168,7 +153,7 @@ def test_two_processes_are_as_one_with_the_same_batch(data, tmp_path):
 
 def test_two_processes_refuse_together(data, tmp_path):
     arguments = words(data, tmp_path / "run", "--batch-size", "1")
-    codes, said = together(arguments, free_port())
+    codes, said = together(arguments)
     assert codes == [2, 2]
     assert all(text.count("error: ") == 1 and "Traceback" not in text for text in said)
     assert not (tmp_path / "run").exists()
