@@ -140,7 +140,8 @@ class ResponseNorm(nn.Module):
 
     def forward(self, x: Float[Tensor, "B H W D"]) -> Float[Tensor, "B H W D"]:
         """Return the recalibrated features in the dtype of `x`; sums are formed in float32."""
-        response = torch.linalg.vector_norm(widen(x), dim=(1, 2))
+        energy = widen(x).flatten(1, 2).square().sum(1)
+        response = energy.clamp_min(torch.finfo(energy.dtype).tiny).sqrt()  # a slope at zero too
         share = response / (response.mean(-1, keepdim=True) + self.eps)
         return (x * (1 + per_sample(self.gamma * share, x)) + self.beta).to(x.dtype)
 

@@ -59,7 +59,7 @@ class PatchEmbedding(nn.Conv2d):
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B h w D"]:
         """Return one vector per patch, rows first; the patch must divide both sides."""
-        return super().forward(x).permute(0, 2, 3, 1)
+        return super().forward(x).permute(0, 2, 3, 1).contiguous()
 
 
 def unpatchify(
