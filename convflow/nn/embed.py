@@ -147,7 +147,7 @@ def _angles(length: int, count: int, like: Tensor) -> Float[Tensor, "length coun
 
 
 def _on_grid(along_x: Tensor, along_y: Tensor) -> Float[Tensor, "rows columns C"]:
-    rows, columns = len(along_y), len(along_x)
+    rows, columns = along_y.shape[0], along_x.shape[0]  # `len` would fix them in an export
     return torch.cat(
         [along_x.expand(rows, -1, -1), along_y[:, None].expand(-1, columns, -1)], dim=-1
     )
