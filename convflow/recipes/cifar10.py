@@ -31,6 +31,12 @@ def dico() -> TrainConfig:
     return replace(flowdcn(), model=model)
 
 
+def fcdm() -> TrainConfig:
+    """CIFAR-10 in pixel space, a 5 M FCDM; all else as in cifar10.flowdcn."""
+    model = {"name": "fcdm", "width": 64, "depths": [1, 2, 4, 2, 1]}
+    return replace(flowdcn(), model=model)
+
+
 def sit() -> TrainConfig:
     """CIFAR-10 in pixel space, a 5 M SiT with patch 2; all else as in cifar10.flowdcn."""
     model = {"name": "sit", "width": 192, "depth": 8, "num_heads": 3, "patch_size": 2}
