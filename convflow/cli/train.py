@@ -36,7 +36,7 @@ On several GPUs: torchrun --nproc-per-node 8 -m -- convflow train RECIPE ..."""
 def main(arguments: Sequence[str]) -> int:
     """Run the command; return 0 at the end of the run, 130 when it was interrupted."""
     from convflow import recipes
-    from convflow.training.config import describe, override
+    from convflow.training.overrides import describe, override
 
     if not arguments or arguments[0] in ("-h", "--help"):
         rows = (f"  {name:24} {text}" for name, text in recipes.list_recipes().items())

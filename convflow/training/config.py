@@ -10,7 +10,7 @@ import dataclasses
 import json
 import math
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -156,30 +156,8 @@ class TrainConfig:
 FREE_TO_CHANGE = ("images", "device", "micro_batch", "monitor", "checkpoint", "sampling")
 """Keys (or groups) that a resumed run may change."""
 
-SHORT = {"data": "data.path", "process": "process.kind"}
-"""Groups that stand for one of their keys."""
-
 HINTS = {bool: "true or false", tuple: "two numbers such as 64x48", int: "a whole number"}
 """What to call a type in a message, where its own name says too little."""
-
-
-def override(config: TrainConfig, arguments: Sequence[str]) -> TrainConfig:
-    """Return `config` with command-line words such as `--optim.lr 2e-4` or `--data.size=64x48` set.
-
-    Dashes and underscores are the same. `--data X` is short for `--data.path X`, and `--process X`
-    for `--process.kind X`.
-
-    Raises:
-        InputError: an unknown key (the nearest is named), a missing or an unfit value.
-    """
-    tree = dataclasses.asdict(config)
-    # Another network starts from its own settings, not from those of the recipe's network.
-    pairs = sorted(_pairs(arguments), key=lambda pair: pair[0] != "model.name")
-    if pairs and pairs[0][0] == "model.name" and pairs[0][1] != tree["model"]["name"]:
-        tree["model"] = {}
-    for key, text in pairs:
-        _set(tree, key, text)
-    return from_dict(tree)
 
 
 def from_dict(tree: Mapping[str, Any]) -> TrainConfig:
@@ -188,15 +166,15 @@ def from_dict(tree: Mapping[str, Any]) -> TrainConfig:
     Raises:
         InputError: an unknown key, a wrong type or a value out of range.
     """
-    flat = _flatten(tree)
+    flat = flatten(tree)
     for key in flat:
-        _kind_of(key)
+        kind_of(key)
     try:
         config = msgspec.convert(tree, TrainConfig, strict=False)
     except msgspec.ValidationError as error:
         reason, _, place = str(error).partition(" - at `$.")
         key = place.strip("`").split("[")[0]
-        kind = _plain(_kind_of(key))
+        kind = plain(kind_of(key))
         wanted = reason.split(", got")[0].removeprefix("Expected ").replace("`", "")
         hint = HINTS.get(typing.get_origin(kind) or kind)
         if hint and not wanted.startswith(("int >", "int <", "float")):
@@ -204,7 +182,7 @@ def from_dict(tree: Mapping[str, Any]) -> TrainConfig:
         elif typing.get_origin(kind) is Literal:
             wanted = " or ".join(map(str, typing.get_args(kind)))
         raise _unfit(key, wanted, flat.get(key, tree)) from error
-    for key, value in _flatten(dataclasses.asdict(config)).items():
+    for key, value in flatten(dataclasses.asdict(config)).items():
         for number in value if isinstance(value, (list, tuple)) else [value]:
             if isinstance(number, float) and not math.isfinite(number):
                 raise _unfit(key, "a finite number", number)
@@ -245,7 +223,7 @@ def to_dict(config: TrainConfig | PipelineConfig) -> dict[str, Any]:
 
 def differences(old: TrainConfig, new: TrainConfig) -> list[str]:
     """Return `key (old, now new)` for every key that a resumed run may not change but has."""
-    before, after = _flatten(to_dict(old)), _flatten(to_dict(new))
+    before, after = flatten(to_dict(old)), flatten(to_dict(new))
     return [
         f"{key} ({before.get(key)}, now {after.get(key)})"
         for key in sorted(before.keys() | after.keys())
@@ -259,71 +237,11 @@ def _is_scheduled(config: TrainConfig) -> bool:
     return config.optim.schedule != "constant"
 
 
-def describe(config: TrainConfig) -> list[tuple[str, str, str]]:
-    """Return (key, present value, help) for every key, in order, for `--help`."""
-    rows = []
-    for key, value in _flatten(dataclasses.asdict(config)).items():
-        kind = _kind_of(key)
-        meta = [m.description for m in getattr(kind, "__metadata__", ()) if m.description]
-        shown = "x".join(map(str, value)) if isinstance(value, tuple) else value
-        shown = "none" if shown is None else shown
-        rows.append((key.replace("_", "-"), str(shown), meta[-1] if meta else ""))
-    return rows
-
-
-def _pairs(arguments: Sequence[str]) -> list[tuple[str, str]]:
-    words, pairs = list(arguments), []
-    while words:
-        word = words.pop(0)
-        if not word.startswith("--") or len(word) < 3:
-            raise InputError(
-                f"expected an option such as --optim.lr 2e-4, got {word!r}; "
-                "the recipe comes first, then options with values"
-            )
-        key, equals, text = word[2:].partition("=")
-        if not equals:
-            if not words or words[0].startswith("--"):
-                raise InputError(f"--{key}: expected a value after it, got none; give one")
-            text = words.pop(0)
-        pairs.append((key.replace("-", "_"), text))
-    return pairs
-
-
-def _set(tree: dict[str, Any], key: str, text: str) -> None:
-    key = SHORT.get(key, key)
-    kind = _plain(_kind_of(key))
-    *groups, leaf = key.split(".")
-    if kind is dict or typing.get_origin(kind) is dict:
-        raise InputError(f"--{key} is a group; set one of its keys, such as --model.name {text}")
-    if dataclasses.is_dataclass(kind):
-        keys = ", ".join(f"--{key}.{f.name}".replace("_", "-") for f in dataclasses.fields(kind))
-        raise InputError(f"--{key} is a group; set one of {keys}")
-    if groups[:1] == ["model"]:
-        if len(groups) > 1 or not leaf:
-            raise InputError(f"expected --model.SETTING, got --{key}; --help lists the settings")
-        tree["model"][leaf] = _guess(text)
-        return
-    for group in groups:
-        tree = tree[group]
-    if typing.get_origin(kind) is tuple:
-        tree[leaf] = text.replace("x", ",").strip("()").split(",")
-    else:
-        tree[leaf] = None if text == "none" and type(None) in typing.get_args(kind) else text
-
-
-def _guess(text: str) -> Any:
-    """Read a setting of a network, whose type is known to the network alone."""
-    try:
-        return json.loads(text.lower() if text in ("True", "False") else text)
-    except ValueError:
-        return text
-
-
-def _kind_of(key: str) -> Any:
+def kind_of(key: str) -> Any:
     """Return the annotation of a dotted key, or raise InputError that names the nearest key."""
     kind: Any = TrainConfig
     for name in key.split("."):
-        if typing.get_origin(_plain(kind)) is dict:
+        if typing.get_origin(plain(kind)) is dict:
             return Any
         hints = _hints(kind) if dataclasses.is_dataclass(kind) else {}
         if name not in hints:
@@ -345,13 +263,15 @@ def _hints(kind: Any) -> dict[str, Any]:
     return typing.get_type_hints(kind, include_extras=True)
 
 
-def _plain(kind: Any) -> Any:
+def plain(kind: Any) -> Any:
+    """Return an annotation without its limits and its help."""
     return kind.__origin__ if hasattr(kind, "__metadata__") else kind
 
 
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return a nested dict as one with dotted keys."""
     flat: dict[str, Any] = {}
     for name, value in tree.items():
         nested = isinstance(value, Mapping)
-        flat |= _flatten(value, f"{prefix}{name}.") if nested else {prefix + name: value}
+        flat |= flatten(value, f"{prefix}{name}.") if nested else {prefix + name: value}
     return flat

@@ -10,7 +10,8 @@ from convflow import recipes
 from convflow.cli.main import main
 from convflow.models.zoo import create_model
 from convflow.recipes import create_config, list_recipes
-from convflow.training.config import describe, from_dict, to_dict
+from convflow.training.config import from_dict, to_dict
+from convflow.training.overrides import describe
 
 NAMES = list(list_recipes())
 
