@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from convflow import distributed
-from convflow.codecs import PixelCodec
+from convflow.codecs import Codec, create_codec, picture_channels
 from convflow.data.grid import to_picture
 from convflow.models.backbone import Backbone, check_size
 from convflow.models.zoo import find_folder, load_model
@@ -28,6 +28,7 @@ from convflow.samples import LabelPolicy, Precision, Progress, Samples
 from convflow.storage import read_json, write_text
 from convflow.training import checkpoint
 from convflow.training.config import (
+    CodecConfig,
     PipelineConfig,
     ProcessConfig,
     SamplingConfig,
@@ -35,8 +36,6 @@ from convflow.training.config import (
     to_dict,
 )
 from convflow.types import InputError, Size, unknown_name
-
-CODECS = {"pixel": PixelCodec}
 
 Label = str | int
 
@@ -61,7 +60,7 @@ class Pipeline:
 
     Args:
         model: predicts velocities; moved to `device`.
-        codec: from model space to pictures.
+        codec: from model space to pictures, on `device`.
         size: default height and width in pixels, usually those of training.
         class_names: names of the labels 0, 1, ...; empty when there are none.
         sampling: default solver, steps and guidance.
@@ -80,14 +79,15 @@ class Pipeline:
     def __init__(
         self,
         model: Backbone,
-        codec: PixelCodec,
+        codec: Codec,
         size: Size,
         class_names: Sequence[str] = (),
         sampling: SamplingConfig | None = None,
         device: str = "auto",
         process: ProcessConfig | None = None,
     ) -> None:
-        if len(class_names) not in (0, model.num_classes) or model.in_channels not in (1, 3):
+        channels = picture_channels(codec, model.in_channels)
+        if len(class_names) not in (0, model.num_classes) or channels is None:
             raise InputError(
                 "expected a network of grey or colour pictures and a name for each of its "
                 f"{model.num_classes} classes or none, got {model.in_channels} channels and "
@@ -116,23 +116,11 @@ class Pipeline:
         if weights not in ("ema", "raw"):
             raise InputError(unknown_name("kind of weights", weights, ("ema", "raw")))
         folder = find_weights(folder_or_id, weights)
-        path = folder / "pipeline.json"
-        if not path.is_file():
-            raise InputError(
-                f"{folder} holds a network but no pipeline.json with its size and classes; "
-                "load_model reads the network alone, and Pipeline.save_pretrained writes both"
-            )
-        described = read_json(path)
-        try:
-            known = read_pipeline(described)
-        except InputError as error:
-            raise InputError(
-                f"{path} cannot be used: {error}; use a checkpoint of convflow train"
-            ) from error
-        codec = CODECS[known.codec]()
+        known = read_description(folder)
+        model = load_model(folder)
         pipe = cls(
-            load_model(folder),
-            codec,
+            model,
+            create_codec(dataclasses.asdict(known.codec), distributed.choose_device(device)),
             known.size,
             known.class_names,
             known.sampling,
@@ -147,7 +135,13 @@ class Pipeline:
         place = Path(folder)
         place.mkdir(parents=True, exist_ok=True)
         self.model.save_weights(place)
-        known = PipelineConfig(self.size, self.class_names, self.sampling, process=self.process)
+        known = PipelineConfig(
+            self.size,
+            self.class_names,
+            self.sampling,
+            CodecConfig(**self.codec.settings),
+            self.process,
+        )
         write_text(place / "pipeline.json", json.dumps(to_dict(known), indent=2))
 
     def __call__(
@@ -239,7 +233,7 @@ class Pipeline:
         ):
             if word not in known:
                 raise InputError(unknown_name(kind, word, known))
-        check_size(*size, self.model.multiple)
+        check_size(*size, self.codec.factor * self.model.multiple)
         own = {field.name for field in dataclasses.fields(Sampler)}
         accepted = inspect.signature(self.model.forward).parameters
         for name in more:
@@ -321,3 +315,20 @@ def find_weights(folder_or_id: str | Path, weights: str) -> Path:
         raise InputError(f"{folder} holds no complete checkpoint yet; let the training go on")
     found = (checkpoint.folder_of(folder, steps[-1]) if steps else folder) / weights
     return find_folder(found if found.is_dir() else folder_or_id)
+
+
+def read_description(folder: Path) -> PipelineConfig:
+    """Return what the `pipeline.json` of a model folder says, or raise InputError."""
+    path = folder / "pipeline.json"
+    if not path.is_file():
+        raise InputError(
+            f"{folder} holds a network but no pipeline.json with its size and classes; "
+            "load_model reads the network alone, and Pipeline.save_pretrained writes both"
+        )
+    described = read_json(path)
+    try:
+        return read_pipeline(described)
+    except InputError as error:
+        raise InputError(
+            f"{path} cannot be used: {error}; use a checkpoint of convflow train"
+        ) from error

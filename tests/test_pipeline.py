@@ -261,7 +261,7 @@ def spoil(run, **changes):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"codec": "latent"}, "pipeline.json cannot be used: invalid enum value 'latent'"),
+        ({"codec": "latents"}, "pipeline.json cannot be used: invalid enum value 'latents'"),
         ({"size": 4}, "pipeline.json cannot be used: expected array, got int - at size"),
         ({"size": ["x", 4]}, "pipeline.json cannot be used: expected int"),
         ({"class_names": ["cat"]}, "5 classes or none, got 3 channels and 1 names"),

@@ -152,22 +152,26 @@ def _describe_file(path: Path) -> dict[str, Any]:
 
 
 def _describe_folder(folder: Path) -> dict[str, Any]:
-    from convflow.pipeline import Pipeline
+    from convflow.models.zoo import load_model
+    from convflow.pipeline import find_weights, read_description
     from convflow.training.checkpoint import read_state
+    from convflow.training.config import to_dict
 
-    pipe = Pipeline.from_pretrained(folder, device="cpu")
-    assert pipe.folder is not None
-    checkpoint, trained = pipe.folder.parent, {}
+    weights = find_weights(folder, "ema")
+    known, model = read_description(weights), load_model(weights)
+    checkpoint, trained = weights.parent, {}
     if (checkpoint / "state.json").is_file():
         content = read_state(checkpoint)
         trained = {key: content[key] for key in ("step", "images_seen", "version", "config")}
+    told = to_dict(known)
     return {
-        "weights": str(pipe.folder),
-        "parameters": sum(p.numel() for p in pipe.model.parameters()),
-        "model": pipe.model.settings,
-        "size": list(pipe.size),
-        "multiple": pipe.model.multiple,
-        "classes": list(pipe.class_names),
+        "weights": str(weights),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "model": model.settings,
+        "size": list(known.size),
+        "multiple": model.multiple,
+        "classes": list(known.class_names),
+        **({"codec": told["codec"]} if known.codec.kind == "latent" else {}),
         **trained,
     }
 

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from convflow.codecs import SD_SCALE, SD_VAE
 from convflow.samplers.sampler import Sampler
 from convflow.types import InputError, unknown_name
 
@@ -71,6 +72,19 @@ class ProcessConfig:
 
 
 @dataclass(frozen=True)
+class CodecConfig:
+    """Between pictures and what the network sees (see `convflow.codecs`).
+
+    All but `kind` belong to "latent"; the defaults are those of DiT, SiT, DiCo and FlowDCN.
+    """
+
+    kind: Annotated[Literal["pixel", "latent"], doc("pixels, or those of an autoencoder")] = "pixel"
+    autoencoder: Annotated[str, doc("folder or Hub id of an AutoencoderKL of diffusers")] = SD_VAE
+    scale: Annotated[Positive, doc("multiplies latents")] = SD_SCALE
+    shift: Annotated[float, doc("taken from latents before")] = 0.0
+
+
+@dataclass(frozen=True)
 class OptimConfig:
     """AdamW and what surrounds it."""
 
@@ -79,7 +93,7 @@ class OptimConfig:
     weight_decay: Annotated[NotNegative, doc("AdamW's decoupled decay")] = 0.0
     warmup_images: Annotated[Natural, doc("images over which the rate rises")] = 0
     schedule: Annotated[Literal["constant", "linear"], doc("stay, or fall to zero")] = "constant"
-    clip: Annotated[Positive, doc("largest gradient norm")] = 1.0
+    clip: Annotated[Positive | None, doc("largest gradient norm, or none")] = 1.0
 
 
 @dataclass(frozen=True)
@@ -125,7 +139,7 @@ class PipelineConfig:
     size: tuple[Count, Count]
     class_names: tuple[str, ...] = ()
     sampling: SamplingConfig = SamplingConfig()
-    codec: Literal["pixel"] = "pixel"
+    codec: CodecConfig = CodecConfig()
     process: ProcessConfig = ProcessConfig()
     format: Literal[1] = 1
 
@@ -138,6 +152,7 @@ class TrainConfig:
         default_factory=lambda: {"name": "flowdcn-s/2"}
     )
     data: DataConfig = DataConfig()
+    codec: CodecConfig = CodecConfig()
     process: ProcessConfig = ProcessConfig()
     optim: OptimConfig = OptimConfig()
     ema: EMAConfig = EMAConfig()
@@ -201,13 +216,14 @@ def _unfit(key: str, wanted: str, got: Any) -> InputError:
 def read_pipeline(tree: Mapping[str, Any]) -> PipelineConfig:
     """Return the description of a pipeline held in a dict, checked; missing keys get defaults.
 
-    Before version 0.2 `process` was a name alone, which is its `kind` now.
+    In earlier versions `process` and `codec` were a name alone, which is their `kind` now.
 
     Raises:
         InputError: no size, a wrong type or a value out of range.
     """
-    if isinstance(tree.get("process"), str):
-        tree = {**tree, "process": {"kind": tree["process"]}}
+    for group in ("process", "codec"):
+        if isinstance(tree.get(group), str):
+            tree = {**tree, group: {"kind": tree[group]}}
     try:
         return msgspec.convert(tree, PipelineConfig)
     except msgspec.ValidationError as error:

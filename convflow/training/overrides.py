@@ -11,15 +11,15 @@ from typing import Any
 from convflow.training.config import TrainConfig, flatten, from_dict, kind_of, plain
 from convflow.types import InputError
 
-SHORT = {"data": "data.path", "process": "process.kind"}
+SHORT = {"data": "data.path", "process": "process.kind", "codec": "codec.kind"}
 """Groups that stand for one of their keys."""
 
 
 def override(config: TrainConfig, arguments: Sequence[str]) -> TrainConfig:
     """Return `config` with command-line words such as `--optim.lr 2e-4` or `--data.size=64x48` set.
 
-    Dashes and underscores are the same. `--data X` is short for `--data.path X`, and `--process X`
-    for `--process.kind X`.
+    Dashes and underscores are the same. `--data X` is short for `--data.path X`, `--process X` for
+    `--process.kind X` and `--codec X` for `--codec.kind X`.
 
     Raises:
         InputError: an unknown key (the nearest is named), a missing or an unfit value.

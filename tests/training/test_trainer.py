@@ -90,6 +90,15 @@ def test_gradients_are_clipped_and_their_norm_reported_before(tiny, trainer_of):
     assert averages[1] == pytest.approx(1e-3 * (1 - loose.config.optim.betas[0]), rel=1e-2)
 
 
+def test_gradients_stay_as_they_are_without_a_limit(tiny, trainer_of):
+    config = tiny("--optim.clip none")
+    assert config.optim.clip is None
+    free, loose = trainer_of(config), trainer_of(tiny("--optim.clip 1e9"))
+    batch = next(stream_of(free))
+    assert free.train_step(*batch) == loose.train_step(*batch)
+    assert all(torch.equal(w, weights(loose)[name]) for name, w in weights(free).items())
+
+
 @pytest.mark.parametrize("process", ["flow", "ddpm"])
 def test_a_share_sees_its_rows_of_the_same_draws(tiny, trainer_of, monkeypatch, process):
     trainer = trainer_of(tiny(f"--process {process}"))
