@@ -9,7 +9,7 @@ import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import UInt8
@@ -28,6 +28,7 @@ from convflow.samples import LabelPolicy, Precision, Progress, Samples
 from convflow.storage import read_json, write_text
 from convflow.training import checkpoint
 from convflow.training.config import (
+    SAMPLER_SETTINGS,
     CodecConfig,
     PipelineConfig,
     ProcessConfig,
@@ -63,7 +64,7 @@ class Pipeline:
         codec: from model space to pictures, on `device`.
         size: default height and width in pixels, usually those of training.
         class_names: names of the labels 0, 1, ...; empty when there are none.
-        sampling: default solver, steps and guidance.
+        sampling: defaults of `samples`.
         device: "auto" takes a GPU where there is one.
         process: that the model was trained with; by default flow matching on the straight path.
 
@@ -188,16 +189,19 @@ class Pipeline:
         steps: int | None = None,
         solver: str | None = None,
         guidance: float | None = None,
-        guidance_kind: str = "cfg",
-        interval: tuple[float, float] = (0.0, 1.0),
-        channels_guided: int | None = None,
+        guidance_kind: str | None = None,
+        interval: tuple[float, float] | None = None,
+        channels_guided: int | Literal["all"] | None = None,
         weaker: Backbone | None = None,
         seed: int = 0,
-        label_policy: LabelPolicy = "balanced",
+        label_policy: LabelPolicy | None = None,
         precision: Precision = "float32",
         **more: Any,
     ) -> Samples:
         """Return the endless series of pictures that these settings define; none is made yet.
+
+        What is not given is taken from `sampling`, unless it means nothing beside what is given:
+        another solver has other settings.
 
         Args:
             labels: class names or numbers; None within the list asks for no label. By default
@@ -211,7 +215,7 @@ class Pipeline:
             guidance: scale, 1 for none; "cfg" and "cfg-zero" need classes.
             guidance_kind: "cfg", "cfg-zero", or "auto" with a `weaker` model of the same data.
             interval: guidance acts at times in this (low, high), 0 = noise, 1 = data.
-            channels_guided: the first so many; None for all, 3 as published for DiT, SiT, DiCo.
+            channels_guided: the first so many, or "all"; 3 as published for DiT, SiT, DiCo.
             weaker: for "auto".
             seed: any non-negative integer.
             label_policy: "balanced" gives the labels in turn; "random" draws one of them for
@@ -224,15 +228,10 @@ class Pipeline:
             InputError: an unknown label or name, an impossible size, a number out of range.
         """
         size = self.size if size is None else (size, size) if isinstance(size, int) else size
-        guidance = self.sampling.guidance if guidance is None else guidance
         if seed < 0:
             raise InputError(f"expected seed >= 0, got {seed}; change it")
-        for kind, word, known in (
-            ("label policy", label_policy, get_args(LabelPolicy)),
-            ("precision", precision, get_args(Precision)),
-        ):
-            if word not in known:
-                raise InputError(unknown_name(kind, word, known))
+        if precision not in (known := get_args(Precision)):
+            raise InputError(unknown_name("precision", precision, known))
         check_size(*size, self.codec.factor * self.model.multiple)
         own = {field.name for field in dataclasses.fields(Sampler)}
         accepted = inspect.signature(self.model.forward).parameters
@@ -240,31 +239,40 @@ class Pipeline:
             if name not in own | {*accepted}:
                 options = {*inspect.signature(self.samples).parameters, "num", "batch_size"}
                 raise InputError(unknown_name("option", name, sorted(options | own | {*accepted})))
-        solver = self.sampling.solver if solver is None else solver
-        steps = self.sampling.steps if steps is None else steps
-        if solver == SEARCHED and "table" not in more and self.folder is not None:
-            more["table"] = read_table(table_path(self.folder, steps))
-        sampler = Sampler(
-            solver,
-            steps,
-            **{name: value for name, value in more.items() if name in own},
-        )
+        automatic = guidance_kind == "auto"  # it needs a model, so it is never a stored default
+        named: dict[str, Any] = {
+            "solver": solver,
+            "steps": steps,
+            "guidance": guidance,
+            "guidance_kind": None if automatic else guidance_kind,
+            "interval": interval,
+            "channels_guided": channels_guided,
+            "label_policy": label_policy,
+        }
+        given = {name: value for name, value in named.items() if value is not None}
+        given |= {name: more.pop(name) for name in SAMPLER_SETTINGS if name in more}
+        if channels_guided == "all":
+            given["channels_guided"] = None
+        chosen, table = self.sampling.varied(**given), more.pop("table", None)
+        if chosen.solver == SEARCHED and table is None and self.folder is not None:
+            table = read_table(table_path(self.folder, chosen.steps))
+        guided = self.model.num_classes or automatic
         return Samples(
             self.model,
             self.codec,
             create_process(dataclasses.asdict(self.process)),
             classes=tuple(self._label_ids(labels)),
             size=size,
-            sampler=sampler,
-            guidance=guidance if self.model.num_classes or guidance_kind == "auto" else 1.0,
-            guidance_kind=guidance_kind,
-            interval=interval,
-            channels_guided=channels_guided,
+            sampler=chosen.sampler(table),
+            guidance=chosen.guidance if guided else 1.0,
+            guidance_kind="auto" if automatic else chosen.guidance_kind,
+            interval=chosen.interval,
+            channels_guided=chosen.channels_guided,
             weaker=None if weaker is None else weaker.to(self.device).eval(),
             seed=seed,
-            label_policy=label_policy,
+            label_policy=chosen.label_policy,
             precision=precision,
-            model_arguments={name: value for name, value in more.items() if name not in own},
+            model_arguments=more,
         )
 
     def _label_ids(self, labels: Sequence[Label | None] | Label | None) -> list[int]:

@@ -13,14 +13,18 @@ from torch import Tensor
 from convflow.codecs import Codec, LatentCodec, picture_channels
 from convflow.models.backbone import Backbone
 from convflow.processes.process import Process
-from convflow.samplers.ancestral import ANCESTRAL_SOLVERS
 from convflow.samplers.guidance import Clock, guide
 from convflow.samplers.sampler import Sampler
-from convflow.samplers.seeds import SEED_RULE, assign_labels, draw_labels, draw_noise
+from convflow.samplers.seeds import (
+    SEED_RULE,
+    LabelPolicy,
+    assign_labels,
+    draw_labels,
+    draw_noise,
+)
 from convflow.storage import hash_tensors
 from convflow.types import Denoiser, InputError, Size
 
-LabelPolicy = Literal["balanced", "random"]
 Precision = Literal["float32", "bfloat16"]
 
 Progress = Callable[[float], None]
@@ -55,11 +59,7 @@ class Samples:
     def __post_init__(self) -> None:
         """Raise InputError now rather than at the first picture."""
         self.sampler.check_process(self.process)
-        if self.guidance_kind == "cfg-zero" and self.sampler.solver in ANCESTRAL_SOLVERS:
-            raise InputError(
-                f"the guidance cfg-zero is for velocities, got the solver {self.sampler.solver}, "
-                "which predicts noise; choose another of the two"
-            )
+        self.sampler.check_guidance(self.guidance_kind)
         self.guided(self.model)
 
     @property

@@ -18,7 +18,11 @@ import msgspec
 from msgspec import Meta
 
 from convflow.codecs import SD_SCALE, SD_VAE
-from convflow.samplers.sampler import Sampler
+from convflow.samplers.ancestral import ANCESTRAL_SOLVERS
+from convflow.samplers.guidance import guide
+from convflow.samplers.multistep import Table
+from convflow.samplers.sampler import OPTIONS, SEARCHED, Sampler
+from convflow.samplers.seeds import LabelPolicy
 from convflow.types import InputError, unknown_name
 
 LARGEST = 2**53
@@ -125,11 +129,84 @@ class CheckpointConfig:
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """Defaults of `convflow sample` for the trained model."""
+    """Defaults of `convflow sample` for the trained model; `Pipeline.samples` explains them.
+
+    Raises:
+        InputError: settings that mean nothing together, or a number out of range.
+    """
 
     solver: Annotated[str, doc("heun, ab4, ddpm, ... (see docs: samplers)")] = "euler"
     steps: Annotated[Count, doc("solver steps")] = 50
     guidance: Annotated[float, doc("classifier-free guidance scale, 1 = none")] = 1.5
+    guidance_kind: Annotated[Literal["cfg", "cfg-zero"], doc("formula of the guidance")] = "cfg"
+    interval: Annotated[tuple[Fraction, Fraction], doc("times at which it acts")] = (0.0, 1.0)
+    channels_guided: Annotated[Count | None, doc("the first so many, none = all")] = None
+    label_policy: Annotated[LabelPolicy, doc("labels in turn, or drawn")] = "balanced"
+    shift: Annotated[Positive, doc("above 1 spends more steps near noise")] = 1.0
+    last_step: Annotated[float | None, doc("length of the last step; published: 0.04")] = None
+    diffusion: Annotated[str, doc("of random solvers: sigma, constant, flowdcn, ...")] = "sigma"
+    strength: Annotated[NotNegative, doc("of the diffusion")] = 1.0
+    last: Annotated[str, doc("how a random solver ends: mean, euler, tweedie, none")] = "mean"
+    eta: Annotated[Fraction, doc("noise of ddim")] = 0.0
+    clip: Annotated[bool, doc("clip predicted data (ddpm, ddim; pixels only)")] = False
+    atol: Annotated[Positive, doc("tolerance of dopri5")] = 1e-6
+    rtol: Annotated[Positive, doc("relative tolerance of dopri5")] = 1e-3
+
+    def __post_init__(self) -> None:
+        """Check the whole combination."""
+        if self.label_policy not in (known := typing.get_args(LabelPolicy)):
+            raise InputError(unknown_name("label policy", self.label_policy, known))
+        guide(_anything, 0, self.guidance, self.guidance_kind, **self.guided())
+        if self.solver != SEARCHED:  # its table lies beside the weights
+            self.sampler().check_guidance(self.guidance_kind)
+
+    def guided(self) -> dict[str, Any]:
+        """Return when and where guidance acts, as arguments of `guide`."""
+        return {"interval": self.interval, "channels": self.channels_guided}
+
+    def sampler(self, table: Table | None = None) -> Sampler:
+        """Return the solver with its own settings."""
+        own = {name: getattr(self, name) for name in SAMPLER_SETTINGS}
+        return Sampler(self.solver, self.steps, **own, table=table)
+
+    def varied(self, **given: Any) -> SamplingConfig:
+        """Return these settings with others in their place.
+
+        Those of these that mean nothing beside what is given go back to their defaults.
+
+        Raises:
+            InputError: what is given means nothing, or is out of range.
+        """
+        kept = dataclasses.asdict(self)
+        for name in unfit_settings(kept, given):
+            del kept[name]
+        return SamplingConfig(**kept | given)
+
+
+SAMPLER_SETTINGS = tuple(
+    field.name
+    for field in dataclasses.fields(Sampler)
+    if field.name not in ("solver", "steps", "table")
+)
+"""The settings of a solver beside its steps, all of them in `SamplingConfig` too."""
+
+
+def unfit_settings(stored: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
+    """Return which stored settings of sampling mean nothing beside the given ones.
+
+    Values may be words of the command line.
+    """
+    solver = given.get("solver", stored["solver"])
+    names = [name for name in SAMPLER_SETTINGS if name not in OPTIONS.get(solver, ())]
+    if solver in ANCESTRAL_SOLVERS:
+        names.append("guidance_kind")  # cfg-zero is for velocities
+    if str(given.get("steps", stored["steps"])) == "1" and "last_step" not in names:
+        names.append("last_step")
+    return [name for name in names if name not in given]
+
+
+def _anything(x: Any, t: Any, y: Any, /) -> Any:
+    raise AssertionError("guidance is checked, never called")
 
 
 @dataclass(frozen=True)
@@ -187,6 +264,8 @@ def from_dict(tree: Mapping[str, Any]) -> TrainConfig:
     try:
         config = msgspec.convert(tree, TrainConfig, strict=False)
     except msgspec.ValidationError as error:
+        if isinstance(error.__cause__, InputError):
+            raise error.__cause__ from None
         reason, _, place = str(error).partition(" - at `$.")
         key = place.strip("`").split("[")[0]
         kind = plain(kind_of(key))
@@ -201,7 +280,7 @@ def from_dict(tree: Mapping[str, Any]) -> TrainConfig:
         for number in value if isinstance(value, (list, tuple)) else [value]:
             if isinstance(number, float) and not math.isfinite(number):
                 raise _unfit(key, "a finite number", number)
-    Sampler(config.sampling.solver, config.sampling.steps)
+    config.sampling.sampler()
     if not isinstance(config.model.get("name"), str):
         raise _unfit("model.name", "the name of a network", config.model.get("name"))
     return config
@@ -227,6 +306,8 @@ def read_pipeline(tree: Mapping[str, Any]) -> PipelineConfig:
     try:
         return msgspec.convert(tree, PipelineConfig)
     except msgspec.ValidationError as error:
+        if isinstance(error.__cause__, InputError):
+            raise error.__cause__ from None
         reason = str(error).replace("`", "").replace("$.", "").replace("Expected", "expected")
         raise InputError(reason[0].lower() + reason[1:]) from error
 

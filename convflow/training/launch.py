@@ -24,7 +24,6 @@ from convflow.data.sources import Source, open_source
 from convflow.models.backbone import Backbone, check_size
 from convflow.models.zoo import create_model, settings_of
 from convflow.processes.process import create_process
-from convflow.samplers.sampler import Sampler
 from convflow.samplers.seeds import generator_of
 from convflow.storage import claimed, read_json, write_text
 from convflow.training import checkpoint
@@ -101,7 +100,7 @@ def build_trainer(config: TrainConfig, run: Path, device: torch.device) -> tuple
             "rename one"
         )
     process = create_process(dataclasses.asdict(config.process))
-    Sampler(config.sampling.solver, config.sampling.steps).check_process(process)
+    config.sampling.sampler().check_process(process)
     codec = create_codec(dataclasses.asdict(config.codec), device)
     channels = codec.channels(data.channels)
     model = build_model(config, len(source.class_names), process.learned_variance, channels)

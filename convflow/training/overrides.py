@@ -8,7 +8,7 @@ import typing
 from collections.abc import Sequence
 from typing import Any
 
-from convflow.training.config import TrainConfig, flatten, from_dict, kind_of, plain
+from convflow.training.config import TrainConfig, flatten, from_dict, kind_of, plain, unfit_settings
 from convflow.types import InputError
 
 SHORT = {"data": "data.path", "process": "process.kind", "codec": "codec.kind"}
@@ -29,6 +29,10 @@ def override(config: TrainConfig, arguments: Sequence[str]) -> TrainConfig:
     pairs = sorted(_pairs(arguments), key=lambda pair: pair[0] != "model.name")
     if pairs and pairs[0][0] == "model.name" and pairs[0][1] != tree["model"]["name"]:
         tree["model"] = {}
+    # So does another solver, where those of the recipe's mean nothing to it.
+    words = {key.removeprefix("sampling."): t for key, t in pairs if key.startswith("sampling.")}
+    for name in unfit_settings(tree["sampling"], words):
+        del tree["sampling"][name]
     for key, text in pairs:
         _set(tree, key, text)
     return from_dict(tree)

@@ -26,8 +26,7 @@ from convflow.models.backbone import Backbone
 from convflow.models.zoo import load_strictly
 from convflow.processes.flow import Draws
 from convflow.processes.process import Process
-from convflow.samplers.guidance import ClassifierFreeGuidance, Clock
-from convflow.samplers.sampler import Sampler
+from convflow.samplers.guidance import Clock, guide
 from convflow.samplers.seeds import assign_labels, draw_noise, generator_of
 from convflow.storage import read_tensors, write_text, writing_file, writing_folder
 from convflow.training import checkpoint
@@ -219,10 +218,10 @@ class Trainer:
         labels = assign_labels(range(count), range(null) if null else [null]).to(self.device)
         noise = draw_noise(self.config.seed, range(count), self.shape).to(self.device)
         scale, shape = sampling.guidance if null else 1.0, self.shape
-        sampler = Sampler(sampling.solver, sampling.steps)
+        sampler, kind = sampling.sampler(), sampling.guidance_kind
 
-        def guide(model: Denoiser, clock: Clock | None) -> Denoiser:
-            return ClassifierFreeGuidance(model, null, scale, clock=clock)
+        def guided(model: Denoiser, clock: Clock | None) -> Denoiser:
+            return guide(model, null, scale, kind, **sampling.guided(), clock=clock)
 
         def draw(step: int) -> Tensor:
             return draw_noise(self.config.seed, range(count), shape, step)
@@ -232,7 +231,7 @@ class Trainer:
         self.model.eval()
         for name, network in (("raw", self.model), ("ema", self.ema.model)):
             with self._autocast():
-                x = sampler.run(self.process, network, guide, noise, labels, draw)
+                x = sampler.run(self.process, network, guided, noise, labels, draw)
             zoom = max(1, 64 // max(self.images.shape[1:]))
             path = folder / f"images_{self.images_seen:010d}_{name}.png"
             with writing_file(path) as draft:

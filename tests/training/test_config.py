@@ -1,13 +1,16 @@
 """Settings: checked dataclasses, JSON there and back, what a resumed run may change."""
 
+import dataclasses
 import json
 from shlex import split
 
 import pytest
 
 from convflow.recipes import create_config, list_recipes
+from convflow.samplers.sampler import Sampler
 from convflow.training.config import (
     ProcessConfig,
+    SamplingConfig,
     TrainConfig,
     differences,
     from_dict,
@@ -77,3 +80,75 @@ def test_differences_name_old_and_new_and_pass_what_may_change():
     assert differences(old, override(old, [*free.split(), "--sampling.steps", "3"])) == []
     new = override(old, split("--optim.lr 1 --model.width 8"))
     assert differences(old, new) == ["model.width (None, now 8)", "optim.lr (0.0001, now 1.0)"]
+
+
+PUBLISHED = SamplingConfig(
+    "euler-maruyama", 250, 1.375, label_policy="random", last_step=0.04, diffusion="flowdcn",
+    last="euler", channels_guided=3,
+)  # fmt: skip
+
+
+def test_settings_of_sampling_are_stored_and_older_files_mean_the_defaults():
+    known = read_pipeline({"size": [8, 8], "sampling": {"solver": "heun", "steps": 3}})
+    assert known.sampling == SamplingConfig("heun", 3)
+    stored = dataclasses.replace(known, sampling=PUBLISHED)
+    assert read_pipeline(json.loads(json.dumps(to_dict(stored)))) == stored
+    config = dataclasses.replace(TrainConfig(), sampling=PUBLISHED)
+    assert from_dict(json.loads(json.dumps(to_dict(config)))) == config
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"solver": "heum"}, "unknown solver 'heum'; did you mean 'heun'"),
+        ({"solver": "heun", "eta": 0.5}, "the solver heun has no eta, got 0.5"),
+        ({"solver": "ddim", "eta": 1.5}, "expected eta in"),
+        ({"solver": "ddpm", "last_step": 0.04}, "the solver ddpm has no last-step"),
+        ({"solver": "euler-maruyama", "diffusion": "sigm"}, "unknown diffusion 'sigm'"),
+        ({"solver": "euler-maruyama", "last": "mena"}, "unknown last step 'mena'"),
+        ({"solver": "euler-maruyama", "strength": -1.0}, "finite strength of at least 0"),
+        ({"solver": "dopri5", "atol": 0.0}, "expected finite tolerances above 0"),
+        ({"solver": "ddpm", "guidance_kind": "cfg-zero"}, "cfg-zero is for velocities"),
+        ({"guidance_kind": "auto"}, "expected a weaker model"),
+        ({"guidance_kind": "cgf"}, "unknown kind of guidance 'cgf'"),
+        ({"interval": (0.5, 0.2)}, "expected a guidance interval"),
+        ({"channels_guided": 0}, "at least 1 guided channel"),
+        ({"guidance": float("inf")}, "expected a finite guidance"),
+        ({"label_policy": "balance"}, "unknown label policy 'balance'"),
+        ({"steps": 1, "last_step": 0.04}, "at least 2 steps with a last_step"),
+    ],
+)
+def test_a_combination_that_means_nothing_is_refused_where_it_is_built(settings, message):
+    with pytest.raises(InputError, match=message):
+        SamplingConfig(**settings)
+    if settings.get("guidance") is None and "kind" not in str(message):
+        stored = {"size": [8, 8], "sampling": settings}
+        with pytest.raises(InputError) as caught:
+            read_pipeline(json.loads(json.dumps(stored)))
+        assert "\n" not in str(caught.value)
+
+
+def test_another_solver_leaves_behind_what_means_nothing_to_it():
+    heun = PUBLISHED.varied(solver="heun")
+    assert heun == SamplingConfig(
+        "heun", 250, 1.375, label_policy="random", last_step=0.04, channels_guided=3
+    )
+    assert PUBLISHED.varied(solver="ddpm").last_step is None
+    assert PUBLISHED.varied(steps=1, solver="euler").last_step is None
+    assert PUBLISHED.varied(steps=9).diffusion == "flowdcn"
+    zero = SamplingConfig(guidance_kind="cfg-zero")
+    assert zero.varied(solver="ddim").guidance_kind == "cfg"
+    assert zero.varied(solver="heun").guidance_kind == "cfg-zero"
+    for given in ({"solver": "heun", "eta": 0.5}, {"steps": 1, "last_step": 0.04}):
+        with pytest.raises(InputError):
+            PUBLISHED.varied(**given)
+    with pytest.raises(InputError, match="cfg-zero is for velocities"):
+        zero.varied(solver="ddim", guidance_kind="cfg-zero")
+
+
+def test_settings_of_sampling_are_those_of_the_sampler():
+    defaults = SamplingConfig()
+    assert defaults.sampler() == Sampler()
+    assert PUBLISHED.sampler() == Sampler(
+        "euler-maruyama", 250, last_step=0.04, diffusion="flowdcn", last="euler"
+    )

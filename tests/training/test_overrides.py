@@ -74,7 +74,10 @@ def test_the_last_of_two_values_counts():
         ("--optim.lr nan", "--optim.lr: expected float > 0"),
         ("--optim.lr inf", "--optim.lr: expected a finite number"),
         ("--optim.betas 0.9x1", "--optim.betas: expected float < 1"),
-        ("--sampling.guidance nan", "--sampling.guidance: expected a finite number"),
+        (
+            "--sampling.guidance nan",
+            "expected a finite guidance scale and at least 1 guided channel, got nan",
+        ),
         ("--data.size 64", "--data.size: expected two numbers such as 64x48, got '64'"),
         ("--data.size 0x8", "--data.size: expected int >= 1, got '0x8'"),
         ("--data.size axb", "--data.size: expected two numbers"),
@@ -109,3 +112,16 @@ def test_describe_lists_every_key_in_a_form_that_can_be_given_back():
     words = [word for key, value in rows.items() for word in (f"--{key}", value)]
     assert override(TrainConfig(), words) == config
     assert all(text for key, _, text in describe(config) if not key.startswith("model."))
+
+
+def test_another_solver_starts_without_the_settings_of_the_recipe_s():
+    words = split("--sampling.solver euler-maruyama --sampling.diffusion flowdcn")
+    recipe = override(TrainConfig(), [*words, *split("--sampling.last-step 0.04")])
+    assert (recipe.sampling.diffusion, recipe.sampling.last_step) == ("flowdcn", 0.04)
+    heun = override(recipe, ["--sampling.solver", "heun"])
+    assert (heun.sampling.diffusion, heun.sampling.last_step) == ("sigma", 0.04)
+    assert override(recipe, split("--sampling.steps 1")).sampling.last_step is None
+    assert override(recipe, split("--sampling.last-step none")).sampling.last_step is None
+    assert override(recipe, split("--sampling.steps 9")).sampling.diffusion == "flowdcn"
+    with pytest.raises(InputError, match="the solver heun has no diffusion, got constant"):
+        override(recipe, split("--sampling.solver heun --sampling.diffusion constant"))
