@@ -9,7 +9,7 @@ import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import UInt8
@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from convflow import distributed
-from convflow.codecs import PixelCodec
+from convflow.codecs import Codec, create_codec, picture_channels
 from convflow.data.grid import to_picture
 from convflow.models.backbone import Backbone, check_size
 from convflow.models.zoo import find_folder, load_model
@@ -28,6 +28,8 @@ from convflow.samples import LabelPolicy, Precision, Progress, Samples
 from convflow.storage import read_json, write_text
 from convflow.training import checkpoint
 from convflow.training.config import (
+    SAMPLER_SETTINGS,
+    CodecConfig,
     PipelineConfig,
     ProcessConfig,
     SamplingConfig,
@@ -35,8 +37,6 @@ from convflow.training.config import (
     to_dict,
 )
 from convflow.types import InputError, Size, unknown_name
-
-CODECS = {"pixel": PixelCodec}
 
 Label = str | int
 
@@ -61,10 +61,10 @@ class Pipeline:
 
     Args:
         model: predicts velocities; moved to `device`.
-        codec: from model space to pictures.
+        codec: from model space to pictures, on `device`.
         size: default height and width in pixels, usually those of training.
         class_names: names of the labels 0, 1, ...; empty when there are none.
-        sampling: default solver, steps and guidance.
+        sampling: defaults of `samples`.
         device: "auto" takes a GPU where there is one.
         process: that the model was trained with; by default flow matching on the straight path.
 
@@ -80,14 +80,15 @@ class Pipeline:
     def __init__(
         self,
         model: Backbone,
-        codec: PixelCodec,
+        codec: Codec,
         size: Size,
         class_names: Sequence[str] = (),
         sampling: SamplingConfig | None = None,
         device: str = "auto",
         process: ProcessConfig | None = None,
     ) -> None:
-        if len(class_names) not in (0, model.num_classes) or model.in_channels not in (1, 3):
+        channels = picture_channels(codec, model.in_channels)
+        if len(class_names) not in (0, model.num_classes) or channels is None:
             raise InputError(
                 "expected a network of grey or colour pictures and a name for each of its "
                 f"{model.num_classes} classes or none, got {model.in_channels} channels and "
@@ -116,23 +117,11 @@ class Pipeline:
         if weights not in ("ema", "raw"):
             raise InputError(unknown_name("kind of weights", weights, ("ema", "raw")))
         folder = find_weights(folder_or_id, weights)
-        path = folder / "pipeline.json"
-        if not path.is_file():
-            raise InputError(
-                f"{folder} holds a network but no pipeline.json with its size and classes; "
-                "load_model reads the network alone, and Pipeline.save_pretrained writes both"
-            )
-        described = read_json(path)
-        try:
-            known = read_pipeline(described)
-        except InputError as error:
-            raise InputError(
-                f"{path} cannot be used: {error}; use a checkpoint of convflow train"
-            ) from error
-        codec = CODECS[known.codec]()
+        known = read_description(folder)
+        model = load_model(folder)
         pipe = cls(
-            load_model(folder),
-            codec,
+            model,
+            create_codec(dataclasses.asdict(known.codec), distributed.choose_device(device)),
             known.size,
             known.class_names,
             known.sampling,
@@ -147,7 +136,13 @@ class Pipeline:
         place = Path(folder)
         place.mkdir(parents=True, exist_ok=True)
         self.model.save_weights(place)
-        known = PipelineConfig(self.size, self.class_names, self.sampling, process=self.process)
+        known = PipelineConfig(
+            self.size,
+            self.class_names,
+            self.sampling,
+            CodecConfig(**self.codec.settings),
+            self.process,
+        )
         write_text(place / "pipeline.json", json.dumps(to_dict(known), indent=2))
 
     def __call__(
@@ -194,16 +189,19 @@ class Pipeline:
         steps: int | None = None,
         solver: str | None = None,
         guidance: float | None = None,
-        guidance_kind: str = "cfg",
-        interval: tuple[float, float] = (0.0, 1.0),
-        channels_guided: int | None = None,
+        guidance_kind: str | None = None,
+        interval: tuple[float, float] | None = None,
+        channels_guided: int | Literal["all"] | None = None,
         weaker: Backbone | None = None,
         seed: int = 0,
-        label_policy: LabelPolicy = "balanced",
+        label_policy: LabelPolicy | None = None,
         precision: Precision = "float32",
         **more: Any,
     ) -> Samples:
         """Return the endless series of pictures that these settings define; none is made yet.
+
+        What is not given is taken from `sampling`, unless it means nothing beside what is given:
+        another solver has other settings.
 
         Args:
             labels: class names or numbers; None within the list asks for no label. By default
@@ -217,7 +215,7 @@ class Pipeline:
             guidance: scale, 1 for none; "cfg" and "cfg-zero" need classes.
             guidance_kind: "cfg", "cfg-zero", or "auto" with a `weaker` model of the same data.
             interval: guidance acts at times in this (low, high), 0 = noise, 1 = data.
-            channels_guided: the first so many; None for all, 3 as published for DiT, SiT, DiCo.
+            channels_guided: the first so many, or "all"; 3 as published for DiT, SiT, DiCo.
             weaker: for "auto".
             seed: any non-negative integer.
             label_policy: "balanced" gives the labels in turn; "random" draws one of them for
@@ -230,47 +228,51 @@ class Pipeline:
             InputError: an unknown label or name, an impossible size, a number out of range.
         """
         size = self.size if size is None else (size, size) if isinstance(size, int) else size
-        guidance = self.sampling.guidance if guidance is None else guidance
         if seed < 0:
             raise InputError(f"expected seed >= 0, got {seed}; change it")
-        for kind, word, known in (
-            ("label policy", label_policy, get_args(LabelPolicy)),
-            ("precision", precision, get_args(Precision)),
-        ):
-            if word not in known:
-                raise InputError(unknown_name(kind, word, known))
-        check_size(*size, self.model.multiple)
+        if precision not in (known := get_args(Precision)):
+            raise InputError(unknown_name("precision", precision, known))
+        check_size(*size, self.codec.factor * self.model.multiple)
         own = {field.name for field in dataclasses.fields(Sampler)}
         accepted = inspect.signature(self.model.forward).parameters
         for name in more:
             if name not in own | {*accepted}:
                 options = {*inspect.signature(self.samples).parameters, "num", "batch_size"}
                 raise InputError(unknown_name("option", name, sorted(options | own | {*accepted})))
-        solver = self.sampling.solver if solver is None else solver
-        steps = self.sampling.steps if steps is None else steps
-        if solver == SEARCHED and "table" not in more and self.folder is not None:
-            more["table"] = read_table(table_path(self.folder, steps))
-        sampler = Sampler(
-            solver,
-            steps,
-            **{name: value for name, value in more.items() if name in own},
-        )
+        automatic = guidance_kind == "auto"  # it needs a model, so it is never a stored default
+        named: dict[str, Any] = {
+            "solver": solver,
+            "steps": steps,
+            "guidance": guidance,
+            "guidance_kind": None if automatic else guidance_kind,
+            "interval": interval,
+            "channels_guided": channels_guided,
+            "label_policy": label_policy,
+        }
+        given = {name: value for name, value in named.items() if value is not None}
+        given |= {name: more.pop(name) for name in SAMPLER_SETTINGS if name in more}
+        if channels_guided == "all":
+            given["channels_guided"] = None
+        chosen, table = self.sampling.varied(**given), more.pop("table", None)
+        if chosen.solver == SEARCHED and table is None and self.folder is not None:
+            table = read_table(table_path(self.folder, chosen.steps))
+        guided = self.model.num_classes or automatic
         return Samples(
             self.model,
             self.codec,
             create_process(dataclasses.asdict(self.process)),
             classes=tuple(self._label_ids(labels)),
             size=size,
-            sampler=sampler,
-            guidance=guidance if self.model.num_classes or guidance_kind == "auto" else 1.0,
-            guidance_kind=guidance_kind,
-            interval=interval,
-            channels_guided=channels_guided,
+            sampler=chosen.sampler(table),
+            guidance=chosen.guidance if guided else 1.0,
+            guidance_kind="auto" if automatic else chosen.guidance_kind,
+            interval=chosen.interval,
+            channels_guided=chosen.channels_guided,
             weaker=None if weaker is None else weaker.to(self.device).eval(),
             seed=seed,
-            label_policy=label_policy,
+            label_policy=chosen.label_policy,
             precision=precision,
-            model_arguments={name: value for name, value in more.items() if name not in own},
+            model_arguments=more,
         )
 
     def _label_ids(self, labels: Sequence[Label | None] | Label | None) -> list[int]:
@@ -321,3 +323,20 @@ def find_weights(folder_or_id: str | Path, weights: str) -> Path:
         raise InputError(f"{folder} holds no complete checkpoint yet; let the training go on")
     found = (checkpoint.folder_of(folder, steps[-1]) if steps else folder) / weights
     return find_folder(found if found.is_dir() else folder_or_id)
+
+
+def read_description(folder: Path) -> PipelineConfig:
+    """Return what the `pipeline.json` of a model folder says, or raise InputError."""
+    path = folder / "pipeline.json"
+    if not path.is_file():
+        raise InputError(
+            f"{folder} holds a network but no pipeline.json with its size and classes; "
+            "load_model reads the network alone, and Pipeline.save_pretrained writes both"
+        )
+    described = read_json(path)
+    try:
+        return read_pipeline(described)
+    except InputError as error:
+        raise InputError(
+            f"{path} cannot be used: {error}; use a checkpoint of convflow train"
+        ) from error

@@ -10,17 +10,21 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
-from convflow.codecs import PixelCodec
+from convflow.codecs import Codec, LatentCodec, picture_channels
 from convflow.models.backbone import Backbone
 from convflow.processes.process import Process
-from convflow.samplers.ancestral import ANCESTRAL_SOLVERS
 from convflow.samplers.guidance import Clock, guide
 from convflow.samplers.sampler import Sampler
-from convflow.samplers.seeds import SEED_RULE, assign_labels, draw_labels, draw_noise
+from convflow.samplers.seeds import (
+    SEED_RULE,
+    LabelPolicy,
+    assign_labels,
+    draw_labels,
+    draw_noise,
+)
 from convflow.storage import hash_tensors
 from convflow.types import Denoiser, InputError, Size
 
-LabelPolicy = Literal["balanced", "random"]
 Precision = Literal["float32", "bfloat16"]
 
 Progress = Callable[[float], None]
@@ -37,7 +41,7 @@ class Samples:
     reproducible: ClassVar[bool] = True
 
     model: Backbone
-    codec: PixelCodec
+    codec: Codec
     process: Process
     classes: tuple[int, ...]
     size: Size
@@ -55,17 +59,21 @@ class Samples:
     def __post_init__(self) -> None:
         """Raise InputError now rather than at the first picture."""
         self.sampler.check_process(self.process)
-        if self.guidance_kind == "cfg-zero" and self.sampler.solver in ANCESTRAL_SOLVERS:
-            raise InputError(
-                f"the guidance cfg-zero is for velocities, got the solver {self.sampler.solver}, "
-                "which predicts noise; choose another of the two"
-            )
+        self.sampler.check_guidance(self.guidance_kind)
         self.guided(self.model)
 
     @property
     def channels(self) -> int:
         """Channels of the pictures: 1 for grey, 3 for colour."""
-        return self.model.in_channels
+        channels = picture_channels(self.codec, self.model.in_channels)
+        assert channels is not None, "Pipeline checks it"
+        return channels
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of a sample in model space."""
+        height, width = self.size
+        return self.model.in_channels, height // self.codec.factor, width // self.codec.factor
 
     def labels(self, indices: Sequence[int]) -> Int[Tensor, " B"]:
         """Return the label numbers of the pictures `indices`."""
@@ -91,11 +99,10 @@ class Samples:
             return self.model(x, t, y, **self.model_arguments)
 
         def draw(step: int) -> Tensor:
-            return draw_noise(self.seed, indices, shape, step)
+            return draw_noise(self.seed, indices, self.shape, step)
 
-        shape = (self.channels, *self.size)
         device = next(self.model.parameters()).device
-        noise = draw_noise(self.seed, indices, shape).to(device)
+        noise = draw_noise(self.seed, indices, self.shape).to(device)
         labels = self.labels(indices).to(device)
         half = self.precision == "bfloat16"
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
@@ -143,7 +150,14 @@ class Samples:
             "seed": self.seed,
             "seed_rule": SEED_RULE,
             "size": list(self.size),
-            "codec": type(self.codec).__name__,
+            "codec": self._describe_codec(),
             "precision": self.precision,
             "model_arguments": self.model_arguments,
         }
+
+    def _describe_codec(self) -> str | dict[str, Any]:
+        """Return the codec's name, or an autoencoder's settings and the hash of its weights."""
+        if isinstance(self.codec, LatentCodec):
+            weights = hash_tensors(self.codec.autoencoder.state_dict())
+            return {**self.codec.settings, "sha256": weights}
+        return type(self.codec).__name__

@@ -62,7 +62,7 @@ def bench_solvers(arguments: Sequence[str]) -> int:
         found, last = [], first + options.num
         for i in range(first, last, options.batch_size):
             part = range(i, min(i + options.batch_size, last))
-            noise = draw_noise(samples.seed, part, (samples.channels, *samples.size))
+            noise = draw_noise(samples.seed, part, samples.shape)
             found.append((noise.to(pipe.device), samples.labels(part).to(pipe.device)))
         return found
 

@@ -64,7 +64,7 @@ def main(arguments: Sequence[str]) -> int:
     elif is_table:
         _print_sizes(found)
     else:
-        _print_tree(found)
+        _print_tree(_in_short(found) if "recipe" in found else found)
     return 0
 
 
@@ -126,11 +126,13 @@ def _describe(what: str, batch: int, pixels: Size) -> dict[str, Any]:
         row = {"size": what, **_sizes()[what], "memory": _memory(what, batch, pixels)}
         return row | {"note": f"{NOTE}\n{MEMORY_NOTE}"}
 
-    from convflow.recipes import create_config, list_recipes
+    from convflow.recipes import create_config, find_target, list_recipes
     from convflow.training.config import to_dict
 
     if what in list_recipes():
-        return {"recipe": what, **to_dict(create_config(what))}
+        target = find_target(what)
+        told = {} if target is None else {"target": {"of": "paper", **target._asdict()}}
+        return {"recipe": what, "about": list_recipes()[what]} | to_dict(create_config(what)) | told
     if path.suffix in WEIGHTS:
         raise InputError(f"no file {what} here; check the name")
     known = [*SIZES, *FAMILIES, *list_recipes()]
@@ -152,22 +154,26 @@ def _describe_file(path: Path) -> dict[str, Any]:
 
 
 def _describe_folder(folder: Path) -> dict[str, Any]:
-    from convflow.pipeline import Pipeline
+    from convflow.models.zoo import load_model
+    from convflow.pipeline import find_weights, read_description
     from convflow.training.checkpoint import read_state
+    from convflow.training.config import to_dict
 
-    pipe = Pipeline.from_pretrained(folder, device="cpu")
-    assert pipe.folder is not None
-    checkpoint, trained = pipe.folder.parent, {}
+    weights = find_weights(folder, "ema")
+    known, model = read_description(weights), load_model(weights)
+    checkpoint, trained = weights.parent, {}
     if (checkpoint / "state.json").is_file():
         content = read_state(checkpoint)
         trained = {key: content[key] for key in ("step", "images_seen", "version", "config")}
+    told = to_dict(known)
     return {
-        "weights": str(pipe.folder),
-        "parameters": sum(p.numel() for p in pipe.model.parameters()),
-        "model": pipe.model.settings,
-        "size": list(pipe.size),
-        "multiple": pipe.model.multiple,
-        "classes": list(pipe.class_names),
+        "weights": str(weights),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "model": model.settings,
+        "size": list(known.size),
+        "multiple": model.multiple,
+        "classes": list(known.class_names),
+        **({"codec": told["codec"]} if known.codec.kind == "latent" else {}),
         **trained,
     }
 
@@ -198,6 +204,26 @@ def _print_sizes(found: dict[str, Any]) -> None:
 
 def _plain(value: object) -> str:
     return " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
+def _in_short(recipe: dict[str, Any]) -> dict[str, Any]:
+    """Return of a recipe what is not as in every training, the target without what is unknown."""
+    from convflow.training.config import TrainConfig, to_dict
+
+    def changed(tree: dict[str, Any], default: dict[str, Any]) -> dict[str, Any]:
+        return {
+            key: changed(value, default[key]) if isinstance(value, dict) else value
+            for key, value in tree.items()
+            if value != default[key]
+        }
+
+    defaults = to_dict(TrainConfig())
+    settings = {key: value for key, value in recipe.items() if key in defaults and key != "model"}
+    head = {key: recipe[key] for key in ("recipe", "about", "model")}
+    short = {**head, **changed(settings, defaults)}
+    if "target" in recipe:
+        short["target"] = {k: v for k, v in recipe["target"].items() if v is not None}
+    return {**short, "note": "Other settings are the defaults; --json tells all of them."}
 
 
 def _print_tree(tree: dict[str, Any], indent: int = 0) -> None:

@@ -98,6 +98,8 @@ def sampling_options(options: argparse.Namespace) -> dict[str, Any]:
     given = {name: value for name, value in given.items() if value is not None}
     if "weaker" in given:
         given["weaker"] = load_model(find_weights(given["weaker"], "ema"))
+    if given.get("last_step") == "none":
+        given["last_step"] = None
     if "table" in given:
         given["table"] = read_table(given["table"])
         given.setdefault("solver", "searched")
@@ -150,6 +152,16 @@ def finite(text: str) -> float:
     return number
 
 
+def channels(text: str) -> int | str:
+    """Return how many channels, or "all"; for `argparse`."""
+    return text if text == "all" else positive(text)
+
+
+def last_step(text: str) -> float | str:
+    """Return a length, or "none"; for `argparse`."""
+    return text if text == "none" else finite(text)
+
+
 def above_zero(text: str) -> float:
     """Return a finite number above 0; for `argparse`."""
     if (number := finite(text)) <= 0:
@@ -184,28 +196,32 @@ def interval(text: str) -> tuple[float, float]:
 
 
 OPTIONS: dict[str, dict[str, Any]] = {
-    "label_policy": {"help": "balanced: labels in turn (default); random: drawn"},
+    "label_policy": {"help": "balanced: labels in turn; random: drawn (default: the recipe's)"},
     "steps": {"type": positive, "help": "solver steps (default: the recipe's)"},
     "solver": {"help": "euler, heun, ab4, ddpm, ... (default: the recipe's; docs: samplers)"},
     "guidance": {"type": finite, "help": "1 = none (default: the recipe's)"},
-    "guidance_kind": {"help": "cfg (default), cfg-zero, or auto with --weaker"},
-    "interval": {"type": interval, "help": "times at which guidance acts (default: 0,1)"},
-    "channels_guided": {"type": positive, "help": "the first so many (default: all; published: 3)"},
+    "guidance_kind": {"help": "cfg, cfg-zero (default: the recipe's), or auto with --weaker"},
+    "interval": {
+        "type": interval,
+        "help": "times at which it acts, as 0,1 (default: the recipe's)",
+    },
+    "channels_guided": {"type": channels, "help": "the first so many, or all; published: 3"},
     "weaker": {"help": "run, checkpoint or model folder that guidance pulls away from"},
-    "shift": {"type": above_zero, "help": "above 1 spends more steps near noise (default: 1)"},
-    "last_step": {"type": finite, "help": "length of the last step; published: 0.04"},
-    "diffusion": {"help": "of random solvers: sigma (default), constant, flowdcn, ..."},
-    "strength": {"type": finite, "help": "of the diffusion (default: 1)"},
-    "last": {"help": "how a random solver ends: mean (default), euler, tweedie, none"},
-    "eta": {"type": finite, "help": "noise of ddim, 0 (default) to 1"},
-    "clip": {"action": "store_true", "default": None, "help": "clip predicted data (ddpm, ddim)"},
-    "atol": {"type": above_zero, "help": "tolerance of dopri5 (default: 1e-6)"},
-    "rtol": {"type": above_zero, "help": "relative tolerance of dopri5 (default: 1e-3)"},
+    "shift": {"type": above_zero, "help": "above 1 spends more steps near noise"},
+    "last_step": {"type": last_step, "help": "length of the last step, or none; published: 0.04"},
+    "diffusion": {"help": "of random solvers: sigma, constant, flowdcn, ..."},
+    "strength": {"type": finite, "help": "of the diffusion"},
+    "last": {"help": "how a random solver ends: mean, euler, tweedie, none"},
+    "eta": {"type": finite, "help": "noise of ddim, 0 to 1"},
+    "clip": {"action": argparse.BooleanOptionalAction, "help": "clip predicted data (ddpm, ddim)"},
+    "atol": {"type": above_zero, "help": "tolerance of dopri5"},
+    "rtol": {"type": above_zero, "help": "relative tolerance of dopri5"},
     "table": {"type": Path, "help": "of the solver searched: a .json of convflow bench solvers"},
     "reach": {"type": reach, "help": "S_max of FlowDCN in cells, or X,Y (default: as trained)"},
     "precision": {"help": "float32 (default) or bfloat16, faster and less exact"},
 }
-"""What `Pipeline.samples` takes, as options; size and seed stand with each command."""
+"""What `Pipeline.samples` takes, as options; size and seed stand with each command. What is not
+given is as in the recipe."""
 
 
 def _safe(label: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +19,7 @@ from convflow.samplers.exponential import EXPONENTIAL_SOLVERS, integrate_exponen
 from convflow.samplers.guidance import Clock
 from convflow.samplers.multistep import Table
 from convflow.samplers.ode import SOLVERS, Callback, integrate, time_grid
-from convflow.samplers.sde import SDE_SOLVERS, Draw, integrate_sde
+from convflow.samplers.sde import SDE_SOLVERS, Draw, check_diffusion, integrate_sde
 from convflow.types import Denoiser, InputError, unknown_name
 
 Guide = Callable[[Denoiser, Clock | None], Denoiser]
@@ -91,6 +92,14 @@ class Sampler:
                 f"expected a table of coefficients for the solver {SEARCHED} and for no other; "
                 "make one with convflow bench solvers"
             )
+        if self.solver in SDE_SOLVERS:
+            check_diffusion(self.diffusion, self.strength, self.last)
+        if not 0 <= self.eta <= 1:
+            raise InputError(f"expected eta in [0, 1], got {self.eta}; change it")
+        if not (0 < self.atol < math.inf and 0 < self.rtol < math.inf):
+            raise InputError(
+                f"expected finite tolerances above 0, got {self.atol} and {self.rtol}; change them"
+            )
         self.grid()
 
     def grid(self) -> list[float]:
@@ -107,6 +116,14 @@ class Sampler:
         if self.table is not None:
             told["table"] = self.table._asdict()
         return told | {name: getattr(self, name) for name in OPTIONS[self.solver]}
+
+    def check_guidance(self, kind: str) -> None:
+        """Raise InputError when a kind of guidance cannot act on what the solver asks for."""
+        if kind == "cfg-zero" and self.solver in ANCESTRAL_SOLVERS:
+            raise InputError(
+                f"the guidance cfg-zero is for velocities, got the solver {self.solver}, "
+                "which predicts noise; choose another of the two"
+            )
 
     def check_process(self, process: Process) -> None:
         """Raise InputError when the solver walks a chain that the process has not."""

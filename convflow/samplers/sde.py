@@ -93,15 +93,9 @@ def integrate_sde(
     Raises:
         InputError: an unknown name, or a strength below 0.
     """
-    for kind, name, known in (
-        ("SDE solver", solver, SDE_SOLVERS),
-        ("diffusion", diffusion, DIFFUSIONS),
-        ("last step", last, LAST_STEPS),
-    ):
-        if name not in known:
-            raise InputError(unknown_name(kind, name, known))
-    if not 0 <= strength < math.inf:
-        raise InputError(f"expected a finite strength of at least 0, got {strength}; change it")
+    if solver not in SDE_SOLVERS:
+        raise InputError(unknown_name("SDE solver", solver, SDE_SOLVERS))
+    check_diffusion(diffusion, strength, last)
 
     def weigh(time: float) -> float:
         t = torch.tensor(time, dtype=torch.float64)
@@ -131,3 +125,15 @@ def integrate_sde(
         if callback is not None:
             callback(step, steps, x)
     return x
+
+
+def check_diffusion(diffusion: str, strength: float, last: str) -> None:
+    """Raise InputError unless these are settings of `integrate_sde`."""
+    for kind, name, known in (
+        ("diffusion", diffusion, DIFFUSIONS),
+        ("last step", last, LAST_STEPS),
+    ):
+        if name not in known:
+            raise InputError(unknown_name(kind, name, known))
+    if not 0 <= strength < math.inf:
+        raise InputError(f"expected a finite strength of at least 0, got {strength}; change it")

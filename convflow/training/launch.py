@@ -17,14 +17,13 @@ import torch
 from tqdm import tqdm
 
 from convflow import distributed
-from convflow.codecs import PixelCodec
+from convflow.codecs import create_codec
 from convflow.data.images import Report, check
 from convflow.data.loader import Images
 from convflow.data.sources import Source, open_source
 from convflow.models.backbone import Backbone, check_size
 from convflow.models.zoo import create_model, settings_of
 from convflow.processes.process import create_process
-from convflow.samplers.sampler import Sampler
 from convflow.samplers.seeds import generator_of
 from convflow.storage import claimed, read_json, write_text
 from convflow.training import checkpoint
@@ -101,26 +100,35 @@ def build_trainer(config: TrainConfig, run: Path, device: torch.device) -> tuple
             "rename one"
         )
     process = create_process(dataclasses.asdict(config.process))
-    Sampler(config.sampling.solver, config.sampling.steps).check_process(process)
-    model = build_model(config, len(source.class_names), process.learned_variance)
-    check_size(*data.size, model.multiple)
+    config.sampling.sampler().check_process(process)
+    codec = create_codec(dataclasses.asdict(config.codec), device)
+    channels = codec.channels(data.channels)
+    model = build_model(config, len(source.class_names), process.learned_variance, channels)
+    check_size(*data.size, codec.factor * model.multiple)
     report, good = _look_at_all(source, data)
     images = Images(source, good, channels=data.channels, size=data.size)
-    return Trainer(config, model.to(device), process, PixelCodec(), images, run), report
+    return Trainer(config, model.to(device), process, codec, images, run), report
 
 
-def build_model(config: TrainConfig, num_classes: int, learned_variance: bool = False) -> Backbone:
+def build_model(
+    config: TrainConfig,
+    num_classes: int,
+    learned_variance: bool = False,
+    in_channels: int | None = None,
+) -> Backbone:
     """Return the network of `config`, its random weights a function of the seed alone.
 
     Args:
         config: the complete settings.
         num_classes: of the data.
         learned_variance: whether the process wants channels for a variance.
+        in_channels: of model space; by default those of the pictures.
 
     Raises:
         InputError: settings that fit neither the network nor the data and process.
     """
-    given: dict[str, Any] = {"num_classes": num_classes, "in_channels": config.data.channels}
+    in_channels = config.data.channels if in_channels is None else in_channels
+    given: dict[str, Any] = {"num_classes": num_classes, "in_channels": in_channels}
     if "learned_variance" in settings_of(config.model["name"]):
         given["learned_variance"] = learned_variance
     elif learned_variance:
@@ -130,7 +138,8 @@ def build_model(config: TrainConfig, num_classes: int, learned_variance: bool = 
         )
     for key, value in given.items():
         if config.model.get(key, value) != value:
-            origin = "process" if key == "learned_variance" else "data"
+            codec = key == "in_channels" and config.codec.kind == "latent"
+            origin = "process" if key == "learned_variance" else "codec" if codec else "data"
             raise InputError(
                 f"--model.{key.replace('_', '-')}: expected {value} as in the {origin}, "
                 f"got {config.model[key]}; leave it out"

@@ -181,7 +181,11 @@ CASES = [
     ("no weaker model", f"{SAMPLE} --guidance-kind auto", "expected a weaker model"),
     ("unknown guidance", f"{SAMPLE} --guidance-kind cgf", "did you mean 'cfg'?"),
     ("unknown diffusion", f"{SAMPLE} --solver euler-maruyama --diffusion sgma", "'sigma'?"),
-    ("guidance that is none", f"{TRAIN} --sampling.guidance nan", "expected a finite number"),
+    (
+        "guidance that is none",
+        f"{TRAIN} --sampling.guidance nan",
+        "expected a finite guidance scale",
+    ),
     ("negative minutes", f"{TRAIN} --checkpoint.every-minutes -1", "expected float >= 0"),
     ("no checkpoint kept", f"{TRAIN} --checkpoint.keep 0", "--checkpoint.keep: expected int >= 1"),
     ("neither true nor false", f"{TRAIN} --data.flip maybe", "--data.flip: expected true or false"),

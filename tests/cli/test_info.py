@@ -39,6 +39,20 @@ def test_a_recipe(capsys: pytest.CaptureFixture[str]) -> None:
     assert found["data"]["path"] == "digits"
 
 
+def test_a_published_recipe_with_its_target(capsys: pytest.CaptureFixture[str]) -> None:
+    found = json.loads(ask(capsys, "imagenet.dico_xl", "--json"))
+    assert (found["target"]["of"], found["target"]["fid"]) == ("paper", 2.05)
+    assert found["target"]["sfid"] is None
+    assert found["optim"]["lr"] == 1e-4
+    text = ask(capsys, "imagenet.dico_xl")
+    assert "guidance               1.4" in text
+    assert "fid                    2.05" in text
+    assert "sfid" not in text
+    assert "on_bad" not in text, "a default"
+    assert main(["train", "imagenet.dico_xl", "--help"]) == 0
+    assert "target: FID 2.05, IS 282.17" in capsys.readouterr().out
+
+
 def test_a_run(capsys: pytest.CaptureFixture[str], tiny_run: Path) -> None:
     found = json.loads(ask(capsys, str(tiny_run), "--json"))
     assert found["images_seen"] == 8
