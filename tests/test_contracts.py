@@ -15,7 +15,7 @@ from convflow.samplers.ode import SOLVERS, integrate, time_grid
 from convflow.samplers.tableaus import count_evaluations
 from convflow.types import InputError
 from tests.cases import MODELS, PROCESSES, SOLVER_NAMES, build, exact, inputs
-from tests.tolerance import assert_close_rms
+from tests.tolerance import BFLOAT16_WEIGHTS, assert_close_rms
 
 
 @pytest.mark.parametrize("case", MODELS)
@@ -89,6 +89,18 @@ def test_float64_is_the_same_function(case):
     double = model.double()(x.double(), t.double(), y)
     assert double.dtype == torch.float64
     assert_close_rms(single, double)
+
+
+@pytest.mark.parametrize("case", MODELS)
+def test_bfloat16_is_nearly_the_same_function(case):
+    model = build(case)
+    x, t, y = inputs(model)
+    expected = model(x, t, y)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert_close_rms(model(x, t, y), expected, torch.bfloat16)
+    half = model.bfloat16()(x.bfloat16(), t, y)
+    assert half.dtype == torch.bfloat16
+    assert_close_rms(half, expected, limit=BFLOAT16_WEIGHTS)
 
 
 @pytest.mark.parametrize("case", MODELS)

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from convflow.nn.norm import widen
+from convflow.nn.norm import residual
 from convflow.types import InputError
 
 
@@ -111,7 +111,7 @@ class PatchBackbone(Backbone):
 
     def stem(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B h w D"]:
         """Return features on the patch grid, channels last; float32 under autocast too."""
-        return widen(self.embed_patches(x))
+        return residual(self.embed_patches(x))
 
     def condition(self, t: Float[Tensor, " B"], y: Int[Tensor, " B"]) -> Float[Tensor, "B D"]:
         """Return the condition vector of time and label."""

@@ -19,7 +19,7 @@ from convflow.models.backbone import Backbone
 from convflow.nn.conv import AttentionName, ConvHead, ConvMix, ConvStem
 from convflow.nn.dense import MLP, ActivationName, create_activation
 from convflow.nn.embed import PatchEmbedding, PatchHead
-from convflow.nn.norm import Modulation, gated, modulate, widen
+from convflow.nn.norm import Modulation, gated, modulate, residual
 from convflow.nn.resample import Conditions, Hourglass, Join, LevelConditions, mirror
 from convflow.types import InputError, unknown_name
 
@@ -82,7 +82,7 @@ class Stack(nn.Module):
         for index, block in enumerate(self.blocks):
             if index >= first_joined:
                 opposite = len(self.blocks) - 1 - index
-                x = widen(self.join[opposite](x, outputs[opposite]))
+                x = residual(self.join[opposite](x, outputs[opposite]))
             x = block(x, c[0])
             outputs.append(x)
         return x
@@ -166,7 +166,7 @@ class DiCo(Backbone):
 
     def stem(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B h w D"]:
         """Return features, channels last; float32 under autocast too."""
-        return widen(self.embed(mirror(x, self.cells)))
+        return residual(self.embed(mirror(x, self.cells)))
 
     def condition(self, t: Float[Tensor, " B"], y: Int[Tensor, " B"]) -> Conditions:
         """Return the condition vectors of time and label, one for each level."""

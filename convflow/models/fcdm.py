@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from convflow.models.backbone import Backbone
 from convflow.nn.conv import Conv, ConvHead, ConvStem, ResponseNorm
 from convflow.nn.dense import create_linear
-from convflow.nn.norm import Modulation, gated, modulate, widen
+from convflow.nn.norm import Modulation, gated, modulate, residual
 from convflow.nn.resample import Conditions, Hourglass, LevelConditions, mirror
 from convflow.types import InputError
 
@@ -98,7 +98,7 @@ class FCDM(Backbone):
 
     def stem(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B h w D"]:
         """Return features, channels last; float32 under autocast too."""
-        return widen(self.embed(mirror(x, CELLS)))
+        return residual(self.embed(mirror(x, CELLS)))
 
     def condition(self, t: Float[Tensor, " B"], y: Int[Tensor, " B"]) -> Conditions:
         """Return the condition vectors of time and label, one for each level."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from convflow.nn.conv import Conv
 from convflow.nn.dense import create_linear
 from convflow.nn.embed import LabelEmbedding, TimeEmbedding
-from convflow.nn.norm import widen
+from convflow.nn.norm import residual
 from convflow.types import InputError
 
 Conditions = tuple[Float[Tensor, "B _"], ...]
@@ -126,7 +126,7 @@ class Hourglass(nn.Module):
         return self._run(4, self.join[1](self.up[1](mid), near), c)
 
     def _run(self, stage: int, x: Tensor, c: Conditions) -> Tensor:
-        x = widen(x)  # as in the stem: sums over blocks stay in float32 under autocast
+        x = residual(x)
         for block in self.stages[stage]:  # type: ignore[attr-defined]
             x = block(x, c[self.levels[stage]])
         return x
