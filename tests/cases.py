@@ -13,7 +13,8 @@ from torch import Tensor
 
 from convflow.codecs import PixelCodec
 from convflow.models.backbone import Backbone
-from convflow.models.zoo import FAMILIES, create_model
+from convflow.models.families import BACKBONES
+from convflow.models.zoo import create_model
 from convflow.processes.ddpm import DDPM
 from convflow.processes.flow import FlowMatching
 from convflow.processes.prediction import Kind
@@ -73,7 +74,7 @@ CODECS = {"pixel": PixelCodec()}
 
 GOLDENS = Path(__file__).parent / "goldens"
 
-assert {family for family, _ in MODELS.values()} == set(FAMILIES), "a family without a case"
+assert {family for family, _ in MODELS.values()} == set(BACKBONES), "a family without a case"
 SOLVER_NAMES = list(SOLVERS)
 
 

@@ -72,7 +72,7 @@ def measure(build: Callable[[], Backbone], size: Size, batch: int = 1) -> Cost:
     with FakeTensorMode():
         model = build()
         model.check_input(torch.empty(0, model.in_channels, *size))
-        inputs = _inputs(model, size, batch)
+        inputs = model.blank_inputs(batch, size)
         saved = _Saved(model)
         with saved_tensors_hooks(saved.keep, _same):
             model(*inputs)
@@ -81,11 +81,6 @@ def measure(build: Callable[[], Backbone], size: Size, batch: int = 1) -> Cost:
             model(*inputs)
         parameters = sum(p.numel() for p in model.parameters())
         return Cost(parameters, flops.get_total_flops() / 2e9 / batch, saved.bytes, live.most)
-
-
-def _inputs(model: Backbone, size: Size, batch: int) -> tuple[Tensor, Tensor, Tensor]:
-    x = torch.empty(batch, model.in_channels, *size)
-    return x, torch.empty(batch), torch.empty(batch, dtype=torch.int64)
 
 
 def _storages(model: Backbone) -> list[torch.UntypedStorage]:

@@ -9,6 +9,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import convflow
+from convflow.models.families import BACKBONES
 from convflow.models.zoo import FAMILIES, PUBLISHED, SIZES, create_model, load_model
 from convflow.types import InputError
 from tests.cases import GOLDENS, TINY, build
@@ -138,7 +139,8 @@ def test_the_public_names():
 
 
 def test_every_size_belongs_to_a_family():
-    assert {size.family for size in SIZES.values()} == set(FAMILIES) == set(PUBLISHED)
+    assert {size.family for size in SIZES.values()} == set(BACKBONES) == set(PUBLISHED)
+    assert set(FAMILIES) == {*BACKBONES, "pyramid"}
 
 
 @pytest.fixture

@@ -1,0 +1,173 @@
+"""Pictures as a sum of scales, from coarse to fine, each at its own resolution.
+
+Scale 1 is the picture made small; scale s > 1 is what the picture at resolution s has beyond the
+one before, `down(x, s) - up(down(x, s - 1))` (Haji-Ali et al. 2025, arXiv 2506.19839, section 3.2).
+A decomposition is a row of `DECOMPOSITIONS`: how to go down and up by a whole factor.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from convflow.types import InputError, Size, unknown_name
+
+BLOCK = 8
+"""Longest block of the cosine transform, as in JPEG."""
+
+
+class Resampling(NamedTuple):
+    """Down and up by a whole factor along the last two axes; leading axes stay as they are."""
+
+    down: Callable[[Tensor, int], Tensor]
+    up: Callable[[Tensor, int], Tensor]
+
+
+def mean_down(x: Float[Tensor, "*N H W"], factor: int) -> Float[Tensor, "*N h w"]:
+    """Return the means of squares of `factor` by `factor` cells."""
+    *_, height, width = x.shape
+    cells = x.unflatten(-1, (width // factor, factor)).unflatten(-3, (height // factor, factor))
+    return cells.mean((-3, -1))
+
+
+def nearest_up(x: Float[Tensor, "*N h w"], factor: int) -> Float[Tensor, "*N H W"]:
+    """Return every cell as a square of `factor` by `factor` cells; the inverse Haar transform."""
+    return x.repeat_interleave(factor, -1).repeat_interleave(factor, -2)
+
+
+def bilinear_up(x: Float[Tensor, "*N h w"], factor: int) -> Float[Tensor, "*N H W"]:
+    """Return `x` interpolated between the centres of its cells, constant beyond the outermost."""
+    maps = x.reshape(-1, 1, *x.shape[-2:])
+    grown = nn.functional.interpolate(maps, scale_factor=factor, mode="bilinear")
+    return grown.view(*x.shape[:-2], *grown.shape[-2:])
+
+
+def cosine_down(x: Float[Tensor, "*N H W"], factor: int) -> Float[Tensor, "*N h w"]:
+    """Return the low frequencies of blocks of at most eight cells, as a smaller picture."""
+    for axis in (-2, -1):
+        matrix = _cosine_matrix(x.shape[axis] // factor, factor).to(x)
+        x = _by_blocks(x, matrix, axis)
+    return x
+
+
+def cosine_up(x: Float[Tensor, "*N h w"], factor: int) -> Float[Tensor, "*N H W"]:
+    """Return the picture whose blocks have the frequencies of `x` and no higher ones."""
+    for axis in (-2, -1):
+        matrix = _cosine_matrix(x.shape[axis], factor).to(x)
+        x = _by_blocks(x, factor * matrix.T, axis)
+    return x
+
+
+DECOMPOSITIONS: dict[str, Resampling] = {
+    "laplacian": Resampling(mean_down, bilinear_up),
+    "haar": Resampling(mean_down, nearest_up),
+    "dct": Resampling(cosine_down, cosine_up),
+}
+"""By name; all give every part as a picture: as channels, coefficients did not learn (app. F)."""
+
+
+class Decomposition:
+    """A picture as a sum of S scales, exact but for rounding.
+
+    Args:
+        name: "laplacian" (means down, bilinear up), "haar" (means down, copies up: the two bands of
+            a Haar wavelet) or "dct" (low frequencies of blocks).
+        factors: S - 1 whole numbers of at least 2, between neighbouring scales from coarse to fine.
+
+    Raises:
+        InputError: an unknown name, or a factor below 2.
+
+    Example:
+        >>> parts = Decomposition("laplacian", (2, 2)).split(torch.randn(1, 3, 16, 32))
+        >>> [tuple(part.shape[2:]) for part in parts]
+        [(4, 8), (8, 16), (16, 32)]
+    """
+
+    def __init__(self, name: str = "laplacian", factors: Sequence[int] = (2,)) -> None:
+        if name not in DECOMPOSITIONS:
+            raise InputError(unknown_name("decomposition", name, DECOMPOSITIONS))
+        if not factors or min(factors) < 2:
+            raise InputError(
+                "expected one or more factors of at least 2 between the scales, "
+                f"got {list(factors)}; two scales are the factor 2"
+            )
+        self.name, self.factors = name, tuple(factors)
+        self.resampling = DECOMPOSITIONS[name]
+
+    @property
+    def num_scales(self) -> int:
+        """How many scales there are, S."""
+        return len(self.factors) + 1
+
+    @property
+    def shrinkage(self) -> tuple[int, ...]:
+        """How many times smaller than the picture each scale is, from coarse to fine."""
+        return tuple(math.prod(self.factors[scale:]) for scale in range(self.num_scales))
+
+    def sizes(self, size: Size) -> tuple[Size, ...]:
+        """Return height and width of every scale, from coarse to fine.
+
+        Raises:
+            InputError: a side that the product of the factors does not divide.
+        """
+        most = self.shrinkage[0]
+        if min(size) < 1 or any(side % most for side in size):
+            raise InputError(
+                f"expected a height and width that {most} divides, for scales with the factors "
+                f"{list(self.factors)}, got {size[0]}x{size[1]}; change the size or the factors"
+            )
+        return tuple((size[0] // by, size[1] // by) for by in self.shrinkage)
+
+    def split(self, x: Float[Tensor, "*N H W"]) -> tuple[Float[Tensor, "*N _ _"], ...]:
+        """Return the scales of pictures or videos, from coarse to fine; leading axes stay.
+
+        Raises:
+            InputError: a side that the product of the factors does not divide.
+        """
+        self.sizes((x.shape[-2], x.shape[-1]))
+        parts = []
+        for factor in reversed(self.factors):
+            small = self.resampling.down(x, factor)
+            parts.append(x - self.resampling.up(small, factor))
+            x = small
+        return (x, *reversed(parts))
+
+    def join(self, parts: Sequence[Float[Tensor, "*N _ _"]]) -> Float[Tensor, "*N H W"]:
+        """Return the picture that the first scales sum up to, at the resolution of the last one."""
+        x = parts[0]
+        for part, factor in zip(parts[1:], self.factors, strict=False):
+            x = self.resampling.up(x, factor) + part
+        return x
+
+    def grow(self, x: Float[Tensor, "*N _ _"], scale: int) -> Float[Tensor, "*N H W"]:
+        """Return a picture at the resolution of `scale` (0 the coarsest) brought to the finest."""
+        for factor in self.factors[scale:]:
+            x = self.resampling.up(x, factor)
+        return x
+
+
+def _by_blocks(x: Tensor, matrix: Tensor, axis: int) -> Tensor:
+    """Multiply blocks along an axis by a matrix (M, L)."""
+    blocks = x.movedim(axis, -1).unflatten(-1, (-1, matrix.shape[1]))
+    return (blocks @ matrix.T).flatten(-2).movedim(-1, axis)
+
+
+def _cosine_matrix(small: int, factor: int) -> Float[Tensor, "M L"]:
+    """Return what takes a block of L cells to one of M = L / factor: cosines there and back.
+
+    M is the longest length that divides `small`, the cells of the small picture, with L <= BLOCK.
+    """
+    length = math.gcd(small, max(BLOCK // factor, 1))
+    return _cosines(length).T @ _cosines(length * factor)[:length] / factor**0.5
+
+
+def _cosines(length: int) -> Float[Tensor, "L L"]:
+    """Return the orthonormal cosine transform of type II, a frequency in each row."""
+    cell = torch.arange(length, dtype=torch.float64)
+    rows = torch.cos(math.pi / length * (cell + 0.5) * cell[:, None]) * (2 / length) ** 0.5
+    return torch.cat([rows[:1] / 2**0.5, rows[1:]])

@@ -1,0 +1,126 @@
+import math
+
+import pytest
+import scipy.fft
+import torch
+
+from convflow.processes.decomposition import DECOMPOSITIONS, Decomposition
+from convflow.types import InputError
+
+FACTORS = [(2,), (4,), (3,), (2, 2), (2, 3), (2, 2, 2)]
+
+
+def pictures(*leading, height=48, width=72):
+    return torch.randn(*leading, height, width, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("name", DECOMPOSITIONS)
+@pytest.mark.parametrize("factors", FACTORS)
+@pytest.mark.parametrize("leading", [(2, 3), (2, 3, 5), (0, 3), ()])
+def test_the_scales_sum_up_to_the_picture(name, factors, leading):
+    x, decomposition = pictures(*leading), Decomposition(name, factors)
+    parts = decomposition.split(x)
+    assert [part.shape[-2:] for part in parts] == [*decomposition.sizes((48, 72))]
+    assert all(part.shape[:-2] == leading for part in parts)
+    torch.testing.assert_close(decomposition.join(parts), x, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", DECOMPOSITIONS)
+@pytest.mark.parametrize("factor", [2, 3, 4, 8])
+def test_going_up_and_down_again_keeps_what_both_hold(name, factor):
+    down, up = DECOMPOSITIONS[name]
+    flat = torch.full((1, 4, 6), 0.7, dtype=torch.float64)
+    torch.testing.assert_close(up(flat, factor), flat.new_full((1, 4 * factor, 6 * factor), 0.7))
+    torch.testing.assert_close(down(up(flat, factor), factor), flat)
+    if name != "laplacian":
+        x = pictures(1, height=4, width=6)
+        torch.testing.assert_close(down(up(x, factor), factor), x)
+
+
+@pytest.mark.parametrize("name", DECOMPOSITIONS)
+def test_the_first_scales_are_the_picture_at_their_resolution(name):
+    decomposition = Decomposition(name, (2, 3))
+    x = pictures(2)
+    parts = decomposition.split(x)
+    down = decomposition.resampling.down
+    torch.testing.assert_close(decomposition.join(parts[:2]), down(x, 3))
+    torch.testing.assert_close(decomposition.join(parts[:1]), down(down(x, 3), 2))
+
+
+@pytest.mark.parametrize("name", DECOMPOSITIONS)
+def test_growing_a_coarse_picture_adds_nothing_to_it(name):
+    decomposition = Decomposition(name, (2, 3))
+    parts = decomposition.split(pictures(2))
+    alone = decomposition.join([parts[0], *(torch.zeros_like(part) for part in parts[1:])])
+    torch.testing.assert_close(decomposition.grow(parts[0], 0), alone)
+    assert decomposition.grow(parts[2], 2) is parts[2]
+
+
+def test_means_and_interpolation_are_those_of_torch():
+    x = torch.randn(2, 3, 8, 12, dtype=torch.float64)
+    down, up = DECOMPOSITIONS["laplacian"]
+    torch.testing.assert_close(down(x, 2), torch.nn.functional.avg_pool2d(x, 2))
+    for factor in (2, 4):
+        half = torch.nn.functional.interpolate(
+            x, scale_factor=1 / factor, mode="bilinear", antialias=False
+        )
+        if factor == 2:  # only there does bilinear downsampling average all cells
+            torch.testing.assert_close(down(x, factor), half)
+        grown = torch.nn.functional.interpolate(x, scale_factor=factor, mode="bilinear")
+        torch.testing.assert_close(up(x, factor), grown)
+
+
+def test_haar_details_have_no_mean_and_are_orthogonal_to_the_coarse_scale():
+    x = pictures(2)
+    coarse, fine = Decomposition("haar", (2,)).split(x)
+    blocks = torch.nn.functional.avg_pool2d(fine, 2)
+    torch.testing.assert_close(blocks, torch.zeros_like(blocks))
+    energy = 4 * coarse.square().sum() + fine.square().sum()
+    torch.testing.assert_close(energy, x.square().sum())
+
+
+@pytest.mark.parametrize("factor", [2, 4, 8])
+def test_cosine_parts_are_those_of_scipy(factor):
+    x = torch.randn(8, 8, dtype=torch.float64)
+    low = scipy.fft.dctn(x.numpy(), norm="ortho")
+    keep = 8 // factor
+    small = scipy.fft.idctn(low[:keep, :keep] / factor, norm="ortho")
+    down, up = DECOMPOSITIONS["dct"]
+    torch.testing.assert_close(down(x, factor), torch.from_numpy(small))
+    low[keep:], low[:, keep:] = 0, 0
+    whole = scipy.fft.idctn(low, norm="ortho")
+    torch.testing.assert_close(up(down(x, factor), factor), torch.from_numpy(whole))
+
+
+@pytest.mark.parametrize("name", DECOMPOSITIONS)
+def test_parts_keep_the_dtype_and_pass_gradients(name):
+    x = torch.randn(1, 3, 8, 8, requires_grad=True)
+    parts = Decomposition(name, (2,)).split(x)
+    assert {part.dtype for part in parts} == {torch.float32}
+    parts[1].sum().backward()
+    assert x.grad.isfinite().all()
+
+
+def test_shrinkage_multiplies_the_factors_from_the_fine_end():
+    assert Decomposition(factors=(2, 3)).shrinkage == (6, 3, 1)
+    assert Decomposition(factors=(4,)).num_scales == 2
+    assert math.prod(Decomposition(factors=(2, 2)).sizes((32, 64))[0]) == 8 * 16
+
+
+@pytest.mark.parametrize(
+    ("name", "factors", "message"),
+    [
+        ("laplace", (2,), "did you mean 'laplacian'"),
+        ("haar", (), "one or more factors of at least 2"),
+        ("haar", (2, 1), r"at least 2 between the scales, got \[2, 1\]"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(name, factors, message):
+    with pytest.raises(InputError, match=message):
+        Decomposition(name, factors)
+
+
+@pytest.mark.parametrize("size", [(9, 8), (8, 6), (0, 4)])
+def test_sizes_that_do_not_divide_are_refused(size):
+    with pytest.raises(InputError, match="that 4 divides"):
+        Decomposition(factors=(2, 2)).split(torch.zeros(1, 1, *size))
