@@ -22,6 +22,7 @@ from convflow.data.grid import to_picture
 from convflow.models.backbone import Backbone, check_size
 from convflow.models.zoo import find_folder, load_model
 from convflow.processes.process import create_process
+from convflow.samplers.adaptive import ADAPTIVE_SOLVERS
 from convflow.samplers.multistep import read_table, table_path
 from convflow.samplers.sampler import SEARCHED, Sampler
 from convflow.samples import LabelPolicy, Precision, Progress, Samples
@@ -192,7 +193,7 @@ class Pipeline:
         guidance_kind: str | None = None,
         interval: tuple[float, float] | None = None,
         channels_guided: int | Literal["all"] | None = None,
-        weaker: Backbone | None = None,
+        weaker: Backbone | Pipeline | None = None,
         seed: int = 0,
         label_policy: LabelPolicy | None = None,
         precision: Precision = "float32",
@@ -216,7 +217,7 @@ class Pipeline:
             guidance_kind: "cfg", "cfg-zero", or "auto" with a `weaker` model of the same data.
             interval: guidance acts at times in this (low, high), 0 = noise, 1 = data.
             channels_guided: the first so many, or "all"; 3 as published for DiT, SiT, DiCo.
-            weaker: for "auto".
+            weaker: for "auto"; a Pipeline's process must be that of this one.
             seed: any non-negative integer.
             label_policy: "balanced" gives the labels in turn; "random" draws one of them for
                 picture i from (seed, i).
@@ -256,6 +257,22 @@ class Pipeline:
         chosen, table = self.sampling.varied(**given), more.pop("table", None)
         if chosen.solver == SEARCHED and table is None and self.folder is not None:
             table = read_table(table_path(self.folder, chosen.steps))
+        if not self.model.num_classes and not automatic and guidance not in (None, 1):
+            raise InputError(
+                f"expected guidance 1 for a model without classes, got {guidance}; leave it out, "
+                "or give a weaker model and the guidance kind auto"
+            )
+        if steps is not None and chosen.solver in ADAPTIVE_SOLVERS:
+            raise InputError(
+                f"the solver {chosen.solver} finds its own steps, got steps {steps}; leave them "
+                "out and give atol and rtol"
+            )
+        if steps is not None and table is not None and len(table.times) - 1 != steps:
+            raise InputError(
+                f"expected steps {len(table.times) - 1} as in the table, got {steps}; leave it out"
+            )
+        if isinstance(weaker, Pipeline):
+            weaker = weaker._model_for(self.process)
         guided = self.model.num_classes or automatic
         return Samples(
             self.model,
@@ -274,6 +291,17 @@ class Pipeline:
             precision=precision,
             model_arguments=more,
         )
+
+    def _model_for(self, process: ProcessConfig) -> Backbone:
+        """Return the network, if it is asked and answers as one trained by `process`."""
+        for key in ("kind", "schedule", "prediction", "variance"):
+            ours, theirs = getattr(process, key), getattr(self.process, key)
+            if ours != theirs:
+                raise InputError(
+                    f"expected a weaker model with the process {key} {ours}, as the other has, got "
+                    f"{theirs}; choose another"
+                )
+        return self.model
 
     def _label_ids(self, labels: Sequence[Label | None] | Label | None) -> list[int]:
         null = self.model.num_classes

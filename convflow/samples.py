@@ -13,7 +13,7 @@ from torch import Tensor
 from convflow.codecs import Codec, LatentCodec, picture_channels
 from convflow.models.backbone import Backbone
 from convflow.processes.process import Process
-from convflow.samplers.guidance import Clock, guide
+from convflow.samplers.guidance import ZEROED, Clock, guide
 from convflow.samplers.sampler import Sampler
 from convflow.samplers.seeds import (
     SEED_RULE,
@@ -60,6 +60,18 @@ class Samples:
         """Raise InputError now rather than at the first picture."""
         self.sampler.check_process(self.process)
         self.sampler.check_guidance(self.guidance_kind)
+        if (self.channels_guided or 1) > self.model.in_channels:
+            raise InputError(
+                f"expected at most {self.model.in_channels} guided channels, all that the model "
+                f"has, got {self.channels_guided}; give fewer, or all"
+            )
+        if self.weaker is not None:
+            ours, theirs = (
+                f"{model.in_channels} channels and {model.num_classes} classes"
+                for model in (self.model, self.weaker)
+            )
+            if ours != theirs:
+                raise InputError(f"expected a weaker model of {ours} too, got one of {theirs}")
         self.guided(self.model)
 
     @property
@@ -106,7 +118,9 @@ class Samples:
         labels = self.labels(indices).to(device)
         half = self.precision == "bfloat16"
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
-            x = self.sampler.run(self.process, network, self.guided, noise, labels, draw, report)
+            x = self.sampler.run(
+                self.process, network, self.guided, noise, labels, draw, report, self._begin()
+            )
         finite = x.isfinite().flatten(1).all(1).cpu()
         if not finite.all():
             raise InputError(
@@ -114,6 +128,11 @@ class Samples:
                 " use an earlier checkpoint, more steps or less guidance"
             )
         return self.codec.decode(x).cpu()
+
+    def _begin(self) -> float:
+        """Return when the pictures start to move: CFG-Zero* leaves out the first steps."""
+        zero = self.guidance_kind == "cfg-zero" and self.guidance != 1 and not self.interval[0]
+        return ZEROED if zero else 0.0
 
     def guided(self, model: Denoiser, clock: Clock | None = None) -> Denoiser:
         """Put the guidance around a Denoiser."""

@@ -90,14 +90,13 @@ def add_sampling_options(parser: argparse._ActionsContainer) -> None:
 
 def sampling_options(options: argparse.Namespace) -> dict[str, Any]:
     """Return what the user gave of the arguments of `Pipeline.samples`, labels apart."""
-    from convflow.models.zoo import load_model
-    from convflow.pipeline import find_weights
+    from convflow.pipeline import Pipeline
     from convflow.samplers.multistep import read_table
 
     given = {name: getattr(options, name) for name in (*OPTIONS, "size", "seed")}
     given = {name: value for name, value in given.items() if value is not None}
     if "weaker" in given:
-        given["weaker"] = load_model(find_weights(given["weaker"], "ema"))
+        given["weaker"] = Pipeline.from_pretrained(given["weaker"], device=options.device)
     if given.get("last_step") == "none":
         given["last_step"] = None
     if "table" in given:

@@ -51,6 +51,12 @@ def time_grid(steps: int, *, shift: float = 1.0, last_step: float | None = None)
     return [*times, 1.0]
 
 
+def times_like(x: Float[Tensor, B * N], time: float) -> Float[Tensor, " B"]:
+    """Return a time for every sample, in float32 at least: half precision rounds step numbers."""
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    return torch.full((len(x),), time, dtype=dtype, device=x.device)
+
+
 @torch.no_grad()
 def integrate(
     model: Denoiser,
@@ -85,7 +91,7 @@ def integrate(
         for row, fraction in zip(tableau.a, tableau.c, strict=True):
             stage = _advance(x, slopes, row, length)
             # This sum ends at `end` exactly, `start + fraction * length` just beside it.
-            t = x.new_full((len(x),), (1 - fraction) * start + fraction * end)
+            t = times_like(x, (1 - fraction) * start + fraction * end)
             slopes.append(model(stage, t, labels).to(x.dtype))
         x = _advance(x, slopes, tableau.b, length)
         x = _advance(x, earlier[: len(tableau.past)], tableau.past, length)

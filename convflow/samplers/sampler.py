@@ -144,6 +144,7 @@ class Sampler:
         labels: Int[Tensor, " B"],
         draw: Draw,
         callback: Callback | None = None,
+        begin: float = 0.0,
     ) -> Float[Tensor, "B C H W"]:
         """Return data in model space.
 
@@ -155,6 +156,8 @@ class Sampler:
             labels: class labels, `num_classes` for none.
             draw: from the number of a step, from 1, to its noise; only random solvers ask for it.
             callback: told of every step.
+            begin: steps of a grid that start before this time are left out, and the noise stays as
+                it is; of an adaptive solver and of a searched table none are.
 
         Raises:
             InputError: a solver that needs another process or a package that is missing.
@@ -182,6 +185,8 @@ class Sampler:
         grid, solver = self.grid(), self.solver
         if self.table is not None:
             return integrate(velocity, noise, labels, grid, self.table.solver, callback)
+        early = sum(time < begin for time in grid)
+        grid = grid[min(early, len(grid) - 2) :]
         if solver in SOLVERS:
             return integrate(velocity, noise, labels, grid, solver, callback)
         if solver in EXPONENTIAL_SOLVERS:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from convflow.processes.prediction import convert
 from convflow.processes.schedule import Schedule
-from convflow.samplers.ode import Callback
+from convflow.samplers.ode import Callback, times_like
 from convflow.types import Denoiser, InputError, unknown_name
 
 Draw = Callable[[int], Tensor]
@@ -103,9 +103,12 @@ def integrate_sde(
 
     def slopes(x: Tensor, time: float) -> tuple[Tensor, Tensor, Tensor]:
         """The velocity, the SDE's drift and the expected data."""
-        t = x.new_full((len(x),), time)
+        t = times_like(x, time)
         velocity = model(x, t, labels).to(x.dtype)
-        score, data = (convert(velocity, x, t, schedule, "velocity", w) for w in ("score", "data"))
+        score, data = (
+            convert(velocity, x, t, schedule, "velocity", wanted).to(x.dtype)
+            for wanted in ("score", "data")
+        )
         return velocity, torch.add(velocity, score, alpha=weigh(time)), data
 
     x, steps = noise, len(grid) - 1
