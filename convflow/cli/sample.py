@@ -81,21 +81,32 @@ def _parser() -> Parser:
     return parser
 
 
-def add_sampling_options(parser: argparse._ActionsContainer) -> None:
-    """Add the options that say how a model makes pictures; all are None unless given."""
+def add_sampling_options(
+    parser: argparse._ActionsContainer, names: Sequence[str] | None = None
+) -> None:
+    """Add the options that say how a model makes pictures, all or some; None unless given."""
     parser.add_argument("--labels", help="class names or numbers: cat,dog (default: all)")
-    for name, how in OPTIONS.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", **how)
+    for name in OPTIONS if names is None else names:
+        parser.add_argument(f"--{name.replace('_', '-')}", **OPTIONS[name])
 
 
 def sampling_options(options: argparse.Namespace) -> dict[str, Any]:
-    """Return what the user gave of the arguments of `Pipeline.samples`, labels apart."""
+    """Return what the user gave of the arguments of `Pipeline.samples`, labels apart.
+
+    Raises:
+        InputError: a weaker model without the guidance that uses it, or the other way round.
+    """
+    if (vars(options).get("guidance_kind") == "auto") != bool(vars(options).get("weaker")):
+        raise InputError(
+            "expected --guidance-kind auto and --weaker MODEL together, got one of them; "
+            "give both or none"
+        )
     from convflow.models.zoo import load_model
     from convflow.pipeline import find_weights
     from convflow.samplers.multistep import read_table
 
-    given = {name: getattr(options, name) for name in (*OPTIONS, "size", "seed")}
-    given = {name: value for name, value in given.items() if value is not None}
+    names = (*OPTIONS, "size", "seed")
+    given = {name: v for name, v in vars(options).items() if name in names and v is not None}
     if "weaker" in given:
         given["weaker"] = load_model(find_weights(given["weaker"], "ema"))
     if given.get("last_step") == "none":

@@ -178,7 +178,8 @@ CASES = [
     ("a chain for a flow", f"{TRAIN} --sampling.solver ddim", "trained with the process ddpm"),
     ("a table that is none", f"{SAMPLE} --table P/a.json", "a.json", file("a.json")),
     ("eta of euler", f"{SAMPLE} --eta 0.5", "has no eta"),
-    ("no weaker model", f"{SAMPLE} --guidance-kind auto", "expected a weaker model"),
+    ("no weaker model", f"{SAMPLE} --guidance-kind auto", "auto and --weaker MODEL together"),
+    ("a needless weaker model", f"{SAMPLE} --weaker P/run", "auto and --weaker MODEL together"),
     ("unknown guidance", f"{SAMPLE} --guidance-kind cgf", "did you mean 'cfg'?"),
     ("unknown diffusion", f"{SAMPLE} --solver euler-maruyama --diffusion sgma", "'sigma'?"),
     (
