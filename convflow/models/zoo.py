@@ -124,14 +124,15 @@ def create_model(name: str, **settings: Any) -> Backbone:
     return _build(size.family, size.settings | settings)
 
 
-def settings_of(name: str) -> list[str]:
-    """Return the names of the settings that a size or family takes.
+def settings_of(name: str) -> dict[str, Any]:
+    """Return the settings that a size or family takes, by name, with their values there.
 
     Raises:
         InputError: an unknown name; the message has the nearest.
     """
-    accepted = FAMILIES[_find(name).family]._hub_mixin_init_parameters
-    return [setting for setting in accepted if setting != "self"]
+    size = _find(name)
+    accepted = FAMILIES[size.family]._hub_mixin_init_parameters
+    return {key: given.default for key, given in accepted.items() if key != "self"} | size.settings
 
 
 def load_model(folder_or_id: str | Path) -> Backbone:
@@ -207,6 +208,11 @@ def _build(family: str, settings: dict[str, Any]) -> Backbone:
     for key in settings:
         if key not in accepted:
             raise InputError(f"{family}: {unknown_name('setting', key, accepted)}")
+        if accepted[key].annotation in (int, "int") and isinstance(settings[key], float):
+            raise InputError(
+                f"{family}: expected a whole number for {key}, got {settings[key]!r}; write it "
+                "without a point and without an exponent"
+            )
     try:
         return FAMILIES[family](**settings)
     except (TypeError, RuntimeError, KeyError) as error:
