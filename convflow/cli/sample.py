@@ -117,6 +117,12 @@ def sampling_options(options: argparse.Namespace) -> dict[str, Any]:
     return given
 
 
+def holds_model(folder: Path) -> bool:
+    """Return whether a folder is a run, a checkpoint or a model folder."""
+    inside = ("checkpoints", "config.json", "ema/config.json", "raw/config.json")
+    return any((folder / name).exists() for name in inside)
+
+
 def split_labels(text: str | None, known: Sequence[str]) -> list[str] | None:
     """Return the labels in `text`; a class whose own name has a comma is one label."""
     return None if text is None else [text] if text in known else text.split(",")
