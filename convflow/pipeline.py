@@ -8,6 +8,7 @@ import json
 import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -37,9 +38,11 @@ from convflow.training.config import (
     read_pipeline,
     to_dict,
 )
-from convflow.types import InputError, Size, unknown_name
+from convflow.types import InputError, Size, check_kinds, unknown_name
 
 Label = str | int
+
+MOST_PICTURES = 10_000_000
 
 
 @dataclass
@@ -171,10 +174,16 @@ class Pipeline:
             InputError: an unknown label, an impossible size, a number out of range.
         """
         samples = self.samples(labels, **options)
+        check_kinds(Integral, num=num, batch_size=batch_size)
         num = num if num is not None else (16 if labels is None else len(samples.classes))
         if num < 1 or batch_size < 1:
             raise InputError(
                 f"expected num >= 1 and batch_size >= 1, got {num} and {batch_size}; give more"
+            )
+        if num > MOST_PICTURES:
+            raise InputError(
+                f"expected at most {MOST_PICTURES:,} pictures, which are all held in memory, got "
+                f"{num}; take fewer, or read parts of `samples`"
             )
         starts = range(0, num, batch_size)
         chunks = [range(start, min(start + batch_size, num)) for start in starts]
@@ -229,6 +238,15 @@ class Pipeline:
             InputError: an unknown label or name, an impossible size, a number out of range.
         """
         size = self.size if size is None else (size, size) if isinstance(size, int) else size
+        limited = None if channels_guided == "all" else channels_guided
+        check_kinds(Integral, seed=seed, steps=steps, channels_guided=limited)
+        check_kinds(str, solver=solver, guidance_kind=guidance_kind, precision=precision)
+        check_kinds(Real, guidance=guidance)
+        for name, pair, kind in (("size", size, Integral), ("interval", interval, Real)):
+            if pair is not None and (not isinstance(pair, Sequence) or len(pair) != 2):
+                raise InputError(f"expected two numbers for {name}, got {pair!r}; change it")
+            for number in pair or ():
+                check_kinds(kind, **{name: number})
         if seed < 0:
             raise InputError(f"expected seed >= 0, got {seed}; change it")
         if precision not in (known := get_args(Precision)):
@@ -237,6 +255,11 @@ class Pipeline:
         own = {field.name for field in dataclasses.fields(Sampler)}
         accepted = inspect.signature(self.model.forward).parameters
         for name in more:
+            if name == "reach" and name not in accepted:
+                raise InputError(
+                    f"{self.model.family} has no reach, got {more[name]}; leave it out, it belongs "
+                    "to flowdcn"
+                )
             if name not in own | {*accepted}:
                 options = {*inspect.signature(self.samples).parameters, "num", "batch_size"}
                 raise InputError(unknown_name("option", name, sorted(options | own | {*accepted})))

@@ -19,7 +19,9 @@ from tests.tolerance import BFLOAT16_WEIGHTS, assert_close_rms
 
 
 @pytest.mark.parametrize("case", MODELS)
-@pytest.mark.parametrize(("batch", "size"), [(1, (1, 1)), (1, (3, 5)), (3, (4, 2)), (5, (2, 7))])
+@pytest.mark.parametrize(
+    ("batch", "size"), [(0, (2, 3)), (1, (1, 1)), (1, (3, 5)), (3, (4, 2)), (5, (2, 7))]
+)
 def test_a_model_takes_any_rectangle_and_batch(case, batch, size):
     model = build(case)
     x, t, y = inputs(model, batch, size)
@@ -27,7 +29,7 @@ def test_a_model_takes_any_rectangle_and_batch(case, batch, size):
     channels = x.shape[1] * (2 if model.learned_variance else 1)
     assert (out.shape, out.dtype) == ((batch, channels, *x.shape[2:]), x.dtype)
     assert out.isfinite().all()
-    assert out.any()
+    assert out.any() or not batch
 
 
 @pytest.mark.parametrize("case", MODELS)

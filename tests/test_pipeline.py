@@ -154,6 +154,27 @@ def test_nothing_impossible_falls_back_to_a_default(pipe, bad, message):
         pipe(**bad)
 
 
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"steps": 2.5}, {"steps": "3"}, {"steps": True}, {"seed": 1.5}, {"seed": "1"},
+        {"size": (8, 8, 8)}, {"size": "8"}, {"size": (8.0, 8)}, {"interval": 0.5},
+        {"interval": "ab"}, {"solver": ["heun"]}, {"guidance": "x"}, {"guidance_kind": ["cfg"]},
+        {"channels_guided": 1.5}, {"shift": "x"}, {"last_step": "x"}, {"num": 2.5},
+        {"batch_size": "3"}, {"num": 10**17}, {"steps": 10**9},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_is_of_another_kind_is_refused_at_the_border(pipe, bad, unchecked):
+    with pytest.raises(InputError, match=f"expected .* {next(iter(bad))}|expected at most"):
+        pipe(**bad)
+
+
+def test_a_network_without_reach_says_so():
+    with pytest.raises(InputError, match=r"^dit has no reach, got 3\.0; leave it out"):
+        Pipeline(build("dit"), PixelCodec(), (4, 6)).samples(reach=3.0)
+
+
 @pytest.mark.parametrize("seed", [0, 7, 2**64 + 1])
 def test_a_picture_depends_on_its_seed_and_number_alone(pipe, seed, monkeypatch):
     """Noise bit for bit; pictures up to the rounding of sums that another batch size orders

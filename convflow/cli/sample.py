@@ -81,20 +81,31 @@ def _parser() -> Parser:
     return parser
 
 
-def add_sampling_options(parser: argparse._ActionsContainer) -> None:
-    """Add the options that say how a model makes pictures; all are None unless given."""
+def add_sampling_options(
+    parser: argparse._ActionsContainer, names: Sequence[str] | None = None
+) -> None:
+    """Add the options that say how a model makes pictures, all or some; None unless given."""
     parser.add_argument("--labels", help="class names or numbers: cat,dog (default: all)")
-    for name, how in OPTIONS.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", **how)
+    for name in OPTIONS if names is None else names:
+        parser.add_argument(f"--{name.replace('_', '-')}", **OPTIONS[name])
 
 
 def sampling_options(options: argparse.Namespace) -> dict[str, Any]:
-    """Return what the user gave of the arguments of `Pipeline.samples`, labels apart."""
+    """Return what the user gave of the arguments of `Pipeline.samples`, labels apart.
+
+    Raises:
+        InputError: a weaker model without the guidance that uses it, or the other way round.
+    """
+    if (vars(options).get("guidance_kind") == "auto") != bool(vars(options).get("weaker")):
+        raise InputError(
+            "expected --guidance-kind auto and --weaker MODEL together, got one of them; "
+            "give both or none"
+        )
     from convflow.pipeline import Pipeline
     from convflow.samplers.multistep import read_table
 
-    given = {name: getattr(options, name) for name in (*OPTIONS, "size", "seed")}
-    given = {name: value for name, value in given.items() if value is not None}
+    names = (*OPTIONS, "size", "seed")
+    given = {name: v for name, v in vars(options).items() if name in names and v is not None}
     if "weaker" in given:
         given["weaker"] = Pipeline.from_pretrained(given["weaker"], device=options.device)
     if given.get("last_step") == "none":
@@ -103,6 +114,12 @@ def sampling_options(options: argparse.Namespace) -> dict[str, Any]:
         given["table"] = read_table(given["table"])
         given.setdefault("solver", "searched")
     return given
+
+
+def holds_model(folder: Path) -> bool:
+    """Return whether a folder is a run, a checkpoint or a model folder."""
+    inside = ("checkpoints", "config.json", "ema/config.json", "raw/config.json")
+    return any((folder / name).exists() for name in inside)
 
 
 def split_labels(text: str | None, known: Sequence[str]) -> list[str] | None:

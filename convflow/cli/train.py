@@ -27,10 +27,11 @@ often changed
   --optim.lr 2e-4          learning rate
   --codec latent           in latents of an autoencoder; needs pip install convflow[diffusers]
   --process ddpm           DDPM instead of flow matching; see also --process.schedule
-  --model.width 256        any setting of the network
+  --model.width 256        any setting of the network; several numbers as --model.depths 2x4x8x4x2
   --data.on-bad skip       leave unreadable pictures out instead of stopping
 
-convflow train RECIPE --help lists every key with its value in that recipe.
+convflow train RECIPE --help lists every key with its value in that recipe, or beside what else is
+given: convflow train RECIPE --model.name dico --help.
 On several GPUs: torchrun --nproc-per-node 8 -m -- convflow train RECIPE ..."""
 
 
@@ -64,12 +65,12 @@ def main(arguments: Sequence[str]) -> int:
         if options.run is not None:
             raise InputError("expected --resume FOLDER or --run FOLDER, got both; drop --run")
         config = read_run_config(options.resume)
+    config = override(config, rest)
     if options.help:
         print("\n".join(f"  --{key:32} {value:18} {text}" for key, value, text in describe(config)))
         if recipe is not None and (target := recipes.find_target(recipe)):
             print(f"\ntarget: {target}")
         return 0
-    config = override(config, rest)
     run = options.resume or options.run or Path("runs") / str(recipe)
 
     from convflow.training.launch import train

@@ -224,8 +224,15 @@ def halves_of_head(discard_half: bool, learned_variance: bool) -> int:
     return 2 if discard_half or learned_variance else 1
 
 
+LONGEST_SIDE = 2**16
+
+
 def check_size(height: int, width: int, multiple: int) -> None:
-    """Raise InputError unless both sides are positive multiples of `multiple`."""
+    """Raise InputError unless both sides are positive multiples of `multiple`, and not absurd."""
+    if max(height, width) > LONGEST_SIDE:
+        raise InputError(
+            f"expected sides of at most {LONGEST_SIDE}, got {height}x{width}; choose smaller ones"
+        )
     if height < 1 or width < 1 or height % multiple or width % multiple:
         near = [max(multiple, round(side / multiple) * multiple) for side in (height, width)]
         raise InputError(

@@ -37,6 +37,11 @@ def build(
     for key in settings:
         if key not in accepted:
             raise InputError(f"{family}: {unknown_name('setting', key, accepted)}")
+        if accepted[key].annotation in (int, "int") and isinstance(settings[key], float):
+            raise InputError(
+                f"{family}: expected a whole number for {key}, got {settings[key]!r}; write it "
+                "without a point and without an exponent"
+            )
     try:
         return families[family](**settings)
     except (TypeError, RuntimeError, KeyError) as error:

@@ -122,14 +122,15 @@ def create_model(name: str, **settings: Any) -> Backbone:
     return build(size.family, size.settings | settings, FAMILIES)
 
 
-def settings_of(name: str) -> list[str]:
-    """Return the names of the settings that a size or family takes.
+def settings_of(name: str) -> dict[str, Any]:
+    """Return the settings that a size or family takes, by name, with their values there.
 
     Raises:
         InputError: an unknown name; the message has the nearest.
     """
-    accepted = FAMILIES[_find(name).family]._hub_mixin_init_parameters
-    return [setting for setting in accepted if setting != "self"]
+    size = _find(name)
+    accepted = FAMILIES[size.family]._hub_mixin_init_parameters
+    return {key: given.default for key, given in accepted.items() if key != "self"} | size.settings
 
 
 def load_model(folder_or_id: str | Path) -> Backbone:

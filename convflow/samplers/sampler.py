@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any
 
 from jaxtyping import Float, Int
@@ -20,7 +21,7 @@ from convflow.samplers.guidance import Clock
 from convflow.samplers.multistep import Table
 from convflow.samplers.ode import SOLVERS, Callback, integrate, time_grid
 from convflow.samplers.sde import SDE_SOLVERS, Draw, check_diffusion, integrate_sde
-from convflow.types import Denoiser, InputError, unknown_name
+from convflow.types import Denoiser, InputError, check_kinds, unknown_name
 
 Guide = Callable[[Denoiser, Clock | None], Denoiser]
 """From a Denoiser, and what turns its times into flow time, to the guided one."""
@@ -76,7 +77,11 @@ class Sampler:
     table: Table | None = None
 
     def __post_init__(self) -> None:
-        """Check the names, and the grid."""
+        """Check the kinds, the names, and the grid."""
+        check_kinds(str, solver=self.solver, diffusion=self.diffusion, last=self.last)
+        check_kinds(Integral, steps=self.steps)
+        check_kinds(Real, shift=self.shift, last_step=self.last_step, strength=self.strength)
+        check_kinds(Real, eta=self.eta, atol=self.atol, rtol=self.rtol)
         if self.solver not in OPTIONS:
             raise InputError(unknown_name("solver", self.solver, OPTIONS))
         own = OPTIONS[self.solver]
@@ -90,7 +95,7 @@ class Sampler:
         if (self.table is None) == (self.solver == SEARCHED):
             raise InputError(
                 f"expected a table of coefficients for the solver {SEARCHED} and for no other; "
-                "make one with convflow bench solvers"
+                "convflow bench solvers MODEL --steps N makes one"
             )
         if self.solver in SDE_SOLVERS:
             check_diffusion(self.diffusion, self.strength, self.last)

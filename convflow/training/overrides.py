@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import typing
 from collections.abc import Sequence
 from typing import Any
 
+from convflow.models.zoo import settings_of
 from convflow.training.config import TrainConfig, flatten, from_dict, kind_of, plain, unfit_settings
 from convflow.types import InputError
 
@@ -41,10 +43,18 @@ def override(config: TrainConfig, arguments: Sequence[str]) -> TrainConfig:
 def describe(config: TrainConfig) -> list[tuple[str, str, str]]:
     """Return (key, present value, help) for every key, in order, for `--help`."""
     rows = []
-    for key, value in flatten(dataclasses.asdict(config)).items():
+    tree = dataclasses.asdict(config)
+    settings = settings_of(config.model["name"])
+    of_data = ("num_classes", "in_channels", "learned_variance")
+    tree["model"] = {
+        "name": config.model["name"],
+        **{name: value for name, value in settings.items() if name not in of_data},
+        **config.model,
+    }
+    for key, value in flatten(tree).items():
         kind = kind_of(key)
         meta = [m.description for m in getattr(kind, "__metadata__", ()) if m.description]
-        shown = "x".join(map(str, value)) if isinstance(value, tuple) else value
+        shown = "x".join(map(str, value)) if isinstance(value, tuple | list) else value
         shown = "none" if shown is None else shown
         rows.append((key.replace("_", "-"), str(shown), meta[-1] if meta else ""))
     return rows
@@ -92,6 +102,8 @@ def _set(tree: dict[str, Any], key: str, text: str) -> None:
 
 def _guess(text: str) -> Any:
     """Read a setting of a network, whose type is known to the network alone."""
+    if re.fullmatch(r"\d+([x,]\d+)+", text):
+        return [int(number) for number in re.split("[x,]", text)]
     try:
         return json.loads(text.lower() if text in ("True", "False") else text)
     except ValueError:

@@ -29,6 +29,19 @@ def test_settings_of_the_network_keep_their_own_types():
     assert config.model == {"name": "flowdcn-s/2"} | wanted
 
 
+@pytest.mark.parametrize("text", ["1,2,1,3,10", "1x2x1x3x10", "[1,2,1,3,10]"])
+def test_several_numbers_for_a_setting_of_the_network(text):
+    assert override(TrainConfig(), ["--model.depths", text]).model["depths"] == [1, 2, 1, 3, 10]
+
+
+def test_every_setting_of_the_network_is_described_with_its_default():
+    recipe = create_config("digits.flowdcn")
+    rows = {key: value for key, value, _ in describe(override(recipe, ["--model.name", "dico"]))}
+    assert rows["model.name"] == "dico"
+    assert rows["model.depths"].count("x") == 4
+    assert not {"model.num-groups", "model.num-classes", "model.in-channels"} & rows.keys()
+
+
 def test_another_network_brings_its_own_settings():
     recipe = create_config("pictures.flowdcn")
     words = split("--model.in-channels 3 --model.name flowdcn-b/2 --model.depth 2")
@@ -110,7 +123,9 @@ def test_describe_lists_every_key_in_a_form_that_can_be_given_back():
     groups = [f for f in dataclasses.fields(config) if dataclasses.is_dataclass(f.default)]
     assert {f"{f.name}." for f in groups} <= {key.split(".")[0] + "." for key in rows}
     words = [word for key, value in rows.items() for word in (f"--{key}", value)]
-    assert override(TrainConfig(), words) == config
+    again = override(TrainConfig(), words)
+    assert dataclasses.replace(again, model=config.model) == config
+    assert config.model.items() <= again.model.items()
     assert all(text for key, _, text in describe(config) if not key.startswith("model."))
 
 
