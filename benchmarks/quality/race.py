@@ -84,7 +84,8 @@ def race(
         for images in options.images:
             _convflow(options, "train", contender.recipe, "--run", str(folder), "--data",
                       f"{options.data}/train.parquet", "--seed", str(seed), "--images", str(images),
-                      "--batch-size", str(options.batch_size), *contender.options)  # fmt: skip
+                      "--batch-size", str(options.batch_size), "--monitor.samples-minutes", "1e6",
+                      *contender.options)  # fmt: skip
             for way in ways:
                 last = seed == 0 and images == options.images[-1]
                 for draw in (0, 1) if last else (0,):
