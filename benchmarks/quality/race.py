@@ -72,8 +72,9 @@ def race(
                   "--save-statistics", str(reference), "--detector", DETECTOR)  # fmt: skip
 
     def score(what: str, card: Path, *words: str) -> dict[str, str]:
-        _convflow(options, "evaluate", what, "--reference", str(reference), "--detector", DETECTOR,
-                  "--num", str(options.num), "--out", str(card), *words)  # fmt: skip
+        if not card.is_file():
+            _convflow(options, "evaluate", what, "--reference", str(reference), "--detector",
+                      DETECTOR, "--num", str(options.num), "--out", str(card), *words)  # fmt: skip
         scores = json.loads(card.read_text())["scores"]
         found = {title.rpartition("-")[0]: value for title, value in scores.items()}
         return {title: f"{found[title]:.5g}" for title in SCORES}
@@ -82,19 +83,19 @@ def race(
         rows = []
         folder = options.runs / f"{contender.name}.{seed}"
         for images in options.images:
-            _convflow(options, "train", contender.recipe, "--run", str(folder), "--data",
-                      f"{options.data}/train.parquet", "--seed", str(seed), "--images", str(images),
-                      "--batch-size", str(options.batch_size), "--monitor.samples-minutes", "1e6",
-                      *contender.options)  # fmt: skip
-            for way in ways:
-                last = seed == 0 and images == options.images[-1]
-                for draw in (0, 1) if last else (0,):
-                    card = folder / f"{way.name}.{images}.{draw}.json"
-                    found = score(str(folder), card, "--seed", str(draw), *way.options)
-                    rows.append({"contender": contender.name, "seed": str(seed),
-                                 "images": str(images), "way": way.name, "draw": str(draw),
-                                 **found})  # fmt: skip
-                    print(*rows[-1].values(), flush=True)
+            last = seed == 0 and images == options.images[-1]
+            draws = [(way, draw) for way in ways for draw in ((0, 1) if last else (0,))]
+            cards = [folder / f"{way.name}.{images}.{draw}.json" for way, draw in draws]
+            if not all(card.is_file() for card in cards):
+                _convflow(options, "train", contender.recipe, "--run", str(folder), "--data",
+                          f"{options.data}/train.parquet", "--seed", str(seed), "--images",
+                          str(images), "--batch-size", str(options.batch_size),
+                          "--monitor.samples-minutes", "1e6", *contender.options)  # fmt: skip
+            for (way, draw), card in zip(draws, cards, strict=True):
+                found = score(str(folder), card, "--seed", str(draw), *way.options)
+                rows.append({"contender": contender.name, "seed": str(seed), "images": str(images),
+                             "way": way.name, "draw": str(draw), **found})  # fmt: skip
+                print(*rows[-1].values(), flush=True)
         return rows
 
     pairs = [(contender, seed) for seed in options.seeds for contender in contenders]
