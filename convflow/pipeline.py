@@ -21,8 +21,10 @@ from convflow.codecs import PixelCodec
 from convflow.data.grid import to_picture
 from convflow.models.backbone import Backbone, check_size
 from convflow.models.zoo import find_folder, load_model
+from convflow.processes.multiscale import MultiscaleFlow
 from convflow.processes.process import create_process
 from convflow.samplers.multistep import read_table, table_path
+from convflow.samplers.ode import Callback
 from convflow.samplers.sampler import SEARCHED, Sampler
 from convflow.samples import LabelPolicy, Precision, Progress, Samples
 from convflow.storage import read_json, write_text
@@ -157,6 +159,7 @@ class Pipeline:
         num: int | None = None,
         batch_size: int = 64,
         progress: Progress | None = None,
+        watch: Callback | None = None,
         **options: Any,
     ) -> Output:
         """Generate pictures; the noise of picture i depends on (seed, i) alone.
@@ -169,6 +172,7 @@ class Pipeline:
         Other arguments:
             batch_size: pictures at once; changes memory and speed, not the pictures.
             progress: called with the (fractional) number of pictures done since the last call.
+            watch: told of every step of every batch, see `Samples.read`.
             **options: size, steps, guidance, seed and whatever else `samples` takes.
 
         Raises:
@@ -182,7 +186,7 @@ class Pipeline:
             )
         starts = range(0, num, batch_size)
         chunks = [range(start, min(start + batch_size, num)) for start in starts]
-        pixels = torch.cat([samples.read(chunk, progress) for chunk in chunks])
+        pixels = torch.cat([samples.read(chunk, progress, watch) for chunk in chunks])
         names = [self.name_of(label) for label in samples.labels(range(num)).tolist()]
         return Output([to_picture(image) for image in pixels], names, pixels)
 
@@ -212,7 +216,7 @@ class Pipeline:
         Other arguments:
             size: height and width in pixels, multiples of the model's `multiple`; one number
                 stands for a square.
-            steps: solver steps.
+            steps: solver steps; by default the sum of `stage_steps`, where these are given.
             solver: a name in `convflow.samplers.sampler.OPTIONS`.
             guidance: scale, 1 for none; "cfg" and "cfg-zero" need classes.
             guidance_kind: "cfg", "cfg-zero", or "auto" with a `weaker` model of the same data.
@@ -240,6 +244,7 @@ class Pipeline:
             if word not in known:
                 raise InputError(unknown_name(kind, word, known))
         check_size(*size, self.model.multiple)
+        process = create_process(dataclasses.asdict(self.process))
         own = {field.name for field in dataclasses.fields(Sampler)}
         accepted = inspect.signature(self.model.forward).parameters
         for name in more:
@@ -247,6 +252,7 @@ class Pipeline:
                 options = {*inspect.signature(self.samples).parameters, "num", "batch_size"}
                 raise InputError(unknown_name("option", name, sorted(options | own | {*accepted})))
         solver = self.sampling.solver if solver is None else solver
+        steps = sum(more.get("stage_steps", ())) or None if steps is None else steps
         steps = self.sampling.steps if steps is None else steps
         if solver == SEARCHED and "table" not in more and self.folder is not None:
             more["table"] = read_table(table_path(self.folder, steps))
@@ -255,10 +261,13 @@ class Pipeline:
             steps,
             **{name: value for name, value in more.items() if name in own},
         )
+        sampler.check_process(process)
+        if isinstance(process, MultiscaleFlow):
+            size = process.sizes(size)[len(sampler.stages(process)) - 1]
         return Samples(
             self.model,
             self.codec,
-            create_process(dataclasses.asdict(self.process)),
+            process,
             classes=tuple(self._label_ids(labels)),
             size=size,
             sampler=sampler,

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from convflow.processes.ddpm import DDPM
+from convflow.processes.multiscale import MultiscaleFlow, ScalesNetwork
 from convflow.processes.process import Process
 from convflow.samplers.adaptive import ADAPTIVE_SOLVERS, integrate_adaptive
 from convflow.samplers.ancestral import ANCESTRAL_SOLVERS, ancestral, ddim
@@ -19,6 +20,14 @@ from convflow.samplers.guidance import Clock
 from convflow.samplers.multistep import Table
 from convflow.samplers.ode import SOLVERS, Callback, integrate, time_grid
 from convflow.samplers.sde import SDE_SOLVERS, Draw, integrate_sde
+from convflow.samplers.staged import (
+    THRESHOLD,
+    Stage,
+    count_staged_evaluations,
+    plan_stages,
+    sample_staged,
+    split_steps,
+)
 from convflow.types import Denoiser, InputError, unknown_name
 
 Guide = Callable[[Denoiser, Clock | None], Denoiser]
@@ -27,8 +36,9 @@ Guide = Callable[[Denoiser, Clock | None], Denoiser]
 SEARCHED = "searched"
 
 GRID = ("shift", "last_step")
+STAGES = ("stage_steps", "thresholds", "stop_scale")
 OPTIONS: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(SOLVERS, GRID),
+    **dict.fromkeys(SOLVERS, (*GRID, *STAGES)),
     **dict.fromkeys(EXPONENTIAL_SOLVERS, GRID),
     **dict.fromkeys(SDE_SOLVERS, (*GRID, "diffusion", "strength", "last")),
     **dict.fromkeys(ADAPTIVE_SOLVERS, ("atol", "rtol")),
@@ -55,6 +65,11 @@ class Sampler:
         clip: keep predicted data in [-1, 1]; for pixels.
         atol: absolute tolerance of `dopri5`.
         rtol: relative tolerance of `dopri5`.
+        stage_steps: of the process "dfm": steps of each scale's stage, which sum up to `steps`; by
+            default as in `split_steps`.
+        thresholds: of the process "dfm": the time of each scale but the finest at which the next
+            begins; one number stands for all; by default 0.9.
+        stop_scale: of the process "dfm": the number, from 1, of the scale to stop after.
         table: of the solver "searched".
 
     Raises:
@@ -72,6 +87,9 @@ class Sampler:
     clip: bool = False
     atol: float = 1e-6
     rtol: float = 1e-3
+    stage_steps: tuple[int, ...] = ()
+    thresholds: tuple[float, ...] = ()
+    stop_scale: int | None = None
     table: Table | None = None
 
     def __post_init__(self) -> None:
@@ -92,6 +110,11 @@ class Sampler:
                 "make one with convflow bench solvers"
             )
         self.grid()
+        if self.stage_steps and sum(self.stage_steps) != self.steps:
+            raise InputError(
+                f"expected stage-steps that sum up to {self.steps} steps, got "
+                f"{list(self.stage_steps)}; change one of the two"
+            )
 
     def grid(self) -> list[float]:
         """Return the times of the steps; two for a solver that finds its own."""
@@ -99,17 +122,75 @@ class Sampler:
             return list(self.table.times)
         return time_grid(self.steps, shift=self.shift, last_step=self.last_step)
 
-    def describe(self) -> dict[str, Any]:
+    def stages(self, process: MultiscaleFlow) -> list[Stage]:
+        """Return the stages of a run over scales, those after `stop_scale` left out.
+
+        Raises:
+            InputError: settings that are not those of so many scales.
+        """
+        scales, stop = process.num_scales, self.stop_scale or process.num_scales
+        thresholds = self.thresholds or (THRESHOLD,)
+        thresholds = thresholds * (scales - 1) if len(thresholds) == 1 else thresholds
+        for name, numbers, count in (
+            ("stage-steps", self.stage_steps, scales),
+            ("thresholds", thresholds, scales - 1),
+        ):
+            if numbers and len(numbers) != count:
+                raise InputError(
+                    f"expected {count} {name} for {scales} scales, got {list(numbers)}; change them"
+                )
+        if not 1 <= stop <= scales:
+            raise InputError(f"expected a stop-scale from 1 to {scales}, got {stop}; change it")
+        steps = self.stage_steps or split_steps(self.steps, scales)
+        return plan_stages(steps[:stop], thresholds[: stop - 1])
+
+    def enlargement(self, process: Process) -> int:
+        """Return how many times larger than the result the noise is: above 1 after a stop."""
+        if not isinstance(process, MultiscaleFlow):
+            return 1
+        return process.decomposition.shrinkage[len(self.stages(process)) - 1]
+
+    def describe(self, process: Process | None = None) -> dict[str, Any]:
         """Return solver, steps and the settings that mean something to it, ready for JSON."""
+        if isinstance(process, MultiscaleFlow):
+            stages = self.stages(process)
+            return {
+                "solver": self.solver,
+                "steps": sum(stage.steps for stage in stages),
+                "stage_steps": [stage.steps for stage in stages],
+                "thresholds": [stage.end[-1] for stage in stages[:-1]],
+                "stop_scale": self.stop_scale,
+                "evaluations": count_staged_evaluations(self.solver, stages),
+            }
         told: dict[str, Any] = {"solver": self.solver, "steps": len(self.grid()) - 1}
         if self.solver in ADAPTIVE_SOLVERS:
             told["steps"] = None
         if self.table is not None:
             told["table"] = self.table._asdict()
-        return told | {name: getattr(self, name) for name in OPTIONS[self.solver]}
+        own = (name for name in OPTIONS[self.solver] if name not in STAGES)
+        return told | {name: getattr(self, name) for name in own}
 
     def check_process(self, process: Process) -> None:
-        """Raise InputError when the solver walks a chain that the process has not."""
+        """Raise InputError when solver or settings are not those of the process."""
+        if isinstance(process, MultiscaleFlow):
+            if self.solver not in SOLVERS:
+                raise InputError(
+                    "expected a solver of fixed cost for a model trained with the process dfm, got "
+                    f"{self.solver}; choose {', '.join(SOLVERS)}"
+                )
+            if (self.shift, self.last_step) != (1.0, None):
+                raise InputError(
+                    "expected equal steps in each stage of the process dfm, got shift "
+                    f"{self.shift} and last-step {self.last_step}; leave them out"
+                )
+            self.stages(process)
+            return
+        for name in STAGES:
+            if getattr(self, name):
+                raise InputError(
+                    f"expected a model trained with the process dfm for {name.replace('_', '-')}, "
+                    f"got one without scales; leave it out"
+                )
         if self.solver in ANCESTRAL_SOLVERS:
             if not isinstance(process, DDPM):
                 raise InputError(
@@ -127,22 +208,35 @@ class Sampler:
         labels: Int[Tensor, " B"],
         draw: Draw,
         callback: Callback | None = None,
-    ) -> Float[Tensor, "B C H W"]:
-        """Return data in model space.
+    ) -> Float[Tensor, "B C _ _"]:
+        """Return data in model space, smaller than the noise only after a `stop_scale`.
 
         Args:
             process: that the model was trained with.
-            model: in the process's own time.
+            model: in the process's own time; of scales for the process "dfm".
             guide: puts guidance around it.
             noise: to start from.
             labels: class labels, `num_classes` for none.
-            draw: from the number of a step, from 1, to its noise; only random solvers ask for it.
-            callback: told of every step.
+            draw: from the number of a step, from 1, to its noise; only random solvers ask for it,
+                and scales, which are more numbers than a picture.
+            callback: told of every step, with the running state; of scales, see `sample_staged`.
 
         Raises:
             InputError: a solver that needs another process or a package that is missing.
         """
         self.check_process(process)
+        if isinstance(process, MultiscaleFlow):
+            return sample_staged(
+                cast(ScalesNetwork, model),
+                process,
+                noise,
+                labels,
+                self.stages(process),
+                self.solver,
+                draw=draw,
+                guide=lambda denoiser: guide(denoiser, None),
+                callback=callback,
+            )
         if isinstance(process, DDPM) and self.solver in ANCESTRAL_SOLVERS:
             chain = guide(model, process.flow_time)
             steps, clip = self.steps, self.clip

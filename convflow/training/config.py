@@ -53,10 +53,14 @@ class DataConfig:
 class ProcessConfig:
     """How data become noise, and what the network predicts (see `convflow.processes`).
 
-    `variance` belongs to "ddpm", all other keys to "flow".
+    `variance` belongs to "ddpm"; `factors` and all below to "dfm", `location` and `scale` to it and
+    to "flow"; all other keys to "flow".
     """
 
-    kind: Annotated[Literal["flow", "ddpm"], doc("flow matching, or DDPM in 1000 steps")] = "flow"
+    kind: Annotated[
+        Literal["flow", "ddpm", "dfm"],
+        doc("flow matching, DDPM in 1000 steps, or a flow per scale"),
+    ] = "flow"
     times: Annotated[Literal["uniform", "logit-normal"], doc("distribution of times")] = "uniform"
     location: Annotated[float, doc("mean of the normal behind logit-normal times")] = 0.0
     scale: Annotated[Positive, doc("its standard deviation")] = 1.0
@@ -68,6 +72,20 @@ class ProcessConfig:
     variance: Annotated[
         Literal["learned", "small", "large"], doc("of DDPM's steps; learned doubles the channels")
     ] = "learned"
+    factors: Annotated[tuple[Count, ...], doc("between the scales of dfm, coarse to fine")] = (2,)
+    decomposition: Annotated[
+        Literal["laplacian", "haar", "dct"], doc("of a picture into scales")
+    ] = "laplacian"
+    probabilities: Annotated[
+        tuple[Fraction, ...], doc("of each scale to be the main one; none = 0.9, rest shared")
+    ] = ()
+    earlier_location: Annotated[float, doc("mean as above, of scales before the main one")] = 1.5
+    earlier_scale: Annotated[Positive, doc("its standard deviation")] = 1.0
+    weights: Annotated[tuple[NotNegative, ...], doc("of each scale in the loss; none = 1")] = ()
+    standardize: Annotated[bool, doc("divide scales by their deviations, measured at start")] = (
+        False
+    )
+    deviations: Annotated[tuple[Positive, ...], doc("of each scale; none = measured, or 1")] = ()
 
 
 @dataclass(frozen=True)
@@ -159,7 +177,12 @@ FREE_TO_CHANGE = ("images", "device", "micro_batch", "monitor", "checkpoint", "s
 SHORT = {"data": "data.path", "process": "process.kind"}
 """Groups that stand for one of their keys."""
 
-HINTS = {bool: "true or false", tuple: "two numbers such as 64x48", int: "a whole number"}
+HINTS: dict[Any, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    tuple: "two numbers such as 64x48",
+    ...: "numbers such as 2,2",
+}
 """What to call a type in a message, where its own name says too little."""
 
 
@@ -198,7 +221,7 @@ def from_dict(tree: Mapping[str, Any]) -> TrainConfig:
         key = place.strip("`").split("[")[0]
         kind = _plain(_kind_of(key))
         wanted = reason.split(", got")[0].removeprefix("Expected ").replace("`", "")
-        hint = HINTS.get(typing.get_origin(kind) or kind)
+        hint = HINTS.get(... if ... in typing.get_args(kind) else typing.get_origin(kind) or kind)
         if hint and not wanted.startswith(("int >", "int <", "float")):
             wanted = hint
         elif typing.get_origin(kind) is Literal:
@@ -266,7 +289,7 @@ def describe(config: TrainConfig) -> list[tuple[str, str, str]]:
         kind = _kind_of(key)
         meta = [m.description for m in getattr(kind, "__metadata__", ()) if m.description]
         shown = "x".join(map(str, value)) if isinstance(value, tuple) else value
-        shown = "none" if shown is None else shown
+        shown = "none" if shown in (None, "") else shown
         rows.append((key.replace("_", "-"), str(shown), meta[-1] if meta else ""))
     return rows
 
@@ -306,7 +329,7 @@ def _set(tree: dict[str, Any], key: str, text: str) -> None:
     for group in groups:
         tree = tree[group]
     if typing.get_origin(kind) is tuple:
-        tree[leaf] = text.replace("x", ",").strip("()").split(",")
+        tree[leaf] = [] if text == "none" else text.replace("x", ",").strip("()").split(",")
     else:
         tree[leaf] = None if text == "none" and type(None) in typing.get_args(kind) else text
 

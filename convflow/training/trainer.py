@@ -25,6 +25,7 @@ from convflow.data.loader import Images, Order, batches
 from convflow.models.backbone import Backbone
 from convflow.models.zoo import load_strictly
 from convflow.processes.flow import Draws
+from convflow.processes.multiscale import ScaleDraws
 from convflow.processes.process import Process
 from convflow.samplers.guidance import ClassifierFreeGuidance, Clock
 from convflow.samplers.sampler import Sampler
@@ -235,7 +236,7 @@ class Trainer:
         self.model.train()
         log.info(f"samples after {self.images_seen:,} images: {folder}")
 
-    def _draw(self, labels: Tensor) -> tuple[Tensor, Draws]:
+    def _draw(self, labels: Tensor) -> tuple[Tensor, Draws | ScaleDraws]:
         """Return labels, some of them dropped, noise and times for this process's rows.
 
         They are drawn for the whole batch, so that they do not depend on the number of processes.
@@ -249,7 +250,9 @@ class Trainer:
         labels = labels.masked_fill(dropped[mine], self.model.num_classes)
         return labels, draws.take(mine)
 
-    def _losses(self, pictures: Tensor, labels: Tensor, draws: Draws, rows: slice) -> Tensor:
+    def _losses(
+        self, pictures: Tensor, labels: Tensor, draws: Draws | ScaleDraws, rows: slice
+    ) -> Tensor:
         data = self.codec.encode(pictures.to(self.device))
         with self._autocast():
             return self.process.loss_at(self.model, data, labels, draws.take(rows))
@@ -272,7 +275,9 @@ class Trainer:
         where = (self.step, self.images_seen, self.config.images)
         return closing(Monitor(self.run_folder, self.config.monitor, *where))
 
-    def _diverged(self, pictures: Tensor, labels: Tensor, draws: Draws, indices: Any) -> Diverged:
+    def _diverged(
+        self, pictures: Tensor, labels: Tensor, draws: Draws | ScaleDraws, indices: Any
+    ) -> Diverged:
         """Return the error that names the first module and the pictures that are not finite."""
         parts: list[Tensor] = []
 

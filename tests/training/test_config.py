@@ -136,7 +136,7 @@ def test_json_there_and_back(name):
         ("--data.channels 2", "--data.channels: expected 1 or 3, got '2'"),
         ("--optim.schedule cosine", "expected constant or linear, got 'cosine'"),
         ("--label-dropout 1.5", "--label-dropout: expected float <= 1"),
-        ("--process ddmp", "--process.kind: expected flow or ddpm, got 'ddmp'"),
+        ("--process ddmp", "--process.kind: expected flow or ddpm or dfm, got 'ddmp'"),
         ("--process.schedule sine", "--process.schedule: expected linear or cosine or vp, got"),
         ("--process.prediction eps", "expected velocity or noise or data or score, got 'eps'"),
         ("--process.variance none", "--process.variance: expected learned or small or large"),
