@@ -6,11 +6,14 @@ import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from convflow.cli.main import Parser
 from convflow.cli.sample import positive, size
 from convflow.types import InputError, Size, unknown_name
+
+if TYPE_CHECKING:
+    from convflow.pipeline import Pipeline
 
 WEIGHTS = (".safetensors", ".pt", ".pth", ".ckpt")
 
@@ -168,7 +171,29 @@ def _describe_folder(folder: Path) -> dict[str, Any]:
         "size": list(pipe.size),
         "multiple": pipe.model.multiple,
         "classes": list(pipe.class_names),
+        **_scales(pipe),
         **trained,
+    }
+
+
+def _scales(pipe: Pipeline) -> dict[str, Any]:
+    """Return how a model of scales sees a picture, and how it samples one; of others nothing."""
+    from dataclasses import asdict
+
+    from convflow.processes.multiscale import MultiscaleFlow
+    from convflow.processes.process import create_process
+
+    process = create_process(asdict(pipe.process))
+    if not isinstance(process, MultiscaleFlow):
+        return {}
+    return {
+        "scales": {
+            "decomposition": process.decomposition.name,
+            "sizes": [f"{height}x{width}" for height, width in process.sizes(pipe.size)],
+            "probabilities": list(process.probabilities),
+            "deviations": list(process.deviations) or "as they are",
+            "sampling": pipe.samples().sampler.describe(process),
+        }
     }
 
 

@@ -26,6 +26,7 @@ often changed
   --micro-batch 32         most pictures at once on a device, to save memory
   --optim.lr 2e-4          learning rate
   --process ddpm           DDPM instead of flow matching; see also --process.schedule
+  --process dfm            a flow for each scale; see also --process.factors, .decomposition
   --model.width 256        any setting of the network
   --data.on-bad skip       leave unreadable pictures out instead of stopping
 

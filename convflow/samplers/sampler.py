@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
@@ -143,6 +144,12 @@ class Sampler:
             raise InputError(f"expected a stop-scale from 1 to {scales}, got {stop}; change it")
         steps = self.stage_steps or split_steps(self.steps, scales)
         return plan_stages(steps[:stop], thresholds[: stop - 1])
+
+    def stage_ends(self, process: Process) -> tuple[int, ...]:
+        """Return how many steps are done after each stage: one stage, but of scales."""
+        if isinstance(process, MultiscaleFlow):
+            return tuple(itertools.accumulate(stage.steps for stage in self.stages(process)))
+        return (1 if self.solver in ADAPTIVE_SOLVERS else len(self.grid()) - 1,)
 
     def enlargement(self, process: Process) -> int:
         """Return how many times larger than the result the noise is: above 1 after a stop."""
