@@ -16,6 +16,7 @@ from convflow.models.backbone import Backbone
 from convflow.models.zoo import FAMILIES, create_model
 from convflow.processes.ddpm import DDPM
 from convflow.processes.flow import FlowMatching
+from convflow.processes.multiscale import MultiscaleFlow
 from convflow.processes.prediction import Kind
 from convflow.processes.process import Process
 from convflow.processes.schedule import SCHEDULES
@@ -69,6 +70,14 @@ PROCESSES: dict[str, Process] = {
     "ddpm-small": DDPM("small"),
     "ddpm-large": DDPM("large"),
 }
+MULTISCALE: dict[str, MultiscaleFlow] = {
+    "dfm": MultiscaleFlow(),
+    "dfm-haar": MultiscaleFlow((2, 2), "haar"),
+    "dfm-dct": MultiscaleFlow((2,), "dct", probabilities=(0.5, 0.5), weights=(1.0, 2.0)),
+    "dfm-standardized": MultiscaleFlow((2,), deviations=(0.5, 0.1)),
+}
+"""Processes with a time for each scale, whose networks are no Denoisers."""
+
 CODECS = {"pixel": PixelCodec()}
 
 GOLDENS = Path(__file__).parent / "goldens"
