@@ -154,8 +154,8 @@ class MultiscaleFlow:
         by = self._deviations()
         return self.decomposition.join([p * d for p, d in zip(parts, by, strict=False)])
 
-    def measure(self, batches: Iterable[Float[Tensor, "B C H W"]]) -> tuple[float, ...]:
-        """Return the standard deviation of all numbers of each scale, over pictures.
+    def measure(self, batches: Iterable[Tensor]) -> tuple[float, ...]:
+        """Return the standard deviation of all numbers of each scale, over batches (B, C, H, W).
 
         Raises:
             InputError: a scale of which all numbers are the same.
