@@ -110,6 +110,20 @@ def test_the_network_is_asked_at_thresholds_and_ends_exactly(dtype):
     assert seen[-1] == [1.0, 1.0, 1.0]
 
 
+@given(st.floats(0.01, 1.0), st.floats(0.01, 1.0))
+def test_whatever_the_thresholds_stages_begin_and_end_on_them(first, second):
+    seen = []
+
+    def still(scales, t, y, active=None):
+        seen.append(t[0].tolist())
+        return scales
+
+    stages = plan_stages((1, 1, 1), (first, second))
+    noise = torch.zeros(1, 1, 1, 21, dtype=torch.float64)
+    integrate_staged(still, noise, labels(1), [(1, 1), (2, 2), (4, 4)], stages, "heun")
+    assert seen == [list(times) for stage in stages for times in (stage.start, stage.end)]
+
+
 @pytest.mark.parametrize("scales", FACTORS)
 @pytest.mark.parametrize("name", DECOMPOSITIONS)
 def test_the_exact_field_gives_mean_and_covariance_of_every_scale(name, scales):
