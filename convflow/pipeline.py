@@ -252,8 +252,8 @@ class Pipeline:
                 options = {*inspect.signature(self.samples).parameters, "num", "batch_size"}
                 raise InputError(unknown_name("option", name, sorted(options | own | {*accepted})))
         solver = self.sampling.solver if solver is None else solver
-        steps = sum(more.get("stage_steps", ())) or None if steps is None else steps
-        steps = self.sampling.steps if steps is None else steps
+        if steps is None:
+            steps = sum(more.get("stage_steps", ())) or self.sampling.steps
         if solver == SEARCHED and "table" not in more and self.folder is not None:
             more["table"] = read_table(table_path(self.folder, steps))
         sampler = Sampler(
