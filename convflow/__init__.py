@@ -12,6 +12,7 @@ __version__ = "0.2.0"
 
 _HOMES = {
     "create_model": "convflow.models.zoo",
+    "export_onnx": "convflow.models.export",
     "load_model": "convflow.models.zoo",
     "load_official": "convflow.models.convert",
     "Pipeline": "convflow.pipeline",
@@ -24,6 +25,7 @@ __all__ = [
     "Pipeline",
     "__version__",
     "create_model",
+    "export_onnx",
     "load_model",
     "load_official",
     "ops",
@@ -32,6 +34,7 @@ __all__ = [
 if TYPE_CHECKING:
     from convflow import ops
     from convflow.models.convert import load_official
+    from convflow.models.export import export_onnx
     from convflow.models.zoo import create_model, load_model
     from convflow.pipeline import Pipeline
     from convflow.types import InputError

@@ -8,8 +8,9 @@ import json
 import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import UInt8
@@ -17,12 +18,12 @@ from PIL import Image
 from torch import Tensor
 
 from convflow import distributed
-from convflow.codecs import PixelCodec
+from convflow.codecs import Codec, create_codec, picture_channels
 from convflow.data.grid import to_picture
 from convflow.models.backbone import Backbone, check_size
 from convflow.models.zoo import find_folder, load_model
-from convflow.processes.multiscale import MultiscaleFlow
 from convflow.processes.process import create_process
+from convflow.samplers.adaptive import ADAPTIVE_SOLVERS
 from convflow.samplers.multistep import read_table, table_path
 from convflow.samplers.ode import Callback
 from convflow.samplers.sampler import SEARCHED, Sampler
@@ -30,17 +31,19 @@ from convflow.samples import LabelPolicy, Precision, Progress, Samples
 from convflow.storage import read_json, write_text
 from convflow.training import checkpoint
 from convflow.training.config import (
+    SAMPLER_SETTINGS,
+    CodecConfig,
     PipelineConfig,
     ProcessConfig,
     SamplingConfig,
     read_pipeline,
     to_dict,
 )
-from convflow.types import InputError, Size, unknown_name
-
-CODECS = {"pixel": PixelCodec}
+from convflow.types import InputError, Size, check_kinds, unknown_name
 
 Label = str | int
+
+MOST_PICTURES = 10_000_000
 
 
 @dataclass
@@ -63,10 +66,10 @@ class Pipeline:
 
     Args:
         model: predicts velocities; moved to `device`.
-        codec: from model space to pictures.
+        codec: from model space to pictures, on `device`.
         size: default height and width in pixels, usually those of training.
         class_names: names of the labels 0, 1, ...; empty when there are none.
-        sampling: default solver, steps and guidance.
+        sampling: defaults of `samples`.
         device: "auto" takes a GPU where there is one.
         process: that the model was trained with; by default flow matching on the straight path.
 
@@ -82,14 +85,15 @@ class Pipeline:
     def __init__(
         self,
         model: Backbone,
-        codec: PixelCodec,
+        codec: Codec,
         size: Size,
         class_names: Sequence[str] = (),
         sampling: SamplingConfig | None = None,
         device: str = "auto",
         process: ProcessConfig | None = None,
     ) -> None:
-        if len(class_names) not in (0, model.num_classes) or model.in_channels not in (1, 3):
+        channels = picture_channels(codec, model.in_channels)
+        if len(class_names) not in (0, model.num_classes) or channels is None:
             raise InputError(
                 "expected a network of grey or colour pictures and a name for each of its "
                 f"{model.num_classes} classes or none, got {model.in_channels} channels and "
@@ -118,23 +122,11 @@ class Pipeline:
         if weights not in ("ema", "raw"):
             raise InputError(unknown_name("kind of weights", weights, ("ema", "raw")))
         folder = find_weights(folder_or_id, weights)
-        path = folder / "pipeline.json"
-        if not path.is_file():
-            raise InputError(
-                f"{folder} holds a network but no pipeline.json with its size and classes; "
-                "load_model reads the network alone, and Pipeline.save_pretrained writes both"
-            )
-        described = read_json(path)
-        try:
-            known = read_pipeline(described)
-        except InputError as error:
-            raise InputError(
-                f"{path} cannot be used: {error}; use a checkpoint of convflow train"
-            ) from error
-        codec = CODECS[known.codec]()
+        known = read_description(folder)
+        model = load_model(folder)
         pipe = cls(
-            load_model(folder),
-            codec,
+            model,
+            create_codec(dataclasses.asdict(known.codec), distributed.choose_device(device)),
             known.size,
             known.class_names,
             known.sampling,
@@ -149,7 +141,13 @@ class Pipeline:
         place = Path(folder)
         place.mkdir(parents=True, exist_ok=True)
         self.model.save_weights(place)
-        known = PipelineConfig(self.size, self.class_names, self.sampling, process=self.process)
+        known = PipelineConfig(
+            self.size,
+            self.class_names,
+            self.sampling,
+            CodecConfig(**self.codec.settings),
+            self.process,
+        )
         write_text(place / "pipeline.json", json.dumps(to_dict(known), indent=2))
 
     def __call__(
@@ -179,10 +177,16 @@ class Pipeline:
             InputError: an unknown label, an impossible size, a number out of range.
         """
         samples = self.samples(labels, **options)
+        check_kinds(Integral, num=num, batch_size=batch_size)
         num = num if num is not None else (16 if labels is None else len(samples.classes))
         if num < 1 or batch_size < 1:
             raise InputError(
                 f"expected num >= 1 and batch_size >= 1, got {num} and {batch_size}; give more"
+            )
+        if num > MOST_PICTURES:
+            raise InputError(
+                f"expected at most {MOST_PICTURES:,} pictures, which are all held in memory, got "
+                f"{num}; take fewer, or read parts of `samples`"
             )
         starts = range(0, num, batch_size)
         chunks = [range(start, min(start + batch_size, num)) for start in starts]
@@ -198,16 +202,19 @@ class Pipeline:
         steps: int | None = None,
         solver: str | None = None,
         guidance: float | None = None,
-        guidance_kind: str = "cfg",
-        interval: tuple[float, float] = (0.0, 1.0),
-        channels_guided: int | None = None,
-        weaker: Backbone | None = None,
+        guidance_kind: str | None = None,
+        interval: tuple[float, float] | None = None,
+        channels_guided: int | Literal["all"] | None = None,
+        weaker: Backbone | Pipeline | None = None,
         seed: int = 0,
-        label_policy: LabelPolicy = "balanced",
+        label_policy: LabelPolicy | None = None,
         precision: Precision = "float32",
         **more: Any,
     ) -> Samples:
         """Return the endless series of pictures that these settings define; none is made yet.
+
+        What is not given is taken from `sampling`, unless it means nothing beside what is given:
+        another solver has other settings.
 
         Args:
             labels: class names or numbers; None within the list asks for no label. By default
@@ -221,8 +228,8 @@ class Pipeline:
             guidance: scale, 1 for none; "cfg" and "cfg-zero" need classes.
             guidance_kind: "cfg", "cfg-zero", or "auto" with a `weaker` model of the same data.
             interval: guidance acts at times in this (low, high), 0 = noise, 1 = data.
-            channels_guided: the first so many; None for all, 3 as published for DiT, SiT, DiCo.
-            weaker: for "auto".
+            channels_guided: the first so many, or "all"; 3 as published for DiT, SiT, DiCo.
+            weaker: for "auto"; a Pipeline's process must be that of this one.
             seed: any non-negative integer.
             label_policy: "balanced" gives the labels in turn; "random" draws one of them for
                 picture i from (seed, i).
@@ -234,53 +241,96 @@ class Pipeline:
             InputError: an unknown label or name, an impossible size, a number out of range.
         """
         size = self.size if size is None else (size, size) if isinstance(size, int) else size
-        guidance = self.sampling.guidance if guidance is None else guidance
+        limited = None if channels_guided == "all" else channels_guided
+        check_kinds(Integral, seed=seed, steps=steps, channels_guided=limited)
+        check_kinds(str, solver=solver, guidance_kind=guidance_kind, precision=precision)
+        check_kinds(Real, guidance=guidance)
+        for name, pair, kind in (("size", size, Integral), ("interval", interval, Real)):
+            if pair is not None and (not isinstance(pair, Sequence) or len(pair) != 2):
+                raise InputError(f"expected two numbers for {name}, got {pair!r}; change it")
+            for number in pair or ():
+                check_kinds(kind, **{name: number})
         if seed < 0:
             raise InputError(f"expected seed >= 0, got {seed}; change it")
-        for kind, word, known in (
-            ("label policy", label_policy, get_args(LabelPolicy)),
-            ("precision", precision, get_args(Precision)),
-        ):
-            if word not in known:
-                raise InputError(unknown_name(kind, word, known))
-        check_size(*size, self.model.multiple)
-        process = create_process(dataclasses.asdict(self.process))
+        if precision not in (known := get_args(Precision)):
+            raise InputError(unknown_name("precision", precision, known))
+        check_size(*size, self.codec.factor * self.model.multiple)
         own = {field.name for field in dataclasses.fields(Sampler)}
-        accepted = inspect.signature(self.model.forward).parameters
+        accepted = self.model.arguments
         for name in more:
+            if name == "reach" and name not in accepted:
+                raise InputError(
+                    f"{self.model.family} has no reach, got {more[name]}; leave it out, it belongs "
+                    "to flowdcn"
+                )
             if name not in own | {*accepted}:
                 options = {*inspect.signature(self.samples).parameters, "num", "batch_size"}
                 raise InputError(unknown_name("option", name, sorted(options | own | {*accepted})))
-        solver = self.sampling.solver if solver is None else solver
-        if steps is None:
-            steps = sum(more.get("stage_steps", ())) or self.sampling.steps
-        if solver == SEARCHED and "table" not in more and self.folder is not None:
-            more["table"] = read_table(table_path(self.folder, steps))
-        sampler = Sampler(
-            solver,
-            steps,
-            **{name: value for name, value in more.items() if name in own},
-        )
+        automatic = guidance_kind == "auto"  # it needs a model, so it is never a stored default
+        named: dict[str, Any] = {
+            "solver": solver,
+            "steps": steps,
+            "guidance": guidance,
+            "guidance_kind": None if automatic else guidance_kind,
+            "interval": interval,
+            "channels_guided": channels_guided,
+            "label_policy": label_policy,
+        }
+        given = {name: value for name, value in named.items() if value is not None}
+        given |= {name: more.pop(name) for name in SAMPLER_SETTINGS if name in more}
+        if channels_guided == "all":
+            given["channels_guided"] = None
+        chosen = self.sampling.varied(self.process.kind, **given)
+        table = more.pop("table", None)
+        if chosen.solver == SEARCHED and table is None and self.folder is not None:
+            table = read_table(table_path(self.folder, chosen.steps))
+        if not self.model.num_classes and not automatic and guidance not in (None, 1):
+            raise InputError(
+                f"expected guidance 1 for a model without classes, got {guidance}; leave it out, "
+                "or give a weaker model and the guidance kind auto"
+            )
+        if steps is not None and chosen.solver in ADAPTIVE_SOLVERS:
+            raise InputError(
+                f"the solver {chosen.solver} finds its own steps, got steps {steps}; leave them "
+                "out and give atol and rtol"
+            )
+        if steps is not None and table is not None and len(table.times) - 1 != steps:
+            raise InputError(
+                f"expected steps {len(table.times) - 1} as in the table, got {steps}; leave it out"
+            )
+        if isinstance(weaker, Pipeline):
+            weaker = weaker._model_for(self.process)
+        guided = self.model.num_classes or automatic
+        process, sampler = create_process(dataclasses.asdict(self.process)), chosen.sampler(table)
         sampler.check_process(process)
-        if isinstance(process, MultiscaleFlow):
-            size = process.sizes(size)[len(sampler.stages(process)) - 1]
         return Samples(
             self.model,
             self.codec,
             process,
             classes=tuple(self._label_ids(labels)),
-            size=size,
+            size=sampler.size(process, size, self.codec.factor),
             sampler=sampler,
-            guidance=guidance if self.model.num_classes or guidance_kind == "auto" else 1.0,
-            guidance_kind=guidance_kind,
-            interval=interval,
-            channels_guided=channels_guided,
+            guidance=chosen.guidance if guided else 1.0,
+            guidance_kind="auto" if automatic else chosen.guidance_kind,
+            interval=chosen.interval,
+            channels_guided=chosen.channels_guided,
             weaker=None if weaker is None else weaker.to(self.device).eval(),
             seed=seed,
-            label_policy=label_policy,
+            label_policy=chosen.label_policy,
             precision=precision,
-            model_arguments={name: value for name, value in more.items() if name not in own},
+            model_arguments=more,
         )
+
+    def _model_for(self, process: ProcessConfig) -> Backbone:
+        """Return the network, if it is asked and answers as one trained by `process`."""
+        for key in ("kind", "schedule", "prediction", "variance"):
+            ours, theirs = getattr(process, key), getattr(self.process, key)
+            if ours != theirs:
+                raise InputError(
+                    f"expected a weaker model with the process {key} {ours}, as the other has, got "
+                    f"{theirs}; choose another"
+                )
+        return self.model
 
     def _label_ids(self, labels: Sequence[Label | None] | Label | None) -> list[int]:
         null = self.model.num_classes
@@ -330,3 +380,20 @@ def find_weights(folder_or_id: str | Path, weights: str) -> Path:
         raise InputError(f"{folder} holds no complete checkpoint yet; let the training go on")
     found = (checkpoint.folder_of(folder, steps[-1]) if steps else folder) / weights
     return find_folder(found if found.is_dir() else folder_or_id)
+
+
+def read_description(folder: Path) -> PipelineConfig:
+    """Return what the `pipeline.json` of a model folder says, or raise InputError."""
+    path = folder / "pipeline.json"
+    if not path.is_file():
+        raise InputError(
+            f"{folder} holds a network but no pipeline.json with its size and classes; "
+            "load_model reads the network alone, and Pipeline.save_pretrained writes both"
+        )
+    described = read_json(path)
+    try:
+        return read_pipeline(described)
+    except InputError as error:
+        raise InputError(
+            f"{path} cannot be used: {error}; use a checkpoint of convflow train"
+        ) from error

@@ -10,19 +10,23 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
-from convflow.codecs import PixelCodec
+from convflow.codecs import Codec, LatentCodec, picture_channels
 from convflow.models.backbone import Backbone
 from convflow.processes.multiscale import MultiscaleFlow
 from convflow.processes.process import Process
-from convflow.samplers.ancestral import ANCESTRAL_SOLVERS
-from convflow.samplers.guidance import Clock, guide
+from convflow.samplers.guidance import ZEROED, Clock, guide
 from convflow.samplers.ode import Callback
 from convflow.samplers.sampler import Sampler
-from convflow.samplers.seeds import SEED_RULE, assign_labels, draw_labels, draw_noise
+from convflow.samplers.seeds import (
+    SEED_RULE,
+    LabelPolicy,
+    assign_labels,
+    draw_labels,
+    draw_noise,
+)
 from convflow.storage import hash_tensors
 from convflow.types import Denoiser, InputError, Size
 
-LabelPolicy = Literal["balanced", "random"]
 Precision = Literal["float32", "bfloat16"]
 
 Progress = Callable[[float], None]
@@ -40,7 +44,7 @@ class Samples:
     reproducible: ClassVar[bool] = True
 
     model: Backbone
-    codec: PixelCodec
+    codec: Codec
     process: Process
     classes: tuple[int, ...]
     size: Size
@@ -63,17 +67,33 @@ class Samples:
                 "expected the guidance cfg or cfg-zero for a model trained with the process dfm, "
                 "got auto; leave out the weaker model"
             )
-        if self.guidance_kind == "cfg-zero" and self.sampler.solver in ANCESTRAL_SOLVERS:
+        self.sampler.check_guidance(self.guidance_kind)
+        if (self.channels_guided or 1) > self.model.in_channels:
             raise InputError(
-                f"the guidance cfg-zero is for velocities, got the solver {self.sampler.solver}, "
-                "which predicts noise; choose another of the two"
+                f"expected at most {self.model.in_channels} guided channels, all that the model "
+                f"has, got {self.channels_guided}; give fewer, or all"
             )
+        if self.weaker is not None:
+            ours, theirs = (
+                f"{model.in_channels} channels and {model.num_classes} classes"
+                for model in (self.model, self.weaker)
+            )
+            if ours != theirs:
+                raise InputError(f"expected a weaker model of {ours} too, got one of {theirs}")
         self.guided(self.model)
 
     @property
     def channels(self) -> int:
         """Channels of the pictures: 1 for grey, 3 for colour."""
-        return self.model.in_channels
+        channels = picture_channels(self.codec, self.model.in_channels)
+        assert channels is not None, "Pipeline checks it"
+        return channels
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of the noise in model space, where whole pictures are made."""
+        height, width = (side * self.sampler.enlargement(self.process) for side in self.size)
+        return self.model.in_channels, height // self.codec.factor, width // self.codec.factor
 
     def labels(self, indices: Sequence[int]) -> Int[Tensor, " B"]:
         """Return the label numbers of the pictures `indices`."""
@@ -110,16 +130,16 @@ class Samples:
             return self.model(x, t, y, **self.model_arguments)
 
         def draw(step: int) -> Tensor:
-            return draw_noise(self.seed, indices, shape, step)
+            return draw_noise(self.seed, indices, self.shape, step)
 
-        height, width = (side * self.sampler.enlargement(self.process) for side in self.size)
-        shape = (self.channels, height, width)
         device = next(self.model.parameters()).device
-        noise = draw_noise(self.seed, indices, shape).to(device)
+        noise = draw_noise(self.seed, indices, self.shape).to(device)
         labels = self.labels(indices).to(device)
         half = self.precision == "bfloat16"
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
-            x = self.sampler.run(self.process, network, self.guided, noise, labels, draw, report)
+            x = self.sampler.run(
+                self.process, network, self.guided, noise, labels, draw, report, self._begin()
+            )
         finite = x.isfinite().flatten(1).all(1).cpu()
         if not finite.all():
             raise InputError(
@@ -127,6 +147,11 @@ class Samples:
                 " use an earlier checkpoint, more steps or less guidance"
             )
         return self.codec.decode(x).cpu()
+
+    def _begin(self) -> float:
+        """Return when the pictures start to move: CFG-Zero* leaves out the first steps."""
+        zero = self.guidance_kind == "cfg-zero" and self.guidance != 1 and not self.interval[0]
+        return ZEROED if zero else 0.0
 
     def guided(self, model: Denoiser, clock: Clock | None = None) -> Denoiser:
         """Put the guidance around a Denoiser."""
@@ -163,7 +188,14 @@ class Samples:
             "seed": self.seed,
             "seed_rule": SEED_RULE,
             "size": list(self.size),
-            "codec": type(self.codec).__name__,
+            "codec": self._describe_codec(),
             "precision": self.precision,
             "model_arguments": self.model_arguments,
         }
+
+    def _describe_codec(self) -> str | dict[str, Any]:
+        """Return the codec's name, or an autoencoder's settings and the hash of its weights."""
+        if isinstance(self.codec, LatentCodec):
+            weights = hash_tensors(self.codec.autoencoder.state_dict())
+            return {**self.codec.settings, "sha256": weights}
+        return type(self.codec).__name__

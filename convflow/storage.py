@@ -113,12 +113,23 @@ def read_weights(path: Path) -> Any:
     Raises:
         InputError: an absent or damaged file, or one that wants to run code.
     """
+    if path.is_dir():
+        raise InputError(f"expected a file of weights, got the folder {path}; name a file in it")
     if path.suffix == ".safetensors":
         return read_tensors(path)
     try:
-        mapped = zipfile.is_zipfile(path)  # torch's older format cannot be
+        mapped = zipfile.is_zipfile(path)  # torch's older format, a bare pickle, cannot be
+        with path.open("rb") as file:
+            begin = file.read(12)
+        if not mapped and begin[:1] != b"\x80":
+            raise InputError(
+                f"{path} is damaged or was never weights: it begins with {begin!r}, as no file of "
+                "torch.save does; copy it again or use another"
+            )
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except InputError:
+        raise
     except FileNotFoundError as error:
         raise InputError(f"expected weights at {path}, found no such file") from error
     except Exception as error:  # the reader raises nearly any exception on damaged bytes

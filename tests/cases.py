@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -13,7 +13,8 @@ from torch import Tensor
 
 from convflow.codecs import PixelCodec
 from convflow.models.backbone import Backbone
-from convflow.models.zoo import FAMILIES, create_model
+from convflow.models.families import BACKBONES
+from convflow.models.zoo import create_model
 from convflow.processes.ddpm import DDPM
 from convflow.processes.flow import FlowMatching
 from convflow.processes.multiscale import MultiscaleFlow
@@ -82,7 +83,7 @@ CODECS = {"pixel": PixelCodec()}
 
 GOLDENS = Path(__file__).parent / "goldens"
 
-assert {family for family, _ in MODELS.values()} == set(FAMILIES), "a family without a case"
+assert {family for family, _ in MODELS.values()} == set(BACKBONES), "a family without a case"
 SOLVER_NAMES = list(SOLVERS)
 
 
@@ -91,6 +92,16 @@ def build(case: str, *, perturbed: bool = True) -> Backbone:
     family, settings = MODELS[case]
     model = create_model(family, **settings).eval()
     return perturb(model) if perturbed else model
+
+
+def build_pyramid(factors: Sequence[int] = (2,), channels: int = 3) -> Any:
+    """A tiny network of scales, every parameter of which speaks."""
+    backbone = {
+        "family": "flowdcn", "in_channels": channels, "num_classes": 5, "width": 16, "depth": 1,
+        "num_groups": 2,
+    }  # fmt: skip
+    torch.manual_seed(7)
+    return perturb(create_model("pyramid", backbone=backbone, factors=list(factors)).eval())
 
 
 def perturb(model: Backbone, scale: float = 0.1) -> Backbone:

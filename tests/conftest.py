@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import tests.shape_check  # noqa: F401  the hook below finds it by name
+from tests.autoencoder import save_autoencoder
 
 CHECKED = [
     f"convflow.{part}" for part in ("nn", "models", "processes", "samplers", "codecs", "evaluation")
@@ -29,6 +30,12 @@ hypothesis.settings.load_profile("convflow")
 def _seeds() -> None:
     """Give every test the same new weights, alone or after others."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def autoencoder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The folder of a tiny autoencoder with random weights, 8 pixels a cell, 4 channels."""
+    return save_autoencoder(tmp_path_factory.mktemp("autoencoder"))
 
 
 @pytest.fixture

@@ -1,13 +1,21 @@
-"""Pixels to [-1, 1] and back."""
+"""Pixels to [-1, 1] and back; latents as diffusers gives them, scaled."""
 
 from __future__ import annotations
 
 import math
+import sys
 
 import pytest
+import safetensors.torch
 import torch
+from diffusers import AutoencoderKL
 
+from convflow import codecs
+from convflow.codecs import Codec, LatentCodec, PixelCodec, create_codec, picture_channels
+from convflow.types import InputError
+from tests.autoencoder import save_autoencoder
 from tests.cases import CODECS
+from tests.tolerance import assert_close_rms
 
 LEVELS = torch.arange(256, dtype=torch.uint8).view(2, 2, 8, 8)
 
@@ -48,3 +56,142 @@ def test_levels_survive_other_dtypes(dtype):
 def test_values_are_clamped_and_rounded(value, level):
     out = CODECS["pixel"].decode(torch.full((1, 1, 1, 1), value))
     assert (out.item(), out.dtype) == (level, torch.uint8)
+
+
+def pictures(count=3, height=32, width=48):
+    generator = torch.Generator().manual_seed(5)
+    return torch.randint(0, 256, (count, 3, height, width), dtype=torch.uint8, generator=generator)
+
+
+def seeded(seed=1):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture
+def latent(autoencoder):
+    return LatentCodec(autoencoder, scale=0.5, shift=0.25)
+
+
+def test_both_kinds_are_codecs(latent):
+    assert isinstance(latent, Codec)
+    assert isinstance(PixelCodec(), Codec)
+    assert (PixelCodec().factor, latent.factor) == (1, 8)
+    assert [PixelCodec().channels(n) for n in (1, 3)] == [1, 3]
+    assert latent.channels(3) == 4
+    assert [picture_channels(PixelCodec(), n) for n in (1, 3, 4)] == [1, 3, None]
+    assert [picture_channels(latent, n) for n in (1, 3, 4)] == [None, None, 3]
+
+
+def test_latents_are_those_of_diffusers(latent, autoencoder):
+    plain = AutoencoderKL.from_pretrained(autoencoder, low_cpu_mem_usage=False).eval()
+    images = pictures()
+    with torch.no_grad():
+        posterior = plain.encode(images.float() / 127.5 - 1).latent_dist
+        drawn, mean = (posterior.sample(seeded()) - 0.25) * 0.5, (posterior.mean - 0.25) * 0.5
+        x = latent.encode(images, seeded())
+        assert_close_rms(x, drawn)
+        assert_close_rms(latent.encode(images), mean)
+        assert x.shape == (3, 4, 4, 6)
+        assert (x - mean).std() > 0.1, "nothing was drawn"
+        back = plain.decode(x / 0.5 + 0.25).sample
+    levels = (back * 127.5 + 127.5).clamp(0, 255)
+    out = latent.decode(x)
+    assert (out.dtype, out.shape) == (torch.uint8, images.shape)
+    assert (out.float() - levels).abs().max() <= 0.51
+    assert not out.requires_grad
+
+
+def test_the_noise_of_the_latents_is_standard_normal(latent):
+    images = pictures(1).expand(64, -1, -1, -1)
+    posterior = latent.autoencoder.encode(images[:1].float() / 127.5 - 1).latent_dist
+    x = (latent.encode(images, seeded()) / 0.5 + 0.25 - posterior.mean) / posterior.std
+    assert abs(float(x.mean())) < 0.05
+    assert abs(float(x.std()) - 1) < 0.05
+
+
+def test_a_latent_is_a_function_of_the_generator_s_state(latent):
+    images, generator = pictures(), seeded()
+    first, second = (latent.encode(images, generator) for _ in range(2))
+    assert first.equal(latent.encode(images, seeded()))
+    assert not first.equal(second)
+    noise = latent.draw(first.shape, seeded())
+    assert latent.encode(images, noise=noise).equal(first)
+    assert PixelCodec().draw((2, 3, 4, 4), seeded()) is None
+
+
+def test_chunks_change_nothing_but_memory(latent, monkeypatch):
+    images = pictures(5)
+    x = latent.encode(images, seeded())
+    out = latent.decode(x)
+    seen = []
+    encode, decode = latent.autoencoder.encode, latent.autoencoder.decode
+    monkeypatch.setattr(
+        latent.autoencoder, "encode", lambda part: seen.append(len(part)) or encode(part)
+    )
+    monkeypatch.setattr(
+        latent.autoencoder, "decode", lambda part: seen.append(len(part)) or decode(part)
+    )
+    monkeypatch.setattr(codecs, "CHUNK_PIXELS", 2 * 32 * 48)
+    assert_close_rms(latent.encode(images, seeded()), x)
+    assert (latent.decode(x).int() - out.int()).abs().max() <= 1
+    assert seen == [2, 2, 1, 2, 2, 1]
+
+
+def test_latents_in_float64_are_decoded_too(latent):
+    x = latent.encode(pictures(), seeded())
+    assert (latent.decode(x.double()).int() - latent.decode(x).int()).abs().max() <= 1
+    assert latent.decode(torch.full((1, 4, 2, 2), math.nan)).eq(0).all()
+
+
+def test_the_autoencoder_is_frozen_and_can_be_made_again(latent):
+    assert not any(p.requires_grad for p in latent.autoencoder.parameters())
+    assert not latent.autoencoder.training
+    again = create_codec(latent.settings)
+    assert again.settings == latent.settings
+    assert again.encode(pictures(), seeded()).equal(latent.encode(pictures(), seeded()))
+    assert isinstance(create_codec({}), PixelCodec)
+
+
+def test_what_does_not_fit_an_autoencoder_is_refused(latent):
+    with pytest.raises(InputError, match=r"--data.channels: expected 3 .* got 1; set it to 3"):
+        latent.channels(1)
+    with pytest.raises(InputError, match="multiples of 8, got 32x44"):
+        latent.encode(pictures(width=44))
+    with pytest.raises(InputError, match="expected grey or colour pictures, got 4 channels"):
+        PixelCodec().channels(4)
+
+
+def test_kinds_and_settings_that_do_not_exist_are_refused():
+    with pytest.raises(InputError, match=r"unknown codec 'latents'; did you mean 'latent'"):
+        create_codec({"kind": "latents"})
+    with pytest.raises(InputError, match=r"the codec pixel has no scale, got 2\.0; leave it out"):
+        create_codec({"kind": "pixel", "scale": 2.0})
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    with pytest.raises(InputError, match=r"needs the package diffusers.*pip install 'convflow"):
+        LatentCodec("anywhere")
+
+
+def test_autoencoders_that_cannot_be_had_are_refused(tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise OSError("no network\nat all")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
+    for name in ("who/what", str(tmp_path / "nowhere")):
+        with pytest.raises(InputError, match=r"expected an autoencoder .*no network at all\)") as e:
+            LatentCodec(name)
+        assert "\n" not in str(e.value)
+    with pytest.raises(InputError, match="expected an autoencoder"):
+        LatentCodec(str(tmp_path))
+
+
+def test_an_autoencoder_without_all_its_weights_is_refused(tmp_path):
+    folder = save_autoencoder(tmp_path / "damaged")
+    path = tmp_path / "damaged/diffusion_pytorch_model.safetensors"
+    weights = safetensors.torch.load_file(path)
+    del weights["decoder.conv_in.weight"]
+    safetensors.torch.save_file(weights, path, metadata={"format": "pt"})
+    with pytest.raises(InputError, match=r"without decoder\.conv_in\.weight"):
+        LatentCodec(folder)

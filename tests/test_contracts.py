@@ -16,13 +16,23 @@ from convflow.samplers.guidance import ClassifierFreeGuidance
 from convflow.samplers.ode import SOLVERS, integrate, time_grid
 from convflow.samplers.tableaus import count_evaluations
 from convflow.types import InputError
-from tests.cases import MODELS, MULTISCALE, PROCESSES, SOLVER_NAMES, build, exact, inputs
-from tests.standin import build_pyramid
-from tests.tolerance import assert_close_rms
+from tests.cases import (
+    MODELS,
+    MULTISCALE,
+    PROCESSES,
+    SOLVER_NAMES,
+    build,
+    build_pyramid,
+    exact,
+    inputs,
+)
+from tests.tolerance import BFLOAT16_WEIGHTS, assert_close_rms
 
 
 @pytest.mark.parametrize("case", MODELS)
-@pytest.mark.parametrize(("batch", "size"), [(1, (1, 1)), (1, (3, 5)), (3, (4, 2)), (5, (2, 7))])
+@pytest.mark.parametrize(
+    ("batch", "size"), [(0, (2, 3)), (1, (1, 1)), (1, (3, 5)), (3, (4, 2)), (5, (2, 7))]
+)
 def test_a_model_takes_any_rectangle_and_batch(case, batch, size):
     model = build(case)
     x, t, y = inputs(model, batch, size)
@@ -30,7 +40,7 @@ def test_a_model_takes_any_rectangle_and_batch(case, batch, size):
     channels = x.shape[1] * (2 if model.learned_variance else 1)
     assert (out.shape, out.dtype) == ((batch, channels, *x.shape[2:]), x.dtype)
     assert out.isfinite().all()
-    assert out.any()
+    assert out.any() or not batch
 
 
 @pytest.mark.parametrize("case", MODELS)
@@ -92,6 +102,18 @@ def test_float64_is_the_same_function(case):
     double = model.double()(x.double(), t.double(), y)
     assert double.dtype == torch.float64
     assert_close_rms(single, double)
+
+
+@pytest.mark.parametrize("case", MODELS)
+def test_bfloat16_is_nearly_the_same_function(case):
+    model = build(case)
+    x, t, y = inputs(model)
+    expected = model(x, t, y)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert_close_rms(model(x, t, y), expected, torch.bfloat16)
+    half = model.bfloat16()(x.bfloat16(), t, y)
+    assert half.dtype == torch.bfloat16
+    assert_close_rms(half, expected, limit=BFLOAT16_WEIGHTS)
 
 
 @pytest.mark.parametrize("case", MODELS)

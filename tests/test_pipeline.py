@@ -154,6 +154,27 @@ def test_nothing_impossible_falls_back_to_a_default(pipe, bad, message):
         pipe(**bad)
 
 
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"steps": 2.5}, {"steps": "3"}, {"steps": True}, {"seed": 1.5}, {"seed": "1"},
+        {"size": (8, 8, 8)}, {"size": "8"}, {"size": (8.0, 8)}, {"interval": 0.5},
+        {"interval": "ab"}, {"solver": ["heun"]}, {"guidance": "x"}, {"guidance_kind": ["cfg"]},
+        {"channels_guided": 1.5}, {"shift": "x"}, {"last_step": "x"}, {"num": 2.5},
+        {"batch_size": "3"}, {"num": 10**17}, {"steps": 10**9},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_is_of_another_kind_is_refused_at_the_border(pipe, bad, unchecked):
+    with pytest.raises(InputError, match=f"expected .* {next(iter(bad))}|expected at most"):
+        pipe(**bad)
+
+
+def test_a_network_without_reach_says_so():
+    with pytest.raises(InputError, match=r"^dit has no reach, got 3\.0; leave it out"):
+        Pipeline(build("dit"), PixelCodec(), (4, 6)).samples(reach=3.0)
+
+
 @pytest.mark.parametrize("seed", [0, 7, 2**64 + 1])
 def test_a_picture_depends_on_its_seed_and_number_alone(pipe, seed, monkeypatch):
     """Noise bit for bit; pictures up to the rounding of sums that another batch size orders
@@ -261,7 +282,7 @@ def spoil(run, **changes):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"codec": "latent"}, "pipeline.json cannot be used: invalid enum value 'latent'"),
+        ({"codec": "latents"}, "pipeline.json cannot be used: invalid enum value 'latents'"),
         ({"size": 4}, "pipeline.json cannot be used: expected array, got int - at size"),
         ({"size": ["x", 4]}, "pipeline.json cannot be used: expected int"),
         ({"class_names": ["cat"]}, "5 classes or none, got 3 channels and 1 names"),
@@ -307,3 +328,46 @@ def test_a_pipeline_needs_colours_it_can_show_and_a_device_that_is_there():
 def test_grey_pictures():
     pipe = Pipeline(build("flowdcn-patch-1"), PixelCodec(), (3, 5))
     assert pipe(num=1, steps=1).images[0].mode == "L"
+
+
+@pytest.fixture
+def published():
+    sampling = SamplingConfig(
+        "euler-maruyama", 5, 2.0, label_policy="random", last_step=0.04, diffusion="flowdcn",
+        last="euler", channels_guided=1, interval=(0.1, 1.0),
+    )  # fmt: skip
+    return Pipeline(build("flowdcn"), PixelCodec(), SIZE, NAMES, sampling)
+
+
+def test_defaults_are_the_pipeline_s_and_what_is_given_wins(published, tmp_path):
+    told = published.samples().describe()
+    assert (told["diffusion"], told["last"], told["last_step"]) == ("flowdcn", "euler", 0.04)
+    assert told["guidance"]["channels"] == 1
+    assert told["guidance"]["interval"] == [0.1, 1.0]
+    assert told["labels"]["policy"] == "random"
+    other = published.samples(
+        diffusion="sigma", last_step=None, channels_guided="all", label_policy="balanced",
+        interval=(0.0, 1.0), steps=7,
+    ).describe()  # fmt: skip
+    assert (other["diffusion"], other["last"], other["last_step"]) == ("sigma", "euler", None)
+    assert other["guidance"]["channels"] == "all"
+    assert other["guidance"]["interval"] == [0.0, 1.0]
+    assert (other["labels"]["policy"], other["steps"]) == ("balanced", 7)
+    published.save_pretrained(tmp_path)
+    again = Pipeline.from_pretrained(tmp_path)
+    assert again.sampling == published.sampling
+    assert again(num=2).pixels.equal(published(num=2).pixels)
+
+
+def test_another_solver_forgets_the_defaults_of_this_one_and_not_what_is_given(published):
+    told = published.samples(solver="heun").describe()
+    assert (told["solver"], told["last_step"], told["steps"]) == ("heun", 0.04, 5)
+    assert "diffusion" not in told
+    assert published.samples(solver="heun", steps=1).describe()["last_step"] is None
+    with pytest.raises(InputError, match="the solver heun has no diffusion, got constant"):
+        published.samples(solver="heun", diffusion="constant")
+    with pytest.raises(InputError, match="at least 2 steps with a last_step"):
+        published.samples(solver="heun", steps=1, last_step=0.04)
+    weaker = build("flowdcn", perturbed=False)
+    automatic = published.samples(guidance_kind="auto", weaker=weaker)
+    assert automatic.guidance_kind == "auto"

@@ -14,10 +14,13 @@ from PIL import Image
 
 import convflow
 from convflow.cli.main import main
+from tests.autoencoder import save_autoencoder
 from tests.cli.conftest import TINY
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+CODEC = ["--codec.autoencoder", "autoencoder", "--model.patch-size", "2"]
+TINY_DIT = ["--model.num-heads" if word == "--model.num-groups" else word for word in TINY]
 TINY = [*TINY, "--model.patch-size", "8"]
 TINY_DETECTOR = ROOT / "tests/evaluation/tiny_detector.py"
 
@@ -45,6 +48,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 pixels = rng.integers(0, 256, (64, 64, 3), np.uint8)
                 Image.fromarray(pixels).save(home / folder / name / f"{i}.png")
     shutil.copy(TINY_DETECTOR, home / "detector.py")
+    save_autoencoder(home / "autoencoder")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(home)
         for run in ("runs/pets", "runs/pictures.flowdcn"):
@@ -67,7 +71,10 @@ def test_shell_block_runs(
             if words[0] == "train" and "--help" not in words:
                 if "--run" in words:
                     del words[words.index("--run") : words.index("--run") + 2]
-                words += ["--run", str(tmp_path / str(number)), *TINY]
+                latent = words[1].startswith("imagenet.") or "latent" in words
+                words += ["--run", str(tmp_path / str(number))]
+                words += TINY_DIT if words[1].startswith("imagenet.dit") else TINY
+                words += CODEC if latent else []
             if words[0] == "evaluate" and "--compare" not in words:
                 words += ["--detector", "detector.py:load", "--num", "8"]
             assert main(words) == 0, words

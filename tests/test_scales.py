@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import numpy as np
@@ -12,14 +13,15 @@ from PIL import Image
 from convflow.cli.main import main
 from convflow.codecs import PixelCodec
 from convflow.models import zoo
+from convflow.models.zoo import create_model
 from convflow.pipeline import Pipeline
 from convflow.recipes import create_config, list_recipes
 from convflow.training import checkpoint, launch
-from convflow.training.config import ProcessConfig, SamplingConfig, override, read_pipeline
+from convflow.training.config import ProcessConfig, SamplingConfig, read_pipeline
+from convflow.training.overrides import override
 from convflow.training.trainer import Trainer
 from convflow.types import InputError
-from tests.cases import build
-from tests.standin import build_pyramid, pyramid_class
+from tests.cases import build, build_pyramid
 
 TINY = (
     "--process dfm --batch-size 4 --monitor.num-samples 2 --monitor.tensorboard false "
@@ -28,22 +30,13 @@ TINY = (
 ).split()
 
 
-@pytest.fixture(autouse=True)
-def _family(monkeypatch):
-    if "pyramid" not in zoo.FAMILIES:
-        monkeypatch.setitem(zoo.FAMILIES, "pyramid", pyramid_class())
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A finished run of three standardised Haar scales; read it, do not write to it."""
     folder = tmp_path_factory.mktemp("dfm") / "run"
     words = "--process.factors 2,2 --process.decomposition haar --process.standardize true"
-    with pytest.MonkeyPatch.context() as patch:
-        if "pyramid" not in zoo.FAMILIES:
-            patch.setitem(zoo.FAMILIES, "pyramid", pyramid_class())
-        train = ["train", "digits.flowdcn", "--run", str(folder), *TINY, *words.split()]
-        assert main([*train, "--images", "12"]) == 0
+    train = ["train", "digits.flowdcn", "--run", str(folder), *TINY, *words.split()]
+    assert main([*train, "--images", "12"]) == 0
     return folder
 
 
@@ -98,8 +91,6 @@ def test_going_on_keeps_the_deviations_of_the_start(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("recipe", list_recipes())
 def test_every_recipe_becomes_one_of_scales(recipe):
-    if "dit" in recipe:
-        assert create_config(recipe).process.kind == "ddpm"
     config = override(create_config(recipe), ["--process", "dfm", "--sampling.steps", "20"])
     with torch.device("meta"):
         model = launch.build_model(config, 3)
@@ -194,6 +185,7 @@ def test_a_description_of_scales_changes_with_their_settings():
         ({"thresholds": (0.9, 0.9)}, "expected 1 thresholds for 2 scales"),
         ({"thresholds": (1.5,)}, r"thresholds in \(0, 1\]"),
         ({"stop_scale": 3}, "a stop-scale from 1 to 2, got 3"),
+        ({"thresholds": 0.9}, r"expected several numbers for thresholds, got 0\.9"),
         ({"guidance_kind": "auto", "weaker": "model"}, "expected the guidance cfg or cfg-zero"),
         ({"size": (8, 9)}, "multiples of|that 2 divides"),
     ],
@@ -204,6 +196,59 @@ def test_sampling_settings_that_do_not_fit_are_refused(more, message):
         more = more | {"weaker": pipe.model}
     with pytest.raises(InputError, match=message):
         pipe.samples(**more)
+
+
+def test_reach_is_that_of_the_network_inside():
+    pipe = pipe_of()
+    base = pipe.samples().read([0])
+    assert not pipe.samples(reach=1.0).read([0]).equal(base)
+    dico = {"family": "dico", "in_channels": 3, "num_classes": 5, "width": 8}
+    model = create_model("pyramid", backbone=dico | {"depths": [1, 1, 1, 1, 1]}, factors=[2])
+    other = Pipeline(model, PixelCodec(), (16, 16), process=ProcessConfig(kind="dfm"))
+    with pytest.raises(InputError, match=r"has no reach, got 3\.0; leave it out"):
+        other.samples(reach=3.0)
+
+
+def test_a_process_or_solver_leaves_behind_the_stages_of_the_stored():
+    pipe = pipe_of((2, 2))
+    stages = {"stage_steps": (5, 2, 1), "thresholds": (0.8, 0.7)}
+    pipe.sampling = SamplingConfig("euler", 8, 1.5, **stages, stop_scale=2)
+    told = pipe.samples().describe()
+    assert (told["stage_steps"], told["thresholds"], told["size"]) == ([5, 2], [0.8], [4, 8])
+    assert pipe.samples(steps=12, stop_scale=3).describe()["stage_steps"] == [9, 2, 1]
+    plain = Pipeline(build("flowdcn"), PixelCodec(), (4, 4), sampling=pipe.sampling)
+    assert plain.samples().describe()["steps"] == 8
+
+
+def test_cfg_zero_stands_still_early_in_each_scale():
+    pipe, seen = pipe_of(), []
+    samples = pipe.samples(guidance=4.0, guidance_kind="cfg-zero", stage_steps=(30, 30))
+    samples.read([0], watch=lambda step, of, x: seen.append(x))
+    still = [bool(a.equal(b)) for a, b in itertools.pairwise(seen)]
+    assert len(seen) == 60
+    assert still[0]  # t = 0.03: the second step of the first scale
+    assert not any(still[1:])  # in the next stage the first scale moves on
+
+
+def test_latents_of_scales(tmp_path, autoencoder):
+    """Pictures of 64x32 are 8x4 in latents, with 4x2 below; a stop there gives 32x16 pixels."""
+    for i in range(4):
+        noise = np.random.default_rng(i).integers(0, 256, (64, 32, 3), dtype=np.uint8)
+        (tmp_path / "pictures").mkdir(exist_ok=True)
+        Image.fromarray(noise).save(tmp_path / f"pictures/{i}.png")
+    words = f"--codec latent --codec.autoencoder {autoencoder} --data {tmp_path / 'pictures'} "
+    words += "--data.size 64x32 --data.channels 3 --process.standardize true --images 4"
+    run = tmp_path / "run"
+    assert launch.train(settings(words), run)
+    pipe = Pipeline.from_pretrained(run, device="cpu")
+    assert pipe.model.in_channels == 4
+    assert pipe.samples().read([0]).shape == (1, 3, 64, 32)
+    stopped = pipe.samples(stop_scale=1)
+    assert (stopped.size, stopped.shape) == ((32, 16), (4, 8, 4))
+    assert stopped.read([0]).shape == (1, 3, 32, 16)
+    assert main(["info", str(run)]) == 0
+    with pytest.raises(InputError, match="multiples of 16"):
+        pipe.samples(size=(64, 40))
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,9 @@ TOLERANCE = {
 }
 """Largest rms(actual - expected) / rms(expected), by the dtype that was computed in."""
 
+BFLOAT16_WEIGHTS = 2e-2
+"""Likewise of networks whose weights and sums over blocks are rounded to bfloat16 too."""
+
 GOLDEN = 1e-5
 """Likewise, against a file that the released code computed in float32 through a whole network.
 

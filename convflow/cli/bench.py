@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from convflow.cli.main import Parser
-from convflow.cli.sample import finite, interval, natural, positive, size, split_labels
+from convflow.cli.sample import (
+    add_sampling_options,
+    natural,
+    positive,
+    sampling_options,
+    size,
+    split_labels,
+)
 from convflow.types import InputError, unknown_name
 
 if TYPE_CHECKING:
@@ -17,9 +25,19 @@ if TYPE_CHECKING:
 
 SOLVERS = """Search for a solver of few steps for one model, and compare it with the others.
 
-Step lengths and coefficients are fitted so that few steps end where many end; then all solvers
-make the same samples, of noise not seen before, with as many calls of the network. The table goes
-beside the weights as solvers/steps_N.json."""
+Step lengths and coefficients are fitted so that few steps end where many end; then every solver
+without randomness and of fixed cost makes the same samples, of noise not seen before, with as many
+calls of the network. The table goes beside the weights as solvers/steps_N.json."""
+
+GUIDANCE = (
+    "guidance",
+    "guidance_kind",
+    "interval",
+    "channels_guided",
+    "weaker",
+    "label_policy",
+)
+"""The sampling options that change the equation, or the labels it is solved for."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -40,6 +58,11 @@ def bench_solvers(arguments: Sequence[str]) -> int:
     options = _parser().parse(arguments)
     if options.steps < 2:
         raise InputError("--steps: expected at least 2, got 1; one step has nothing to search")
+    if options.teacher_steps < 2 * options.steps:
+        raise InputError(
+            f"--teacher-steps: expected at least twice the {options.steps} of --steps, got "
+            f"{options.teacher_steps}; a teacher has to come closer than its pupil"
+        )
 
     from tqdm import tqdm
 
@@ -52,9 +75,13 @@ def bench_solvers(arguments: Sequence[str]) -> int:
     pipe = Pipeline.from_pretrained(options.model, weights=options.weights, device=options.device)
     place = pipe.folder if pipe.folder and Path(options.model).exists() else Path()
     out = options.out or table_path(place, options.steps)
+    _check_out(out)
     labels = split_labels(options.labels, pipe.class_names)
-    given = {name: getattr(options, name) for name in ("size", "guidance", "interval", "seed")}
-    samples = pipe.samples(labels, **{k: v for k, v in given.items() if v is not None})
+    # A stored solver is not asked for its table, nor whether it takes the guidance.
+    given = {**sampling_options(options), "solver": "euler", "steps": options.steps}
+    samples = pipe.samples(labels, **given)
+    if samples.weaker is not None:
+        samples.weaker.requires_grad_(False)
     network = samples.process.as_prediction(pipe.model.requires_grad_(False), "velocity")
     model = samples.guided(network)
 
@@ -62,7 +89,7 @@ def bench_solvers(arguments: Sequence[str]) -> int:
         found, last = [], first + options.num
         for i in range(first, last, options.batch_size):
             part = range(i, min(i + options.batch_size, last))
-            noise = draw_noise(samples.seed, part, (samples.channels, *samples.size))
+            noise = draw_noise(samples.seed, part, samples.shape)
             found.append((noise.to(pipe.device), samples.labels(part).to(pipe.device)))
         return found
 
@@ -78,19 +105,18 @@ def bench_solvers(arguments: Sequence[str]) -> int:
         table = search(
             model, fit, held_out, options.steps, iterations=options.iterations, progress=tell
         )
-    rows = sorted(compare(model, unseen, table).items(), key=lambda row: row[1][1])
+    compared = compare(model, unseen, table, samples.process.schedule)
+    rows = sorted(compared.items(), key=lambda row: row[1][1])
     print(f"{'solver':12}{'calls':>7}{'error':>12}")
     for name, (calls, error) in rows:
         print(f"{name:12}{calls:7}{error:12.2e}")
+    told = samples.describe()
     with explained(out):
         write_table(
             out,
             table,
             errors={name: {"calls": calls, "error": error} for name, (calls, error) in rows},
-            guidance=samples.guidance,
-            interval=list(samples.interval),
-            size=list(samples.size),
-            seed=samples.seed,
+            **{key: told[key] for key in ("guidance", "labels", "size", "seed")},
             num=options.num,
             teacher_steps=options.teacher_steps,
             weights_sha256=hash_tensors(pipe.model.state_dict()),
@@ -100,6 +126,17 @@ def bench_solvers(arguments: Sequence[str]) -> int:
 
 
 BENCHES: dict[str, Callable[[Sequence[str]], int]] = {"solvers": bench_solvers}
+
+
+def _check_out(out: Path) -> None:
+    """Raise InputError where no table could be written, before it is searched for."""
+    from convflow.storage import explained
+
+    if out.is_dir():
+        raise InputError(f"--out: expected a file, got the folder {out}; give {out / 'table.json'}")
+    with explained(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=out.parent).close()
 
 
 def _parser() -> Parser:
@@ -125,10 +162,8 @@ def _parser() -> Parser:
     )
     add("--batch-size", type=positive, default=16, help="samples at once (default: 16)")
     add("--out", type=Path, help="the table (default: solvers/steps_N.json beside the weights)")
-    add("--labels", help="class names or numbers: cat,dog (default: all)")
     add("--size", type=size, help="height x width, e.g. 48x32 (default: as trained)")
-    add("--guidance", type=finite, help="1 = none (default: the recipe's)")
-    add("--interval", type=interval, help="times at which guidance acts (default: 0,1)")
+    add_sampling_options(parser, GUIDANCE)
     add("--seed", type=natural, default=0, help="sample i depends on (seed, i) alone")
     add("--weights", choices=("ema", "raw"), default="ema", help="averaged or last weights")
     add("--device", default="auto", help="auto, cpu, ...")

@@ -16,6 +16,7 @@ from convflow.cli.main import Parser
 from convflow.cli.sample import (
     OPTIONS,
     add_sampling_options,
+    holds_model,
     natural,
     positive,
     sampling_options,
@@ -67,6 +68,8 @@ def main(arguments: Sequence[str]) -> int:
     work = Work(device, options.batch_size, _progress)
     with distributed.process_group(device):
         first = distributed.rank() == 0
+        with distributed.all_or_none(device):
+            subject = _open_subject(options)
         for mine in (first, not first):  # the first process downloads, the others find it there
             with distributed.all_or_none(device):
                 if mine:
@@ -77,7 +80,6 @@ def main(arguments: Sequence[str]) -> int:
                         device=device,
                     )
         with distributed.all_or_none(device):
-            subject = _open_subject(options)
             target = options.reference and open_target(
                 options.reference,
                 subject,
@@ -226,8 +228,7 @@ def _is_model(what: str) -> bool:
     """Return whether WHAT is a run, a checkpoint, a model folder or a Hub id."""
     path = Path(what)
     if path.is_dir():
-        inside = ("checkpoints", "config.json", "ema/config.json", "raw/config.json")
-        return any((path / name).exists() for name in inside)
+        return holds_model(path)
     return not path.exists() and not path.suffix and what.count("/") == 1 and ":" not in what
 
 

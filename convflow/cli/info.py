@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import difflib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from convflow.cli.main import Parser
-from convflow.cli.sample import positive, size
+from convflow.cli.sample import holds_model, positive, size
 from convflow.types import InputError, Size, unknown_name
 
 if TYPE_CHECKING:
-    from convflow.pipeline import Pipeline
+    from convflow.models.backbone import Backbone
+    from convflow.training.config import PipelineConfig, TrainConfig
 
 WEIGHTS = (".safetensors", ".pt", ".pth", ".ckpt")
 
@@ -33,8 +35,8 @@ def main(arguments: Sequence[str]) -> int:
     parser = Parser(
         prog="convflow info",
         usage="convflow info [WHAT] [--batch-size N] [--size HxW] [--json]",
-        description="Without WHAT, or with a family (dit): its sizes, and with --batch-size or "
-        "--size the memory they need. WHAT may be a size (flowdcn-s/2), a recipe "
+        description="Without WHAT, or with a family (dit): its sizes. With --batch-size or --size "
+        "the memory for training and sampling too. WHAT may be a size (flowdcn-s/2), a recipe "
         "(cifar10.flowdcn), a run folder, a checkpoint, a model folder, or a file of published "
         "weights.",
         allow_abbrev=False,
@@ -42,32 +44,27 @@ def main(arguments: Sequence[str]) -> int:
     add = parser.add_argument
     add("what", nargs="?", help="family, size, recipe, folder or file")
     add("--batch-size", type=positive, help="pictures at once, for the memory (default: 1)")
-    add("--size", type=size, help="pixels of a picture, 8x latents (default: 256)")
+    add("--size", type=size, help="pixels of a picture (default: 256 in 8x latents, or as trained)")
     add("--json", action="store_true", help="print JSON")
     options = parser.parse(arguments)
 
-    from convflow.models.zoo import FAMILIES
+    from convflow.models.zoo import FAMILIES, create_model
 
-    wants_memory = options.batch_size is not None or options.size is not None
-    batch, pixels = options.batch_size or 1, options.size or (256, 256)
+    asked = _Asked(options.batch_size, options.size)
     is_table = options.what is None or options.what in FAMILIES
     if is_table:
         found = _sizes(options.what)
-        if wants_memory:
-            found = {n: row | {"memory": _memory(n, batch, pixels)} for n, row in found.items()}
+        if any(asked):
+            for name, row in found.items():
+                row["memory"] = asked.memory(partial(create_model, name))
     else:
-        found = _describe(options.what, batch, pixels)
-        if wants_memory and "memory" not in found:
-            raise InputError(
-                f"--batch-size and --size belong to published sizes, got {options.what!r}; "
-                "leave them out"
-            )
+        found = _describe(options.what, asked)
     if options.json:
         print(json.dumps(found, indent=2))
     elif is_table:
         _print_sizes(found)
     else:
-        _print_tree(found)
+        _print_tree(_in_short(found) if "recipe" in found else found)
     return 0
 
 
@@ -92,107 +89,167 @@ class _Bytes(int):
         return f"{self / 2**20:.1f} MiB" if self < 2**30 else f"{self / 2**30:.2f} GiB"
 
 
-def _memory(name: str, batch: int, pixels: Size) -> dict[str, Any]:
-    """Return the bytes that training and sampling need, item by item."""
-    from convflow.models.cost import measure
-    from convflow.models.zoo import create_model
+class _Asked(NamedTuple):
+    """The batch that the user wants the memory for, None where nothing was said."""
 
-    if pixels[0] % 8 or pixels[1] % 8:
-        raise InputError(
-            f"expected a --size of which 8 divides both sides, for 8x latents, got "
-            f"{pixels[0]}x{pixels[1]}; try 256"
-        )
-    latent = (pixels[0] // 8, pixels[1] // 8)
-    cost = measure(partial(create_model, name), latent, batch)
-    items = {"training": cost.training, "sampling": cost.sampling}
-    return {
-        "batch_size": batch,
-        "pixels": list(pixels),
-        **{
-            what: {key: _Bytes(count) for key, count in (parts | {"total": total}).items()}
-            for what, parts in items.items()
-            if (total := sum(parts.values()))
-        },
-    }
+    batch: int | None
+    pixels: Size | None
+
+    def memory(
+        self, build: Callable[[], Backbone], pixels: Size = (256, 256), factor: int = 8
+    ) -> dict[str, Any]:
+        """Return the bytes that training and sampling need, item by item."""
+        from convflow.models.cost import measure
+
+        batch, pixels = self.batch or 1, self.pixels or pixels
+        cost = measure(build, pixels, batch, factor)
+        items = {"training": cost.training, "sampling": cost.sampling}
+        return {
+            "batch_size": batch,
+            "pixels": list(pixels),
+            **{
+                what: {key: _Bytes(count) for key, count in (parts | {"total": total}).items()}
+                for what, parts in items.items()
+                if (total := sum(parts.values()))
+            },
+        }
+
+    def rows(
+        self, build: Callable[[], Backbone], known: PipelineConfig | TrainConfig, pixels: Size
+    ) -> dict[str, Any]:
+        """Return the memory of a run or a recipe with what it means, nothing if not asked for."""
+        found = {"memory": self.memory(build, pixels, _factor(known))} if any(self) else {}
+        return found | ({"note": MEMORY_NOTE} if found else {})
 
 
-def _describe(what: str, batch: int, pixels: Size) -> dict[str, Any]:
+def _factor(known: PipelineConfig | TrainConfig) -> int:
+    """Return how many pixels along a side of a cell the model sees."""
+    return 8 if known.codec.kind == "latent" else 1
+
+
+def _describe(what: str, asked: _Asked) -> dict[str, Any]:
     path = Path(what)
-    if path.is_dir():
-        return _describe_folder(path)
-    if path.exists():
-        return _describe_file(path)
+    if what and path.is_dir():
+        return _describe_folder(path, asked)
+    if what and path.exists():
+        return _describe_file(path, asked)
 
-    from convflow.models.zoo import FAMILIES, SIZES
+    from convflow.models.zoo import FAMILIES, SIZES, create_model
 
     if what in SIZES:
-        row = {"size": what, **_sizes()[what], "memory": _memory(what, batch, pixels)}
+        row = {"size": what, **_sizes()[what], "memory": asked.memory(partial(create_model, what))}
         return row | {"note": f"{NOTE}\n{MEMORY_NOTE}"}
 
-    from convflow.recipes import create_config, list_recipes
+    from convflow.recipes import create_config, find_target, list_recipes
     from convflow.training.config import to_dict
 
     if what in list_recipes():
-        return {"recipe": what, **to_dict(create_config(what))}
+        target = find_target(what)
+        told = {} if target is None else {"target": {"of": "paper", **target._asdict()}}
+        config = create_config(what)
+        build = partial(create_model, **_network(config))
+        memory = asked.rows(build, config, config.data.size)
+        return {"recipe": what, "about": list_recipes()[what]} | to_dict(config) | told | memory
     if path.suffix in WEIGHTS:
         raise InputError(f"no file {what} here; check the name")
     known = [*SIZES, *FAMILIES, *list_recipes()]
+    near = difflib.get_close_matches(what, known, 1, 0.6)
+    if "/" in what and (path.parent.is_dir() or not near):
+        raise InputError(f"nothing there: {what}; check the path, or convflow info lists names")
+    if not what:
+        raise InputError("expected a size, recipe, folder or file, got ''; leave it out for a list")
     raise InputError(unknown_name("size, recipe, folder or file", what, known))
 
 
-def _describe_file(path: Path) -> dict[str, Any]:
+def _network(config: TrainConfig) -> dict[str, Any]:
+    """Return name and settings of a recipe's network, of 1000 classes where the data tell them."""
+    from dataclasses import asdict
+
+    from convflow.processes.process import create_process
+    from convflow.training.launch import pyramid_settings
+
+    channels = 4 if config.codec.kind == "latent" else config.data.channels
+    settings: dict[str, Any] = {"num_classes": 1000, "in_channels": channels}
+    if create_process(asdict(config.process)).learned_variance:
+        settings["learned_variance"] = True
+    settings |= config.model
+    return pyramid_settings(settings, config) if config.process.kind == "dfm" else settings
+
+
+def _describe_file(path: Path, asked: _Asked) -> dict[str, Any]:
     if path.suffix not in WEIGHTS:
         raise InputError(
             f"{path} is a file; give a run, checkpoint or model folder, or a file of weights "
             f"({', '.join(WEIGHTS)})"
         )
     if path.name == "model.safetensors" and (path.parent / "config.json").is_file():
-        return _describe_folder(path.parent)
+        return _describe_folder(path.parent, asked)
+    if any(asked):
+        raise InputError(
+            "--batch-size and --size: expected a size, a recipe, a run or a model folder, got the "
+            f"file {path}; leave them out"
+        )
 
     from convflow.models.convert import describe_weights
 
     return describe_weights(path)
 
 
-def _describe_folder(folder: Path) -> dict[str, Any]:
-    from convflow.pipeline import Pipeline
-    from convflow.training.checkpoint import read_state
+def _describe_folder(folder: Path, asked: _Asked) -> dict[str, Any]:
+    if not holds_model(folder):
+        inside = [str(path) for path in sorted(folder.iterdir()) if holds_model(path)]
+        some = f"but {', '.join(inside[:3])} do" if inside else "nor does a folder in it"
+        raise InputError(
+            f"{folder} itself holds no run, checkpoint or model, {some}; give one that does"
+        )
 
-    pipe = Pipeline.from_pretrained(folder, device="cpu")
-    assert pipe.folder is not None
-    checkpoint, trained = pipe.folder.parent, {}
+    from convflow.models.zoo import create_model, load_model
+    from convflow.pipeline import find_weights, read_description
+    from convflow.training.checkpoint import read_state
+    from convflow.training.config import to_dict
+
+    weights = find_weights(folder, "ema")
+    known, model = read_description(weights), load_model(weights)
+    checkpoint, trained = weights.parent, {}
     if (checkpoint / "state.json").is_file():
         content = read_state(checkpoint)
         trained = {key: content[key] for key in ("step", "images_seen", "version", "config")}
+    told, named = to_dict(known), dict(model.settings)
+    named["name"] = named.pop("family")
     return {
-        "weights": str(pipe.folder),
-        "parameters": sum(p.numel() for p in pipe.model.parameters()),
-        "model": pipe.model.settings,
-        "size": list(pipe.size),
-        "multiple": pipe.model.multiple,
-        "classes": list(pipe.class_names),
-        **_scales(pipe),
+        "weights": str(weights),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "model": model.settings,
+        "size": list(known.size),
+        "multiple": model.multiple,
+        "classes": list(known.class_names),
+        **({"codec": told["codec"]} if known.codec.kind == "latent" else {}),
+        **_scales(known),
         **trained,
+        **asked.rows(lambda: create_model(**named), known, known.size),
     }
 
 
-def _scales(pipe: Pipeline) -> dict[str, Any]:
+def _scales(known: PipelineConfig) -> dict[str, Any]:
     """Return how a model of scales sees a picture, and how it samples one; of others nothing."""
     from dataclasses import asdict
 
     from convflow.processes.multiscale import MultiscaleFlow
     from convflow.processes.process import create_process
 
-    process = create_process(asdict(pipe.process))
+    process = create_process(asdict(known.process))
     if not isinstance(process, MultiscaleFlow):
         return {}
+    sampler, factor = known.sampling.varied("dfm").sampler(), _factor(known)
+    sampler.check_process(process)
+    sizes = process.sizes((known.size[0] // factor, known.size[1] // factor))
     return {
         "scales": {
             "decomposition": process.decomposition.name,
-            "sizes": [f"{height}x{width}" for height, width in process.sizes(pipe.size)],
+            "sizes": [f"{height}x{width}" for height, width in sizes],
             "probabilities": list(process.probabilities),
             "deviations": list(process.deviations) or "as they are",
-            "sampling": pipe.samples().sampler.describe(process),
+            "sampling": sampler.describe(process),
         }
     }
 
@@ -225,6 +282,32 @@ def _plain(value: object) -> str:
     return " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
+def _in_short(recipe: dict[str, Any]) -> dict[str, Any]:
+    """Return of a recipe what is not as in every training, the target without what is unknown."""
+    from convflow.training.config import TrainConfig, to_dict
+
+    def changed(tree: dict[str, Any], default: dict[str, Any]) -> dict[str, Any]:
+        return {
+            key: changed(value, default[key]) if isinstance(value, dict) else value
+            for key, value in tree.items()
+            if value != default[key]
+        }
+
+    defaults = to_dict(TrainConfig())
+    settings = {key: value for key, value in recipe.items() if key in defaults and key != "model"}
+    head = {key: recipe[key] for key in ("recipe", "about", "model")}
+    short = {**head, **changed(settings, defaults)}
+    if "target" in recipe:
+        short["target"] = {k: v for k, v in recipe["target"].items() if v is not None}
+    note = "Other settings are the defaults; --json tells all of them."
+    if "memory" in recipe:
+        short["memory"] = recipe["memory"]
+        note += (
+            f"\n{recipe['note']}\nA recipe is counted with 1000 classes unless it says how many."
+        )
+    return {**short, "note": note}
+
+
 def _print_tree(tree: dict[str, Any], indent: int = 0) -> None:
     for key, value in tree.items():
         if key == "note":
@@ -234,5 +317,7 @@ def _print_tree(tree: dict[str, Any], indent: int = 0) -> None:
             _print_tree(value, indent + 2)
         else:
             shown = f"{value:,}" if isinstance(value, int) and key == "parameters" else value
-            shown = ", ".join(map(str, shown)) if isinstance(shown, (list, tuple)) else shown
+            shown = (
+                ", ".join(map(str, shown)) or "none" if isinstance(shown, (list, tuple)) else shown
+            )
             print(f"{'':{indent}}{key:{24 - indent}} {shown}")

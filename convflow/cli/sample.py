@@ -96,27 +96,45 @@ def _parser() -> Parser:
     return parser
 
 
-def add_sampling_options(parser: argparse._ActionsContainer) -> None:
-    """Add the options that say how a model makes pictures; all are None unless given."""
+def add_sampling_options(
+    parser: argparse._ActionsContainer, names: Sequence[str] | None = None
+) -> None:
+    """Add the options that say how a model makes pictures, all or some; None unless given."""
     parser.add_argument("--labels", help="class names or numbers: cat,dog (default: all)")
-    for name, how in OPTIONS.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", **how)
+    for name in OPTIONS if names is None else names:
+        parser.add_argument(f"--{name.replace('_', '-')}", **OPTIONS[name])
 
 
 def sampling_options(options: argparse.Namespace) -> dict[str, Any]:
-    """Return what the user gave of the arguments of `Pipeline.samples`, labels apart."""
-    from convflow.models.zoo import load_model
-    from convflow.pipeline import find_weights
+    """Return what the user gave of the arguments of `Pipeline.samples`, labels apart.
+
+    Raises:
+        InputError: a weaker model without the guidance that uses it, or the other way round.
+    """
+    if (vars(options).get("guidance_kind") == "auto") != bool(vars(options).get("weaker")):
+        raise InputError(
+            "expected --guidance-kind auto and --weaker MODEL together, got one of them; "
+            "give both or none"
+        )
+    from convflow.pipeline import Pipeline
     from convflow.samplers.multistep import read_table
 
-    given = {name: getattr(options, name) for name in (*OPTIONS, "size", "seed")}
-    given = {name: value for name, value in given.items() if value is not None}
+    names = (*OPTIONS, "size", "seed")
+    given = {name: v for name, v in vars(options).items() if name in names and v is not None}
     if "weaker" in given:
-        given["weaker"] = load_model(find_weights(given["weaker"], "ema"))
+        given["weaker"] = Pipeline.from_pretrained(given["weaker"], device=options.device)
+    if given.get("last_step") == "none":
+        given["last_step"] = None
     if "table" in given:
         given["table"] = read_table(given["table"])
         given.setdefault("solver", "searched")
     return given
+
+
+def holds_model(folder: Path) -> bool:
+    """Return whether a folder is a run, a checkpoint or a model folder."""
+    inside = ("checkpoints", "config.json", "ema/config.json", "raw/config.json")
+    return any((folder / name).exists() for name in inside)
 
 
 def split_labels(text: str | None, known: Sequence[str]) -> list[str] | None:
@@ -166,6 +184,16 @@ def finite(text: str) -> float:
     return number
 
 
+def channels(text: str) -> int | str:
+    """Return how many channels, or "all"; for `argparse`."""
+    return text if text == "all" else positive(text)
+
+
+def last_step(text: str) -> float | str:
+    """Return a length, or "none"; for `argparse`."""
+    return text if text == "none" else finite(text)
+
+
 def above_zero(text: str) -> float:
     """Return a finite number above 0; for `argparse`."""
     if (number := finite(text)) <= 0:
@@ -210,28 +238,31 @@ def interval(text: str) -> tuple[float, float]:
 
 
 OPTIONS: dict[str, dict[str, Any]] = {
-    "label_policy": {"help": "balanced: labels in turn (default); random: drawn"},
+    "label_policy": {"help": "balanced: labels in turn; random: drawn (default: the recipe's)"},
     "steps": {"type": positive, "help": "solver steps (default: the recipe's)"},
     "solver": {"help": "euler, heun, ab4, ddpm, ... (default: the recipe's; docs: samplers)"},
     "guidance": {"type": finite, "help": "1 = none (default: the recipe's)"},
-    "guidance_kind": {"help": "cfg (default), cfg-zero, or auto with --weaker"},
-    "interval": {"type": interval, "help": "times at which guidance acts (default: 0,1)"},
-    "channels_guided": {"type": positive, "help": "the first so many (default: all; published: 3)"},
+    "guidance_kind": {"help": "cfg, cfg-zero (default: the recipe's), or auto with --weaker"},
+    "interval": {
+        "type": interval,
+        "help": "times at which it acts, as 0,1 (default: the recipe's)",
+    },
+    "channels_guided": {"type": channels, "help": "the first so many, or all; published: 3"},
     "weaker": {"help": "run, checkpoint or model folder that guidance pulls away from"},
-    "shift": {"type": above_zero, "help": "above 1 spends more steps near noise (default: 1)"},
-    "last_step": {"type": finite, "help": "length of the last step; published: 0.04"},
-    "diffusion": {"help": "of random solvers: sigma (default), constant, flowdcn, ..."},
-    "strength": {"type": finite, "help": "of the diffusion (default: 1)"},
-    "last": {"help": "how a random solver ends: mean (default), euler, tweedie, none"},
-    "eta": {"type": finite, "help": "noise of ddim, 0 (default) to 1"},
-    "clip": {"action": "store_true", "default": None, "help": "clip predicted data (ddpm, ddim)"},
-    "atol": {"type": above_zero, "help": "tolerance of dopri5 (default: 1e-6)"},
-    "rtol": {"type": above_zero, "help": "relative tolerance of dopri5 (default: 1e-3)"},
+    "shift": {"type": above_zero, "help": "above 1 spends more steps near noise"},
+    "last_step": {"type": last_step, "help": "length of the last step, or none; published: 0.04"},
+    "diffusion": {"help": "of random solvers: sigma, constant, flowdcn, ..."},
+    "strength": {"type": finite, "help": "of the diffusion"},
+    "last": {"help": "how a random solver ends: mean, euler, tweedie, none"},
+    "eta": {"type": finite, "help": "noise of ddim, 0 to 1"},
+    "clip": {"action": argparse.BooleanOptionalAction, "help": "clip predicted data (ddpm, ddim)"},
+    "atol": {"type": above_zero, "help": "tolerance of dopri5"},
+    "rtol": {"type": above_zero, "help": "relative tolerance of dopri5"},
     "stage_steps": {
         "type": counts,
-        "help": "of dfm: steps of each scale, 30,10 (default: 3/4, rest)",
+        "help": "of dfm: steps of each scale, 30,10 (default: the recipe's, or 3/4 and the rest)",
     },
-    "thresholds": {"type": times, "help": "of dfm: when the next scale begins (default: 0.9)"},
+    "thresholds": {"type": times, "help": "of dfm: when the next scale begins, published: 0.9"},
     "stop_scale": {
         "type": positive,
         "help": "of dfm: stop after scale K, at its size, 1 = coarsest",
@@ -240,4 +271,5 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "reach": {"type": reach, "help": "S_max of FlowDCN in cells, or X,Y (default: as trained)"},
     "precision": {"help": "float32 (default) or bfloat16, faster and less exact"},
 }
-"""What `Pipeline.samples` takes, as options; size and seed stand with each command."""
+"""What `Pipeline.samples` takes, as options; size and seed stand with each command. What is not
+given is as in the recipe."""

@@ -25,22 +25,24 @@ often changed
   --batch-size 128         global batch, whatever the number of devices
   --micro-batch 32         most pictures at once on a device, to save memory
   --optim.lr 2e-4          learning rate
+  --codec latent           in latents of an autoencoder; needs pip install convflow[diffusers]
   --process ddpm           DDPM instead of flow matching; see also --process.schedule
   --process dfm            a flow for each scale; see also --process.factors, .decomposition
-  --model.width 256        any setting of the network
+  --model.width 256        any setting of the network; several numbers as --model.depths 2x4x8x4x2
   --data.on-bad skip       leave unreadable pictures out instead of stopping
 
-convflow train RECIPE --help lists every key with its value in that recipe.
+convflow train RECIPE --help lists every key with its value in that recipe, or beside what else is
+given: convflow train RECIPE --model.name dico --help.
 On several GPUs: torchrun --nproc-per-node 8 -m -- convflow train RECIPE ..."""
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; return 0 at the end of the run, 130 when it was interrupted."""
     from convflow import recipes
-    from convflow.training.config import describe, override
+    from convflow.training.overrides import describe, override
 
     if not arguments or arguments[0] in ("-h", "--help"):
-        rows = (f"  {name:24} {text}" for name, text in recipes.list_recipes().items())
+        rows = (f"  {name:22} {text}" for name, text in recipes.list_recipes().items())
         print(HELP.format(recipes="\n".join(rows)))
         return 0
     parser = Parser(prog="convflow train", add_help=False, allow_abbrev=False)
@@ -64,10 +66,12 @@ def main(arguments: Sequence[str]) -> int:
         if options.run is not None:
             raise InputError("expected --resume FOLDER or --run FOLDER, got both; drop --run")
         config = read_run_config(options.resume)
+    config = override(config, rest)
     if options.help:
         print("\n".join(f"  --{key:32} {value:18} {text}" for key, value, text in describe(config)))
+        if recipe is not None and (target := recipes.find_target(recipe)):
+            print(f"\ntarget: {target}")
         return 0
-    config = override(config, rest)
     run = options.resume or options.run or Path("runs") / str(recipe)
 
     from convflow.training.launch import train

@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
+import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
+import torch
 from huggingface_hub import PyTorchModelHubMixin
 from jaxtyping import Float, Int
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from convflow.nn.norm import widen
-from convflow.types import InputError
+from convflow.nn.conv import ConvHead, ConvStem
+from convflow.nn.embed import PatchEmbedding, PatchHead
+from convflow.nn.norm import residual
+from convflow.nn.resample import Conditions, LevelConditions, Levels, mirror
+from convflow.types import InputError, Size
+
+
+class Parts(NamedTuple):
+    """The modules around a trunk, of which each scale of a pyramid has its own (but the label)."""
+
+    stem: nn.Conv2d
+    """Pictures (B, C, H, W) to features (B, h, w, D)."""
+    time: nn.Module
+    """Times (B,) to a vector (B, D), or to one for each level."""
+    label: nn.Module
+    """Labels (B,) likewise."""
+    head: PatchHead | ConvHead
+    """Features, and the vector that heads see, to pictures."""
 
 
 class Backbone(nn.Module, PyTorchModelHubMixin, library_name="convflow", tags=["convflow"]):
@@ -37,6 +55,11 @@ class Backbone(nn.Module, PyTorchModelHubMixin, library_name="convflow", tags=["
         """The arguments that build this network again, with the family's name, as JSON has them."""
         settings = {"family": self.family, **(self._hub_mixin_config or {})}  # type: ignore[dict-item]
         return json.loads(json.dumps(settings))
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """Names of what `forward` takes beside pictures, times and labels, such as `reach`."""
+        return tuple(inspect.signature(self.forward).parameters)[3:]
 
     def stem(self, x: Float[Tensor, "B C H W"]) -> Tensor:
         """Return features of noisy pictures, channels last."""
@@ -91,6 +114,24 @@ class Backbone(nn.Module, PyTorchModelHubMixin, library_name="convflow", tags=["
     def _save_pretrained(self, save_directory: Path) -> None:
         self.save_weights(save_directory)
 
+    @property
+    def parts(self) -> Parts:
+        """The modules around the trunk; what a `Pyramid` copies for its scales."""
+        raise NotImplementedError
+
+    def create_condition(self, make: Callable[[int], nn.Module]) -> nn.Module:
+        """Return a new part of the condition: `make(width)`, for each level where there are any."""
+        raise NotImplementedError
+
+    def head_vector(self, c: Any) -> Float[Tensor, "B D"]:
+        """Return what the head sees of a condition."""
+        return c
+
+    def blank_inputs(self, batch: int, size: Size) -> tuple[Any, ...]:
+        """Return arguments of `forward` without numbers, for pictures of a height and width."""
+        x = torch.empty(batch, self.in_channels, *size)
+        return x, torch.empty(batch), torch.empty(batch, dtype=torch.int64)
+
     def check_input(self, x: Tensor) -> None:
         """Raise InputError unless the channels and sides of `x` (B, C, H, W) fit this network."""
         if x.dim() != 4 or x.shape[1] != self.in_channels:
@@ -104,14 +145,23 @@ class Backbone(nn.Module, PyTorchModelHubMixin, library_name="convflow", tags=["
 class PatchBackbone(Backbone):
     """A Backbone on a grid of patches: embeddings in front of the blocks, `PatchHead` behind."""
 
-    embed_patches: nn.Module
+    embed_patches: PatchEmbedding
     embed_time: nn.Module
     embed_label: nn.Module
-    project: nn.Module
+    project: PatchHead
+
+    @property
+    def parts(self) -> Parts:
+        """The modules around the trunk."""
+        return Parts(self.embed_patches, self.embed_time, self.embed_label, self.project)
+
+    def create_condition(self, make: Callable[[int], nn.Module]) -> nn.Module:
+        """Return a new part of the condition, one vector."""
+        return make(self.embed_patches.out_channels)
 
     def stem(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B h w D"]:
         """Return features on the patch grid, channels last; float32 under autocast too."""
-        return widen(self.embed_patches(x))
+        return residual(self.embed_patches(x))
 
     def condition(self, t: Float[Tensor, " B"], y: Int[Tensor, " B"]) -> Float[Tensor, "B D"]:
         """Return the condition vector of time and label."""
@@ -123,6 +173,47 @@ class PatchBackbone(Backbone):
         """Return the prediction, the unused half of some published heads dropped."""
         out = self.project(features, c)
         return out if self.learned_variance else out[:, : self.in_channels]
+
+
+class LevelBackbone(Backbone):
+    """A Backbone with a condition for each level: `embed` in front of the trunk, `project` behind.
+
+    Attributes:
+        cells: a picture is mirrored to multiples of this many pixels before it enters.
+        last_level: the level whose condition the head sees.
+    """
+
+    cells: int
+    last_level: int = 0
+    embed: PatchEmbedding | ConvStem
+    embed_condition: LevelConditions
+    project: PatchHead | ConvHead
+
+    @property
+    def parts(self) -> Parts:
+        """The modules around the trunk."""
+        c = self.embed_condition
+        return Parts(self.embed, c.time, c.label, self.project)
+
+    def create_condition(self, make: Callable[[int], nn.Module]) -> nn.Module:
+        """Return a new part of the condition, a vector for each level."""
+        return Levels(make, self.embed_condition.widths)
+
+    def stem(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B h w D"]:
+        """Return features, channels last; float32 under autocast too."""
+        return residual(self.embed(mirror(x, self.cells)))
+
+    def condition(self, t: Float[Tensor, " B"], y: Int[Tensor, " B"]) -> Conditions:
+        """Return the condition vectors of time and label, one for each level."""
+        return self.embed_condition(t, y)
+
+    def head_vector(self, c: Conditions) -> Float[Tensor, "B D"]:
+        """Return the condition vector of the level on which the trunk ends."""
+        return c[self.last_level]
+
+    def head(self, features: Float[Tensor, "B h w E"], c: Conditions) -> Float[Tensor, "B O H W"]:
+        """Return the prediction, O = 2C channels where the variance is learned, else C."""
+        return self.project(features, self.head_vector(c))
 
 
 def halves_of_head(discard_half: bool, learned_variance: bool) -> int:
@@ -139,8 +230,15 @@ def halves_of_head(discard_half: bool, learned_variance: bool) -> int:
     return 2 if discard_half or learned_variance else 1
 
 
+LONGEST_SIDE = 2**16
+
+
 def check_size(height: int, width: int, multiple: int) -> None:
-    """Raise InputError unless both sides are positive multiples of `multiple`."""
+    """Raise InputError unless both sides are positive multiples of `multiple`, and not absurd."""
+    if max(height, width) > LONGEST_SIDE:
+        raise InputError(
+            f"expected sides of at most {LONGEST_SIDE}, got {height}x{width}; choose smaller ones"
+        )
     if height < 1 or width < 1 or height % multiple or width % multiple:
         near = [max(multiple, round(side / multiple) * multiple) for side in (height, width)]
         raise InputError(

@@ -124,6 +124,8 @@ def load_official(
     importers = _importers(keep_half, num_heads)
     if family not in importers:
         raise InputError(unknown_name("family of published weights", family, importers))
+    if not isinstance(weights, str | Path | Mapping):
+        raise InputError(f"expected a file of weights or a state dict, got {weights!r}; give one")
     origin = "the state dict" if isinstance(weights, Mapping) else str(weights)
     content = weights if isinstance(weights, Mapping) else read_weights(Path(weights))
     settings, tensors = _import(_unwrap(content, origin), family, importers[family], origin)
@@ -158,10 +160,10 @@ def describe_weights(path: Path) -> dict[str, Any]:
     importer = _importers(keep_half=True, num_heads=1)[family]  # no shape depends on the heads
     try:
         settings, tensors = _import(state, family, importer, str(path))
-    except InputError as error:
-        return found | {"problem": str(error)}
-    with torch.device("meta"):
-        model = create_model(family, **settings)
+        with torch.device("meta"):
+            model = create_model(family, **settings)
+    except InputError as error:  # without its advice, which is for those who load
+        return found | {"problem": str(error).partition("; ")[0]}
     if misfits := find_misfits(model.state_dict(), tensors):
         found["problem"] = "; ".join(misfits[:3])
     if "num_heads" in settings:
@@ -191,9 +193,11 @@ def _import(state: dict[str, Tensor], family: str, importer: Importer, origin: s
         return importer(state)
     except InputError:
         raise
-    except (KeyError, IndexError, ValueError, RuntimeError) as error:
+    except (LookupError, ValueError, TypeError, RuntimeError, ArithmeticError) as error:
+        words = str(error).splitlines() or [type(error).__name__]  # torch tells of its frames too
+        reason = f"missing {error.args[0]}" if isinstance(error, KeyError) else words[0]
         raise InputError(
-            f"{origin} holds no published {family} weights ({error}); name another family"
+            f"{origin} holds no published {family} weights ({reason}); name another family"
         ) from error
 
 
@@ -202,11 +206,15 @@ def _unwrap(content: Any, origin: str) -> dict[str, Tensor]:
     if part := _chosen(content):
         content = content[part]
     if not isinstance(content, Mapping) or not content:
-        raise InputError(f"{origin}: expected a state dict, got {type(content).__name__}")
-    if strangers := [key for key, value in content.items() if not isinstance(value, Tensor)]:
-        raise InputError(
-            f"{origin}: expected a state dict of tensors, but {strangers[0]!r} is none"
-        )
+        empty = "an empty " if isinstance(content, Mapping) else ""
+        raise InputError(f"{origin}: expected a state dict, got {empty}{type(content).__name__}")
+    for name, value in content.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            kind = type(value).__name__
+            raise InputError(
+                f"{origin}: expected a state dict of names and tensors, but it holds the {kind} "
+                f"{name!r}; give the part of it that is one"
+            )
     return dict(content)
 
 
@@ -235,7 +243,7 @@ def _dico(state: dict[str, Tensor]) -> Import:
         "width": width,
         "in_channels": in_channels,
         "num_classes": len(tensors["embed_condition.label.0.weight"]) - 1,
-        "depths": [1 + max(int(n) for s, n in stages if s == str(stage)) for stage in range(5)],
+        "depths": [len({n for s, n in stages if s == str(stage)}) for stage in range(5)],
         "mlp_ratio": len(tensors["body.stages.0.0.mlp.0.bias"]) / width,
         "kernel_size": tensors["body.stages.0.0.mix.depthwise.weight"].shape[-1],
         "learned_variance": len(tensors["project.out.bias"]) == 2 * in_channels,
@@ -290,7 +298,7 @@ def _patch_settings(tensors: dict[str, Tensor]) -> dict[str, Any]:
         "in_channels": in_channels,
         "patch_size": patch_size,
         "num_classes": tensors["embed_label.weight"].shape[0] - 1,
-        "depth": 1 + max(int(m[1]) for n in tensors if (m := re.match(r"blocks\.(\d+)\.", n))),
+        "depth": len({m[1] for n in tensors if (m := re.match(r"blocks\.(\d+)\.", n))}),
     }
 
 

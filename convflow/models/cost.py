@@ -18,8 +18,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from convflow.models.backbone import Backbone
-from convflow.types import Size
+from convflow.models.backbone import Backbone, check_size
+from convflow.types import InputError, Size
 
 COPIES = {"weights": 1, "averaged weights": 1, "gradients": 1, "AdamW moments": 2}
 """How many numbers a training holds for each parameter."""
@@ -58,21 +58,32 @@ class Cost(NamedTuple):
         return {"weights": 4 * self.parameters, "activations": self.live}
 
 
-def measure(build: Callable[[], Backbone], size: Size, batch: int = 1) -> Cost:
-    """Return what a network costs for `batch` pictures of a height and width in model space.
+MOST_PLACES = 2**32
+"""The largest batch times height times width in model space: torch counts bytes in 63 bits."""
+
+
+def measure(build: Callable[[], Backbone], size: Size, batch: int = 1, factor: int = 1) -> Cost:
+    """Return what a network costs for `batch` pictures of a height and width.
 
     Args:
         build: makes the network; called where its weights take no memory.
-        size: height and width, multiples of the network's `multiple`.
+        size: height and width in pixels, multiples of `factor` times the network's `multiple`.
         batch: pictures at once; guidance evaluates two for each that it makes.
+        factor: pixels along a side of one cell of model space.
 
     Raises:
-        InputError: a size that does not fit the network.
+        InputError: a size that does not fit the network, or a batch beyond counting.
     """
     with FakeTensorMode():
         model = build()
-        model.check_input(torch.empty(0, model.in_channels, *size))
-        inputs = _inputs(model, size, batch)
+        check_size(*size, factor * model.multiple)
+        cells = (size[0] // factor, size[1] // factor)
+        if batch * cells[0] * cells[1] > MOST_PLACES:
+            raise InputError(
+                f"expected a batch whose bytes can be counted, got {batch} pictures of "
+                f"{size[0]}x{size[1]}; give fewer or smaller ones"
+            )
+        inputs = model.blank_inputs(batch, cells)
         saved = _Saved(model)
         with saved_tensors_hooks(saved.keep, _same):
             model(*inputs)
@@ -81,11 +92,6 @@ def measure(build: Callable[[], Backbone], size: Size, batch: int = 1) -> Cost:
             model(*inputs)
         parameters = sum(p.numel() for p in model.parameters())
         return Cost(parameters, flops.get_total_flops() / 2e9 / batch, saved.bytes, live.most)
-
-
-def _inputs(model: Backbone, size: Size, batch: int) -> tuple[Tensor, Tensor, Tensor]:
-    x = torch.empty(batch, model.in_channels, *size)
-    return x, torch.empty(batch), torch.empty(batch, dtype=torch.int64)
 
 
 def _storages(model: Backbone) -> list[torch.UntypedStorage]:

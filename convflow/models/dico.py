@@ -12,15 +12,15 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Literal, get_args
 
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from convflow.models.backbone import Backbone
+from convflow.models.backbone import LevelBackbone
 from convflow.nn.conv import AttentionName, ConvHead, ConvMix, ConvStem
 from convflow.nn.dense import MLP, ActivationName, create_activation
 from convflow.nn.embed import PatchEmbedding, PatchHead
-from convflow.nn.norm import Modulation, gated, modulate, widen
-from convflow.nn.resample import Conditions, Hourglass, Join, LevelConditions, mirror
+from convflow.nn.norm import Modulation, gated, modulate, residual
+from convflow.nn.resample import Conditions, Hourglass, Join, LevelConditions
 from convflow.types import InputError, unknown_name
 
 Layout = Literal["u", "isotropic", "isotropic-skip"]
@@ -82,13 +82,13 @@ class Stack(nn.Module):
         for index, block in enumerate(self.blocks):
             if index >= first_joined:
                 opposite = len(self.blocks) - 1 - index
-                x = widen(self.join[opposite](x, outputs[opposite]))
+                x = residual(self.join[opposite](x, outputs[opposite]))
             x = block(x, c[0])
             outputs.append(x)
         return x
 
 
-class DiCo(Backbone):
+class DiCo(LevelBackbone):
     """A U of `DiCoBlock`s between a 3x3 convolution and a zero-initialised head.
 
     Three levels of D, 2D and 4D channels at full, half and quarter height and width, each with
@@ -147,9 +147,7 @@ class DiCo(Backbone):
             attention=attention,
             activation=activation,
         )
-        self.embed: nn.Module
         self.body: nn.Module
-        self.project: nn.Module
         widths: tuple[int, ...]
         if layout == "u":
             self.cells, self.last_level, widths = 4, 1, Hourglass.widths_of(width)
@@ -164,18 +162,6 @@ class DiCo(Backbone):
         self.embed_condition = LevelConditions(num_classes, widths)
         self.multiple = 1 if pad else self.cells
 
-    def stem(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B h w D"]:
-        """Return features, channels last; float32 under autocast too."""
-        return widen(self.embed(mirror(x, self.cells)))
-
-    def condition(self, t: Float[Tensor, " B"], y: Int[Tensor, " B"]) -> Conditions:
-        """Return the condition vectors of time and label, one for each level."""
-        return self.embed_condition(t, y)
-
     def trunk(self, features: Float[Tensor, "B h w D"], c: Conditions) -> Float[Tensor, "B h w E"]:
         """Return refined features."""
         return self.body(features, c)
-
-    def head(self, features: Float[Tensor, "B h w E"], c: Conditions) -> Float[Tensor, "B O H W"]:
-        """Return the prediction, O = 2C channels where the variance is learned, else C."""
-        return self.project(features, c[self.last_level])

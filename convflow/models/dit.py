@@ -131,7 +131,8 @@ class DiT(PatchBackbone):
         if self.positions == "rotary":
             rotation = rotary_positions(rows, columns, self.position_width, features)
         else:
-            features = features + sincos_positions(rows, columns, self.position_width, features)
+            table = sincos_positions(rows, columns, self.position_width, features)
+            features = features + table.to(features.dtype)
         for block in self.blocks:
             features = block(features, c, rotation)
         return features

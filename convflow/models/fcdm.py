@@ -11,14 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from convflow.models.backbone import Backbone
+from convflow.models.backbone import LevelBackbone
 from convflow.nn.conv import Conv, ConvHead, ConvStem, ResponseNorm
 from convflow.nn.dense import create_linear
-from convflow.nn.norm import Modulation, gated, modulate, widen
-from convflow.nn.resample import Conditions, Hourglass, LevelConditions, mirror
+from convflow.nn.norm import Modulation, gated, modulate
+from convflow.nn.resample import Conditions, Hourglass, LevelConditions
 from convflow.types import InputError
 
 KERNEL = 7
@@ -50,7 +50,7 @@ class FCDMBlock(nn.Module):
         return gated(x, gate, self.mlp(mixed))
 
 
-class FCDM(Backbone):
+class FCDM(LevelBackbone):
     """A U of `FCDMBlock`s between a 3x3 convolution and a zero-initialised head.
 
     Three levels of D, 2D and 4D channels at full, half and quarter height and width, each with
@@ -89,25 +89,13 @@ class FCDM(Backbone):
             )
         self.in_channels, self.num_classes = in_channels, num_classes
         self.learned_variance = learned_variance
-        self.multiple = 1 if pad else CELLS
+        self.cells, self.multiple = CELLS, 1 if pad else CELLS
         self.embed = ConvStem(in_channels, width)
         self.embed_condition = LevelConditions(num_classes, Hourglass.widths_of(width))
         self.body = Hourglass(FCDMBlock, width, depths, out_width=width)
         self.refine = Conv(width, width)
         self.project = ConvHead(width, in_channels * (2 if learned_variance else 1))
 
-    def stem(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B h w D"]:
-        """Return features, channels last; float32 under autocast too."""
-        return widen(self.embed(mirror(x, CELLS)))
-
-    def condition(self, t: Float[Tensor, " B"], y: Int[Tensor, " B"]) -> Conditions:
-        """Return the condition vectors of time and label, one for each level."""
-        return self.embed_condition(t, y)
-
     def trunk(self, features: Float[Tensor, "B h w D"], c: Conditions) -> Float[Tensor, "B h w D"]:
         """Return refined features."""
         return self.refine(self.body(features, c))
-
-    def head(self, features: Float[Tensor, "B h w D"], c: Conditions) -> Float[Tensor, "B O H W"]:
-        """Return the prediction, O = 2C channels where the variance is learned, else C."""
-        return self.project(features, c[0])

@@ -8,14 +8,12 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from convflow.models.backbone import Backbone
-from convflow.models.dico import DiCo
-from convflow.models.dit import DiT, SiT
-from convflow.models.fcdm import FCDM
-from convflow.models.flowdcn import FlowDCN
+from convflow.models.families import BACKBONES, build
+from convflow.models.pyramid import Pyramid
 from convflow.storage import find_misfits, read_json, read_tensors
 from convflow.types import InputError, unknown_name
 
-FAMILIES: dict[str, type[Backbone]] = {cls.family: cls for cls in (FlowDCN, DiCo, FCDM, DiT, SiT)}
+FAMILIES: dict[str, type[Backbone]] = BACKBONES | {Pyramid.family: Pyramid}
 
 
 class Size(NamedTuple):
@@ -121,17 +119,18 @@ def create_model(name: str, **settings: Any) -> Backbone:
         10
     """
     size = _find(name)
-    return _build(size.family, size.settings | settings)
+    return build(size.family, size.settings | settings, FAMILIES)
 
 
-def settings_of(name: str) -> list[str]:
-    """Return the names of the settings that a size or family takes.
+def settings_of(name: str) -> dict[str, Any]:
+    """Return the settings that a size or family takes, by name, with their values there.
 
     Raises:
         InputError: an unknown name; the message has the nearest.
     """
-    accepted = FAMILIES[_find(name).family]._hub_mixin_init_parameters
-    return [setting for setting in accepted if setting != "self"]
+    size = _find(name)
+    accepted = FAMILIES[size.family]._hub_mixin_init_parameters
+    return {key: given.default for key, given in accepted.items() if key != "self"} | size.settings
 
 
 def load_model(folder_or_id: str | Path) -> Backbone:
@@ -154,7 +153,7 @@ def load_model(folder_or_id: str | Path) -> Backbone:
         raise InputError(
             f"{folder / 'config.json'}: {unknown_name('model family', family, FAMILIES)}"
         )
-    model = _build(family, settings)
+    model = build(family, settings, FAMILIES)
     weights = read_tensors(folder / "model.safetensors")
     load_strictly(model, weights, folder / "model.safetensors")
     return model.eval()
@@ -200,14 +199,3 @@ def _find(name: str) -> Size:
     if size.family not in FAMILIES:
         raise InputError(unknown_name("model", name, [*SIZES, *FAMILIES]))
     return size
-
-
-def _build(family: str, settings: dict[str, Any]) -> Backbone:
-    accepted = FAMILIES[family]._hub_mixin_init_parameters
-    for key in settings:
-        if key not in accepted:
-            raise InputError(f"{family}: {unknown_name('setting', key, accepted)}")
-    try:
-        return FAMILIES[family](**settings)
-    except (TypeError, RuntimeError, KeyError) as error:
-        raise InputError(f"{family} cannot be built from {settings}: {error}") from error

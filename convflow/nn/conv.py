@@ -151,6 +151,7 @@ class ConvHead(nn.Module):
 
     def __init__(self, width: int, out_channels: int) -> None:
         super().__init__()
+        self.width = width
         self.modulation = Modulation(width, 2)
         self.norm = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
         self.out = Conv(width, out_channels)

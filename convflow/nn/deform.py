@@ -64,7 +64,8 @@ class GroupwiseMSDCN(nn.Module):
         groups = (*x.shape[:-1], self.num_groups)
         offsets = self._offsets(x, reach)
         weights = self.weight(x).view(*groups, TAPS)
-        gathered = deform_sample(self.value(x).view(*groups, -1), offsets, weights, self.border)
+        value = self.value(x).view(*groups, x.shape[-1] // self.num_groups)
+        gathered = deform_sample(value, offsets, weights, self.border)
         return self.out(gathered.flatten(-2))
 
     def _offsets(self, x: Tensor, reach: Reach) -> Float[Tensor, "B H W G K 2"]:

@@ -18,12 +18,17 @@ MAX_PERIOD = 10_000.0
 
 
 class TimeEmbedding(nn.Module):
-    """Cosines then sines of `t` at 128 geometric frequencies, through a two-layer SiLU network."""
+    """Cosines then sines of `t` at 128 geometric frequencies, through a two-layer SiLU network.
 
-    def __init__(self, width: int) -> None:
+    Args:
+        width: channels of the embedding.
+        hidden: channels between the two layers; by default as many.
+    """
+
+    def __init__(self, width: int, hidden: int | None = None) -> None:
         super().__init__()
-        self.hidden = nn.Linear(FREQUENCIES, width)
-        self.out = nn.Linear(width, width)
+        self.hidden = nn.Linear(FREQUENCIES, hidden or width)
+        self.out = nn.Linear(hidden or width, width)
         for layer in (self.hidden, self.out):
             nn.init.normal_(layer.weight, std=0.02)
             nn.init.zeros_(layer.bias)
@@ -77,7 +82,7 @@ class PatchHead(nn.Module):
 
     def __init__(self, width: int, patch_size: int, out_channels: int) -> None:
         super().__init__()
-        self.patch_size, self.out_channels = patch_size, out_channels
+        self.width, self.patch_size, self.out_channels = width, patch_size, out_channels
         self.modulation = Modulation(width, 2)
         self.norm = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
         self.out = nn.Linear(width, patch_size**2 * out_channels)
@@ -147,7 +152,7 @@ def _angles(length: int, count: int, like: Tensor) -> Float[Tensor, "length coun
 
 
 def _on_grid(along_x: Tensor, along_y: Tensor) -> Float[Tensor, "rows columns C"]:
-    rows, columns = len(along_y), len(along_x)
+    rows, columns = along_y.shape[0], along_x.shape[0]  # `len` would fix them in an export
     return torch.cat(
         [along_x.expand(rows, -1, -1), along_y[:, None].expand(-1, columns, -1)], dim=-1
     )

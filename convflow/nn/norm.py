@@ -37,6 +37,13 @@ def widen(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
+def residual(x: Tensor) -> Tensor:
+    """Return `x` as sums over blocks hold it: in float32 under autocast, else in its own dtype."""
+    kind = x.device.type  # of tensors without numbers there is none
+    autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return x.float() if autocast else x
+
+
 def create_norm(name: NormName, width: int) -> nn.Module:
     """Return the norm `name` over the last axis, with a learned scale per channel."""
     if name not in (known := get_args(NormName)):

@@ -6,6 +6,7 @@ Pixel shuffle: Shi et al. 2016, eq. 4. The U: Ai et al. 2025 (arXiv 2505.11196),
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from convflow.nn.conv import Conv
 from convflow.nn.dense import create_linear
 from convflow.nn.embed import LabelEmbedding, TimeEmbedding
-from convflow.nn.norm import widen
+from convflow.nn.norm import residual
 from convflow.types import InputError
 
 Conditions = tuple[Float[Tensor, "B _"], ...]
@@ -23,18 +24,24 @@ Conditions = tuple[Float[Tensor, "B _"], ...]
 STAGES = 5
 
 
-def shuffle_down(x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H//2 W//2 4*C"]:
-    """Return squares of two by two cells as channels, ordered as in `F.pixel_unshuffle`."""
+def shuffle_down(
+    x: Float[Tensor, "B H W C"], factor: int = 2
+) -> Float[Tensor, "B H//{factor} W//{factor} C*{factor}**2"]:
+    """Return squares of `factor` by `factor` cells as channels, as `F.pixel_unshuffle` does."""
     batch, height, width, channels = x.shape
-    cells = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
-    return cells.permute(0, 1, 3, 5, 2, 4).reshape(batch, height // 2, width // 2, 4 * channels)
+    rows, columns = height // factor, width // factor
+    cells = x.reshape(batch, rows, factor, columns, factor, channels)
+    return cells.permute(0, 1, 3, 5, 2, 4).reshape(batch, rows, columns, factor**2 * channels)
 
 
-def shuffle_up(x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B 2*H 2*W C//4"]:
-    """Return groups of four channels as squares of two by two cells; undoes `shuffle_down`."""
+def shuffle_up(
+    x: Float[Tensor, "B H W C"], factor: int = 2
+) -> Float[Tensor, "B H*{factor} W*{factor} C//{factor}**2"]:
+    """Return groups of channels as squares of `factor` by `factor` cells; undoes `shuffle_down`."""
     batch, height, width, channels = x.shape
-    cells = x.reshape(batch, height, width, channels // 4, 2, 2)
-    return cells.permute(0, 1, 4, 2, 5, 3).reshape(batch, 2 * height, 2 * width, channels // 4)
+    cells = x.reshape(batch, height, width, channels // factor**2, factor, factor)
+    fine = cells.permute(0, 1, 4, 2, 5, 3)
+    return fine.reshape(batch, factor * height, factor * width, channels // factor**2)
 
 
 class Downsample(nn.Module):
@@ -126,10 +133,26 @@ class Hourglass(nn.Module):
         return self._run(4, self.join[1](self.up[1](mid), near), c)
 
     def _run(self, stage: int, x: Tensor, c: Conditions) -> Tensor:
-        x = widen(x)  # as in the stem: sums over blocks stay in float32 under autocast
+        x = residual(x)
         for block in self.stages[stage]:  # type: ignore[attr-defined]
             x = block(x, c[self.levels[stage]])
         return x
+
+
+class Levels(nn.ModuleList):
+    """One module for each level, all shown the same: a vector of each, the finest level first.
+
+    Args:
+        make: makes the module for a number of channels.
+        widths: channels of the levels.
+    """
+
+    def __init__(self, make: Callable[[int], nn.Module], widths: Sequence[int]) -> None:
+        super().__init__(make(width) for width in widths)
+
+    def forward(self, x: Tensor) -> Conditions:
+        """Return what the modules make of `x`, times (B,) or labels (B,)."""
+        return tuple(module(x) for module in self)
 
 
 class LevelConditions(nn.Module):
@@ -140,12 +163,13 @@ class LevelConditions(nn.Module):
 
     def __init__(self, num_classes: int, widths: Sequence[int]) -> None:
         super().__init__()
-        self.time = nn.ModuleList(TimeEmbedding(width) for width in widths)
-        self.label = nn.ModuleList(LabelEmbedding(num_classes, width) for width in widths)
+        self.widths = tuple(widths)
+        self.time = Levels(TimeEmbedding, widths)
+        self.label = Levels(partial(LabelEmbedding, num_classes), widths)
 
     def forward(self, t: Float[Tensor, " B"], y: Int[Tensor, " B"]) -> Conditions:
         """Return the condition vectors of time and label, the finest level first."""
-        return tuple(time(t) + label(y) for time, label in zip(self.time, self.label, strict=True))
+        return tuple(map(torch.add, self.time(t), self.label(y)))
 
 
 def mirror(x: Float[Tensor, "B C H W"], multiple: int) -> Float[Tensor, "B C H2 W2"]:

@@ -8,9 +8,36 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+from typing import NamedTuple
 
 from convflow.training.config import TrainConfig
 from convflow.types import InputError, unknown_name
+
+
+class Target(NamedTuple):
+    """Scores that a paper reports for a recipe's settings; None where none was found.
+
+    `guided` says whether with guidance, `samples` of how many samples, `citation` by whom.
+    """
+
+    fid: float | None
+    sfid: float | None
+    inception_score: float | None
+    precision: float | None
+    recall: float | None
+    guided: bool
+    samples: int | None
+    citation: str
+
+    def __str__(self) -> str:
+        """Return the scores in a line, marked as the paper's."""
+        words = ("FID", "sFID", "IS", "precision", "recall")
+        found = [f"{w} {v}" for w, v in zip(words, self[:5], strict=True) if v is not None]
+        if not found:
+            return f"no score found ({self.citation})"
+        count = "" if self.samples is None else f", {self.samples:,} samples"
+        guidance = "with guidance" if self.guided else "without guidance"
+        return f"{', '.join(found)} {guidance}{count} (the paper's: {self.citation})"
 
 
 def list_recipes() -> dict[str, str]:
@@ -34,3 +61,9 @@ def create_config(name: str) -> TrainConfig:
         raise InputError(unknown_name("recipe", name, known))
     module, _, function = name.partition(".")
     return getattr(importlib.import_module(f"{__name__}.{module}"), function)()
+
+
+def find_target(name: str) -> Target | None:
+    """Return the paper's scores for a known recipe, None where it has no paper."""
+    module, _, function = name.partition(".")
+    return getattr(importlib.import_module(f"{__name__}.{module}"), "TARGETS", {}).get(function)

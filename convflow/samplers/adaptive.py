@@ -16,6 +16,8 @@ from convflow.types import Denoiser, InputError
 
 ADAPTIVE_SOLVERS = ("dopri5",)
 
+MOST_STEPS = 10_000
+
 
 class Adaptive(NamedTuple):
     """The state at the end of the path, and how often the model was called on the way."""
@@ -53,7 +55,8 @@ def integrate_adaptive(
         rtol: likewise, relative to the state.
 
     Raises:
-        InputError: torchdiffeq is missing, or numbers out of range.
+        InputError: torchdiffeq is missing, or numbers out of range, or tolerances so small, or
+            slopes so steep, that the steps vanish.
     """
     if not (0 < atol < math.inf and 0 < rtol < math.inf and start < end):
         raise InputError(
@@ -79,6 +82,12 @@ def integrate_adaptive(
         return error.square().flatten(1).mean(1).sqrt().max() if error.dim() else error.abs()
 
     times = noise.new_tensor([start, end])
-    options = {"step_t": times[1:], "norm": worst}
-    state = odeint(slope, noise, times, rtol=rtol, atol=atol, method="dopri5", options=options)
+    options = {"step_t": times[1:], "norm": worst, "max_num_steps": MOST_STEPS}
+    try:
+        state = odeint(slope, noise, times, rtol=rtol, atol=atol, method="dopri5", options=options)
+    except AssertionError as error:
+        raise InputError(
+            f"expected tolerances that can be met, got atol {atol} and rtol {rtol}: the steps of "
+            f"dopri5 would be too short or too many ({error}); raise them"
+        ) from error
     return Adaptive(state[-1], evaluations)

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from convflow.processes.ddpm import DDPM, Posterior
-from convflow.samplers.ode import Callback
+from convflow.samplers.ode import Callback, times_like
 from convflow.samplers.sde import Draw
 from convflow.types import Denoiser, InputError
 
@@ -110,7 +110,7 @@ def ddim(
     def move(chain: DDPM, back: Posterior, x: Tensor, k: int, step: int) -> Tensor:
         now, before = chain.signal[k].item(), chain.signal_before[k].item()
         spread = eta * math.sqrt((1 - before) / (1 - now) * (1 - now / before))
-        noise = chain.predict_noise(back.data, x, x.new_full((len(x),), k))
+        noise = chain.predict_noise(back.data, x, times_like(x, k))
         moved = math.sqrt(before) * back.data + math.sqrt(1 - before - spread**2) * noise
         return moved + spread * draw(step).to(x) if spread and draw else moved
 
@@ -129,7 +129,7 @@ def _walk(
 ) -> Tensor:
     chain, x = ddpm.respaced(steps), noise
     for step, k in enumerate(reversed(range(steps)), 1):
-        told, t = (x.new_full((len(x),), number) for number in (chain.times[k].item(), k))
+        told, t = (times_like(x, number) for number in (chain.times[k].item(), k))
         back = chain.posterior(model(x, told, labels).to(x.dtype), x, t, clip)
         x = move(chain, back, x, k, step)
         if callback is not None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from convflow.processes.prediction import convert
 from convflow.processes.schedule import Schedule
-from convflow.samplers.ode import Callback
+from convflow.samplers.ode import Callback, times_like
 from convflow.types import Denoiser, InputError, unknown_name
 
 EXPONENTIAL_SOLVERS: dict[str, tuple[str, str, int]] = {
@@ -69,7 +69,7 @@ def integrate_exponential(
     straight = noise / size[0].item()
     for step, (time, scale) in enumerate(zip(grid[:-1], size.tolist(), strict=False)):
         x = straight * scale
-        t = x.new_full((len(x),), time)
+        t = times_like(x, time)
         velocity = model(x, t, labels).to(x.dtype)
         data = convert(velocity, x, t, schedule, "velocity", "data")
         straight = scheduler.step(data, scheduler.timesteps[step], straight).prev_sample

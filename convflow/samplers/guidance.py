@@ -22,6 +22,9 @@ Clock = Callable[[Tensor], Tensor]
 
 Pair = tuple[Tensor, Tensor]
 
+ZEROED = 0.04
+"""The flow time before which CFG-Zero* does not move."""
+
 
 @dataclass(frozen=True)
 class Guidance:
@@ -125,10 +128,11 @@ class ZeroStarGuidance(ClassifierFreeGuidance):
     The number a, one per sample over the guided channels (and over all scales that a packed state
     holds), makes a v_null the closest to v_label.
     Before the time `zeroed` the velocity is zero where guidance acts: the default leaves out the
-    first 4% of equal steps. Of velocities only; other arguments as in `Guidance`.
+    first 4% of equal steps. A solver with a memory, or several calls in a step, should leave these
+    steps out altogether, as `Sampler` does. Of velocities only; other arguments as in `Guidance`.
     """
 
-    zeroed: float = 0.04
+    zeroed: float = ZEROED
 
     def __post_init__(self) -> None:
         """Check the numbers."""

@@ -109,6 +109,11 @@ def read_table(source: Path | Mapping[str, Any]) -> Table:
     Raises:
         InputError: no such file, or numbers that are no such table.
     """
+    if isinstance(source, Path) and not source.exists():
+        raise InputError(
+            f"expected the table of a searched solver at {source}, found no such file; "
+            "convflow bench solvers MODEL --steps N makes one"
+        )
     content = read_json(source) if isinstance(source, Path) else source
     name = str(source) if isinstance(source, Path) else "the table"
     times: Any = content.get("times")

@@ -26,11 +26,14 @@ SOLVERS: dict[str, Solver] = RUNGE_KUTTA | MULTISTEP
 """All solvers of fixed cost by name."""
 
 
+MOST_STEPS = 100_000
+
+
 def time_grid(steps: int, *, shift: float = 1.0, last_step: float | None = None) -> list[float]:
     """Return `steps + 1` increasing times from 0 (noise) to 1 (data).
 
     Args:
-        steps: number of solver steps, at least 1.
+        steps: number of solver steps, from 1 to `MOST_STEPS`.
         shift: s > 0; above 1 the steps gather near noise, t' = t / (t + (1 - t) s).
         last_step: length of the last step, in (0, 1); the others share the rest as `shift` says.
             FlowDCN and SiT publish 0.04. None treats all steps alike.
@@ -43,12 +46,20 @@ def time_grid(steps: int, *, shift: float = 1.0, last_step: float | None = None)
             "expected steps >= 1, a finite shift > 0 and last_step in (0, 1) or none, "
             f"got steps {steps}, shift {shift}, last_step {last_step}"
         )
+    if steps > MOST_STEPS:
+        raise InputError(f"expected at most {MOST_STEPS:,} steps, got {steps}; take fewer")
     if last_step is None:
         return [shift_times(i / steps, shift) for i in range(steps + 1)]
     if steps == 1:
         raise InputError("expected at least 2 steps with a last_step, got 1; leave last_step out")
     times = [shift_times(i / (steps - 1), shift) * (1 - last_step) for i in range(steps)]
     return [*times, 1.0]
+
+
+def times_like(x: Float[Tensor, B * N], time: float) -> Float[Tensor, " B"]:
+    """Return a time for every sample, in float32 at least: half precision rounds step numbers."""
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    return torch.full((len(x),), time, dtype=dtype, device=x.device)
 
 
 @torch.no_grad()
@@ -85,7 +96,7 @@ def integrate(
         for row, fraction in zip(tableau.a, tableau.c, strict=True):
             stage = _advance(x, slopes, row, length)
             # This sum ends at `end` exactly, `start + fraction * length` just beside it.
-            t = x.new_full((len(x),), (1 - fraction) * start + fraction * end)
+            t = times_like(x, (1 - fraction) * start + fraction * end)
             slopes.append(model(stage, t, labels).to(x.dtype))
         x = _advance(x, slopes, tableau.b, length)
         x = _advance(x, earlier[: len(tableau.past)], tableau.past, length)

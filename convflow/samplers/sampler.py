@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any, cast
 
 from jaxtyping import Float, Int
@@ -20,7 +22,7 @@ from convflow.samplers.exponential import EXPONENTIAL_SOLVERS, integrate_exponen
 from convflow.samplers.guidance import Clock
 from convflow.samplers.multistep import Table
 from convflow.samplers.ode import SOLVERS, Callback, integrate, time_grid
-from convflow.samplers.sde import SDE_SOLVERS, Draw, integrate_sde
+from convflow.samplers.sde import SDE_SOLVERS, Draw, check_diffusion, integrate_sde
 from convflow.samplers.staged import (
     THRESHOLD,
     Stage,
@@ -29,7 +31,7 @@ from convflow.samplers.staged import (
     sample_staged,
     split_steps,
 )
-from convflow.types import Denoiser, InputError, unknown_name
+from convflow.types import Denoiser, InputError, Size, check_kinds, check_several, unknown_name
 
 Guide = Callable[[Denoiser, Clock | None], Denoiser]
 """From a Denoiser, and what turns its times into flow time, to the guided one."""
@@ -94,7 +96,14 @@ class Sampler:
     table: Table | None = None
 
     def __post_init__(self) -> None:
-        """Check the names, and the grid."""
+        """Check the kinds, the names, and the grid."""
+        check_kinds(str, solver=self.solver, diffusion=self.diffusion, last=self.last)
+        check_kinds(Integral, steps=self.steps)
+        check_kinds(Real, shift=self.shift, last_step=self.last_step, strength=self.strength)
+        check_kinds(Real, eta=self.eta, atol=self.atol, rtol=self.rtol)
+        check_several(Integral, stage_steps=self.stage_steps)
+        check_several(Real, thresholds=self.thresholds)
+        check_kinds(Integral, stop_scale=self.stop_scale)
         if self.solver not in OPTIONS:
             raise InputError(unknown_name("solver", self.solver, OPTIONS))
         own = OPTIONS[self.solver]
@@ -108,7 +117,15 @@ class Sampler:
         if (self.table is None) == (self.solver == SEARCHED):
             raise InputError(
                 f"expected a table of coefficients for the solver {SEARCHED} and for no other; "
-                "make one with convflow bench solvers"
+                "convflow bench solvers MODEL --steps N makes one"
+            )
+        if self.solver in SDE_SOLVERS:
+            check_diffusion(self.diffusion, self.strength, self.last)
+        if not 0 <= self.eta <= 1:
+            raise InputError(f"expected eta in [0, 1], got {self.eta}; change it")
+        if not (0 < self.atol < math.inf and 0 < self.rtol < math.inf):
+            raise InputError(
+                f"expected finite tolerances above 0, got {self.atol} and {self.rtol}; change them"
             )
         self.grid()
         if self.stage_steps and sum(self.stage_steps) != self.steps:
@@ -157,6 +174,23 @@ class Sampler:
             return 1
         return process.decomposition.shrinkage[len(self.stages(process)) - 1]
 
+    def size(self, process: Process, size: Size, factor: int = 1) -> Size:
+        """Return the size in pixels of what becomes of whole pictures: smaller after a stop.
+
+        Args:
+            process: that the model was trained with.
+            size: height and width in pixels of whole pictures.
+            factor: of the codec.
+
+        Raises:
+            InputError: scales whose sizes are not whole.
+        """
+        if not isinstance(process, MultiscaleFlow):
+            return size
+        cells = process.sizes((size[0] // factor, size[1] // factor))
+        height, width = cells[len(self.stages(process)) - 1]
+        return height * factor, width * factor
+
     def describe(self, process: Process | None = None) -> dict[str, Any]:
         """Return solver, steps and the settings that mean something to it, ready for JSON."""
         if isinstance(process, MultiscaleFlow):
@@ -176,6 +210,14 @@ class Sampler:
             told["table"] = self.table._asdict()
         own = (name for name in OPTIONS[self.solver] if name not in STAGES)
         return told | {name: getattr(self, name) for name in own}
+
+    def check_guidance(self, kind: str) -> None:
+        """Raise InputError when a kind of guidance cannot act on what the solver asks for."""
+        if kind == "cfg-zero" and self.solver in ANCESTRAL_SOLVERS:
+            raise InputError(
+                f"the guidance cfg-zero is for velocities, got the solver {self.solver}, "
+                "which predicts noise; choose another of the two"
+            )
 
     def check_process(self, process: Process) -> None:
         """Raise InputError when solver or settings are not those of the process."""
@@ -215,6 +257,7 @@ class Sampler:
         labels: Int[Tensor, " B"],
         draw: Draw,
         callback: Callback | None = None,
+        begin: float = 0.0,
     ) -> Float[Tensor, "B C _ _"]:
         """Return data in model space, smaller than the noise only after a `stop_scale`.
 
@@ -227,6 +270,8 @@ class Sampler:
             draw: from the number of a step, from 1, to its noise; only random solvers ask for it,
                 and scales, which are more numbers than a picture.
             callback: told of every step, with the running state; of scales, see `sample_staged`.
+            begin: steps of a grid that start before this time are left out, and the noise stays as
+                it is; of an adaptive solver, a searched table and scales none are.
 
         Raises:
             InputError: a solver that needs another process or a package that is missing.
@@ -266,6 +311,8 @@ class Sampler:
         grid, solver = self.grid(), self.solver
         if self.table is not None:
             return integrate(velocity, noise, labels, grid, self.table.solver, callback)
+        early = sum(time < begin for time in grid)
+        grid = grid[min(early, len(grid) - 2) :]
         if solver in SOLVERS:
             return integrate(velocity, noise, labels, grid, solver, callback)
         if solver in EXPONENTIAL_SOLVERS:

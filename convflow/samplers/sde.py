@@ -16,7 +16,7 @@ from torch import Tensor
 
 from convflow.processes.prediction import convert
 from convflow.processes.schedule import Schedule
-from convflow.samplers.ode import Callback
+from convflow.samplers.ode import Callback, times_like
 from convflow.types import Denoiser, InputError, unknown_name
 
 Draw = Callable[[int], Tensor]
@@ -93,15 +93,9 @@ def integrate_sde(
     Raises:
         InputError: an unknown name, or a strength below 0.
     """
-    for kind, name, known in (
-        ("SDE solver", solver, SDE_SOLVERS),
-        ("diffusion", diffusion, DIFFUSIONS),
-        ("last step", last, LAST_STEPS),
-    ):
-        if name not in known:
-            raise InputError(unknown_name(kind, name, known))
-    if not 0 <= strength < math.inf:
-        raise InputError(f"expected a finite strength of at least 0, got {strength}; change it")
+    if solver not in SDE_SOLVERS:
+        raise InputError(unknown_name("SDE solver", solver, SDE_SOLVERS))
+    check_diffusion(diffusion, strength, last)
 
     def weigh(time: float) -> float:
         t = torch.tensor(time, dtype=torch.float64)
@@ -109,9 +103,12 @@ def integrate_sde(
 
     def slopes(x: Tensor, time: float) -> tuple[Tensor, Tensor, Tensor]:
         """The velocity, the SDE's drift and the expected data."""
-        t = x.new_full((len(x),), time)
+        t = times_like(x, time)
         velocity = model(x, t, labels).to(x.dtype)
-        score, data = (convert(velocity, x, t, schedule, "velocity", w) for w in ("score", "data"))
+        score, data = (
+            convert(velocity, x, t, schedule, "velocity", wanted).to(x.dtype)
+            for wanted in ("score", "data")
+        )
         return velocity, torch.add(velocity, score, alpha=weigh(time)), data
 
     x, steps = noise, len(grid) - 1
@@ -131,3 +128,15 @@ def integrate_sde(
         if callback is not None:
             callback(step, steps, x)
     return x
+
+
+def check_diffusion(diffusion: str, strength: float, last: str) -> None:
+    """Raise InputError unless these are settings of `integrate_sde`."""
+    for kind, name, known in (
+        ("diffusion", diffusion, DIFFUSIONS),
+        ("last step", last, LAST_STEPS),
+    ):
+        if name not in known:
+            raise InputError(unknown_name(kind, name, known))
+    if not 0 <= strength < math.inf:
+        raise InputError(f"expected a finite strength of at least 0, got {strength}; change it")

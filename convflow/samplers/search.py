@@ -6,8 +6,10 @@ numbers in all, found on a few batches; they serve other noise, and often other 
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -15,6 +17,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from convflow.processes.schedule import Schedule
+from convflow.samplers.exponential import EXPONENTIAL_SOLVERS, integrate_exponential
 from convflow.samplers.multistep import Table, adams_weights
 from convflow.samplers.ode import SOLVERS, integrate, time_grid
 from convflow.samplers.tableaus import Solver, count_evaluations
@@ -110,17 +114,22 @@ def search(
 
 
 def compare(
-    model: Denoiser, batches: Sequence[Batch], table: Table
+    model: Denoiser,
+    batches: Sequence[Batch],
+    table: Table,
+    schedule: Schedule | None = None,
 ) -> dict[str, tuple[int, float]]:
-    """Return calls and error of a table, as "searched", and of every solver with as many calls.
+    """Return calls and error of a table, as "searched", and of others with as many calls.
 
-    The others take as many equal steps as the calls allow; one that cannot do with so few is left
-    out. The error is rms(end - the teacher's) as a fraction of rms(the teacher's).
+    These are the solvers of the same equation at a fixed cost, with as many equal steps as the
+    calls allow; one that cannot do with so few is left out. The error is rms(end - the teacher's)
+    as a fraction of rms(the teacher's).
 
     Args:
         model: predicts the velocity.
         batches: of noise that the search has not seen, from `teach`.
         table: from `search`.
+        schedule: of the process; with it, and with diffusers, the exponential solvers too.
     """
     evaluations = len(table.coefficients)
     found = {"searched": (evaluations, error_of(model, batches, table.times, table.solver))}
@@ -130,6 +139,12 @@ def compare(
         if fitting:
             calls = count_evaluations(solver, fitting[-1])
             found[name] = (calls, error_of(model, batches, fitting[-1], solver))
+    if schedule is not None and importlib.util.find_spec("diffusers"):
+        for name in EXPONENTIAL_SOLVERS:
+            run = partial(
+                integrate_exponential, model, schedule, grid=time_grid(evaluations), solver=name
+            )
+            found[name] = (evaluations, _error(batches, run))
     return found
 
 
@@ -137,9 +152,13 @@ def error_of(
     model: Denoiser, batches: Sequence[Batch], grid: Sequence[float], solver: str | Solver
 ) -> float:
     """Return rms(end - goal) / rms(goal) of a solver over batches; infinite where it diverges."""
+    return _error(batches, partial(integrate, model, grid=grid, solver=solver))
+
+
+def _error(batches: Sequence[Batch], run: Callable[[Tensor, Tensor], Tensor]) -> float:
     error = size = 0.0
     for noise, labels, goal in batches:
-        end = integrate(model, noise, labels, grid, solver)
+        end = run(noise, labels)
         error += (end - goal).square().sum().item()
         size += goal.square().sum().item()
     ratio = (error / size) ** 0.5 if size else 0.0

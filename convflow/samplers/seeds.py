@@ -6,11 +6,15 @@ They depend neither on the batch size, nor on the number of processes, nor on th
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+LabelPolicy = Literal["balanced", "random"]
+"""Labels in turn (`assign_labels`), or drawn (`draw_labels`)."""
 
 SEED_RULE = "numpy PCG64 of SeedSequence(seed, spawn_key=(i,)), standard normal float32"
 """How the noise of sample i comes about, in words for a result card."""

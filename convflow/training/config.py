@@ -10,15 +10,21 @@ import dataclasses
 import json
 import math
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
-from convflow.samplers.sampler import Sampler
-from convflow.types import InputError, unknown_name
+from convflow.codecs import SD_SCALE, SD_VAE
+from convflow.samplers.ancestral import ANCESTRAL_SOLVERS
+from convflow.samplers.guidance import guide
+from convflow.samplers.multistep import Table
+from convflow.samplers.sampler import GRID, OPTIONS, SEARCHED, STAGES, Sampler
+from convflow.samplers.seeds import LabelPolicy
+from convflow.types import InputError, check_several, unknown_name
 
 LARGEST = 2**53
 """Up to here JSON, float64 and int64 agree about whole numbers."""
@@ -58,8 +64,7 @@ class ProcessConfig:
     """
 
     kind: Annotated[
-        Literal["flow", "ddpm", "dfm"],
-        doc("flow matching, DDPM in 1000 steps, or a flow per scale"),
+        Literal["flow", "ddpm", "dfm"], doc("flow matching, DDPM, or a flow for each scale")
     ] = "flow"
     times: Annotated[Literal["uniform", "logit-normal"], doc("distribution of times")] = "uniform"
     location: Annotated[float, doc("mean of the normal behind logit-normal times")] = 0.0
@@ -73,19 +78,26 @@ class ProcessConfig:
         Literal["learned", "small", "large"], doc("of DDPM's steps; learned doubles the channels")
     ] = "learned"
     factors: Annotated[tuple[Count, ...], doc("between the scales of dfm, coarse to fine")] = (2,)
-    decomposition: Annotated[
-        Literal["laplacian", "haar", "dct"], doc("of a picture into scales")
-    ] = "laplacian"
-    probabilities: Annotated[
-        tuple[Fraction, ...], doc("of each scale to be the main one; none = 0.9, rest shared")
-    ] = ()
+    decomposition: Annotated[Literal["laplacian", "haar", "dct"], doc("into scales")] = "laplacian"
+    probabilities: Annotated[tuple[Fraction, ...], doc("of the main scale; none = 0.9, rest")] = ()
     earlier_location: Annotated[float, doc("mean as above, of scales before the main one")] = 1.5
     earlier_scale: Annotated[Positive, doc("its standard deviation")] = 1.0
     weights: Annotated[tuple[NotNegative, ...], doc("of each scale in the loss; none = 1")] = ()
-    standardize: Annotated[bool, doc("divide scales by their deviations, measured at start")] = (
-        False
-    )
+    standardize: Annotated[bool, doc("divide by deviations, measured at the start")] = False
     deviations: Annotated[tuple[Positive, ...], doc("of each scale; none = measured, or 1")] = ()
+
+
+@dataclass(frozen=True)
+class CodecConfig:
+    """Between pictures and what the network sees (see `convflow.codecs`).
+
+    All but `kind` belong to "latent"; the defaults are those of DiT, SiT, DiCo and FlowDCN.
+    """
+
+    kind: Annotated[Literal["pixel", "latent"], doc("pixels, or those of an autoencoder")] = "pixel"
+    autoencoder: Annotated[str, doc("folder or Hub id of an AutoencoderKL of diffusers")] = SD_VAE
+    scale: Annotated[Positive, doc("multiplies latents")] = SD_SCALE
+    shift: Annotated[float, doc("taken from latents before")] = 0.0
 
 
 @dataclass(frozen=True)
@@ -97,7 +109,7 @@ class OptimConfig:
     weight_decay: Annotated[NotNegative, doc("AdamW's decoupled decay")] = 0.0
     warmup_images: Annotated[Natural, doc("images over which the rate rises")] = 0
     schedule: Annotated[Literal["constant", "linear"], doc("stay, or fall to zero")] = "constant"
-    clip: Annotated[Positive, doc("largest gradient norm")] = 1.0
+    clip: Annotated[Positive | None, doc("largest gradient norm, or none")] = 1.0
 
 
 @dataclass(frozen=True)
@@ -129,11 +141,91 @@ class CheckpointConfig:
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """Defaults of `convflow sample` for the trained model."""
+    """Defaults of `convflow sample` for the trained model; `Pipeline.samples` explains them.
+
+    Raises:
+        InputError: settings that mean nothing together, or a number out of range.
+    """
 
     solver: Annotated[str, doc("heun, ab4, ddpm, ... (see docs: samplers)")] = "euler"
     steps: Annotated[Count, doc("solver steps")] = 50
     guidance: Annotated[float, doc("classifier-free guidance scale, 1 = none")] = 1.5
+    guidance_kind: Annotated[Literal["cfg", "cfg-zero"], doc("formula of the guidance")] = "cfg"
+    interval: Annotated[tuple[Fraction, Fraction], doc("times at which it acts")] = (0.0, 1.0)
+    channels_guided: Annotated[Count | None, doc("the first so many, none = all")] = None
+    label_policy: Annotated[LabelPolicy, doc("labels in turn, or drawn")] = "balanced"
+    shift: Annotated[Positive, doc("above 1 spends more steps near noise")] = 1.0
+    last_step: Annotated[float | None, doc("length of the last step; published: 0.04")] = None
+    diffusion: Annotated[str, doc("of random solvers: sigma, constant, flowdcn, ...")] = "sigma"
+    strength: Annotated[NotNegative, doc("of the diffusion")] = 1.0
+    last: Annotated[str, doc("how a random solver ends: mean, euler, tweedie, none")] = "mean"
+    eta: Annotated[Fraction, doc("noise of ddim")] = 0.0
+    clip: Annotated[bool, doc("clip predicted data (ddpm, ddim; pixels only)")] = False
+    atol: Annotated[Positive, doc("tolerance of dopri5")] = 1e-6
+    rtol: Annotated[Positive, doc("relative tolerance of dopri5")] = 1e-3
+    stage_steps: Annotated[tuple[Count, ...], doc("of each scale (dfm); none = 3/4, rest")] = ()
+    thresholds: Annotated[tuple[Fraction, ...], doc("when the next scale begins; none = 0.9")] = ()
+    stop_scale: Annotated[Count | None, doc("to stop after (dfm), none = the last")] = None
+
+    def __post_init__(self) -> None:
+        """Check the whole combination."""
+        if self.label_policy not in (known := typing.get_args(LabelPolicy)):
+            raise InputError(unknown_name("label policy", self.label_policy, known))
+        guide(_anything, 0, self.guidance, self.guidance_kind, **self.guided())
+        if self.solver != SEARCHED:  # its table lies beside the weights
+            self.sampler().check_guidance(self.guidance_kind)
+
+    def guided(self) -> dict[str, Any]:
+        """Return when and where guidance acts, as arguments of `guide`."""
+        return {"interval": self.interval, "channels": self.channels_guided}
+
+    def sampler(self, table: Table | None = None) -> Sampler:
+        """Return the solver with its own settings."""
+        own = {name: getattr(self, name) for name in SAMPLER_SETTINGS}
+        return Sampler(self.solver, self.steps, **own, table=table)
+
+    def varied(self, process: str, /, **given: Any) -> SamplingConfig:
+        """Return these settings with others in their place, for a kind of process.
+
+        Those of these that mean nothing beside what is given go back to their defaults; `steps`
+        becomes the sum of `stage_steps` where these alone are given.
+
+        Raises:
+            InputError: what is given means nothing, or is out of range.
+        """
+        kept = dataclasses.asdict(self)
+        for name in unfit_settings(kept, given, process):
+            del kept[name]
+        check_several(Integral, stage_steps=given.get("stage_steps", ()))
+        check_several(Real, thresholds=given.get("thresholds", ()))
+        if given.get("stage_steps") and "steps" not in given:
+            given["steps"] = sum(given["stage_steps"])
+        return SamplingConfig(**kept | given)
+
+
+SAMPLER_SETTINGS = tuple(
+    field.name
+    for field in dataclasses.fields(Sampler)
+    if field.name not in ("solver", "steps", "table")
+)
+"""The settings of a solver beside its steps, all of them in `SamplingConfig` too."""
+
+
+def unfit_settings(stored: Mapping[str, Any], given: Mapping[str, Any], process: str) -> list[str]:
+    """Return which stored settings mean nothing beside given ones, maybe words, and the process."""
+    solver = given.get("solver", stored["solver"])
+    names = [name for name in SAMPLER_SETTINGS if name not in OPTIONS.get(solver, ())]
+    if solver in ANCESTRAL_SOLVERS:
+        names.append("guidance_kind")  # cfg-zero is for velocities
+    if str(given.get("steps", stored["steps"])) == "1" and "last_step" not in names:
+        names.append("last_step")
+    names += GRID if process == "dfm" else STAGES
+    names += ["stage_steps"] * ("steps" in given)  # of another sum
+    return [name for name in dict.fromkeys(names) if name not in given]
+
+
+def _anything(x: Any, t: Any, y: Any, /) -> Any:
+    raise AssertionError("guidance is checked, never called")
 
 
 @dataclass(frozen=True)
@@ -143,7 +235,7 @@ class PipelineConfig:
     size: tuple[Count, Count]
     class_names: tuple[str, ...] = ()
     sampling: SamplingConfig = SamplingConfig()
-    codec: Literal["pixel"] = "pixel"
+    codec: CodecConfig = CodecConfig()
     process: ProcessConfig = ProcessConfig()
     format: Literal[1] = 1
 
@@ -156,6 +248,7 @@ class TrainConfig:
         default_factory=lambda: {"name": "flowdcn-s/2"}
     )
     data: DataConfig = DataConfig()
+    codec: CodecConfig = CodecConfig()
     process: ProcessConfig = ProcessConfig()
     optim: OptimConfig = OptimConfig()
     ema: EMAConfig = EMAConfig()
@@ -174,9 +267,6 @@ class TrainConfig:
 FREE_TO_CHANGE = ("images", "device", "micro_batch", "monitor", "checkpoint", "sampling")
 """Keys (or groups) that a resumed run may change."""
 
-SHORT = {"data": "data.path", "process": "process.kind"}
-"""Groups that stand for one of their keys."""
-
 HINTS: dict[Any, str] = {
     bool: "true or false",
     int: "a whole number",
@@ -186,40 +276,23 @@ HINTS: dict[Any, str] = {
 """What to call a type in a message, where its own name says too little."""
 
 
-def override(config: TrainConfig, arguments: Sequence[str]) -> TrainConfig:
-    """Return `config` with command-line words such as `--optim.lr 2e-4` or `--data.size=64x48` set.
-
-    Dashes and underscores are the same. `--data X` is short for `--data.path X`, and `--process X`
-    for `--process.kind X`.
-
-    Raises:
-        InputError: an unknown key (the nearest is named), a missing or an unfit value.
-    """
-    tree = dataclasses.asdict(config)
-    # Another network starts from its own settings, not from those of the recipe's network.
-    pairs = sorted(_pairs(arguments), key=lambda pair: pair[0] != "model.name")
-    if pairs and pairs[0][0] == "model.name" and pairs[0][1] != tree["model"]["name"]:
-        tree["model"] = {}
-    for key, text in pairs:
-        _set(tree, key, text)
-    return from_dict(tree)
-
-
 def from_dict(tree: Mapping[str, Any]) -> TrainConfig:
     """Return the settings held in a nested dict, checked; the inverse of `to_dict`.
 
     Raises:
         InputError: an unknown key, a wrong type or a value out of range.
     """
-    flat = _flatten(tree)
+    flat = flatten(tree)
     for key in flat:
-        _kind_of(key)
+        kind_of(key)
     try:
         config = msgspec.convert(tree, TrainConfig, strict=False)
     except msgspec.ValidationError as error:
+        if isinstance(error.__cause__, InputError):
+            raise error.__cause__ from None
         reason, _, place = str(error).partition(" - at `$.")
         key = place.strip("`").split("[")[0]
-        kind = _plain(_kind_of(key))
+        kind = plain(kind_of(key))
         wanted = reason.split(", got")[0].removeprefix("Expected ").replace("`", "")
         hint = HINTS.get(... if ... in typing.get_args(kind) else typing.get_origin(kind) or kind)
         if hint and not wanted.startswith(("int >", "int <", "float")):
@@ -227,11 +300,11 @@ def from_dict(tree: Mapping[str, Any]) -> TrainConfig:
         elif typing.get_origin(kind) is Literal:
             wanted = " or ".join(map(str, typing.get_args(kind)))
         raise _unfit(key, wanted, flat.get(key, tree)) from error
-    for key, value in _flatten(dataclasses.asdict(config)).items():
+    for key, value in flatten(dataclasses.asdict(config)).items():
         for number in value if isinstance(value, (list, tuple)) else [value]:
             if isinstance(number, float) and not math.isfinite(number):
                 raise _unfit(key, "a finite number", number)
-    Sampler(config.sampling.solver, config.sampling.steps)
+    config.sampling.sampler()
     if not isinstance(config.model.get("name"), str):
         raise _unfit("model.name", "the name of a network", config.model.get("name"))
     return config
@@ -246,16 +319,19 @@ def _unfit(key: str, wanted: str, got: Any) -> InputError:
 def read_pipeline(tree: Mapping[str, Any]) -> PipelineConfig:
     """Return the description of a pipeline held in a dict, checked; missing keys get defaults.
 
-    Before version 0.2 `process` was a name alone, which is its `kind` now.
+    In earlier versions `process` and `codec` were a name alone, which is their `kind` now.
 
     Raises:
         InputError: no size, a wrong type or a value out of range.
     """
-    if isinstance(tree.get("process"), str):
-        tree = {**tree, "process": {"kind": tree["process"]}}
+    for group in ("process", "codec"):
+        if isinstance(tree.get(group), str):
+            tree = {**tree, group: {"kind": tree[group]}}
     try:
         return msgspec.convert(tree, PipelineConfig)
     except msgspec.ValidationError as error:
+        if isinstance(error.__cause__, InputError):
+            raise error.__cause__ from None
         reason = str(error).replace("`", "").replace("$.", "").replace("Expected", "expected")
         raise InputError(reason[0].lower() + reason[1:]) from error
 
@@ -268,7 +344,7 @@ def to_dict(config: TrainConfig | PipelineConfig) -> dict[str, Any]:
 
 def differences(old: TrainConfig, new: TrainConfig) -> list[str]:
     """Return `key (old, now new)` for every key that a resumed run may not change but has."""
-    before, after = _flatten(to_dict(old)), _flatten(to_dict(new))
+    before, after = flatten(to_dict(old)), flatten(to_dict(new))
     return [
         f"{key} ({before.get(key)}, now {after.get(key)})"
         for key in sorted(before.keys() | after.keys())
@@ -282,71 +358,11 @@ def _is_scheduled(config: TrainConfig) -> bool:
     return config.optim.schedule != "constant"
 
 
-def describe(config: TrainConfig) -> list[tuple[str, str, str]]:
-    """Return (key, present value, help) for every key, in order, for `--help`."""
-    rows = []
-    for key, value in _flatten(dataclasses.asdict(config)).items():
-        kind = _kind_of(key)
-        meta = [m.description for m in getattr(kind, "__metadata__", ()) if m.description]
-        shown = "x".join(map(str, value)) if isinstance(value, tuple) else value
-        shown = "none" if shown in (None, "") else shown
-        rows.append((key.replace("_", "-"), str(shown), meta[-1] if meta else ""))
-    return rows
-
-
-def _pairs(arguments: Sequence[str]) -> list[tuple[str, str]]:
-    words, pairs = list(arguments), []
-    while words:
-        word = words.pop(0)
-        if not word.startswith("--") or len(word) < 3:
-            raise InputError(
-                f"expected an option such as --optim.lr 2e-4, got {word!r}; "
-                "the recipe comes first, then options with values"
-            )
-        key, equals, text = word[2:].partition("=")
-        if not equals:
-            if not words or words[0].startswith("--"):
-                raise InputError(f"--{key}: expected a value after it, got none; give one")
-            text = words.pop(0)
-        pairs.append((key.replace("-", "_"), text))
-    return pairs
-
-
-def _set(tree: dict[str, Any], key: str, text: str) -> None:
-    key = SHORT.get(key, key)
-    kind = _plain(_kind_of(key))
-    *groups, leaf = key.split(".")
-    if kind is dict or typing.get_origin(kind) is dict:
-        raise InputError(f"--{key} is a group; set one of its keys, such as --model.name {text}")
-    if dataclasses.is_dataclass(kind):
-        keys = ", ".join(f"--{key}.{f.name}".replace("_", "-") for f in dataclasses.fields(kind))
-        raise InputError(f"--{key} is a group; set one of {keys}")
-    if groups[:1] == ["model"]:
-        if len(groups) > 1 or not leaf:
-            raise InputError(f"expected --model.SETTING, got --{key}; --help lists the settings")
-        tree["model"][leaf] = _guess(text)
-        return
-    for group in groups:
-        tree = tree[group]
-    if typing.get_origin(kind) is tuple:
-        tree[leaf] = [] if text == "none" else text.replace("x", ",").strip("()").split(",")
-    else:
-        tree[leaf] = None if text == "none" and type(None) in typing.get_args(kind) else text
-
-
-def _guess(text: str) -> Any:
-    """Read a setting of a network, whose type is known to the network alone."""
-    try:
-        return json.loads(text.lower() if text in ("True", "False") else text)
-    except ValueError:
-        return text
-
-
-def _kind_of(key: str) -> Any:
+def kind_of(key: str) -> Any:
     """Return the annotation of a dotted key, or raise InputError that names the nearest key."""
     kind: Any = TrainConfig
     for name in key.split("."):
-        if typing.get_origin(_plain(kind)) is dict:
+        if typing.get_origin(plain(kind)) is dict:
             return Any
         hints = _hints(kind) if dataclasses.is_dataclass(kind) else {}
         if name not in hints:
@@ -368,13 +384,15 @@ def _hints(kind: Any) -> dict[str, Any]:
     return typing.get_type_hints(kind, include_extras=True)
 
 
-def _plain(kind: Any) -> Any:
+def plain(kind: Any) -> Any:
+    """Return an annotation without its limits and its help."""
     return kind.__origin__ if hasattr(kind, "__metadata__") else kind
 
 
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return a nested dict as one with dotted keys."""
     flat: dict[str, Any] = {}
     for name, value in tree.items():
         nested = isinstance(value, Mapping)
-        flat |= _flatten(value, f"{prefix}{name}.") if nested else {prefix + name: value}
+        flat |= flatten(value, f"{prefix}{name}.") if nested else {prefix + name: value}
     return flat

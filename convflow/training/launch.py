@@ -19,7 +19,7 @@ import torch
 from tqdm import tqdm
 
 from convflow import distributed
-from convflow.codecs import PixelCodec
+from convflow.codecs import Codec, create_codec
 from convflow.data.images import Report, check
 from convflow.data.loader import Images
 from convflow.data.sources import Source, open_source
@@ -27,7 +27,6 @@ from convflow.models.backbone import Backbone, check_size
 from convflow.models.zoo import SIZES, create_model, settings_of
 from convflow.processes.multiscale import MultiscaleFlow
 from convflow.processes.process import create_process
-from convflow.samplers.sampler import Sampler
 from convflow.samplers.seeds import generator_of
 from convflow.storage import claimed, read_json, write_text
 from convflow.training import checkpoint
@@ -106,13 +105,15 @@ def build_trainer(config: TrainConfig, run: Path, device: torch.device) -> tuple
             "rename one"
         )
     process = create_process(dataclasses.asdict(config.process))
-    Sampler(config.sampling.solver, config.sampling.steps).check_process(process)
-    model = build_model(config, len(source.class_names), process.learned_variance)
-    check_size(*data.size, model.multiple)
+    config.sampling.sampler().check_process(process)
+    codec = create_codec(dataclasses.asdict(config.codec), device)
+    channels = codec.channels(data.channels)
+    model = build_model(config, len(source.class_names), process.learned_variance, channels)
+    check_size(*data.size, codec.factor * model.multiple)
     if isinstance(process, MultiscaleFlow):
-        process.sizes(data.size)
+        process.sizes((data.size[0] // codec.factor, data.size[1] // codec.factor))
     report, good = _look_at_all(source, data)
-    images, codec = Images(source, good, channels=data.channels, size=data.size), PixelCodec()
+    images = Images(source, good, channels=data.channels, size=data.size)
     if isinstance(process, MultiscaleFlow) and process.unmeasured:
         deviations = _measure(process, images, codec, device)
         config = replace(config, process=replace(config.process, deviations=deviations))
@@ -120,18 +121,25 @@ def build_trainer(config: TrainConfig, run: Path, device: torch.device) -> tuple
     return Trainer(config, model.to(device), process, codec, images, run), report
 
 
-def build_model(config: TrainConfig, num_classes: int, learned_variance: bool = False) -> Backbone:
+def build_model(
+    config: TrainConfig,
+    num_classes: int,
+    learned_variance: bool = False,
+    in_channels: int | None = None,
+) -> Backbone:
     """Return the network of `config`, its random weights a function of the seed alone.
 
     Args:
         config: the complete settings.
         num_classes: of the data.
         learned_variance: whether the process wants channels for a variance.
+        in_channels: of model space; by default those of the pictures.
 
     Raises:
         InputError: settings that fit neither the network nor the data and process.
     """
-    given: dict[str, Any] = {"num_classes": num_classes, "in_channels": config.data.channels}
+    in_channels = config.data.channels if in_channels is None else in_channels
+    given: dict[str, Any] = {"num_classes": num_classes, "in_channels": in_channels}
     if "learned_variance" in settings_of(config.model["name"]):
         given["learned_variance"] = learned_variance
     elif learned_variance:
@@ -141,14 +149,15 @@ def build_model(config: TrainConfig, num_classes: int, learned_variance: bool = 
         )
     for key, value in given.items():
         if config.model.get(key, value) != value:
-            origin = "process" if key == "learned_variance" else "data"
+            codec = key == "in_channels" and config.codec.kind == "latent"
+            origin = "process" if key == "learned_variance" else "codec" if codec else "data"
             raise InputError(
                 f"--model.{key.replace('_', '-')}: expected {value} as in the {origin}, "
                 f"got {config.model[key]}; leave it out"
             )
     settings = given | config.model
     if config.process.kind == "dfm":
-        settings = _pyramid(settings, config)
+        settings = pyramid_settings(settings, config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator_of(config.seed).initial_seed())
         return create_model(settings.pop("name"), **settings)
@@ -171,7 +180,7 @@ def read_run_config(run: Path) -> TrainConfig:
         ) from error
 
 
-def _pyramid(settings: dict[str, Any], config: TrainConfig) -> dict[str, Any]:
+def pyramid_settings(settings: dict[str, Any], config: TrainConfig) -> dict[str, Any]:
     """Return the settings of a pyramid around the network of `settings`, some of them its own."""
     own = {name: settings.pop(name) for name in settings_of("pyramid") if name in settings}
     family, sized = (name := settings.pop("name")), {}
@@ -187,7 +196,7 @@ def _pyramid(settings: dict[str, Any], config: TrainConfig) -> dict[str, Any]:
 
 
 def _measure(
-    process: MultiscaleFlow, images: Images, codec: PixelCodec, device: torch.device
+    process: MultiscaleFlow, images: Images, codec: Codec, device: torch.device
 ) -> tuple[float, ...]:
     """Return the deviations of the scales over evenly spaced pictures; every process gets these."""
     count = min(len(images), MEASURED_PICTURES)

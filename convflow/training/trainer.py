@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from convflow import __version__, distributed
-from convflow.codecs import PixelCodec
+from convflow.codecs import Codec
 from convflow.data.grid import tile
 from convflow.data.loader import Images, Order, batches
 from convflow.models.backbone import Backbone
@@ -27,12 +27,11 @@ from convflow.models.zoo import load_strictly
 from convflow.processes.flow import Draws
 from convflow.processes.multiscale import ScaleDraws
 from convflow.processes.process import Process
-from convflow.samplers.guidance import ClassifierFreeGuidance, Clock
-from convflow.samplers.sampler import Sampler
+from convflow.samplers.guidance import Clock, guide
 from convflow.samplers.seeds import assign_labels, draw_noise, generator_of
 from convflow.storage import read_tensors, write_text, writing_file, writing_folder
 from convflow.training import checkpoint
-from convflow.training.config import PipelineConfig, TrainConfig, to_dict
+from convflow.training.config import CodecConfig, PipelineConfig, TrainConfig, to_dict
 from convflow.training.divergence import (
     first_nonfinite_gradient,
     first_nonfinite_module,
@@ -61,7 +60,7 @@ class Trainer:
         config: the complete settings; also stored with every checkpoint.
         model: the network, on its device.
         process: draws times, mixes data with noise, measures the loss.
-        codec: from uint8 pictures to model space.
+        codec: from uint8 pictures to model space, on the network's device.
         images: the training pictures.
         run: the run folder; it exists.
     """
@@ -71,12 +70,14 @@ class Trainer:
         config: TrainConfig,
         model: Backbone,
         process: Process,
-        codec: PixelCodec,
+        codec: Codec,
         images: Images,
         run: Path,
     ) -> None:
         self.config, self.model, self.process, self.codec = config, model, process, codec
         self.images, self.run_folder = images, run
+        height, width = images.shape[1:]
+        self.shape = (model.in_channels, height // codec.factor, width // codec.factor)
         self.device = next(model.parameters()).device
         self.ema = EMA(model, config.ema.decay, config.ema.warmup)
         self.optimizer = create_optimizer(model, config.optim)
@@ -87,9 +88,10 @@ class Trainer:
         """Take one optimizer step on this process's share of the global batch."""
         config = self.config
         labels, draws = self._draw(labels)
+        noise = self._draw_encoding()
         total = torch.zeros((), device=self.device)
         for rows in _slices(len(pictures), config.micro_batch):
-            losses = self._losses(pictures[rows], labels[rows], draws, rows)
+            losses = self._losses(pictures[rows], labels[rows], draws, rows, noise)
             loss = losses.sum() / config.batch_size
             loss.backward()
             total += loss.detach()
@@ -98,7 +100,8 @@ class Trainer:
         norm = nn.utils.get_total_norm(gradients)
         if not math.isfinite(float(total)) or not math.isfinite(float(norm)):
             raise self._diverged(pictures, labels, draws, indices)
-        nn.utils.clip_grads_with_norm_(self.model.parameters(), config.optim.clip, norm)
+        if config.optim.clip is not None:
+            nn.utils.clip_grads_with_norm_(self.model.parameters(), config.optim.clip, norm)
 
         self.step, self.images_seen = self.step + 1, self.images_seen + config.batch_size
         rate = learning_rate(config.optim, self.images_seen, config.images)
@@ -154,6 +157,7 @@ class Trainer:
             size=self.images.shape[1:],
             class_names=self.images.class_names,
             sampling=self.config.sampling,
+            codec=CodecConfig(**self.codec.settings),
             process=self.config.process,
         )
         pipeline = json.dumps(to_dict(known), indent=2)
@@ -213,12 +217,12 @@ class Trainer:
         sampling, count = self.config.sampling, self.config.monitor.num_samples
         null = self.model.num_classes
         labels = assign_labels(range(count), range(null) if null else [null]).to(self.device)
-        noise = draw_noise(self.config.seed, range(count), self.images.shape).to(self.device)
-        scale, shape = sampling.guidance if null else 1.0, self.images.shape
-        sampler = Sampler(sampling.solver, sampling.steps)
+        noise = draw_noise(self.config.seed, range(count), self.shape).to(self.device)
+        scale, shape = sampling.guidance if null else 1.0, self.shape
+        sampler, kind = sampling.sampler(), sampling.guidance_kind
 
-        def guide(model: Denoiser, clock: Clock | None) -> Denoiser:
-            return ClassifierFreeGuidance(model, null, scale, clock=clock)
+        def guided(model: Denoiser, clock: Clock | None) -> Denoiser:
+            return guide(model, null, scale, kind, **sampling.guided(), clock=clock)
 
         def draw(step: int) -> Tensor:
             return draw_noise(self.config.seed, range(count), shape, step)
@@ -228,7 +232,7 @@ class Trainer:
         self.model.eval()
         for name, network in (("raw", self.model), ("ema", self.ema.model)):
             with self._autocast():
-                x = sampler.run(self.process, network, guide, noise, labels, draw)
+                x = sampler.run(self.process, network, guided, noise, labels, draw)
             zoom = max(1, 64 // max(self.images.shape[1:]))
             path = folder / f"images_{self.images_seen:010d}_{name}.png"
             with writing_file(path) as draft:
@@ -243,17 +247,31 @@ class Trainer:
         """
         config, mine = self.config, self._share()
         generator = generator_of(config.seed, TRAINING, self.images_seen, device=self.device)
-        draws = self.process.draw((config.batch_size, *self.images.shape), generator)
+        draws = self.process.draw((config.batch_size, *self.shape), generator)
         dropped = torch.rand(config.batch_size, generator=generator, device=self.device)
         dropped = dropped < config.label_dropout
         labels = labels.to(self.device)
         labels = labels.masked_fill(dropped[mine], self.model.num_classes)
         return labels, draws.take(mine)
 
+    def _draw_encoding(self) -> Tensor | None:
+        """Return the codec's noise for this process's rows, drawn for the whole batch too."""
+        generator = generator_of(
+            self.config.seed, TRAINING, self.images_seen, 1, device=self.device
+        )
+        noise = self.codec.draw((self.config.batch_size, *self.shape), generator)
+        return None if noise is None else noise[self._share()]
+
     def _losses(
-        self, pictures: Tensor, labels: Tensor, draws: Draws | ScaleDraws, rows: slice
+        self,
+        pictures: Tensor,
+        labels: Tensor,
+        draws: Draws | ScaleDraws,
+        rows: slice,
+        noise: Tensor | None = None,
     ) -> Tensor:
-        data = self.codec.encode(pictures.to(self.device))
+        noise = None if noise is None else noise[rows]
+        data = self.codec.encode(pictures.to(self.device), noise=noise)
         with self._autocast():
             return self.process.loss_at(self.model, data, labels, draws.take(rows))
 
@@ -280,10 +298,11 @@ class Trainer:
     ) -> Diverged:
         """Return the error that names the first module and the pictures that are not finite."""
         parts: list[Tensor] = []
+        noise = self._draw_encoding()
 
         def forward() -> None:
             for rows in _slices(len(pictures), self.config.micro_batch):
-                parts.append(self._losses(pictures[rows], labels[rows], draws, rows))
+                parts.append(self._losses(pictures[rows], labels[rows], draws, rows, noise))
 
         module = first_nonfinite_module(self.model, forward)
         bad = (~torch.cat(parts).isfinite()).nonzero().flatten().tolist()

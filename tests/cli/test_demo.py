@@ -9,7 +9,8 @@ from PIL import Image
 
 from convflow.cli.main import main
 from convflow.demo import digits
-from convflow.training.config import TrainConfig, override
+from convflow.training.config import TrainConfig
+from convflow.training.overrides import override
 from tests.cli.conftest import TINY
 
 

@@ -10,8 +10,10 @@ import torch
 from safetensors.torch import save_file
 
 from convflow.cli.main import main
-from convflow.models.zoo import SIZES
+from convflow.models.zoo import SIZES, load_model
 from tests.cases import read_golden
+
+ODD = "blocks.0.attn.qkv.weight"
 
 
 def ask(capsys: pytest.CaptureFixture[str], *words: str) -> str:
@@ -37,6 +39,20 @@ def test_one_size(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_recipe(capsys: pytest.CaptureFixture[str]) -> None:
     found = json.loads(ask(capsys, "digits.flowdcn", "--json"))
     assert found["data"]["path"] == "digits"
+
+
+def test_a_published_recipe_with_its_target(capsys: pytest.CaptureFixture[str]) -> None:
+    found = json.loads(ask(capsys, "imagenet.dico_xl", "--json"))
+    assert (found["target"]["of"], found["target"]["fid"]) == ("paper", 2.05)
+    assert found["target"]["sfid"] is None
+    assert found["optim"]["lr"] == 1e-4
+    text = ask(capsys, "imagenet.dico_xl")
+    assert "guidance               1.4" in text
+    assert "fid                    2.05" in text
+    assert "sfid" not in text
+    assert "on_bad" not in text, "a default"
+    assert main(["train", "imagenet.dico_xl", "--help"]) == 0
+    assert "target: FID 2.05, IS 282.17" in capsys.readouterr().out
 
 
 def test_a_run(capsys: pytest.CaptureFixture[str], tiny_run: Path) -> None:
@@ -89,6 +105,36 @@ def test_memory_reads_well_and_says_what_it_is(
     assert "Batches of 4 at 256x256 pixels.\nMemory is an estimate" in table
 
 
+def test_memory_of_one_s_own_network(capsys: pytest.CaptureFixture[str], tiny_run: Path) -> None:
+    words = ["--batch-size", "4", "--json"]
+    memory = json.loads(ask(capsys, str(tiny_run), *words))["memory"]
+    assert (memory["batch_size"], memory["pixels"]) == (4, [8, 8])
+    model = load_model(next(tiny_run.glob("checkpoints/*/ema")))
+    assert memory["sampling"]["weights"] == 4 * sum(p.numel() for p in model.parameters())
+    larger = json.loads(ask(capsys, str(tiny_run), *words, "--size", "16x8"))["memory"]
+    assert larger["training"]["activations"] > 1.5 * memory["training"]["activations"]
+    assert "an estimate in float32" in ask(capsys, str(tiny_run), "--size", "8")
+    assert "memory" not in json.loads(ask(capsys, str(tiny_run), "--json"))
+
+
+def test_memory_of_a_recipe(capsys: pytest.CaptureFixture[str]) -> None:
+    memory = json.loads(ask(capsys, "imagenet.dico_s", "--batch-size", "2", "--json"))["memory"]
+    size = json.loads(ask(capsys, "dico-s", "--batch-size", "2", "--json"))["memory"]
+    assert memory["pixels"] == [256, 256]
+    assert memory["training"]["total"] == pytest.approx(size["training"]["total"], rel=0.01)
+    text = ask(capsys, "digits.flowdcn", "--batch-size", "2")
+    assert "\n  training\n    weights" in text
+    assert "counted with 1000 classes" in text
+
+
+def test_weights_that_are_no_whole_network_are_described_as_far_as_they_go(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    torch.save({ODD: torch.zeros(2)}, tmp_path / "odd.pt")
+    found = json.loads(ask(capsys, str(tmp_path / "odd.pt"), "--json"))
+    assert found["problem"].endswith("no published dit weights (missing embed_patches.weight)")
+
+
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt", ".pth", ".ckpt"])
 def test_a_file_of_weights(capsys: pytest.CaptureFixture[str], tmp_path: Path, suffix: str) -> None:
     weights, path = read_golden("flowdcn_tiny")[0], tmp_path / f"weights{suffix}"
@@ -116,12 +162,23 @@ def test_weights_of_ours_are_described_with_their_settings(
     [
         (["P/notes.txt"], "is a file; give a run, checkpoint or model folder, or a file of weig"),
         (["P/absent.pt"], "no file P/absent.pt here; check the name"),
-        (["P/notes.pt"], "P/notes.pt is damaged, or wants to run code"),
+        (["P/notes.pt"], "P/notes.pt is damaged or was never weights: it begins with b'notes'"),
         (["dit-s/3"], "unknown size, recipe, folder or file 'dit-s/3'; did you mean 'dit-s/"),
-        (["dit-s/2", "--size", "100x256"], "8 divides both sides, for 8x latents, got 100x256"),
-        (["dit-s/2", "--size", "24"], "multiples of 2, got 3x3"),
+        (["dit-s/2", "--size", "100x256"], "multiples of 16, got 100x256; the nearest that works"),
+        (["dit-s/8", "--size", "256x72"], "multiples of 64, got 256x72; the nearest that works is"),
+        (["dico-s", "--size", "8x8"], "multiples of 32, got 8x8; the nearest that works is 32x32"),
+        (["dico", "--size", "264"], "multiples of 32, got 264x264; the nearest that works is 256"),
+        (["dico-s", "--size", "1000000000000000000"], "expected sides of at most 65536"),
+        (["dico-s", "--batch-size", "1" + "0" * 17], "expected a batch whose bytes can be counted"),
         (["dit-s/2", "--batch-size", "0"], "--batch-size"),
-        (["digits.flowdcn", "--batch-size", "2"], "belong to published sizes, got 'digits.flo"),
+        (["P/odd.pt", "--batch-size", "2"], "expected a size, a recipe, a run or a model folder"),
+        (["P/nothere"], "nothing there: P/nothere; check the path"),
+        (["no/where"], "nothing there: no/where; check the path"),
+        ([""], "expected a size, recipe, folder or file, got ''"),
+        (["P/empty"], "P/empty itself holds no run, checkpoint or model, nor does a folder in it"),
+        (["P/runs"], "holds no run, checkpoint or model, but P/runs/a do; give one that does"),
+        (["P/none.pt"], "P/none.pt: expected a state dict, got an empty dict"),
+        (["P/numbered.pt"], "names and tensors, but it holds the Tensor 1"),
         (["P/notes.txt", "--size", "256"], "is a file; give a run"),
     ],
 )
@@ -130,6 +187,11 @@ def test_what_cannot_be_described_is_named(
 ) -> None:
     for name in ("notes.txt", "notes.pt"):
         (tmp_path / name).write_text("notes")
+    for name in ("empty", "runs/a/checkpoints"):
+        (tmp_path / name).mkdir(parents=True)
+    tensor = torch.zeros(2)
+    for name, key in (("numbered", {1: tensor}), ("none", {}), ("odd", {ODD: tensor})):
+        torch.save(key, tmp_path / f"{name}.pt")
     words = [word.replace("P/", f"{tmp_path}/") for word in words]
     assert main(["info", *words]) == 2
     assert message in capsys.readouterr().err.replace(f"{tmp_path}/", "P/")

@@ -88,3 +88,19 @@ def test_files_go_to_a_folder_of_their_own_name(tiny_run, tmp_path, monkeypatch)
         assert main(["sample", str(tiny_run), "--num", "2", "--steps", "1", *words]) == 0
     assert len(list((tmp_path / "samples").glob("*.png"))) == 2
     assert (tmp_path / "samples.png").is_file()
+
+
+def test_a_stored_setting_can_be_taken_back():
+    from convflow.cli.main import Parser
+    from convflow.cli.sample import add_sampling_options, sampling_options
+
+    parser = Parser()
+    add_sampling_options(parser)
+    parser.add_argument("--size")
+    parser.add_argument("--seed", type=int)
+    given = "--last-step none --channels-guided all --no-clip".split()
+    wanted = {"last_step": None, "channels_guided": "all", "clip": False}
+    assert sampling_options(parser.parse(given)) == wanted
+    given = "--last-step 0.04 --channels-guided 3 --clip".split()
+    wanted = {"last_step": 0.04, "channels_guided": 3, "clip": True}
+    assert sampling_options(parser.parse(given)) == wanted

@@ -35,6 +35,15 @@ def test_without_words_it_lists_the_recipes(capsys):
     assert all(name in out for name in recipes.list_recipes())
 
 
+def test_help_shows_the_network_that_is_asked_for(capsys):
+    assert main(["train", "digits.flowdcn", "--model.name", "dico", "--help"]) == 0
+    shown = [line.split()[:2] for line in capsys.readouterr().out.splitlines() if line]
+    assert ["--model.name", "dico"] in shown
+    assert ["--model.width", "128"] in shown
+    assert "--model.depths" in dict(shown)
+    assert "--model.num-groups" not in dict(shown)
+
+
 def test_help_of_a_run_shows_its_own_values(tiny_run, capsys):
     assert main(["train", "--resume", str(tiny_run), "--help"]) == 0
     assert re.search(r"--batch-size +4 ", capsys.readouterr().out)

@@ -105,6 +105,13 @@ def test_a_pickle_that_wants_to_run_code_is_refused(golden, tmp_path):
         assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.parametrize("name", ["folder", "folder.safetensors"])
+def test_a_folder_is_called_one(tmp_path, name):
+    (tmp_path / name).mkdir()
+    with pytest.raises(InputError, match="expected a file of weights, got the folder"):
+        load_official(tmp_path / name)
+
+
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 def test_absent_and_damaged_files_are_named(golden, tmp_path, suffix):
     path = tmp_path / f"weights{suffix}"
@@ -121,8 +128,10 @@ def test_absent_and_damaged_files_are_named(golden, tmp_path, suffix):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s: {}, "the state dict: expected a state dict, got dict"),
-        (lambda s: s | {"epoch": 3}, "of tensors, but 'epoch' is none"),
+        (lambda s: {}, "the state dict: expected a state dict, got an empty dict"),
+        (lambda s: s | {"epoch": 3}, "of names and tensors, but it holds the int 'epoch'"),
+        (lambda s: s | {1: torch.zeros(2)}, "names and tensors, but it holds the Tensor 1"),
+        (lambda s: s | {"blocks.999999999.attn.v.bias": torch.zeros(2)}, "missing blocks.3"),
         (lambda s: {"a": torch.zeros(2)}, "holds no published flowdcn weights"),
         (lambda s: {n: t for n, t in s.items() if "blocks." not in n}, "holds no published flowd"),
         (
@@ -188,7 +197,7 @@ def test_dico_without_variance_and_with_a_wider_kernel():
             lambda s: {n: t for n, t in s.items() if "latent.0.ca" not in n},
             r"does not fit dico: missing body\.stages\.2\.0\.mix\.attention\.score",
         ),
-        (lambda s: {n: t for n, t in s.items() if "latent" not in n}, "no published dico weights"),
+        (lambda s: {n: t for n, t in s.items() if "latent" not in n}, "5 depths of at least 1"),
         (lambda s: read_golden("flowdcn_tiny")[0], "no published dico weights .*; name another"),
     ],
 )
@@ -285,6 +294,23 @@ def test_dit_tensors_that_do_not_fit_are_named(change, message):
         load_official(change(read_golden("dit_tiny")[0]), family="dit", num_heads=4)
 
 
+@pytest.mark.parametrize("how", [lambda t: torch.zeros(()), lambda t: t[..., :0], lambda t: t[:0]])
+@pytest.mark.parametrize("family", ["flowdcn", "dico", "dit"])
+def test_a_tensor_of_any_other_shape_is_refused_in_one_line(family, how, tmp_path):
+    weights, heads = read_golden(f"{family}_tiny")[0], 4 if family == "dit" else None
+    for name, tensor in weights.items():
+        changed = weights | {name: how(tensor)}
+        if changed[name].shape == tensor.shape or name.endswith(("_prior", "pos_embed")):
+            continue
+        with pytest.raises(InputError) as caught:
+            load_official(changed, family, num_heads=heads)
+        assert "\n" not in str(caught.value), name
+    without_width = {n: t.new_zeros([s % 48 for s in t.shape]) for n, t in weights.items()}
+    torch.save(without_width, tmp_path / "weights.pt")
+    problem = describe_weights(tmp_path / "weights.pt")["problem"]
+    assert "name another family" not in problem
+
+
 def test_half_precision_and_absent_tables_of_positions_are_fine():
     weights = read_golden("dit_tiny")[0]
     load_official({n: t.bfloat16() for n, t in weights.items()}, "dit", num_heads=4)
@@ -335,6 +361,11 @@ def test_tensors_of_no_family_are_counted(tmp_path):
     save_file({"a": torch.zeros(2, 3).half()}, tmp_path / "weights.safetensors")
     found = describe_weights(tmp_path / "weights.safetensors")
     assert (found["family"], found["parameters"], found["dtypes"]) == ("unknown", 6, ["float16"])
+
+
+def test_neither_a_file_nor_a_state_dict_is_refused(unchecked):
+    with pytest.raises(InputError, match="expected a file of weights or a state dict, got 3; give"):
+        load_official(3)
 
 
 def test_an_unknown_family_is_refused(golden):

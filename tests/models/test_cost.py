@@ -87,3 +87,9 @@ def test_it_leaves_nothing_behind_and_refuses_sizes():
     assert type(torch.zeros(1)) is torch.Tensor
     with pytest.raises(InputError, match="multiples of 2, got 7x8"):
         measure(build_tiny, (7, 8))
+    with pytest.raises(InputError, match="multiples of 16, got 24x64; the nearest"):
+        measure(build_tiny, (24, 64), factor=8)
+    assert measure(build_tiny, (16, 64), factor=8) == measure(build_tiny, (2, 8))
+    measure(build_tiny, (2, 8), 2**28)
+    with pytest.raises(InputError, match="bytes can be counted, got 1000000000 pictures of 2x8"):
+        measure(build_tiny, (2, 8), 10**9)

@@ -39,6 +39,12 @@ def test_time_embedding_is_cosines_then_sines_through_a_small_network():
     torch.testing.assert_close(embed(t)[3], expected[3], rtol=0, atol=1e-3)
 
 
+def test_between_its_layers_a_time_embedding_may_be_narrower():
+    embed = TimeEmbedding(6, hidden=4)
+    assert embed.hidden.weight.shape == (4, 256)
+    assert embed(torch.rand(3)).shape == (3, 6)
+
+
 def test_times_are_not_rounded_to_the_dtype_of_the_weights():
     embed, times = TimeEmbedding(6).bfloat16(), torch.tensor([500.0, 501.0])
     assert times.bfloat16()[0] == times.bfloat16()[1]

@@ -33,14 +33,22 @@ def last(x: torch.Tensor) -> torch.Tensor:
     return x.permute(0, 2, 3, 1)
 
 
-@given(st.integers(1, 3), st.integers(1, 4), st.integers(1, 4), st.integers(1, 3))
-def test_shuffles_are_those_of_torch_and_undo_each_other(batch, rows, columns, channels):
-    x = torch.arange(float(batch * rows * columns * channels * 4))
-    fine = x.view(batch, 2 * rows, 2 * columns, channels)
-    coarse = shuffle_down(fine)
-    assert coarse.equal(last(F.pixel_unshuffle(first(fine), 2)))
-    assert shuffle_up(coarse).equal(last(F.pixel_shuffle(first(coarse), 2)))
-    assert shuffle_up(coarse).equal(fine)
+@given(
+    st.integers(1, 3), st.integers(1, 4), st.integers(1, 4), st.integers(1, 3), st.integers(1, 4)
+)
+def test_shuffles_are_those_of_torch_and_undo_each_other(batch, rows, columns, channels, factor):
+    x = torch.arange(float(batch * rows * columns * channels * factor**2))
+    fine = x.view(batch, factor * rows, factor * columns, channels)
+    coarse = shuffle_down(fine, factor)
+    assert coarse.equal(last(F.pixel_unshuffle(first(fine), factor)))
+    assert shuffle_up(coarse, factor).equal(last(F.pixel_shuffle(first(coarse), factor)))
+    assert shuffle_up(coarse, factor).equal(fine)
+
+
+def test_shuffles_are_by_two_if_not_said_otherwise():
+    x = torch.randn(1, 2, 4, 8)
+    assert shuffle_up(x).equal(shuffle_up(x, 2))
+    assert shuffle_down(x).equal(shuffle_down(x, 2))
 
 
 def test_halving_and_doubling_are_a_convolution_and_a_shuffle():

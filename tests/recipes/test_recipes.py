@@ -1,6 +1,8 @@
 """Every recipe is complete and printable, and its network can be built."""
 
+import dataclasses
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -8,9 +10,14 @@ import torch
 
 from convflow import recipes
 from convflow.cli.main import main
+from convflow.models.backbone import check_size
 from convflow.models.zoo import create_model
-from convflow.recipes import create_config, list_recipes
-from convflow.training.config import describe, from_dict, to_dict
+from convflow.processes.process import create_process
+from convflow.recipes import create_config, find_target, imagenet, list_recipes
+from convflow.training.config import SamplingConfig, from_dict, to_dict
+from convflow.training.launch import build_model
+from convflow.training.overrides import describe, override
+from tests.recipes.table import row
 
 NAMES = list(list_recipes())
 
@@ -27,15 +34,129 @@ def test_settings_survive_json(name):
     assert from_dict(json.loads(json.dumps(to_dict(config)))) == config
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_the_network_fits_the_pictures(name):
+def build(name):
+    """The network of a recipe without its numbers, the recipe, and the codec's factor."""
     config = create_config(name)
-    settings = {"num_classes": 10, "in_channels": config.data.channels} | config.model
+    latent = config.codec.kind == "latent"
+    channels, classes = (4, 1000) if latent else (config.data.channels, 10)
+    process = create_process(dataclasses.asdict(config.process))
     with torch.device("meta"):
-        model = create_model(settings.pop("name"), **settings)
-        x = torch.empty(2, config.data.channels, *config.data.size)
-        assert model(x, torch.empty(2), torch.zeros(2, dtype=torch.int64)).shape == x.shape
-    assert 1e6 < sum(p.numel() for p in model.parameters()) < 20e6
+        model = build_model(config, classes, process.learned_variance, channels)
+    return model, config, 8 if latent else 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_network_fits_the_pictures_and_a_rectangle(name):
+    model, config, factor = build(name)
+    height, width = config.data.size
+    check_size(height, width, factor * model.multiple)
+    channels = model.in_channels * (1 + model.learned_variance)
+    for size in ((height, width), (height, width // 2)):
+        cells = (size[0] // factor, size[1] // factor)
+        with torch.device("meta"):
+            x, *others = model.blank_inputs(2, cells)
+        out = model(x, *others)
+        if config.process.kind == "dfm":
+            assert [v.shape for v in out] == [v.shape for v in x]
+            out = out[-1]
+        assert out.shape == (2, channels, *cells)
+    count = sum(p.numel() for p in model.parameters())
+    assert count > 25e6 if name.startswith("imagenet.") else 1e6 < count < 20e6
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_sampler_process_and_guidance_go_together(name):
+    config = create_config(name)
+    process = create_process(dataclasses.asdict(config.process))
+    sampler = config.sampling.sampler()
+    sampler.check_process(process)
+    sampler.check_guidance(config.sampling.guidance_kind)
+    assert override(config, []) == config
+    if name.startswith("imagenet."):
+        kinds = {"ddpm": "ddpm", "euler": "dfm"}
+        assert config.process.kind == kinds.get(config.sampling.solver, "flow")
+        assert config.images % config.batch_size == 0
+        clip = 1.0 if config.process.kind == "dfm" else None
+        assert (config.optim.clip, config.ema.warmup, config.ema.decay) == (clip, 0, 0.9999)
+
+
+def test_every_imagenet_recipe_has_a_target_and_every_target_a_recipe():
+    names = [name.partition(".")[2] for name in NAMES if name.startswith("imagenet.")]
+    assert sorted(names) == sorted(imagenet.TARGETS)
+    assert len(names) == 26
+    assert find_target("cifar10.flowdcn") is None
+
+
+@pytest.mark.parametrize("name", imagenet.TARGETS)
+def test_a_description_says_the_target_of_the_paper(name):
+    target, about = imagenet.TARGETS[name], list_recipes()[f"imagenet.{name}"]
+    guidance = create_config(f"imagenet.{name}").sampling.guidance
+    assert target.citation
+    if target.fid is None:
+        assert target[1:5] == (None,) * 4
+        assert str(target).startswith("no score found")
+        assert "no score found" in about
+        return
+    said = re.search(
+        r"FID (?:about )?([\d.]+) (with|without) guidance(?: ([\d.]+))? \(paper", about
+    )
+    assert float(said[1]) == target.fid
+    assert (said[2] == "with") == target.guided == (guidance != 1)
+    if said[3] is not None:
+        assert float(said[3]) == guidance
+    else:
+        assert not target.guided or "scale not found" in about
+    shown = str(target)
+    assert shown.startswith(f"FID {target.fid}")
+    assert "the paper's: " in shown
+
+
+@pytest.mark.parametrize(
+    ("name", "images", "batch", "process", "solver", "guidance", "guided", "labels"),
+    [
+        ("flowdcn_xl", 2_000_000 * 256, 256, "flow", "euler-maruyama", 1.375, None, "balanced"),
+        ("dico_xl", 3_750_000 * 256, 256, "ddpm", "ddpm", 1.4, 3, "random"),
+        ("dico_h", 1_000_000 * 1024, 1024, "ddpm", "ddpm", 1.4, 3, "random"),
+        ("dico_xl_512", 3_000_000 * 256, 256, "ddpm", "ddpm", 1.4, 3, "random"),
+        ("dit_xl", 7_000_000 * 256, 256, "ddpm", "ddpm", 1.5, 3, "random"),
+        ("sit_xl", 7_000_000 * 256, 256, "flow", "euler-maruyama", 1.5, 3, "random"),
+        ("sit_s", 400_000 * 256, 256, "flow", "euler-maruyama", 1.0, 3, "random"),
+    ],
+)
+def test_published_settings(name, images, batch, process, solver, guidance, guided, labels):
+    config = create_config(f"imagenet.{name}")
+    sampling = config.sampling
+    assert (config.images, config.batch_size, config.process.kind) == (images, batch, process)
+    assert (sampling.solver, sampling.steps, sampling.guidance) == (solver, 250, guidance)
+    assert (sampling.channels_guided, sampling.label_policy) == (guided, labels)
+    assert config.data.size == ((512, 512) if name.endswith("512") else (256, 256))
+    assert config.optim.lr == (2e-4 if name == "dico_h" else 1e-4)
+
+
+def test_published_settings_of_dfm():
+    paper, code = (create_config(f"imagenet.dfm_{name}_xl_512") for name in ("dit", "sit"))
+    optim = paper.optim
+    assert (optim.lr, optim.betas, optim.weight_decay, optim.clip) == (1e-4, (0.9, 0.99), 0.01, 1.0)
+    assert optim.warmup_images == 10_000 * 256
+    assert (paper.images, code.images) == (500_000 * 256, 400_000 * 256)
+    assert (paper.batch_size, paper.label_dropout) == (256, 0.1)
+    process = paper.process
+    assert (process.factors, process.decomposition, process.standardize) == (
+        (2,),
+        "laplacian",
+        False,
+    )
+    assert (process.earlier_location, code.process.earlier_location) == (1.5, 2.0)
+    stages = [(s.solver, s.stage_steps, s.thresholds) for s in (paper.sampling, code.sampling)]
+    assert stages == [("euler", (30, 10), (0.7,)), ("euler", (40, 10), (0.9,))]
+
+
+@pytest.mark.parametrize("name", ["flowdcn", "dico", "sit"])
+def test_scales_of_cifar10_are_the_plain_recipe_but_for_process_and_sampling(name):
+    plain, scales = create_config(f"cifar10.{name}"), create_config(f"cifar10.{name}_dfm")
+    assert (scales.process.kind, scales.process.factors) == ("dfm", (2,))
+    sampling = SamplingConfig("euler", 40, 1.5, stage_steps=(30, 10), thresholds=(0.9,))
+    assert scales == dataclasses.replace(plain, process=scales.process, sampling=sampling)
 
 
 def test_the_networks_for_cifar10_are_of_one_size():
@@ -52,7 +173,13 @@ def test_the_networks_for_cifar10_are_of_one_size():
 @pytest.mark.parametrize("name", NAMES)
 def test_help_prints_every_key_with_its_value(name, capsys):
     assert main(["train", name, "--help"]) == 0
-    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    lines = [line.split() for line in capsys.readouterr().out.splitlines() if line]
     shown = {line[0]: line[1:] for line in lines}
     for key, value, _ in describe(create_config(name)):
         assert shown[f"--{key}"][: len(value.split())] == value.split()
+
+
+def test_the_page_has_a_true_row_for_every_recipe():
+    page = (Path(__file__).parents[2] / "docs/recipes.md").read_text()
+    rows = [line for line in page.splitlines() if line.startswith("| `")]
+    assert rows == [row(name, build(name)[0]) for name in NAMES]

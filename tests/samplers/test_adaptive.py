@@ -95,6 +95,11 @@ def test_numbers_out_of_range_are_refused(bad):
         integrate_adaptive(field(), start(), LABELS, **bad)
 
 
+def test_tolerances_that_cannot_be_met_are_named():
+    with pytest.raises(InputError, match="expected tolerances that can be met, got atol 1e-30"):
+        integrate_adaptive(field(), start().float(), LABELS, atol=1e-30, rtol=1e-30)
+
+
 def test_what_to_install_is_said(monkeypatch):
     monkeypatch.setitem(sys.modules, "torchdiffeq", None)
     with pytest.raises(InputError, match=r"pip install convflow\[ode\]"):

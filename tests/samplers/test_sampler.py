@@ -132,6 +132,83 @@ def test_guidance_of_every_kind(kind, solver, more):
     assert changed[0]
 
 
+@pytest.mark.parametrize("solver", ["euler", "heun", "ab2", "ab4", "adams2", "dpm++"])
+@pytest.mark.parametrize(("steps", "moved"), [(10, 0.9), (50, 0.96)])
+def test_zero_star_leaves_out_the_first_steps_of_every_solver(solver, steps, moved):
+    pipe = pipe_of("flow")
+    samples = pipe.samples(solver=solver, steps=steps, guidance=2.0, guidance_kind="cfg-zero")
+    object.__setattr__(samples, "model", Stand(lambda x, t, y: torch.ones_like(x), pipe.model))
+    times = []
+
+    def network(x, t, y):
+        times.append(t[0].item())
+        return torch.ones_like(x)
+
+    noise, y = torch.zeros(2, 3, 4, 6), torch.tensor([0, 1])
+    begin = samples._begin()
+    end = samples.sampler.run(
+        samples.process, network, samples.guided, noise, y, torch.zeros, None, begin
+    )
+    assert min(times) >= 0.04 - 1e-6
+    torch.testing.assert_close(end, torch.full_like(end, moved), atol=1e-4, rtol=0)
+    assert pipe.samples(guidance_kind="cfg-zero", guidance=1.0)._begin() == 0
+    assert pipe.samples(guidance_kind="cfg-zero", interval=(0.1, 1.0))._begin() == 0
+
+
+def test_a_weaker_model_is_asked_only_where_it_answers_alike():
+    pipe, strange = pipe_of("flow"), pipe_of("flow", prediction="data")
+    with pytest.raises(InputError, match="process prediction velocity, as the other has, got data"):
+        pipe.samples(guidance_kind="auto", weaker=strange)
+    with pytest.raises(InputError, match="process kind flow, as the other has, got ddpm"):
+        pipe.samples(guidance_kind="auto", weaker=pipe_of("ddpm"))
+    with pytest.raises(InputError, match=r"5 classes too, got one of 3 .* and 0"):
+        pipe.samples(guidance_kind="auto", weaker=build("flowdcn-no-classes"))
+    same = pipe.samples(guidance_kind="auto", weaker=pipe_of("flow", times="logit-normal"))
+    assert same.weaker is not None
+
+
+def test_what_is_given_and_means_nothing_is_refused():
+    pipe = pipe_of("flow")
+    with pytest.raises(InputError, match="dopri5 finds its own steps, got steps 7"):
+        pipe.samples(solver="dopri5", steps=7)
+    with pytest.raises(InputError, match="steps 2 as in the table, got 50"):
+        pipe.samples(solver=SEARCHED, table=TABLE, steps=50)
+    with pytest.raises(InputError, match=r"at most 3 guided channels, .*, got 5"):
+        pipe.samples(channels_guided=5)
+    plain = Pipeline(build("flowdcn-no-classes"), PixelCodec(), (4, 6))
+    assert plain.samples().guidance == 1  # the default scale means nothing here
+    with pytest.raises(InputError, match="guidance 1 for a model without classes"):
+        plain.samples(guidance=4.0)
+    with pytest.raises(InputError, match="finite guidance scale"):
+        plain.samples(guidance=float("nan"))
+
+
+@pytest.mark.parametrize("solver", ["ddpm", "ddim", "euler", "heun", "euler-maruyama", "dpm++"])
+def test_half_precision_noise_is_told_the_right_times(solver):
+    samples = pipe_of("ddpm").samples(
+        solver=solver, steps=1000 if solver in CHAINS else 20, guidance=1.0
+    )
+
+    def asked(dtype):
+        times = []
+
+        def network(x, t, y):
+            times.append(t[0].item())
+            return torch.zeros(len(x), 6, *x.shape[2:], dtype=x.dtype)
+
+        samples.sampler.run(
+            samples.process,
+            network,
+            lambda model, clock: model,
+            torch.zeros(1, 3, 4, 6, dtype=dtype),
+            torch.zeros(1, dtype=torch.int64),
+            lambda step: torch.zeros(1, 3, 4, 6),
+        )
+        return times
+
+    assert asked(torch.bfloat16) == asked(torch.float32)
+
+
 def test_autoguidance_needs_a_weaker_model():
     with pytest.raises(InputError, match="expected a weaker model"):
         pipe_of("flow").samples(guidance_kind="auto", guidance=2.0)

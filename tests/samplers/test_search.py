@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from convflow.processes.schedule import SCHEDULES
+from convflow.samplers.exponential import EXPONENTIAL_SOLVERS
 from convflow.samplers.multistep import MULTISTEP, read_table
 from convflow.samplers.ode import SOLVERS, integrate, time_grid
 from convflow.samplers.search import (
@@ -137,6 +139,16 @@ def test_every_solver_gets_as_many_calls_as_there_are():
         assert error == error_of(mixture, batches(1, 1), grid, name)
     few = compare(mixture, batches(1, 1), adams_table([0.0, 1.0], 1)).keys()
     assert few == {"searched", "euler", "adams2", "adams3", "adams4"}
+
+
+def test_exponential_solvers_are_compared_where_the_schedule_is_known():
+    pytest.importorskip("diffusers")
+    table, unseen = adams_table(time_grid(6), 2), batches(1, 1)
+    rows = compare(mixture, unseen, table, SCHEDULES["linear"])
+    assert rows.keys() - compare(mixture, unseen, table).keys() == set(EXPONENTIAL_SOLVERS)
+    for name in EXPONENTIAL_SOLVERS:
+        assert rows[name][0] == 6
+        assert rows[name][1] < rows["euler"][1]
 
 
 def test_a_solver_that_diverges_is_infinitely_wrong():

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from convflow.data.loader import Order, batches
+from convflow.samplers.guidance import guide
 from convflow.training import checkpoint
 from convflow.training.optim import optimizer_tensors
 from convflow.training.trainer import Trainer
@@ -88,6 +89,29 @@ def test_gradients_are_clipped_and_their_norm_reported_before(tiny, trainer_of):
     ]
     assert averages[1] < averages[0]
     assert averages[1] == pytest.approx(1e-3 * (1 - loose.config.optim.betas[0]), rel=1e-2)
+
+
+def test_gradients_stay_as_they_are_without_a_limit(tiny, trainer_of):
+    config = tiny("--optim.clip none")
+    assert config.optim.clip is None
+    free, loose = trainer_of(config), trainer_of(tiny("--optim.clip 1e9"))
+    batch = next(stream_of(free))
+    assert free.train_step(*batch) == loose.train_step(*batch)
+    assert all(torch.equal(w, weights(loose)[name]) for name, w in weights(free).items())
+
+
+def test_grids_are_sampled_as_the_settings_say(tiny, trainer_of, monkeypatch):
+    more = "--sampling.interval 0.2x0.8 --sampling.channels-guided 1 --sampling.guidance 3"
+    words = f"--sampling.solver euler-maruyama --sampling.steps 4 --sampling.last-step 0.04 {more}"
+    trainer, asked = trainer_of(tiny(words)), []
+    monkeypatch.setattr(
+        "convflow.training.trainer.guide",
+        lambda *a, **o: asked.append((a[1:], o)) or guide(*a, **o),
+    )
+    trainer.write_samples()
+    (rest, options), _ = asked
+    assert rest == (2, 3.0, "cfg")
+    assert options == {"interval": (0.2, 0.8), "channels": 1, "clock": None}
 
 
 @pytest.mark.parametrize("process", ["flow", "ddpm"])

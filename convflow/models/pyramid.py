@@ -1,0 +1,300 @@
+"""A pyramid: any backbone on pictures that are a sum of scales, each with its own flow time.
+
+Decomposable flow matching, Haji-Ali et al. 2025 (arXiv 2506.19839), section 3.4: a stem, a time
+embedding and a head for each scale around one unchanged trunk. The start from a trained network on
+one scale is that of section 4.4: what is added begins at zero.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, Literal, get_args
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from convflow.models.backbone import Backbone, check_size
+from convflow.models.families import build
+from convflow.nn.embed import TimeEmbedding
+from convflow.nn.norm import residual
+from convflow.nn.pyramid import (
+    CoarseHead,
+    CoarseStem,
+    Condition,
+    MeanHead,
+    RepeatStem,
+    StageEmbedding,
+    add_conditions,
+    masked,
+)
+from convflow.processes.decomposition import Decomposition
+from convflow.types import InputError, Size, unknown_name
+
+Coarse = Literal["patch", "upsample"]
+
+Keep = Sequence[Bool[Tensor, " B"] | None]
+"""For each scale the samples in which it takes part; None for all."""
+
+
+class Pyramid(Backbone):
+    """A stem, a time embedding and a head for each of S scales around the trunk of one backbone.
+
+    The features of the scales are summed on the grid of the backbone, and so are the embeddings of
+    their times; the finest scale uses the backbone's own stem, time embedding and head. It predicts
+    zero at initialisation and takes any rectangle of multiples of `multiple`.
+
+    Args:
+        backbone: settings of the network inside, as `settings` gives them: its "family" and the
+            family's arguments. No learned variance, no padding.
+        factors: S - 1 whole numbers, between neighbouring scales from coarse to fine.
+        stage_embedding: add a learned vector to every condition, for the last scale that takes
+            part; zero at first.
+        coarse: how the coarsest scale enters: "patch", by patches that cover as much of the picture
+            as the finest scale's (where they would be less than a pixel, by a pixel shuffle); or
+            "upsample", with its cells repeated, as the backbone's own pictures do, and its
+            prediction averaged down, which is how `from_backbone` starts.
+
+    Example:
+        >>> backbone = {"family": "dit", "width": 64, "depth": 2, "num_heads": 2}
+        >>> model = Pyramid(backbone=backbone, factors=[2])
+        >>> coarse, fine = torch.randn(3, 4, 8, 8), torch.randn(3, 4, 16, 16)
+        >>> out = model([coarse, fine], torch.rand(3, 2), torch.tensor([1, 2, 3]))
+        >>> [tuple(prediction.shape) for prediction in out]
+        [(3, 4, 8, 8), (3, 4, 16, 16)]
+    """
+
+    family = "pyramid"
+
+    def __init__(
+        self,
+        *,
+        backbone: Mapping[str, Any],
+        factors: Sequence[int] = (2,),
+        stage_embedding: bool = False,
+        coarse: Coarse = "patch",
+    ) -> None:
+        super().__init__()
+        if not isinstance(backbone, Mapping) or "family" not in backbone:
+            raise InputError(
+                f"expected a backbone as settings with a family, got {backbone!r}; "
+                'try {"family": "dico"}'
+            )
+        if coarse not in (known := get_args(Coarse)):
+            raise InputError(unknown_name("coarse", coarse, known))
+        self.shrinkage = Decomposition(factors=factors).shrinkage
+        """How many times smaller than the finest each scale is, from coarse to fine."""
+        inner = {key: value for key, value in backbone.items() if key != "family"}
+        self.backbone = build(backbone["family"], inner)
+        for setting in ("learned_variance", "pad"):
+            if self.backbone.settings.get(setting):
+                raise InputError(
+                    f"expected a backbone without {setting}, for scales have no use of it, got "
+                    f"{setting}={self.backbone.settings[setting]}; leave it out"
+                )
+        self.in_channels, self.num_classes = self.backbone.in_channels, self.backbone.num_classes
+        self.multiple = math.lcm(self.backbone.multiple, self.shrinkage[0])
+        added = [self._create_parts(shrinkage) for shrinkage in self.shrinkage[:-1]]
+        if coarse == "upsample":
+            added[0] = self._repeat_parts(self.shrinkage[0])
+        self.stems = nn.ModuleList(stem for stem, _, _ in added)
+        self.times = nn.ModuleList(time for _, time, _ in added)
+        self.heads = nn.ModuleList(head for _, _, head in added)
+        self.stage = None
+        if stage_embedding:
+            make = partial(StageEmbedding, self.num_scales)
+            self.stage = self.backbone.create_condition(make)
+
+    @classmethod
+    def from_backbone(
+        cls, model: Backbone, factors: Sequence[int] = (2,), *, stage_embedding: bool = False
+    ) -> Pyramid:
+        """Return a pyramid that begins as a trained network on one scale.
+
+        The coarsest scale is what the network was: `down(model(up(x), t, y))`, with repeated cells
+        for `up` and means for `down`. What belongs to the other scales is zero and learns.
+
+        Args:
+            model: a trained flow, which stays as it is.
+            factors: as of a `Pyramid`.
+            stage_embedding: as of a `Pyramid`.
+
+        Raises:
+            InputError: a network that cannot be inside a pyramid.
+        """
+        pyramid = cls(
+            backbone=model.settings,
+            factors=factors,
+            stage_embedding=stage_embedding,
+            coarse="upsample",
+        )
+        pyramid.backbone.load_state_dict(model.state_dict())
+        own = pyramid.backbone.parts
+        first = (pyramid.stems[0].stem, pyramid.times[0], pyramid.heads[0].head)
+        for part, trained in zip(first, (own.stem, own.time, own.head), strict=True):
+            part.load_state_dict(trained.state_dict())  # type: ignore[union-attr]
+        outputs = [
+            layer.out
+            for time in (*pyramid.times[1:], own.time)
+            for layer in time.modules()
+            if isinstance(layer, TimeEmbedding)
+        ]
+        for part in (*pyramid.stems[1:], own.stem, *outputs, *pyramid.heads[1:], own.head):
+            for parameter in part.parameters():
+                nn.init.zeros_(parameter)
+        return pyramid.to(next(model.parameters())).train(model.training)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The arguments that build this network again, those of the backbone complete."""
+        return super().settings | {"backbone": self.backbone.settings}
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """Names of what the backbone takes besides."""
+        return self.backbone.arguments
+
+    @property
+    def num_scales(self) -> int:
+        """How many scales there are, S."""
+        return len(self.shrinkage)
+
+    def stem(  # type: ignore[override]
+        self, scales: Sequence[Float[Tensor, "B C _ _"]], keep: Keep
+    ) -> Float[Tensor, "B h w D"]:
+        """Return the features of the scales, summed on the grid of the backbone, channels last."""
+        stems = (*self.stems, self.backbone.parts.stem)
+        parts = [
+            # Masked before and after: no number of an inactive scale enters, nor does the bias.
+            masked(residual(stem(masked(x, kept))), kept)
+            for stem, x, kept in zip(stems, scales, keep, strict=False)
+        ]
+        return sum(parts[1:], parts[0])
+
+    def condition(  # type: ignore[override]
+        self, t: Float[Tensor, "B S"], y: Int[Tensor, " B"], keep: Keep
+    ) -> Condition:
+        """Return the condition of all active scales' times, the label, and the stage."""
+        times = (*self.times, self.backbone.parts.time)
+        parts = [self.backbone.parts.label(y)]
+        for time, moment, kept in zip(times, t.unbind(1), keep, strict=False):
+            parts.append(masked(time(masked(moment, kept)), kept))
+        if self.stage is not None:
+            parts.append(self.stage(_last_active(t, keep)))
+        return add_conditions(parts)
+
+    def trunk(self, features: Tensor, c: Condition, **arguments: Any) -> Tensor:
+        """Return refined features; `arguments` are the backbone's own, such as `reach`."""
+        return self.backbone.trunk(features, c, **arguments)
+
+    def head(  # type: ignore[override]
+        self, features: Tensor, c: Condition, keep: Keep
+    ) -> tuple[Float[Tensor, "B C _ _"], ...]:
+        """Return the prediction of each scale, zero where it takes no part."""
+        heads, seen = (*self.heads, self.backbone.parts.head), self.backbone.head_vector(c)
+        return tuple(
+            # Some published heads compute twice the channels, of which half is unused.
+            masked(head(features, seen)[:, : self.in_channels], kept)
+            for head, kept in zip(heads, keep, strict=False)
+        )
+
+    def forward(  # type: ignore[override]
+        self,
+        scales: Sequence[Float[Tensor, "B C _ _"]],
+        t: Float[Tensor, "B k"],
+        y: Int[Tensor, " B"],
+        active: Int[Tensor, " B"] | None = None,
+        **arguments: Any,
+    ) -> tuple[Float[Tensor, "B C _ _"], ...]:
+        """Predict the velocity of every scale.
+
+        Args:
+            scales: the first k of the S scales, coarse to fine; the height and width of each are
+                those of the finest scale, multiples of `multiple`, over its shrinkage.
+            t: each scale's own flow time, in [0, 1], 0 = noise, 1 = data.
+            y: labels in [0, num_classes].
+            active: how many of the k scales take part in each sample, 1 .. k; None for all. Of
+                the others nothing enters, so their numbers may be anything.
+            **arguments: what the backbone's trunk takes besides, such as FlowDCN's `reach`.
+
+        Returns:
+            k predictions in the shapes of the scales, exactly zero where a scale takes no part.
+
+        Raises:
+            InputError: scales, times or counts whose shapes do not fit the network.
+        """
+        self._check(scales, t, active)
+        keep: list[Tensor | None] = [None] * len(scales)
+        if active is not None:  # the coarsest scale always takes part
+            keep[1:] = [active > scale for scale in range(1, len(scales))]
+        c = self.condition(t, y, keep)
+        features = self.trunk(self.stem(scales, keep), c, **arguments)
+        return self.head(features, c, keep)
+
+    def blank_inputs(self, batch: int, size: Size) -> tuple[Any, ...]:
+        """Return arguments of `forward` without numbers, for pictures of a height and width."""
+        scales = [
+            torch.empty(batch, self.in_channels, size[0] // by, size[1] // by)
+            for by in self.shrinkage
+        ]
+        t = torch.empty(batch, self.num_scales)
+        return scales, t, torch.empty(batch, dtype=torch.int64)
+
+    def _create_parts(self, shrinkage: int) -> tuple[nn.Module, nn.Module, nn.Module]:
+        """Return stem, time embedding and head of a scale, on the grid of the backbone."""
+        own = self.backbone.parts
+        stem = CoarseStem(own.stem, shrinkage)
+        # As wide inside as the stem: of wider levels' embeddings, which see a number, this is most.
+        make = partial(TimeEmbedding, hidden=stem.width)
+        return stem, self.backbone.create_condition(make), CoarseHead(own.head.width, stem)
+
+    def _repeat_parts(self, shrinkage: int) -> tuple[nn.Module, nn.Module, nn.Module]:
+        """Return copies of the backbone's own parts, for pictures brought to its resolution."""
+        own = self.backbone.parts
+        parts = nn.ModuleList([own.stem, own.time, own.head])
+        # Weights are cloned by hand: deepcopy would take those without memory out of their mode.
+        clones = {id(p): nn.Parameter(p.detach().clone()) for p in parts.parameters()}
+        stem, time, head = copy.deepcopy(parts, clones)
+        return RepeatStem(stem, shrinkage), time, MeanHead(head, shrinkage)
+
+    def _check(self, scales: Sequence[Tensor], t: Tensor, active: Tensor | None) -> None:
+        """Raise InputError unless the shapes fit each other and the network."""
+        if not 1 <= len(scales) <= self.num_scales:
+            raise InputError(
+                f"expected 1 to {self.num_scales} scales, coarse to fine, got {len(scales)}; "
+                "this network was built for other factors"
+            )
+        *_, height, width = (1, 1, *(side * self.shrinkage[0] for side in scales[0].shape))
+        batch = len(t)
+        check_size(height, width, self.multiple)
+        shapes = [
+            (batch, self.in_channels, height // by, width // by)
+            for by in self.shrinkage[: len(scales)]
+        ]
+        found = [tuple(x.shape) for x in scales]
+        if found != shapes:
+            raise InputError(
+                f"expected scales of shapes {shapes}, got {found}; split pictures with a "
+                "Decomposition of the same factors"
+            )
+        if t.shape != (batch, len(scales)):
+            raise InputError(
+                f"expected times of shape {(batch, len(scales))}, one for each sample and scale, "
+                f"got {tuple(t.shape)}; give every scale its own"
+            )
+        if active is not None and (active.shape != (batch,) or active.is_floating_point()):
+            raise InputError(
+                f"expected active as {batch} whole numbers, how many scales take part in each "
+                f"sample, got {active.dtype} of shape {tuple(active.shape)}"
+            )
+
+
+def _last_active(t: Float[Tensor, "B k"], keep: Keep) -> Int[Tensor, " B"]:
+    """Return the number of the last scale that takes part in each sample."""
+    last = torch.full(t.shape[:1], -1, device=t.device)
+    for kept in keep:
+        last = last + (1 if kept is None else kept.long())
+    return last

@@ -1,0 +1,95 @@
+"""Networks leave the library: one graph for all sizes in the compiler, torch.export and ONNX."""
+
+from __future__ import annotations
+
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from convflow import export_onnx
+from convflow.models.export import export_program
+from convflow.types import InputError
+from tests.cases import MODELS, build, inputs
+from tests.tolerance import assert_close_rms
+
+FEWEST = ["flowdcn", "dico", "fcdm", "dit", "sit-rotary"]
+"""A network of each family, the two kinds of positions among them."""
+
+SHAPES = [(4, (4, 6)), (1, (2, 3)), (2, (5, 3)), (5, (4, 4)), (2, (3, 8))]
+"""Batches, and heights and widths in multiples of the network."""
+
+SEVERAL = [(max(batch, 2), size) for batch, size in SHAPES]
+"""The compiler makes a graph of its own for a batch of one, and takes equal sizes for the same:
+a first batch of three pictures would be tied to their three channels."""
+
+
+@pytest.mark.parametrize("case", [case for case in MODELS if not case.endswith("-pad")])
+def test_the_compiler_needs_one_graph_for_all_sizes(case, unchecked):
+    model = build(case).requires_grad_(False)
+    torch._dynamo.reset()
+    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="eager")
+    first, *others = (inputs(model, *shape) for shape in SEVERAL)
+    assert_close_rms(compiled(*first), model(*first))
+    with torch.compiler.set_stance("fail_on_recompile"):
+        for other in others:
+            assert_close_rms(compiled(*other), model(*other))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", FEWEST)
+def test_the_compiled_network_runs_at_five_sizes(case, unchecked):
+    model = build(case).requires_grad_(False)
+    torch._dynamo.reset()
+    compiled = torch.compile(model, fullgraph=True, dynamic=True)
+    compiled(*inputs(model, *SEVERAL[0]))
+    with torch.compiler.set_stance("fail_on_recompile"):
+        for shape in SEVERAL:
+            x, t, y = inputs(model, *shape)
+            assert_close_rms(compiled(x, t, y), model(x, t, y))
+
+
+@pytest.mark.parametrize("case", FEWEST)
+def test_an_exported_program_is_plain_torch_and_takes_any_size(case, tmp_path):
+    model = build(case)
+    program = export_program(model)
+    operators = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
+    assert not [name for name in operators if "convflow" in name]
+    torch.export.save(program, tmp_path / "network.pt2")
+    run = torch.export.load(tmp_path / "network.pt2").module()
+    for shape in SHAPES:
+        x, t, y = inputs(model, *shape)
+        assert_close_rms(run(x, t, y), model(x, t, y))
+
+
+@pytest.mark.parametrize(
+    "case", [c if c == "dit" else pytest.param(c, marks=pytest.mark.slow) for c in FEWEST]
+)
+def test_onnx_gives_the_same_prediction_at_any_size(case, tmp_path):
+    model, path = build(case), tmp_path / "network.onnx"
+    export_onnx(model, path)
+    onnx.checker.check_model(path)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    assert [each.name for each in session.get_inputs()] == ["x", "t", "y"]
+    for shape in SHAPES:
+        x, t, y = inputs(model, *shape)
+        feed = {"x": x.numpy(), "t": t.numpy(), "y": y.numpy()}
+        (found,) = session.run(["prediction"], feed)
+        assert_close_rms(torch.from_numpy(found), model(x, t, y))
+
+
+def test_what_cannot_be_exported_is_refused(tmp_path, monkeypatch):
+    with pytest.raises(InputError, match="without padding"):
+        export_program(build("dico-pad"))
+    monkeypatch.setattr("convflow.models.export.LARGEST", 100)
+    with pytest.raises(InputError, match=r"at most 2 GB.*half precision"):
+        export_onnx(build("dit"), tmp_path / "network.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_package_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "onnxscript", None)
+    with pytest.raises(InputError, match=r"pip install 'convflow\[onnx\]'"):
+        export_onnx(build("dit"), tmp_path / "network.onnx")
