@@ -220,6 +220,7 @@ def main() -> None:
     add("--modes", nargs="+", choices=MODES, default=MODES)
     add("--rounds", type=int, default=7, help="how often every rival has its turn")
     add("--no-compile", action="store_true", help="leave out torch.compile")
+    add("--table", default=f"throughput_{DEVICE.type}", metavar="NAME", help="in results/")
     add("--quick", action="store_true", help="one picture of 256 pixels, two rounds, no table")
     add(harness.DIRTY, action="store_true", help="allow numbers that no revision can repeat")
     options = parser.parse_args()
@@ -245,7 +246,7 @@ def main() -> None:
         rows += harness.measure(case, rounds)
     show(rows)
     if not options.quick:
-        path = harness.RESULTS / f"throughput_{DEVICE.type}.csv"
+        path = harness.RESULTS / f"{options.table}.csv"
         harness.write(path, rows)
         print(f"\n{harness.machine()}\nwritten to {path}")
 
