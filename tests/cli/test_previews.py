@@ -56,8 +56,8 @@ def test_a_strip_shows_the_running_pictures_and_ends_with_the_result(tmp_path):
 
 
 def test_every_solver_can_be_watched(tmp_path):
-    for solver in ("heun", "euler-maruyama", "dopri5"):
-        samples, previews = watched(tmp_path / solver, steps=4, solver=solver)
+    for solver, more in (("heun", {"steps": 4}), ("euler-maruyama", {"steps": 4}), ("dopri5", {})):
+        samples, previews = watched(tmp_path / solver, solver=solver, **more)
         samples.read([0], watch=previews)
         assert len(list((tmp_path / solver).iterdir())) == 1
 
