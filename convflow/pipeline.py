@@ -25,6 +25,7 @@ from convflow.models.zoo import find_folder, load_model
 from convflow.processes.process import create_process
 from convflow.samplers.adaptive import ADAPTIVE_SOLVERS
 from convflow.samplers.multistep import read_table, table_path
+from convflow.samplers.ode import Callback
 from convflow.samplers.sampler import SEARCHED, Sampler
 from convflow.samples import LabelPolicy, Precision, Progress, Samples
 from convflow.storage import read_json, write_text
@@ -156,6 +157,7 @@ class Pipeline:
         num: int | None = None,
         batch_size: int = 64,
         progress: Progress | None = None,
+        watch: Callback | None = None,
         **options: Any,
     ) -> Output:
         """Generate pictures; the noise of picture i depends on (seed, i) alone.
@@ -168,6 +170,7 @@ class Pipeline:
         Other arguments:
             batch_size: pictures at once; changes memory and speed, not the pictures.
             progress: called with the (fractional) number of pictures done since the last call.
+            watch: told of every step of every batch, see `Samples.read`.
             **options: size, steps, guidance, seed and whatever else `samples` takes.
 
         Raises:
@@ -187,7 +190,7 @@ class Pipeline:
             )
         starts = range(0, num, batch_size)
         chunks = [range(start, min(start + batch_size, num)) for start in starts]
-        pixels = torch.cat([samples.read(chunk, progress) for chunk in chunks])
+        pixels = torch.cat([samples.read(chunk, progress, watch) for chunk in chunks])
         names = [self.name_of(label) for label in samples.labels(range(num)).tolist()]
         return Output([to_picture(image) for image in pixels], names, pixels)
 
@@ -220,7 +223,7 @@ class Pipeline:
         Other arguments:
             size: height and width in pixels, multiples of the model's `multiple`; one number
                 stands for a square.
-            steps: solver steps.
+            steps: solver steps; by default the sum of `stage_steps`, where these are given.
             solver: a name in `convflow.samplers.sampler.OPTIONS`.
             guidance: scale, 1 for none; "cfg" and "cfg-zero" need classes.
             guidance_kind: "cfg", "cfg-zero", or "auto" with a `weaker` model of the same data.
@@ -253,7 +256,7 @@ class Pipeline:
             raise InputError(unknown_name("precision", precision, known))
         check_size(*size, self.codec.factor * self.model.multiple)
         own = {field.name for field in dataclasses.fields(Sampler)}
-        accepted = inspect.signature(self.model.forward).parameters
+        accepted = self.model.arguments
         for name in more:
             if name == "reach" and name not in accepted:
                 raise InputError(
@@ -277,7 +280,8 @@ class Pipeline:
         given |= {name: more.pop(name) for name in SAMPLER_SETTINGS if name in more}
         if channels_guided == "all":
             given["channels_guided"] = None
-        chosen, table = self.sampling.varied(**given), more.pop("table", None)
+        chosen = self.sampling.varied(self.process.kind, **given)
+        table = more.pop("table", None)
         if chosen.solver == SEARCHED and table is None and self.folder is not None:
             table = read_table(table_path(self.folder, chosen.steps))
         if not self.model.num_classes and not automatic and guidance not in (None, 1):
@@ -297,13 +301,15 @@ class Pipeline:
         if isinstance(weaker, Pipeline):
             weaker = weaker._model_for(self.process)
         guided = self.model.num_classes or automatic
+        process, sampler = create_process(dataclasses.asdict(self.process)), chosen.sampler(table)
+        sampler.check_process(process)
         return Samples(
             self.model,
             self.codec,
-            create_process(dataclasses.asdict(self.process)),
+            process,
             classes=tuple(self._label_ids(labels)),
-            size=size,
-            sampler=chosen.sampler(table),
+            size=sampler.size(process, size, self.codec.factor),
+            sampler=sampler,
             guidance=chosen.guidance if guided else 1.0,
             guidance_kind="auto" if automatic else chosen.guidance_kind,
             interval=chosen.interval,

@@ -12,8 +12,10 @@ from torch import Tensor
 
 from convflow.codecs import Codec, LatentCodec, picture_channels
 from convflow.models.backbone import Backbone
+from convflow.processes.multiscale import MultiscaleFlow
 from convflow.processes.process import Process
 from convflow.samplers.guidance import ZEROED, Clock, guide
+from convflow.samplers.ode import Callback
 from convflow.samplers.sampler import Sampler
 from convflow.samplers.seeds import (
     SEED_RULE,
@@ -35,7 +37,8 @@ Progress = Callable[[float], None]
 class Samples:
     """An endless series of pictures: the i-th depends on these settings and i alone.
 
-    Made by `Pipeline.samples`, which explains the settings; `classes` holds label numbers.
+    Made by `Pipeline.samples`, which explains the settings; `classes` holds label numbers, and
+    `size` is that of the result.
     """
 
     reproducible: ClassVar[bool] = True
@@ -59,6 +62,11 @@ class Samples:
     def __post_init__(self) -> None:
         """Raise InputError now rather than at the first picture."""
         self.sampler.check_process(self.process)
+        if isinstance(self.process, MultiscaleFlow) and self.guidance_kind == "auto":
+            raise InputError(
+                "expected the guidance cfg or cfg-zero for a model trained with the process dfm, "
+                "got auto; leave out the weaker model"
+            )
         self.sampler.check_guidance(self.guidance_kind)
         if (self.channels_guided or 1) > self.model.in_channels:
             raise InputError(
@@ -83,8 +91,8 @@ class Samples:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of a sample in model space."""
-        height, width = self.size
+        """Channels, height and width of the noise in model space, where whole pictures are made."""
+        height, width = (side * self.sampler.enlargement(self.process) for side in self.size)
         return self.model.in_channels, height // self.codec.factor, width // self.codec.factor
 
     def labels(self, indices: Sequence[int]) -> Int[Tensor, " B"]:
@@ -95,17 +103,28 @@ class Samples:
 
     @torch.inference_mode()
     def read(
-        self, indices: Sequence[int], progress: Progress | None = None
+        self,
+        indices: Sequence[int],
+        progress: Progress | None = None,
+        watch: Callback | None = None,
     ) -> UInt8[Tensor, "B C H W"]:
         """Make the pictures `indices` in one batch; they come back on the CPU.
+
+        Args:
+            indices: numbers of the pictures.
+            progress: told how many more pictures are done.
+            watch: told of every step: its number from 1, their number, and the running pictures in
+                model space, which `codec.decode` shows.
 
         Raises:
             InputError: the model gives NaN or infinity.
         """
 
-        def report(step: int, of: int, _: Tensor) -> None:
+        def report(step: int, of: int, x: Tensor) -> None:
             if progress is not None:
                 progress(len(indices) / of)
+            if watch is not None:
+                watch(step, of, x)
 
         def network(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
             return self.model(x, t, y, **self.model_arguments)
@@ -154,7 +173,7 @@ class Samples:
         """Return everything but the model that the pictures depend on, ready for JSON."""
         every = self.classes == tuple(range(self.model.num_classes))
         return {
-            **self.sampler.describe(),
+            **self.sampler.describe(self.process),
             "guidance": {
                 "kind": self.guidance_kind,
                 "scale": self.guidance,

@@ -9,7 +9,7 @@ Shape letters, used in every annotation (`Float[Tensor, "B C H W"]`):
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -56,6 +56,15 @@ def check_kinds(kind: type, **given: object) -> None:
     for name, value in given.items():
         if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
             raise InputError(f"expected {WORDS[kind]} for {name}, got {value!r}; change it")
+
+
+def check_several(kind: type, **given: object) -> None:
+    """Raise InputError when something given is no sequence of numbers of a kind in `WORDS`."""
+    for name, values in given.items():
+        if not isinstance(values, Sequence) or isinstance(values, str):
+            raise InputError(f"expected several numbers for {name}, got {values!r}; change it")
+        for value in values:
+            check_kinds(kind, **{name: value})
 
 
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> str:

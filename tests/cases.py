@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -17,6 +17,7 @@ from convflow.models.families import BACKBONES
 from convflow.models.zoo import create_model
 from convflow.processes.ddpm import DDPM
 from convflow.processes.flow import FlowMatching
+from convflow.processes.multiscale import MultiscaleFlow
 from convflow.processes.prediction import Kind
 from convflow.processes.process import Process
 from convflow.processes.schedule import SCHEDULES
@@ -70,6 +71,14 @@ PROCESSES: dict[str, Process] = {
     "ddpm-small": DDPM("small"),
     "ddpm-large": DDPM("large"),
 }
+MULTISCALE: dict[str, MultiscaleFlow] = {
+    "dfm": MultiscaleFlow(),
+    "dfm-haar": MultiscaleFlow((2, 2), "haar"),
+    "dfm-dct": MultiscaleFlow((2,), "dct", probabilities=(0.5, 0.5), weights=(1.0, 2.0)),
+    "dfm-standardized": MultiscaleFlow((2,), deviations=(0.5, 0.1)),
+}
+"""Processes with a time for each scale, whose networks are no Denoisers."""
+
 CODECS = {"pixel": PixelCodec()}
 
 GOLDENS = Path(__file__).parent / "goldens"
@@ -83,6 +92,16 @@ def build(case: str, *, perturbed: bool = True) -> Backbone:
     family, settings = MODELS[case]
     model = create_model(family, **settings).eval()
     return perturb(model) if perturbed else model
+
+
+def build_pyramid(factors: Sequence[int] = (2,), channels: int = 3) -> Any:
+    """A tiny network of scales, every parameter of which speaks."""
+    backbone = {
+        "family": "flowdcn", "in_channels": channels, "num_classes": 5, "width": 16, "depth": 1,
+        "num_groups": 2,
+    }  # fmt: skip
+    torch.manual_seed(7)
+    return perturb(create_model("pyramid", backbone=backbone, factors=list(factors)).eval())
 
 
 def perturb(model: Backbone, scale: float = 0.1) -> Backbone:

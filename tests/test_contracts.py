@@ -10,11 +10,22 @@ import torch
 from convflow.models.zoo import load_model
 from convflow.processes.ddpm import DDPM
 from convflow.processes.flow import Draws
+from convflow.processes.multiscale import MultiscaleFlow
+from convflow.processes.process import Process
 from convflow.samplers.guidance import ClassifierFreeGuidance
 from convflow.samplers.ode import SOLVERS, integrate, time_grid
 from convflow.samplers.tableaus import count_evaluations
 from convflow.types import InputError
-from tests.cases import MODELS, PROCESSES, SOLVER_NAMES, build, exact, inputs
+from tests.cases import (
+    MODELS,
+    MULTISCALE,
+    PROCESSES,
+    SOLVER_NAMES,
+    build,
+    build_pyramid,
+    exact,
+    inputs,
+)
 from tests.tolerance import BFLOAT16_WEIGHTS, assert_close_rms
 
 
@@ -129,7 +140,12 @@ def test_pictures_that_do_not_fit_are_refused(case):
             model(x[:, :, 1:], t, y)
 
 
+ALL_PROCESSES = PROCESSES | MULTISCALE
+
+
 def network_for(process):
+    if isinstance(process, MultiscaleFlow):
+        return build_pyramid(factors=process.decomposition.factors)
     return build("flowdcn-learned-variance" if process.learned_variance else "flowdcn")
 
 
@@ -138,9 +154,10 @@ def own_times(process, t):
     return process.step_at(t) if isinstance(process, DDPM) else t
 
 
-@pytest.mark.parametrize("case", PROCESSES)
+@pytest.mark.parametrize("case", ALL_PROCESSES)
 def test_the_loss_has_one_entry_per_sample_and_draws_from_its_generator_alone(case):
-    process = PROCESSES[case]
+    process = ALL_PROCESSES[case]
+    assert isinstance(process, Process)
     model = network_for(process)
     x, _, y = inputs(model, batch=5)
     before = torch.get_rng_state()
@@ -152,9 +169,9 @@ def test_the_loss_has_one_entry_per_sample_and_draws_from_its_generator_alone(ca
     assert (losses[0] > 0).all()
 
 
-@pytest.mark.parametrize("case", PROCESSES)
+@pytest.mark.parametrize("case", ALL_PROCESSES)
 def test_the_loss_of_some_samples_is_that_of_all(case):
-    process = PROCESSES[case]
+    process = ALL_PROCESSES[case]
     model = network_for(process)
     x, _, y = inputs(model, batch=5)
     draws = process.draw(tuple(x.shape), torch.Generator().manual_seed(0))
@@ -163,15 +180,17 @@ def test_the_loss_of_some_samples_is_that_of_all(case):
     assert_close_rms(part, process.loss_at(model, x, y, draws)[some])
 
 
-@pytest.mark.parametrize("case", PROCESSES)
+@pytest.mark.parametrize("case", ALL_PROCESSES)
 def test_a_process_runs_from_noise_to_data(case):
-    process = PROCESSES[case]
-    data, noise = torch.randn(2, 3, 3, 4, 4).unbind()
+    process, data = ALL_PROCESSES[case], torch.randn(3, 3, 4, 4)
+    noise, t, *_ = process.draw(tuple(data.shape), torch.Generator().manual_seed(0))
+    end = process.split(data) if isinstance(process, MultiscaleFlow) else data
     first, last = (
-        process.mix(data, noise, own_times(process, torch.full((3,), t))) for t in (0.0, 1.0)
+        process.mix(data, noise, own_times(process, torch.full_like(t, time)))
+        for time in (0.0, 1.0)
     )
-    assert (first - noise).norm() < 0.01 * data.norm()
-    assert (last - data).norm() < 0.011 * noise.norm()
+    assert (first - noise).norm() < 0.01 * end.norm()
+    assert (last - end).norm() < 0.011 * noise.norm()
 
 
 @pytest.mark.parametrize("case", PROCESSES)

@@ -118,9 +118,13 @@ class _Asked(NamedTuple):
         self, build: Callable[[], Backbone], known: PipelineConfig | TrainConfig, pixels: Size
     ) -> dict[str, Any]:
         """Return the memory of a run or a recipe with what it means, nothing if not asked for."""
-        factor = 8 if known.codec.kind == "latent" else 1
-        found = {"memory": self.memory(build, pixels, factor)} if any(self) else {}
+        found = {"memory": self.memory(build, pixels, _factor(known))} if any(self) else {}
         return found | ({"note": MEMORY_NOTE} if found else {})
+
+
+def _factor(known: PipelineConfig | TrainConfig) -> int:
+    """Return how many pixels along a side of a cell the model sees."""
+    return 8 if known.codec.kind == "latent" else 1
 
 
 def _describe(what: str, asked: _Asked) -> dict[str, Any]:
@@ -162,12 +166,14 @@ def _network(config: TrainConfig) -> dict[str, Any]:
     from dataclasses import asdict
 
     from convflow.processes.process import create_process
+    from convflow.training.launch import pyramid_settings
 
     channels = 4 if config.codec.kind == "latent" else config.data.channels
     settings: dict[str, Any] = {"num_classes": 1000, "in_channels": channels}
     if create_process(asdict(config.process)).learned_variance:
         settings["learned_variance"] = True
-    return settings | config.model
+    settings |= config.model
+    return pyramid_settings(settings, config) if config.process.kind == "dfm" else settings
 
 
 def _describe_file(path: Path, asked: _Asked) -> dict[str, Any]:
@@ -218,8 +224,33 @@ def _describe_folder(folder: Path, asked: _Asked) -> dict[str, Any]:
         "multiple": model.multiple,
         "classes": list(known.class_names),
         **({"codec": told["codec"]} if known.codec.kind == "latent" else {}),
+        **_scales(known),
         **trained,
         **asked.rows(lambda: create_model(**named), known, known.size),
+    }
+
+
+def _scales(known: PipelineConfig) -> dict[str, Any]:
+    """Return how a model of scales sees a picture, and how it samples one; of others nothing."""
+    from dataclasses import asdict
+
+    from convflow.processes.multiscale import MultiscaleFlow
+    from convflow.processes.process import create_process
+
+    process = create_process(asdict(known.process))
+    if not isinstance(process, MultiscaleFlow):
+        return {}
+    sampler, factor = known.sampling.varied("dfm").sampler(), _factor(known)
+    sampler.check_process(process)
+    sizes = process.sizes((known.size[0] // factor, known.size[1] // factor))
+    return {
+        "scales": {
+            "decomposition": process.decomposition.name,
+            "sizes": [f"{height}x{width}" for height, width in sizes],
+            "probabilities": list(process.probabilities),
+            "deviations": list(process.deviations) or "as they are",
+            "sampling": sampler.describe(process),
+        }
     }
 
 
@@ -286,5 +317,7 @@ def _print_tree(tree: dict[str, Any], indent: int = 0) -> None:
             _print_tree(value, indent + 2)
         else:
             shown = f"{value:,}" if isinstance(value, int) and key == "parameters" else value
-            shown = ", ".join(map(str, shown)) if isinstance(shown, (list, tuple)) else shown
+            shown = (
+                ", ".join(map(str, shown)) or "none" if isinstance(shown, (list, tuple)) else shown
+            )
             print(f"{'':{indent}}{key:{24 - indent}} {shown}")

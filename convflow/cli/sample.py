@@ -24,9 +24,14 @@ def main(arguments: Sequence[str]) -> int:
         )
     single = options.single or options.out.suffix != ".png"
     _check_target(options.out, single)
+    if options.previews is not None:
+        _check_target(options.previews, True, "previews")
+    elif options.preview_every is not None:
+        raise InputError("--preview-every: expected --previews with it, got none; add it")
 
     from tqdm import tqdm
 
+    from convflow.cli.previews import Previews, file_name
     from convflow.data.grid import tile
     from convflow.pipeline import Pipeline
     from convflow.storage import explained, writing_file
@@ -35,14 +40,19 @@ def main(arguments: Sequence[str]) -> int:
     labels = split_labels(options.labels, pipe.class_names)
     num = options.num or max(16, len(labels or ()))
     chosen = sampling_options(options)
+    watch = None
+    if options.previews is not None:
+        samples = pipe.samples(labels, **chosen)
+        every, zoom = options.preview_every, options.zoom
+        watch = Previews(options.previews, samples, pipe.name_of, every=every, zoom=zoom)
     with tqdm(total=num, unit="img", disable=not sys.stderr.isatty(), dynamic_ncols=True) as bar:
-        out = pipe(labels, num=num, batch_size=options.batch_size, progress=bar.update, **chosen)
+        batch = options.batch_size
+        out = pipe(labels, num=num, batch_size=batch, progress=bar.update, watch=watch, **chosen)
     if single:
         with explained(options.out):
             options.out.mkdir(parents=True, exist_ok=True)
         for i, (image, label) in enumerate(zip(out.images, out.labels, strict=True)):
-            name = "_".join(filter(None, (f"{i:05d}", _safe(label), f"seed{options.seed}")))
-            with writing_file(options.out / f"{name}.png") as draft:
+            with writing_file(options.out / file_name(i, label, options.seed)) as draft:
                 image.save(draft, format="png")
         print(f"{len(out.images)} pictures in {options.out}")
     else:
@@ -54,6 +64,8 @@ def main(arguments: Sequence[str]) -> int:
         height, width = out.pixels.shape[2:]
         print(f"{len(out.images)} pictures of {height}x{width} in {options.out}")
         print(f"rows from the top left: {', '.join(dict.fromkeys(out.labels)) or 'no labels'}")
+    if watch is not None:
+        print(f"after steps {', '.join(map(str, watch.steps))}: strips in {options.previews}")
     return 0
 
 
@@ -77,6 +89,9 @@ def _parser() -> Parser:
     add_sampling_options(parser)
     add("--columns", type=positive, help="pictures in a row of the grid")
     add("--zoom", type=positive, help="magnification in the grid (default: small ones up)")
+    previews = "also a strip per picture, from noise to the result (default folder: previews)"
+    add("--previews", type=Path, nargs="?", const=Path("previews"), metavar="FOLDER", help=previews)
+    add("--preview-every", type=positive, help="steps between its tiles (default: about 8 tiles)")
     add("--device", default="auto", help="auto, cpu, ...")
     return parser
 
@@ -127,16 +142,17 @@ def split_labels(text: str | None, known: Sequence[str]) -> list[str] | None:
     return None if text is None else [text] if text in known else text.split(",")
 
 
-def _check_target(out: Path, single: bool) -> None:
+def _check_target(out: Path, single: bool, option: str = "out") -> None:
     """Raise InputError when the pictures could not be written, before any is made."""
     if single and out.exists() and not out.is_dir():
-        raise InputError(f"--out: expected a folder, got the file {out}; choose another name")
+        raise InputError(f"--{option}: expected a folder, got the file {out}; choose another name")
     if not single and out.is_dir():
-        raise InputError(f"--out: expected a .png file, got the folder {out}; add --single")
+        raise InputError(f"--{option}: expected a .png file, got the folder {out}; add --single")
     for parent in out.parents:
         if parent.exists():
             if not parent.is_dir():
-                raise InputError(f"--out: expected a folder, got the file {parent}; choose another")
+                found = f"expected a folder, got the file {parent}"
+                raise InputError(f"--{option}: {found}; choose another")
             return
 
 
@@ -201,6 +217,16 @@ def size(text: str) -> Size:
     return int(match[1]), int(match[2] or match[1])
 
 
+def counts(text: str) -> tuple[int, ...]:
+    """Return whole numbers of at least 1 from "30,10"; for `argparse`."""
+    return tuple(positive(part) for part in text.split(","))
+
+
+def times(text: str) -> tuple[float, ...]:
+    """Return numbers above 0 from "0.9" or "0.9,0.7"; for `argparse`."""
+    return tuple(above_zero(part) for part in text.split(","))
+
+
 def interval(text: str) -> tuple[float, float]:
     """Return two times from "0.1,0.9"; for `argparse`."""
     try:
@@ -232,13 +258,18 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "clip": {"action": argparse.BooleanOptionalAction, "help": "clip predicted data (ddpm, ddim)"},
     "atol": {"type": above_zero, "help": "tolerance of dopri5"},
     "rtol": {"type": above_zero, "help": "relative tolerance of dopri5"},
+    "stage_steps": {
+        "type": counts,
+        "help": "of dfm: steps of each scale, 30,10 (default: the recipe's, or 3/4 and the rest)",
+    },
+    "thresholds": {"type": times, "help": "of dfm: when the next scale begins, published: 0.9"},
+    "stop_scale": {
+        "type": positive,
+        "help": "of dfm: stop after scale K, at its size, 1 = coarsest",
+    },
     "table": {"type": Path, "help": "of the solver searched: a .json of convflow bench solvers"},
     "reach": {"type": reach, "help": "S_max of FlowDCN in cells, or X,Y (default: as trained)"},
     "precision": {"help": "float32 (default) or bfloat16, faster and less exact"},
 }
 """What `Pipeline.samples` takes, as options; size and seed stand with each command. What is not
 given is as in the recipe."""
-
-
-def _safe(label: str) -> str:
-    return re.sub(r"[^\w-]+", "-", label).strip("-")

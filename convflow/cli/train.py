@@ -27,6 +27,7 @@ often changed
   --optim.lr 2e-4          learning rate
   --codec latent           in latents of an autoencoder; needs pip install convflow[diffusers]
   --process ddpm           DDPM instead of flow matching; see also --process.schedule
+  --process dfm            a flow for each scale; see also --process.factors, .decomposition
   --model.width 256        any setting of the network; several numbers as --model.depths 2x4x8x4x2
   --data.on-bad skip       leave unreadable pictures out instead of stopping
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -54,6 +55,11 @@ class Backbone(nn.Module, PyTorchModelHubMixin, library_name="convflow", tags=["
         """The arguments that build this network again, with the family's name, as JSON has them."""
         settings = {"family": self.family, **(self._hub_mixin_config or {})}  # type: ignore[dict-item]
         return json.loads(json.dumps(settings))
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """Names of what `forward` takes beside pictures, times and labels, such as `reach`."""
+        return tuple(inspect.signature(self.forward).parameters)[3:]
 
     def stem(self, x: Float[Tensor, "B C H W"]) -> Tensor:
         """Return features of noisy pictures, channels last."""

@@ -153,6 +153,11 @@ class Pyramid(Backbone):
         return super().settings | {"backbone": self.backbone.settings}
 
     @property
+    def arguments(self) -> tuple[str, ...]:
+        """Names of what the backbone takes besides."""
+        return self.backbone.arguments
+
+    @property
     def num_scales(self) -> int:
         """How many scales there are, S."""
         return len(self.shrinkage)

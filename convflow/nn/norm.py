@@ -39,7 +39,9 @@ def widen(x: Tensor) -> Tensor:
 
 def residual(x: Tensor) -> Tensor:
     """Return `x` as sums over blocks hold it: in float32 under autocast, else in its own dtype."""
-    return x.float() if torch.is_autocast_enabled(x.device.type) else x
+    kind = x.device.type  # of tensors without numbers there is none
+    autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return x.float() if autocast else x
 
 
 def create_norm(name: NormName, width: int) -> nn.Module:

@@ -144,17 +144,49 @@ class Decomposition:
             x = self.resampling.up(x, factor) + part
         return x
 
-    def grow(self, x: Float[Tensor, "*N _ _"], scale: int) -> Float[Tensor, "*N H W"]:
-        """Return a picture at the resolution of `scale` (0 the coarsest) brought to the finest."""
-        for factor in self.factors[scale:]:
+    def grow(
+        self, x: Float[Tensor, "*N _ _"], scale: int, last: int | None = None
+    ) -> Float[Tensor, "*N H W"]:
+        """Return a picture at the resolution of `scale` (0 the coarsest) brought to that of `last`,
+        by default the finest."""
+        for factor in self.factors[scale:last]:
             x = self.resampling.up(x, factor)
         return x
+
+
+def pack(parts: Sequence[Float[Tensor, "*B C _ _"]]) -> Float[Tensor, "*B C 1 N"]:
+    """Return scales side by side as one tensor, N the sum of H W over them, coarse to fine.
+
+    So a solver, guidance and whatever else takes pictures (B, C, H, W) takes all scales at once.
+    """
+    return torch.cat([part.flatten(-2) for part in parts], -1).unsqueeze(-2)
+
+
+def unpack(
+    x: Float[Tensor, "*B C 1 N"], sizes: Sequence[Size]
+) -> tuple[Float[Tensor, "*B C _ _"], ...]:
+    """Return the scales that `pack` put side by side: the first of `sizes`, as many as there are.
+
+    Raises:
+        InputError: numbers that are not those of the first scales.
+    """
+    areas, count = [height * width for height, width in sizes], x.shape[-1]
+    totals = [sum(areas[: scale + 1]) for scale in range(len(areas))]
+    if count not in totals:
+        raise InputError(
+            f"expected {' or '.join(map(str, totals))} numbers per channel, for scales of "
+            f"{list(sizes)}, got {count}; pack the scales from the coarsest on"
+        )
+    held = totals.index(count) + 1
+    parts = x.squeeze(-2).split(areas[:held], -1)
+    return tuple(part.unflatten(-1, size) for part, size in zip(parts, sizes, strict=False))
 
 
 def _by_blocks(x: Tensor, matrix: Tensor, axis: int) -> Tensor:
     """Multiply blocks along an axis by a matrix (M, L)."""
     blocks = x.movedim(axis, -1).unflatten(-1, (-1, matrix.shape[1]))
-    return (blocks @ matrix.T).flatten(-2).movedim(-1, axis)
+    with torch.autocast(x.device.type, enabled=False):  # pictures stay exact beside a fast network
+        return (blocks @ matrix.T).flatten(-2).movedim(-1, axis)
 
 
 def _cosine_matrix(small: int, factor: int) -> Float[Tensor, "M L"]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from convflow.processes.ddpm import DDPM
 from convflow.processes.flow import Draws, FlowMatching
+from convflow.processes.multiscale import MultiscaleFlow, ScaleDraws
 from convflow.processes.prediction import Kind
 from convflow.processes.schedule import Schedule
 from convflow.types import Denoiser, InputError, unknown_name
@@ -23,7 +24,8 @@ class Process(Protocol):
 
     `schedule` and `as_prediction` speak of flow time, from 0 (noise) to 1 (data), whatever the
     process's own time is, in which `Draws.t` is counted and the network is told; so samplers need
-    to know nothing of processes.
+    to know nothing of processes. The one exception is `MultiscaleFlow`, whose pictures have a time
+    for every scale: it trains and samples another kind of network, and refuses `as_prediction`.
     """
 
     @property
@@ -38,16 +40,16 @@ class Process(Protocol):
     def learned_variance(self) -> bool:
         """Whether the network has C more channels, for the variance."""
 
-    def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> Draws:
+    def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> Draws | ScaleDraws:
         """Return noise and times for a batch of `shape` (B, C, H, W), on the generator's device."""
 
     def mix(
         self,
         data: Float[Tensor, "B C H W"],
-        noise: Float[Tensor, "B C H W"],
-        t: Float[Tensor, " B"],
-    ) -> Float[Tensor, "B C H W"]:
-        """Return the noisy pictures at the process's own times t."""
+        noise: Float[Tensor, "B C _ _"],
+        t: Float[Tensor, " *T"],
+    ) -> Float[Tensor, "B C _ _"]:
+        """Return the noisy pictures at the process's own times t; packed, where noise is."""
 
     def loss(
         self,
@@ -63,24 +65,24 @@ class Process(Protocol):
         model: Denoiser,
         data: Float[Tensor, "B C H W"],
         labels: Int[Tensor, " B"],
-        draws: Draws,
+        draws: Any,
     ) -> Float[Tensor, " B"]:
-        """Return the loss of each sample for draws already made."""
+        """Return the loss of each sample for draws that this process has made."""
 
     def as_prediction(self, model: Denoiser, wanted: Kind = "velocity") -> Denoiser:
         """Return `model`, trained by this process, as a Denoiser in flow time with C channels."""
 
 
-PROCESSES: dict[str, type] = {"flow": FlowMatching, "ddpm": DDPM}
+PROCESSES: dict[str, type] = {"flow": FlowMatching, "ddpm": DDPM, "dfm": MultiscaleFlow}
 
 
 def create_process(process: str | Mapping[str, Any] = "flow", **settings: Any) -> Process:
     """Return a process by name.
 
     Args:
-        process: "flow" or "ddpm", or a mapping with this name as `kind` beside settings.
-        **settings: arguments of `FlowMatching` or `DDPM`. Those of the other one may stand there
-            too, as in a complete configuration, as long as they have their defaults.
+        process: a name in `PROCESSES`, or a mapping with this name as `kind` beside settings.
+        **settings: arguments of the process. Those of the others may stand there too, as in a
+            complete configuration, as long as they have their defaults.
 
     Raises:
         InputError: an unknown name, setting or value; the message names the nearest. A setting of
@@ -96,14 +98,14 @@ def create_process(process: str | Mapping[str, Any] = "flow", **settings: Any) -
     if process not in PROCESSES:
         raise InputError(unknown_name("process", process, PROCESSES))
     accepted = _defaults(process)
-    foreign = {name: kind for kind in PROCESSES for name in _defaults(kind)}
     for name in settings.keys() - accepted.keys():
-        if name not in foreign:
+        foreign = {kind: _defaults(kind)[name] for kind in PROCESSES if name in _defaults(kind)}
+        if not foreign:
             raise InputError(f"{process}: {unknown_name('setting', name, accepted)}")
-        if settings[name] != _defaults(foreign[name])[name]:
+        if settings[name] not in foreign.values():
             raise InputError(
                 f"the process {process!r} has no setting {name!r}, got {settings[name]!r}; leave "
-                f"it out, or choose the process {foreign[name]!r}"
+                f"it out, or choose the process {' or '.join(map(repr, foreign))}"
             )
     return PROCESSES[process](**{n: v for n, v in settings.items() if n in accepted})
 

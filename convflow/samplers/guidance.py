@@ -74,9 +74,15 @@ class Guidance:
         raise NotImplementedError
 
     def __call__(
-        self, x: Float[Tensor, "B C H W"], t: Float[Tensor, " B"], y: Int[Tensor, " B"]
+        self,
+        x: Float[Tensor, "B C H W"],
+        t: Float[Tensor, " B"] | Float[Tensor, "B 1 1 W"],
+        y: Int[Tensor, " B"],
     ) -> Float[Tensor, "B P H W"]:
-        """Return the guided prediction; P is C, or 2C where the variance is learned."""
+        """Return the guided prediction; P is C, or 2C where the variance is learned.
+
+        Packed scales (see `staged.py`) have a time for every number: each is guided in its own.
+        """
         if self.scale == 1 or not len(x):
             return self.model(x, t, y)
         active = self._active(t)
@@ -86,7 +92,7 @@ class Guidance:
         guided = self._guided(x)
         scale = torch.full_like(t, self.scale)
         scale = scale if active is None else torch.where(active, scale, 1.0)
-        scale = scale.to(strong.dtype).view(-1, 1, 1, 1)
+        scale = _beside_pictures(scale.to(strong.dtype))
         out = torch.lerp(weak[:, :guided], strong[:, :guided], scale)
         return torch.cat([out, strong[:, guided:]], 1)
 
@@ -119,7 +125,8 @@ class ClassifierFreeGuidance(Guidance):
 class ZeroStarGuidance(ClassifierFreeGuidance):
     """CFG-Zero*: v = a v_null + scale (v_label - a v_null), a = <v_label, v_null> / |v_null|^2.
 
-    The number a, one per sample over the guided channels, makes a v_null the closest to v_label.
+    The number a, one per sample over the guided channels (and over all scales that a packed state
+    holds), makes a v_null the closest to v_label.
     Before the time `zeroed` the velocity is zero where guidance acts: the default leaves out the
     first 4% of equal steps. A solver with a memory, or several calls in a step, should leave these
     steps out altogether, as `Sampler` does. Of velocities only; other arguments as in `Guidance`.
@@ -142,7 +149,7 @@ class ZeroStarGuidance(ClassifierFreeGuidance):
         ratio = (one * other).sum(1) / other.square().sum(1).clamp(min=torch.finfo(full).tiny)
         early, active = self._flow_time(t) < self.zeroed, self._active(t)
         early = early if active is None else early & active
-        keep, ratio = (v.to(strong.dtype).view(-1, 1, 1, 1) for v in (~early, ratio))
+        keep, ratio = (_beside_pictures(v.to(strong.dtype)) for v in (~early, ratio))
         return strong * keep, weak * ratio * keep
 
 
@@ -189,3 +196,8 @@ def guide(model: Denoiser, null: int, scale: float, kind: str = "cfg", **options
             f"got {'one' if 'weaker' in options else 'none'} for {kind!r}; change one of the two"
         )
     return KINDS[kind](model, null, scale, **options)
+
+
+def _beside_pictures(numbers: Tensor) -> Tensor:
+    """Return (B,) numbers as (B, 1, 1, 1); those of a packed state are as they should be."""
+    return numbers if numbers.dim() == 4 else numbers.view(-1, 1, 1, 1)

@@ -12,6 +12,7 @@ import math
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -21,9 +22,9 @@ from convflow.codecs import SD_SCALE, SD_VAE
 from convflow.samplers.ancestral import ANCESTRAL_SOLVERS
 from convflow.samplers.guidance import guide
 from convflow.samplers.multistep import Table
-from convflow.samplers.sampler import OPTIONS, SEARCHED, Sampler
+from convflow.samplers.sampler import GRID, OPTIONS, SEARCHED, STAGES, Sampler
 from convflow.samplers.seeds import LabelPolicy
-from convflow.types import InputError, unknown_name
+from convflow.types import InputError, check_several, unknown_name
 
 LARGEST = 2**53
 """Up to here JSON, float64 and int64 agree about whole numbers."""
@@ -58,10 +59,13 @@ class DataConfig:
 class ProcessConfig:
     """How data become noise, and what the network predicts (see `convflow.processes`).
 
-    `variance` belongs to "ddpm", all other keys to "flow".
+    `variance` belongs to "ddpm"; `factors` and all below to "dfm", `location` and `scale` to it and
+    to "flow"; all other keys to "flow".
     """
 
-    kind: Annotated[Literal["flow", "ddpm"], doc("flow matching, or DDPM in 1000 steps")] = "flow"
+    kind: Annotated[
+        Literal["flow", "ddpm", "dfm"], doc("flow matching, DDPM, or a flow for each scale")
+    ] = "flow"
     times: Annotated[Literal["uniform", "logit-normal"], doc("distribution of times")] = "uniform"
     location: Annotated[float, doc("mean of the normal behind logit-normal times")] = 0.0
     scale: Annotated[Positive, doc("its standard deviation")] = 1.0
@@ -73,6 +77,14 @@ class ProcessConfig:
     variance: Annotated[
         Literal["learned", "small", "large"], doc("of DDPM's steps; learned doubles the channels")
     ] = "learned"
+    factors: Annotated[tuple[Count, ...], doc("between the scales of dfm, coarse to fine")] = (2,)
+    decomposition: Annotated[Literal["laplacian", "haar", "dct"], doc("into scales")] = "laplacian"
+    probabilities: Annotated[tuple[Fraction, ...], doc("of the main scale; none = 0.9, rest")] = ()
+    earlier_location: Annotated[float, doc("mean as above, of scales before the main one")] = 1.5
+    earlier_scale: Annotated[Positive, doc("its standard deviation")] = 1.0
+    weights: Annotated[tuple[NotNegative, ...], doc("of each scale in the loss; none = 1")] = ()
+    standardize: Annotated[bool, doc("divide by deviations, measured at the start")] = False
+    deviations: Annotated[tuple[Positive, ...], doc("of each scale; none = measured, or 1")] = ()
 
 
 @dataclass(frozen=True)
@@ -151,6 +163,9 @@ class SamplingConfig:
     clip: Annotated[bool, doc("clip predicted data (ddpm, ddim; pixels only)")] = False
     atol: Annotated[Positive, doc("tolerance of dopri5")] = 1e-6
     rtol: Annotated[Positive, doc("relative tolerance of dopri5")] = 1e-3
+    stage_steps: Annotated[tuple[Count, ...], doc("of each scale (dfm); none = 3/4, rest")] = ()
+    thresholds: Annotated[tuple[Fraction, ...], doc("when the next scale begins; none = 0.9")] = ()
+    stop_scale: Annotated[Count | None, doc("to stop after (dfm), none = the last")] = None
 
     def __post_init__(self) -> None:
         """Check the whole combination."""
@@ -169,17 +184,22 @@ class SamplingConfig:
         own = {name: getattr(self, name) for name in SAMPLER_SETTINGS}
         return Sampler(self.solver, self.steps, **own, table=table)
 
-    def varied(self, **given: Any) -> SamplingConfig:
-        """Return these settings with others in their place.
+    def varied(self, process: str, /, **given: Any) -> SamplingConfig:
+        """Return these settings with others in their place, for a kind of process.
 
-        Those of these that mean nothing beside what is given go back to their defaults.
+        Those of these that mean nothing beside what is given go back to their defaults; `steps`
+        becomes the sum of `stage_steps` where these alone are given.
 
         Raises:
             InputError: what is given means nothing, or is out of range.
         """
         kept = dataclasses.asdict(self)
-        for name in unfit_settings(kept, given):
+        for name in unfit_settings(kept, given, process):
             del kept[name]
+        check_several(Integral, stage_steps=given.get("stage_steps", ()))
+        check_several(Real, thresholds=given.get("thresholds", ()))
+        if given.get("stage_steps") and "steps" not in given:
+            given["steps"] = sum(given["stage_steps"])
         return SamplingConfig(**kept | given)
 
 
@@ -191,18 +211,17 @@ SAMPLER_SETTINGS = tuple(
 """The settings of a solver beside its steps, all of them in `SamplingConfig` too."""
 
 
-def unfit_settings(stored: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
-    """Return which stored settings of sampling mean nothing beside the given ones.
-
-    Values may be words of the command line.
-    """
+def unfit_settings(stored: Mapping[str, Any], given: Mapping[str, Any], process: str) -> list[str]:
+    """Return which stored settings mean nothing beside given ones, maybe words, and the process."""
     solver = given.get("solver", stored["solver"])
     names = [name for name in SAMPLER_SETTINGS if name not in OPTIONS.get(solver, ())]
     if solver in ANCESTRAL_SOLVERS:
         names.append("guidance_kind")  # cfg-zero is for velocities
     if str(given.get("steps", stored["steps"])) == "1" and "last_step" not in names:
         names.append("last_step")
-    return [name for name in names if name not in given]
+    names += GRID if process == "dfm" else STAGES
+    names += ["stage_steps"] * ("steps" in given)  # of another sum
+    return [name for name in dict.fromkeys(names) if name not in given]
 
 
 def _anything(x: Any, t: Any, y: Any, /) -> Any:
@@ -248,7 +267,12 @@ class TrainConfig:
 FREE_TO_CHANGE = ("images", "device", "micro_batch", "monitor", "checkpoint", "sampling")
 """Keys (or groups) that a resumed run may change."""
 
-HINTS = {bool: "true or false", tuple: "two numbers such as 64x48", int: "a whole number"}
+HINTS: dict[Any, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    tuple: "two numbers such as 64x48",
+    ...: "numbers such as 2,2",
+}
 """What to call a type in a message, where its own name says too little."""
 
 
@@ -270,7 +294,7 @@ def from_dict(tree: Mapping[str, Any]) -> TrainConfig:
         key = place.strip("`").split("[")[0]
         kind = plain(kind_of(key))
         wanted = reason.split(", got")[0].removeprefix("Expected ").replace("`", "")
-        hint = HINTS.get(typing.get_origin(kind) or kind)
+        hint = HINTS.get(... if ... in typing.get_args(kind) else typing.get_origin(kind) or kind)
         if hint and not wanted.startswith(("int >", "int <", "float")):
             wanted = hint
         elif typing.get_origin(kind) is Literal:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import math
 import shlex
 import sys
 from collections import Counter
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +19,13 @@ import torch
 from tqdm import tqdm
 
 from convflow import distributed
-from convflow.codecs import create_codec
+from convflow.codecs import Codec, create_codec
 from convflow.data.images import Report, check
 from convflow.data.loader import Images
 from convflow.data.sources import Source, open_source
 from convflow.models.backbone import Backbone, check_size
-from convflow.models.zoo import create_model, settings_of
+from convflow.models.zoo import SIZES, create_model, settings_of
+from convflow.processes.multiscale import MultiscaleFlow
 from convflow.processes.process import create_process
 from convflow.samplers.seeds import generator_of
 from convflow.storage import claimed, read_json, write_text
@@ -34,6 +37,8 @@ from convflow.types import InputError
 log = logging.getLogger("convflow")
 
 MANY_PICTURES = 10_000
+MEASURED_PICTURES = 10_000
+"""Of so many pictures at most the deviations of the scales are measured."""
 
 
 def train(config: TrainConfig, run: Path) -> bool:
@@ -55,7 +60,7 @@ def train(config: TrainConfig, run: Path) -> bool:
             known = (run / "config.json").is_file()
             if known:
                 held.enter_context(claimed(run, "training", "--run", distributed.rank() == 0))
-            _check_folder(config, run)
+            config = _check_folder(config, run)
             trainer, report = build_trainer(config, run, device)
             if not known:
                 held.enter_context(claimed(run, "training", "--run", distributed.rank() == 0))
@@ -68,7 +73,7 @@ def train(config: TrainConfig, run: Path) -> bool:
                         f"seen, got {config.images:,}; raise it to go on"
                     )
             if distributed.rank() == 0:
-                write_text(run / "config.json", json.dumps(to_dict(config), indent=2))
+                write_text(run / "config.json", json.dumps(to_dict(trainer.config), indent=2))
         if distributed.rank() == 0:
             _introduce(trainer, report)
         finished = trainer.run()
@@ -105,8 +110,14 @@ def build_trainer(config: TrainConfig, run: Path, device: torch.device) -> tuple
     channels = codec.channels(data.channels)
     model = build_model(config, len(source.class_names), process.learned_variance, channels)
     check_size(*data.size, codec.factor * model.multiple)
+    if isinstance(process, MultiscaleFlow):
+        process.sizes((data.size[0] // codec.factor, data.size[1] // codec.factor))
     report, good = _look_at_all(source, data)
     images = Images(source, good, channels=data.channels, size=data.size)
+    if isinstance(process, MultiscaleFlow) and process.unmeasured:
+        deviations = _measure(process, images, codec, device)
+        config = replace(config, process=replace(config.process, deviations=deviations))
+        process = create_process(dataclasses.asdict(config.process))
     return Trainer(config, model.to(device), process, codec, images, run), report
 
 
@@ -145,6 +156,8 @@ def build_model(
                 f"got {config.model[key]}; leave it out"
             )
     settings = given | config.model
+    if config.process.kind == "dfm":
+        settings = pyramid_settings(settings, config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator_of(config.seed).initial_seed())
         return create_model(settings.pop("name"), **settings)
@@ -167,22 +180,56 @@ def read_run_config(run: Path) -> TrainConfig:
         ) from error
 
 
-def _check_folder(config: TrainConfig, run: Path) -> None:
-    """Raise InputError when `run` is no folder or holds a run with other settings."""
+def pyramid_settings(settings: dict[str, Any], config: TrainConfig) -> dict[str, Any]:
+    """Return the settings of a pyramid around the network of `settings`, some of them its own."""
+    own = {name: settings.pop(name) for name in settings_of("pyramid") if name in settings}
+    family, sized = (name := settings.pop("name")), {}
+    if name in SIZES:
+        family, sized = SIZES[name].family, SIZES[name].settings
+    backbone = {"family": family, **sized, **settings}
+    fixed = {"backbone": backbone, "factors": list(config.process.factors)}
+    for name in fixed.keys() & own.keys():
+        raise InputError(
+            f"--model.{name}: expected the {name} of the process, got {own[name]!r}; leave it out"
+        )
+    return {"name": "pyramid", **fixed, **own}
+
+
+def _measure(
+    process: MultiscaleFlow, images: Images, codec: Codec, device: torch.device
+) -> tuple[float, ...]:
+    """Return the deviations of the scales over evenly spaced pictures; every process gets these."""
+    count = min(len(images), MEASURED_PICTURES)
+    places = np.linspace(0, len(images) - 1, count).round().astype(np.int64)
+    parts = np.array_split(places, math.ceil(count / 64))
+    batches = (codec.encode(images.batch(part)[0].to(device)) for part in parts)
+    return process.measure(batches)
+
+
+def _check_folder(config: TrainConfig, run: Path) -> TrainConfig:
+    """Return the settings to begin or go on with: what the run has measured stays as it was.
+
+    Raises:
+        InputError: `run` is no folder or holds a run with other settings.
+    """
     if run.exists() and not run.is_dir():
         raise InputError(f"expected a folder to write to, got the file {run}; choose another --run")
     steps = checkpoint.list_steps(run)
     if not steps:
-        return
+        return config
     folder = checkpoint.folder_of(run, steps[-1])
     with checkpoint.readable(folder):
         before = from_dict(checkpoint.read_state(folder)["config"])
+    if config.process.standardize and not config.process.deviations:
+        known = before.process.deviations
+        config = replace(config, process=replace(config.process, deviations=known))
     changed = differences(before, config)
     if changed:
         raise InputError(
             f"{run} was started with other settings: {', '.join(changed)}; give the same settings, "
             "or another folder with --run"
         )
+    return config
 
 
 def _look_at_all(source: Source, data: DataConfig) -> tuple[Report, np.ndarray]:

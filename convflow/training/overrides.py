@@ -33,10 +33,14 @@ def override(config: TrainConfig, arguments: Sequence[str]) -> TrainConfig:
         tree["model"] = {}
     # So does another solver, where those of the recipe's mean nothing to it.
     words = {key.removeprefix("sampling."): t for key, t in pairs if key.startswith("sampling.")}
-    for name in unfit_settings(tree["sampling"], words):
+    kinds = [text for key, text in pairs if key in ("process", "process.kind")]
+    for name in unfit_settings(tree["sampling"], words, [config.process.kind, *kinds][-1]):
         del tree["sampling"][name]
     for key, text in pairs:
         _set(tree, key, text)
+    counts = tree["sampling"].get("stage_steps", ()) if "stage_steps" in words else ()
+    if counts and "steps" not in words and all(count.isdecimal() for count in counts):
+        tree["sampling"]["steps"] = sum(map(int, counts))
     return from_dict(tree)
 
 
@@ -45,7 +49,9 @@ def describe(config: TrainConfig) -> list[tuple[str, str, str]]:
     rows = []
     tree = dataclasses.asdict(config)
     settings = settings_of(config.model["name"])
-    of_data = ("num_classes", "in_channels", "learned_variance")
+    if config.process.kind == "dfm":
+        settings = settings | settings_of("pyramid")
+    of_data = ("num_classes", "in_channels", "learned_variance", "backbone", "factors")
     tree["model"] = {
         "name": config.model["name"],
         **{name: value for name, value in settings.items() if name not in of_data},
@@ -55,7 +61,7 @@ def describe(config: TrainConfig) -> list[tuple[str, str, str]]:
         kind = kind_of(key)
         meta = [m.description for m in getattr(kind, "__metadata__", ()) if m.description]
         shown = "x".join(map(str, value)) if isinstance(value, tuple | list) else value
-        shown = "none" if shown is None else shown
+        shown = "none" if shown in (None, "") and not isinstance(value, str) else shown
         rows.append((key.replace("_", "-"), str(shown), meta[-1] if meta else ""))
     return rows
 
@@ -95,7 +101,7 @@ def _set(tree: dict[str, Any], key: str, text: str) -> None:
     for group in groups:
         tree = tree[group]
     if typing.get_origin(kind) is tuple:
-        tree[leaf] = text.replace("x", ",").strip("()").split(",")
+        tree[leaf] = [] if text == "none" else text.replace("x", ",").strip("()").split(",")
     else:
         tree[leaf] = None if text == "none" and type(None) in typing.get_args(kind) else text
 

@@ -25,6 +25,7 @@ from convflow.data.loader import Images, Order, batches
 from convflow.models.backbone import Backbone
 from convflow.models.zoo import load_strictly
 from convflow.processes.flow import Draws
+from convflow.processes.multiscale import ScaleDraws
 from convflow.processes.process import Process
 from convflow.samplers.guidance import Clock, guide
 from convflow.samplers.seeds import assign_labels, draw_noise, generator_of
@@ -239,7 +240,7 @@ class Trainer:
         self.model.train()
         log.info(f"samples after {self.images_seen:,} images: {folder}")
 
-    def _draw(self, labels: Tensor) -> tuple[Tensor, Draws]:
+    def _draw(self, labels: Tensor) -> tuple[Tensor, Draws | ScaleDraws]:
         """Return labels, some of them dropped, noise and times for this process's rows.
 
         They are drawn for the whole batch, so that they do not depend on the number of processes.
@@ -265,7 +266,7 @@ class Trainer:
         self,
         pictures: Tensor,
         labels: Tensor,
-        draws: Draws,
+        draws: Draws | ScaleDraws,
         rows: slice,
         noise: Tensor | None = None,
     ) -> Tensor:
@@ -292,7 +293,9 @@ class Trainer:
         where = (self.step, self.images_seen, self.config.images)
         return closing(Monitor(self.run_folder, self.config.monitor, *where))
 
-    def _diverged(self, pictures: Tensor, labels: Tensor, draws: Draws, indices: Any) -> Diverged:
+    def _diverged(
+        self, pictures: Tensor, labels: Tensor, draws: Draws | ScaleDraws, indices: Any
+    ) -> Diverged:
         """Return the error that names the first module and the pictures that are not finite."""
         parts: list[Tensor] = []
         noise = self._draw_encoding()

@@ -4,7 +4,7 @@ import pytest
 import scipy.fft
 import torch
 
-from convflow.processes.decomposition import DECOMPOSITIONS, Decomposition
+from convflow.processes.decomposition import DECOMPOSITIONS, Decomposition, pack, unpack
 from convflow.types import InputError
 
 FACTORS = [(2,), (4,), (3,), (2, 2), (2, 3), (2, 2, 2)]
@@ -54,6 +54,8 @@ def test_growing_a_coarse_picture_adds_nothing_to_it(name):
     alone = decomposition.join([parts[0], *(torch.zeros_like(part) for part in parts[1:])])
     torch.testing.assert_close(decomposition.grow(parts[0], 0), alone)
     assert decomposition.grow(parts[2], 2) is parts[2]
+    alone = decomposition.join([parts[0], torch.zeros_like(parts[1])])
+    torch.testing.assert_close(decomposition.grow(parts[0], 0, 1), alone)
 
 
 def test_means_and_interpolation_are_those_of_torch():
@@ -99,6 +101,35 @@ def test_parts_keep_the_dtype_and_pass_gradients(name):
     assert {part.dtype for part in parts} == {torch.float32}
     parts[1].sum().backward()
     assert x.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("name", DECOMPOSITIONS)
+def test_parts_are_as_exact_beside_a_network_in_half_precision(name):
+    decomposition, x = Decomposition(name, (2,)), torch.randn(2, 8, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        parts = decomposition.split(x)
+        again = decomposition.join(parts)
+    for part, expected in zip(parts, decomposition.split(x), strict=True):
+        assert part.equal(expected)
+    torch.testing.assert_close(again, x)
+
+
+@pytest.mark.parametrize("leading", [(), (2,)])
+@pytest.mark.parametrize("held", [1, 2, 3])
+def test_packing_is_undone_for_any_number_of_first_scales(leading, held):
+    sizes = Decomposition(factors=(2, 3)).sizes((12, 18))
+    parts = [torch.randn(*leading, 3, *size) for size in sizes[:held]]
+    x = pack(parts)
+    assert x.shape == (*leading, 3, 1, sum(height * width for height, width in sizes[:held]))
+    again = unpack(x, sizes)
+    assert len(again) == held
+    assert all(a.equal(b) for a, b in zip(again, parts, strict=True))
+    assert x[..., 0, :6].equal(parts[0].flatten(-2))
+
+
+def test_what_was_not_packed_is_refused():
+    with pytest.raises(InputError, match=r"expected 6 or 30 numbers per channel.*got 24"):
+        unpack(torch.zeros(2, 3, 1, 24), [(2, 3), (4, 6)])
 
 
 def test_shrinkage_multiplies_the_factors_from_the_fine_end():

@@ -53,6 +53,12 @@ def test_the_configuration_has_every_setting_with_its_default():
             "process 'flow'",
         ),
         ({"variance": "small"}, "the process 'flow' has no setting 'variance', got 'small'"),
+        (
+            {"kind": "ddpm", "location": 0.5},
+            "got 0.5; leave it out, or choose the process 'flow' or 'dfm'",
+        ),
+        ({"kind": "dfm", "schedule": "vp"}, "the process 'dfm' has no setting 'schedule'"),
+        ({"factors": (4,)}, "the process 'flow' has no setting 'factors'.* the process 'dfm'"),
         ({"schedule": "vpp"}, r"unknown schedule 'vpp'; did you mean 'vp'\?"),
     ],
 )

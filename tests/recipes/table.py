@@ -19,7 +19,8 @@ def row(name: str, model: Backbone) -> str:
         more = (("sFID", target.sfid), ("IS", target.inception_score))
         more += (("P", target.precision), ("R", target.recall))
         score = ", ".join(f"{n} {v}" for n, v in (("FID", target.fid), *more) if v is not None)
-    process = "DDPM" if config.process.kind == "ddpm" else "flow"
-    sampler = f"{sampling.solver} {sampling.steps}, {guidance}"
+    process = {"ddpm": "DDPM", "dfm": "DFM"}.get(config.process.kind, "flow")
+    stages = f" = {' + '.join(map(str, sampling.stage_steps))}" if sampling.stage_steps else ""
+    sampler = f"{sampling.solver} {sampling.steps}{stages}, {guidance}"
     cells = [f"`{name}`", parameters, f"{images} by {config.batch_size}", process, sampler, score]
     return f"| {' | '.join(cells)} |"

@@ -14,7 +14,7 @@ from convflow.models.backbone import check_size
 from convflow.models.zoo import create_model
 from convflow.processes.process import create_process
 from convflow.recipes import create_config, find_target, imagenet, list_recipes
-from convflow.training.config import from_dict, to_dict
+from convflow.training.config import SamplingConfig, from_dict, to_dict
 from convflow.training.launch import build_model
 from convflow.training.overrides import describe, override
 from tests.recipes.table import row
@@ -52,10 +52,14 @@ def test_the_network_fits_the_pictures_and_a_rectangle(name):
     check_size(height, width, factor * model.multiple)
     channels = model.in_channels * (1 + model.learned_variance)
     for size in ((height, width), (height, width // 2)):
-        cells = [side // factor for side in size]
-        x = torch.empty(2, model.in_channels, *cells, device="meta")
-        t, y = torch.empty(2, device="meta"), torch.zeros(2, dtype=torch.int64, device="meta")
-        assert model(x, t, y).shape == (2, channels, *cells)
+        cells = (size[0] // factor, size[1] // factor)
+        with torch.device("meta"):
+            x, *others = model.blank_inputs(2, cells)
+        out = model(x, *others)
+        if config.process.kind == "dfm":
+            assert [v.shape for v in out] == [v.shape for v in x]
+            out = out[-1]
+        assert out.shape == (2, channels, *cells)
     count = sum(p.numel() for p in model.parameters())
     assert count > 25e6 if name.startswith("imagenet.") else 1e6 < count < 20e6
 
@@ -69,15 +73,17 @@ def test_sampler_process_and_guidance_go_together(name):
     sampler.check_guidance(config.sampling.guidance_kind)
     assert override(config, []) == config
     if name.startswith("imagenet."):
-        assert config.process.kind == ("ddpm" if config.sampling.solver == "ddpm" else "flow")
+        kinds = {"ddpm": "ddpm", "euler": "dfm"}
+        assert config.process.kind == kinds.get(config.sampling.solver, "flow")
         assert config.images % config.batch_size == 0
-        assert (config.optim.clip, config.ema.warmup, config.ema.decay) == (None, 0, 0.9999)
+        clip = 1.0 if config.process.kind == "dfm" else None
+        assert (config.optim.clip, config.ema.warmup, config.ema.decay) == (clip, 0, 0.9999)
 
 
 def test_every_imagenet_recipe_has_a_target_and_every_target_a_recipe():
     names = [name.partition(".")[2] for name in NAMES if name.startswith("imagenet.")]
     assert sorted(names) == sorted(imagenet.TARGETS)
-    assert len(names) == 24
+    assert len(names) == 26
     assert find_target("cifar10.flowdcn") is None
 
 
@@ -125,6 +131,32 @@ def test_published_settings(name, images, batch, process, solver, guidance, guid
     assert (sampling.channels_guided, sampling.label_policy) == (guided, labels)
     assert config.data.size == ((512, 512) if name.endswith("512") else (256, 256))
     assert config.optim.lr == (2e-4 if name == "dico_h" else 1e-4)
+
+
+def test_published_settings_of_dfm():
+    paper, code = (create_config(f"imagenet.dfm_{name}_xl_512") for name in ("dit", "sit"))
+    optim = paper.optim
+    assert (optim.lr, optim.betas, optim.weight_decay, optim.clip) == (1e-4, (0.9, 0.99), 0.01, 1.0)
+    assert optim.warmup_images == 10_000 * 256
+    assert (paper.images, code.images) == (500_000 * 256, 400_000 * 256)
+    assert (paper.batch_size, paper.label_dropout) == (256, 0.1)
+    process = paper.process
+    assert (process.factors, process.decomposition, process.standardize) == (
+        (2,),
+        "laplacian",
+        False,
+    )
+    assert (process.earlier_location, code.process.earlier_location) == (1.5, 2.0)
+    stages = [(s.solver, s.stage_steps, s.thresholds) for s in (paper.sampling, code.sampling)]
+    assert stages == [("euler", (30, 10), (0.7,)), ("euler", (40, 10), (0.9,))]
+
+
+@pytest.mark.parametrize("name", ["flowdcn", "dico", "sit"])
+def test_scales_of_cifar10_are_the_plain_recipe_but_for_process_and_sampling(name):
+    plain, scales = create_config(f"cifar10.{name}"), create_config(f"cifar10.{name}_dfm")
+    assert (scales.process.kind, scales.process.factors) == ("dfm", (2,))
+    sampling = SamplingConfig("euler", 40, 1.5, stage_steps=(30, 10), thresholds=(0.9,))
+    assert scales == dataclasses.replace(plain, process=scales.process, sampling=sampling)
 
 
 def test_the_networks_for_cifar10_are_of_one_size():

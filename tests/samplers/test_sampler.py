@@ -222,6 +222,8 @@ def test_autoguidance_needs_a_weaker_model():
         ({"diffusion": "sbdm"}, "has no diffusion"),
         ({"solver": "dopri5", "last_step": 0.04}, "dopri5 has no last-step"),
         ({"solver": "ddpm", "shift": 2.0}, "ddpm has no shift"),
+        ({"solver": "ddpm", "thresholds": (0.9,)}, "ddpm has no thresholds"),
+        ({"stage_steps": (30, 20, 1)}, r"stage-steps that sum up to 50 steps, got \[30, 20, 1\]"),
         ({"solver": SEARCHED}, "expected a table of coefficients"),
         ({"table": TABLE}, "expected a table of coefficients"),
         ({"steps": 0}, "expected steps >= 1"),

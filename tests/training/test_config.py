@@ -129,21 +129,46 @@ def test_a_combination_that_means_nothing_is_refused_where_it_is_built(settings,
 
 
 def test_another_solver_leaves_behind_what_means_nothing_to_it():
-    heun = PUBLISHED.varied(solver="heun")
+    heun = PUBLISHED.varied("flow", solver="heun")
     assert heun == SamplingConfig(
         "heun", 250, 1.375, label_policy="random", last_step=0.04, channels_guided=3
     )
-    assert PUBLISHED.varied(solver="ddpm").last_step is None
-    assert PUBLISHED.varied(steps=1, solver="euler").last_step is None
-    assert PUBLISHED.varied(steps=9).diffusion == "flowdcn"
+    assert PUBLISHED.varied("flow", solver="ddpm").last_step is None
+    assert PUBLISHED.varied("flow", steps=1, solver="euler").last_step is None
+    assert PUBLISHED.varied("flow", steps=9).diffusion == "flowdcn"
     zero = SamplingConfig(guidance_kind="cfg-zero")
-    assert zero.varied(solver="ddim").guidance_kind == "cfg"
-    assert zero.varied(solver="heun").guidance_kind == "cfg-zero"
+    assert zero.varied("flow", solver="ddim").guidance_kind == "cfg"
+    assert zero.varied("flow", solver="heun").guidance_kind == "cfg-zero"
     for given in ({"solver": "heun", "eta": 0.5}, {"steps": 1, "last_step": 0.04}):
         with pytest.raises(InputError):
-            PUBLISHED.varied(**given)
+            PUBLISHED.varied("flow", **given)
     with pytest.raises(InputError, match="cfg-zero is for velocities"):
-        zero.varied(solver="ddim", guidance_kind="cfg-zero")
+        zero.varied("flow", solver="ddim", guidance_kind="cfg-zero")
+
+
+def test_stages_stay_where_they_mean_something():
+    stored = SamplingConfig("euler", 40, stage_steps=(30, 10), thresholds=(0.7,), stop_scale=1)
+    assert stored.varied("dfm", guidance=3.0) == dataclasses.replace(stored, guidance=3.0)
+    fewer = stored.varied("dfm", steps=8)
+    assert (fewer.steps, fewer.stage_steps, fewer.thresholds) == (8, (), (0.7,))
+    others = stored.varied("dfm", stage_steps=(6, 2))
+    assert (others.steps, others.stage_steps) == (8, (6, 2))
+    assert stored.varied("flow") == SamplingConfig("euler", 40)
+    shifted = SamplingConfig("euler", 40, shift=3.0, last_step=0.04)
+    assert shifted.varied("dfm").sampler() == Sampler("euler", 40)
+    for given in (
+        {"steps": 8, "stage_steps": (6, 3)},
+        {"stage_steps": 8},
+        {"stage_steps": (6.5, 2)},
+        {"thresholds": 0.9},
+        {"thresholds": "0.9"},
+        {"solver": "dopri5", "thresholds": (0.9,)},
+    ):
+        with pytest.raises(InputError) as caught:
+            stored.varied("dfm", **given)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(InputError, match=r"expected several numbers for thresholds, got 0\.9"):
+        stored.varied("dfm", thresholds=0.9)
 
 
 def test_settings_of_sampling_are_those_of_the_sampler():

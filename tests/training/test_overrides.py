@@ -98,7 +98,7 @@ def test_the_last_of_two_values_counts():
         ("--data.channels 2", "--data.channels: expected 1 or 3, got '2'"),
         ("--optim.schedule cosine", "expected constant or linear, got 'cosine'"),
         ("--label-dropout 1.5", "--label-dropout: expected float <= 1"),
-        ("--process ddmp", "--process.kind: expected flow or ddpm, got 'ddmp'"),
+        ("--process ddmp", "--process.kind: expected flow or ddpm or dfm, got 'ddmp'"),
         ("--process.schedule sine", "--process.schedule: expected linear or cosine or vp, got"),
         ("--process.prediction eps", "expected velocity or noise or data or score, got 'eps'"),
         ("--process.variance none", "--process.variance: expected learned or small or large"),
@@ -140,3 +140,24 @@ def test_another_solver_starts_without_the_settings_of_the_recipe_s():
     assert override(recipe, split("--sampling.steps 9")).sampling.diffusion == "flowdcn"
     with pytest.raises(InputError, match="the solver heun has no diffusion, got constant"):
         override(recipe, split("--sampling.solver heun --sampling.diffusion constant"))
+
+
+def test_stages_on_the_command_line():
+    words = split("--process dfm --sampling.stage-steps 30,10 --sampling.thresholds 0.7")
+    scales = override(TrainConfig(), words)
+    assert (scales.sampling.steps, scales.sampling.stage_steps) == (40, (30, 10))
+    assert scales.sampling.thresholds == (0.7,)
+    assert override(scales, split("--sampling.steps 8")).sampling.stage_steps == ()
+    assert override(scales, split("--sampling.stage-steps none")).sampling.steps == 40
+    assert override(scales, ["--process", "flow"]).sampling.stage_steps == ()
+    rows = {key: value for key, value, _ in describe(scales)}
+    assert rows["sampling.stage-steps"] == "30x10"
+    assert (rows["process.weights"], rows["model.stage-embedding"]) == ("none", "False")
+    assert not {"model.backbone", "model.factors"} & rows.keys()
+    recipe = override(TrainConfig(), split("--sampling.shift 3 --sampling.last-step 0.04"))
+    plain = override(recipe, ["--process", "dfm"]).sampling
+    assert (plain.shift, plain.last_step) == (1.0, None)
+    with pytest.raises(InputError, match="numbers such as 2,2, got 'a'"):
+        override(scales, split("--sampling.stage-steps a"))
+    with pytest.raises(InputError, match="stage-steps that sum up to 9 steps"):
+        override(scales, split("--sampling.stage-steps 5,5 --sampling.steps 9"))

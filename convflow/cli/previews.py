@@ -1,0 +1,78 @@
+"""Running pictures of `convflow sample --previews`: a strip for each, from noise to the result."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from convflow.data.grid import tile
+from convflow.samples import Samples
+from convflow.storage import explained, writing_file
+
+TILES = 8
+"""About so many pictures in a strip, unless told otherwise."""
+
+
+class Previews:
+    """Collects running pictures batch by batch, and writes the strips of each when it is done.
+
+    Tiles are those after every n-th step, after each stage of a model of scales, and after the
+    last step, left to right. Given to `Pipeline.__call__` or `Samples.read` as `watch`.
+
+    Args:
+        folder: where the strips go, named as the pictures of `--single` are.
+        samples: what is watched.
+        name_of: from a label's number to its name.
+        every: steps between two tiles; by default such that there are about eight.
+        zoom: magnification; by default small pictures are shown larger.
+
+    Attributes:
+        steps: of which there is a tile.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        samples: Samples,
+        name_of: Callable[[int], str],
+        *,
+        every: int | None = None,
+        zoom: int | None = None,
+    ) -> None:
+        self.folder, self.samples, self.name_of = folder, samples, name_of
+        ends = samples.sampler.stage_ends(samples.process)
+        every = every or math.ceil(ends[-1] / TILES)
+        self.steps = sorted({*range(every, ends[-1] + 1, every), *ends})
+        self.zoom = zoom or max(1, 64 // max(samples.size))
+        self.tiles: list[Tensor] = []
+        self.done = 0
+
+    def __call__(self, step: int, of: int, x: Tensor) -> None:
+        """Keep the running pictures of a batch where a tile is due; write them after its end."""
+        if step in self.steps or step == of:
+            self.tiles.append(self.samples.codec.decode(x).cpu())
+        if step == of:
+            self._write(torch.stack(self.tiles, 1))
+            self.tiles = []
+
+    def _write(self, strips: Tensor) -> None:
+        with explained(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        indices = range(self.done, self.done + len(strips))
+        labels = self.samples.labels(indices).tolist()
+        for i, label, strip in zip(indices, labels, strips, strict=True):
+            name = file_name(i, self.name_of(label), self.samples.seed)
+            with writing_file(self.folder / name) as draft:
+                tile(strip, columns=len(strip), zoom=self.zoom).save(draft, format="png")
+        self.done += len(strips)
+
+
+def file_name(number: int, label: str, seed: int) -> str:
+    """Return what the file of a picture is called: its number, label and seed."""
+    safe = re.sub(r"[^\w-]+", "-", label).strip("-")
+    return "_".join(filter(None, (f"{number:05d}", safe, f"seed{seed}"))) + ".png"

@@ -1,0 +1,238 @@
+"""Multi-scale flow: its draws, its loss and the loss's minimum, its standardised scales."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from convflow.processes.decomposition import DECOMPOSITIONS, pack, unpack
+from convflow.processes.multiscale import MultiscaleFlow, ScaleDraws, spread
+from convflow.processes.schedule import LINEAR
+from convflow.types import InputError
+from tests.samplers.gaussian import Gaussian
+from tests.tolerance import assert_close_rms
+
+SEVERAL = MultiscaleFlow((2, 2), probabilities=(0.5, 0.3, 0.2), scale=0.8, earlier_scale=1.2)
+
+
+def draws_of(process, count=40_000, seed=0):
+    return process.draw((count, 1, 4, 4), torch.Generator().manual_seed(seed))
+
+
+def test_defaults_are_the_papers():
+    two, four = MultiscaleFlow(), MultiscaleFlow((2, 2, 4))
+    assert two.probabilities == pytest.approx((0.9, 0.1))
+    assert four.probabilities == pytest.approx((0.9, 0.1 / 3, 0.1 / 3, 0.1 / 3))
+    assert (two.location, two.scale, two.earlier_location, two.earlier_scale) == (0, 1, 1.5, 1)
+    assert (two.weights, two.schedule, two.prediction) == ((1.0, 1.0), LINEAR, "velocity")
+    assert not two.learned_variance
+
+
+def test_the_main_scale_is_drawn_for_each_sample():
+    active = draws_of(SEVERAL).active
+    shares = torch.bincount(active, minlength=4)[1:] / len(active)
+    # Four standard deviations of a share.
+    assert (shares - torch.tensor([0.5, 0.3, 0.2])).abs().max() < 4 * (0.25 / len(active)) ** 0.5
+    assert len(active[:20].unique()) == 3
+
+
+def test_times_lean_to_data_before_the_main_scale_and_are_zero_after_it():
+    _, t, active = draws_of(SEVERAL)
+    for main in (1, 2, 3):
+        rows = t[active == main].double()
+        assert not rows[:, main:].any()
+        logit = rows[:, :main].logit()
+        count = len(rows)
+        for scale in range(main):
+            location, std = (0.0, 0.8) if scale == main - 1 else (1.5, 1.2)
+            z = (logit[:, scale] - location) / std
+            assert z.mean().abs() < 4 / count**0.5
+            assert (z.std() - 1).abs() < 4 / (2 * count) ** 0.5
+            for level in (-1.0, 0.0, 1.0):  # the distribution, not its moments alone
+                share = 0.5 * (1 + math.erf(level / 2**0.5))
+                assert abs((z < level).double().mean() - share) < 2 / count**0.5
+        correlation = logit.T.corrcoef() if main > 1 else torch.eye(1)
+        off = correlation - torch.eye(main)
+        assert off.abs().max() < 4 / count**0.5
+
+
+def test_noise_is_normal_and_its_own_for_each_scale():
+    noise = draws_of(SEVERAL).noise.flatten(1)
+    assert noise.shape[1] == 1 + 4 + 16
+    assert (noise.T.cov() - torch.eye(21)).abs().max() < 0.03
+    taken = draws_of(SEVERAL, 9).take(slice(1, None, 3))
+    assert isinstance(taken, ScaleDraws)
+    assert taken.noise.equal(draws_of(SEVERAL, 9).noise[1::3])
+    assert taken.active.equal(draws_of(SEVERAL, 9).active[1::3])
+
+
+@pytest.mark.parametrize("name", DECOMPOSITIONS)
+def test_splitting_and_joining_with_deviations(name):
+    process = MultiscaleFlow((2, 2), name, deviations=(2.0, 0.5, 0.1))
+    x = torch.randn(2, 3, 8, 12, dtype=torch.float64)
+    state = process.split(x)
+    parts = process.decomposition.split(x)
+    for part, own, by in zip(unpack(state, process.sizes((8, 12))), parts, (2, 0.5, 0.1)):  # noqa: B905
+        assert_close_rms(part * by, own)
+    assert_close_rms(process.join(state, (8, 12)), x)
+    half = process.decomposition.join(parts[:2])
+    assert_close_rms(process.join(state[..., : 6 + 24], (8, 12)), half)
+
+
+def test_measured_deviations_give_scales_of_deviation_one():
+    x = 3 + torch.randn(500, 3, 8, 8) * torch.linspace(0.2, 1, 8)
+    found = MultiscaleFlow((2,), "haar", standardize=True).measure(x.split(120))
+    process = MultiscaleFlow((2,), "haar", standardize=True, deviations=found)
+    for part in unpack(process.split(x), process.sizes((8, 8))):
+        assert part.std(correction=0).item() == pytest.approx(1, abs=1e-4)
+    with pytest.raises(InputError, match="pictures whose scales vary"):
+        process.measure([torch.ones(2, 1, 4, 4)])
+
+
+def test_standardised_scales_must_be_measured_first():
+    process = MultiscaleFlow(standardize=True)
+    assert process.unmeasured
+    with pytest.raises(InputError, match="expected the deviations of the scales"):
+        process.split(torch.zeros(1, 1, 4, 4))
+
+
+def test_the_loss_by_hand():
+    process = MultiscaleFlow((2,), "haar", weights=(2.0, 3.0), deviations=(0.5, 0.25))
+    data = torch.randn(3, 2, 2, 2)
+    draws = process.draw((3, 2, 2, 2), torch.Generator().manual_seed(0))
+    draws = draws._replace(active=torch.tensor([1, 2, 2]))
+    shown = []
+
+    def model(scales, t, y, active=None):
+        shown.append((scales, t, active))
+        return [0.5 * scale for scale in scales]
+
+    losses = process.loss_at(model, data, torch.zeros(3, dtype=torch.int64), draws)
+    coarse, fine = process.decomposition.split(data)
+    (seen, t, active) = shown[0]
+    assert t.equal(draws.t)
+    assert active.equal(draws.active)
+    for i in range(3):
+        expected = 0.0
+        for scale, (part, by, rows) in enumerate(
+            ((coarse, 0.5, slice(0, 1)), (fine, 0.25, slice(1, 5)))
+        ):
+            part = part[i] / by
+            noise = draws.noise[i, :, 0, rows].view(part.shape)
+            x = t[i, scale] * part + (1 - t[i, scale]) * noise
+            if scale < active[i]:
+                assert_close_rms(seen[scale][i], x)
+                error = (0.5 * x - (part - noise)).square().mean()
+                expected = expected + (2.0, 3.0)[scale] * error
+            else:
+                assert not seen[scale][i].any()
+        assert losses[i].item() == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_what_is_said_of_scales_that_take_no_part_does_not_count():
+    process = MultiscaleFlow((2,), probabilities=(1.0, 0.0))
+    data, y = torch.randn(4, 1, 4, 4), torch.zeros(4, dtype=torch.int64)
+    draws = process.draw((4, 1, 4, 4), torch.Generator().manual_seed(0))
+    assert draws.active.tolist() == [1] * 4
+
+    def says(fine):
+        return lambda scales, t, y, active=None: (scales[0], torch.full_like(scales[1], fine))
+
+    one, other = (process.loss_at(says(fine), data, y, draws) for fine in (0.0, 9.0))
+    assert one.equal(other)
+    assert (one > 0).all()
+
+
+def test_the_target_is_the_velocity_of_the_path():
+    process = MultiscaleFlow((2, 2), "dct", deviations=(1.0, 0.5, 0.2))
+    data = torch.randn(2, 3, 4, 4, dtype=torch.float64)
+    noise = torch.randn(2, 3, 1, 21, dtype=torch.float64)
+    t = torch.rand(2, 3, dtype=torch.float64)
+    ahead = process.mix(data, noise, t + 1e-3) - process.mix(data, noise, t - 1e-3)
+    assert_close_rms(ahead / 2e-3, process.target(data, noise), limit=1e-9)
+
+
+PERTURBATIONS = {
+    "coarse constant": lambda x, parts: (torch.ones_like(parts[0]), 0 * parts[1]),
+    # A constant would do nothing: details have no mean, so what x has of it is noise.
+    "fine pattern": lambda x, parts: (0 * parts[0], 0 * parts[1] + torch.arange(4.0) % 3),
+    "coarse from itself": lambda x, parts: (x[0], 0 * parts[1]),
+    "fine from itself": lambda x, parts: (0 * parts[0], x[1]),
+    "fine from coarse": lambda x, parts: (0 * parts[0], x[0].repeat(1, 1, 2, 2)),
+    "coarse from fine": lambda x, parts: (x[1][:, :, ::2, ::2], 0 * parts[1]),
+    "the answer itself": lambda x, parts: parts,
+}
+
+
+@pytest.mark.parametrize("name", DECOMPOSITIONS)
+@pytest.mark.parametrize("which", PERTURBATIONS)
+def test_the_exact_field_is_the_minimum_of_the_loss(name, which):
+    """Along a direction the loss is a parabola, its lowest point at the exact field."""
+    process = MultiscaleFlow((2,), name, probabilities=(0.4, 0.6), weights=(1.0, 2.0))
+    exact, count = Gaussian(process, (4, 4)), 6000
+    data, y = exact.draw(count), torch.zeros(count, dtype=torch.int64)
+    noise, t, active = process.draw((count, 1, 4, 4), torch.Generator().manual_seed(1))
+    draws = ScaleDraws(noise.double(), t.double().clamp(max=0.98), active)
+
+    def losses(amount):
+        def model(scales, t, y, active=None):
+            velocity = exact(scales, t, y)
+            step = PERTURBATIONS[which](scales, velocity)
+            return [v + amount * g for v, g in zip(velocity, step, strict=True)]
+
+        return process.loss_at(model, data, y, draws)
+
+    lower, middle, upper = (losses(amount) for amount in (-0.3, 0.0, 0.3))
+    slope, curve = (upper - lower) / 0.6, (upper + lower - 2 * middle).mean() / 0.09
+    error = slope.std() / count**0.5
+    assert slope.mean().abs() < 4 * error
+    assert error < 0.05 * curve  # otherwise the line above would prove little
+    assert middle.mean() < min(lower.mean(), upper.mean())
+
+
+def test_another_kind_of_prediction_is_refused():
+    with pytest.raises(InputError, match="one time for the whole picture, to predict its noise"):
+        MultiscaleFlow().as_prediction(lambda *_: None, "noise")
+
+
+def test_a_network_of_other_scales_is_refused():
+    process, x = MultiscaleFlow((2,)), torch.zeros(2, 1, 4, 4)
+    y, generator = torch.zeros(2, dtype=torch.int64), torch.Generator()
+    with pytest.raises(
+        InputError, match=r"expected velocities of .* build the network with the fac"
+    ):
+        process.loss(lambda scales, t, y, active=None: scales[:1], x, y, generator)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"factors": (1,)}, "factors of at least 2"),
+        ({"decomposition": "har"}, "did you mean 'haar'"),
+        ({"probabilities": (0.5, 0.4)}, "probabilities that sum to 1"),
+        ({"probabilities": (0.5, 0.3, 0.2)}, "expected 2 probabilities, one for each scale"),
+        ({"probabilities": (1.5, -0.5)}, "2 probabilities, one for each scale, of at least 0"),
+        ({"weights": (0.0, 0.0)}, "2 weights"),
+        ({"weights": (1.0, math.inf)}, "2 weights"),
+        ({"deviations": (1.0, 0.0)}, "2 deviations, one for each scale, above 0"),
+        ({"scale": 0.0}, "scales above 0"),
+        ({"earlier_location": math.nan}, "finite locations"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(settings, message):
+    with pytest.raises(InputError, match=message):
+        MultiscaleFlow(**settings)
+
+
+def test_numbers_of_scales_are_spread_over_their_cells():
+    numbers = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    expected = pack(
+        [
+            numbers[:, :1, None, None].expand(2, 1, 1, 2),
+            numbers[:, 1:, None, None].expand(2, 1, 2, 2),
+        ]
+    )
+    assert spread(numbers, [(1, 2), (2, 2)]).equal(expected)
+    assert spread(numbers[:, :1], [(1, 2), (2, 2)]).shape == (2, 1, 1, 2)

@@ -1,0 +1,319 @@
+"""A model of scales through the whole line: trained, resumed, sampled, watched, scored, told of."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from convflow.cli.main import main
+from convflow.codecs import PixelCodec
+from convflow.models import zoo
+from convflow.models.zoo import create_model
+from convflow.pipeline import Pipeline
+from convflow.recipes import create_config, list_recipes
+from convflow.training import checkpoint, launch
+from convflow.training.config import ProcessConfig, SamplingConfig, read_pipeline
+from convflow.training.overrides import override
+from convflow.training.trainer import Trainer
+from convflow.types import InputError
+from tests.cases import build, build_pyramid
+
+TINY = (
+    "--process dfm --batch-size 4 --monitor.num-samples 2 --monitor.tensorboard false "
+    "--sampling.steps 4 --sampling.solver ab2 --model.width 16 --model.depth 1 "
+    "--model.num-groups 2 --model.patch-size 1 --optim.schedule constant --device cpu"
+).split()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished run of three standardised Haar scales; read it, do not write to it."""
+    folder = tmp_path_factory.mktemp("dfm") / "run"
+    words = "--process.factors 2,2 --process.decomposition haar --process.standardize true"
+    train = ["train", "digits.flowdcn", "--run", str(folder), *TINY, *words.split()]
+    assert main([*train, "--images", "12"]) == 0
+    return folder
+
+
+def settings(words="", recipe="digits.flowdcn"):
+    return override(create_config(recipe), [*TINY, *words.split()])
+
+
+def pipe_of(factors=(2,), **more):
+    process = ProcessConfig(kind="dfm", factors=factors, **more)
+    sampling = SamplingConfig("euler", 4, 1.5)
+    model = build_pyramid(factors=factors)
+    return Pipeline(model, PixelCodec(), (8, 16), sampling=sampling, process=process)
+
+
+def test_a_run_keeps_everything_that_sampling_needs(run):
+    assert len(list((run / "samples").glob("*.png"))) == 2
+    folder = checkpoint.folder_of(run, 3)
+    process = read_pipeline(json.loads((folder / "ema/pipeline.json").read_text())).process
+    assert (process.kind, process.factors, process.decomposition) == ("dfm", (2, 2), "haar")
+    assert len(process.deviations) == 3
+    assert all(0.05 < deviation < 1 for deviation in process.deviations)
+    assert launch.read_run_config(run).process == process
+    model = zoo.load_model(folder / "ema")
+    assert model.settings["factors"] == [2, 2]
+    assert model.settings["backbone"]["family"] == "flowdcn"
+    assert model.settings["backbone"]["width"] == 16
+
+
+@pytest.mark.parametrize("words", ["", "--process.standardize true --process.factors 2,2"])
+def test_a_longer_run_goes_on_bit_for_bit(tmp_path, words):
+    for name, lengths in (("parts", (8, 20)), ("straight", (20,))):
+        for images in lengths:
+            assert launch.train(settings(f"{words} --images {images}"), tmp_path / name)
+    for name in ("raw/model.safetensors", "ema/model.safetensors", "optimizer.safetensors"):
+        one, other = (checkpoint.folder_of(tmp_path / r, 5) / name for r in ("parts", "straight"))
+        assert one.read_bytes() == other.read_bytes()
+    lines = [(tmp_path / name / "metrics.jsonl").read_bytes() for name in ("parts", "straight")]
+    assert lines[0] == lines[1]
+
+
+def test_going_on_keeps_the_deviations_of_the_start(tmp_path, monkeypatch):
+    words = "--process.standardize true --images"
+    assert launch.train(settings(f"{words} 4"), tmp_path)
+    known = launch.read_run_config(tmp_path).process.deviations
+    monkeypatch.setattr(launch, "_measure", lambda *_: pytest.fail("measured again"))
+    assert launch.train(settings(f"{words} 8"), tmp_path)
+    assert launch.train(override(launch.read_run_config(tmp_path), ["--images", "12"]), tmp_path)
+    assert launch.read_run_config(tmp_path).process.deviations == known
+    with pytest.raises(InputError, match=r"other settings: process\.deviations"):
+        launch.train(settings(f"{words} 12 --process.deviations 1,1"), tmp_path)
+
+
+@pytest.mark.parametrize("recipe", list_recipes())
+def test_every_recipe_becomes_one_of_scales(recipe):
+    config = override(create_config(recipe), ["--process", "dfm", "--sampling.steps", "20"])
+    with torch.device("meta"):
+        model = launch.build_model(config, 3)
+    assert (model.family, model.num_classes) == ("pyramid", 3)
+    assert model.settings["factors"] == [2]
+
+
+def test_the_network_of_a_published_size_and_settings_of_the_pyramid(monkeypatch):
+    seen = {}
+    monkeypatch.setattr(launch, "create_model", lambda name, **more: seen.update(more, name=name))
+    words = ["--model.name", "dit-s/4", "--model.stage-embedding", "true", "--process", "dfm"]
+    launch.build_model(override(create_config("digits.flowdcn"), words), 7)
+    assert (seen["name"], seen["stage_embedding"], seen["factors"]) == ("pyramid", True, [2])
+    row = {"family": "dit", **zoo.SIZES["dit-s/4"].settings}
+    assert seen["backbone"].items() >= (row | {"num_classes": 7, "in_channels": 1}).items()
+    with pytest.raises(InputError, match=r"--model\.factors: expected the factors of the process"):
+        launch.build_model(settings("--model.factors 2"), 7)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--process.factors 2,x", "--process.factors: expected numbers such as 2,2, got"),
+        ("--process.factors 2,1", "factors of at least 2"),
+        ("--process.probabilities 0.5,0.4", "probabilities that sum to 1"),
+        ("--process.factors 3 --model.patch-size 1", "that 3 divides|multiples of 3"),
+        ("--process.schedule vp", "'dfm' has no setting 'schedule'"),
+        ("--sampling.steps 1", "at least 2 steps"),
+        ("--sampling.solver euler-maruyama", "expected a solver of fixed cost"),
+        ("--process flow --process.standardize true", "'flow' has no setting 'standardize'"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused_before_anything_is_written(words, message, tmp_path):
+    with pytest.raises(InputError, match=message):
+        launch.train(settings(words), tmp_path / "run")
+    assert not (tmp_path / "run/config.json").exists()
+
+
+def test_a_picture_depends_on_its_number_alone():
+    samples = pipe_of((2, 2)).samples(solver="ab2", steps=8)
+    together = samples.read([3, 5]).float()
+    alone = torch.cat([samples.read([i]) for i in (3, 5)]).float()
+    assert (together - alone).abs().max() <= 1
+    assert (together[0] - together[1]).abs().max() > 10
+    assert together.shape == (2, 3, 8, 16)
+
+
+@pytest.mark.parametrize(
+    "more", [{"interval": (0.0, 0.5)}, {"channels_guided": 1}, {"guidance_kind": "cfg-zero"}]
+)
+def test_guidance_changes_pictures(more):
+    pipe = pipe_of()
+    plain = pipe.samples(guidance=1.0).read([0, 1])
+    full = pipe.samples(guidance=4.0).read([0, 1])
+    some = pipe.samples(guidance=4.0, **more).read([0, 1])
+    assert not some.equal(plain)
+    assert not some.equal(full)
+
+
+def test_an_early_stop_has_its_own_size_and_is_told():
+    pipe = pipe_of((2, 2))
+    samples = pipe.samples(steps=8, stop_scale=2, thresholds=(0.7,))
+    assert samples.read([0]).shape == (1, 3, 4, 8)
+    assert samples.size == (4, 8)
+    told = json.loads(json.dumps(samples.describe()))
+    # Of 8 steps 2 are for the later two scales, and the last of them is not reached.
+    assert (told["steps"], told["stage_steps"], told["stop_scale"]) == (7, [6, 1], 2)
+    assert (told["thresholds"], told["evaluations"], told["size"]) == ([0.7], 7, [4, 8])
+    first = pipe.samples(steps=6, stage_steps=(4, 1, 1), stop_scale=1).read([0, 1])
+    again = pipe.samples(stage_steps=(4, 3, 2), stop_scale=1).read([0, 1])
+    assert first.equal(again)
+
+
+def test_a_description_of_scales_changes_with_their_settings():
+    pipe = pipe_of()
+    plain = pipe.samples(steps=40).describe()
+    assert (plain["stage_steps"], plain["thresholds"]) == ([30, 10], [0.9])
+    for more in ({"stage_steps": (32, 8)}, {"thresholds": (0.7,)}, {"solver": "heun"}):
+        assert pipe.samples(steps=40, **more).describe() != plain
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"solver": "euler-maruyama"}, "expected a solver of fixed cost .* got euler-maruyama"),
+        ({"solver": "dopri5"}, "expected a solver of fixed cost"),
+        ({"solver": "ddim"}, "expected a solver of fixed cost"),
+        ({"shift": 2.0}, "equal steps in each stage of the process dfm, got shift 2.0"),
+        ({"steps": 1}, "at least 2 steps, one for each scale, got 1"),
+        ({"stage_steps": (3, 2, 1)}, r"expected 2 stage-steps for 2 scales, got \[3, 2, 1\]"),
+        ({"stage_steps": (3, 2), "steps": 6}, r"that sum up to 6 steps, got \[3, 2\]"),
+        ({"thresholds": (0.9, 0.9)}, "expected 1 thresholds for 2 scales"),
+        ({"thresholds": (1.5,)}, r"thresholds in \(0, 1\]"),
+        ({"stop_scale": 3}, "a stop-scale from 1 to 2, got 3"),
+        ({"thresholds": 0.9}, r"expected several numbers for thresholds, got 0\.9"),
+        ({"guidance_kind": "auto", "weaker": "model"}, "expected the guidance cfg or cfg-zero"),
+        ({"size": (8, 9)}, "multiples of|that 2 divides"),
+    ],
+)
+def test_sampling_settings_that_do_not_fit_are_refused(more, message):
+    pipe = pipe_of()
+    if "weaker" in more:
+        more = more | {"weaker": pipe.model}
+    with pytest.raises(InputError, match=message):
+        pipe.samples(**more)
+
+
+def test_reach_is_that_of_the_network_inside():
+    pipe = pipe_of()
+    base = pipe.samples().read([0])
+    assert not pipe.samples(reach=1.0).read([0]).equal(base)
+    dico = {"family": "dico", "in_channels": 3, "num_classes": 5, "width": 8}
+    model = create_model("pyramid", backbone=dico | {"depths": [1, 1, 1, 1, 1]}, factors=[2])
+    other = Pipeline(model, PixelCodec(), (16, 16), process=ProcessConfig(kind="dfm"))
+    with pytest.raises(InputError, match=r"has no reach, got 3\.0; leave it out"):
+        other.samples(reach=3.0)
+
+
+def test_a_process_or_solver_leaves_behind_the_stages_of_the_stored():
+    pipe = pipe_of((2, 2))
+    stages = {"stage_steps": (5, 2, 1), "thresholds": (0.8, 0.7)}
+    pipe.sampling = SamplingConfig("euler", 8, 1.5, **stages, stop_scale=2)
+    told = pipe.samples().describe()
+    assert (told["stage_steps"], told["thresholds"], told["size"]) == ([5, 2], [0.8], [4, 8])
+    assert pipe.samples(steps=12, stop_scale=3).describe()["stage_steps"] == [9, 2, 1]
+    plain = Pipeline(build("flowdcn"), PixelCodec(), (4, 4), sampling=pipe.sampling)
+    assert plain.samples().describe()["steps"] == 8
+
+
+def test_cfg_zero_stands_still_early_in_each_scale():
+    pipe, seen = pipe_of(), []
+    samples = pipe.samples(guidance=4.0, guidance_kind="cfg-zero", stage_steps=(30, 30))
+    samples.read([0], watch=lambda step, of, x: seen.append(x))
+    still = [bool(a.equal(b)) for a, b in itertools.pairwise(seen)]
+    assert len(seen) == 60
+    assert still[0]  # t = 0.03: the second step of the first scale
+    assert not any(still[1:])  # in the next stage the first scale moves on
+
+
+def test_latents_of_scales(tmp_path, autoencoder):
+    """Pictures of 64x32 are 8x4 in latents, with 4x2 below; a stop there gives 32x16 pixels."""
+    for i in range(4):
+        noise = np.random.default_rng(i).integers(0, 256, (64, 32, 3), dtype=np.uint8)
+        (tmp_path / "pictures").mkdir(exist_ok=True)
+        Image.fromarray(noise).save(tmp_path / f"pictures/{i}.png")
+    words = f"--codec latent --codec.autoencoder {autoencoder} --data {tmp_path / 'pictures'} "
+    words += "--data.size 64x32 --data.channels 3 --process.standardize true --images 4"
+    run = tmp_path / "run"
+    assert launch.train(settings(words), run)
+    pipe = Pipeline.from_pretrained(run, device="cpu")
+    assert pipe.model.in_channels == 4
+    assert pipe.samples().read([0]).shape == (1, 3, 64, 32)
+    stopped = pipe.samples(stop_scale=1)
+    assert (stopped.size, stopped.shape) == ((32, 16), (4, 8, 4))
+    assert stopped.read([0]).shape == (1, 3, 32, 16)
+    assert main(["info", str(run)]) == 0
+    with pytest.raises(InputError, match="multiples of 16"):
+        pipe.samples(size=(64, 40))
+
+
+@pytest.mark.parametrize(
+    "more", [{"stage_steps": (3, 1)}, {"thresholds": (0.9,)}, {"stop_scale": 1}]
+)
+def test_stages_need_a_model_of_scales(more):
+    pipe = Pipeline(build("flowdcn"), PixelCodec(), (4, 4))
+    name = next(iter(more)).replace("_", "-")
+    with pytest.raises(InputError, match=f"trained with the process dfm for {name}, got one"):
+        pipe.samples(**more)
+
+
+def test_a_share_sees_its_rows_of_the_same_draws(tmp_path, monkeypatch):
+    trainer = launch.build_trainer(settings("--batch-size 8"), tmp_path, torch.device("cpu"))[0]
+    _, whole = trainer._draw(torch.zeros(8, dtype=torch.int64))
+    for rank in range(3):
+        monkeypatch.setattr(Trainer, "_share", lambda self, rank=rank: slice(rank, None, 3))
+        _, mine = trainer._draw(torch.zeros(len(range(rank, 8, 3)), dtype=torch.int64))
+        assert all(m.equal(w[rank::3]) for m, w in zip(mine, whole, strict=True))
+
+
+def test_previews_on_the_command_line(run, tmp_path, capsys):
+    out, folder = tmp_path / "out", tmp_path / "strips"
+    words = "--num 3 --batch-size 2 --stage-steps 5,2,3 --labels 4,7 --preview-every 3 --zoom 1"
+    given = ["sample", str(run), "--single", "--out", str(out), "--previews", str(folder)]
+    assert main([*given, *words.split()]) == 0
+    # Every third step, the ends of the stages at 5, 7 and 10.
+    assert "after steps 3, 5, 6, 7, 9, 10: strips in" in capsys.readouterr().out
+    names = sorted(path.name for path in out.iterdir())
+    assert sorted(path.name for path in folder.iterdir()) == names
+    for name in names:
+        strip, picture = (np.asarray(Image.open(place / name)) for place in (folder, out))
+        assert strip.shape == (8 + 4, 6 * (8 + 2) + 2)
+        assert np.array_equal(strip[2:-2, -10:-2], picture)
+        assert np.array_equal(strip[2:6:4, 2:10:4], strip[5:6, 2:10:4])  # 2x2 cells, made large
+
+
+def test_a_stopped_run_on_the_command_line(run, tmp_path, capsys):
+    out = tmp_path / "small.png"
+    assert main(["sample", str(run), "--out", str(out), "--num", "2", "--stop-scale", "2"]) == 0
+    assert "2 pictures of 4x4" in capsys.readouterr().out
+
+
+def test_info_tells_the_scales(run, capsys):
+    assert main(["info", str(run), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["scales"]["sizes"] == ["2x2", "4x4", "8x8"]
+    assert found["scales"]["decomposition"] == "haar"
+    assert found["scales"]["sampling"]["stage_steps"] == [2, 1, 1]
+    assert main(["info", str(run)]) == 0
+    assert "2x2, 4x4, 8x8" in capsys.readouterr().out
+
+
+def test_scores_of_a_model_of_scales(run, tmp_path):
+    detector = "tests/evaluation/tiny_detector.py:load"
+    card = tmp_path / "card.json"
+    words = "--reference digits --num 8 --batch-size 4 --thresholds 0.8 --device cpu"
+    given = ["evaluate", str(run), "--detector", detector, "--out", str(card), *words.split()]
+    assert main(given) == 0
+    told = card.read_text()
+    assert json.loads(told)
+    assert '"stage_steps"' in told
+    assert '"thresholds"' in told
+
+
+def test_a_search_for_a_solver_is_refused(run, capsys):
+    assert main(["bench", "solvers", str(run), "--steps", "3", "--device", "cpu"]) == 2
+    assert "got dfm with one for each scale" in capsys.readouterr().err
