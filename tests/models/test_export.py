@@ -16,12 +16,12 @@ from tests.tolerance import assert_close_rms
 FEWEST = ["flowdcn", "dico", "fcdm", "dit", "sit-rotary"]
 """A network of each family, the two kinds of positions among them."""
 
-SHAPES = [(4, (4, 6)), (1, (2, 3)), (2, (5, 3)), (5, (4, 4)), (2, (3, 8))]
+SHAPES = [(7, (4, 6)), (1, (2, 3)), (2, (5, 3)), (5, (4, 4)), (2, (3, 8))]
 """Batches, and heights and widths in multiples of the network."""
 
 SEVERAL = [(max(batch, 2), size) for batch, size in SHAPES]
 """The compiler makes a graph of its own for a batch of one, and takes equal sizes for the same:
-a first batch of three pictures would be tied to their three channels."""
+a first batch of four pictures would be tied to a height of four."""
 
 
 @pytest.mark.parametrize("case", [case for case in MODELS if not case.endswith("-pad")])
