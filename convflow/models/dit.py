@@ -133,6 +133,7 @@ class DiT(PatchBackbone):
         else:
             table = sincos_positions(rows, columns, self.position_width, features)
             features = features + table.to(features.dtype)
+            del table  # not held while the blocks run
         for block in self.blocks:
             features = block(features, c, rotation)
         return features

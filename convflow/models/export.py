@@ -8,7 +8,6 @@ import torch
 from torch.export import Dim, ExportedProgram
 
 from convflow.models.backbone import Backbone
-from convflow.ops.deform import reference
 from convflow.storage import writing_file
 from convflow.types import InputError
 
@@ -45,11 +44,7 @@ def export_program(model: Backbone) -> ExportedProgram:
     example = (x, x.new_zeros(3), x.new_zeros(3, dtype=torch.int64))
     free = Dim.AUTO
     shapes = ({0: free, 2: free, 3: free}, {0: free}, {0: free})
-    program = torch.export.export(model, example, dynamic_shapes=shapes)
-    ours = torch.ops.convflow.deform_sample.default
-    if not any(node.target is ours for node in program.graph.nodes):
-        return program
-    return program.run_decompositions({ours: reference.deform_sample})
+    return torch.export.export(model, example, dynamic_shapes=shapes)
 
 
 def export_onnx(model: Backbone, path: str | Path) -> None:

@@ -52,7 +52,8 @@ def deform_sample(
         torch.Size([2, 16, 16, 6, 64])
 
     Reverse mode differentiates once. Inside `torch.func` transforms (`jvp`, `grad`) the reference
-    runs, slower but composed of operators that know how.
+    runs, slower but composed of operators that know how; and `torch.export` takes it along, so that
+    an exported program needs no operator of ours.
     """
     _check(values, offsets, weights, border)
     dtype = torch.float64 if values.dtype == torch.float64 else torch.float32
@@ -61,7 +62,7 @@ def deform_sample(
         offsets.to(dtype).contiguous(),
         weights.to(dtype).contiguous(),
     )
-    if _is_transformed(values, offsets, weights):
+    if torch.compiler.is_exporting() or _is_transformed(values, offsets, weights):
         return reference.deform_sample(values, offsets, weights, border)
     return _sample(values, offsets, weights, border)
 
