@@ -259,9 +259,9 @@ class Pipeline:
         accepted = self.model.arguments
         for name in more:
             if name == "reach" and name not in accepted:
+                family = getattr(self.model, "backbone", self.model).family
                 raise InputError(
-                    f"{self.model.family} has no reach, got {more[name]}; leave it out, it belongs "
-                    "to flowdcn"
+                    f"{family} has no reach, got {more[name]}; leave it out, it belongs to flowdcn"
                 )
             if name not in own | {*accepted}:
                 options = {*inspect.signature(self.samples).parameters, "num", "batch_size"}

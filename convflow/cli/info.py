@@ -145,7 +145,7 @@ def _describe(what: str, asked: _Asked) -> dict[str, Any]:
 
     if what in list_recipes():
         target = find_target(what)
-        told = {} if target is None else {"target": {"of": "paper", **target._asdict()}}
+        told = {} if target is None else {"target": {"of": "publication", **target._asdict()}}
         config = create_config(what)
         build = partial(create_model, **_network(config))
         memory = asked.rows(build, config, config.data.size)

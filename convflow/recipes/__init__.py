@@ -30,14 +30,14 @@ class Target(NamedTuple):
     citation: str
 
     def __str__(self) -> str:
-        """Return the scores in a line, marked as the paper's."""
+        """Return the scores in a line, marked as published, not measured here."""
         words = ("FID", "sFID", "IS", "precision", "recall")
         found = [f"{w} {v}" for w, v in zip(words, self[:5], strict=True) if v is not None]
         if not found:
             return f"no score found ({self.citation})"
         count = "" if self.samples is None else f", {self.samples:,} samples"
         guidance = "with guidance" if self.guided else "without guidance"
-        return f"{', '.join(found)} {guidance}{count} (the paper's: {self.citation})"
+        return f"{', '.join(found)} {guidance}{count} (published: {self.citation})"
 
 
 def list_recipes() -> dict[str, str]:

@@ -108,7 +108,7 @@ def test_a_description_says_the_target_of_the_paper(name):
         assert not target.guided or "scale not found" in about
     shown = str(target)
     assert shown.startswith(f"FID {target.fid}")
-    assert "the paper's: " in shown
+    assert "published: " in shown
 
 
 @pytest.mark.parametrize(
