@@ -36,9 +36,8 @@ from convflow.training.config import (
     PipelineConfig,
     ProcessConfig,
     SamplingConfig,
-    read_pipeline,
-    to_dict,
 )
+from convflow.training.keys import read_pipeline, to_dict
 from convflow.types import InputError, Size, check_kinds, unknown_name
 
 Label = str | int

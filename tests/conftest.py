@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import hypothesis
 import jaxtyping
@@ -16,6 +19,9 @@ CHECKED = [
     f"convflow.{part}" for part in ("nn", "models", "processes", "samplers", "codecs", "evaluation")
 ]
 jaxtyping.install_import_hook(CHECKED, "tests.shape_check.check")
+
+# What trainings remember of their pictures stays out of the home folder.
+os.environ["HF_ASSETS_CACHE"] = str(Path(tempfile.gettempdir()) / "convflow-tests")
 
 # Two threads on busy cores wait for each other much longer than one thread works.
 torch.set_num_threads(1)

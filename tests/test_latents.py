@@ -13,7 +13,8 @@ from convflow.pipeline import Pipeline
 from convflow.recipes import create_config
 from convflow.samplers.seeds import draw_noise
 from convflow.training import checkpoint
-from convflow.training.config import CodecConfig, read_pipeline
+from convflow.training.config import CodecConfig
+from convflow.training.keys import read_pipeline
 from convflow.training.launch import build_trainer
 from convflow.training.overrides import override
 from convflow.training.trainer import Trainer

@@ -17,7 +17,8 @@ from convflow.models.zoo import create_model
 from convflow.pipeline import Pipeline
 from convflow.recipes import create_config, list_recipes
 from convflow.training import checkpoint, launch
-from convflow.training.config import ProcessConfig, SamplingConfig, read_pipeline
+from convflow.training.config import ProcessConfig, SamplingConfig
+from convflow.training.keys import read_pipeline
 from convflow.training.overrides import override
 from convflow.training.trainer import Trainer
 from convflow.types import InputError

@@ -141,7 +141,7 @@ def _describe(what: str, asked: _Asked) -> dict[str, Any]:
         return row | {"note": f"{NOTE}\n{MEMORY_NOTE}"}
 
     from convflow.recipes import create_config, find_target, list_recipes
-    from convflow.training.config import to_dict
+    from convflow.training.keys import to_dict
 
     if what in list_recipes():
         target = find_target(what)
@@ -206,7 +206,7 @@ def _describe_folder(folder: Path, asked: _Asked) -> dict[str, Any]:
     from convflow.models.zoo import create_model, load_model
     from convflow.pipeline import find_weights, read_description
     from convflow.training.checkpoint import read_state
-    from convflow.training.config import to_dict
+    from convflow.training.keys import to_dict
 
     weights = find_weights(folder, "ema")
     known, model = read_description(weights), load_model(weights)
@@ -284,7 +284,8 @@ def _plain(value: object) -> str:
 
 def _in_short(recipe: dict[str, Any]) -> dict[str, Any]:
     """Return of a recipe what is not as in every training, the target without what is unknown."""
-    from convflow.training.config import TrainConfig, to_dict
+    from convflow.training.config import TrainConfig
+    from convflow.training.keys import to_dict
 
     def changed(tree: dict[str, Any], default: dict[str, Any]) -> dict[str, Any]:
         return {

@@ -4,33 +4,63 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property, lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from convflow.data.images import num_cores, resize_and_crop, to_uint8
+from convflow.data.images import cover, crop, num_cores, to_uint8
 from convflow.data.pictures import Source
 from convflow.types import InputError, Size
 
-Batch = tuple[Tensor, Tensor, np.ndarray]
-"""Pixels (B, C, H, W) uint8, labels (B,) int64 and indices (B,) int64."""
+
+class Rows(NamedTuple):
+    """Which pictures make up a global batch, and how they are turned and cut."""
+
+    indices: np.ndarray
+    """(B,) int64."""
+    flips: np.ndarray
+    """(B,) bool, which to mirror."""
+    crops: np.ndarray | None = None
+    """(B, 2) where to cut along both axes, in [0, 1); None for the middle."""
+    size: Size | None = None
+    """Height and width in pixels; None for the plain size."""
+
+    def take(self, share: slice) -> Rows:
+        """Return some of the rows."""
+        crops = None if self.crops is None else self.crops[share]
+        return Rows(self.indices[share], self.flips[share], crops, self.size)
+
+
+class Batch(NamedTuple):
+    """One process's share of a global batch."""
+
+    pixels: Tensor
+    """(B, C, H, W) uint8."""
+    labels: Tensor
+    """(B,) int64."""
+    indices: np.ndarray
+    """(B,) int64."""
+    total: int
+    """Pictures of all processes together."""
 
 
 class Images:
-    """Pictures of one size by index, with their labels.
+    """Pictures by index, with their labels.
 
-    Pictures are decoded when first asked for and kept as uint8 if all of them fit `cache_bytes`;
-    otherwise they are decoded each time, on all cores.
+    Pictures are decoded on all cores when they are asked for, and kept as uint8 of the size that
+    was wanted until `cache_bytes` are full.
 
     Args:
         source: Where the pictures come from.
         indices: (N,) those of the source's pictures to use; their places here become 0..N-1.
         channels: Channels C of the result.
-        size: Height and width H, W in pixels.
+        size: Height and width H, W in pixels, where no other is asked for.
+        crop: Keep what random crops need beside the middle.
         cache_bytes: Memory that decoded pictures may take.
 
     Attributes:
@@ -47,18 +77,18 @@ class Images:
         *,
         channels: int,
         size: Size,
+        crop: bool = False,
         cache_bytes: int = 2**30,
     ) -> None:
         self.class_names = source.class_names
         self.num_classes = len(source.class_names)
-        self.shape = (channels, *size)
+        self.size, self.shape = size, (channels, *size)
         self._source = source
         self._indices = np.asarray(indices, np.int64)
         self.labels = np.array([source.label(index) for index in self._indices], np.int64)
-        shape = (len(self._indices), *size, channels)
-        fits = np.prod(shape, dtype=np.int64) <= cache_bytes
-        self._cache = np.empty(shape, np.uint8) if fits else None
-        self._known = np.zeros(len(self._indices), np.bool_)
+        self._crop = crop
+        self._kept: dict[tuple[int, Size], np.ndarray] = {}
+        self._free_bytes = cache_bytes
         self._pool = ThreadPoolExecutor(num_cores(), thread_name_prefix="decode")
 
     def __len__(self) -> int:
@@ -75,12 +105,20 @@ class Images:
         """File name or table row of a picture, for messages."""
         return self._source.item_name(int(self._indices[index]))
 
-    def batch(self, indices: np.ndarray, flips: np.ndarray | None = None) -> tuple[Tensor, Tensor]:
+    def batch(
+        self,
+        indices: np.ndarray,
+        flips: np.ndarray | None = None,
+        crops: np.ndarray | None = None,
+        size: Size | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """Pixels and labels of some pictures; safe to call from several threads.
 
         Args:
             indices: (B,) places in [0, N).
             flips: (B,) bool, which to mirror left to right; None for none.
+            crops: (B, 2) where to cut along both axes, in [0, 1); None for the middle.
+            size: Height and width H, W in pixels; None for the plain size.
 
         Returns:
             Pixels (B, C, H, W) uint8 and labels (B,) int64, both contiguous.
@@ -88,39 +126,41 @@ class Images:
         Raises:
             InputError: A picture cannot be read; the message names it.
         """
-        indices = np.asarray(indices, np.int64)
-        if self._cache is None:
-            pixels = self._decode(indices)
-        else:
-            missing = np.unique(indices[~self._known[indices]])
-            if missing.size:
-                self._cache[missing] = self._decode(missing)
-                self._known[missing] = True
-            pixels = self._cache[indices]
+        indices, size = np.asarray(indices, np.int64), size or self.size
+        missing = [i for i in dict.fromkeys(indices.tolist()) if (i, size) not in self._kept]
+        decoded = {i: picture for part in self._decode(missing, size) for i, picture in part}
+        pixels = np.empty((len(indices), *size, self.shape[0]), np.uint8)
+        for row, index in enumerate(indices.tolist()):
+            picture = self._kept.get((index, size))
+            picture = decoded[index] if picture is None else picture
+            pixels[row] = crop(picture, size, None if crops is None else crops[row])
+        if not self._crop:
+            decoded = {i: np.ascontiguousarray(crop(p, size)) for i, p in decoded.items()}
+        for index, picture in decoded.items():
+            if picture.nbytes <= self._free_bytes:
+                self._free_bytes -= picture.nbytes
+                self._kept[index, size] = picture
         if flips is not None and np.any(flips):
             pixels[flips] = pixels[flips, :, ::-1]
         planes = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
         return torch.from_numpy(planes), torch.from_numpy(self.labels[indices])
 
-    def _decode(self, indices: np.ndarray) -> np.ndarray:
-        channels, height, width = self.shape
-        pixels = np.empty((len(indices), height, width, channels), np.uint8)
+    def _decode(self, indices: Sequence[int], size: Size) -> Iterator[list[tuple[int, np.ndarray]]]:
+        """Some pictures, each covering `size`, in parts made side by side."""
 
-        def decode(places: np.ndarray) -> None:
-            for place in places:
-                pixels[place] = self._picture(int(self._indices[indices[place]]))
+        def decode(part: Sequence[int]) -> list[tuple[int, np.ndarray]]:
+            return [(index, self._picture(index, size)) for index in part]
 
-        list(self._pool.map(decode, np.array_split(np.arange(len(indices)), num_cores())))
-        return pixels
+        return self._pool.map(decode, [indices[i :: num_cores()] for i in range(num_cores())])
 
-    def _picture(self, index: int) -> np.ndarray:
-        channels, *size = self.shape
+    def _picture(self, index: int, size: Size) -> np.ndarray:
+        place = int(self._indices[index])
         try:
-            picture = to_uint8(self._source.read(index), channels)
+            picture = to_uint8(self._source.read(place), self.shape[0])
         except InputError as error:
-            name = self._source.item_name(index)
+            name = self._source.item_name(place)
             raise InputError(f"{name}: {str(error).removeprefix(f'{name}: ')}") from error
-        return resize_and_crop(picture, (size[0], size[1]))
+        return cover(picture, size)
 
 
 class Order:
@@ -134,6 +174,7 @@ class Order:
         count: Number of pictures N, at least 1.
         seed: Any integer >= 0.
         flip: Mirror a random half.
+        crop: Cut pictures at random places instead of from the middle.
 
     Example:
         >>> indices, flips = Order(count=3, seed=0, flip=False).at(start=0, n=6)
@@ -141,31 +182,58 @@ class Order:
         ([0, 1, 2], [0, 1, 2], np.False_)
     """
 
-    def __init__(self, count: int, seed: int, flip: bool) -> None:
+    def __init__(self, count: int, seed: int, flip: bool, crop: bool = False) -> None:
         if count < 1 or seed < 0:
             raise InputError(f"expected count >= 1 and seed >= 0, got {count} and {seed}")
-        self.count, self.seed, self.flip = count, seed, flip
+        self.count, self.seed, self.flip, self.crop = count, seed, flip, crop
         self._epoch = lru_cache(maxsize=2)(self._draw)
+        self._places = lru_cache(maxsize=2)(self._draw_places)
 
     def at(self, start: int, n: int) -> tuple[np.ndarray, np.ndarray]:
         """Indices (n,) int64 and flips (n,) bool of the positions start..start+n-1."""
-        positions = np.arange(start, start + n)
-        epochs, places = np.divmod(positions, self.count)
-        indices, flips = np.empty(n, np.int64), np.empty(n, np.bool_)
+        rows = self.rows(start, n)
+        return rows.indices, rows.flips
+
+    def rows(self, start: int, batch_size: int) -> Rows:
+        """The batch that begins at position `start`, where an earlier one ended."""
+        epochs, places = np.divmod(np.arange(start, start + batch_size), self.count)
+        parts = []
         for epoch in np.unique(epochs):
-            here = epochs == epoch
             order, mirrored = self._epoch(int(epoch))
-            indices[here], flips[here] = order[places[here]], mirrored[places[here]]
-        return indices, flips
+            here = places[epochs == epoch]
+            cuts = self._places(int(epoch))[here] if self.crop else None
+            parts.append(Rows(order[here], mirrored[here], cuts))
+        if not parts:
+            return Rows(np.empty(0, np.int64), np.empty(0, np.bool_))
+        indices, flips, crops, _ = zip(*parts, strict=True)
+        return Rows(
+            np.concatenate(indices),
+            np.concatenate(flips),
+            np.concatenate(crops) if self.crop else None,
+        )
+
+    def largest(self, batch_size: int) -> int:
+        """The most pictures in a batch."""
+        return batch_size
 
     def _draw(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Pictures in order, and which of them are mirrored."""
         order = np.argsort(self._words(epoch), kind="stable")
         if not self.flip:
             return order, np.zeros(self.count, np.bool_)
         return order, (self._words(epoch, 1) >> np.uint64(63)).astype(np.bool_)
 
+    def _draw_places(self, epoch: int) -> np.ndarray:
+        """(N, 2) where pictures are cut, in order."""
+        return np.stack([uniform(self._words(epoch, axis)) for axis in (2, 3)], axis=1)
+
     def _words(self, *key: int) -> np.ndarray:
         return np.random.PCG64(np.random.SeedSequence([self.seed, *key])).random_raw(self.count)
+
+
+def uniform(words: np.ndarray) -> np.ndarray:
+    """Raw 64-bit words as float64 in [0, 1)."""
+    return (words >> np.uint64(11)) * 2.0**-53
 
 
 def batches(
@@ -184,27 +252,29 @@ def batches(
         images: The pictures.
         order: Their order.
         start: Images seen so far, by all processes together.
-        batch_size: Images per step of all processes together.
+        batch_size: Images per step of all processes together; where sizes differ, of the plain
+            size.
         share: The rows of every global batch that this process takes.
         workers: Batches prepared at the same time.
         prefetch: Batches kept ready.
 
     Yields:
-        Pixels (B, C, H, W) uint8, labels (B,) int64, indices (B,) int64. An error while one is
-        prepared is raised here. Closing the iterator ends the threads.
+        The share of this process of one batch after the other. An error while one is prepared is
+        raised here. Closing the iterator ends the threads.
     """
 
-    def load(position: int) -> Batch:
-        indices, flips = (part[share] for part in order.at(position, batch_size))
-        return (*images.batch(indices, flips), indices)
+    def load(whole: Rows) -> Batch:
+        rows = whole.take(share)
+        return Batch(*images.batch(*rows), rows.indices, len(whole.indices))
 
     pending: deque[Future[Batch]] = deque()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="batches")
     try:
         while True:
             while len(pending) <= prefetch:
-                pending.append(pool.submit(load, start))
-                start += batch_size
+                rows = order.rows(start, batch_size)
+                pending.append(pool.submit(load, rows))
+                start += len(rows.indices)
             yield pending.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -64,6 +66,7 @@ class Pictures:
         describe: Index to the item's name.
         fetch: Index to the encoded bytes, or to a picture where nothing is encoded.
         num_ignored: Files passed over because they are no pictures.
+        stamp: Returns a text that changes when the pictures may have; None if nothing tells.
     """
 
     name: str
@@ -72,6 +75,7 @@ class Pictures:
     describe: Callable[[int], str]
     fetch: Callable[[int], bytes | Image.Image]
     num_ignored: int = 0
+    stamp: Callable[[], str] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -181,6 +185,15 @@ def require(module: str, extra: str, what: str) -> Any:
             f"expected the package {module.partition('.')[0]} for {what}, got none; "
             f"pip install convflow[{extra}]"
         ) from error
+
+
+def stamp_of(files: Iterable[Path]) -> str:
+    """SHA-256 of places, sizes and times of change: another text when a file was written anew."""
+    hashed = hashlib.sha256()
+    for file in files:
+        status = file.stat()
+        hashed.update(repr((str(file), status.st_size, status.st_mtime_ns)).encode())
+    return hashed.hexdigest()
 
 
 def one_line(error: Exception) -> str:

@@ -26,6 +26,7 @@ from convflow.data.pictures import (
     require,
     require_whole,
     split_of,
+    stamp_of,
 )
 from convflow.data.tables import open_hugging_face, open_parquet
 from convflow.types import InputError
@@ -93,7 +94,11 @@ def _open_folder(name: str, folder: Path, split: str) -> Pictures:
             raise InputError(
                 f"expected pictures in {name}, got a saved Hugging Face dataset; write hf:{name}"
             )
-    return _from_files(name, files, split, lambda file: (folder / file).read_bytes())
+
+    def read(file: str) -> bytes:
+        return (folder / file).read_bytes()
+
+    return _from_files(name, files, split, read, folder.resolve())
 
 
 def _open_zip(name: str, path: Path, split: str) -> Pictures:
@@ -114,12 +119,14 @@ def _open_zip(name: str, path: Path, split: str) -> Pictures:
             local.process, local.archive = os.getpid(), zipfile.ZipFile(path)
         return local.archive.read(root + file)
 
-    return _from_files(name, [file.removeprefix(root) for file in files], split, read)
+    inside = [file.removeprefix(root) for file in files]
+    return _from_files(name, inside, split, read, path.resolve())
 
 
 def _from_files(
-    name: str, files: Sequence[str], split: str, read: Callable[[str], bytes]
+    name: str, files: Sequence[str], split: str, read: Callable[[str], bytes], place: Path
 ) -> Pictures:
+    """Pictures and labels of files in the folder or archive `place`."""
     pictures = sorted(file for file in files if _is_picture(file))
     num_ignored = len(files) - len(pictures)
     if not pictures:
@@ -144,6 +151,12 @@ def _from_files(
     class_names = tuple(sorted(tops - {""}, key=natural_key))
     ids = {top: number for number, top in enumerate(class_names or ("",))}
     labels = np.array([ids[_top(file[start:])] for file in pictures], np.int64)
+
+    def stamp() -> str:
+        names = "\n".join(pictures)
+        whole = [place / file for file in pictures] if place.is_dir() else [place]
+        return f"{names}\n{stamp_of(whole)}"
+
     return Pictures(
         name,
         class_names,
@@ -151,6 +164,7 @@ def _from_files(
         describe=pictures.__getitem__,
         fetch=lambda index: read(pictures[index]),
         num_ignored=num_ignored,
+        stamp=stamp,
     )
 
 

@@ -11,7 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from convflow.data.pictures import Pictures, in_split, natural_key, one_line, require, require_whole
+from convflow.data.pictures import (
+    Pictures,
+    in_split,
+    natural_key,
+    one_line,
+    require,
+    require_whole,
+    stamp_of,
+)
 from convflow.types import InputError
 
 _CACHED_PARQUET_BYTES = 256 * 2**20
@@ -78,7 +86,8 @@ def open_parquet(name: str, files: Sequence[Path]) -> Pictures:
             raise InputError(f"expected a column {label!r} in {name}: {one_line(error)}") from error
         values = [value for column in columns for value in column.to_pylist()]
         labels, class_names = _classes(values, features.get(label, {}).get("names"), describe)
-    return Pictures(name, class_names, labels, describe, fetch)
+    whole = [file.resolve() for file in files]
+    return Pictures(name, class_names, labels, describe, fetch, stamp=lambda: stamp_of(whole))
 
 
 def open_hugging_face(name: str, split: str) -> Pictures:
@@ -124,7 +133,14 @@ def open_hugging_face(name: str, split: str) -> Pictures:
     if label is not None:
         names = getattr(table.features[label], "names", None)
         labels, class_names = _classes(list(table[label]), names, describe)
-    return Pictures(name, class_names, labels, describe, lambda i: _encoded(encoded[i][image]))
+
+    def fetch(index: int) -> bytes:
+        return _encoded(encoded[index][image])
+
+    def stamp() -> str:
+        return str(encoded._fingerprint)
+
+    return Pictures(name, class_names, labels, describe, fetch, stamp=stamp)
 
 
 def _columns(

@@ -1,12 +1,6 @@
 """The 1,797 handwritten digits that come with scikit-learn, 8x8 pixels, 10 classes."""
 
-from convflow.training.config import (
-    DataConfig,
-    EMAConfig,
-    OptimConfig,
-    SamplingConfig,
-    TrainConfig,
-)
+from convflow.training.config import DataConfig, EMAConfig, OptimConfig, SamplingConfig, TrainConfig
 
 
 def flowdcn() -> TrainConfig:

@@ -1,12 +1,6 @@
 """Your own folder of pictures: `convflow train pictures.flowdcn --data path/to/folder`."""
 
-from convflow.training.config import (
-    DataConfig,
-    EMAConfig,
-    OptimConfig,
-    SamplingConfig,
-    TrainConfig,
-)
+from convflow.training.config import DataConfig, EMAConfig, OptimConfig, SamplingConfig, TrainConfig
 
 
 def flowdcn() -> TrainConfig:

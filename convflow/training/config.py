@@ -7,15 +7,12 @@ into the run folder and every checkpoint.
 from __future__ import annotations
 
 import dataclasses
-import json
-import math
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from numbers import Integral, Real
 from typing import Annotated, Any, Literal
 
-import msgspec
 from msgspec import Meta
 
 from convflow.codecs import SD_SCALE, SD_VAE
@@ -36,6 +33,7 @@ Momentum = Annotated[float, Meta(ge=0, lt=1)]
 NotNegative = Annotated[float, Meta(ge=0)]
 Precision = Literal["auto", "float32", "bfloat16"]
 Positive = Annotated[float, Meta(gt=0)]
+Pixels = tuple[Count, Count]
 
 
 def doc(text: str) -> Meta:
@@ -45,12 +43,23 @@ def doc(text: str) -> Meta:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which pictures, and how they are brought to one size."""
+    """Which pictures, and how they are brought to one size, or to several.
+
+    `buckets` above 1 stand for sizes of at most as many pixels as `size`, whose ratios of width to
+    height lie evenly between `ratios`; `sizes` names them one by one instead. A batch holds
+    pictures of one size, about as many pixels as `batch_size` pictures of the size `size`.
+    """
 
     path: Annotated[str, doc("folder, .zip, .parquet, hf:NAME, or digits")] = "digits"
     split: Annotated[str, doc("which split, where the data have several")] = "train"
-    size: Annotated[tuple[Count, Count], doc("height x width in pixels")] = (8, 8)
+    size: Annotated[Pixels, doc("height x width in pixels")] = (8, 8)
     channels: Annotated[Literal[1, 3], doc("1 = grey, 3 = colour")] = 3
+    buckets: Annotated[Count, doc("aspect ratios to train at")] = 1
+    ratios: Annotated[tuple[Positive, Positive], doc("of buckets, width / height")] = (0.5, 2.0)
+    sizes: Annotated[
+        tuple[Pixels, ...], doc("of buckets, such as 32x32,64x32; none = by ratio")
+    ] = ()
+    crop: Annotated[Literal["center", "random"], doc("which part of a picture is kept")] = "center"
     flip: Annotated[bool, doc("mirror half of the pictures")] = True
     on_bad: Annotated[Literal["stop", "skip"], doc("what to do about unreadable pictures")] = "stop"
 
@@ -232,7 +241,7 @@ def _anything(x: Any, t: Any, y: Any, /) -> Any:
 class PipelineConfig:
     """What a `Pipeline` needs to know beside the network; stored as `pipeline.json` next to it."""
 
-    size: tuple[Count, Count]
+    size: Pixels
     class_names: tuple[str, ...] = ()
     sampling: SamplingConfig = SamplingConfig()
     codec: CodecConfig = CodecConfig()
@@ -262,137 +271,3 @@ class TrainConfig:
     seed: Annotated[Natural, doc("of weights, data order, noise and times")] = 0
     device: Annotated[str, doc("auto, cpu, ...")] = "auto"
     precision: Annotated[Precision, doc("auto = bfloat16 where fast")] = "auto"
-
-
-FREE_TO_CHANGE = ("images", "device", "micro_batch", "monitor", "checkpoint", "sampling")
-"""Keys (or groups) that a resumed run may change."""
-
-HINTS: dict[Any, str] = {
-    bool: "true or false",
-    int: "a whole number",
-    tuple: "two numbers such as 64x48",
-    ...: "numbers such as 2,2",
-}
-"""What to call a type in a message, where its own name says too little."""
-
-
-def from_dict(tree: Mapping[str, Any]) -> TrainConfig:
-    """Return the settings held in a nested dict, checked; the inverse of `to_dict`.
-
-    Raises:
-        InputError: an unknown key, a wrong type or a value out of range.
-    """
-    flat = flatten(tree)
-    for key in flat:
-        kind_of(key)
-    try:
-        config = msgspec.convert(tree, TrainConfig, strict=False)
-    except msgspec.ValidationError as error:
-        if isinstance(error.__cause__, InputError):
-            raise error.__cause__ from None
-        reason, _, place = str(error).partition(" - at `$.")
-        key = place.strip("`").split("[")[0]
-        kind = plain(kind_of(key))
-        wanted = reason.split(", got")[0].removeprefix("Expected ").replace("`", "")
-        hint = HINTS.get(... if ... in typing.get_args(kind) else typing.get_origin(kind) or kind)
-        if hint and not wanted.startswith(("int >", "int <", "float")):
-            wanted = hint
-        elif typing.get_origin(kind) is Literal:
-            wanted = " or ".join(map(str, typing.get_args(kind)))
-        raise _unfit(key, wanted, flat.get(key, tree)) from error
-    for key, value in flatten(dataclasses.asdict(config)).items():
-        for number in value if isinstance(value, (list, tuple)) else [value]:
-            if isinstance(number, float) and not math.isfinite(number):
-                raise _unfit(key, "a finite number", number)
-    config.sampling.sampler()
-    if not isinstance(config.model.get("name"), str):
-        raise _unfit("model.name", "the name of a network", config.model.get("name"))
-    return config
-
-
-def _unfit(key: str, wanted: str, got: Any) -> InputError:
-    shown = "x".join(map(str, got)) if isinstance(got, (list, tuple)) else got
-    key = key.replace("_", "-")
-    return InputError(f"--{key}: expected {wanted}, got {shown!r}; --help lists values that work")
-
-
-def read_pipeline(tree: Mapping[str, Any]) -> PipelineConfig:
-    """Return the description of a pipeline held in a dict, checked; missing keys get defaults.
-
-    In earlier versions `process` and `codec` were a name alone, which is their `kind` now.
-
-    Raises:
-        InputError: no size, a wrong type or a value out of range.
-    """
-    for group in ("process", "codec"):
-        if isinstance(tree.get(group), str):
-            tree = {**tree, group: {"kind": tree[group]}}
-    try:
-        return msgspec.convert(tree, PipelineConfig)
-    except msgspec.ValidationError as error:
-        if isinstance(error.__cause__, InputError):
-            raise error.__cause__ from None
-        reason = str(error).replace("`", "").replace("$.", "").replace("Expected", "expected")
-        raise InputError(reason[0].lower() + reason[1:]) from error
-
-
-def to_dict(config: TrainConfig | PipelineConfig) -> dict[str, Any]:
-    """Return plain nested dicts and lists, ready for JSON."""
-    # Not by msgspec's encoder: it leaves out the defaults of settings that msgspec has read.
-    return json.loads(json.dumps(dataclasses.asdict(config)))
-
-
-def differences(old: TrainConfig, new: TrainConfig) -> list[str]:
-    """Return `key (old, now new)` for every key that a resumed run may not change but has."""
-    before, after = flatten(to_dict(old)), flatten(to_dict(new))
-    return [
-        f"{key} ({before.get(key)}, now {after.get(key)})"
-        for key in sorted(before.keys() | after.keys())
-        if before.get(key) != after.get(key)
-        and (key.split(".")[0] not in FREE_TO_CHANGE or (key == "images" and _is_scheduled(new)))
-    ]
-
-
-def _is_scheduled(config: TrainConfig) -> bool:
-    """Return whether the learning rate of a step depends on the length of the run."""
-    return config.optim.schedule != "constant"
-
-
-def kind_of(key: str) -> Any:
-    """Return the annotation of a dotted key, or raise InputError that names the nearest key."""
-    kind: Any = TrainConfig
-    for name in key.split("."):
-        if typing.get_origin(plain(kind)) is dict:
-            return Any
-        hints = _hints(kind) if dataclasses.is_dataclass(kind) else {}
-        if name not in hints:
-            shown = [f"--{k}".replace("_", "-") for k in _all_keys()]
-            raise InputError(unknown_name("option", f"--{key}".replace("_", "-"), shown))
-        kind = hints[name]
-    return kind
-
-
-def _all_keys(kind: Any = TrainConfig, prefix: str = "") -> list[str]:
-    keys = []
-    for name, hint in _hints(kind).items():
-        nested = dataclasses.is_dataclass(hint)
-        keys += _all_keys(hint, f"{prefix}{name}.") if nested else [prefix + name]
-    return keys
-
-
-def _hints(kind: Any) -> dict[str, Any]:
-    return typing.get_type_hints(kind, include_extras=True)
-
-
-def plain(kind: Any) -> Any:
-    """Return an annotation without its limits and its help."""
-    return kind.__origin__ if hasattr(kind, "__metadata__") else kind
-
-
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return a nested dict as one with dotted keys."""
-    flat: dict[str, Any] = {}
-    for name, value in tree.items():
-        nested = isinstance(value, Mapping)
-        flat |= flatten(value, f"{prefix}{name}.") if nested else {prefix + name: value}
-    return flat

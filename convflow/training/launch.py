@@ -16,12 +16,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from huggingface_hub import cached_assets_path
 from tqdm import tqdm
 
 from convflow import distributed
 from convflow.codecs import Codec, create_codec
-from convflow.data.images import Report, check
-from convflow.data.loader import Images
+from convflow.data.buckets import BucketOrder, Buckets, bucket_sizes, even_ratios
+from convflow.data.check import Report, check
+from convflow.data.loader import Images, Order
 from convflow.data.sources import Source, open_source
 from convflow.models.backbone import Backbone, check_size
 from convflow.models.zoo import SIZES, create_model, settings_of
@@ -30,9 +32,10 @@ from convflow.processes.process import create_process
 from convflow.samplers.seeds import generator_of
 from convflow.storage import claimed, read_json, write_text
 from convflow.training import checkpoint
-from convflow.training.config import DataConfig, TrainConfig, differences, from_dict, to_dict
+from convflow.training.config import DataConfig, TrainConfig
+from convflow.training.keys import differences, from_dict, to_dict
 from convflow.training.trainer import Trainer
-from convflow.types import InputError
+from convflow.types import InputError, Size
 
 log = logging.getLogger("convflow")
 
@@ -67,7 +70,8 @@ def train(config: TrainConfig, run: Path) -> bool:
             steps = checkpoint.list_steps(run)
             if steps:
                 trainer.load(checkpoint.folder_of(run, steps[-1]))
-                if trainer.images_seen - config.batch_size >= config.images:
+                last = trainer.order.largest(config.batch_size)
+                if trainer.images_seen - last >= config.images:
                     raise InputError(
                         f"--images: expected at least the {trainer.images_seen:,} that {run} has "
                         f"seen, got {config.images:,}; raise it to go on"
@@ -109,16 +113,36 @@ def build_trainer(config: TrainConfig, run: Path, device: torch.device) -> tuple
     codec = create_codec(dataclasses.asdict(config.codec), device)
     channels = codec.channels(data.channels)
     model = build_model(config, len(source.class_names), process.learned_variance, channels)
-    check_size(*data.size, codec.factor * model.multiple)
-    if isinstance(process, MultiscaleFlow):
-        process.sizes((data.size[0] // codec.factor, data.size[1] // codec.factor))
+    sizes = training_sizes(data, codec.factor * model.multiple)
+    for height, width in (data.size, *sizes):
+        check_size(height, width, codec.factor * model.multiple)
+        if isinstance(process, MultiscaleFlow):
+            process.sizes((height // codec.factor, width // codec.factor))
     report, good = _look_at_all(source, data)
-    images = Images(source, good, channels=data.channels, size=data.size)
+    random = data.crop == "random"
+    images = Images(source, good, channels=data.channels, size=data.size, crop=random)
+    buckets = Buckets(sizes, report.sides, len(images))
+    report.notes = buckets.describe()
+    order = Order(len(images), config.seed, data.flip, random)
+    if sizes != (data.size,):
+        order = BucketOrder(buckets, math.prod(data.size), config.seed, data.flip, random)
     if isinstance(process, MultiscaleFlow) and process.unmeasured:
         deviations = _measure(process, images, codec, device)
         config = replace(config, process=replace(config.process, deviations=deviations))
         process = create_process(dataclasses.asdict(config.process))
-    return Trainer(config, model.to(device), process, codec, images, run), report
+    return Trainer(config, model.to(device), process, codec, images, run, order), report
+
+
+def training_sizes(data: DataConfig, multiple: int) -> tuple[Size, ...]:
+    """Return the sizes to train at in pixels, those by ratio as multiples of `multiple`.
+
+    Raises:
+        InputError: ratios that are no range, or too few pixels for them.
+    """
+    if data.buckets > 1:
+        ratios = even_ratios(*data.ratios, data.buckets)
+        return bucket_sizes(math.prod(data.size), ratios, multiple)
+    return tuple(dict.fromkeys(data.sizes)) or (data.size,)
 
 
 def build_model(
@@ -244,8 +268,17 @@ def _look_at_all(source: Source, data: DataConfig) -> tuple[Report, np.ndarray]:
             channels=data.channels,
             size=data.size,
             on_bad=data.on_bad,
+            memory=_memory(),
             progress=lambda done, _: bar.update(done - bar.n),
         )
+
+
+def _memory() -> Path | None:
+    """Return the folder where looks are remembered, None where nothing may be written."""
+    try:
+        return cached_assets_path("convflow", "looks")
+    except OSError:
+        return None
 
 
 def _introduce(trainer: Trainer, report: Report) -> None:

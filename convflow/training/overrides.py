@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from convflow.models.zoo import settings_of
-from convflow.training.config import TrainConfig, flatten, from_dict, kind_of, plain, unfit_settings
+from convflow.training.config import Pixels, TrainConfig, unfit_settings
+from convflow.training.keys import flatten, from_dict, kind_of, plain, show
 from convflow.types import InputError
 
 SHORT = {"data": "data.path", "process": "process.kind", "codec": "codec.kind"}
@@ -60,7 +61,7 @@ def describe(config: TrainConfig) -> list[tuple[str, str, str]]:
     for key, value in flatten(tree).items():
         kind = kind_of(key)
         meta = [m.description for m in getattr(kind, "__metadata__", ()) if m.description]
-        shown = "x".join(map(str, value)) if isinstance(value, tuple | list) else value
+        shown = show(value)
         shown = "none" if shown in (None, "") and not isinstance(value, str) else shown
         rows.append((key.replace("_", "-"), str(shown), meta[-1] if meta else ""))
     return rows
@@ -100,7 +101,9 @@ def _set(tree: dict[str, Any], key: str, text: str) -> None:
         return
     for group in groups:
         tree = tree[group]
-    if typing.get_origin(kind) is tuple:
+    if kind == tuple[Pixels, ...]:
+        tree[leaf] = [] if text == "none" else [part.split("x") for part in text.split(",")]
+    elif typing.get_origin(kind) is tuple:
         tree[leaf] = [] if text == "none" else text.replace("x", ",").strip("()").split(",")
     else:
         tree[leaf] = None if text == "none" and type(None) in typing.get_args(kind) else text

@@ -31,13 +31,14 @@ from convflow.samplers.guidance import Clock, guide
 from convflow.samplers.seeds import assign_labels, draw_noise, generator_of
 from convflow.storage import read_tensors, write_text, writing_file, writing_folder
 from convflow.training import checkpoint
-from convflow.training.config import CodecConfig, PipelineConfig, TrainConfig, to_dict
+from convflow.training.config import CodecConfig, PipelineConfig, TrainConfig
 from convflow.training.divergence import (
     first_nonfinite_gradient,
     first_nonfinite_module,
     require_finite_weights,
 )
 from convflow.training.ema import EMA
+from convflow.training.keys import to_dict
 from convflow.training.monitor import Monitor, Schedule
 from convflow.training.optim import (
     create_optimizer,
@@ -63,6 +64,7 @@ class Trainer:
         codec: from uint8 pictures to model space, on the network's device.
         images: the training pictures.
         run: the run folder; it exists.
+        order: of the pictures; None for one size.
     """
 
     def __init__(
@@ -73,9 +75,11 @@ class Trainer:
         codec: Codec,
         images: Images,
         run: Path,
+        order: Order | None = None,
     ) -> None:
         self.config, self.model, self.process, self.codec = config, model, process, codec
         self.images, self.run_folder = images, run
+        self.order = order or Order(len(images), config.seed, config.data.flip)
         height, width = images.shape[1:]
         self.shape = (model.in_channels, height // codec.factor, width // codec.factor)
         self.device = next(model.parameters()).device
@@ -84,40 +88,45 @@ class Trainer:
         self.precision = _choose_precision(config.precision, self.device)
         self.step, self.images_seen = 0, 0
 
-    def train_step(self, pictures: Tensor, labels: Tensor, indices: Any) -> dict[str, float]:
-        """Take one optimizer step on this process's share of the global batch."""
+    def train_step(
+        self, pictures: Tensor, labels: Tensor, indices: Any, total: int
+    ) -> dict[str, float]:
+        """Take one optimizer step on this process's share of a global batch of `total`."""
         config = self.config
-        labels, draws = self._draw(labels)
-        noise = self._draw_encoding()
-        total = torch.zeros((), device=self.device)
+        shape = (total, *self._shape(pictures))
+        labels, draws = self._draw(labels, shape)
+        noise = self._draw_encoding(shape)
+        mean = torch.zeros((), device=self.device)
         for rows in _slices(len(pictures), config.micro_batch):
             losses = self._losses(pictures[rows], labels[rows], draws, rows, noise)
-            loss = losses.sum() / config.batch_size
+            loss = losses.sum() / total
             loss.backward()
-            total += loss.detach()
+            mean += loss.detach()
+        if not len(pictures):  # fewer than there are processes, which all sum the same tensors
+            for p in self.model.parameters():
+                p.grad = torch.zeros_like(p)
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        distributed.sum_over_processes([total, *gradients])
+        distributed.sum_over_processes([mean, *gradients])
         norm = nn.utils.get_total_norm(gradients)
-        if not math.isfinite(float(total)) or not math.isfinite(float(norm)):
-            raise self._diverged(pictures, labels, draws, indices)
+        if not math.isfinite(float(mean)) or not math.isfinite(float(norm)):
+            raise self._diverged(pictures, labels, draws, indices, noise, total)
         if config.optim.clip is not None:
             nn.utils.clip_grads_with_norm_(self.model.parameters(), config.optim.clip, norm)
 
-        self.step, self.images_seen = self.step + 1, self.images_seen + config.batch_size
+        self.step, self.images_seen = self.step + 1, self.images_seen + total
         rate = learning_rate(config.optim, self.images_seen, config.images)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.ema.update(self.model, self.step)
-        return {"loss": float(total), "gradient_norm": float(norm), "learning_rate": rate}
+        return {"loss": float(mean), "gradient_norm": float(norm), "learning_rate": rate}
 
     def run(self) -> bool:
         """Train to the end of the settings; return False when Ctrl-C or SIGTERM came first."""
         config = self.config
-        order = Order(len(self.images), config.seed, config.data.flip)
         stream: Any = batches(
-            self.images, order, self.images_seen, config.batch_size, share=self._share()
+            self.images, self.order, self.images_seen, config.batch_size, share=self._share()
         )
         gap = 60 * config.checkpoint.every_minutes
         saving_due = Schedule(gap, gap)
@@ -240,26 +249,31 @@ class Trainer:
         self.model.train()
         log.info(f"samples after {self.images_seen:,} images: {folder}")
 
-    def _draw(self, labels: Tensor) -> tuple[Tensor, Draws | ScaleDraws]:
+    def _shape(self, pictures: Tensor) -> tuple[int, int, int]:
+        """Return the shape of pictures in model space."""
+        height, width = pictures.shape[2:]
+        return self.model.in_channels, height // self.codec.factor, width // self.codec.factor
+
+    def _draw(self, labels: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, Draws | ScaleDraws]:
         """Return labels, some of them dropped, noise and times for this process's rows.
 
         They are drawn for the whole batch, so that they do not depend on the number of processes.
         """
         config, mine = self.config, self._share()
         generator = generator_of(config.seed, TRAINING, self.images_seen, device=self.device)
-        draws = self.process.draw((config.batch_size, *self.shape), generator)
-        dropped = torch.rand(config.batch_size, generator=generator, device=self.device)
+        draws = self.process.draw(shape, generator)
+        dropped = torch.rand(shape[0], generator=generator, device=self.device)
         dropped = dropped < config.label_dropout
         labels = labels.to(self.device)
         labels = labels.masked_fill(dropped[mine], self.model.num_classes)
         return labels, draws.take(mine)
 
-    def _draw_encoding(self) -> Tensor | None:
+    def _draw_encoding(self, shape: tuple[int, ...]) -> Tensor | None:
         """Return the codec's noise for this process's rows, drawn for the whole batch too."""
         generator = generator_of(
             self.config.seed, TRAINING, self.images_seen, 1, device=self.device
         )
-        noise = self.codec.draw((self.config.batch_size, *self.shape), generator)
+        noise = self.codec.draw(shape, generator)
         return None if noise is None else noise[self._share()]
 
     def _losses(
@@ -294,11 +308,16 @@ class Trainer:
         return closing(Monitor(self.run_folder, self.config.monitor, *where))
 
     def _diverged(
-        self, pictures: Tensor, labels: Tensor, draws: Draws | ScaleDraws, indices: Any
+        self,
+        pictures: Tensor,
+        labels: Tensor,
+        draws: Draws | ScaleDraws,
+        indices: Any,
+        noise: Tensor | None,
+        total: int,
     ) -> Diverged:
         """Return the error that names the first module and the pictures that are not finite."""
         parts: list[Tensor] = []
-        noise = self._draw_encoding()
 
         def forward() -> None:
             for rows in _slices(len(pictures), self.config.micro_batch):
@@ -313,7 +332,7 @@ class Trainer:
         kept = checkpoint.folder_of(self.run_folder, steps[-1]) if steps else "no checkpoint yet"
         return Diverged(
             f"the loss or its gradient is not finite at step {self.step + 1} (images "
-            f"{self.images_seen:,} to {self.images_seen + self.config.batch_size:,}); first in "
+            f"{self.images_seen:,} to {self.images_seen + total:,}); first in "
             f"{where}{f', with {names}' if names else ''}{', ...' if len(bad) > 3 else ''}; "
             f"kept: {kept}; try a lower --optim.lr in a new run"
         )

@@ -1,14 +1,10 @@
 """Any picture to uint8, the resizing against known answers, and the check."""
 
-import warnings
-
 import numpy as np
 import pytest
 from PIL import Image
 
-from convflow.data.images import check, num_cores, resize_and_crop, to_uint8
-from convflow.data.pictures import Pictures
-from convflow.data.sources import open_source
+from convflow.data.images import cover, crop, num_cores, resize_and_crop, to_uint8
 from convflow.types import InputError
 
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
@@ -109,7 +105,8 @@ def test_constant_stays_constant(size, channels):
 
 def test_same_size_is_untouched():
     picture = RAMP[:, :, None]
-    assert resize_and_crop(picture, (16, 16)) is picture
+    assert cover(picture, (16, 16)) is picture
+    assert np.array_equal(resize_and_crop(picture, (16, 16)), picture)
 
 
 def test_halving_a_checkerboard_gives_its_mean():
@@ -138,102 +135,18 @@ def test_the_middle_is_kept(size, axis):
     assert abs(float(first.mean()) + float(second.mean()) - 255) < 1
 
 
-def test_random_crop():
+def test_crops_reach_both_ends():
     picture = np.broadcast_to(np.arange(100, dtype=np.uint8), (10, 100))[:, :, None]
-    rng = np.random.default_rng(0)
-    starts = {
-        int(resize_and_crop(picture, (10, 10), crop="random", rng=rng)[0, 0, 0]) for _ in range(999)
-    }
-    assert (min(starts), max(starts)) == (0, 90)
-    again = [
-        resize_and_crop(picture, (10, 10), crop="random", rng=np.random.default_rng(3))
-        for _ in "ab"
-    ]
-    assert np.array_equal(*again)
-    for crop in ("random", "left"):
-        with pytest.raises(InputError, match="expected crop"):
-            resize_and_crop(picture, (10, 10), crop=crop)
+    firsts = [int(crop(picture, (10, 10), (0, at))[0, 0, 0]) for at in (0, 0.5, 1 - 1e-9)]
+    assert firsts == [0, 45, 90]
+    assert np.array_equal(crop(picture, (10, 11)), picture[:, 44:55])
+    places = np.random.default_rng(0).random((999, 2))
+    assert {int(crop(picture, (10, 95), at)[0, 0, 0]) for at in places} == set(range(6))
 
 
-@pytest.fixture
-def folder(tmp_path):
-    for number in range(130):
-        (tmp_path / f"c{number % 2}").mkdir(exist_ok=True)
-        side = 10 if number else 30
-        Image.new("RGB" if number % 3 else "L", (side, 8)).save(
-            tmp_path / f"c{number % 2}/{number:03}.png"
-        )
-    return tmp_path
-
-
-def spoil(folder):
-    noise = np.random.default_rng(0).integers(0, 256, (50, 50, 3), np.uint8)
-    Image.fromarray(noise).save(folder / "c0/cut.jpg")
-    data = (folder / "c0/cut.jpg").read_bytes()
-    (folder / "c0/cut.jpg").write_bytes(data[: len(data) * 2 // 3])
-    (folder / "c0/empty.png").touch()
-    (folder / "c1/text.png").write_text("I am text")
-
-
-def test_report(folder):
-    seen = []
-    report, indices = check(
-        open_source(str(folder)), channels=3, size=(8, 12), progress=lambda *at: seen.append(at)
-    )
-    assert (report.count, len(indices)) == (130, 130)
-    assert report.per_class == {"c0": 65, "c1": 65}
-    assert report.sizes == ((8, 10), (8, 10), (8, 30))
-    assert report.modes == {"RGB": 86, "L": 44}
-    assert report.num_smaller == 129
-    assert not report.unreadable
-    assert seen[-1] == (130, 130)
-    assert "130 pictures, 8x10 to 8x30, median 8x10" in str(report)
-
-
-def test_bad_pictures_stop_or_are_skipped(folder):
-    spoil(folder)
-    source = open_source(str(folder))
-    with pytest.raises(InputError) as caught:
-        check(source, channels=3, size=(8, 8))
-    message = str(caught.value)
-    assert "\n" not in message
-    for words in ("c0/cut.jpg", "truncated", "2 more of 133", "--data.on-bad skip"):
-        assert words in message
-    report, indices = check(source, channels=3, size=(8, 8), on_bad="skip")
-    assert (report.count, len(indices)) == (130, 130)
-    reasons = dict(report.unreadable)
-    assert set(reasons) == {"c0/cut.jpg", "c0/empty.png", "c1/text.png"}
-    assert reasons["c0/empty.png"] == "expected a readable picture, got an empty file"
-    names = {source.item_name(i) for i in indices}
-    assert not names & set(reasons)
-    assert "3 cannot be used" in str(report)
-
-
-def test_check_refusals(tmp_path):
-    (tmp_path / "x.png").write_text("text")
-    source = open_source(str(tmp_path))
-    with pytest.raises(InputError, match="none of the pictures is usable"):
-        check(source, channels=3, size=(8, 8), on_bad="skip")
-    with pytest.raises(InputError, match="'stop' or 'skip', got 'ignore'"):
-        check(source, channels=3, size=(8, 8), on_bad="ignore")
-    nothing = Pictures("void", (), np.zeros(0, np.int64), str, lambda index: b"")
-    with pytest.raises(InputError, match="expected pictures in void, got none"):
-        check(nothing, channels=3, size=(8, 8))
-    picture = Image.new("L", (8, 8))
-    odd = Pictures("odd", ("a",), np.array([0, 1]), "row {}".format, lambda index: picture)
-    with pytest.raises(InputError, match=r"odd, row 1: expected a label in 0\.\.0, got 1"):
-        check(odd, channels=1, size=(8, 8))
-
-
-def test_pillow_does_not_warn_and_filters_come_back(folder):
-    exif = b"Exif\0\0II*\0\x08\0\0\0\x05\0\x12\x01"  # five entries promised, none there
-    Image.new("L", (8, 8)).save(folder / "c0/odd.jpg", exif=exif)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        before = list(warnings.filters)
-        check(open_source(str(folder)), channels=1, size=(8, 8), on_bad="skip")
-        assert warnings.filters == before
-    assert not caught
+def test_a_cover_is_the_smallest_that_keeps_the_shape():
+    assert cover(np.zeros((40, 80, 3), np.uint8), (10, 10)).shape == (10, 20, 3)
+    assert cover(np.zeros((30, 20, 3), np.uint8), (10, 16)).shape == (24, 16, 3)
 
 
 def test_num_cores():

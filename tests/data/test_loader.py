@@ -152,8 +152,9 @@ def test_batches_follow_the_order(workers):
     images, order = images_of(), Order(10, seed=0, flip=True)
     stream = batches(images, order, 7, 4, workers=workers)
     for step in range(6):
-        pixels, labels, indices = next(stream)
+        pixels, labels, indices, total = next(stream)
         wanted, flips = order.at(7 + 4 * step, 4)
+        assert total == 4
         assert np.array_equal(indices, wanted)
         assert torch.equal(pixels, images.batch(wanted, flips)[0])
         assert torch.equal(labels, torch.from_numpy(images.labels[wanted]))
@@ -165,7 +166,8 @@ def test_shares_make_up_the_batch():
     whole = next(batches(images, order, 0, 6))
     shares = [next(batches(images, order, 0, 6, share=slice(rank, None, 2))) for rank in range(2)]
     for rank, share in enumerate(shares):
-        for part, all_rows in zip(share, whole, strict=True):
+        assert share.total == whole.total == 6
+        for part, all_rows in zip(share[:3], whole[:3], strict=True):
             assert np.array_equal(part, all_rows[rank::2])
 
 
@@ -197,3 +199,21 @@ def test_an_error_in_the_thread_reaches_the_consumer():
     with pytest.raises(StopIteration):
         next(stream)
     assert not decoding_threads()
+
+
+@pytest.mark.parametrize("cache_bytes", [0, 100, 2**20])
+def test_other_sizes_and_random_crops(cache_bytes):
+    source = source_of(size=(12, 6))
+    images = Images(
+        source, np.arange(10), channels=1, size=(6, 6), crop=True, cache_bytes=cache_bytes
+    )
+    for _ in range(2):
+        left, right, middle = (
+            images.batch(np.array([7]), crops=crops)[0][0, 0]
+            for crops in (np.zeros((1, 2)), np.full((1, 2), 0.999), None)
+        )
+        assert left[:, 0].tolist() == [7] * 6
+        assert right.min() == middle.min() == 200
+        assert images.batch(np.array([7, 8]), size=(3, 6))[0].shape == (2, 1, 3, 6)
+    if cache_bytes == 2**20:
+        assert sorted(source.reads) == [7, 7, 8]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from convflow.data.images import check
+from convflow.data.check import check
 from convflow.data.sources import open_source
 from convflow.types import InputError
 

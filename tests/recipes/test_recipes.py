@@ -14,7 +14,8 @@ from convflow.models.backbone import check_size
 from convflow.models.zoo import create_model
 from convflow.processes.process import create_process
 from convflow.recipes import create_config, find_target, imagenet, list_recipes
-from convflow.training.config import SamplingConfig, from_dict, to_dict
+from convflow.training.config import SamplingConfig
+from convflow.training.keys import from_dict, to_dict
 from convflow.training.launch import build_model
 from convflow.training.overrides import describe, override
 from tests.recipes.table import row

@@ -1,100 +1,19 @@
-"""Settings: checked dataclasses, JSON there and back, what a resumed run may change."""
+"""Settings: dataclasses that check themselves."""
 
 import dataclasses
 import json
-from shlex import split
 
 import pytest
 
-from convflow.recipes import create_config, list_recipes
 from convflow.samplers.sampler import Sampler
-from convflow.training.config import (
-    ProcessConfig,
-    SamplingConfig,
-    TrainConfig,
-    differences,
-    from_dict,
-    read_pipeline,
-    to_dict,
-)
-from convflow.training.overrides import override
+from convflow.training.config import SamplingConfig
+from convflow.training.keys import read_pipeline
 from convflow.types import InputError
-
-
-def test_a_longer_run_is_another_where_the_rate_depends_on_it():
-    falling = override(TrainConfig(), split("--optim.schedule linear --images 80"))
-    assert differences(falling, override(falling, ["--images", "160"])) == ["images (80, now 160)"]
-    constant = override(falling, ["--optim.schedule", "constant"])
-    assert differences(constant, override(constant, ["--images", "160"])) == []
-
-
-def test_settings_from_before_there_were_kinds_mean_flow_matching():
-    old = to_dict(TrainConfig())
-    for key in ("kind", "schedule", "prediction", "variance"):
-        del old["process"][key]
-    assert from_dict(old) == TrainConfig()
-    assert to_dict(from_dict(old)) == to_dict(TrainConfig())
-    assert differences(from_dict(old), TrainConfig()) == []
-
-
-@pytest.mark.parametrize(
-    ("stored", "expected"),
-    [
-        ({}, ProcessConfig()),
-        ({"process": "flow"}, ProcessConfig()),
-        (
-            {"process": {"kind": "ddpm", "variance": "large"}},
-            ProcessConfig("ddpm", variance="large"),
-        ),
-    ],
-)
-def test_a_pipeline_says_its_process_or_has_flow_matching(stored, expected):
-    known = read_pipeline({"size": [8, 8], "format": 1, **stored})
-    assert known.process == expected
-    assert read_pipeline(json.loads(json.dumps(to_dict(known)))) == known
-
-
-@pytest.mark.parametrize("process", ["flw", {"kind": "dpm"}, {"schedule": "x"}, 3, {"shift": 0}])
-def test_a_pipeline_with_a_damaged_process_is_refused(process):
-    with pytest.raises(InputError, match=r"(expected|invalid) .*process"):
-        read_pipeline({"size": [8, 8], "process": process})
-
-
-@pytest.mark.parametrize("name", list_recipes())
-def test_json_there_and_back(name):
-    config = create_config(name)
-    assert from_dict(json.loads(json.dumps(to_dict(config)))) == config
-
-
-@pytest.mark.parametrize(
-    "tree", [{"data": 5}, {"model": {}}, {"data": {"size": 4}}, {"optim": {"lr": None}}, {"x": 1}]
-)
-def test_damaged_trees_are_refused(tree):
-    with pytest.raises(InputError):
-        from_dict(tree)
-
-
-def test_differences_name_old_and_new_and_pass_what_may_change():
-    old = TrainConfig()
-    free = "--images 5 --device cpu --monitor.log-every 3 --checkpoint.keep 9 --micro-batch 2"
-    assert differences(old, override(old, [*free.split(), "--sampling.steps", "3"])) == []
-    new = override(old, split("--optim.lr 1 --model.width 8"))
-    assert differences(old, new) == ["model.width (None, now 8)", "optim.lr (0.0001, now 1.0)"]
-
 
 PUBLISHED = SamplingConfig(
     "euler-maruyama", 250, 1.375, label_policy="random", last_step=0.04, diffusion="flowdcn",
     last="euler", channels_guided=3,
 )  # fmt: skip
-
-
-def test_settings_of_sampling_are_stored_and_older_files_mean_the_defaults():
-    known = read_pipeline({"size": [8, 8], "sampling": {"solver": "heun", "steps": 3}})
-    assert known.sampling == SamplingConfig("heun", 3)
-    stored = dataclasses.replace(known, sampling=PUBLISHED)
-    assert read_pipeline(json.loads(json.dumps(to_dict(stored)))) == stored
-    config = dataclasses.replace(TrainConfig(), sampling=PUBLISHED)
-    assert from_dict(json.loads(json.dumps(to_dict(config)))) == config
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from convflow.models.zoo import load_model
 from convflow.processes.process import create_process
 from convflow.storage import claimed
 from convflow.training import checkpoint, launch
-from convflow.training.config import read_pipeline
+from convflow.training.keys import read_pipeline
 from convflow.types import InputError
 
 

@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 from PIL import Image
 
-from convflow.data.loader import Order, batches
+from convflow.data.loader import batches
 from convflow.samplers.guidance import guide
 from convflow.training import checkpoint
 from convflow.training.optim import optimizer_tensors
@@ -23,8 +23,7 @@ from tests.tolerance import assert_close_rms
 
 def stream_of(trainer):
     config = trainer.config
-    order = Order(len(trainer.images), config.seed, config.data.flip)
-    return batches(trainer.images, order, trainer.images_seen, config.batch_size)
+    return batches(trainer.images, trainer.order, trainer.images_seen, config.batch_size)
 
 
 def weights(trainer):
@@ -57,7 +56,7 @@ def test_micro_batches_add_up_to_the_batch(tiny, trainer_of, micro, process):
 def test_the_loss_is_the_mean_over_the_global_batch(tiny, trainer_of):
     trainer = trainer_of(tiny("--micro-batch 3"))
     batch = next(stream_of(trainer))
-    labels, draws = trainer._draw(batch[1])
+    labels, draws = trainer._draw(batch.labels, (batch.total, *trainer.shape))
     with torch.no_grad():
         expected = trainer._losses(batch[0], labels, draws, slice(None)).mean()
     assert trainer.train_step(*batch)["loss"] == pytest.approx(float(expected), rel=1e-6)
@@ -66,7 +65,7 @@ def test_the_loss_is_the_mean_over_the_global_batch(tiny, trainer_of):
 @pytest.mark.parametrize(("rate", "low", "high"), [(0, 0, 0), (0.1, 0.08, 0.12), (1, 1, 1)])
 def test_labels_are_dropped_at_the_rate_asked_for(tiny, trainer_of, rate, low, high):
     trainer = trainer_of(tiny(f"--label-dropout {rate} --batch-size 4000"))
-    labels, _ = trainer._draw(torch.zeros(4000, dtype=torch.int64))
+    labels, _ = trainer._draw(torch.zeros(4000, dtype=torch.int64), (4000, *trainer.shape))
     assert set(labels.tolist()) <= {0, 2}
     assert low <= float((labels == 2).float().mean()) <= high
 
@@ -118,10 +117,10 @@ def test_grids_are_sampled_as_the_settings_say(tiny, trainer_of, monkeypatch):
 def test_a_share_sees_its_rows_of_the_same_draws(tiny, trainer_of, monkeypatch, process):
     trainer = trainer_of(tiny(f"--process {process}"))
     labels = torch.tensor([0, 1] * 4)
-    whole_labels, whole = trainer._draw(labels)
+    whole_labels, whole = trainer._draw(labels, (8, *trainer.shape))
     for rank in range(3):
         monkeypatch.setattr(Trainer, "_share", lambda self, rank=rank: slice(rank, None, 3))
-        mine_labels, mine = trainer._draw(labels[rank::3])
+        mine_labels, mine = trainer._draw(labels[rank::3], (8, *trainer.shape))
         assert torch.equal(mine_labels, whole_labels[rank::3])
         assert all(torch.equal(m, w[rank::3]) for m, w in zip(mine, whole, strict=True))
 
@@ -191,7 +190,7 @@ def test_eight_pictures_are_learnt(tiny, trainer_of):
     pictures = torch.from_numpy(rng.integers(0, 2, (8, 1, 1, 1)).repeat(64, axis=1)) * 255
     pictures = pictures.reshape(8, 1, 8, 8).to(torch.uint8)
     labels = (pictures[:, 0, 0, 0] > 0).long()
-    losses = [trainer.train_step(pictures, labels, np.arange(8))["loss"] for _ in range(250)]
+    losses = [trainer.train_step(pictures, labels, np.arange(8), 8)["loss"] for _ in range(250)]
     assert np.mean(losses[-20:]) < 0.2 * losses[0]
 
 
@@ -220,8 +219,8 @@ def test_the_one_bad_picture_is_named(tiny, trainer_of, monkeypatch):
     batch = next(stream_of(trainer))
     draw = trainer._draw
 
-    def poisoned(labels):
-        labels, draws = draw(labels)
+    def poisoned(labels, shape):
+        labels, draws = draw(labels, shape)
         draws.noise[5] = torch.nan
         return labels, draws
 
@@ -324,3 +323,43 @@ def test_bfloat16_stays_near_float32(tiny, trainer_of, process):
         assert_close_rms(other, one, torch.bfloat16)
     kinds = {tensor.dtype for tensor in weights(fast).values()}
     assert kinds == {torch.float32}
+
+
+BUCKETS = "--data.sizes 8x8,8x16,16x8,16x16"
+
+
+@pytest.mark.parametrize("stop", [1, 3, 7])
+def test_going_on_is_exact_with_buckets_and_random_crops(tiny, trainer_of, tmp_path, stop):
+    config = tiny(f"{BUCKETS} --data.crop random --data.flip true")
+    straight = trainer_of(config, tmp_path / "straight")
+    stream = stream_of(straight)
+    for _ in range(stop):
+        straight.train_step(*next(stream))
+    resumed = trainer_of(config, tmp_path / "resumed")
+    resumed.load(straight.save())
+    assert resumed.images_seen == straight.images_seen
+    again = stream_of(resumed)
+    for _ in range(4):
+        assert straight.train_step(*next(stream)) == resumed.train_step(*next(again))
+    first, second = weights(straight), weights(resumed)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_run_with_buckets_ends_and_draws_pictures_of_the_plain_size(tiny, trainer_of, tmp_path):
+    trainer = trainer_of(tiny(f"{BUCKETS} --images 60"))
+    assert trainer.run()
+    assert trainer.images_seen >= 60
+    assert trainer.images_seen - 60 < trainer.order.largest(8)
+    lines = (tmp_path / "run/metrics.jsonl").read_text().splitlines()
+    assert json.loads(lines[-1])["images"] == trainer.images_seen
+
+
+def test_a_process_without_a_picture_takes_part(tiny, trainer_of, monkeypatch):
+    trainer = trainer_of(tiny())
+    sums = []
+    monkeypatch.setattr("convflow.distributed.sum_over_processes", sums.append)
+    pixels, labels, indices, _ = next(stream_of(trainer))
+    monkeypatch.setattr(Trainer, "_share", lambda self: slice(3, None, 4))
+    trainer.train_step(pixels[:0], labels[:0], indices[:0], 2)
+    assert len(sums[0]) == 1 + len(list(trainer.model.parameters()))
+    assert not any(tensor.any() for tensor in sums[0])

@@ -1,0 +1,163 @@
+"""Settings as nested dicts and dotted keys: read and checked, written, compared."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import msgspec
+
+from convflow.training.config import PipelineConfig, Pixels, TrainConfig
+from convflow.types import InputError, unknown_name
+
+FREE_TO_CHANGE = ("images", "device", "micro_batch", "monitor", "checkpoint", "sampling")
+"""Keys (or groups) that a resumed run may change."""
+
+HINTS: dict[Any, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    tuple: "two numbers such as 64x48",
+    ...: "numbers such as 2,2",
+    tuple[Pixels, ...]: "sizes such as 32x32,64x32",
+}
+"""What to call a type in a message, where its own name says too little."""
+
+
+def from_dict(tree: Mapping[str, Any]) -> TrainConfig:
+    """Return the settings held in a nested dict, checked; the inverse of `to_dict`.
+
+    Raises:
+        InputError: an unknown key, a wrong type or a value out of range.
+    """
+    flat = flatten(tree)
+    for key in flat:
+        kind_of(key)
+    try:
+        config = msgspec.convert(tree, TrainConfig, strict=False)
+    except msgspec.ValidationError as error:
+        if isinstance(error.__cause__, InputError):
+            raise error.__cause__ from None
+        reason, _, place = str(error).partition(" - at `$.")
+        key = place.strip("`").split("[")[0]
+        kind = plain(kind_of(key))
+        wanted = reason.split(", got")[0].removeprefix("Expected ").replace("`", "")
+        several = ... if ... in typing.get_args(kind) else typing.get_origin(kind) or kind
+        hint = HINTS.get(kind) or HINTS.get(several)
+        if hint and not wanted.startswith(("int >", "int <", "float")):
+            wanted = hint
+        elif typing.get_origin(kind) is Literal:
+            wanted = " or ".join(map(str, typing.get_args(kind)))
+        raise _unfit(key, wanted, flat.get(key, tree)) from error
+    for key, value in flatten(dataclasses.asdict(config)).items():
+        for number in value if isinstance(value, (list, tuple)) else [value]:
+            if isinstance(number, float) and not math.isfinite(number):
+                raise _unfit(key, "a finite number", number)
+    if config.data.sizes and config.data.buckets > 1:
+        raise InputError(
+            f"--data.sizes: expected sizes or --data.buckets, got both {show(config.data.sizes)} "
+            f"and {config.data.buckets} buckets; leave one of them out"
+        )
+    config.sampling.sampler()
+    if not isinstance(config.model.get("name"), str):
+        raise _unfit("model.name", "the name of a network", config.model.get("name"))
+    return config
+
+
+def _unfit(key: str, wanted: str, got: Any) -> InputError:
+    shown = show(got)
+    key = key.replace("_", "-")
+    return InputError(f"--{key}: expected {wanted}, got {shown!r}; --help lists values that work")
+
+
+def show(value: Any) -> Any:
+    """Return several numbers as 1x2, several sizes as 1x2,3x4, and all else as it is."""
+    if not isinstance(value, (list, tuple)):
+        return value
+    nested = value and isinstance(value[0], (list, tuple))
+    return ",".join(map(show, value)) if nested else "x".join(map(str, value))
+
+
+def read_pipeline(tree: Mapping[str, Any]) -> PipelineConfig:
+    """Return the description of a pipeline held in a dict, checked; missing keys get defaults.
+
+    In earlier versions `process` and `codec` were a name alone, which is their `kind` now.
+
+    Raises:
+        InputError: no size, a wrong type or a value out of range.
+    """
+    for group in ("process", "codec"):
+        if isinstance(tree.get(group), str):
+            tree = {**tree, group: {"kind": tree[group]}}
+    try:
+        return msgspec.convert(tree, PipelineConfig)
+    except msgspec.ValidationError as error:
+        if isinstance(error.__cause__, InputError):
+            raise error.__cause__ from None
+        reason = str(error).replace("`", "").replace("$.", "").replace("Expected", "expected")
+        raise InputError(reason[0].lower() + reason[1:]) from error
+
+
+def to_dict(config: TrainConfig | PipelineConfig) -> dict[str, Any]:
+    """Return plain nested dicts and lists, ready for JSON."""
+    # Not by msgspec's encoder: it leaves out the defaults of settings that msgspec has read.
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def differences(old: TrainConfig, new: TrainConfig) -> list[str]:
+    """Return `key (old, now new)` for every key that a resumed run may not change but has."""
+    before, after = flatten(to_dict(old)), flatten(to_dict(new))
+    return [
+        f"{key} ({before.get(key)}, now {after.get(key)})"
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key)
+        and (key.split(".")[0] not in FREE_TO_CHANGE or (key == "images" and _is_scheduled(new)))
+    ]
+
+
+def _is_scheduled(config: TrainConfig) -> bool:
+    """Return whether the learning rate of a step depends on the length of the run."""
+    return config.optim.schedule != "constant"
+
+
+def kind_of(key: str) -> Any:
+    """Return the annotation of a dotted key, or raise InputError that names the nearest key."""
+    kind: Any = TrainConfig
+    for name in key.split("."):
+        if typing.get_origin(plain(kind)) is dict:
+            return Any
+        hints = _hints(kind) if dataclasses.is_dataclass(kind) else {}
+        if name not in hints:
+            shown = [f"--{k}".replace("_", "-") for k in _all_keys()]
+            raise InputError(unknown_name("option", f"--{key}".replace("_", "-"), shown))
+        kind = hints[name]
+    return kind
+
+
+def _all_keys(kind: Any = TrainConfig, prefix: str = "") -> list[str]:
+    keys = []
+    for name, hint in _hints(kind).items():
+        nested = dataclasses.is_dataclass(hint)
+        keys += _all_keys(hint, f"{prefix}{name}.") if nested else [prefix + name]
+    return keys
+
+
+def _hints(kind: Any) -> dict[str, Any]:
+    return typing.get_type_hints(kind, include_extras=True)
+
+
+def plain(kind: Any) -> Any:
+    """Return an annotation without its limits and its help."""
+    return kind.__origin__ if hasattr(kind, "__metadata__") else kind
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return a nested dict as one with dotted keys."""
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        nested = isinstance(value, Mapping)
+        flat |= flatten(value, f"{prefix}{name}.") if nested else {prefix + name: value}
+    return flat

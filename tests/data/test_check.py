@@ -1,0 +1,129 @@
+"""The look at every picture: what is counted, what is refused, and what is remembered."""
+
+import warnings
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from convflow.data.check import check
+from convflow.data.pictures import Pictures
+from convflow.data.sources import open_source
+from convflow.types import InputError
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for number in range(130):
+        (tmp_path / f"c{number % 2}").mkdir(exist_ok=True)
+        side = 10 if number else 30
+        Image.new("RGB" if number % 3 else "L", (side, 8)).save(
+            tmp_path / f"c{number % 2}/{number:03}.png"
+        )
+    return tmp_path
+
+
+def spoil(folder):
+    noise = np.random.default_rng(0).integers(0, 256, (50, 50, 3), np.uint8)
+    Image.fromarray(noise).save(folder / "c0/cut.jpg")
+    data = (folder / "c0/cut.jpg").read_bytes()
+    (folder / "c0/cut.jpg").write_bytes(data[: len(data) * 2 // 3])
+    (folder / "c0/empty.png").touch()
+    (folder / "c1/text.png").write_text("I am text")
+
+
+def test_report(folder):
+    seen = []
+    report, indices = check(
+        open_source(str(folder)), channels=3, size=(8, 12), progress=lambda *at: seen.append(at)
+    )
+    assert (report.count, len(indices)) == (130, 130)
+    assert report.per_class == {"c0": 65, "c1": 65}
+    assert report.sizes == ((8, 10), (8, 10), (8, 30))
+    assert report.modes == {"RGB": 86, "L": 44}
+    assert report.num_smaller == 129
+    assert not report.unreadable
+    assert seen[-1] == (130, 130)
+    assert "130 pictures, 8x10 to 8x30, median 8x10" in str(report)
+
+
+def test_bad_pictures_stop_or_are_skipped(folder):
+    spoil(folder)
+    source = open_source(str(folder))
+    with pytest.raises(InputError) as caught:
+        check(source, channels=3, size=(8, 8))
+    message = str(caught.value)
+    assert "\n" not in message
+    for words in ("c0/cut.jpg", "truncated", "2 more of 133", "--data.on-bad skip"):
+        assert words in message
+    report, indices = check(source, channels=3, size=(8, 8), on_bad="skip")
+    assert (report.count, len(indices)) == (130, 130)
+    reasons = dict(report.unreadable)
+    assert set(reasons) == {"c0/cut.jpg", "c0/empty.png", "c1/text.png"}
+    assert reasons["c0/empty.png"] == "expected a readable picture, got an empty file"
+    names = {source.item_name(i) for i in indices}
+    assert not names & set(reasons)
+    assert "3 cannot be used" in str(report)
+
+
+def test_check_refusals(tmp_path):
+    (tmp_path / "x.png").write_text("text")
+    source = open_source(str(tmp_path))
+    with pytest.raises(InputError, match="none of the pictures is usable"):
+        check(source, channels=3, size=(8, 8), on_bad="skip")
+    with pytest.raises(InputError, match="'stop' or 'skip', got 'ignore'"):
+        check(source, channels=3, size=(8, 8), on_bad="ignore")
+    nothing = Pictures("void", (), np.zeros(0, np.int64), str, lambda index: b"")
+    with pytest.raises(InputError, match="expected pictures in void, got none"):
+        check(nothing, channels=3, size=(8, 8))
+    picture = Image.new("L", (8, 8))
+    odd = Pictures("odd", ("a",), np.array([0, 1]), "row {}".format, lambda index: picture)
+    with pytest.raises(InputError, match=r"odd, row 1: expected a label in 0\.\.0, got 1"):
+        check(odd, channels=1, size=(8, 8))
+
+
+def test_pillow_does_not_warn_and_filters_come_back(folder):
+    exif = b"Exif\0\0II*\0\x08\0\0\0\x05\0\x12\x01"  # five entries promised, none there
+    Image.new("L", (8, 8)).save(folder / "c0/odd.jpg", exif=exif)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        before = list(warnings.filters)
+        check(open_source(str(folder)), channels=1, size=(8, 8), on_bad="skip")
+        assert warnings.filters == before
+    assert not caught
+
+
+def test_a_second_look_is_remembered(folder, tmp_path_factory):
+    memory, reads = tmp_path_factory.mktemp("memory"), []
+
+    def look(**options):
+        source = open_source(str(folder))
+        fetch = source.fetch
+        source.fetch = lambda index: reads.append(index) or fetch(index)
+        given = {"channels": 3, "size": (8, 12), "memory": memory} | options
+        report, indices = check(source, **given)
+        count = len(reads)
+        reads.clear()
+        return str(report), indices.tolist(), count
+
+    first = look()
+    assert look() == (*first[:2], 0)
+    assert look(channels=1)[2] == 130
+    (folder / "c0/000.png").write_bytes((folder / "c0/002.png").read_bytes())
+    assert look()[2] == 130
+    (folder / "c0/002.png").write_bytes(b"text")
+    for _ in range(2):  # what is bad is looked at again
+        report, indices, count = look(on_bad="skip")
+        assert "1 cannot be used: c0/002.png" in report
+        assert len(indices) == 129
+    assert count == 1
+    for file in memory.iterdir():
+        file.write_bytes(b"damaged")
+    assert look(on_bad="skip")[2] == 130
+
+
+def test_no_memory_is_no_trouble(folder, tmp_path):
+    blocked = tmp_path / "file"
+    blocked.write_text("no folder")
+    report, _ = check(open_source(str(folder)), channels=3, size=(8, 8), memory=blocked)
+    assert report.count == 130
