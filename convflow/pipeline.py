@@ -21,15 +21,15 @@ from convflow import distributed
 from convflow.codecs import Codec, create_codec, picture_channels
 from convflow.data.grid import to_picture
 from convflow.models.backbone import Backbone, check_size
-from convflow.models.zoo import find_folder, load_model
+from convflow.models.zoo import load_model
 from convflow.processes.process import create_process
 from convflow.samplers.adaptive import ADAPTIVE_SOLVERS
 from convflow.samplers.multistep import read_table, table_path
 from convflow.samplers.ode import Callback
 from convflow.samplers.sampler import SEARCHED, Sampler
 from convflow.samples import LabelPolicy, Precision, Progress, Samples
-from convflow.storage import read_json, write_text
-from convflow.training import checkpoint
+from convflow.storage import write_text
+from convflow.training.checkpoint import find_weights, read_description
 from convflow.training.config import (
     SAMPLER_SETTINGS,
     CodecConfig,
@@ -37,7 +37,7 @@ from convflow.training.config import (
     ProcessConfig,
     SamplingConfig,
 )
-from convflow.training.keys import read_pipeline, to_dict
+from convflow.training.keys import to_dict
 from convflow.types import InputError, Size, check_kinds, unknown_name
 
 Label = str | int
@@ -103,6 +103,11 @@ class Pipeline:
         self.size, self.class_names = size, tuple(class_names)
         self.folder: Path | None = None  # of `from_pretrained`; searched solvers lie there
         self.sampling, self.process = sampling or SamplingConfig(), process or ProcessConfig()
+
+    @property
+    def multiple(self) -> int:
+        """What divides the height and width of every picture, in pixels."""
+        return self.codec.factor * self.model.multiple
 
     @classmethod
     def from_pretrained(
@@ -253,7 +258,7 @@ class Pipeline:
             raise InputError(f"expected seed >= 0, got {seed}; change it")
         if precision not in (known := get_args(Precision)):
             raise InputError(unknown_name("precision", precision, known))
-        check_size(*size, self.codec.factor * self.model.multiple)
+        check_size(*size, self.multiple)
         own = {field.name for field in dataclasses.fields(Sampler)}
         accepted = self.model.arguments
         for name in more:
@@ -361,38 +366,3 @@ class Pipeline:
         if label == self.model.num_classes:
             return ""
         return self.class_names[label] if self.class_names else str(label)
-
-
-def find_weights(folder_or_id: str | Path, weights: str) -> Path:
-    """Return the model folder meant by a run folder, a checkpoint, a model folder or a Hub id.
-
-    Args:
-        folder_or_id: as for `Pipeline.from_pretrained`.
-        weights: "ema" or "raw"; only runs and checkpoints hold both.
-
-    Raises:
-        InputError: nothing there, or a run without a complete checkpoint.
-    """
-    folder = Path(folder_or_id)
-    steps = checkpoint.list_steps(folder)
-    if (folder / "checkpoints").is_dir() and not steps:
-        raise InputError(f"{folder} holds no complete checkpoint yet; let the training go on")
-    found = (checkpoint.folder_of(folder, steps[-1]) if steps else folder) / weights
-    return find_folder(found if found.is_dir() else folder_or_id)
-
-
-def read_description(folder: Path) -> PipelineConfig:
-    """Return what the `pipeline.json` of a model folder says, or raise InputError."""
-    path = folder / "pipeline.json"
-    if not path.is_file():
-        raise InputError(
-            f"{folder} holds a network but no pipeline.json with its size and classes; "
-            "load_model reads the network alone, and Pipeline.save_pretrained writes both"
-        )
-    described = read_json(path)
-    try:
-        return read_pipeline(described)
-    except InputError as error:
-        raise InputError(
-            f"{path} cannot be used: {error}; use a checkpoint of convflow train"
-        ) from error

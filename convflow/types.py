@@ -58,6 +58,16 @@ def check_kinds(kind: type, **given: object) -> None:
             raise InputError(f"expected {WORDS[kind]} for {name}, got {value!r}; change it")
 
 
+def nearest_size(size: Size, multiple: int) -> Size:
+    """Return the height and width nearest to `size` that `multiple` divides, at least one each.
+
+    >>> nearest_size((30, 33), 8)
+    (32, 32)
+    """
+    height, width = (max(multiple, round(side / multiple) * multiple) for side in size)
+    return height, width
+
+
 def check_several(kind: type, **given: object) -> None:
     """Raise InputError when something given is no sequence of numbers of a kind in `WORDS`."""
     for name, values in given.items():

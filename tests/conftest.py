@@ -7,6 +7,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+# What trainings remember of their pictures stays out of the home folder; read when imported.
+os.environ["HF_ASSETS_CACHE"] = str(Path(tempfile.gettempdir()) / "convflow-tests")
+
 import hypothesis
 import jaxtyping
 import pytest
@@ -19,9 +22,6 @@ CHECKED = [
     f"convflow.{part}" for part in ("nn", "models", "processes", "samplers", "codecs", "evaluation")
 ]
 jaxtyping.install_import_hook(CHECKED, "tests.shape_check.check")
-
-# What trainings remember of their pictures stays out of the home folder.
-os.environ["HF_ASSETS_CACHE"] = str(Path(tempfile.gettempdir()) / "convflow-tests")
 
 # Two threads on busy cores wait for each other much longer than one thread works.
 torch.set_num_threads(1)

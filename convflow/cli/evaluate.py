@@ -16,6 +16,7 @@ from convflow.cli.main import Parser
 from convflow.cli.sample import (
     OPTIONS,
     add_sampling_options,
+    fit_sizes,
     holds_model,
     natural,
     positive,
@@ -193,6 +194,8 @@ def _open_subject(options: argparse.Namespace) -> Subject:
         weights = options.weights or "ema"
         pipe = Pipeline.from_pretrained(options.what, weights=weights, device=options.device)
         labels = split_labels(options.labels, pipe.class_names)
+        if options.size is not None:
+            (options.size,) = fit_sizes([options.size], pipe.multiple)
         samples = pipe.samples(labels, **sampling_options(options))
         model = {
             "name": path.resolve().name if path.exists() else options.what,

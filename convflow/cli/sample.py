@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import math
 import re
 import sys
@@ -11,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from convflow.cli.main import Parser
-from convflow.types import InputError, Size
+from convflow.types import InputError, Size, nearest_size
+
+log = logging.getLogger("convflow")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -40,32 +43,49 @@ def main(arguments: Sequence[str]) -> int:
     labels = split_labels(options.labels, pipe.class_names)
     num = options.num or max(16, len(labels or ()))
     chosen = sampling_options(options)
+    wanted = fit_sizes(chosen.pop("size", None) or [pipe.size], pipe.multiple)
     watch = None
-    if options.previews is not None:
-        samples = pipe.samples(labels, **chosen)
-        every, zoom = options.preview_every, options.zoom
-        watch = Previews(options.previews, samples, pipe.name_of, every=every, zoom=zoom)
-    with tqdm(total=num, unit="img", disable=not sys.stderr.isatty(), dynamic_ncols=True) as bar:
-        batch = options.batch_size
-        out = pipe(labels, num=num, batch_size=batch, progress=bar.update, watch=watch, **chosen)
-    if single:
-        with explained(options.out):
-            options.out.mkdir(parents=True, exist_ok=True)
-        for i, (image, label) in enumerate(zip(out.images, out.labels, strict=True)):
-            with writing_file(options.out / file_name(i, label, options.seed)) as draft:
-                image.save(draft, format="png")
-        print(f"{len(out.images)} pictures in {options.out}")
-    else:
-        with explained(options.out):
-            options.out.parent.mkdir(parents=True, exist_ok=True)
-        zoom = options.zoom or max(1, 64 // max(out.pixels.shape[2:]))
-        with writing_file(options.out) as draft:
-            tile(out.pixels, columns=options.columns, zoom=zoom).save(draft, format="png")
-        height, width = out.pixels.shape[2:]
-        print(f"{len(out.images)} pictures of {height}x{width} in {options.out}")
-        print(f"rows from the top left: {', '.join(dict.fromkeys(out.labels)) or 'no labels'}")
-    if watch is not None:
-        print(f"after steps {', '.join(map(str, watch.steps))}: strips in {options.previews}")
+    for size in wanted:  # all of them are checked before the first picture is made
+        pipe.samples(labels, **chosen, size=size)
+    for size in wanted:
+        several = len(wanted) > 1
+        out, previews = (
+            _of_size(place, size) if several and place is not None else place
+            for place in (options.out, options.previews)
+        )
+        if previews is not None:
+            samples = pipe.samples(labels, **chosen, size=size)
+            every, zoom = options.preview_every, options.zoom
+            watch = Previews(previews, samples, pipe.name_of, every=every, zoom=zoom)
+        shown = sys.stderr.isatty()
+        with tqdm(total=num, unit="img", disable=not shown, dynamic_ncols=True) as bar:
+            made = pipe(
+                labels,
+                num=num,
+                batch_size=options.batch_size,
+                progress=bar.update,
+                watch=watch,
+                size=size,
+                **chosen,
+            )
+        height, width = made.pixels.shape[2:]
+        if single:
+            with explained(out):
+                out.mkdir(parents=True, exist_ok=True)
+            for i, (image, label) in enumerate(zip(made.images, made.labels, strict=True)):
+                with writing_file(out / file_name(i, label, options.seed)) as draft:
+                    image.save(draft, format="png")
+        else:
+            with explained(out):
+                out.parent.mkdir(parents=True, exist_ok=True)
+            zoom = options.zoom or max(1, 64 // max(height, width))
+            with writing_file(out) as draft:
+                tile(made.pixels, columns=options.columns, zoom=zoom).save(draft, format="png")
+        print(f"{len(made.images)} pictures of {height}x{width} in {out}")
+        if watch is not None:
+            print(f"after steps {', '.join(map(str, watch.steps))}: strips in {previews}")
+    if not single:
+        print(f"rows from the top left: {', '.join(dict.fromkeys(made.labels)) or 'no labels'}")
     return 0
 
 
@@ -82,7 +102,7 @@ def _parser() -> Parser:
     add("--out", type=Path, help="a .png grid (default: samples.png), or a folder")
     add("--single", action="store_true", help="one file per picture, with its label in the name")
     add("--num", type=positive, help="number of pictures (default: 16)")
-    add("--size", type=size, help="height x width, e.g. 48x32 (default: as trained)")
+    add("--size", type=sizes, help="height x width, or several: 32x32,64x32 (default: as trained)")
     add("--seed", type=natural, default=0, help="picture i depends on (seed, i) alone")
     add("--weights", choices=("ema", "raw"), default="ema", help="averaged or last weights")
     add("--batch-size", type=positive, default=64, help="pictures at once")
@@ -215,6 +235,40 @@ def size(text: str) -> Size:
     if not match:
         raise argparse.ArgumentTypeError(f"expected HEIGHTxWIDTH such as 48x32, got {text!r}")
     return int(match[1]), int(match[2] or match[1])
+
+
+def sizes(text: str) -> list[Size]:
+    """Return sizes from "48x32" or "48x32,64x64"; for `argparse`."""
+    return list(dict.fromkeys(size(part) for part in text.split(",")))
+
+
+def fit_sizes(asked: Sequence[Size], multiple: int) -> list[Size]:
+    """Return sizes that the model takes, the nearest ones to those asked for, and say so.
+
+    Raises:
+        InputError: a side of no pixels.
+    """
+    found = {}
+    for height, width in asked:
+        if min(height, width) < 1:
+            raise InputError(
+                f"--size: expected sides of at least 1 pixel, got {height}x{width}; "
+                f"the smallest that works is {multiple}x{multiple}"
+            )
+        near = nearest_size((height, width), multiple)
+        if near != (height, width):
+            log.info(
+                f"{height}x{width} becomes {near[0]}x{near[1]}: the model takes multiples of "
+                f"{multiple}"
+            )
+        found[near] = True
+    return list(found)
+
+
+def _of_size(place: Path, size: Size) -> Path:
+    """Return where the pictures of one of several sizes go."""
+    name = f"{size[0]}x{size[1]}"
+    return place.with_name(f"{place.stem}_{name}.png") if place.suffix == ".png" else place / name
 
 
 def counts(text: str) -> tuple[int, ...]:

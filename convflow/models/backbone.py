@@ -18,7 +18,7 @@ from convflow.nn.conv import ConvHead, ConvStem
 from convflow.nn.embed import PatchEmbedding, PatchHead
 from convflow.nn.norm import residual
 from convflow.nn.resample import Conditions, LevelConditions, Levels, mirror
-from convflow.types import InputError, Size
+from convflow.types import InputError, Size, nearest_size
 
 
 class Parts(NamedTuple):
@@ -241,7 +241,7 @@ def check_size(height: int, width: int, multiple: int) -> None:
             f"expected sides of at most {LONGEST_SIDE}, got {height}x{width}; choose smaller ones"
         )
     if height < 1 or width < 1 or height % multiple or width % multiple:
-        near = [max(multiple, round(side / multiple) * multiple) for side in (height, width)]
+        near = nearest_size((height, width), multiple)
         raise InputError(
             f"expected a height and width that are multiples of {multiple}, got {height}x{width}; "
             f"the nearest that works is {near[0]}x{near[1]}"

@@ -15,7 +15,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from convflow.models.zoo import find_folder
 from convflow.storage import UNFINISHED, read_json
+from convflow.training.config import PipelineConfig
+from convflow.training.keys import read_pipeline
 from convflow.types import InputError
 
 
@@ -61,4 +64,39 @@ def readable(folder: Path) -> Iterator[None]:
         reason = str(error).partition("; ")[0]
         raise InputError(
             f"{reason}; move {folder} elsewhere to go on from the checkpoint before it"
+        ) from error
+
+
+def find_weights(folder_or_id: str | Path, weights: str) -> Path:
+    """Return the model folder meant by a run folder, a checkpoint, a model folder or a Hub id.
+
+    Args:
+        folder_or_id: as for `Pipeline.from_pretrained`.
+        weights: "ema" or "raw"; only runs and checkpoints hold both.
+
+    Raises:
+        InputError: nothing there, or a run without a complete checkpoint.
+    """
+    folder = Path(folder_or_id)
+    steps = list_steps(folder)
+    if (folder / "checkpoints").is_dir() and not steps:
+        raise InputError(f"{folder} holds no complete checkpoint yet; let the training go on")
+    found = (folder_of(folder, steps[-1]) if steps else folder) / weights
+    return find_folder(found if found.is_dir() else folder_or_id)
+
+
+def read_description(folder: Path) -> PipelineConfig:
+    """Return what the `pipeline.json` of a model folder says, or raise InputError."""
+    path = folder / "pipeline.json"
+    if not path.is_file():
+        raise InputError(
+            f"{folder} holds a network but no pipeline.json with its size and classes; "
+            "load_model reads the network alone, and Pipeline.save_pretrained writes both"
+        )
+    described = read_json(path)
+    try:
+        return read_pipeline(described)
+    except InputError as error:
+        raise InputError(
+            f"{path} cannot be used: {error}; use a checkpoint of convflow train"
         ) from error

@@ -8,6 +8,7 @@ from PIL import Image
 
 from convflow.cli import sample
 from convflow.cli.main import main
+from convflow.types import InputError
 
 QUICK = ["--steps", "1"]
 
@@ -104,3 +105,28 @@ def test_a_stored_setting_can_be_taken_back():
     given = "--last-step 0.04 --channels-guided 3 --clip".split()
     wanted = {"last_step": 0.04, "channels_guided": 3, "clip": True}
     assert sampling_options(parser.parse(given)) == wanted
+
+
+def test_several_sizes_at_once_and_the_nearest_that_work(tiny_run, tmp_path, capsys, caplog):
+    out = tmp_path / "grid.png"
+    words = ["--size", "10x6,9x12,10x7", "--num", "2", "--zoom", "1", "--columns", "2", *QUICK]
+    with caplog.at_level("INFO"):
+        assert main(["sample", str(tiny_run), "--out", str(out), *words]) == 0
+    names = sorted(path.name for path in tmp_path.glob("*.png"))
+    assert names == ["grid_10x6.png", "grid_10x8.png", "grid_8x12.png"]
+    assert pixels(tmp_path / "grid_8x12.png").shape == (8 + 4, 2 * 12 + 6)
+    assert "9x12 becomes 8x12: the model takes multiples of 2" in caplog.text
+    assert "10x6 becomes" not in caplog.text
+    folder = tmp_path / "single"
+    assert main(["sample", str(tiny_run), "--single", "--out", str(folder), *words]) == 0
+    assert sorted(path.name for path in folder.iterdir()) == ["10x6", "10x8", "8x12"]
+    assert len(list((folder / "10x6").iterdir())) == 2
+    assert "2 pictures of 8x12 in" in capsys.readouterr().out
+
+
+def test_the_nearest_size():
+    assert sample.fit_sizes([(1, 1), (3, 5), (2, 6)], 4) == [(4, 4), (4, 8)]
+    with pytest.raises(
+        InputError, match="at least 1 pixel, got 8x0; the smallest that works is 4x4"
+    ):
+        sample.fit_sizes([(8, 0)], 4)
