@@ -24,9 +24,9 @@ Parameters and GMACs (10^9 multiply-accumulates of matrix products, attention an
 one picture at 256, 512 and 1024 pixels) are those of the published networks with 1000 classes and
 8x latents; deformable sampling is not counted. By default our heads leave out what is not used."""
 MEMORY_NOTE = """\
-Memory is an estimate in float32, without codec, data loader and temporary results of a backward
-pass. Training: weights, their average, gradients, AdamW's two moments, and the activations that
-the backward pass needs. Sampling: weights, and the most activations at once; guidance evaluates
+Memory is an estimate in float32, without codec and data loader. Training: weights, their average,
+gradients, AdamW's two moments, the activations that the backward pass needs, and its temporary
+results. Sampling: weights, and the most activations at once; guidance evaluates
 two pictures for each that it makes."""
 
 

@@ -26,7 +26,7 @@ COPIES = {"weights": 1, "averaged weights": 1, "gradients": 1, "AdamW moments": 
 
 
 class Cost(NamedTuple):
-    """What one network needs for a batch of pictures of one size, in float32.
+    """What one network needs for a batch of pictures of one size.
 
     Attributes:
         parameters: numbers that are trained.
@@ -46,11 +46,11 @@ class Cost(NamedTuple):
     def training(self) -> dict[str, int]:
         """Bytes of a training step, item by item: an estimate.
 
-        What the backward pass needs beside its gradients, the allocator's rest and the data
-        loader are not in it.
+        A backward pass is taken to make temporary results as large as those of a forward pass.
+        The allocator's rest and the data loader are not in it.
         """
         held = {name: 4 * count * self.parameters for name, count in COPIES.items()}
-        return held | {"activations": self.saved}
+        return held | {"activations": self.saved, "temporary results": self.live}
 
     @property
     def sampling(self) -> dict[str, int]:
@@ -62,7 +62,9 @@ MOST_PLACES = 2**32
 """The largest batch times height times width in model space: torch counts bytes in 63 bits."""
 
 
-def measure(build: Callable[[], Backbone], size: Size, batch: int = 1, factor: int = 1) -> Cost:
+def measure(
+    build: Callable[[], Backbone], size: Size, batch: int = 1, factor: int = 1, half: bool = False
+) -> Cost:
     """Return what a network costs for `batch` pictures of a height and width.
 
     Args:
@@ -70,11 +72,12 @@ def measure(build: Callable[[], Backbone], size: Size, batch: int = 1, factor: i
         size: height and width in pixels, multiples of `factor` times the network's `multiple`.
         batch: pictures at once; guidance evaluates two for each that it makes.
         factor: pixels along a side of one cell of model space.
+        half: whether the arithmetic is in bfloat16, the weights in float32.
 
     Raises:
         InputError: a size that does not fit the network, or a batch beyond counting.
     """
-    with FakeTensorMode():
+    with FakeTensorMode(), torch.autocast("cpu", torch.bfloat16, enabled=half):
         model = build()
         check_size(*size, factor * model.multiple)
         cells = (size[0] // factor, size[1] // factor)

@@ -9,8 +9,10 @@ import math
 import shlex
 import sys
 from collections import Counter
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +36,8 @@ from convflow.storage import claimed, read_json, write_text
 from convflow.training import checkpoint
 from convflow.training.config import DataConfig, TrainConfig
 from convflow.training.keys import differences, from_dict, to_dict
-from convflow.training.trainer import Trainer
+from convflow.training.planner import Work, check_memory, free_memory
+from convflow.training.trainer import Trainer, choose_precision
 from convflow.types import InputError, Size
 
 log = logging.getLogger("convflow")
@@ -112,12 +115,17 @@ def build_trainer(config: TrainConfig, run: Path, device: torch.device) -> tuple
     config.sampling.sampler().check_process(process)
     codec = create_codec(dataclasses.asdict(config.codec), device)
     channels = codec.channels(data.channels)
-    model = build_model(config, len(source.class_names), process.learned_variance, channels)
+    build = partial(
+        build_model, config, len(source.class_names), process.learned_variance, channels
+    )
+    with torch.device("meta"):
+        model = build()
     sizes = training_sizes(data, codec.factor * model.multiple)
     for height, width in (data.size, *sizes):
         check_size(height, width, codec.factor * model.multiple)
         if isinstance(process, MultiscaleFlow):
             process.sizes((height // codec.factor, width // codec.factor))
+    _check_memory(config, build, max(sizes, key=math.prod), codec.factor, device)
     report, good = _look_at_all(source, data)
     random = data.crop == "random"
     images = Images(source, good, channels=data.channels, size=data.size, crop=random)
@@ -130,7 +138,22 @@ def build_trainer(config: TrainConfig, run: Path, device: torch.device) -> tuple
         deviations = _measure(process, images, codec, device)
         config = replace(config, process=replace(config.process, deviations=deviations))
         process = create_process(dataclasses.asdict(config.process))
-    return Trainer(config, model.to(device), process, codec, images, run, order), report
+    return Trainer(config, build().to(device), process, codec, images, run, order), report
+
+
+def _check_memory(
+    config: TrainConfig,
+    build: Callable[[], Backbone],
+    size: Size,
+    factor: int,
+    device: torch.device,
+) -> None:
+    """Raise InputError when a step at the largest size cannot fit into memory."""
+    share = math.ceil(config.batch_size / distributed.world_size())
+    batch = min(share, config.micro_batch or share)
+    half = choose_precision(config.precision, device) == "bfloat16"
+    work = Work(build, size, batch, factor, half)
+    check_memory(work, free_memory(device), "micro-batch", training=True)
 
 
 def training_sizes(data: DataConfig, multiple: int) -> tuple[Size, ...]:

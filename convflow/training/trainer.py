@@ -85,7 +85,7 @@ class Trainer:
         self.device = next(model.parameters()).device
         self.ema = EMA(model, config.ema.decay, config.ema.warmup)
         self.optimizer = create_optimizer(model, config.optim)
-        self.precision = _choose_precision(config.precision, self.device)
+        self.precision = choose_precision(config.precision, self.device)
         self.step, self.images_seen = 0, 0
 
     def train_step(
@@ -338,7 +338,7 @@ class Trainer:
         )
 
 
-def _choose_precision(name: str, device: torch.device) -> str:
+def choose_precision(name: str, device: torch.device) -> str:
     """Return "float32" or "bfloat16"; "auto" takes bfloat16 where the hardware multiplies it."""
     if name != "auto":
         return name

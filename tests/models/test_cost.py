@@ -75,6 +75,7 @@ def test_items_of_the_estimate():
         "gradients": numbers,
         "AdamW moments": 2 * numbers,
         "activations": cost.saved,
+        "temporary results": cost.live,
     }
     assert cost.sampling == {"weights": numbers, "activations": cost.live}
 
