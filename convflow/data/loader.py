@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from convflow.data.images import num_cores, resize_and_crop, to_uint8
-from convflow.data.pictures import Source
+from convflow.data.pictures import Drawn, Source
 from convflow.types import InputError, Size
 
 Batch = tuple[Tensor, Tensor, np.ndarray]
@@ -114,13 +114,15 @@ class Images:
         return pixels
 
     def _picture(self, index: int) -> np.ndarray:
-        channels, *size = self.shape
+        channels, height, width = self.shape
+        source, size = self._source, (height, width)
         try:
-            picture = to_uint8(self._source.read(index), channels)
+            found = source.draw(index, size) if isinstance(source, Drawn) else source.read(index)
+            picture = to_uint8(found, channels)
         except InputError as error:
-            name = self._source.item_name(index)
+            name = source.item_name(index)
             raise InputError(f"{name}: {str(error).removeprefix(f'{name}: ')}") from error
-        return resize_and_crop(picture, (size[0], size[1]))
+        return resize_and_crop(picture, size)
 
 
 class Order:

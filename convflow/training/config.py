@@ -47,7 +47,7 @@ def doc(text: str) -> Meta:
 class DataConfig:
     """Which pictures, and how they are brought to one size."""
 
-    path: Annotated[str, doc("folder, .zip, .parquet, hf:NAME, or digits")] = "digits"
+    path: Annotated[str, doc("folder, .zip, .parquet, hf:NAME, digits or shapes")] = "digits"
     split: Annotated[str, doc("which split, where the data have several")] = "train"
     size: Annotated[tuple[Count, Count], doc("height x width in pixels")] = (8, 8)
     channels: Annotated[Literal[1, 3], doc("1 = grey, 3 = colour")] = 3

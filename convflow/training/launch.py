@@ -94,7 +94,7 @@ def build_trainer(config: TrainConfig, run: Path, device: torch.device) -> tuple
         )
     if not data.path:
         raise InputError(
-            "--data: expected a folder of pictures, a .zip, a .parquet, hf:NAME or digits, "
+            "--data: expected a folder of pictures, a .zip, a .parquet, hf:NAME, digits or shapes, "
             "got none; add --data PATH"
         )
     source = open_source(data.path, split=data.split)
