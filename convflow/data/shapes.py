@@ -205,16 +205,13 @@ def draw_design(design: Design, size: Size) -> np.ndarray:
     mix = 0.5 + 0.5 * np.sin(2 * np.pi * cycles[..., None])
     ground = design.ground[0] + mix * (design.ground[1] - design.ground[0])
     x, y = columns - centre[1], rows - centre[0]
-    cover = coverage(design.label, x, y, radius, design.angle)[..., None]
+    angle = np.arctan2(y, x) - design.angle
+    cover = coverage(design.label, np.hypot(x, y), angle, radius)[..., None]
     return np.rint(255 * (ground + cover * (design.colour - ground))).astype(np.uint8)
 
 
 def coverage(
-    label: int,
-    x: np.ndarray,
-    y: np.ndarray,
-    radius: float | np.ndarray,
-    angle: float | np.ndarray = 0.0,
+    label: int, distance: np.ndarray, angle: np.ndarray, radius: float | np.ndarray
 ) -> np.ndarray:
     """Share of each pixel that an object covers: its signed distance clamped over one pixel.
 
@@ -223,22 +220,18 @@ def coverage(
 
     Args:
         label: Class id.
-        x: Of the pixels' centres, right of the object's centre, in pixels.
-        y: The same, below it; all four arrays are broadcast.
-        radius: Of the circle around the object, in pixels.
-        angle: Of a tip, in radians from the right, clockwise as rows run down.
+        distance: Of the pixels' centres from the object's centre, in pixels.
+        angle: Their direction from there, in radians from a tip, either way round.
+        radius: Of the circle around the object, in pixels; all three are broadcast.
 
     Returns:
         Shares in [0, 1].
     """
     shape = SHAPES[label]
-    distance = np.hypot(x, y)
+    x, y = distance, np.zeros_like(distance)
     if shape.folds:
-        sector = 2 * np.pi / shape.folds
-        turned = np.arctan2(y, x) - angle
-        turned = turned - sector * np.rint(turned / sector)
-        x, y = distance * np.cos(turned), distance * np.abs(np.sin(turned))
-    else:
-        x, y = distance, np.zeros_like(distance)
+        sector = 2 * math.pi / shape.folds
+        folded = np.abs(angle - sector * np.rint(angle / sector))
+        x, y = distance * np.cos(folded), distance * np.sin(folded)
     outside = [a * x + b * y - c * radius for a, b, c in shape.lines]
     return np.clip(0.5 - np.maximum.reduce(outside), 0, 1)

@@ -29,9 +29,9 @@ LABELS = range(len(SHAPES))
 
 
 def grid(half, step=1.0):
-    """Centres x, y of the pixels of a square from -half to half."""
+    """Distance and angle of the pixels' centres in a square from -half to half."""
     along = np.arange(-half + step / 2, half, step)
-    return along[None, :], along[:, None]
+    return np.hypot(along, along[:, None]), np.arctan2(along[:, None], along)
 
 
 def silhouette(design, size):
@@ -71,36 +71,39 @@ def test_a_picture_is_a_function_of_its_index():
 @pytest.mark.parametrize("angle", [0.0, 0.3])
 def test_coverage_is_the_share_of_the_pixel(label, angle):
     """Against counting fine points inside the outline, which is coverage without its clamp."""
-    fine = coverage(label, *grid(12, 1 / 16), 10.0, angle) >= 0.5
+    distance, direction = grid(12, 1 / 16)
+    fine = coverage(label, distance, direction - angle, 10.0) >= 0.5
     share = fine.reshape(24, 16, 24, 16).mean(axis=(1, 3))
-    error = np.abs(coverage(label, *grid(12), 10.0, angle) - share)
+    distance, direction = grid(12)
+    error = np.abs(coverage(label, distance, direction - angle, 10.0) - share)
     assert error.max() < 0.3  # at tips and dents, where two edges share a pixel
     assert error.mean() < 0.005
 
 
 @pytest.mark.parametrize("label", LABELS)
 def test_outlines_have_their_area_and_reach(label):
-    x, y = grid(1.05, 1 / 400)
-    inside = coverage(label, x * 1000, y * 1000, 1000.0) > 0.5
+    distance, angle = grid(1.05, 1 / 400)
+    inside = coverage(label, distance * 1000, angle, 1000.0) > 0.5
     assert inside.mean() * 2.1**2 == pytest.approx(SHAPES[label].area, rel=2e-3)
-    assert np.hypot(x, y)[inside].max() == pytest.approx(1, abs=5e-3)
+    assert distance[inside].max() == pytest.approx(1, abs=5e-3)
     assert all(math.hypot(a, b) == pytest.approx(1) for a, b, _ in SHAPES[label].lines)
 
 
 @pytest.mark.parametrize(("label", "folds"), [(1, 4), (2, 3), (3, 5), (5, 4)])
 def test_a_turn_by_one_tip_changes_nothing_and_half_of_it_does(label, folds):
-    x, y = grid(12)
-    turned = [coverage(label, x, y, 10.0, 0.2 + part * math.pi / folds) for part in (0, 1, 2)]
+    distance, angle = grid(12)
+    angles = [angle - 0.2 - part * math.pi / folds for part in (0, 1, 2)]
+    turned = [coverage(label, distance, turn, 10.0) for turn in angles]
     assert np.allclose(turned[0], turned[2])
     assert np.abs(turned[0] - turned[1]).max() > 0.5
     assert turned[0].shape == (24, 24)
 
 
 def test_the_first_tip_points_along_the_angle():
-    x, y = grid(12)
-    cover = coverage(2, x, y, 10.0, math.pi / 2)  # down, as rows run down
+    design = dataclasses.replace(DrawnShapes().design(2), angle=math.pi / 2)
+    cover = silhouette(design, (32, 32))  # down, as rows run down
     rows = np.nonzero(cover.max(axis=1) > 0.5)[0]
-    assert cover[rows[0]].sum() > 10 > 2 > cover[rows[-1]].sum()
+    assert cover[rows[0]].sum() > 3 * cover[rows[-1]].sum()
 
 
 @pytest.mark.parametrize("size", [(32, 32), (64, 32), (24, 96)])
