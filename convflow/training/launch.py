@@ -22,6 +22,7 @@ from convflow import distributed
 from convflow.codecs import Codec, create_codec
 from convflow.data.images import Report, check
 from convflow.data.loader import Images
+from convflow.data.pictures import Drawn
 from convflow.data.sources import Source, open_source
 from convflow.models.backbone import Backbone, check_size
 from convflow.models.zoo import SIZES, create_model, settings_of
@@ -234,7 +235,8 @@ def _check_folder(config: TrainConfig, run: Path) -> TrainConfig:
 
 def _look_at_all(source: Source, data: DataConfig) -> tuple[Report, np.ndarray]:
     shown = sys.stderr.isatty() and distributed.rank() == 0
-    if len(source) > MANY_PICTURES and not shown and distributed.rank() == 0:
+    many = len(source) > MANY_PICTURES and not isinstance(source, Drawn)
+    if many and not shown and distributed.rank() == 0:
         log.info(f"looking at all {len(source):,} pictures once")
     with tqdm(
         total=len(source), desc="checking", unit="img", delay=1, leave=False, disable=not shown
