@@ -154,11 +154,14 @@ def misfit(cover: np.ndarray) -> np.ndarray:
     y = rows - (cover * rows).sum(axis=(1, 2), keepdims=True) / covered
     x = columns - (cover * columns).sum(axis=(1, 2), keepdims=True) / covered
     distance, angle = np.hypot(x, y), np.arctan2(y, x)
-    direction, weighed = np.exp(1j * angle), cover * distance**2
+    weighed = cover * distance**2
     found = np.empty((len(cover), len(SHAPES)))
     for label, shape in enumerate(SHAPES):
-        moment = (weighed * direction**shape.folds).sum(axis=(1, 2), keepdims=True)
-        tip = np.angle(moment) / max(shape.folds, 1)
+        tip = np.zeros_like(covered)
+        if shape.folds:
+            turned = shape.folds * angle
+            moment = [(weighed * f(turned)).sum(axis=(1, 2)) for f in (np.sin, np.cos)]
+            tip = (np.arctan2(*moment) / shape.folds)[:, None, None]
         ideal = coverage(label, distance, angle - tip, np.sqrt(covered / shape.area))
         found[:, label] = ((cover - ideal) ** 2 / covered).sum(axis=(1, 2))
     return np.where(area[:, None] > 0, found, np.inf)
@@ -179,7 +182,7 @@ def _find(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     own = np.arange(1, parts.size + 1).reshape(parts.shape)
     count = (large[parts] & (parts == own)).sum(axis=(1, 2))
     single = large[parts] & (count == 1)[:, None, None]
-    return count, _cover(above, distance, single)
+    return count, _cover(above, single)
 
 
 def _ground(levels: np.ndarray) -> np.ndarray:
@@ -219,21 +222,19 @@ def _connect(mask: np.ndarray) -> np.ndarray:
         parts = jumped
 
 
-def _cover(above: np.ndarray, distance: np.ndarray, single: np.ndarray) -> np.ndarray:
+def _cover(above: np.ndarray, single: np.ndarray) -> np.ndarray:
     """Share of each pixel (B, H, W) that the object marked by `single` covers.
 
     Args:
         above: (B, 3, H, W) difference from the ground in levels.
-        distance: (B, H, W) its length.
         single: (B, H, W) bool, pixels of the object.
     """
-    inner = -_around(np.maximum, -single.astype(np.int8)) > 0  # all neighbours belong to it
+    inner = _around(np.logical_and, single)  # all neighbours belong to it
     inner = np.where(inner.any(axis=(1, 2), keepdims=True), inner, single)
-    weights = inner / np.maximum(inner.sum(axis=(1, 2), keepdims=True), 1)
-    colour = (above * weights[:, None]).sum(axis=(2, 3), keepdims=True)
+    size = np.maximum(inner.sum(axis=(1, 2), dtype=np.float32), 1)[:, None, None, None]
+    colour = (above * inner[:, None]).sum(axis=(2, 3), keepdims=True) / size
     share = (above * colour).sum(axis=1) / np.maximum((colour**2).sum(axis=1), 1e-9)
-    touched = _around(np.maximum, single.astype(np.int8)) > 0
-    return np.where(touched, share.clip(0, 1), 0.0)
+    return np.where(_around(np.logical_or, single), share.clip(0, 1), 0)
 
 
 def _around(combine: np.ufunc, values: np.ndarray) -> np.ndarray:
