@@ -37,7 +37,8 @@ SPOKEN_SECONDS = 30.0
 DESCRIPTION = """Score a model's samples, or given pictures, against real ones.
 
 WHAT is a run, a checkpoint, a model folder or a Hub id, whose samples are made on the fly; or a
-folder of pictures, a .zip, a .parquet, hf:NAME, digits, or an .npz with arr_0 (N, H, W, 3) uint8.
+folder of pictures, a .zip, a .parquet, hf:NAME, digits, shapes (drawn at --size), or an .npz with
+arr_0 (N, H, W, 3) uint8.
 The result card, a .json, holds the scores and everything they depend on. Interrupt as you like:
 the same command goes on where it stopped. On several GPUs:
 torchrun --nproc-per-node 8 -m -- convflow evaluate WHAT --reference REF ..."""

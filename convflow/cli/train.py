@@ -19,7 +19,8 @@ recipes
 {recipes}
 
 often changed
-  --data PATH              folder (with class subfolders or flat), .zip, .parquet, hf:NAME, digits
+  --data PATH              folder (with class subfolders or flat), .zip, .parquet, hf:NAME, digits,
+                           shapes (drawn at any size, nothing to download)
   --data.size 64x48        height x width in pixels
   --images 2000000         length of the run in images seen
   --batch-size 128         global batch, whatever the number of devices

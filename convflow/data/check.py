@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image
 
 from convflow.data.images import num_cores, to_uint8
-from convflow.data.pictures import Source
+from convflow.data.pictures import Drawn, Source
 from convflow.storage import writing_file
 from convflow.types import InputError, Size
 
@@ -94,6 +94,8 @@ def check(
 ) -> tuple[Report, np.ndarray]:
     """Decode every picture once, on all cores, and say what is there.
 
+    Drawn pictures cannot be bad: only the first of them is drawn.
+
     Args:
         source: The pictures.
         channels: Wanted channels.
@@ -114,6 +116,11 @@ def check(
     total = len(source)
     if total == 0:
         raise InputError(f"expected pictures in {source.name}, got none")
+    if isinstance(source, Drawn):
+        to_uint8(source.draw(0, size), channels)
+        named = Counter(source.class_names[source.label(i)] for i in range(total))
+        sides = np.tile(np.array(size), (total, 1))
+        return Report(total, dict(named), sides, {"drawn": total}), np.arange(total)
     stamp = getattr(source, "stamp", None)
     path = None
     if memory is not None and stamp is not None:

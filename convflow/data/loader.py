@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from convflow.data.images import cover, crop, num_cores, to_uint8
-from convflow.data.pictures import Source
+from convflow.data.pictures import Drawn, Source
 from convflow.types import InputError, Size
 
 
@@ -154,11 +154,12 @@ class Images:
         return self._pool.map(decode, [indices[i :: num_cores()] for i in range(num_cores())])
 
     def _picture(self, index: int, size: Size) -> np.ndarray:
-        place = int(self._indices[index])
+        place, source = int(self._indices[index]), self._source
         try:
-            picture = to_uint8(self._source.read(place), self.shape[0])
+            found = source.draw(place, size) if isinstance(source, Drawn) else source.read(place)
+            picture = to_uint8(found, self.shape[0])
         except InputError as error:
-            name = self._source.item_name(place)
+            name = source.item_name(place)
             raise InputError(f"{name}: {str(error).removeprefix(f'{name}: ')}") from error
         return cover(picture, size)
 

@@ -14,7 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from convflow.types import InputError
+from convflow.types import InputError, Size
 
 SPLITS = {
     "train": "train",
@@ -52,6 +52,18 @@ class Source(Protocol):
 
     def read(self, index: int) -> Image.Image | np.ndarray:
         """The decoded picture as stored; raises InputError naming it if it cannot be read."""
+        ...
+
+
+@runtime_checkable
+class Drawn(Protocol):
+    """What a Source can do besides when its pictures are drawn, not stored.
+
+    They are exact at every size, so that nothing resizes them, and none can be unreadable.
+    """
+
+    def draw(self, index: int, size: Size) -> Image.Image:
+        """The picture at `size` (height, width) in pixels."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""Where pictures come from: the digits, a folder, a zip, parquet files or a Hugging Face dataset.
+"""Where pictures come from: a folder, a zip, parquet files, a Hugging Face dataset; digits, shapes.
 
 Opening reads names and labels only; pixels wait until they are asked for.
 """
@@ -28,6 +28,7 @@ from convflow.data.pictures import (
     split_of,
     stamp_of,
 )
+from convflow.data.shapes import DrawnShapes
 from convflow.data.tables import open_hugging_face, open_parquet
 from convflow.types import InputError
 
@@ -40,9 +41,10 @@ def open_source(path: str, *, split: str = "train") -> Source:
     """Pictures and labels from whatever `path` names.
 
     Args:
-        path: `digits` (the 1,797 8x8 digits of scikit-learn); a folder of class folders; a flat
-            folder (unconditional); a zip of either; a parquet file or a folder of them;
-            `hf:` and a Hugging Face dataset's name, or the folder it was saved to.
+        path: `digits` (the 1,797 8x8 digits of scikit-learn); `shapes` (drawn at any size, see
+            `convflow.data.shapes`); a folder of class folders; a flat folder (unconditional); a
+            zip of either; a parquet file or a folder of them; `hf:` and a Hugging Face dataset's
+            name, or the folder it was saved to.
         split: Which part, where the data has parts (`train`, `validation`, `test`). Data without
             parts counts as `train`.
 
@@ -50,10 +52,12 @@ def open_source(path: str, *, split: str = "train") -> Source:
         InputError: Nothing usable is there; the message says what was expected.
     """
     if not path:
-        raise InputError("expected a path to pictures, got an empty one; 'digits' always works")
+        raise InputError("expected a path to pictures, got an empty one; 'shapes' always works")
     if path == "digits":
         require_whole(split, path)
         return _open_digits()
+    if path == "shapes":
+        return DrawnShapes(split)
     if path.startswith("hf:"):
         return open_hugging_face(path, split)
     place = Path(path).expanduser()
@@ -204,6 +208,6 @@ def _suggest(place: Path) -> str:
     others = missing.parent.iterdir() if readable else ()
     near = {path.name: str(path) for path in others if not path.name.startswith(".")}
     if len(place.parts) == 1:
-        near["digits"] = "digits"
+        near |= {"digits": "digits", "shapes": "shapes"}
     match = difflib.get_close_matches(missing.name, near, n=1)
     return f"; did you mean {near[match[0]]}?" if match else ""

@@ -15,12 +15,13 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from convflow.data.images import num_cores, resize_and_crop, to_uint8
-from convflow.data.pictures import Source, one_line
+from convflow.data.pictures import Drawn, Source, one_line
 from convflow.data.sources import open_source
 from convflow.storage import writing_file
 from convflow.types import InputError, Size
 
 RESIZE_CHAIN = "halve by box filter, bicubic to the covering size, centre crop (ADM)"
+DRAWN = "none: drawn at this size"
 
 
 @runtime_checkable  # for the shape checks in tests
@@ -54,11 +55,12 @@ class PictureSet(Protocol):
 
 
 class SourcePictures:
-    """Pictures of a folder, zip, table or dataset.
+    """Pictures of a folder, zip, table or dataset, or drawn ones.
 
     Args:
         source: where they come from.
-        size: height and width to bring them to; None demands that all have the size of the first.
+        size: height and width to bring them to, or to draw them at; None demands that all have
+            the size of the first.
         channels: 1 for grey, 3 for colour.
         num: how many of them, drawn without replacement; None for all.
         seed: of that draw.
@@ -80,7 +82,8 @@ class SourcePictures:
     ) -> None:
         self._source, self.channels = source, channels
         self._indices = choose(len(source), num or len(source), seed, source.name)
-        self._resizes = size is not None
+        self._drawn_at = size if isinstance(source, Drawn) else None
+        self._resizes = size is not None and self._drawn_at is None
         height, width = size or self._pixels(0).shape[:2]
         self.size: Size = (height, width)
         self._seed = seed
@@ -104,19 +107,19 @@ class SourcePictures:
 
     def describe(self) -> dict[str, Any]:
         """Return name, selection and resize chain."""
-        chain = RESIZE_CHAIN if self._resizes else "none"
+        chain = RESIZE_CHAIN if self._resizes else DRAWN if self._drawn_at else "none"
         return _describe(self, self._source.name, len(self._source), self._seed, chain)
 
     def _pixels(self, index: int) -> np.ndarray:
-        item = int(self._indices[index])
+        item, source = int(self._indices[index]), self._source
         try:
-            return to_uint8(self._source.read(item), self.channels)
+            if self._drawn_at is not None and isinstance(source, Drawn):
+                return to_uint8(source.draw(item, self._drawn_at), self.channels)
+            return to_uint8(source.read(item), self.channels)
         except InputError as error:
-            name, reason = self._source.item_name(item), str(error)
+            name, reason = source.item_name(item), str(error)
             reason = reason.removeprefix(f"{name}: ")
-            raise InputError(
-                f"{self._source.name}, {name}: {reason}; repair or remove it"
-            ) from error
+            raise InputError(f"{source.name}, {name}: {reason}; repair or remove it") from error
 
     def _at_size(self, index: int) -> np.ndarray:
         pixels = self._pixels(index)

@@ -50,7 +50,7 @@ class DataConfig:
     pictures of one size, about as many pixels as `batch_size` pictures of the size `size`.
     """
 
-    path: Annotated[str, doc("folder, .zip, .parquet, hf:NAME, or digits")] = "digits"
+    path: Annotated[str, doc("folder, .zip, .parquet, hf:NAME, digits or shapes")] = "digits"
     split: Annotated[str, doc("which split, where the data have several")] = "train"
     size: Annotated[Pixels, doc("height x width in pixels")] = (8, 8)
     channels: Annotated[Literal[1, 3], doc("1 = grey, 3 = colour")] = 3

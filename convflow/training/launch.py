@@ -26,6 +26,7 @@ from convflow.codecs import Codec, create_codec
 from convflow.data.buckets import BucketOrder, Buckets, bucket_sizes, even_ratios
 from convflow.data.check import Report, check
 from convflow.data.loader import Images, Order
+from convflow.data.pictures import Drawn
 from convflow.data.sources import Source, open_source
 from convflow.models.backbone import Backbone, check_size
 from convflow.models.zoo import SIZES, create_model, settings_of
@@ -101,7 +102,7 @@ def build_trainer(config: TrainConfig, run: Path, device: torch.device) -> tuple
         )
     if not data.path:
         raise InputError(
-            "--data: expected a folder of pictures, a .zip, a .parquet, hf:NAME or digits, "
+            "--data: expected a folder of pictures, a .zip, a .parquet, hf:NAME, digits or shapes, "
             "got none; add --data PATH"
         )
     source = open_source(data.path, split=data.split)
@@ -129,7 +130,8 @@ def build_trainer(config: TrainConfig, run: Path, device: torch.device) -> tuple
     report, good = _look_at_all(source, data)
     random = data.crop == "random"
     images = Images(source, good, channels=data.channels, size=data.size, crop=random)
-    buckets = Buckets(sizes, report.sides, len(images))
+    sides = None if isinstance(source, Drawn) else report.sides
+    buckets = Buckets(sizes, sides, len(images))
     report.notes = buckets.describe()
     order = Order(len(images), config.seed, data.flip, random)
     if sizes != (data.size,):
@@ -281,7 +283,8 @@ def _check_folder(config: TrainConfig, run: Path) -> TrainConfig:
 
 def _look_at_all(source: Source, data: DataConfig) -> tuple[Report, np.ndarray]:
     shown = sys.stderr.isatty() and distributed.rank() == 0
-    if len(source) > MANY_PICTURES and not shown and distributed.rank() == 0:
+    many = len(source) > MANY_PICTURES and not isinstance(source, Drawn)
+    if many and not shown and distributed.rank() == 0:
         log.info(f"looking at all {len(source):,} pictures once")
     with tqdm(
         total=len(source), desc="checking", unit="img", delay=1, leave=False, disable=not shown

@@ -114,6 +114,8 @@ def test_nothing_there(tmp_path):
     (tmp_path / "fotos").mkdir()
     refuse(tmp_path / "photos", "no such file or folder", f"did you mean {tmp_path / 'fotos'}?")
     refuse("digit", "did you mean digits?")
+    refuse("shape", "did you mean shapes?")
+    refuse("shapes", "expected a split of shapes", "'dev'", split="dev")
     refuse(tmp_path / "notes.txt/inner", "no such file")
 
 

@@ -161,3 +161,13 @@ def test_choosing():
 def test_the_digits():
     pictures = SourcePictures(open_source("digits"), channels=1)
     assert (len(pictures), pictures.size) == (1797, (8, 8))
+
+
+def test_shapes_are_drawn_at_the_wanted_size():
+    pictures = open_pictures("shapes", split="test", size=(40, 24), num=5, seed=1)
+    wanted = open_source("shapes", split="test").draw(int(pictures._indices[3]), (40, 24))
+    assert np.array_equal(pictures.read([3])[0].permute(1, 2, 0).numpy(), np.asarray(wanted))
+    about = pictures.describe()
+    assert (about["resize"], about["size"]) == ("none: drawn at this size", [40, 24])
+    plain = open_pictures("shapes")
+    assert (len(plain), plain.size, plain.describe()["resize"]) == (50_000, (32, 32), "none")

@@ -10,6 +10,7 @@ import torch
 
 from convflow import recipes
 from convflow.cli.main import main
+from convflow.data.sources import open_source
 from convflow.models.backbone import check_size
 from convflow.models.zoo import create_model
 from convflow.processes.process import create_process
@@ -160,15 +161,27 @@ def test_scales_of_cifar10_are_the_plain_recipe_but_for_process_and_sampling(nam
     assert scales == dataclasses.replace(plain, process=scales.process, sampling=sampling)
 
 
-def test_the_networks_for_cifar10_are_of_one_size():
+@pytest.mark.parametrize(
+    ("fcdm", "classes", "parameters"),
+    [("cifar10.fcdm", 10, 4_990_851), ("toy.shapes_fcdm", 6, 1_304_131)],
+)
+def test_the_networks_for_a_small_data_set_are_of_one_size(fcdm, classes, parameters):
     counts = {}
-    for name in [name for name in NAMES if name.startswith("cifar10.")]:
-        settings = {"num_classes": 10, "in_channels": 3} | create_config(name).model
+    for name in [name for name in NAMES if name.startswith(f"{fcdm.partition('.')[0]}.")]:
+        settings = {"num_classes": classes, "in_channels": 3} | create_config(name).model
         with torch.device("meta"):
             model = create_model(settings.pop("name"), **settings)
         counts[name] = sum(p.numel() for p in model.parameters())
-    assert counts["cifar10.fcdm"] == 4_990_851
+    assert counts[fcdm] == parameters
     assert max(counts.values()) < 1.15 * min(counts.values())
+
+
+@pytest.mark.parametrize("name", ["dico", "fcdm", "sit"])
+def test_networks_for_shapes_differ_in_nothing_else_and_need_no_file(name):
+    first, other = create_config("toy.shapes"), create_config(f"toy.shapes_{name}")
+    assert other.model["name"] == name
+    assert dataclasses.replace(other, model=first.model) == first
+    assert len(open_source(first.data.path)) == 50_000
 
 
 @pytest.mark.parametrize("name", NAMES)
