@@ -174,7 +174,7 @@ def test_each_rule_finds_its_fault(rule, file, text):
 @pytest.mark.parametrize(
     "text",
     [
-        "from convflow.data.images import check",
+        "from convflow.data.check import check",
         "from convflow.types import Size",
         "from convflow import __version__",
         "import os.path",
