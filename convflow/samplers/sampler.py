@@ -219,6 +219,15 @@ class Sampler:
                 "which predicts noise; choose another of the two"
             )
 
+    def check_shift(self, process: Process) -> None:
+        """Raise InputError when solver and process leave no room for a shift, 1 or another."""
+        if isinstance(process, MultiscaleFlow) or "shift" not in OPTIONS[self.solver]:
+            others = [name for name, options in OPTIONS.items() if "shift" in options]
+            raise InputError(
+                "expected a solver with a shift and another process than dfm for the shift auto, "
+                f"got {self.solver}; leave it out, or choose {' or '.join(others)}"
+            )
+
     def check_process(self, process: Process) -> None:
         """Raise InputError when solver or settings are not those of the process."""
         if isinstance(process, MultiscaleFlow):
