@@ -28,7 +28,7 @@ from convflow.processes.process import create_process
 from convflow.samplers.adaptive import ADAPTIVE_SOLVERS
 from convflow.samplers.multistep import read_table, table_path
 from convflow.samplers.ode import Callback
-from convflow.samplers.sampler import SEARCHED, Sampler
+from convflow.samplers.sampler import SEARCHED, Sampler, check_shift
 from convflow.samples import LabelPolicy, Precision, Progress, Samples
 from convflow.storage import read_json, write_text
 from convflow.training import checkpoint
@@ -277,7 +277,8 @@ class Pipeline:
         given |= {name: more.pop(name) for name in SAMPLER_SETTINGS if name in more}
         if channels_guided == "all":
             given["channels_guided"] = None
-        if shift_by_size := given.get("shift") == "auto":
+        if given.get("shift") == "auto":
+            check_shift(solver or self.sampling.solver, self.process.kind)
             given["shift"] = self.sampling.shift * shift_of_size(size, self.size)
         chosen = self.sampling.varied(self.process.kind, **given)
         table = more.pop("table", None)
@@ -301,8 +302,6 @@ class Pipeline:
             weaker = weaker._model_for(self.process)
         process, sampler = create_process(dataclasses.asdict(self.process)), chosen.sampler(table)
         sampler.check_process(process)
-        if shift_by_size:
-            sampler.check_shift(process)
         return Samples(
             self.model,
             self.codec,
