@@ -102,7 +102,8 @@ class Resolution:
         """Return what `read_arguments` has returned, ready for JSON, with what it rests on."""
         told = {n: v.tolist() if isinstance(v, Tensor) else v for n, v in given.items()}
         if isinstance(schedule := told.get("reach"), ReachSchedule):
-            told["reach"] = {**dataclasses.asdict(schedule), "ratio": list(self.ratio)}
+            parts = {**dataclasses.asdict(schedule), "ratio": self.ratio}
+            told["reach"] = {n: [*v] if isinstance(v, tuple) else v for n, v in parts.items()}
         scaling = told.get("position_scaling")
         if isinstance(scaling, PositionScaling):
             told["position_scaling"] = scaling._asdict()
