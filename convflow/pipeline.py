@@ -21,12 +21,14 @@ from convflow import distributed
 from convflow.codecs import Codec, create_codec, picture_channels
 from convflow.data.grid import to_picture
 from convflow.models.backbone import Backbone, check_size
+from convflow.models.resolution import OWNERS, read_arguments
 from convflow.models.zoo import load_model
+from convflow.processes.flow import shift_of_size
 from convflow.processes.process import create_process
 from convflow.samplers.adaptive import ADAPTIVE_SOLVERS
 from convflow.samplers.multistep import read_table, table_path
 from convflow.samplers.ode import Callback
-from convflow.samplers.sampler import SEARCHED, Sampler
+from convflow.samplers.sampler import SEARCHED, Sampler, check_shift
 from convflow.samples import LabelPolicy, Precision, Progress, Samples
 from convflow.storage import write_text
 from convflow.training.checkpoint import find_weights, read_description
@@ -238,8 +240,9 @@ class Pipeline:
             label_policy: "balanced" gives the labels in turn; "random" draws one of them for
                 picture i from (seed, i).
             precision: of the network's arithmetic; the picture itself is summed in float32.
-            **more: settings of the solver, such as `shift`, `last_step`, `diffusion` or `eta`, see
-                `Sampler`; or arguments of the network at every call, such as `reach` of FlowDCN.
+            **more: settings of the solver, see `Sampler`; the shift "auto" is `shift_of_size` times
+                that of the recipe. Or arguments of the network at every call, such as `reach` of
+                FlowDCN and `position_scaling` of DiT and SiT, see `read_arguments`.
 
         Raises:
             InputError: an unknown label or name, an impossible size, a number out of range.
@@ -259,17 +262,11 @@ class Pipeline:
         if precision not in (known := get_args(Precision)):
             raise InputError(unknown_name("precision", precision, known))
         check_size(*size, self.multiple)
-        own = {field.name for field in dataclasses.fields(Sampler)}
-        accepted = self.model.arguments
+        own = {f.name for f in dataclasses.fields(Sampler)} | {*self.model.arguments, *OWNERS}
         for name in more:
-            if name == "reach" and name not in accepted:
-                family = getattr(self.model, "backbone", self.model).family
-                raise InputError(
-                    f"{family} has no reach, got {more[name]}; leave it out, it belongs to flowdcn"
-                )
-            if name not in own | {*accepted}:
+            if name not in own:
                 options = {*inspect.signature(self.samples).parameters, "num", "batch_size"}
-                raise InputError(unknown_name("option", name, sorted(options | own | {*accepted})))
+                raise InputError(unknown_name("option", name, sorted(options | own)))
         automatic = guidance_kind == "auto"  # it needs a model, so it is never a stored default
         named: dict[str, Any] = {
             "solver": solver,
@@ -284,6 +281,9 @@ class Pipeline:
         given |= {name: more.pop(name) for name in SAMPLER_SETTINGS if name in more}
         if channels_guided == "all":
             given["channels_guided"] = None
+        if given.get("shift") == "auto":
+            check_shift(solver or self.sampling.solver, self.process.kind)
+            given["shift"] = self.sampling.shift * shift_of_size(size, self.size)
         chosen = self.sampling.varied(self.process.kind, **given)
         table = more.pop("table", None)
         if chosen.solver == SEARCHED and table is None and self.folder is not None:
@@ -304,7 +304,6 @@ class Pipeline:
             )
         if isinstance(weaker, Pipeline):
             weaker = weaker._model_for(self.process)
-        guided = self.model.num_classes or automatic
         process, sampler = create_process(dataclasses.asdict(self.process)), chosen.sampler(table)
         sampler.check_process(process)
         return Samples(
@@ -313,8 +312,9 @@ class Pipeline:
             process,
             classes=tuple(self._label_ids(labels)),
             size=sampler.size(process, size, self.codec.factor),
+            trained_size=self.size,
             sampler=sampler,
-            guidance=chosen.guidance if guided else 1.0,
+            guidance=chosen.guidance if self.model.num_classes or automatic else 1.0,
             guidance_kind="auto" if automatic else chosen.guidance_kind,
             interval=chosen.interval,
             channels_guided=chosen.channels_guided,
@@ -322,7 +322,7 @@ class Pipeline:
             seed=seed,
             label_policy=chosen.label_policy,
             precision=precision,
-            model_arguments=more,
+            model_arguments=read_arguments(self.model, more),
         )
 
     def _model_for(self, process: ProcessConfig) -> Backbone:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from convflow.codecs import Codec, LatentCodec, picture_channels
 from convflow.models.backbone import Backbone
+from convflow.models.resolution import Resolution
 from convflow.processes.multiscale import MultiscaleFlow
 from convflow.processes.process import Process
 from convflow.samplers.guidance import ZEROED, Clock, guide
@@ -37,8 +38,8 @@ Progress = Callable[[float], None]
 class Samples:
     """An endless series of pictures: the i-th depends on these settings and i alone.
 
-    Made by `Pipeline.samples`, which explains the settings; `classes` holds label numbers, and
-    `size` is that of the result.
+    Made by `Pipeline.samples`, which explains the settings; `classes` holds label numbers, `size`
+    is that of the result, and `trained_size` that of training.
     """
 
     reproducible: ClassVar[bool] = True
@@ -48,6 +49,7 @@ class Samples:
     process: Process
     classes: tuple[int, ...]
     size: Size
+    trained_size: Size
     sampler: Sampler
     guidance: float
     guidance_kind: str
@@ -80,6 +82,8 @@ class Samples:
             )
             if ours != theirs:
                 raise InputError(f"expected a weaker model of {ours} too, got one of {theirs}")
+            self.resolution.check(self.weaker, self.model_arguments)
+        self.resolution.check(self.model, self.model_arguments)
         self.guided(self.model)
 
     @property
@@ -94,6 +98,12 @@ class Samples:
         """Channels, height and width of the noise in model space, where whole pictures are made."""
         height, width = (side * self.sampler.enlargement(self.process) for side in self.size)
         return self.model.in_channels, height // self.codec.factor, width // self.codec.factor
+
+    @property
+    def resolution(self) -> Resolution:
+        """How large whole pictures are beside those of training, in pixels of model space."""
+        height, width = (side // self.codec.factor for side in self.trained_size)
+        return Resolution(self.shape[1:], (height, width))
 
     def labels(self, indices: Sequence[int]) -> Int[Tensor, " B"]:
         """Return the label numbers of the pictures `indices`."""
@@ -126,9 +136,6 @@ class Samples:
             if watch is not None:
                 watch(step, of, x)
 
-        def network(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
-            return self.model(x, t, y, **self.model_arguments)
-
         def draw(step: int) -> Tensor:
             return draw_noise(self.seed, indices, self.shape, step)
 
@@ -138,7 +145,14 @@ class Samples:
         half = self.precision == "bfloat16"
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
             x = self.sampler.run(
-                self.process, network, self.guided, noise, labels, draw, report, self._begin()
+                self.process,
+                self._network(self.model),
+                self.guided,
+                noise,
+                labels,
+                draw,
+                report,
+                self._begin(),
             )
         finite = x.isfinite().flatten(1).all(1).cpu()
         if not finite.all():
@@ -157,7 +171,8 @@ class Samples:
         """Put the guidance around a Denoiser."""
         more: dict[str, Any] = {}
         if self.weaker is not None:
-            more["weaker"] = self.weaker if clock else self.process.as_prediction(self.weaker)
+            weaker = self._network(self.weaker)
+            more["weaker"] = weaker if clock else self.process.as_prediction(weaker)
         return guide(
             model,
             self.model.num_classes,
@@ -168,6 +183,11 @@ class Samples:
             clock=clock,
             **more,
         )
+
+    def _network(self, model: Backbone) -> Denoiser:
+        """Return a network with what it is told besides, as far as it takes that."""
+        given = self.model_arguments
+        return self.resolution.network(model, given, self.process.flow_time) if given else model
 
     def describe(self) -> dict[str, Any]:
         """Return everything but the model that the pictures depend on, ready for JSON."""
@@ -190,7 +210,7 @@ class Samples:
             "size": list(self.size),
             "codec": self._describe_codec(),
             "precision": self.precision,
-            "model_arguments": self.model_arguments,
+            "model_arguments": self.resolution.describe(self.model_arguments),
         }
 
     def _describe_codec(self) -> str | dict[str, Any]:

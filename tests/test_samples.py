@@ -5,11 +5,14 @@ import json
 import pytest
 import torch
 
-from convflow.codecs import PixelCodec
+from convflow.codecs import PixelCodec, create_codec
+from convflow.models.zoo import create_model
+from convflow.nn.positions import PositionScaling
 from convflow.pipeline import Pipeline
-from convflow.training.config import SamplingConfig
+from convflow.samplers.reach import ReachSchedule
+from convflow.training.config import ProcessConfig, SamplingConfig
 from convflow.types import InputError
-from tests.cases import build
+from tests.cases import MODELS, TINY_DIT, build, perturb
 
 
 @pytest.fixture
@@ -88,3 +91,120 @@ def test_a_model_that_gives_nan_is_named_with_the_sample(pipe, monkeypatch):
 def test_unknown_words_are_refused(pipe, bad, message, unchecked):
     with pytest.raises(InputError, match=message):
         pipe.samples(**bad)
+
+
+def sizes(case, process="flow", **sampling):
+    """A pipeline of networks trained on pictures of 8x8, of ten blocks where they are FlowDCN."""
+    family, settings = MODELS[case]
+    model = perturb(create_model(family, **settings | {"depth": 10}).eval())
+    kind = ProcessConfig(kind=process, variance="small" if process == "ddpm" else "learned")
+    settings = SamplingConfig(**{"solver": "euler", "steps": 3, **sampling})
+    return Pipeline(model, PixelCodec(), (8, 8), (), settings, process=kind)
+
+
+CHANGES = [
+    ("flowdcn", "flow", {"reach": "auto"}),
+    ("flowdcn", "flow", {"reach": ReachSchedule(3.0, (0.0, 1.0), (0, 3), "constant")}),
+    ("flowdcn", "flow", {"shift": "auto"}),
+    ("flowdcn", "ddpm", {"reach": "auto", "solver": "ddim"}),
+    ("flowdcn", "ddpm", {"reach": "auto", "solver": "heun"}),
+    ("sit", "flow", {"position_scaling": "pi"}),
+    ("sit", "flow", {"position_scaling": "ei"}),
+    ("sit-rotary", "flow", {"position_scaling": "pi"}),
+    ("sit-rotary", "flow", {"position_scaling": "ntk"}),
+    ("sit-rotary", "flow", {"position_scaling": "yarn"}),
+    ("dit", "ddpm", {"position_scaling": "ei", "solver": "ddpm"}),
+]
+
+
+@pytest.mark.parametrize(("case", "process", "option"), CHANGES)
+def test_what_grows_with_the_size_leaves_the_trained_size_alone(case, process, option):
+    pipe = sizes(case, process)
+    plain = {"solver": option["solver"]} if "solver" in option else {}
+    for size in ((8, 8), (4, 8)) if "shift" not in option else ((8, 8),):
+        same = [pipe.samples(size=size, **o).read([0]) for o in (plain, option)]
+        assert same[0].equal(same[1]), size
+    wide = [pipe.samples(size=(8, 16), **o) for o in (plain, option)]
+    assert not wide[0].read([0]).equal(wide[1].read([0]))
+    assert json.dumps(wide[0].describe()) != json.dumps(wide[1].describe())
+
+
+def test_the_schedule_reads_the_time_of_every_call(monkeypatch):
+    pipe, seen = sizes("flowdcn", solver="heun", steps=2), []
+    forward = pipe.model.forward
+
+    def spy(x, t, y, *, reach=None):
+        seen.append((t[0].item(), reach[:, 5].tolist()))
+        return forward(x, t, y, reach=reach)
+
+    monkeypatch.setattr(pipe.model, "forward", spy)
+    pipe.samples(size=(12, 24), reach="auto", guidance=1.0).read([0])
+    factors = [(t, reach) for t, [reach] in seen]
+    expected = [(0.0, [12.0, 9.0]), (0.5, [7.0, 7.0]), (0.5, [7.0, 7.0]), (1.0, [6.0, 6.0])]
+    for (t, reach), (time, wanted) in zip(factors, expected, strict=True):
+        assert t == time
+        assert reach == pytest.approx(wanted)
+
+
+def test_the_shift_by_size_is_a_number_beside_that_of_the_recipe():
+    pipe = sizes("sit", shift=3.0)
+    for size, factor in (((8, 8), 1), ((16, 16), 2), ((8, 32), 2), ((4, 4), 0.5)):
+        samples = pipe.samples(size=size, shift="auto")
+        assert samples.sampler.shift == pytest.approx(3 * factor)
+        assert samples.describe()["shift"] == samples.sampler.shift
+        assert samples.read([0]).equal(pipe.samples(size=size, shift=3.0 * factor).read([0]))
+
+
+def test_a_weaker_model_is_told_the_same_as_far_as_it_takes_it():
+    pipe, weaker = sizes("sit"), sizes("sit").model
+    with torch.no_grad():
+        weaker.project.out.bias += 0.3
+    auto = {"weaker": weaker, "guidance_kind": "auto", "guidance": 2.0, "size": (8, 16)}
+    plain, scaled = (pipe.samples(**auto, position_scaling=k) for k in ("none", "pi"))
+    told = []
+    weaker.register_forward_pre_hook(lambda _, __, more: told.append(more), with_kwargs=True)
+    assert not plain.read([0]).equal(scaled.read([0]))
+    half = len(told) // 2
+    assert told == [{}] * half + [{"position_scaling": PositionScaling("pi", 4, 4)}] * half
+    auto["weaker"] = build("dico")
+    pipe.samples(**auto, position_scaling="pi").read([0])
+
+
+def test_cells_of_a_latent_codec_are_counted(autoencoder):
+    codec = create_codec({"kind": "latent", "autoencoder": autoencoder}, torch.device("cpu"))
+    pipe = Pipeline(build_sit(4), codec, (32, 48))
+    samples = pipe.samples(size=(64, 48), position_scaling="ei")
+    assert (samples.resolution.size, samples.resolution.trained) == ((8, 6), (4, 6))
+    assert samples.describe()["model_arguments"] == {
+        "position_scaling": {"kind": "ei", "trained": [4, 6]}
+    }
+
+
+def build_sit(channels):
+    return create_model("sit", **TINY_DIT | {"in_channels": channels})
+
+
+@pytest.mark.parametrize(
+    ("case", "process", "option", "message"),
+    [
+        ("flowdcn", "flow", {"reach": "all"}, "a reach in cells or auto, got 'all'"),
+        ("flowdcn", "flow", {"reach": ReachSchedule(blocks=(0, 10))}, "from 0 to 9, got 0,10"),
+        ("flowdcn", "flow", {"position_scaling": "pi"}, "flowdcn has no position_scaling"),
+        ("sit", "flow", {"position_scaling": "yarn"}, "pi or ei for sincos positions, got 'yarn'"),
+        ("sit", "flow", {"reach": "auto"}, "sit has no reach, got auto"),
+        ("sit", "flow", {"shift": "auto", "solver": "hoin"}, "unknown solver 'hoin'"),
+        ("sit", "flow", {"shift": "big"}, "expected a number for shift, got 'big'"),
+        ("sit", "flow", {"shift": "auto", "solver": "dopri5"}, "with a shift,.* solver dopri5"),
+        ("sit", "ddpm", {"shift": "auto", "solver": "ddim"}, "with a shift,.* solver ddim"),
+    ],
+)
+def test_what_cannot_grow_with_the_size_is_refused(case, process, option, message, unchecked):
+    pipe = sizes(case, process)
+    for size in ((8, 8), (8, 16)):
+        with pytest.raises(InputError, match=message):
+            pipe.samples(size=size, **option)
+
+
+def test_published_blocks_are_asked_for_where_there_are_none(pipe):
+    with pytest.raises(InputError, match="choose reach-blocks such as 0,1"):
+        pipe.samples(reach="auto")

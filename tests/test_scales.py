@@ -16,6 +16,7 @@ from convflow.models import zoo
 from convflow.models.zoo import create_model
 from convflow.pipeline import Pipeline
 from convflow.recipes import create_config, list_recipes
+from convflow.samplers.reach import ReachSchedule
 from convflow.training import checkpoint, launch
 from convflow.training.config import ProcessConfig, SamplingConfig
 from convflow.training.keys import read_pipeline
@@ -23,6 +24,7 @@ from convflow.training.overrides import override
 from convflow.training.trainer import Trainer
 from convflow.types import InputError
 from tests.cases import build, build_pyramid
+from tests.tolerance import assert_close_rms
 
 TINY = (
     "--process dfm --batch-size 4 --monitor.num-samples 2 --monitor.tensorboard false "
@@ -208,6 +210,30 @@ def test_reach_is_that_of_the_network_inside():
     other = Pipeline(model, PixelCodec(), (16, 16), process=ProcessConfig(kind="dfm"))
     with pytest.raises(InputError, match=r"has no reach, got 3\.0; leave it out"):
         other.samples(reach=3.0)
+
+
+def test_the_reach_follows_the_time_of_the_coarsest_scale(monkeypatch):
+    """On whole pictures, even where a run stops at a smaller scale; a shift has no place."""
+    pipe, seen = pipe_of(), []
+    trunk = pipe.model.backbone.trunk
+
+    def spy(features, c, reach=None):
+        seen.append(reach.tolist())
+        return trunk(features, c, reach)
+
+    monkeypatch.setattr(pipe.model.backbone, "trunk", spy)
+    height, width = pipe.size
+    schedule = ReachSchedule(blocks=(0, 0))
+    given = {"size": (height, 2 * width), "reach": schedule, "guidance": 1.0}
+    pipe.samples(**given, stage_steps=(3, 2)).read([0])
+    # The coarsest scale is at 0, 0.3, 0.6; then, while the next begins, at 0.9 and 0.95.
+    expected = torch.tensor([[x, 6.0] for x in (12.0, 9.0, 6.0, 6.0, 6.0)])
+    assert_close_rms(torch.tensor(seen)[:, 0, 0], expected)
+    seen.clear()
+    pipe.samples(**given, stage_steps=(3, 2), stop_scale=1).read([0])
+    assert seen[0] == [[[12.0, 6.0]]]
+    with pytest.raises(InputError, match="another process than dfm, for the shift auto"):
+        pipe.samples(shift="auto")
 
 
 def test_a_process_or_solver_leaves_behind_the_stages_of_the_stored():

@@ -129,7 +129,8 @@ def sampling_options(options: argparse.Namespace) -> dict[str, Any]:
     """Return what the user gave of the arguments of `Pipeline.samples`, labels apart.
 
     Raises:
-        InputError: a weaker model without the guidance that uses it, or the other way round.
+        InputError: a weaker model without the guidance that uses it, or the other way round;
+            a part of a schedule of the reach without --reach auto.
     """
     if (vars(options).get("guidance_kind") == "auto") != bool(vars(options).get("weaker")):
         raise InputError(
@@ -138,11 +139,20 @@ def sampling_options(options: argparse.Namespace) -> dict[str, Any]:
         )
     from convflow.pipeline import Pipeline
     from convflow.samplers.multistep import read_table
+    from convflow.samplers.reach import ReachSchedule
 
     names = (*OPTIONS, "size", "seed")
     given = {name: v for name, v in vars(options).items() if name in names and v is not None}
     if "weaker" in given:
         given["weaker"] = Pipeline.from_pretrained(given["weaker"], device=options.device)
+    varied = {n: given.pop(f"reach_{n}") for n in REACH if f"reach_{n}" in given}
+    if given.get("reach") == "auto":
+        given["reach"] = ReachSchedule(**varied)
+    elif varied:
+        raise InputError(
+            f"--reach-{next(iter(varied))}: expected --reach auto with it, got "
+            f"{given.get('reach', 'none')}; add it, or leave this out"
+        )
     if given.get("last_step") == "none":
         given["last_step"] = None
     if "table" in given:
@@ -221,8 +231,15 @@ def above_zero(text: str) -> float:
     return number
 
 
-def reach(text: str) -> float | tuple[float, float]:
-    """Return one reach, or two, from "4" or "4,6"; for `argparse`."""
+def shift(text: str) -> float | str:
+    """Return a number above 0, or "auto"; for `argparse`."""
+    return text if text == "auto" else above_zero(text)
+
+
+def reach(text: str) -> float | tuple[float, float] | str:
+    """Return one reach, or two, from "4" or "4,6", or "auto"; for `argparse`."""
+    if text == "auto":
+        return text
     numbers = tuple(above_zero(part) for part in text.split(","))
     if len(numbers) > 2:
         raise argparse.ArgumentTypeError(f"expected one number or X,Y such as 4,6, got {text!r}")
@@ -281,6 +298,14 @@ def times(text: str) -> tuple[float, ...]:
     return tuple(above_zero(part) for part in text.split(","))
 
 
+def blocks(text: str) -> tuple[int, int]:
+    """Return the first and the last block from "5,7"; for `argparse`."""
+    numbers = tuple(natural(part) for part in text.split(","))
+    if len(numbers) != 2:
+        raise argparse.ArgumentTypeError(f"expected FIRST,LAST such as 5,7, got {text!r}")
+    return numbers
+
+
 def interval(text: str) -> tuple[float, float]:
     """Return two times from "0.1,0.9"; for `argparse`."""
     try:
@@ -290,6 +315,9 @@ def interval(text: str) -> tuple[float, float]:
         raise argparse.ArgumentTypeError(message) from error
     return low, high
 
+
+REACH = ("times", "blocks", "form", "peak")
+"""Parts of a `ReachSchedule`, as options `--reach-PART`."""
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "label_policy": {"help": "balanced: labels in turn; random: drawn (default: the recipe's)"},
@@ -303,7 +331,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
     "channels_guided": {"type": channels, "help": "the first so many, or all; published: 3"},
     "weaker": {"help": "run, checkpoint or model folder that guidance pulls away from"},
-    "shift": {"type": above_zero, "help": "above 1 spends more steps near noise"},
+    "shift": {
+        "type": shift,
+        "help": "above 1 spends more steps near noise; auto: times sqrt(pixels / trained pixels)",
+    },
     "last_step": {"type": last_step, "help": "length of the last step, or none; published: 0.04"},
     "diffusion": {"help": "of random solvers: sigma, constant, flowdcn, ..."},
     "strength": {"type": finite, "help": "of the diffusion"},
@@ -322,7 +353,23 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "help": "of dfm: stop after scale K, at its size, 1 = coarsest",
     },
     "table": {"type": Path, "help": "of the solver searched: a .json of convflow bench solvers"},
-    "reach": {"type": reach, "help": "S_max of FlowDCN in cells, or X,Y (default: as trained)"},
+    "reach": {
+        "type": reach,
+        "help": "S_max of FlowDCN in cells, or X,Y, or auto: grows with the size as published",
+    },
+    "reach_times": {
+        "type": interval,
+        "help": "of --reach auto: flow times at which it grows (default: 0,0.6)",
+    },
+    "reach_blocks": {
+        "type": blocks,
+        "help": "of --reach auto: first,last from 0 (default: all but the first 5 and last 4)",
+    },
+    "reach_form": {"help": "of --reach auto: linear, falling to 1 (default), or constant"},
+    "reach_peak": {"type": above_zero, "help": "of --reach auto: its largest factor (default: 2)"},
+    "position_scaling": {
+        "help": "of DiT and SiT on larger grids: pi or ei; of rotary positions pi, ntk or yarn"
+    },
     "precision": {"help": "float32 (default) or bfloat16, faster and less exact"},
 }
 """What `Pipeline.samples` takes, as options; size and seed stand with each command. What is not

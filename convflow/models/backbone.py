@@ -61,6 +61,9 @@ class Backbone(nn.Module, PyTorchModelHubMixin, library_name="convflow", tags=["
         """Names of what `forward` takes beside pictures, times and labels, such as `reach`."""
         return tuple(inspect.signature(self.forward).parameters)[3:]
 
+    def check_arguments(self) -> None:
+        """Raise InputError when `forward` would, for what it takes besides: here nothing."""
+
     def stem(self, x: Float[Tensor, "B C H W"]) -> Tensor:
         """Return features of noisy pictures, channels last."""
         raise NotImplementedError

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from convflow.models.backbone import Backbone
 from convflow.models.zoo import PUBLISHED, SIZES, create_model, load_strictly
-from convflow.nn.embed import sincos_positions
+from convflow.nn.positions import sincos_positions
 from convflow.storage import find_misfits, read_weights
 from convflow.types import InputError, unknown_name
 

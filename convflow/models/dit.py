@@ -6,9 +6,9 @@ DiT is trained as a DDPM (Peebles & Xie 2023, arXiv 2212.09748), SiT on the path
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import get_args
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from convflow.models.backbone import PatchBackbone, halves_of_head
@@ -19,13 +19,10 @@ from convflow.nn.embed import (
     PatchEmbedding,
     PatchHead,
     TimeEmbedding,
-    rotary_positions,
-    sincos_positions,
 )
 from convflow.nn.norm import Modulation, gated, modulate
+from convflow.nn.positions import Positions, PositionScaling, rotary_positions, sincos_positions
 from convflow.types import InputError, unknown_name
-
-Positions = Literal["sincos", "rotary"]
 
 
 class DiTBlock(nn.Module):
@@ -123,20 +120,56 @@ class DiT(PatchBackbone):
         self.project = PatchHead(width, patch_size, in_channels * halves)
 
     def trunk(
-        self, features: Float[Tensor, "B h w D"], c: Float[Tensor, "B D"]
+        self,
+        features: Float[Tensor, "B h w D"],
+        c: Float[Tensor, "B D"],
+        position_scaling: PositionScaling | None = None,
     ) -> Float[Tensor, "B h w D"]:
         """Return refined features; positions enter here, once, however many stems there are."""
         _, rows, columns, _ = features.shape
-        rotation = None
+        grid, rotation = (rows, columns, self.position_width, features, position_scaling), None
         if self.positions == "rotary":
-            rotation = rotary_positions(rows, columns, self.position_width, features)
+            rotation = rotary_positions(*grid)
         else:
-            table = sincos_positions(rows, columns, self.position_width, features)
+            table = sincos_positions(*grid)
             features = features + table.to(features.dtype)
             del table  # not held while the blocks run
         for block in self.blocks:
             features = block(features, c, rotation)
         return features
+
+    def forward(
+        self,
+        x: Float[Tensor, "B C H W"],
+        t: Float[Tensor, " B"],
+        y: Int[Tensor, " B"],
+        *,
+        position_scaling: PositionScaling | None = None,
+    ) -> Float[Tensor, "B P H W"]:
+        """Predict what the process trains, the noise or the velocity.
+
+        Args:
+            x: noisy pictures; height and width multiples of `multiple`.
+            t: times as the process counts them.
+            y: labels in [0, num_classes].
+            position_scaling: how positions go on beyond the grid of training. One compiled graph
+                of each kind serves all sizes.
+
+        Returns:
+            The prediction in the shape of `x`, or twice its channels with a learned variance.
+
+        Raises:
+            InputError: a channel count or size that does not fit the network, or a scaling of
+                other positions.
+        """
+        self.check_input(x)
+        c = self.condition(t, y)
+        return self.head(self.trunk(self.stem(x), c, position_scaling), c)
+
+    def check_arguments(self, position_scaling: PositionScaling | None = None) -> None:
+        """Raise InputError when `forward` would, for what it takes besides."""
+        if position_scaling is not None:
+            position_scaling.check(self.positions)
 
 
 class SiT(DiT):

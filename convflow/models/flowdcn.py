@@ -146,7 +146,8 @@ class FlowDCN(PatchBackbone):
             t: times as the process counts them: of flows in [0, 1], 0 = noise, 1 = data.
             y: labels in [0, num_classes].
             reach: S_max in cells for this call: a number, (x, y), or a tensor of shape (2,) for
-                all blocks or (depth, 2) for each. A tensor never recompiles a compiled model.
+                all blocks, (depth, 2) for each, or (B, depth, 2) for each sample too, as a
+                `ReachSchedule` gives it. The numbers in a tensor never recompile a model.
 
         Returns:
             The prediction in the shape of `x`, or twice its channels with a learned variance.
@@ -158,17 +159,21 @@ class FlowDCN(PatchBackbone):
         c = self.condition(t, y)
         return self.head(self.trunk(self.stem(x), c, reach), c)
 
+    def check_arguments(self, reach: Reach | None = None) -> None:
+        """Raise InputError when `forward` would, for what it takes besides."""
+        self._reaches(reach)
+
     def _reaches(self, reach: Reach | None) -> list[Reach]:
         if reach is not None and isinstance(self.blocks[0].mix, ConvMix):
             raise InputError('expected no reach, for mix="dico" has none; leave it out')
         reach = self.reach if reach is None else reach
-        if isinstance(reach, Tensor) and reach.dim() == 2:
-            if reach.shape != (len(self.blocks), 2):
+        if isinstance(reach, Tensor) and reach.dim() in (2, 3):
+            if reach.shape[-2:] != (len(self.blocks), 2):
                 raise InputError(
                     f"expected a reach of shape ({len(self.blocks)}, 2), one (x, y) for each "
-                    f"block, got {tuple(reach.shape)}"
+                    f"block, maybe of each sample, got {tuple(reach.shape)}"
                 )
-            return list(torch.unbind(reach))
+            return list(torch.unbind(reach, -2))
         if not isinstance(reach, Tensor):
             _check_reach(reach)
         return [reach] * len(self.blocks)

@@ -157,6 +157,10 @@ class Pyramid(Backbone):
         """Names of what the backbone takes besides."""
         return self.backbone.arguments
 
+    def check_arguments(self, **arguments: Any) -> None:
+        """Raise InputError when the backbone would."""
+        self.backbone.check_arguments(**arguments)
+
     @property
     def num_scales(self) -> int:
         """How many scales there are, S."""

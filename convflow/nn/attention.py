@@ -5,8 +5,8 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from convflow.nn.embed import rotate
 from convflow.nn.norm import RMSNorm
+from convflow.nn.positions import rotate
 from convflow.types import InputError
 
 

@@ -17,7 +17,8 @@ TAPS = 9
 DEFAULT_REACH = 6.0
 
 Reach = float | tuple[float, float] | Tensor
-"""S_max, the largest spacing of the sampling grid in cells: a number, (x, y), or a tensor."""
+"""S_max, the largest spacing of the sampling grid in cells: a number, (x, y), or a tensor of one
+number, of (x, y), or of (x, y) for each sample."""
 
 
 class GroupwiseMSDCN(nn.Module):
@@ -60,7 +61,7 @@ class GroupwiseMSDCN(nn.Module):
     def forward(
         self, x: Float[Tensor, "B H W D"], reach: Reach = DEFAULT_REACH
     ) -> Float[Tensor, "B H W D"]:
-        """Return the gathered features; `reach` is a number or (x, y), in cells."""
+        """Return the gathered features; `reach` in cells, maybe another for each sample."""
         groups = (*x.shape[:-1], self.num_groups)
         offsets = self._offsets(x, reach)
         weights = self.weight(x).view(*groups, TAPS)
@@ -72,7 +73,7 @@ class GroupwiseMSDCN(nn.Module):
         shape = (*x.shape[:-1], self.num_groups, TAPS)
         direction = widen(self.direction(x).view(*shape, 2)) + self.prior_direction
         scale = widen(self.scale(x).view(shape)) + self.prior_scale[:, None]
-        return direction * (scale.sigmoid()[..., None] * _as_pair(reach, x.device))
+        return direction * (scale.sigmoid()[..., None] * _as_pair(reach, x))
 
 
 def _grid3x3() -> Float[Tensor, "9 2"]:
@@ -80,10 +81,16 @@ def _grid3x3() -> Float[Tensor, "9 2"]:
     return torch.cartesian_prod(steps, steps).flip(-1)
 
 
-def _as_pair(reach: Reach, device: torch.device) -> Tensor | float:
+def _as_pair(reach: Reach, x: Tensor) -> Tensor | float:
+    """Return a reach so that it multiplies offsets (B, H, W, G, K, 2)."""
     if isinstance(reach, (int, float)):
         return float(reach)
-    pair = torch.as_tensor(reach, dtype=torch.float32, device=device)
+    pair = torch.as_tensor(reach, dtype=torch.float32, device=x.device)
+    if pair.dim() == 2 and pair.shape == (x.shape[0], 2):
+        return pair[:, None, None, None, None]
     if pair.shape not in ((), (2,)):
-        raise InputError(f"expected a reach of one number or (x, y), got shape {tuple(pair.shape)}")
+        raise InputError(
+            f"expected a reach of one number or (x, y), got shape {tuple(pair.shape)}; "
+            f"(x, y) for each of the samples would be {(x.shape[0], 2)}"
+        )
     return pair

@@ -1,7 +1,4 @@
-"""Embeddings of pictures, times, labels and positions (Peebles & Xie 2023, section 3).
-
-Rotary positions: Su et al. 2021 (arXiv 2104.09864), eq. 34, here along two axes.
-"""
+"""Embeddings of pictures, times and labels (Peebles & Xie 2023, section 3)."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from convflow.nn.norm import Modulation, modulate, widen
+from convflow.nn.norm import Modulation, modulate
 
 FREQUENCIES = 256
 MAX_PERIOD = 10_000.0
@@ -96,63 +93,3 @@ class PatchHead(nn.Module):
         shift, scale = self.modulation(c)
         patches = self.out(modulate(self.norm(x), shift, scale))
         return unpatchify(patches, self.patch_size, self.out_channels)
-
-
-def sincos_positions(
-    rows: int, columns: int, width: int, like: Tensor
-) -> Float[Tensor, "rows columns {width}"]:
-    """Return the fixed embedding of every cell of a grid: its column, then its row.
-
-    Each takes half of the channels: sines, then cosines, of `position * 10000**(-k / (width / 4))`
-    for k = 0 .. width / 4 - 1. On a square grid these are the tables stored in published weights.
-
-    Args:
-        rows: height of the grid, in cells.
-        columns: width of the grid, in cells.
-        width: channels, a multiple of 4.
-        like: a tensor whose device is used, and whose float64 is kept; float32 otherwise.
-    """
-    along_x, along_y = (
-        torch.cat([angles.sin(), angles.cos()], dim=-1)
-        for angles in (_angles(columns, width // 4, like), _angles(rows, width // 4, like))
-    )
-    return _on_grid(along_x, along_y)
-
-
-def rotary_positions(
-    rows: int, columns: int, width: int, like: Tensor
-) -> Float[Tensor, "2 rows columns {width//2}"]:
-    """Return cosines and sines of the angles by which `rotate` turns the channels of each cell.
-
-    The first half of the angles grows with the column, the second with the row, at `width / 4`
-    geometric frequencies each; the arguments are those of `sincos_positions`.
-    """
-    count = width // 4
-    angles = _on_grid(_angles(columns, count, like), _angles(rows, count, like))
-    return torch.stack([angles.cos(), angles.sin()])
-
-
-def rotate(x: Float[Tensor, "*N D"], rotation: Float[Tensor, "2 *M D//2"]) -> Float[Tensor, "*N D"]:
-    """Turn channels k and k + D / 2 as one point in the plane, by the angles of `rotation`.
-
-    Dot products of rotated vectors depend on the offset between their positions alone. `rotation`
-    broadcasts over the leading axes; the turn is made in float32.
-    """
-    first, second = widen(x).chunk(2, dim=-1)
-    cosines, sines = rotation
-    turned = [first * cosines - second * sines, first * sines + second * cosines]
-    return torch.cat(turned, dim=-1).to(x.dtype)
-
-
-def _angles(length: int, count: int, like: Tensor) -> Float[Tensor, "length count"]:
-    dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
-    index = torch.arange(count, device=like.device, dtype=dtype)
-    positions = torch.arange(length, device=like.device, dtype=dtype)
-    return positions[:, None] * torch.exp(-math.log(MAX_PERIOD) / count * index)
-
-
-def _on_grid(along_x: Tensor, along_y: Tensor) -> Float[Tensor, "rows columns C"]:
-    rows, columns = along_y.shape[0], along_x.shape[0]  # `len` would fix them in an export
-    return torch.cat(
-        [along_x.expand(rows, -1, -1), along_y[:, None].expand(-1, columns, -1)], dim=-1
-    )

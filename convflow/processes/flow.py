@@ -7,6 +7,7 @@ Lipman et al. 2023, eq. 20-23 and Liu et al. 2023, eq. 1; other paths and predic
 
 from __future__ import annotations
 
+import math
 from typing import Literal, NamedTuple, TypeVar, get_args
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from convflow.processes.prediction import ROWS, Kind, Predicts, Row, check_kind
 from convflow.processes.schedule import LINEAR, Schedule, find_schedule
-from convflow.types import Denoiser, InputError, unknown_name
+from convflow.types import Denoiser, InputError, Size, unknown_name
 
 TimesName = Literal["uniform", "logit-normal"]
 Time = TypeVar("Time", float, Tensor)
@@ -82,6 +83,10 @@ class FlowMatching:
         """Return noise and times for a batch of `shape` (B, C, H, W), on the generator's device."""
         t = self.draw_times(shape[0], generator)
         return Draws(torch.randn(shape, generator=generator, device=generator.device), t)
+
+    def flow_time(self, t: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
+        """Return the flow time of what the network is told, which is that time."""
+        return t
 
     def mix(
         self,
@@ -157,3 +162,26 @@ class FlowMatching:
 def shift_times(t: Time, shift: float) -> Time:
     """Return t / (t + (1 - t) shift); 0 and 1 stay where they are."""
     return t / (t + (1 - t) * shift)
+
+
+def shift_of_size(size: Size, trained: Size) -> float:
+    """Return the time shift sqrt(pixels / trained pixels) that suits another size.
+
+    More pixels show a picture through more noise. Above 1 times lean to noise, until as much of
+    the picture is hidden at each as was of a trained one without a shift (Esser et al. 2024,
+    section 5.3.2, where time runs from data to noise).
+
+    Args:
+        size: height and width, in pixels of any kind.
+        trained: those of training, in the same pixels; there the shift is 1.
+
+    Raises:
+        InputError: a side of 0 or less.
+
+    Example:
+        >>> shift_of_size((64, 64), (32, 32))
+        2.0
+    """
+    if min(*size, *trained) <= 0:
+        raise InputError(f"expected sides above 0, got {size} and {trained}; give both sizes")
+    return math.sqrt(size[0] * size[1] / (trained[0] * trained[1]))

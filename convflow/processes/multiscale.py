@@ -199,6 +199,13 @@ class MultiscaleFlow:
         packed = (count, channels, 1, sum(h * w for h, w in self.sizes((height, width))))
         return ScaleDraws(torch.randn(packed, generator=generator, device=device), t, active)
 
+    def flow_time(self, t: Float[Tensor, "B K"]) -> Float[Tensor, " B"]:
+        """Return one time for each sample, that of the coarsest scale, which lays out the picture.
+
+        It moves from first to last, while the finest that moves begins anew in each stage.
+        """
+        return t[:, 0]
+
     def mix(
         self,
         data: Float[Tensor, "B C H W"],

@@ -43,6 +43,9 @@ class Process(Protocol):
     def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> Draws | ScaleDraws:
         """Return noise and times for a batch of `shape` (B, C, H, W), on the generator's device."""
 
+    def flow_time(self, t: Float[Tensor, " *T"]) -> Float[Tensor, " B"]:
+        """Return one flow time for each sample, from the times that the network is told."""
+
     def mix(
         self,
         data: Float[Tensor, "B C H W"],

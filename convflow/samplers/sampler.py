@@ -52,6 +52,17 @@ OPTIONS: dict[str, tuple[str, ...]] = {
 """Every solver, and the settings of a `Sampler` that mean something to it."""
 
 
+def check_shift(solver: str, kind: str) -> None:
+    """Raise InputError when a solver has no shift for a kind of process, were it 1; by names."""
+    if kind == "dfm" or "shift" not in OPTIONS.get(solver, GRID):
+        others = [name for name, options in OPTIONS.items() if "shift" in options]
+        raise InputError(
+            "expected a solver with a shift, and another process than dfm, for the shift auto, got "
+            f"the solver {solver} and the process {kind}; leave it out, or choose "
+            f"{' or '.join(others)}"
+        )
+
+
 @dataclass(frozen=True)
 class Sampler:
     """A solver, its number of steps and its own settings; `OPTIONS` says which it has.

@@ -428,6 +428,20 @@ CASES = [
     ("infinite shift", f"{SAMPLE} --shift inf", "expected a finite number, got 'inf'"),
     ("last step too long", f"{SAMPLE} --last-step 1", "last_step in (0, 1)"),
     ("reach of zero", f"{SAMPLE} --reach 0", "expected a number above 0, got '0'"),
+    ("reach of a word", f"{SAMPLE} --reach far", "expected a finite number, got 'far'"),
+    ("part of no schedule", f"{SAMPLE} --reach-times 0,1", "--reach-times: expected --reach auto"),
+    ("too few blocks", f"{SAMPLE} --reach auto", "more than 9 blocks for the published"),
+    ("one block", f"{SAMPLE} --reach auto --reach-blocks 5", "expected FIRST,LAST such as 5,7"),
+    (
+        "form of a schedule",
+        f"{SAMPLE} --reach auto --reach-form line",
+        "unknown reach-form 'line'; did you mean 'linear'?",
+    ),
+    (
+        "positions of a convolution",
+        f"{SAMPLE} --position-scaling ntk",
+        "flowdcn has no position_scaling, got ntk; leave it out, it belongs to dit and sit",
+    ),
     ("device of sample", f"{SAMPLE} --device toaster", "expected a usable device"),
     ("other kind of picture", f"{SAMPLE} --out P/out.jpg", "expected a .png file or a folder"),
     (

@@ -130,3 +130,49 @@ def test_the_nearest_size():
         InputError, match="at least 1 pixel, got 8x0; the smallest that works is 4x4"
     ):
         sample.fit_sizes([(8, 0)], 4)
+
+
+def options_of(words):
+    from convflow.cli.main import Parser
+
+    parser = Parser()
+    sample.add_sampling_options(parser)
+    return sample.sampling_options(parser.parse(words.split()))
+
+
+def test_a_reach_is_a_number_two_or_a_schedule():
+    from convflow.samplers.reach import ReachSchedule
+
+    assert options_of("--reach 4") == {"reach": 4.0}
+    assert options_of("--reach 4,6.5") == {"reach": (4.0, 6.5)}
+    assert options_of("--reach auto") == {"reach": ReachSchedule()}
+    words = "--reach-times 0.1,0.5 --reach-blocks 1,2 --reach-form constant --reach-peak 3"
+    schedule = ReachSchedule(3.0, (0.1, 0.5), (1, 2), "constant")
+    assert options_of(f"--reach auto {words}") == {"reach": schedule}
+    for reach, told in (("", "none"), ("--reach 4", "4.0")):
+        with pytest.raises(InputError, match=f"--reach-peak: expected --reach auto .*got {told};"):
+            options_of(f"{reach} --reach-peak 3")
+
+
+def test_a_shift_is_a_number_or_follows_the_size():
+    assert options_of("--shift 3 --position-scaling ntk") == {
+        "shift": 3.0,
+        "position_scaling": "ntk",
+    }
+    assert options_of("--shift auto") == {"shift": "auto"}
+
+
+def test_what_grows_with_the_size_comes_to_the_network(tiny_run, tmp_path, monkeypatch):
+    from convflow.models.flowdcn import FlowDCN
+
+    seen, trunk = [], FlowDCN.trunk
+
+    def spy(self, features, c, reach=None):
+        seen.append((self.reach, reach[0, 0].tolist()))
+        return trunk(self, features, c, reach)
+
+    monkeypatch.setattr(FlowDCN, "trunk", spy)
+    words = "--num 1 --size 8x12 --steps 1 --reach auto --reach-blocks 0,0 --shift auto"
+    assert main(["sample", str(tiny_run), "--out", str(tmp_path / "a.png"), *words.split()]) == 0
+    trained, reach = seen[0]
+    assert reach == [1.5 * trained, trained]

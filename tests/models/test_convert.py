@@ -16,7 +16,7 @@ import convflow
 from convflow.models.convert import describe_weights, load_official
 from convflow.models.flowdcn import FlowDCN
 from convflow.models.zoo import create_model
-from convflow.nn.embed import sincos_positions
+from convflow.nn.positions import sincos_positions
 from convflow.types import InputError
 from tests.cases import read_golden
 from tests.tolerance import GOLDEN, assert_close_rms

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ import torch
 from convflow.models.convert import load_official
 from convflow.models.dit import DiT, SiT
 from convflow.models.zoo import create_model
+from convflow.nn.positions import SCALINGS, PositionScaling
 from convflow.types import InputError
 from tests.cases import TINY_DIT, build, inputs, perturb, read_golden
 from tests.tolerance import GOLDEN, GOLDEN_WORST, assert_close_rms
@@ -188,3 +190,48 @@ def test_it_compiles_whole(case):
     model = build(case)
     compiled = torch.compile(model, fullgraph=True)
     assert_close_rms(compiled(*inputs(model)), model(*inputs(model)))
+
+
+SCALED = [
+    (case, kind)
+    for case, positions in (("sit", "sincos"), ("sit-rotary", "rotary"))
+    for kind in SCALINGS[positions]
+]
+
+
+@pytest.mark.parametrize(("case", "kind"), SCALED)
+def test_scaled_positions_change_larger_sizes_alone(case, kind):
+    model = build(case)
+    scaling = PositionScaling(kind, 4, 6)
+    for size in ((4, 6), (2, 6), (4, 1), (3, 5)):
+        x, t, y = inputs(model, size=size)
+        assert model(x, t, y, position_scaling=scaling).equal(model(x, t, y)), size
+    for size in ((5, 6), (4, 7), (2, 9), (8, 8)):
+        x, t, y = inputs(model, size=size)
+        assert not model(x, t, y, position_scaling=scaling).equal(model(x, t, y)), size
+
+
+@pytest.mark.parametrize(("case", "kind"), SCALED)
+def test_one_graph_of_each_kind_of_scaling_serves_all_sizes(case, kind, unchecked):
+    settings = TINY_DIT | {"depth": 1, "positions": "rotary" if "rotary" in case else "sincos"}
+    model = perturb(create_model("sit", **settings)).requires_grad_(False)
+    torch._dynamo.reset()
+    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="eager")
+    scaling = PositionScaling(kind, 4, 5)
+    sizes = [(4, 6), (5, 3), (4, 4), (3, 8), (8, 3), (9, 9)]
+    x, t, y = inputs(model, 7, sizes[0])
+    compiled(x, t, y, position_scaling=scaling)
+    with torch.compiler.set_stance("fail_on_recompile"):
+        for size in sizes:
+            x, t, y = inputs(model, 2, size)
+            expected = model(x, t, y, position_scaling=scaling)
+            assert_close_rms(compiled(x, t, y, position_scaling=scaling), expected)
+
+
+def test_a_scaling_of_other_positions_is_refused():
+    model = build("sit")
+    for refused in (model.check_arguments, partial(model, *inputs(model))):
+        with pytest.raises(InputError, match="pi or ei for sincos positions, got 'yarn'"):
+            refused(position_scaling=PositionScaling("yarn", 4, 6))
+    model.check_arguments(position_scaling=PositionScaling("ei", 4, 6))
+    build("sit-rotary").check_arguments(position_scaling=PositionScaling("yarn", 4, 6))

@@ -15,6 +15,7 @@ from convflow.models.cost import measure
 from convflow.models.families import BACKBONES
 from convflow.models.pyramid import Pyramid
 from convflow.models.zoo import SIZES, create_model, load_model
+from convflow.nn.positions import PositionScaling
 from convflow.processes.decomposition import Decomposition
 from convflow.types import InputError
 from tests.cases import MODELS, NUM_CLASSES, perturb
@@ -497,3 +498,18 @@ def test_what_cannot_be_inside_is_refused():
             Pyramid.from_backbone(create_model(family, **settings))
     with pytest.raises(InputError, match="unknown model family 'pyramid'"):
         Pyramid.from_backbone(build("dico"))
+
+
+def test_scaled_positions_pass_through():
+    backbone = settings_of("sit")
+    model = perturb(create_model("pyramid", backbone=backbone, factors=[2]).eval())
+    assert model.arguments == ("position_scaling",)
+    coarse, fine = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 8, 8)
+    given = [coarse, fine], torch.rand(2, 2), torch.tensor([1, 2])
+    same, scaled = (
+        model(*given, position_scaling=PositionScaling("pi", side, side)) for side in (4, 3)
+    )
+    assert_equal(same, model(*given))
+    assert not scaled[0].equal(same[0])
+    with pytest.raises(InputError, match="for sincos positions, got 'ntk'"):
+        model.check_arguments(position_scaling=PositionScaling("ntk", 4, 4))

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from convflow.nn.attention import Attention
-from convflow.nn.embed import rotary_positions
+from convflow.nn.positions import rotary_positions
 from convflow.types import InputError
 from tests.tolerance import assert_close_rms
 

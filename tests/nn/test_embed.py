@@ -14,9 +14,6 @@ from convflow.nn.embed import (
     PatchEmbedding,
     PatchHead,
     TimeEmbedding,
-    rotary_positions,
-    rotate,
-    sincos_positions,
     unpatchify,
 )
 from tests.tolerance import assert_close_rms
@@ -90,49 +87,3 @@ def test_a_new_head_predicts_zero_and_then_modulated_patches():
     cell = normed[1, 2, 3] * (1 + scale[1]) + shift[1]
     patch = (head.out.weight @ cell + head.out.bias).view(2, 2, 3).permute(2, 0, 1)
     assert_close_rms(head(x, c)[1, :, 4:6, 6:8], patch)
-
-
-@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (4, 4), (2, 5), (7, 3)])
-def test_fixed_positions_are_their_formula(rows, columns):
-    """First half of the channels: the column; in each half sines, then cosines."""
-    width, table = 12, torch.zeros(rows, columns, 12, dtype=torch.float64)
-    for row in range(rows):
-        for column in range(columns):
-            for half, place in enumerate((column, row)):
-                for k in range(width // 4):
-                    angle = place / 10000 ** (k / (width // 4))
-                    at = half * width // 2 + k
-                    table[row, column, at] = math.sin(angle)
-                    table[row, column, at + width // 4] = math.cos(angle)
-    assert_close_rms(sincos_positions(rows, columns, width, table), table)
-    single = sincos_positions(rows, columns, width, torch.zeros(1, dtype=torch.bfloat16))
-    assert single.dtype == torch.float32
-    assert_close_rms(single, table)
-
-
-@given(st.integers(-3, 3), st.integers(-3, 3), st.sampled_from([4, 8, 12]))
-def test_products_of_rotated_vectors_depend_on_offsets_alone(down, right, width):
-    x = torch.randn(2, width, dtype=torch.float64, generator=torch.Generator().manual_seed(width))
-    q, k = (v.expand(7, 7, width) for v in x)
-    rotation = rotary_positions(7, 7, width, x)
-    q, k = rotate(q, rotation), rotate(k, rotation)
-    assert_close_rms(q.norm(dim=-1), x[0].norm().expand(7, 7))
-    scores = torch.einsum("hwc,ijc->hwij", q, k)
-    there = [
-        scores[i, j, i + down, j + right]
-        for i in range(max(0, -down), min(7, 7 - down))
-        for j in range(max(0, -right), min(7, 7 - right))
-    ]
-    assert_close_rms(torch.stack(there), there[0].expand(len(there)))
-    if down:
-        assert not torch.isclose(there[0], scores[3, 3, 3, 3 + right])
-    if right:
-        assert not torch.isclose(there[0], scores[3, 3, 3 + down, 3])
-
-
-def test_a_rotation_turns_in_float32_and_keeps_the_dtype():
-    x = torch.randn(3, 4, 8)
-    rotation = rotary_positions(3, 4, 8, x)
-    assert rotate(x.bfloat16(), rotation).dtype == torch.bfloat16
-    assert rotate(x.bfloat16(), rotation).equal(rotate(x.bfloat16().float(), rotation).bfloat16())
-    assert rotate(x, rotation)[0, 0].equal(x[0, 0])

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from convflow.processes.flow import Draws, FlowMatching, shift_times
+from convflow.processes.flow import Draws, FlowMatching, shift_of_size, shift_times
 from convflow.processes.prediction import Kind
 from convflow.processes.schedule import SCHEDULES
 from convflow.types import InputError
@@ -193,3 +193,39 @@ def test_options_that_do_not_exist_are_refused(unchecked):
 
 def test_it_says_what_it_predicts():
     assert FlowMatching().prediction == "velocity"
+
+
+@pytest.mark.parametrize(
+    ("size", "trained", "shift"),
+    [
+        ((8, 8), (8, 8), 1.0),
+        ((16, 16), (8, 8), 2.0),
+        ((4, 16), (8, 8), 1.0),
+        ((8, 4), (8, 16), 0.5),
+    ],
+)
+def test_the_shift_of_a_size_is_the_root_of_its_pixels(size, trained, shift):
+    assert shift_of_size(size, trained) == pytest.approx(shift)
+
+
+def test_a_larger_size_is_as_noisy_at_the_shifted_time():
+    """With s times the side a constant picture is known s times as well, and less so by the shift.
+
+    The mean of n pixels of x_t / alpha has the error sigma / alpha / sqrt(n) (SD3, section 5.3.2).
+    """
+    shift = shift_of_size((24, 24), (8, 8))
+    for t in (0.1, 0.5, 0.9):
+        shifted = shift_times(t, shift)
+        assert shifted < t
+        assert (1 - shifted) / shifted / 24 == pytest.approx((1 - t) / t / 8)
+
+
+@pytest.mark.parametrize("sizes", [((0, 8), (8, 8)), ((8, 8), (8, -1))])
+def test_a_size_of_nothing_is_refused(sizes):
+    with pytest.raises(InputError, match="expected sides above 0"):
+        shift_of_size(*sizes)
+
+
+def test_the_time_of_a_flow_is_what_the_network_is_told():
+    t = torch.rand(3)
+    assert FlowMatching(shift=3.0, schedule="cosine").flow_time(t) is t

@@ -236,3 +236,9 @@ def test_numbers_of_scales_are_spread_over_their_cells():
     )
     assert spread(numbers, [(1, 2), (2, 2)]).equal(expected)
     assert spread(numbers[:, :1], [(1, 2), (2, 2)]).shape == (2, 1, 1, 2)
+
+
+def test_one_time_for_all_scales_is_that_of_the_coarsest():
+    assert MultiscaleFlow().flow_time(torch.tensor([[0.9, 0.1], [0.2, 0.0]])).tolist() == (
+        pytest.approx([0.9, 0.2])
+    )

@@ -1,6 +1,7 @@
 """Every solver by name: it runs on every process it can, and knows its own settings."""
 
 import json
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from convflow.codecs import PixelCodec
 from convflow.pipeline import Pipeline
 from convflow.samplers.multistep import Table
 from convflow.samplers.ode import SOLVERS
-from convflow.samplers.sampler import OPTIONS, SEARCHED, Sampler
+from convflow.samplers.sampler import OPTIONS, SEARCHED, Sampler, check_shift
 from convflow.samplers.seeds import draw_noise
 from convflow.training.config import ProcessConfig, SamplingConfig
 from convflow.types import InputError
@@ -245,3 +246,12 @@ def test_a_description_holds_what_matters_and_no_more():
     assert searched["steps"] == 2
     assert searched["table"]["times"] == TABLE.times
     assert set(SOLVERS) < set(OPTIONS)
+
+
+def test_a_shift_needs_a_grid_of_times():
+    for solver in OPTIONS:
+        fits = solver not in ("dopri5", "ddpm", "ddim", "searched")
+        with nullcontext() if fits else pytest.raises(InputError, match=f"the solver {solver} and"):
+            check_shift(solver, "flow")
+    with pytest.raises(InputError, match="the solver euler and the process dfm"):
+        check_shift("euler", "dfm")
