@@ -97,6 +97,25 @@ class ProcessConfig:
 
 
 @dataclass(frozen=True)
+class ResolutionConfig:
+    """What training at several sizes makes of a size that is not `data.size`; see docs: samplers.
+
+    `shift` belongs to the process "flow".
+    """
+
+    shift: Annotated[bool, doc("favour noise at larger sizes, by sqrt(pixel ratio)")] = False
+    reach: Annotated[Literal["none", "auto"], doc("FlowDCN's schedule of S_max")] = "none"
+    position_scaling: Annotated[
+        Literal["none", "pi", "ei", "ntk", "yarn"], doc("of DiT and SiT on larger grids")
+    ] = "none"
+
+    def arguments(self) -> dict[str, str]:
+        """Return what the network is to be told, as `read_arguments` takes it."""
+        words = {"reach": self.reach, "position_scaling": self.position_scaling}
+        return {name: word for name, word in words.items() if word != "none"}
+
+
+@dataclass(frozen=True)
 class CodecConfig:
     """Between pictures and what the network sees (see `convflow.codecs`).
 
@@ -257,6 +276,7 @@ class TrainConfig:
         default_factory=lambda: {"name": "flowdcn-s/2"}
     )
     data: DataConfig = DataConfig()
+    resolution: ResolutionConfig = ResolutionConfig()
     codec: CodecConfig = CodecConfig()
     process: ProcessConfig = ProcessConfig()
     optim: OptimConfig = OptimConfig()

@@ -30,6 +30,7 @@ from convflow.data.pictures import Drawn
 from convflow.data.sources import Source, open_source
 from convflow.models.backbone import Backbone, check_size
 from convflow.models.zoo import SIZES, create_model, settings_of
+from convflow.processes.flow import FlowMatching
 from convflow.processes.multiscale import MultiscaleFlow
 from convflow.processes.process import create_process
 from convflow.samplers.seeds import generator_of
@@ -114,6 +115,8 @@ def build_trainer(config: TrainConfig, run: Path, device: torch.device) -> tuple
         )
     process = create_process(dataclasses.asdict(config.process))
     config.sampling.sampler().check_process(process)
+    if config.resolution.shift and not isinstance(process, FlowMatching):
+        raise InputError("--resolution.shift: expected the process flow with it; leave it out")
     codec = create_codec(dataclasses.asdict(config.codec), device)
     channels = codec.channels(data.channels)
     build = partial(

@@ -23,8 +23,9 @@ from convflow.codecs import Codec
 from convflow.data.grid import tile
 from convflow.data.loader import Images, Order, batches
 from convflow.models.backbone import Backbone
+from convflow.models.resolution import Resolution, read_arguments
 from convflow.models.zoo import load_strictly
-from convflow.processes.flow import Draws
+from convflow.processes.flow import Draws, shift_of_size, shift_times
 from convflow.processes.multiscale import ScaleDraws
 from convflow.processes.process import Process
 from convflow.samplers.guidance import Clock, guide
@@ -85,6 +86,8 @@ class Trainer:
         self.device = next(model.parameters()).device
         self.ema = EMA(model, config.ema.decay, config.ema.warmup)
         self.optimizer = create_optimizer(model, config.optim)
+        self.told = read_arguments(model, config.resolution.arguments())
+        Resolution(self.shape[1:], self.shape[1:]).check(model, self.told)
         self.precision = choose_precision(config.precision, self.device)
         self.step, self.images_seen = 0, 0
 
@@ -262,6 +265,9 @@ class Trainer:
         config, mine = self.config, self._share()
         generator = generator_of(config.seed, TRAINING, self.images_seen, device=self.device)
         draws = self.process.draw(shape, generator)
+        if config.resolution.shift:
+            shift = shift_of_size((shape[2], shape[3]), self.shape[1:])
+            draws = draws._replace(t=shift_times(draws.t, shift))
         dropped = torch.rand(shape[0], generator=generator, device=self.device)
         dropped = dropped < config.label_dropout
         labels = labels.to(self.device)
@@ -286,8 +292,12 @@ class Trainer:
     ) -> Tensor:
         noise = None if noise is None else noise[rows]
         data = self.codec.encode(pictures.to(self.device), noise=noise)
+        network: Any = self.model
+        if self.told:
+            resolution = Resolution((data.shape[2], data.shape[3]), self.shape[1:])
+            network = resolution.network(self.model, self.told, self.process.flow_time)
         with self._autocast():
-            return self.process.loss_at(self.model, data, labels, draws.take(rows))
+            return self.process.loss_at(network, data, labels, draws.take(rows))
 
     def _share(self) -> slice:
         return slice(distributed.rank(), None, distributed.world_size())

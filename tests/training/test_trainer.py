@@ -363,3 +363,40 @@ def test_a_process_without_a_picture_takes_part(tiny, trainer_of, monkeypatch):
     trainer.train_step(pixels[:0], labels[:0], indices[:0], 2)
     assert len(sums[0]) == 1 + len(list(trainer.model.parameters()))
     assert not any(tensor.any() for tensor in sums[0])
+
+
+def test_larger_sizes_favour_noise_and_reach_farther(tiny, trainer_of, monkeypatch):
+    words = "--resolution.shift true --model.depth 10 --resolution.reach auto"
+    plain, told = trainer_of(tiny("--model.depth 10")), trainer_of(tiny(words))
+    labels = torch.zeros(6, dtype=torch.int64)
+    for shape, shift in (((6, 1, 8, 8), 1.0), ((6, 1, 16, 16), 2.0), ((6, 1, 8, 16), 2**0.5)):
+        t, later = (trainer._draw(labels, shape)[1].t for trainer in (plain, told))
+        torch.testing.assert_close(later, t / (t + (1 - t) * shift))
+    seen = []
+    trunk = type(told.model).trunk
+
+    def spy(self, features, c, reach=None):
+        seen.append(reach)
+        return trunk(self, features, c, reach)
+
+    monkeypatch.setattr(type(told.model), "trunk", spy)
+    for size in ((8, 8), (8, 16)):
+        pixels, _ = told.images.batch(np.arange(4), size=size)
+        assert told.train_step(pixels, labels[:4], np.arange(4), 4)["loss"] > 0
+    same, wider = seen
+    assert (same == told.model.reach).all()
+    assert (wider[..., 1] == told.model.reach).all()
+    assert wider[:, 5, 0].max() > told.model.reach
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--process ddpm --resolution.shift true", "expected the process flow"),
+        ("--resolution.position-scaling pi", "flowdcn has no position_scaling"),
+        ("--model.mix dico --resolution.reach auto", "has no"),
+    ],
+)
+def test_what_is_not_told_of_sizes_is_refused(tiny, trainer_of, words, message):
+    with pytest.raises(InputError, match=message):
+        trainer_of(tiny(words))
