@@ -394,7 +394,7 @@ def test_larger_sizes_favour_noise_and_reach_farther(tiny, trainer_of, monkeypat
     [
         ("--process ddpm --resolution.shift true", "expected the process flow"),
         ("--resolution.position-scaling pi", "flowdcn has no position_scaling"),
-        ("--model.mix dico --resolution.reach auto", "has no"),
+        ("--resolution.reach auto", "expected more than 9 blocks for the published reach-blocks"),
     ],
 )
 def test_what_is_not_told_of_sizes_is_refused(tiny, trainer_of, words, message):
