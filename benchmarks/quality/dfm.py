@@ -21,19 +21,20 @@ from benchmarks.harness import RESULTS
 from benchmarks.quality.race import Contender, Way, add_options, race
 
 SMALL = {
-    "dico": ["--model.width", "28", "--model.depths", "2,2,2,2,2"],
-    "flowdcn": ["--model.width", "96", "--model.patch-size", "4"],
     "sit": ["--model.width", "96", "--model.patch-size", "4"],
+    "flowdcn": ["--model.width", "96", "--model.patch-size", "4"],
+    "dico": ["--model.width", "28", "--model.depths", "2,2,2,2,2"],
 }
 PROCESSES = {
     "flow": ["--process.times", "logit-normal"],
     "dfm": ["--process", "dfm"],
+    "dfm-standardized": ["--process", "dfm", "--process.standardize", "true"],
 }
 SHORT = ["--optim.warmup-images", "1024"]
 CONTENDERS = [
     Contender(f"{backbone}-{process}", f"cifar10.{backbone}", [*small, *SHORT, *words])
-    for backbone, small in SMALL.items()
     for process, words in PROCESSES.items()
+    for backbone, small in SMALL.items()
 ]
 EULER = ["--solver", "euler", "--steps", "20", "--precision", "bfloat16"]
 WAYS = [Way(f"guidance {scale}", [*EULER, "--guidance", scale]) for scale in ("1", "1.5")]
@@ -67,7 +68,7 @@ def _draw(rows: list[dict[str, str]], out: Path) -> None:
     """Draw the distance over images seen, a point for each seed and draw."""
     figure, axes = plt.subplots(1, len(SMALL), figsize=(10, 3.4), sharey=True, layout="constrained")
     for axis, backbone in zip(axes, SMALL, strict=True):
-        for color, process in zip(("C7", "C0"), PROCESSES, strict=True):
+        for color, process in zip(("C7", "C0", "C1"), PROCESSES, strict=True):
             for style, way in zip(("-", "--"), WAYS, strict=True):
                 points: dict[int, list[float]] = {}
                 for row in rows:
