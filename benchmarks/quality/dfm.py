@@ -49,10 +49,9 @@ def main() -> None:
     rows = race(CONTENDERS, WAYS, options, "dfm")
     for backbone in SMALL:
         for way in WAYS:
-            flow, dfm = (_mean(rows, f"{backbone}-{each}", way.name) for each in PROCESSES)
-            print(
-                f"{backbone}, {way.name}: FD {flow:.2f}, with DFM {dfm:.2f}: {dfm / flow - 1:+.0%}"
-            )
+            flow, *others = (_mean(rows, f"{backbone}-{each}", way.name) for each in PROCESSES)
+            found = ", ".join(f"{other:.2f} ({other / flow - 1:+.0%})" for other in others)
+            print(f"{backbone}, {way.name}: FD {flow:.2f}; {found}")
     _draw(rows, RESULTS.parents[1] / "docs/images/dfm.png")
 
 
