@@ -11,6 +11,7 @@ Writes `results/dfm.csv` and `docs/images/dfm.png`.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from pathlib import Path
 
@@ -49,18 +50,20 @@ def main() -> None:
     rows = race(CONTENDERS, WAYS, options, "dfm")
     for backbone in SMALL:
         for way in WAYS:
-            flow, *others = (_mean(rows, f"{backbone}-{each}", way.name) for each in PROCESSES)
-            found = ", ".join(f"{other:.2f} ({other / flow - 1:+.0%})" for other in others)
-            print(f"{backbone}, {way.name}: FD {flow:.2f}; {found}")
+            found = {each: _mean(rows, f"{backbone}-{each}", way.name) for each in PROCESSES}
+            told = (
+                f"{name} {fd:.2f} ({fd / found['flow'] - 1:+.0%})" for name, fd in found.items()
+            )
+            print(f"{backbone}, {way.name}: FD {', '.join(told)}")
     _draw(rows, RESULTS.parents[1] / "docs/images/dfm.png")
 
 
 def _mean(rows: list[dict[str, str]], contender: str, way: str) -> float:
-    """Return the distance at the end, averaged over seeds and draws."""
+    """Return the distance at the end, averaged over seeds and draws; NaN without any."""
     found = [row for row in rows if (row["contender"], row["way"]) == (contender, way)]
-    end = max(int(row["images"]) for row in found)
+    end = max((int(row["images"]) for row in found), default=0)
     last = [float(row["FD"]) for row in found if int(row["images"]) == end]
-    return sum(last) / len(last)
+    return sum(last) / len(last) if last else math.nan
 
 
 def _draw(rows: list[dict[str, str]], out: Path) -> None:
@@ -73,6 +76,8 @@ def _draw(rows: list[dict[str, str]], out: Path) -> None:
                 for row in rows:
                     if (row["contender"], row["way"]) == (f"{backbone}-{process}", way.name):
                         points.setdefault(int(row["images"]), []).append(float(row["FD"]))
+                if not points:
+                    continue
                 means = [sum(values) / len(values) for values in points.values()]
                 label = f"{process}, {way.name}"
                 axis.plot(list(points), means, style, color=color, label=label)
