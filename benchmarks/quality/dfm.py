@@ -11,6 +11,7 @@ Writes `results/dfm.csv` and `docs/images/dfm.png`.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from pathlib import Path
 
@@ -21,19 +22,20 @@ from benchmarks.harness import RESULTS
 from benchmarks.quality.race import Contender, Way, add_options, race
 
 SMALL = {
-    "dico": ["--model.width", "28", "--model.depths", "2,2,2,2,2"],
-    "flowdcn": ["--model.width", "96", "--model.patch-size", "4"],
     "sit": ["--model.width", "96", "--model.patch-size", "4"],
+    "flowdcn": ["--model.width", "96", "--model.patch-size", "4"],
+    "dico": ["--model.width", "28", "--model.depths", "2,2,2,2,2"],
 }
 PROCESSES = {
     "flow": ["--process.times", "logit-normal"],
     "dfm": ["--process", "dfm"],
+    "dfm-standardized": ["--process", "dfm", "--process.standardize", "true"],
 }
 SHORT = ["--optim.warmup-images", "1024"]
 CONTENDERS = [
     Contender(f"{backbone}-{process}", f"cifar10.{backbone}", [*small, *SHORT, *words])
-    for backbone, small in SMALL.items()
     for process, words in PROCESSES.items()
+    for backbone, small in SMALL.items()
 ]
 EULER = ["--solver", "euler", "--steps", "20", "--precision", "bfloat16"]
 WAYS = [Way(f"guidance {scale}", [*EULER, "--guidance", scale]) for scale in ("1", "1.5")]
@@ -48,31 +50,34 @@ def main() -> None:
     rows = race(CONTENDERS, WAYS, options, "dfm")
     for backbone in SMALL:
         for way in WAYS:
-            flow, dfm = (_mean(rows, f"{backbone}-{each}", way.name) for each in PROCESSES)
-            print(
-                f"{backbone}, {way.name}: FD {flow:.2f}, with DFM {dfm:.2f}: {dfm / flow - 1:+.0%}"
+            found = {each: _mean(rows, f"{backbone}-{each}", way.name) for each in PROCESSES}
+            told = (
+                f"{name} {fd:.2f} ({fd / found['flow'] - 1:+.0%})" for name, fd in found.items()
             )
+            print(f"{backbone}, {way.name}: FD {', '.join(told)}")
     _draw(rows, RESULTS.parents[1] / "docs/images/dfm.png")
 
 
 def _mean(rows: list[dict[str, str]], contender: str, way: str) -> float:
-    """Return the distance at the end, averaged over seeds and draws."""
+    """Return the distance at the end, averaged over seeds and draws; NaN without any."""
     found = [row for row in rows if (row["contender"], row["way"]) == (contender, way)]
-    end = max(int(row["images"]) for row in found)
+    end = max((int(row["images"]) for row in found), default=0)
     last = [float(row["FD"]) for row in found if int(row["images"]) == end]
-    return sum(last) / len(last)
+    return sum(last) / len(last) if last else math.nan
 
 
 def _draw(rows: list[dict[str, str]], out: Path) -> None:
     """Draw the distance over images seen, a point for each seed and draw."""
     figure, axes = plt.subplots(1, len(SMALL), figsize=(10, 3.4), sharey=True, layout="constrained")
     for axis, backbone in zip(axes, SMALL, strict=True):
-        for color, process in zip(("C7", "C0"), PROCESSES, strict=True):
+        for color, process in zip(("C7", "C0", "C1"), PROCESSES, strict=True):
             for style, way in zip(("-", "--"), WAYS, strict=True):
                 points: dict[int, list[float]] = {}
                 for row in rows:
                     if (row["contender"], row["way"]) == (f"{backbone}-{process}", way.name):
                         points.setdefault(int(row["images"]), []).append(float(row["FD"]))
+                if not points:
+                    continue
                 means = [sum(values) / len(values) for values in points.values()]
                 label = f"{process}, {way.name}"
                 axis.plot(list(points), means, style, color=color, label=label)

@@ -48,6 +48,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--num", type=int, default=1000, help="samples of each score")
     add("--seeds", type=int, nargs="+", default=[0], help="of training; 0 is sampled twice")
     add("--runs", type=Path, default=Path("runs/race"), help="where the trainings lie")
+    add("--only", nargs="+", metavar="NAME", help="contenders to run (default: all)")
     add("--jobs", type=int, default=2, help="contenders at once, sharing the cores")
     add("--dirty", action="store_true", help="allow uncommitted changes")
 
@@ -65,6 +66,7 @@ def race(
         row holds as many real test pictures instead of samples: the floor of every score.
     """
     notes = machine()
+    contenders = [each for each in contenders if not options.only or each.name in options.only]
     reference = options.runs / "reference.npz"
     if not reference.is_file():
         options.runs.mkdir(parents=True, exist_ok=True)
