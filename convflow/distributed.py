@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -109,3 +110,15 @@ def all_or_none(device: torch.device) -> Iterator[None]:
         raise failure
     if failures:
         raise InputError("another process stopped; see its message")
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Return the bytes free on a device, None where that is not known."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:  # not Linux
+        return None
+    kib = next((int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), None)
+    return None if kib is None or device.type != "cpu" else kib * 1024

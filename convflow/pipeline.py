@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
+import math
 import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from convflow.codecs import Codec, create_codec, picture_channels
 from convflow.data.grid import to_picture
 from convflow.models.backbone import Backbone, check_size
 from convflow.models.resolution import OWNERS, read_arguments
-from convflow.models.zoo import load_model
+from convflow.models.zoo import create_model, load_model
 from convflow.processes.flow import shift_of_size
 from convflow.processes.process import create_process
 from convflow.samplers.adaptive import ADAPTIVE_SOLVERS
@@ -40,11 +41,13 @@ from convflow.training.config import (
     SamplingConfig,
 )
 from convflow.training.keys import to_dict
+from convflow.training.planner import Work, check_memory
 from convflow.types import InputError, Size, check_kinds, unknown_name
 
 Label = str | int
 
 MOST_PICTURES = 10_000_000
+USUAL_BATCH = 64
 
 
 @dataclass
@@ -194,6 +197,7 @@ class Pipeline:
                 f"expected at most {MOST_PICTURES:,} pictures, which are all held in memory, got "
                 f"{num}; take fewer, or read parts of `samples`"
             )
+        self._check_memory(samples, min(batch_size, num))
         starts = range(0, num, batch_size)
         chunks = [range(start, min(start + batch_size, num)) for start in starts]
         pixels = torch.cat([samples.read(chunk, progress, watch) for chunk in chunks])
@@ -335,6 +339,25 @@ class Pipeline:
                     f"{theirs}; choose another"
                 )
         return self.model
+
+    def _check_memory(self, samples: Samples, batch_size: int) -> None:
+        """Raise InputError when a batch cannot fit; of those that are no larger than usual none is.
+
+        Guidance evaluates two pictures for each that it makes.
+        """
+        if batch_size * math.prod(samples.size) <= USUAL_BATCH * math.prod(self.size):
+            return
+        settings = dict(self.model.settings)
+        family = settings.pop("family")
+        work = Work(
+            lambda: create_model(family, **settings),
+            samples.size,
+            batch_size * (2 if samples.guidance != 1 else 1),
+            self.codec.factor,
+            samples.precision == "bfloat16",
+        )
+        free = distributed.free_memory(self.device)
+        check_memory(work, free, "batch-size", training=False, picture=work.batch // batch_size)
 
     def _label_ids(self, labels: Sequence[Label | None] | Label | None) -> list[int]:
         null = self.model.num_classes

@@ -86,3 +86,9 @@ def test_an_error_elsewhere_stops_this_process_too(monkeypatch):
         distributed.all_or_none(torch.device("cpu")),
     ):
         pass
+
+
+def test_free_memory():
+    free = distributed.free_memory(torch.device("cpu"))
+    assert free is None or 2**20 < free < 2**50
+    assert distributed.free_memory(torch.device("meta")) is None

@@ -371,3 +371,10 @@ def test_another_solver_forgets_the_defaults_of_this_one_and_not_what_is_given(p
     weaker = build("flowdcn", perturbed=False)
     automatic = published.samples(guidance_kind="auto", weaker=weaker)
     assert automatic.guidance_kind == "auto"
+
+
+def test_a_batch_beyond_memory_is_refused_with_one_that_fits(pipe, monkeypatch):
+    monkeypatch.setattr("convflow.distributed.free_memory", lambda device: 2**21)
+    pipe(num=2, steps=1, guidance=1)  # no larger than usual
+    with pytest.raises(InputError, match=r"batches of 3 at 64x64 .*--batch-size \d+ fits|smaller"):
+        pipe(num=3, size=(64, 64), steps=1)

@@ -38,7 +38,7 @@ from convflow.storage import claimed, read_json, write_text
 from convflow.training import checkpoint
 from convflow.training.config import DataConfig, TrainConfig
 from convflow.training.keys import differences, from_dict, to_dict
-from convflow.training.planner import Work, check_memory, free_memory
+from convflow.training.planner import Work, check_memory
 from convflow.training.trainer import Trainer, choose_precision
 from convflow.types import InputError, Size
 
@@ -158,7 +158,7 @@ def _check_memory(
     batch = min(share, config.micro_batch or share)
     half = choose_precision(config.precision, device) == "bfloat16"
     work = Work(build, size, batch, factor, half)
-    check_memory(work, free_memory(device), "micro-batch", training=True)
+    check_memory(work, distributed.free_memory(device), "micro-batch", training=True)
 
 
 def training_sizes(data: DataConfig, multiple: int) -> tuple[Size, ...]:

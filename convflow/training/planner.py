@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
-
-import torch
 
 from convflow.models.backbone import Backbone
 from convflow.models.cost import measure
@@ -39,7 +36,9 @@ class Work(NamedTuple):
         return sum((cost.training if training else cost.sampling).values())
 
 
-def check_memory(work: Work, free: int | None, option: str, *, training: bool) -> None:
+def check_memory(
+    work: Work, free: int | None, option: str, *, training: bool, picture: int = 1
+) -> None:
     """Raise InputError when a batch cannot fit into memory, naming the batch that would.
 
     Args:
@@ -47,6 +46,7 @@ def check_memory(work: Work, free: int | None, option: str, *, training: bool) -
         free: bytes that are free, weights not yet there; None where that is not known.
         option: the command-line option of the batch, without dashes.
         training: whether gradients and the optimizer are held too.
+        picture: evaluations side by side for one picture.
     """
     if free is None:
         return
@@ -55,24 +55,12 @@ def check_memory(work: Work, free: int | None, option: str, *, training: bool) -
         return
     height, width = work.size
     fixed = 2 * work._replace(batch=1).needs(training) - work._replace(batch=2).needs(training)
-    fits = int((free / TRUST - fixed) * work.batch / max(need - fixed, 1))
+    fits = int((free / TRUST - fixed) * work.batch / max(need - fixed, 1)) // picture
     cure = f"--{option} {fits} fits" if fits >= 1 else "take a smaller network or size"
     raise InputError(
-        f"expected work that fits into {_gib(free)} of free memory, got batches of {work.batch} at "
-        f"{height}x{width} that need about {_gib(need)}; {cure}"
+        f"expected work that fits into {_gib(free)} of free memory, got batches of "
+        f"{work.batch // picture} at {height}x{width} that need about {_gib(need)}; {cure}"
     )
-
-
-def free_memory(device: torch.device) -> int | None:
-    """Return the bytes free on a device, None where that is not known."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:  # not Linux
-        return None
-    kib = next((int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), None)
-    return None if kib is None or device.type != "cpu" else kib * 1024
 
 
 def _gib(count: int) -> str:

@@ -85,7 +85,7 @@ def test_sampler_process_and_guidance_go_together(name):
 def test_every_imagenet_recipe_has_a_target_and_every_target_a_recipe():
     names = [name.partition(".")[2] for name in NAMES if name.startswith("imagenet.")]
     assert sorted(names) == sorted(imagenet.TARGETS)
-    assert len(names) == 26
+    assert len(names) == 27
     assert find_target("cifar10.flowdcn") is None
 
 
