@@ -62,12 +62,13 @@ class Samples:
     def __post_init__(self) -> None:
         """Raise InputError now rather than at the first picture."""
         self.sampler.check_process(self.process)
-        if isinstance(self.process, MultiscaleFlow) and self.guidance_kind == "auto":
+        scales = isinstance(self.process, MultiscaleFlow)
+        if scales and self.guidance_kind == "auto":
             raise InputError(
                 "expected the guidance cfg or cfg-zero for a model trained with the process dfm, "
                 "got auto; leave out the weaker model"
             )
-        self.sampler.check_guidance(self.guidance_kind)
+        self.sampler.check_guidance(self.guidance_kind, scales)
         if (self.channels_guided or 1) > self.model.in_channels:
             raise InputError(
                 f"expected at most {self.model.in_channels} guided channels, all that the model "

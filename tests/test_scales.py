@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 
@@ -15,7 +16,9 @@ from convflow.codecs import PixelCodec
 from convflow.models import zoo
 from convflow.models.zoo import create_model
 from convflow.pipeline import Pipeline
+from convflow.processes.process import create_process
 from convflow.recipes import create_config, list_recipes
+from convflow.samplers.ode import SOLVERS
 from convflow.training import checkpoint, launch
 from convflow.training.config import ProcessConfig, SamplingConfig
 from convflow.training.keys import read_pipeline
@@ -92,7 +95,15 @@ def test_going_on_keeps_the_deviations_of_the_start(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("recipe", list_recipes())
 def test_every_recipe_becomes_one_of_scales(recipe):
-    config = override(create_config(recipe), ["--process", "dfm", "--sampling.steps", "20"])
+    config = override(create_config(recipe), ["--process", "dfm"])
+    process = create_process(dataclasses.asdict(config.process))
+    config.sampling.sampler().check_process(process)
+    known = create_config(recipe).sampling
+    if known.solver in SOLVERS:
+        assert (config.sampling.solver, config.sampling.steps) == (known.solver, known.steps)
+    else:
+        ends = config.sampling.sampler().stage_ends(process)
+        assert (config.sampling.solver, ends) == ("euler", (30, 40))
     with torch.device("meta"):
         model = launch.build_model(config, 3)
     assert (model.family, model.num_classes) == ("pyramid", 3)
@@ -121,6 +132,7 @@ def test_the_network_of_a_published_size_and_settings_of_the_pyramid(monkeypatch
         ("--process.schedule vp", "'dfm' has no setting 'schedule'"),
         ("--sampling.steps 1", "at least 2 steps"),
         ("--sampling.solver euler-maruyama", "expected a solver of fixed cost"),
+        ("--sampling.guidance-kind cfg-zero", "expected the solver euler .* got ab2"),
         ("--process flow --process.standardize true", "'flow' has no setting 'standardize'"),
     ],
 )
@@ -189,6 +201,7 @@ def test_a_description_of_scales_changes_with_their_settings():
         ({"thresholds": 0.9}, r"expected several numbers for thresholds, got 0\.9"),
         ({"guidance_kind": "auto", "weaker": "model"}, "expected the guidance cfg or cfg-zero"),
         ({"size": (8, 9)}, "multiples of|that 2 divides"),
+        ({"guidance_kind": "cfg-zero", "solver": "heun"}, "expected the solver euler .*, got heun"),
     ],
 )
 def test_sampling_settings_that_do_not_fit_are_refused(more, message):
@@ -264,10 +277,11 @@ def test_stages_need_a_model_of_scales(more):
 
 def test_a_share_sees_its_rows_of_the_same_draws(tmp_path, monkeypatch):
     trainer = launch.build_trainer(settings("--batch-size 8"), tmp_path, torch.device("cpu"))[0]
-    _, whole = trainer._draw(torch.zeros(8, dtype=torch.int64))
+    shape = (8, *trainer.shape)
+    _, whole = trainer._draw(torch.zeros(8, dtype=torch.int64), shape)
     for rank in range(3):
         monkeypatch.setattr(Trainer, "_share", lambda self, rank=rank: slice(rank, None, 3))
-        _, mine = trainer._draw(torch.zeros(len(range(rank, 8, 3)), dtype=torch.int64))
+        _, mine = trainer._draw(torch.zeros(len(range(rank, 8, 3)), dtype=torch.int64), shape)
         assert all(m.equal(w[rank::3]) for m, w in zip(mine, whole, strict=True))
 
 

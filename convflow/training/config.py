@@ -19,7 +19,7 @@ from convflow.codecs import SD_SCALE, SD_VAE
 from convflow.samplers.ancestral import ANCESTRAL_SOLVERS
 from convflow.samplers.guidance import guide
 from convflow.samplers.multistep import Table
-from convflow.samplers.sampler import GRID, OPTIONS, SEARCHED, STAGES, Sampler
+from convflow.samplers.sampler import GRID, OPTIONS, PAUSING, SEARCHED, STAGES, Sampler
 from convflow.samplers.seeds import LabelPolicy
 from convflow.types import InputError, check_several, unknown_name
 
@@ -226,6 +226,8 @@ def unfit_settings(stored: Mapping[str, Any], given: Mapping[str, Any], process:
     names = [name for name in SAMPLER_SETTINGS if name not in OPTIONS.get(solver, ())]
     if solver in ANCESTRAL_SOLVERS:
         names.append("guidance_kind")  # cfg-zero is for velocities
+    if process == "dfm" and solver != PAUSING:
+        names.append("guidance_kind")  # nor for solvers that remember a pause
     if str(given.get("steps", stored["steps"])) == "1" and "last_step" not in names:
         names.append("last_step")
     names += GRID if process == "dfm" else STAGES

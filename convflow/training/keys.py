@@ -61,7 +61,8 @@ def from_dict(tree: Mapping[str, Any]) -> TrainConfig:
             f"--data.sizes: expected sizes or --data.buckets, got both {show(config.data.sizes)} "
             f"and {config.data.buckets} buckets; leave one of them out"
         )
-    config.sampling.sampler()
+    scales = config.process.kind == "dfm"
+    config.sampling.sampler().check_guidance(config.sampling.guidance_kind, scales)
     if not isinstance(config.model.get("name"), str):
         raise _unfit("model.name", "the name of a network", config.model.get("name"))
     return config

@@ -157,6 +157,11 @@ def test_stages_on_the_command_line():
     recipe = override(TrainConfig(), split("--sampling.shift 3 --sampling.last-step 0.04"))
     plain = override(recipe, ["--process", "dfm"]).sampling
     assert (plain.shift, plain.last_step) == (1.0, None)
+    random = override(TrainConfig(), split("--sampling.solver ddpm --sampling.steps 250"))
+    taken = override(random, ["--process", "dfm"]).sampling
+    assert (taken.solver, taken.steps, taken.clip) == ("euler", 40, False)
+    assert override(random, split("--process dfm --sampling.steps 12")).sampling.steps == 12
+    assert override(random, split("--process dfm --sampling.solver heun")).sampling.steps == 250
     with pytest.raises(InputError, match="numbers such as 2,2, got 'a'"):
         override(scales, split("--sampling.stage-steps a"))
     with pytest.raises(InputError, match="stage-steps that sum up to 9 steps"):
