@@ -153,7 +153,7 @@ class Sampler:
         thresholds = thresholds * (scales - 1) if len(thresholds) == 1 else thresholds
         for name, numbers, count in (
             ("stage-steps", self.stage_steps, scales),
-            ("thresholds", thresholds, scales - 1),
+            ("thresholds" if scales > 2 else "threshold", thresholds, scales - 1),
         ):
             if numbers and len(numbers) != count:
                 raise InputError(
@@ -189,7 +189,7 @@ class Sampler:
         """
         if not isinstance(process, MultiscaleFlow):
             return size
-        cells = process.sizes((size[0] // factor, size[1] // factor))
+        cells = process.sizes(size, factor)
         height, width = cells[len(self.stages(process)) - 1]
         return height * factor, width * factor
 

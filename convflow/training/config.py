@@ -28,7 +28,9 @@ LARGEST = 2**53
 
 Count = Annotated[int, Meta(ge=1, le=LARGEST)]
 Natural = Annotated[int, Meta(ge=0, le=LARGEST)]
+Factor = Annotated[int, Meta(ge=2, le=LARGEST)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
+Share = Annotated[float, Meta(gt=0, le=1)]
 Momentum = Annotated[float, Meta(ge=0, lt=1)]
 NotNegative = Annotated[float, Meta(ge=0)]
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -86,12 +88,12 @@ class ProcessConfig:
     variance: Annotated[
         Literal["learned", "small", "large"], doc("of DDPM's steps; learned doubles the channels")
     ] = "learned"
-    factors: Annotated[tuple[Count, ...], doc("between the scales of dfm, coarse to fine")] = (2,)
+    factors: Annotated[tuple[Factor, ...], doc("between the scales of dfm, coarse to fine")] = (2,)
     decomposition: Annotated[Literal["laplacian", "haar", "dct"], doc("into scales")] = "laplacian"
-    probabilities: Annotated[tuple[Fraction, ...], doc("of the main scale; none = 0.9, rest")] = ()
+    probabilities: Annotated[tuple[Share, ...], doc("of the main scale; none = 0.9, rest")] = ()
     earlier_location: Annotated[float, doc("mean as above, of scales before the main one")] = 1.5
     earlier_scale: Annotated[Positive, doc("its standard deviation")] = 1.0
-    weights: Annotated[tuple[NotNegative, ...], doc("of each scale in the loss; none = 1")] = ()
+    weights: Annotated[tuple[Positive, ...], doc("of each scale in the loss; none = 1")] = ()
     standardize: Annotated[bool, doc("divide by deviations, measured at the start")] = False
     deviations: Annotated[tuple[Positive, ...], doc("of each scale; none = measured, or 1")] = ()
 
