@@ -126,9 +126,11 @@ def test_the_network_of_a_published_size_and_settings_of_the_pyramid(monkeypatch
     ("words", "message"),
     [
         ("--process.factors 2,x", "--process.factors: expected numbers such as 2,2, got"),
-        ("--process.factors 2,1", "factors of at least 2"),
+        ("--process.factors 2,1", "--process.factors: expected int >= 2, got '2,1'"),
         ("--process.probabilities 0.5,0.4", "probabilities that sum to 1"),
-        ("--process.factors 3 --model.patch-size 1", "that 3 divides|multiples of 3"),
+        ("--process.factors 3", r"that 3 divides, for scales of laplacian with the factors \[3\]"),
+        ("--process.decomposition dct --data.size 12x16", r"that 8 divides.* nearest .* is 16x16"),
+        ("--process.factors 2 --model.patch-size 8 --data.size 12x16", "multiples of 8, got 12x16"),
         ("--process.schedule vp", "'dfm' has no setting 'schedule'"),
         ("--sampling.steps 1", "at least 2 steps"),
         ("--sampling.solver euler-maruyama", "expected a solver of fixed cost"),
@@ -140,6 +142,20 @@ def test_settings_that_do_not_fit_are_refused_before_anything_is_written(words, 
     with pytest.raises(InputError, match=message):
         launch.train(settings(words), tmp_path / "run")
     assert not (tmp_path / "run/config.json").exists()
+
+
+def test_factors_that_fit_no_picture_are_refused_before_a_network_is_built(tmp_path, monkeypatch):
+    monkeypatch.setattr(launch, "build_model", lambda *_: pytest.fail("built"))
+    with pytest.raises(InputError, match=r"10000 divides, .* factors \[10000\], got 8x8"):
+        launch.train(settings("--process.factors 10000"), tmp_path / "run")
+
+
+def test_sizes_by_ratio_are_those_of_whole_blocks(tmp_path):
+    words = "--data.buckets 3 --data.size 32x32 --process.decomposition dct"
+    trainer = launch.build_trainer(settings(words), tmp_path, torch.device("cpu"))[0]
+    sizes = trainer.order.buckets.sizes
+    assert len(sizes) == 3
+    assert all(side % 8 == 0 for size in sizes for side in size)
 
 
 def test_a_picture_depends_on_its_number_alone():
@@ -195,7 +211,7 @@ def test_a_description_of_scales_changes_with_their_settings():
         ({"steps": 1}, "at least 2 steps, one for each scale, got 1"),
         ({"stage_steps": (3, 2, 1)}, r"expected 2 stage-steps for 2 scales, got \[3, 2, 1\]"),
         ({"stage_steps": (3, 2), "steps": 6}, r"that sum up to 6 steps, got \[3, 2\]"),
-        ({"thresholds": (0.9, 0.9)}, "expected 1 thresholds for 2 scales"),
+        ({"thresholds": (0.9, 0.9)}, "expected 1 threshold for 2 scales"),
         ({"thresholds": (1.5,)}, r"thresholds in \(0, 1\]"),
         ({"stop_scale": 3}, "a stop-scale from 1 to 2, got 3"),
         ({"thresholds": 0.9}, r"expected several numbers for thresholds, got 0\.9"),

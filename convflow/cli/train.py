@@ -28,7 +28,7 @@ often changed
   --codec latent           in latents of an autoencoder; needs pip install convflow[diffusers]
   --process ddpm           DDPM instead of flow matching; see also --process.schedule
   --process dfm            a flow for each scale; see also --process.factors, .decomposition
-  --model.width 256        any setting of the network; several numbers as --model.depths 2x4x8x4x2
+  --model.width 256        any setting of the network; several numbers as --model.depths 2,4,8,4,2
   --data.on-bad skip       leave unreadable pictures out instead of stopping
 
 convflow train RECIPE --help lists every key with its value in that recipe, or beside what else is

@@ -112,12 +112,14 @@ def build_trainer(config: TrainConfig, run: Path, device: torch.device) -> tuple
     config.sampling.sampler().check_process(process)
     codec = create_codec(dataclasses.asdict(config.codec), device)
     channels = codec.channels(data.channels)
+    if isinstance(process, MultiscaleFlow):  # before a network is built for absurd factors
+        for size in (data.size, *data.sizes):
+            process.sizes(size, codec.factor)
     model = build_model(config, len(source.class_names), process.learned_variance, channels)
-    sizes = training_sizes(data, codec.factor * model.multiple)
+    multiple = codec.factor * math.lcm(model.multiple, process.multiple)
+    sizes = training_sizes(data, multiple)
     for height, width in (data.size, *sizes):
-        check_size(height, width, codec.factor * model.multiple)
-        if isinstance(process, MultiscaleFlow):
-            process.sizes((height // codec.factor, width // codec.factor))
+        check_size(height, width, multiple)
     report, good = _look_at_all(source, data)
     random = data.crop == "random"
     images = Images(source, good, channels=data.channels, size=data.size, crop=random)

@@ -68,7 +68,7 @@ def describe(config: TrainConfig) -> list[tuple[str, str, str]]:
     for key, value in flatten(tree).items():
         kind = kind_of(key)
         meta = [m.description for m in getattr(kind, "__metadata__", ()) if m.description]
-        shown = show(value)
+        shown = show(value, kind)
         shown = "none" if shown in (None, "") and not isinstance(value, str) else shown
         rows.append((key.replace("_", "-"), str(shown), meta[-1] if meta else ""))
     return rows
