@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
+import math
 import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,8 @@ from convflow import distributed
 from convflow.codecs import Codec, create_codec, picture_channels
 from convflow.data.grid import to_picture
 from convflow.models.backbone import Backbone, check_size
-from convflow.models.zoo import find_folder, load_model
+from convflow.models.pyramid import Pyramid
+from convflow.models.zoo import load_model
 from convflow.processes.process import create_process
 from convflow.samplers.adaptive import ADAPTIVE_SOLVERS
 from convflow.samplers.multistep import read_table, table_path
@@ -29,7 +31,7 @@ from convflow.samplers.ode import Callback
 from convflow.samplers.sampler import SEARCHED, Sampler
 from convflow.samples import LabelPolicy, Precision, Progress, Samples
 from convflow.storage import read_json, write_text
-from convflow.training import checkpoint
+from convflow.training.checkpoint import find_weights
 from convflow.training.config import (
     SAMPLER_SETTINGS,
     CodecConfig,
@@ -73,7 +75,8 @@ class Pipeline:
         process: that the model was trained with; by default flow matching on the straight path.
 
     Raises:
-        InputError: class names or channels that do not fit, or a device that is not there.
+        InputError: class names, channels or a process that do not fit, or a device that is not
+            there.
 
     Example:
         >>> pipe = Pipeline.from_pretrained("runs/digits.flowdcn")  # doctest: +SKIP
@@ -103,6 +106,16 @@ class Pipeline:
         self.size, self.class_names = size, tuple(class_names)
         self.folder: Path | None = None  # of `from_pretrained`; searched solvers lie there
         self.sampling, self.process = sampling or SamplingConfig(), process or ProcessConfig()
+        factors = [*self.process.factors] if self.process.kind == "dfm" else None
+        found = model.settings["factors"] if isinstance(model, Pyramid) else None
+        if factors != found:
+            ours, theirs = (
+                f"of scales with the factors {f}" if f else "of one scale" for f in (factors, found)
+            )
+            raise InputError(
+                f"expected a network {ours}, as the process {self.process.kind} has, got one "
+                f"{theirs}; give the process that the network was trained with"
+            )
 
     @classmethod
     def from_pretrained(
@@ -253,7 +266,8 @@ class Pipeline:
             raise InputError(f"expected seed >= 0, got {seed}; change it")
         if precision not in (known := get_args(Precision)):
             raise InputError(unknown_name("precision", precision, known))
-        check_size(*size, self.codec.factor * self.model.multiple)
+        process = create_process(dataclasses.asdict(self.process))
+        check_size(*size, self.codec.factor * math.lcm(self.model.multiple, process.multiple))
         own = {field.name for field in dataclasses.fields(Sampler)}
         accepted = self.model.arguments
         for name in more:
@@ -300,8 +314,7 @@ class Pipeline:
         if isinstance(weaker, Pipeline):
             weaker = weaker._model_for(self.process)
         guided = self.model.num_classes or automatic
-        process, sampler = create_process(dataclasses.asdict(self.process)), chosen.sampler(table)
-        sampler.check_process(process)
+        (sampler := chosen.sampler(table)).check_process(process)
         return Samples(
             self.model,
             self.codec,
@@ -361,24 +374,6 @@ class Pipeline:
         if label == self.model.num_classes:
             return ""
         return self.class_names[label] if self.class_names else str(label)
-
-
-def find_weights(folder_or_id: str | Path, weights: str) -> Path:
-    """Return the model folder meant by a run folder, a checkpoint, a model folder or a Hub id.
-
-    Args:
-        folder_or_id: as for `Pipeline.from_pretrained`.
-        weights: "ema" or "raw"; only runs and checkpoints hold both.
-
-    Raises:
-        InputError: nothing there, or a run without a complete checkpoint.
-    """
-    folder = Path(folder_or_id)
-    steps = checkpoint.list_steps(folder)
-    if (folder / "checkpoints").is_dir() and not steps:
-        raise InputError(f"{folder} holds no complete checkpoint yet; let the training go on")
-    found = (checkpoint.folder_of(folder, steps[-1]) if steps else folder) / weights
-    return find_folder(found if found.is_dir() else folder_or_id)
 
 
 def read_description(folder: Path) -> PipelineConfig:

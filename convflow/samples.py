@@ -12,6 +12,7 @@ from torch import Tensor
 
 from convflow.codecs import Codec, LatentCodec, picture_channels
 from convflow.models.backbone import Backbone
+from convflow.models.pyramid import Pyramid
 from convflow.processes.multiscale import MultiscaleFlow
 from convflow.processes.process import Process
 from convflow.samplers.guidance import ZEROED, Clock, guide
@@ -73,6 +74,11 @@ class Samples:
             raise InputError(
                 f"expected at most {self.model.in_channels} guided channels, all that the model "
                 f"has, got {self.channels_guided}; give fewer, or all"
+            )
+        if isinstance(self.weaker, Pyramid):
+            raise InputError(
+                "expected a weaker model of one scale, as the other is, got a pyramid of scales; "
+                "choose another"
             )
         if self.weaker is not None:
             ours, theirs = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import logging
 
 import numpy as np
 import pytest
@@ -79,6 +80,59 @@ def test_a_longer_run_goes_on_bit_for_bit(tmp_path, words):
         assert one.read_bytes() == other.read_bytes()
     lines = [(tmp_path / name / "metrics.jsonl").read_bytes() for name in ("parts", "straight")]
     assert lines[0] == lines[1]
+
+
+def test_scales_and_their_deviations_are_said_at_the_start(tmp_path, caplog):
+    with caplog.at_level(logging.INFO, "convflow"):
+        launch.train(settings("--images 4"), tmp_path / "plain")
+        assert "scales of laplacian: 4x4,8x8\n" in caplog.text
+        words = "--images 4 --process.factors 2,2 --process.deviations 1,0.5,0.25"
+        launch.train(settings(words), tmp_path / "divided")
+    assert "laplacian: 2x2,4x4,8x8, divided by deviations 1, 0.5, 0.25\n" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("model", "process", "message"),
+    [
+        (build_pyramid(), ProcessConfig(), "expected a network of one scale, as the process flow"),
+        (
+            build("flowdcn"),
+            ProcessConfig("dfm"),
+            r"a network of scales with the factors \[2\], .* got one of one scale",
+        ),
+        (build_pyramid(), ProcessConfig("dfm", factors=(2, 2)), r"factors \[2, 2\],.* \[2\];"),
+    ],
+)
+def test_a_network_and_a_process_that_do_not_fit_are_refused(model, process, message):
+    with pytest.raises(InputError, match=message):
+        Pipeline(model, PixelCodec(), (8, 8), process=process)
+
+
+def test_a_weaker_model_of_scales_is_refused():
+    pipe = Pipeline(build("flowdcn"), PixelCodec(), (4, 4))
+    with pytest.raises(InputError, match=r"a weaker model of one scale, .* got a pyramid"):
+        pipe.samples(guidance=2.0, guidance_kind="auto", weaker=build_pyramid())
+    with pytest.raises(InputError, match="a weaker model with the process kind flow"):
+        pipe.samples(guidance=2.0, guidance_kind="auto", weaker=pipe_of())
+
+
+def test_a_cosine_model_takes_sizes_of_whole_blocks():
+    pipe = pipe_of(decomposition="dct")
+    assert pipe.samples(size=(16, 24)).size == (16, 24)
+    with pytest.raises(InputError, match=r"multiples of 8, got 36x36; .* that works is 32x32"):
+        pipe.samples(size=36)
+
+
+@pytest.mark.parametrize(("stop", "calls"), [(1, 22), (2, 26), (3, 30)])
+def test_an_early_stop_makes_the_calls_of_its_stages_alone(stop, calls):
+    """Of 30 steps, 22 of the coarsest scale; guidance is in the same call."""
+    pipe, shown = pipe_of((2, 2)), []
+    samples = pipe.samples(steps=30, guidance=2.0, stop_scale=stop)
+    pipe.model.register_forward_pre_hook(lambda _, given: shown.append(len(given[0])))
+    samples.read([0, 1])
+    ends = samples.sampler.stage_ends(samples.process)
+    assert (len(shown), samples.describe()["evaluations"], ends[-1]) == (calls,) * 3
+    assert shown == [1] * 22 + [2] * min(calls - 22, 4) + [3] * max(calls - 26, 0)
 
 
 def test_going_on_keeps_the_deviations_of_the_start(tmp_path, monkeypatch):
@@ -340,7 +394,8 @@ def test_scores_of_a_model_of_scales(run, tmp_path):
     given = ["evaluate", str(run), "--detector", detector, "--out", str(card), *words.split()]
     assert main(given) == 0
     told = card.read_text()
-    assert json.loads(told)
+    assert json.loads(told)["model"]["family"] == "pyramid"
+    assert json.loads(told)["model"]["backbone"] == "flowdcn"
     assert '"stage_steps"' in told
     assert '"thresholds"' in told
 

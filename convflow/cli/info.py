@@ -204,8 +204,8 @@ def _describe_folder(folder: Path, asked: _Asked) -> dict[str, Any]:
         )
 
     from convflow.models.zoo import create_model, load_model
-    from convflow.pipeline import find_weights, read_description
-    from convflow.training.checkpoint import read_state
+    from convflow.pipeline import read_description
+    from convflow.training.checkpoint import find_weights, read_state
     from convflow.training.keys import to_dict
 
     weights = find_weights(folder, "ema")

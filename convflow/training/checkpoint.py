@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from convflow.models.zoo import find_folder
 from convflow.storage import UNFINISHED, read_json
 from convflow.types import InputError
 
@@ -28,6 +29,24 @@ def list_steps(run: Path) -> list[int]:
     """Return the steps of all complete checkpoints in a run folder, oldest first."""
     names = (p.name for p in (run / "checkpoints").glob("step_*") if (p / "state.json").is_file())
     return sorted(int(m[1]) for name in names if (m := re.fullmatch(r"step_(\d+)", name)))
+
+
+def find_weights(folder_or_id: str | Path, weights: str) -> Path:
+    """Return the model folder meant by a run folder, a checkpoint, a model folder or a Hub id.
+
+    Args:
+        folder_or_id: as for `Pipeline.from_pretrained`.
+        weights: "ema" or "raw"; only runs and checkpoints hold both.
+
+    Raises:
+        InputError: nothing there, or a run without a complete checkpoint.
+    """
+    folder = Path(folder_or_id)
+    steps = list_steps(folder)
+    if (folder / "checkpoints").is_dir() and not steps:
+        raise InputError(f"{folder} holds no complete checkpoint yet; let the training go on")
+    found = (folder_of(folder, steps[-1]) if steps else folder) / weights
+    return find_folder(found if found.is_dir() else folder_or_id)
 
 
 def remove_old(run: Path, keep: int) -> None:

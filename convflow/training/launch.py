@@ -33,7 +33,7 @@ from convflow.samplers.seeds import generator_of
 from convflow.storage import claimed, read_json, write_text
 from convflow.training import checkpoint
 from convflow.training.config import DataConfig, TrainConfig
-from convflow.training.keys import differences, from_dict, to_dict
+from convflow.training.keys import differences, from_dict, show, to_dict
 from convflow.training.trainer import Trainer
 from convflow.types import InputError, Size
 
@@ -291,6 +291,14 @@ def _introduce(trainer: Trainer, report: Report) -> None:
         f"{config.model['name']}: {parameters / 1e6:.2f} M parameters on {trainer.device} in "
         f"{trainer.precision}; batch {config.batch_size}, {config.images:,} images to see"
     )
+    process = trainer.process
+    if isinstance(process, MultiscaleFlow):
+        sizes = process.sizes(config.data.size, trainer.codec.factor)
+        by = ", ".join(f"{deviation:.3g}" for deviation in process.deviations)
+        log.info(
+            f"scales of {process.decomposition.name}: {show(sizes)}"
+            + (f", divided by deviations {by}" if by else "")
+        )
     if trainer.images_seen >= config.images:
         log.info(f"already finished at {trainer.images_seen:,} images; raise --images to go on")
     elif trainer.step:
