@@ -21,6 +21,7 @@ recipes
 often changed
   --data PATH              folder (with class subfolders or flat), .zip, .parquet, hf:NAME, digits
   --data.size 64x48        height x width in pixels
+  --init runs/pets         begin from the weights of a run, a checkpoint or a model folder
   --images 2000000         length of the run in images seen
   --batch-size 128         global batch, whatever the number of devices
   --micro-batch 32         most pictures at once on a device, to save memory

@@ -268,6 +268,7 @@ class TrainConfig:
     monitor: MonitorConfig = MonitorConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     sampling: SamplingConfig = SamplingConfig()
+    init: Annotated[str, doc("run, checkpoint or model folder whose weights it begins from")] = ""
     images: Annotated[Count, doc("length of the run in images seen")] = 1_000_000
     batch_size: Annotated[Count, doc("global batch, whatever the number of devices")] = 256
     micro_batch: Annotated[Count | None, doc("most pictures at once on a device")] = None

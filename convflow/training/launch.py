@@ -34,6 +34,7 @@ from convflow.storage import claimed, read_json, write_text
 from convflow.training import checkpoint
 from convflow.training.config import DataConfig, TrainConfig
 from convflow.training.keys import differences, from_dict, show, to_dict
+from convflow.training.origin import begin_from, fit_settings, read_origin
 from convflow.training.trainer import Trainer
 from convflow.types import InputError, Size
 
@@ -115,7 +116,13 @@ def build_trainer(config: TrainConfig, run: Path, device: torch.device) -> tuple
     if isinstance(process, MultiscaleFlow):  # before a network is built for absurd factors
         for size in (data.size, *data.sizes):
             process.sizes(size, codec.factor)
+    trained = None
+    if config.init and not checkpoint.list_steps(run):
+        trained = read_origin(config)
+        config = fit_settings(config, trained)
     model = build_model(config, len(source.class_names), process.learned_variance, channels)
+    if trained is not None:
+        begin_from(model, trained, config.init)
     multiple = codec.factor * math.lcm(model.multiple, process.multiple)
     sizes = training_sizes(data, multiple)
     for height, width in (data.size, *sizes):
@@ -233,7 +240,7 @@ def _measure(
 
 
 def _check_folder(config: TrainConfig, run: Path) -> TrainConfig:
-    """Return the settings to begin or go on with: what the run has measured stays as it was.
+    """Return the settings to begin or go on with: what the run has found out stays as it was.
 
     Raises:
         InputError: `run` is no folder or holds a run with other settings.
@@ -249,6 +256,8 @@ def _check_folder(config: TrainConfig, run: Path) -> TrainConfig:
     if config.process.standardize and not config.process.deviations:
         known = before.process.deviations
         config = replace(config, process=replace(config.process, deviations=known))
+    if config.init and "coarse" in before.model:
+        config = replace(config, model={"coarse": before.model["coarse"]} | config.model)
     changed = differences(before, config)
     if changed:
         raise InputError(
@@ -301,5 +310,7 @@ def _introduce(trainer: Trainer, report: Report) -> None:
         )
     if trainer.images_seen >= config.images:
         log.info(f"already finished at {trainer.images_seen:,} images; raise --images to go on")
+    elif config.init and not trainer.step:
+        log.info(f"beginning from the averaged weights of {config.init}")
     elif trainer.step:
         log.info(f"going on from {trainer.images_seen:,} images ({trainer.run_folder})")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from functools import cache
 
 import pytest
 import torch
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from convflow.processes.decomposition import DECOMPOSITIONS, pack, unpack
@@ -213,6 +215,73 @@ def test_the_exact_field_is_the_minimum_of_the_loss(name, which):
     assert slope.mean().abs() < 4 * error
     assert error < 0.05 * curve  # otherwise the line above would prove little
     assert middle.mean() < min(lower.mean(), upper.mean())
+
+
+class Affine:
+    """For every number of active scales an affine map of what they hold; zero at first."""
+
+    def __init__(self, sizes):
+        counts = [height * width for height, width in sizes]
+        self.sizes, self.held = sizes, list(itertools.accumulate(counts))
+        self.maps = [torch.zeros(n + 1, n, dtype=torch.float64) for n in self.held]
+
+    def __call__(self, scales, t, y, active):
+        x = torch.cat([pack(scales)[:, 0, 0], torch.ones(len(y), 1).double()], 1)
+        out = torch.zeros(len(y), self.held[-1], dtype=torch.float64)
+        for k, (n, affine) in enumerate(zip(self.held, self.maps, strict=True), 1):
+            said = x[:, [*range(n), -1]] @ affine
+            out = out + nn.functional.pad(said, (0, self.held[-1] - n)) * (active == k)[:, None]
+        return unpack(out[:, None, None], self.sizes)
+
+
+@pytest.mark.parametrize("factors", [(2,), (2, 2)])
+def test_training_on_it_converges_to_the_exact_field(factors):
+    """At fixed times the exact field is affine in the scales shown: the loss's minimum finds it."""
+    scales = len(factors) + 1
+    process = MultiscaleFlow(
+        factors,
+        probabilities=(0.5, 0.3, 0.2) if scales == 3 else (0.5, 0.5),
+        location=0.3,
+        scale=1e-6,
+        earlier_location=1.0,
+        earlier_scale=1e-6,
+        weights=(1.0, 2.0, 0.5)[:scales],
+    )
+    exact, generator = Gaussian(process, (4, 4)), torch.Generator().manual_seed(2)
+    model = Affine(exact.sizes)
+
+    def batch(count):
+        draws = process.draw((count, 1, 4, 4), generator)
+        return exact.draw(count), torch.zeros(count, dtype=torch.int64), draws
+
+    def errors():
+        """Of every scale, beside every main scale, as a share of the exact velocity."""
+        data, y, (noise, t, active) = batch(1500)
+        shown = unpack(process.mix(data, noise, t), exact.sizes)
+        for k in range(1, scales + 1):
+            rows = active == k
+            seen = [x[rows] for x in shown]
+            truth = exact(seen[:k], t[rows, :k], y[rows])
+            for found, true in zip(model(seen, t, y[rows], active[rows]), truth, strict=False):
+                yield ((found - true).norm() / true.norm()).item()
+
+    assert min(errors()) > 0.99
+    data, y, draws = batch(8000)
+    for affine in model.maps:
+        affine.requires_grad_()
+    optimizer = torch.optim.LBFGS(
+        model.maps, max_iter=40, history_size=30, line_search_fn="strong_wolfe"
+    )
+
+    def closure():
+        optimizer.zero_grad()
+        loss = process.loss_at(model, data, y, draws).mean()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    # What is left is the sampling error of least squares, about (numbers / samples)^(1/2).
+    assert max(errors()) < 0.15
 
 
 def test_another_kind_of_prediction_is_refused():
