@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import json
 import math
@@ -22,6 +23,7 @@ from convflow import distributed
 from convflow.codecs import Codec, create_codec, picture_channels
 from convflow.data.grid import to_picture
 from convflow.models.backbone import Backbone, check_size
+from convflow.models.pyramid import Pyramid
 from convflow.models.resolution import OWNERS, read_arguments
 from convflow.models.zoo import create_model, load_model
 from convflow.processes.flow import shift_of_size
@@ -78,7 +80,8 @@ class Pipeline:
         process: that the model was trained with; by default flow matching on the straight path.
 
     Raises:
-        InputError: class names or channels that do not fit, or a device that is not there.
+        InputError: class names, channels or a process that do not fit, or a device that is not
+            there.
 
     Example:
         >>> pipe = Pipeline.from_pretrained("runs/digits.flowdcn")  # doctest: +SKIP
@@ -108,11 +111,22 @@ class Pipeline:
         self.size, self.class_names = size, tuple(class_names)
         self.folder: Path | None = None  # of `from_pretrained`; searched solvers lie there
         self.sampling, self.process = sampling or SamplingConfig(), process or ProcessConfig()
+        factors = [*self.process.factors] if self.process.kind == "dfm" else None
+        found = model.settings["factors"] if isinstance(model, Pyramid) else None
+        if factors != found:
+            ours, theirs = (
+                f"of scales with the factors {f}" if f else "of one scale" for f in (factors, found)
+            )
+            raise InputError(
+                f"expected a network {ours}, as the process {self.process.kind} has, got one "
+                f"{theirs}; give the process that the network was trained with"
+            )
 
     @property
     def multiple(self) -> int:
         """What divides the height and width of every picture, in pixels."""
-        return self.codec.factor * self.model.multiple
+        process = create_process(dataclasses.asdict(self.process))
+        return self.codec.factor * math.lcm(self.model.multiple, process.multiple)
 
     @classmethod
     def from_pretrained(
@@ -265,6 +279,7 @@ class Pipeline:
             raise InputError(f"expected seed >= 0, got {seed}; change it")
         if precision not in (known := get_args(Precision)):
             raise InputError(unknown_name("precision", precision, known))
+        process = create_process(dataclasses.asdict(self.process))
         check_size(*size, self.multiple)
         own = {f.name for f in dataclasses.fields(Sampler)} | {*self.model.arguments, *OWNERS}
         for name in more:
@@ -308,8 +323,7 @@ class Pipeline:
             )
         if isinstance(weaker, Pipeline):
             weaker = weaker._model_for(self.process)
-        process, sampler = create_process(dataclasses.asdict(self.process)), chosen.sampler(table)
-        sampler.check_process(process)
+        (sampler := chosen.sampler(table)).check_process(process)
         return Samples(
             self.model,
             self.codec,
@@ -341,23 +355,15 @@ class Pipeline:
         return self.model
 
     def _check_memory(self, samples: Samples, batch_size: int) -> None:
-        """Raise InputError when a batch cannot fit; of those that are no larger than usual none is.
-
-        Guidance evaluates two pictures for each that it makes.
-        """
+        """Raise InputError when a batch that is larger than usual cannot fit."""
         if batch_size * math.prod(samples.size) <= USUAL_BATCH * math.prod(self.size):
             return
         settings = dict(self.model.settings)
-        family = settings.pop("family")
-        work = Work(
-            lambda: create_model(family, **settings),
-            samples.size,
-            batch_size * (2 if samples.guidance != 1 else 1),
-            self.codec.factor,
-            samples.precision == "bfloat16",
-        )
+        build = functools.partial(create_model, settings.pop("family"), **settings)
+        each, half = 1 + (samples.guidance != 1), samples.precision == "bfloat16"
+        work = Work(build, samples.size, batch_size * each, self.codec.factor, half)
         free = distributed.free_memory(self.device)
-        check_memory(work, free, "batch-size", training=False, picture=work.batch // batch_size)
+        check_memory(work, free, "batch-size", training=False, picture=each)
 
     def _label_ids(self, labels: Sequence[Label | None] | Label | None) -> list[int]:
         null = self.model.num_classes

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from convflow.codecs import Codec, LatentCodec, picture_channels
 from convflow.models.backbone import Backbone
+from convflow.models.pyramid import Pyramid
 from convflow.models.resolution import Resolution
 from convflow.processes.multiscale import MultiscaleFlow
 from convflow.processes.process import Process
@@ -64,16 +65,22 @@ class Samples:
     def __post_init__(self) -> None:
         """Raise InputError now rather than at the first picture."""
         self.sampler.check_process(self.process)
-        if isinstance(self.process, MultiscaleFlow) and self.guidance_kind == "auto":
+        scales = isinstance(self.process, MultiscaleFlow)
+        if scales and self.guidance_kind == "auto":
             raise InputError(
                 "expected the guidance cfg or cfg-zero for a model trained with the process dfm, "
                 "got auto; leave out the weaker model"
             )
-        self.sampler.check_guidance(self.guidance_kind)
+        self.sampler.check_guidance(self.guidance_kind, scales)
         if (self.channels_guided or 1) > self.model.in_channels:
             raise InputError(
                 f"expected at most {self.model.in_channels} guided channels, all that the model "
                 f"has, got {self.channels_guided}; give fewer, or all"
+            )
+        if isinstance(self.weaker, Pyramid):
+            raise InputError(
+                "expected a weaker model of one scale, as the other is, got a pyramid of scales; "
+                "choose another"
             )
         if self.weaker is not None:
             ours, theirs = (

@@ -159,7 +159,7 @@ def test_the_loss_has_one_entry_per_sample_and_draws_from_its_generator_alone(ca
     process = ALL_PROCESSES[case]
     assert isinstance(process, Process)
     model = network_for(process)
-    x, _, y = inputs(model, batch=5)
+    x, _, y = inputs(model, batch=5, size=(4, 8))
     before = torch.get_rng_state()
     losses = [process.loss(model, x, y, torch.Generator().manual_seed(i)) for i in (1, 1, 2)]
     assert before.equal(torch.get_rng_state())
@@ -173,7 +173,7 @@ def test_the_loss_has_one_entry_per_sample_and_draws_from_its_generator_alone(ca
 def test_the_loss_of_some_samples_is_that_of_all(case):
     process = ALL_PROCESSES[case]
     model = network_for(process)
-    x, _, y = inputs(model, batch=5)
+    x, _, y = inputs(model, batch=5, size=(4, 8))
     draws = process.draw(tuple(x.shape), torch.Generator().manual_seed(0))
     some = slice(1, None, 2)
     part = process.loss_at(model, x[some], y[some], draws.take(some))
@@ -182,7 +182,7 @@ def test_the_loss_of_some_samples_is_that_of_all(case):
 
 @pytest.mark.parametrize("case", ALL_PROCESSES)
 def test_a_process_runs_from_noise_to_data(case):
-    process, data = ALL_PROCESSES[case], torch.randn(3, 3, 4, 4)
+    process, data = ALL_PROCESSES[case], torch.randn(3, 3, 8, 8)
     noise, t, *_ = process.draw(tuple(data.shape), torch.Generator().manual_seed(0))
     end = process.split(data) if isinstance(process, MultiscaleFlow) else data
     first, last = (

@@ -75,6 +75,7 @@ def test_shell_block_runs(
                 words += ["--run", str(tmp_path / str(number))]
                 words += TINY_DIT if words[1].startswith("imagenet.dit") else TINY
                 words += CODEC if latent else []
+                words += ["--sampling.steps", "2"] if "dfm" in words else []  # one for each scale
             if words[0] == "evaluate" and "--compare" not in words:
                 words += ["--detector", "detector.py:load", "--num", "8"]
             assert main(words) == 0, words

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
+import logging
 
 import numpy as np
 import pytest
@@ -15,7 +17,9 @@ from convflow.codecs import PixelCodec
 from convflow.models import zoo
 from convflow.models.zoo import create_model
 from convflow.pipeline import Pipeline
+from convflow.processes.process import create_process
 from convflow.recipes import create_config, list_recipes
+from convflow.samplers.ode import SOLVERS
 from convflow.samplers.reach import ReachSchedule
 from convflow.training import checkpoint, launch
 from convflow.training.config import ProcessConfig, SamplingConfig
@@ -80,6 +84,59 @@ def test_a_longer_run_goes_on_bit_for_bit(tmp_path, words):
     assert lines[0] == lines[1]
 
 
+def test_scales_and_their_deviations_are_said_at_the_start(tmp_path, caplog):
+    with caplog.at_level(logging.INFO, "convflow"):
+        launch.train(settings("--images 4"), tmp_path / "plain")
+        assert "scales of laplacian: 4x4,8x8\n" in caplog.text
+        words = "--images 4 --process.factors 2,2 --process.deviations 1,0.5,0.25"
+        launch.train(settings(words), tmp_path / "divided")
+    assert "laplacian: 2x2,4x4,8x8, divided by deviations 1, 0.5, 0.25\n" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("model", "process", "message"),
+    [
+        (build_pyramid(), ProcessConfig(), "expected a network of one scale, as the process flow"),
+        (
+            build("flowdcn"),
+            ProcessConfig("dfm"),
+            r"a network of scales with the factors \[2\], .* got one of one scale",
+        ),
+        (build_pyramid(), ProcessConfig("dfm", factors=(2, 2)), r"factors \[2, 2\],.* \[2\];"),
+    ],
+)
+def test_a_network_and_a_process_that_do_not_fit_are_refused(model, process, message):
+    with pytest.raises(InputError, match=message):
+        Pipeline(model, PixelCodec(), (8, 8), process=process)
+
+
+def test_a_weaker_model_of_scales_is_refused():
+    pipe = Pipeline(build("flowdcn"), PixelCodec(), (4, 4))
+    with pytest.raises(InputError, match=r"a weaker model of one scale, .* got a pyramid"):
+        pipe.samples(guidance=2.0, guidance_kind="auto", weaker=build_pyramid())
+    with pytest.raises(InputError, match="a weaker model with the process kind flow"):
+        pipe.samples(guidance=2.0, guidance_kind="auto", weaker=pipe_of())
+
+
+def test_a_cosine_model_takes_sizes_of_whole_blocks():
+    pipe = pipe_of(decomposition="dct")
+    assert pipe.samples(size=(16, 24)).size == (16, 24)
+    with pytest.raises(InputError, match=r"multiples of 8, got 36x36; .* that works is 32x32"):
+        pipe.samples(size=36)
+
+
+@pytest.mark.parametrize(("stop", "calls"), [(1, 22), (2, 26), (3, 30)])
+def test_an_early_stop_makes_the_calls_of_its_stages_alone(stop, calls):
+    """Of 30 steps, 22 of the coarsest scale; guidance is in the same call."""
+    pipe, shown = pipe_of((2, 2)), []
+    samples = pipe.samples(steps=30, guidance=2.0, stop_scale=stop)
+    pipe.model.register_forward_pre_hook(lambda _, given: shown.append(len(given[0])))
+    samples.read([0, 1])
+    ends = samples.sampler.stage_ends(samples.process)
+    assert (len(shown), samples.describe()["evaluations"], ends[-1]) == (calls,) * 3
+    assert shown == [1] * 22 + [2] * min(calls - 22, 4) + [3] * max(calls - 26, 0)
+
+
 def test_going_on_keeps_the_deviations_of_the_start(tmp_path, monkeypatch):
     words = "--process.standardize true --images"
     assert launch.train(settings(f"{words} 4"), tmp_path)
@@ -94,7 +151,15 @@ def test_going_on_keeps_the_deviations_of_the_start(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("recipe", list_recipes())
 def test_every_recipe_becomes_one_of_scales(recipe):
-    config = override(create_config(recipe), ["--process", "dfm", "--sampling.steps", "20"])
+    config = override(create_config(recipe), ["--process", "dfm"])
+    process = create_process(dataclasses.asdict(config.process))
+    config.sampling.sampler().check_process(process)
+    known = create_config(recipe).sampling
+    if known.solver in SOLVERS:
+        assert (config.sampling.solver, config.sampling.steps) == (known.solver, known.steps)
+    else:
+        ends = config.sampling.sampler().stage_ends(process)
+        assert (config.sampling.solver, ends) == ("euler", (30, 40))
     with torch.device("meta"):
         model = launch.build_model(config, 3)
     assert (model.family, model.num_classes) == ("pyramid", 3)
@@ -117,12 +182,15 @@ def test_the_network_of_a_published_size_and_settings_of_the_pyramid(monkeypatch
     ("words", "message"),
     [
         ("--process.factors 2,x", "--process.factors: expected numbers such as 2,2, got"),
-        ("--process.factors 2,1", "factors of at least 2"),
+        ("--process.factors 2,1", "--process.factors: expected int >= 2, got '2,1'"),
         ("--process.probabilities 0.5,0.4", "probabilities that sum to 1"),
-        ("--process.factors 3 --model.patch-size 1", "that 3 divides|multiples of 3"),
+        ("--process.factors 3", r"that 3 divides, for scales of laplacian with the factors \[3\]"),
+        ("--process.decomposition dct --data.size 12x16", r"that 8 divides.* nearest .* is 16x16"),
+        ("--process.factors 2 --model.patch-size 8 --data.size 12x16", "multiples of 8, got 12x16"),
         ("--process.schedule vp", "'dfm' has no setting 'schedule'"),
         ("--sampling.steps 1", "at least 2 steps"),
         ("--sampling.solver euler-maruyama", "expected a solver of fixed cost"),
+        ("--sampling.guidance-kind cfg-zero", "expected the solver euler .* got ab2"),
         ("--process flow --process.standardize true", "'flow' has no setting 'standardize'"),
     ],
 )
@@ -130,6 +198,20 @@ def test_settings_that_do_not_fit_are_refused_before_anything_is_written(words, 
     with pytest.raises(InputError, match=message):
         launch.train(settings(words), tmp_path / "run")
     assert not (tmp_path / "run/config.json").exists()
+
+
+def test_factors_that_fit_no_picture_are_refused_before_a_network_is_built(tmp_path, monkeypatch):
+    monkeypatch.setattr(launch, "build_model", lambda *_: pytest.fail("built"))
+    with pytest.raises(InputError, match=r"10000 divides, .* factors \[10000\], got 8x8"):
+        launch.train(settings("--process.factors 10000"), tmp_path / "run")
+
+
+def test_sizes_by_ratio_are_those_of_whole_blocks(tmp_path):
+    words = "--data.buckets 3 --data.size 32x32 --process.decomposition dct"
+    trainer = launch.build_trainer(settings(words), tmp_path, torch.device("cpu"))[0]
+    sizes = trainer.order.buckets.sizes
+    assert len(sizes) == 3
+    assert all(side % 8 == 0 for size in sizes for side in size)
 
 
 def test_a_picture_depends_on_its_number_alone():
@@ -185,12 +267,13 @@ def test_a_description_of_scales_changes_with_their_settings():
         ({"steps": 1}, "at least 2 steps, one for each scale, got 1"),
         ({"stage_steps": (3, 2, 1)}, r"expected 2 stage-steps for 2 scales, got \[3, 2, 1\]"),
         ({"stage_steps": (3, 2), "steps": 6}, r"that sum up to 6 steps, got \[3, 2\]"),
-        ({"thresholds": (0.9, 0.9)}, "expected 1 thresholds for 2 scales"),
+        ({"thresholds": (0.9, 0.9)}, "expected 1 threshold for 2 scales"),
         ({"thresholds": (1.5,)}, r"thresholds in \(0, 1\]"),
         ({"stop_scale": 3}, "a stop-scale from 1 to 2, got 3"),
         ({"thresholds": 0.9}, r"expected several numbers for thresholds, got 0\.9"),
         ({"guidance_kind": "auto", "weaker": "model"}, "expected the guidance cfg or cfg-zero"),
         ({"size": (8, 9)}, "multiples of|that 2 divides"),
+        ({"guidance_kind": "cfg-zero", "solver": "heun"}, "expected the solver euler .*, got heun"),
     ],
 )
 def test_sampling_settings_that_do_not_fit_are_refused(more, message):
@@ -290,10 +373,11 @@ def test_stages_need_a_model_of_scales(more):
 
 def test_a_share_sees_its_rows_of_the_same_draws(tmp_path, monkeypatch):
     trainer = launch.build_trainer(settings("--batch-size 8"), tmp_path, torch.device("cpu"))[0]
-    _, whole = trainer._draw(torch.zeros(8, dtype=torch.int64))
+    shape = (8, *trainer.shape)
+    _, whole = trainer._draw(torch.zeros(8, dtype=torch.int64), shape)
     for rank in range(3):
         monkeypatch.setattr(Trainer, "_share", lambda self, rank=rank: slice(rank, None, 3))
-        _, mine = trainer._draw(torch.zeros(len(range(rank, 8, 3)), dtype=torch.int64))
+        _, mine = trainer._draw(torch.zeros(len(range(rank, 8, 3)), dtype=torch.int64), shape)
         assert all(m.equal(w[rank::3]) for m, w in zip(mine, whole, strict=True))
 
 
@@ -336,7 +420,8 @@ def test_scores_of_a_model_of_scales(run, tmp_path):
     given = ["evaluate", str(run), "--detector", detector, "--out", str(card), *words.split()]
     assert main(given) == 0
     told = card.read_text()
-    assert json.loads(told)
+    assert json.loads(told)["model"]["family"] == "pyramid"
+    assert json.loads(told)["model"]["backbone"] == "flowdcn"
     assert '"stage_steps"' in told
     assert '"thresholds"' in told
 

@@ -186,6 +186,7 @@ def _open_subject(options: argparse.Namespace) -> Subject:
 
     path, num = Path(options.what), options.num
     if _is_model(options.what):
+        from convflow.models.pyramid import Pyramid
         from convflow.pipeline import Pipeline
         from convflow.storage import hash_tensors
 
@@ -203,6 +204,7 @@ def _open_subject(options: argparse.Namespace) -> Subject:
             "folder": str(pipe.folder),
             "weights": weights,
             "family": pipe.model.family,
+            **({"backbone": pipe.model.backbone.family} if isinstance(pipe.model, Pyramid) else {}),
             "process": asdict(pipe.process),
             "parameters": sum(p.numel() for p in pipe.model.parameters()),
             "sha256": hash_tensors(pipe.model.state_dict()),

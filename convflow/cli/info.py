@@ -241,7 +241,7 @@ def _scales(known: PipelineConfig) -> dict[str, Any]:
         return {}
     sampler, factor = known.sampling.varied("dfm").sampler(), _factor(known)
     sampler.check_process(process)
-    sizes = process.sizes((known.size[0] // factor, known.size[1] // factor))
+    sizes = process.sizes(known.size, factor)
     return {
         "scales": {
             "decomposition": process.decomposition.name,

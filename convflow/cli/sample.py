@@ -29,6 +29,11 @@ def main(arguments: Sequence[str]) -> int:
     _check_target(options.out, single)
     if options.previews is not None:
         _check_target(options.previews, True, "previews")
+        if single and options.previews.resolve() == options.out.resolve():
+            raise InputError(
+                f"--previews: expected another folder than --out, got {options.previews} for both, "
+                "where strips and pictures would have the same names; choose another"
+            )
     elif options.preview_every is not None:
         raise InputError("--preview-every: expected --previews with it, got none; add it")
 

@@ -22,6 +22,7 @@ often changed
   --data PATH              folder (with class subfolders or flat), .zip, .parquet, hf:NAME, digits,
                            shapes (drawn at any size, nothing to download)
   --data.size 64x48        height x width in pixels
+  --init runs/pets         begin from the weights of a run, a checkpoint or a model folder
   --images 2000000         length of the run in images seen
   --batch-size 128         global batch, whatever the number of devices
   --micro-batch 32         most pictures at once on a device, to save memory
@@ -29,7 +30,7 @@ often changed
   --codec latent           in latents of an autoencoder; needs pip install convflow[diffusers]
   --process ddpm           DDPM instead of flow matching; see also --process.schedule
   --process dfm            a flow for each scale; see also --process.factors, .decomposition
-  --model.width 256        any setting of the network; several numbers as --model.depths 2x4x8x4x2
+  --model.width 256        any setting of the network; several numbers as --model.depths 2,4,8,4,2
   --data.on-bad skip       leave unreadable pictures out instead of stopping
 
 convflow train RECIPE --help lists every key with its value in that recipe, or beside what else is

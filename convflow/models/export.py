@@ -8,6 +8,7 @@ import torch
 from torch.export import Dim, ExportedProgram
 
 from convflow.models.backbone import Backbone
+from convflow.models.pyramid import Pyramid
 from convflow.storage import writing_file
 from convflow.types import InputError
 
@@ -24,7 +25,7 @@ def export_program(model: Backbone) -> ExportedProgram:
     goes in as its reference. `torch.export.save` writes it, `.module()` runs it.
 
     Raises:
-        InputError: a network that pads, whose graph depends on the size.
+        InputError: a network of scales, or one that pads, whose graph depends on the size.
 
     Example:
         >>> from convflow import create_model
@@ -33,6 +34,7 @@ def export_program(model: Backbone) -> ExportedProgram:
         >>> program.module()(x, t, y).shape
         torch.Size([2, 4, 10, 6])
     """
+    _check_plain(model)
     if model.settings.get("pad"):
         raise InputError(
             "expected a network without padding, got one with pad=True; create it with pad=False "
@@ -57,8 +59,10 @@ def export_onnx(model: Backbone, path: str | Path) -> None:
         path: of the file; an old one is replaced when the new one is whole.
 
     Raises:
-        InputError: a missing package, a network that pads, or one too large for such a file.
+        InputError: a missing package, a network of scales, one that pads, or one too large for such
+            a file.
     """
+    _check_plain(model)
     size = sum(p.numel() * p.element_size() for p in model.parameters())
     if size > LARGEST:
         raise InputError(
@@ -83,4 +87,13 @@ def export_onnx(model: Backbone, path: str | Path) -> None:
             output_names=["prediction"],
             external_data=False,
             verbose=False,
+        )
+
+
+def _check_plain(model: Backbone) -> None:
+    """Raise InputError for a pyramid, whose inputs are not one picture with one time."""
+    if isinstance(model, Pyramid):
+        raise InputError(
+            "expected a network on one picture, which alone can be exported, got a pyramid of "
+            f"{model.num_scales} scales; export another"
         )

@@ -37,10 +37,15 @@ def build(
     for key in settings:
         if key not in accepted:
             raise InputError(f"{family}: {unknown_name('setting', key, accepted)}")
-        if accepted[key].annotation in (int, "int") and isinstance(settings[key], float):
+        kind, value = accepted[key].annotation, settings[key]
+        if kind in (int, "int") and isinstance(value, (float, bool)):
             raise InputError(
-                f"{family}: expected a whole number for {key}, got {settings[key]!r}; write it "
+                f"{family}: expected a whole number for {key}, got {value!r}; write it "
                 "without a point and without an exponent"
+            )
+        if kind in (bool, "bool") and not isinstance(value, bool):
+            raise InputError(
+                f"{family}: expected true or false for {key}, got {value!r}; write one of them"
             )
     try:
         return families[family](**settings)

@@ -131,21 +131,38 @@ class Pyramid(Backbone):
             stage_embedding=stage_embedding,
             coarse="upsample",
         )
-        pyramid.backbone.load_state_dict(model.state_dict())
-        own = pyramid.backbone.parts
-        first = (pyramid.stems[0].stem, pyramid.times[0], pyramid.heads[0].head)
+        pyramid.begin_from(model)
+        return pyramid.to(next(model.parameters())).train(model.training)
+
+    def begin_from(self, model: Backbone) -> None:
+        """Take the weights of a trained network, as `from_backbone` does, and draw nothing.
+
+        Args:
+            model: a trained flow with the settings of the backbone inside.
+
+        Raises:
+            InputError: this pyramid shows the backbone no coarse pictures of its own resolution.
+        """
+        stem, head = self.stems[0], self.heads[0]
+        if not isinstance(stem, RepeatStem) or not isinstance(head, MeanHead):
+            raise InputError(
+                'expected a pyramid with coarse="upsample" to begin from a network on one scale, '
+                'got "patch"; leave coarse out, or set it so'
+            )
+        self.backbone.load_state_dict(model.state_dict())
+        own = self.backbone.parts
+        first = (stem.stem, self.times[0], head.head)
         for part, trained in zip(first, (own.stem, own.time, own.head), strict=True):
-            part.load_state_dict(trained.state_dict())  # type: ignore[union-attr]
+            part.load_state_dict(trained.state_dict())
         outputs = [
             layer.out
-            for time in (*pyramid.times[1:], own.time)
+            for time in (*self.times[1:], own.time)
             for layer in time.modules()
             if isinstance(layer, TimeEmbedding)
         ]
-        for part in (*pyramid.stems[1:], own.stem, *outputs, *pyramid.heads[1:], own.head):
+        for part in (*self.stems[1:], own.stem, *outputs, *self.heads[1:], own.head):
             for parameter in part.parameters():
                 nn.init.zeros_(parameter)
-        return pyramid.to(next(model.parameters())).train(model.training)
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -57,6 +57,7 @@ class DDPM:
     """
 
     prediction: Kind = "noise"
+    multiple = 1
 
     def __init__(
         self,

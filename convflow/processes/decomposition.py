@@ -9,23 +9,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from numbers import Integral
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from convflow.types import InputError, Size, unknown_name
+from convflow.types import InputError, Size, check_several, unknown_name
 
 BLOCK = 8
 """Longest block of the cosine transform, as in JPEG."""
 
 
 class Resampling(NamedTuple):
-    """Down and up by a whole factor along the last two axes; leading axes stay as they are."""
+    """Down and up by a whole factor along the last two axes; leading axes stay as they are.
+
+    Cells are taken together in blocks of at most `block` of them, at least of the factor.
+    """
 
     down: Callable[[Tensor, int], Tensor]
     up: Callable[[Tensor, int], Tensor]
+    block: int = 1
 
 
 def mean_down(x: Float[Tensor, "*N H W"], factor: int) -> Float[Tensor, "*N h w"]:
@@ -48,9 +53,12 @@ def bilinear_up(x: Float[Tensor, "*N h w"], factor: int) -> Float[Tensor, "*N H 
 
 
 def cosine_down(x: Float[Tensor, "*N H W"], factor: int) -> Float[Tensor, "*N h w"]:
-    """Return the low frequencies of blocks of at most eight cells, as a smaller picture."""
+    """Return the low frequencies of blocks of at most eight cells, as a smaller picture.
+
+    A block depends on the factor alone, so that pictures of all sizes are split alike.
+    """
     for axis in (-2, -1):
-        matrix = _cosine_matrix(x.shape[axis] // factor, factor).to(x)
+        matrix = _cosine_matrix(factor).to(x)
         x = _by_blocks(x, matrix, axis)
     return x
 
@@ -58,7 +66,7 @@ def cosine_down(x: Float[Tensor, "*N H W"], factor: int) -> Float[Tensor, "*N h 
 def cosine_up(x: Float[Tensor, "*N h w"], factor: int) -> Float[Tensor, "*N H W"]:
     """Return the picture whose blocks have the frequencies of `x` and no higher ones."""
     for axis in (-2, -1):
-        matrix = _cosine_matrix(x.shape[axis], factor).to(x)
+        matrix = _cosine_matrix(factor).to(x)
         x = _by_blocks(x, factor * matrix.T, axis)
     return x
 
@@ -66,7 +74,7 @@ def cosine_up(x: Float[Tensor, "*N h w"], factor: int) -> Float[Tensor, "*N H W"
 DECOMPOSITIONS: dict[str, Resampling] = {
     "laplacian": Resampling(mean_down, bilinear_up),
     "haar": Resampling(mean_down, nearest_up),
-    "dct": Resampling(cosine_down, cosine_up),
+    "dct": Resampling(cosine_down, cosine_up, BLOCK),
 }
 """By name; all give every part as a picture: as channels, coefficients did not learn (app. F)."""
 
@@ -80,7 +88,7 @@ class Decomposition:
         factors: S - 1 whole numbers of at least 2, between neighbouring scales from coarse to fine.
 
     Raises:
-        InputError: an unknown name, or a factor below 2.
+        InputError: an unknown name, or a factor that is no whole number of at least 2.
 
     Example:
         >>> parts = Decomposition("laplacian", (2, 2)).split(torch.randn(1, 3, 16, 32))
@@ -91,6 +99,7 @@ class Decomposition:
     def __init__(self, name: str = "laplacian", factors: Sequence[int] = (2,)) -> None:
         if name not in DECOMPOSITIONS:
             raise InputError(unknown_name("decomposition", name, DECOMPOSITIONS))
+        check_several(Integral, factors=factors)
         if not factors or min(factors) < 2:
             raise InputError(
                 "expected one or more factors of at least 2 between the scales, "
@@ -109,25 +118,38 @@ class Decomposition:
         """How many times smaller than the picture each scale is, from coarse to fine."""
         return tuple(math.prod(self.factors[scale:]) for scale in range(self.num_scales))
 
-    def sizes(self, size: Size) -> tuple[Size, ...]:
-        """Return height and width of every scale, from coarse to fine.
+    @property
+    def multiple(self) -> int:
+        """Height and width are multiples of it: of the factors' product, and of whole blocks."""
+        block = self.resampling.block
+        pairs = zip(self.factors, self.shrinkage[1:], strict=True)
+        return math.lcm(*(_small_cells(block, factor) * factor * by for factor, by in pairs))
+
+    def sizes(self, size: Size, cell: int = 1) -> tuple[Size, ...]:
+        """Return height and width of every scale, from coarse to fine, in cells.
+
+        Args:
+            size: height and width of the picture, in pixels.
+            cell: pixels along a side of a cell, the factor of the codec.
 
         Raises:
-            InputError: a side that the product of the factors does not divide.
+            InputError: a side that is no multiple of `multiple` cells.
         """
-        most = self.shrinkage[0]
+        most = self.multiple * cell
         if min(size) < 1 or any(side % most for side in size):
+            near = "x".join(str(max(most, round(side / most) * most)) for side in size)
             raise InputError(
-                f"expected a height and width that {most} divides, for scales with the factors "
-                f"{list(self.factors)}, got {size[0]}x{size[1]}; change the size or the factors"
+                f"expected a height and width that {most} divides, for scales of {self.name} with "
+                f"the factors {list(self.factors)}, got {size[0]}x{size[1]}; the nearest that "
+                f"works is {near}, or change the factors"
             )
-        return tuple((size[0] // by, size[1] // by) for by in self.shrinkage)
+        return tuple((size[0] // (by * cell), size[1] // (by * cell)) for by in self.shrinkage)
 
     def split(self, x: Float[Tensor, "*N H W"]) -> tuple[Float[Tensor, "*N _ _"], ...]:
         """Return the scales of pictures or videos, from coarse to fine; leading axes stay.
 
         Raises:
-            InputError: a side that the product of the factors does not divide.
+            InputError: a side that is no multiple of `multiple`.
         """
         self.sizes((x.shape[-2], x.shape[-1]))
         parts = []
@@ -189,12 +211,14 @@ def _by_blocks(x: Tensor, matrix: Tensor, axis: int) -> Tensor:
         return (blocks @ matrix.T).flatten(-2).movedim(-1, axis)
 
 
-def _cosine_matrix(small: int, factor: int) -> Float[Tensor, "M L"]:
-    """Return what takes a block of L cells to one of M = L / factor: cosines there and back.
+def _small_cells(block: int, factor: int) -> int:
+    """Return how many cells of the small picture a block of the large one becomes."""
+    return max(block // factor, 1)
 
-    M is the longest length that divides `small`, the cells of the small picture, with L <= BLOCK.
-    """
-    length = math.gcd(small, max(BLOCK // factor, 1))
+
+def _cosine_matrix(factor: int) -> Float[Tensor, "M L"]:
+    """Return what takes a block of L cells to one of M = L / factor: cosines there and back."""
+    length = _small_cells(BLOCK, factor)
     return _cosines(length).T @ _cosines(length * factor)[:length] / factor**0.5
 
 

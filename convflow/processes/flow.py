@@ -51,6 +51,7 @@ class FlowMatching:
     """
 
     learned_variance = False
+    multiple = 1
 
     def __init__(
         self,

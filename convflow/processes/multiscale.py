@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from numbers import Real
 from typing import Any, NamedTuple, NoReturn, Protocol, runtime_checkable
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 from convflow.processes.decomposition import Decomposition, pack, unpack
 from convflow.processes.prediction import Kind
 from convflow.processes.schedule import LINEAR
-from convflow.types import InputError, Size
+from convflow.types import InputError, Size, check_kinds, check_several
 
 FIRST = 0.9
 """How often the coarsest scale is the main one; the finer ones share the rest (appendix A.5)."""
@@ -72,18 +73,19 @@ class MultiscaleFlow:
     Args:
         factors: between neighbouring scales, coarse to fine; S - 1 of them.
         decomposition: a name in `DECOMPOSITIONS`.
-        probabilities: of each scale to be the main one, sum 1; by default 0.9 for the first and
-            equal shares of 0.1 for the others.
+        probabilities: of each scale to be the main one, above 0, sum 1; by default 0.9 for the
+            first and equal shares of 0.1 for the others.
         location: mean of the normal behind the main scale's time; positive favours data.
         scale: its standard deviation.
         earlier_location: likewise of every coarser scale.
         earlier_scale: likewise.
-        weights: of each scale's error in the loss; by default 1.
+        weights: of each scale's error in the loss, above 0; by default 1.
         standardize: whether the scales are to have deviation 1; the numbers are `measure`d.
         deviations: of each scale; the flow runs on part / deviation. By default 1.
 
     Raises:
-        InputError: an unknown name, a number outside its range, or not one for each scale.
+        InputError: an unknown name, something that is no number or outside its range, or not one
+            for each scale.
     """
 
     prediction: Kind = "velocity"
@@ -105,26 +107,27 @@ class MultiscaleFlow:
     ) -> None:
         self.decomposition = Decomposition(decomposition, factors)
         scales = self.num_scales = self.decomposition.num_scales
+        check_several(Real, probabilities=probabilities, weights=weights, deviations=deviations)
         share = (1 - FIRST) / (scales - 1)
         self.probabilities = tuple(probabilities) or (FIRST, *[share] * (scales - 1))
         self.weights, self.deviations = tuple(weights) or (1.0,) * scales, tuple(deviations)
         self.unmeasured = standardize and not deviations
-        for name, numbers, least in (
-            ("probabilities", self.probabilities, 0.0),
-            ("weights", self.weights, 0.0),
-            ("deviations", self.deviations or (1.0,) * scales, math.ulp(0.0)),
+        for name, numbers in (
+            ("probabilities", self.probabilities),
+            ("weights", self.weights),
+            ("deviations", self.deviations or (1.0,) * scales),
         ):
-            fit = len(numbers) == scales and all(least <= n < math.inf for n in numbers)
-            if not fit or not any(numbers):
+            if len(numbers) != scales or not all(0 < n < math.inf for n in numbers):
                 raise InputError(
-                    f"expected {scales} {name}, one for each scale, "
-                    f"{'above' if least else 'of at least'} 0, got {list(numbers)}; "
-                    "give as many as factors and one more"
+                    f"expected {scales} {name} above 0, one for each scale, got {list(numbers)}; "
+                    "give as many as factors and one more, for with 0 a scale never learns"
                 )
         if abs(sum(self.probabilities) - 1) > SUM_TOLERANCE:
             raise InputError(
                 f"expected probabilities that sum to 1, got {list(self.probabilities)}; change them"
             )
+        check_kinds(Real, location=location, scale=scale)
+        check_kinds(Real, earlier_location=earlier_location, earlier_scale=earlier_scale)
         spreads = (scale, earlier_scale)
         if not min(spreads) > 0 or not all(map(math.isfinite, (location, earlier_location))):
             raise InputError(
@@ -134,9 +137,14 @@ class MultiscaleFlow:
         self.location, self.scale = location, scale
         self.earlier_location, self.earlier_scale = earlier_location, earlier_scale
 
-    def sizes(self, size: Size) -> tuple[Size, ...]:
-        """Return height and width of every scale, or raise InputError where they are not whole."""
-        return self.decomposition.sizes(size)
+    @property
+    def multiple(self) -> int:
+        """Height and width of pictures are multiples of it."""
+        return self.decomposition.multiple
+
+    def sizes(self, size: Size, cell: int = 1) -> tuple[Size, ...]:
+        """Return height and width of every scale in cells, or raise InputError where not whole."""
+        return self.decomposition.sizes(size, cell)
 
     def split(self, data: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C 1 N"]:
         """Return the scales of pictures as the flow sees them, divided by `deviations`, packed."""
@@ -284,5 +292,9 @@ class MultiscaleFlow:
 
 def spread(numbers: Float[Tensor, "*B K"], sizes: Sequence[Size]) -> Float[Tensor, "*B 1 1 N"]:
     """Return a number for each scale as one for each number of the packed scales."""
-    areas = torch.tensor([height * width for height, width in sizes[: numbers.shape[-1]]])
-    return numbers.repeat_interleave(areas.to(numbers.device), -1)[..., None, None, :]
+    # Sizes stay on the CPU: a tensor of them would make a GPU wait for each call.
+    scales = zip(numbers.split(1, -1), sizes, strict=False)
+    parts = [
+        number.expand(*number.shape[:-1], height * width) for number, (height, width) in scales
+    ]
+    return torch.cat(parts, -1)[..., None, None, :]

@@ -40,6 +40,10 @@ class Process(Protocol):
     def learned_variance(self) -> bool:
         """Whether the network has C more channels, for the variance."""
 
+    @property
+    def multiple(self) -> int:
+        """Height and width of pictures in model space are multiples of it."""
+
     def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> Draws | ScaleDraws:
         """Return noise and times for a batch of `shape` (B, C, H, W), on the generator's device."""
 

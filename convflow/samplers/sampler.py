@@ -37,6 +37,8 @@ Guide = Callable[[Denoiser, Clock | None], Denoiser]
 """From a Denoiser, and what turns its times into flow time, to the guided one."""
 
 SEARCHED = "searched"
+PAUSING = "euler"
+"""The solver that a zero velocity only makes stand still: it remembers and looks ahead nothing."""
 
 GRID = ("shift", "last_step")
 STAGES = ("stage_steps", "thresholds", "stop_scale")
@@ -162,7 +164,7 @@ class Sampler:
         thresholds = thresholds * (scales - 1) if len(thresholds) == 1 else thresholds
         for name, numbers, count in (
             ("stage-steps", self.stage_steps, scales),
-            ("thresholds", thresholds, scales - 1),
+            ("thresholds" if scales > 2 else "threshold", thresholds, scales - 1),
         ):
             if numbers and len(numbers) != count:
                 raise InputError(
@@ -198,7 +200,7 @@ class Sampler:
         """
         if not isinstance(process, MultiscaleFlow):
             return size
-        cells = process.sizes((size[0] // factor, size[1] // factor))
+        cells = process.sizes(size, factor)
         height, width = cells[len(self.stages(process)) - 1]
         return height * factor, width * factor
 
@@ -222,12 +224,24 @@ class Sampler:
         own = (name for name in OPTIONS[self.solver] if name not in STAGES)
         return told | {name: getattr(self, name) for name in own}
 
-    def check_guidance(self, kind: str) -> None:
-        """Raise InputError when a kind of guidance cannot act on what the solver asks for."""
+    def check_guidance(self, kind: str, scales: bool = False) -> None:
+        """Raise InputError when a kind of guidance cannot act on what the solver asks for.
+
+        Args:
+            kind: of guidance.
+            scales: whether the process is "dfm". In its stages the first steps of a scale cannot be
+                left out, for others move in them.
+        """
         if kind == "cfg-zero" and self.solver in ANCESTRAL_SOLVERS:
             raise InputError(
                 f"the guidance cfg-zero is for velocities, got the solver {self.solver}, "
                 "which predicts noise; choose another of the two"
+            )
+        if kind == "cfg-zero" and scales and self.solver != PAUSING:
+            raise InputError(
+                f"expected the solver {PAUSING} for the guidance cfg-zero of a model trained with "
+                f"the process dfm, got {self.solver}, which would keep the zeros of the pause of "
+                "each scale; choose another of the two"
             )
 
     def check_process(self, process: Process) -> None:

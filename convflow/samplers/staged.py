@@ -110,7 +110,8 @@ def packed(model: ScalesNetwork, sizes: Sequence[Size]) -> Denoiser:
     starts = [0, *itertools.accumulate(areas[:-1])]
 
     def denoiser(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
-        return pack(model(unpack(x, sizes), t[:, 0, 0, starts], y))
+        times = torch.stack([t[:, 0, 0, start] for start in starts], 1)
+        return pack(model(unpack(x, sizes), times, y))
 
     return denoiser
 

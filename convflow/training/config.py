@@ -19,7 +19,7 @@ from convflow.codecs import SD_SCALE, SD_VAE
 from convflow.samplers.ancestral import ANCESTRAL_SOLVERS
 from convflow.samplers.guidance import guide
 from convflow.samplers.multistep import Table
-from convflow.samplers.sampler import GRID, OPTIONS, SEARCHED, STAGES, Sampler
+from convflow.samplers.sampler import GRID, OPTIONS, PAUSING, SEARCHED, STAGES, Sampler
 from convflow.samplers.seeds import LabelPolicy
 from convflow.types import InputError, check_several, unknown_name
 
@@ -28,7 +28,9 @@ LARGEST = 2**53
 
 Count = Annotated[int, Meta(ge=1, le=LARGEST)]
 Natural = Annotated[int, Meta(ge=0, le=LARGEST)]
+Factor = Annotated[int, Meta(ge=2, le=LARGEST)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
+Share = Annotated[float, Meta(gt=0, le=1)]
 Momentum = Annotated[float, Meta(ge=0, lt=1)]
 NotNegative = Annotated[float, Meta(ge=0)]
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -86,12 +88,12 @@ class ProcessConfig:
     variance: Annotated[
         Literal["learned", "small", "large"], doc("of DDPM's steps; learned doubles the channels")
     ] = "learned"
-    factors: Annotated[tuple[Count, ...], doc("between the scales of dfm, coarse to fine")] = (2,)
+    factors: Annotated[tuple[Factor, ...], doc("between the scales of dfm, coarse to fine")] = (2,)
     decomposition: Annotated[Literal["laplacian", "haar", "dct"], doc("into scales")] = "laplacian"
-    probabilities: Annotated[tuple[Fraction, ...], doc("of the main scale; none = 0.9, rest")] = ()
+    probabilities: Annotated[tuple[Share, ...], doc("of the main scale; none = 0.9, rest")] = ()
     earlier_location: Annotated[float, doc("mean as above, of scales before the main one")] = 1.5
     earlier_scale: Annotated[Positive, doc("its standard deviation")] = 1.0
-    weights: Annotated[tuple[NotNegative, ...], doc("of each scale in the loss; none = 1")] = ()
+    weights: Annotated[tuple[Positive, ...], doc("of each scale in the loss; none = 1")] = ()
     standardize: Annotated[bool, doc("divide by deviations, measured at the start")] = False
     deviations: Annotated[tuple[Positive, ...], doc("of each scale; none = measured, or 1")] = ()
 
@@ -245,6 +247,8 @@ def unfit_settings(stored: Mapping[str, Any], given: Mapping[str, Any], process:
     names = [name for name in SAMPLER_SETTINGS if name not in OPTIONS.get(solver, ())]
     if solver in ANCESTRAL_SOLVERS:
         names.append("guidance_kind")  # cfg-zero is for velocities
+    if process == "dfm" and solver != PAUSING:
+        names.append("guidance_kind")  # nor for solvers that remember a pause
     if str(given.get("steps", stored["steps"])) == "1" and "last_step" not in names:
         names.append("last_step")
     names += GRID if process == "dfm" else STAGES
@@ -284,6 +288,7 @@ class TrainConfig:
     monitor: MonitorConfig = MonitorConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     sampling: SamplingConfig = SamplingConfig()
+    init: Annotated[str, doc("run, checkpoint or model folder whose weights it begins from")] = ""
     images: Annotated[Count, doc("length of the run in images seen")] = 1_000_000
     batch_size: Annotated[Count, doc("global batch, whatever the number of devices")] = 256
     micro_batch: Annotated[Count | None, doc("most pictures at once on a device")] = None

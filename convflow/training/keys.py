@@ -20,7 +20,8 @@ FREE_TO_CHANGE = ("images", "device", "micro_batch", "monitor", "checkpoint", "s
 HINTS: dict[Any, str] = {
     bool: "true or false",
     int: "a whole number",
-    tuple: "two numbers such as 64x48",
+    tuple: "two numbers such as 0.5,2",
+    Pixels: "two numbers such as 64x48",
     ...: "numbers such as 2,2",
     tuple[Pixels, ...]: "sizes such as 32x32,64x32",
 }
@@ -61,24 +62,31 @@ def from_dict(tree: Mapping[str, Any]) -> TrainConfig:
             f"--data.sizes: expected sizes or --data.buckets, got both {show(config.data.sizes)} "
             f"and {config.data.buckets} buckets; leave one of them out"
         )
-    config.sampling.sampler()
+    scales = config.process.kind == "dfm"
+    config.sampling.sampler().check_guidance(config.sampling.guidance_kind, scales)
     if not isinstance(config.model.get("name"), str):
         raise _unfit("model.name", "the name of a network", config.model.get("name"))
     return config
 
 
 def _unfit(key: str, wanted: str, got: Any) -> InputError:
-    shown = show(got)
+    shown = show(got, kind_of(key))
     key = key.replace("_", "-")
     return InputError(f"--{key}: expected {wanted}, got {shown!r}; --help lists values that work")
 
 
-def show(value: Any) -> Any:
-    """Return several numbers as 1x2, several sizes as 1x2,3x4, and all else as it is."""
+def show(value: Any, kind: Any = None) -> Any:
+    """Return a size as 1x2, other numbers as 1,2, several sizes as 1x2,3x4, and all else as it is.
+
+    Args:
+        value: of a setting.
+        kind: the annotation of the setting, which tells a size from two numbers.
+    """
     if not isinstance(value, (list, tuple)):
         return value
-    nested = value and isinstance(value[0], (list, tuple))
-    return ",".join(map(show, value)) if nested else "x".join(map(str, value))
+    if value and isinstance(value[0], (list, tuple)):
+        return ",".join(show(size, Pixels) for size in value)
+    return ("x" if plain(kind) == Pixels else ",").join(map(str, value))
 
 
 def read_pipeline(tree: Mapping[str, Any]) -> PipelineConfig:

@@ -37,7 +37,8 @@ from convflow.samplers.seeds import generator_of
 from convflow.storage import claimed, read_json, write_text
 from convflow.training import checkpoint
 from convflow.training.config import DataConfig, TrainConfig
-from convflow.training.keys import differences, from_dict, to_dict
+from convflow.training.keys import differences, from_dict, show, to_dict
+from convflow.training.origin import begin_from, fit_settings, read_origin
 from convflow.training.planner import Work, check_memory
 from convflow.training.trainer import Trainer, choose_precision
 from convflow.types import InputError, Size
@@ -119,16 +120,21 @@ def build_trainer(config: TrainConfig, run: Path, device: torch.device) -> tuple
         raise InputError("--resolution.shift: expected the process flow with it; leave it out")
     codec = create_codec(dataclasses.asdict(config.codec), device)
     channels = codec.channels(data.channels)
+    if isinstance(process, MultiscaleFlow):  # before a network is built for absurd factors
+        for size in (data.size, *data.sizes):
+            process.sizes(size, codec.factor)
+    trained = None
+    if config.init and not checkpoint.list_steps(run):
+        trained = read_origin(config)
+        config = fit_settings(config, trained)
     build = partial(
         build_model, config, len(source.class_names), process.learned_variance, channels
     )
     with torch.device("meta"):
-        model = build()
-    sizes = training_sizes(data, codec.factor * model.multiple)
+        multiple = codec.factor * math.lcm(build().multiple, process.multiple)
+    sizes = training_sizes(data, multiple)
     for height, width in (data.size, *sizes):
-        check_size(height, width, codec.factor * model.multiple)
-        if isinstance(process, MultiscaleFlow):
-            process.sizes((height // codec.factor, width // codec.factor))
+        check_size(height, width, multiple)
     _check_memory(config, build, max(sizes, key=math.prod), codec.factor, device)
     report, good = _look_at_all(source, data)
     random = data.crop == "random"
@@ -143,7 +149,10 @@ def build_trainer(config: TrainConfig, run: Path, device: torch.device) -> tuple
         deviations = _measure(process, images, codec, device)
         config = replace(config, process=replace(config.process, deviations=deviations))
         process = create_process(dataclasses.asdict(config.process))
-    return Trainer(config, build().to(device), process, codec, images, run, order), report
+    model = build()
+    if trained is not None:
+        begin_from(model, trained, config.init)
+    return Trainer(config, model.to(device), process, codec, images, run, order), report
 
 
 def _check_memory(
@@ -259,7 +268,7 @@ def _measure(
 
 
 def _check_folder(config: TrainConfig, run: Path) -> TrainConfig:
-    """Return the settings to begin or go on with: what the run has measured stays as it was.
+    """Return the settings to begin or go on with: what the run has found out stays as it was.
 
     Raises:
         InputError: `run` is no folder or holds a run with other settings.
@@ -275,6 +284,8 @@ def _check_folder(config: TrainConfig, run: Path) -> TrainConfig:
     if config.process.standardize and not config.process.deviations:
         known = before.process.deviations
         config = replace(config, process=replace(config.process, deviations=known))
+    if config.init and "coarse" in before.model:
+        config = replace(config, model={"coarse": before.model["coarse"]} | config.model)
     changed = differences(before, config)
     if changed:
         raise InputError(
@@ -318,7 +329,17 @@ def _introduce(trainer: Trainer, report: Report) -> None:
         f"{config.model['name']}: {parameters / 1e6:.2f} M parameters on {trainer.device} in "
         f"{trainer.precision}; batch {config.batch_size}, {config.images:,} images to see"
     )
+    process = trainer.process
+    if isinstance(process, MultiscaleFlow):
+        sizes = process.sizes(config.data.size, trainer.codec.factor)
+        by = ", ".join(f"{deviation:.3g}" for deviation in process.deviations)
+        log.info(
+            f"scales of {process.decomposition.name}: {show(sizes)}"
+            + (f", divided by deviations {by}" if by else "")
+        )
     if trainer.images_seen >= config.images:
         log.info(f"already finished at {trainer.images_seen:,} images; raise --images to go on")
+    elif config.init and not trainer.step:
+        log.info(f"beginning from the averaged weights of {config.init}")
     elif trainer.step:
         log.info(f"going on from {trainer.images_seen:,} images ({trainer.run_folder})")

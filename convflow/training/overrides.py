@@ -10,12 +10,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from convflow.models.zoo import settings_of
+from convflow.samplers.ode import SOLVERS
 from convflow.training.config import Pixels, TrainConfig, unfit_settings
 from convflow.training.keys import flatten, from_dict, kind_of, plain, show
 from convflow.types import InputError
 
 SHORT = {"data": "data.path", "process": "process.kind", "codec": "codec.kind"}
 """Groups that stand for one of their keys."""
+
+FOR_SCALES = {"solver": "euler", "steps": 40}
+"""How a model of scales is sampled where a recipe's own solver cannot."""
 
 
 def override(config: TrainConfig, arguments: Sequence[str]) -> TrainConfig:
@@ -35,7 +39,10 @@ def override(config: TrainConfig, arguments: Sequence[str]) -> TrainConfig:
     # So does another solver, where those of the recipe's mean nothing to it.
     words = {key.removeprefix("sampling."): t for key, t in pairs if key.startswith("sampling.")}
     kinds = [text for key, text in pairs if key in ("process", "process.kind")]
-    for name in unfit_settings(tree["sampling"], words, [config.process.kind, *kinds][-1]):
+    process = [config.process.kind, *kinds][-1]
+    if process == "dfm" and "solver" not in words and tree["sampling"]["solver"] not in SOLVERS:
+        tree["sampling"] |= FOR_SCALES
+    for name in unfit_settings(tree["sampling"], words, process):
         del tree["sampling"][name]
     for key, text in pairs:
         _set(tree, key, text)
@@ -61,7 +68,7 @@ def describe(config: TrainConfig) -> list[tuple[str, str, str]]:
     for key, value in flatten(tree).items():
         kind = kind_of(key)
         meta = [m.description for m in getattr(kind, "__metadata__", ()) if m.description]
-        shown = show(value)
+        shown = show(value, kind)
         shown = "none" if shown in (None, "") and not isinstance(value, str) else shown
         rows.append((key.replace("_", "-"), str(shown), meta[-1] if meta else ""))
     return rows

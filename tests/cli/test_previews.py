@@ -81,6 +81,8 @@ def test_the_default_folder(tiny_run, tmp_path, monkeypatch):
         (["--stage-steps", "3,x"], "expected a whole number of at least 1, got 'x'"),
         (["--thresholds", "0.9,0"], "expected a number above 0, got '0'"),
         (["--stop-scale", "1"], "trained with the process dfm for stop-scale"),
+        (["--out", "a", "--previews", "b/../a"], "--previews: expected another folder than --out"),
+        (["--single", "--previews", "samples"], "--previews: expected another folder than --out"),
     ],
 )
 def test_what_does_not_fit_is_refused(tiny_run, tmp_path, monkeypatch, capsys, words, message):

@@ -11,7 +11,7 @@ from torch._inductor.utils import fresh_cache
 from convflow import export_onnx
 from convflow.models.export import export_program
 from convflow.types import InputError
-from tests.cases import MODELS, build, inputs
+from tests.cases import MODELS, build, build_pyramid, inputs
 from tests.tolerance import assert_close_rms
 
 FEWEST = ["flowdcn", "dico", "fcdm", "dit", "sit-rotary"]
@@ -96,3 +96,10 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "onnxscript", None)
     with pytest.raises(InputError, match=r"pip install 'convflow\[onnx\]'"):
         export_onnx(build("dit"), tmp_path / "network.onnx")
+
+
+@pytest.mark.parametrize("export", [export_program, lambda model: export_onnx(model, "x.onnx")])
+def test_a_network_of_scales_is_refused(export):
+    message = "expected a network on one picture, .* got a pyramid of 3 scales"
+    with pytest.raises(InputError, match=message):
+        export(build_pyramid((2, 2)))

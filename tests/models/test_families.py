@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from convflow.models.families import BACKBONES, build
+from convflow.models.zoo import FAMILIES
 from convflow.types import InputError
 from tests.cases import MODELS, TINY
 
@@ -25,8 +26,28 @@ def test_every_family_is_built_by_its_name():
         (["dit"], {}, "unknown model family"),
         ("dit", {"widht": 3}, "dit: unknown setting 'widht'; did you mean 'width'"),
         ("flowdcn", TINY | {"width": "wide"}, "flowdcn cannot be built from .*'wide'"),
+        ("flowdcn", TINY | {"width": 16.0}, "expected a whole number for width, got 16.0"),
+        ("flowdcn", TINY | {"depth": True}, "expected a whole number for depth, got True"),
     ],
 )
 def test_what_cannot_be_built_is_refused(family, settings, message, unchecked):
     with pytest.raises(InputError, match=message):
         build(family, settings)
+
+
+SWITCHES = [
+    (family, name)
+    for family, network in FAMILIES.items()
+    for name, given in network._hub_mixin_init_parameters.items()
+    if isinstance(given.default, bool)
+]
+
+
+@pytest.mark.parametrize(("family", "name"), SWITCHES)
+@pytest.mark.parametrize("value", ["no", 1, None])
+def test_a_switch_of_any_network_is_true_or_false(family, name, value, unchecked):
+    settings = {"backbone": {"family": "dit"}} if family == "pyramid" else {}
+    message = f"{family}: expected true or false for {name}, got {value!r}"
+    with pytest.raises(InputError, match=message):
+        build(family, settings | {name: value}, FAMILIES)
+    assert {family for family, _ in SWITCHES} == FAMILIES.keys()

@@ -10,7 +10,7 @@ from convflow.types import InputError
 FACTORS = [(2,), (4,), (3,), (2, 2), (2, 3), (2, 2, 2)]
 
 
-def pictures(*leading, height=48, width=72):
+def pictures(*leading, height=96, width=192):
     return torch.randn(*leading, height, width, dtype=torch.float64)
 
 
@@ -20,7 +20,7 @@ def pictures(*leading, height=48, width=72):
 def test_the_scales_sum_up_to_the_picture(name, factors, leading):
     x, decomposition = pictures(*leading), Decomposition(name, factors)
     parts = decomposition.split(x)
-    assert [part.shape[-2:] for part in parts] == [*decomposition.sizes((48, 72))]
+    assert [part.shape[-2:] for part in parts] == [*decomposition.sizes((96, 192))]
     assert all(part.shape[:-2] == leading for part in parts)
     torch.testing.assert_close(decomposition.join(parts), x, rtol=0, atol=1e-14)
 
@@ -28,12 +28,12 @@ def test_the_scales_sum_up_to_the_picture(name, factors, leading):
 @pytest.mark.parametrize("name", DECOMPOSITIONS)
 @pytest.mark.parametrize("factor", [2, 3, 4, 8])
 def test_going_up_and_down_again_keeps_what_both_hold(name, factor):
-    down, up = DECOMPOSITIONS[name]
-    flat = torch.full((1, 4, 6), 0.7, dtype=torch.float64)
-    torch.testing.assert_close(up(flat, factor), flat.new_full((1, 4 * factor, 6 * factor), 0.7))
+    down, up, _ = DECOMPOSITIONS[name]
+    flat = torch.full((1, 4, 8), 0.7, dtype=torch.float64)
+    torch.testing.assert_close(up(flat, factor), flat.new_full((1, 4 * factor, 8 * factor), 0.7))
     torch.testing.assert_close(down(up(flat, factor), factor), flat)
     if name != "laplacian":
-        x = pictures(1, height=4, width=6)
+        x = pictures(1, height=4, width=8)
         torch.testing.assert_close(down(up(x, factor), factor), x)
 
 
@@ -60,7 +60,7 @@ def test_growing_a_coarse_picture_adds_nothing_to_it(name):
 
 def test_means_and_interpolation_are_those_of_torch():
     x = torch.randn(2, 3, 8, 12, dtype=torch.float64)
-    down, up = DECOMPOSITIONS["laplacian"]
+    down, up, _ = DECOMPOSITIONS["laplacian"]
     torch.testing.assert_close(down(x, 2), torch.nn.functional.avg_pool2d(x, 2))
     for factor in (2, 4):
         half = torch.nn.functional.interpolate(
@@ -87,7 +87,7 @@ def test_cosine_parts_are_those_of_scipy(factor):
     low = scipy.fft.dctn(x.numpy(), norm="ortho")
     keep = 8 // factor
     small = scipy.fft.idctn(low[:keep, :keep] / factor, norm="ortho")
-    down, up = DECOMPOSITIONS["dct"]
+    down, up, _ = DECOMPOSITIONS["dct"]
     torch.testing.assert_close(down(x, factor), torch.from_numpy(small))
     low[keep:], low[:, keep:] = 0, 0
     whole = scipy.fft.idctn(low, norm="ortho")
@@ -144,9 +144,13 @@ def test_shrinkage_multiplies_the_factors_from_the_fine_end():
         ("laplace", (2,), "did you mean 'laplacian'"),
         ("haar", (), "one or more factors of at least 2"),
         ("haar", (2, 1), r"at least 2 between the scales, got \[2, 1\]"),
+        ("haar", (2.5,), r"expected a whole number for factors, got 2\.5"),
+        ("haar", ("2",), "expected a whole number for factors, got '2'"),
+        ("haar", "22", "expected several numbers for factors, got '22'"),
+        ("haar", 2, "expected several numbers for factors, got 2"),
     ],
 )
-def test_settings_that_cannot_be_are_refused(name, factors, message):
+def test_settings_that_cannot_be_are_refused(name, factors, message, unchecked):
     with pytest.raises(InputError, match=message):
         Decomposition(name, factors)
 
@@ -155,3 +159,30 @@ def test_settings_that_cannot_be_are_refused(name, factors, message):
 def test_sizes_that_do_not_divide_are_refused(size):
     with pytest.raises(InputError, match="that 4 divides"):
         Decomposition(factors=(2, 2)).split(torch.zeros(1, 1, *size))
+
+
+@pytest.mark.parametrize(
+    ("factors", "multiple"),
+    [((2,), 8), ((3,), 6), ((4,), 8), ((8,), 8), ((10,), 10), ((2, 2), 16), ((3, 2), 24)],
+)
+def test_cosine_blocks_do_not_depend_on_the_size(factors, multiple):
+    """A part of a picture along whole blocks has the parts of the whole one there."""
+    decomposition = Decomposition("dct", factors)
+    assert decomposition.multiple == multiple
+    assert Decomposition("haar", factors).multiple == math.prod(factors)
+    if min(factors) < 8:  # blocks of one cell below are means
+        haar = Decomposition("haar", factors).split(x := pictures(1, height=48, width=48))
+        assert (haar[0] - decomposition.split(x)[0]).abs().max() > 0.01
+    x = pictures(1, height=multiple, width=3 * multiple)
+    whole, one = decomposition.split(x), decomposition.split(x[..., :multiple])
+    for part, piece in zip(whole, one, strict=True):
+        torch.testing.assert_close(part[..., : piece.shape[-1]], piece)
+
+
+def test_a_size_without_whole_blocks_is_refused_with_the_nearest():
+    message = r"that 8 divides, for scales of dct with the factors \[2\], got 34x45; .* is 32x48,"
+    with pytest.raises(InputError, match=message):
+        Decomposition("dct").sizes((34, 45))
+    assert Decomposition("dct").sizes((64, 128), cell=8) == ((4, 8), (8, 16))
+    with pytest.raises(InputError, match=r"that 64 divides, .* got 96x128; .* is 128x128"):
+        Decomposition("dct").sizes((96, 128), cell=8)

@@ -56,12 +56,18 @@ class Gaussian:
         self.calls += 1
         x = pack(scales)[:, 0, 0]
         n = x.shape[1]
+        if len(t) and t.equal(t[:1].expand_as(t)):  # one matrix for all
+            t = t[:1]
         time = spread(t.double(), self.sizes)[:, 0, 0]
         gain = time[:, :, None] * self.part_covariance[:n, :n]  # T K
         matrix = gain * time[:, None, :] + torch.diag_embed((1 - time).square())
         centred = x - time * self.part_mean[:n]
-        solved = torch.linalg.solve(matrix, centred)
-        part = self.part_mean[:n] + (gain.mT @ solved[..., None])[..., 0]
+        if len(matrix) == 1:
+            solved = torch.linalg.solve(matrix[0], centred.T).T
+            part = self.part_mean[:n] + solved @ gain[0]
+        else:
+            solved = torch.linalg.solve(matrix, centred)
+            part = self.part_mean[:n] + (gain.mT @ solved[..., None])[..., 0]
         velocity = part - (1 - time) * solved
         return unpack(velocity[:, None, None], self.sizes)
 

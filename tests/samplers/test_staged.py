@@ -129,7 +129,7 @@ def test_whatever_the_thresholds_stages_begin_and_end_on_them(first, second):
 def test_the_exact_field_gives_mean_and_covariance_of_every_scale(name, scales):
     """Of pictures without extra noise; no sampling error, since the whole run is affine."""
     process = MultiscaleFlow(FACTORS[scales], name)
-    data = Gaussian(process, (4, 4))
+    data = Gaussian(process, (max(4, process.multiple),) * 2)
     stages = plan_stages((60, 40, 40)[:scales], TAUS[scales])
     mean, covariance = moments_of(staged(data, stages, "ab2"), data.count(scales))
     for part in unpack(torch.arange(len(mean))[None, None].double(), data.sizes):
@@ -144,8 +144,9 @@ def test_the_exact_field_gives_mean_and_covariance_of_every_scale(name, scales):
 def test_sampled_pictures_have_the_moments_of_the_data(name):
     """The same through `sample_staged`, with standardised scales, up to the sampling error."""
     process = MultiscaleFlow((2,), name, deviations=(0.4, 0.9))
-    data, count = Gaussian(process, (4, 4)), 4000
-    stages, noises = plan_stages((40, 20), (0.9,)), torch.randn(2, count, 1, 4, 4).double()
+    size, count = (max(4, process.multiple),) * 2, 4000
+    data = Gaussian(process, size)
+    stages, noises = plan_stages((40, 20), (0.9,)), torch.randn(2, count, 1, *size).double()
     pictures = sample_staged(
         data, process, noises[0], labels(count), stages, "ab2", draw=lambda step: noises[step]
     ).flatten(1)
@@ -179,7 +180,7 @@ def test_the_cost_is_that_of_the_stages():
 
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_a_sample_does_not_see_its_neighbours(solver):
-    data = Gaussian(MultiscaleFlow((2, 2), "dct"), (4, 4), extra=0.3)
+    data = Gaussian(MultiscaleFlow((2, 2)), (4, 4), extra=0.3)
     run = staged(data, plan_stages((3, 2, 2), TAUS[3]), solver)
     noise = torch.randn(4, 1, 1, data.count(3), dtype=torch.float64)
     assert_close_rms(run(noise), torch.cat([run(noise[i : i + 1]) for i in range(4)]))

@@ -86,6 +86,9 @@ def test_stages_stay_where_they_mean_something():
         with pytest.raises(InputError) as caught:
             stored.varied("dfm", **given)
         assert "\n" not in str(caught.value)
+    zero = SamplingConfig("euler", 40, guidance_kind="cfg-zero")
+    assert zero.varied("dfm", steps=8).guidance_kind == "cfg-zero"
+    assert zero.varied("dfm", solver="heun").guidance_kind == "cfg"  # which a pause would harm
     with pytest.raises(InputError, match=r"expected several numbers for thresholds, got 0\.9"):
         stored.varied("dfm", thresholds=0.9)
 

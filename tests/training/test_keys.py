@@ -8,7 +8,15 @@ import pytest
 
 from convflow.recipes import create_config, list_recipes
 from convflow.training.config import ProcessConfig, SamplingConfig, TrainConfig
-from convflow.training.keys import differences, flatten, from_dict, read_pipeline, show, to_dict
+from convflow.training.keys import (
+    differences,
+    flatten,
+    from_dict,
+    kind_of,
+    read_pipeline,
+    show,
+    to_dict,
+)
 from convflow.training.overrides import override
 from convflow.types import InputError
 from tests.training.test_config import PUBLISHED
@@ -89,6 +97,8 @@ def test_sizes_there_and_back():
     assert config.data.sizes == ((32, 32), (64, 32))
     assert from_dict(json.loads(json.dumps(to_dict(config)))) == config
     assert show(flatten(to_dict(config))["data.sizes"]) == "32x32,64x32"
+    assert show([64, 48], kind_of("data.size")) == "64x48"
+    assert show([0.9, 0.99], kind_of("optim.betas")) == "0.9,0.99"
     assert override(config, split("--data.sizes none")) == TrainConfig()
 
 

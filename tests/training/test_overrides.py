@@ -38,7 +38,7 @@ def test_every_setting_of_the_network_is_described_with_its_default():
     recipe = create_config("digits.flowdcn")
     rows = {key: value for key, value, _ in describe(override(recipe, ["--model.name", "dico"]))}
     assert rows["model.name"] == "dico"
-    assert rows["model.depths"].count("x") == 4
+    assert rows["model.depths"].count(",") == 4
     assert not {"model.num-groups", "model.num-classes", "model.in-channels"} & rows.keys()
 
 
@@ -86,7 +86,12 @@ def test_the_last_of_two_values_counts():
         ("--optim.lr 0", "--optim.lr: expected float > 0"),
         ("--optim.lr nan", "--optim.lr: expected float > 0"),
         ("--optim.lr inf", "--optim.lr: expected a finite number"),
-        ("--optim.betas 0.9x1", "--optim.betas: expected float < 1"),
+        ("--optim.betas 0.9,1", "--optim.betas: expected float < 1.0, got '0.9,1'"),
+        ("--optim.betas 0.9", "--optim.betas: expected two numbers such as 0.5,2, got '0.9'"),
+        ("--process.factors 2,-1", "--process.factors: expected int >= 2, got '2,-1'"),
+        ("--process.factors 1", "--process.factors: expected int >= 2, got '1'"),
+        ("--process.probabilities 1,0", "--process.probabilities: expected float > 0.0, got '1,0'"),
+        ("--process.weights 1,0", "--process.weights: expected float > 0.0, got '1,0'"),
         (
             "--sampling.guidance nan",
             "expected a finite guidance scale and at least 1 guided channel, got nan",
@@ -151,12 +156,18 @@ def test_stages_on_the_command_line():
     assert override(scales, split("--sampling.stage-steps none")).sampling.steps == 40
     assert override(scales, ["--process", "flow"]).sampling.stage_steps == ()
     rows = {key: value for key, value, _ in describe(scales)}
-    assert rows["sampling.stage-steps"] == "30x10"
+    assert rows["sampling.stage-steps"] == "30,10"
+    assert (rows["optim.betas"], rows["data.size"]) == ("0.9,0.999", "8x8")
     assert (rows["process.weights"], rows["model.stage-embedding"]) == ("none", "False")
     assert not {"model.backbone", "model.factors"} & rows.keys()
     recipe = override(TrainConfig(), split("--sampling.shift 3 --sampling.last-step 0.04"))
     plain = override(recipe, ["--process", "dfm"]).sampling
     assert (plain.shift, plain.last_step) == (1.0, None)
+    random = override(TrainConfig(), split("--sampling.solver ddpm --sampling.steps 250"))
+    taken = override(random, ["--process", "dfm"]).sampling
+    assert (taken.solver, taken.steps, taken.clip) == ("euler", 40, False)
+    assert override(random, split("--process dfm --sampling.steps 12")).sampling.steps == 12
+    assert override(random, split("--process dfm --sampling.solver heun")).sampling.steps == 250
     with pytest.raises(InputError, match="numbers such as 2,2, got 'a'"):
         override(scales, split("--sampling.stage-steps a"))
     with pytest.raises(InputError, match="stage-steps that sum up to 9 steps"):
