@@ -33,24 +33,6 @@ def list_steps(run: Path) -> list[int]:
     return sorted(int(m[1]) for name in names if (m := re.fullmatch(r"step_(\d+)", name)))
 
 
-def find_weights(folder_or_id: str | Path, weights: str) -> Path:
-    """Return the model folder meant by a run folder, a checkpoint, a model folder or a Hub id.
-
-    Args:
-        folder_or_id: as for `Pipeline.from_pretrained`.
-        weights: "ema" or "raw"; only runs and checkpoints hold both.
-
-    Raises:
-        InputError: nothing there, or a run without a complete checkpoint.
-    """
-    folder = Path(folder_or_id)
-    steps = list_steps(folder)
-    if (folder / "checkpoints").is_dir() and not steps:
-        raise InputError(f"{folder} holds no complete checkpoint yet; let the training go on")
-    found = (folder_of(folder, steps[-1]) if steps else folder) / weights
-    return find_folder(found if found.is_dir() else folder_or_id)
-
-
 def remove_old(run: Path, keep: int) -> None:
     """Remove all but the newest `keep` checkpoints, and drafts that a killed process left."""
     for step in list_steps(run)[:-keep]:
