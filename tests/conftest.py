@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,9 @@ CHECKED = [
     f"convflow.{part}" for part in ("nn", "models", "processes", "samplers", "codecs", "evaluation")
 ]
 jaxtyping.install_import_hook(CHECKED, "tests.shape_check.check")
+
+# A shell starts background jobs deaf to Ctrl-C, and so the commands that their tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Two threads on busy cores wait for each other much longer than one thread works.
 torch.set_num_threads(1)

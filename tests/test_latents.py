@@ -113,14 +113,15 @@ def test_the_commands_sample_score_and_tell(run, data, tmp_path, capsys, autoenc
 def test_a_share_sees_its_rows_of_the_same_latents(words, tmp_path, monkeypatch):
     config = override(create_config("pictures.flowdcn"), words)
     trainer = build_trainer(config, tmp_path, torch.device("cpu"))[0]
-    whole = trainer._draw_encoding()
+    shape = (8, *trainer.shape)
+    whole = trainer._draw_encoding(shape)
     assert whole.shape == (8, 4, 4, 6)
-    assert whole.equal(trainer._draw_encoding())
+    assert whole.equal(trainer._draw_encoding(shape))
     for rank in range(3):
         monkeypatch.setattr(Trainer, "_share", lambda self, rank=rank: slice(rank, None, 3))
-        assert trainer._draw_encoding().equal(whole[rank::3])
+        assert trainer._draw_encoding(shape).equal(whole[rank::3])
     trainer.images_seen += 8
-    assert not trainer._draw_encoding().equal(whole[2::3])
+    assert not trainer._draw_encoding(shape).equal(whole[2::3])
 
 
 @pytest.mark.parametrize(

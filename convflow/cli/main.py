@@ -9,9 +9,7 @@ import argparse
 import importlib
 import logging
 import os
-import signal
 import sys
-import threading
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -66,8 +64,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     # Set before torch comes in: its threads wait politely when other programs use the cores.
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
-    if arguments is None:
-        sys.unraisablehook = _keep_interrupts
     words = list(sys.argv[1:] if arguments is None else arguments)
     verb = words[0] if words else "--help"
     if verb in ("-h", "--help", "help"):
@@ -102,14 +98,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             cure = "try a smaller --batch-size or --micro-batch, a smaller size or a smaller model"
             return _complain(f"out of memory; {cure}", 1)
         raise
-
-
-def _keep_interrupts(dropped: sys.UnraisableHookArgs) -> None:
-    """Give Ctrl-C once more where it fell into a finalizer, whose errors Python drops."""
-    if dropped.exc_type is KeyboardInterrupt:
-        threading.Timer(0.1, signal.raise_signal, [signal.SIGINT]).start()
-    else:
-        sys.__unraisablehook__(dropped)
 
 
 def _complain(message: str, code: int) -> int:

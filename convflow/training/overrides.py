@@ -36,10 +36,12 @@ def override(config: TrainConfig, arguments: Sequence[str]) -> TrainConfig:
     pairs = sorted(_pairs(arguments), key=lambda pair: pair[0] != "model.name")
     if pairs and pairs[0][0] == "model.name" and pairs[0][1] != tree["model"]["name"]:
         tree["model"] = {}
-    # So does another solver, where those of the recipe's mean nothing to it.
+    # So do another process, and another solver where those of the recipe's mean nothing to it.
     words = {key.removeprefix("sampling."): t for key, t in pairs if key.startswith("sampling.")}
     kinds = [text for key, text in pairs if key in ("process", "process.kind")]
     process = [config.process.kind, *kinds][-1]
+    if process != config.process.kind:
+        tree["process"] = {}
     if process == "dfm" and "solver" not in words and tree["sampling"]["solver"] not in SOLVERS:
         tree["sampling"] |= FOR_SCALES
     for name in unfit_settings(tree["sampling"], words, process):

@@ -78,25 +78,3 @@ def test_help_imports_neither_torch_nor_numba():
         "assert not {'torch', 'numba', 'numpy'} & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
-
-
-def test_ctrl_c_is_not_lost_in_a_finalizer():
-    code = """if True:
-        import signal, sys, time
-        from convflow.cli import main as cli, sample
-
-        class Dying:
-            def __del__(self):
-                signal.raise_signal(signal.SIGINT)
-                time.sleep(0)
-
-        def run(words):
-            Dying()
-            time.sleep(5)
-            print("went on")
-
-        sample.main = run
-        sys.argv = ["convflow", "sample", "x"]
-        sys.exit(cli.main())"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
