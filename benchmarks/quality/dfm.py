@@ -84,7 +84,7 @@ def _draw(rows: list[dict[str, str]], out: Path) -> None:
                 for images, values in points.items():
                     axis.plot([images] * len(values), values, ".", color=color)
         axis.axhline(float(rows[-1]["FD"]), color="0.6", linestyle=":", label="real test pictures")
-        axis.set_yscale("log")
+        axis.set_ylim(bottom=0)
         axis.set_title(backbone)
         axis.set_xlabel("images seen")
         axis.grid(alpha=0.3)
