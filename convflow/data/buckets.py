@@ -63,6 +63,11 @@ def even_ratios(low: float, high: float, count: int) -> list[float]:
     return [low * (high / low) ** (i / max(count - 1, 1)) for i in range(count)]
 
 
+def batch_of(size: Size, batch_size: int, budget: int) -> int:
+    """Return how many pictures of a size have as many pixels as `batch_size` of `budget` pixels."""
+    return max(1, round(batch_size * budget / (size[0] * size[1])))
+
+
 class Buckets:
     """Which sizes each picture may be trained at.
 
@@ -133,7 +138,7 @@ class BucketOrder(Order):
 
     def largest(self, batch_size: int) -> int:
         """Return a bound on the pictures of a batch."""
-        return 2 * max(self._wanted(size, batch_size) for size in self.buckets.sizes)
+        return 2 * max(batch_of(size, batch_size, self.budget) for size in self.buckets.sizes)
 
     def rows(self, start: int, batch_size: int) -> Rows:
         """Return the batch that begins at position `start`, where an earlier one ended."""
@@ -144,9 +149,6 @@ class BucketOrder(Order):
         order, mirrored = self._epoch(epoch)
         crops = self._places(epoch)[here] if self.crop else None
         return Rows(order[here], mirrored[here], crops, self.buckets.sizes[numbers[batch]])
-
-    def _wanted(self, size: Size, batch_size: int) -> int:
-        return max(1, round(batch_size * self.budget / (size[0] * size[1])))
 
     def _cut(self, epoch: int, batch_size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return where batches begin and end, the bucket of each, and places in the order."""
@@ -161,7 +163,7 @@ class BucketOrder(Order):
         for number, size in enumerate(self.buckets.sizes):
             places = np.flatnonzero(chosen == number)
             if len(places):
-                count = max(1, round(len(places) / self._wanted(size, batch_size)))
+                count = max(1, round(len(places) / batch_of(size, batch_size, self.budget)))
                 parts += np.array_split(places, count)
                 numbers += [number] * count
         turn = np.argsort(self._words(epoch, 5)[: len(parts)], kind="stable")

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from convflow import distributed
 from convflow.codecs import Codec, create_codec
-from convflow.data.buckets import BucketOrder, Buckets, bucket_sizes, even_ratios
+from convflow.data.buckets import BucketOrder, Buckets, batch_of, bucket_sizes, even_ratios
 from convflow.data.check import Report, check
 from convflow.data.loader import Images, Order
 from convflow.data.pictures import Drawn
@@ -163,7 +163,8 @@ def _check_memory(
     device: torch.device,
 ) -> None:
     """Raise InputError when a step at the largest size cannot fit into memory."""
-    share = math.ceil(config.batch_size / distributed.world_size())
+    whole = batch_of(size, config.batch_size, math.prod(config.data.size))
+    share = math.ceil(whole / distributed.world_size())
     batch = min(share, config.micro_batch or share)
     half = choose_precision(config.precision, device) == "bfloat16"
     work = Work(build, size, batch, factor, half)

@@ -212,3 +212,11 @@ def test_device_precision_and_data_are_said_at_the_start(tiny, tmp_path, caplog)
     assert "22 pictures, 8x8" in said
     assert "parameters on cpu in float32; batch 8, 8 images to see" in said
     assert "done; try: convflow sample '" in said
+
+
+def test_memory_is_asked_for_a_batch_of_the_largest_size(tiny, trainer_of, monkeypatch):
+    asked = []
+    monkeypatch.setattr(launch, "check_memory", lambda work, *_, **__: asked.append(work))
+    trainer_of(tiny("--micro-batch none --data.sizes 8x8,16x16"))
+    trainer_of(tiny("--micro-batch none"))
+    assert [(work.size, work.batch) for work in asked] == [((16, 16), 2), ((8, 8), 8)]
