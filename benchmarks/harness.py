@@ -9,10 +9,13 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
+from operator import itemgetter
 from pathlib import Path
 from statistics import median, quantiles
 
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 RESULTS = Path(__file__).parent / "results"
 DIRTY = "--dirty"
@@ -49,7 +52,7 @@ class Row:
     low_ms: float
     high_ms: float
     ratio: float
-    peak_mib: float | None
+    peak_mib: float
 
 
 def measure(case: Case, rounds: int = 11) -> list[Row]:
@@ -154,12 +157,21 @@ def _time(call: Call) -> float:
     return time.perf_counter() - start
 
 
-def _peak_mib(call: Call) -> float | None:
-    if not torch.cuda.is_available():
-        return None
-    torch.cuda.reset_peak_memory_stats()
-    call()
-    return torch.cuda.max_memory_allocated() / 2**20
+def _peak_mib(call: Call) -> float:
+    """The most that tensors held at once during a call, beside those before it."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        call()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
+        call()
+    events = found.profiler.kineto_results.events() if found.profiler else []
+    changes = sorted(
+        ((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]"),
+        key=itemgetter(0),
+    )
+    return max(accumulate((size for _, size in changes), initial=0)) / 2**20
 
 
 def _synchronise() -> None:
