@@ -71,7 +71,7 @@ def measure(case: Case, rounds: int = 11) -> list[Row]:
             times: dict[str, list[float]] = {name: [] for name in calls}
             for call in calls.values():
                 _time(call)
-            peaks = {name: _peak_mib(call) for name, call in calls.items()}
+            peaks = {name: peak_mib(call) for name, call in calls.items()}
             for _ in range(rounds):
                 for name, call in calls.items():
                     _time(call)
@@ -137,16 +137,24 @@ def revision(repository: Path, dirty: bool) -> str:
 
 def write(path: Path, rows: Sequence[Row], **more: str) -> None:
     """Replace the table at `path` by these rows, each with the machine and `more` columns."""
-    notes = machine() | more
+    cells = [
+        {
+            name: f"{cell:.4g}" if isinstance(cell, float) else cell
+            for name, cell in vars(row).items()
+        }
+        for row in rows
+    ]
+    write_table(path, cells, **more)
+
+
+def write_table(path: Path, rows: Sequence[Mapping[str, object]], **more: object) -> None:
+    """Replace the table at `path`: a line for each row, its `more` columns and the machine."""
+    notes = {**more, **machine()}
     path.parent.mkdir(exist_ok=True)
     with path.open("w", newline="") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow([*Row.__dataclass_fields__, *notes])
-        for row in rows:
-            cells = [
-                f"{cell:.4g}" if isinstance(cell, float) else cell for cell in vars(row).values()
-            ]
-            table.writerow([*cells, *notes.values()])
+        table = csv.DictWriter(file, [*rows[0], *notes], lineterminator="\n")
+        table.writeheader()
+        table.writerows({**row, **notes} for row in rows)
 
 
 def _time(call: Call) -> float:
@@ -157,7 +165,7 @@ def _time(call: Call) -> float:
     return time.perf_counter() - start
 
 
-def _peak_mib(call: Call) -> float:
+def peak_mib(call: Call) -> float:
     """The most that tensors held at once during a call, beside those before it."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()

@@ -1,13 +1,13 @@
 """The planner's estimates of memory beside what is used: python benchmarks/models/memory.py
 
-Each case runs in a process of its own, in float32 on the CPU; used is the highest resident memory
-over that before the network was made, after a tiny one has loaded the libraries.
+Each case runs in a process of its own, in float32 on the CPU. Held is the most that tensors held,
+weights included; resident is the process's highest memory over that before the network was made,
+after a tiny one has loaded the libraries: the C library keeps pieces of less than 32 MiB for later.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import resource
 import subprocess
@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from benchmarks.harness import DIRTY, RESULTS, machine
+from benchmarks.harness import DIRTY, RESULTS, machine, peak_mib, write_table
 from convflow.models.zoo import create_model
 from convflow.training.ema import EMA
 from convflow.training.planner import Work
@@ -42,34 +42,39 @@ def main() -> None:
     parser.add_argument(DIRTY, action="store_true", help="allow uncommitted changes")
     options = parser.parse_args()
     if options.case:
-        print(_used(*json.loads(options.case)))
+        print(json.dumps(_used(*json.loads(options.case))))
         return
-    notes, rows = machine(), []
+    machine()  # refuses now rather than after minutes
+    rows = []
     for name, training, batch, pixels in CASES:
         words = [sys.executable, __file__, "--case", json.dumps([name, training, batch, pixels])]
-        used = int(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
+        done = subprocess.run(words, capture_output=True, text=True, check=True)
+        held, resident = json.loads(done.stdout)
         work = Work(lambda name=name: create_model(name), (pixels, pixels), batch, factor=8)
         estimate = work.needs(training)
         mode = "training" if training else "sampling"
         rows.append({"network": name, "mode": mode, "batch": batch, "pixels": pixels,
-                     "estimate_mib": round(estimate / 2**20), "used_mib": round(used / 2**20),
-                     "ratio": f"{estimate / used:.2f}"})  # fmt: skip
+                     "estimate_mib": round(estimate / 2**20), "held_mib": round(held),
+                     "resident_mib": round(resident), "ratio": f"{estimate / 2**20 / held:.2f}",
+                     "ratio_resident": f"{estimate / 2**20 / resident:.2f}"})  # fmt: skip
         print(*rows[-1].values(), flush=True)
-    with (RESULTS / "memory_cpu.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, [*rows[0], *notes], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({**row, **notes} for row in rows)
+    write_table(RESULTS / "memory_cpu.csv", rows)
 
 
-def _used(name: str, training: bool, batch: int, pixels: int) -> int:
-    """Return the most bytes that a step or an evaluation held."""
+def _used(name: str, training: bool, batch: int, pixels: int) -> tuple[float, float]:
+    """Return the most MiB that tensors held in a step or an evaluation, and the process."""
     torch.set_num_threads(1)
     family = name.partition("-")[0]
     tiny = {"width": 48} if family in ("dico", "fcdm") else {"width": 48, "depth": 1}
+
+    def run() -> None:
+        _run(create_model(name), training, batch, pixels // 8)
+
     _run(create_model(family, **tiny), training, 1, 8)
     before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-    _run(create_model(name), training, batch, pixels // 8)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+    run()
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+    return peak_mib(run), resident / 2**20
 
 
 def _run(model: torch.nn.Module, training: bool, batch: int, cells: int) -> None:

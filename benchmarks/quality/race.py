@@ -1,4 +1,4 @@
-"""Train contenders on CIFAR-10 alike, and score them on the way with the small network.
+"""Train contenders alike, and score them on the way with the small network of CIFAR-10.
 
 Every contender sees the same pictures in the same order. Each trains and samples in processes of
 its own, several contenders at once; run again, it goes on where it stopped.
@@ -7,46 +7,54 @@ its own, several contenders at once; run again, it goes on where it stopped.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from benchmarks.harness import RESULTS, machine
+from benchmarks.harness import RESULTS, machine, write_table
 
 DETECTOR = f"{Path(__file__).with_name('cifar10_network.py')}:load"
 SCORES = ("FD", "KD", "precision", "recall")
+FLOOR = "real test pictures"
+Judge = Callable[[Path], dict[str, str]]
+"""From an .npz of pictures, arr_0 (N, H, W, 3) uint8, to more of their scores."""
+
+
+class Way(NamedTuple):
+    """A way of sampling: its name, options of `convflow evaluate`, and height x width."""
+
+    name: str
+    options: Sequence[str]
+    size: str = "32x32"
 
 
 class Contender(NamedTuple):
-    """A training: its name, the recipe, and the options of `convflow train` that make it differ."""
+    """A training: its name, the recipe, and the options of `convflow train` that make it differ.
+
+    Without ways of its own it is sampled as all others are.
+    """
 
     name: str
     recipe: str
     options: Sequence[str] = ()
+    ways: Sequence[Way] = ()
 
 
-class Way(NamedTuple):
-    """A way of sampling: its name, and the options of `convflow evaluate`."""
-
-    name: str
-    options: Sequence[str]
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
+def add_options(parser: argparse.ArgumentParser, data: str = "../shared/data/cifar10") -> None:
     """Add what all races share."""
     add = parser.add_argument
-    add("--data", type=Path, default=Path("../shared/data/cifar10"), help="train and test.parquet")
+    add("--data", default=data, help="shapes, or a folder with train and test.parquet")
     add("--images", type=int, nargs="+", default=[6144, 12288], help="score after so many")
     add("--batch-size", type=int, default=32)
     add("--num", type=int, default=1000, help="samples of each score")
-    add("--seeds", type=int, nargs="+", default=[0], help="of training; 0 is sampled twice")
+    add("--seeds", type=int, nargs="+", default=[0], help="of training")
+    add("--draws", type=int, default=2, help="times that the end of seed 0 is sampled")
     add("--runs", type=Path, default=Path("runs/race"), help="where the trainings lie")
     add("--only", nargs="+", metavar="NAME", help="contenders to run (default: all)")
     add("--jobs", type=int, default=2, help="contenders at once, sharing the cores")
@@ -58,59 +66,71 @@ def race(
     ways: Sequence[Way],
     options: argparse.Namespace,
     table: str,
+    judge: Judge | None = None,
 ) -> list[dict[str, str]]:
     """Train and score all contenders, and write a row for each score to `results/TABLE.csv`.
 
     Returns:
-        The rows: contender, seed, images seen, way, seed of the samples, and the scores. The last
-        row holds as many real test pictures instead of samples: the floor of every score.
+        The rows: contender, seed, images seen, way, size, seed of the samples, and the scores. The
+        last rows hold as many real test pictures instead of samples: the floor of every score.
     """
-    notes = machine()
+    machine()  # refuses now rather than after hours
     contenders = [each for each in contenders if not options.only or each.name in options.only]
-    reference = options.runs / "reference.npz"
-    if not reference.is_file():
-        options.runs.mkdir(parents=True, exist_ok=True)
-        _convflow(options, "evaluate", f"{options.data}/train.parquet", "--num", "10000",
-                  "--save-statistics", str(reference), "--detector", DETECTOR)  # fmt: skip
+    train, test = ("shapes",) * 2 if options.data == "shapes" else (
+        f"{options.data}/{split}.parquet" for split in ("train", "test")
+    )  # fmt: skip
+    options.runs.mkdir(parents=True, exist_ok=True)
+    sizes = list(dict.fromkeys(way.size for each in contenders for way in each.ways or ways))
+    for size in sizes:
+        reference = _reference(options, size)
+        if not reference.is_file():
+            _convflow(options, "evaluate", train, "--num", "10000", "--size", size, "--detector",
+                      DETECTOR, "--save-statistics", str(reference))  # fmt: skip
 
-    def score(what: str, card: Path, *words: str) -> dict[str, str]:
+    def score(what: str, card: Path, size: str, *words: str) -> dict[str, str]:
+        samples = card.with_suffix(".npz")
         if not card.is_file():
-            _convflow(options, "evaluate", what, "--reference", str(reference), "--detector",
-                      DETECTOR, "--num", str(options.num), "--out", str(card), *words)  # fmt: skip
+            kept = ["--save-samples", str(samples)] if judge and what != test else []
+            _convflow(options, "evaluate", what, "--reference", str(_reference(options, size)),
+                      "--detector", DETECTOR, "--num", str(options.num), "--out", str(card),
+                      "--size", size, *kept, *words)  # fmt: skip
         scores = json.loads(card.read_text())["scores"]
         found = {title.rpartition("-")[0]: value for title, value in scores.items()}
-        return {title: f"{found[title]:.5g}" for title in SCORES}
+        told = {title: f"{found[title]:.5g}" for title in SCORES}
+        return told | (judge(samples) if judge and what != test else {})
 
     def run(contender: Contender, seed: int) -> list[dict[str, str]]:
         rows = []
         folder = options.runs / f"{contender.name}.{seed}"
         for images in options.images:
-            last = seed == 0 and images == options.images[-1]
-            draws = [(way, draw) for way in ways for draw in ((0, 1) if last else (0,))]
-            cards = [folder / f"{way.name}.{images}.{draw}.json" for way, draw in draws]
+            again = options.draws if (seed, images) == (0, options.images[-1]) else 1
+            draws = [(way, draw) for way in contender.ways or ways for draw in range(again)]
+            cards = [folder / f"{way.name}.{way.size}.{images}.{draw}.json" for way, draw in draws]
             if not all(card.is_file() for card in cards):
-                _convflow(options, "train", contender.recipe, "--run", str(folder), "--data",
-                          f"{options.data}/train.parquet", "--seed", str(seed), "--images",
-                          str(images), "--batch-size", str(options.batch_size),
-                          "--monitor.samples-minutes", "1e6", *contender.options)  # fmt: skip
+                _convflow(options, "train", contender.recipe, "--run", str(folder), "--data", train,
+                          "--seed", str(seed), "--images", str(images), "--batch-size",
+                          str(options.batch_size), "--monitor.samples-minutes", "1e6",
+                          *contender.options)  # fmt: skip
             for (way, draw), card in zip(draws, cards, strict=True):
-                found = score(str(folder), card, "--seed", str(draw), *way.options)
+                found = score(str(folder), card, way.size, "--seed", str(draw), *way.options)
                 rows.append({"contender": contender.name, "seed": str(seed), "images": str(images),
-                             "way": way.name, "draw": str(draw), **found})  # fmt: skip
+                             "way": way.name, "size": way.size, "draw": str(draw),
+                             **found})  # fmt: skip
                 print(*rows[-1].values(), flush=True)
         return rows
 
     pairs = [(contender, seed) for seed in options.seeds for contender in contenders]
     with ThreadPoolExecutor(options.jobs) as pool:
         rows = [row for part in pool.map(lambda pair: run(*pair), pairs) for row in part]
-    test = f"{options.data}/test.parquet"
-    floor = score(test, options.runs / "floor.json", "--split", "test")
-    rows.append({**dict.fromkeys(rows[0], ""), "contender": "real test pictures", **floor})
-    with (RESULTS / f"{table}.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, [*rows[0], "num", *notes], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({**row, "num": options.num, **notes} for row in rows)
+    for size in sizes:
+        floor = score(test, options.runs / f"floor.{size}.json", size, "--split", "test")
+        rows.append({**dict.fromkeys(rows[0], ""), "contender": FLOOR, "size": size, **floor})
+    write_table(RESULTS / f"{table}.csv", rows, num=options.num)
     return rows
+
+
+def _reference(options: argparse.Namespace, size: str) -> Path:
+    return Path(options.runs) / f"reference.{size}.npz"
 
 
 def _convflow(options: argparse.Namespace, *words: str) -> None:

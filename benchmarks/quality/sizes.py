@@ -1,0 +1,116 @@
+"""What networks draw at other sizes than those of training: python benchmarks/quality/sizes.py
+
+Small networks learn `shapes` at 32x32 alone, or in buckets of as many pixels with ratios from 1/3
+to 3; then they are sampled at other sizes, plainly and with a larger reach (FlowDCN) or scaled
+positions (SiT). FD is that of the small network of CIFAR-10 on pictures brought to 32x32; `one` is
+the share of pictures with exactly one object, `right` with the one asked for.
+Writes `results/sizes.csv` and a sheet of samples for each network, `docs/images/sizes_*.png`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from benchmarks.harness import RESULTS
+from benchmarks.quality.race import Contender, Way, add_options, race
+from convflow.data.grid import tile
+from convflow.data.shapes import SHAPES
+from convflow.evaluation.objects import score_objects
+
+TRAINED = "32x32"
+SIZES = (TRAINED, "48x48", "64x64", "64x32", "96x32")
+PATCH = ["--model.patch-size", "4"]
+NETWORKS = {
+    "flowdcn": ("toy.shapes", PATCH),
+    "dico": ("toy.shapes_dico", []),
+    "fcdm": ("toy.shapes_fcdm", []),
+    "sit": ("toy.shapes_sit", PATCH),
+    "sit-rotary": ("toy.shapes_sit", [*PATCH, "--model.positions", "rotary"]),
+}
+TRAININGS = {
+    "square": [],
+    "buckets": ["--data.buckets", "7", "--data.ratios", "0.3333,3"],
+}
+SHORT = ["--optim.warmup-images", "1024"]
+EULER = ["--solver", "euler", "--steps", "20", "--precision", "bfloat16"]
+BLOCKS = ["--reach", "auto", "--reach-blocks"]
+HELP = {
+    "flowdcn": {
+        "reach, blocks 2-5": [*BLOCKS, "2,5"],
+        "reach, all blocks, constant": [*BLOCKS, "0,7", "--reach-form", "constant"],
+    },
+    "sit": {kind: ["--position-scaling", kind] for kind in ("pi", "ei")},
+    "sit-rotary": {kind: ["--position-scaling", kind] for kind in ("pi", "ntk", "yarn")},
+}
+"""What may help away from the size of training. The networks have eight blocks."""
+
+
+SHOWN = 4
+"""Samples of each row and size on a sheet: of the first classes."""
+
+
+def main() -> None:
+    """Train, sample and score all, and draw the sheet."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add_options(parser, data="shapes")
+    parser.set_defaults(images=[40960], num=240, draws=1, runs=Path("runs/sizes"))
+    options = parser.parse_args()
+    contenders = [
+        Contender(f"{network}-{training}", recipe, [*words, *SHORT, *more], _ways(network))
+        for training, more in TRAININGS.items()
+        for network, (recipe, words) in NETWORKS.items()
+    ]
+    race(contenders, [], options, "sizes", _judge)
+    for network in NETWORKS:
+        _draw(network, options, RESULTS.parents[1] / f"docs/images/sizes_{network}.png")
+
+
+def _ways(network: str) -> list[Way]:
+    """Return how a network is sampled: plainly at all sizes, with help at the untrained ones."""
+    plain = [Way("plain", EULER, size) for size in SIZES]
+    return plain + [
+        Way(name, [*EULER, *words], size)
+        for name, words in HELP.get(network, {}).items()
+        for size in SIZES
+        if size != TRAINED
+    ]
+
+
+def _judge(samples: Path) -> dict[str, str]:
+    """Count and recognise the objects of samples, whose labels are asked for in turn."""
+    pixels = torch.from_numpy(np.load(samples)["arr_0"]).permute(0, 3, 1, 2)
+    found = score_objects(pixels, torch.arange(len(pixels)) % len(SHAPES))
+    return {"one": f"{found.one:.3f}", "right": f"{found.right:.3f}"}
+
+
+def _draw(network: str, options: argparse.Namespace, out: Path) -> None:
+    """Draw samples: a row for each training and way, a column for each size."""
+    names = list(dict.fromkeys(way.name for way in _ways(network)))
+    rows = [(training, name) for training in TRAININGS for name in names]
+    widths = [int(size.split("x")[1]) for size in SIZES]
+    figure, axes = plt.subplots(
+        len(rows), len(SIZES), figsize=(11, 2.1 * len(rows)), width_ratios=widths, squeeze=False,
+        layout="constrained",
+    )  # fmt: skip
+    for line, (training, name) in zip(axes, rows, strict=True):
+        folder = options.runs / f"{network}-{training}.0"
+        for axis, size in zip(line, SIZES, strict=True):
+            axis.set_axis_off()
+            samples = folder / f"{name}.{size}.{options.images[-1]}.0.npz"
+            if samples.is_file():
+                pixels = torch.from_numpy(np.load(samples)["arr_0"][:SHOWN]).permute(0, 3, 1, 2)
+                axis.imshow(tile(pixels, columns=2, gap=1), interpolation="nearest")
+                axis.set_title(f"{training}, {name}\n{size}", fontsize=7)
+    figure.savefig(out, dpi=110)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    main()
