@@ -1,13 +1,17 @@
-"""How time and memory of an evaluation grow with the pixels: python benchmarks/models/scaling.py
+"""How time and memory of an evaluation grow with the pixels.
 
-Networks of 1000 classes on 8x latents of random numbers, one square picture at a time, float32,
-eager. Memory is the most that tensors held at once beside weights and inputs. Exponents are fitted
-from 512 pixels a side on, so that the fixed cost of a call does not count.
+THP_MEM_ALLOC_ENABLE=1 python benchmarks/models/scaling.py
+
+The variable, which `convflow sample` sets itself, puts large tensors into huge pages. Networks of
+1000 classes on 8x latents of random numbers, one square picture at a time, float32, eager. Memory
+is the most that tensors held at once beside weights and inputs. Exponents are fitted from 512
+pixels a side on, so that the fixed cost of a call does not count.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Mapping
 from functools import partial
@@ -55,7 +59,8 @@ def main() -> None:
             for unit in ("median_ms", "peak_mib")
         )
         print(f"{name}: time ~ pixels^{time:.2f}, memory ~ pixels^{memory:.2f}")
-    write(RESULTS / f"scaling_{device.type}.csv", rows)
+    huge = os.environ.get("THP_MEM_ALLOC_ENABLE", "0")
+    write(RESULTS / f"scaling_{device.type}.csv", rows, huge_pages=huge)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Finding the verb, and turning every error into one line and an exit code."""
 
+import os
 import subprocess
 import sys
 from contextlib import suppress
@@ -78,3 +79,13 @@ def test_help_imports_neither_torch_nor_numba():
         "assert not {'torch', 'numba', 'numpy'} & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_what_the_user_set_stays(monkeypatch):
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
+    monkeypatch.delenv("THP_MEM_ALLOC_ENABLE", raising=False)
+    cli.prepare("train")
+    assert (os.environ["GOMP_SPINCOUNT"], os.environ.get("THP_MEM_ALLOC_ENABLE")) == ("7", None)
+    monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "0")
+    cli.prepare("sample")
+    assert os.environ["THP_MEM_ALLOC_ENABLE"] == "0"
