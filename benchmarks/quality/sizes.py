@@ -26,30 +26,28 @@ from convflow.evaluation.objects import score_objects
 
 TRAINED = "32x32"
 SIZES = (TRAINED, "48x48", "64x64", "64x32", "96x32")
-PATCH = ["--model.patch-size", "4"]
-NETWORKS = {
-    "flowdcn": ("toy.shapes", PATCH),
+NETWORKS: dict[str, tuple[str, list[str]]] = {
+    "flowdcn": ("toy.shapes", []),
     "dico": ("toy.shapes_dico", []),
     "fcdm": ("toy.shapes_fcdm", []),
-    "sit": ("toy.shapes_sit", PATCH),
-    "sit-rotary": ("toy.shapes_sit", [*PATCH, "--model.positions", "rotary"]),
+    "sit": ("toy.shapes_sit", []),
+    "sit-rotary": ("toy.shapes_sit", ["--model.positions", "rotary"]),
 }
 TRAININGS = {
     "square": [],
     "buckets": ["--data.buckets", "7", "--data.ratios", "0.3333,3"],
 }
-SHORT = ["--optim.warmup-images", "1024"]
-EULER = ["--solver", "euler", "--steps", "20", "--precision", "bfloat16"]
+EULER = ["--solver", "euler", "--steps", "20", "--guidance", "1", "--precision", "bfloat16"]
 BLOCKS = ["--reach", "auto", "--reach-blocks"]
 HELP = {
     "flowdcn": {
-        "reach, blocks 2-5": [*BLOCKS, "2,5"],
-        "reach, all blocks, constant": [*BLOCKS, "0,7", "--reach-form", "constant"],
+        "reach, blocks 2-3": [*BLOCKS, "2,3"],
+        "reach, all blocks, constant": [*BLOCKS, "0,5", "--reach-form", "constant"],
     },
     "sit": {kind: ["--position-scaling", kind] for kind in ("pi", "ei")},
     "sit-rotary": {kind: ["--position-scaling", kind] for kind in ("pi", "ntk", "yarn")},
 }
-"""What may help away from the size of training. The networks have eight blocks."""
+"""What may help away from the size of training. FlowDCN has six blocks."""
 
 
 SHOWN = 4
@@ -60,10 +58,10 @@ def main() -> None:
     """Train, sample and score all, and draw the sheet."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_options(parser, data="shapes")
-    parser.set_defaults(images=[40960], num=240, draws=1, runs=Path("runs/sizes"))
+    parser.set_defaults(images=[100_000], batch_size=16, num=240, draws=1, runs=Path("runs/sizes"))
     options = parser.parse_args()
     contenders = [
-        Contender(f"{network}-{training}", recipe, [*words, *SHORT, *more], _ways(network))
+        Contender(f"{network}-{training}", recipe, [*words, *more], _ways(network))
         for training, more in TRAININGS.items()
         for network, (recipe, words) in NETWORKS.items()
     ]

@@ -63,7 +63,7 @@ def test_the_network_fits_the_pictures_and_a_rectangle(name):
             out = out[-1]
         assert out.shape == (2, channels, *cells)
     count = sum(p.numel() for p in model.parameters())
-    assert count > 25e6 if name.startswith("imagenet.") else 1e6 < count < 20e6
+    assert count > 25e6 if name.startswith("imagenet.") else 4e5 < count < 20e6
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -163,7 +163,7 @@ def test_scales_of_cifar10_are_the_plain_recipe_but_for_process_and_sampling(nam
 
 @pytest.mark.parametrize(
     ("fcdm", "classes", "parameters"),
-    [("cifar10.fcdm", 10, 4_990_851), ("toy.shapes_fcdm", 6, 1_304_131)],
+    [("cifar10.fcdm", 10, 4_990_851), ("toy.shapes_fcdm", 6, 440_403)],
 )
 def test_the_networks_for_a_small_data_set_are_of_one_size(fcdm, classes, parameters):
     counts = {}
@@ -173,7 +173,7 @@ def test_the_networks_for_a_small_data_set_are_of_one_size(fcdm, classes, parame
             model = create_model(settings.pop("name"), **settings)
         counts[name] = sum(p.numel() for p in model.parameters())
     assert counts[fcdm] == parameters
-    assert max(counts.values()) < 1.15 * min(counts.values())
+    assert max(counts.values()) < 1.2 * min(counts.values())
 
 
 @pytest.mark.parametrize("name", ["dico", "fcdm", "sit"])
