@@ -20,14 +20,11 @@ TRAINED: dict[str, list[str]] = {
     "published": [],
     "main 0.7": ["probabilities", "0.7,0.3"],
     "main 0.5": ["probabilities", "0.5,0.5"],
-    "earlier 0": ["earlier-location", "0"],
     "later 1": ["location", "1"],
     "fine weight 4": ["weights", "1,4"],
-    "fine weight 0.25": ["weights", "1,0.25"],
     "haar": ["decomposition", "haar"],
     "dct": ["decomposition", "dct"],
     "factor 4": ["factors", "4"],
-    "standardized": ["standardize", "true"],
 }
 """Changes of the process."""
 
