@@ -8,6 +8,8 @@ they are, and the argument is exact for them too.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import pytest
@@ -32,7 +34,7 @@ class Case(NamedTuple):
 
     cell: int
     sight: int
-    changes: dict[str, object] = {}
+    changes: Mapping[str, object] = MappingProxyType({})
 
 
 # A 3x3 convolution at level k of a U sees 2^k pixels farther, and the rest of a cell of 4 is added
