@@ -211,7 +211,7 @@ class Pipeline:
                 f"expected at most {MOST_PICTURES:,} pictures, which are all held in memory, got "
                 f"{num}; take fewer, or read parts of `samples`"
             )
-        self._check_memory(samples, min(batch_size, num))
+        self.check_memory(samples, min(batch_size, num))
         starts = range(0, num, batch_size)
         chunks = [range(start, min(start + batch_size, num)) for start in starts]
         pixels = torch.cat([samples.read(chunk, progress, watch) for chunk in chunks])
@@ -354,8 +354,8 @@ class Pipeline:
                 )
         return self.model
 
-    def _check_memory(self, samples: Samples, batch_size: int) -> None:
-        """Raise InputError when a batch that is larger than usual cannot fit."""
+    def check_memory(self, samples: Samples, batch_size: int) -> None:
+        """Raise InputError when a batch of samples that is larger than usual cannot fit."""
         if batch_size * math.prod(samples.size) <= USUAL_BATCH * math.prod(self.size):
             return
         settings = dict(self.model.settings)

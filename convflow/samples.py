@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -27,7 +28,7 @@ from convflow.samplers.seeds import (
     draw_noise,
 )
 from convflow.storage import hash_tensors
-from convflow.types import Denoiser, InputError, Size
+from convflow.types import Denoiser, InputError, Size, nearest_size
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -89,9 +90,21 @@ class Samples:
             )
             if ours != theirs:
                 raise InputError(f"expected a weaker model of {ours} too, got one of {theirs}")
+            self._check_size_of(self.weaker)
             self.resolution.check(self.weaker, self.model_arguments)
         self.resolution.check(self.model, self.model_arguments)
         self.guided(self.model)
+
+    def _check_size_of(self, weaker: Backbone) -> None:
+        """Raise InputError unless a weaker model takes pictures of this size too."""
+        multiple = self.codec.factor * math.lcm(self.model.multiple, weaker.multiple)
+        if any(side % multiple for side in self.size):
+            near = nearest_size(self.size, multiple)
+            raise InputError(
+                f"expected a height and width that the weaker model takes, multiples of {multiple}"
+                f", got {self.size[0]}x{self.size[1]}; the nearest that works is "
+                f"{near[0]}x{near[1]}"
+            )
 
     @property
     def channels(self) -> int:

@@ -94,8 +94,21 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Read a safetensors file, or raise InputError when it is absent or damaged."""
-    try:
+    with _whole(path):
         return safetensors.torch.load_file(path)
+
+
+def check_tensors(path: Path) -> None:
+    """Raise InputError as `read_tensors` would; of the file the header and the length are read."""
+    with _whole(path), safetensors.safe_open(path, "pt"):
+        pass
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[None]:
+    """Turn an error while tensors are read into an InputError that names the file."""
+    try:
+        yield
     except FileNotFoundError as error:
         raise InputError(f"expected weights at {path}, found no such file") from error
     except (safetensors.SafetensorError, OSError, ValueError) as error:

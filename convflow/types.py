@@ -21,6 +21,10 @@ Size = tuple[int, int]
 """Height and width, in pixels of model space unless said otherwise."""
 
 
+LONGEST_SIDE = 2**16
+"""The largest height or width in pixels that anything takes: more is a slip of the finger."""
+
+
 class InputError(ValueError):
     """Something the user gave cannot be used; the message says what was expected, what came
     and what to do. The command line prints it as one line and exits with code 2."""

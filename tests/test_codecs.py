@@ -82,16 +82,17 @@ def test_both_kinds_are_codecs(latent):
     assert [picture_channels(latent, n) for n in (1, 3, 4)] == [None, None, 3]
 
 
-def test_latents_are_those_of_diffusers(latent, autoencoder):
+@pytest.mark.parametrize("size", [(32, 48), (8, 16), (72, 8)])
+def test_latents_are_those_of_diffusers(latent, autoencoder, size):
     plain = AutoencoderKL.from_pretrained(autoencoder, low_cpu_mem_usage=False).eval()
-    images = pictures()
+    images = pictures(3, *size)
     with torch.no_grad():
         posterior = plain.encode(images.float() / 127.5 - 1).latent_dist
         drawn, mean = (posterior.sample(seeded()) - 0.25) * 0.5, (posterior.mean - 0.25) * 0.5
         x = latent.encode(images, seeded())
         assert_close_rms(x, drawn)
         assert_close_rms(latent.encode(images), mean)
-        assert x.shape == (3, 4, 4, 6)
+        assert x.shape == (3, 4, size[0] // 8, size[1] // 8)
         assert (x - mean).std() > 0.1, "nothing was drawn"
         back = plain.decode(x / 0.5 + 0.25).sample
     levels = (back * 127.5 + 127.5).clamp(0, 255)

@@ -120,7 +120,7 @@ def test_guidance_needs_one_call_of_twice_the_batch(pipe, monkeypatch):
     assert [len(labels) for labels in seen] == [2, 2, 4, 2]  # of t = 0, 1/4, 1/2, 3/4
 
 
-@pytest.mark.parametrize("size", [(5, 6), (4, 7), (0, 4), (-2, 4)])
+@pytest.mark.parametrize("size", [(5, 6), (4, 7), (0, 4), (-2, 4), (4, 0), 0, -2, 7])
 def test_sizes_that_do_not_fit_are_refused(pipe, size):
     with pytest.raises(InputError, match=r"multiples of 2, got .*; the nearest that works is "):
         pipe(size=size)
@@ -158,7 +158,8 @@ def test_nothing_impossible_falls_back_to_a_default(pipe, bad, message):
     "bad",
     [
         {"steps": 2.5}, {"steps": "3"}, {"steps": True}, {"seed": 1.5}, {"seed": "1"},
-        {"size": (8, 8, 8)}, {"size": "8"}, {"size": (8.0, 8)}, {"interval": 0.5},
+        {"size": (8, 8, 8)}, {"size": "8"}, {"size": (8.0, 8)}, {"size": "32x"},
+        {"size": (8,)}, {"size": (True, 8)}, {"size": 8.5}, {"size": "axb"}, {"interval": 0.5},
         {"interval": "ab"}, {"solver": ["heun"]}, {"guidance": "x"}, {"guidance_kind": ["cfg"]},
         {"channels_guided": 1.5}, {"shift": "x"}, {"last_step": "x"}, {"num": 2.5},
         {"batch_size": "3"}, {"num": 10**17}, {"steps": 10**9},
@@ -376,5 +377,5 @@ def test_another_solver_forgets_the_defaults_of_this_one_and_not_what_is_given(p
 def test_a_batch_beyond_memory_is_refused_with_one_that_fits(pipe, monkeypatch):
     monkeypatch.setattr("convflow.distributed.free_memory", lambda device: 2**21)
     pipe(num=2, steps=1, guidance=1)  # no larger than usual
-    with pytest.raises(InputError, match=r"batches of 3 at 64x64 .*--batch-size \d+ fits|smaller"):
+    with pytest.raises(InputError, match=r"batches of 3 at 64x64 .*; one of \d+x\d+ fits"):
         pipe(num=3, size=(64, 64), steps=1)

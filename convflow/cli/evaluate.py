@@ -18,6 +18,7 @@ from convflow.cli.sample import (
     add_sampling_options,
     fit_sizes,
     holds_model,
+    multiple_of,
     natural,
     positive,
     sampling_options,
@@ -196,9 +197,11 @@ def _open_subject(options: argparse.Namespace) -> Subject:
         weights = options.weights or "ema"
         pipe = Pipeline.from_pretrained(options.what, weights=weights, device=options.device)
         labels = split_labels(options.labels, pipe.class_names)
+        chosen = sampling_options(options)
         if options.size is not None:
-            (options.size,) = fit_sizes([options.size], pipe.multiple)
-        samples = pipe.samples(labels, **sampling_options(options))
+            (chosen["size"],) = fit_sizes([options.size], multiple_of(pipe, chosen))
+        samples = pipe.samples(labels, **chosen)
+        pipe.check_memory(samples, min(options.batch_size, num or NUM_SAMPLES))
         model = {
             "name": path.resolve().name if path.exists() else options.what,
             "folder": str(pipe.folder),
@@ -211,7 +214,8 @@ def _open_subject(options: argparse.Namespace) -> Subject:
         }
         return Subject(samples, num or NUM_SAMPLES, model, samples.describe())
 
-    from convflow.evaluation.pictures import open_pictures
+    from convflow import distributed
+    from convflow.evaluation.pictures import check_memory, open_pictures
 
     for name in ("labels", "weights", *OPTIONS):
         if getattr(options, name) is not None:
@@ -227,6 +231,8 @@ def _open_subject(options: argparse.Namespace) -> Subject:
         num=num,
         seed=options.seed or 0,
     )
+    free = distributed.free_memory(distributed.choose_device(options.device))
+    check_memory(pictures, min(options.batch_size, len(pictures)), free)
     return Subject(pictures, len(pictures), {"name": pictures.describe()["name"]})
 
 

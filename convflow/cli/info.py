@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from convflow.training.config import PipelineConfig, TrainConfig
 
 WEIGHTS = (".safetensors", ".pt", ".pth", ".ckpt")
+SETTINGS = ("config.json", "pipeline.json", "state.json")
 
 NOTE = """\
 Parameters and GMACs (10^9 multiply-accumulates of matrix products, attention and convolutions for
@@ -65,6 +66,9 @@ def main(arguments: Sequence[str]) -> int:
         _print_sizes(found)
     else:
         _print_tree(_in_short(found) if "recipe" in found else found)
+    if problem := found.get("problem", ""):
+        named = "" if options.what in problem else f"{options.what}: "
+        raise InputError(f"{named}{problem}; copy it again or use another")
     return 0
 
 
@@ -225,8 +229,26 @@ def _describe_folder(folder: Path, asked: _Asked) -> dict[str, Any]:
         **({"codec": told["codec"]} if known.codec.kind == "latent" else {}),
         **_scales(known),
         **trained,
+        **_unreadable(folder),
         **asked.rows(lambda: create_model(**named), known, known.size),
     }
+
+
+def _unreadable(folder: Path) -> dict[str, Any]:
+    """Return which settings and weights in a folder cannot be read, beside those described."""
+    from convflow.storage import UNFINISHED, check_tensors, read_json
+
+    found = []
+    for path in sorted(folder.rglob("*")):
+        if any(part.startswith(UNFINISHED) for part in path.relative_to(folder).parts):
+            continue
+        check = check_tensors if path.suffix == ".safetensors" else read_json
+        try:
+            if path.suffix == ".safetensors" or path.name in SETTINGS:
+                check(path)
+        except InputError as error:
+            found.append(str(error).partition("; ")[0])
+    return {"problem": "; ".join(found)} if found else {}
 
 
 def _scales(known: PipelineConfig) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import argparse
 import importlib
 import logging
 import os
+import re
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -48,7 +49,7 @@ class Parser(argparse.ArgumentParser):
 
     def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
         """Return the parsed options, or raise InputError that names the nearest known option."""
-        options, rest = self.parse_known_args(arguments)
+        options, rest = self.parse_known_args(self._joined(arguments))
         if rest:
             known = [name for action in self._actions for name in action.option_strings]
             word = rest[0].partition("=")[0]
@@ -58,6 +59,15 @@ class Parser(argparse.ArgumentParser):
                 else f"expected no further word, got {rest[0]!r}"
             )
         return options
+
+    def _joined(self, arguments: Sequence[str]) -> list[str]:
+        """Return `--size -8x8` as `--size=-8x8`: argparse would take the value for an option."""
+        takes = {name for a in self._actions if a.nargs is None for name in a.option_strings}
+        words = list(arguments)
+        for i in reversed(range(1, len(words))):
+            if words[i - 1] in takes and re.match(r"-[\d.]", words[i]):
+                words[i - 1 : i + 1] = [f"{words[i - 1]}={words[i]}"]
+        return words
 
 
 def prepare(verb: str) -> None:

@@ -9,10 +9,13 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from convflow.cli.main import Parser
 from convflow.types import InputError, Size, nearest_size
+
+if TYPE_CHECKING:
+    from convflow.pipeline import Pipeline
 
 log = logging.getLogger("convflow")
 
@@ -48,10 +51,11 @@ def main(arguments: Sequence[str]) -> int:
     labels = split_labels(options.labels, pipe.class_names)
     num = options.num or max(16, len(labels or ()))
     chosen = sampling_options(options)
-    wanted = fit_sizes(chosen.pop("size", None) or [pipe.size], pipe.multiple)
+    wanted = fit_sizes(chosen.pop("size", None) or [pipe.size], multiple_of(pipe, chosen))
     watch = None
     for size in wanted:  # all of them are checked before the first picture is made
-        pipe.samples(labels, **chosen, size=size)
+        samples = pipe.samples(labels, **chosen, size=size)
+        pipe.check_memory(samples, min(options.batch_size, num))
     for size in wanted:
         several = len(wanted) > 1
         out, previews = (
@@ -262,6 +266,11 @@ def size(text: str) -> Size:
 def sizes(text: str) -> list[Size]:
     """Return sizes from "48x32" or "48x32,64x64"; for `argparse`."""
     return list(dict.fromkeys(size(part) for part in text.split(",")))
+
+
+def multiple_of(pipe: Pipeline, chosen: dict[str, Any]) -> int:
+    """Return what divides the sides of all pictures, of which a weaker model makes some too."""
+    return math.lcm(pipe.multiple, getattr(chosen.get("weaker"), "multiple", 1))
 
 
 def fit_sizes(asked: Sequence[Size], multiple: int) -> list[Size]:

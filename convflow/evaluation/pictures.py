@@ -18,7 +18,7 @@ from convflow.data.images import num_cores, resize_and_crop, to_uint8
 from convflow.data.pictures import Drawn, Source, one_line
 from convflow.data.sources import open_source
 from convflow.storage import writing_file
-from convflow.types import InputError, Size
+from convflow.types import LONGEST_SIDE, InputError, Size
 
 RESIZE_CHAIN = "halve by box filter, bicubic to the covering size, centre crop (ADM)"
 DRAWN = "none: drawn at this size"
@@ -66,7 +66,8 @@ class SourcePictures:
         seed: of that draw.
 
     Raises:
-        InputError: fewer than `num` pictures, or a first picture that cannot be read.
+        InputError: fewer than `num` pictures, a first picture that cannot be read, or a size of
+            no pixels or absurdly many.
     """
 
     reproducible: ClassVar[bool] = False
@@ -80,6 +81,11 @@ class SourcePictures:
         num: int | None = None,
         seed: int = 0,
     ) -> None:
+        if size is not None and not all(1 <= side <= LONGEST_SIDE for side in size):
+            raise InputError(
+                f"expected a height and width of 1 to {LONGEST_SIDE} pixels, got "
+                f"{size[0]}x{size[1]}; give a size such as 64x48"
+            )
         self._source, self.channels = source, channels
         self._indices = choose(len(source), num or len(source), seed, source.name)
         self._drawn_at = size if isinstance(source, Drawn) else None
@@ -209,6 +215,27 @@ def open_pictures(
             f"{pictures.size[0]}x{pictures.size[1]}; an .npz is scored at its own size"
         )
     return pictures
+
+
+def check_memory(pictures: PictureSet, batch_size: int, free: int | None) -> None:
+    """Raise InputError when a batch cannot fit into memory, naming the batch that would.
+
+    Args:
+        pictures: to be read and shown to a detector: bytes, then numbers of float32 beside them.
+        batch_size: pictures at once.
+        free: bytes that are free; None where that is not known.
+    """
+    height, width = pictures.size
+    each = 5 * pictures.channels * height * width
+    if free is None or batch_size * each <= free:
+        return
+    fits = free // each
+    side = int((free / (5 * pictures.channels)) ** 0.5)
+    cure = f"--batch-size {fits} fits" if fits else f"one of {side}x{side} fits"
+    raise InputError(
+        f"expected pictures that fit into {free / 2**30:,.1f} GiB of free memory, got batches of "
+        f"{batch_size} at {height}x{width} that need {batch_size * each / 2**30:,.1f} GiB; {cure}"
+    )
 
 
 def choose(total: int, num: int, seed: int, name: str) -> np.ndarray:

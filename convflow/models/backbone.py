@@ -18,7 +18,7 @@ from convflow.nn.conv import ConvHead, ConvStem
 from convflow.nn.embed import PatchEmbedding, PatchHead
 from convflow.nn.norm import residual
 from convflow.nn.resample import Conditions, LevelConditions, Levels, mirror
-from convflow.types import InputError, Size, nearest_size
+from convflow.types import LONGEST_SIDE, InputError, Size, nearest_size
 
 
 class Parts(NamedTuple):
@@ -231,9 +231,6 @@ def halves_of_head(discard_half: bool, learned_variance: bool) -> int:
             "second half of the channels is the variance"
         )
     return 2 if discard_half or learned_variance else 1
-
-
-LONGEST_SIDE = 2**16
 
 
 def check_size(height: int, width: int, multiple: int) -> None:

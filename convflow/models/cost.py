@@ -58,7 +58,7 @@ class Cost(NamedTuple):
         return {"weights": 4 * self.parameters, "activations": self.live}
 
 
-MOST_PLACES = 2**32
+MOST_PLACES = 2**33
 """The largest batch times height times width in model space: torch counts bytes in 63 bits."""
 
 

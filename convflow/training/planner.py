@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
+import torch
+
 from convflow.models.backbone import Backbone
-from convflow.models.cost import measure
+from convflow.models.cost import MOST_PLACES, measure
 from convflow.types import InputError, Size
 
 TRUST = 1.25
 """Only what needs so many times the free memory is refused: estimates are within 20 %."""
+
+COPIES = 16
+"""A bound on how often a number is held: results of a layer before and after what follows it,
+their gradients; weights, their average, gradients and two moments."""
 
 
 class Work(NamedTuple):
@@ -30,8 +37,22 @@ class Work(NamedTuple):
     factor: int = 1
     half: bool = False
 
+    def bound(self) -> int:
+        """Return more bytes than `needs` does, at once: a place has fewer numbers than a network.
+
+        Every number of a layer's result has a parameter of its own; `COPIES` of it may be kept.
+        """
+        with torch.device("meta"):
+            parameters = sum(p.numel() for p in self.build().parameters())
+        places = self.batch * math.prod(self.size) // self.factor**2
+        return 4 * COPIES * parameters * (1 + places)
+
     def needs(self, training: bool) -> int:
         """Return an estimate of the bytes, those of weights included."""
+        most = max(MOST_PLACES * self.factor**2 // math.prod(self.size), 2)
+        if self.batch > most:  # beyond counting it goes on as it grew
+            one, two = (self._replace(batch=batch).needs(training) for batch in (1, 2))
+            return one + (self.batch - 1) * (two - one)
         cost = measure(self.build, self.size, self.batch, self.factor, self.half)
         return sum((cost.training if training else cost.sampling).values())
 
@@ -48,19 +69,32 @@ def check_memory(
         training: whether gradients and the optimizer are held too.
         picture: evaluations side by side for one picture.
     """
-    if free is None:
+    if free is None or work.bound() <= free:
         return
     need = work.needs(training)
     if need <= TRUST * free:
         return
     height, width = work.size
     fixed = 2 * work._replace(batch=1).needs(training) - work._replace(batch=2).needs(training)
-    fits = int((free / TRUST - fixed) * work.batch / max(need - fixed, 1)) // picture
-    cure = f"--{option} {fits} fits" if fits >= 1 else "take a smaller network or size"
+    evaluations = (free / TRUST - fixed) * work.batch / max(need - fixed, 1)
+    fits, cure = int(evaluations) // picture, "take a smaller network or size"
+    if fits >= 1:
+        cure = f"--{option} {fits} fits"
+    elif evaluations > 0:  # what is not fixed grows with the pixels
+        sides = _smaller(work, (evaluations / picture) ** 0.5)
+        cure = f"one of {sides[0]}x{sides[1]} fits" if min(sides) else cure
     raise InputError(
         f"expected work that fits into {_gib(free)} of free memory, got batches of "
         f"{work.batch // picture} at {height}x{width} that need about {_gib(need)}; {cure}"
     )
+
+
+def _smaller(work: Work, share: float) -> Size:
+    """Return a share of both sides, or less where the network takes only multiples."""
+    with torch.device("meta"):
+        multiple = work.build().multiple * work.factor
+    height, width = (int(side * share) // multiple * multiple for side in work.size)
+    return height, width
 
 
 def _gib(count: int) -> str:

@@ -16,7 +16,10 @@ from PIL import Image
 import convflow
 from benchmarks.reliability import kills
 from convflow.cli.main import main
+from tests.cli import bad_sizes
 from tests.cli.bad_input import CASES, RESUME, SAMPLE, TRAIN, newest, nothing
+
+TABLE = [*CASES, *bad_sizes.CASES]
 
 
 @pytest.fixture(scope="module")
@@ -52,14 +55,15 @@ def one_line(said):
 
 @pytest.mark.parametrize(
     ("words", "message", "prepare"),
-    [pytest.param(*rest, *([nothing] if len(rest) == 2 else [])) for _, *rest in CASES],
-    ids=[case[0] for case in CASES],
+    [pytest.param(*rest, *([nothing] if len(rest) == 2 else [])) for _, *rest in TABLE],
+    ids=[case[0] for case in TABLE],
 )
 def test_one_line_and_nothing_damaged(
     place, words, message, prepare, capsys, caplog, monkeypatch, unchecked
 ):
     prepare(place)
     monkeypatch.chdir(place)
+    monkeypatch.setattr("convflow.distributed.free_memory", lambda device: bad_sizes.FREE_MEMORY)
     before = tree(place)
     with caplog.at_level(logging.INFO, "convflow"):
         code = main([word.replace("P/", f"{place}/") for word in words.split(" ")])
@@ -72,7 +76,7 @@ def test_one_line_and_nothing_damaged(
 
 
 def test_there_are_many_kinds():
-    assert len({name for name, *_ in CASES}) == len(CASES) > 100
+    assert len({name for name, *_ in TABLE}) == len(TABLE) > 100
 
 
 class Evil:

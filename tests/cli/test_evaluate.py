@@ -105,6 +105,21 @@ def test_rectangles_resized(tmp_path, capsys):
     assert card["scores"]["FD-8"] == pytest.approx(0, abs=1e-6)
 
 
+@pytest.mark.parametrize(("asked", "size"), [("13x18", (12, 18)), ("4x6", (4, 6))])
+def test_a_model_at_another_size_than_trained(tiny_run, tmp_path, asked, size):
+    """Samples and reference have that size, and a reference of another one is refused."""
+    out, samples = tmp_path / "card.json", tmp_path / "samples.npz"
+    command = ["evaluate", str(tiny_run), "--reference", "digits", "--num", "8", "--size", asked]
+    words = ["--reference-num", "20", "--save-samples", str(samples), "--out", str(out), *DETECTOR]
+    assert main([*command, *words]) == 0
+    card = json.loads(out.read_text())
+    found = [card[part]["size"] for part in ("sampling", "pictures", "reference")]
+    assert found == [list(size)] * 3
+    pixels = Pipeline.from_pretrained(tiny_run, device="cpu")(num=8, size=size).pixels
+    with np.load(samples) as file:
+        assert np.array_equal(file["arr_0"][..., :1], pixels.permute(0, 2, 3, 1).numpy())
+
+
 def test_cards_are_compared_or_refused(tiny_run, real, tmp_path, capsys):
     command = ["evaluate", str(tiny_run), "--reference", real, "--num", "10", *DETECTOR]
     for name, more in (("a", ()), ("b", ("--weights", "raw")), ("c", ("--steps", "3"))):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -131,8 +132,50 @@ def test_weights_that_are_no_whole_network_are_described_as_far_as_they_go(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     torch.save({ODD: torch.zeros(2)}, tmp_path / "odd.pt")
-    found = json.loads(ask(capsys, str(tmp_path / "odd.pt"), "--json"))
-    assert found["problem"].endswith("no published dit weights (missing embed_patches.weight)")
+    assert main(["info", str(tmp_path / "odd.pt"), "--json"]) == 2
+    out, err = capsys.readouterr()
+    problem = json.loads(out)["problem"]
+    assert problem.endswith("no published dit weights (missing embed_patches.weight)")
+    assert err.startswith(f"error: {problem}; ")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "name", ["raw/model.safetensors", "optimizer.safetensors", "raw/pipeline.json"]
+)
+@pytest.mark.parametrize("damage", ["half", "empty", "folder"])
+def test_a_run_is_described_beside_a_file_that_cannot_be_read(
+    capsys: pytest.CaptureFixture[str], tiny_run: Path, tmp_path: Path, name: str, damage: str
+) -> None:
+    run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+    path = next(run.glob("checkpoints/*")) / name
+    whole = path.read_bytes()
+    path.unlink()
+    if damage == "folder":
+        path.mkdir()
+    else:
+        path.write_bytes(whole[: len(whole) // 2] if damage == "half" else b"")
+    assert main(["info", str(run)]) == 2
+    out, err = capsys.readouterr()
+    assert "images_seen              8" in out
+    assert err.startswith(f"error: {path} is damaged or ")
+    assert err.count("\n") == 1
+    # Each part of the run that is whole is described as ever.
+    assert main(["info", str(path.parents[len(Path(name).parts) - 1] / "ema")]) == 0
+
+
+def test_the_weights_of_a_run_that_cannot_be_read_are_named(
+    capsys: pytest.CaptureFixture[str], tiny_run: Path, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+    path = next(run.glob("checkpoints/*/ema/model.safetensors"))
+    path.write_bytes(path.read_bytes()[:-1])
+    for place in (run, path.parent, path):
+        assert main(["info", str(place)]) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err.startswith(f"error: {path} is damaged or no safetensors file")
+        assert err.count("\n") == 1
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt", ".pth", ".ckpt"])

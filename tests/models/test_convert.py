@@ -18,7 +18,7 @@ from convflow.models.flowdcn import FlowDCN
 from convflow.models.zoo import create_model
 from convflow.nn.positions import sincos_positions
 from convflow.types import InputError
-from tests.cases import read_golden
+from tests.cases import inputs, read_golden
 from tests.tolerance import GOLDEN, assert_close_rms
 
 
@@ -361,6 +361,21 @@ def test_tensors_of_no_family_are_counted(tmp_path):
     save_file({"a": torch.zeros(2, 3).half()}, tmp_path / "weights.safetensors")
     found = describe_weights(tmp_path / "weights.safetensors")
     assert (found["family"], found["parameters"], found["dtypes"]) == ("unknown", 6, ["float16"])
+
+
+@pytest.mark.parametrize("size", [(1, 3), (13, 5)])
+@pytest.mark.parametrize("family", ["flowdcn", "dico", "dit", "sit"])
+def test_a_converted_network_takes_any_rectangle(family, size):
+    """Smaller and larger than that of its golden; in float64 it says the same."""
+    weights = read_golden(f"{family}_tiny")[0]
+    heads = {"num_heads": 4} if family in ("dit", "sit") else {}
+    model = load_official(weights, family, **heads)
+    x, t, y = inputs(model, 2, size)
+    out = model(x, t, y)
+    channels = model.in_channels * (2 if model.learned_variance else 1)
+    assert out.shape == (2, channels, *x.shape[2:])
+    assert out.any()
+    assert_close_rms(out, model.double()(x.double(), t.double(), y), limit=GOLDEN)
 
 
 def test_neither_a_file_nor_a_state_dict_is_refused(unchecked):
