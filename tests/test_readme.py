@@ -78,6 +78,9 @@ def test_shell_block_runs(
                 words += ["--sampling.steps", "2"] if "dfm" in words else []  # one for each scale
             if words[0] == "evaluate" and "--compare" not in words:
                 words += ["--detector", "detector.py:load", "--num", "8"]
+            if words[0] == "bench" and words[1] != "solvers":
+                words += ["--rounds", "1", "--batch-size", "1"]
+                words += ["--steps", "1"] if words[1] == "samplers" else ["--size", "32x32"]
             assert main(words) == 0, words
         else:
             assert Path(program).name in {"pip", "pre-commit", "python", "torchrun"}, program

@@ -64,6 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     # Set before torch comes in: its threads wait politely when other programs use the cores.
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+    # Likewise: its profiler, which measures memory, tells every beginning and end.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     words = list(sys.argv[1:] if arguments is None else arguments)
     verb = words[0] if words else "--help"
     if verb in ("-h", "--help", "help"):
