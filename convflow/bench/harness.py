@@ -18,6 +18,8 @@ from convflow.distributed import choose_device
 from convflow.evaluation.card import library
 
 Call = Callable[[], object]
+UNSTEADY = 1.5
+"""The ninth decile of times over the first from which on they are called unsteady."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,17 @@ def over_limits(rows: Sequence[Row], limits: Collection[str]) -> list[str]:
         f"{row.case}, {row.shape}, {row.mode}: {1 / row.ratio:.2f} times its {row.rival}"
         for row in rows
         if row.rival in limits
+    ]
+
+
+def unsteady(rows: Sequence[Row]) -> list[str]:
+    """Return a sentence if times of one call vary so much that something else was running."""
+    worst = max(rows, key=lambda row: row.high_ms / row.low_ms)
+    if worst.high_ms < UNSTEADY * worst.low_ms:
+        return []
+    return [
+        f"times of {worst.rival} vary from {worst.low_ms:.4g} to {worst.high_ms:.4g} ms: something "
+        "else runs here; stop it, or take more --rounds"
     ]
 
 

@@ -27,7 +27,8 @@ ratio is below 1, and 0.5 says that we take twice the time that the machine need
 
 MODELS = """Time networks beside DiT of the same size and beside their own floor: the time of their
 matrix products, convolutions and attentions alone. Each network must give the same numbers in every
-memory layout, and compiled, before it is timed. {what}
+memory layout, and compiled, before it is timed.
+{what}
 
 Read it so: "ratio" is a rival's time over the network's as it stands, "eager"; 1.5 in the line of
 DiT says that DiT takes 1.5 times as long, 0.8 in that of the floor that a fifth of the time goes
@@ -51,7 +52,7 @@ def bench_ops(arguments: Sequence[str]) -> int:
     options = _parse(parser, arguments)
 
     from convflow.bench import ops, table
-    from convflow.bench.harness import Case, measure, over_limits
+    from convflow.bench.harness import Case, measure, over_limits, unsteady
     from convflow.distributed import choose_device
 
     device, dtype = choose_device(options.device), _dtype(options)
@@ -65,7 +66,8 @@ def bench_ops(arguments: Sequence[str]) -> int:
     for shape in shapes:
         rows = measure(Case("deform_sample", set_up, [shape], ops.MODES), options.rounds, device)
         told = [table.cells(vars(row)) for row in rows]
-        print(*table.lines(told), *over_limits(rows, ops.LIMITS.values()), "", sep="\n", flush=True)
+        sentences = [*over_limits(rows, ops.LIMITS.values()), *unsteady(rows)]
+        print(*table.lines(told), *sentences, "", sep="\n", flush=True)
         found += told
     return _finish(options, found, device)
 
@@ -154,7 +156,7 @@ def _bench_networks(verb: str, mode: str, what: str, arguments: Sequence[str]) -
     options = _parse(parser, arguments)
 
     from convflow.bench import models, table
-    from convflow.bench.harness import Case, measure, over_limits
+    from convflow.bench.harness import Case, measure, over_limits, unsteady
     from convflow.distributed import choose_device
 
     device = choose_device(options.device)
@@ -181,7 +183,8 @@ def _bench_networks(verb: str, mode: str, what: str, arguments: Sequence[str]) -
         set_up = partial(models.set_up, find, setting, name)
         rows = measure(Case(ours.title, set_up, [shape], [mode]), options.rounds, device)
         told = [models.cells(row) for row in rows]
-        print(*table.lines(told), *over_limits(rows, [models.FLOOR]), "", sep="\n", flush=True)
+        sentences = [*over_limits(rows, [models.FLOOR]), *unsteady(rows)]
+        print(*table.lines(told), *sentences, "", sep="\n", flush=True)
         found += told
     return _finish(options, found, device)
 

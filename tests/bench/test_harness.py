@@ -9,7 +9,16 @@ import pytest
 import torch
 
 from convflow.bench import harness
-from convflow.bench.harness import Case, Row, deciles, machine, measure, over_limits, peak_mib
+from convflow.bench.harness import (
+    Case,
+    Row,
+    deciles,
+    machine,
+    measure,
+    over_limits,
+    peak_mib,
+    unsteady,
+)
 
 CPU = torch.device("cpu")
 
@@ -62,6 +71,14 @@ def test_a_limit_is_told_as_so_many_times():
         for rival, ratio in (("ours", 1.0), ("floor", 0.8), ("dit", 1.3))
     ]
     assert over_limits(rows, ["floor"]) == ["case, 1x2, forward: 1.25 times its floor"]
+
+
+def test_times_that_vary_are_told_of():
+    steady = Row("case", "1x2", "forward", "ours", 1.0, 1.0, 1.4, 1.0, 0.0)
+    busy = Row("case", "1x2", "forward", "dit", 3.0, 1.0, 4.0, 3.0, 0.0)
+    assert unsteady([steady]) == []
+    (said,) = unsteady([steady, busy])
+    assert said.startswith("times of dit vary from 1 to 4 ms")
 
 
 def test_the_machine_is_described(monkeypatch):
