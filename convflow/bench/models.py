@@ -92,8 +92,9 @@ def check_work(names: Sequence[str], shape: Shape, mode: str, setting: Setting) 
     for name in names:
         half = setting.dtype != torch.float32
         work = Work(partial(create_model, name), (height, width), batch, FACTOR, half)
-        work.needs(training=False)  # checks the size, also where free memory is not known
         free = free_memory(setting.device)
+        if free is None:
+            work.needs(training=False)  # at least the size is checked
         check_memory(work, free, "batch-size", training=mode != MODES[0])
 
 

@@ -121,13 +121,21 @@ def test_networks_are_the_same_every_time_and_leave_the_global_generator_alone()
         (["dico-s", "dico-z"], SHAPE, "unknown model 'dico-z'; did you mean"),
         (["dico-s"], (2, 32, 40), "multiples of 32, got 32x40; the nearest that works is 32x32"),
         (["dico-s"], (2, 0, 32), "multiples of 32, got 0x32"),
-        (["dico-s"], (10**6, 256, 256), "--batch-size"),
     ],
 )
-def test_impossible_work_is_refused_at_once(names, shape, message, monkeypatch):
-    monkeypatch.setattr(models, "free_memory", lambda device: 2**30)
+@pytest.mark.parametrize("free", [2**40, None])
+def test_impossible_work_is_refused_at_once(names, shape, message, free, monkeypatch):
+    monkeypatch.setattr(models, "free_memory", lambda device: free)
     with pytest.raises(InputError, match=message):
         models.check_work(names, shape, "forward", CPU)
+
+
+def test_work_that_cannot_fit_names_a_batch_that_does(monkeypatch):
+    monkeypatch.setattr(models, "free_memory", lambda device: 2**27)
+    message = r"batches of 2000 at 256x256 .*; --batch-size \d+ fits"
+    with pytest.raises(InputError, match=message):
+        models.check_work(["dico-s"], (2000, 256, 256), "forward", CPU)
+    models.check_work(["dico-s"], (2, 256, 256), "forward", CPU)
 
 
 def test_pictures_a_second_are_of_the_batch():
