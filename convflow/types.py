@@ -37,6 +37,13 @@ class Diverged(RuntimeError):
     """
 
 
+class Disagreement(RuntimeError):
+    """Two that should give the same numbers do not; no speed of theirs means anything.
+
+    The command line prints it as one line and exits with code 1.
+    """
+
+
 @runtime_checkable  # for the shape checks in tests
 class Denoiser(Protocol):
     """Any network or wrapper that predicts from a noisy batch.

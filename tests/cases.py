@@ -11,6 +11,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from convflow.bench.models import perturb
 from convflow.codecs import PixelCodec
 from convflow.models.backbone import Backbone
 from convflow.models.families import BACKBONES
@@ -102,15 +103,6 @@ def build_pyramid(factors: Sequence[int] = (2,), channels: int = 3) -> Any:
     }  # fmt: skip
     torch.manual_seed(7)
     return perturb(create_model("pyramid", backbone=backbone, factors=list(factors)).eval())
-
-
-def perturb(model: Backbone, scale: float = 0.1) -> Backbone:
-    """Add normal noise to every parameter."""
-    generator = torch.Generator().manual_seed(7)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += scale * torch.randn(parameter.shape, generator=generator)
-    return model
 
 
 def inputs(model: Backbone, batch: int = 3, size: tuple[int, int] = (4, 6)) -> tuple[Tensor, ...]:

@@ -23,7 +23,7 @@ LAYERS = [
     {"models", "evaluation"},
     {"training", "samples"},
     {"recipes", "pipeline"},
-    {"demo"},
+    {"demo", "bench"},
     {"cli"},
     {"__main__"},
 ]
@@ -148,6 +148,8 @@ def test_rules(path):
         (wrong_imports, "data/grid.py", "from ..training import config"),
         (wrong_imports, "data/grid.py", "def f():\n    import convflow.nn.norm"),
         (wrong_imports, "pipeline.py", "from convflow.recipes import digits"),
+        (wrong_imports, "pipeline.py", "from convflow.bench import harness"),
+        (wrong_imports, "bench/ops.py", "from convflow.cli import main"),
         (wrong_imports, "ops/__init__.py", "from convflow.nn import norm"),
         (wrong_imports, "nn/norm.py", "from math import *"),
         (wrong_imports, "nn/norm.py", "from torchvision.ops import DeformConv2d"),

@@ -78,6 +78,11 @@ def test_shell_block_runs(
                 words += ["--sampling.steps", "2"] if "dfm" in words else []  # one for each scale
             if words[0] == "evaluate" and "--compare" not in words:
                 words += ["--detector", "detector.py:load", "--num", "8"]
+            if words[0] == "bench" and words[1] != "solvers":
+                words[2:2] = ["fcdm-s"] if words[1:] == ["models"] else []
+                words += ["--rounds", "1", "--batch-size", "1"]
+                small = ["--size", "8x8" if words[1] == "ops" else "32x32"]
+                words += ["--steps", "1"] if words[1] == "samplers" else small
             assert main(words) == 0, words
         else:
             assert Path(program).name in {"pip", "pre-commit", "python", "torchrun"}, program

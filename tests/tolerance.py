@@ -8,16 +8,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-TOLERANCE = {
-    torch.float64: 1e-10,
-    torch.float32: 2e-6,
-    torch.float16: 2e-3,
-    torch.bfloat16: 1.6e-2,
-}
-"""Largest rms(actual - expected) / rms(expected), by the dtype that was computed in."""
+from convflow.bench.agreement import TOLERANCE, distance
 
 BFLOAT16_WEIGHTS = 2e-2
-"""Likewise of networks whose weights and sums over blocks are rounded to bfloat16 too."""
+"""As `TOLERANCE`, of networks whose weights and sums over blocks are rounded to bfloat16 too."""
 
 GOLDEN = 1e-5
 """Likewise, against a file that the released code computed in float32 through a whole network.
@@ -59,7 +53,5 @@ def assert_close_rms(
     """
     assert actual.shape == expected.shape, f"{tuple(actual.shape)} != {tuple(expected.shape)}"
     limit = limit or TOLERANCE[dtype or actual.dtype]
-    actual, expected = actual.detach().cpu().double(), expected.detach().cpu().double()
-    error, size = (actual - expected).norm().item(), expected.norm().item()
-    # Written so that NaN fails.
-    assert error <= limit * size, f"rms error {error / max(size, 1e-300):.2e}, limit {limit:.0e}"
+    found = distance(actual, expected)
+    assert found <= limit, f"rms error {found:.2e}, limit {limit:.0e}"  # so that NaN fails

@@ -1,11 +1,10 @@
-"""`convflow bench`: measurements of a trained model, and what can be made from them."""
+"""`convflow bench`: finds the benchmark; `solvers`, which makes a solver from measurements."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +17,8 @@ from convflow.cli.sample import (
     size,
     split_labels,
 )
+from convflow.cli.speed import BENCHES as SPEED
+from convflow.cli.speed import check_out
 from convflow.types import InputError, unknown_name
 
 if TYPE_CHECKING:
@@ -45,12 +46,14 @@ def main(arguments: Sequence[str]) -> int:
     verb, words = (arguments[0], arguments[1:]) if arguments else ("--help", [])
     if verb in ("-h", "--help"):
         print("usage: convflow bench WHAT [options]\n")
-        print("  solvers MODEL   search for a solver of few steps, compare it with the others\n")
-        print("convflow bench WHAT --help tells more.")
+        print("How fast is convflow on this machine?\n")
+        for name, (text, _) in BENCHES.items():
+            print(f"  {name} {text}")
+        print("\nconvflow bench WHAT --help tells more.")
         return 0
     if verb not in BENCHES:
         raise InputError(unknown_name("benchmark", verb, BENCHES))
-    return BENCHES[verb](words)
+    return BENCHES[verb][1](words)
 
 
 def bench_solvers(arguments: Sequence[str]) -> int:
@@ -75,7 +78,7 @@ def bench_solvers(arguments: Sequence[str]) -> int:
     pipe = Pipeline.from_pretrained(options.model, weights=options.weights, device=options.device)
     place = pipe.folder if pipe.folder and Path(options.model).exists() else Path()
     out = options.out or table_path(place, options.steps)
-    _check_out(out)
+    check_out(out)
     labels = split_labels(options.labels, pipe.class_names)
     # A stored solver is not asked for its table, nor whether it takes the guidance.
     given = {**sampling_options(options), "solver": "euler", "steps": options.steps}
@@ -125,18 +128,13 @@ def bench_solvers(arguments: Sequence[str]) -> int:
     return 0
 
 
-BENCHES: dict[str, Callable[[Sequence[str]], int]] = {"solvers": bench_solvers}
-
-
-def _check_out(out: Path) -> None:
-    """Raise InputError where no table could be written, before it is searched for."""
-    from convflow.storage import explained
-
-    if out.is_dir():
-        raise InputError(f"--out: expected a file, got the folder {out}; give {out / 'table.json'}")
-    with explained(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=out.parent).close()
+BENCHES = SPEED | {
+    "solvers": (
+        "MODEL       search for a solver of few steps, compare it with the others",
+        bench_solvers,
+    )
+}
+"""What each takes and tells, and what runs it."""
 
 
 def _parser() -> Parser:

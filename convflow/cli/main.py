@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from convflow import __version__
-from convflow.types import Diverged, InputError, unknown_name
+from convflow.types import Disagreement, Diverged, InputError, unknown_name
 
 VERBS = {
     "train": "train a model from a recipe, or go on with a run",
@@ -23,7 +23,7 @@ VERBS = {
     "evaluate": "score samples or pictures against real ones, compare result cards",
     "info": "say what a model, run, recipe or published size holds",
     "doctor": "check this machine: versions, devices, operator, a short self-test",
-    "bench": "measure a model, search for a solver of few steps",
+    "bench": "measure speed on this machine, search for a solver of few steps",
     "demo": "train on handwritten digits and draw a page, in two minutes",
 }
 
@@ -74,6 +74,8 @@ def prepare(verb: str) -> None:
     """Set what torch reads from the environment when it comes in, where the user has not."""
     # Its threads wait politely when other programs use the cores.
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+    # Its profiler, which measures memory, tells every beginning and end.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     if verb in ("sample", "evaluate"):
         # Memory in huge pages: large pictures take less time; training gains nothing.
         os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
@@ -105,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 141
     except InputError as error:
         return _complain(str(error), 2)
-    except Diverged as error:
+    except (Diverged, Disagreement) as error:
         return _complain(str(error), 1)
     except OSError as error:
         what = f"{error.filename}: {error.strerror}" if error.filename else str(error)

@@ -1,0 +1,1 @@
+"""Timing convflow against rivals and against what the machine can do at most."""

@@ -1,0 +1,237 @@
+"""`convflow bench ops | models | training | samplers`: how fast the library is on this machine."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from convflow.cli.main import Parser
+from convflow.cli.sample import above_zero, positive, size
+from convflow.types import InputError, unknown_name
+
+if TYPE_CHECKING:
+    import torch
+
+PRECISIONS = ("float32", "bfloat16")
+
+OPS = """Time deform_sample beside the same sums by F.grid_sample and by gathers, forward and with
+all gradients, and beside the limit of the machine. They must agree before anything is timed.
+
+Read it so: "ratio" is a rival's time over ours, 15 says that it takes 15 times as long; the limit's
+ratio is below 1, and 0.5 says that we take twice the time that the machine needs at least."""
+
+MODELS = """Time networks beside DiT of the same size and beside their own floor: the time of their
+matrix products, convolutions and attentions alone. Each network must give the same numbers in every
+memory layout, and compiled, before it is timed.
+{what}
+
+Read it so: "ratio" is a rival's time over the network's as it stands, "eager"; 1.5 in the line of
+DiT says that DiT takes 1.5 times as long, 0.8 in that of the floor that a fifth of the time goes
+into everything else."""
+
+FORWARD = "Here: one evaluation, as samplers make it."
+TRAINING = "Here: an evaluation and all gradients, without the optimizer's step."
+
+SAMPLERS = """Time whole batches of samples, and within the same runs every call of the network: the
+share of the time that is spent there. The rest is the price of the solver, the guidance and the
+codec. Watched runs must make the pictures of unwatched ones.
+
+MODEL is a run folder, checkpoint, model folder or Hub id; without it a network as small as that of
+the digits recipe, with random weights: of larger ones the share is higher."""
+
+
+def bench_ops(arguments: Sequence[str]) -> int:
+    """Time the operator beside its rivals."""
+    parser = _parser("ops", OPS, "batch of every shape (default: 8 and 2)", rounds=5)
+    parser.add_argument("--size", type=size, help="height x width in cells (default: 16x16, 32x32)")
+    options = _parse(parser, arguments)
+
+    from convflow.bench import ops, table
+    from convflow.bench.harness import Case, measure, over_limits, unsteady
+    from convflow.distributed import choose_device
+
+    device, dtype = choose_device(options.device), _dtype(options)
+    shapes = ops.shapes_of(options.size, options.batch_size)
+    for shape in shapes:
+        ops.check(shape, device, dtype)
+    print(f"{ops.NOTE}\n")
+
+    set_up = partial(ops.set_up, device=device, dtype=dtype)
+    found = []
+    for shape in shapes:
+        rows = measure(Case("deform_sample", set_up, [shape], ops.MODES), options.rounds, device)
+        told = [table.cells(vars(row)) for row in rows]
+        sentences = [*over_limits(rows, ops.LIMITS.values()), *unsteady(rows)]
+        print(*table.lines(told), *sentences, "", sep="\n", flush=True)
+        found += told
+    return _finish(options, found, device)
+
+
+def bench_models(arguments: Sequence[str]) -> int:
+    """Time evaluations of networks."""
+    return _bench_networks("models", "forward", FORWARD, arguments)
+
+
+def bench_training(arguments: Sequence[str]) -> int:
+    """Time evaluations of networks with their gradients."""
+    return _bench_networks("training", "training", TRAINING, arguments)
+
+
+def bench_samplers(arguments: Sequence[str]) -> int:
+    """Time sampling, and the network's share of it."""
+    parser = _parser("samplers", SAMPLERS, "pictures at once (default: 16)", "[MODEL]", rounds=5)
+    add = parser.add_argument
+    add("model", nargs="?", help="run folder, checkpoint, model folder or Hub id")
+    add("--size", type=size, help="height x width in pixels (default: as trained)")
+    add("--steps", type=positive, help="solver steps (default: the recipe's)")
+    add("--solver", help="one, or several: euler,heun (default: euler,heun,ab4)")
+    add("--guidance", type=above_zero, default=1.5, help="beside none (default: 1.5)")
+    options = _parse(parser, arguments)
+
+    from tqdm import tqdm
+
+    from convflow.bench import samplers, table
+    from convflow.pipeline import Pipeline
+    from convflow.samplers.ode import SOLVERS
+
+    solvers = options.solver.split(",") if options.solver else samplers.USUAL
+    for name in solvers:
+        if name not in SOLVERS:
+            raise InputError(f"--solver: {unknown_name('solver of fixed cost', name, SOLVERS)}")
+    pipe = (
+        samplers.create_digits(options.device)
+        if options.model is None
+        else Pipeline.from_pretrained(options.model, device=options.device)
+    )
+    guidances = list(dict.fromkeys((1.0, options.guidance)))
+    chosen = {"steps": options.steps, "size": options.size, "precision": options.precision}
+    rows = samplers.measure(
+        pipe,
+        solvers,
+        guidances,
+        num=options.batch_size or 16,
+        rounds=options.rounds,
+        **{name: value for name, value in chosen.items() if value is not None},
+    )
+    total = len(solvers) * (len(guidances) if pipe.model.num_classes else 1)
+    shown = sys.stderr.isatty()
+    bar = tqdm(rows, total=total, disable=not shown, leave=False, dynamic_ncols=True)
+    found = [table.cells(vars(row)) for row in bar]
+    print(samplers.NOTE, "", *table.lines(found), "", sep="\n")
+    return _finish(options, found, pipe.device)
+
+
+BENCHES: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
+    "ops": ("[options]       the operator beside two rivals and the machine's limit", bench_ops),
+    "models": ("[NAME ...]   networks beside DiT and their own floor", bench_models),
+    "training": ("[NAME ...] likewise, with all gradients", bench_training),
+    "samplers": ("[MODEL]    the network's share of the time of sampling", bench_samplers),
+}
+"""What each takes and tells, and what runs it."""
+
+
+def check_out(out: Path, option: str = "out", example: str = "table.json") -> None:
+    """Raise InputError where no table could be written, before minutes of work."""
+    from convflow.storage import explained
+
+    if out.is_dir():
+        raise InputError(f"--{option}: expected a file, got the folder {out}; give {out / example}")
+    with explained(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=out.parent).close()
+
+
+def _bench_networks(verb: str, mode: str, what: str, arguments: Sequence[str]) -> int:
+    about = MODELS.format(what=what)
+    parser = _parser(verb, about, "pictures at once (default: 2)", "[NAME ...]", rounds=5)
+    add = parser.add_argument
+    add("names", nargs="*", metavar="NAME", help="convflow info lists them (default: the three S)")
+    add("--size", type=size, help="height x width in pixels (default: 256x256)")
+    add("--compile", action="store_true", help="also by torch.compile, which takes minutes")
+    options = _parse(parser, arguments)
+
+    from convflow.bench import models, table
+    from convflow.bench.harness import Case, measure, over_limits, unsteady
+    from convflow.distributed import choose_device
+
+    device = choose_device(options.device)
+    setting = models.Setting(device, _dtype(options), options.compile)
+    shape = (options.batch_size or 2, *(options.size or (256, 256)))
+    names = list(dict.fromkeys(options.names)) or models.USUAL
+    rivals = [rival for name in names if (rival := models.rival_of(name)) is not None]
+    models.check_work([*names, *dict.fromkeys(rivals)], shape, mode, setting)
+    print(f"{models.NOTE}\n", flush=True)
+    held: dict[str, Any] = {}
+
+    def find(name: str) -> models.Subject:
+        if name not in held:
+            held[name] = models.prepare(name, shape, [mode], setting)
+        return held[name]
+
+    found = []
+    for name in names:
+        for other in held.keys() - {name, models.rival_of(name)}:
+            del held[other]  # no more than two networks take memory
+        ours = find(name)
+        if options.compile and isinstance(ours.compiled, str):
+            print(f"{name}: no compiled numbers, {ours.compiled}")
+        set_up = partial(models.set_up, find, setting, name)
+        rows = measure(Case(ours.title, set_up, [shape], [mode]), options.rounds, device)
+        told = [models.cells(row) for row in rows]
+        sentences = [*over_limits(rows, [models.FLOOR]), *unsteady(rows)]
+        print(*table.lines(told), *sentences, "", sep="\n", flush=True)
+        found += told
+    return _finish(options, found, device)
+
+
+def _parser(verb: str, about: str, batch: str, words: str = "", *, rounds: int) -> Parser:
+    parser = Parser(
+        prog=f"convflow bench {verb}",
+        description=about,
+        allow_abbrev=False,
+        usage=" ".join(f"convflow bench {verb} {words} [options]".split()),
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(
+            prog, max_help_position=26, width=100
+        ),
+    )
+    add = parser.add_argument
+    add("--batch-size", type=positive, help=batch)
+    add("--precision", choices=PRECISIONS, default="float32", help="of the arithmetic")
+    add("--rounds", type=positive, default=rounds, help=f"turns of each (default: {rounds})")
+    add("--csv", type=Path, metavar="FILE", help="also write the rows there, with the machine")
+    add("--device", default="auto", help="auto, cpu, ...")
+    return parser
+
+
+def _parse(parser: Parser, arguments: Sequence[str]) -> argparse.Namespace:
+    """Return the options; a table that could not be written is noticed before minutes of work."""
+    options = parser.parse(arguments)
+    if options.csv is not None:
+        check_out(options.csv, "csv", "table.csv")
+    return options
+
+
+def _dtype(options: argparse.Namespace) -> torch.dtype:
+    import torch
+
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[options.precision]
+
+
+def _finish(
+    options: argparse.Namespace, rows: Sequence[Mapping[str, str]], device: torch.device
+) -> int:
+    """Print the machine and write the table, where one is wanted."""
+    from convflow.bench import table
+    from convflow.bench.harness import machine
+
+    notes = machine(device) | {"device": str(device), "precision": options.precision}
+    print(", ".join(f"{name} {text}" for name, text in notes.items() if text))
+    if options.csv is not None:
+        table.write(options.csv, rows, notes)
+        print(f"table in {options.csv}")
+    return 0
