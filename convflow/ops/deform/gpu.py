@@ -169,7 +169,7 @@ def _variants_for(values: Tensor, taps: _Taps, border: str) -> dict[str, dict[st
         border,
         merged=taps.weights is None,
         wide=numbers >= _LIMIT,
-        exact=torch.version.hip is not None,
+        amd=torch.version.hip is not None,
     )
 
 
@@ -182,7 +182,7 @@ def variants(
     *,
     merged: bool = False,
     wide: bool = False,
-    exact: bool = False,
+    amd: bool = False,
 ) -> dict[str, dict[str, Any]]:
     """Compile-time constants of each kernel; no size of a batch or picture is among them.
 
@@ -193,21 +193,28 @@ def variants(
         border: "zeros" or "truncate".
         merged: take raw heads instead of offsets and weights.
         wide: a picture has 2^31 numbers or more.
-        exact: the matrix units multiply float32 as it is (AMD's do).
+        amd: for AMD's GPUs: 64 threads to a warp, and matrix units that take float32 as it is.
     """
     vector = math.gcd(channels, 16 // dtype.itemsize)
     even, taps = _power_of_two(channels), _power_of_two(num_taps)
     # Half features are exact in tf32, so that only the shares are rounded, as finely as float16.
-    precision = "ieee" if exact else "tf32x3" if dtype == torch.float32 else "tf32"
+    precision = "ieee" if amd else "tf32x3" if dtype == torch.float32 else "tf32"
     shared = {"C": channels, "K": num_taps, "TRUNCATE": border == "truncate"}
     shared |= {"MERGED": merged, "WIDE": wide}
-    return {
-        "forward": shared | {"VECTOR": vector, "LANES": 128, "num_warps": 4},
+    constants: dict[str, dict[str, Any]] = {
+        "forward": {"VECTOR": vector, "LANES": 128},
         # Four threads to a row: few idle ones at 72 channels, and few steps to sum over them.
-        "taps_gradient": shared | {"BLOCK": min(even, 4 * vector), "TAPS": taps, "num_warps": 8},
-        "values_gradient": shared
-        | {"SLICE": min(max(even, 16), _MOST_CHANNELS), "TAPS": taps, "PRECISION": precision}
-        | {"num_warps": 8 if dtype == torch.float32 else 4},
+        "taps_gradient": {"BLOCK": min(even, 4 * vector), "TAPS": taps},
+        "values_gradient": {"SLICE": min(max(even, 16), _MOST_CHANNELS), "TAPS": taps}
+        | {"PRECISION": precision},
+    }
+    # As many threads as there are pieces of 16 bytes; products of float32 need the registers.
+    warps = {"forward": 4, "taps_gradient": 8, "values_gradient": 4}
+    if dtype == torch.float32:
+        warps["values_gradient"] = 8
+    return {
+        name: shared | constants[name] | {"num_warps": warps[name] // (2 if amd else 1)}
+        for name in constants
     }
 
 
