@@ -73,7 +73,7 @@ class GroupwiseMSDCN(nn.Module):
             gathered = deform_sample(value, offsets, weights, self.border)
         return self.out(gathered.flatten(-2))
 
-    def _heads(self, x: Tensor) -> Float[Tensor, "B H W 36*G"]:
+    def _heads(self, x: Tensor) -> Float[Tensor, "B H W heads"]:
         """Return directions, scales and weights from one product instead of three."""
         layers = (self.direction, self.scale, self.weight)
         biases = (self.direction.bias, torch.zeros_like(self.scale.weight[:, 0]), self.weight.bias)

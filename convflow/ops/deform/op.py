@@ -69,7 +69,7 @@ def deform_sample(
 
 def msdcn_sample(
     values: Float[Tensor, "B H W G C"],
-    heads: Float[Tensor, "B H W 36*G"],
+    heads: Float[Tensor, "B H W heads"],
     prior_scale: Float[Tensor, " G"],
     reach: Float[Tensor, "N 2"],
     border: Border = "zeros",
@@ -81,7 +81,8 @@ def msdcn_sample(
 
     Args:
         values: features, any floating dtype; G groups of C channels each.
-        heads: for each position G x 9 x 2 directions (x, y), then G x 9 scales, then G x 9 weights.
+        heads: G x 36 for each position: G x 9 x 2 directions (x, y), then G x 9 scales, then
+            G x 9 weights.
         prior_scale: added to the scales of each group.
         reach: S_max (x, y) in cells, one row for all samples or one for each of B. Where it needs
             a gradient, offsets are written after all.

@@ -112,12 +112,13 @@ def place_taps(
 
 
 def read_heads(
-    heads: Float[Tensor, "B H W 36*G"], prior_scale: Float[Tensor, " G"]
+    heads: Float[Tensor, "B H W heads"], prior_scale: Float[Tensor, " G"]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return bends, spacings and weights as merged heads give them, in the prior's dtype.
 
     Args:
-        heads: for each position G x 9 x 2 directions, then G x 9 scales, then G x 9 weights.
+        heads: G x 36 for each position: G x 9 x 2 directions (x, y), then G x 9 scales, then
+            G x 9 weights.
         prior_scale: added to the scales of each group; in the dtype to compute in.
     """
     groups = prior_scale.shape[0]
@@ -130,7 +131,7 @@ def read_heads(
 
 def msdcn_sample(
     values: Float[Tensor, "B H W G C"],
-    heads: Float[Tensor, "B H W 36*G"],
+    heads: Float[Tensor, "B H W heads"],
     prior_scale: Float[Tensor, " G"],
     reach: Float[Tensor, "N 2"],
     border: str,
@@ -155,7 +156,7 @@ def msdcn_sample(
 def msdcn_sample_backward(
     grad: Float[Tensor, "B H W G C"],
     values: Float[Tensor, "B H W G C"],
-    heads: Float[Tensor, "B H W 36*G"],
+    heads: Float[Tensor, "B H W heads"],
     prior_scale: Float[Tensor, " G"],
     reach: Float[Tensor, "N 2"],
     border: str,
