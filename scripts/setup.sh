@@ -43,10 +43,15 @@ if ! "$py" -c 'import torch' 2>/dev/null; then
   fi
 fi
 
-# 4. the project; torch is pinned to what is there, so nothing can replace it
+# 4. the project; torch is pinned to what is there, so nothing can replace it, nor the triton it brought
 say "installing convflow[$EXTRAS]"
-"$py" -c 'import importlib.metadata as m; print("torch==" + m.version("torch"))' > "$VENV/torch.txt"
-grep -v '^torch==' constraints.txt > "$VENV/constraints.txt"
+"$py" - > "$VENV/torch.txt" <<'EOF'
+from importlib.metadata import distributions
+there = {d.metadata["Name"]: d.version for d in distributions()}
+print(*(f"{name}=={there[name]}" for name in ("torch", "triton") if name in there), sep="\n")
+EOF
+sed 's/==.*/==/; s/^/^/' "$VENV/torch.txt" > "$VENV/pinned.txt"
+grep -v -f "$VENV/pinned.txt" constraints.txt > "$VENV/constraints.txt"
 # shellcheck disable=SC2086
 install ${wheels:+--find-links $wheels} -c "$VENV/torch.txt" -c "$VENV/constraints.txt" -e ".[$EXTRAS]"
 

@@ -19,6 +19,10 @@ import torch
 import tests.shape_check  # noqa: F401  the hook below finds it by name
 from tests.autoencoder import save_autoencoder
 
+# Without a GPU Triton's kernels are interpreted, on the CPU; read when Triton is imported.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
+
 CHECKED = [
     f"convflow.{part}" for part in ("nn", "models", "processes", "samplers", "codecs", "evaluation")
 ]

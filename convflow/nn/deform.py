@@ -7,13 +7,14 @@ from typing import get_args
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from convflow.nn.norm import widen
 from convflow.ops import deform_sample
-from convflow.ops.deform.op import Border
+from convflow.ops.deform.op import Border, fuses, msdcn_sample
+from convflow.ops.deform.reference import TAPS, place_taps, prior_grid
 from convflow.types import InputError, unknown_name
 
-TAPS = 9
 DEFAULT_REACH = 6.0
 
 Reach = float | tuple[float, float] | Tensor
@@ -52,7 +53,7 @@ class GroupwiseMSDCN(nn.Module):
         share = torch.arange(1, num_groups + 1) / num_groups
         self.prior_scale = nn.Parameter(torch.logit(share - 1e-4))
         self.prior_direction: Tensor
-        self.register_buffer("prior_direction", _grid3x3(), persistent=False)
+        self.register_buffer("prior_direction", prior_grid(), persistent=False)
         for layer in (self.direction, self.scale, self.weight):
             nn.init.zeros_(layer.weight)
         for bias in (self.value.bias, self.direction.bias, self.out.bias):
@@ -63,22 +64,26 @@ class GroupwiseMSDCN(nn.Module):
     ) -> Float[Tensor, "B H W D"]:
         """Return the gathered features; `reach` in cells, maybe another for each sample."""
         groups = (*x.shape[:-1], self.num_groups)
-        offsets = self._offsets(x, reach)
-        weights = self.weight(x).view(*groups, TAPS)
         value = self.value(x).view(*groups, x.shape[-1] // self.num_groups)
-        gathered = deform_sample(value, offsets, weights, self.border)
+        if fuses(value):
+            rows = _as_rows(reach, x)
+            gathered = msdcn_sample(value, self._heads(x), self.prior_scale, rows, self.border)
+        else:
+            offsets, weights = self._offsets(x, reach), self.weight(x).view(*groups, TAPS)
+            gathered = deform_sample(value, offsets, weights, self.border)
         return self.out(gathered.flatten(-2))
+
+    def _heads(self, x: Tensor) -> Float[Tensor, "B H W heads"]:
+        """Return directions, scales and weights from one product instead of three."""
+        layers = (self.direction, self.scale, self.weight)
+        biases = (self.direction.bias, torch.zeros_like(self.scale.weight[:, 0]), self.weight.bias)
+        return F.linear(x, torch.cat([layer.weight for layer in layers]), torch.cat(biases))
 
     def _offsets(self, x: Tensor, reach: Reach) -> Float[Tensor, "B H W G K 2"]:
         shape = (*x.shape[:-1], self.num_groups, TAPS)
         direction = widen(self.direction(x).view(*shape, 2)) + self.prior_direction
         scale = widen(self.scale(x).view(shape)) + self.prior_scale[:, None]
-        return direction * (scale.sigmoid()[..., None] * _as_pair(reach, x))
-
-
-def _grid3x3() -> Float[Tensor, "9 2"]:
-    steps = torch.tensor([-1.0, 0.0, 1.0])
-    return torch.cartesian_prod(steps, steps).flip(-1)
+        return place_taps(direction, scale.sigmoid(), _as_pair(reach, x))
 
 
 def _as_pair(reach: Reach, x: Tensor) -> Tensor | float:
@@ -94,3 +99,11 @@ def _as_pair(reach: Reach, x: Tensor) -> Tensor | float:
             f"(x, y) for each of the samples would be {(x.shape[0], 2)}"
         )
     return pair
+
+
+def _as_rows(reach: Reach, x: Tensor) -> Float[Tensor, "N 2"]:
+    """Return a reach as (x, y), one row for all samples or one for each."""
+    pair = _as_pair(reach, x)
+    if isinstance(pair, float):
+        return torch.full((1, 2), pair, device=x.device)
+    return (pair.expand(2) if pair.dim() == 0 else pair).reshape(-1, 2)

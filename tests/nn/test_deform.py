@@ -7,9 +7,9 @@ import torch
 
 from convflow.nn import deform
 from convflow.nn.deform import TAPS, GroupwiseMSDCN
-from convflow.ops.deform import reference
+from convflow.ops.deform import op, reference
 from convflow.types import InputError
-from tests.tolerance import assert_close_rms
+from tests.tolerance import GOLDEN, assert_close_rms
 
 
 def layer_of(width: int, num_groups: int, *, perturbed: bool = False) -> GroupwiseMSDCN:
@@ -83,6 +83,32 @@ def test_the_whole_layer_against_its_parts():
     values = layer.value(x).view(2, 3, 4, 2, 4)
     out = reference.deform_sample(values, layer._offsets(x, 6.0), weights, "zeros")
     assert_close_rms(layer(x), layer.out(out.flatten(-2)))
+
+
+@pytest.mark.parametrize(
+    "reach", [6.0, (2.0, 7.0), torch.tensor(3.0), torch.tensor([[2.0, 7.0], [3.0, 1.0]])], ids=str
+)
+def test_one_merged_product_equals_the_three(reach, monkeypatch):
+    """As on devices with a kernel for it; here its reference runs in the kernel's place."""
+    layer, x = layer_of(8, 2, perturbed=True), torch.randn(2, 3, 4, 8, dtype=torch.float64)
+    x.requires_grad_()
+    leaves = [x, *layer.parameters()]
+    expected = layer(x, reach)
+    truths = torch.autograd.grad(expected.square().sum(), leaves)
+    for module in (deform, op):
+        monkeypatch.setattr(module, "fuses", lambda values: True)
+    monkeypatch.setattr(deform, "deform_sample", None)
+    actual = layer(x, reach)
+    assert_close_rms(actual, expected)
+    for one, other in zip(torch.autograd.grad(actual.square().sum(), leaves), truths, strict=True):
+        assert_close_rms(one, other)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_layer_on_the_gpu_equals_that_on_the_cpu():
+    layer, x = layer_of(8, 2, perturbed=True), torch.randn(2, 3, 4, 8)
+    expected = layer(x.double())
+    assert_close_rms(layer.float().cuda()(x.cuda()), expected, limit=GOLDEN)
 
 
 def test_only_the_weights_bias_starts_at_random_beside_the_projections():

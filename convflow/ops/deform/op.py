@@ -1,7 +1,7 @@
-"""`deform_sample`: the public operator, its registration with PyTorch and its gradients.
+"""`deform_sample` and `msdcn_sample`: the operators, their registration and their gradients.
 
 FlowDCN (Wang et al., NeurIPS 2024, arXiv 2410.22655), section 3. Forward and backward are two
-registered operators; the reference serves every device that has no kernel of its own.
+registered operators each; the reference serves every device that has no kernel of its own.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from convflow.ops.deform import cpu, reference
+from convflow.ops.deform import cpu, gpu, reference
 from convflow.types import InputError
 
 Border = Literal["zeros", "truncate"]
@@ -67,8 +67,54 @@ def deform_sample(
     return _sample(values, offsets, weights, border)
 
 
+def msdcn_sample(
+    values: Float[Tensor, "B H W G C"],
+    heads: Float[Tensor, "B H W heads"],
+    prior_scale: Float[Tensor, " G"],
+    reach: Float[Tensor, "N 2"],
+    border: Border = "zeros",
+) -> Float[Tensor, "B H W G C"]:
+    """Deformable sampling at nine taps that the raw outputs of one linear layer tell.
+
+    `deform_sample` at offsets `(direction + grid) * sigmoid(scale + prior_scale) * reach`, where
+    the grid is 3 x 3. On devices with a kernel for it no offsets are written to memory.
+
+    Args:
+        values: features, any floating dtype; G groups of C channels each.
+        heads: G x 36 for each position: G x 9 x 2 directions (x, y), then G x 9 scales, then
+            G x 9 weights.
+        prior_scale: added to the scales of each group.
+        reach: S_max (x, y) in cells, one row for all samples or one for each of B. Where it needs
+            a gradient, offsets are written after all.
+        border: as of `deform_sample`.
+
+    Returns:
+        The sums, contiguous, in the dtype of `values`; computed as `deform_sample` does.
+
+    Raises:
+        InputError: if ranks, sizes, dtypes or devices do not fit together, or `border` is unknown.
+    """
+    _check_heads(values, heads, prior_scale, reach, border)
+    dtype = torch.float64 if values.dtype == torch.float64 else torch.float32
+    prior_scale, reach = prior_scale.to(dtype).contiguous(), reach.to(dtype).contiguous()
+    plain = torch.compiler.is_exporting() or (reach.requires_grad and torch.is_grad_enabled())
+    if plain or not fuses(values) or _is_transformed(values, heads, prior_scale, reach):
+        bend, spacing, weights = reference.read_heads(heads, prior_scale)
+        offsets = reference.place_taps(bend, spacing, reach[:, None, None, None, None])
+        return deform_sample(values, offsets, weights, border)
+    return _msdcn(values.contiguous(), heads.contiguous(), prior_scale, reach, border)
+
+
+def fuses(values: Tensor) -> bool:
+    """Whether `msdcn_sample` of features like these has a kernel that needs no offsets.
+
+    Where Triton is missing, its reference serves as that of `deform_sample` would.
+    """
+    return values.device.type == "cuda" and values.dtype in gpu.FEATURES
+
+
 def active_backend(device_type: str) -> str:
-    """Name of what runs `deform_sample` on a type of device: "numba" or "reference".
+    """Name of what runs `deform_sample` on a type of device: "numba", "triton" or "reference".
 
     Args:
         device_type: as in `torch.device(...).type`, such as "cpu".
@@ -82,20 +128,31 @@ def backend_and_reason(device_type: str) -> tuple[str, str]:
     Args:
         device_type: as in `torch.device(...).type`, such as "cpu".
     """
-    if device_type != "cpu":
-        return "reference", f"there is no kernel for {device_type}"
-    numba, reason = cpu.find_numba()
-    return ("reference" if numba is None else "numba"), reason
+    if device_type == "cpu":
+        numba, reason = cpu.find_numba()
+        return ("reference" if numba is None else "numba"), reason
+    if device_type == "cuda":
+        triton, reason = gpu.find_triton()
+        return ("reference" if triton is None else "triton"), reason
+    return "reference", f"there is no kernel for {device_type}"
 
 
-def _check(values: Tensor, offsets: Tensor, weights: Tensor, border: str) -> None:
+def _check_border(border: str) -> None:
     if border not in ("zeros", "truncate"):
         raise InputError(f'border: expected "zeros" or "truncate", got {border!r}')
+
+
+def _check_values(values: Tensor) -> None:
     if values.ndim != 5:
         raise InputError(
             f"values: expected 5 dimensions (B, H, W, G, C), got {tuple(values.shape)}; "
             "split the channels into groups first"
         )
+
+
+def _check(values: Tensor, offsets: Tensor, weights: Tensor, border: str) -> None:
+    _check_border(border)
+    _check_values(values)
     taps = weights.shape[-1] if weights.ndim else 0
     for name, tensor, expected in (
         ("weights", weights, (*values.shape[:4], taps)),
@@ -107,7 +164,31 @@ def _check(values: Tensor, offsets: Tensor, weights: Tensor, border: str) -> Non
                 f"weights {tuple(weights.shape)}, got {tuple(tensor.shape)}; "
                 "give one entry per position, group and tap"
             )
-    for name, tensor in (("values", values), ("offsets", offsets), ("weights", weights)):
+    _check_kinds(values=values, offsets=offsets, weights=weights)
+
+
+def _check_heads(
+    values: Tensor, heads: Tensor, prior_scale: Tensor, reach: Tensor, border: str
+) -> None:
+    _check_border(border)
+    _check_values(values)
+    batch, *size, groups, _ = values.shape
+    for name, tensor, shapes in (
+        ("heads", heads, [(batch, *size, 4 * reference.TAPS * groups)]),
+        ("prior_scale", prior_scale, [(groups,)]),
+        ("reach", reach, [(1, 2), (batch, 2)]),
+    ):
+        if tuple(tensor.shape) not in shapes:
+            raise InputError(
+                f"{name}: expected shape {' or '.join(map(str, shapes))} to fit values "
+                f"{tuple(values.shape)}, got {tuple(tensor.shape)}; give 36 heads per position "
+                "and group, one prior per group, and (x, y) once or for each sample"
+            )
+    _check_kinds(values=values, heads=heads, prior_scale=prior_scale, reach=reach)
+
+
+def _check_kinds(*, values: Tensor, **others: Tensor) -> None:
+    for name, tensor in {"values": values, **others}.items():
         if not tensor.is_floating_point():
             raise InputError(
                 f"{name}: expected a floating dtype, got {tensor.dtype}; convert it with .float()"
@@ -115,7 +196,7 @@ def _check(values: Tensor, offsets: Tensor, weights: Tensor, border: str) -> Non
         if tensor.device != values.device:
             raise InputError(
                 f"{name}: expected device {values.device} as of values, got {tensor.device}; "
-                "move all three to one device"
+                "move all of them to one device"
             )
 
 
@@ -141,20 +222,37 @@ _sample_backward = torch.library.custom_op(
     schema="(Tensor grad, Tensor values, Tensor offsets, Tensor weights, str border)"
     " -> (Tensor, Tensor, Tensor)",
 )
+_msdcn = torch.library.custom_op(
+    "convflow::msdcn_sample",
+    reference.msdcn_sample,
+    mutates_args=(),
+    schema="(Tensor values, Tensor heads, Tensor prior_scale, Tensor reach, str border) -> Tensor",
+)
+_msdcn_backward = torch.library.custom_op(
+    "convflow::msdcn_sample_backward",
+    reference.msdcn_sample_backward,
+    mutates_args=(),
+    schema="(Tensor grad, Tensor values, Tensor heads, Tensor prior_scale, Tensor reach,"
+    " str border) -> (Tensor, Tensor, Tensor)",
+)
 _sample.register_kernel("cpu")(cpu.deform_sample)
 _sample_backward.register_kernel("cpu")(cpu.deform_sample_backward)
+_sample.register_kernel("cuda")(gpu.deform_sample)
+_sample_backward.register_kernel("cuda")(gpu.deform_sample_backward)
+_msdcn.register_kernel("cuda")(gpu.msdcn_sample)
+_msdcn_backward.register_kernel("cuda")(gpu.msdcn_sample_backward)
 
 
 @_sample.register_fake
-def _(values: Tensor, offsets: Tensor, weights: Tensor, border: str) -> Tensor:
+@_msdcn.register_fake
+def _(values: Tensor, *others: Any) -> Tensor:
     return values.new_empty(values.shape)
 
 
 @_sample_backward.register_fake
-def _(
-    grad: Tensor, values: Tensor, offsets: Tensor, weights: Tensor, border: str
-) -> tuple[Tensor, ...]:
-    return tuple(tensor.new_empty(tensor.shape) for tensor in (values, offsets, weights))
+@_msdcn_backward.register_fake
+def _(grad: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
+    return tuple(tensor.new_empty(tensor.shape) for tensor in inputs[:3])
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -166,6 +264,10 @@ def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return *_sample_backward(grad.contiguous(), *ctx.saved_tensors, ctx.border), None
 
 
+def _differentiate_msdcn(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    return *_msdcn_backward(grad.contiguous(), *ctx.saved_tensors, ctx.border), None, None
+
+
 def _refuse(ctx: Any, *grads: Tensor) -> None:
     raise NotImplementedError(
         "deform_sample: expected to be differentiated once, got a second backward through it; "
@@ -175,3 +277,5 @@ def _refuse(ctx: Any, *grads: Tensor) -> None:
 
 _sample.register_autograd(_differentiate, setup_context=_save)
 _sample_backward.register_autograd(_refuse)
+_msdcn.register_autograd(_differentiate_msdcn, setup_context=_save)
+_msdcn_backward.register_autograd(_refuse)

@@ -1,4 +1,4 @@
-"""The truth about deformable sampling: forward and explicit backward in plain PyTorch.
+"""The truth about deformable sampling, and MSDCN's taps: forward and backward in plain PyTorch.
 
 FlowDCN (Wang et al., NeurIPS 2024, arXiv 2410.22655), section 3; bilinear weights as in DCNv2.
 Slow and obvious; runs on any device, and the forward is a composite that both forward-mode and
@@ -13,6 +13,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
+
+TAPS = 9
+"""Points of the groupwise multi-scale deformable convolution: a grid of 3 x 3."""
 
 
 class _Taps(NamedTuple):
@@ -87,6 +90,104 @@ def deform_sample_backward(
     padded = grad_rows.view(batch, height + 2, width + 3, groups, channels)
     grad_values = padded[:, 1:-1, 1:-2].to(values.dtype).contiguous()
     return grad_values, grad_offsets, grad_weights
+
+
+def prior_grid() -> Float[Tensor, "9 2"]:
+    """Return the points (x, y) of a 3 x 3 grid of -1, 0 and 1, x fastest."""
+    steps = torch.tensor([-1.0, 0.0, 1.0])
+    return torch.cartesian_prod(steps, steps).flip(-1)
+
+
+def place_taps(
+    bend: Float[Tensor, "B H W G 9 2"], spacing: Float[Tensor, "B H W G 9"], reach: Tensor | float
+) -> Float[Tensor, "B H W G 9 2"]:
+    """Return the offsets of MSDCN in cells: `bend * (spacing * reach)`.
+
+    Args:
+        bend: direction of every point with the prior grid added.
+        spacing: of the grid as a share of the reach, in (0, 1).
+        reach: S_max in cells: a number, or what multiplies offsets.
+    """
+    return bend * (spacing[..., None] * reach)
+
+
+def read_heads(
+    heads: Float[Tensor, "B H W heads"], prior_scale: Float[Tensor, " G"]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return bends, spacings and weights as merged heads give them, in the prior's dtype.
+
+    Args:
+        heads: G x 36 for each position: G x 9 x 2 directions (x, y), then G x 9 scales, then
+            G x 9 weights.
+        prior_scale: added to the scales of each group; in the dtype to compute in.
+    """
+    groups = prior_scale.shape[0]
+    wide = heads.to(prior_scale.dtype)
+    direction, scale, weight = wide.split([groups * TAPS * part for part in (2, 1, 1)], -1)
+    bend = direction.unflatten(-1, (groups, TAPS, 2)) + prior_grid().to(wide)
+    logits = scale.unflatten(-1, (groups, TAPS)) + prior_scale[:, None]
+    return bend, logits.sigmoid(), weight.unflatten(-1, (groups, TAPS))
+
+
+def msdcn_sample(
+    values: Float[Tensor, "B H W G C"],
+    heads: Float[Tensor, "B H W heads"],
+    prior_scale: Float[Tensor, " G"],
+    reach: Float[Tensor, "N 2"],
+    border: str,
+) -> Float[Tensor, "B H W G C"]:
+    """Deformable sampling at the taps of raw heads; see `convflow.ops.deform.op.msdcn_sample`.
+
+    Args:
+        values: features, any floating dtype.
+        heads: as `read_heads` takes them, any floating dtype.
+        prior_scale: its dtype is the one that everything is computed in.
+        reach: (x, y) in cells, one row for all samples or one for each.
+        border: "zeros" or "truncate".
+
+    Returns:
+        The sums, contiguous, in the dtype of `values`.
+    """
+    bend, spacing, weights = read_heads(heads, prior_scale)
+    offsets = place_taps(bend, spacing, _rows(reach))
+    return deform_sample(values, offsets, weights, border)
+
+
+def msdcn_sample_backward(
+    grad: Float[Tensor, "B H W G C"],
+    values: Float[Tensor, "B H W G C"],
+    heads: Float[Tensor, "B H W heads"],
+    prior_scale: Float[Tensor, " G"],
+    reach: Float[Tensor, "N 2"],
+    border: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of `msdcn_sample` with respect to its first three tensors, by hand.
+
+    Args:
+        grad: gradient of the result.
+        values: as given to `msdcn_sample`.
+        heads: as given to `msdcn_sample`.
+        prior_scale: as given to `msdcn_sample`.
+        reach: as given to `msdcn_sample`.
+        border: as given to `msdcn_sample`.
+
+    Returns:
+        The gradients of values, heads and prior_scale, each in its tensor's shape and dtype.
+    """
+    bend, spacing, weights = read_heads(heads, prior_scale)
+    offsets = place_taps(bend, spacing, _rows(reach))
+    grad_values, grad_offsets, grad_weights = deform_sample_backward(
+        grad, values, offsets, weights, border
+    )
+    stretched = grad_offsets * _rows(reach)
+    grad_scale = (stretched * bend).sum(-1) * spacing * (1 - spacing)
+    grad_direction = stretched * spacing[..., None]
+    parts = (grad_direction.flatten(3), grad_scale.flatten(3), grad_weights.flatten(3))
+    return grad_values, torch.cat(parts, -1).to(heads.dtype), grad_scale.sum((0, 1, 2, 4))
+
+
+def _rows(reach: Tensor) -> Tensor:
+    return reach[:, None, None, None, None]
 
 
 def _pad(values: Tensor, dtype: torch.dtype) -> Float[Tensor, "rows C"]:

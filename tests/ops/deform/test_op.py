@@ -212,6 +212,85 @@ def test_importing_does_not_load_numba() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[3])
 
 
+def draw_heads(rows: int = 2, dtype: torch.dtype = torch.float32) -> list[Tensor]:
+    """Values, heads, prior and reach."""
+    values, *_ = draw(2, 4, 5, 2, 3, dtype=dtype)
+    heads, prior, reach = torch.randn(2, 4, 5, 72), torch.randn(2), 1 + torch.rand(rows, 2)
+    return [tensor.to(dtype).requires_grad_() for tensor in (values, heads, prior, reach)]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("rows", [1, 2])
+@pytest.mark.parametrize("border", BORDERS)
+def test_heads_are_read_as_the_formula_says(border: str, rows: int, device: str) -> None:
+    inputs = [tensor.detach().to(device).requires_grad_() for tensor in draw_heads(rows)]
+    values, heads, prior, reach = inputs
+    direction, scale, weights = heads.split([36, 18, 18], -1)
+    steps = torch.tensor([-1.0, 0.0, 1.0], device=device)
+    grid = torch.stack([torch.stack((x, y)) for y in steps for x in steps])
+    scale = torch.sigmoid(scale.view(2, 4, 5, 2, 9) + prior.view(2, 1))
+    offsets = (direction.view(2, 4, 5, 2, 9, 2) + grid) * scale[..., None]
+    offsets = offsets * reach.view(rows, 1, 1, 1, 1, 2)
+    expected = deform_sample(values, offsets, weights.reshape(2, 4, 5, 2, 9), border)
+    actual = op.msdcn_sample(*inputs, border)
+    assert_close_rms(actual, expected)
+    truths = torch.autograd.grad(expected.square().sum(), inputs)
+    for one, other in zip(torch.autograd.grad(actual.square().sum(), inputs), truths, strict=True):
+        assert_close_rms(one, other)
+
+
+@pytest.mark.parametrize("features", [torch.float32, torch.bfloat16, torch.float64])
+def test_heads_by_the_operator_equal_the_composition(
+    features: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The operator's default kernel is the reference; on a GPU Triton's is in its place."""
+    *inputs, reach = draw_heads(dtype=features)
+    composed = op.msdcn_sample(*inputs, reach.detach())
+    truths = torch.autograd.grad(composed.sum(), inputs)
+    monkeypatch.setattr(op, "fuses", lambda values: True)
+    called = op.msdcn_sample(*inputs, reach.detach())
+    assert "msdcn" in str(called.grad_fn), "the operator was not called"
+    assert called.dtype == features
+    assert_close_rms(called, composed)
+    for one, other in zip(torch.autograd.grad(called.sum(), inputs), truths, strict=True):
+        assert one.dtype == other.dtype
+        assert_close_rms(one, other)
+
+
+def test_a_gradient_of_the_reach_takes_the_composition(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(op, "fuses", lambda values: True)
+    inputs = draw_heads()
+    op.msdcn_sample(*inputs).sum().backward()
+    assert inputs[-1].grad.any()
+
+
+def test_opcheck_of_heads() -> None:
+    *leaves, reach = draw_heads()
+    torch.library.opcheck(op._msdcn, (*leaves, reach.detach(), "zeros"))
+    detached = [tensor.detach() for tensor in (*leaves, reach)]
+    torch.library.opcheck(op._msdcn_backward, (torch.randn(2, 4, 5, 2, 3), *detached, "truncate"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda v, h, p, r: (v[0], h, p, r), r"values: expected 5 dimensions"),
+        (lambda v, h, p, r: (v, h[..., 1:], p, r), r"heads: expected shape \(2, 4, 5, 72\) to fit"),
+        (lambda v, h, p, r: (v, h, p[1:], r), r"prior_scale: expected shape \(2,\) .* got \(1,\)"),
+        (lambda v, h, p, r: (v, h, p, r[0]), r"reach: expected shape \(1, 2\) or \(2, 2\)"),
+        (lambda v, h, p, r: (v, h.long(), p, r), r"heads: expected a floating dtype"),
+        (lambda v, h, p, r: (v, h, p, r, "reflect"), r'border: expected "zeros" or "truncate"'),
+    ],
+)
+def test_wrong_heads_say_which_and_why(change, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        op.msdcn_sample(*change(*draw_heads()))
+
+
+def test_the_cpu_writes_offsets() -> None:
+    assert not op.fuses(torch.zeros(1))
+
+
 def test_active_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     assert op.active_backend("cpu") == "numba"
     assert op.active_backend("xpu") == "reference"

@@ -1,0 +1,257 @@
+"""The Triton path against the float64 reference: on a GPU if there is one, else interpreted."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from convflow.ops.deform import gpu, op, reference
+from tests.tolerance import TOLERANCE, assert_close_rms
+
+pytestmark = pytest.mark.skipif(
+    gpu.find_triton()[0] is None, reason=f"no Triton to run: {gpu.find_triton()[1]}"
+)
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+"""The interpreter runs kernels on tensors of the CPU; see conftest.py."""
+BORDERS = ["zeros", "truncate"]
+HALVES = [torch.bfloat16, torch.float16]
+# Batch, height, width, groups, channels, taps.
+CASES = [
+    (2, 3, 5, 2, 3, 9),
+    (1, 3, 9, 1, 8, 25),
+    (1, 10, 4, 1, 64, 1),
+    (1, 4, 5, 1, 72, 9),
+]
+MORE_CASES = [
+    (2, 5, 7, 3, 8, 9),
+    (1, 17, 19, 1, 8, 9),
+    (1, 16, 16, 1, 72, 9),
+    (2, 7, 6, 2, 144, 9),
+    (1, 9, 9, 1, 64, 25),
+    (1, 12, 3, 3, 3, 1),
+]
+
+
+@pytest.fixture(autouse=True)
+def _poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fill what the launchers ask for with NaN: a number that no kernel wrote does not pass."""
+    empty_like, new_empty = torch.empty_like, Tensor.new_empty
+
+    def poison(tensor: Tensor) -> Tensor:
+        return tensor.fill_(torch.nan if tensor.is_floating_point() else -(2**31))
+
+    monkeypatch.setattr(torch, "empty_like", lambda *a, **k: poison(empty_like(*a, **k)))
+    monkeypatch.setattr(Tensor, "new_empty", lambda *a, **k: poison(new_empty(*a, **k)))
+
+
+def draw(case: tuple[int, ...], dtype: torch.dtype = torch.float32) -> list[Tensor]:
+    """Gradient, values, offsets and weights; taps reach beyond all four borders."""
+    *shape, taps = case
+    generator = torch.Generator().manual_seed(1)
+    grad, values = (torch.randn(shape, generator=generator).to(dtype) for _ in range(2))
+    offsets = torch.randn(*shape[:4], taps, 2, generator=generator) * max(shape[1:3]) / 2
+    weights = torch.randn(*shape[:4], taps, generator=generator)
+    return [tensor.to(DEVICE) for tensor in (grad, values, offsets, weights)]
+
+
+def draw_heads(case: tuple[int, ...], dtype: torch.dtype, rows: int) -> list[Tensor]:
+    """Gradient, values, heads, prior and reach."""
+    grad, values, *_ = draw((*case, 9), dtype)
+    generator = torch.Generator().manual_seed(3)
+    heads = torch.randn(*case[:3], 36 * case[3], generator=generator).to(DEVICE, dtype)
+    prior = torch.randn(case[3], generator=generator).to(DEVICE)
+    return [grad, values, heads, prior, (1 + 3 * torch.rand(rows, 2)).to(DEVICE)]
+
+
+def run(grad: Tensor, inputs: list[Tensor], border: str) -> list[Tensor]:
+    """Output and gradients of `deform_sample`, or with heads those of `msdcn_sample`."""
+    name = "deform_sample" if len(inputs) == 3 else "msdcn_sample"
+    out = getattr(gpu, name)(*inputs, border)
+    return [out, *getattr(gpu, f"{name}_backward")(grad, *inputs, border)]
+
+
+def compare(grad: Tensor, inputs: list[Tensor], border: str) -> None:
+    """Raise AssertionError unless kernels and the float64 reference agree."""
+    name = "deform_sample" if len(inputs) == 3 else "msdcn_sample"
+    exact = [tensor.cpu().double() for tensor in inputs]
+    truths = getattr(reference, f"{name}_backward")(grad.cpu().double(), *exact, border)
+    truths = [getattr(reference, name)(*exact, border), *truths]
+    actuals = run(grad, inputs, border)
+    for actual, truth, tensor in zip(actuals, truths, [inputs[0], *inputs[:3]], strict=True):
+        assert actual.dtype == tensor.dtype
+        assert actual.is_contiguous()
+        assert_close_rms(actual, truth)
+
+
+@pytest.mark.parametrize("border", BORDERS)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_twin_of_the_reference(case: tuple[int, ...], border: str) -> None:
+    grad, *inputs = draw(case)
+    compare(grad, inputs, border)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("border", BORDERS)
+@pytest.mark.parametrize("case", MORE_CASES, ids=str)
+def test_twin_of_the_reference_at_more_sizes(case: tuple[int, ...], border: str) -> None:
+    grad, *inputs = draw(case, torch.bfloat16 if border == "zeros" else torch.float32)
+    compare(grad, inputs, border)
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_half_features_are_summed_in_float32(dtype: torch.dtype) -> None:
+    grad, *inputs = draw((1, 4, 5, 1, 72, 9), dtype)
+    compare(grad, inputs, "zeros")
+    actuals = run(grad, inputs, "zeros")
+    in_float32 = run(grad.float(), [inputs[0].float(), *inputs[1:]], "zeros")
+    # The interpreter cuts bfloat16 off where a GPU rounds it.
+    cut = DEVICE == "cpu" and dtype == torch.bfloat16
+    limit = TOLERANCE[dtype] / (3 if cut else 16)
+    assert_close_rms(actuals[0], in_float32[0].to(dtype), limit=limit)
+    for actual, truth in zip(actuals[2:], in_float32[2:], strict=True):
+        assert_close_rms(actual, truth)
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+@pytest.mark.parametrize("border", BORDERS)
+def test_heads_against_the_reference(border: str, rows: int) -> None:
+    grad, *inputs = draw_heads((2, 4, 5, 2, 8), torch.float32, rows)
+    compare(grad, inputs, border)
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_half_heads(dtype: torch.dtype) -> None:
+    grad, *inputs = draw_heads((2, 3, 9, 1, 8), dtype, 1)
+    compare(grad, inputs, "zeros")
+
+
+def test_reference_of_the_heads_is_differentiated_right() -> None:
+    grad, *inputs = (tensor.double() for tensor in draw_heads((2, 3, 4, 2, 3), torch.float32, 2))
+    leaves = [tensor.requires_grad_() for tensor in inputs[:3]]
+    out = reference.msdcn_sample(*leaves, inputs[3], "zeros")
+    truths = torch.autograd.grad(out, leaves, grad)
+    actuals = reference.msdcn_sample_backward(grad, *inputs, "zeros")
+    for actual, truth in zip(actuals, truths, strict=True):
+        assert_close_rms(actual, truth)
+
+
+@pytest.mark.parametrize("border", BORDERS)
+@pytest.mark.parametrize("shift", [(-1.0, 0.0), (0.0, -1.0), (-2.0, -1.0), (-1.5, 0.25)])
+def test_taps_on_the_edge_of_the_map(border: str, shift: tuple[float, float]) -> None:
+    grad, values, offsets, weights = draw((1, 3, 4, 1, 4, 1))
+    shifted = torch.zeros_like(offsets) + torch.tensor(shift, device=DEVICE)
+    compare(grad, [values, shifted, weights], border)
+
+
+@pytest.mark.parametrize("border", BORDERS)
+def test_far_offsets_add_nothing(border: str) -> None:
+    grad, values, offsets, weights = draw((1, 3, 4, 1, 4, 9))
+    far = torch.tensor([1e9, -1e9, 3e38, torch.inf, -torch.inf, torch.nan], device=DEVICE)
+    offsets[..., :6, 0] = far
+    offsets[..., 1:7, 1] = far
+    compare(grad, [values, offsets, weights], border)
+    weights[..., :7] = torch.inf
+    out, *grads = run(grad, [values, offsets, weights], border)
+    assert all(tensor.isfinite().all() for tensor in (out, *grads))
+
+
+def test_nothing_in_reach_leaves_zeros() -> None:
+    grad, values, offsets, weights = draw((1, 3, 4, 1, 4, 9))
+    out, *grads = run(grad, [values, offsets + 100, weights], "zeros")
+    assert not any(tensor.any() for tensor in (out, *grads))
+
+
+@pytest.mark.parametrize("case", [(0, 4, 4, 2, 8, 9), (1, 2, 2, 1, 4, 0)])
+def test_nothing_to_do(case: tuple[int, ...]) -> None:
+    grad, *inputs = draw(case)
+    compare(grad, inputs, "zeros")
+
+
+def test_float64_goes_to_the_reference() -> None:
+    grad, *inputs = (tensor.double() for tensor in draw((1, 3, 4, 2, 3, 2)))
+    compare(grad, inputs, "zeros")
+
+
+def test_unaligned_memory() -> None:
+    grad, *inputs = (
+        torch.cat((tensor.new_zeros(1), tensor.flatten()))[1:].view_as(tensor)
+        for tensor in draw((1, 3, 4, 1, 8, 2))
+    )
+    assert inputs[0].data_ptr() % 16
+    compare(grad, inputs, "zeros")
+
+
+def test_pictures_of_many_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With 64-bit positions, here of a small picture."""
+    monkeypatch.setattr(gpu, "_LIMIT", 1)
+    grad, *inputs = draw((2, 3, 9, 2, 3, 4))
+    compare(grad, inputs, "zeros")
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_same_bits_on_every_run(deterministic: bool) -> None:
+    """There are no atomics, so PyTorch's deterministic mode has nothing to change."""
+    grad, *inputs = draw((1, 9, 10, 1, 8, 2))
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(deterministic)
+    try:
+        first, second = (run(grad, inputs, "zeros") for _ in range(2))
+    finally:
+        torch.use_deterministic_algorithms(before)
+    assert all(map(torch.equal, first, second))
+
+
+@pytest.mark.skipif(DEVICE == "cpu", reason="the interpreter compiles nothing")
+def test_compiles_once_for_all_sizes() -> None:
+    from convflow.ops.deform import gpu_kernels
+
+    kernels = (gpu_kernels.forward, gpu_kernels.taps_gradient, gpu_kernels.values_gradient)
+    counts = []
+    for size in ((1, 1, 1, 1), (2, 8, 8, 3), (3, 17, 5, 2), (5, 16, 16, 16)):
+        grad, *inputs = draw((*size, 40, 5))
+        compare(grad, inputs, "zeros")
+        counts.append([len(kernel.device_caches[0][0]) for kernel in kernels])
+    assert all(count == counts[0] for count in counts)
+
+
+@pytest.fixture
+def no_triton(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setitem(sys.modules, "triton", None)
+    for cached in (gpu.find_triton, gpu._usable):
+        cached.cache_clear()
+    yield
+    for cached in (gpu.find_triton, gpu._usable):
+        cached.cache_clear()
+
+
+def test_without_triton_the_reference_serves_with_one_warning(no_triton: None) -> None:
+    grad, *inputs = draw((1, 3, 4, 2, 3, 2))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        first, second = (run(grad, inputs, "zeros") for _ in range(2))
+    messages = [str(warning.message) for warning in caught]
+    assert len(messages) == 1, messages
+    assert "pip install triton" in messages[0]
+    assert all(map(torch.equal, first, second))
+    assert torch.equal(first[0], reference.deform_sample(*inputs, "zeros"))
+    backend, reason = op.backend_and_reason("cuda")
+    assert backend == "reference"
+    assert "triton cannot be imported" in reason
+
+
+def test_backend_is_triton() -> None:
+    assert op.active_backend("cuda") == "triton"
+
+
+def test_importing_does_not_load_triton() -> None:
+    code = "import sys, convflow.ops; assert 'triton' not in sys.modules"
+    root = Path(__file__).parents[3]
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=root, env=os.environ)

@@ -1,0 +1,92 @@
+"""The Triton kernels alone: what they compile for, and what makes them compile anew."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+from convflow.ops.deform import gpu
+
+pytestmark = pytest.mark.skipif(
+    gpu.find_triton()[0] is None, reason=f"no Triton to compile with: {gpu.find_triton()[1]}"
+)
+ROOT = Path(__file__).parents[3]
+TARGETS = ["sm_80", "sm_90", "gfx942"]
+POINTERS = set(
+    "values taps weights prior_scale reach out grad grad_taps grad_weights grad_prior boxes "
+    "grad_values".split()
+)
+
+
+def run(*arguments: str) -> str:
+    """Output of Python without the interpreter of Triton, every kernel compiled anew."""
+    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    environment["TRITON_ALWAYS_COMPILE"] = "1"
+    call = [sys.executable, *arguments]
+    done = subprocess.run(call, capture_output=True, text=True, cwd=ROOT, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def compile_all(*options: str) -> list[dict]:
+    out = run("benchmarks/ops/compiled.py", "--quick", *options)
+    return [json.loads(line) for line in out.splitlines()]
+
+
+def test_compiles_for_every_target() -> None:
+    """Heads in bfloat16 are the hardest form: all other loads are in them, too."""
+    options = "--dtypes bfloat16 --channels 72 --taps 9 --borders truncate --forms heads".split()
+    rows = compile_all("--targets", *TARGETS, *options)
+    names = ["forward", "taps_gradient", "values_gradient"]
+    assert [(row["target"], row["kernel"]) for row in rows] == list(product(TARGETS, names))
+    for row in rows:
+        assert row["wide_loads"] > 0, f"{row['kernel']} reads no 16 bytes at once"
+        assert row["spills"] == 0
+        if row["kernel"] == "forward":
+            assert row["wide_loads"] == 4, "a corner is read in pieces"
+            assert row["shared_bytes"] == 0, "lanes exchange numbers"
+
+
+def test_compiles_float32_and_few_channels() -> None:
+    options = "--targets sm_90 --taps 25 --borders zeros --forms offsets".split()
+    assert len(compile_all(*options, "--dtypes", "float32", "--channels", "3")) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", TARGETS)
+def test_compiles_every_dtype_and_channel_count(target: str) -> None:
+    options = "--channels 3 8 64 72 --taps 9 --borders zeros --forms offsets".split()
+    options += "--dtypes float32 bfloat16 float16".split()
+    assert len(compile_all("--targets", target, *options)) == 3 * 3 * 4
+
+
+def test_no_size_is_compiled_in() -> None:
+    code = (
+        "from convflow.ops.deform import gpu_kernels as k\n"
+        "for kernel in (k.forward, k.taps_gradient, k.values_gradient):\n"
+        "    print(*[p.name for p in kernel.params if not p.is_constexpr "
+        "and not p.do_not_specialize])"
+    )
+    for line in run("-c", code).splitlines():
+        assert set(line.split()) <= POINTERS, "an argument would be compiled in where it is 1 or 16"
+
+
+def test_variants_differ_by_kind_only() -> None:
+    import torch
+
+    options = gpu.variants(torch.bfloat16, 72, 9, "zeros")
+    assert options["forward"]["VECTOR"] == 8
+    assert options["taps_gradient"]["BLOCK"] == 32
+    assert options["values_gradient"]["SLICE"] == 128
+    assert options["values_gradient"]["PRECISION"] == "tf32"
+    amd = gpu.variants(torch.float32, 3, 25, "truncate", amd=True)
+    assert amd["forward"]["VECTOR"] == 1
+    assert amd["values_gradient"]["PRECISION"] == "ieee"
+    sizes = {"height", "width", "groups", "num_blocks", "num_tiles", "num_slices"}
+    assert not any(sizes & set(kernel) for kernel in options.values())
