@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from convflow.cli.main import Parser
-from convflow.cli.sample import (
+from convflow.cli.options import (
     add_sampling_options,
     natural,
     positive,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from convflow.cli.main import Parser
-from convflow.cli.sample import (
+from convflow.cli.options import (
     OPTIONS,
     add_sampling_options,
     fit_sizes,

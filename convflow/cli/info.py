@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from convflow.cli.main import Parser
-from convflow.cli.sample import holds_model, positive, size
+from convflow.cli.options import holds_model, positive, size
 from convflow.types import InputError, Size, unknown_name
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convflow.cli.main import Parser
-from convflow.cli.sample import above_zero, positive, size
+from convflow.cli.options import above_zero, positive, size
 from convflow.types import InputError, unknown_name
 
 if TYPE_CHECKING:

@@ -3,12 +3,9 @@
 import shutil
 
 import numpy as np
-import pytest
 from PIL import Image
 
-from convflow.cli import sample
 from convflow.cli.main import main
-from convflow.types import InputError
 
 QUICK = ["--steps", "1"]
 
@@ -67,8 +64,6 @@ def test_an_older_picture_is_replaced(tiny_run, tmp_path):
 
 
 def test_a_class_with_a_comma_is_one_label(tiny_run, tmp_path):
-    assert sample.split_labels("a,b", ("a", "b")) == ["a", "b"]
-    assert sample.split_labels("salt, pepper", ("salt, pepper", "sugar")) == ["salt, pepper"]
     run = tmp_path / "run"
     shutil.copytree(tiny_run, run)
     for path in run.rglob("pipeline.json"):
@@ -78,33 +73,12 @@ def test_a_class_with_a_comma_is_one_label(tiny_run, tmp_path):
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["00000_salt-pepper_seed0.png"]
 
 
-@pytest.mark.parametrize(("text", "size"), [("48x32", (48, 32)), ("64", (64, 64))])
-def test_sizes(text, size):
-    assert sample.size(text) == size
-
-
 def test_files_go_to_a_folder_of_their_own_name(tiny_run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for words in (["--single"], []):
         assert main(["sample", str(tiny_run), "--num", "2", "--steps", "1", *words]) == 0
     assert len(list((tmp_path / "samples").glob("*.png"))) == 2
     assert (tmp_path / "samples.png").is_file()
-
-
-def test_a_stored_setting_can_be_taken_back():
-    from convflow.cli.main import Parser
-    from convflow.cli.sample import add_sampling_options, sampling_options
-
-    parser = Parser()
-    add_sampling_options(parser)
-    parser.add_argument("--size")
-    parser.add_argument("--seed", type=int)
-    given = "--last-step none --channels-guided all --no-clip".split()
-    wanted = {"last_step": None, "channels_guided": "all", "clip": False}
-    assert sampling_options(parser.parse(given)) == wanted
-    given = "--last-step 0.04 --channels-guided 3 --clip".split()
-    wanted = {"last_step": 0.04, "channels_guided": 3, "clip": True}
-    assert sampling_options(parser.parse(given)) == wanted
 
 
 def test_several_sizes_at_once_and_the_nearest_that_work(tiny_run, tmp_path, capsys, caplog):
@@ -122,44 +96,6 @@ def test_several_sizes_at_once_and_the_nearest_that_work(tiny_run, tmp_path, cap
     assert sorted(path.name for path in folder.iterdir()) == ["10x6", "10x8", "8x12"]
     assert len(list((folder / "10x6").iterdir())) == 2
     assert "2 pictures of 8x12 in" in capsys.readouterr().out
-
-
-def test_the_nearest_size():
-    assert sample.fit_sizes([(1, 1), (3, 5), (2, 6)], 4) == [(4, 4), (4, 8)]
-    with pytest.raises(
-        InputError, match="at least 1 pixel, got 8x0; the smallest that works is 4x4"
-    ):
-        sample.fit_sizes([(8, 0)], 4)
-
-
-def options_of(words):
-    from convflow.cli.main import Parser
-
-    parser = Parser()
-    sample.add_sampling_options(parser)
-    return sample.sampling_options(parser.parse(words.split()))
-
-
-def test_a_reach_is_a_number_two_or_a_schedule():
-    from convflow.samplers.reach import ReachSchedule
-
-    assert options_of("--reach 4") == {"reach": 4.0}
-    assert options_of("--reach 4,6.5") == {"reach": (4.0, 6.5)}
-    assert options_of("--reach auto") == {"reach": ReachSchedule()}
-    words = "--reach-times 0.1,0.5 --reach-blocks 1,2 --reach-form constant --reach-peak 3"
-    schedule = ReachSchedule(3.0, (0.1, 0.5), (1, 2), "constant")
-    assert options_of(f"--reach auto {words}") == {"reach": schedule}
-    for reach, told in (("", "none"), ("--reach 4", "4.0")):
-        with pytest.raises(InputError, match=f"--reach-peak: expected --reach auto .*got {told};"):
-            options_of(f"{reach} --reach-peak 3")
-
-
-def test_a_shift_is_a_number_or_follows_the_size():
-    assert options_of("--shift 3 --position-scaling ntk") == {
-        "shift": 3.0,
-        "position_scaling": "ntk",
-    }
-    assert options_of("--shift auto") == {"shift": "auto"}
 
 
 def test_what_grows_with_the_size_comes_to_the_network(tiny_run, tmp_path, monkeypatch):

@@ -1,0 +1,68 @@
+"""Words of the command line as values, and what commands share of sampling's options."""
+
+import pytest
+
+from convflow.cli import options
+from convflow.cli.main import Parser
+from convflow.types import InputError
+
+
+def options_of(words):
+    parser = Parser()
+    options.add_sampling_options(parser)
+    return options.sampling_options(parser.parse(words.split()))
+
+
+def test_a_class_with_a_comma_is_one_label():
+    assert options.split_labels("a,b", ("a", "b")) == ["a", "b"]
+    assert options.split_labels("salt, pepper", ("salt, pepper", "sugar")) == ["salt, pepper"]
+
+
+@pytest.mark.parametrize(("text", "size"), [("48x32", (48, 32)), ("64", (64, 64))])
+def test_sizes(text, size):
+    assert options.size(text) == size
+
+
+def test_the_nearest_size():
+    assert options.fit_sizes([(1, 1), (3, 5), (2, 6)], 4) == [(4, 4), (4, 8)]
+    with pytest.raises(
+        InputError, match="at least 1 pixel, got 8x0; the smallest that works is 4x4"
+    ):
+        options.fit_sizes([(8, 0)], 4)
+
+
+def test_a_reach_is_a_number_two_or_a_schedule():
+    from convflow.samplers.reach import ReachSchedule
+
+    assert options_of("--reach 4") == {"reach": 4.0}
+    assert options_of("--reach 4,6.5") == {"reach": (4.0, 6.5)}
+    assert options_of("--reach auto") == {"reach": ReachSchedule()}
+    words = "--reach-times 0.1,0.5 --reach-blocks 1,2 --reach-form constant --reach-peak 3"
+    schedule = ReachSchedule(3.0, (0.1, 0.5), (1, 2), "constant")
+    assert options_of(f"--reach auto {words}") == {"reach": schedule}
+    for reach, told in (("", "none"), ("--reach 4", "4.0")):
+        with pytest.raises(InputError, match=f"--reach-peak: expected --reach auto .*got {told};"):
+            options_of(f"{reach} --reach-peak 3")
+
+
+def test_a_shift_is_a_number_or_follows_the_size():
+    assert options_of("--shift 3 --position-scaling ntk") == {
+        "shift": 3.0,
+        "position_scaling": "ntk",
+    }
+    assert options_of("--shift auto") == {"shift": "auto"}
+
+
+def test_a_stored_setting_can_be_taken_back():
+    from convflow.cli.main import Parser
+
+    parser = Parser()
+    options.add_sampling_options(parser)
+    parser.add_argument("--size")
+    parser.add_argument("--seed", type=int)
+    given = "--last-step none --channels-guided all --no-clip".split()
+    wanted = {"last_step": None, "channels_guided": "all", "clip": False}
+    assert options.sampling_options(parser.parse(given)) == wanted
+    given = "--last-step 0.04 --channels-guided 3 --clip".split()
+    wanted = {"last_step": 0.04, "channels_guided": 3, "clip": True}
+    assert options.sampling_options(parser.parse(given)) == wanted
