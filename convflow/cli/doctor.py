@@ -115,17 +115,18 @@ def _check_forward() -> None:
 def _check_gradients() -> None:
     import torch
 
+    from convflow.distributed import choose_device
     from convflow.ops import deform_sample
     from convflow.ops.deform import reference
 
-    inputs = [part.requires_grad_() for part in _operator_inputs()]
-    out = deform_sample(*inputs)
-    grad = torch.ones_like(out)
-    found = torch.autograd.grad(out, inputs, grad)
-    upstream, values, offsets, weights = (part.detach().double() for part in (grad, *inputs))
+    values, offsets, weights = (part.double() for part in _operator_inputs())
+    upstream = torch.ones_like(values)
     wanted = reference.deform_sample_backward(upstream, values, offsets, weights, "zeros")
-    for got, want in zip(found, wanted, strict=True):
-        torch.testing.assert_close(got, want.float(), rtol=1e-3, atol=1e-3)
+    for device in {torch.device("cpu"), choose_device()}:
+        inputs = [part.to(device).requires_grad_() for part in _operator_inputs()]
+        found = torch.autograd.grad(deform_sample(*inputs).sum(), inputs)
+        for got, want in zip(found, wanted, strict=True):
+            torch.testing.assert_close(got.cpu(), want.float(), rtol=1e-3, atol=1e-3)
 
 
 def _operator_inputs() -> list[Any]:
