@@ -65,7 +65,8 @@ def main() -> None:
         for training, more in TRAININGS.items()
         for network, (recipe, words) in NETWORKS.items()
     ]
-    race(contenders, [], options, "sizes", _judge)
+    rows = race(contenders, [], options, "sizes", _judge)
+    print(*_table(rows), sep="\n")
     for network in NETWORKS:
         _draw(network, options, RESULTS.parents[1] / f"docs/images/sizes_{network}.png")
 
@@ -86,6 +87,19 @@ def _judge(samples: Path) -> dict[str, str]:
     pixels = torch.from_numpy(np.load(samples)["arr_0"]).permute(0, 3, 1, 2)
     found = score_objects(pixels, torch.arange(len(pixels)) % len(SHAPES))
     return {"one": f"{found.one:.3f}", "right": f"{found.right:.3f}"}
+
+
+def _table(rows: list[dict[str, str]]) -> list[str]:
+    """Return a line for each contender and way: at each size the share `one`, and FD."""
+    lines: dict[tuple[str, str], dict[str, str]] = {}
+    for row in rows:
+        share = f"{float(row['one']):.0%}, " if row.get("one") else ""
+        cell = f"{share}{float(row['FD']):.2f}"
+        lines.setdefault((row["contender"], row["way"]), {})[row["size"]] = cell
+    return [
+        f"| {' | '.join([*name, *(found.get(size, '') for size in SIZES)])} |"
+        for name, found in lines.items()
+    ]
 
 
 def _draw(network: str, options: argparse.Namespace, out: Path) -> None:
