@@ -56,7 +56,7 @@ def add_options(parser: argparse.ArgumentParser, data: str = "../shared/data/cif
     add("--seeds", type=int, nargs="+", default=[0], help="of training")
     add("--draws", type=int, default=2, help="times that the end of seed 0 is sampled")
     add("--runs", type=Path, default=Path("runs/race"), help="where the trainings lie")
-    add("--only", nargs="+", metavar="NAME", help="contenders to run (default: all)")
+    add("--only", nargs="+", metavar="NAME", help="contenders to run, in this order (default: all)")
     add("--jobs", type=int, default=2, help="contenders at once, sharing the cores")
     add("--dirty", action="store_true", help="allow uncommitted changes")
 
@@ -75,7 +75,10 @@ def race(
         last rows hold as many real test pictures instead of samples: the floor of every score.
     """
     machine()  # refuses now rather than after hours
-    contenders = [each for each in contenders if not options.only or each.name in options.only]
+    known = {each.name: each for each in contenders}
+    if unknown := [name for name in options.only or () if name not in known]:
+        raise SystemExit(f"expected names among {', '.join(known)}, got {', '.join(unknown)}")
+    contenders = [known[name] for name in options.only or known]
     train, test = ("shapes",) * 2 if options.data == "shapes" else (
         f"{options.data}/{split}.parquet" for split in ("train", "test")
     )  # fmt: skip
