@@ -106,20 +106,24 @@ def _draw(network: str, options: argparse.Namespace, out: Path) -> None:
     """Draw samples: a row for each training and way, a column for each size."""
     names = list(dict.fromkeys(way.name for way in _ways(network)))
     rows = [(training, name) for training in TRAININGS for name in names]
-    widths = [int(size.split("x")[1]) for size in SIZES]
+    widths = [32, *(int(size.split("x")[1]) for size in SIZES)]
     figure, axes = plt.subplots(
-        len(rows), len(SIZES), figsize=(11, 2.1 * len(rows)), width_ratios=widths, squeeze=False,
+        len(rows), len(widths), figsize=(11, 1.9 * len(rows)), width_ratios=widths, squeeze=False,
         layout="constrained",
     )  # fmt: skip
     for line, (training, name) in zip(axes, rows, strict=True):
         folder = options.runs / f"{network}-{training}.0"
-        for axis, size in zip(line, SIZES, strict=True):
-            axis.set_axis_off()
+        label = name.replace(", ", "\n")
+        line[0].text(0, 0.5, f"trained: {training}\n{label}", va="center")
+        for axis, size in zip(line[1:], SIZES, strict=True):
             samples = folder / f"{name}.{size}.{options.images[-1]}.0.npz"
             if samples.is_file():
                 pixels = torch.from_numpy(np.load(samples)["arr_0"][:SHOWN]).permute(0, 3, 1, 2)
                 axis.imshow(tile(pixels, columns=2, gap=1), interpolation="nearest")
-                axis.set_title(f"{training}, {name}\n{size}", fontsize=7)
+    for axis, size in zip(axes[0][1:], SIZES, strict=True):
+        axis.set_title(size)
+    for axis in axes.flat:
+        axis.set_axis_off()
     figure.savefig(out, dpi=110)
     plt.close(figure)
 
