@@ -40,6 +40,7 @@ from convflow.training.config import (
     CodecConfig,
     PipelineConfig,
     ProcessConfig,
+    ResolutionConfig,
     SamplingConfig,
 )
 from convflow.training.keys import to_dict
@@ -78,6 +79,8 @@ class Pipeline:
         sampling: defaults of `samples`.
         device: "auto" takes a GPU where there is one.
         process: that the model was trained with; by default flow matching on the straight path.
+        resolution: what the network was told of sizes in training, and is told in sampling unless
+            other arguments of the network are given; by default nothing.
 
     Raises:
         InputError: class names, channels or a process that do not fit, or a device that is not
@@ -98,6 +101,7 @@ class Pipeline:
         sampling: SamplingConfig | None = None,
         device: str = "auto",
         process: ProcessConfig | None = None,
+        resolution: ResolutionConfig | None = None,
     ) -> None:
         channels = picture_channels(codec, model.in_channels)
         if len(class_names) not in (0, model.num_classes) or channels is None:
@@ -111,6 +115,8 @@ class Pipeline:
         self.size, self.class_names = size, tuple(class_names)
         self.folder: Path | None = None  # of `from_pretrained`; searched solvers lie there
         self.sampling, self.process = sampling or SamplingConfig(), process or ProcessConfig()
+        self.resolution = resolution or ResolutionConfig()
+        self._process = create_process(dataclasses.asdict(self.process))
         factors = [*self.process.factors] if self.process.kind == "dfm" else None
         found = model.settings["factors"] if isinstance(model, Pyramid) else None
         if factors != found:
@@ -125,8 +131,7 @@ class Pipeline:
     @property
     def multiple(self) -> int:
         """What divides the height and width of every picture, in pixels."""
-        process = create_process(dataclasses.asdict(self.process))
-        return self.codec.factor * math.lcm(self.model.multiple, process.multiple)
+        return self.codec.factor * math.lcm(self.model.multiple, self._process.multiple)
 
     @classmethod
     def from_pretrained(
@@ -146,16 +151,10 @@ class Pipeline:
             raise InputError(unknown_name("kind of weights", weights, ("ema", "raw")))
         folder = find_weights(folder_or_id, weights)
         known = read_description(folder)
-        model = load_model(folder)
-        pipe = cls(
-            model,
-            create_codec(dataclasses.asdict(known.codec), distributed.choose_device(device)),
-            known.size,
-            known.class_names,
-            known.sampling,
-            device,
-            known.process,
-        )
+        codec = create_codec(dataclasses.asdict(known.codec), distributed.choose_device(device))
+        process, resolution = known.process, known.resolution
+        told = (known.size, known.class_names, known.sampling, device, process, resolution)
+        pipe = cls(load_model(folder), codec, *told)
         pipe.folder = folder
         return pipe
 
@@ -164,13 +163,9 @@ class Pipeline:
         place = Path(folder)
         place.mkdir(parents=True, exist_ok=True)
         self.model.save_weights(place)
-        known = PipelineConfig(
-            self.size,
-            self.class_names,
-            self.sampling,
-            CodecConfig(**self.codec.settings),
-            self.process,
-        )
+        codec = CodecConfig(**self.codec.settings)
+        told = (self.size, self.class_names, self.sampling, codec, self.process, self.resolution)
+        known = PipelineConfig(*told)
         write_text(place / "pipeline.json", json.dumps(to_dict(known), indent=2))
 
     def __call__(
@@ -260,7 +255,8 @@ class Pipeline:
             precision: of the network's arithmetic; the picture itself is summed in float32.
             **more: settings of the solver, see `Sampler`; the shift "auto" is `shift_of_size` times
                 that of the recipe. Or arguments of the network at every call, such as `reach` of
-                FlowDCN and `position_scaling` of DiT and SiT, see `read_arguments`.
+                FlowDCN and `position_scaling` of DiT and SiT, see `read_arguments`; "none" for
+                what it was trained with and shall do without.
 
         Raises:
             InputError: an unknown label or name, an impossible size, a number out of range.
@@ -279,7 +275,6 @@ class Pipeline:
             raise InputError(f"expected seed >= 0, got {seed}; change it")
         if precision not in (known := get_args(Precision)):
             raise InputError(unknown_name("precision", precision, known))
-        process = create_process(dataclasses.asdict(self.process))
         check_size(*size, self.multiple)
         own = {f.name for f in dataclasses.fields(Sampler)} | {*self.model.arguments, *OWNERS}
         for name in more:
@@ -323,6 +318,7 @@ class Pipeline:
             )
         if isinstance(weaker, Pipeline):
             weaker = weaker._model_for(self.process)
+        process = self._process
         (sampler := chosen.sampler(table)).check_process(process)
         return Samples(
             self.model,
@@ -340,7 +336,7 @@ class Pipeline:
             seed=seed,
             label_policy=chosen.label_policy,
             precision=precision,
-            model_arguments=read_arguments(self.model, more),
+            model_arguments=read_arguments(self.model, self.resolution.arguments() | more),
         )
 
     def _model_for(self, process: ProcessConfig) -> Backbone:

@@ -15,7 +15,7 @@ from convflow.bench.agreement import require_agreement
 from convflow.bench.floor import Products
 from convflow.bench.harness import Call, Row, seconds
 from convflow.distributed import free_memory
-from convflow.models.backbone import Backbone
+from convflow.models.backbone import Backbone, check_size
 from convflow.models.zoo import SIZES, create_model
 from convflow.training.planner import Work, check_memory
 from convflow.types import InputError, unknown_name
@@ -90,11 +90,11 @@ def check_work(names: Sequence[str], shape: Shape, mode: str, setting: Setting) 
         if name not in SIZES:
             raise InputError(unknown_name("model", name, SIZES))
     for name in names:
-        half = setting.dtype != torch.float32
-        work = Work(partial(create_model, name), (height, width), batch, FACTOR, half)
+        build, half = partial(create_model, name), setting.dtype != torch.float32
+        with torch.device("meta"):
+            check_size(height, width, FACTOR * build().multiple)
+        work = Work(build, (height, width), batch, FACTOR, half)
         free = free_memory(setting.device)
-        if free is None:
-            work.needs(training=False)  # at least the size is checked
         check_memory(work, free, "batch-size", training=mode != MODES[0])
 
 

@@ -339,6 +339,8 @@ def _print_tree(tree: dict[str, Any], indent: int = 0) -> None:
             _print_tree(value, indent + 2)
         else:
             shown = f"{value:,}" if isinstance(value, int) and key == "parameters" else value
+            if key in ("size", "pixels") and isinstance(value, (list, tuple)):
+                shown = "x".join(map(str, value))
             shown = (
                 ", ".join(map(str, shown)) or "none" if isinstance(shown, (list, tuple)) else shown
             )

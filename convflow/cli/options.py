@@ -69,8 +69,8 @@ def shift(text: str) -> float | str:
 
 
 def reach(text: str) -> float | tuple[float, float] | str:
-    """Return one reach, or two, from "4" or "4,6", or "auto"; for `argparse`."""
-    if text == "auto":
+    """Return one reach, or two, from "4" or "4,6", or "auto" or "none"; for `argparse`."""
+    if text in ("auto", "none"):
         return text
     numbers = tuple(above_zero(part) for part in text.split(","))
     if len(numbers) > 2:
@@ -158,7 +158,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "table": {"type": Path, "help": "of the solver searched: a .json of convflow bench solvers"},
     "reach": {
         "type": reach,
-        "help": "S_max of FlowDCN in cells, or X,Y, or auto: grows with the size as published",
+        "help": "S_max of FlowDCN in cells, or X,Y, or auto: grows with the size as published, or "
+        "none (default: as trained)",
     },
     "reach_times": {
         "type": interval,

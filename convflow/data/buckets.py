@@ -1,10 +1,13 @@
 """Sizes to train at: buckets of one pixel budget, which picture goes where, and in what order.
 
-Buckets of aspect ratios follow Wang et al. (2024), FlowDCN, arXiv 2410.22655, section 4 and code.
+Buckets of aspect ratios follow Wang et al. (2024), FlowDCN, arXiv 2410.22655, section 4 and code,
+but for this: ratios are spaced, and the nearest is found, by factors, not by differences, so that
+tall and wide pictures fare alike.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from functools import lru_cache
@@ -83,6 +86,7 @@ class Buckets:
         groups: (N,) which of `members` each picture belongs to.
         members: bucket numbers of one ratio, group by group.
         kept: (N,) the share of its area that a picture keeps when it is resized and cut.
+        enlarged: (N,) bool, whether a picture is smaller than the largest size it may come to.
     """
 
     def __init__(self, sizes: Sequence[Size], sides: np.ndarray | None, count: int) -> None:
@@ -91,12 +95,15 @@ class Buckets:
         if sides is None:
             self.members = [np.arange(len(self.sizes))]
             self.groups, self.kept = np.zeros(count, np.int64), np.ones(count)
+            self.enlarged = np.zeros(count, bool)
             return
         found, group = np.unique(ratios.round(9), return_inverse=True)
         self.members = [np.flatnonzero(group == g) for g in range(len(found))]
         own = np.log(sides[:, 1] / sides[:, 0])
         self.groups = np.abs(own[:, None] - found).argmin(1)
         self.kept = np.exp(-np.abs(own - found[self.groups]))
+        largest = np.array([np.array(self.sizes)[members].max(0) for members in self.members])
+        self.enlarged = np.any(sides < largest[self.groups], axis=1)
 
     def describe(self) -> list[str]:
         """Return what becomes of the pictures, in a line or two."""
@@ -119,9 +126,9 @@ class Buckets:
 class BucketOrder(Order):
     """An order whose batches hold one size each; still a function of seed and images seen alone.
 
-    Every epoch shows every picture once, in batches of about as many pixels as a batch of the
+    Every epoch shows every picture once, in batches of at most as many pixels as a batch of the
     plain size. A bucket's pictures are cut into batches as even as can be, and the batches of all
-    buckets are shuffled.
+    buckets are shuffled; one with few pictures makes a small batch.
 
     Args:
         buckets: where the pictures go.
@@ -136,9 +143,14 @@ class BucketOrder(Order):
         self.buckets, self.budget = buckets, budget
         self._plan = lru_cache(maxsize=2)(self._cut)
 
+    @property
+    def fingerprint(self) -> str:
+        """Changes when a picture goes to another bucket."""
+        return f"-{hashlib.sha256(self.buckets.groups.tobytes()).hexdigest()}"
+
     def largest(self, batch_size: int) -> int:
         """Return a bound on the pictures of a batch."""
-        return 2 * max(batch_of(size, batch_size, self.budget) for size in self.buckets.sizes)
+        return max(batch_of(size, batch_size, self.budget) for size in self.buckets.sizes)
 
     def rows(self, start: int, batch_size: int) -> Rows:
         """Return the batch that begins at position `start`, where an earlier one ended."""
@@ -163,7 +175,7 @@ class BucketOrder(Order):
         for number, size in enumerate(self.buckets.sizes):
             places = np.flatnonzero(chosen == number)
             if len(places):
-                count = max(1, round(len(places) / batch_of(size, batch_size, self.budget)))
+                count = math.ceil(len(places) / batch_of(size, batch_size, self.budget))
                 parts += np.array_split(places, count)
                 numbers += [number] * count
         turn = np.argsort(self._words(epoch, 5)[: len(parts)], kind="stable")

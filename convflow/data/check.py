@@ -38,7 +38,7 @@ class Report:
         per_class: Usable pictures by class name; empty for unconditional data.
         sides: (count, 2) height and width of the usable pictures.
         modes: Pictures by Pillow mode or array type.
-        num_smaller: Usable pictures that must be enlarged to the wanted size.
+        num_smaller: Usable pictures that must be enlarged to a size to train at.
         unreadable: (item name, reason) of every picture that cannot be used.
         num_ignored: Files passed over because they are no pictures.
         notes: More lines to show, about what becomes of the pictures.
@@ -99,7 +99,7 @@ def check(
     Args:
         source: The pictures.
         channels: Wanted channels.
-        size: Wanted height and width in pixels.
+        size: Height and width in pixels at which drawn pictures are looked at.
         on_bad: `stop` raises if any picture is bad; `skip` leaves bad ones out.
         memory: Folder where a look is kept for the next time, if the source can tell its content
             apart by a stamp; pictures that were bad are looked at again.
@@ -157,7 +157,6 @@ def check(
         per_class=dict(zip(source.class_names, counts.tolist(), strict=False)),
         sides=look.sides[good],
         modes=dict(modes.most_common()),
-        num_smaller=int((look.sides[good] < np.array(size)).any(axis=1).sum()),
         unreadable=unreadable,
         num_ignored=getattr(source, "num_ignored", 0),
     )

@@ -190,6 +190,11 @@ class Order:
         self._epoch = lru_cache(maxsize=2)(self._draw)
         self._places = lru_cache(maxsize=2)(self._draw_places)
 
+    @property
+    def fingerprint(self) -> str:
+        """Changes with what the order knows of the pictures beside their number."""
+        return ""
+
     def at(self, start: int, n: int) -> tuple[np.ndarray, np.ndarray]:
         """Indices (n,) int64 and flips (n,) bool of the positions start..start+n-1."""
         rows = self.rows(start, n)

@@ -30,7 +30,7 @@ def read_arguments(model: Backbone, given: Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
         model: which is to take them.
-        given: reach: a number, (x, y), a tensor, a `ReachSchedule` or "auto";
+        given: reach: a number, (x, y), a tensor, a `ReachSchedule`, "auto" or "none";
             position_scaling: a name in `KINDS`, "none", or a `PositionScaling`; any other
             argument of the network.
 
@@ -38,8 +38,7 @@ def read_arguments(model: Backbone, given: Mapping[str, Any]) -> dict[str, Any]:
         InputError: an argument that the network does not take, or an unknown word.
     """
     read = {name: value for name, value in given.items() if value is not None}
-    if read.get("position_scaling") == "none":
-        del read["position_scaling"]
+    read = {name: v for name, v in read.items() if name not in OWNERS or not _is_none(v)}
     for name, value in read.items():
         if name in OWNERS and name not in model.arguments:
             family = _inner(model).family
@@ -136,6 +135,10 @@ class Resolution:
     def check(self, model: Backbone, given: Mapping[str, Any]) -> None:
         """Raise InputError when the network would, for these arguments."""
         model.check_arguments(**self.arguments(model, given, torch.zeros(1)))
+
+
+def _is_none(value: Any) -> bool:
+    return isinstance(value, str) and value == "none"
 
 
 def _inner(model: Backbone) -> Backbone:

@@ -169,8 +169,9 @@ def shift_of_size(size: Size, trained: Size) -> float:
     """Return the time shift sqrt(pixels / trained pixels) that suits another size.
 
     More pixels show a picture through more noise. Above 1 times lean to noise, until as much of
-    the picture is hidden at each as was of a trained one without a shift (Esser et al. 2024,
-    section 5.3.2, where time runs from data to noise).
+    the picture is hidden at each as was of a trained one without a shift: exactly so on the linear
+    path, for which it was derived (Esser et al. 2024, section 5.3.2, where time runs from data to
+    noise), and nearly on the others.
 
     Args:
         size: height and width, in pixels of any kind.

@@ -19,6 +19,7 @@ from convflow.codecs import SD_SCALE, SD_VAE
 from convflow.samplers.ancestral import ANCESTRAL_SOLVERS
 from convflow.samplers.guidance import guide
 from convflow.samplers.multistep import Table
+from convflow.samplers.reach import ReachSchedule
 from convflow.samplers.sampler import GRID, OPTIONS, PAUSING, SEARCHED, STAGES, Sampler
 from convflow.samplers.seeds import LabelPolicy
 from convflow.types import InputError, check_several, unknown_name
@@ -102,19 +103,39 @@ class ProcessConfig:
 class ResolutionConfig:
     """What training at several sizes makes of a size that is not `data.size`; see docs: samplers.
 
-    `shift` belongs to the process "flow".
+    `shift` belongs to the process "flow", `reach_blocks` to the reach "auto". What a network was
+    told in training it is told in sampling too.
+
+    Raises:
+        InputError: blocks of a reach that is not to grow.
     """
 
     shift: Annotated[bool, doc("favour noise at larger sizes, by sqrt(pixel ratio)")] = False
     reach: Annotated[Literal["none", "auto"], doc("FlowDCN's schedule of S_max")] = "none"
+    reach_blocks: Annotated[
+        tuple[Natural, ...], doc("first,last that take part; none = all but 5 and 4")
+    ] = ()
     position_scaling: Annotated[
         Literal["none", "pi", "ei", "ntk", "yarn"], doc("of DiT and SiT on larger grids")
     ] = "none"
 
-    def arguments(self) -> dict[str, str]:
+    def __post_init__(self) -> None:
+        """Check that they belong together."""
+        if self.reach_blocks and (self.reach == "none" or len(self.reach_blocks) != 2):
+            raise InputError(
+                "--resolution.reach-blocks: expected first,last and --resolution.reach auto with "
+                f"it, got {list(self.reach_blocks)} beside {self.reach}; try 0,3"
+            )
+
+    def arguments(self) -> dict[str, Any]:
         """Return what the network is to be told, as `read_arguments` takes it."""
-        words = {"reach": self.reach, "position_scaling": self.position_scaling}
-        return {name: word for name, word in words.items() if word != "none"}
+        told: dict[str, Any] = {}
+        if self.reach == "auto":
+            first_last = (self.reach_blocks[0], self.reach_blocks[1]) if self.reach_blocks else None
+            told["reach"] = ReachSchedule(blocks=first_last)
+        if self.position_scaling != "none":
+            told["position_scaling"] = self.position_scaling
+        return told
 
 
 @dataclass(frozen=True)
@@ -269,6 +290,7 @@ class PipelineConfig:
     sampling: SamplingConfig = SamplingConfig()
     codec: CodecConfig = CodecConfig()
     process: ProcessConfig = ProcessConfig()
+    resolution: ResolutionConfig = ResolutionConfig()
     format: Literal[1] = 1
 
 

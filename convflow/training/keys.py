@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from convflow.training.config import PipelineConfig, Pixels, TrainConfig
+from convflow.training.config import DataConfig, PipelineConfig, Pixels, TrainConfig
 from convflow.types import InputError, unknown_name
 
 FREE_TO_CHANGE = ("images", "device", "micro_batch", "monitor", "checkpoint", "sampling")
@@ -57,16 +57,33 @@ def from_dict(tree: Mapping[str, Any]) -> TrainConfig:
         for number in value if isinstance(value, (list, tuple)) else [value]:
             if isinstance(number, float) and not math.isfinite(number):
                 raise _unfit(key, "a finite number", number)
-    if config.data.sizes and config.data.buckets > 1:
-        raise InputError(
-            f"--data.sizes: expected sizes or --data.buckets, got both {show(config.data.sizes)} "
-            f"and {config.data.buckets} buckets; leave one of them out"
-        )
+    _check_sizes(config.data)
     scales = config.process.kind == "dfm"
     config.sampling.sampler().check_guidance(config.sampling.guidance_kind, scales)
     if not isinstance(config.model.get("name"), str):
         raise _unfit("model.name", "the name of a network", config.model.get("name"))
     return config
+
+
+def _check_sizes(data: DataConfig) -> None:
+    """Raise InputError where settings of sizes do not belong together."""
+    if data.sizes and data.buckets > 1:
+        raise InputError(
+            f"--data.sizes: expected sizes or --data.buckets, got both {show(data.sizes)} "
+            f"and {data.buckets} buckets; leave one of them out"
+        )
+    pixels = [math.prod(size) for size in data.sizes]
+    if pixels and not 0.9 * min(pixels) <= math.prod(data.size) <= 1.1 * max(pixels):
+        first = show(data.sizes[0], Pixels)
+        raise InputError(
+            f"--data.size: expected a size such as --data.sizes {show(data.sizes)}, for samples "
+            f"and the pixels of a batch, got {show(data.size, Pixels)}; add --data.size {first}"
+        )
+    if data.buckets == 1 and data.ratios != DataConfig.ratios:
+        raise InputError(
+            f"--data.ratios: expected --data.buckets of at least 2 with them, got "
+            f"{show(data.ratios)} and one bucket; add --data.buckets 5, or leave the ratios out"
+        )
 
 
 def _unfit(key: str, wanted: str, got: Any) -> InputError:

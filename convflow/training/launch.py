@@ -141,7 +141,7 @@ def build_trainer(config: TrainConfig, run: Path, device: torch.device) -> tuple
     images = Images(source, good, channels=data.channels, size=data.size, crop=random)
     sides = None if isinstance(source, Drawn) else report.sides
     buckets = Buckets(sizes, sides, len(images))
-    report.notes = buckets.describe()
+    report.notes, report.num_smaller = buckets.describe(), int(buckets.enlarged.sum())
     order = Order(len(images), config.seed, data.flip, random)
     if sizes != (data.size,):
         order = BucketOrder(buckets, math.prod(data.size), config.seed, data.flip, random)

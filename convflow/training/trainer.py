@@ -81,6 +81,7 @@ class Trainer:
         self.config, self.model, self.process, self.codec = config, model, process, codec
         self.images, self.run_folder = images, run
         self.order = order or Order(len(images), config.seed, config.data.flip)
+        self.pictures = images.fingerprint + self.order.fingerprint
         height, width = images.shape[1:]
         self.shape = (model.in_channels, height // codec.factor, width // codec.factor)
         self.device = next(model.parameters()).device
@@ -171,6 +172,7 @@ class Trainer:
             sampling=self.config.sampling,
             codec=CodecConfig(**self.codec.settings),
             process=self.config.process,
+            resolution=self.config.resolution,
         )
         pipeline = json.dumps(to_dict(known), indent=2)
         if folder.is_dir():  # the same moment, saved before; the way to sample may have changed
@@ -182,7 +184,7 @@ class Trainer:
             "images_seen": self.images_seen,
             "precision": self.precision,
             "num_pictures": len(self.images),
-            "pictures": self.images.fingerprint,
+            "pictures": self.pictures,
             "config": to_dict(self.config),
             "version": __version__,
         }
@@ -210,7 +212,7 @@ class Trainer:
                 f"{folder} was trained on {known:,} pictures, got {len(self.images):,} in "
                 f"{self.config.data.path}; restore the data, or start another run with --run"
             )
-        if state.get("pictures", self.images.fingerprint) != self.images.fingerprint:
+        if state.get("pictures", self.pictures) != self.pictures:
             raise InputError(
                 f"{folder} was trained on other pictures, classes or labels than are in "
                 f"{self.config.data.path} now; restore the data, or start another run with --run"

@@ -37,6 +37,7 @@ def test_a_reach_is_a_number_two_or_a_schedule():
     assert options_of("--reach 4") == {"reach": 4.0}
     assert options_of("--reach 4,6.5") == {"reach": (4.0, 6.5)}
     assert options_of("--reach auto") == {"reach": ReachSchedule()}
+    assert options_of("--reach none") == {"reach": "none"}
     words = "--reach-times 0.1,0.5 --reach-blocks 1,2 --reach-form constant --reach-peak 3"
     schedule = ReachSchedule(3.0, (0.1, 0.5), (1, 2), "constant")
     assert options_of(f"--reach auto {words}") == {"reach": schedule}

@@ -146,7 +146,7 @@ def test_ctrl_c_ends_cleanly(
         ("models dit-q/2", "unknown model 'dit-q/2'; did you mean"),
         ("models dit-s/2 --size 40x32", "multiples of 16, got 40x32"),
         ("training dit-s/2 --size 0x32", "multiples of 16, got 0x32"),
-        ("models dit-s/2 --batch-size 999999999999", "expected a batch whose bytes"),
+        ("models dit-s/2 --batch-size 999999999999", "expected work that fits into"),
         ("samplers RUN/none", "none"),
         ("samplers RUN --solver hein", "--solver: unknown solver of fixed cost 'hein'; did you"),
         ("samplers RUN --solver dopri5", "unknown solver of fixed cost 'dopri5'"),

@@ -41,7 +41,6 @@ def test_report(folder):
     assert report.per_class == {"c0": 65, "c1": 65}
     assert report.sizes == ((8, 10), (8, 10), (8, 30))
     assert report.modes == {"RGB": 86, "L": 44}
-    assert report.num_smaller == 129
     assert not report.unreadable
     assert seen[-1] == (130, 130)
     assert "130 pictures, 8x10 to 8x30, median 8x10" in str(report)

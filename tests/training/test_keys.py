@@ -93,13 +93,14 @@ def test_settings_of_sampling_are_stored_and_older_files_mean_the_defaults():
 
 
 def test_sizes_there_and_back():
-    config = override(TrainConfig(), split("--data.sizes 32x32,64x32"))
+    config = override(TrainConfig(), split("--data.size 32x32 --data.sizes 32x32,64x32"))
     assert config.data.sizes == ((32, 32), (64, 32))
     assert from_dict(json.loads(json.dumps(to_dict(config)))) == config
     assert show(flatten(to_dict(config))["data.sizes"]) == "32x32,64x32"
     assert show([64, 48], kind_of("data.size")) == "64x48"
     assert show([0.9, 0.99], kind_of("optim.betas")) == "0.9,0.99"
-    assert override(config, split("--data.sizes none")) == TrainConfig()
+    plain = override(TrainConfig(), split("--data.size 32x32"))
+    assert override(config, split("--data.sizes none")) == plain
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,9 @@ import torch
 from PIL import Image
 
 from convflow.data.loader import batches
+from convflow.pipeline import Pipeline
 from convflow.samplers.guidance import guide
+from convflow.samplers.reach import ReachSchedule
 from convflow.training import checkpoint
 from convflow.training.optim import optimizer_tensors
 from convflow.training.trainer import Trainer
@@ -389,12 +391,35 @@ def test_larger_sizes_favour_noise_and_reach_farther(tiny, trainer_of, monkeypat
     assert wider[:, 5, 0].max() > told.model.reach
 
 
+def test_what_a_network_was_told_in_training_it_is_told_in_sampling(tiny, trainer_of):
+    trainer = trainer_of(tiny("--resolution.reach auto --resolution.reach-blocks 0,0"))
+    pipe = Pipeline.from_pretrained(trainer.save())
+    assert pipe.samples().model_arguments == {"reach": ReachSchedule(blocks=(0, 0))}
+    assert pipe.samples(reach=3.0).model_arguments == {"reach": 3.0}
+    assert pipe.samples(reach="none").model_arguments == {}
+    pipe.save_pretrained(trainer.run_folder / "saved")
+    again = Pipeline.from_pretrained(trainer.run_folder / "saved")
+    assert again.resolution == trainer.config.resolution
+
+
+def test_pictures_that_go_to_other_buckets_are_other_pictures(tiny, trainer_of):
+    trainer = trainer_of(tiny(BUCKETS))
+    folder = trainer.save()
+    trainer.load(folder)
+    trainer.pictures += "0"
+    with pytest.raises(InputError, match="was trained on other pictures"):
+        trainer.load(folder)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         ("--process ddpm --resolution.shift true", "expected the process flow"),
         ("--resolution.position-scaling pi", "flowdcn has no position_scaling"),
         ("--resolution.reach auto", "expected more than 9 blocks for the published reach-blocks"),
+        ("--resolution.reach-blocks 0,1", "expected first,last and --resolution.reach auto"),
+        ("--data.ratios 0.25,4", "expected --data.buckets of at least 2"),
+        ("--data.sizes 16x16,16x8", "expected a size such as --data.sizes 16x16,.*got 8x8"),
     ],
 )
 def test_what_is_not_told_of_sizes_is_refused(tiny, trainer_of, words, message):
