@@ -13,7 +13,7 @@ from convflow.models.cost import MOST_PLACES, measure
 from convflow.types import InputError, Size
 
 TRUST = 1.25
-"""Only what needs so many times the free memory is refused: estimates are within 20 %."""
+"""Only what needs so many times the free memory is refused: estimates are of what tensors hold."""
 
 COPIES = 16
 """A bound on how often a number is held: results of a layer before and after what follows it,
