@@ -55,8 +55,6 @@ class Conv(nn.Conv2d):
         nn.init.xavier_uniform_(self.weight)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
-        # Else every call would rearrange the weights.
-        self.weight.data = self.weight.data.contiguous(memory_format=torch.channels_last)
 
     def forward(self, x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H W D"]:
         """Return the filtered features; outside the map everything counts zero."""
