@@ -111,7 +111,10 @@ class Pipeline:
                 f"{len(class_names)} names"
             )
         self.device = distributed.choose_device(device)
-        self.model, self.codec = model.to(self.device).eval(), codec
+        # Convolutions find their weights as they want them, and need no copy at every call.
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model = model.to(self.device).eval()
+        self.codec = codec
         self.size, self.class_names = size, tuple(class_names)
         self.folder: Path | None = None  # of `from_pretrained`; searched solvers lie there
         self.sampling, self.process = sampling or SamplingConfig(), process or ProcessConfig()

@@ -1,5 +1,6 @@
 """The loop: what one step computes, and that going on is exact."""
 
+import dataclasses
 import itertools
 import json
 import os
@@ -342,6 +343,21 @@ def test_going_on_is_exact_with_buckets_and_random_crops(tiny, trainer_of, tmp_p
     assert resumed.images_seen == straight.images_seen
     again = stream_of(resumed)
     for _ in range(4):
+        assert straight.train_step(*next(stream)) == resumed.train_step(*next(again))
+    first, second = weights(straight), weights(resumed)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_going_on_is_exact_for_a_convolutional_network(tiny, trainer_of, tmp_path):
+    model = {"name": "dico", "width": 4, "depths": [1, 1, 1, 1, 1]}
+    config = dataclasses.replace(tiny(), model=model)
+    straight = trainer_of(config, tmp_path / "straight")
+    stream = stream_of(straight)
+    straight.train_step(*next(stream))
+    resumed = trainer_of(config, tmp_path / "resumed")
+    resumed.load(straight.save())
+    again = stream_of(resumed)
+    for _ in range(2):
         assert straight.train_step(*next(stream)) == resumed.train_step(*next(again))
     first, second = weights(straight), weights(resumed)
     assert all(torch.equal(first[name], second[name]) for name in first)
