@@ -48,7 +48,11 @@ def main() -> None:
     more = [Way(name, [*EULER, "--guidance", "1", *words]) for name, words in SAMPLED.items()]
     shared = [*SMALL[options.backbone], *SHORT]
     recipe = f"cifar10.{options.backbone}"
-    contenders = [Contender("flow", recipe, [*shared, *PROCESSES["flow"]])]
+    flow = [*shared, *PROCESSES["flow"]]
+    contenders = [
+        Contender("flow", recipe, flow),
+        Contender("flow, later 1", recipe, [*flow, "--process.location", "1"]),
+    ]
     for name, change in TRAINED.items():
         words = [f"--process.{change[0]}", change[1]] if change else []
         ways = [plain, *more] if not change else []
