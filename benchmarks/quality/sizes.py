@@ -105,7 +105,10 @@ def _table(rows: list[dict[str, str]]) -> list[str]:
 def _draw(network: str, options: argparse.Namespace, out: Path) -> None:
     """Draw samples: a row for each training and way, a column for each size."""
     names = list(dict.fromkeys(way.name for way in _ways(network)))
-    rows = [(training, name) for training in TRAININGS for name in names]
+    trained = [each for each in TRAININGS if (options.runs / f"{network}-{each}.0").is_dir()]
+    rows = [(training, name) for training in trained for name in names]
+    if not rows:
+        return
     widths = [32, *(int(size.split("x")[1]) for size in SIZES)]
     figure, axes = plt.subplots(
         len(rows), len(widths), figsize=(11, 1.9 * len(rows)), width_ratios=widths, squeeze=False,
