@@ -126,8 +126,7 @@ class Buckets:
 class BucketOrder(Order):
     """An order whose batches hold one size each; still a function of seed and images seen alone.
 
-    Every epoch shows every picture once, in batches of at most as many pixels as a batch of the
-    plain size. A bucket's pictures are cut into batches as even as can be, and the batches of all
+    Every epoch shows every picture once, in batches of no more than `batch_of` pictures. A bucket's pictures are cut into batches as even as can be, and the batches of all
     buckets are shuffled; one with few pictures makes a small batch.
 
     Args:
