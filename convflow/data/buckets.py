@@ -126,8 +126,9 @@ class Buckets:
 class BucketOrder(Order):
     """An order whose batches hold one size each; still a function of seed and images seen alone.
 
-    Every epoch shows every picture once, in batches of no more than `batch_of` pictures. A bucket's pictures are cut into batches as even as can be, and the batches of all
-    buckets are shuffled; one with few pictures makes a small batch.
+    Every epoch shows every picture once, in batches of no more than `batch_of` pictures. A
+    bucket's pictures are cut into batches as even as can be, and the batches of all buckets are
+    shuffled; one with few pictures makes a small batch.
 
     Args:
         buckets: where the pictures go.
