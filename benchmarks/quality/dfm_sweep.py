@@ -21,6 +21,8 @@ TRAINED: dict[str, list[str]] = {
     "main 0.7": ["probabilities", "0.7,0.3"],
     "main 0.5": ["probabilities", "0.5,0.5"],
     "later 1": ["location", "1"],
+    "later 1.5": ["location", "1.5"],
+    "later 2": ["location", "2"],
     "fine weight 4": ["weights", "1,4"],
     "haar": ["decomposition", "haar"],
     "dct": ["decomposition", "dct"],
@@ -51,6 +53,7 @@ def main() -> None:
     flow = [*shared, *PROCESSES["flow"]]
     contenders = [
         Contender("flow", recipe, flow),
+        Contender("flow, earlier 0.5", recipe, [*flow, "--process.location", "-0.5"]),
         Contender("flow, later 1", recipe, [*flow, "--process.location", "1"]),
     ]
     for name, change in TRAINED.items():
