@@ -79,6 +79,7 @@ class MultiscaleFlow:
         scale: its standard deviation.
         earlier_location: likewise of every coarser scale.
         earlier_scale: likewise.
+        locations: of each scale's time as the main one; by default `location`.
         weights: of each scale's error in the loss, above 0; by default 1.
         standardize: whether the scales are to have deviation 1; the numbers are `measure`d.
         deviations: of each scale; the flow runs on part / deviation. By default 1.
@@ -101,6 +102,7 @@ class MultiscaleFlow:
         scale: float = 1.0,
         earlier_location: float = 1.5,
         earlier_scale: float = 1.0,
+        locations: Sequence[float] = (),
         weights: Sequence[float] = (),
         standardize: bool = False,
         deviations: Sequence[float] = (),
@@ -108,6 +110,8 @@ class MultiscaleFlow:
         self.decomposition = Decomposition(decomposition, factors)
         scales = self.num_scales = self.decomposition.num_scales
         check_several(Real, probabilities=probabilities, weights=weights, deviations=deviations)
+        check_kinds(Real, location=location, scale=scale)
+        check_several(Real, locations=locations)
         share = (1 - FIRST) / (scales - 1)
         self.probabilities = tuple(probabilities) or (FIRST, *[share] * (scales - 1))
         self.weights, self.deviations = tuple(weights) or (1.0,) * scales, tuple(deviations)
@@ -126,15 +130,16 @@ class MultiscaleFlow:
             raise InputError(
                 f"expected probabilities that sum to 1, got {list(self.probabilities)}; change them"
             )
-        check_kinds(Real, location=location, scale=scale)
         check_kinds(Real, earlier_location=earlier_location, earlier_scale=earlier_scale)
         spreads = (scale, earlier_scale)
-        if not min(spreads) > 0 or not all(map(math.isfinite, (location, earlier_location))):
+        self.locations = tuple(locations) or (location,) * scales
+        finite = all(map(math.isfinite, (*self.locations, earlier_location)))
+        if not min(spreads) > 0 or not finite or len(self.locations) != scales:
             raise InputError(
-                "expected finite locations and scales above 0, got "
-                f"{location}, {earlier_location} and {scale}, {earlier_scale}; change them"
+                f"expected finite locations, {scales} of the main scale, and scales above 0, got "
+                f"{list(self.locations)}, {earlier_location} and {list(spreads)}; change them"
             )
-        self.location, self.scale = location, scale
+        self.scale = scale
         self.earlier_location, self.earlier_scale = earlier_location, earlier_scale
 
     @property
@@ -200,7 +205,7 @@ class MultiscaleFlow:
         device = generator.device
         active = self.draw_active(count, generator)
         normal = torch.randn(count, self.num_scales, generator=generator, device=device)
-        main = torch.sigmoid(self.location + self.scale * normal)
+        main = torch.sigmoid(torch.tensor(self.locations, device=device) + self.scale * normal)
         earlier = torch.sigmoid(self.earlier_location + self.earlier_scale * normal)
         place = torch.arange(1, self.num_scales + 1, device=device) - active[:, None]
         t = torch.where(place < 0, earlier, torch.where(place == 0, main, 0.0))

@@ -30,7 +30,8 @@ def test_defaults_are_the_papers():
     two, four = MultiscaleFlow(), MultiscaleFlow((2, 2, 4))
     assert two.probabilities == pytest.approx((0.9, 0.1))
     assert four.probabilities == pytest.approx((0.9, 0.1 / 3, 0.1 / 3, 0.1 / 3))
-    assert (two.location, two.scale, two.earlier_location, two.earlier_scale) == (0, 1, 1.5, 1)
+    assert (two.locations, two.scale) == ((0, 0), 1)
+    assert (two.earlier_location, two.earlier_scale) == (1.5, 1)
     assert (two.weights, two.schedule, two.prediction) == ((1.0, 1.0), LINEAR, "velocity")
     assert not two.learned_variance
 
@@ -284,6 +285,16 @@ def test_training_on_it_converges_to_the_exact_field(factors):
     assert max(errors()) < 0.15
 
 
+def test_each_scale_may_have_times_of_its_own():
+    process = MultiscaleFlow((2, 2), probabilities=(0.4, 0.3, 0.3), locations=(0.0, 1.0, -2.0))
+    _, t, active = draws_of(process)
+    for scale, location in enumerate(process.locations):
+        times = t[active == scale + 1, scale].logit()
+        assert times.mean().item() == pytest.approx(location, abs=0.05)
+        earlier = t[active == scale + 1, :scale].logit()
+        assert not scale or earlier.mean().item() == pytest.approx(1.5, abs=0.05)
+
+
 def test_another_kind_of_prediction_is_refused():
     with pytest.raises(InputError, match="one time for the whole picture, to predict its noise"):
         MultiscaleFlow().as_prediction(lambda *_: None, "noise")
@@ -316,6 +327,7 @@ def test_a_network_of_other_scales_is_refused():
         ({"scale": "1"}, "expected a number for scale, got '1'"),
         ({"scale": 0.0}, "scales above 0"),
         ({"earlier_location": math.nan}, "finite locations"),
+        ({"locations": (0.0, 1.0, 2.0)}, r"finite locations, 2 of the main .* \[0\.0, 1\.0, 2\.0\]"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(settings, message, unchecked):
