@@ -2,7 +2,8 @@
 
 python benchmarks/quality/dfm_sweep.py [--data ../shared/data/cifar10] [--backbone dico]
 
-The FlowDCN of `dfm.py` with one number of DFM changed at a time, in training or in sampling.
+The FlowDCN of `dfm.py` with one number of DFM changed at a time, in training or in sampling, and a
+few beside blocks of cosines in place of the pyramid.
 Writes `results/dfm_sweep.csv`.
 """
 
@@ -30,9 +31,13 @@ TRAINED: dict[str, list[str]] = {
     "fine weight 4": ["weights", "1,4"],
     "haar": ["decomposition", "haar"],
     "dct": ["decomposition", "dct"],
+    "dct, main 0.7": ["decomposition", "dct", "probabilities", "0.7,0.3"],
+    "dct, later 0.5": ["decomposition", "dct", "location", "0.5"],
+    "dct, later 1": ["decomposition", "dct", "location", "1"],
+    "dct, fine later 1": ["decomposition", "dct", "locations", "0,1"],
     "factor 4": ["factors", "4"],
 }
-"""Changes of the process."""
+"""Changes of the process: keys and values by turns."""
 
 SAMPLED: dict[str, list[str]] = {
     "threshold 0.7": ["--thresholds", "0.7"],
@@ -61,7 +66,8 @@ def main() -> None:
         Contender("flow, later 1", recipe, [*flow, "--process.location", "1"]),
     ]
     for name, change in TRAINED.items():
-        words = [f"--process.{change[0]}", change[1]] if change else []
+        pairs = zip(change[::2], change[1::2], strict=True)
+        words = [word for key, value in pairs for word in (f"--process.{key}", value)]
         ways = [plain, *more] if not change else []
         contenders.append(Contender(name, recipe, [*shared, *PROCESSES["dfm"], *words], ways))
     race(contenders, [plain], options, "dfm_sweep")
