@@ -31,7 +31,14 @@ PROCESSES = {
     "flow": ["--process.times", "logit-normal"],
     "dfm": ["--process", "dfm"],
     "dfm-standardized": ["--process", "dfm", "--process.standardize", "true"],
-    "dfm-tuned": ["--process", "dfm", "--process.decomposition", "dct", "--process.location", "1"],
+    "dfm-tuned": [
+        "--process",
+        "dfm",
+        "--process.decomposition",
+        "dct",
+        "--process.location",
+        "0.5",
+    ],
 }
 SHORT = ["--optim.warmup-images", "1024"]
 CONTENDERS = [
