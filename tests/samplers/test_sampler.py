@@ -1,13 +1,16 @@
 """Every solver by name: it runs on every process it can, and knows its own settings."""
 
+import itertools
 import json
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 
 import pytest
 import torch
 
 from convflow.codecs import PixelCodec
 from convflow.pipeline import Pipeline
+from convflow.processes.process import create_process
+from convflow.samplers.guidance import guide
 from convflow.samplers.multistep import Table
 from convflow.samplers.ode import SOLVERS
 from convflow.samplers.sampler import OPTIONS, SEARCHED, Sampler, check_shift
@@ -64,6 +67,40 @@ def test_random_solvers_depend_on_the_seed_at_every_step(solver):
     pipe = pipe_of("ddpm")
     assert not pipe.samples(solver=solver).read([0]).equal(pipe.samples(solver="euler").read([0]))
     assert pipe.samples(solver=solver).read([0]).equal(pipe.samples(solver=solver).read([0]))
+
+
+def fixed_costs():
+    """Solver, process and guidance, where they fit each other."""
+    ddpm = {"kind": "ddpm", "variance": "small"}
+    every = itertools.product(({"kind": "flow"}, {"kind": "dfm"}), (*SOLVERS, "euler-maruyama"))
+    chosen = [*every, (ddpm, "euler"), (ddpm, "ddim"), (ddpm, "ddpm")]
+    for (settings, solver), guidance in itertools.product(chosen, ("cfg", "cfg-zero")):
+        sampler = Sampler(solver=solver, steps=3)
+        with suppress(InputError):
+            sampler.check_process(create_process(settings))
+            sampler.check_guidance(guidance, settings["kind"] == "dfm")
+            yield sampler, settings, guidance
+
+
+def test_no_step_waits_for_the_device():
+    """On the meta device no number can be read back, as a GPU would have to stop for."""
+    noise = torch.empty(2, 3, 8, 8, device="meta")
+    labels = torch.zeros(2, dtype=torch.int64, device="meta")
+    count = 0
+    for sampler, settings, guidance in fixed_costs():
+        of_scales = settings["kind"] == "dfm"
+
+        def network(x, t, y, active=None, of_scales=of_scales):
+            return x if of_scales else x * t[:, None, None, None]
+
+        def guided(model, clock=None, guidance=guidance):
+            return guide(model, 10, 2.0, guidance, clock=clock)
+
+        process = create_process(settings)
+        out = sampler.run(process, network, guided, noise, labels, lambda step: noise)
+        assert out.shape == noise.shape
+        count += 1
+    assert count == 40
 
 
 def test_solvers_agree_in_the_limit_of_many_steps():
