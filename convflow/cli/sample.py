@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import deque
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -90,15 +92,20 @@ def _write(made: Output, out: Path, single: bool, options: argparse.Namespace) -
     """Write pictures of one size as files of their own or as a grid, and say so."""
     from convflow.cli.previews import file_name
     from convflow.data.grid import tile
+    from convflow.data.images import num_cores
     from convflow.storage import explained, writing_file
 
     height, width = made.pixels.shape[2:]
     with explained(out):
         (out if single else out.parent).mkdir(parents=True, exist_ok=True)
     if single:
-        for i, (image, label) in enumerate(zip(made.images, made.labels, strict=True)):
-            with writing_file(out / file_name(i, label, options.seed)) as draft:
-                image.save(draft, format="png")
+
+        def write(i: int) -> None:
+            with writing_file(out / file_name(i, made.labels[i], options.seed)) as draft:
+                made.images[i].save(draft, format="png")
+
+        with ThreadPoolExecutor(num_cores()) as pool:
+            deque(pool.map(write, range(len(made.images))), maxlen=0)
     else:
         zoom = options.zoom or max(1, 64 // max(height, width))
         with writing_file(out) as draft:
