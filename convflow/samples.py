@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from convflow.codecs import Codec, LatentCodec, picture_channels
 from convflow.models.backbone import Backbone
@@ -205,9 +206,13 @@ class Samples:
         )
 
     def _network(self, model: Backbone) -> Denoiser:
-        """Return a network with what it is told besides, as far as it takes that."""
+        """Return a network with what it is told besides, as far as it takes that.
+
+        Its answers are copies: a network compiled to CUDA graphs writes the next one over the last.
+        """
         given = self.model_arguments
-        return self.resolution.network(model, given, self.process.flow_time) if given else model
+        told = self.resolution.network(model, given, self.process.flow_time) if given else model
+        return lambda *inputs: tree_map(Tensor.clone, told(*inputs))
 
     def describe(self) -> dict[str, Any]:
         """Return everything but the model that the pictures depend on, ready for JSON."""

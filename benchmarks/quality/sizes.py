@@ -1,7 +1,7 @@
 """What networks draw at other sizes than those of training: python benchmarks/quality/sizes.py
 
-Small networks learn `shapes` at 32x32 alone, or in buckets with ratios from 1/3 to 3, of as many
-pixels or of three times as many; then they are sampled at other sizes, plainly and with a larger
+Small networks learn `shapes` at 32x32 alone, at four of the sizes, or in buckets with ratios from
+1/3 to 3, of as many pixels or of three times as many; then they are sampled at other sizes, plainly and with a larger
 reach (FlowDCN) or scaled positions (SiT). FD is that of the small network of CIFAR-10 on pictures
 brought to 32x32; `one` is the share of pictures with exactly one object, `right` with the one asked
 for.
@@ -37,6 +37,7 @@ NETWORKS: dict[str, tuple[str, list[str]]] = {
 TRAININGS = {
     "square": [],
     "buckets": ["--data.buckets", "7", "--data.ratios", "0.3333,3"],
+    "sizes": ["--data.size", "32x96", "--data.sizes", "32x32,48x48,64x32,96x32"],
     "large-buckets": ["--data.size", "48x64", "--data.buckets", "7", "--data.ratios", "0.3333,3"],
 }
 EULER = ["--solver", "euler", "--steps", "20", "--guidance", "1", "--precision", "bfloat16"]
