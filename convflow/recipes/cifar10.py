@@ -11,6 +11,11 @@ from convflow.training.config import (
     TrainConfig,
 )
 
+SCALES = ProcessConfig(kind="dfm", factors=(2,), decomposition="dct", location=0.5)
+"""16x16 pixels, then 32x32: the best for FlowDCN of `benchmarks/quality/dfm_sweep.py`, after few
+pictures. The paper's are "laplacian" and 0, of latents.
+"""
+
 DFM = SamplingConfig("euler", 40, 1.5, stage_steps=(30, 10), thresholds=(0.9,))
 """30 steps for 16x16 pixels, 10 for the rest of 32x32."""
 
@@ -54,14 +59,14 @@ def dit() -> TrainConfig:
 
 def flowdcn_dfm() -> TrainConfig:
     """CIFAR-10 in two scales, 16 to 32 pixels, a 5 M FlowDCN; all else as in cifar10.flowdcn."""
-    return replace(flowdcn(), process=ProcessConfig(kind="dfm", factors=(2,)), sampling=DFM)
+    return replace(flowdcn(), process=SCALES, sampling=DFM)
 
 
 def dico_dfm() -> TrainConfig:
     """CIFAR-10 in two scales, 16 to 32 pixels, a 5 M DiCo; all else as in cifar10.dico."""
-    return replace(dico(), process=ProcessConfig(kind="dfm", factors=(2,)), sampling=DFM)
+    return replace(dico(), process=SCALES, sampling=DFM)
 
 
 def sit_dfm() -> TrainConfig:
     """CIFAR-10 in two scales, 16 to 32 pixels, a 5 M SiT; all else as in cifar10.sit."""
-    return replace(sit(), process=ProcessConfig(kind="dfm", factors=(2,)), sampling=DFM)
+    return replace(sit(), process=SCALES, sampling=DFM)
