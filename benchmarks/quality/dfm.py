@@ -30,7 +30,6 @@ SMALL = {
 PROCESSES = {
     "flow": ["--process.times", "logit-normal"],
     "dfm": ["--process", "dfm"],
-    "dfm-standardized": ["--process", "dfm", "--process.standardize", "true"],
     "dfm-tuned": [
         "--process",
         "dfm",
@@ -79,7 +78,7 @@ def _draw(rows: list[dict[str, str]], out: Path) -> None:
     """Draw the distance over images seen, a point for each seed and draw."""
     figure, axes = plt.subplots(1, len(SMALL), figsize=(10, 3.4), sharey=True, layout="constrained")
     for axis, backbone in zip(axes, SMALL, strict=True):
-        for color, process in zip(("C7", "C0", "C1", "C2"), PROCESSES, strict=True):
+        for color, process in zip(("C7", "C0", "C1"), PROCESSES, strict=True):
             for style, way in zip(("-", "--"), WAYS, strict=True):
                 points: dict[int, list[float]] = {}
                 for row in rows:
