@@ -97,7 +97,7 @@ def _draw(rows: list[dict[str, str]], out: Path) -> None:
         axis.set_xlabel("images seen")
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("Fréchet distance (small network)")
-    axes[0].legend(frameon=False, fontsize="small")
+    axes[-1].legend(frameon=False, fontsize="small")
     figure.savefig(out, dpi=110)
 
 
