@@ -20,6 +20,8 @@ from convflow.evaluation.card import library
 Call = Callable[[], object]
 UNSTEADY = 1.5
 """The ninth decile of times over the first from which on they are called unsteady."""
+WARM_UP = 0.02
+"""Seconds of calls before one that counts: short ones find their numbers in the caches again."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +65,8 @@ def measure(case: Case, rounds: int = 11, device: torch.device | None = None) ->
 
     Args:
         case: what to measure.
-        rounds: how often every rival has its turn. A turn is one call to warm the caches and
-            one that counts.
+        rounds: how often every rival has its turn. A turn is calls for `WARM_UP` seconds, one at
+            least, to warm the caches, and one that counts.
         device: waited for before a clock is read; by default the one that "auto" chooses.
     """
     device = device or choose_device()
@@ -78,7 +80,9 @@ def measure(case: Case, rounds: int = 11, device: torch.device | None = None) ->
             peaks = {name: peak_mib(call, device) for name, call in calls.items()}
             for _ in range(rounds):
                 for name, call in calls.items():
-                    seconds(call, device)
+                    warm = 0.0
+                    while warm < WARM_UP:
+                        warm += seconds(call, device)
                     times[name].append(seconds(call, device))
             ours = times[next(iter(calls))]
             for name, found in times.items():
