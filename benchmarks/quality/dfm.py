@@ -30,14 +30,7 @@ SMALL = {
 PROCESSES = {
     "flow": ["--process.times", "logit-normal"],
     "dfm": ["--process", "dfm"],
-    "dfm-tuned": [
-        "--process",
-        "dfm",
-        "--process.decomposition",
-        "dct",
-        "--process.location",
-        "0.5",
-    ],
+    "dfm-tuned": ["--process=dfm", "--process.decomposition=dct", "--process.location=0.5"],
 }
 SHORT = ["--optim.warmup-images", "1024"]
 CONTENDERS = [
