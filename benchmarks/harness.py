@@ -70,5 +70,8 @@ def write(path: Path, rows: Sequence[Row], **more: str) -> None:
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, object]], **more: object) -> None:
-    """Replace the table at `path`: a line for each row, its `more` columns and the machine."""
-    table.write(path, rows, {**more, **machine()})
+    """Replace the table at `path`: a line for each row, its `more` columns and the machine.
+
+    What `more` says of the machine, such as other threads, counts.
+    """
+    table.write(path, rows, {**more, **machine(), **more})

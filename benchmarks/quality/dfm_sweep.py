@@ -2,8 +2,8 @@
 
 python benchmarks/quality/dfm_sweep.py [--data ../shared/data/cifar10] [--backbone dico]
 
-The FlowDCN of `dfm.py` with one number of DFM changed at a time, in training or in sampling, and a
-few beside blocks of cosines in place of the pyramid.
+The FlowDCN of `dfm.py` with one setting of DFM changed at a time, in training or in sampling, and a
+few together with blocks of cosines in place of the pyramid.
 Writes `results/dfm_sweep.csv`.
 """
 

@@ -71,8 +71,9 @@ def race(
     """Train and score all contenders, and write a row for each score to `results/TABLE.csv`.
 
     Returns:
-        The rows: contender, seed, images seen, way, size, seed of the samples, and the scores. The
-        last rows hold as many real test pictures instead of samples: the floor of every score.
+        The rows: contender, seed, images seen, way, size, seed of the samples, the scores, and the
+        revision that drew and scored them, while `revision` is that of the table. The last rows
+        hold as many real test pictures instead of samples: the floor of every score.
     """
     machine()  # refuses now rather than after hours
     known = {each.name: each for each in contenders}
@@ -97,9 +98,10 @@ def race(
             _convflow(options, "evaluate", what, "--reference", str(_reference(options, size)),
                       "--detector", DETECTOR, "--num", str(options.num), "--out", str(card),
                       "--size", size, *kept, *words)  # fmt: skip
-        scores = json.loads(card.read_text())["scores"]
-        found = {title.rpartition("-")[0]: value for title, value in scores.items()}
+        known = json.loads(card.read_text())
+        found = {title.rpartition("-")[0]: value for title, value in known["scores"].items()}
         told = {title: f"{found[title]:.5g}" for title in SCORES}
+        told["scored_by"] = known["library"]["commit"][:7]
         return told | (judge(samples) if judge and what != test else {})
 
     def run(contender: Contender, seed: int) -> list[dict[str, str]]:
@@ -128,7 +130,7 @@ def race(
     for size in sizes:
         floor = score(test, options.runs / f"floor.{size}.json", size, "--split", "test")
         rows.append({**dict.fromkeys(rows[0], ""), "contender": FLOOR, "size": size, **floor})
-    write_table(RESULTS / f"{table}.csv", rows, num=options.num)
+    write_table(RESULTS / f"{table}.csv", rows, num=options.num, threads=_threads(options))
     return rows
 
 
@@ -136,12 +138,16 @@ def _reference(options: argparse.Namespace, size: str) -> Path:
     return Path(options.runs) / f"reference.{size}.npz"
 
 
+def _threads(options: argparse.Namespace) -> int:
+    """Return the cores of each of the contenders that run at once."""
+    return max(1, (os.cpu_count() or 1) // options.jobs)
+
+
 def _convflow(options: argparse.Namespace, *words: str) -> None:
     """Run a command with its share of the cores; only what goes wrong is shown."""
-    threads = max(1, (os.cpu_count() or 1) // options.jobs)
     done = subprocess.run(
         [sys.executable, "-m", "convflow", *words],
-        env=os.environ | {"OMP_NUM_THREADS": str(threads)},
+        env=os.environ | {"OMP_NUM_THREADS": str(_threads(options))},
         capture_output=True,
         text=True,
         check=False,

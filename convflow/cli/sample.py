@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -105,7 +104,7 @@ def _write(made: Output, out: Path, single: bool, options: argparse.Namespace) -
                 made.images[i].save(draft, format="png")
 
         with ThreadPoolExecutor(num_cores()) as pool:
-            deque(pool.map(write, range(len(made.images))), maxlen=0)
+            list(pool.map(write, range(len(made.images))))
     else:
         zoom = options.zoom or max(1, 64 // max(height, width))
         with writing_file(out) as draft:

@@ -79,10 +79,10 @@ class MultiscaleFlow:
         scale: its standard deviation.
         earlier_location: likewise of every coarser scale.
         earlier_scale: likewise.
-        locations: of each scale's time as the main one; by default `location`.
         weights: of each scale's error in the loss, above 0; by default 1.
         standardize: whether the scales are to have deviation 1; the numbers are `measure`d.
         deviations: of each scale; the flow runs on part / deviation. By default 1.
+        locations: in place of `location`, one for each scale while it is the main one.
 
     Raises:
         InputError: an unknown name, something that is no number or outside its range, or not one
@@ -102,15 +102,14 @@ class MultiscaleFlow:
         scale: float = 1.0,
         earlier_location: float = 1.5,
         earlier_scale: float = 1.0,
-        locations: Sequence[float] = (),
         weights: Sequence[float] = (),
         standardize: bool = False,
         deviations: Sequence[float] = (),
+        locations: Sequence[float] = (),
     ) -> None:
         self.decomposition = Decomposition(decomposition, factors)
         scales = self.num_scales = self.decomposition.num_scales
         check_several(Real, probabilities=probabilities, weights=weights, deviations=deviations)
-        check_kinds(Real, location=location, scale=scale)
         check_several(Real, locations=locations)
         share = (1 - FIRST) / (scales - 1)
         self.probabilities = tuple(probabilities) or (FIRST, *[share] * (scales - 1))
@@ -130,14 +129,19 @@ class MultiscaleFlow:
             raise InputError(
                 f"expected probabilities that sum to 1, got {list(self.probabilities)}; change them"
             )
+        check_kinds(Real, location=location, scale=scale)
         check_kinds(Real, earlier_location=earlier_location, earlier_scale=earlier_scale)
         spreads = (scale, earlier_scale)
-        self.locations = tuple(locations) or (location,) * scales
-        finite = all(map(math.isfinite, (*self.locations, earlier_location)))
-        if not min(spreads) > 0 or not finite or len(self.locations) != scales:
+        if not min(spreads) > 0 or not all(map(math.isfinite, (location, earlier_location))):
             raise InputError(
-                f"expected finite locations, {scales} of the main scale, and scales above 0, got "
-                f"{list(self.locations)}, {earlier_location} and {list(spreads)}; change them"
+                "expected finite locations and scales above 0, got "
+                f"{location}, {earlier_location} and {scale}, {earlier_scale}; change them"
+            )
+        self.locations = tuple(locations) or (location,) * scales
+        if len(self.locations) != scales or not all(map(math.isfinite, self.locations)):
+            raise InputError(
+                f"expected {scales} finite locations, one for each scale, got "
+                f"{list(self.locations)}; give as many as factors and one more"
             )
         self.scale = scale
         self.earlier_location, self.earlier_scale = earlier_location, earlier_scale

@@ -12,8 +12,8 @@ from convflow.training.config import (
 )
 
 SCALES = ProcessConfig(kind="dfm", factors=(2,), decomposition="dct", location=0.5)
-"""16x16 pixels, then 32x32: the best for FlowDCN of `benchmarks/quality/dfm_sweep.py`, after few
-pictures. The paper's are "laplacian" and 0, of latents.
+"""16x16 pixels, then 32x32, as was best for a small FlowDCN after 20,480 pictures and good for SiT
+(`benchmarks/quality/dfm_sweep.py`, `dfm.py`). The paper has "laplacian" and 0, for latents.
 """
 
 DFM = SamplingConfig("euler", 40, 1.5, stage_steps=(30, 10), thresholds=(0.9,))
@@ -63,8 +63,8 @@ def flowdcn_dfm() -> TrainConfig:
 
 
 def dico_dfm() -> TrainConfig:
-    """CIFAR-10 in two scales, 16 to 32 pixels, a 5 M DiCo; all else as in cifar10.dico."""
-    return replace(dico(), process=SCALES, sampling=DFM)
+    """CIFAR-10 in two scales as published, a 5 M DiCo; all else as in cifar10.dico."""
+    return replace(dico(), process=ProcessConfig(kind="dfm", factors=(2,)), sampling=DFM)
 
 
 def sit_dfm() -> TrainConfig:

@@ -94,10 +94,12 @@ class ProcessConfig:
     probabilities: Annotated[tuple[Share, ...], doc("of the main scale; none = 0.9, rest")] = ()
     earlier_location: Annotated[float, doc("mean as above, of scales before the main one")] = 1.5
     earlier_scale: Annotated[Positive, doc("its standard deviation")] = 1.0
-    locations: Annotated[tuple[float, ...], doc("of each scale of dfm; none = location")] = ()
     weights: Annotated[tuple[Positive, ...], doc("of each scale in the loss; none = 1")] = ()
     standardize: Annotated[bool, doc("divide by deviations, measured at the start")] = False
     deviations: Annotated[tuple[Positive, ...], doc("of each scale; none = measured, or 1")] = ()
+    locations: Annotated[
+        tuple[float, ...], doc("of each scale, in place of location; none = location")
+    ] = ()
 
 
 @dataclass(frozen=True)
