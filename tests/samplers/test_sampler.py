@@ -1,11 +1,11 @@
 """Every solver by name: it runs on every process it can, and knows its own settings."""
 
-import itertools
 import json
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 
 import pytest
 import torch
+from torch.utils._pytree import tree_map
 
 from convflow.codecs import PixelCodec
 from convflow.pipeline import Pipeline
@@ -17,7 +17,7 @@ from convflow.samplers.sampler import OPTIONS, SEARCHED, Sampler, check_shift
 from convflow.samplers.seeds import draw_noise
 from convflow.training.config import ProcessConfig, SamplingConfig
 from convflow.types import InputError
-from tests.cases import build
+from tests.cases import build, build_pyramid
 
 TABLE = Table((0.0, 0.3, 1.0), ((1.0,), (-0.5, 1.5)))
 CHAINS = ("ddpm", "ddim")
@@ -69,51 +69,64 @@ def test_random_solvers_depend_on_the_seed_at_every_step(solver):
     assert pipe.samples(solver=solver).read([0]).equal(pipe.samples(solver=solver).read([0]))
 
 
-def fixed_costs():
-    """Solver, process and guidance, where they fit each other."""
-    ddpm = {"kind": "ddpm", "variance": "small"}
-    every = itertools.product(({"kind": "flow"}, {"kind": "dfm"}), (*SOLVERS, "euler-maruyama"))
-    chosen = [*every, (ddpm, "euler"), (ddpm, "ddim"), (ddpm, "ddpm")]
-    for (settings, solver), guidance in itertools.product(chosen, ("cfg", "cfg-zero")):
-        sampler = Sampler(solver=solver, steps=3)
-        with suppress(InputError):
-            sampler.check_process(create_process(settings))
-            sampler.check_guidance(guidance, settings["kind"] == "dfm")
-            yield sampler, settings, guidance
+DDPM = {"kind": "ddpm", "variance": "small"}
 
 
-def test_no_step_waits_for_the_device():
-    """On the meta device no number can be read back, as a GPU would have to stop for."""
+@pytest.mark.parametrize("guidance", ["cfg", "cfg-zero"])
+@pytest.mark.parametrize(
+    ("solver", "settings"),
+    [
+        *((solver, {"kind": "flow"}) for solver in (*SOLVERS, "euler-maruyama", "dpm++", "unipc")),
+        ("euler", {"kind": "dfm"}),
+        ("euler", DDPM),
+        ("ddim", DDPM),
+    ],
+)
+def test_no_step_reads_a_number_back(solver, settings, guidance):
+    """As a GPU would have to stop for; on the meta device it is impossible."""
+    if (solver, guidance) == ("ddim", "cfg-zero"):
+        guidance = "cfg"  # of velocities only
+    sampler, process = Sampler(solver=solver, steps=3), create_process(settings)
     noise = torch.empty(2, 3, 8, 8, device="meta")
     labels = torch.zeros(2, dtype=torch.int64, device="meta")
-    count = 0
-    for sampler, settings, guidance in fixed_costs():
-        of_scales = settings["kind"] == "dfm"
 
-        def network(x, t, y, active=None, of_scales=of_scales):
-            return x if of_scales else x * t[:, None, None, None]
+    def network(x, t, y, active=None):
+        return x if settings["kind"] == "dfm" else x * t[:, None, None, None]
 
-        def guided(model, clock=None, guidance=guidance):
-            return guide(model, 10, 2.0, guidance, clock=clock)
+    def run(**options):
+        def guided(model, clock=None):
+            return guide(model, 10, 2.0, guidance, clock=clock, **options)
 
-        process = create_process(settings)
-        out = sampler.run(process, network, guided, noise, labels, lambda step: noise)
-        assert out.shape == noise.shape
-        count += 1
-    assert count == 40
+        return sampler.run(process, network, guided, noise, labels, lambda step: noise)
+
+    assert run().shape == noise.shape
+    with pytest.raises(RuntimeError, match="meta"):
+        run(interval=(0.1, 0.9))
 
 
-@pytest.mark.parametrize("solver", NAMES)
-def test_a_network_may_write_over_its_last_answer(solver):
-    """As one compiled to CUDA graphs does."""
-    pipe = pipe_of("ddpm" if solver in CHAINS else "flow")
-    samples = pipe.samples(solver=solver, guidance=1.0, **more(solver))
+@pytest.mark.parametrize(
+    ("solver", "kind"),
+    [("heun", "flow"), ("ab4", "flow"), (SEARCHED, "flow"), ("euler", "weaker"), ("heun", "dfm")],
+)
+def test_a_network_may_write_over_its_last_answer(solver, kind):
+    """As one compiled to CUDA graphs does; these solvers and autoguidance need several answers."""
+    pipe, settings, size = pipe_of("flow"), {"guidance": 1.0, **more(solver)}, (4, 6)
+    if kind == "weaker":
+        weaker = pipe_of("flow").model
+        settings |= {"guidance": 2.0, "guidance_kind": "auto", "weaker": weaker}
+    if kind == "dfm":
+        sampling, process = SamplingConfig("euler", 4), ProcessConfig(kind="dfm")
+        pipe = Pipeline(build_pyramid(), PixelCodec(), (8, 8), (), sampling, process=process)
+        size = (8, 8)
+    samples = pipe.samples(solver=solver, size=size, **settings)
     expected, kept = samples.read([0, 1, 2]), {}
 
     def overwrite(module, inputs, output):
-        return kept.setdefault(output.shape, torch.empty_like(output)).copy_(output)
+        return tree_map(lambda x: kept.setdefault(x.shape, torch.empty_like(x)).copy_(x), output)
 
-    pipe.model.register_forward_hook(overwrite)
+    for model in (pipe.model, settings.get("weaker")):
+        if model is not None:
+            model.register_forward_hook(overwrite)
     assert samples.read([0, 1, 2]).equal(expected)
     assert kept
 
