@@ -331,6 +331,9 @@ def _in_short(recipe: dict[str, Any]) -> dict[str, Any]:
 
 
 def _print_tree(tree: dict[str, Any], indent: int = 0) -> None:
+    from convflow.training.config import Pixels
+    from convflow.training.keys import show
+
     for key, value in tree.items():
         if key == "note":
             print(f"\n{value}")
@@ -339,8 +342,8 @@ def _print_tree(tree: dict[str, Any], indent: int = 0) -> None:
             _print_tree(value, indent + 2)
         else:
             shown = f"{value:,}" if isinstance(value, int) and key == "parameters" else value
-            if key in ("size", "pixels") and isinstance(value, (list, tuple)):
-                shown = "x".join(map(str, value))
+            if key in ("size", "pixels"):
+                shown = show(value, Pixels)
             shown = (
                 ", ".join(map(str, shown)) or "none" if isinstance(shown, (list, tuple)) else shown
             )

@@ -209,7 +209,9 @@ class MultiscaleFlow:
         device = generator.device
         active = self.draw_active(count, generator)
         normal = torch.randn(count, self.num_scales, generator=generator, device=device)
-        main = torch.sigmoid(torch.tensor(self.locations, device=device) + self.scale * normal)
+        # Column by column: a tensor of locations would make a GPU wait for each draw.
+        columns = zip(self.locations, normal.unbind(1), strict=True)
+        main = torch.stack([mean + self.scale * n for mean, n in columns], 1).sigmoid()
         earlier = torch.sigmoid(self.earlier_location + self.earlier_scale * normal)
         place = torch.arange(1, self.num_scales + 1, device=device) - active[:, None]
         t = torch.where(place < 0, earlier, torch.where(place == 0, main, 0.0))
