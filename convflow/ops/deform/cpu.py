@@ -22,12 +22,13 @@ from convflow.ops.deform import reference
 
 def deform_sample(values: Tensor, offsets: Tensor, weights: Tensor, border: str) -> Tensor:
     """The kernel's twin of `reference.deform_sample`; float64 goes to the reference."""
-    if offsets.dtype != torch.float32 or not _usable():
+    if not _serves(values, offsets):
         return reference.deform_sample(values, offsets, weights, border)
     from convflow.ops.deform.cpu_kernels import forward_kernel
 
     out = torch.empty_like(values, dtype=torch.float32, memory_format=torch.contiguous_format)
-    _run(forward_kernel(values.shape[-1]), (values, offsets, weights, out), border)
+    kernel = forward_kernel(values.shape[-1], weights.shape[-1])
+    _run(kernel, (values, offsets, weights, out), border)
     return out.to(values.dtype)
 
 
@@ -35,7 +36,7 @@ def deform_sample_backward(
     grad: Tensor, values: Tensor, offsets: Tensor, weights: Tensor, border: str
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The kernel's twin of `reference.deform_sample_backward`; float64 goes to the reference."""
-    if offsets.dtype != torch.float32 or not _usable():
+    if not _serves(values, offsets):
         return reference.deform_sample_backward(grad, values, offsets, weights, border)
     from convflow.ops.deform.cpu_kernels import backward_kernel
 
@@ -44,8 +45,8 @@ def deform_sample_backward(
         torch.empty_like(tensor, dtype=torch.float32, memory_format=torch.contiguous_format)
         for tensor in (values, offsets, weights)
     ]
-    tensors = (grad, values, offsets, weights, *grads)
-    _run(backward_kernel(values.shape[-1]), tensors, border)
+    kernel = backward_kernel(values.shape[-1], weights.shape[-1])
+    _run(kernel, (grad, values, offsets, weights, *grads), border)
     return grads[0].to(values.dtype), grads[1], grads[2]
 
 
@@ -57,6 +58,11 @@ def find_numba() -> tuple[ModuleType | None, str]:
     except (ImportError, OSError) as error:
         return None, f"numba cannot be imported: {error}"
     return numba, f"numba {numba.__version__}"
+
+
+def _serves(values: Tensor, offsets: Tensor) -> bool:
+    """True if the kernels can do it: not float64, and there is something to do."""
+    return offsets.dtype == torch.float32 and bool(values.numel() and offsets.numel()) and _usable()
 
 
 @cache

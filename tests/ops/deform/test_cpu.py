@@ -26,6 +26,9 @@ CASES = [
     (1, 13, 6, 5, 72, 1),
     (3, 4, 5, 1, 1, 9),
     (0, 4, 4, 2, 8, 9),
+    (2, 4, 3, 1, 8, 0),
+    (1, 3, 2, 2, 0, 9),
+    (1, 2, 3, 1, 19, 5),
 ]
 
 
@@ -114,6 +117,18 @@ def test_far_offsets_add_nothing(border: str) -> None:
     offsets[..., :6, 0] = far
     offsets[..., 1:7, 1] = far
     compare(grad, [values, offsets, weights], border)
+
+
+def test_what_is_not_finite_goes_only_where_it_is_sampled() -> None:
+    """Taps outside have a share of zero, which would make NaN of infinity at any cell."""
+    grad, values, offsets, weights = draw((1, 4, 5, 1, 4, 2))
+    values[0, 0, 0], weights[..., 1], grad[0, 3, 4] = torch.inf, torch.nan, torch.inf
+    offsets[..., 0, :], offsets[..., 1, :] = 0, 1e9
+    out = cpu.deform_sample(values, offsets, weights, "zeros")
+    assert out.isfinite().logical_not().sum() == 4
+    assert not out[0, 0, 0].isfinite().any()
+    of_values, *_ = cpu.deform_sample_backward(grad, values, offsets, weights, "zeros")
+    assert of_values.isfinite().logical_not().any(-1).nonzero().tolist() == [[0, 3, 4, 0]]
 
 
 def test_same_bits_on_every_run_and_number_of_threads() -> None:

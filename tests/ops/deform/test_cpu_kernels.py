@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numba
 import numpy as np
 import pytest
 
@@ -11,22 +12,46 @@ from convflow.ops.deform import cpu_kernels
 def test_fills_only_the_maps_asked_for() -> None:
     values, offsets = np.ones((2, 2, 3, 2, 4), np.float32), np.zeros((2, 2, 3, 2, 1, 2), np.float32)
     out = np.full_like(values, -7)
-    cpu_kernels.forward_kernel(4)(values, offsets, offsets[..., 0] + 2, out, False, 1, 3)
+    cpu_kernels.forward_kernel(4, 1)(values, offsets, offsets[..., 0] + 2, out, False, 1, 3)
     assert (out[0, :, :, 1] == 2).all()
     assert (out[1, :, :, 0] == 2).all()
     assert (out[0, :, :, 0] == -7).all()
     assert (out[1, :, :, 1] == -7).all()
 
 
-def test_only_the_channels_are_compiled_in() -> None:
-    kernel = cpu_kernels.forward_kernel(4)
-    for batch, height, width, groups, taps in ((1, 2, 3, 1, 9), (2, 5, 4, 3, 1)):
+def test_only_channels_and_taps_are_compiled_in() -> None:
+    kernel = cpu_kernels.forward_kernel(4, 9)
+    for batch, height, width, groups in ((1, 2, 3, 1), (2, 5, 4, 3)):
         values = np.ones((batch, height, width, groups, 4), np.float32)
-        offsets = np.zeros((*values.shape[:4], taps, 2), np.float32)
-        weights = offsets[..., 0].copy()
+        offsets = np.zeros((*values.shape[:4], 9, 2), np.float32)
+        weights = np.zeros(offsets.shape[:-1], np.float32)
         kernel(values, offsets, weights, np.empty_like(values), False, 0, batch * groups)
-    contiguous = [signature for signature in kernel.signatures if signature[2].layout == "C"]
-    assert len(contiguous) == 1
+    assert len(kernel.signatures) == 1
+
+
+def test_arrays_with_gaps_are_refused_rather_than_misread() -> None:
+    values, offsets = np.ones((1, 2, 3, 1, 4), np.float32), np.zeros((1, 2, 3, 1, 9, 2), np.float32)
+    with pytest.raises(numba.TypingError, match="expected contiguous arrays"):
+        cpu_kernels.forward_kernel(4, 9)(
+            values, offsets, offsets[..., 0], np.empty_like(values), False, 0, 1
+        )
+
+
+@pytest.mark.parametrize("count", [1, 3, 16, 23, 72, 257])
+def test_vectors_cover_every_number_once_and_lie_in_one_line(count: int) -> None:
+    pieces = cpu_kernels._pieces(count)
+    covered = [number for start, lanes in pieces for number in range(start, start + lanes)]
+    assert covered == list(range(count))
+    pitch = cpu_kernels._pitch(count)
+    assert count <= pitch < count + 16
+    for start, lanes in pieces:
+        for cell in range(3):
+            first = cell * pitch + start
+            assert first // 16 == (first + lanes - 1) // 16
+
+
+def test_scratch_begins_with_a_line() -> None:
+    assert cpu_kernels._blank(70).ctypes.data % 64 == 0
 
 
 def test_compiles_without_a_folder_for_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
