@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -14,10 +15,12 @@ from torch.utils._pytree import tree_map
 
 from convflow.codecs import Codec, LatentCodec, picture_channels
 from convflow.models.backbone import Backbone
+from convflow.models.precomputed import precompute
 from convflow.models.pyramid import Pyramid
 from convflow.models.resolution import Resolution
 from convflow.processes.multiscale import MultiscaleFlow
 from convflow.processes.process import Process
+from convflow.samplers.adaptive import ADAPTIVE_SOLVERS
 from convflow.samplers.guidance import ZEROED, Clock, guide
 from convflow.samplers.ode import Callback
 from convflow.samplers.sampler import Sampler
@@ -32,6 +35,9 @@ from convflow.storage import hash_tensors
 from convflow.types import Denoiser, InputError, Size, nearest_size
 
 Precision = Literal["float32", "bfloat16"]
+
+Known = tuple[Tensor, Tensor]
+"""Times and labels, each once."""
 
 Progress = Callable[[float], None]
 """Told how many more pictures are done, in fractions: each step adds its share of a batch."""
@@ -165,10 +171,11 @@ class Samples:
         labels = self.labels(indices).to(device)
         half = self.precision == "bfloat16"
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
+            known = self._known(device, labels)
             x = self.sampler.run(
                 self.process,
-                self._network(self.model),
-                self.guided,
+                self._network(self.model, known),
+                partial(self.guided, known=known),
                 noise,
                 labels,
                 draw,
@@ -188,11 +195,34 @@ class Samples:
         zero = self.guidance_kind == "cfg-zero" and self.guidance != 1 and not self.interval[0]
         return ZEROED if zero else 0.0
 
-    def guided(self, model: Denoiser, clock: Clock | None = None) -> Denoiser:
-        """Put the guidance around a Denoiser."""
+    def _known(self, device: torch.device, labels: Tensor) -> Known | None:
+        """Return all times and labels that networks will be told, unless a solver finds them.
+
+        A run over one cell and a network that answers zero tells the times.
+        """
+        if self.sampler.solver in ADAPTIVE_SOLVERS or isinstance(self.process, MultiscaleFlow):
+            return None
+        times, halves = [], 1 + self.model.learned_variance
+
+        def listen(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+            times.append(t)
+            return x.new_zeros(1, halves * x.shape[1], 1, 1)
+
+        def alone(model: Denoiser, clock: Clock | None) -> Denoiser:
+            return model
+
+        cell = torch.zeros(1, self.model.in_channels, 1, 1, device=device)
+        begin, none = self._begin(), labels.new_full((1,), self.model.num_classes)
+        self.sampler.run(self.process, listen, alone, cell, none, lambda _: cell, None, begin)
+        return torch.cat(times).unique(), torch.cat([labels, none]).unique()
+
+    def guided(
+        self, model: Denoiser, clock: Clock | None = None, known: Known | None = None
+    ) -> Denoiser:
+        """Put the guidance around a Denoiser; `known` is what a weaker one will be told."""
         more: dict[str, Any] = {}
         if self.weaker is not None:
-            weaker = self._network(self.weaker)
+            weaker = self._network(self.weaker, known)
             more["weaker"] = weaker if clock else self.process.as_prediction(weaker)
         return guide(
             model,
@@ -205,11 +235,12 @@ class Samples:
             **more,
         )
 
-    def _network(self, model: Backbone) -> Denoiser:
+    def _network(self, model: Backbone, known: Known | None = None) -> Denoiser:
         """Return a network with what it is told besides, as far as it takes that.
 
         Its answers are copies: a network compiled to CUDA graphs writes the next one over the last.
         """
+        model = model if known is None else precompute(model, *known)
         given = self.model_arguments
         told = self.resolution.network(model, given, self.process.flow_time) if given else model
         return lambda *inputs: tree_map(Tensor.clone, told(*inputs))

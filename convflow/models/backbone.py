@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from convflow.nn.conv import ConvHead, ConvStem
 from convflow.nn.embed import PatchEmbedding, PatchHead
-from convflow.nn.norm import residual
+from convflow.nn.norm import Condition, residual
 from convflow.nn.resample import Conditions, LevelConditions, Levels, mirror
 from convflow.types import LONGEST_SIDE, InputError, Size, nearest_size
 
@@ -126,7 +126,7 @@ class Backbone(nn.Module, PyTorchModelHubMixin, library_name="convflow", tags=["
         """Return a new part of the condition: `make(width)`, for each level where there are any."""
         raise NotImplementedError
 
-    def head_vector(self, c: Any) -> Float[Tensor, "B D"]:
+    def head_vector(self, c: Any) -> Any:
         """Return what the head sees of a condition."""
         return c
 
@@ -170,9 +170,7 @@ class PatchBackbone(Backbone):
         """Return the condition vector of time and label."""
         return self.embed_time(t) + self.embed_label(y)
 
-    def head(
-        self, features: Float[Tensor, "B h w D"], c: Float[Tensor, "B D"]
-    ) -> Float[Tensor, "B O H W"]:
+    def head(self, features: Float[Tensor, "B h w D"], c: Condition) -> Float[Tensor, "B O H W"]:
         """Return the prediction, the unused half of some published heads dropped."""
         out = self.project(features, c)
         return out if self.learned_variance else out[:, : self.in_channels]
@@ -210,8 +208,8 @@ class LevelBackbone(Backbone):
         """Return the condition vectors of time and label, one for each level."""
         return self.embed_condition(t, y)
 
-    def head_vector(self, c: Conditions) -> Float[Tensor, "B D"]:
-        """Return the condition vector of the level on which the trunk ends."""
+    def head_vector(self, c: Conditions) -> Condition:
+        """Return the condition of the level on which the trunk ends."""
         return c[self.last_level]
 
     def head(self, features: Float[Tensor, "B h w E"], c: Conditions) -> Float[Tensor, "B O H W"]:

@@ -19,7 +19,7 @@ from convflow.models.backbone import LevelBackbone
 from convflow.nn.conv import AttentionName, ConvHead, ConvMix, ConvStem
 from convflow.nn.dense import MLP, ActivationName, create_activation
 from convflow.nn.embed import PatchEmbedding, PatchHead
-from convflow.nn.norm import Modulation, gated, modulate, residual
+from convflow.nn.norm import Condition, Modulation, gated, modulate, residual
 from convflow.nn.resample import Conditions, Hourglass, Join, LevelConditions
 from convflow.types import InputError, unknown_name
 
@@ -46,9 +46,7 @@ class DiCoBlock(nn.Module):
         self.norm2 = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
         self.mlp = MLP(width, int(mlp_ratio * width), create_activation(activation))
 
-    def forward(
-        self, x: Float[Tensor, "B H W D"], c: Float[Tensor, "B D"]
-    ) -> Float[Tensor, "B H W D"]:
+    def forward(self, x: Float[Tensor, "B H W D"], c: Condition) -> Float[Tensor, "B H W D"]:
         """Return the refined features under condition `c`."""
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(c)
         x = gated(x, gate1, self.mix(modulate(self.norm1(x), shift1, scale1)))

@@ -20,7 +20,7 @@ from convflow.nn.embed import (
     PatchHead,
     TimeEmbedding,
 )
-from convflow.nn.norm import Modulation, gated, modulate
+from convflow.nn.norm import Condition, Modulation, gated, modulate
 from convflow.nn.positions import Positions, PositionScaling, rotary_positions, sincos_positions
 from convflow.types import InputError, unknown_name
 
@@ -39,7 +39,7 @@ class DiTBlock(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "B H W D"],
-        c: Float[Tensor, "B D"],
+        c: Condition,
         rotation: Float[Tensor, "2 H W P"] | None,
     ) -> Float[Tensor, "B H W D"]:
         """Return the refined features under condition `c`."""
@@ -122,7 +122,7 @@ class DiT(PatchBackbone):
     def trunk(
         self,
         features: Float[Tensor, "B h w D"],
-        c: Float[Tensor, "B D"],
+        c: Condition,
         position_scaling: PositionScaling | None = None,
     ) -> Float[Tensor, "B h w D"]:
         """Return refined features; positions enter here, once, however many stems there are."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from convflow.models.backbone import LevelBackbone
 from convflow.nn.conv import Conv, ConvHead, ConvStem, ResponseNorm
 from convflow.nn.dense import create_linear
-from convflow.nn.norm import Modulation, gated, modulate
+from convflow.nn.norm import Condition, Modulation, gated, modulate
 from convflow.nn.resample import Conditions, Hourglass, LevelConditions
 from convflow.types import InputError
 
@@ -41,9 +41,7 @@ class FCDMBlock(nn.Module):
             create_linear(EXPANSION * width, width),
         )
 
-    def forward(
-        self, x: Float[Tensor, "B H W D"], c: Float[Tensor, "B D"]
-    ) -> Float[Tensor, "B H W D"]:
+    def forward(self, x: Float[Tensor, "B H W D"], c: Condition) -> Float[Tensor, "B H W D"]:
         """Return the refined features under condition `c`."""
         shift, scale, gate = self.modulation(c)
         mixed = modulate(self.norm(self.depthwise(x)), shift, scale)

@@ -13,7 +13,7 @@ from convflow.nn.conv import ConvMix
 from convflow.nn.deform import DEFAULT_REACH, GroupwiseMSDCN, Reach
 from convflow.nn.dense import MLPName, create_mlp
 from convflow.nn.embed import LabelEmbedding, PatchEmbedding, PatchHead, TimeEmbedding
-from convflow.nn.norm import Modulation, NormName, create_norm, gated, modulate
+from convflow.nn.norm import Condition, Modulation, NormName, create_norm, gated, modulate
 from convflow.ops.deform.op import Border
 from convflow.types import InputError, unknown_name
 
@@ -34,7 +34,7 @@ class FlowDCNBlock(nn.Module):
         self.mlp = create_mlp(mlp, width)
 
     def forward(
-        self, x: Float[Tensor, "B H W D"], c: Float[Tensor, "B D"], reach: Reach
+        self, x: Float[Tensor, "B H W D"], c: Condition, reach: Reach
     ) -> Float[Tensor, "B H W D"]:
         """Return the refined features under condition `c`."""
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(c)
@@ -123,7 +123,7 @@ class FlowDCN(PatchBackbone):
     def trunk(
         self,
         features: Float[Tensor, "B h w D"],
-        c: Float[Tensor, "B D"],
+        c: Condition,
         reach: Reach | None = None,
     ) -> Float[Tensor, "B h w D"]:
         """Return refined features; `reach` as in `forward`."""

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from convflow.nn.dense import ActivationName, create_activation, create_linear
-from convflow.nn.norm import Modulation, modulate, per_sample, widen
+from convflow.nn.norm import Condition, Modulation, modulate, per_sample, widen
 from convflow.types import InputError, unknown_name
 
 AttentionName = Literal["cca", "se", "none"]
@@ -157,9 +157,7 @@ class ConvHead(nn.Module):
         self.out = Conv(width, out_channels)
         nn.init.zeros_(self.out.weight)
 
-    def forward(
-        self, x: Float[Tensor, "B H W D"], c: Float[Tensor, "B D"]
-    ) -> Float[Tensor, "B C H W"]:
+    def forward(self, x: Float[Tensor, "B H W D"], c: Condition) -> Float[Tensor, "B C H W"]:
         """Return the prediction."""
         shift, scale = self.modulation(c)
         return self.out(modulate(self.norm(x), shift, scale)).permute(0, 3, 1, 2).contiguous()

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from convflow.nn.norm import Modulation, modulate
+from convflow.nn.norm import Condition, Modulation, modulate
 
 FREQUENCIES = 256
 MAX_PERIOD = 10_000.0
@@ -86,9 +86,7 @@ class PatchHead(nn.Module):
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
-    def forward(
-        self, x: Float[Tensor, "B h w D"], c: Float[Tensor, "B D"]
-    ) -> Float[Tensor, "B C H W"]:
+    def forward(self, x: Float[Tensor, "B h w D"], c: Condition) -> Float[Tensor, "B C H W"]:
         """Return the prediction at full resolution."""
         shift, scale = self.modulation(c)
         patches = self.out(modulate(self.norm(x), shift, scale))

@@ -9,12 +9,16 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from convflow.types import InputError, unknown_name
 
 NormName = Literal["rms", "layer"]
+
+Condition = Float[Tensor, "B D"] | Int[Tensor, " B"]
+"""What time and label tell a block of each sample: a vector, or in sampling the row of vectors
+that were computed in advance (`models/precomputed.py`)."""
 
 
 class RMSNorm(nn.Module):
@@ -78,7 +82,7 @@ class Modulation(nn.Sequential):
         nn.init.zeros_(linear.weight)
         nn.init.zeros_(linear.bias)
         super().__init__(nn.SiLU(), linear)
-        self.count = count
+        self.width, self.count = width, count
 
     def forward(self, condition: Float[Tensor, "B D"]) -> tuple[Tensor, ...]:
         """Return `count` tensors of shape (B, D)."""

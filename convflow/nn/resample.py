@@ -18,8 +18,8 @@ from convflow.nn.embed import LabelEmbedding, TimeEmbedding
 from convflow.nn.norm import residual
 from convflow.types import InputError
 
-Conditions = tuple[Float[Tensor, "B _"], ...]
-"""One condition vector for each level of a network, the finest first."""
+Conditions = tuple[Float[Tensor, "B _"] | Int[Tensor, " B"], ...]
+"""The `Condition` of each level of a network, the finest first."""
 
 STAGES = 5
 
