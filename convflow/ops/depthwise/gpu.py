@@ -16,10 +16,12 @@ CHUNKS = 4
 """Lanes side by side along channels, as in `gpu_kernels`."""
 _LANES = 128
 _LIMIT = 2**31
-_PROGRAMS = 1024
-"""Of the weights' gradient at most: two for each that a large GPU runs at a time."""
-_SUMS = 32
-"""Numbers that a lane sums up at once; more would leave registers for few lanes at a time."""
+_PROGRAMS = 8192
+"""At most, times columns, of the weights' gradient: a few for each that a large GPU runs at a time,
+and fewer where each leaves more sums behind."""
+_SUMS, _KEPT = 32, 104
+"""Numbers that a lane forms at once in the forward, and that it keeps for the weights' gradient:
+with more of them a lane takes shorter strips, so that there are registers for many lanes."""
 
 
 def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -68,7 +70,8 @@ def _taps_gradient(grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Ten
     options = _variants_for(x, side)["taps_gradient"]
     num_strips, num_blocks, sizes = _sizes(x, options)
     steps = -(-num_strips * CHUNKS * options["COLUMNS"] // _LANES)  # of one program alone
-    num_steps = -(-steps // max(1, _PROGRAMS // num_blocks))
+    most_slabs = max(1, _PROGRAMS // (options["COLUMNS"] * num_blocks))
+    num_steps = -(-steps // most_slabs)
     num_slabs = -(-steps // num_steps)
     sums = x.new_empty(num_slabs, side, side + 1, channels, dtype=torch.float32)
     with torch.cuda.device_of(x):
@@ -108,6 +111,10 @@ def variants(
         amd: for AMD's GPUs: 64 threads to a warp.
     """
     vector = math.gcd(channels, 16 // dtype.itemsize)
-    shared = {"K": side, "VECTOR": vector, "STRIP": min(8, _SUMS // vector)}
-    shared |= {"LANES": _LANES, "WIDE": wide, "num_warps": 2 if amd else 4}
-    return {"forward": shared, "taps_gradient": shared | {"COLUMNS": 1 << side.bit_length()}}
+    shared = {"K": side, "VECTOR": vector, "LANES": _LANES, "WIDE": wide}
+    shared |= {"num_warps": 2 if amd else 4}
+    return {
+        "forward": shared | {"STRIP": min(8, _SUMS // vector)},
+        "taps_gradient": shared
+        | {"STRIP": 8 if (side + 8) * vector <= _KEPT else 4, "COLUMNS": 1 << side.bit_length()},
+    }

@@ -111,7 +111,7 @@ def test_tensors_of_many_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     compare(*draw((2, 3, 5, 3, 3)))
 
 
-@pytest.mark.parametrize("programs", [1, 7])
+@pytest.mark.parametrize("programs", [1, 28])
 def test_slabs_of_several_strips(monkeypatch: pytest.MonkeyPatch, programs: int) -> None:
     """One program or several, each with more strips than it sums at a time."""
     monkeypatch.setattr(gpu, "_PROGRAMS", programs)

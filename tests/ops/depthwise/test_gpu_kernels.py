@@ -26,14 +26,14 @@ def check(rows: list[dict], count: int) -> None:
 
 
 def test_compiles_for_every_target() -> None:
-    """As DiCo and FCDM have them: the smallest and the largest of the usual kernels."""
-    options = "--forms depthwise --dtypes bfloat16 --channels 416 --taps 9 49".split()
-    check(compile_all("--targets", *TARGETS, *options), 12)
+    """The largest of the usual kernels, in the dtype of which least else is compiled."""
+    options = "--forms depthwise --dtypes float16 --channels 416 --taps 49".split()
+    check(compile_all("--targets", *TARGETS, *options), 6)
 
 
 @pytest.mark.slow
-def test_compiles_every_dtype_and_side() -> None:
-    options = "--forms depthwise --channels 72 --dtypes float32 float16".split()
+def test_compiles_every_side() -> None:
+    options = "--forms depthwise --channels 72 --dtypes float32 bfloat16".split()
     check(compile_all("--targets", *TARGETS, *options, "--taps", "9", "25", "49"), 36)
 
 
