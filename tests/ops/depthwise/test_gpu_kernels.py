@@ -32,9 +32,9 @@ def test_compiles_for_every_target() -> None:
 
 
 @pytest.mark.slow
-def test_compiles_every_side() -> None:
+def test_compiles_the_smallest_and_the_largest() -> None:
     options = "--forms depthwise --channels 72 --dtypes float32 bfloat16".split()
-    check(compile_all("--targets", *TARGETS, *options, "--taps", "9", "25", "49"), 36)
+    check(compile_all("--targets", *TARGETS, *options, "--taps", "9", "49"), 24)
 
 
 def test_variants_differ_by_kind_only() -> None:
