@@ -27,7 +27,7 @@ LAYERS = [
     {"cli"},
     {"__main__"},
 ]
-DEVICE_FILES = {"ops/deform/gpu.py", "ops/deform/op.py", "distributed.py"}
+DEVICE_FILES = {"ops/deform/gpu.py", "ops/deform/op.py", "ops/depthwise/op.py", "distributed.py"}
 ENVIRONMENT_FILES = {"distributed.py", "cli/main.py"}  # the latter before torch loads
 SPEAKING = {"cli", "demo"}
 FORBIDDEN_IMPORTS = {"torchvision"}

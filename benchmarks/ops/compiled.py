@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import math
 import re
 import subprocess
 import sys
@@ -16,7 +17,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -26,19 +28,41 @@ from triton.compiler import ASTSource
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from benchmarks import harness
-from convflow.ops.deform import gpu, gpu_kernels
+from convflow.ops.deform import gpu as deform
+from convflow.ops.deform import gpu_kernels as deform_kernels
+from convflow.ops.depthwise import gpu as depthwise
+from convflow.ops.depthwise import gpu_kernels as depthwise_kernels
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
     "sm_90": GPUTarget("cuda", 90, 32),
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
-KERNELS = ("forward", "taps_gradient", "values_gradient")
 DTYPES = {"float32": "*fp32", "bfloat16": "*bf16", "float16": "*fp16"}
 NOTE = """\
-Every kernel as the launcher would compile it, for offsets and weights ("offsets") and for raw heads
-("heads"). "spills": bytes of stack a thread on NVIDIA, vector registers on AMD. "wide_loads" and
-"loads": instructions that read global memory, those of 16 bytes among them."""
+Every kernel as the launcher would compile it: of deformable sampling for offsets and weights
+("offsets") and for raw heads ("heads"), and of depthwise convolution ("depthwise").
+"spills": bytes of stack a thread on NVIDIA, vector registers on AMD. "wide_loads" and "loads":
+instructions that read global memory, those of 16 bytes among them."""
+
+
+class Form(NamedTuple):
+    """Kernels that take their taps in one form: where they are, and what they are made for."""
+
+    home: ModuleType
+    kernels: tuple[str, ...]
+    taps: tuple[int, ...]
+    borders: tuple[str, ...]
+
+
+DEFORM = (deform_kernels, ("forward", "taps_gradient", "values_gradient"))
+BORDERS = ("zeros", "truncate")
+FORMS = {
+    "offsets": Form(*DEFORM, (9, 25), BORDERS),
+    "heads": Form(*DEFORM, (9,), BORDERS),
+    "depthwise": Form(depthwise_kernels, DEFORM[1][:2], (9, 25, 49, 81), BORDERS[:1]),
+}
+KERNELS = DEFORM[1]
 
 
 @dataclass(frozen=True)
@@ -68,20 +92,14 @@ class Result(Variant):
 
 def compile_variant(variant: Variant) -> Result:
     """Compile one variant; whatever the compiler raises comes through."""
-    target, merged = TARGETS[variant.target], variant.form == "heads"
-    options: dict[str, Any] = dict(
-        gpu.variants(
-            getattr(torch, variant.dtype),
-            variant.channels,
-            variant.taps,
-            variant.border,
-            merged=merged,
-            amd=target.backend == "hip",
-        )[variant.kernel]
-    )
+    target = TARGETS[variant.target]
+    options = dict(constants(variant)[variant.kernel])
     warps = options.pop("num_warps")
-    kernel = getattr(gpu_kernels, variant.kernel)
-    types = pointers(DTYPES[variant.dtype], merged)
+    kernel = getattr(FORMS[variant.form].home, variant.kernel)
+    types = pointers(DTYPES[variant.dtype], variant.form == "heads")
+    for parameter in kernel.params:
+        fixed = parameter.is_constexpr or parameter.do_not_specialize or parameter.name in types
+        assert fixed, f"{parameter.name} would be compiled in where it is 1 or 16"
     signature, attributes = {}, {}
     for place, name in enumerate(kernel.arg_names):
         signature[name] = "constexpr" if name in options else types.get(name, "i32")
@@ -94,11 +112,22 @@ def compile_variant(variant: Variant) -> Result:
     )
 
 
+def constants(variant: Variant) -> dict[str, dict[str, Any]]:
+    """What the launcher compiles in, for each kernel."""
+    dtype, amd = getattr(torch, variant.dtype), TARGETS[variant.target].backend == "hip"
+    if variant.form == "depthwise":
+        return depthwise.variants(dtype, variant.channels, math.isqrt(variant.taps), amd=amd)
+    return deform.variants(
+        dtype, variant.channels, variant.taps, variant.border, merged=variant.form == "heads",
+        amd=amd,
+    )  # fmt: skip
+
+
 def pointers(features: str, merged: bool) -> dict[str, str]:
     """Types of the tensors by the names of the kernels' arguments."""
     taps = features if merged else "*fp32"
-    types = dict.fromkeys(("values", "grad", "out", "grad_values"), features)
-    types |= dict.fromkeys(("prior_scale", "reach", "grad_weights", "grad_prior"), "*fp32")
+    types = dict.fromkeys(("values", "x", "grad", "out", "grad_values"), features)
+    types |= dict.fromkeys(("prior_scale", "reach", "grad_weights", "grad_prior", "sums"), "*fp32")
     return types | {"taps": taps, "weights": taps, "grad_taps": taps, "boxes": "*i32"}
 
 
@@ -131,11 +160,14 @@ def usage(assembly: dict[str, Any]) -> dict[str, int]:
 
 
 def variants(options: argparse.Namespace) -> Iterator[Variant]:
-    """All that were asked for; heads are made for nine taps."""
+    """All that were asked for and that there are."""
     axes = (options.targets, KERNELS, options.dtypes, options.channels, options.taps)
-    for *common, border, form in product(*axes, options.borders, options.forms):
-        if form == "offsets" or common[-1] == 9:
-            yield Variant(*common, border, form)
+    for target, kernel, *common, taps, border, name in product(
+        *axes, options.borders, options.forms
+    ):
+        form = FORMS[name]
+        if kernel in form.kernels and taps in form.taps and border in form.borders:
+            yield Variant(target, kernel, *common, taps, border, name)
 
 
 def main() -> None:
@@ -145,9 +177,9 @@ def main() -> None:
     add("--targets", nargs="+", choices=TARGETS, default=list(TARGETS))
     add("--dtypes", nargs="+", choices=DTYPES, default=["float32", "bfloat16"])
     add("--channels", nargs="+", type=int, default=[3, 64, 72])
-    add("--taps", nargs="+", type=int, default=[9, 25])
-    add("--borders", nargs="+", choices=["zeros", "truncate"], default=["zeros"])
-    add("--forms", nargs="+", choices=["offsets", "heads"], default=["offsets", "heads"])
+    add("--taps", nargs="+", type=int, default=[9, 25, 49, 81])
+    add("--borders", nargs="+", choices=BORDERS, default=["zeros"])
+    add("--forms", nargs="+", choices=FORMS, default=list(FORMS))
     add("--quick", action="store_true", help="print what was asked for as JSON, write no table")
     add(harness.DIRTY, action="store_true", help="allow numbers that no revision can repeat")
     options = parser.parse_args()
@@ -158,17 +190,18 @@ def main() -> None:
     notes = {"triton": triton.__version__, "revision": harness.machine()["revision"]}
     print(NOTE, "\n")
     rows = [compile_variant(variant) for variant in variants(options)]
-    path = harness.RESULTS / "deform_compiled.csv"
+    path = harness.RESULTS / "compiled.csv"
     with path.open("w", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow([*Result.__dataclass_fields__, *notes])
         table.writerows([*asdict(row).values(), *notes.values()] for row in rows)
-    for kernel, target in product(KERNELS, options.targets):
-        ours = [row for row in rows if (row.kernel, row.target) == (kernel, target)]
-        spilled = sum(row.spills > 0 for row in ours)
-        most = max(row.registers for row in ours)
-        print(f"{kernel:16} {target:8} {len(ours)} variants, at most {most} registers, ", end="")
-        print(f"{spilled} with spills")
+    for form, kernel, target in product(options.forms, KERNELS, options.targets):
+        ours = [row for row in rows if (row.form, row.kernel, row.target) == (form, kernel, target)]
+        if ours:
+            spilled = sum(row.spills > 0 for row in ours)
+            most = max(row.registers for row in ours)
+            print(f"{form:10}{kernel:16}{target:8}{len(ours)} variants, ", end="")
+            print(f"at most {most} registers, {spilled} with spills")
     print(f"written to {path}")
 
 

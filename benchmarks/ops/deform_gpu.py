@@ -5,10 +5,8 @@ Run it as `python benchmarks/ops/deform_gpu.py` from the repository; `--quick` t
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -20,16 +18,25 @@ from torch.nn import functional as F
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from benchmarks import harness
+from benchmarks.ops.gpu import (
+    DEVICE,
+    DTYPES,
+    MODES,
+    REPEATS,
+    copy,
+    parse,
+    poisoned,
+    repeat,
+    report,
+    timed,
+)
 from convflow.ops import deform_sample
 from convflow.ops.deform import reference
-from convflow.ops.deform.op import active_backend, msdcn_sample
+from convflow.ops.deform.op import msdcn_sample
 from tests.tolerance import GOLDEN, assert_close_rms
 
 SHAPES = [(64, 16, 16, 16, 72), (16, 32, 32, 16, 72), (4, 64, 64, 16, 72)]
-DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-MODES = ["forward", "forward+backward"]
-TAPS, REPEATS = reference.TAPS, 10
+TAPS = reference.TAPS
 NOTE = f"""\
 Shapes are B x H x W x G x C with K = 9 taps. Offsets: the 3 x 3 grid of a new FlowDCN, dilated
 6 g / G cells in group g, plus normal noise of half a cell; numbers that bfloat16 holds, so that all
@@ -102,12 +109,6 @@ def rivals() -> Mapping[str, Callable[..., Tensor]]:
     return found | {"deformops": packed}
 
 
-def both(function: Callable[..., Tensor], leaves: Sequence[Tensor], grad: Tensor) -> list[Tensor]:
-    """Output and gradients."""
-    out = function(*leaves)
-    return [out.detach(), *torch.autograd.grad(out, leaves, grad)]
-
-
 def check(shape: tuple[int, ...], dtype: torch.dtype) -> list[str]:
     """Names of rivals that agree with the reference in float64; AssertionError if ours does not."""
     grad, *inputs = inputs_of(shape, dtype)
@@ -129,15 +130,6 @@ def check(shape: tuple[int, ...], dtype: torch.dtype) -> list[str]:
         else:
             good.append(name)
     return good
-
-
-def poisoned(function: Callable[..., Tensor], leaves: Any, grad: Tensor) -> list[Tensor]:
-    """Output and gradients, in memory that held NaN before."""
-    torch.use_deterministic_algorithms(True, warn_only=True)  # fills what is not initialised
-    try:
-        return both(function, leaves, grad)
-    finally:
-        torch.use_deterministic_algorithms(False)
 
 
 def check_heads(shape: tuple[int, ...], dtype: torch.dtype) -> None:
@@ -178,27 +170,15 @@ def limits(shape: tuple[int, ...], dtype: torch.dtype, mode: str) -> Mapping[str
     features, taps = positions * channels * size, positions * TAPS * 12
     moved = 2 * features + taps + training * (3 * features + 2 * taps)
     corners = positions * 4 * TAPS * channels * size * (3 if training else 1)
-    block = torch.zeros(moved // 2, dtype=torch.uint8, device=DEVICE)
     near = torch.zeros(2**22, device=DEVICE)  # 16 MiB
     turns = max(1, corners // (near.numel() * 4))
-    target = torch.empty_like(block)
 
     def read() -> None:
         from benchmarks.ops.scheme import read_block
 
         read_block(near, turns)
 
-    return {"HBM limit": lambda: target.copy_(block), "L2 limit": read}
-
-
-def repeat(call: harness.Call) -> harness.Call:
-    """The call, several times over, so that launching hides behind the GPU's work."""
-
-    def calls() -> None:
-        for _ in range(REPEATS):
-            call()
-
-    return calls
+    return {"HBM limit": copy(moved), "L2 limit": read}
 
 
 def set_up(
@@ -224,27 +204,10 @@ def set_up_heads(
     }
 
 
-def timed(
-    function: Callable[..., Tensor], inputs: Sequence[Tensor], grad: Tensor, mode: str
-) -> harness.Call:
-    """A call of one mode, with leaves of its own."""
-    leaves = [tensor.detach().requires_grad_(mode != MODES[0]) for tensor in inputs]
-    return partial(function, *leaves) if mode == MODES[0] else partial(both, function, leaves, grad)
-
-
 def main() -> None:
     """Check, measure, print and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    add = parser.add_argument
-    add("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
-    add("--rounds", type=int, default=11, help="how often every rival has its turn")
-    add("--quick", action="store_true", help="the first shape, two rounds, no table")
-    add(harness.DIRTY, action="store_true", help="allow numbers that no revision can repeat")
-    options = parser.parse_args()
-    if not torch.cuda.is_available() or active_backend("cuda") != "triton":
-        raise SystemExit("expected a GPU and Triton, found none; see benchmarks/ops/compiled.py")
-    harness.machine()  # refuses now rather than after minutes
-    shapes, rounds = (SHAPES[:1], 2) if options.quick else (SHAPES, options.rounds)
+    options = parse(__doc__)
+    shapes = SHAPES[:1] if options.quick else SHAPES
     rows: list[harness.Row] = []
     try:
         good = {(s, d): check(s, DTYPES[d]) for d in options.dtypes for s in shapes}
@@ -256,25 +219,13 @@ def main() -> None:
         for shape in shapes:
             case = partial(set_up, DTYPES[name], good[shape, name])
             rows += harness.measure(
-                harness.Case(f"deform_sample {name}", case, [shape], MODES), rounds
+                harness.Case(f"deform_sample {name}", case, [shape], MODES), options.rounds
             )
         heads = partial(set_up_heads, DTYPES[name])
-        rows += harness.measure(harness.Case(f"msdcn_sample {name}", heads, shapes, MODES), rounds)
-    rows = [
-        replace(row, **{f: getattr(row, f) / REPEATS for f in ("median_ms", "low_ms", "high_ms")})
-        for row in rows
-    ]
-    print(NOTE, "\n")
-    for row in rows:
-        share = f"  share {row.ratio:.2f}" if "limit" in row.rival else ""
-        print(
-            f"{row.case:24}{row.shape:17}{row.mode:18}{row.rival:15}{1e3 * row.median_ms:9.1f} us"
-            f"{row.ratio:8.2f}{share}"
+        rows += harness.measure(
+            harness.Case(f"msdcn_sample {name}", heads, shapes, MODES), options.rounds
         )
-    if not options.quick:
-        path = harness.RESULTS / "deform_gpu.csv"
-        harness.write(path, rows)
-        print(f"\n{harness.machine()}\nwritten to {path}")
+    report(rows, NOTE, None if options.quick else "deform_gpu.csv")
 
 
 if __name__ == "__main__":

@@ -14,9 +14,11 @@ from torch import Tensor, nn
 
 from convflow.nn.dense import ActivationName, create_activation, create_linear
 from convflow.nn.norm import Condition, Modulation, modulate, per_sample, widen
+from convflow.ops import depthwise_conv
 from convflow.types import InputError, unknown_name
 
 AttentionName = Literal["cca", "se", "none"]
+Backend = Literal["library", "triton"]
 
 KERNELS = (3, 5, 7)
 SE_REDUCTION, SE_LEAST = 16, 8
@@ -28,7 +30,12 @@ class Conv(nn.Conv2d):
     It hands torch the same memory as a channels-first tensor in `torch.channels_last` format, so
     that nothing is copied between this and the dense layers. torch 2.13 compiles that once for all
     sizes when sampling; training needs `torch.compile(..., dynamic=False)`, a graph for each size.
+
+    Attributes:
+        backend: what runs a depthwise convolution, see `use_depthwise`; not in the state dict.
     """
+
+    backend: Backend = "library"
 
     def __init__(
         self,
@@ -58,6 +65,8 @@ class Conv(nn.Conv2d):
 
     def forward(self, x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H W D"]:
         """Return the filtered features; outside the map everything counts zero."""
+        if self.backend == "triton":
+            return depthwise_conv(as_autocast(x), self.weight, self.bias)
         return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
@@ -161,6 +170,43 @@ class ConvHead(nn.Module):
         """Return the prediction."""
         shift, scale = self.modulation(c)
         return self.out(modulate(self.norm(x), shift, scale)).permute(0, 3, 1, 2).contiguous()
+
+
+def use_depthwise(model: nn.Module, backend: Backend) -> None:
+    """Choose what runs the depthwise convolutions of a model: every `Conv` of a group per channel.
+
+    The library is the default because nothing was measured on a GPU yet.
+
+    Args:
+        model: changed in place; its weights and checkpoints stay as they are.
+        backend: "library", torch's own convolution, or "triton", `convflow.ops.depthwise_conv`,
+            which has kernels for GPUs and is torch's own elsewhere.
+
+    Raises:
+        InputError: the name is unknown, or the model has no depthwise convolution.
+    """
+    if backend not in (known := get_args(Backend)):
+        raise InputError(unknown_name("backend", backend, known))
+    found = [
+        layer
+        for layer in model.modules()
+        if isinstance(layer, Conv) and layer.groups == layer.in_channels == layer.out_channels
+    ]
+    if not found:
+        raise InputError(
+            f"expected a model with depthwise convolutions, got {type(model).__name__} without; "
+            "DiCo and FCDM have them"
+        )
+    for layer in found:
+        layer.backend = backend
+
+
+def as_autocast(x: Tensor) -> Tensor:
+    """Return `x` in the dtype in which autocast, where it is on, runs torch's convolutions."""
+    kind = x.device.type
+    if x.dtype == torch.float64 or not torch.is_autocast_enabled(kind):
+        return x
+    return x.to(torch.get_autocast_dtype(kind))
 
 
 def create_attention(name: AttentionName, width: int) -> nn.Module:

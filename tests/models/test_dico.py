@@ -11,10 +11,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from convflow.models.convert import load_official
 from convflow.models.dico import DiCoBlock
 from convflow.models.zoo import PUBLISHED, SIZES, create_model
+from convflow.nn.conv import use_depthwise
 from convflow.nn.resample import mirror
 from convflow.types import InputError
 from tests.cases import GOLDENS, TINY_DICO, build, inputs, perturb, read_golden
-from tests.tolerance import GOLDEN, GOLDEN_WORST, assert_close_rms
+from tests.tolerance import GOLDEN, GOLDEN_WORST, TOLERANCE, assert_close_rms, distance
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -215,6 +216,19 @@ def test_it_is_one_graph_to_the_compiler(case):
     x, t, y = inputs(model)
     compiled = torch.compile(model, fullgraph=True, dynamic=False, backend="aot_eager")
     assert_close_rms(compiled(x, t, y), model(x, t, y))
+
+
+def test_with_the_depthwise_operator_it_is_the_same_network_in_one_graph():
+    model = perturb(create_model("dico", **TINY_DICO | {"layout": "isotropic", "depths": [1]}))
+    x, t, y = inputs(model)
+    expected, leaves = model(x, t, y), list(model.parameters())
+    truths = torch.autograd.grad(expected.sum(), leaves)
+    use_depthwise(model, "triton")
+    compiled = torch.compile(model, fullgraph=True, dynamic=False, backend="aot_eager")
+    actual = compiled(x, t, y)
+    assert_close_rms(actual, expected)
+    found = torch.autograd.grad(actual.sum(), leaves)
+    assert distance(found, truths) <= TOLERANCE[torch.float32]
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from convflow.nn.conv import (
     ResponseNorm,
     SqueezeExcitation,
     create_attention,
+    use_depthwise,
 )
 from convflow.types import InputError
 from tests.tolerance import assert_close_rms
@@ -181,3 +182,39 @@ def test_layers_by_name(unchecked):
     for kernel in (1, 4, 9):
         with pytest.raises(InputError, match=f"kernel_size of 3, 5 or 7, got {kernel}"):
             ConvMix(6, kernel)
+
+
+def gradients(layer: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
+    """The output, and the gradients of the input and of every parameter."""
+    leaves = [x.requires_grad_(), *layer.parameters()]
+    out = layer(x)
+    return [out, *torch.autograd.grad(out.float().square().sum(), leaves)]
+
+
+@pytest.mark.parametrize("layer", [Conv(6, 6, 5, groups=6, bias=False), ConvMix(6, 7)], ids=type)
+def test_backends_of_depthwise_convolutions_agree(layer):
+    x, keys = torch.randn(2, 4, 7, 6), list(layer.state_dict())
+    expected = gradients(layer, x)
+    use_depthwise(layer, "triton")
+    assert list(layer.state_dict()) == keys
+    for one, other in zip(gradients(layer, x), expected, strict=True):
+        assert_close_rms(one, other)
+
+
+def test_backends_have_the_same_dtype_under_autocast():
+    layer = Conv(6, 6, groups=6)
+    x = torch.randn(2, 4, 7, 6)
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = layer(x)
+        use_depthwise(layer, "triton")
+        actual = layer(x)
+        assert layer(x.double()).dtype == torch.float64
+    assert actual.dtype == expected.dtype == torch.bfloat16
+    assert_close_rms(actual, expected)
+
+
+def test_depthwise_backends_by_name(unchecked):
+    with pytest.raises(InputError, match=r"unknown backend 'tritn'; did you mean 'triton'\?"):
+        use_depthwise(ConvMix(6), "tritn")
+    with pytest.raises(InputError, match="with depthwise convolutions, got ConvHead without"):
+        use_depthwise(ConvHead(6, 4), "triton")

@@ -7,17 +7,15 @@ gradient or a weight may spread over the gradient of the values of its map.
 from __future__ import annotations
 
 import math
-import warnings
 from functools import cache
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from convflow.ops.deform import reference
+from convflow.ops.launch import FEATURES, aligned, usable
 
-FEATURES = (torch.float32, torch.bfloat16, torch.float16)
 TILE = 8
 """Cells along one side of the squares that the backward's programs own."""
 _LIMIT = 2**31
@@ -60,16 +58,6 @@ def msdcn_sample_backward(
     return grad_values, grad_heads, by_tile.sum((0, 2))
 
 
-@cache
-def find_triton() -> tuple[ModuleType | None, str]:
-    """The Triton module and its version, or None and why it cannot be imported."""
-    try:
-        import triton
-    except (ImportError, OSError) as error:
-        return None, f"triton cannot be imported: {error}"
-    return triton, f"triton {triton.__version__}"
-
-
 class _Taps(NamedTuple):
     """Offsets and weights, or raw heads with what turns them into both."""
 
@@ -84,30 +72,17 @@ class _Taps(NamedTuple):
 
     def arguments(self) -> tuple[Tensor, ...]:
         """What a kernel takes; what it does not look at is any tensor of a fixed dtype."""
-        return tuple(_aligned(self.taps if field is None else field) for field in self)
+        return tuple(aligned(self.taps if field is None else field) for field in self)
 
     def reach_stride(self) -> int:
         return 0 if self.reach is None or self.reach.shape[0] == 1 else 2
-
-
-@cache
-def _usable() -> bool:
-    triton, reason = find_triton()
-    if triton is None:
-        warnings.warn(
-            f"deform_sample runs its slow reference on the GPU, because {reason}. "
-            "Install it with `pip install triton`.",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-    return triton is not None
 
 
 def _serves(values: Tensor, taps: Tensor) -> bool:
     """True if the kernels can do it: not float64, and there is something to do."""
     if values.dtype not in FEATURES or taps.dtype not in FEATURES:
         return False
-    return bool(values.numel() and taps.numel()) and _usable()
+    return bool(values.numel() and taps.numel()) and usable("deform_sample")
 
 
 def _forward(values: Tensor, taps: _Taps, border: str) -> Tensor:
@@ -121,7 +96,7 @@ def _forward(values: Tensor, taps: _Taps, border: str) -> Tensor:
     sizes = (taps.reach_stride(), height, width, groups, blocks)
     with torch.cuda.device_of(values):
         gpu_kernels.forward[(batch * groups * blocks,)](
-            _aligned(values), *taps.arguments(), out, *sizes, **options
+            aligned(values), *taps.arguments(), out, *sizes, **options
         )
     return out
 
@@ -135,7 +110,7 @@ def _backward(
     batch, height, width, groups, channels = values.shape
     tiles = -(-height // TILE) * -(-width // TILE)
     programs = (batch, groups, tiles)
-    grad, values = _aligned(grad), _aligned(values)
+    grad, values = aligned(grad), aligned(values)
     grad_values, grad_taps = (
         torch.empty_like(tensor, memory_format=torch.contiguous_format)
         for tensor in (values, taps.taps)
@@ -220,8 +195,3 @@ def variants(
 
 def _power_of_two(number: int) -> int:
     return 1 << (number - 1).bit_length()
-
-
-def _aligned(tensor: Tensor) -> Tensor:
-    """The tensor where 16 bytes can be read at once, so that Triton compiles one variant only."""
-    return tensor if tensor.data_ptr() % 16 == 0 else tensor.clone()

@@ -11,9 +11,10 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from convflow.ops.deform import cpu, gpu, reference
+from convflow.ops.inputs import check_kinds, is_transformed
+from convflow.ops.launch import FEATURES, find_triton
 from convflow.types import InputError
 
 Border = Literal["zeros", "truncate"]
@@ -62,7 +63,7 @@ def deform_sample(
         offsets.to(dtype).contiguous(),
         weights.to(dtype).contiguous(),
     )
-    if torch.compiler.is_exporting() or _is_transformed(values, offsets, weights):
+    if torch.compiler.is_exporting() or is_transformed(values, offsets, weights):
         return reference.deform_sample(values, offsets, weights, border)
     return _sample(values, offsets, weights, border)
 
@@ -98,7 +99,7 @@ def msdcn_sample(
     dtype = torch.float64 if values.dtype == torch.float64 else torch.float32
     prior_scale, reach = prior_scale.to(dtype).contiguous(), reach.to(dtype).contiguous()
     plain = torch.compiler.is_exporting() or (reach.requires_grad and torch.is_grad_enabled())
-    if plain or not fuses(values) or _is_transformed(values, heads, prior_scale, reach):
+    if plain or not fuses(values) or is_transformed(values, heads, prior_scale, reach):
         bend, spacing, weights = reference.read_heads(heads, prior_scale)
         offsets = reference.place_taps(bend, spacing, reach[:, None, None, None, None])
         return deform_sample(values, offsets, weights, border)
@@ -110,7 +111,7 @@ def fuses(values: Tensor) -> bool:
 
     Where Triton is missing, its reference serves as that of `deform_sample` would.
     """
-    return values.device.type == "cuda" and values.dtype in gpu.FEATURES
+    return values.device.type == "cuda" and values.dtype in FEATURES
 
 
 def active_backend(device_type: str) -> str:
@@ -132,7 +133,7 @@ def backend_and_reason(device_type: str) -> tuple[str, str]:
         numba, reason = cpu.find_numba()
         return ("reference" if numba is None else "numba"), reason
     if device_type == "cuda":
-        triton, reason = gpu.find_triton()
+        triton, reason = find_triton()
         return ("reference" if triton is None else "triton"), reason
     return "reference", f"there is no kernel for {device_type}"
 
@@ -164,7 +165,7 @@ def _check(values: Tensor, offsets: Tensor, weights: Tensor, border: str) -> Non
                 f"weights {tuple(weights.shape)}, got {tuple(tensor.shape)}; "
                 "give one entry per position, group and tap"
             )
-    _check_kinds(values=values, offsets=offsets, weights=weights)
+    check_kinds(values=values, offsets=offsets, weights=weights)
 
 
 def _check_heads(
@@ -184,29 +185,7 @@ def _check_heads(
                 f"{tuple(values.shape)}, got {tuple(tensor.shape)}; give 36 heads per position "
                 "and group, one prior per group, and (x, y) once or for each sample"
             )
-    _check_kinds(values=values, heads=heads, prior_scale=prior_scale, reach=reach)
-
-
-def _check_kinds(*, values: Tensor, **others: Tensor) -> None:
-    for name, tensor in {"values": values, **others}.items():
-        if not tensor.is_floating_point():
-            raise InputError(
-                f"{name}: expected a floating dtype, got {tensor.dtype}; convert it with .float()"
-            )
-        if tensor.device != values.device:
-            raise InputError(
-                f"{name}: expected device {values.device} as of values, got {tensor.device}; "
-                "move all of them to one device"
-            )
-
-
-def _is_transformed(*tensors: Tensor) -> bool:
-    """True inside torch.func transforms and with forward-mode tangents: operators have neither."""
-    if torch.compiler.is_compiling():
-        return False
-    if torch._C._functorch.peek_interpreter_stack() is not None:
-        return True
-    return any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors)
+    check_kinds(values=values, heads=heads, prior_scale=prior_scale, reach=reach)
 
 
 _sample = torch.library.custom_op(

@@ -6,19 +6,22 @@ import os
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+from convflow.ops import launch
 from convflow.ops.deform import gpu, op, reference
 from tests.tolerance import TOLERANCE, assert_close_rms
 
-pytestmark = pytest.mark.skipif(
-    gpu.find_triton()[0] is None, reason=f"no Triton to run: {gpu.find_triton()[1]}"
-)
+pytestmark = [
+    pytest.mark.skipif(
+        launch.find_triton()[0] is None, reason=f"no Triton to run: {launch.find_triton()[1]}"
+    ),
+    pytest.mark.usefixtures("poisoned"),
+]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 """The interpreter runs kernels on tensors of the CPU; see conftest.py."""
 BORDERS = ["zeros", "truncate"]
@@ -38,18 +41,6 @@ MORE_CASES = [
     (1, 9, 9, 1, 64, 25),
     (1, 12, 3, 3, 3, 1),
 ]
-
-
-@pytest.fixture(autouse=True)
-def _poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fill what the launchers ask for with NaN: a number that no kernel wrote does not pass."""
-    empty_like, new_empty = torch.empty_like, Tensor.new_empty
-
-    def poison(tensor: Tensor) -> Tensor:
-        return tensor.fill_(torch.nan if tensor.is_floating_point() else -(2**31))
-
-    monkeypatch.setattr(torch, "empty_like", lambda *a, **k: poison(empty_like(*a, **k)))
-    monkeypatch.setattr(Tensor, "new_empty", lambda *a, **k: poison(new_empty(*a, **k)))
 
 
 def draw(case: tuple[int, ...], dtype: torch.dtype = torch.float32) -> list[Tensor]:
@@ -220,16 +211,6 @@ def test_compiles_once_for_all_sizes() -> None:
         compare(grad, inputs, "zeros")
         counts.append([len(kernel.device_caches[0][0]) for kernel in kernels])
     assert all(count == counts[0] for count in counts)
-
-
-@pytest.fixture
-def no_triton(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setitem(sys.modules, "triton", None)
-    for cached in (gpu.find_triton, gpu._usable):
-        cached.cache_clear()
-    yield
-    for cached in (gpu.find_triton, gpu._usable):
-        cached.cache_clear()
 
 
 def test_without_triton_the_reference_serves_with_one_warning(no_triton: None) -> None:

@@ -2,41 +2,22 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from itertools import product
-from pathlib import Path
 
 import pytest
 
+from convflow.ops import launch
 from convflow.ops.deform import gpu
+from tests.ops.offline import compile_all, run
 
 pytestmark = pytest.mark.skipif(
-    gpu.find_triton()[0] is None, reason=f"no Triton to compile with: {gpu.find_triton()[1]}"
+    launch.find_triton()[0] is None, reason=f"no Triton to compile with: {launch.find_triton()[1]}"
 )
-ROOT = Path(__file__).parents[3]
 TARGETS = ["sm_80", "sm_90", "gfx942"]
 POINTERS = set(
     "values taps weights prior_scale reach out grad grad_taps grad_weights grad_prior boxes "
     "grad_values".split()
 )
-
-
-def run(*arguments: str) -> str:
-    """Output of Python without the interpreter of Triton, every kernel compiled anew."""
-    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
-    environment["TRITON_ALWAYS_COMPILE"] = "1"
-    call = [sys.executable, *arguments]
-    done = subprocess.run(call, capture_output=True, text=True, cwd=ROOT, env=environment)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
-
-
-def compile_all(*options: str) -> list[dict]:
-    out = run("benchmarks/ops/compiled.py", "--quick", *options)
-    return [json.loads(line) for line in out.splitlines()]
 
 
 def test_compiles_for_every_target() -> None:

@@ -1,0 +1,94 @@
+"""What benchmarks of operators on a GPU share: options, calls, the limit of a copy, and tables."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks import harness
+from convflow.ops.deform.op import active_backend
+
+DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+MODES = ["forward", "forward+backward"]
+REPEATS = 10
+
+
+def parse(description: str | None) -> argparse.Namespace:
+    """Options of the command; ends it where there is nothing to measure or no revision."""
+    parser = argparse.ArgumentParser(description=description)
+    add = parser.add_argument
+    add("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
+    add("--rounds", type=int, default=11, help="how often every rival has its turn")
+    add("--quick", action="store_true", help="the first shape, two rounds, no table")
+    add(harness.DIRTY, action="store_true", help="allow numbers that no revision can repeat")
+    options = parser.parse_args()
+    if not torch.cuda.is_available() or active_backend("cuda") != "triton":
+        raise SystemExit("expected a GPU and Triton, found none; see benchmarks/ops/compiled.py")
+    harness.machine()  # refuses now rather than after minutes
+    if options.quick:
+        options.rounds = 2
+    return options
+
+
+def both(function: Callable[..., Tensor], leaves: Sequence[Tensor], grad: Tensor) -> list[Tensor]:
+    """Output and gradients."""
+    out = function(*leaves)
+    return [out.detach(), *torch.autograd.grad(out, leaves, grad)]
+
+
+def poisoned(function: Callable[..., Tensor], leaves: Any, grad: Tensor) -> list[Tensor]:
+    """Output and gradients, in memory that held NaN before."""
+    torch.use_deterministic_algorithms(True, warn_only=True)  # fills what is not initialised
+    try:
+        return both(function, leaves, grad)
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def timed(
+    function: Callable[..., Tensor], inputs: Sequence[Tensor], grad: Tensor, mode: str
+) -> harness.Call:
+    """A call of one mode, with leaves of its own."""
+    leaves = [tensor.detach().requires_grad_(mode != MODES[0]) for tensor in inputs]
+    return partial(function, *leaves) if mode == MODES[0] else partial(both, function, leaves, grad)
+
+
+def repeat(call: harness.Call) -> harness.Call:
+    """The call, several times over, so that launching hides behind the GPU's work."""
+
+    def calls() -> None:
+        for _ in range(REPEATS):
+            call()
+
+    return calls
+
+
+def copy(num_bytes: int) -> harness.Call:
+    """A call that reads and writes as many bytes together, as fast as the memory can."""
+    block = torch.zeros(num_bytes // 2, dtype=torch.uint8, device=DEVICE)
+    target = torch.empty_like(block)
+    return lambda: target.copy_(block)
+
+
+def report(rows: Sequence[harness.Row], note: str, table: str | None) -> None:
+    """Print times of one call, and write them to `table` if it has a name."""
+    times = ("median_ms", "low_ms", "high_ms")
+    rows = [replace(row, **{time: getattr(row, time) / REPEATS for time in times}) for row in rows]
+    print(note, "\n")
+    for row in rows:
+        share = f"  share {row.ratio:.2f}" if "limit" in row.rival else ""
+        print(
+            f"{row.case:24}{row.shape:17}{row.mode:18}{row.rival:15}{1e3 * row.median_ms:9.1f} us"
+            f"{row.ratio:8.2f}{share}"
+        )
+    if table:
+        path = harness.RESULTS / table
+        harness.write(path, rows)
+        print(f"\n{harness.machine()}\nwritten to {path}")

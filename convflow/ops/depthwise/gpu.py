@@ -1,0 +1,120 @@
+"""Depthwise convolution on GPUs: launches the Triton kernels."""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from convflow.ops.depthwise import reference
+from convflow.ops.launch import FEATURES, aligned, usable
+
+CHUNKS = 4
+"""Lanes side by side along channels, as in `gpu_kernels`."""
+_LANES = 128
+_LIMIT = 2**31
+_PROGRAMS = 8192
+"""At most, times columns, of the weights' gradient: a few for each that a large GPU runs at a time,
+and fewer where each leaves more sums behind."""
+_SUMS, _KEPT = 32, 104
+"""Numbers that a lane forms at once in the forward, and that it keeps for the weights' gradient:
+with more of them a lane takes shorter strips, so that there are registers for many lanes."""
+
+
+def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The kernel's twin of `reference.depthwise_conv`; float64 goes to the reference."""
+    if not _serves(x):
+        return reference.depthwise_conv(x, weight, bias)
+    return _forward(x, weight.flatten(1), bias)
+
+
+def depthwise_conv_backward(
+    grad: Tensor, x: Tensor, weight: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The kernel's twin of `reference.depthwise_conv_backward`; float64 goes to the reference."""
+    if not _serves(x):
+        return reference.depthwise_conv_backward(grad, x, weight)
+    grad_weight, grad_bias = _taps_gradient(grad, x, weight)
+    return _forward(grad, weight.flatten(1).flip(1), None), grad_weight, grad_bias
+
+
+def _serves(x: Tensor) -> bool:
+    """True if the kernels can do it: not float64, and there is something to do."""
+    return x.dtype in FEATURES and x.numel() > 0 and usable("depthwise_conv")
+
+
+def _forward(x: Tensor, kernels: Tensor, bias: Tensor | None) -> Tensor:
+    from convflow.ops.depthwise import gpu_kernels
+
+    num_taps = kernels.shape[1]
+    taps = kernels.new_empty(num_taps + 1, x.shape[3], dtype=torch.float32)
+    taps[:-1] = kernels.T
+    taps[-1] = 0 if bias is None else bias
+    out = torch.empty_like(x, memory_format=torch.contiguous_format)
+    side = math.isqrt(num_taps)
+    options = _variants_for(x, side)["forward"]
+    num_strips, num_blocks, sizes = _sizes(x, options)
+    programs = num_blocks * -(-num_strips * CHUNKS // _LANES)
+    with torch.cuda.device_of(x):
+        gpu_kernels.forward[(programs,)](aligned(x), taps, out, *sizes, side, **options)
+    return out
+
+
+def _taps_gradient(grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    from convflow.ops.depthwise import gpu_kernels
+
+    channels, _, side, _ = weight.shape
+    options = _variants_for(x, side)["taps_gradient"]
+    num_strips, num_blocks, sizes = _sizes(x, options)
+    steps = -(-num_strips * CHUNKS * options["COLUMNS"] // _LANES)  # of one program alone
+    most_slabs = max(1, _PROGRAMS // (options["COLUMNS"] * num_blocks))
+    num_steps = -(-steps // most_slabs)
+    num_slabs = -(-steps // num_steps)
+    sums = x.new_empty(num_slabs, side, side + 1, channels, dtype=torch.float32)
+    with torch.cuda.device_of(x):
+        gpu_kernels.taps_gradient[(num_slabs * num_blocks,)](
+            aligned(grad), aligned(x), sums, *sizes, num_steps, **options
+        )
+    total = sums.sum(0).to(weight.dtype)
+    return total[:, :side].permute(2, 0, 1).contiguous().view(weight.shape), total[0, side]
+
+
+def _sizes(x: Tensor, options: dict[str, Any]) -> tuple[int, int, tuple[int, ...]]:
+    """Numbers of strips and of blocks of channels, and what both kernels are told of sizes."""
+    batch, height, width, channels = x.shape
+    num_strips = batch * -(-height // options["STRIP"]) * width
+    chunks = channels // options["VECTOR"]
+    num_blocks = -(-chunks // CHUNKS)
+    return num_strips, num_blocks, (num_strips, height, width, chunks, num_blocks)
+
+
+def _variants_for(x: Tensor, side: int) -> dict[str, dict[str, Any]]:
+    return variants(
+        x.dtype, x.shape[3], side, wide=x.numel() >= _LIMIT, amd=torch.version.hip is not None
+    )
+
+
+@cache
+def variants(
+    dtype: torch.dtype, channels: int, side: int, *, wide: bool = False, amd: bool = False
+) -> dict[str, dict[str, Any]]:
+    """Compile-time constants of each kernel; no size of a batch or picture is among them.
+
+    Args:
+        dtype: of the features.
+        channels: C, of which only the largest power of two that divides it counts, up to 16 bytes.
+        side: k.
+        wide: a tensor has 2^31 numbers or more.
+        amd: for AMD's GPUs: 64 threads to a warp.
+    """
+    vector = math.gcd(channels, 16 // dtype.itemsize)
+    shared = {"K": side, "VECTOR": vector, "LANES": _LANES, "WIDE": wide}
+    shared |= {"num_warps": 2 if amd else 4}
+    return {
+        "forward": shared | {"STRIP": min(8, _SUMS // vector)},
+        "taps_gradient": shared
+        | {"STRIP": 8 if (side + 8) * vector <= _KEPT else 4, "COLUMNS": 1 << side.bit_length()},
+    }

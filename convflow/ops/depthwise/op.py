@@ -1,0 +1,126 @@
+"""`depthwise_conv`: the operator, its registration and its gradients.
+
+Forward and backward are one registered operator each; torch's own convolution serves every device
+that has no kernel of its own.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from convflow.ops.depthwise import gpu, reference
+from convflow.ops.inputs import check_kinds, is_transformed
+from convflow.types import InputError
+
+MOST_SIDE = 9
+"""The largest side of a kernel."""
+
+
+def depthwise_conv(
+    x: Float[Tensor, "B H W C"],
+    weight: Float[Tensor, "C 1 k k"],
+    bias: Float[Tensor, " C"] | None = None,
+) -> Float[Tensor, "B H W C"]:
+    """Filter each channel by its own kernel, on features with channels last.
+
+    out[y, x, c] = bias[c] + sum over i, j of weight[c, 0, i, j] * x[y + i - k//2, x + j - k//2, c],
+    zero outside: `F.conv2d` with a stride of 1, a padding of k//2 and as many groups as channels.
+
+    Args:
+        x: features, any floating dtype.
+        weight: one k x k kernel for each channel, as `nn.Conv2d` has it; k odd and at most 9.
+        bias: added to each channel.
+
+    Returns:
+        The filtered features, contiguous, in the dtype of `x`. Weights and sums are float32
+        whatever that dtype is, under autocast too; float64 features are computed in float64.
+
+    Raises:
+        InputError: if ranks, sizes, dtypes or devices do not fit together.
+
+    Example:
+        >>> depthwise_conv(torch.randn(2, 16, 16, 64), torch.randn(64, 1, 7, 7)).shape
+        torch.Size([2, 16, 16, 64])
+
+    Reverse mode differentiates once. Inside `torch.func` transforms and `torch.export` torch's own
+    convolution runs.
+    """
+    _check(x, weight, bias)
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    x, weight = x.contiguous(), weight.to(dtype).contiguous()
+    bias = None if bias is None else bias.to(dtype).contiguous()
+    tensors = (x, weight) if bias is None else (x, weight, bias)
+    if torch.compiler.is_exporting() or is_transformed(*tensors):
+        return reference.depthwise_conv(x, weight, bias)
+    return _conv(x, weight, bias)
+
+
+def _check(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    if x.ndim != 4:
+        raise InputError(
+            f"x: expected 4 dimensions (B, H, W, C), got {tuple(x.shape)}; channels come last"
+        )
+    channels, side = x.shape[3], weight.shape[-1] if weight.ndim else 0
+    if side % 2 == 0 or side > MOST_SIDE or tuple(weight.shape) != (channels, 1, side, side):
+        raise InputError(
+            f"weight: expected shape ({channels}, 1, k, k) with an odd k of at most {MOST_SIDE} to "
+            f"fit x {tuple(x.shape)}, got {tuple(weight.shape)}; give each channel one kernel"
+        )
+    if bias is not None and tuple(bias.shape) != (channels,):
+        raise InputError(
+            f"bias: expected shape ({channels},) to fit x {tuple(x.shape)}, got "
+            f"{tuple(bias.shape)}; give one number for each channel"
+        )
+    check_kinds(x=x, weight=weight, **({} if bias is None else {"bias": bias}))
+
+
+_conv = torch.library.custom_op(
+    "convflow::depthwise_conv",
+    reference.depthwise_conv,
+    mutates_args=(),
+    schema="(Tensor x, Tensor weight, Tensor? bias) -> Tensor",
+)
+_conv_backward = torch.library.custom_op(
+    "convflow::depthwise_conv_backward",
+    reference.depthwise_conv_backward,
+    mutates_args=(),
+    schema="(Tensor grad, Tensor x, Tensor weight) -> (Tensor, Tensor, Tensor)",
+)
+_conv.register_kernel("cuda")(gpu.depthwise_conv)
+_conv_backward.register_kernel("cuda")(gpu.depthwise_conv_backward)
+
+
+@_conv.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return x.new_empty(x.shape)
+
+
+@_conv_backward.register_fake
+def _(grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return x.new_empty(x.shape), weight.new_empty(weight.shape), weight.new_empty(len(weight))
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, weight, bias = inputs
+    ctx.has_bias = bias is not None
+    ctx.save_for_backward(x, weight)
+
+
+def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    grad_x, grad_weight, grad_bias = _conv_backward(grad.contiguous(), *ctx.saved_tensors)
+    return grad_x, grad_weight, grad_bias if ctx.has_bias else None
+
+
+def _refuse(ctx: Any, *grads: Tensor) -> None:
+    raise NotImplementedError(
+        "depthwise_conv: expected to be differentiated once, got a second backward through it; use "
+        "convflow.ops.depthwise.reference.depthwise_conv, which differentiates any number of times"
+    )
+
+
+_conv.register_autograd(_differentiate, setup_context=_save)
+_conv_backward.register_autograd(_refuse)
