@@ -83,16 +83,12 @@ class Setting(NamedTuple):
 
 
 class Subject(NamedTuple):
-    """A network in its best layout, its compiled twin or why there is none, and its cost.
-
-    `gmacs` tells 10^9 multiply-accumulates for a picture of a height and width in pixels.
-    """
+    """A network in its best layout, and its compiled twin or why there is none."""
 
     name: str
     layout: torch.memory_format
     model: nn.Module
     compiled: nn.Module | str
-    gmacs: Callable[[Size], float]
 
     @property
     def title(self) -> str:
@@ -160,19 +156,16 @@ def prepare(name: str, shape: Shape, modes: Sequence[str], setting: Setting) -> 
         times[layout] = min(seconds(run, setting.device) for _ in range(2))
     best = min(times, key=times.__getitem__)
     model.to(memory_format=best)  # type: ignore[call-overload]
-    build = partial(create_model, name)
-    gmacs = cache(lambda size: measure(build, size, factor=FACTOR).gmacs)
     if setting.compiles is None:
-        return Subject(name, best, model, "none were asked for", gmacs)
+        return Subject(name, best, model, "none were asked for")
     try:
         compiled = _compile(model, setting.compiles)
         for mode in modes:
             call(compiled, best, shape, mode, setting)()
     except Exception as error:  # whatever the compiler lacks, the eager numbers remain
-        reason = f"{type(error).__name__}: {str(error).strip()[:200]}"
-        return Subject(name, best, model, reason, gmacs)
+        return Subject(name, best, model, f"{type(error).__name__}: {str(error).strip()[:200]}")
     check(compiled, best, "compiled")
-    return Subject(name, best, model, compiled, gmacs)
+    return Subject(name, best, model, compiled)
 
 
 def create_seeded(name: str, device: torch.device | str = "cpu", **settings: Any) -> Backbone:
@@ -243,7 +236,7 @@ def set_up(
         if isinstance(theirs.compiled, nn.Module):
             compiled = call(theirs.compiled, theirs.layout, shape, mode, setting)
             calls[f"{rival} {COMPILED}"] = compiled
-        if setting.float32_rival:
+        if setting.float32_rival and mode == MODES[0]:
             plain = Setting(setting.device)
             alone = f"{rival} {FLOAT32}"
             calls[alone] = call(theirs.model, theirs.layout, shape, mode, plain)
@@ -251,26 +244,28 @@ def set_up(
     return calls
 
 
-def rate_rows(
-    find: Callable[[str], Subject], setting: Setting, name: str, rows: Sequence[Row]
-) -> list[Rated]:
+def rate_rows(name: str, rows: Sequence[Row], device: torch.device) -> list[Rated]:
     """Return rows with operations and utilisation, limits as times of the network's operations.
 
     Args:
-        find: see `set_up`.
-        setting: that they were timed in.
         name: a published size.
         rows: of what `set_up` gave for one shape and mode.
+        device: where it ran.
     """
     rival, (batch, height, width) = rival_of(name), map(int, rows[0].shape.split("x"))
     passes = 1 if rows[0].mode == MODES[0] else 3
 
     def work(line: str) -> Work:
         whose = rival if rival is not None and line.startswith(rival) else name
-        macs = 1e9 * find(whose).gmacs((height, width)) * batch * passes
+        macs = 1e9 * _gmacs(create_model, whose, (height, width)) * batch * passes
         return Work(2 * macs, f"{rival} {FLOAT32} {LIMIT}" if FLOAT32 in line else LIMIT)
 
-    return rate(rows, {row.rival: work(row.rival) for row in rows}, setting.device)
+    return rate(rows, {row.rival: work(row.rival) for row in rows}, device)
+
+
+@cache
+def _gmacs(create: Callable[[str], Backbone], name: str, size: Size) -> float:
+    return measure(partial(create, name), size, factor=FACTOR).gmacs
 
 
 def _compile(model: nn.Module, how: Compilation) -> nn.Module:

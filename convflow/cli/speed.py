@@ -189,7 +189,7 @@ def _bench_networks(verb: str, mode: str, what: str, arguments: Sequence[str]) -
             print(f"{name}: no compiled numbers, {ours.compiled}")
         set_up = partial(models.set_up, find, setting, name)
         case = Case(ours.title, set_up, [shape], [mode])
-        rows = models.rate_rows(find, setting, name, measure(case, options.rounds, device))
+        rows = models.rate_rows(name, measure(case, options.rounds, device), device)
         told = [table.cells(vars(row)) for row in rows]
         sentences = [*over_limits(rows, models.LIMITS), *unsteady(rows)]
         print(*table.lines(told), *sentences, "", sep="\n", flush=True)

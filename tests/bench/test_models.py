@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
-
 import pytest
 import torch
 from torch import nn
@@ -11,6 +9,7 @@ from torch import nn
 from convflow.bench import models, utilisation
 from convflow.bench.agreement import TOLERANCE, distance
 from convflow.bench.harness import Row
+from convflow.models.cost import measure
 from convflow.models.zoo import create_model
 from convflow.types import Disagreement, InputError
 from tests.cases import TINY, TINY_DICO, TINY_DIT
@@ -129,8 +128,7 @@ def test_operations_are_those_of_the_line():
     embed, time = 8 * 16 * 16, 256 * 16 + 16 * 16
     block = 16 * 96 + 8 * 16 * 48 + 2 * 8 * 8 * 16 + 8 * 16 * 16 + 2 * 8 * 16 * 64
     macs = embed + time + 2 * block + 16 * 32 + 8 * 16 * 16
-    found = cache(find)
-    ours = found("dico-s").gmacs((32, 64)) * 1e9
+    ours = measure(lambda: models.create_model("dico-s"), (32, 64), factor=8).gmacs * 1e9
     times = {"eager": 4.0, "product limit": 1.0, "dit-s/2 compiled": 2.0, "dit-s/2 float32": 8.0,
              "dit-s/2 float32 product limit": 2.0}  # fmt: skip
     for mode, passes in (("forward", 1), ("training", 3)):
@@ -138,7 +136,7 @@ def test_operations_are_those_of_the_line():
             Row("dico-s", "2x32x64", mode, line, ms, ms, ms, ms / 4, 0.0)
             for line, ms in times.items()
         ]
-        eager, limit, compiled, plain, plain_limit = models.rate_rows(found, CPU, "dico-s", rows)
+        eager, limit, compiled, plain, plain_limit = models.rate_rows("dico-s", rows, CPU.device)
         rate = 2 * utilisation.SIDES[True] ** 3 / 1e-3
         needs, theirs = 4 * ours * passes, 4 * macs * passes
         assert (eager.tflop, compiled.tflop) == pytest.approx((needs / 1e12, theirs / 1e12))
