@@ -201,6 +201,15 @@ def repeat(call: harness.Call) -> harness.Call:
     return calls
 
 
+def once(case: harness.Case, rounds: int) -> list[harness.Row]:
+    """Rows of a case whose calls are repeated, with the times of one."""
+    times = ("median_ms", "low_ms", "high_ms")
+    return [
+        replace(row, **{name: getattr(row, name) / REPEATS for name in times})
+        for row in harness.measure(case, rounds)
+    ]
+
+
 def set_up(
     dtype: torch.dtype, good: Sequence[str], shape: tuple[int, ...], mode: str
 ) -> Mapping[str, harness.Call]:
@@ -252,18 +261,15 @@ def main() -> None:
             check_heads(shapes[0], DTYPES[name])
     except AssertionError as error:
         raise SystemExit(f"ours is wrong, so there is nothing to time: {error}") from error
+    path = harness.RESULTS / "deform_gpu.csv"
     for name in options.dtypes:
         for shape in shapes:
             case = partial(set_up, DTYPES[name], good[shape, name])
-            rows += harness.measure(
-                harness.Case(f"deform_sample {name}", case, [shape], MODES), rounds
-            )
+            rows += once(harness.Case(f"deform_sample {name}", case, [shape], MODES), rounds)
         heads = partial(set_up_heads, DTYPES[name])
-        rows += harness.measure(harness.Case(f"msdcn_sample {name}", heads, shapes, MODES), rounds)
-    rows = [
-        replace(row, **{f: getattr(row, f) / REPEATS for f in ("median_ms", "low_ms", "high_ms")})
-        for row in rows
-    ]
+        rows += once(harness.Case(f"msdcn_sample {name}", heads, shapes, MODES), rounds)
+        if not options.quick:
+            harness.write(path, rows)  # a run that is cut off keeps what it has
     print(NOTE, "\n")
     for row in rows:
         share = f"  share {row.ratio:.2f}" if "limit" in row.rival else ""
@@ -272,8 +278,6 @@ def main() -> None:
             f"{row.ratio:8.2f}{share}"
         )
     if not options.quick:
-        path = harness.RESULTS / "deform_gpu.csv"
-        harness.write(path, rows)
         print(f"\n{harness.machine()}\nwritten to {path}")
 
 

@@ -83,7 +83,7 @@ def main() -> None:
     harness.machine()  # refuses now rather than after minutes
     print(NOTE, "\n")
     device = choose_device()
-    model = models.perturb(models.create_seeded(name, device, **settings), 0.02)
+    model = models.create_noisy(name, device, **settings)
     pipe = Pipeline(model, Latents(), size, device=str(device))
     chosen = {"solver": SOLVER, "steps": steps, "guidance": GUIDANCE, "guidance_kind": "cfg"}
     samples = pipe.samples(precision=options.precision, **chosen)

@@ -44,8 +44,10 @@ class Rated(Row):
 
 def product(device: torch.device, dtype: torch.dtype) -> Call:
     """Return a call of one square matrix product, large enough that nothing else counts."""
-    side, generator = SIDES[device.type == "cpu"], torch.Generator().manual_seed(0)
-    left, right = (torch.randn(side, side, generator=generator).to(device, dtype) for _ in range(2))
+    side, generator = SIDES[device.type == "cpu"], torch.Generator(device).manual_seed(0)
+    left, right = (
+        torch.randn(side, side, generator=generator, device=device).to(dtype) for _ in range(2)
+    )
     return partial(torch.mm, left, right, out=torch.empty_like(left))
 
 

@@ -114,6 +114,18 @@ def test_a_twin_of_compiled_blocks_shares_its_weights_and_leaves_the_network_eag
     assert not {*map(id, compiled)} & {*map(id, found.model.modules())}
 
 
+def test_noise_on_more_weights_has_the_same_norm(monkeypatch):
+    """A quarter of a network's weights are many: half the deviation."""
+    plain = models.create_seeded("dico-s")
+    count = sum(p.numel() for p in plain.parameters())
+    for many, scale in ((count, 0.02), (count / 4, 0.01)):
+        monkeypatch.setattr(models, "MANY", many)
+        noisy = models.create_noisy("dico-s")
+        pairs = zip(noisy.parameters(), plain.parameters(), strict=True)
+        noise = torch.cat([(one - other).flatten() for one, other in pairs])
+        assert noise.std().item() == pytest.approx(scale, rel=0.02)
+
+
 @pytest.mark.parametrize("mode", models.MODES)
 def test_the_truth_is_the_same_piece_by_piece(mode):
     model = models.perturb(models.create_seeded("dico-s"))
