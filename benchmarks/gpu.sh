@@ -1,14 +1,45 @@
 #!/bin/sh
-# Everything that waits for a GPU, within ten minutes: first whether the kernels are right, then how fast
-# they and the networks are. Tables go to benchmarks/results/.
+# Everything that waits for a GPU, within eight minutes: whether the kernels are right, then how fast they are,
+# the networks, their training, and sampling. Tables go to benchmarks/results/ and grow row by row; a step that
+# fails or runs out of time leaves the others theirs, and the exit code tells.
 #   sh benchmarks/gpu.sh            PYTHON=python3 sh benchmarks/gpu.sh --dirty
-set -eu
+#   sh benchmarks/gpu.sh --quick    also without a GPU: what can run there, with small networks, no tables
+set -u
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-.venv/bin/python}
 export PYTHONUNBUFFERED=1
+begun=$(date +%s)
+failed=
 
-timeout 150 "$PYTHON" -m pytest -q -p no:cacheprovider tests/ops tests/nn/test_deform.py -m "not slow"
-timeout 180 "$PYTHON" benchmarks/ops/deform_gpu.py "$@"
-timeout 90 "$PYTHON" benchmarks/ops/depthwise_gpu.py "$@"
-timeout 145 "$PYTHON" benchmarks/models/throughput.py --models flowdcn-b/2 dico-b --sizes 256 --batch 64 \
-  --modes forward training --rounds 5 --no-compile --table throughput_gpu_b_256 "$@"
+step() { # step SECONDS NAME COMMAND...
+  limit=$1 name=$2 from=$(date +%s)
+  shift 2
+  printf '\n== %s: %s\n' "$name" "$*"
+  timeout "$limit" "$@" || failed="$failed $name ($?)"
+  echo "== $name took $(($(date +%s) - from)) s of $limit"
+}
+
+on_gpu() { # likewise, for a step that needs one
+  if [ "$gpu" = True ]; then step "$@"; else echo "== $2 left out: it needs a GPU"; fi
+}
+
+gpu=$("$PYTHON" -c 'import torch; print(torch.cuda.is_available())') || exit 2
+case " $* " in
+*" --quick "*) flow=flowdcn-s/2 dico=dico-s how=none ;;
+*) flow=flowdcn-xl/2 dico=dico-xl how=blocks
+   [ "$gpu" = True ] || { echo "expected a GPU that torch can use, found none; try --quick" >&2; exit 2; } ;;
+esac
+command -v nvidia-smi >/dev/null && nvidia-smi -L
+
+throughput="$PYTHON benchmarks/models/throughput.py --precision bfloat16 --compile $how --rounds 3"
+on_gpu 70 truth "$PYTHON" -m pytest -q -p no:cacheprovider tests/ops tests/nn/test_deform.py -m "not slow"
+on_gpu 45 deform "$PYTHON" benchmarks/ops/deform_gpu.py --dtypes bfloat16 float32 --rounds 5 "$@"
+on_gpu 40 depthwise "$PYTHON" benchmarks/ops/depthwise_gpu.py "$@"
+step 160 networks $throughput --models $flow $dico --modes forward --batch 64 --sizes 256 512 \
+  --float32-rival $dico --table throughput_gpu_xl_forward "$@"
+step 110 training $throughput --models $flow $dico --modes training --batch 64 --sizes 256 \
+  --table throughput_gpu_xl_training "$@"
+step 55 sampling "$PYTHON" benchmarks/samplers/network_share.py --rounds 3 "$@"
+
+echo "== all took $(($(date +%s) - begun)) s${failed:+; failed, with their exit codes (124: out of time):$failed}"
+[ -z "$failed" ]

@@ -27,7 +27,7 @@ from benchmarks.ops.gpu import (
     parse,
     poisoned,
     repeat,
-    report,
+    run,
     timed,
 )
 from convflow.ops import deform_sample
@@ -208,24 +208,20 @@ def main() -> None:
     """Check, measure, print and write the table."""
     options = parse(__doc__)
     shapes = SHAPES[:1] if options.quick else SHAPES
-    rows: list[harness.Row] = []
     try:
         good = {(s, d): check(s, DTYPES[d]) for d in options.dtypes for s in shapes}
         for name in options.dtypes:
             check_heads(shapes[0], DTYPES[name])
     except AssertionError as error:
         raise SystemExit(f"ours is wrong, so there is nothing to time: {error}") from error
+    cases = []
     for name in options.dtypes:
         for shape in shapes:
-            case = partial(set_up, DTYPES[name], good[shape, name])
-            rows += harness.measure(
-                harness.Case(f"deform_sample {name}", case, [shape], MODES), options.rounds
-            )
+            rivals_of = partial(set_up, DTYPES[name], good[shape, name])
+            cases.append(harness.Case(f"deform_sample {name}", rivals_of, [shape], MODES))
         heads = partial(set_up_heads, DTYPES[name])
-        rows += harness.measure(
-            harness.Case(f"msdcn_sample {name}", heads, shapes, MODES), options.rounds
-        )
-    report(rows, NOTE, None if options.quick else "deform_gpu.csv")
+        cases.append(harness.Case(f"msdcn_sample {name}", heads, shapes, MODES))
+    run(cases, options.rounds, NOTE, None if options.quick else harness.RESULTS / "deform_gpu.csv")
 
 
 if __name__ == "__main__":

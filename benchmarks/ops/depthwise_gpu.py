@@ -26,7 +26,7 @@ from benchmarks.ops.gpu import (
     parse,
     poisoned,
     repeat,
-    report,
+    run,
     timed,
 )
 from convflow.ops import depthwise_conv
@@ -124,11 +124,12 @@ def main() -> None:
         good = {(s, d): check(s, DTYPES[d]) for d in options.dtypes for s in shapes}
     except AssertionError as error:
         raise SystemExit(f"ours is wrong, so there is nothing to time: {error}") from error
-    rows: list[harness.Row] = []
-    for (shape, name), rivals in good.items():
-        case = harness.Case(f"{OURS} {name}", partial(set_up, DTYPES[name], rivals), [shape], MODES)
-        rows += harness.measure(case, options.rounds)
-    report(rows, NOTE, None if options.quick else "depthwise_gpu.csv")
+    cases = [
+        harness.Case(f"{OURS} {name}", partial(set_up, DTYPES[name], rivals), [shape], MODES)
+        for (shape, name), rivals in good.items()
+    ]
+    path = None if options.quick else harness.RESULTS / "depthwise_gpu.csv"
+    run(cases, options.rounds, NOTE, path)
 
 
 if __name__ == "__main__":

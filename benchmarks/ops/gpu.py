@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -77,18 +78,23 @@ def copy(num_bytes: int) -> harness.Call:
     return lambda: target.copy_(block)
 
 
-def report(rows: Sequence[harness.Row], note: str, table: str | None) -> None:
-    """Print times of one call, and write them to `table` if it has a name."""
-    times = ("median_ms", "low_ms", "high_ms")
-    rows = [replace(row, **{time: getattr(row, time) / REPEATS for time in times}) for row in rows]
+def run(cases: Iterable[harness.Case], rounds: int, note: str, path: Path | None) -> None:
+    """Measure cases of repeated calls and print the times of one; `path` grows with each case."""
     print(note, "\n")
-    for row in rows:
-        share = f"  share {row.ratio:.2f}" if "limit" in row.rival else ""
-        print(
-            f"{row.case:24}{row.shape:17}{row.mode:18}{row.rival:15}{1e3 * row.median_ms:9.1f} us"
-            f"{row.ratio:8.2f}{share}"
-        )
-    if table:
-        path = harness.RESULTS / table
-        harness.write(path, rows)
+    times, rows = ("median_ms", "low_ms", "high_ms"), list[harness.Row]()
+    for case in cases:
+        found = [
+            replace(row, **{time: getattr(row, time) / REPEATS for time in times})
+            for row in harness.measure(case, rounds)
+        ]
+        for row in found:
+            share = f"  share {row.ratio:.2f}" if "limit" in row.rival else ""
+            print(
+                f"{row.case:24}{row.shape:17}{row.mode:18}{row.rival:15}"
+                f"{1e3 * row.median_ms:9.1f} us{row.ratio:8.2f}{share}"
+            )
+        rows += found
+        if path is not None:
+            harness.write(path, rows)  # a run that is cut off keeps what it has
+    if path is not None:
         print(f"\n{harness.machine()}\nwritten to {path}")

@@ -24,6 +24,8 @@ TOLERANCE = {
 def distance(actual: Tensor | Sequence[Tensor], expected: Tensor | Sequence[Tensor]) -> float:
     """Return rms(actual - expected) / rms(expected), in float64 and over all tensors at once.
 
+    What lies on a GPU is compared there; other accelerators may lack float64.
+
     Args:
         actual: a tensor, or several.
         expected: as many, of the same shapes, in any dtype and on any device.
@@ -37,7 +39,8 @@ def distance(actual: Tensor | Sequence[Tensor], expected: Tensor | Sequence[Tens
         return float("inf")
     error = size = 0.0
     for one, other in zip(ours, theirs, strict=True):
-        one, other = one.detach().cpu().double(), other.detach().cpu().double()
+        home = one.device if torch.cuda.is_available() else "cpu"
+        one, other = one.detach().to(home).double(), other.detach().to(home).double()
         error += (one - other).square().sum().item()
         size += other.square().sum().item()
     if size == 0:

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from functools import partial
-from typing import Any, NamedTuple, TypeVar, cast
+from functools import cache, partial
+from typing import Any, Literal, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
-from convflow.bench import table
 from convflow.bench.agreement import require_agreement
 from convflow.bench.floor import Products
 from convflow.bench.harness import Call, Row, seconds
+from convflow.bench.utilisation import Rated, Work, product, rate
 from convflow.distributed import free_memory
 from convflow.models.backbone import Backbone, check_size
+from convflow.models.blocks import compile_blocks
+from convflow.models.cost import measure
 from convflow.models.zoo import SIZES, create_model
-from convflow.training.planner import Work, check_memory
-from convflow.types import InputError, unknown_name
+from convflow.training import planner
+from convflow.types import InputError, Size, unknown_name
+
+Compilation = Literal["whole", "blocks"]
+"""A graph of all, or one of each kind of block, which takes seconds where that takes minutes."""
 
 Shape = tuple[int, ...]
 """Batch, height and width in pixels."""
@@ -26,9 +32,19 @@ Shape = tuple[int, ...]
 USUAL = ["flowdcn-s/2", "dico-s", "fcdm-s"]
 MODES = ["forward", "training"]
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
-EAGER, COMPILED, FLOOR = "eager", "compiled", "floor"
+EAGER, COMPILED, FLOOR, LIMIT, FLOAT32 = "eager", "compiled", "floor", "product limit", "float32"
+LIMITS = (FLOOR, LIMIT)
 FACTOR = 8
 """Pixels along a side of a cell of the latents."""
+
+NOISE, MANY = 0.02, 34e6
+"""Deviation of the noise on weights; beyond so many, those of S, its norm over all stays the same.
+
+FlowDCN-XL/2 with noise of 0.02 multiplies rounding errors: its gradients in bfloat16 are all error.
+"""
+
+PIECE = 8
+"""Pictures at once for the float32 truth, which takes more memory than what is timed."""
 
 THROUGH_NETWORK = {torch.float32: 1e-5, torch.bfloat16: 3e-2}
 """As `TOLERANCE` in `agreement.py`, of whole networks, whose errors add up over their layers.
@@ -45,17 +61,26 @@ that of the network as it stands ("eager"), the median over rounds in which the 
 above 1 the rival is slower. "floor" is the time of nothing but the network's matrix products,
 convolutions and attentions, the same calls on random tensors of the same shapes and strides (inputs
 of one shape are one tensor, so that it is a little too fast). Convolutional networks run in the
-faster of two memory layouts, tried first; DiT beside them in its own."""
+faster of two memory layouts, tried first; DiT beside them in its own.
+"tflop" are the 10^12 operations that a call needs, two for each multiply-accumulate of products,
+convolutions and attentions as `convflow info` counts them, three times as many in training.
+"utilisation" is their rate over that of one product of two square matrices (1024 a side, 8192 on a
+GPU) in the same arithmetic, which takes turns with the others; "product limit" is the time of the
+network's operations at that rate. Products in float32 are without TF32 unless torch was told so."""
 
 Module = TypeVar("Module", bound=nn.Module)
 
 
 class Setting(NamedTuple):
-    """Where networks run, in which arithmetic, and whether compiled twins are wanted."""
+    """Where networks run and in which arithmetic; compiled twins and rivals that are wanted too.
+
+    `float32_rival` puts DiT eager in float32 beside, as papers measured it.
+    """
 
     device: torch.device
     dtype: torch.dtype = torch.float32
-    compiles: bool = False
+    compiles: Compilation | None = None
+    float32_rival: bool = False
 
     def arithmetic(self) -> AbstractContextManager[None]:
         """Return the context in which networks run: autocast where the dtype is not float32."""
@@ -93,17 +118,19 @@ def check_work(names: Sequence[str], shape: Shape, mode: str, setting: Setting) 
         build, half = partial(create_model, name), setting.dtype != torch.float32
         with torch.device("meta"):
             check_size(height, width, FACTOR * build().multiple)
-        work = Work(build, (height, width), batch, FACTOR, half)
+        work = planner.Work(build, (height, width), batch, FACTOR, half)
         free = free_memory(setting.device)
-        check_memory(work, free, "batch-size", training=mode != MODES[0])
+        planner.check_memory(work, free, "batch-size", training=mode != MODES[0])
 
 
 def perturb(model: Module, scale: float = 0.1) -> Module:
     """Add normal noise to every parameter, so that gates and heads of zeros speak."""
-    generator = torch.Generator().manual_seed(7)
+    device = next(model.parameters()).device
+    generator = torch.Generator(device).manual_seed(7)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.add_(scale * torch.randn(parameter.shape, generator=generator))
+            noise = torch.randn(parameter.shape, generator=generator, device=device)
+            parameter.add_(scale * noise)
     return model
 
 
@@ -116,8 +143,9 @@ def prepare(name: str, shape: Shape, modes: Sequence[str], setting: Setting) -> 
     Raises:
         Disagreement: one of them does not.
     """
-    model = perturb(create_seeded(name), 0.02).to(setting.device)
-    truths = {mode: _answers(model, shape, mode, Setting(setting.device)) for mode in modes}
+    model = create_noisy(name, setting.device)
+    plain = Setting(setting.device)
+    truths = {mode: _answers(model, shape, mode, plain, piece=PIECE) for mode in modes}
 
     def check(twin: nn.Module, layout: torch.memory_format, what: str) -> None:
         for mode, truth in truths.items():
@@ -134,10 +162,10 @@ def prepare(name: str, shape: Shape, modes: Sequence[str], setting: Setting) -> 
         times[layout] = min(seconds(run, setting.device) for _ in range(2))
     best = min(times, key=times.__getitem__)
     model.to(memory_format=best)  # type: ignore[call-overload]
-    if not setting.compiles:
+    if setting.compiles is None:
         return Subject(name, best, model, "none were asked for")
-    compiled = cast(nn.Module, torch.compile(model, dynamic=False))
     try:
+        compiled = _compile(model, setting.compiles)
         for mode in modes:
             call(compiled, best, shape, mode, setting)()
     except Exception as error:  # whatever the compiler lacks, the eager numbers remain
@@ -146,11 +174,20 @@ def prepare(name: str, shape: Shape, modes: Sequence[str], setting: Setting) -> 
     return Subject(name, best, model, compiled)
 
 
-def create_seeded(name: str, **settings: Any) -> Backbone:
-    """Return a new network, the same every time, without touching the global generator."""
-    with torch.random.fork_rng(devices=[]):
+def create_noisy(name: str, device: torch.device | str = "cpu", **settings: Any) -> Backbone:
+    """Return what `create_seeded` does, with noise on all weights that fits their number."""
+    model = create_seeded(name, device, **settings)
+    count = sum(p.numel() for p in model.parameters())
+    return perturb(model, NOISE * min(1.0, MANY / count) ** 0.5)
+
+
+def create_seeded(name: str, device: torch.device | str = "cpu", **settings: Any) -> Backbone:
+    """Return a new network, the same every time on a device, leaving global generators alone."""
+    device = torch.device(device)
+    forked = [device] if device.type != "cpu" and torch.cuda.is_available() else []
+    with torch.random.fork_rng(forked), device:
         torch.manual_seed(0)
-        return create_model(name, **settings)
+        return create_model(name, **settings).to(device)
 
 
 def batch_of(shape: Shape, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
@@ -186,7 +223,9 @@ def call(
 def set_up(
     find: Callable[[str], Subject], setting: Setting, name: str, shape: Shape, mode: str
 ) -> Mapping[str, Call]:
-    """Return calls of the network eager and compiled, its floor, and DiT of its size.
+    """Return calls of the network eager and compiled, its floor and limit, and DiT of its size.
+
+    Those of limits are one product each, which `rate_rows` turns into times.
 
     Args:
         find: from a name to the network, prepared.
@@ -203,19 +242,53 @@ def set_up(
     if isinstance(ours.compiled, nn.Module):
         calls[COMPILED] = call(ours.compiled, ours.layout, shape, mode, setting)
     calls[FLOOR] = products.replay()
+    calls[LIMIT] = product(setting.device, setting.dtype)
     if (rival := rival_of(name)) is not None:
         theirs = find(rival)
         calls[rival] = call(theirs.model, theirs.layout, shape, mode, setting)
         if isinstance(theirs.compiled, nn.Module):
             compiled = call(theirs.compiled, theirs.layout, shape, mode, setting)
             calls[f"{rival} {COMPILED}"] = compiled
+        if setting.float32_rival and mode == MODES[0]:
+            plain = Setting(setting.device)
+            alone = f"{rival} {FLOAT32}"
+            calls[alone] = call(theirs.model, theirs.layout, shape, mode, plain)
+            calls[f"{alone} {LIMIT}"] = product(setting.device, torch.float32)
     return calls
 
 
-def cells(row: Row) -> table.Cells:
-    """Return a row as text, with the pictures a second."""
-    number = int(row.shape.partition("x")[0])
-    return table.cells(vars(row) | {"images_per_s": 1e3 * number / row.median_ms})
+def rate_rows(name: str, rows: Sequence[Row], device: torch.device) -> list[Rated]:
+    """Return rows with operations and utilisation, limits as times of the network's operations.
+
+    Args:
+        name: a published size.
+        rows: of what `set_up` gave for one shape and mode.
+        device: where it ran.
+    """
+    rival, (batch, height, width) = rival_of(name), map(int, rows[0].shape.split("x"))
+    passes = 1 if rows[0].mode == MODES[0] else 3
+
+    def work(line: str) -> Work:
+        whose = rival if rival is not None and line.startswith(rival) else name
+        macs = 1e9 * _gmacs(create_model, whose, (height, width)) * batch * passes
+        return Work(2 * macs, f"{rival} {FLOAT32} {LIMIT}" if FLOAT32 in line else LIMIT)
+
+    return rate(rows, {row.rival: work(row.rival) for row in rows}, device)
+
+
+@cache
+def _gmacs(create: Callable[[str], Backbone], name: str, size: Size) -> float:
+    return measure(partial(create, name), size, factor=FACTOR).gmacs
+
+
+def _compile(model: nn.Module, how: Compilation) -> nn.Module:
+    """Return a compiled network that shares the weights of one that stays as it is."""
+    if how == "whole":
+        return cast(nn.Module, torch.compile(model, dynamic=False))
+    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    twin = copy.deepcopy(model, shared)
+    compile_blocks(twin)
+    return twin
 
 
 def _answers(
@@ -224,16 +297,22 @@ def _answers(
     mode: str,
     setting: Setting,
     layout: torch.memory_format = LAYOUTS[0],
+    piece: int | None = None,
 ) -> list[Tensor]:
-    """Return the output, or the gradients of its mean square, in float32."""
-    x, t, y = batch_of(shape, setting.device)
-    x = x.contiguous(memory_format=layout)
+    """Return the output, or the gradients of its mean square, in float32; `piece` by piece."""
+    pieces = [
+        (x.contiguous(memory_format=layout), t, y)
+        for x, t, y in zip(
+            *(t.split(piece or len(t)) for t in batch_of(shape, setting.device)), strict=True
+        )
+    ]
     if mode == MODES[0]:
         with torch.no_grad(), setting.arithmetic():
-            return [model(x, t, y).float()]
-    with setting.arithmetic():
-        loss = model(x, t, y).float().square().mean()
-    loss.backward()
+            return [torch.cat([model(*part).float() for part in pieces])]
+    for part in pieces:
+        with setting.arithmetic():
+            loss = model(*part).float().square().mean() * (len(part[0]) / shape[0])
+        loss.backward()
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     model.zero_grad(set_to_none=True)
     return gradients

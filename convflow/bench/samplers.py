@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from convflow.bench.harness import deciles, synchronise
-from convflow.bench.models import create_seeded, perturb
+from convflow.bench.models import create_noisy
 from convflow.codecs import create_codec
 from convflow.distributed import choose_device
 from convflow.pipeline import Pipeline
@@ -159,12 +159,12 @@ def create_digits(device: str = "auto") -> Pipeline:
     """
     config = flowdcn()
     settings = dict(config.model)
-    model = create_seeded(
+    model = create_noisy(
         settings.pop("name"), in_channels=config.data.channels, num_classes=10, **settings
     )
     codec = create_codec(dataclasses.asdict(config.codec), choose_device(device))
     size, sampling = config.data.size, config.sampling
-    return Pipeline(perturb(model, 0.02), codec, size, (), sampling, device, config.process)
+    return Pipeline(model, codec, size, (), sampling, device, config.process)
 
 
 def measure(

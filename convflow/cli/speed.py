@@ -152,7 +152,14 @@ def _bench_networks(verb: str, mode: str, what: str, arguments: Sequence[str]) -
     add = parser.add_argument
     add("names", nargs="*", metavar="NAME", help="convflow info lists them (default: the three S)")
     add("--size", type=size, help="height x width in pixels (default: 256x256)")
-    add("--compile", action="store_true", help="also by torch.compile, which takes minutes")
+    add(
+        "--compile",
+        nargs="?",
+        choices=("whole", "blocks"),
+        const="whole",
+        metavar="HOW",
+        help="also by torch.compile: whole takes minutes, blocks one graph for each kind of block",
+    )
     options = _parse(parser, arguments)
 
     from convflow.bench import models, table
@@ -181,9 +188,10 @@ def _bench_networks(verb: str, mode: str, what: str, arguments: Sequence[str]) -
         if options.compile and isinstance(ours.compiled, str):
             print(f"{name}: no compiled numbers, {ours.compiled}")
         set_up = partial(models.set_up, find, setting, name)
-        rows = measure(Case(ours.title, set_up, [shape], [mode]), options.rounds, device)
-        told = [models.cells(row) for row in rows]
-        sentences = [*over_limits(rows, [models.FLOOR]), *unsteady(rows)]
+        case = Case(ours.title, set_up, [shape], [mode])
+        rows = models.rate_rows(name, measure(case, options.rounds, device), device)
+        told = [table.cells(vars(row)) for row in rows]
+        sentences = [*over_limits(rows, models.LIMITS), *unsteady(rows)]
         print(*table.lines(told), *sentences, "", sep="\n", flush=True)
         found += told
     return _finish(options, found, device)

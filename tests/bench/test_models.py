@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
-from convflow.bench import models
+from convflow.bench import models, utilisation
+from convflow.bench.agreement import TOLERANCE, distance
 from convflow.bench.harness import Row
+from convflow.models.cost import measure
 from convflow.models.zoo import create_model
 from convflow.types import Disagreement, InputError
 from tests.cases import TINY, TINY_DICO, TINY_DIT
@@ -40,7 +43,7 @@ def find(name):
 def test_calls_are_those_of_the_network_its_floor_and_dit(name, mode):
     calls = models.set_up(find, CPU, name, SHAPE, mode)
     rival = [] if name == "dit-s/2" else ["dit-s/2"]
-    assert [*calls] == ["eager", "floor", *rival]
+    assert [*calls] == ["eager", "floor", "product limit", *rival]
     for call in calls.values():
         call()
 
@@ -54,8 +57,8 @@ def test_bfloat16_agrees_with_float32():
 def test_a_layout_that_changes_the_numbers_is_found(mode, wrong, monkeypatch):
     honest = models._answers
 
-    def broken(model, shape, mode, setting, layout=models.LAYOUTS[0]):
-        out = honest(model, shape, mode, setting, layout)
+    def broken(model, shape, mode, setting, layout=models.LAYOUTS[0], **more):
+        out = honest(model, shape, mode, setting, layout, **more)
         return [1.001 * part for part in out] if layout == torch.channels_last else out
 
     monkeypatch.setattr(models, "_answers", broken)
@@ -70,7 +73,7 @@ def test_a_compiled_twin_that_differs_is_found(monkeypatch):
         return models.perturb(twin, 0.03)
 
     monkeypatch.setattr(torch, "compile", compile_wrongly)
-    setting = CPU._replace(compiles=True)
+    setting = CPU._replace(compiles="whole")
     with pytest.raises(Disagreement, match="dico-s and itself compiled, forward"):
         models.prepare("dico-s", SHAPE, ["forward"], setting)
 
@@ -83,20 +86,77 @@ def test_a_compiler_that_fails_leaves_the_eager_numbers(monkeypatch):
         return call
 
     monkeypatch.setattr(torch, "compile", fail)
-    found = models.prepare("dico-s", SHAPE, ["forward"], CPU._replace(compiles=True))
+    found = models.prepare("dico-s", SHAPE, ["forward"], CPU._replace(compiles="whole"))
     assert found.compiled == "RuntimeError: no C++ compiler here"
-    assert [*models.set_up(lambda _: found, CPU, "dit-s/2", SHAPE, "forward")] == ["eager", "floor"]
+    calls = models.set_up(lambda _: found, CPU, "dit-s/2", SHAPE, "forward")
+    assert [*calls] == ["eager", "floor", "product limit"]
 
 
-def test_compiled_twins_have_their_own_lines(monkeypatch):
+def test_compiled_twins_and_float32_rivals_have_their_own_lines(monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda model, dynamic: model)
-    setting = CPU._replace(compiles=True)
+    setting = models.Setting(CPU.device, torch.bfloat16, "whole", float32_rival=True)
 
     def find(name):
         return models.prepare(name, SHAPE, ["forward"], setting)
 
     calls = models.set_up(find, setting, "dico-s", SHAPE, "forward")
-    assert [*calls] == ["eager", "compiled", "floor", "dit-s/2", "dit-s/2 compiled"]
+    theirs = ["dit-s/2", "dit-s/2 compiled", "dit-s/2 float32", "dit-s/2 float32 product limit"]
+    assert [*calls] == ["eager", "compiled", "floor", "product limit", *theirs]
+
+
+def test_a_twin_of_compiled_blocks_shares_its_weights_and_leaves_the_network_eager(monkeypatch):
+    compiled = []
+    monkeypatch.setattr(nn.Module, "compile", lambda module, **_: compiled.append(module))
+    found = models.prepare("dit-s/2", SHAPE, ["forward"], CPU._replace(compiles="blocks"))
+    assert [type(m).__name__ for m in compiled] == ["DiTBlock", "DiTBlock", "PatchHead"]
+    pairs = zip(found.model.parameters(), found.compiled.parameters(), strict=True)
+    assert all(ours is theirs for ours, theirs in pairs)
+    assert not {*map(id, compiled)} & {*map(id, found.model.modules())}
+
+
+def test_noise_on_more_weights_has_the_same_norm(monkeypatch):
+    """A quarter of a network's weights are many: half the deviation."""
+    plain = models.create_seeded("dico-s")
+    count = sum(p.numel() for p in plain.parameters())
+    for many, scale in ((count, 0.02), (count / 4, 0.01)):
+        monkeypatch.setattr(models, "MANY", many)
+        noisy = models.create_noisy("dico-s")
+        pairs = zip(noisy.parameters(), plain.parameters(), strict=True)
+        noise = torch.cat([(one - other).flatten() for one, other in pairs])
+        assert noise.std().item() == pytest.approx(scale, rel=0.02)
+
+
+@pytest.mark.parametrize("mode", models.MODES)
+def test_the_truth_is_the_same_piece_by_piece(mode):
+    model = models.perturb(models.create_seeded("dico-s"))
+    whole, pieces = (
+        models._answers(model, (5, 32, 32), mode, CPU, piece=piece) for piece in (None, 2)
+    )
+    assert distance(pieces, whole) <= TOLERANCE[torch.float32]
+
+
+def test_operations_are_those_of_the_line():
+    """TINY_DIT at 4 x 8 latents, 8 patches of 16 numbers, counted by hand, for 2 pictures."""
+    embed, time = 8 * 16 * 16, 256 * 16 + 16 * 16
+    block = 16 * 96 + 8 * 16 * 48 + 2 * 8 * 8 * 16 + 8 * 16 * 16 + 2 * 8 * 16 * 64
+    macs = embed + time + 2 * block + 16 * 32 + 8 * 16 * 16
+    ours = measure(lambda: models.create_model("dico-s"), (32, 64), factor=8).gmacs * 1e9
+    times = {"eager": 4.0, "product limit": 1.0, "dit-s/2 compiled": 2.0, "dit-s/2 float32": 8.0,
+             "dit-s/2 float32 product limit": 2.0}  # fmt: skip
+    for mode, passes in (("forward", 1), ("training", 3)):
+        rows = [
+            Row("dico-s", "2x32x64", mode, line, ms, ms, ms, ms / 4, 0.0)
+            for line, ms in times.items()
+        ]
+        eager, limit, compiled, plain, plain_limit = models.rate_rows("dico-s", rows, CPU.device)
+        rate = 2 * utilisation.SIDES[True] ** 3 / 1e-3
+        needs, theirs = 4 * ours * passes, 4 * macs * passes
+        assert (eager.tflop, compiled.tflop) == pytest.approx((needs / 1e12, theirs / 1e12))
+        assert limit.median_ms == pytest.approx(1e3 * needs / rate)
+        assert eager.utilisation == pytest.approx(needs / 4e-3 / rate)
+        assert compiled.utilisation == pytest.approx(theirs / 2e-3 / rate)
+        assert plain.utilisation == pytest.approx(theirs / 8e-3 / (rate / 2))
+        assert plain_limit.median_ms == pytest.approx(1e3 * theirs / (rate / 2))
 
 
 @pytest.mark.parametrize(
@@ -136,8 +196,3 @@ def test_work_that_cannot_fit_names_a_batch_that_does(monkeypatch):
     with pytest.raises(InputError, match=message):
         models.check_work(["dico-s"], (2000, 256, 256), "forward", CPU)
     models.check_work(["dico-s"], (2, 256, 256), "forward", CPU)
-
-
-def test_pictures_a_second_are_of_the_batch():
-    row = Row("dico-s", "8x256x256", "forward", "eager", 500.0, 400.0, 600.0, 1.0, 3.0)
-    assert models.cells(row)["images_per_s"] == "16"

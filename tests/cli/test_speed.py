@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from convflow.bench import harness, models, ops, samplers
+from convflow.bench import harness, models, ops, samplers, utilisation
 from convflow.cli.main import main
 from convflow.models.zoo import create_model
 from tests.cases import TINY, TINY_DIT
@@ -24,8 +24,8 @@ WORDS = {
 }
 RIVALS = {
     "ops": [*ops.RIVALS, "L2 limit"] * 4,
-    "models": ["eager", "floor", "dit-s/2"],
-    "training": ["eager", "floor", "dit-s/2"],
+    "models": ["eager", "floor", "product limit", "dit-s/2"],
+    "training": ["eager", "floor", "product limit", "dit-s/2"],
 }
 
 
@@ -39,6 +39,7 @@ def _tiny(monkeypatch: pytest.MonkeyPatch) -> None:
         return create_model(family, **settings | (SETTINGS if name in tiny else given))
 
     monkeypatch.setattr(models, "create_model", create)
+    monkeypatch.setitem(utilisation.SIDES, True, 128)
     monkeypatch.setattr(ops, "SHAPES", [(1, 4, 4, 2, 8), (1, 4, 4, 3, 4)])
 
 
@@ -68,7 +69,10 @@ def test_the_file_holds_what_is_printed(
     if name in RIVALS:
         assert [row["rival"] for row in rows] == RIVALS[name]
         assert ("L2 limit" if name == "ops" else "times its floor") in out
-    else:
+    if name in ("models", "training"):
+        assert "times its product limit" in out
+        assert all(float(row["utilisation"]) > 0 for row in rows)
+    if name not in RIVALS:
         solvers = ["euler", "ab4"] if name == "samplers" else samplers.USUAL
         assert [row["solver"] for row in rows] == solvers * 2
         assert {row["guidance"] for row in rows} == {"1", "2" if name == "run" else "1.5"}
@@ -143,6 +147,7 @@ def test_ctrl_c_ends_cleanly(
         ("ops --csv RUN", "--csv: expected a file, got the folder"),
         ("ops --csv RUN/config.json/a.csv", "could not write"),
         ("ops --bach-size 3", "did you mean '--batch-size'?"),
+        ("models dit-s/2 --compile quickly", "--compile: invalid choice: 'quickly'"),
         ("models dit-q/2", "unknown model 'dit-q/2'; did you mean"),
         ("models dit-s/2 --size 40x32", "multiples of 16, got 40x32"),
         ("training dit-s/2 --size 0x32", "multiples of 16, got 0x32"),

@@ -1,0 +1,80 @@
+"""Utilisation: a network's operations a second, beside those of one large matrix product."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import NamedTuple
+
+import torch
+
+from convflow.bench.harness import Call, Row
+
+SIDES = {True: 1024, False: 8192}
+"""Rows and columns of the product's matrices, by whether the device is the CPU."""
+
+
+class Work(NamedTuple):
+    """What a line of a table needs, and what it is held against.
+
+    Attributes:
+        operations: of one call, two for each multiply-accumulate.
+        limit: the line of the product in the same arithmetic; of that line too.
+    """
+
+    operations: float
+    limit: str
+
+
+@dataclass(frozen=True)
+class Rated(Row):
+    """A row of a network with what it needs and reaches.
+
+    Attributes:
+        images_per_s: the batch over the median.
+        tflop: 10^12 operations that the call needs.
+        utilisation: operations a second over those of the product, both by their medians.
+    """
+
+    images_per_s: float
+    tflop: float
+    utilisation: float
+
+
+def product(device: torch.device, dtype: torch.dtype) -> Call:
+    """Return a call of one square matrix product, large enough that nothing else counts."""
+    side, generator = SIDES[device.type == "cpu"], torch.Generator(device).manual_seed(0)
+    left, right = (
+        torch.randn(side, side, generator=generator, device=device).to(dtype) for _ in range(2)
+    )
+    return partial(torch.mm, left, right, out=torch.empty_like(left))
+
+
+def rate(rows: Sequence[Row], works: Mapping[str, Work], device: torch.device) -> list[Rated]:
+    """Return rows with their utilisation; a product's line becomes the time of as many operations.
+
+    Args:
+        rows: of one shape and mode, timed in the same rounds; the shape begins with the batch.
+        works: of every line, by its name.
+        device: where the products ran.
+    """
+    count = 2.0 * SIDES[device.type == "cpu"] ** 3
+    found, named = [], {row.rival: row for row in rows}
+    for row in rows:
+        operations, limit = works[row.rival]
+        products = operations / count
+        least = products * named[limit].median_ms
+        if row.rival == limit:
+            times = {f: products * getattr(row, f) for f in ("median_ms", "low_ms", "high_ms")}
+            row = replace(row, **times, ratio=products * row.ratio)
+        pictures = int(row.shape.partition("x")[0])
+        found.append(
+            Rated(
+                **vars(row),
+                images_per_s=1e3 * pictures / row.median_ms,
+                tflop=operations / 1e12,
+                utilisation=least / row.median_ms,
+            )
+        )
+    return found
