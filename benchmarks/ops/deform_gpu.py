@@ -134,33 +134,34 @@ def check(shape: tuple[int, ...], dtype: torch.dtype) -> list[str]:
 
 def check_heads(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     """AssertionError unless `msdcn_sample` agrees with its reference in float64."""
-    grad, values, heads, prior, reach = draw_heads(shape, dtype)
-    wide = [tensor.double() for tensor in (values, heads, prior, reach)]
+    grad, merged, prior, reach = draw_merged(shape, dtype)
+    wide = [tensor.double() for tensor in (merged, prior, reach)]
     truths = [
         reference.msdcn_sample(*wide, "zeros"),
         *reference.msdcn_sample_backward(grad.double(), *wide, "zeros"),
     ]
-    leaves = [tensor.requires_grad_() for tensor in (values, heads, prior)]
+    leaves = [tensor.requires_grad_() for tensor in (merged, prior)]
     found = poisoned(lambda *tensors: msdcn_sample(*tensors, reach), leaves, grad)
-    for actual, truth in zip(found[:3], truths, strict=False):
+    for actual, truth in zip(found[:2], truths, strict=False):
         assert_close_rms(actual, truth)
     # A sum over all positions, of both signs.
-    assert_close_rms(found[3], truths[3], limit=GOLDEN)
+    assert_close_rms(found[2], truths[2], limit=GOLDEN)
 
 
-def draw_heads(shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, ...]:
-    """Upstream gradient, values, heads, prior and reach of a layer early in its training."""
+def draw_merged(shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """Upstream gradient, values with heads, prior and reach of a layer early in its training."""
     grad, values, *_ = draw(shape, dtype)
     heads = 0.3 * torch.randn(*shape[:3], 4 * TAPS * shape[3], device=DEVICE)
     share = torch.arange(1, shape[3] + 1, device=DEVICE) / shape[3]
-    return grad, values, heads.to(dtype), torch.logit(share - 1e-4), heads.new_full((1, 2), 6.0)
+    merged = torch.cat((values.flatten(3), heads.to(dtype)), -1)
+    return grad.flatten(3), merged, torch.logit(share - 1e-4), heads.new_full((1, 2), 6.0)
 
 
-def composed(values: Tensor, heads: Tensor, prior: Tensor, reach: Tensor) -> Tensor:
+def composed(merged: Tensor, prior: Tensor, reach: Tensor) -> Tensor:
     """`msdcn_sample` over `deform_sample`: what a layer does without the fused operator."""
-    bend, spacing, weights = reference.read_heads(heads, prior)
+    values, bend, spacing, weights = reference.read_merged(merged, prior)
     offsets = reference.place_taps(bend, spacing, reach[:, None, None, None, None])
-    return deform_sample(values, offsets, weights)
+    return deform_sample(values, offsets, weights).flatten(3)
 
 
 def limits(shape: tuple[int, ...], dtype: torch.dtype, mode: str) -> Mapping[str, harness.Call]:
@@ -196,7 +197,7 @@ def set_up_heads(
     dtype: torch.dtype, shape: tuple[int, ...], mode: str
 ) -> Mapping[str, harness.Call]:
     """The operator of raw heads beside its composition."""
-    grad, *inputs, reach = draw_heads(shape, dtype)
+    grad, *inputs, reach = draw_merged(shape, dtype)
     rivals = {"msdcn_sample": msdcn_sample, "composition": composed}
     return {
         name: repeat(timed(lambda *t, f=function: f(*t, reach), inputs, grad, mode))

@@ -9,10 +9,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from convflow.nn.norm import widen
-from convflow.ops import deform_sample
-from convflow.ops.deform.op import Border, fuses, msdcn_sample
-from convflow.ops.deform.reference import TAPS, place_taps, prior_grid
+from convflow.ops.deform.op import Border, msdcn_sample
+from convflow.ops.deform.reference import TAPS
 from convflow.types import InputError, unknown_name
 
 DEFAULT_REACH = 6.0
@@ -52,8 +50,6 @@ class GroupwiseMSDCN(nn.Module):
         self.out = nn.Linear(width, width)
         share = torch.arange(1, num_groups + 1) / num_groups
         self.prior_scale = nn.Parameter(torch.logit(share - 1e-4))
-        self.prior_direction: Tensor
-        self.register_buffer("prior_direction", prior_grid(), persistent=False)
         for layer in (self.direction, self.scale, self.weight):
             nn.init.zeros_(layer.weight)
         for bias in (self.value.bias, self.direction.bias, self.out.bias):
@@ -63,47 +59,26 @@ class GroupwiseMSDCN(nn.Module):
         self, x: Float[Tensor, "B H W D"], reach: Reach = DEFAULT_REACH
     ) -> Float[Tensor, "B H W D"]:
         """Return the gathered features; `reach` in cells, maybe another for each sample."""
-        groups = (*x.shape[:-1], self.num_groups)
-        value = self.value(x).view(*groups, x.shape[-1] // self.num_groups)
-        if fuses(value):
-            rows = _as_rows(reach, x)
-            gathered = msdcn_sample(value, self._heads(x), self.prior_scale, rows, self.border)
-        else:
-            offsets, weights = self._offsets(x, reach), self.weight(x).view(*groups, TAPS)
-            gathered = deform_sample(value, offsets, weights, self.border)
-        return self.out(gathered.flatten(-2))
+        merged = F.linear(x, *self._projection())
+        rows = _as_rows(reach, x)
+        return self.out(msdcn_sample(merged, self.prior_scale, rows, self.border))
 
-    def _heads(self, x: Tensor) -> Float[Tensor, "B H W heads"]:
-        """Return directions, scales and weights from one product instead of three."""
-        layers = (self.direction, self.scale, self.weight)
-        biases = (self.direction.bias, torch.zeros_like(self.scale.weight[:, 0]), self.weight.bias)
-        return F.linear(x, torch.cat([layer.weight for layer in layers]), torch.cat(biases))
-
-    def _offsets(self, x: Tensor, reach: Reach) -> Float[Tensor, "B H W G K 2"]:
-        shape = (*x.shape[:-1], self.num_groups, TAPS)
-        direction = widen(self.direction(x).view(*shape, 2)) + self.prior_direction
-        scale = widen(self.scale(x).view(shape)) + self.prior_scale[:, None]
-        return place_taps(direction, scale.sigmoid(), _as_pair(reach, x))
-
-
-def _as_pair(reach: Reach, x: Tensor) -> Tensor | float:
-    """Return a reach so that it multiplies offsets (B, H, W, G, K, 2)."""
-    if isinstance(reach, (int, float)):
-        return float(reach)
-    pair = torch.as_tensor(reach, dtype=torch.float32, device=x.device)
-    if pair.dim() == 2 and pair.shape == (x.shape[0], 2):
-        return pair[:, None, None, None, None]
-    if pair.shape not in ((), (2,)):
-        raise InputError(
-            f"expected a reach of one number or (x, y), got shape {tuple(pair.shape)}; "
-            f"(x, y) for each of the samples would be {(x.shape[0], 2)}"
-        )
-    return pair
+    def _projection(self) -> tuple[Float[Tensor, "merged D"], Float[Tensor, " merged"]]:
+        """Weights and bias of one product for values, directions, scales and weights."""
+        no_bias = torch.zeros_like(self.scale.weight[:, 0])
+        biases = [self.value.bias, self.direction.bias, no_bias, self.weight.bias]
+        layers = (self.value, self.direction, self.scale, self.weight)
+        return torch.cat([layer.weight for layer in layers]), torch.cat(biases)
 
 
 def _as_rows(reach: Reach, x: Tensor) -> Float[Tensor, "N 2"]:
     """Return a reach as (x, y), one row for all samples or one for each."""
-    pair = _as_pair(reach, x)
-    if isinstance(pair, float):
-        return torch.full((1, 2), pair, device=x.device)
+    if isinstance(reach, (int, float)):
+        return torch.full((1, 2), float(reach), device=x.device)
+    pair = torch.as_tensor(reach, dtype=torch.float32, device=x.device)
+    if pair.shape not in ((), (2,), (x.shape[0], 2)):
+        raise InputError(
+            f"expected a reach of one number or (x, y), got shape {tuple(pair.shape)}; "
+            f"(x, y) for each of the samples would be {(x.shape[0], 2)}"
+        )
     return (pair.expand(2) if pair.dim() == 0 else pair).reshape(-1, 2)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from convflow.nn import deform
 from convflow.nn.deform import TAPS, GroupwiseMSDCN
 from convflow.ops.deform import op, reference
 from convflow.types import InputError
@@ -28,7 +27,7 @@ def offsets_of(layer: GroupwiseMSDCN, x: torch.Tensor, monkeypatch, **arguments)
         seen.append(offsets)
         return reference.deform_sample(values, offsets, weights, border)
 
-    monkeypatch.setattr(deform, "deform_sample", spy)
+    monkeypatch.setattr(op, "deform_sample", spy)
     layer(x, **arguments)
     return seen[0]
 
@@ -53,7 +52,7 @@ def test_offsets_are_the_published_formula(monkeypatch):
     bend = (x @ layer.direction.weight.T + layer.direction.bias).view(1, 3, 4, 2, TAPS, 2)
     logit = (x @ layer.scale.weight.T).view(1, 3, 4, 2, TAPS, 1)
     scale = torch.sigmoid(logit + layer.prior_scale.view(2, 1, 1))
-    assert_close_rms(offsets, (bend + layer.prior_direction) * scale * 5.0)
+    assert_close_rms(offsets, (bend + reference.prior_grid().double()) * scale * 5.0)
 
 
 def test_reach_acts_per_axis(monkeypatch):
@@ -77,27 +76,27 @@ def test_it_moves_with_its_input_away_from_the_border(down, right):
     assert_close_rms(moved[inner], expected[inner])
 
 
-def test_the_whole_layer_against_its_parts():
+def test_the_whole_layer_against_its_parts(monkeypatch):
     layer, x = layer_of(8, 2, perturbed=True), torch.randn(2, 3, 4, 8, dtype=torch.float64)
     weights = layer.weight(x).view(2, 3, 4, 2, TAPS)
     values = layer.value(x).view(2, 3, 4, 2, 4)
-    out = reference.deform_sample(values, layer._offsets(x, 6.0), weights, "zeros")
-    assert_close_rms(layer(x), layer.out(out.flatten(-2)))
+    actual, offsets = layer(x), offsets_of(layer, x, monkeypatch)
+    out = reference.deform_sample(values, offsets, weights, "zeros")
+    assert_close_rms(actual, layer.out(out.flatten(-2)))
 
 
 @pytest.mark.parametrize(
     "reach", [6.0, (2.0, 7.0), torch.tensor(3.0), torch.tensor([[2.0, 7.0], [3.0, 1.0]])], ids=str
 )
-def test_one_merged_product_equals_the_three(reach, monkeypatch):
+def test_the_fused_operator_gives_what_the_composition_gives(reach, monkeypatch):
     """As on devices with a kernel for it; here its reference runs in the kernel's place."""
     layer, x = layer_of(8, 2, perturbed=True), torch.randn(2, 3, 4, 8, dtype=torch.float64)
     x.requires_grad_()
     leaves = [x, *layer.parameters()]
     expected = layer(x, reach)
     truths = torch.autograd.grad(expected.square().sum(), leaves)
-    for module in (deform, op):
-        monkeypatch.setattr(module, "fuses", lambda values: True)
-    monkeypatch.setattr(deform, "deform_sample", None)
+    monkeypatch.setattr(op, "fuses", lambda values: True)
+    monkeypatch.setattr(op, "deform_sample", None)
     actual = layer(x, reach)
     assert_close_rms(actual, expected)
     for one, other in zip(torch.autograd.grad(actual.square().sum(), leaves), truths, strict=True):
@@ -118,7 +117,6 @@ def test_only_the_weights_bias_starts_at_random_beside_the_projections():
         *("value.bias", "out.bias", "direction.weight", "direction.bias"),
         *("scale.weight", "weight.weight"),
     }
-    assert "prior_direction" not in layer.state_dict()
 
 
 def test_sizes_and_options_that_do_not_fit_are_refused(unchecked):

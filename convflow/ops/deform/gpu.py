@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from convflow.ops.deform import reference
 from convflow.ops.launch import FEATURES, aligned, usable
@@ -26,7 +27,7 @@ def deform_sample(values: Tensor, offsets: Tensor, weights: Tensor, border: str)
     """The kernel's twin of `reference.deform_sample`; float64 goes to the reference."""
     if not _serves(values, offsets):
         return reference.deform_sample(values, offsets, weights, border)
-    return _forward(values, _Taps(offsets, weights), border)
+    return _forward(_Inputs(values, values.shape, offsets, weights), border)
 
 
 def deform_sample_backward(
@@ -35,32 +36,41 @@ def deform_sample_backward(
     """The kernel's twin of `reference.deform_sample_backward`; float64 goes to the reference."""
     if not _serves(values, offsets):
         return reference.deform_sample_backward(grad, values, offsets, weights, border)
-    return _backward(grad, values, _Taps(offsets, weights), border)
+    grad_values, grad_offsets, grad_weights = (
+        torch.empty_like(tensor, memory_format=torch.contiguous_format)
+        for tensor in (values, offsets, weights)
+    )
+    inputs = _Inputs(values, values.shape, offsets, weights)
+    _backward(grad, inputs, border, grad_values, grad_offsets, grad_weights)
+    return grad_values, grad_offsets, grad_weights
 
 
-def msdcn_sample(
-    values: Tensor, heads: Tensor, prior_scale: Tensor, reach: Tensor, border: str
-) -> Tensor:
+def msdcn_sample(merged: Tensor, prior_scale: Tensor, reach: Tensor, border: str) -> Tensor:
     """The kernel's twin of `reference.msdcn_sample`; float64 goes to the reference."""
-    if not _serves(values, heads):
-        return reference.msdcn_sample(values, heads, prior_scale, reach, border)
-    return _forward(values, _Taps(heads, None, prior_scale, reach), border)
+    if not _serves(merged, merged):
+        return reference.msdcn_sample(merged, prior_scale, reach, border)
+    return _forward(_merged_inputs(merged, prior_scale, reach), border).flatten(3)
 
 
 def msdcn_sample_backward(
-    grad: Tensor, values: Tensor, heads: Tensor, prior_scale: Tensor, reach: Tensor, border: str
-) -> tuple[Tensor, Tensor, Tensor]:
+    grad: Tensor, merged: Tensor, prior_scale: Tensor, reach: Tensor, border: str
+) -> tuple[Tensor, Tensor]:
     """The kernel's twin of `reference.msdcn_sample_backward`; float64 goes to the reference."""
-    if not _serves(values, heads):
-        return reference.msdcn_sample_backward(grad, values, heads, prior_scale, reach, border)
-    taps = _Taps(heads, None, prior_scale, reach)
-    grad_values, grad_heads, by_tile = _backward(grad, values, taps, border)
-    return grad_values, grad_heads, by_tile.sum((0, 2))
+    if not _serves(merged, merged):
+        return reference.msdcn_sample_backward(grad, merged, prior_scale, reach, border)
+    inputs = _merged_inputs(merged, prior_scale, reach)
+    grad_merged = torch.empty_like(inputs.values)
+    by_tile = merged.new_empty(inputs.programs, dtype=torch.float32)
+    _backward(grad, inputs, border, grad_merged, grad_merged, by_tile)
+    return grad_merged[..., : merged.shape[-1]].contiguous(), by_tile.sum((0, 2))
 
 
-class _Taps(NamedTuple):
-    """Offsets and weights, or raw heads with what turns them into both."""
+class _Inputs(NamedTuple):
+    """Values with offsets and weights, or one merged tensor with what makes both of its heads."""
 
+    values: Tensor
+    shape: tuple[int, ...]
+    """(B, H, W, G, C) of the values; in a merged tensor they stand at the front of a row."""
     taps: Tensor
     weights: Tensor | None = None
     prior_scale: Tensor | None = None
@@ -70,12 +80,41 @@ class _Taps(NamedTuple):
     def num_taps(self) -> int:
         return reference.TAPS if self.weights is None else self.weights.shape[-1]
 
-    def arguments(self) -> tuple[Tensor, ...]:
-        """What a kernel takes; what it does not look at is any tensor of a fixed dtype."""
-        return tuple(aligned(self.taps if field is None else field) for field in self)
+    @property
+    def row(self) -> int:
+        """Numbers from one cell of the values to the next."""
+        return math.prod(self.shape[3:]) if self.weights is not None else self.values.shape[-1]
 
-    def reach_stride(self) -> int:
-        return 0 if self.reach is None or self.reach.shape[0] == 1 else 2
+    @property
+    def programs(self) -> tuple[int, int, int]:
+        """Pictures, groups and tiles: the programs of a backward."""
+        batch, height, width, groups, _ = self.shape
+        return batch, groups, -(-height // TILE) * -(-width // TILE)
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """What a kernel takes; what it does not look at is any tensor of a fixed dtype."""
+        fields = self.values, self.taps, self.weights, self.prior_scale, self.reach
+        return tuple(aligned(self.taps if field is None else field) for field in fields)
+
+    def sizes(self, vector: int) -> tuple[int, ...]:
+        """The numbers that every kernel takes."""
+        shared = self.reach is None or self.reach.shape[0] == 1
+        return self.row // vector, 0 if shared else 2, *self.shape[1:4]
+
+
+def _merged_inputs(merged: Tensor, prior_scale: Tensor, reach: Tensor) -> _Inputs:
+    """Inputs with rows of whole vectors: padded where an odd number of groups makes others."""
+    groups = prior_scale.shape[0]
+    channels = merged.shape[-1] // groups - 4 * reference.TAPS
+    shape = (*merged.shape[:3], groups, channels)
+    missing = -merged.shape[-1] % _vector(merged.dtype, channels)
+    merged = functional.pad(merged, (0, missing)) if missing else merged
+    return _Inputs(merged, shape, merged, None, prior_scale, reach)
+
+
+def _vector(dtype: torch.dtype, channels: int) -> int:
+    """How many numbers are read at once."""
+    return math.gcd(channels, 16 // dtype.itemsize)
 
 
 def _serves(values: Tensor, taps: Tensor) -> bool:
@@ -85,65 +124,59 @@ def _serves(values: Tensor, taps: Tensor) -> bool:
     return bool(values.numel() and taps.numel()) and usable("deform_sample")
 
 
-def _forward(values: Tensor, taps: _Taps, border: str) -> Tensor:
+def _forward(inputs: _Inputs, border: str) -> Tensor:
     from convflow.ops.deform import gpu_kernels
 
-    batch, height, width, groups, channels = values.shape
-    out = torch.empty_like(values, memory_format=torch.contiguous_format)
-    options = _variants_for(values, taps, border)["forward"]
+    batch, height, width, groups, channels = inputs.shape
+    out = inputs.values.new_empty(inputs.shape)
+    options = _variants_for(inputs, border)["forward"]
     vectors = height * width * (channels // options["VECTOR"])
     blocks = -(-vectors // options["LANES"])
-    sizes = (taps.reach_stride(), height, width, groups, blocks)
-    with torch.cuda.device_of(values):
+    with torch.cuda.device_of(out):
         gpu_kernels.forward[(batch * groups * blocks,)](
-            aligned(values), *taps.arguments(), out, *sizes, **options
+            *inputs.tensors(), out, *inputs.sizes(options["VECTOR"]), blocks, **options
         )
     return out
 
 
 def _backward(
-    grad: Tensor, values: Tensor, taps: _Taps, border: str
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of the values and taps, and of the weights or, per tile, of the prior scale."""
+    grad: Tensor,
+    inputs: _Inputs,
+    border: str,
+    grad_values: Tensor,
+    grad_taps: Tensor,
+    last: Tensor,
+) -> None:
+    """Fill the gradients, the last of which is that of the weights or, by tile, of the prior."""
     from convflow.ops.deform import gpu_kernels
 
-    batch, height, width, groups, channels = values.shape
-    tiles = -(-height // TILE) * -(-width // TILE)
-    programs = (batch, groups, tiles)
-    grad, values = aligned(grad), aligned(values)
-    grad_values, grad_taps = (
-        torch.empty_like(tensor, memory_format=torch.contiguous_format)
-        for tensor in (values, taps.taps)
-    )
-    last = values.new_empty(
-        programs if taps.weights is None else taps.weights.shape, dtype=torch.float32
-    )
-    boxes = values.new_empty((*programs, 4, taps.num_taps), dtype=torch.int32)
-    sizes = (taps.reach_stride(), height, width, groups, tiles)
-    variants = _variants_for(values, taps, border)
-    slices = -(-channels // variants["values_gradient"]["SLICE"])
-    with torch.cuda.device_of(values):
-        gpu_kernels.taps_gradient[(math.prod(programs),)](
-            *(grad, values, *taps.arguments(), grad_taps, last, last, boxes, *sizes),
+    grad, (values, *taps) = aligned(grad), inputs.tensors()
+    boxes = grad.new_empty((*inputs.programs, 4, inputs.num_taps), dtype=torch.int32)
+    variants = _variants_for(inputs, border)
+    tiles, programs = inputs.programs[-1], math.prod(inputs.programs)
+    sizes = inputs.sizes(variants["taps_gradient"]["VECTOR"])
+    slices = -(-inputs.shape[-1] // variants["values_gradient"]["SLICE"])
+    with torch.cuda.device_of(grad):
+        gpu_kernels.taps_gradient[(programs,)](
+            *(grad, values, *taps, grad_taps, last, last, boxes, *sizes, tiles),
             **variants["taps_gradient"],
         )
-        gpu_kernels.values_gradient[(math.prod(programs) * slices,)](
-            *(grad, *taps.arguments(), boxes, grad_values, *sizes, slices),
+        gpu_kernels.values_gradient[(programs * slices,)](
+            *(grad, *taps, boxes, grad_values, *sizes, tiles, slices),
             **variants["values_gradient"],
         )
-    return grad_values, grad_taps, last
 
 
-def _variants_for(values: Tensor, taps: _Taps, border: str) -> dict[str, dict[str, Any]]:
-    _, height, width, groups, channels = values.shape
-    numbers = height * width * groups * max(channels, 4 * taps.num_taps)
+def _variants_for(inputs: _Inputs, border: str) -> dict[str, dict[str, Any]]:
+    _, height, width, groups, channels = inputs.shape
+    longest = max(inputs.row, groups * 2 * inputs.num_taps)
     return variants(
-        values.dtype,
+        inputs.values.dtype,
         channels,
-        taps.num_taps,
+        inputs.num_taps,
         border,
-        merged=taps.weights is None,
-        wide=numbers >= _LIMIT,
+        merged=inputs.weights is None,
+        wide=height * width * longest >= _LIMIT,
         amd=torch.version.hip is not None,
     )
 
@@ -166,18 +199,18 @@ def variants(
         channels: C, of each group.
         num_taps: K.
         border: "zeros" or "truncate".
-        merged: take raw heads instead of offsets and weights.
+        merged: take values and raw heads from one tensor instead of offsets and weights.
         wide: a picture has 2^31 numbers or more.
         amd: for AMD's GPUs: 64 threads to a warp, and matrix units that take float32 as it is.
     """
-    vector = math.gcd(channels, 16 // dtype.itemsize)
+    vector = _vector(dtype, channels)
     even, taps = _power_of_two(channels), _power_of_two(num_taps)
     # Half features are exact in tf32, so that only the shares are rounded, as finely as float16.
     precision = "ieee" if amd else "tf32x3" if dtype == torch.float32 else "tf32"
-    shared = {"C": channels, "K": num_taps, "TRUNCATE": border == "truncate"}
+    shared = {"C": channels, "K": num_taps, "VECTOR": vector, "TRUNCATE": border == "truncate"}
     shared |= {"MERGED": merged, "WIDE": wide}
     constants: dict[str, dict[str, Any]] = {
-        "forward": {"VECTOR": vector, "LANES": 128},
+        "forward": {"LANES": 128},
         # Four threads to a row: few idle ones at 72 channels, and few steps to sum over them.
         "taps_gradient": {"BLOCK": min(even, 4 * vector), "TAPS": taps},
         "values_gradient": {"SLICE": min(max(even, 16), _MOST_CHANNELS), "TAPS": taps}

@@ -21,7 +21,9 @@ TILE = tl.constexpr(8)
 """Cells along one side of a square of positions or cells that one program of a backward owns."""
 _FAR = tl.constexpr(2**30)
 
-_SIZES = ["reach_stride", "height", "width", "groups", "num_blocks", "num_tiles", "num_slices"]
+_SIZES = [
+    "row", "reach_stride", "height", "width", "groups", "num_blocks", "num_tiles", "num_slices",
+]  # fmt: skip
 
 
 @triton.jit
@@ -33,28 +35,26 @@ def _load_prior(prior_scale, reach, MERGED: tl.constexpr):  # type: ignore[no-un
 
 
 @triton.jit
-def _load_tap(  # type: ignore[no-untyped-def]
-    taps,
-    weights,
-    prior_scale,
-    reach_x,
-    reach_y,
-    position,
-    inside,
-    group,
-    groups,
-    k,
-    K: tl.constexpr,
-    MERGED: tl.constexpr,
-):
+def _starts(values, taps, weights, picture, group, groups, cells, step, C: tl.constexpr, K: tl.constexpr, MERGED: tl.constexpr):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
+    """Where a map begins in values, in taps or merged heads, and in weights."""
+    first = picture.to(tl.int64) * cells
+    values += first * step + group * C
+    if MERGED:
+        return values, taps + (first * step + groups * C), weights
+    else:
+        return values, taps + first * groups * K * 2, weights + first * groups * K
+
+
+@triton.jit
+def _load_tap(taps, weights, prior_scale, reach_x, reach_y, position, step, inside, group, groups, k, K: tl.constexpr, MERGED: tl.constexpr):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
     """Offset and weight of tap k, then its direction and spacing where taps are merged heads."""
     if MERGED:
-        row = position * (4 * K * groups)
+        heads = taps + position * step
         entry = group * K + k
-        x = tl.load(taps + (row + 2 * entry), mask=inside, other=0.0).to(tl.float32)
-        y = tl.load(taps + (row + 2 * entry + 1), mask=inside, other=0.0).to(tl.float32)
-        logit = tl.load(taps + (row + 2 * K * groups + entry), mask=inside, other=0.0)
-        weight = tl.load(taps + (row + 3 * K * groups + entry), mask=inside, other=0.0)
+        x = tl.load(heads + 2 * entry, mask=inside, other=0.0).to(tl.float32)
+        y = tl.load(heads + (2 * entry + 1), mask=inside, other=0.0).to(tl.float32)
+        logit = tl.load(heads + (2 * K * groups + entry), mask=inside, other=0.0)
+        weight = tl.load(heads + (3 * K * groups + entry), mask=inside, other=0.0)
         # The fixed prior: a 3 x 3 grid of -1, 0 and 1, x fastest.
         x += k % 3 - 1.0
         y += k // 3 - 1.0
@@ -95,30 +95,17 @@ def _load_corner(values, row, channel, there):  # type: ignore[no-untyped-def]
 
 @triton.jit(do_not_specialize=_SIZES)
 def forward(  # type: ignore[no-untyped-def]
-    values,
-    taps,
-    weights,
-    prior_scale,
-    reach,
-    out,
-    reach_stride,
-    height,
-    width,
-    groups,
-    num_blocks,
-    C: tl.constexpr,
-    K: tl.constexpr,
-    VECTOR: tl.constexpr,
-    LANES: tl.constexpr,
-    TRUNCATE: tl.constexpr,
-    MERGED: tl.constexpr,
-    WIDE: tl.constexpr,
-):
+    values, taps, weights, prior_scale, reach, out,
+    row, reach_stride, height, width, groups, num_blocks,
+    C: tl.constexpr, K: tl.constexpr, VECTOR: tl.constexpr, LANES: tl.constexpr,
+    TRUNCATE: tl.constexpr, MERGED: tl.constexpr, WIDE: tl.constexpr,
+):  # fmt: skip
     """Fill `out` (B, H, W, G, C); a lane is VECTOR channels of one position, none is idle.
 
     Grid: B * G * num_blocks programs of LANES lanes each. `taps` and `weights` are offsets
-    (B, H, W, G, K, 2) and weights (B, H, W, G, K) in float32, or with MERGED `taps` are the heads
-    (B, H, W, 4GK) and `weights` is not looked at. VECTOR divides C. WIDE: a picture has more than
+    (B, H, W, G, K, 2) and weights (B, H, W, G, K) in float32. With MERGED `values` and `taps` are
+    one tensor (B, H, W, .), GC values and then 4GK heads to a row, and `weights` is not looked at.
+    A row of values has `row` times VECTOR numbers; VECTOR divides C. WIDE: a picture has more than
     2^31 numbers.
     """
     CHUNKS: tl.constexpr = C // VECTOR
@@ -131,72 +118,54 @@ def forward(  # type: ignore[no-untyped-def]
     inside = position < height * width
     at_x, at_y = (position % width).to(tl.float32), (position // width).to(tl.float32)
 
-    cells = picture.to(tl.int64) * height * width * groups
-    values += cells * C + group * C
-    out += cells * C + group * C
-    taps += cells * K * (4 if MERGED else 2)
-    if not MERGED:
-        weights += cells * K
+    step, cells = row * VECTOR, height * width
+    values, taps, weights = _starts(
+        values, taps, weights, picture, group, groups, cells, step, C, K, MERGED
+    )
+    out += (picture.to(tl.int64) * cells * groups + group) * C
     prior, reach_x, reach_y = _load_prior(
         prior_scale + group, reach + picture * reach_stride, MERGED
     )
 
-    step = groups * C
     channel = (chunk * VECTOR)[:, None] + tl.arange(0, VECTOR)[None, :]
     total = tl.zeros((LANES, VECTOR), tl.float32)
     for k in tl.range(0, K):
         x, y, weight, _, _, _ = _load_tap(
-            taps, weights, prior, reach_x, reach_y, position, inside, group, groups, k, K, MERGED
-        )
+            taps, weights, prior, reach_x, reach_y, position, step, inside, group, groups, k, K,
+            MERGED,
+        )  # fmt: skip
         touches, left, top, fx, fy = _locate(at_x + x, at_y + y, inside, height, width, TRUNCATE)
         weight = tl.where(touches, weight, 0.0)
         west, east = touches & (left >= 0), touches & (left < width - 1)
         is_north, is_south = (top >= 0)[:, None], (top < height - 1)[:, None]
-        row = (top.to(position.dtype) * width + left) * step
-        nw = _load_corner(values, row, channel, west[:, None] & is_north)
-        ne = _load_corner(values, row + step, channel, east[:, None] & is_north)
-        row += width * step
-        sw = _load_corner(values, row, channel, west[:, None] & is_south)
-        se = _load_corner(values, row + step, channel, east[:, None] & is_south)
+        cell = (top.to(position.dtype) * width + left) * step
+        nw = _load_corner(values, cell, channel, west[:, None] & is_north)
+        ne = _load_corner(values, cell + step, channel, east[:, None] & is_north)
+        cell += width * step
+        sw = _load_corner(values, cell, channel, west[:, None] & is_south)
+        se = _load_corner(values, cell + step, channel, east[:, None] & is_south)
         north, south = weight * (1 - fy), weight * fy
         total += (north * (1 - fx))[:, None] * nw + (north * fx)[:, None] * ne
         total += (south * (1 - fx))[:, None] * sw + (south * fx)[:, None] * se
     there = inside[:, None] & (tl.arange(0, VECTOR) >= 0)[None, :]
-    tl.store(out + ((position * step)[:, None] + channel), total.to(out.dtype.element_ty), there)
+    place = out + ((position * (groups * C))[:, None] + channel)
+    tl.store(place, total.to(out.dtype.element_ty), there)
 
 
 @triton.jit(do_not_specialize=_SIZES)
 def taps_gradient(  # type: ignore[no-untyped-def]
-    grad,
-    values,
-    taps,
-    weights,
-    prior_scale,
-    reach,
-    grad_taps,
-    grad_weights,
-    grad_prior,
-    boxes,
-    reach_stride,
-    height,
-    width,
-    groups,
-    num_tiles,
-    C: tl.constexpr,
-    K: tl.constexpr,
-    BLOCK: tl.constexpr,
-    TAPS: tl.constexpr,
-    TRUNCATE: tl.constexpr,
-    MERGED: tl.constexpr,
-    WIDE: tl.constexpr,
-):
+    grad, values, taps, weights, prior_scale, reach, grad_taps, grad_weights, grad_prior, boxes,
+    row, reach_stride, height, width, groups, num_tiles,
+    C: tl.constexpr, K: tl.constexpr, VECTOR: tl.constexpr, BLOCK: tl.constexpr, TAPS: tl.constexpr,
+    TRUNCATE: tl.constexpr, MERGED: tl.constexpr, WIDE: tl.constexpr,
+):  # fmt: skip
     """Fill the gradients of the taps, and `boxes` (B, G, num_tiles, 4, K) for `values_gradient`.
 
     Grid: B * G * num_tiles programs, one for each 8 x 8 tile of positions. A box holds the least
     and the greatest column, then row, of the north west cells of tap k in that tile. With MERGED,
-    `grad_taps` is that of the heads, and `grad_prior` (B, G, num_tiles) gets this tile's share of
-    the gradient of `prior_scale`, instead of `grad_weights`. BLOCK channels are read at once; TAPS
-    is K rounded up to a power of two.
+    `grad_taps` is that of the merged tensor, and `grad_prior` (B, G, num_tiles) gets this tile's
+    share of the gradient of `prior_scale`, instead of `grad_weights`. BLOCK channels are read at
+    once; TAPS is K rounded up to a power of two.
     """
     program = tl.program_id(0)
     picture, group = (program // num_tiles) // groups, (program // num_tiles) % groups
@@ -209,39 +178,40 @@ def taps_gradient(  # type: ignore[no-untyped-def]
     if WIDE:
         position = at_y.to(tl.int64) * width + at_x
 
-    cells = picture.to(tl.int64) * height * width * groups
-    values += cells * C + group * C
-    grad += cells * C + group * C
-    taps += cells * K * (4 if MERGED else 2)
-    grad_taps += cells * K * (4 if MERGED else 2)
-    if not MERGED:
-        weights += cells * K
-        grad_weights += cells * K
+    step, cells = row * VECTOR, height * width
+    _, grad_taps, grad_weights = _starts(
+        values, grad_taps, grad_weights, picture, group, groups, cells, step, C, K, MERGED
+    )
+    values, taps, weights = _starts(
+        values, taps, weights, picture, group, groups, cells, step, C, K, MERGED
+    )
+    grad += (picture.to(tl.int64) * cells * groups + group) * C
     prior, reach_x, reach_y = _load_prior(
         prior_scale + group, reach + picture * reach_stride, MERGED
     )
 
-    step = groups * C
     prior_total = tl.zeros((TILE * TILE,), tl.float32)
     for k in tl.range(0, K):
         x, y, weight, bend_x, bend_y, spacing = _load_tap(
-            taps, weights, prior, reach_x, reach_y, position, inside, group, groups, k, K, MERGED
-        )
+            taps, weights, prior, reach_x, reach_y, position, step, inside, group, groups, k, K,
+            MERGED,
+        )  # fmt: skip
         touches, left, top, fx, fy = _locate(
             at_x.to(tl.float32) + x, at_y.to(tl.float32) + y, inside, height, width, TRUNCATE
         )
         west, east = touches & (left >= 0), touches & (left < width - 1)
         is_north, is_south = (top >= 0)[:, None], (top < height - 1)[:, None]
-        row = (top.to(position.dtype) * width + left) * step
+        cell = (top.to(position.dtype) * width + left) * step
         nw = tl.zeros((TILE * TILE, BLOCK), tl.float32)
         ne, sw, se = nw, nw, nw
         for start in tl.static_range(0, C, BLOCK):
             channel = start + tl.arange(0, BLOCK)[None, :]
             real = channel < C
-            upstream = _load_corner(grad, position * step, channel, inside[:, None] & real)
-            north_west = _load_corner(values, row, channel, west[:, None] & is_north & real)
-            north_east = _load_corner(values, row + step, channel, east[:, None] & is_north & real)
-            below = row + width * step
+            own = position * (groups * C)
+            upstream = _load_corner(grad, own, channel, inside[:, None] & real)
+            north_west = _load_corner(values, cell, channel, west[:, None] & is_north & real)
+            north_east = _load_corner(values, cell + step, channel, east[:, None] & is_north & real)
+            below = cell + width * step
             south_west = _load_corner(values, below, channel, west[:, None] & is_south & real)
             south_east = _load_corner(
                 values, below + step, channel, east[:, None] & is_south & real
@@ -260,7 +230,7 @@ def taps_gradient(  # type: ignore[no-untyped-def]
         sample += fy * ((1 - fx) * dot_sw + fx * dot_se)
         sample = tl.where(touches, sample, 0.0)
         if MERGED:
-            heads = grad_taps + (position * (4 * K * groups) + (group * K + k))
+            heads = grad_taps + (position * step + (group * K + k))
             turn = heads + (group * K + k)
             kind = grad_taps.dtype.element_ty
             slope_x, slope_y = slope_x * reach_x, slope_y * reach_y
@@ -281,8 +251,8 @@ def taps_gradient(  # type: ignore[no-untyped-def]
     tap = tl.arange(0, TAPS)
     real_tap = inside[:, None] & (tap < K)[None, :]
     x, y, _, _, _, _ = _load_tap(
-        taps, weights, prior, reach_x, reach_y, position[:, None], real_tap, group, groups,
-        tap[None, :], K, MERGED,
+        taps, weights, prior, reach_x, reach_y, position[:, None], step, real_tap, group,
+        groups, tap[None, :], K, MERGED,
     )  # fmt: skip
     x, y = at_x.to(tl.float32)[:, None] + x, at_y.to(tl.float32)[:, None] + y
     touches, left, top, _, _ = _locate(x, y, real_tap, height, width, TRUNCATE)
@@ -306,29 +276,12 @@ def _reaches(box, first_x, first_y, real, K: tl.constexpr):  # type: ignore[no-u
 
 @triton.jit(do_not_specialize=_SIZES)
 def values_gradient(  # type: ignore[no-untyped-def]
-    grad,
-    taps,
-    weights,
-    prior_scale,
-    reach,
-    boxes,
-    grad_values,
-    reach_stride,
-    height,
-    width,
-    groups,
-    num_tiles,
-    num_slices,
-    C: tl.constexpr,
-    K: tl.constexpr,
-    SLICE: tl.constexpr,
-    TAPS: tl.constexpr,
-    PRECISION: tl.constexpr,
-    TRUNCATE: tl.constexpr,
-    MERGED: tl.constexpr,
-    WIDE: tl.constexpr,
-):
-    """Fill `grad_values` (B, H, W, G, C) from the `boxes` that `taps_gradient` wrote.
+    grad, taps, weights, prior_scale, reach, boxes, grad_values,
+    row, reach_stride, height, width, groups, num_tiles, num_slices,
+    C: tl.constexpr, K: tl.constexpr, VECTOR: tl.constexpr, SLICE: tl.constexpr, TAPS: tl.constexpr,
+    PRECISION: tl.constexpr, TRUNCATE: tl.constexpr, MERGED: tl.constexpr, WIDE: tl.constexpr,
+):  # fmt: skip
+    """Fill `grad_values`, laid out as the values, from the `boxes` that `taps_gradient` wrote.
 
     Grid: B * G * num_tiles * num_slices programs, one for each 8 x 8 tile of cells and SLICE
     channels. PRECISION is that of the matrix product. A number that is not finite in `grad` or
@@ -344,18 +297,16 @@ def values_gradient(  # type: ignore[no-untyped-def]
     spot = tl.arange(0, TILE * TILE)
     cell_x, cell_y = first_x + spot % TILE, first_y + spot // TILE
 
-    cells = picture.to(tl.int64) * height * width * groups
-    grad += cells * C + group * C
-    grad_values += cells * C + group * C
-    taps += cells * K * (4 if MERGED else 2)
+    step, cells = row * VECTOR, height * width
+    grad_values, taps, weights = _starts(
+        grad_values, taps, weights, picture, group, groups, cells, step, C, K, MERGED
+    )
+    grad += (picture.to(tl.int64) * cells * groups + group) * C
     boxes += map_.to(tl.int64) * num_tiles * (4 * K)
-    if not MERGED:
-        weights += cells * K
     prior, reach_x, reach_y = _load_prior(
         prior_scale + group, reach + picture * reach_stride, MERGED
     )
 
-    step = groups * C
     channel = first + tl.arange(0, SLICE)[None, :]
     tap = tl.arange(0, TAPS)
     total = tl.zeros((TILE * TILE, SLICE), tl.float32)
@@ -372,8 +323,8 @@ def values_gradient(  # type: ignore[no-untyped-def]
             for k in tl.range(0, K):
                 if _reaches(box + k, first_x, first_y, k < K, K):
                     x, y, weight, _, _, _ = _load_tap(
-                        taps, weights, prior, reach_x, reach_y, position, inside, group, groups,
-                        k, K, MERGED,
+                        taps, weights, prior, reach_x, reach_y, position, step, inside, group,
+                        groups, k, K, MERGED,
                     )  # fmt: skip
                     touches, left, top, fx, fy = _locate(
                         at_x.to(tl.float32) + x, at_y.to(tl.float32) + y, inside, height, width,
@@ -390,11 +341,11 @@ def values_gradient(  # type: ignore[no-untyped-def]
                 bits = share.to(tl.int32, bitcast=True) + 0x1000
                 share = (bits & -0x2000).to(tl.float32, bitcast=True)
             real = inside[:, None] & (channel < C)
-            upstream = _load_corner(grad, position * step, channel, real)
+            upstream = _load_corner(grad, position * (groups * C), channel, real)
             total = tl.dot(share, upstream, total, input_precision=PRECISION)
-    row = cell_y * width + cell_x
+    cell = cell_y * width + cell_x
     if WIDE:
-        row = cell_y.to(tl.int64) * width + cell_x
+        cell = cell_y.to(tl.int64) * width + cell_x
     real = ((cell_x < width) & (cell_y < height))[:, None] & (channel < C)
     kind = grad_values.dtype.element_ty
-    tl.store(grad_values + ((row * step)[:, None] + channel), total.to(kind), real)
+    tl.store(grad_values + ((cell * step)[:, None] + channel), total.to(kind), real)

@@ -69,41 +69,39 @@ def deform_sample(
 
 
 def msdcn_sample(
-    values: Float[Tensor, "B H W G C"],
-    heads: Float[Tensor, "B H W heads"],
+    merged: Float[Tensor, "B H W merged"],
     prior_scale: Float[Tensor, " G"],
     reach: Float[Tensor, "N 2"],
     border: Border = "zeros",
-) -> Float[Tensor, "B H W G C"]:
-    """Deformable sampling at nine taps that the raw outputs of one linear layer tell.
+) -> Float[Tensor, "B H W D"]:
+    """Deformable sampling of values at nine taps, both as one linear layer tells them.
 
     `deform_sample` at offsets `(direction + grid) * sigmoid(scale + prior_scale) * reach`, where
     the grid is 3 x 3. On devices with a kernel for it no offsets are written to memory.
 
     Args:
-        values: features, any floating dtype; G groups of C channels each.
-        heads: G x 36 for each position: G x 9 x 2 directions (x, y), then G x 9 scales, then
-            G x 9 weights.
+        merged: for each position D = G x C values, then G x 36 raw heads: G x 9 x 2 directions
+            (x, y), G x 9 scales and G x 9 weights.
         prior_scale: added to the scales of each group.
         reach: S_max (x, y) in cells, one row for all samples or one for each of B. Where it needs
             a gradient, offsets are written after all.
         border: as of `deform_sample`.
 
     Returns:
-        The sums, contiguous, in the dtype of `values`; computed as `deform_sample` does.
+        The sums, contiguous, in the dtype of `merged`; computed as `deform_sample` does.
 
     Raises:
         InputError: if ranks, sizes, dtypes or devices do not fit together, or `border` is unknown.
     """
-    _check_heads(values, heads, prior_scale, reach, border)
-    dtype = torch.float64 if values.dtype == torch.float64 else torch.float32
+    _check_merged(merged, prior_scale, reach, border)
+    dtype = torch.float64 if merged.dtype == torch.float64 else torch.float32
     prior_scale, reach = prior_scale.to(dtype).contiguous(), reach.to(dtype).contiguous()
     plain = torch.compiler.is_exporting() or (reach.requires_grad and torch.is_grad_enabled())
-    if plain or not fuses(values) or is_transformed(values, heads, prior_scale, reach):
-        bend, spacing, weights = reference.read_heads(heads, prior_scale)
+    if plain or not fuses(merged) or is_transformed(merged, prior_scale, reach):
+        values, bend, spacing, weights = reference.read_merged(merged, prior_scale)
         offsets = reference.place_taps(bend, spacing, reach[:, None, None, None, None])
-        return deform_sample(values, offsets, weights, border)
-    return _msdcn(values.contiguous(), heads.contiguous(), prior_scale, reach, border)
+        return deform_sample(values, offsets, weights, border).flatten(3)
+    return _msdcn(merged.contiguous(), prior_scale, reach, border)
 
 
 def fuses(values: Tensor) -> bool:
@@ -168,24 +166,22 @@ def _check(values: Tensor, offsets: Tensor, weights: Tensor, border: str) -> Non
     check_kinds(values=values, offsets=offsets, weights=weights)
 
 
-def _check_heads(
-    values: Tensor, heads: Tensor, prior_scale: Tensor, reach: Tensor, border: str
-) -> None:
+def _check_merged(merged: Tensor, prior_scale: Tensor, reach: Tensor, border: str) -> None:
     _check_border(border)
-    _check_values(values)
-    batch, *size, groups, _ = values.shape
-    for name, tensor, shapes in (
-        ("heads", heads, [(batch, *size, 4 * reference.TAPS * groups)]),
-        ("prior_scale", prior_scale, [(groups,)]),
-        ("reach", reach, [(1, 2), (batch, 2)]),
-    ):
-        if tuple(tensor.shape) not in shapes:
-            raise InputError(
-                f"{name}: expected shape {' or '.join(map(str, shapes))} to fit values "
-                f"{tuple(values.shape)}, got {tuple(tensor.shape)}; give 36 heads per position "
-                "and group, one prior per group, and (x, y) once or for each sample"
-            )
-    check_kinds(values=values, heads=heads, prior_scale=prior_scale, reach=reach)
+    groups, heads = prior_scale.numel(), 4 * reference.TAPS * prior_scale.numel()
+    width = merged.shape[-1] - heads if merged.dim() == 4 else -1
+    if prior_scale.dim() != 1 or not groups or width < 0 or width % groups:
+        raise InputError(
+            "merged: expected shape (B, H, W, D + 36 G), D values that G divides and 36 heads of "
+            f"each group, got {tuple(merged.shape)} and a prior_scale of shape "
+            f"{tuple(prior_scale.shape)}; give one prior for each of the G groups"
+        )
+    if tuple(reach.shape) not in ((1, 2), (merged.shape[0], 2)):
+        raise InputError(
+            f"reach: expected shape (1, 2) or {(merged.shape[0], 2)} to fit merged "
+            f"{tuple(merged.shape)}, got {tuple(reach.shape)}; give (x, y) once or for each sample"
+        )
+    check_kinds(merged=merged, prior_scale=prior_scale, reach=reach)
 
 
 _sample = torch.library.custom_op(
@@ -205,14 +201,14 @@ _msdcn = torch.library.custom_op(
     "convflow::msdcn_sample",
     reference.msdcn_sample,
     mutates_args=(),
-    schema="(Tensor values, Tensor heads, Tensor prior_scale, Tensor reach, str border) -> Tensor",
+    schema="(Tensor merged, Tensor prior_scale, Tensor reach, str border) -> Tensor",
 )
 _msdcn_backward = torch.library.custom_op(
     "convflow::msdcn_sample_backward",
     reference.msdcn_sample_backward,
     mutates_args=(),
-    schema="(Tensor grad, Tensor values, Tensor heads, Tensor prior_scale, Tensor reach,"
-    " str border) -> (Tensor, Tensor, Tensor)",
+    schema="(Tensor grad, Tensor merged, Tensor prior_scale, Tensor reach, str border)"
+    " -> (Tensor, Tensor)",
 )
 _sample.register_kernel("cpu")(cpu.deform_sample)
 _sample_backward.register_kernel("cpu")(cpu.deform_sample_backward)
@@ -223,15 +219,24 @@ _msdcn_backward.register_kernel("cuda")(gpu.msdcn_sample_backward)
 
 
 @_sample.register_fake
-@_msdcn.register_fake
 def _(values: Tensor, *others: Any) -> Tensor:
     return values.new_empty(values.shape)
 
 
 @_sample_backward.register_fake
-@_msdcn_backward.register_fake
 def _(grad: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
     return tuple(tensor.new_empty(tensor.shape) for tensor in inputs[:3])
+
+
+@_msdcn.register_fake
+def _(merged: Tensor, prior_scale: Tensor, *others: Any) -> Tensor:
+    heads = 4 * reference.TAPS * prior_scale.shape[0]
+    return merged.new_empty((*merged.shape[:3], merged.shape[3] - heads))
+
+
+@_msdcn_backward.register_fake
+def _(grad: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
+    return tuple(tensor.new_empty(tensor.shape) for tensor in inputs[:2])
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

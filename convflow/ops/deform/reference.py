@@ -92,9 +92,9 @@ def deform_sample_backward(
     return grad_values, grad_offsets, grad_weights
 
 
-def prior_grid() -> Float[Tensor, "9 2"]:
+def prior_grid(device: torch.device | None = None) -> Float[Tensor, "9 2"]:
     """Return the points (x, y) of a 3 x 3 grid of -1, 0 and 1, x fastest."""
-    steps = torch.tensor([-1.0, 0.0, 1.0])
+    steps = torch.arange(-1.0, 2.0, device=device)
     return torch.cartesian_prod(steps, steps).flip(-1)
 
 
@@ -111,79 +111,77 @@ def place_taps(
     return bend * (spacing[..., None] * reach)
 
 
-def read_heads(
-    heads: Float[Tensor, "B H W heads"], prior_scale: Float[Tensor, " G"]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return bends, spacings and weights as merged heads give them, in the prior's dtype.
+def read_merged(
+    merged: Float[Tensor, "B H W merged"], prior_scale: Float[Tensor, " G"]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return values as they stand, and bends, spacings and weights in the prior's dtype.
 
     Args:
-        heads: G x 36 for each position: G x 9 x 2 directions (x, y), then G x 9 scales, then
-            G x 9 weights.
+        merged: for each position G x C values, then G x 36 heads: G x 9 x 2 directions (x, y),
+            G x 9 scales and G x 9 weights.
         prior_scale: added to the scales of each group; in the dtype to compute in.
     """
-    groups = prior_scale.shape[0]
-    wide = heads.to(prior_scale.dtype)
-    direction, scale, weight = wide.split([groups * TAPS * part for part in (2, 1, 1)], -1)
-    bend = direction.unflatten(-1, (groups, TAPS, 2)) + prior_grid().to(wide)
-    logits = scale.unflatten(-1, (groups, TAPS)) + prior_scale[:, None]
-    return bend, logits.sigmoid(), weight.unflatten(-1, (groups, TAPS))
+    groups, kind = prior_scale.shape[0], prior_scale.dtype
+    heads = [groups * TAPS * part for part in (2, 1, 1)]
+    values, direction, scale, weight = merged.split([merged.shape[-1] - sum(heads), *heads], -1)
+    bend = direction.to(kind).unflatten(-1, (groups, TAPS, 2)) + prior_grid(merged.device).to(kind)
+    logits = scale.to(kind).unflatten(-1, (groups, TAPS)) + prior_scale[:, None]
+    weights = weight.to(kind).unflatten(-1, (groups, TAPS))
+    return values.unflatten(-1, (groups, -1)), bend, logits.sigmoid(), weights
 
 
 def msdcn_sample(
-    values: Float[Tensor, "B H W G C"],
-    heads: Float[Tensor, "B H W heads"],
+    merged: Float[Tensor, "B H W merged"],
     prior_scale: Float[Tensor, " G"],
     reach: Float[Tensor, "N 2"],
     border: str,
-) -> Float[Tensor, "B H W G C"]:
+) -> Float[Tensor, "B H W D"]:
     """Deformable sampling at the taps of raw heads; see `convflow.ops.deform.op.msdcn_sample`.
 
     Args:
-        values: features, any floating dtype.
-        heads: as `read_heads` takes them, any floating dtype.
+        merged: as `read_merged` takes it, any floating dtype.
         prior_scale: its dtype is the one that everything is computed in.
         reach: (x, y) in cells, one row for all samples or one for each.
         border: "zeros" or "truncate".
 
     Returns:
-        The sums, contiguous, in the dtype of `values`.
+        The sums, contiguous, in the dtype of `merged`.
     """
-    bend, spacing, weights = read_heads(heads, prior_scale)
+    values, bend, spacing, weights = read_merged(merged, prior_scale)
     offsets = place_taps(bend, spacing, _rows(reach))
-    return deform_sample(values, offsets, weights, border)
+    return deform_sample(values, offsets, weights, border).flatten(3)
 
 
 def msdcn_sample_backward(
-    grad: Float[Tensor, "B H W G C"],
-    values: Float[Tensor, "B H W G C"],
-    heads: Float[Tensor, "B H W heads"],
+    grad: Float[Tensor, "B H W D"],
+    merged: Float[Tensor, "B H W merged"],
     prior_scale: Float[Tensor, " G"],
     reach: Float[Tensor, "N 2"],
     border: str,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of `msdcn_sample` with respect to its first three tensors, by hand.
+) -> tuple[Tensor, Tensor]:
+    """Gradients of `msdcn_sample` with respect to `merged` and `prior_scale`, by hand.
 
     Args:
         grad: gradient of the result.
-        values: as given to `msdcn_sample`.
-        heads: as given to `msdcn_sample`.
+        merged: as given to `msdcn_sample`.
         prior_scale: as given to `msdcn_sample`.
         reach: as given to `msdcn_sample`.
         border: as given to `msdcn_sample`.
 
     Returns:
-        The gradients of values, heads and prior_scale, each in its tensor's shape and dtype.
+        Both gradients, each in its tensor's shape and dtype.
     """
-    bend, spacing, weights = read_heads(heads, prior_scale)
+    values, bend, spacing, weights = read_merged(merged, prior_scale)
     offsets = place_taps(bend, spacing, _rows(reach))
     grad_values, grad_offsets, grad_weights = deform_sample_backward(
-        grad, values, offsets, weights, border
+        grad.view(values.shape), values, offsets, weights, border
     )
     stretched = grad_offsets * _rows(reach)
     grad_scale = (stretched * bend).sum(-1) * spacing * (1 - spacing)
     grad_direction = stretched * spacing[..., None]
-    parts = (grad_direction.flatten(3), grad_scale.flatten(3), grad_weights.flatten(3))
-    return grad_values, torch.cat(parts, -1).to(heads.dtype), grad_scale.sum((0, 1, 2, 4))
+    grads = (grad_values, grad_direction, grad_scale, grad_weights)
+    grad_merged = torch.cat([part.flatten(3).to(merged.dtype) for part in grads], -1)
+    return grad_merged, grad_scale.sum((0, 1, 2, 4))
 
 
 def _rows(reach: Tensor) -> Tensor:

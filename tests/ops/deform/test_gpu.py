@@ -53,30 +53,31 @@ def draw(case: tuple[int, ...], dtype: torch.dtype = torch.float32) -> list[Tens
     return [tensor.to(DEVICE) for tensor in (grad, values, offsets, weights)]
 
 
-def draw_heads(case: tuple[int, ...], dtype: torch.dtype, rows: int) -> list[Tensor]:
-    """Gradient, values, heads, prior and reach."""
+def draw_merged(case: tuple[int, ...], dtype: torch.dtype, rows: int) -> list[Tensor]:
+    """Gradient, values and heads in one tensor, prior and reach."""
     grad, values, *_ = draw((*case, 9), dtype)
     generator = torch.Generator().manual_seed(3)
     heads = torch.randn(*case[:3], 36 * case[3], generator=generator).to(DEVICE, dtype)
-    prior = torch.randn(case[3], generator=generator).to(DEVICE)
-    return [grad, values, heads, prior, (1 + 3 * torch.rand(rows, 2)).to(DEVICE)]
+    merged, prior = torch.cat((values.flatten(3), heads), -1), torch.randn(case[3])
+    return [grad.flatten(3), merged, prior.to(DEVICE), (1 + 3 * torch.rand(rows, 2)).to(DEVICE)]
 
 
 def run(grad: Tensor, inputs: list[Tensor], border: str) -> list[Tensor]:
-    """Output and gradients of `deform_sample`, or with heads those of `msdcn_sample`."""
-    name = "deform_sample" if len(inputs) == 3 else "msdcn_sample"
+    """Output and gradients of `deform_sample`, or of `msdcn_sample` for a merged tensor."""
+    name = "deform_sample" if inputs[0].dim() == 5 else "msdcn_sample"
     out = getattr(gpu, name)(*inputs, border)
     return [out, *getattr(gpu, f"{name}_backward")(grad, *inputs, border)]
 
 
 def compare(grad: Tensor, inputs: list[Tensor], border: str) -> None:
     """Raise AssertionError unless kernels and the float64 reference agree."""
-    name = "deform_sample" if len(inputs) == 3 else "msdcn_sample"
+    name = "deform_sample" if inputs[0].dim() == 5 else "msdcn_sample"
     exact = [tensor.cpu().double() for tensor in inputs]
     truths = getattr(reference, f"{name}_backward")(grad.cpu().double(), *exact, border)
     truths = [getattr(reference, name)(*exact, border), *truths]
     actuals = run(grad, inputs, border)
-    for actual, truth, tensor in zip(actuals, truths, [inputs[0], *inputs[:3]], strict=True):
+    kinds = [inputs[0], *inputs][: len(truths)]
+    for actual, truth, tensor in zip(actuals, truths, kinds, strict=True):
         assert actual.dtype == tensor.dtype
         assert actual.is_contiguous()
         assert_close_rms(actual, truth)
@@ -113,21 +114,28 @@ def test_half_features_are_summed_in_float32(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("rows", [1, 2])
 @pytest.mark.parametrize("border", BORDERS)
-def test_heads_against_the_reference(border: str, rows: int) -> None:
-    grad, *inputs = draw_heads((2, 4, 5, 2, 8), torch.float32, rows)
+def test_merged_against_the_reference(border: str, rows: int) -> None:
+    grad, *inputs = draw_merged((2, 4, 5, 2, 8), torch.float32, rows)
     compare(grad, inputs, border)
 
 
 @pytest.mark.parametrize("dtype", HALVES)
-def test_half_heads(dtype: torch.dtype) -> None:
-    grad, *inputs = draw_heads((2, 3, 9, 1, 8), dtype, 1)
+def test_half_merged_whose_rows_are_no_whole_pieces_of_16_bytes(dtype: torch.dtype) -> None:
+    grad, *inputs = draw_merged((2, 3, 9, 1, 8), dtype, 1)
+    assert inputs[0].shape[-1] % 8
     compare(grad, inputs, "zeros")
 
 
-def test_reference_of_the_heads_is_differentiated_right() -> None:
-    grad, *inputs = (tensor.double() for tensor in draw_heads((2, 3, 4, 2, 3), torch.float32, 2))
-    leaves = [tensor.requires_grad_() for tensor in inputs[:3]]
-    out = reference.msdcn_sample(*leaves, inputs[3], "zeros")
+def test_merged_with_64_bit_positions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "_LIMIT", 1)
+    grad, *inputs = draw_merged((1, 3, 4, 2, 4), torch.float32, 1)
+    compare(grad, inputs, "zeros")
+
+
+def test_reference_of_merged_is_differentiated_right() -> None:
+    grad, *inputs = (tensor.double() for tensor in draw_merged((2, 3, 4, 2, 3), torch.float32, 2))
+    leaves = [tensor.requires_grad_() for tensor in inputs[:2]]
+    out = reference.msdcn_sample(*leaves, inputs[2], "zeros")
     truths = torch.autograd.grad(out, leaves, grad)
     actuals = reference.msdcn_sample_backward(grad, *inputs, "zeros")
     for actual, truth in zip(actuals, truths, strict=True):

@@ -212,26 +212,26 @@ def test_importing_does_not_load_numba() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[3])
 
 
-def draw_heads(rows: int = 2, dtype: torch.dtype = torch.float32) -> list[Tensor]:
-    """Values, heads, prior and reach."""
-    values, *_ = draw(2, 4, 5, 2, 3, dtype=dtype)
-    heads, prior, reach = torch.randn(2, 4, 5, 72), torch.randn(2), 1 + torch.rand(rows, 2)
-    return [tensor.to(dtype).requires_grad_() for tensor in (values, heads, prior, reach)]
+def draw_merged(rows: int = 2, dtype: torch.dtype = torch.float32) -> list[Tensor]:
+    """Values of 2 groups of 3 channels with their heads, prior and reach."""
+    merged, prior, reach = torch.randn(2, 4, 5, 6 + 72), torch.randn(2), 1 + torch.rand(rows, 2)
+    return [tensor.to(dtype).requires_grad_() for tensor in (merged, prior, reach)]
 
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("rows", [1, 2])
 @pytest.mark.parametrize("border", BORDERS)
 def test_heads_are_read_as_the_formula_says(border: str, rows: int, device: str) -> None:
-    inputs = [tensor.detach().to(device).requires_grad_() for tensor in draw_heads(rows)]
-    values, heads, prior, reach = inputs
-    direction, scale, weights = heads.split([36, 18, 18], -1)
+    inputs = [tensor.detach().to(device).requires_grad_() for tensor in draw_merged(rows)]
+    merged, prior, reach = inputs
+    values, direction, scale, weights = merged.split([6, 36, 18, 18], -1)
+    values = values.reshape(2, 4, 5, 2, 3)
     steps = torch.tensor([-1.0, 0.0, 1.0], device=device)
     grid = torch.stack([torch.stack((x, y)) for y in steps for x in steps])
     scale = torch.sigmoid(scale.view(2, 4, 5, 2, 9) + prior.view(2, 1))
     offsets = (direction.view(2, 4, 5, 2, 9, 2) + grid) * scale[..., None]
     offsets = offsets * reach.view(rows, 1, 1, 1, 1, 2)
-    expected = deform_sample(values, offsets, weights.reshape(2, 4, 5, 2, 9), border)
+    expected = deform_sample(values, offsets, weights.reshape(2, 4, 5, 2, 9), border).flatten(3)
     actual = op.msdcn_sample(*inputs, border)
     assert_close_rms(actual, expected)
     truths = torch.autograd.grad(expected.square().sum(), inputs)
@@ -244,7 +244,7 @@ def test_heads_by_the_operator_equal_the_composition(
     features: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The operator's default kernel is the reference; on a GPU Triton's is in its place."""
-    *inputs, reach = draw_heads(dtype=features)
+    *inputs, reach = draw_merged(dtype=features)
     composed = op.msdcn_sample(*inputs, reach.detach())
     truths = torch.autograd.grad(composed.sum(), inputs)
     monkeypatch.setattr(op, "fuses", lambda values: True)
@@ -259,32 +259,33 @@ def test_heads_by_the_operator_equal_the_composition(
 
 def test_a_gradient_of_the_reach_takes_the_composition(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(op, "fuses", lambda values: True)
-    inputs = draw_heads()
+    inputs = draw_merged()
     op.msdcn_sample(*inputs).sum().backward()
     assert inputs[-1].grad.any()
 
 
 def test_opcheck_of_heads() -> None:
-    *leaves, reach = draw_heads()
+    *leaves, reach = draw_merged()
     torch.library.opcheck(op._msdcn, (*leaves, reach.detach(), "zeros"))
     detached = [tensor.detach() for tensor in (*leaves, reach)]
-    torch.library.opcheck(op._msdcn_backward, (torch.randn(2, 4, 5, 2, 3), *detached, "truncate"))
+    torch.library.opcheck(op._msdcn_backward, (torch.randn(2, 4, 5, 6), *detached, "truncate"))
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda v, h, p, r: (v[0], h, p, r), r"values: expected 5 dimensions"),
-        (lambda v, h, p, r: (v, h[..., 1:], p, r), r"heads: expected shape \(2, 4, 5, 72\) to fit"),
-        (lambda v, h, p, r: (v, h, p[1:], r), r"prior_scale: expected shape \(2,\) .* got \(1,\)"),
-        (lambda v, h, p, r: (v, h, p, r[0]), r"reach: expected shape \(1, 2\) or \(2, 2\)"),
-        (lambda v, h, p, r: (v, h.long(), p, r), r"heads: expected a floating dtype"),
-        (lambda v, h, p, r: (v, h, p, r, "reflect"), r'border: expected "zeros" or "truncate"'),
+        (lambda m, p, r: (m[0], p, r), r"merged: expected shape .* got \(4, 5, 78\)"),
+        (lambda m, p, r: (m[..., 1:], p, r), r"merged: expected shape .* got \(2, 4, 5, 77\)"),
+        (lambda m, p, r: (m[..., 7:], p, r), r"merged: .* D values that G divides"),
+        (lambda m, p, r: (m, p[0], r), r"a prior_scale of shape \(\); give one prior for each"),
+        (lambda m, p, r: (m, p, r[0]), r"reach: expected shape \(1, 2\) or \(2, 2\)"),
+        (lambda m, p, r: (m.long(), p, r), r"merged: expected a floating dtype"),
+        (lambda m, p, r: (m, p, r, "reflect"), r'border: expected "zeros" or "truncate"'),
     ],
 )
-def test_wrong_heads_say_which_and_why(change, message: str) -> None:
+def test_wrong_merged_tensors_say_which_and_why(change, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        op.msdcn_sample(*change(*draw_heads()))
+        op.msdcn_sample(*change(*draw_merged()))
 
 
 def test_the_cpu_writes_offsets() -> None:
