@@ -207,6 +207,7 @@ def variants(
     even, taps = _power_of_two(channels), _power_of_two(num_taps)
     # Half features are exact in tf32, so that only the shares are rounded, as finely as float16.
     precision = "ieee" if amd else "tf32x3" if dtype == torch.float32 else "tf32"
+    part = TILE**2 // (2 if dtype == torch.float32 else 1)  # its products need the registers
     shared = {"C": channels, "K": num_taps, "VECTOR": vector, "TRUNCATE": border == "truncate"}
     shared |= {"MERGED": merged, "WIDE": wide}
     constants: dict[str, dict[str, Any]] = {
@@ -214,7 +215,7 @@ def variants(
         # Four threads to a row: few idle ones at 72 channels, and few steps to sum over them.
         "taps_gradient": {"BLOCK": min(even, 4 * vector), "TAPS": taps},
         "values_gradient": {"SLICE": min(max(even, 16), _MOST_CHANNELS), "TAPS": taps}
-        | {"PRECISION": precision},
+        | {"PART": part, "PRECISION": precision},
     }
     # As many threads as there are pieces of 16 bytes; products of float32 need the registers.
     warps = {"forward": 4, "taps_gradient": 8, "values_gradient": 4}

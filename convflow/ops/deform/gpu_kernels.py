@@ -279,13 +279,14 @@ def values_gradient(  # type: ignore[no-untyped-def]
     grad, taps, weights, prior_scale, reach, boxes, grad_values,
     row, reach_stride, height, width, groups, num_tiles, num_slices,
     C: tl.constexpr, K: tl.constexpr, VECTOR: tl.constexpr, SLICE: tl.constexpr, TAPS: tl.constexpr,
-    PRECISION: tl.constexpr, TRUNCATE: tl.constexpr, MERGED: tl.constexpr, WIDE: tl.constexpr,
+    PART: tl.constexpr, PRECISION: tl.constexpr, TRUNCATE: tl.constexpr, MERGED: tl.constexpr,
+    WIDE: tl.constexpr,
 ):  # fmt: skip
     """Fill `grad_values`, laid out as the values, from the `boxes` that `taps_gradient` wrote.
 
     Grid: B * G * num_tiles * num_slices programs, one for each 8 x 8 tile of cells and SLICE
-    channels. PRECISION is that of the matrix product. A number that is not finite in `grad` or
-    `weights` spreads over the cells that its tile of positions reaches.
+    channels. PART positions are multiplied at a time, in the arithmetic PRECISION. A number that
+    is not finite in `grad` or `weights` spreads over the cells that its tile of positions reaches.
     """
     program = tl.program_id(0)
     first = (program % num_slices) * SLICE
@@ -313,36 +314,39 @@ def values_gradient(  # type: ignore[no-untyped-def]
     for source in tl.range(0, num_tiles):
         box = boxes + source * (4 * K)
         if tl.max(_reaches(box + tap, first_x, first_y, tap < K, K).to(tl.int32), 0) > 0:
-            at_x = source % tiles_wide * TILE + spot % TILE
-            at_y = source // tiles_wide * TILE + spot // TILE
-            inside = (at_x < width) & (at_y < height)
-            position = at_y * width + at_x
-            if WIDE:
-                position = at_y.to(tl.int64) * width + at_x
-            share = tl.zeros((TILE * TILE, TILE * TILE), tl.float32)
-            for k in tl.range(0, K):
-                if _reaches(box + k, first_x, first_y, k < K, K):
-                    x, y, weight, _, _, _ = _load_tap(
-                        taps, weights, prior, reach_x, reach_y, position, step, inside, group,
-                        groups, k, K, MERGED,
-                    )  # fmt: skip
-                    touches, left, top, fx, fy = _locate(
-                        at_x.to(tl.float32) + x, at_y.to(tl.float32) + y, inside, height, width,
-                        TRUNCATE,
-                    )  # fmt: skip
-                    weight = tl.where(touches, weight, 0.0)
-                    north, south = (weight * (1 - fy))[None, :], (weight * fy)[None, :]
-                    below, right = cell_y[:, None] - top[None, :], cell_x[:, None] - left[None, :]
-                    tall = tl.where(below == 0, north, tl.where(below == 1, south, 0.0))
-                    wide = tl.where(right == 1, fx[None, :], 0.0)
-                    share += tall * tl.where(right == 0, (1 - fx)[None, :], wide)
-            if PRECISION == "tf32":
-                # Rounded to nearest here, because the matrix units would cut the last bits off.
-                bits = share.to(tl.int32, bitcast=True) + 0x1000
-                share = (bits & -0x2000).to(tl.float32, bitcast=True)
-            real = inside[:, None] & (channel < C)
-            upstream = _load_corner(grad, position * (groups * C), channel, real)
-            total = tl.dot(share, upstream, total, input_precision=PRECISION)
+            for begun in tl.range(0, TILE * TILE, PART):
+                part = begun + tl.arange(0, PART)
+                at_x = source % tiles_wide * TILE + part % TILE
+                at_y = source // tiles_wide * TILE + part // TILE
+                inside = (at_x < width) & (at_y < height)
+                position = at_y * width + at_x
+                if WIDE:
+                    position = at_y.to(tl.int64) * width + at_x
+                share = tl.zeros((TILE * TILE, PART), tl.float32)
+                for k in tl.range(0, K):
+                    if _reaches(box + k, first_x, first_y, k < K, K):
+                        x, y, weight, _, _, _ = _load_tap(
+                            taps, weights, prior, reach_x, reach_y, position, step, inside, group,
+                            groups, k, K, MERGED,
+                        )  # fmt: skip
+                        touches, left, top, fx, fy = _locate(
+                            at_x.to(tl.float32) + x, at_y.to(tl.float32) + y, inside, height,
+                            width, TRUNCATE,
+                        )  # fmt: skip
+                        weight = tl.where(touches, weight, 0.0)
+                        north, south = (weight * (1 - fy))[None, :], (weight * fy)[None, :]
+                        below = cell_y[:, None] - top[None, :]
+                        right = cell_x[:, None] - left[None, :]
+                        tall = tl.where(below == 0, north, tl.where(below == 1, south, 0.0))
+                        wide = tl.where(right == 1, fx[None, :], 0.0)
+                        share += tall * tl.where(right == 0, (1 - fx)[None, :], wide)
+                if PRECISION == "tf32":
+                    # Rounded to nearest here, because the matrix units would cut the last bits off.
+                    bits = share.to(tl.int32, bitcast=True) + 0x1000
+                    share = (bits & -0x2000).to(tl.float32, bitcast=True)
+                real = inside[:, None] & (channel < C)
+                upstream = _load_corner(grad, position * (groups * C), channel, real)
+                total = tl.dot(share, upstream, total, input_precision=PRECISION)
     cell = cell_y * width + cell_x
     if WIDE:
         cell = cell_y.to(tl.int64) * width + cell_x
