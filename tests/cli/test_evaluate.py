@@ -243,8 +243,12 @@ def test_a_killed_evaluation_ends_with_the_same_card(tiny_run, real, tmp_path):
     assert (tmp_path / "b/card.json").read_bytes() == (tmp_path / "a/card.json").read_bytes()
 
 
-def test_two_processes_write_the_card_of_one(tiny_run, real, tmp_path):
-    command = ["evaluate", str(tiny_run), "--reference", "digits", "--num", "37", *DETECTOR]
+def test_two_processes_write_the_card_of_one(tiny_run, tmp_path):
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for number in range(40):
+        Image.effect_noise((8, 8), 90).save(pictures / f"{number}.png")
+    command = ["evaluate", str(tiny_run), "--reference", str(pictures), "--num", "37", *DETECTOR]
     command += ["--batch-size", "5"]
     one = start([*command, "--out", str(tmp_path / "one.json")])
     assert one.wait(timeout=120) == 0, one.stderr.read()

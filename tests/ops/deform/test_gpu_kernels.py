@@ -42,9 +42,11 @@ def test_compiles_float32_and_few_channels() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS)
 def test_compiles_every_dtype_and_channel_count(target: str) -> None:
-    options = "--channels 3 8 64 72 --taps 9 --borders zeros --forms offsets".split()
+    options = "--channels 3 64 72 --taps 9 --borders zeros --forms offsets".split()
     options += "--dtypes float32 bfloat16 float16".split()
-    assert len(compile_all("--targets", target, *options)) == 3 * 3 * 4
+    rows = compile_all("--targets", target, *options)
+    assert len(rows) == 3 * 3 * 3
+    assert not [row for row in rows if row["spills"]]
 
 
 def test_no_size_is_compiled_in() -> None:
