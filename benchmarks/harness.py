@@ -50,7 +50,10 @@ def revision(repository: Path, dirty: bool) -> str:
 
     def git(*words: str) -> str:
         call = ["git", "-C", str(repository), *words]
-        return subprocess.run(call, capture_output=True, text=True, check=False).stdout
+        try:
+            return subprocess.run(call, capture_output=True, text=True, check=False).stdout
+        except OSError:  # there is no git
+            return ""
 
     tables = ":(exclude)benchmarks/results"
     changes = git("status", "--porcelain", "--untracked-files=no", "--", ".", tables).splitlines()

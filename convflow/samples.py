@@ -214,7 +214,8 @@ class Samples:
         cell = torch.zeros(1, self.model.in_channels, 1, 1, device=device)
         begin, none = self._begin(), labels.new_full((1,), self.model.num_classes)
         self.sampler.run(self.process, listen, alone, cell, none, lambda _: cell, None, begin)
-        return torch.cat(times).unique(), torch.cat([labels, none]).unique()
+        told = labels if self.guidance == 1 else torch.cat([labels, none])
+        return torch.cat(times).unique(), told.unique()
 
     def guided(
         self, model: Denoiser, clock: Clock | None = None, known: Known | None = None

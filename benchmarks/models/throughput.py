@@ -36,7 +36,14 @@ def main() -> None:
     device = choose_device()
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
-    add("--models", nargs="+", choices=SIZES, default=NAMES, metavar="NAME", help=", ".join(NAMES))
+    add(
+        "--models",
+        nargs="+",
+        choices=SIZES,
+        default=NAMES,
+        metavar="NAME",
+        help="default: all S and B",
+    )
     add("--sizes", nargs="+", type=int, default=[256, 512], metavar="PIXELS")
     add("--batch", nargs="+", type=int, default=[8], help="pictures at once, halved until they fit")
     add("--modes", nargs="+", choices=models.MODES, default=models.MODES)

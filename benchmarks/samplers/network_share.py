@@ -87,7 +87,7 @@ def main() -> None:
     pipe = Pipeline(model, Latents(), size, device=str(device))
     chosen = {"solver": SOLVER, "steps": steps, "guidance": GUIDANCE, "guidance_kind": "cfg"}
     samples = pipe.samples(precision=options.precision, **chosen)
-    inputs = watch(samples, batch)
+    called, inputs = watch(samples, batch)
     truth = evaluate(model, inputs[0], torch.float32)
     gmacs = measure_cost(partial(create_model, name, **settings), size, factor=8).gmacs
     work = utilisation.Work(2e9 * gmacs * sum(len(x) for x, *_ in inputs), models.LIMIT)
@@ -97,7 +97,9 @@ def main() -> None:
         found = evaluate(model, inputs[0], dtype)
         what = f"{name} and itself {variant}"
         require_agreement(what, found, truth, models.THROUGH_NETWORK[dtype])
-        calls = partial(set_up, samples, inputs, dtype)
+        # Compiled networks are called as they are, others with vectors computed in advance.
+        alone = called if variant == "eager" else model
+        calls = partial(set_up, samples, alone, inputs, dtype)
         shape = (batch, *samples.shape)
         case = harness.Case(f"{name} {SOLVER} {variant}", calls, [shape], [f"{steps} steps"])
         timed = harness.measure(case, rounds)
@@ -111,19 +113,19 @@ def main() -> None:
     print(harness.machine())
 
 
-def watch(samples: Samples, batch: int) -> list[tuple[Tensor, ...]]:
-    """The inputs of every call of the network while a batch is made.
+def watch(samples: Samples, batch: int) -> tuple[nn.Module, list[tuple[Tensor, ...]]]:
+    """The network that is called while a batch is made, and the inputs of every call.
 
     Raises:
         Disagreement: there are other calls than the solver's rows tell.
     """
-    inputs: list[tuple[Tensor, ...]] = []
-    hook = samples.model.register_forward_pre_hook(lambda _, given: inputs.append(given))
+    seen: list[tuple[nn.Module, tuple[Tensor, ...]]] = []
+    hook = samples.model.register_forward_pre_hook(lambda *call: seen.append(call))
     samples.read(range(batch))
     hook.remove()
-    if len(inputs) != (expected := count_calls(samples)):
-        raise Disagreement(f"expected {expected} calls of the network, got {len(inputs)}")
-    return inputs
+    if len(seen) != (expected := count_calls(samples)):
+        raise Disagreement(f"expected {expected} calls of the network, got {len(seen)}")
+    return seen[0][0], [inputs for _, inputs in seen]
 
 
 @torch.inference_mode()
@@ -135,6 +137,7 @@ def evaluate(model: Backbone, inputs: tuple[Tensor, ...], dtype: torch.dtype) ->
 
 def set_up(
     samples: Samples,
+    network: nn.Module,
     inputs: list[tuple[Tensor, ...]],
     dtype: torch.dtype,
     shape: tuple[int, ...],
@@ -147,7 +150,7 @@ def set_up(
     def alone() -> None:
         with models.Setting(device, dtype).arithmetic():
             for given in inputs:
-                samples.model(*given)
+                network(*given)
 
     sampling = partial(samples.read, range(shape[0]))
     return {SAMPLING: sampling, NETWORK: alone, models.LIMIT: utilisation.product(device, dtype)}

@@ -32,9 +32,11 @@ memory layout, and compiled, before it is timed.
 
 Read it so: "ratio" is a rival's time over the network's as it stands, "eager"; 1.5 in the line of
 DiT says that DiT takes 1.5 times as long, 0.8 in that of the floor that a fifth of the time goes
-into everything else."""
+into everything else. "product limit" is the time of the network's operations ("tflop") at the rate
+of one large matrix product, and "utilisation" that time over the row's own: 1 is all that the
+machine can do."""
 
-FORWARD = "Here: one evaluation, as samplers make it."
+FORWARD = "Here: one evaluation without gradients, as in sampling."
 TRAINING = "Here: an evaluation and all gradients, without the optimizer's step."
 
 SAMPLERS = """Time whole batches of samples, and within the same runs every call of the network: the

@@ -25,11 +25,13 @@ SAME_TIME = 1e-5
 """How far two times of one step may be apart, as a share above 1."""
 
 
+@torch.no_grad()
 def precompute(model: Backbone, times: Float[Tensor, " S"], labels: Int[Tensor, " U"]) -> Backbone:
     """Return the network with its modulation vectors computed for these times and labels.
 
-    It shares weights and hooks with `model`, which stays as it is. Told another time or label it
-    predicts NaN, and later changes of the weights do not reach its vectors.
+    It shares all else with `model`, which stays as it is: weights, and hooks of the whole network.
+    Told another time or label it predicts NaN, later changes of the weights do not reach its
+    vectors, and it has no gradient.
 
     Args:
         model: a network, on the device of the times and labels.
@@ -37,12 +39,13 @@ def precompute(model: Backbone, times: Float[Tensor, " S"], labels: Int[Tensor, 
         labels: in [0, num_classes].
 
     Returns:
-        `model` itself where its condition may speak to more than modulations (networks other than
-        the families'), where it or a part of it is compiled, and where the vectors would take more
-        than `LARGEST_SHARE` of the memory of its weights.
+        `model` itself where its condition may speak to more than modulations: networks other than
+        the families', and those that are compiled, hooked or changed within. And where the vectors
+        would take more than `LARGEST_SHARE` of the memory of its weights.
     """
-    compiled = any(module._compiled_call_impl is not None for module in model.modules())
-    if type(model) not in BACKBONES.values() or compiled:
+    inner = (module for module in model.modules() if module is not model)
+    hooked = any(module._forward_hooks or module._forward_pre_hooks for module in inner)
+    if type(model) not in BACKBONES.values() or hooked or not all(map(_is_ours, model.modules())):
         return model
     found = [module for module in model.modules() if isinstance(module, Modulation)]
     numbers = len(times) * len(labels) * sum(module.count * module.width for module in found)
@@ -55,6 +58,13 @@ def precompute(model: Backbone, times: Float[Tensor, " S"], labels: Int[Tensor, 
     rows = _Rows(times, labels)
     twin.condition = rows if condition is levels[0] else lambda t, y: (rows(t, y),) * len(levels)
     return twin
+
+
+def _is_ours(module: nn.Module) -> bool:
+    """Whether a module does what its class says, a class of ours or of torch, and not compiled."""
+    known = type(module).__module__.startswith(("convflow.", "torch.nn.modules."))
+    changed = any(callable(own) and hasattr(type(module), n) for n, own in vars(module).items())
+    return known and not changed
 
 
 class _Table(nn.Module):

@@ -59,16 +59,21 @@ class GroupwiseMSDCN(nn.Module):
         self, x: Float[Tensor, "B H W D"], reach: Reach = DEFAULT_REACH
     ) -> Float[Tensor, "B H W D"]:
         """Return the gathered features; `reach` in cells, maybe another for each sample."""
-        merged = F.linear(x, *self._projection())
         rows = _as_rows(reach, x)
-        return self.out(msdcn_sample(merged, self.prior_scale, rows, self.border))
+        return self.out(msdcn_sample(self._merged(x), self.prior_scale, rows, self.border))
 
-    def _projection(self) -> tuple[Float[Tensor, "merged D"], Float[Tensor, " merged"]]:
-        """Weights and bias of one product for values, directions, scales and weights."""
+    def _merged(self, x: Float[Tensor, "B H W D"]) -> Float[Tensor, "B H W merged"]:
+        """Return values, directions, scales and weights side by side, from one product."""
+        layers = (self.value, self.direction, self.scale, self.weight)
+        if not all(map(_is_plain, layers)):  # adapters and hooks have their say
+            return torch.cat([layer(x) for layer in layers], -1)
         no_bias = torch.zeros_like(self.scale.weight[:, 0])
         biases = [self.value.bias, self.direction.bias, no_bias, self.weight.bias]
-        layers = (self.value, self.direction, self.scale, self.weight)
-        return torch.cat([layer.weight for layer in layers]), torch.cat(biases)
+        return F.linear(x, torch.cat([layer.weight for layer in layers]), torch.cat(biases))
+
+
+def _is_plain(layer: nn.Module) -> bool:
+    return type(layer) is nn.Linear and not (layer._forward_hooks or layer._forward_pre_hooks)
 
 
 def _as_rows(reach: Reach, x: Tensor) -> Float[Tensor, "N 2"]:

@@ -70,20 +70,66 @@ def test_everything_else_is_shared():
         twin(x[:, :1], t, y)
 
 
-@pytest.mark.parametrize("compiled", [(), ("blocks", 0)])
-def test_a_compiled_network_stays_as_it_is(compiled):
+class Wrapped(torch.nn.Module):
+    """An adapter of the user's own around a part."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, *inputs):
+        return self.inner(*inputs)
+
+
+def wrap_modulation(model):
+    model.blocks[0].modulation = Wrapped(model.blocks[0].modulation)
+
+
+def wrap_compiled(model):
+    model.blocks[0] = torch.compile(model.blocks[0], backend="eager")
+
+
+def patch_trunk(model):
+    trunk = model.trunk
+    model.trunk = lambda features, c, *more: trunk(features + 0 * c.sum(), c, *more)
+
+
+CHANGES = {
+    "compiled": lambda model: model.compile(backend="eager"),
+    "compiled block": lambda model: model.blocks[0].compile(backend="eager"),
+    "wrapped by the compiler": wrap_compiled,
+    "wrapped modulation": wrap_modulation,
+    "parametrized": lambda model: torch.nn.utils.parametrizations.weight_norm(
+        model.blocks[0].mlp.up
+    ),
+    "patched": patch_trunk,
+    "hooked": lambda model: model.blocks[0].register_forward_pre_hook(lambda *_: None),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@torch.no_grad()
+def test_a_network_that_was_changed_within_stays_as_it_is(change):
     model = build("flowdcn")
-    (model.blocks[0] if compiled else model).compile(backend="eager")
-    assert precompute(model, *ask(model)[3]) is model
+    x, t, y, known = ask(model)
+    CHANGES[change](model)
+    before = model(x, t, y)
+    assert precompute(model, *known) is model
+    assert_close_rms(model(x, t, y), before)
 
 
-def test_networks_that_may_use_the_condition_otherwise_stay_as_they_are(monkeypatch):
+def test_networks_of_other_classes_stay_as_they_are():
     class Other(FlowDCN):
         pass
 
-    other, pyramid = Other(**TINY), build_pyramid()
-    for model in (other, pyramid):
+    for model in (Other(**TINY), build_pyramid()):
         assert precompute(model, torch.zeros(1), torch.zeros(1, dtype=torch.int64)) is model
+
+
+def test_the_vectors_hold_no_graph():
+    model = build("flowdcn")
+    twin = precompute(model, *ask(model)[3])
+    assert not any(buffer.requires_grad for buffer in twin.buffers())
 
 
 def test_vectors_that_take_much_memory_are_not_computed(monkeypatch):

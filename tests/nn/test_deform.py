@@ -110,6 +110,18 @@ def test_a_layer_on_the_gpu_equals_that_on_the_cpu():
     assert_close_rms(layer.float().cuda()(x.cuda()), expected, limit=GOLDEN)
 
 
+@pytest.mark.parametrize("name", ["value", "direction", "scale", "weight"])
+def test_adapters_and_hooks_of_its_products_have_their_say(name):
+    layer, x = layer_of(8, 2, perturbed=True), torch.randn(2, 3, 4, 8, dtype=torch.float64)
+    expected, plain, heard = layer(x), getattr(layer, name), []
+    hook = plain.register_forward_hook(lambda *_: heard.append(name))
+    assert_close_rms(layer(x), expected)
+    assert heard == [name]
+    hook.remove()
+    setattr(layer, name, torch.nn.Sequential(plain, torch.nn.Tanh()))
+    assert not torch.allclose(layer(x), expected)
+
+
 def test_only_the_weights_bias_starts_at_random_beside_the_projections():
     layer = GroupwiseMSDCN(8, 2)
     zero = {name for name, p in layer.named_parameters() if not p.any()}

@@ -8,7 +8,8 @@ The innermost steps are written for LLVM as vectors, because numba has none and 
 loops sums that live in memory and taps that are located one by one.
 
 Only `cpu.py` imports this file, because importing it imports numba. They stay in one file, because
-numba's cache notices changes only in the file of the kernel itself.
+numba's cache on disk notices changes only in the file of the kernel itself; numbers of channels and
+taps, which a kernel closes over, are part of its key there.
 """
 
 # mypy: disable-error-code="no-untyped-def"

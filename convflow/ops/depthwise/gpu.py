@@ -79,7 +79,10 @@ def _taps_gradient(grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Ten
             aligned(grad), aligned(x), sums, *sizes, num_steps, **options
         )
     total = sums.sum(0).to(weight.dtype)
-    return total[:, :side].permute(2, 0, 1).contiguous().view(weight.shape), total[0, side]
+    # A copy: two results of an operator may not share memory, as they would for one tap.
+    return total[:, :side].permute(2, 0, 1).reshape(weight.shape).contiguous(), total[
+        0, side
+    ].clone()
 
 
 def _sizes(x: Tensor, options: dict[str, Any]) -> tuple[int, int, tuple[int, ...]]:

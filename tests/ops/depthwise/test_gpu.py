@@ -87,6 +87,15 @@ def test_half_features_are_summed_in_float32(dtype: torch.dtype) -> None:
         assert_close_rms(actual, truth)
 
 
+@pytest.mark.parametrize("side", [1, 3])
+def test_no_two_gradients_share_memory(side: int) -> None:
+    """The operator may not: PyTorch refuses it when it is called."""
+    x = torch.randn(1, 3, 4, 8, device=DEVICE)
+    weight = torch.randn(8, 1, side, side, device=DEVICE)
+    grads = gpu.depthwise_conv_backward(x, x, weight)
+    assert len({grad.untyped_storage().data_ptr() for grad in grads}) == 3
+
+
 def test_nothing_to_do() -> None:
     compare(*draw((0, 4, 4, 8, 3)))
 
