@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -21,12 +21,13 @@ from convflow.nn.norm import Modulation
 
 LARGEST_SHARE = 0.25
 """How much memory the vectors may take, beside the weights: larger batches gain next to nothing."""
+Network = TypeVar("Network", bound=nn.Module)
 SAME_TIME = 1e-5
 """How far two times of one step may be apart, as a share above 1."""
 
 
 @torch.no_grad()
-def precompute(model: Backbone, times: Float[Tensor, " S"], labels: Int[Tensor, " U"]) -> Backbone:
+def precompute(model: Network, times: Float[Tensor, " S"], labels: Int[Tensor, " U"]) -> Network:
     """Return the network with its modulation vectors computed for these times and labels.
 
     It shares all else with `model`, which stays as it is: weights, and hooks of the whole network.
@@ -51,7 +52,8 @@ def precompute(model: Backbone, times: Float[Tensor, " S"], labels: Int[Tensor, 
     numbers = len(times) * len(labels) * sum(module.count * module.width for module in found)
     if numbers > LARGEST_SHARE * sum(weight.numel() for weight in model.parameters()):
         return model
-    condition = model.condition(times.repeat_interleave(len(labels)), labels.repeat(len(times)))
+    backbone = cast(Backbone, model)
+    condition = backbone.condition(times.repeat_interleave(len(labels)), labels.repeat(len(times)))
     levels = condition if isinstance(condition, tuple) else (condition,)
     of_width = {vectors.shape[-1]: vectors for vectors in levels}
     twin = cast(Any, _with(model, {m: _Table(m, of_width[m.width]) for m in found}))

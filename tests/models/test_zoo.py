@@ -110,7 +110,7 @@ def test_the_sampling_counted_separately(name, gmacs, monkeypatch):
         counts.append(value.shape[-1] * weights.numel() * (4 + 1))
         return torch.empty_like(value)
 
-    monkeypatch.setattr("convflow.nn.deform.deform_sample", sample)
+    monkeypatch.setattr("convflow.ops.deform.op.deform_sample", sample)
     with torch.device("meta"):
         model = create_model(name)
         model(torch.empty(1, 4, 32, 32), torch.empty(1), torch.empty(1, dtype=torch.int64))
