@@ -104,7 +104,7 @@ class Subject(NamedTuple):
 
 def rival_of(name: str) -> str | None:
     """Return the DiT of the same size, "dico-b" -> "dit-b/2"; None where there is none."""
-    rival = f"dit-{name.split('-')[1].partition('/')[0]}/2"
+    rival = f"dit-{name.partition('-')[2].partition('/')[0]}/2"
     return rival if rival in SIZES and rival != name else None
 
 

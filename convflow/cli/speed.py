@@ -112,19 +112,16 @@ def bench_samplers(arguments: Sequence[str]) -> int:
     )
     guidances = list(dict.fromkeys((1.0, options.guidance)))
     chosen = {"steps": options.steps, "size": options.size, "precision": options.precision}
-    rows = samplers.measure(
-        pipe,
-        solvers,
-        guidances,
-        num=options.batch_size or 16,
-        rounds=options.rounds,
-        **{name: value for name, value in chosen.items() if value is not None},
-    )
+    given = {name: value for name, value in chosen.items() if value is not None}
+    pipe.samples(**given)  # refuses now, before a word is printed
+    number = options.batch_size or 16
+    rows = samplers.measure(pipe, solvers, guidances, num=number, rounds=options.rounds, **given)
     total = len(solvers) * (len(guidances) if pipe.model.num_classes else 1)
     shown = sys.stderr.isatty()
+    print(f"{samplers.NOTE}\n", flush=True)
     bar = tqdm(rows, total=total, disable=not shown, leave=False, dynamic_ncols=True)
     found = [table.cells(vars(row)) for row in bar]
-    print(samplers.NOTE, "", *table.lines(found), "", sep="\n")
+    print(*table.lines(found), "", sep="\n")
     return _finish(options, found, pipe.device)
 
 

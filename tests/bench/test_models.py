@@ -162,7 +162,7 @@ def test_operations_are_those_of_the_line():
 @pytest.mark.parametrize(
     ("name", "rival"),
     [("flowdcn-xl/2", "dit-xl/2"), ("dico-b", "dit-b/2"), ("sit-s/4", "dit-s/2"),
-     ("dit-s/2", None), ("dico-h", None)],
+     ("dit-s/2", None), ("dico-h", None), ("nosuch", None)],
 )  # fmt: skip
 def test_the_rival_is_dit_of_that_size(name, rival):
     assert models.rival_of(name) == rival
