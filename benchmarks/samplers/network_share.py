@@ -37,7 +37,6 @@ NAME, SETTINGS = "flowdcn-xl/2", dict[str, Any]()
 SOLVER, GUIDANCE = "ab2", 1.5
 TINY = {"width": 32, "depth": 2, "num_groups": 2}
 SAMPLING, NETWORK = "sampling", "network alone"
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 VARIANTS: dict[str, Callable[[nn.Module], None]] = {
     "eager": lambda model: None,
     "blocks": compile_blocks,
@@ -67,7 +66,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
     add("--variants", nargs="+", choices=VARIANTS, default=["eager", "blocks"])
-    add("--precision", choices=DTYPES, default="bfloat16", help="of the arithmetic")
+    add("--precision", choices=models.PRECISIONS, default="bfloat16", help="of the arithmetic")
     add("--batch", type=int, default=32, help="latents at once; guidance evaluates twice as many")
     add("--size", type=int, default=256, metavar="PIXELS", help="eight times a side of the latents")
     add("--steps", type=int, default=16)
@@ -91,7 +90,7 @@ def main() -> None:
     truth = evaluate(model, inputs[0], torch.float32)
     gmacs = measure_cost(partial(create_model, name, **settings), size, factor=8).gmacs
     work = utilisation.Work(2e9 * gmacs * sum(len(x) for x, *_ in inputs), models.LIMIT)
-    dtype, rows = DTYPES[options.precision], list[table.Cells]()
+    dtype, rows = models.PRECISIONS[options.precision], list[table.Cells]()
     for variant in options.variants:
         VARIANTS[variant](model)
         found = evaluate(model, inputs[0], dtype)

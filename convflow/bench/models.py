@@ -31,6 +31,9 @@ Shape = tuple[int, ...]
 
 USUAL = ["flowdcn-s/2", "dico-s", "fcdm-s"]
 MODES = ["forward", "training"]
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+"""Arithmetic by the name that commands take."""
+
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
 EAGER, COMPILED, FLOOR, LIMIT, FLOAT32 = "eager", "compiled", "floor", "product limit", "float32"
 LIMITS = (FLOOR, LIMIT)

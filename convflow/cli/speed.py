@@ -224,9 +224,9 @@ def _parse(parser: Parser, arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def _dtype(options: argparse.Namespace) -> torch.dtype:
-    import torch
+    from convflow.bench.models import PRECISIONS as DTYPES
 
-    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[options.precision]
+    return DTYPES[options.precision]
 
 
 def _finish(
