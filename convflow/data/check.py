@@ -40,7 +40,7 @@ class Report:
         modes: Pictures by Pillow mode or array type.
         num_smaller: Usable pictures that must be enlarged to a size to train at.
         unreadable: (item name, reason) of every picture that cannot be used.
-        num_ignored: Files passed over because they are no pictures.
+        understood: Sentences about split, labels and files that are not read, shown first.
         notes: More lines to show, about what becomes of the pictures.
     """
 
@@ -50,7 +50,7 @@ class Report:
     modes: dict[str, int] = field(default_factory=dict)
     num_smaller: int = 0
     unreadable: list[tuple[str, str]] = field(default_factory=list)
-    num_ignored: int = 0
+    understood: Sequence[str] = ()
     notes: Sequence[str] = ()
 
     @property
@@ -63,7 +63,7 @@ class Report:
         least, median, most = (f"{height}x{width}" for height, width in self.sizes)
         size = least if least == most else f"{least} to {most}, median {median}"
         modes = ", ".join(f"{count:,} {mode}" for mode, count in self.modes.items())
-        lines = [f"{self.count:,} pictures, {size} (height x width); {modes}"]
+        lines = [f"{self.count:,} pictures, {size} (height x width); {modes}", *self.understood]
         if self.per_class:
             fewest, largest = (
                 f(self.per_class, key=self.per_class.__getitem__) for f in (min, max)
@@ -74,8 +74,6 @@ class Report:
             lines.append(f"{len(self.per_class)} classes: {each}")
         if self.num_smaller:
             lines.append(f"{self.num_smaller:,} are smaller than wanted and will be enlarged")
-        if self.num_ignored:
-            lines.append(f"{self.num_ignored:,} files that are no pictures are ignored")
         if self.unreadable:
             names = ", ".join(name for name, _ in self.unreadable[:5])
             more = ", ..." if len(self.unreadable) > 5 else ""
@@ -118,7 +116,8 @@ def check(
         raise InputError(f"expected pictures in {source.name}, got none")
     if isinstance(source, Drawn):
         to_uint8(source.draw(0, size), channels)
-        named = Counter(source.class_names[source.label(i)] for i in range(total))
+        names = source.class_names
+        named = Counter(names[source.label(i)] for i in range(total)) if names else {}
         sides = np.tile(np.array(size), (total, 1))
         return Report(total, dict(named), sides, {"drawn": total}), np.arange(total)
     stamp = getattr(source, "stamp", None)
@@ -158,7 +157,7 @@ def check(
         sides=look.sides[good],
         modes=dict(modes.most_common()),
         unreadable=unreadable,
-        num_ignored=getattr(source, "num_ignored", 0),
+        understood=getattr(source, "notes", ()),
     )
     return report, good
 

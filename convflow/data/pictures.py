@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -14,19 +14,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from convflow.data.formats import decoders
 from convflow.types import InputError, Size
-
-SPLITS = {
-    "train": "train",
-    "val": "validation",
-    "valid": "validation",
-    "validation": "validation",
-    "test": "test",
-}
-"""What parts of a dataset are called on disk, and the part each name means."""
-
-# Named, so that bytes from a stranger never reach a decoder that starts programs (EPS).
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
 
 
 @runtime_checkable  # for the shape checks in tests
@@ -77,7 +66,7 @@ class Pictures:
         labels: (N,) int64 class ids.
         describe: Index to the item's name.
         fetch: Index to the encoded bytes, or to a picture where nothing is encoded.
-        num_ignored: Files passed over because they are no pictures.
+        notes: Sentences about what was understood: split, labels, files that are not read.
         stamp: Returns a text that changes when the pictures may have; None if nothing tells.
     """
 
@@ -86,7 +75,7 @@ class Pictures:
     labels: np.ndarray
     describe: Callable[[int], str]
     fetch: Callable[[int], bytes | Image.Image]
-    num_ignored: int = 0
+    notes: tuple[str, ...] = ()
     stamp: Callable[[], str] | None = None
 
     def __len__(self) -> int:
@@ -110,7 +99,7 @@ class Pictures:
             data = self.fetch(int(index))
             if isinstance(data, Image.Image):
                 return data
-            picture = Image.open(BytesIO(data), formats=_FORMATS)
+            picture = Image.open(BytesIO(data), formats=decoders())
             picture.load()
             return picture
         except UnidentifiedImageError as error:
@@ -133,50 +122,6 @@ def natural_key(text: str) -> tuple[list[Any], str]:
     parts: list[Any] = re.split(r"(\d+)", text.casefold())
     parts[1::2] = map(int, parts[1::2])
     return parts, text
-
-
-def split_of(path: str) -> str | None:
-    """The split that a file name, or else one of its folders, begins with."""
-    for part in reversed(path.split("/")):
-        match = re.match(r"(train|val|test)(id|idation|ing)?(?![a-z])", part.lower())
-        if match:
-            return SPLITS[match[1]]
-    return None
-
-
-def in_split(names: Sequence[str], where: str, split: str) -> list[str]:
-    """Those of the names that belong to the split; all of them where none names any.
-
-    Args:
-        names: Paths of files or names of parts: `train-00000-of-00002.parquet`, `test`.
-        where: What the user gave, for the message.
-        split: `train`, `validation` or `test`.
-
-    Raises:
-        InputError: There are splits, but not this one.
-    """
-    found = {name: split_of(name) for name in names}
-    if not any(found.values()):
-        require_whole(split, where)
-        return list(names)
-    chosen = [name for name in names if found[name] == SPLITS.get(split, split)]
-    if not chosen:
-        have = ", ".join(sorted({part for part in found.values() if part}))
-        raise InputError(f"expected a {split!r} split in {where}, got {have}; choose one of those")
-    return chosen
-
-
-def require_whole(split: str, where: str, own: str | None = None) -> None:
-    """Accept data without parts as `train` alone: scored as "test" it would hide a mistake.
-
-    Raises:
-        InputError: `split` is neither `train` nor the data's `own` split.
-    """
-    if SPLITS.get(split, split) not in ("train", own):
-        raise InputError(
-            f"expected a {split!r} split in {where}, got data that is not split like that; "
-            "give the path of the pictures themselves, and no split"
-        )
 
 
 def require(module: str, extra: str, what: str) -> Any:
@@ -203,8 +148,12 @@ def stamp_of(files: Iterable[Path]) -> str:
     """SHA-256 of places, sizes and times of change: another text when a file was written anew."""
     hashed = hashlib.sha256()
     for file in files:
-        status = file.stat()
-        hashed.update(repr((str(file), status.st_size, status.st_mtime_ns)).encode())
+        try:
+            status = file.stat()
+            seen = (status.st_size, status.st_mtime_ns)
+        except OSError:  # a link to nowhere
+            seen = (-1, -1)
+        hashed.update(repr((str(file), *seen)).encode())
     return hashed.hexdigest()
 
 

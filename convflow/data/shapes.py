@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from convflow.data.pictures import SPLITS
+from convflow.data.splits import canonical
 from convflow.types import InputError, Size
 
 SIZE = (32, 32)
@@ -101,6 +101,7 @@ class DrawnShapes:
     Args:
         split: `train` (50,000 pictures), `validation` or `test` (10,000 each); each has designs
             of its own.
+        labelled: Whether they have classes.
 
     Raises:
         InputError: There is no such split.
@@ -112,26 +113,26 @@ class DrawnShapes:
     """
 
     name = "shapes"
-    class_names = tuple(shape.name for shape in SHAPES)
 
-    def __init__(self, split: str = "train") -> None:
-        if SPLITS.get(split) not in _STREAMS:
+    def __init__(self, split: str = "train", labelled: bool = True) -> None:
+        if canonical(split) not in _STREAMS:
             known = ", ".join(_STREAMS)
             raise InputError(
                 f"expected a split of shapes ({known}), got {split!r}; choose one of those"
             )
-        self._seed, self._count = _STREAMS[SPLITS[split]]
+        self._seed, self._count = _STREAMS[canonical(split)]
+        self.class_names = tuple(shape.name for shape in SHAPES) if labelled else ()
 
     def __len__(self) -> int:
         return self._count
 
     def label(self, index: int) -> int:
-        """Class of the picture, in [0, 6)."""
-        return int(index) % len(SHAPES)
+        """Class of the picture, in [0, 6); 0 without classes."""
+        return int(index) % len(SHAPES) if self.class_names else 0
 
     def item_name(self, index: int) -> str:
         """Class and number of the picture, for messages."""
-        return f"{SHAPES[self.label(index)].name} {index}"
+        return f"{SHAPES[int(index) % len(SHAPES)].name} {index}"
 
     def read(self, index: int) -> Image.Image:
         """The picture at 32x32."""
@@ -154,7 +155,9 @@ class DrawnShapes:
         words = np.random.PCG64(np.random.SeedSequence(self._seed, spawn_key=(int(index),)))
         # Top 53 bits as a share of 1.
         shares = ((words.random_raw(18) >> np.uint64(11)) * 2.0**-53).tolist()
-        return _design(self.label(index), lambda low, high: low + (high - low) * shares.pop())
+        return _design(
+            int(index) % len(SHAPES), lambda low, high: low + (high - low) * shares.pop()
+        )
 
 
 def _design(label: int, uniform: Callable[[float, float], float]) -> Design:

@@ -10,110 +10,160 @@ import os
 import re
 import threading
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from convflow.data.pictures import (
-    SPLITS,
-    Pictures,
-    Source,
-    in_split,
-    natural_key,
-    one_line,
-    require,
-    require_whole,
-    split_of,
-    stamp_of,
+from convflow.data.formats import decoders, is_picture, unread
+from convflow.data.label_files import from_listings, is_label_file, read_listings
+from convflow.data.labels import (
+    SETTINGS,
+    Choice,
+    Labels,
+    from_folders,
+    from_names,
+    offer_names,
+    unconditional,
 )
+from convflow.data.pictures import Pictures, Source, one_line, require, stamp_of
 from convflow.data.shapes import DrawnShapes
+from convflow.data.splits import Part, choose_part, choose_tables, require_whole, split_of
 from convflow.data.tables import open_hugging_face, open_parquet
-from convflow.types import InputError
+from convflow.types import InputError, unknown_name
 
-__all__ = ["EXTENSIONS", "Source", "open_source"]
-
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+__all__ = ["Source", "open_source"]
 
 
-def open_source(path: str, *, split: str = "train") -> Source:
+def open_source(
+    path: str,
+    split: str = "train",
+    *,
+    labels: str = "auto",
+    label_column: str = "",
+    image_column: str = "",
+) -> Source:
     """Pictures and labels from whatever `path` names.
+
+    What was understood stands in the `notes` of the source: the split, where the labels come from,
+    which files are not read.
 
     Args:
         path: `digits` (the 1,797 8x8 digits of scikit-learn); `shapes` (drawn at any size, see
-            `convflow.data.shapes`); a folder of class folders; a flat folder (unconditional); a
-            zip of either; a parquet file or a folder of them; `hf:` and a Hugging Face dataset's
-            name, or the folder it was saved to.
-        split: Which part, where the data has parts (`train`, `validation`, `test`). Data without
-            parts counts as `train`.
+            `convflow.data.shapes`); a folder of class folders, with a file of labels
+            (`dataset.json`, `metadata.csv`, `metadata.jsonl`), or flat (unconditional); a zip of
+            these; a parquet file or a folder of them; `hf:` and a Hugging Face dataset's name, or
+            the folder it was saved to.
+        split: Which part, where the data has parts (`train`, `validation`, `test`, `unlabeled`);
+            `all` takes all but the unlabeled one. Data without parts counts as `train`.
+        labels: `auto` takes a file or a column of labels, else class folders; `folders`, `table`
+            and `names` (`cat_0.png`) ask for one kind; `none` is unconditional.
+        label_column: The column of labels in a table; empty to find it.
+        image_column: The column of pictures, or of file names; empty to find it.
 
     Raises:
         InputError: Nothing usable is there; the message says what was expected.
     """
     if not path:
         raise InputError("expected a path to pictures, got an empty one; 'shapes' always works")
-    if path == "digits":
+    if labels not in SETTINGS:
+        raise InputError(f"--data.labels: {unknown_name('kind of labels', labels, SETTINGS)}")
+    choice = Choice(labels, label_column, image_column)
+    if path in ("digits", "shapes"):
+        if choice != Choice() and choice != Choice("none"):
+            raise InputError(
+                f"--data.labels: expected no such settings with {path}; leave them out"
+            )
+        if path == "shapes":
+            return DrawnShapes(split, labels != "none")
         require_whole(split, path)
-        return _open_digits()
-    if path == "shapes":
-        return DrawnShapes(split)
+        return _open_digits(labels != "none")
     if path.startswith("hf:"):
-        return open_hugging_face(path, split)
+        return open_hugging_face(path, split, choice)
     place = Path(path).expanduser()
     if place.is_dir():
-        return _open_folder(path, place, split)
+        return _open_folder(path, place, split, choice)
     if not place.exists():
         raise InputError(f"expected data at {path}, got no such file or folder{_suggest(place)}")
     if place.suffix.lower() == ".parquet":
         require_whole(split, path, split_of(place.name))
-        return open_parquet(path, [place])
+        return open_parquet(path, [place], choice)
     if place.suffix.lower() == ".zip":
-        return _open_zip(path, place, split)
+        return _open_zip(path, place, split, choice)
     raise InputError(
         f"expected a folder, a .zip or a .parquet file, got the file {path}; "
         "put pictures into a folder and give the folder"
     )
 
 
-def _open_digits() -> Pictures:
+def _open_digits(labelled: bool) -> Pictures:
     table = require("sklearn.datasets", "digits", "the digits").load_digits()
     levels = np.rint(table.images * (255 / 16)).astype(np.uint8)
     return Pictures(
         name="digits",
-        class_names=tuple("0123456789"),
-        labels=table.target.astype(np.int64),
+        class_names=tuple("0123456789") if labelled else (),
+        labels=table.target.astype(np.int64) * labelled,
         describe=lambda index: f"digit {index}",
         fetch=lambda index: Image.fromarray(levels[index]),
     )
 
 
-def _open_folder(name: str, folder: Path, split: str) -> Pictures:
-    files = list(_walk(folder))
-    if not any(map(_is_picture, files)):
+def _open_folder(name: str, folder: Path, split: str, choice: Choice) -> Pictures:
+    files, notes = _walk(folder)
+    if not any(map(is_picture, files)):
         tables = [file for file in sorted(files) if file.lower().endswith(".parquet")]
         if tables:
-            return open_parquet(name, [folder / file for file in in_split(tables, name, split)])
+            chosen, said = choose_tables(tables, name, split)
+            left = unread(file for file in files if file not in tables)
+            return open_parquet(
+                name, [folder / file for file in chosen], choice, (*said, *left, *notes)
+            )
         if {"state.json", "dataset_dict.json"} & set(files):
             raise InputError(
                 f"expected pictures in {name}, got a saved Hugging Face dataset; write hf:{name}"
             )
 
     def read(file: str) -> bytes:
-        return (folder / file).read_bytes()
+        path = folder / file
+        if path.exists() and not path.is_file():
+            raise InputError("something else than a file")
+        return path.read_bytes()
 
-    return _from_files(name, files, split, read, folder.resolve())
+    part, labels, said = _understand(name, files, split, choice, read)
+    pictures, place = part.files, folder.resolve()
+
+    def stamp() -> str:
+        names = "\n".join(pictures)
+        return f"{names}\n{stamp_of(place / file for file in pictures)}"
+
+    return Pictures(
+        name,
+        labels.class_names,
+        labels.ids,
+        describe=pictures.__getitem__,
+        fetch=lambda index: read(pictures[index]),
+        notes=(*said, *notes),
+        stamp=stamp,
+    )
 
 
-def _open_zip(name: str, path: Path, split: str) -> Pictures:
+def _open_zip(name: str, path: Path, split: str, choice: Choice) -> Pictures:
     try:
         with zipfile.ZipFile(path) as archive:
-            files = [info.filename for info in archive.infolist() if not info.is_dir()]
+            infos = archive.infolist()
     except (zipfile.BadZipFile, OSError) as error:
         raise InputError(f"expected a zip archive, got {name}: {one_line(error)}") from error
-    files = [file for file in files if not re.search(r"(^|/)\.|^__MACOSX/", file)]
-    # Zipping a folder puts the folder's own name before everything; that name is no class.
-    tops = set(map(_top, files))
+    members = {_plain(info.filename): info for info in infos if info.filename[-1:] not in "/\\"}
+    members = {
+        file: members[file] for file in members if not re.search(r"(^|/)\.|^__MACOSX/", file)
+    }
+    counts = Counter(_plain(info.filename) for info in infos)
+    twice = [file for file in members if counts[file] > 1]
+    notes = [f"{file} is there {counts[file]} times, the last is read" for file in twice[:3]]
+    # Zipping a folder puts the folder's own name before everything; no picture is called by it.
+    tops = {file.partition("/")[0] if "/" in file else "" for file in members}
     root = f"{tops.pop()}/" if len(tops) == 1 and "" not in tops else ""
     local = threading.local()
 
@@ -121,82 +171,141 @@ def _open_zip(name: str, path: Path, split: str) -> Pictures:
         # A handle's position is shared by threads and by forked processes: one for each.
         if getattr(local, "process", None) != os.getpid():
             local.process, local.archive = os.getpid(), zipfile.ZipFile(path)
-        return local.archive.read(root + file)
+        return local.archive.read(members[file])
 
-    inside = [file.removeprefix(root) for file in files]
-    return _from_files(name, inside, split, read, path.resolve())
-
-
-def _from_files(
-    name: str, files: Sequence[str], split: str, read: Callable[[str], bytes], place: Path
-) -> Pictures:
-    """Pictures and labels of files in the folder or archive `place`."""
-    pictures = sorted(file for file in files if _is_picture(file))
-    num_ignored = len(files) - len(pictures)
-    if not pictures:
-        raise InputError(
-            f"expected pictures ({' '.join(EXTENSIONS)}) in {name}, got none among "
-            f"{len(files)} files; give a folder of pictures or of class folders"
-        )
-    tops, start = set(map(_top, pictures)), 0
-    if {top.lower() for top in tops} <= SPLITS.keys():
-        part = in_split(sorted(tops), name, split)[0] + "/"
-        pictures, start = [file for file in pictures if file.startswith(part)], len(part)
-        tops = {_top(file[start:]) for file in pictures}
-    else:
-        require_whole(split, name)
-    if "" in tops and len(tops) > 1:
-        loose = sum(_top(file[start:]) == "" for file in pictures)
-        raise InputError(
-            f"expected class folders or loose pictures in {name}, got {len(tops) - 1} folders "
-            f"with pictures beside {loose} loose pictures; move those into a class folder, or all "
-            "pictures into one folder"
-        )
-    class_names = tuple(sorted(tops - {""}, key=natural_key))
-    ids = {top: number for number, top in enumerate(class_names or ("",))}
-    labels = np.array([ids[_top(file[start:])] for file in pictures], np.int64)
+    part, labels, said = _understand(name, list(members), split, choice, read)
+    pictures = part.files
+    shown = [file.removeprefix(root) for file in pictures]
+    place = path.resolve()
 
     def stamp() -> str:
-        names = "\n".join(pictures)
-        whole = [place / file for file in pictures] if place.is_dir() else [place]
-        return f"{names}\n{stamp_of(whole)}"
+        names = "\n".join(shown)
+        return f"{names}\n{stamp_of([place])}"
 
     return Pictures(
         name,
-        class_names,
-        labels,
-        describe=pictures.__getitem__,
+        labels.class_names,
+        labels.ids,
+        describe=shown.__getitem__,
         fetch=lambda index: read(pictures[index]),
-        num_ignored=num_ignored,
+        notes=(*said, *notes),
         stamp=stamp,
     )
 
 
-def _walk(folder: Path) -> Iterator[str]:
-    """Names of all files below, relative, with forward slashes, without hidden ones."""
+def _plain(member: str) -> str:
+    """A member's name with forward slashes, below the archive's top whatever it says."""
+    parts = re.sub(r"^[A-Za-z]:", "", member.replace("\\", "/")).split("/")
+    return "/".join(part for part in parts if part not in ("", ".", ".."))
 
-    def stop(error: OSError) -> None:
+
+def _understand(
+    name: str, files: Sequence[str], split: str, choice: Choice, read: Callable[[str], bytes]
+) -> tuple[Part, Labels, tuple[str, ...]]:
+    """Which of the files are pictures of the split, their labels, and what is said about it."""
+    pictures = sorted(file for file in files if is_picture(file))
+    if not pictures:
+        said = "".join(f": {sentence}" for sentence in unread(files)[:1])
+        raise InputError(
+            f"expected pictures ({' '.join(decoders())}) in {name}, got none among "
+            f"{len(files)} files{said}; give a folder of pictures or of class folders"
+        )
+    part = choose_part(pictures, name, split)
+    labels = _labels(name, files, part, choice, read)
+    tables = choice.source in ("auto", "table")
+    left = [f for f in files if not is_picture(f) and not (tables and is_label_file(f))]
+    return part, labels, (*part.notes, *labels.notes, *unread(left))
+
+
+def _labels(
+    name: str, files: Sequence[str], part: Part, choice: Choice, read: Callable[[str], bytes]
+) -> Labels:
+    """Labels from where the user says, or from a file of labels, or else from folders."""
+    if choice.source in ("auto", "table"):
+        listings = read_listings(files, part.files, read, choice)
+        found = from_listings(listings, part.files, files, name)
+        if found is not None:
+            return found
+        said = tuple(note for listing in listings for note in listing.notes)
+        if choice.source == "table" or choice.label_column or choice.image_column:
+            got = "; ".join(said) or "none"
+            raise InputError(
+                f"expected a file with labels (dataset.json, metadata.csv or metadata.jsonl) in "
+                f"{name}, got {got}; add one, or leave --data.labels and the columns out"
+            )
+        found = from_folders(part.folders, name)
+        offered = () if found.class_names else offer_names(part.files)
+        return found._replace(notes=(*found.notes, *offered, *said))
+    if choice.label_column or choice.image_column:
+        raise InputError(
+            f"expected a table and --data.labels auto or table for a column of {name}, got "
+            f"--data.labels {choice.source}; leave the column out"
+        )
+    if choice.source == "folders":
+        return from_folders(part.folders, name)
+    if choice.source == "names":
+        return from_names(part.files, name)
+    return unconditional(len(part.files), "as --data.labels none says")
+
+
+def _walk(folder: Path) -> tuple[list[str], tuple[str, ...]]:
+    """Names of all files below, relative, with forward slashes, without hidden ones; sentences.
+
+    Every file is found once, however many links lead to it, by the name that is no link if it has
+    one.
+    """
+    files, doubles = list[str](), list[str]()
+    to_folders, to_files = [""], list[str]()
+    seen: set[object] = set()
+    while to_folders:  # links found on the way are followed after all that is real
+        waiting = [to_folders.pop(0)]
+        while waiting:
+            inner = waiting.pop()
+            if (folder_id := _identity(folder / inner)) in seen:
+                doubles.append(inner)
+                continue
+            seen.add(folder_id)
+            for entry in _entries(folder / inner):
+                name = f"{inner}/{entry.name}" if inner else entry.name
+                if entry.is_symlink():
+                    (to_folders if os.path.isdir(entry.path) else to_files).append(name)
+                elif entry.is_dir():
+                    waiting.append(name)
+                else:
+                    files.append(name)
+        to_folders.sort()
+    for name in sorted(to_files):
+        target = os.path.realpath(folder / name)
+        above, _, last = target.rpartition(os.sep)
+        listed = not last.startswith(".") and _identity(above) in seen
+        if (listed and os.path.exists(target)) or target in seen:
+            doubles.append(name)
+        else:
+            seen.add(target)
+            files.append(name)
+    if not doubles:
+        return files, ()
+    count = f"{len(doubles):,} link leads" if len(doubles) == 1 else f"{len(doubles):,} links lead"
+    return files, (f"{count} to what is there already and is read once: {doubles[0]}",)
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    """What is in a folder, sorted, without what is hidden."""
+    try:
+        with os.scandir(folder) as entries:
+            found = [entry for entry in entries if not entry.name.startswith(".")]
+    except OSError as error:
         raise InputError(f"expected a readable folder, got {one_line(error)}") from error
-
-    for here, folders, files in os.walk(folder, onerror=stop, followlinks=True):
-        # A link to a folder above itself would be walked for ever.
-        folders[:] = [
-            inner
-            for inner in folders
-            if not inner.startswith(".")
-            and not Path(here).resolve().is_relative_to((Path(here) / inner).resolve())
-        ]
-        prefix = Path(here).relative_to(folder).as_posix() + "/"
-        yield from (prefix.removeprefix("./") + file for file in files if file[0] != ".")
+    return sorted(found, key=lambda entry: entry.name)
 
 
-def _top(file: str) -> str:
-    """First folder of a path; empty for a loose file."""
-    return file.rpartition("/")[0].partition("/")[0]
-
-
-def _is_picture(file: str) -> bool:
-    return file.lower().endswith(EXTENSIONS)
+def _identity(folder: Path | str) -> tuple[int, int] | None:
+    """The same for all names of a folder."""
+    try:
+        status = os.stat(folder)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _suggest(place: Path) -> str:

@@ -7,25 +7,30 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from convflow.data.pictures import (
-    Pictures,
-    in_split,
-    natural_key,
-    one_line,
-    require,
-    require_whole,
-    stamp_of,
+from convflow.data.labels import (
+    AUTO,
+    Choice,
+    Labels,
+    choose_column,
+    find_column,
+    from_values,
+    not_used,
+    unconditional,
 )
+from convflow.data.pictures import Pictures, one_line, require, stamp_of
+from convflow.data.splits import ALL, choose_tables, only_splits, require_whole
 from convflow.types import InputError
 
 _CACHED_PARQUET_BYTES = 256 * 2**20
 
 
-def open_parquet(name: str, files: Sequence[Path]) -> Pictures:
+def open_parquet(
+    name: str, files: Sequence[Path], choice: Choice = AUTO, notes: tuple[str, ...] = ()
+) -> Pictures:
     """Pictures and labels of parquet files, read one row group at a time.
 
     Neighbouring rows share a row group, so reading in random order is fast while the encoded
@@ -34,6 +39,8 @@ def open_parquet(name: str, files: Sequence[Path]) -> Pictures:
     Args:
         name: What the user gave.
         files: The files, in order; all with the columns of the first.
+        choice: What the user says about labels and columns.
+        notes: Sentences about the files, to which those about labels are added.
 
     Raises:
         InputError: The files, their columns or their labels cannot be used.
@@ -53,7 +60,7 @@ def open_parquet(name: str, files: Sequence[Path]) -> Pictures:
         if kind in ("binary", "large_binary") or (kind.startswith("struct<") and "bytes:" in kind)
     ]
     classes = [column for column in types if features.get(column, {}).get("_type") == "ClassLabel"]
-    image, label = _columns(name, list(types), pictures, classes)
+    image = _image_column(name, list(types), pictures, choice)
 
     groups = [
         (file, number, layout.row_group(number).num_rows)
@@ -78,24 +85,48 @@ def open_parquet(name: str, files: Sequence[Path]) -> Pictures:
         file = int(np.searchsorted(file_starts, index, side="right")) - 1
         return f"{files[file].name} row {index - file_starts[file]}"
 
-    labels, class_names = np.zeros(int(file_starts[-1]), np.int64), tuple[str, ...]()
-    if label is not None:
+    def cells(label: str) -> list[Any]:
         try:
-            columns = [parquet.read_table(file, columns=[label]).column(0) for file in files]
+            return [parquet.read_table(file, columns=[label]).column(0) for file in files]
         except (OSError, ValueError, LookupError) as error:
             raise InputError(f"expected a column {label!r} in {name}: {one_line(error)}") from error
-        values = [value for column in columns for value in column.to_pylist()]
-        labels, class_names = _classes(values, features.get(label, {}).get("names"), describe)
+
+    def num_words(label: str) -> int:
+        if not types[label].startswith(("string", "large_string", "dictionary<values=string")):
+            return 0
+        found = cells(label)
+        words = {word for column in found for word in column.unique().to_pylist()}
+        return 0 if None in words else len(words)
+
+    found = _Table(
+        name,
+        int(file_starts[-1]),
+        [column for column in types if column not in pictures],
+        classes,
+        num_words,
+        lambda label: [value for column in cells(label) for value in column.to_pylist()],
+        lambda label: features.get(label, {}).get("names"),
+        describe,
+    ).labels(choice)
     whole = [file.resolve() for file in files]
-    return Pictures(name, class_names, labels, describe, fetch, stamp=lambda: stamp_of(whole))
+    return Pictures(
+        name,
+        found.class_names,
+        found.ids,
+        describe,
+        fetch,
+        notes=(*notes, *found.notes),
+        stamp=lambda: stamp_of(whole),
+    )
 
 
-def open_hugging_face(name: str, split: str) -> Pictures:
+def open_hugging_face(name: str, split: str, choice: Choice = AUTO) -> Pictures:
     """Pictures and labels of a Hugging Face dataset.
 
     Args:
         name: `hf:` and the dataset's name or the folder it was saved to.
         split: Which part, where it has parts.
+        choice: What the user says about labels and columns.
 
     Raises:
         InputError: There is no such dataset or split, or its columns cannot be used.
@@ -111,28 +142,38 @@ def open_hugging_face(name: str, split: str) -> Pictures:
         raise InputError(
             f"expected a Hugging Face dataset, got {where}: {one_line(error)}"
         ) from error
+    notes: tuple[str, ...] = ()
     if isinstance(table, dict):
-        parts = [split] if split in table else in_split(list(table), name, split)
-        if len(parts) > 1:
-            raise InputError(
-                f"expected one {split!r} split in {name}, got {', '.join(parts)}; choose one"
-            )
-        table = table[parts[0]]
+        parts, notes = _parts(list(table), name, split)
+        table = datasets.concatenate_datasets([table[part] for part in parts])
     else:
         require_whole(split, name, str(table.split))
     kinds = {column: type(feature).__name__ for column, feature in table.features.items()}
     pictures = [column for column, kind in kinds.items() if kind == "Image"]
-    classes = [column for column, kind in kinds.items() if kind == "ClassLabel"]
-    image, label = _columns(name, list(kinds), pictures, classes)
+    image = _image_column(name, list(kinds), pictures, choice)
     encoded = table.select_columns([image]).cast_column(image, datasets.Image(decode=False))
 
     def describe(index: int) -> str:
         return f"{name} row {index}"
 
-    labels, class_names = np.zeros(len(table), np.int64), tuple[str, ...]()
-    if label is not None:
-        names = getattr(table.features[label], "names", None)
-        labels, class_names = _classes(list(table[label]), names, describe)
+    def names(label: str) -> Sequence[str] | None:
+        return getattr(table.features[label], "names", None)
+
+    def num_words(label: str) -> int:
+        text = getattr(table.features[label], "dtype", "") in ("string", "large_string")
+        words = table.unique(label) if text else []
+        return 0 if None in words else len(words)
+
+    found = _Table(
+        name,
+        len(table),
+        [c for c in kinds if c not in pictures and not only_splits(names(c))],
+        [column for column, kind in kinds.items() if kind == "ClassLabel"],
+        num_words,
+        lambda label: list(table[label]),
+        names,
+        describe,
+    ).labels(choice)
 
     def fetch(index: int) -> bytes:
         return _encoded(encoded[index][image])
@@ -140,66 +181,92 @@ def open_hugging_face(name: str, split: str) -> Pictures:
     def stamp() -> str:
         return str(encoded._fingerprint)
 
-    return Pictures(name, class_names, labels, describe, fetch, stamp=stamp)
+    notes = (*notes, *found.notes)
+    return Pictures(name, found.class_names, found.ids, describe, fetch, notes, stamp)
 
 
-def _columns(
-    where: str, columns: Sequence[str], pictures: Sequence[str], classes: Sequence[str]
-) -> tuple[str, str | None]:
-    """The image and the label column of a table."""
+def _parts(names: Sequence[str], where: str, split: str) -> tuple[list[str], tuple[str, ...]]:
+    """The parts of a dataset that are meant, all of them for `all`, and what is said about it."""
+    if split in names:
+        return [split], (f"split {split} of {', '.join(names)}",)
+    parts, notes = choose_tables(names, where, split)
+    if len(parts) > 1 and split != ALL:
+        raise InputError(
+            f"expected one {split!r} split in {where}, got {', '.join(parts)}; choose one"
+        )
+    return parts, notes
 
-    def choose(kind: str, preferred: Sequence[str], found: Sequence[str]) -> str | None:
-        for name in preferred:
-            if name in found:
-                return name
-        if len(found) > 1:
+
+def _image_column(
+    where: str, columns: Sequence[str], pictures: Sequence[str], choice: Choice
+) -> str:
+    """The column with the pictures, among those that may hold some."""
+    if choice.image_column:
+        name = choose_column("image", columns, choice.image_column, where)
+        if name not in pictures:
             raise InputError(
-                f"expected one {kind} column in {where}, got {', '.join(found)}; "
-                f"rename the one to use to {preferred[0]!r}"
+                f"--data.image-column: expected a column of pictures, got {name}; {where} has "
+                f"pictures in {', '.join(pictures) or 'no column'}"
             )
-        return found[0] if found else None
-
-    image = choose("image", ("image", "img"), pictures)
-    if image is None:
+        return name
+    for name in ("image", "img"):
+        if name in pictures:
+            return name
+    if len(pictures) > 1:
+        raise InputError(
+            f"expected one image column in {where}, got {', '.join(pictures)}; name one with "
+            f"--data.image-column {pictures[0]} (to score them: --image-column)"
+        )
+    if not pictures:
         raise InputError(
             f"expected an image column (bytes, or a struct with bytes) in {where}, "
             f"got the columns {', '.join(columns)}"
         )
-    others = [name for name in columns if name in ("label", "labels")]
-    return image, choose("label", ("label", "labels"), [*others, *classes])
+    return pictures[0]
 
 
-def _classes(
-    values: Sequence[Any], names: Sequence[str] | None, describe: Callable[[int], str]
-) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Class ids (N,) and class names of a label column; all -1 means unconditional."""
-    if names is None and values and all(isinstance(value, str) for value in values):
-        names = sorted(set(values), key=natural_key)
-        ids = {text: number for number, text in enumerate(names)}
-        values = [ids[value] for value in values]
-    for row, value in enumerate(values):
-        if not isinstance(value, int):
-            raise InputError(f"{describe(row)}: expected an integer or text label, got {value!r}")
-    labels = np.asarray(values, np.int64)
-    if (labels == -1).all():
-        return np.zeros_like(labels), ()
-    num_classes = len(names) if names else int(labels.max()) + 1
-    outside = np.flatnonzero((labels < 0) | (labels >= num_classes))
-    if outside.size:
-        row = int(outside[0])
-        raise InputError(
-            f"{describe(row)}: expected a label in 0..{num_classes - 1}, got {labels[row]}"
-        )
-    if names is None:
-        used, rows = np.unique(labels, return_index=True)
-        if len(used) < num_classes:
-            gap = int(np.flatnonzero(used != np.arange(len(used)))[0])
+class _Table(NamedTuple):
+    """What labels are found in."""
+
+    name: str
+    num_rows: int
+    columns: Sequence[str]
+    """All but those of pictures."""
+    classes: Sequence[str]
+    """Those whose type says that they are labels."""
+    num_words: Callable[[str], int]
+    values: Callable[[str], Sequence[Any]]
+    names: Callable[[str], Sequence[str] | None]
+    describe: Callable[[int], str]
+
+    def labels(self, choice: Choice) -> Labels:
+        """Labels from the column that the user names, or from the one there is."""
+        if choice.source in ("folders", "names"):
             raise InputError(
-                f"{describe(int(rows[gap]))}: expected labels without gaps, got {used[gap]} while "
-                f"no row has {gap}; number the classes 0, 1, 2, ... or label them with text"
+                f"--data.labels: expected auto, table or none for the table {self.name}, got "
+                f"{choice.source}; change it"
             )
-        names = [str(number) for number in range(num_classes)]
-    return labels, tuple(names)
+        if choice.source == "none":
+            return unconditional(self.num_rows, "as --data.labels none says")
+        if choice.label_column:
+            label: str | None = choose_column("label", self.columns, choice.label_column, self.name)
+        else:
+            label = find_column(
+                self.columns, self.classes, self.num_words, self.num_rows, self.name
+            )
+        left = not_used(self.columns, label)
+        if label is None:
+            found = unconditional(self.num_rows, "no column is known to hold labels")
+            if choice.source == "table":
+                raise InputError(
+                    f"expected a column of labels in {self.name}, got {', '.join(self.columns)}; "
+                    "name one with --data.label-column"
+                )
+        else:
+            found = from_values(
+                self.values(label), self.names(label), self.describe, f"column `{label}`"
+            )
+        return found._replace(notes=(*found.notes, *left))
 
 
 def _encoded(value: Any) -> bytes:

@@ -195,6 +195,7 @@ def open_pictures(
     path: str,
     *,
     split: str = "train",
+    image_column: str = "",
     size: Size | None = None,
     channels: int = 3,
     num: int | None = None,
@@ -206,7 +207,7 @@ def open_pictures(
         InputError: nothing usable there, or another size asked of an .npz file than it has.
     """
     if not path.endswith(".npz"):
-        source = open_source(path, split=split)
+        source = open_source(path, split, labels="none", image_column=image_column)
         return SourcePictures(source, size=size, channels=channels, num=num, seed=seed)
     pictures = NpzPictures(Path(path), num, seed)
     if size is not None and size != pictures.size:

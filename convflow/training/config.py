@@ -54,7 +54,13 @@ class DataConfig:
     """
 
     path: Annotated[str, doc("folder, .zip, .parquet, hf:NAME, digits or shapes")] = "digits"
-    split: Annotated[str, doc("which split, where the data have several")] = "train"
+    split: Annotated[str, doc("train, validation, test, unlabeled, or all but the last")] = "train"
+    labels: Annotated[
+        Literal["auto", "folders", "table", "names", "none"],
+        doc("where classes come from: table, else folders; names = cat_0.png; none = no classes"),
+    ] = "auto"
+    label_column: Annotated[str, doc("of labels, in a table; empty = the only one")] = ""
+    image_column: Annotated[str, doc("of pictures, in a table; empty = the only one")] = ""
     size: Annotated[Pixels, doc("height x width in pixels")] = (8, 8)
     channels: Annotated[Literal[1, 3], doc("1 = grey, 3 = colour")] = 3
     buckets: Annotated[Count, doc("aspect ratios to train at")] = 1

@@ -6,15 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from convflow.data.pictures import (
-    Pictures,
-    in_split,
-    natural_key,
-    one_line,
-    require,
-    require_whole,
-    split_of,
-)
+from convflow.data.pictures import Pictures, natural_key, one_line, require, stamp_of
 from convflow.types import InputError
 
 
@@ -29,7 +21,7 @@ def source_of(*items):
     return Pictures("some", (), np.zeros(len(items), np.int64), "item{}".format, items.__getitem__)
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "TGA"])
 def test_reads_the_format_whole(kind):
     picture = source_of(encode(kind)).read(0)
     assert picture.size == (40, 30)
@@ -72,21 +64,6 @@ def test_natural_order():
     assert sorted(names, key=natural_key) == ["9", "10", "b", "Class1", "class2", "class10"]
 
 
-def test_splits():
-    assert split_of("data/train-00000-of-00002.parquet") == "train"
-    assert split_of("default/validation/0000.parquet") == "validation"
-    assert split_of("data/pictures.parquet") is None
-    names = ["test.parquet", "train-0.parquet", "train-1.parquet"]
-    assert in_split(names, "x", "train") == names[1:]
-    assert in_split(names, "x", "test") == names[:1]
-    assert in_split(["a.parquet", "b.parquet"], "x", "train") == ["a.parquet", "b.parquet"]
-    with pytest.raises(InputError, match="'val' split in x, got test, train"):
-        in_split(names, "x", "val")
-    with pytest.raises(InputError, match="not split"):
-        in_split(["a.parquet"], "x", "test")
-    require_whole("test", "x", "test")
-
-
 def test_a_missing_package_names_its_extra():
     with pytest.raises(InputError, match=r"pip install convflow\[parquet\]"):
         require("no_such_package.inner", "parquet", "x")
@@ -95,3 +72,10 @@ def test_a_missing_package_names_its_extra():
 def test_one_line():
     assert one_line(ValueError("a\n  b")) == "a b"
     assert one_line(KeyboardInterrupt()) == "KeyboardInterrupt"
+
+
+def test_the_stamp_of_a_link_to_nowhere(tmp_path):
+    (tmp_path / "a").symlink_to("nowhere")
+    before = stamp_of([tmp_path / "a"])
+    (tmp_path / "nowhere").write_text("here now")
+    assert stamp_of([tmp_path / "a"]) != before

@@ -1,5 +1,6 @@
 """Every place pictures may come from, and every way it may be wrong."""
 
+import json
 import os
 import sys
 import zipfile
@@ -38,12 +39,12 @@ def level(source, index):
     return int(np.asarray(source.read(index)).reshape(-1)[0])
 
 
-def refuse(path, *words, split="train"):
+def refuse(path, *words, split="train", **options):
     with pytest.raises(InputError) as caught:
-        open_source(str(path), split=split)
+        open_source(str(path), split, **options)
     message = str(caught.value)
     assert "\n" not in message
-    assert message.startswith("expected")
+    assert message.startswith(("expected", "--data."))
     for word in words:
         assert word in message, message
 
@@ -71,7 +72,7 @@ def test_class_folders(classes):
         "class2/deep/er/b.PNG": (0, 20),
         "class2/c.JPeG": (0, 30),
     }
-    assert source.num_ignored == 1
+    assert source.notes == ("2 classes from folders: class2, class10", "1 file is not read: 1 txt")
 
 
 def test_flat_folder_is_unconditional(tmp_path):
@@ -115,7 +116,7 @@ def test_nothing_there(tmp_path):
     refuse(tmp_path / "photos", "no such file or folder", f"did you mean {tmp_path / 'fotos'}?")
     refuse("digit", "did you mean digits?")
     refuse("shape", "did you mean shapes?")
-    refuse("shapes", "expected a split of shapes", "'dev'", split="dev")
+    refuse("shapes", "expected a split of shapes", "'all'", split="all")
     refuse(tmp_path / "notes.txt/inner", "no such file")
 
 
@@ -128,7 +129,7 @@ def test_zip_is_like_its_folder(classes, tmp_path, root):
             archive.write(file, root + file.relative_to(classes).as_posix())
     source, folder = open_source(str(path)), open_source(str(classes))
     assert source.class_names == folder.class_names
-    assert source.num_ignored == folder.num_ignored
+    assert source.notes == folder.notes
     assert [*map(source.item_name, range(3))] == [*map(folder.item_name, range(3))]
     wanted = [level(folder, i) for i in range(3)] * 50
     with ThreadPoolExecutor(4) as pool:
@@ -171,4 +172,207 @@ def test_check_finds_classes_of_folder(classes):
     report, indices = check(open_source(str(classes)), channels=3, size=(4, 6))
     assert report.per_class == {"class2": 2, "class10": 1}
     assert indices.tolist() == [0, 1, 2]
-    assert "1 files that are no pictures" in str(report)
+    assert "2 classes from folders: class2, class10\n1 file is not read: 1 txt" in str(report)
+
+
+def labelled(source):
+    """Class name of each item; empty where there are no classes."""
+    names = source.class_names or ("",)
+    return {source.item_name(i): names[source.label(i)] for i in range(len(source))}
+
+
+def pack(path, folder, root="", sep="/"):
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in sorted(folder.rglob("*")):
+            if file.is_file():
+                name = root + file.relative_to(folder).as_posix()
+                info = zipfile.ZipInfo("x")
+                info.filename = name.replace("/", sep)  # as other systems write it
+                archive.writestr(info, file.read_bytes())
+    return path
+
+
+def test_splits_are_alike_in_folder_and_zip(tmp_path):
+    folder = tmp_path / "mri"
+    for number, part in enumerate(("Training", "Testing")):
+        for name in ("glioma", "pituitary"):
+            save(folder / part / name / "0.png", number)
+    for place in (folder, pack(tmp_path / "a.zip", folder), pack(tmp_path / "b.zip", folder, "m/")):
+        for number, (split, part) in enumerate({"train": "Training", "test": "Testing"}.items()):
+            source = open_source(str(place), split)
+            names = {f"{part}/glioma/0.png": "glioma", f"{part}/pituitary/0.png": "pituitary"}
+            assert labelled(source) == names
+            assert level(source, 0) == number
+            assert source.notes == (
+                f"split {split} of train, test",
+                "2 classes from folders: glioma, pituitary",
+            )
+        everything = open_source(str(place), "all")
+        assert (len(everything), everything.class_names) == (4, ("glioma", "pituitary"))
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_one_folder_around_everything(tmp_path, wrapped):
+    folder = tmp_path / "data"
+    names = ("cats", "dogs") if wrapped else ("cats",)
+    for name in names:
+        save(folder / ("images" if wrapped else "") / name / "0.png")
+    (folder / "readme.txt").write_text("beside the folder")
+    zips = pack(tmp_path / "a.zip", folder), pack(tmp_path / "b.zip", folder, "data/")
+    for place in (folder, *zips):
+        assert open_source(str(place)).class_names == names
+
+
+def test_a_zip_from_windows(classes, tmp_path):
+    path = pack(tmp_path / "pets.zip", classes, sep="\\")
+    with zipfile.ZipFile(path, "a") as archive:
+        info = zipfile.ZipInfo("x")
+        info.filename = "class2\\"
+        archive.writestr(info, b"")
+    source = open_source(str(path))
+    assert labelled(source) == labelled(open_source(str(classes)))
+    assert [level(source, i) for i in range(3)] == [10, 30, 20]
+
+
+def test_strange_names_in_a_zip(tmp_path):
+    save(tmp_path / "x.png", 7)
+    data = (tmp_path / "x.png").read_bytes()
+    names = ["../cats/0.png", "/cats/1.png", "C:\\dogs\\0.png", "./dogs//1.png"]
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        for name in names:
+            info = zipfile.ZipInfo("x")
+            info.filename = name
+            archive.writestr(info, data)
+        with pytest.warns(UserWarning, match="Duplicate"):
+            archive.writestr(info, data)
+    source = open_source(str(tmp_path / "x.zip"))
+    wanted = {
+        "cats/0.png": "cats",
+        "cats/1.png": "cats",
+        "dogs/0.png": "dogs",
+        "dogs/1.png": "dogs",
+    }
+    assert labelled(source) == wanted
+    assert {level(source, i) for i in range(4)} == {7}
+    assert source.notes[-1] == "dogs/1.png is there 2 times, the last is read"
+
+
+def test_labels_of_dataset_json(tmp_path):
+    folder, labels = tmp_path / "edm", {"00000/a": 0, "00000/b": 1, "00001/c": 1, "00001/d": 0}
+    for name in labels:
+        save(folder / f"{name}.png")
+    pairs = [[f"{name}.png", label] for name, label in labels.items()]
+    (folder / "dataset.json").write_text(json.dumps({"labels": pairs}))
+    for place in (folder, pack(tmp_path / "a.zip", folder), pack(tmp_path / "b.zip", folder, "x/")):
+        source = open_source(str(place))
+        assert [source.label(i) for i in range(4)] == [0, 1, 1, 0]
+        assert "dataset.json: 2 classes, 0, 1" in source.notes[0]
+        assert len(source.notes) == 1
+        assert open_source(str(place), labels="folders").class_names == ("00000", "00001")
+
+
+def test_labels_of_metadata_in_each_split(tmp_path):
+    for part, names in {"train": ["cat", "dog"], "test": ["dog", "dog"]}.items():
+        rows = "".join(f"{i}.png,{name},a {name}\n" for i, name in enumerate(names))
+        for i in range(2):
+            save(tmp_path / part / f"{i}.png")
+        (tmp_path / part / "metadata.csv").write_text(f"file_name,species,text\n{rows}")
+    assert labelled(open_source(str(tmp_path))) == {"train/0.png": "cat", "train/1.png": "dog"}
+    source = open_source(str(tmp_path), "test")
+    assert labelled(source) == {"test/0.png": "dog", "test/1.png": "dog"}
+    assert source.notes == (
+        "split test of train, test",
+        "labels from column `species` of test/metadata.csv: 1 class, dog",
+        "test/metadata.csv: columns not used: text",
+    )
+
+
+def test_names_of_files_are_offered(tmp_path):
+    for name in ("cat_0", "cat_1", "big dog (3)"):
+        save(tmp_path / f"{name}.png")
+    source = open_source(str(tmp_path))
+    assert source.notes == (
+        "no classes: the model will be unconditional (no class folders)",
+        "file names look like classes (big dog, cat); --data.labels names takes them",
+    )
+    wanted = {"big dog (3).png": "big dog", "cat_0.png": "cat", "cat_1.png": "cat"}
+    assert labelled(open_source(str(tmp_path), labels="names")) == wanted
+    save(tmp_path / "other.png")
+    assert len(open_source(str(tmp_path)).notes) == 1
+    refuse(tmp_path, "names such as cat_0.png", "got other.png", labels="names")
+
+
+def test_how_labels_may_be_asked_for(classes):
+    source = open_source(str(classes), labels="none")
+    assert (len(source), source.class_names, source.label(0)) == (3, (), 0)
+    save(classes / "loose.png")
+    assert len(open_source(str(classes), labels="none")) == 4
+    refuse(classes, "dataset.json, metadata.csv or metadata.jsonl", labels="table")
+    (classes / "class2/metadata.csv").write_text("name,species")
+    refuse(classes, "a file with labels", label_column="species")
+    refuse(classes, "leave the column out", labels="folders", label_column="species")
+    refuse(classes, "did you mean 'folders'", labels="folder")
+    refuse("digits", "with digits", labels="table")
+    for name in ("digits", "shapes"):
+        source = open_source(name, labels="none")
+        assert (source.class_names, source.label(1)) == ((), 0)
+        assert not check(source, channels=1, size=(8, 8))[0].per_class
+    refuse(classes, "got class2/metadata.csv is not read: no file_name", labels="table")
+
+
+def test_files_that_are_not_read_are_counted_by_ending(classes, tmp_path):
+    for name in ("a.csv", "b.CSV", "c.heic", "LICENSE"):
+        (classes / name).write_text("text")
+    assert open_source(str(classes)).notes[1:] == (
+        "1 picture is in an unsupported format: 1 heic; convert it to PNG or JPEG",
+        "4 files are not read: 2 csv, 1 without an ending, 1 txt",
+    )
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new/a.heic").write_text("text")
+    refuse(
+        tmp_path / "new", "got none among 1 files: 1 picture is in an unsupported format: 1 heic"
+    )
+
+
+def test_every_file_is_visited_once(tmp_path):
+    save(tmp_path / "store/far.png", 3)
+    data = tmp_path / "data"
+    for number, name in enumerate("xy"):
+        save(data / name / "0.png", number)
+        (data / name / "a_ring").symlink_to(f"../{'yx'[number]}")
+        (data / name / "b_ring").symlink_to("..")
+    (data / "x/again.png").symlink_to("../y/0.png")
+    (data / "x/far.png").symlink_to("../../store/far.png")
+    (data / "y/far.png").symlink_to("../../store/far.png")
+    (data / "x/gone.png").symlink_to("nowhere.png")
+    (data / "x/self.png").symlink_to("self.png")
+    (data / "y/hard.png").hardlink_to(data / "y/0.png")
+    source = open_source(str(data))
+    wanted = {"x/0.png": 0, "x/far.png": 3, "y/0.png": 1, "y/hard.png": 1}
+    broken = {"x/gone.png", "x/self.png"}
+    items = {source.item_name(i): i for i in range(len(source))}
+    assert items.keys() == wanted.keys() | broken
+    assert {name: level(source, items[name]) for name in wanted} == wanted
+    assert all(source.class_names[source.label(i)] == name[0] for name, i in items.items())
+    assert source.notes[-1].startswith("6 links lead to what is there already and is read once: ")
+    report, _ = check(source, channels=1, size=(4, 6), on_bad="skip", memory=tmp_path / "m")
+    assert {name for name, _ in report.unreadable} == broken
+    with pytest.raises(
+        InputError, match=r"^x/gone.png: expected a readable picture, got .*No such"
+    ):
+        source.read(items["x/gone.png"])
+
+
+def test_linked_class_folders_are_followed(classes, tmp_path):
+    (tmp_path / "links").mkdir()
+    for name in ("class2", "class10"):
+        (tmp_path / "links" / name).symlink_to(classes / name)
+    assert labelled(open_source(str(tmp_path / "links"))) == labelled(open_source(str(classes)))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+def test_a_pipe_is_no_picture(classes):
+    os.mkfifo(classes / "class2/pipe.png")
+    source = open_source(str(classes))
+    with pytest.raises(InputError, match=r"class2/pipe.png: .* got something else than a file"):
+        source.read(3)

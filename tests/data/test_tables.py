@@ -67,9 +67,10 @@ def test_text_labels_are_sorted_naturally(tmp_path):
     assert labels_of(source) == [2, 1, 1, 2, 0, 0, 0]
 
 
-@pytest.mark.parametrize("labels", [None, [-1] * 7])
+@pytest.mark.parametrize("labels", [None, [-1] * 7, [None] * 7])
 def test_unconditional(tmp_path, labels):
     source = open_source(str(write(tmp_path / "x.parquet", labels)))
+    assert source.notes[0].startswith("no classes: the model will be unconditional")
     assert source.class_names == ()
     assert labels_of(source) == [0] * 7
 
@@ -80,7 +81,9 @@ def test_unconditional(tmp_path, labels):
         ([0, 1, -1, 0, 1, 0, 1], None, r"x.parquet row 2: expected a label in 0\.\.1, got -1"),
         ([0, 1, 0, 4, 1, 0, 1], None, "row 3: expected labels without gaps, got 4 while no row"),
         ([0, 1, 0, 0, 1, 0, 9], ["a", "b"], r"row 6: expected a label in 0\.\.1, got 9"),
-        ([0, 1, 0, 0, None, 0, 1], None, "row 4: expected an integer or text label, got None"),
+        ([0, 1, 0, 0, None, 0, 1], None, r"row 4: expected a label, got none \(1 of 7 have none\)"),
+        (["a", None, *"babab"], None, r"row 1: expected a label, got none"),
+        ([2**40, *range(6)], None, r"row 0: expected a label in"),
         ([0.5] * 7, None, "row 0: expected an integer or text label, got 0.5"),
     ],
 )
@@ -100,6 +103,8 @@ def test_splits_by_file_name(tmp_path):
     assert len(open_source(str(one))) == len(open_source(str(one), split="test")) == 7
     with pytest.raises(InputError, match="'validation' split"):
         open_source(str(one), split="validation")
+    assert open_source(str(tmp_path)).notes[0] == "split train of train, test"
+    assert len(open_source(str(tmp_path), split="all")) == 21
 
 
 def test_columns(tmp_path):
@@ -108,8 +113,72 @@ def test_columns(tmp_path):
     with pytest.raises(InputError, match=r"expected an image column .* got the columns a, b"):
         open_source(str(tmp_path / "no.parquet"))
     pq.write_table(pa.table({"a": [b""], "b": [b""]}), tmp_path / "two.parquet")
-    with pytest.raises(InputError, match=r"one image column .* got a, b; rename"):
+    with pytest.raises(
+        InputError, match=r"one image column .* got a, b; name one with --data.image-column a"
+    ):
         open_source(str(tmp_path / "two.parquet"))
+
+
+def rows(path, **columns):
+    count = len(next(iter(columns.values())))
+    pq.write_table(pa.table({"image": [png(i) for i in range(count)], **columns}), path)
+    return str(path)
+
+
+WORDS = ["a", "b", "a", "b"]
+
+
+@pytest.mark.parametrize(
+    "column",
+    ["class", "category", "target", "fine_label", "species", "className", "Labels", "kind"],
+)
+def test_the_one_column_of_labels_is_found(tmp_path, column):
+    path = rows(tmp_path / "x.parquet", text=list("wxyz"), **{column: WORDS}, width=[1, 2, 1, 2])
+    source = open_source(path)
+    assert (source.class_names, labels_of(source)) == (("a", "b"), [0, 1, 0, 1])
+    assert source.notes == (
+        f"labels from column `{column}`: 2 classes, a, b",
+        "columns not used: text, width",
+    )
+    assert open_source(path, labels="none").class_names == ()
+
+
+def test_several_columns_of_labels_are_asked_about(tmp_path):
+    path = rows(tmp_path / "x.parquet", fine_label=WORDS, coarse_label=["c", "c", "c", "d"])
+    message = "got fine_label, coarse_label; name one with --data.label-column fine_label"
+    with pytest.raises(InputError, match=message):
+        open_source(path)
+    assert open_source(path, label_column="coarse_label").class_names == ("c", "d")
+    with pytest.raises(
+        InputError, match=r"did you mean 'fine_label'.* has fine_label, coarse_label"
+    ):
+        open_source(path, label_column="fine_labels")
+    with pytest.raises(InputError, match=r"one column of labels in .* got kind, colour"):
+        open_source(rows(tmp_path / "y.parquet", kind=WORDS, colour=WORDS))
+    with pytest.raises(InputError, match="expected auto, table or none for the table"):
+        open_source(path, labels="folders")
+
+
+@pytest.mark.parametrize("column", [list("wxyz"), ["a"] * 4, [*"aba", None], [1, 2, 1, 2]])
+def test_other_columns_are_no_labels(tmp_path, column):
+    path = rows(tmp_path / "x.parquet", kind=column)
+    assert open_source(path).notes == (
+        "no classes: the model will be unconditional (no column is known to hold labels)",
+        "columns not used: kind",
+    )
+    with pytest.raises(InputError, match=r"expected a column of labels in .*, got kind; name one"):
+        open_source(path, labels="table")
+
+
+def test_the_image_column_is_named(tmp_path):
+    table = pa.table({"before": [png(1)], "after": [png(2)], "label": ["a"]})
+    pq.write_table(table, tmp_path / "x.parquet")
+    path = str(tmp_path / "x.parquet")
+    with pytest.raises(InputError, match=r"got before, after; name one with --data.image-column"):
+        open_source(path)
+    assert levels(open_source(path, image_column="after")) == [2]
+    with pytest.raises(InputError, match="expected a column of pictures, got label"):
+        open_source(path, image_column="label")
 
 
 def test_a_row_without_picture_is_named(tmp_path):
@@ -159,11 +228,29 @@ def test_hugging_face(saved):
     assert labels_of(source) == [0, 1, 1, 0]
     assert levels(source) == [0, 1, 2, 3]
     part = open_hugging_face(f"hf:{saved / 'parts'}", "test")
+    assert part.notes == (
+        "split test of train, test",
+        "labels from column `label`: 2 classes, cat, dog",
+    )
     assert (levels(part), labels_of(part)) == ([3, 1], [0, 1])
     with pytest.raises(InputError, match="'validation' split"):
         open_source(f"hf:{saved / 'parts'}", split="validation")
     with pytest.raises(InputError, match="write hf:"):
         open_source(str(saved / "whole"))
+
+
+def test_hugging_face_of_a_flat_folder_with_splits(tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    for part, count in (("train", 2), ("test", 3)):
+        (tmp_path / "flat" / part).mkdir(parents=True)
+        for i in range(count):
+            (tmp_path / f"flat/{part}/{i}.png").write_bytes(png(i))
+    source, plain = open_source(f"hf:{tmp_path / 'flat'}"), open_source(str(tmp_path / "flat"))
+    assert (
+        (levels(source), source.class_names) == (levels(plain), plain.class_names) == ([0, 1], ())
+    )
+    assert len(open_source(f"hf:{tmp_path / 'flat'}", "all")) == 5
 
 
 def test_hugging_face_refusals(tmp_path, monkeypatch):

@@ -1,0 +1,224 @@
+"""Labels from files beside the pictures: `dataset.json`, `metadata.csv`, `metadata.jsonl`.
+
+The first is the layout of StyleGAN and EDM, the others are Hugging Face's.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+from convflow.data.labels import (
+    Choice,
+    Labels,
+    choose_column,
+    find_column,
+    from_values,
+    not_used,
+    unconditional,
+)
+from convflow.data.pictures import one_line
+from convflow.types import InputError
+
+LABEL_FILES = ("dataset.json", "metadata.csv", "metadata.jsonl")
+_FILE_COLUMNS = ("file_name", "filename", "file", "image", "path", "image_path")
+
+
+class Listing(NamedTuple):
+    """What one file says about the pictures in its folder and below."""
+
+    file: str
+    labels: dict[str, Any] | None
+    """By path; None where it has none."""
+    origin: str
+    """What the labels are, such as "column `label` of metadata.csv"."""
+    notes: tuple[str, ...] = ()
+    final: bool = False
+    """Whether having no labels means that there are no classes."""
+
+
+def is_label_file(file: str) -> bool:
+    """Whether a file may say the labels of pictures, by its name."""
+    return file.rpartition("/")[2].lower() in LABEL_FILES
+
+
+def read_listings(
+    files: Iterable[str], pictures: Sequence[str], read: Callable[[str], bytes], choice: Choice
+) -> list[Listing]:
+    """What the files of labels say that lie in the folders of the pictures or above.
+
+    Args:
+        files: Paths of all files with forward slashes.
+        pictures: Paths of the pictures that are used.
+        read: Path to bytes.
+        choice: What the user says about columns.
+
+    Raises:
+        InputError: A file is damaged, or says no labels in the way that is known.
+    """
+    folders = {picture.rpartition("/")[0] for picture in pictures}
+    above = {"", *folders}
+    for folder in folders:
+        while folder := folder.rpartition("/")[0]:
+            above.add(folder)
+    found = [f for f in sorted(files) if is_label_file(f) and f.rpartition("/")[0] in above]
+    return [_read_listing(file, read, choice) for file in found]
+
+
+def from_listings(
+    listings: Sequence[Listing], pictures: Sequence[str], known: Iterable[str], where: str
+) -> Labels | None:
+    """Labels of the pictures, each from the nearest file above it; None where no file has any.
+
+    Args:
+        listings: What the files say.
+        pictures: Paths of the pictures that are used.
+        known: Paths of all files there are.
+        where: What the user gave, for messages.
+
+    Raises:
+        InputError: A picture has no label, or two files in one folder have labels.
+    """
+    notes = [note for listing in listings for note in listing.notes]
+    by_folder: dict[str, Listing] = {}
+    for listing in listings:
+        folder = listing.file.rpartition("/")[0]
+        if listing.labels is not None and folder in by_folder:
+            raise InputError(
+                f"expected one file with labels in a folder, got {by_folder[folder].file} and "
+                f"{listing.file}; remove one of them"
+            )
+        if listing.labels is not None:
+            by_folder[folder] = listing
+    if not by_folder:
+        final = [listing for listing in listings if listing.final]
+        if not final:
+            return None
+        return unconditional(len(pictures), f"{final[0].file} has no labels")
+    values, missing = [], []
+    for picture in pictures:
+        folder = picture.rpartition("/")[0]
+        while folder and folder not in by_folder:
+            folder = folder.rpartition("/")[0]
+        labels = by_folder[folder].labels or {} if folder in by_folder else {}
+        if picture not in labels:
+            missing.append(picture)
+        values.append(labels.get(picture))
+    origins = " and ".join(dict.fromkeys(listing.origin for listing in by_folder.values()))
+    if missing:
+        raise InputError(
+            f"expected a label for every picture of {where} in {origins}, got none for "
+            f"{missing[0]} ({len(missing):,} of {len(pictures):,} have none); add them, or pass "
+            "--data.labels folders or --data.labels none"
+        )
+    found = from_values(values, None, pictures.__getitem__, origins)
+    present = set(known)
+    for listing in by_folder.values():
+        lost = [file for file in listing.labels or () if file not in present]
+        if lost:
+            shown = ", ".join([*lost[:3], "..."] if len(lost) > 3 else lost)
+            notes.append(
+                f"{len(lost):,} rows of {listing.file} name no file that is there: {shown}"
+            )
+    return found._replace(notes=(*found.notes, *notes))
+
+
+def _read_listing(file: str, read: Callable[[str], bytes], choice: Choice) -> Listing:
+    try:
+        text = read(file).decode("utf-8-sig")
+        if file.lower().endswith(".json"):
+            return _read_json(file, json.loads(text))
+        rows = _json_rows(text) if file.lower().endswith(".jsonl") else _csv_rows(text)
+    except InputError:
+        raise
+    except (OSError, ValueError, RecursionError, csv.Error) as error:
+        reason = "too many brackets" if isinstance(error, RecursionError) else one_line(error)
+        raise InputError(
+            f"expected a file of labels, got {file}: {reason}; mend it, or pass --data.labels "
+            "folders or --data.labels none"
+        ) from error
+    return _of_rows(file, rows, choice)
+
+
+def _read_json(file: str, tree: Any) -> Listing:
+    """Labels of `{"labels": [["00000/a.png", 0], ...]}`, or of a dict in place of the pairs."""
+    if not isinstance(tree, dict) or "labels" not in tree:
+        return Listing(file, None, file, (f"{file} is not read: it has no entry 'labels'",))
+    pairs = tree["labels"]
+    if pairs is None:
+        return Listing(file, None, file, final=True)
+    pairs = list(pairs.items()) if isinstance(pairs, dict) else pairs
+    if not isinstance(pairs, list) or not all(
+        isinstance(pair, (list, tuple)) and len(pair) == 2 and isinstance(pair[0], str)
+        for pair in pairs
+    ):
+        raise InputError(
+            f"expected pairs of a file and its label as 'labels' of {file}, got something else; "
+            "mend it, or pass --data.labels folders or --data.labels none"
+        )
+    return Listing(file, _by_path(file, pairs), file)
+
+
+def _of_rows(file: str, rows: list[dict[str, Any]], choice: Choice) -> Listing:
+    """Labels of rows with a column of files and a column of labels."""
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    if choice.image_column:
+        path = choose_column("image", columns, choice.image_column, file)
+    else:
+        path = next((name for name in _FILE_COLUMNS if name in columns), "")
+        if not path:
+            shown = ", ".join(columns) or "nothing"
+            return Listing(file, None, file, (f"{file} is not read: no file_name in {shown}",))
+    others = [column for column in columns if column != path]
+
+    def num_words(column: str) -> int:
+        words = {row.get(column) for row in rows}
+        return len(words) if all(isinstance(word, str) for word in words) else 0
+
+    if choice.label_column:
+        label: str | None = choose_column("label", columns, choice.label_column, file)
+    else:
+        label = find_column(others, (), num_words, len(rows), file)
+    left = tuple(f"{file}: {note}" for note in not_used(others, label))
+    if label is None:
+        return Listing(file, None, file, left)
+    pairs = [(row.get(path), row.get(label)) for row in rows]
+    return Listing(file, _by_path(file, pairs), f"column `{label}` of {file}", left)
+
+
+def _by_path(file: str, pairs: Sequence[Sequence[Any]]) -> dict[str, Any]:
+    """Labels by path from the top, where names count from the folder of the file."""
+    folder, labels = file.rpartition("/")[0], dict[str, Any]()
+    for name, label in pairs:
+        parts = str(name).replace("\\", "/").split("/")
+        path = "/".join([part for part in (folder, *parts) if part not in ("", ".")])
+        if path in labels and labels[path] != label:
+            raise InputError(
+                f"expected one label for {path} in {file}, got {labels[path]!r} and {label!r}; "
+                "remove one"
+            )
+        labels[path] = label
+    return labels
+
+
+def _csv_rows(text: str) -> list[dict[str, Any]]:
+    header = text.partition("\n")[0]
+    delimiter = next((mark for mark in ",;\t" if mark in header), ",")
+    lines = [
+        line for line in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if line
+    ]
+    columns = [name.strip() for name in lines[0]] if lines else []
+    return [
+        {column: cell.strip() or None for column, cell in zip(columns, line, strict=False)}
+        for line in lines[1:]
+    ]
+
+
+def _json_rows(text: str) -> list[dict[str, Any]]:
+    rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+    if not all(isinstance(row, dict) for row in rows):
+        raise ValueError("a line is no object in braces")
+    return rows

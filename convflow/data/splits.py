@@ -1,0 +1,259 @@
+"""Which files belong to the split that is asked for: one rule for folders, archives and tables.
+
+Folders are splits where all folders of a level are named like ones: `train` and `test`, `Training`
+and `Testing`, `train2017` and `val2017`; on top, below folders around everything, or below folders
+of classes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from convflow.types import InputError
+
+SPLITS = {
+    "train": "train",
+    "training": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "dev": "validation",
+    "test": "test",
+    "testing": "test",
+    "unlabeled": "unlabeled",
+    "unlabelled": "unlabeled",
+}
+"""What parts of a dataset are called on disk, and the part each name means."""
+
+ALL = "all"
+"""Asks for all parts together, but for the unlabeled one."""
+
+_ORDER = ("train", "validation", "test", "unlabeled")
+_WORD = re.compile(
+    rf"(?<![^\W\d_])({'|'.join(sorted(SPLITS, key=len, reverse=True))})(?=(set)?(?![^\W\d_]))", re.I
+)
+
+Folders = tuple[str, ...]
+"""A folder as the names on the way to it."""
+
+
+class Part(NamedTuple):
+    """The files of one split."""
+
+    files: list[str]
+    folders: list[Folders]
+    """Of each file, without those around everything and without the split's own."""
+    notes: tuple[str, ...] = ()
+
+
+def choose_part(files: Sequence[str], where: str, split: str) -> Part:
+    """Those of the pictures that belong to the split; all of them where no folder is one.
+
+    Args:
+        files: Paths with forward slashes.
+        where: What the user gave, for messages.
+        split: A name in `SPLITS`, or `all`.
+
+    Raises:
+        InputError: There are splits but not this one, or only some of the folders are splits.
+    """
+    ways = {file.rpartition("/")[0] for file in files}
+    folders = {way: tuple(way.split("/")) if way else () for way in ways}
+    found = _level(set(folders.values()))
+    if found is None:
+        notes = _check_unsplit(set(folders.values()), where, split)
+        rests, chosen = folders, list(files)
+    else:
+        around, at = found
+        kinds = {way: split_in(names[at]) or "" for way, names in folders.items()}
+        wanted, notes = choose(kinds.values(), where, split)
+        inside = _inside(folders.values(), at)
+        rests = {
+            way: names[around:at] + names[inside[names[: at + 1]] :]
+            for way, names in folders.items()
+            if kinds[way] in wanted
+        }
+        chosen = [file for file in files if file.rpartition("/")[0] in rests]
+    skipped = _num_around(set(rests.values()))
+    return Part(chosen, [rests[file.rpartition("/")[0]][skipped:] for file in chosen], notes)
+
+
+def choose_tables(
+    names: Sequence[str], where: str, split: str
+) -> tuple[list[str], tuple[str, ...]]:
+    """Those of the tables that belong to the split, and sentences; all where no name says one.
+
+    Args:
+        names: Paths of files or names of parts: `train-00000-of-00002.parquet`, `test`.
+        where: What the user gave, for the message.
+        split: A name in `SPLITS`, or `all`.
+
+    Raises:
+        InputError: There are splits but not this one, or only some of the tables have one.
+    """
+    kinds = {name: split_of(name) for name in names}
+    if not any(kinds.values()):  # a word inside a name counts beside a name with another word
+        inside = {name: split_in(name.rpartition("/")[2]) for name in names}
+        kinds = inside if len({*inside.values()} - {None}) > 1 else kinds
+    if not any(kinds.values()):
+        require_whole(split, where)
+        return list(names), ()
+    others = [name for name, kind in kinds.items() if kind is None]
+    if others and split != ALL:
+        have = ", ".join(name for name, kind in kinds.items() if kind)
+        raise InputError(
+            f"expected a split in the name of every table of {where}, got {have} beside "
+            f"{_some(others)}; give one of the files, or take all with --data.split all"
+        )
+    wanted, notes = choose((kind for kind in kinds.values() if kind), where, split)
+    return [name for name in names if kinds[name] in (*wanted, None)], notes
+
+
+def choose(kinds: Iterable[str], where: str, split: str) -> tuple[set[str], tuple[str, ...]]:
+    """Which of the splits are meant, and what is to be said about it.
+
+    Args:
+        kinds: The splits there are.
+        where: What the user gave, for the message.
+        split: A name in `SPLITS`, or `all`.
+
+    Raises:
+        InputError: It is not among them.
+    """
+    present = set(kinds)
+    have = ", ".join([kind for kind in _ORDER if kind in present])
+    wanted = present - {"unlabeled"} if split == ALL else present & {canonical(split)}
+    if not wanted:
+        raise InputError(f"expected a {split!r} split in {where}, got {have}; choose one of those")
+    left = " without unlabeled" if split == ALL and "unlabeled" in present else ""
+    return wanted, (f"split {canonical(split)} of {have}{left}",)
+
+
+def canonical(split: str) -> str:
+    """The name of a split in this library: `Val` becomes `validation`."""
+    return SPLITS.get(split.lower(), split)
+
+
+def only_splits(names: Sequence[str] | None) -> bool:
+    """Whether classes are called as splits are: somebody took folders of splits for classes."""
+    return bool(names) and all(name.lower() in SPLITS for name in names or ())
+
+
+def split_in(name: str) -> str | None:
+    """The split whose word stands in a name, such as `seg_train`, `train2017` or `test set`."""
+    match = _WORD.search(name)
+    return SPLITS[match[1].lower()] if match else None
+
+
+def split_of(path: str) -> str | None:
+    """The split that a file name, or else one of its folders, begins with."""
+    for part in reversed(path.split("/")):
+        match = _WORD.match(part)
+        if match:
+            return SPLITS[match[1].lower()]
+    return None
+
+
+def require_whole(split: str, where: str, own: str | None = None) -> None:
+    """Accept data without parts as `train` alone: scored as "test" it would hide a mistake.
+
+    Raises:
+        InputError: `split` is neither `train` or `all` nor the data's `own` split.
+    """
+    if canonical(split) not in ("train", ALL, own):
+        raise InputError(
+            f"expected a {split!r} split in {where}, got data that is not split like that; "
+            "give the path of the pictures themselves, and no split"
+        )
+
+
+def _level(folders: set[Folders]) -> tuple[int, int] | None:
+    """How many folders are around everything, and at which depth all folders are splits."""
+    around = 0
+    while True:
+        for at in (around, around + 1):
+            if all(len(names) > at for names in folders) and _all_splits({n[at] for n in folders}):
+                return around, at
+        if not _is_around(folders, around):
+            return None
+        around += 1
+
+
+def _all_splits(names: set[str]) -> bool:
+    """Whether all names say a split, in nothing else but which one they differ."""
+    if any(split_in(name) is None for name in names):
+        return False
+    frames = {_frame(name) for name in names}
+    return frames == {"*"} or (len(frames) == 1 and len(set(map(split_in, names))) > 1)
+
+
+def _frame(name: str) -> str:
+    return _WORD.sub("*", name.lower(), count=1)
+
+
+def _is_around(folders: set[Folders], depth: int) -> bool:
+    """Whether there is one folder at this depth, which holds no picture itself."""
+    return (
+        all(len(names) > depth + 1 for names in folders) and len({n[depth] for n in folders}) == 1
+    )
+
+
+def _num_around(folders: set[Folders]) -> int:
+    """How many folders around everything hold nothing but folders."""
+    depth = 0
+    while _is_around(folders, depth):
+        depth += 1
+    return depth
+
+
+def _inside(folders: Iterable[Folders], at: int) -> dict[Folders, int]:
+    """At which depth the content of each split begins: `train/train` is a split unpacked twice."""
+    below: dict[Folders, set[str]] = {}
+    for names in folders:
+        below.setdefault(names[: at + 1], set()).add("/".join(names[at + 1 : at + 2]).lower())
+    return {names: at + 1 + (inner == {names[at].lower()}) for names, inner in below.items()}
+
+
+def _check_unsplit(folders: set[Folders], where: str, split: str) -> tuple[str, ...]:
+    """Refuse folders that look like splits where they are none; a sentence about a lone one."""
+    require_whole(split, where)
+    inner: dict[Folders, dict[str, set[str]]] = {}
+    for names in folders:
+        for depth, name in enumerate(names):
+            if split_in(name):
+                inner.setdefault(names[:depth], {}).setdefault(_frame(name), set()).add(name)
+    around, lone = _num_around(folders), []
+    for above, frames in sorted(inner.items()):
+        for frame, found in frames.items():
+            kinds = set(map(split_in, found))
+            exact, on_top = frame == "*", len(above) == around
+            if (len(kinds) > 1 and ("train" in kinds or exact)) or (
+                exact and on_top and kinds & {"train", "unlabeled"}
+            ):
+                if split == ALL:
+                    continue
+                raise InputError(_unclear(folders, above, found, where))
+            lone += sorted(found) if exact and on_top else []
+    return (f"the folder {lone[0]} is taken for a class, not for a split",) if lone else ()
+
+
+def _unclear(folders: set[Folders], above: Folders, found: set[str], where: str) -> str:
+    depth = len(above)
+    below = {names[depth:] for names in folders if names[:depth] == above}
+    others = sorted({names[0] for names in below if names and names[0] not in found})
+    if () in below:
+        others.append("loose pictures")
+    beside = f" beside {_some(others)}" if others else ""
+    first = sorted(found, key=lambda name: _ORDER.index(split_in(name) or "train"))
+    inside = f" of {'/'.join(above)}" if above else ""
+    return (
+        f"expected folders that are splits or folders that are classes in {where}, got "
+        f"{', '.join(first)}, which look like splits,{beside}{inside}; give one folder, such as "
+        f"{'/'.join((*above, first[0]))}, or take all folders for classes with --data.split all"
+    )
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join([*names[:3], "..."] if len(names) > 3 else names)

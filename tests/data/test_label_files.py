@@ -1,0 +1,135 @@
+"""Labels of files beside the pictures, and every way they may be wrong."""
+
+import json
+
+import pytest
+
+from convflow.data.label_files import from_listings, read_listings
+from convflow.data.labels import AUTO, Choice
+from convflow.types import InputError
+
+PICTURES = ["a.png", "s/b.png"]
+PAIRS = [["a.png", 1], ["s/b.png", 0]]
+
+
+def labels(files, choice=AUTO, pictures=PICTURES):
+    """Labels by picture, or why there are none, then the sentences."""
+    every = [*files, *pictures]
+    listings = read_listings(every, pictures, lambda file: files[file].encode(), choice)
+    found = from_listings(listings, pictures, every, "here")
+    if found is None:
+        return None, tuple(note for listing in listings for note in listing.notes)
+    names = [found.class_names[i] for i in found.ids] if found.class_names else None
+    return names, found.notes
+
+
+def refuse(words, files, choice=AUTO):
+    with pytest.raises(InputError, match=words) as caught:
+        labels(files, choice)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"dataset.json": json.dumps({"labels": PAIRS})},
+        {"dataset.json": json.dumps({"labels": dict(PAIRS)})},
+        {"metadata.csv": "file_name,label\r\na.png,1\r\n./s\\b.png,0\r\n"},
+        {"metadata.csv": "\ufeffid;File;x\n1;a.png;\n2;s/b.png;\n".replace("File", "file")
+         .replace(";x", ";class").replace("png;\n2", "png;1\n2").replace("png;\n", "png;0\n")},
+        {"metadata.csv": 'text,file_name,target\n"a, ""b""\n",a.png,1\n,s/b.png,0\n\n'},
+        {"metadata.jsonl": '{"file_name": "a.png", "label": 1}\n\n'
+         '{"file_name": "s/b.png", "label": 0, "text": "t"}'},
+        {"metadata.csv": "file_name,label\na.png,1\ns/b.png,7\n",
+         "s/metadata.csv": "file_name,label\nb.png,0\n"},
+        {"metadata.csv": "file_name,label\na.png,1\n",
+         "s/metadata.jsonl": '{"file_name": "b.png", "label": "0"}'},
+    ],
+)  # fmt: skip
+def test_labels_are_read(files):
+    assert labels(files)[0] == ["1", "0"]
+
+
+def test_what_is_said():
+    names, notes = labels(
+        {"metadata.csv": "file_name,kind,text\na.png,p,x\ns/b.png,p,y\nc.png,q,z"}
+    )
+    assert names is None  # `kind` is not known to be a label: two words in three rows
+    assert notes == ("metadata.csv: columns not used: kind, text",)
+    text = "file_name,species,text\na.png,p,x\ns/b.png,q,y\nc.png,q,z"
+    assert labels({"metadata.csv": text}) == (
+        ["p", "q"],
+        (
+            "labels from column `species` of metadata.csv: 2 classes, p, q",
+            "metadata.csv: columns not used: text",
+            "1 rows of metadata.csv name no file that is there: c.png",
+        ),
+    )
+    assert labels({"dataset.json": '{"labels": null}'}) == (
+        None,
+        ("no classes: the model will be unconditional (dataset.json has no labels)",),
+    )
+    assert labels({"dataset.json": '{"info": 1}'}) == (
+        None,
+        ("dataset.json is not read: it has no entry 'labels'",),
+    )
+    assert labels({"metadata.csv": "name,label\na,1"}) == (
+        None,
+        ("metadata.csv is not read: no file_name in name, label",),
+    )
+    assert labels({"t/metadata.csv": "not about these pictures"}) == (None, ())
+
+
+def test_columns_that_the_user_names():
+    text = "name,fine_label,coarse_label\na.png,p,x\ns/b.png,q,x\n"
+    choice = Choice("auto", "fine_label", "name")
+    assert labels({"metadata.csv": text}, choice)[0] == ["p", "q"]
+    refuse("got fine_label, coarse_label", {"metadata.csv": text}, Choice("auto", "", "name"))
+    refuse(
+        "--data.label-column: .*'fine_label'",
+        {"metadata.csv": text},
+        choice._replace(label_column="fine"),
+    )
+    refuse("--data.image-column: ", {"metadata.csv": text}, Choice("auto", "", "nam"))
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        ({"dataset.json": "{"}, "a file of labels, got dataset.json: .*; mend it"),
+        ({"dataset.json": "[" * 100_000}, "got dataset.json: too many brackets"),
+        ({"dataset.json": '{"labels": [1, 2]}'}, "pairs of a file and its label as 'labels'"),
+        (
+            {"dataset.json": '{"labels": [["a.png", [0.5]], ["s/b.png", [0.1]]]}'},
+            r"a.png: expected an integer or text label, got \[0.5\]",
+        ),
+        (
+            {"dataset.json": '{"labels": [["a.png", 0], ["s/b.png", 2]]}'},
+            "s/b.png: expected labels without gaps, got 2 while no row has 1",
+        ),
+        (
+            {"dataset.json": '{"labels": [["a.png", 0]]}'},
+            r"every picture of here in dataset.json, got none for s/b.png \(1 of 2",
+        ),
+        (
+            {"metadata.csv": "file_name,label\na.png,1\na.png,2\n"},
+            "one label for a.png in metadata.csv, got '1' and '2'",
+        ),
+        ({"metadata.csv": "file_name,label\na.png,\ns/b.png,1\n"}, "a.png: expected a label"),
+        ({"metadata.jsonl": "[1]"}, "a line is no object"),
+        (
+            {
+                "metadata.csv": "file_name,label\na.png,1\ns/b.png,2\n",
+                "dataset.json": json.dumps({"labels": PAIRS}),
+            },
+            "one file with labels in a folder, got dataset.json and metadata.csv",
+        ),
+    ],
+)
+def test_refusals(files, words):
+    refuse(words, files)
+
+
+def test_bytes_that_are_no_text():
+    with pytest.raises(InputError, match=r"got metadata.csv: .*utf-8"):
+        read_listings(["metadata.csv"], PICTURES, lambda file: b"\xff\xfe", AUTO)
