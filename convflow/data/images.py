@@ -15,6 +15,9 @@ from PIL import Image, ImageOps
 
 from convflow.types import InputError, Size
 
+_MOST_TARGETS = 16  # a cover of more than so many times the target is not made
+_SUPPORT = 3  # source pixels beside a piece that bicubic enlarging may look at: two, and rounding
+
 
 def to_uint8(picture: Image.Image | np.ndarray, channels: int) -> np.ndarray:
     """Pixels of any picture as (H, W, channels) uint8.
@@ -97,7 +100,8 @@ def cover(picture: np.ndarray, size: Size) -> np.ndarray:
     """The smallest resizing of a picture (h, w, C) that covers `size`, its shape kept; uint8.
 
     Halved with a box filter while it is at least twice the target both ways, then bicubic by
-    max(H / h, W / w).
+    max(H / h, W / w). A strip so thin that the result would have more than 16 times the pixels of
+    `size` is not enlarged: `crop` enlarges the piece that is kept.
     """
     height, width = size
     h, w = picture.shape[:2]
@@ -106,32 +110,55 @@ def cover(picture: np.ndarray, size: Size) -> np.ndarray:
     while min(h / height, w / width) >= 2:
         h, w = h // 2, w // 2
         picture = _resize(picture, (h, w), Image.Resampling.BOX)
-    scale = max(height / h, width / w)
-    h, w = max(round(h * scale), height), max(round(w * scale), width)
-    return _resize(picture, (h, w), Image.Resampling.BICUBIC)
+    whole = _covering((h, w), size)
+    if math.prod(whole) > max(_MOST_TARGETS * height * width, h * w):
+        return picture
+    return _resize(picture, whole, Image.Resampling.BICUBIC)
 
 
 def crop(picture: np.ndarray, size: Size, place: Sequence[float] | None = None) -> np.ndarray:
-    """A piece (H, W, C) of a picture (h, w, C) that covers it.
+    """A piece (H, W, C) of a picture (h, w, C) that comes from `cover`.
 
     Args:
-        picture: At least as large as `size`.
+        picture: At least as large as `size`, or a thin strip that is enlarged here.
         size: Height and width H, W in pixels.
         place: Where along both axes, in [0, 1), 0 the top or left end; None for the middle.
     """
-    gaps = (picture.shape[0] - size[0], picture.shape[1] - size[1])
+    whole = _covering(picture.shape[:2], size)
+    gaps = (whole[0] - size[0], whole[1] - size[1])
     top, left = (gap // 2 for gap in gaps)
     if place is not None:
         top, left = (math.floor(at * (gap + 1)) for at, gap in zip(place, gaps, strict=True))
-    return picture[top : top + size[0], left : left + size[1]]
+    if picture.shape[:2] == whole:
+        return picture[top : top + size[0], left : left + size[1]]
+    cuts, box = [], []
+    for n, side, start, part in zip(picture.shape, whole, (top, left), size, strict=False):
+        low, high = start * n / side, (start + part) * n / side
+        first = max(math.floor(low) - _SUPPORT, 0)
+        cuts.append(slice(first, math.ceil(high) + _SUPPORT))
+        box.append((low - first, high - first))
+    (y0, y1), (x0, x1) = box
+    return _resize(picture[tuple(cuts)], size, Image.Resampling.BICUBIC, (x0, y0, x1, y1))
 
 
-def _resize(picture: np.ndarray, size: Size, how: Image.Resampling) -> np.ndarray:
+def _covering(shape: Sequence[int], size: Size) -> Size:
+    """Height and width of the smallest resizing of (h, w) that covers `size`."""
+    scale = max(size[0] / shape[0], size[1] / shape[1])
+    return max(round(shape[0] * scale), size[0]), max(round(shape[1] * scale), size[1])
+
+
+def _resize(
+    picture: np.ndarray,
+    size: Size,
+    how: Image.Resampling,
+    box: tuple[float, float, float, float] | None = None,
+) -> np.ndarray:
+    """The part of a picture in `box` (left, top, right, bottom), or all of it, at `size`."""
     height, width = size
     if picture.shape[2] == 3:
-        return np.asarray(Image.fromarray(picture).resize((width, height), how))
+        return np.asarray(Image.fromarray(picture).resize((width, height), how, box))
     planes = [Image.fromarray(plane) for plane in np.moveaxis(picture, 2, 0)]
-    return np.stack([np.asarray(plane.resize((width, height), how)) for plane in planes], axis=2)
+    return np.stack([np.asarray(p.resize((width, height), how, box)) for p in planes], axis=2)
 
 
 def num_cores() -> int:

@@ -2,8 +2,11 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as some
 from PIL import Image
 
+from convflow.data import images
 from convflow.data.images import cover, crop, num_cores, resize_and_crop, to_uint8
 from convflow.types import InputError
 
@@ -147,6 +150,45 @@ def test_crops_reach_both_ends():
 def test_a_cover_is_the_smallest_that_keeps_the_shape():
     assert cover(np.zeros((40, 80, 3), np.uint8), (10, 10)).shape == (10, 20, 3)
     assert cover(np.zeros((30, 20, 3), np.uint8), (10, 16)).shape == (24, 16, 3)
+
+
+@pytest.mark.parametrize("shape", [(1, 3000), (2, 20_000), (3000, 1)])
+@pytest.mark.parametrize("place", [None, (0.3, 0.999)])
+def test_a_thin_strip_takes_memory_in_proportion_to_the_target(monkeypatch, shape, place):
+    sizes, resize = [], images._resize
+
+    def watched(picture, size, *more):
+        sizes.append(picture.size + 3 * size[0] * size[1])
+        return resize(picture, size, *more)
+
+    monkeypatch.setattr(images, "_resize", watched)
+    strip = np.zeros((*shape, 3), np.uint8)
+    np.moveaxis(strip, np.argmax(shape), 0)[max(shape) // 2 :] = 255
+    kept = cover(strip, (256, 256))
+    assert kept is strip
+    piece = crop(kept, (256, 256), place)
+    assert piece.shape == (256, 256, 3)
+    assert sum(sizes) < 2 * piece.size
+    if place is None:
+        assert 100 < piece.mean() < 200  # the edge in the middle is in the middle
+
+
+@given(
+    some.tuples(*[some.integers(1, 60)] * 2),
+    some.tuples(*[some.integers(1, 40)] * 2),
+    some.sampled_from([1, 2, 3]),
+    some.none() | some.tuples(*[some.floats(0, 0.999)] * 2),
+    some.integers(0, 99),
+)
+def test_a_piece_enlarged_alone_is_the_piece_of_the_whole(shape, size, channels, place, seed):
+    picture = np.random.default_rng(seed).integers(0, 256, (*shape, channels), np.uint8)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(images, "_MOST_TARGETS", float("inf"))
+        whole = crop(cover(picture, size), size, place)
+        patch.setattr(images, "_MOST_TARGETS", 0)
+        piece = crop(cover(picture, size), size, place)
+    assert piece.shape == whole.shape
+    assert np.abs(piece.astype(int) - whole).max() <= 1  # rounding where a sum ends in a half
 
 
 def test_num_cores():
