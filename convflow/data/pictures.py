@@ -7,13 +7,13 @@ import importlib
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from convflow.data.files import MAX_PIXELS, decode
 from convflow.types import InputError, Size
 
 SPLITS = {
@@ -79,6 +79,7 @@ class Pictures:
         fetch: Index to the encoded bytes, or to a picture where nothing is encoded.
         num_ignored: Files passed over because they are no pictures.
         stamp: Returns a text that changes when the pictures may have; None if nothing tells.
+        max_pixels: A picture of more pixels is refused before it is decoded.
     """
 
     name: str
@@ -88,6 +89,7 @@ class Pictures:
     fetch: Callable[[int], bytes | Image.Image]
     num_ignored: int = 0
     stamp: Callable[[], str] | None = None
+    max_pixels: int = MAX_PIXELS
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -101,18 +103,19 @@ class Pictures:
         return self.describe(int(index))
 
     def read(self, index: int) -> Image.Image:
-        """The picture, wholly decoded.
+        """The picture, or the first frame of several, wholly decoded.
 
         Raises:
-            InputError: It is missing, empty, truncated or no picture; the message names it.
+            InputError: It is missing, empty, truncated, too large or no picture; the message
+                names it.
         """
         try:
             data = self.fetch(int(index))
             if isinstance(data, Image.Image):
                 return data
-            picture = Image.open(BytesIO(data), formats=_FORMATS)
-            picture.load()
-            return picture
+            return decode(data, _FORMATS, self.max_pixels)
+        except InputError as error:
+            raise InputError(f"{self.item_name(index)}: {error}") from error
         except UnidentifiedImageError as error:
             got = "bytes of no known picture format" if data else "an empty file"
             raise InputError(self._unreadable(index, got)) from error

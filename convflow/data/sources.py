@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from convflow.data.files import MAX_PIXELS, read_member, read_regular
 from convflow.data.pictures import (
     SPLITS,
     Pictures,
@@ -37,7 +38,7 @@ __all__ = ["EXTENSIONS", "Source", "open_source"]
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
 
-def open_source(path: str, *, split: str = "train") -> Source:
+def open_source(path: str, *, split: str = "train", max_pixels: int = MAX_PIXELS) -> Source:
     """Pictures and labels from whatever `path` names.
 
     Args:
@@ -47,10 +48,18 @@ def open_source(path: str, *, split: str = "train") -> Source:
             name, or the folder it was saved to.
         split: Which part, where the data has parts (`train`, `validation`, `test`). Data without
             parts counts as `train`.
+        max_pixels: A picture of more pixels cannot be read, and is refused before it is decoded.
 
     Raises:
         InputError: Nothing usable is there; the message says what was expected.
     """
+    source = _open(path, split)
+    if isinstance(source, Pictures):
+        source.max_pixels = max_pixels
+    return source
+
+
+def _open(path: str, split: str) -> Source:
     if not path:
         raise InputError("expected a path to pictures, got an empty one; 'shapes' always works")
     if path == "digits":
@@ -100,7 +109,7 @@ def _open_folder(name: str, folder: Path, split: str) -> Pictures:
             )
 
     def read(file: str) -> bytes:
-        return (folder / file).read_bytes()
+        return read_regular(folder / file)
 
     return _from_files(name, files, split, read, folder.resolve())
 
@@ -121,7 +130,7 @@ def _open_zip(name: str, path: Path, split: str) -> Pictures:
         # A handle's position is shared by threads and by forked processes: one for each.
         if getattr(local, "process", None) != os.getpid():
             local.process, local.archive = os.getpid(), zipfile.ZipFile(path)
-        return local.archive.read(root + file)
+        return read_member(local.archive, root + file)
 
     inside = [file.removeprefix(root) for file in files]
     return _from_files(name, inside, split, read, path.resolve())

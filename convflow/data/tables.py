@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from convflow.data.files import read_below
 from convflow.data.pictures import (
     Pictures,
     in_split,
@@ -72,7 +73,7 @@ def open_parquet(name: str, files: Sequence[Path]) -> Pictures:
 
     def fetch(index: int) -> bytes:
         group = int(np.searchsorted(group_starts, index, side="right")) - 1
-        return _encoded(cache[group][index - int(group_starts[group])].as_py())
+        return _encoded(cache[group][index - int(group_starts[group])].as_py(), [files[0].parent])
 
     def describe(index: int) -> str:
         file = int(np.searchsorted(file_starts, index, side="right")) - 1
@@ -124,6 +125,7 @@ def open_hugging_face(name: str, split: str) -> Pictures:
     pictures = [column for column, kind in kinds.items() if kind == "Image"]
     classes = [column for column, kind in kinds.items() if kind == "ClassLabel"]
     image, label = _columns(name, list(kinds), pictures, classes)
+    below = _picture_folders(datasets, folder)
     encoded = table.select_columns([image]).cast_column(image, datasets.Image(decode=False))
 
     def describe(index: int) -> str:
@@ -135,7 +137,7 @@ def open_hugging_face(name: str, split: str) -> Pictures:
         labels, class_names = _classes(list(table[label]), names, describe)
 
     def fetch(index: int) -> bytes:
-        return _encoded(encoded[index][image])
+        return _encoded(encoded[index][image], below)
 
     def stamp() -> str:
         return str(encoded._fingerprint)
@@ -202,11 +204,19 @@ def _classes(
     return labels, tuple(names)
 
 
-def _encoded(value: Any) -> bytes:
-    """Picture bytes of a table cell: bytes, or a struct of bytes and path."""
+def _picture_folders(datasets: Any, folder: Path) -> list[Path]:
+    """Where the paths of a Hugging Face dataset may lead: its own folder, or what it downloaded."""
+    hub = require("huggingface_hub.constants", "hub", "hf:")
+    config = datasets.config
+    downloads = [config.DOWNLOADED_DATASETS_PATH, config.EXTRACTED_DATASETS_PATH, hub.HF_HUB_CACHE]
+    return [*([folder] if folder.is_dir() else []), *map(Path, downloads)]
+
+
+def _encoded(value: Any, below: Sequence[Path]) -> bytes:
+    """Picture bytes of a table cell: bytes, or a struct of bytes and a path below a folder."""
     data = value.get("bytes") if isinstance(value, dict) else value
     if data is None and isinstance(value, dict) and value.get("path"):
-        return Path(value["path"]).read_bytes()
+        return read_below(below, value["path"])
     return data or b""
 
 

@@ -107,7 +107,7 @@ def build_trainer(config: TrainConfig, run: Path, device: torch.device) -> tuple
             "--data: expected a folder of pictures, a .zip, a .parquet, hf:NAME, digits or shapes, "
             "got none; add --data PATH"
         )
-    source = open_source(data.path, split=data.split)
+    source = open_source(data.path, split=data.split, max_pixels=data.max_pixels)
     twice = [name for name, count in Counter(source.class_names).items() if count > 1]
     if twice:
         raise InputError(
