@@ -61,7 +61,7 @@ def read_below(folders: Sequence[Path], path: str) -> bytes:
     """Return the content of a regular file that a table names, if it lies below a folder.
 
     Args:
-        folders: where pictures may lie; a relative path begins at the first.
+        folders: where the file may lie; a relative path begins at the first.
         path: what the table says.
 
     Raises:
@@ -70,7 +70,8 @@ def read_below(folders: Sequence[Path], path: str) -> bytes:
     """
     file = (folders[0] / path).resolve()
     if not any(file.is_relative_to(folder.resolve()) for folder in folders):
-        raise InputError(f"expected a path below {folders[0]}, got {path}")
+        allowed = " or ".join(dict.fromkeys(map(str, folders)))
+        raise InputError(f"expected a path below {allowed}, got {path}")
     return read_regular(file)
 
 
@@ -96,8 +97,8 @@ def read_member(archive: zipfile.ZipFile, name: str, limit: int = MAX_BYTES) -> 
 def decode(data: bytes, formats: Sequence[str], max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Return the first frame of an encoded picture, wholly decoded.
 
-    What a PNG says of significant bits stands in `info["sBIT"]` then. Pillow's own limit, which
-    is one for the whole program and warns, plays no part.
+    What a PNG says of bits stands in `info` then: "depth", and "sBIT" by channel. Pillow's own
+    limit, which is one for the whole program and warns, plays no part.
 
     Args:
         data: the file.
@@ -128,8 +129,8 @@ def decode(data: bytes, formats: Sequence[str], max_pixels: int = MAX_PIXELS) ->
                 f"got {height}x{width} (height x width)"
             )
         _load(picture)
-        if name == "PNG" and (significant := _significant_bits(data)):
-            picture.info["sBIT"] = significant
+        if name == "PNG":
+            picture.info |= {"depth": data[24], "sBIT": _significant_bits(data)}
         return picture
     raise UnidentifiedImageError("no known picture format")
 

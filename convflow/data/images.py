@@ -15,6 +15,7 @@ from PIL import Image, ImageOps
 
 from convflow.types import InputError, Size
 
+_BITS_PER_SAMPLE = 258  # a tag of TIFF
 _MOST_TARGETS = 16  # a cover of more than so many times the target is not made
 _SUPPORT = 3  # source pixels beside a piece that bicubic enlarging may look at: two, and rounding
 
@@ -23,8 +24,9 @@ def to_uint8(picture: Image.Image | np.ndarray, channels: int) -> np.ndarray:
     """Pixels of any picture as (H, W, channels) uint8.
 
     Pillow pictures are turned as their EXIF says, laid on white where transparent, and changed
-    between grey and colour as needed. 16-bit grey (modes I;16 and I) is divided by 257; mode F is
-    read as [0, 1]. Arrays keep their channels.
+    between grey and colour as needed. 16-bit grey (modes I;16 and I) is divided by 257, or scaled
+    by what its highest value is where the file says that it uses fewer bits; mode F is read as
+    [0, 1]. Arrays keep their channels.
 
     Args:
         picture: A Pillow picture, or an array (H, W) or (H, W, channels): uint8, uint16,
@@ -38,6 +40,7 @@ def to_uint8(picture: Image.Image | np.ndarray, channels: int) -> np.ndarray:
         return _array_to_uint8(picture, channels)
     if channels not in (1, 3):
         raise InputError(f"expected 1 or 3 channels for pictures, got {channels}; use arrays")
+    significant = _said_bits(picture)
     picture = ImageOps.exif_transpose(picture)
     if picture.mode == "F" or picture.mode.startswith("I"):
         values = np.asarray(picture)
@@ -48,7 +51,8 @@ def to_uint8(picture: Image.Image | np.ndarray, channels: int) -> np.ndarray:
                     f"got {values.min()}..{values.max()}; save as 8 or 16 bits"
                 )
             values = values.astype(np.uint16)
-        return np.repeat(_array_to_uint8(values, 1), channels, axis=2)
+        grey = _array_to_uint8(values, 1, (1 << significant) - 1)
+        return np.repeat(grey, channels, axis=2)
     try:
         if picture.has_transparency_data:
             white = Image.new("RGBA", picture.size, "white")
@@ -60,7 +64,53 @@ def to_uint8(picture: Image.Image | np.ndarray, channels: int) -> np.ndarray:
     return pixels[:, :, None] if channels == 1 else pixels
 
 
-def _array_to_uint8(values: np.ndarray, channels: int) -> np.ndarray:
+def is_transparent(picture: Image.Image | np.ndarray) -> bool:
+    """Whether any pixel lets through what the picture is laid on."""
+    if isinstance(picture, np.ndarray) or not picture.has_transparency_data:
+        return False
+    return bool(np.asarray(picture.convert("RGBA").getchannel("A")).min() < 255)
+
+
+def used_bits(picture: Image.Image | np.ndarray) -> int:
+    """Bits that the highest value of a picture of 16 bits takes, at least 1.
+
+    0 for other pictures, and where the file itself says how many bits are significant.
+    """
+    if isinstance(picture, np.ndarray):
+        said = 16 if picture.dtype.kind == "u" and picture.dtype.itemsize == 2 else 0
+    elif picture.mode.startswith("I"):
+        said = _said_bits(picture)
+    elif _depth(picture) == 16:  # in colour, of which Pillow keeps the upper half
+        return 8 + int(np.asarray(picture).max()).bit_length()
+    else:
+        said = 0
+    return max(int(np.asarray(picture).max()).bit_length(), 1) if said == 16 else 0
+
+
+def _depth(picture: Image.Image) -> int:
+    """Bits a value in the file; 8 where it does not say."""
+    tags = getattr(picture, "tag_v2", {})
+    return tags.get(_BITS_PER_SAMPLE, (picture.info.get("depth", 8),))[0]
+
+
+def _said_bits(picture: Image.Image) -> int:
+    """Bits of 16 that the file says its values use: a TIFF of 12, a PNG whose sBIT has fewer.
+
+    PNG wants values scaled to all bits, whatever sBIT says; they are if those below are as in a
+    copy of those above, which in values that need no bit above means zero.
+    """
+    if 8 < (depth := _depth(picture)) < 16:
+        return depth
+    bits = (picture.info.get("sBIT") or b"\x10")[0]
+    if picture.mode.startswith("I;16") and 0 < bits < 16:
+        values = np.asarray(picture)
+        if values.max() < 2**bits and np.any(values % 2 ** (16 - bits)):
+            return bits
+    return 16
+
+
+def _array_to_uint8(values: np.ndarray, channels: int, top: int = 65535) -> np.ndarray:
+    """Pixels of an array as (H, W, channels) uint8; `top` is the white of 16-bit values."""
     if values.ndim == 2:
         values = values[:, :, None]
     if values.ndim != 3 or values.shape[2] != channels or 0 in values.shape:
@@ -70,7 +120,7 @@ def _array_to_uint8(values: np.ndarray, channels: int) -> np.ndarray:
     if values.dtype == np.uint8:
         return values
     if values.dtype.kind == "u" and values.dtype.itemsize == 2:  # of either byte order
-        return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+        return ((values.astype(np.uint32) * 255 + top // 2) // top).astype(np.uint8)
     if values.dtype == np.bool_:
         return values * np.uint8(255)
     if values.dtype.kind != "f":

@@ -202,12 +202,19 @@ def require(module: str, extra: str, what: str) -> Any:
         ) from error
 
 
-def stamp_of(files: Iterable[Path]) -> str:
-    """SHA-256 of places, sizes and times of change: another text when a file was written anew."""
+def stamp_of(folder: Path, files: Iterable[str]) -> str:
+    """SHA-256 of names, sizes and times of change: another text when a file was written anew.
+
+    The same wherever `folder` lies.
+    """
     hashed = hashlib.sha256()
     for file in files:
-        status = file.stat()
-        hashed.update(repr((str(file), status.st_size, status.st_mtime_ns)).encode())
+        try:
+            status = (folder / file).stat()
+            known = (file, status.st_size, status.st_mtime_ns)
+        except OSError:  # a dangling link, or removed meanwhile
+            known = (file, -1, -1)
+        hashed.update(repr(known).encode())
     return hashed.hexdigest()
 
 

@@ -166,9 +166,9 @@ def _from_files(
     labels = np.array([ids[_top(file[start:])] for file in pictures], np.int64)
 
     def stamp() -> str:
-        names = "\n".join(pictures)
-        whole = [place / file for file in pictures] if place.is_dir() else [place]
-        return f"{names}\n{stamp_of(whole)}"
+        if place.is_dir():
+            return stamp_of(place, pictures)
+        return stamp_of(place.parent, [place.name])
 
     return Pictures(
         name,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -45,6 +46,8 @@ def open_parquet(name: str, files: Sequence[Path]) -> Pictures:
         layouts = [parquet.read_metadata(file) for file in files]
     except (OSError, ValueError) as error:
         raise InputError(f"expected parquet files, got {name}: {one_line(error)}") from error
+    given = Path(name).expanduser()
+    folder = given if given.is_dir() else files[0].parent
     note = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
     features = note.get("info", {}).get("features", {})
     types = {field.name: str(field.type) for field in schema}
@@ -73,7 +76,8 @@ def open_parquet(name: str, files: Sequence[Path]) -> Pictures:
 
     def fetch(index: int) -> bytes:
         group = int(np.searchsorted(group_starts, index, side="right")) - 1
-        return _encoded(cache[group][index - int(group_starts[group])].as_py(), [files[0].parent])
+        cell = cache[group][index - int(group_starts[group])].as_py()
+        return _encoded(cell, [groups[group][0].parent, folder])
 
     def describe(index: int) -> str:
         file = int(np.searchsorted(file_starts, index, side="right")) - 1
@@ -87,8 +91,8 @@ def open_parquet(name: str, files: Sequence[Path]) -> Pictures:
             raise InputError(f"expected a column {label!r} in {name}: {one_line(error)}") from error
         values = [value for column in columns for value in column.to_pylist()]
         labels, class_names = _classes(values, features.get(label, {}).get("names"), describe)
-    whole = [file.resolve() for file in files]
-    return Pictures(name, class_names, labels, describe, fetch, stamp=lambda: stamp_of(whole))
+    own = [Path(os.path.relpath(file, folder)).as_posix() for file in files]
+    return Pictures(name, class_names, labels, describe, fetch, stamp=lambda: stamp_of(folder, own))
 
 
 def open_hugging_face(name: str, split: str) -> Pictures:

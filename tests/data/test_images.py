@@ -1,5 +1,9 @@
 """Any picture to uint8, the resizing against known answers, and the check."""
 
+import struct
+import zlib
+from io import BytesIO
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,7 +11,16 @@ from hypothesis import strategies as some
 from PIL import Image
 
 from convflow.data import images
-from convflow.data.images import cover, crop, num_cores, resize_and_crop, to_uint8
+from convflow.data.files import decode
+from convflow.data.images import (
+    cover,
+    crop,
+    is_transparent,
+    num_cores,
+    resize_and_crop,
+    to_uint8,
+    used_bits,
+)
 from convflow.types import InputError
 
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
@@ -63,6 +76,67 @@ def test_sixteen_bits_are_divided_by_257(tmp_path, order):
 def test_sixteen_bit_png(tmp_path):
     Image.fromarray(np.array([[0, 514, 65535]], np.uint16)).save(tmp_path / "x.png")
     assert to_uint8(Image.open(tmp_path / "x.png"), 1).ravel().tolist() == [0, 2, 255]
+
+
+def tiff_of_12_bits(values):
+    """A grey TIFF of one row, two values in three bytes."""
+    bits = "".join(f"{value:012b}" for value in values)
+    strip = int(bits, 2).to_bytes(len(bits) // 8, "big")
+    tags = {256: len(values), 257: 1, 258: 12, 259: 1, 262: 1, 273: 8, 277: 1, 278: 1}
+    tags |= {279: len(strip), 274: 6}
+    body = b"".join(struct.pack("<HHII", tag, 4, 1, tags[tag]) for tag in sorted(tags))
+    at = 8 + len(strip)
+    return b"II*\0" + struct.pack("<I", at) + strip + struct.pack("<H", len(tags)) + body + bytes(4)
+
+
+def png_of_16_bits(values, significant=None):
+    buffer = BytesIO()
+    Image.fromarray(np.array([values], np.uint16)).save(buffer, "PNG")
+    data = buffer.getvalue()
+    if significant is None:
+        return data
+    chunk = b"sBIT" + bytes([significant])
+    return data[:33] + struct.pack(">I", 1) + chunk + zlib.crc32(chunk).to_bytes(4) + data[33:]
+
+
+TWELVE = [0, 7, 8, 2000, 4095, 1]
+
+
+@pytest.mark.parametrize(
+    ("data", "levels", "used"),
+    [
+        (tiff_of_12_bits(TWELVE), [0, 0, 0, 125, 255, 0], 0),
+        (png_of_16_bits(TWELVE, 12), [0, 0, 0, 125, 255, 0], 0),
+        (png_of_16_bits([v * 16 for v in TWELVE], 12), [0, 0, 0, 125, 255, 0], 16),  # PNG's way
+        (png_of_16_bits([0, 16, 4080], 12), [0, 0, 16], 12),  # the same, and dark
+        (png_of_16_bits(TWELVE), [0, 0, 0, 8, 16, 0], 12),
+        (png_of_16_bits([0, 65535], 16), [0, 255], 16),
+    ],
+)
+def test_fewer_bits_than_their_container_are_taken_at_their_word(data, levels, used):
+    picture = decode(data, ["PNG", "TIFF"])
+    assert to_uint8(picture, 3)[..., 1].ravel().tolist() == levels
+    assert used_bits(picture) == used
+
+
+def test_bits_that_are_used():
+    assert used_bits(np.full((2, 2), 4000, np.uint16)) == 12
+    assert used_bits(np.zeros((2, 2), np.uint16)) == 1
+    assert used_bits(np.full((2, 2), 200, np.uint8)) == used_bits(Image.new("RGB", (2, 2))) == 0
+    colour = Image.new("RGB", (2, 2), (15, 3, 3))
+    colour.info["depth"] = 16
+    assert used_bits(colour) == 12
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_what_lets_something_through_is_transparent(mode):
+    opaque = Image.new("RGBA", (2, 2), (9, 9, 9, 255))
+    clear = opaque.copy()
+    clear.putpixel((1, 1), (0, 0, 0, 254))
+    assert not is_transparent(opaque.convert(mode))
+    assert is_transparent(clear.convert(mode))
+    assert not is_transparent(np.zeros((2, 2, 4), np.uint8))
+    assert not is_transparent(Image.new("RGB", (2, 2)))
 
 
 def test_exif_rotation_is_applied(tmp_path):
