@@ -6,27 +6,21 @@ What was seen is remembered, so that the next training on the same files begins 
 from __future__ import annotations
 
 import hashlib
-import json
-import warnings
-import zipfile
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from PIL import Image
 
-from convflow.data.images import num_cores, to_uint8
+from convflow.data.images import to_uint8
+from convflow.data.look import FORMAT, Look, look_at
 from convflow.data.pictures import Drawn, Source
-from convflow.storage import writing_file
+from convflow.data.selection import Selection
 from convflow.types import InputError, Size
 
-_BLOCK = 64  # pictures per task: small pictures decode faster than a task is handed over
-_FORMAT = 1
+_MOST_DIM = 14  # pictures of 16 bits that use no more of them come out dark
 
 
 @dataclass
@@ -41,6 +35,12 @@ class Report:
         num_smaller: Usable pictures that must be enlarged to a size to train at.
         unreadable: (item name, reason) of every picture that cannot be used.
         understood: Sentences about split, labels and files that are not read, shown first.
+        num_transparent: Usable pictures that let through what they are laid on.
+        num_deep: Usable pictures of 16 bits whose files do not say that fewer are used.
+        used_bits: The most bits that one of those uses.
+        total: Pictures looked at, usable or not.
+        stamp: Changes when the pictures may have; None where nothing tells.
+        memory: File where the look is remembered; None where it is not.
         notes: More lines to show, about what becomes of the pictures.
     """
 
@@ -51,6 +51,12 @@ class Report:
     num_smaller: int = 0
     unreadable: list[tuple[str, str]] = field(default_factory=list)
     understood: Sequence[str] = ()
+    num_transparent: int = 0
+    num_deep: int = 0
+    used_bits: int = 16
+    total: int = 0
+    stamp: str | None = None
+    memory: Path | None = None
     notes: Sequence[str] = ()
 
     @property
@@ -74,6 +80,16 @@ class Report:
             lines.append(f"{len(self.per_class)} classes: {each}")
         if self.num_smaller:
             lines.append(f"{self.num_smaller:,} are smaller than wanted and will be enlarged")
+        if self.num_transparent:
+            lines.append(
+                f"{self.num_transparent:,} pictures are transparent: they are laid on white"
+            )
+        if self.num_deep and self.used_bits <= _MOST_DIM:
+            lines.append(
+                f"{self.num_deep:,} pictures look like {self.used_bits} bits in 16: they come out "
+                f"almost black; multiply their values by {2 ** (16 - self.used_bits)} and save "
+                "them again"
+            )
         if self.unreadable:
             names = ", ".join(name for name, _ in self.unreadable[:5])
             more = ", ..." if len(self.unreadable) > 5 else ""
@@ -88,6 +104,7 @@ def check(
     size: Size,
     on_bad: Literal["stop", "skip"] = "stop",
     memory: Path | None = None,
+    selection: Selection | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Report, np.ndarray]:
     """Decode every picture once, on all cores, and say what is there.
@@ -101,6 +118,8 @@ def check(
         on_bad: `stop` raises if any picture is bad; `skip` leaves bad ones out.
         memory: Folder where a look is kept for the next time, if the source can tell its content
             apart by a stamp; pictures that were bad are looked at again.
+        selection: What a run that goes on began with: these pictures are returned, and with `skip`
+            those of them that are bad by now are too, to be replaced where they are read.
         progress: Called with (pictures looked at, pictures in all) now and then.
 
     Returns:
@@ -119,125 +138,65 @@ def check(
         names = source.class_names
         named = Counter(names[source.label(i)] for i in range(total)) if names else {}
         sides = np.tile(np.array(size), (total, 1))
-        return Report(total, dict(named), sides, {"drawn": total}), np.arange(total)
-    stamp = getattr(source, "stamp", None)
+        return Report(total, dict(named), sides, {"drawn": total}, total=total), np.arange(total)
+    tell = getattr(source, "stamp", None)
+    stamp = None if tell is None else tell()
     path = None
     if memory is not None and stamp is not None:
-        known = repr((_FORMAT, stamp(), total, channels))
+        place = Path(source.name).expanduser().absolute()
+        limit = getattr(source, "max_pixels", None)
+        known = repr((FORMAT, str(place), stamp, total, channels, limit))
         path = memory / f"{hashlib.sha256(known.encode()).hexdigest()[:32]}.npz"
-    look = _Look.read(path, total) if path is not None else _Look(total)
+    look = Look.read(path, total) if path is not None else Look(total)
     missing = np.flatnonzero(look.modes < 0)
     if missing.size:
-        _look_at(source, channels, look, missing, progress)
+        look_at(source, channels, look, missing, progress)
         if path is not None:
             look.write(path)
 
-    bad = dict(look.problems)
-    labels = np.array([source.label(index) for index in range(total)], np.int64)
-    num_labels = max(len(source.class_names), 1)
-    for index in np.flatnonzero((labels < 0) | (labels >= num_labels)):
-        reason = f"expected a label in 0..{num_labels - 1}, got {labels[index]}"
-        bad.setdefault(int(index), reason)
-    good = np.delete(np.arange(total), sorted(bad))
+    bad = look.problems | _wrong_labels(source)
+    wanted = np.arange(total) if selection is None else selection.indices
+    good = wanted[~np.isin(wanted, list(bad))]
     unreadable = [(source.item_name(index), bad[index]) for index in sorted(bad)]
-    if bad and (on_bad == "stop" or not good.size):
-        name, reason = unreadable[0]
-        more = f" (and {len(bad) - 1:,} more of {total:,})" if len(bad) > 1 else ""
-        cure = (
-            "repair it or pass --data.on-bad skip"
-            if good.size
-            else "none of the pictures is usable"
-        )
-        raise InputError(f"{source.name}, {name}: {reason}{more}; {cure}")
-    counts = np.bincount(labels[good], minlength=num_labels)
-    modes = Counter({look.names[code]: int(n) for code, n in enumerate(look.count(good))})
+    _refuse_bad(source, on_bad, bad, wanted, len(good))
+    deep = look.bits[good][look.bits[good] > 0]
+    counted = np.bincount(look.modes[good], minlength=len(look.names)).tolist()
+    modes = Counter(dict(zip(look.names, counted, strict=True)))
+    chosen = good if selection is None else selection.indices
+    labels = np.array([source.label(index) for index in chosen], np.int64)
+    counts = np.bincount(labels, minlength=len(source.class_names))
     report = Report(
-        count=len(good),
+        count=len(chosen),
         per_class=dict(zip(source.class_names, counts.tolist(), strict=False)),
-        sides=look.sides[good],
-        modes=dict(modes.most_common()),
+        sides=look.sides[good] if selection is None else selection.sides,
+        modes={mode: n for mode, n in modes.most_common() if n},
         unreadable=unreadable,
         understood=getattr(source, "notes", ()),
+        num_transparent=int(look.transparent[good].sum()),
+        num_deep=len(deep),
+        used_bits=int(deep.max(initial=0)),
+        total=total,
+        stamp=stamp,
+        memory=path,
     )
-    return report, good
+    return report, chosen
 
 
-class _Look:
-    """What was seen of each picture: size and mode, or a problem."""
-
-    def __init__(self, total: int) -> None:
-        self.sides = np.zeros((total, 2), np.int64)
-        self.modes = np.full(total, -1, np.int16)
-        self.names: list[str] = []
-        self.problems: dict[int, str] = {}
-
-    def count(self, indices: np.ndarray) -> np.ndarray:
-        """Pictures of each mode among some."""
-        return np.bincount(self.modes[indices], minlength=len(self.names))
-
-    def note(self, index: int, mode: str, size: Size) -> None:
-        """Keep what a usable picture is like."""
-        if mode not in self.names:
-            self.names.append(mode)
-        self.modes[index], self.sides[index] = self.names.index(mode), size
-
-    @classmethod
-    def read(cls, path: Path, total: int) -> _Look:
-        """What is remembered; nothing where the file is missing or of no use."""
-        look = cls(total)
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                sides, modes, names = file["sides"], file["modes"], json.loads(str(file["names"]))
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-            return look
-        if sides.shape == (total, 2) and modes.shape == (total,) and modes.max() < len(names):
-            look.sides, look.modes, look.names = sides, modes, names
-        return look
-
-    def write(self, path: Path) -> None:
-        """Remember it; a folder that cannot be written to is no reason to stop."""
-        names = np.array(json.dumps(self.names))
-        with suppress(OSError, InputError):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with writing_file(path) as draft, draft.open("wb") as file:
-                np.savez_compressed(file, sides=self.sides, modes=self.modes, names=names)
+def _wrong_labels(source: Source) -> dict[int, str]:
+    """Why pictures whose label is no class are bad, by index."""
+    labels = np.array([source.label(index) for index in range(len(source))], np.int64)
+    most = max(len(source.class_names), 1) - 1
+    wrong = np.flatnonzero((labels < 0) | (labels > most)).tolist()
+    return {i: f"expected a label in 0..{most}, got {labels[i]}" for i in wrong}
 
 
-def _look_at(
-    source: Source,
-    channels: int,
-    look: _Look,
-    missing: np.ndarray,
-    progress: Callable[[int, int], None] | None,
+def _refuse_bad(
+    source: Source, on_bad: str, bad: dict[int, str], wanted: np.ndarray, num_good: int
 ) -> None:
-    """Decode the pictures that are not known yet, on all cores."""
-
-    def inspect(index: int) -> tuple[str, Size] | str:
-        """Mode and size, or why the picture is bad."""
-        try:
-            picture = source.read(index)
-            pixels = to_uint8(picture, channels)
-        except InputError as error:
-            return str(error).removeprefix(f"{source.item_name(index)}: ")
-        # Whatever else decoding trips over belongs to this picture, not to the program.
-        except Exception as error:
-            return f"expected a usable picture, got {' '.join(str(error).split())}"
-        mode = picture.mode if isinstance(picture, Image.Image) else str(picture.dtype)
-        return mode, (pixels.shape[0], pixels.shape[1])
-
-    def inspect_block(start: int) -> list[tuple[int, tuple[str, Size] | str]]:
-        return [(i, inspect(i)) for i in missing[start : start + _BLOCK].tolist()]
-
-    # Odd metadata and huge pictures make Pillow warn once per picture; a bad one is reported.
-    with warnings.catch_warnings(), ThreadPoolExecutor(num_cores()) as pool:
-        warnings.filterwarnings("ignore", module="PIL")
-        done = len(look.modes) - len(missing)
-        for block in pool.map(inspect_block, range(0, len(missing), _BLOCK)):
-            for index, found in block:
-                if isinstance(found, str):
-                    look.problems[index] = found
-                else:
-                    look.note(index, *found)
-            done += len(block)
-            if progress is not None:
-                progress(done, len(look.modes))
+    """Raise InputError for a bad picture among the wanted ones, or where none is usable."""
+    met = np.intersect1d(wanted, list(bad)).tolist()
+    if not met or (on_bad == "skip" and num_good):
+        return
+    more = f" (and {len(met) - 1:,} more of {len(wanted):,})" if len(met) > 1 else ""
+    cure = "repair it or pass --data.on-bad skip" if num_good else "none of the pictures is usable"
+    raise InputError(f"{source.name}, {source.item_name(met[0])}: {bad[met[0]]}{more}; {cure}")

@@ -15,13 +15,18 @@ from PIL import Image, ImageOps
 
 from convflow.types import InputError, Size
 
+_BITS_PER_SAMPLE = 258  # a tag of TIFF
+_MOST_TARGETS = 16  # a cover of more than so many times the target is not made
+_SUPPORT = 3  # source pixels beside a piece that bicubic enlarging may look at: two, and rounding
+
 
 def to_uint8(picture: Image.Image | np.ndarray, channels: int) -> np.ndarray:
     """Pixels of any picture as (H, W, channels) uint8.
 
     Pillow pictures are turned as their EXIF says, laid on white where transparent, and changed
-    between grey and colour as needed. 16-bit grey (modes I;16 and I) is divided by 257; mode F is
-    read as [0, 1]. Arrays keep their channels.
+    between grey and colour as needed. 16-bit grey (modes I;16 and I) is divided by 257, or scaled
+    by what its highest value is where the file says that it uses fewer bits; mode F is read as
+    [0, 1]. Arrays keep their channels.
 
     Args:
         picture: A Pillow picture, or an array (H, W) or (H, W, channels): uint8, uint16,
@@ -35,6 +40,7 @@ def to_uint8(picture: Image.Image | np.ndarray, channels: int) -> np.ndarray:
         return _array_to_uint8(picture, channels)
     if channels not in (1, 3):
         raise InputError(f"expected 1 or 3 channels for pictures, got {channels}; use arrays")
+    significant = _said_bits(picture)
     picture = ImageOps.exif_transpose(picture)
     if picture.mode == "F" or picture.mode.startswith("I"):
         values = np.asarray(picture)
@@ -45,7 +51,8 @@ def to_uint8(picture: Image.Image | np.ndarray, channels: int) -> np.ndarray:
                     f"got {values.min()}..{values.max()}; save as 8 or 16 bits"
                 )
             values = values.astype(np.uint16)
-        return np.repeat(_array_to_uint8(values, 1), channels, axis=2)
+        grey = _array_to_uint8(values, 1, (1 << significant) - 1)
+        return np.repeat(grey, channels, axis=2)
     try:
         if picture.has_transparency_data:
             white = Image.new("RGBA", picture.size, "white")
@@ -57,7 +64,53 @@ def to_uint8(picture: Image.Image | np.ndarray, channels: int) -> np.ndarray:
     return pixels[:, :, None] if channels == 1 else pixels
 
 
-def _array_to_uint8(values: np.ndarray, channels: int) -> np.ndarray:
+def is_transparent(picture: Image.Image | np.ndarray) -> bool:
+    """Whether any pixel lets through what the picture is laid on."""
+    if isinstance(picture, np.ndarray) or not picture.has_transparency_data:
+        return False
+    return bool(np.asarray(picture.convert("RGBA").getchannel("A")).min() < 255)
+
+
+def used_bits(picture: Image.Image | np.ndarray) -> int:
+    """Bits that the highest value of a picture of 16 bits takes, at least 1.
+
+    0 for other pictures, and where the file itself says how many bits are significant.
+    """
+    if isinstance(picture, np.ndarray):
+        said = 16 if picture.dtype.kind == "u" and picture.dtype.itemsize == 2 else 0
+    elif picture.mode.startswith("I"):
+        said = _said_bits(picture)
+    elif _depth(picture) == 16:  # in colour, of which Pillow keeps the upper half
+        return 8 + int(np.asarray(picture).max()).bit_length()
+    else:
+        said = 0
+    return max(int(np.asarray(picture).max()).bit_length(), 1) if said == 16 else 0
+
+
+def _depth(picture: Image.Image) -> int:
+    """Bits a value in the file; 8 where it does not say."""
+    tags = getattr(picture, "tag_v2", {})
+    return tags.get(_BITS_PER_SAMPLE, (picture.info.get("depth", 8),))[0]
+
+
+def _said_bits(picture: Image.Image) -> int:
+    """Bits of 16 that the file says its values use: a TIFF of 12, a PNG whose sBIT has fewer.
+
+    PNG wants values scaled to all bits, whatever sBIT says; they are if those below are as in a
+    copy of those above, which in values that need no bit above means zero.
+    """
+    if 8 < (depth := _depth(picture)) < 16:
+        return depth
+    bits = (picture.info.get("sBIT") or b"\x10")[0]
+    if picture.mode.startswith("I;16") and 0 < bits < 16:
+        values = np.asarray(picture)
+        if values.max() < 2**bits and np.any(values % 2 ** (16 - bits)):
+            return bits
+    return 16
+
+
+def _array_to_uint8(values: np.ndarray, channels: int, top: int = 65535) -> np.ndarray:
+    """Pixels of an array as (H, W, channels) uint8; `top` is the white of 16-bit values."""
     if values.ndim == 2:
         values = values[:, :, None]
     if values.ndim != 3 or values.shape[2] != channels or 0 in values.shape:
@@ -67,7 +120,7 @@ def _array_to_uint8(values: np.ndarray, channels: int) -> np.ndarray:
     if values.dtype == np.uint8:
         return values
     if values.dtype.kind == "u" and values.dtype.itemsize == 2:  # of either byte order
-        return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+        return ((values.astype(np.uint32) * 255 + top // 2) // top).astype(np.uint8)
     if values.dtype == np.bool_:
         return values * np.uint8(255)
     if values.dtype.kind != "f":
@@ -97,7 +150,8 @@ def cover(picture: np.ndarray, size: Size) -> np.ndarray:
     """The smallest resizing of a picture (h, w, C) that covers `size`, its shape kept; uint8.
 
     Halved with a box filter while it is at least twice the target both ways, then bicubic by
-    max(H / h, W / w).
+    max(H / h, W / w). A strip so thin that the result would have more than 16 times the pixels of
+    `size` is not enlarged: `crop` enlarges the piece that is kept.
     """
     height, width = size
     h, w = picture.shape[:2]
@@ -106,32 +160,55 @@ def cover(picture: np.ndarray, size: Size) -> np.ndarray:
     while min(h / height, w / width) >= 2:
         h, w = h // 2, w // 2
         picture = _resize(picture, (h, w), Image.Resampling.BOX)
-    scale = max(height / h, width / w)
-    h, w = max(round(h * scale), height), max(round(w * scale), width)
-    return _resize(picture, (h, w), Image.Resampling.BICUBIC)
+    whole = _covering((h, w), size)
+    if math.prod(whole) > max(_MOST_TARGETS * height * width, h * w):
+        return picture
+    return _resize(picture, whole, Image.Resampling.BICUBIC)
 
 
 def crop(picture: np.ndarray, size: Size, place: Sequence[float] | None = None) -> np.ndarray:
-    """A piece (H, W, C) of a picture (h, w, C) that covers it.
+    """A piece (H, W, C) of a picture (h, w, C) that comes from `cover`.
 
     Args:
-        picture: At least as large as `size`.
+        picture: At least as large as `size`, or a thin strip that is enlarged here.
         size: Height and width H, W in pixels.
         place: Where along both axes, in [0, 1), 0 the top or left end; None for the middle.
     """
-    gaps = (picture.shape[0] - size[0], picture.shape[1] - size[1])
+    whole = _covering(picture.shape[:2], size)
+    gaps = (whole[0] - size[0], whole[1] - size[1])
     top, left = (gap // 2 for gap in gaps)
     if place is not None:
         top, left = (math.floor(at * (gap + 1)) for at, gap in zip(place, gaps, strict=True))
-    return picture[top : top + size[0], left : left + size[1]]
+    if picture.shape[:2] == whole:
+        return picture[top : top + size[0], left : left + size[1]]
+    cuts, box = [], []
+    for n, side, start, part in zip(picture.shape, whole, (top, left), size, strict=False):
+        low, high = start * n / side, (start + part) * n / side
+        first = max(math.floor(low) - _SUPPORT, 0)
+        cuts.append(slice(first, math.ceil(high) + _SUPPORT))
+        box.append((low - first, high - first))
+    (y0, y1), (x0, x1) = box
+    return _resize(picture[tuple(cuts)], size, Image.Resampling.BICUBIC, (x0, y0, x1, y1))
 
 
-def _resize(picture: np.ndarray, size: Size, how: Image.Resampling) -> np.ndarray:
+def _covering(shape: Sequence[int], size: Size) -> Size:
+    """Height and width of the smallest resizing of (h, w) that covers `size`."""
+    scale = max(size[0] / shape[0], size[1] / shape[1])
+    return max(round(shape[0] * scale), size[0]), max(round(shape[1] * scale), size[1])
+
+
+def _resize(
+    picture: np.ndarray,
+    size: Size,
+    how: Image.Resampling,
+    box: tuple[float, float, float, float] | None = None,
+) -> np.ndarray:
+    """The part of a picture in `box` (left, top, right, bottom), or all of it, at `size`."""
     height, width = size
     if picture.shape[2] == 3:
-        return np.asarray(Image.fromarray(picture).resize((width, height), how))
+        return np.asarray(Image.fromarray(picture).resize((width, height), how, box))
     planes = [Image.fromarray(plane) for plane in np.moveaxis(picture, 2, 0)]
-    return np.stack([np.asarray(plane.resize((width, height), how)) for plane in planes], axis=2)
+    return np.stack([np.asarray(p.resize((width, height), how, box)) for p in planes], axis=2)
 
 
 def num_cores() -> int:

@@ -7,13 +7,13 @@ import importlib
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from convflow.data.files import MAX_PIXELS, decode
 from convflow.data.formats import decoders
 from convflow.types import InputError, Size
 
@@ -68,6 +68,7 @@ class Pictures:
         fetch: Index to the encoded bytes, or to a picture where nothing is encoded.
         notes: Sentences about what was understood: split, labels, files that are not read.
         stamp: Returns a text that changes when the pictures may have; None if nothing tells.
+        max_pixels: A picture of more pixels is refused before it is decoded.
     """
 
     name: str
@@ -77,6 +78,7 @@ class Pictures:
     fetch: Callable[[int], bytes | Image.Image]
     notes: tuple[str, ...] = ()
     stamp: Callable[[], str] | None = None
+    max_pixels: int = MAX_PIXELS
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -90,18 +92,19 @@ class Pictures:
         return self.describe(int(index))
 
     def read(self, index: int) -> Image.Image:
-        """The picture, wholly decoded.
+        """The picture, or the first frame of several, wholly decoded.
 
         Raises:
-            InputError: It is missing, empty, truncated or no picture; the message names it.
+            InputError: It is missing, empty, truncated, too large or no picture; the message
+                names it.
         """
         try:
             data = self.fetch(int(index))
             if isinstance(data, Image.Image):
                 return data
-            picture = Image.open(BytesIO(data), formats=decoders())
-            picture.load()
-            return picture
+            return decode(data, decoders(), self.max_pixels)
+        except InputError as error:
+            raise InputError(f"{self.item_name(index)}: {error}") from error
         except UnidentifiedImageError as error:
             got = "bytes of no known picture format" if data else "an empty file"
             raise InputError(self._unreadable(index, got)) from error
@@ -144,16 +147,19 @@ def require(module: str, extra: str, what: str) -> Any:
         ) from error
 
 
-def stamp_of(files: Iterable[Path]) -> str:
-    """SHA-256 of places, sizes and times of change: another text when a file was written anew."""
+def stamp_of(folder: Path, files: Iterable[str]) -> str:
+    """SHA-256 of names, sizes and times of change: another text when a file was written anew.
+
+    The same wherever `folder` lies.
+    """
     hashed = hashlib.sha256()
     for file in files:
         try:
-            status = file.stat()
-            seen = (status.st_size, status.st_mtime_ns)
-        except OSError:  # a link to nowhere
-            seen = (-1, -1)
-        hashed.update(repr((str(file), *seen)).encode())
+            status = (folder / file).stat()
+            known = (file, status.st_size, status.st_mtime_ns)
+        except OSError:  # a dangling link, or removed meanwhile
+            known = (file, -1, -1)
+        hashed.update(repr(known).encode())
     return hashed.hexdigest()
 
 

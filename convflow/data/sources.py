@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from convflow.data.files import MAX_PIXELS, read_member, read_regular
 from convflow.data.formats import decoders, is_picture, unread
 from convflow.data.label_files import from_listings, is_label_file, read_listings
 from convflow.data.labels import (
@@ -44,6 +45,7 @@ def open_source(
     labels: str = "auto",
     label_column: str = "",
     image_column: str = "",
+    max_pixels: int = MAX_PIXELS,
 ) -> Source:
     """Pictures and labels from whatever `path` names.
 
@@ -62,15 +64,22 @@ def open_source(
             and `names` (`cat_0.png`) ask for one kind; `none` is unconditional.
         label_column: The column of labels in a table; empty to find it.
         image_column: The column of pictures, or of file names; empty to find it.
+        max_pixels: A picture of more pixels cannot be read, and is refused before it is decoded.
 
     Raises:
         InputError: Nothing usable is there; the message says what was expected.
     """
+    source = _open(path, split, labels, Choice(labels, label_column, image_column))
+    if isinstance(source, Pictures):
+        source.max_pixels = max_pixels
+    return source
+
+
+def _open(path: str, split: str, labels: str, choice: Choice) -> Source:
     if not path:
         raise InputError("expected a path to pictures, got an empty one; 'shapes' always works")
     if labels not in SETTINGS:
         raise InputError(f"--data.labels: {unknown_name('kind of labels', labels, SETTINGS)}")
-    choice = Choice(labels, label_column, image_column)
     if path in ("digits", "shapes"):
         if choice != Choice() and choice != Choice("none"):
             raise InputError(
@@ -126,17 +135,13 @@ def _open_folder(name: str, folder: Path, split: str, choice: Choice) -> Picture
             )
 
     def read(file: str) -> bytes:
-        path = folder / file
-        if path.exists() and not path.is_file():
-            raise InputError("something else than a file")
-        return path.read_bytes()
+        return read_regular(folder / file)
 
     part, labels, said = _understand(name, files, split, choice, read)
     pictures, place = part.files, folder.resolve()
 
     def stamp() -> str:
-        names = "\n".join(pictures)
-        return f"{names}\n{stamp_of(place / file for file in pictures)}"
+        return stamp_of(place, pictures)
 
     return Pictures(
         name,
@@ -171,7 +176,7 @@ def _open_zip(name: str, path: Path, split: str, choice: Choice) -> Pictures:
         # A handle's position is shared by threads and by forked processes: one for each.
         if getattr(local, "process", None) != os.getpid():
             local.process, local.archive = os.getpid(), zipfile.ZipFile(path)
-        return local.archive.read(members[file])
+        return read_member(local.archive, members[file])
 
     part, labels, said = _understand(name, list(members), split, choice, read)
     pictures = part.files
@@ -180,7 +185,7 @@ def _open_zip(name: str, path: Path, split: str, choice: Choice) -> Pictures:
 
     def stamp() -> str:
         names = "\n".join(shown)
-        return f"{names}\n{stamp_of([place])}"
+        return f"{names}\n{stamp_of(place.parent, [place.name])}"
 
     return Pictures(
         name,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from convflow.data.files import read_below
 from convflow.data.labels import (
     AUTO,
     Choice,
@@ -51,6 +53,8 @@ def open_parquet(
         layouts = [parquet.read_metadata(file) for file in files]
     except (OSError, ValueError) as error:
         raise InputError(f"expected parquet files, got {name}: {one_line(error)}") from error
+    given = Path(name).expanduser()
+    folder = given if given.is_dir() else files[0].parent
     note = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
     features = note.get("info", {}).get("features", {})
     types = {field.name: str(field.type) for field in schema}
@@ -79,7 +83,8 @@ def open_parquet(
 
     def fetch(index: int) -> bytes:
         group = int(np.searchsorted(group_starts, index, side="right")) - 1
-        return _encoded(cache[group][index - int(group_starts[group])].as_py())
+        cell = cache[group][index - int(group_starts[group])].as_py()
+        return _encoded(cell, [groups[group][0].parent, folder])
 
     def describe(index: int) -> str:
         file = int(np.searchsorted(file_starts, index, side="right")) - 1
@@ -108,7 +113,7 @@ def open_parquet(
         lambda label: features.get(label, {}).get("names"),
         describe,
     ).labels(choice)
-    whole = [file.resolve() for file in files]
+    own = [Path(os.path.relpath(file, folder)).as_posix() for file in files]
     return Pictures(
         name,
         found.class_names,
@@ -116,7 +121,7 @@ def open_parquet(
         describe,
         fetch,
         notes=(*notes, *found.notes),
-        stamp=lambda: stamp_of(whole),
+        stamp=lambda: stamp_of(folder, own),
     )
 
 
@@ -151,6 +156,7 @@ def open_hugging_face(name: str, split: str, choice: Choice = AUTO) -> Pictures:
     kinds = {column: type(feature).__name__ for column, feature in table.features.items()}
     pictures = [column for column, kind in kinds.items() if kind == "Image"]
     image = _image_column(name, list(kinds), pictures, choice)
+    below = _picture_folders(datasets, folder)
     encoded = table.select_columns([image]).cast_column(image, datasets.Image(decode=False))
 
     def describe(index: int) -> str:
@@ -176,7 +182,7 @@ def open_hugging_face(name: str, split: str, choice: Choice = AUTO) -> Pictures:
     ).labels(choice)
 
     def fetch(index: int) -> bytes:
-        return _encoded(encoded[index][image])
+        return _encoded(encoded[index][image], below)
 
     def stamp() -> str:
         return str(encoded._fingerprint)
@@ -269,11 +275,19 @@ class _Table(NamedTuple):
         return found._replace(notes=(*found.notes, *left))
 
 
-def _encoded(value: Any) -> bytes:
-    """Picture bytes of a table cell: bytes, or a struct of bytes and path."""
+def _picture_folders(datasets: Any, folder: Path) -> list[Path]:
+    """Where the paths of a Hugging Face dataset may lead: its own folder, or what it downloaded."""
+    hub = require("huggingface_hub.constants", "hub", "hf:")
+    config = datasets.config
+    downloads = [config.DOWNLOADED_DATASETS_PATH, config.EXTRACTED_DATASETS_PATH, hub.HF_HUB_CACHE]
+    return [*([folder] if folder.is_dir() else []), *map(Path, downloads)]
+
+
+def _encoded(value: Any, below: Sequence[Path]) -> bytes:
+    """Picture bytes of a table cell: bytes, or a struct of bytes and a path below a folder."""
     data = value.get("bytes") if isinstance(value, dict) else value
     if data is None and isinstance(value, dict) and value.get("path"):
-        return Path(value["path"]).read_bytes()
+        return read_below(below, value["path"])
     return data or b""
 
 

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta
 
 from convflow.codecs import SD_SCALE, SD_VAE
+from convflow.data.files import MAX_PIXELS
 from convflow.samplers.ancestral import ANCESTRAL_SOLVERS
 from convflow.samplers.guidance import guide
 from convflow.samplers.multistep import Table
@@ -70,6 +71,9 @@ class DataConfig:
     ] = ()
     crop: Annotated[Literal["center", "random"], doc("which part of a picture is kept")] = "center"
     flip: Annotated[bool, doc("mirror half of the pictures")] = True
+    max_pixels: Annotated[
+        Count, doc("a picture of more pixels is bad, and never decoded; default as in Pillow")
+    ] = MAX_PIXELS
     on_bad: Annotated[Literal["stop", "skip"], doc("what to do about unreadable pictures")] = "stop"
 
 

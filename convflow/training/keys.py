@@ -14,7 +14,10 @@ import msgspec
 from convflow.training.config import DataConfig, PipelineConfig, Pixels, TrainConfig
 from convflow.types import InputError, unknown_name
 
-FREE_TO_CHANGE = ("images", "device", "micro_batch", "monitor", "checkpoint", "sampling")
+FREE_TO_CHANGE = (
+    *("images", "device", "micro_batch", "monitor", "checkpoint", "sampling"),
+    *("data.max_pixels", "data.on_bad"),
+)
 """Keys (or groups) that a resumed run may change."""
 
 HINTS: dict[Any, str] = {
@@ -139,7 +142,10 @@ def differences(old: TrainConfig, new: TrainConfig) -> list[str]:
         f"{key} ({before.get(key)}, now {after.get(key)})"
         for key in sorted(before.keys() | after.keys())
         if before.get(key) != after.get(key)
-        and (key.split(".")[0] not in FREE_TO_CHANGE or (key == "images" and _is_scheduled(new)))
+        and (
+            not {key, key.split(".")[0]} & set(FREE_TO_CHANGE)
+            or (key == "images" and _is_scheduled(new))
+        )
     ]
 
 

@@ -113,6 +113,7 @@ def build_trainer(config: TrainConfig, run: Path, device: torch.device) -> tuple
         labels=data.labels,
         label_column=data.label_column,
         image_column=data.image_column,
+        max_pixels=data.max_pixels,
     )
     twice = [name for name, count in Counter(source.class_names).items() if count > 1]
     if twice:

@@ -8,6 +8,7 @@ from PIL import Image
 
 from convflow.data.check import check
 from convflow.data.pictures import Pictures
+from convflow.data.selection import Selection
 from convflow.data.sources import open_source
 from convflow.types import InputError
 
@@ -126,3 +127,46 @@ def test_no_memory_is_no_trouble(folder, tmp_path):
     blocked.write_text("no folder")
     report, _ = check(open_source(str(folder)), channels=3, size=(8, 8), memory=blocked)
     assert report.count == 130
+
+
+def test_transparent_pictures_and_12_bits_in_16_are_said(tmp_path):
+    for number in range(3):
+        clear = Image.new("RGBA", (8, 8), (9, 9, 9, 255 if number else 0))
+        clear.save(tmp_path / f"a{number}.png")
+        Image.fromarray(np.full((8, 8), 4000 - number, np.uint16)).save(tmp_path / f"b{number}.png")
+    report = str(check(open_source(str(tmp_path)), channels=3, size=(8, 8))[0])
+    assert "1 pictures are transparent: they are laid on white" in report
+    assert "3 pictures look like 12 bits in 16: they come out almost black" in report
+    assert "multiply their values by 16 " in report
+    Image.fromarray(np.full((8, 8), 40_000, np.uint16)).save(tmp_path / "b3.png")
+    assert "bits" not in str(check(open_source(str(tmp_path)), channels=3, size=(8, 8))[0])
+
+
+def test_a_run_that_goes_on_keeps_its_pictures(folder):
+    spoil(folder)
+    source = open_source(str(folder))
+    report, indices = check(source, channels=3, size=(8, 8), on_bad="skip")
+    begun = Selection(indices, report.sides)
+    (folder / "c0/000.png").write_bytes(b"damaged since")
+    Image.new("L", (3, 3)).save(folder / "c0/empty.png")  # and this one repaired
+    options = {"channels": 3, "size": (8, 8), "selection": begun}
+    later, kept = check(source, on_bad="skip", **options)
+    assert np.array_equal(kept, indices)
+    assert np.array_equal(later.sides, report.sides)
+    assert later.per_class == report.per_class
+    assert {name for name, _ in later.unreadable} == {"c0/000.png", "c0/cut.jpg", "c1/text.png"}
+    with pytest.raises(InputError, match=r"c0/000.png: .*; repair it or pass --data.on-bad skip"):
+        check(source, on_bad="stop", **options)
+    (folder / "c0/000.png").write_bytes((folder / "c0/002.png").read_bytes())
+    assert check(source, on_bad="stop", **options)[0].count == 130  # others were left out before
+
+
+def test_the_stamp_follows_the_files_not_their_place(folder, tmp_path_factory):
+    def stamp(of):
+        return check(open_source(str(of)), channels=3, size=(8, 8))[0].stamp
+
+    before = stamp(folder)
+    moved = folder.rename(tmp_path_factory.mktemp("elsewhere") / "moved")
+    assert stamp(moved) == before
+    (moved / "c0/000.png").write_bytes((moved / "c0/002.png").read_bytes())
+    assert stamp(moved) != before

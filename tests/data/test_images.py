@@ -1,10 +1,26 @@
 """Any picture to uint8, the resizing against known answers, and the check."""
 
+import struct
+import zlib
+from io import BytesIO
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as some
 from PIL import Image
 
-from convflow.data.images import cover, crop, num_cores, resize_and_crop, to_uint8
+from convflow.data import images
+from convflow.data.files import decode
+from convflow.data.images import (
+    cover,
+    crop,
+    is_transparent,
+    num_cores,
+    resize_and_crop,
+    to_uint8,
+    used_bits,
+)
 from convflow.types import InputError
 
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
@@ -60,6 +76,67 @@ def test_sixteen_bits_are_divided_by_257(tmp_path, order):
 def test_sixteen_bit_png(tmp_path):
     Image.fromarray(np.array([[0, 514, 65535]], np.uint16)).save(tmp_path / "x.png")
     assert to_uint8(Image.open(tmp_path / "x.png"), 1).ravel().tolist() == [0, 2, 255]
+
+
+def tiff_of_12_bits(values):
+    """A grey TIFF of one row, two values in three bytes."""
+    bits = "".join(f"{value:012b}" for value in values)
+    strip = int(bits, 2).to_bytes(len(bits) // 8, "big")
+    tags = {256: len(values), 257: 1, 258: 12, 259: 1, 262: 1, 273: 8, 277: 1, 278: 1}
+    tags |= {279: len(strip), 274: 6}
+    body = b"".join(struct.pack("<HHII", tag, 4, 1, tags[tag]) for tag in sorted(tags))
+    at = 8 + len(strip)
+    return b"II*\0" + struct.pack("<I", at) + strip + struct.pack("<H", len(tags)) + body + bytes(4)
+
+
+def png_of_16_bits(values, significant=None):
+    buffer = BytesIO()
+    Image.fromarray(np.array([values], np.uint16)).save(buffer, "PNG")
+    data = buffer.getvalue()
+    if significant is None:
+        return data
+    chunk = b"sBIT" + bytes([significant])
+    return data[:33] + struct.pack(">I", 1) + chunk + zlib.crc32(chunk).to_bytes(4) + data[33:]
+
+
+TWELVE = [0, 7, 8, 2000, 4095, 1]
+
+
+@pytest.mark.parametrize(
+    ("data", "levels", "used"),
+    [
+        (tiff_of_12_bits(TWELVE), [0, 0, 0, 125, 255, 0], 0),
+        (png_of_16_bits(TWELVE, 12), [0, 0, 0, 125, 255, 0], 0),
+        (png_of_16_bits([v * 16 for v in TWELVE], 12), [0, 0, 0, 125, 255, 0], 16),  # PNG's way
+        (png_of_16_bits([0, 16, 4080], 12), [0, 0, 16], 12),  # the same, and dark
+        (png_of_16_bits(TWELVE), [0, 0, 0, 8, 16, 0], 12),
+        (png_of_16_bits([0, 65535], 16), [0, 255], 16),
+    ],
+)
+def test_fewer_bits_than_their_container_are_taken_at_their_word(data, levels, used):
+    picture = decode(data, ["PNG", "TIFF"])
+    assert to_uint8(picture, 3)[..., 1].ravel().tolist() == levels
+    assert used_bits(picture) == used
+
+
+def test_bits_that_are_used():
+    assert used_bits(np.full((2, 2), 4000, np.uint16)) == 12
+    assert used_bits(np.zeros((2, 2), np.uint16)) == 1
+    assert used_bits(np.full((2, 2), 200, np.uint8)) == used_bits(Image.new("RGB", (2, 2))) == 0
+    colour = Image.new("RGB", (2, 2), (15, 3, 3))
+    colour.info["depth"] = 16
+    assert used_bits(colour) == 12
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_what_lets_something_through_is_transparent(mode):
+    opaque = Image.new("RGBA", (2, 2), (9, 9, 9, 255))
+    clear = opaque.copy()
+    clear.putpixel((1, 1), (0, 0, 0, 254))
+    assert not is_transparent(opaque.convert(mode))
+    assert is_transparent(clear.convert(mode))
+    assert not is_transparent(np.zeros((2, 2, 4), np.uint8))
+    assert not is_transparent(Image.new("RGB", (2, 2)))
 
 
 def test_exif_rotation_is_applied(tmp_path):
@@ -147,6 +224,45 @@ def test_crops_reach_both_ends():
 def test_a_cover_is_the_smallest_that_keeps_the_shape():
     assert cover(np.zeros((40, 80, 3), np.uint8), (10, 10)).shape == (10, 20, 3)
     assert cover(np.zeros((30, 20, 3), np.uint8), (10, 16)).shape == (24, 16, 3)
+
+
+@pytest.mark.parametrize("shape", [(1, 3000), (2, 20_000), (3000, 1)])
+@pytest.mark.parametrize("place", [None, (0.3, 0.999)])
+def test_a_thin_strip_takes_memory_in_proportion_to_the_target(monkeypatch, shape, place):
+    sizes, resize = [], images._resize
+
+    def watched(picture, size, *more):
+        sizes.append(picture.size + 3 * size[0] * size[1])
+        return resize(picture, size, *more)
+
+    monkeypatch.setattr(images, "_resize", watched)
+    strip = np.zeros((*shape, 3), np.uint8)
+    np.moveaxis(strip, np.argmax(shape), 0)[max(shape) // 2 :] = 255
+    kept = cover(strip, (256, 256))
+    assert kept is strip
+    piece = crop(kept, (256, 256), place)
+    assert piece.shape == (256, 256, 3)
+    assert sum(sizes) < 2 * piece.size
+    if place is None:
+        assert 100 < piece.mean() < 200  # the edge in the middle is in the middle
+
+
+@given(
+    some.tuples(*[some.integers(1, 60)] * 2),
+    some.tuples(*[some.integers(1, 40)] * 2),
+    some.sampled_from([1, 2, 3]),
+    some.none() | some.tuples(*[some.floats(0, 0.999)] * 2),
+    some.integers(0, 99),
+)
+def test_a_piece_enlarged_alone_is_the_piece_of_the_whole(shape, size, channels, place, seed):
+    picture = np.random.default_rng(seed).integers(0, 256, (*shape, channels), np.uint8)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(images, "_MOST_TARGETS", float("inf"))
+        whole = crop(cover(picture, size), size, place)
+        patch.setattr(images, "_MOST_TARGETS", 0)
+        piece = crop(cover(picture, size), size, place)
+    assert piece.shape == whole.shape
+    assert np.abs(piece.astype(int) - whole).max() <= 1  # rounding where a sum ends in a half
 
 
 def test_num_cores():

@@ -374,5 +374,5 @@ def test_linked_class_folders_are_followed(classes, tmp_path):
 def test_a_pipe_is_no_picture(classes):
     os.mkfifo(classes / "class2/pipe.png")
     source = open_source(str(classes))
-    with pytest.raises(InputError, match=r"class2/pipe.png: .* got something else than a file"):
+    with pytest.raises(InputError, match=r"class2/pipe.png: .* got a named pipe"):
         source.read(3)

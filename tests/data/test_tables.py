@@ -190,6 +190,21 @@ def test_a_row_without_picture_is_named(tmp_path):
         source.read(2)
 
 
+def test_paths_in_cells_are_read_below_the_file_alone(tmp_path):
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / "a.png").write_bytes(png(7))
+    (tmp_path / "b.png").write_bytes(png(8))
+    paths = ["a.png", str(own / "a.png"), "../b.png", str(tmp_path / "b.png"), "/dev/zero"]
+    cells = [{"bytes": None, "path": path} for path in paths]
+    pq.write_table(pa.table({"image": cells}), own / "x.parquet")
+    source = open_source(str(own / "x.parquet"))
+    assert [int(np.asarray(source.read(i))[0, 0]) for i in range(2)] == [7, 7]
+    for row in (2, 3, 4):
+        with pytest.raises(InputError, match=rf"^x.parquet row {row}: expected a path below"):
+            source.read(row)
+
+
 def test_not_a_parquet_file(tmp_path):
     (tmp_path / "x.parquet").write_bytes(b"text")
     with pytest.raises(InputError, match="expected parquet files"):
@@ -251,6 +266,20 @@ def test_hugging_face_of_a_flat_folder_with_splits(tmp_path, monkeypatch):
         (levels(source), source.class_names) == (levels(plain), plain.class_names) == ([0, 1], ())
     )
     assert len(open_source(f"hf:{tmp_path / 'flat'}", "all")) == 5
+
+
+def test_paths_of_a_hugging_face_dataset(tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "own/cat").mkdir(parents=True)
+    (tmp_path / "own/cat/a.png").write_bytes(png(7))
+    source = open_source(f"hf:{tmp_path / 'own'}")
+    assert levels(source) == [7]
+    (tmp_path / "b.png").write_bytes(png(8))
+    (tmp_path / "own/cat/a.png").unlink()
+    (tmp_path / "own/cat/a.png").symlink_to(tmp_path / "b.png")
+    with pytest.raises(InputError, match="row 0: expected a path below"):
+        source.read(0)
 
 
 def test_hugging_face_refusals(tmp_path, monkeypatch):

@@ -1,0 +1,166 @@
+"""Bytes and pictures out of files that a stranger may have made: read within limits, or refused."""
+
+from __future__ import annotations
+
+import math
+import os
+import stat
+import struct
+import threading
+import zipfile
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+
+from PIL import Image, UnidentifiedImageError
+
+from convflow.types import InputError
+
+MAX_PIXELS = 178_956_970
+"""Pixels of a picture, by default: as many as Pillow decodes."""
+
+MAX_BYTES = 2**30
+"""Bytes of a picture's file: `MAX_PIXELS` of 16-bit colour without compression."""
+
+_FREE_BYTES = 2**26  # a small member of a zip is read whatever it shrank by
+_MOST_SHRINKING = 100
+
+_ONE_AT_A_TIME = threading.Lock()
+
+_KINDS = {
+    stat.S_ISFIFO: "a named pipe",
+    stat.S_ISSOCK: "a socket",
+    stat.S_ISDIR: "a folder",
+    stat.S_ISCHR: "a device",
+    stat.S_ISBLK: "a device",
+}
+
+
+def read_regular(path: Path, limit: int = MAX_BYTES) -> bytes:
+    """Return the content of a regular file, through links too; a pipe or a device blocks nothing.
+
+    Raises:
+        InputError: it is something else than a regular file, or longer than `limit` bytes.
+        OSError: it cannot be read.
+    """
+    waits = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)  # neither is everywhere
+    handle = os.open(path, os.O_RDONLY | waits)
+    try:
+        found = os.fstat(handle)
+        kind = next((name for test, name in _KINDS.items() if test(found.st_mode)), None)
+        if kind is not None:
+            raise InputError(f"expected a regular file, got {kind}")
+        _check_length(found.st_size, limit)
+        with open(handle, "rb", closefd=False) as file:
+            return file.read(found.st_size)
+    finally:
+        os.close(handle)
+
+
+def read_below(folders: Sequence[Path], path: str) -> bytes:
+    """Return the content of a regular file that a table names, if it lies below a folder.
+
+    Args:
+        folders: where the file may lie; a relative path begins at the first.
+        path: what the table says.
+
+    Raises:
+        InputError: it is elsewhere, links resolved, or as for `read_regular`.
+        OSError: it cannot be read.
+    """
+    file = (folders[0] / path).resolve()
+    if not any(file.is_relative_to(folder.resolve()) for folder in folders):
+        allowed = " or ".join(dict.fromkeys(map(str, folders)))
+        raise InputError(f"expected a path below {allowed}, got {path}")
+    return read_regular(file)
+
+
+def read_member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, limit: int = MAX_BYTES) -> bytes:
+    """Return the content of a zip's member; no more is unpacked than its header says.
+
+    Raises:
+        InputError: it would be longer than `limit` bytes, or is long and shrank so much that it
+            can be no picture.
+        zipfile.BadZipFile: its header lies, or it is damaged.
+    """
+    _check_length(entry.file_size, limit)
+    if entry.file_size > max(_FREE_BYTES, _MOST_SHRINKING * entry.compress_size):
+        raise InputError(
+            f"expected at most {_MOST_SHRINKING} bytes out of each in the zip, "
+            f"got {entry.file_size:,} out of {entry.compress_size:,}"
+        )
+    with archive.open(entry) as file:
+        return file.read(entry.file_size)
+
+
+def decode(data: bytes, formats: Sequence[str], max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Return the first frame of an encoded picture, wholly decoded.
+
+    What a PNG says of bits stands in `info` then: "depth", and "sBIT" by channel. Pillow's own
+    limit, which is one for the whole program and warns, plays no part.
+
+    Args:
+        data: the file.
+        formats: Pillow's names of those to try.
+        max_pixels: more are refused before they are decoded.
+
+    Raises:
+        InputError: too many pixels.
+        PIL.UnidentifiedImageError: none of the formats.
+        Exception: nearly any, where the data are damaged.
+    """
+    Image.init()
+    for name in formats:
+        if name not in Image.OPEN:  # this Pillow was built without it
+            continue
+        factory, accepts = Image.OPEN[name]
+        try:
+            accepted = accepts is None or accepts(data[:16])
+            if not accepted or isinstance(accepted, str):  # a text says why not
+                continue
+            picture = factory(BytesIO(data), "")
+        except (SyntaxError, IndexError, TypeError, struct.error):  # so says a plugin "not mine"
+            continue
+        width, height = picture.size
+        if width * height > max_pixels:
+            raise InputError(
+                f"expected at most {max_pixels:,} pixels (--data.max-pixels), "
+                f"got {height}x{width} (height x width)"
+            )
+        _load(picture)
+        if name == "PNG":
+            picture.info |= {"depth": data[24], "sBIT": _significant_bits(data)}
+        return picture
+    raise UnidentifiedImageError("no known picture format")
+
+
+def _load(picture: Image.Image) -> None:
+    """Decode, whatever limit the program has set for Pillow: TIFF asks for that once more."""
+    pixels = math.prod(picture.size)
+    if picture.format != "TIFF" or pixels <= (Image.MAX_IMAGE_PIXELS or pixels):
+        picture.load()
+        return
+    with _ONE_AT_A_TIME:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, pixels
+        try:
+            picture.load()
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+def _check_length(length: int, limit: int) -> None:
+    if length > limit:
+        raise InputError(f"expected a picture of at most {limit:,} bytes, got {length:,}")
+
+
+def _significant_bits(png: bytes) -> bytes:
+    """Return the significant bits of each channel that a PNG names before its pixels, or none."""
+    at = 8
+    while at + 8 <= len(png):
+        length, kind = struct.unpack_from(">I4s", png, at)
+        if kind == b"sBIT":
+            return png[at + 8 : at + 8 + length]
+        if kind in (b"IDAT", b"PLTE"):
+            break
+        at += 12 + length
+    return b""

@@ -1,0 +1,93 @@
+"""What was seen of each picture, remembered: read back as it was, or thrown away."""
+
+import json
+import zipfile
+
+import numpy as np
+import pytest
+
+from convflow.data.look import Look, Seen, forget
+
+
+def look_of(total=5):
+    look = Look(total)
+    for index in range(total - 1):
+        look.note(index, Seen("LI"[index % 2], (index + 1, 7), 3 * index, index == 2))
+    return look
+
+
+def same(one, other):
+    arrays = ("sides", "modes", "bits", "transparent")
+    return one.names == other.names and all(
+        np.array_equal(getattr(one, name), getattr(other, name)) for name in arrays
+    )
+
+
+def test_it_comes_back_and_one_picture_is_forgotten(tmp_path):
+    look, path = look_of(), tmp_path / "deep/x.npz"
+    look.write(path)
+    assert same(Look.read(path, 5), look)
+    assert same(Look.read(path, 6), Look(6))
+    forget(path, 5, 2)
+    forget(path, 5, 4)
+    assert Look.read(path, 5).modes.tolist() == [0, 1, -1, 1, -1]
+    forget(tmp_path / "none.npz", 5, 2)
+    assert not (tmp_path / "none.npz").exists()
+
+
+def npy(shape, data=b"", descr="<i8"):
+    """An array as numpy writes it, whatever its header promises."""
+    header = f"{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + data
+
+
+def rewrite(path, compression=zipfile.ZIP_STORED, **members):
+    with zipfile.ZipFile(path) as archive:
+        old = {entry: archive.read(entry) for entry in archive.namelist()}
+    new = old | {f"{name}.npy": data for name, data in members.items()}
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, data in new.items():
+            archive.writestr(name, data)
+
+
+def text(value):
+    value = np.array(value)
+    return npy((), value.tobytes(), value.dtype.str)
+
+
+SPOILT = {
+    "negative": {"sides": npy((-5, 2), bytes(80))},
+    "huge": {"sides": npy((10**13, 2), bytes(80))},
+    "more than there is": {"sides": npy((5, 2), bytes(9))},
+    "long": {"modes": npy((5,), bytes(2**22))},
+    "another type": {"modes": npy((5,), bytes(40))},
+    "no side": {"sides": npy((5, 2), bytes(80))},
+    "no such mode": {"names": text(json.dumps(["L"]))},
+    "no names": {"names": text(json.dumps({"L": 1}))},
+    "brackets": {"names": text("[" * 100_000)},
+    "no array": {"bits": b"text"},
+    "a pickle": {"bits": npy((5,), b"cos\nsystem\n", "|O")},
+}
+
+
+@pytest.mark.parametrize("members", SPOILT.values(), ids=SPOILT)
+def test_what_is_of_no_use_is_thrown_away(tmp_path, members):
+    path = tmp_path / "x.npz"
+    look_of().write(path)
+    rewrite(path)
+    assert same(Look.read(path, 5), look_of())
+    rewrite(path, **members)
+    assert same(Look.read(path, 5), Look(5))
+
+
+def test_any_damaged_byte_is_no_error(tmp_path):
+    path = tmp_path / "x.npz"
+    look_of().write(path)
+    whole = path.read_bytes()
+    for at in range(0, len(whole), 9):
+        damaged = bytearray(whole)
+        damaged[at] ^= 0xFF
+        path.write_bytes(damaged)
+        Look.read(path, 5)
+        path.write_bytes(whole[:at])
+        assert same(Look.read(path, 5), Look(5))

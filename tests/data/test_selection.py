@@ -1,0 +1,44 @@
+"""The pictures that a run began with, kept in a file."""
+
+import numpy as np
+import pytest
+
+from convflow.data.pictures import Pictures
+from convflow.data.selection import Selection
+
+
+def source_of(count, name="item{}"):
+    return Pictures("some", (), np.zeros(count, np.int64), name.format, lambda index: b"")
+
+
+def test_it_is_read_for_the_same_pictures_alone(tmp_path):
+    path = tmp_path / "x.npz"
+    kept = Selection(np.array([0, 2, 3]), np.array([[4, 5], [6, 7], [8, 9]]))
+    assert Selection.read(path, source_of(4)) is None
+    kept.write(path, source_of(4))
+    found = Selection.read(path, source_of(4))
+    assert (found.indices.tolist(), found.sides.tolist()) == (
+        kept.indices.tolist(),
+        kept.sides.tolist(),
+    )
+    assert Selection.read(path, source_of(5)) is None
+    assert Selection.read(path, source_of(4, "other{}")) is None
+    path.write_bytes(path.read_bytes()[:-30])
+    assert Selection.read(path, source_of(4)) is None
+
+
+@pytest.mark.parametrize(
+    ("indices", "sides"),
+    [
+        ([0, 4], [[1, 1]] * 2),
+        ([2, 1], [[1, 1]] * 2),
+        ([-1, 1], [[1, 1]] * 2),
+        ([0, 1], [[1, 1]]),
+        ([0, 1], [[1, 1], [0, 1]]),
+        ([], []),
+    ],
+)
+def test_nonsense_is_no_selection(tmp_path, indices, sides):
+    path = tmp_path / "x.npz"
+    Selection(np.array(indices, np.int64), np.array(sides, np.int64)).write(path, source_of(4))
+    assert Selection.read(path, source_of(4)) is None
