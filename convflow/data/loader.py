@@ -29,11 +29,13 @@ class Rows(NamedTuple):
     """(B, 2) where to cut along both axes, in [0, 1); None for the middle."""
     size: Size | None = None
     """Height and width in pixels; None for the plain size."""
+    full: int | None = None
+    """Pictures of a full batch of this size; None for as many as there are."""
 
     def take(self, share: slice) -> Rows:
         """Return some of the rows."""
         crops = None if self.crops is None else self.crops[share]
-        return Rows(self.indices[share], self.flips[share], crops, self.size)
+        return Rows(self.indices[share], self.flips[share], crops, self.size, self.full)
 
 
 class Batch(NamedTuple):
@@ -47,6 +49,8 @@ class Batch(NamedTuple):
     """(B,) int64."""
     total: int
     """Pictures of all processes together."""
+    full: int
+    """Pictures of a full batch of this size, all processes together; at least `total`."""
 
 
 class Images:
@@ -211,7 +215,7 @@ class Order:
             parts.append(Rows(order[here], mirrored[here], cuts))
         if not parts:
             return Rows(np.empty(0, np.int64), np.empty(0, np.bool_))
-        indices, flips, crops, _ = zip(*parts, strict=True)
+        indices, flips, crops, *_ = zip(*parts, strict=True)
         return Rows(
             np.concatenate(indices),
             np.concatenate(flips),
@@ -271,7 +275,8 @@ def batches(
 
     def load(whole: Rows) -> Batch:
         rows = whole.take(share)
-        return Batch(*images.batch(*rows), rows.indices, len(whole.indices))
+        total = len(whole.indices)
+        return Batch(*images.batch(*rows[:4]), rows.indices, total, rows.full or total)
 
     pending: deque[Future[Batch]] = deque()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="batches")

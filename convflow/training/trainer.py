@@ -93,9 +93,9 @@ class Trainer:
         self.step, self.images_seen = 0, 0
 
     def train_step(
-        self, pictures: Tensor, labels: Tensor, indices: Any, total: int
+        self, pictures: Tensor, labels: Tensor, indices: Any, total: int, full: int
     ) -> dict[str, float]:
-        """Take one optimizer step on this process's share of a global batch of `total`."""
+        """Take one step on this process's share of `total` pictures, where `full` fill a batch."""
         config = self.config
         shape = (total, *self._shape(pictures))
         labels, draws = self._draw(labels, shape)
@@ -103,7 +103,7 @@ class Trainer:
         mean = torch.zeros((), device=self.device)
         for rows in _slices(len(pictures), config.micro_batch):
             losses = self._losses(pictures[rows], labels[rows], draws, rows, noise)
-            loss = losses.sum() / total
+            loss = losses.sum() / full
             loss.backward()
             mean += loss.detach()
         if not len(pictures):  # fewer than there are processes, which all sum the same tensors
@@ -124,7 +124,8 @@ class Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.ema.update(self.model, self.step)
-        return {"loss": float(mean), "gradient_norm": float(norm), "learning_rate": rate}
+        loss_of_pictures = float(mean) * full / total
+        return {"loss": loss_of_pictures, "gradient_norm": float(norm), "learning_rate": rate}
 
     def run(self) -> bool:
         """Train to the end of the settings; return False when Ctrl-C or SIGTERM came first."""

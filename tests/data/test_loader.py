@@ -152,9 +152,9 @@ def test_batches_follow_the_order(workers):
     images, order = images_of(), Order(10, seed=0, flip=True)
     stream = batches(images, order, 7, 4, workers=workers)
     for step in range(6):
-        pixels, labels, indices, total = next(stream)
+        pixels, labels, indices, total, full = next(stream)
         wanted, flips = order.at(7 + 4 * step, 4)
-        assert total == 4
+        assert total == full == 4
         assert np.array_equal(indices, wanted)
         assert torch.equal(pixels, images.batch(wanted, flips)[0])
         assert torch.equal(labels, torch.from_numpy(images.labels[wanted]))
