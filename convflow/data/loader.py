@@ -15,6 +15,7 @@ from torch import Tensor
 
 from convflow.data.images import cover, crop, num_cores, to_uint8
 from convflow.data.pictures import Drawn, Source
+from convflow.seeds import WORD, long_sequence
 from convflow.types import InputError, Size
 
 
@@ -238,7 +239,10 @@ class Order:
         return np.stack([uniform(self._words(epoch, axis)) for axis in (2, 3)], axis=1)
 
     def _words(self, *key: int) -> np.ndarray:
-        return np.random.PCG64(np.random.SeedSequence([self.seed, *key])).random_raw(self.count)
+        numbers = (self.seed, *key)
+        long = any(number >= WORD for number in numbers)
+        state = long_sequence(*numbers) if long else np.random.SeedSequence(numbers)
+        return np.random.PCG64(state).random_raw(self.count)
 
 
 def uniform(words: np.ndarray) -> np.ndarray:

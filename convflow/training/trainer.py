@@ -29,7 +29,7 @@ from convflow.processes.flow import Draws, shift_of_size, shift_times
 from convflow.processes.multiscale import ScaleDraws
 from convflow.processes.process import Process
 from convflow.samplers.guidance import Clock, guide
-from convflow.samplers.seeds import assign_labels, draw_noise, generator_of
+from convflow.samplers.seeds import TRAINING, assign_labels, draw_noise, generator_of
 from convflow.storage import read_tensors, write_text, writing_file, writing_folder
 from convflow.training import checkpoint
 from convflow.training.config import CodecConfig, PipelineConfig, TrainConfig
@@ -50,9 +50,6 @@ from convflow.training.optim import (
 from convflow.types import Denoiser, Diverged, InputError
 
 log = logging.getLogger("convflow")
-
-TRAINING = 1 << 40
-"""Keeps the random numbers of training apart from those of samples."""
 
 
 class Trainer:
@@ -117,8 +114,8 @@ class Trainer:
         if config.optim.clip is not None:
             nn.utils.clip_grads_with_norm_(self.model.parameters(), config.optim.clip, norm)
 
+        rate = learning_rate(config.optim, self.images_seen, total, config.images)
         self.step, self.images_seen = self.step + 1, self.images_seen + total
-        rate = learning_rate(config.optim, self.images_seen, config.images)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
@@ -266,7 +263,7 @@ class Trainer:
         They are drawn for the whole batch, so that they do not depend on the number of processes.
         """
         config, mine = self.config, self._share()
-        generator = generator_of(config.seed, TRAINING, self.images_seen, device=self.device)
+        generator = generator_of(config.seed, *TRAINING, self.images_seen, device=self.device)
         draws = self.process.draw(shape, generator)
         if config.resolution.shift:
             shift = shift_of_size((shape[2], shape[3]), self.shape[1:])
@@ -280,7 +277,7 @@ class Trainer:
     def _draw_encoding(self, shape: tuple[int, ...]) -> Tensor | None:
         """Return the codec's noise for this process's rows, drawn for the whole batch too."""
         generator = generator_of(
-            self.config.seed, TRAINING, self.images_seen, 1, device=self.device
+            self.config.seed, *TRAINING, self.images_seen, 1, device=self.device
         )
         noise = self.codec.draw(shape, generator)
         return None if noise is None else noise[self._share()]
