@@ -136,7 +136,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "weaker": {"help": "run, checkpoint or model folder that guidance pulls away from"},
     "shift": {
         "type": shift,
-        "help": "above 1 spends more steps near noise; auto: times sqrt(pixels / trained pixels)",
+        "help": "above 1 spends more steps near noise (LightningDiT's 0.3 is 3.33 here); "
+        "auto: times sqrt(pixels / trained pixels)",
     },
     "last_step": {"type": last_step, "help": "length of the last step, or none; published: 0.04"},
     "diffusion": {"help": "of random solvers: sigma, constant, flowdcn, ..."},

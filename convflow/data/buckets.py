@@ -128,7 +128,8 @@ class BucketOrder(Order):
 
     Every epoch shows every picture once, in batches of no more than `batch_of` pictures. A
     bucket's pictures are cut into batches as even as can be, and the batches of all buckets are
-    shuffled; one with few pictures makes a small batch.
+    shuffled; one with few pictures makes a small batch. The loss of a batch is to be divided by
+    its `full`, not by its own length: then a pixel of a rare ratio weighs what all others weigh.
 
     Args:
         buckets: where the pictures go.
@@ -160,7 +161,9 @@ class BucketOrder(Order):
         here = positions[place : bounds[batch + 1]]
         order, mirrored = self._epoch(epoch)
         crops = self._places(epoch)[here] if self.crop else None
-        return Rows(order[here], mirrored[here], crops, self.buckets.sizes[numbers[batch]])
+        size = self.buckets.sizes[numbers[batch]]
+        full = batch_of(size, batch_size, self.budget)
+        return Rows(order[here], mirrored[here], crops, size, full)
 
     def _cut(self, epoch: int, batch_size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return where batches begin and end, the bucket of each, and places in the order."""

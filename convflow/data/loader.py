@@ -15,6 +15,7 @@ from torch import Tensor
 
 from convflow.data.images import cover, crop, num_cores, to_uint8
 from convflow.data.pictures import Drawn, Source
+from convflow.seeds import WORD, long_sequence
 from convflow.types import InputError, Size
 
 
@@ -29,11 +30,13 @@ class Rows(NamedTuple):
     """(B, 2) where to cut along both axes, in [0, 1); None for the middle."""
     size: Size | None = None
     """Height and width in pixels; None for the plain size."""
+    full: int | None = None
+    """Pictures of a full batch of this size; None for as many as there are."""
 
     def take(self, share: slice) -> Rows:
         """Return some of the rows."""
         crops = None if self.crops is None else self.crops[share]
-        return Rows(self.indices[share], self.flips[share], crops, self.size)
+        return Rows(self.indices[share], self.flips[share], crops, self.size, self.full)
 
 
 class Batch(NamedTuple):
@@ -47,6 +50,8 @@ class Batch(NamedTuple):
     """(B,) int64."""
     total: int
     """Pictures of all processes together."""
+    full: int
+    """Pictures of a full batch of this size, all processes together; at least `total`."""
 
 
 class Images:
@@ -211,7 +216,7 @@ class Order:
             parts.append(Rows(order[here], mirrored[here], cuts))
         if not parts:
             return Rows(np.empty(0, np.int64), np.empty(0, np.bool_))
-        indices, flips, crops, _ = zip(*parts, strict=True)
+        indices, flips, crops, *_ = zip(*parts, strict=True)
         return Rows(
             np.concatenate(indices),
             np.concatenate(flips),
@@ -234,7 +239,10 @@ class Order:
         return np.stack([uniform(self._words(epoch, axis)) for axis in (2, 3)], axis=1)
 
     def _words(self, *key: int) -> np.ndarray:
-        return np.random.PCG64(np.random.SeedSequence([self.seed, *key])).random_raw(self.count)
+        numbers = (self.seed, *key)
+        long = any(number >= WORD for number in numbers)
+        state = long_sequence(*numbers) if long else np.random.SeedSequence(numbers)
+        return np.random.PCG64(state).random_raw(self.count)
 
 
 def uniform(words: np.ndarray) -> np.ndarray:
@@ -271,7 +279,8 @@ def batches(
 
     def load(whole: Rows) -> Batch:
         rows = whole.take(share)
-        return Batch(*images.batch(*rows), rows.indices, len(whole.indices))
+        total = len(whole.indices)
+        return Batch(*images.batch(*rows[:4]), rows.indices, total, rows.full or total)
 
     pending: deque[Future[Batch]] = deque()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="batches")

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from http.client import HTTPException
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
@@ -39,6 +40,8 @@ class Published(NamedTuple):
     build: Callable[[Mapping[str, Tensor]], nn.Module]
 
 
+DINOV2 = "https://dl.fbaipublicfiles.com/dinov2/dinov2_vitl14/dinov2_vitl14_pretrain.pth"
+
 PUBLISHED: dict[str, Published] = {
     "inception": Published(
         "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
@@ -48,10 +51,16 @@ PUBLISHED: dict[str, Published] = {
         lambda weights: InceptionFID(),
     ),
     "dinov2": Published(
-        "https://dl.fbaipublicfiles.com/dinov2/dinov2_vitl14/dinov2_vitl14_pretrain.pth",
+        DINOV2,
         "",
         "224x224 bicubic with antialias as in Pillow, not rounded, clamped, ImageNet mean and std",
         DINOv2.fitting,
+    ),
+    "dinov2-8bit": Published(
+        DINOV2,
+        "",
+        "224x224 bicubic by Pillow in 8 bits, rounded after each pass, ImageNet mean and std",
+        partial(DINOv2.fitting, eight_bit=True),
     ),
 }
 
@@ -134,8 +143,9 @@ def open_detector(
 ) -> Detector:
     """Return the feature network called `name`, frozen, on a device.
 
-    - "inception": the network of FID, sFID and the Inception Score; "dinov2": that of FD-DINOv2.
-      Their weights are downloaded once, into torch.hub's folder.
+    - "inception": the network of FID, sFID and the Inception Score; "dinov2" and "dinov2-8bit":
+      that of FD-DINOv2, with pictures resized without rounding and in 8 bits. Their weights are
+      downloaded once, into torch.hub's folder.
     - a path ending in `.pt2`: a program of `torch.export`, exported with a dynamic batch.
     - "package.module:function" or "path/to/file.py:function": a function without arguments that
       returns the network, a module or a function. This runs the code in that file.
@@ -158,7 +168,7 @@ def open_detector(
         raise InputError(f"expected a SHA-256 of 8 to 64 hex digits, got {sha256!r}; correct it")
     if weights is not None and name not in PUBLISHED:
         raise InputError(
-            f"expected weights with {' or '.join(PUBLISHED)} only, got {name!r}; leave them out"
+            f"expected weights with {', '.join(PUBLISHED)} only, got {name!r}; leave them out"
         )
     gpus = [device] if torch.cuda.is_available() and device.type != "cpu" else []
     with torch.random.fork_rng(devices=gpus):

@@ -14,7 +14,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from convflow.evaluation.resize import resize_as_pillow, to_colour
+from convflow.evaluation.resize import resize_as_pillow, resize_in_8_bits, to_colour
 from convflow.types import InputError
 
 SIDE = 224
@@ -37,6 +37,8 @@ class DINOv2(nn.Module):
         heads: attention heads, of `width / heads` channels each.
         patch_size: side of a patch, in pixels.
         image_size: side of the pretraining pictures, in pixels; sets the position embedding's grid.
+        eight_bit: resize pictures in 8 bits, the default of the code of Stein et al.; otherwise
+            without rounding, which is that code's option of a clean resize.
 
     Raises:
         InputError: `heads` does not divide `width`, or `patch_size` not `image_size`.
@@ -49,6 +51,7 @@ class DINOv2(nn.Module):
         heads: int = 16,
         patch_size: int = 14,
         image_size: int = 518,
+        eight_bit: bool = False,
     ) -> None:
         super().__init__()
         if width % heads or image_size % patch_size:
@@ -57,6 +60,7 @@ class DINOv2(nn.Module):
                 f"{heads} and {width}, {patch_size} and {image_size}; take those of the weights"
             )
         self.patch_size, self.grid = patch_size, image_size // patch_size
+        self.eight_bit = eight_bit
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + self.grid**2, width))
         self.mask_token = nn.Parameter(torch.zeros(1, width))  # published, used in training only
@@ -67,8 +71,10 @@ class DINOv2(nn.Module):
         self.norm = nn.LayerNorm(width, eps=1e-6)
 
     @classmethod
-    def fitting(cls, weights: Mapping[str, Tensor]) -> DINOv2:
+    def fitting(cls, weights: Mapping[str, Tensor], eight_bit: bool = False) -> DINOv2:
         """Return a network of the sizes of published weights (ViT-S, B or L), not filled yet.
+
+        `eight_bit` is the network's own.
 
         Raises:
             InputError: no DINOv2 weights, or the SwiGLU layers of ViT-g.
@@ -91,13 +97,10 @@ class DINOv2(nn.Module):
         found = [int(match[1]) for name in weights if (match := re.match(r"blocks\.(\d+)\.", name))]
         grid = round((tokens - 1) ** 0.5)
         heads = width // HEAD_WIDTH if width % HEAD_WIDTH == 0 else 1
-        return cls(width, 1 + max(found, default=-1), heads, patch, grid * patch)
+        return cls(width, 1 + max(found, default=-1), heads, patch, grid * patch, eight_bit)
 
     def forward(self, images: UInt8[Tensor, "B C H W"]) -> dict[str, Float[Tensor, "B D"]]:
         """Return {"features": (B, D)}, the class token behind the last normalisation.
-
-        Pictures are resized to 224x224 by Pillow's bicubic filter without rounding, clamped to
-        0..255, and normalised by ImageNet's mean and deviation.
 
         Args:
             images: RGB or grey (C = 1) pictures in 0..255, of any size.
@@ -105,12 +108,25 @@ class DINOv2(nn.Module):
         Raises:
             InputError: other pictures.
         """
-        dtype = self.norm.weight.dtype
-        x = resize_as_pillow(to_colour(images).to(dtype), (SIDE, SIDE)).clamp(0, 255) / 255
+        return {"features": self.encode(self.prepare(images))}
+
+    def prepare(self, images: UInt8[Tensor, "B C H W"]) -> Float[Tensor, "B 3 224 224"]:
+        """Return pictures resized to 224x224 and normalised by ImageNet's mean and deviation.
+
+        Pillow's bicubic filter resizes them, in 8 bits or without rounding and clamped to 0..255.
+
+        Raises:
+            InputError: other pictures.
+        """
+        dtype, images = self.norm.weight.dtype, to_colour(images)
+        if self.eight_bit:
+            x = resize_in_8_bits(images, (SIDE, SIDE)).to(dtype)
+        else:
+            x = resize_as_pillow(images.to(dtype), (SIDE, SIDE)).clamp(0, 255)
         mean, std = (
             torch.tensor(row, dtype=dtype).view(3, 1, 1).to(x.device) for row in (MEAN, STD)
         )
-        return {"features": self.encode((x - mean) / std)}
+        return (x / 255 - mean) / std
 
     def encode(self, x: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D"]:
         """Return the class token of normalised pictures; the patch size divides H and W."""

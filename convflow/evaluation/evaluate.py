@@ -35,7 +35,7 @@ from convflow.evaluation.reference import (
     holds_statistics,
     read_reference,
 )
-from convflow.evaluation.scores import LEAST, METRICS, describe_detector, score
+from convflow.evaluation.scores import LEAST, constants, describe_detector, score
 from convflow.storage import claimed, read_json
 from convflow.types import InputError
 
@@ -186,7 +186,7 @@ def evaluate(
         pictures=subject.about(),
         detector=describe_detector(detector, subject.pictures),
         reference=target.about,
-        metrics=METRICS,
+        metrics=constants(detector.name),
         library=library(),
         machine={"torch": torch.__version__, "device": work.device.type},
     )

@@ -6,8 +6,10 @@ Aliased Resizing and Surprising Subtleties in GAN Evaluation").
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from jaxtyping import Float, UInt8
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -67,3 +69,23 @@ def resize_as_pillow(
         size: the new height and width.
     """
     return F.interpolate(images, size, mode="bicubic", align_corners=False, antialias=True)
+
+
+def resize_in_8_bits(
+    images: UInt8[Tensor, "B 3 H W"], size: tuple[int, int]
+) -> UInt8[Tensor, "B 3 h w"]:
+    """Return pictures resized by Pillow itself, bicubically, rounded and clipped after each pass.
+
+    Pillow resizes rows first, then columns, and keeps 8 bits between them.
+
+    Args:
+        images: RGB pictures in 0..255, on any device; they are resized on the CPU.
+        size: the new height and width.
+    """
+    height, width = size
+    pictures = images.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    resized = [
+        np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BICUBIC))
+        for picture in pictures
+    ]
+    return torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2).to(images.device)

@@ -25,13 +25,23 @@ METRICS = {
     "reference_manifold": MANIFOLD_SIZE,
     "seed": 0,
 }
-"""The constants of the metrics, as they stand in every card."""
+"""The constants of the metrics, where a detector has none of its own."""
+
+NEIGHBOURS = {"dinov2": 5, "dinov2-8bit": 5}
+"""k of precision and recall where it is another, by detector: Stein et al. 2023."""
 
 LEAST = 6
 """Pictures that density and coverage need on either side: five neighbours and the point."""
 
-TITLES = {"inception": ("FID", "sFID", "KID"), "dinov2": ("FDD", "sFDD", "KDD")}
+_FDD = ("FDD", "sFDD", "KDD")
+TITLES = {"inception": ("FID", "sFID", "KID"), "dinov2": _FDD, "dinov2-8bit": _FDD}
 """What distances are called with published weights; with any others FD, sFD and KD."""
+
+
+def constants(detector: str) -> dict[str, int]:
+    """Return the constants of the metrics with a detector, as they stand in its cards."""
+    usual = METRICS["precision_recall_k"]
+    return METRICS | {"precision_recall_k": NEIGHBOURS.get(detector, usual)}
 
 
 def score(
@@ -48,7 +58,7 @@ def score(
     Raises:
         InputError: too few pictures, or features of another width than the reference's.
     """
-    known = detector.name in PUBLISHED
+    known, chosen = detector.name in PUBLISHED, constants(detector.name)
     known = known and detector.sha256.startswith(PUBLISHED[detector.name].sha256)
     distance, spatial, kernel = TITLES[detector.name] if known else ("FD", "sFD", "KD")
     device = None if device is None else float64_device(device)
@@ -65,23 +75,23 @@ def score(
                 *(tensor.to(device) for tensor in (*ours, *real))
             )
     if "logits" in kinds:
-        split = METRICS["inception_score_split"]
+        split = chosen["inception_score_split"]
         found["IS"] = metrics.inception_score(features.stack("logits"), split)
     if reference.manifold is not None:
         fake = features.stack("features").to(device)
         real_features = reference.manifold.to(device)
         found["precision"], found["recall"] = metrics.precision_recall(
-            real_features, fake, METRICS["precision_recall_k"]
+            real_features, fake, chosen["precision_recall_k"]
         )
         found["density"], found["coverage"] = metrics.density_coverage(
-            real_features, fake, METRICS["density_coverage_k"]
+            real_features, fake, chosen["density_coverage_k"]
         )
         found[kernel], found[f"{kernel}-std"] = metrics.kernel_distance(
             real_features,
             fake,
-            seed=METRICS["seed"],
-            num_subsets=METRICS["kernel_subsets"],
-            subset_size=METRICS["kernel_subset_size"],
+            seed=chosen["seed"],
+            num_subsets=chosen["kernel_subsets"],
+            subset_size=chosen["kernel_subset_size"],
         )
     return {titled(title, features.num): value for title, value in found.items()}
 

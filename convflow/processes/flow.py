@@ -96,14 +96,19 @@ class FlowMatching:
         t: Float[Tensor, " B"],
     ) -> Float[Tensor, "B C H W"]:
         """Return the point at time t on the path from noise to data."""
-        noise, t = noise.to(data.dtype), t.view(-1, 1, 1, 1).to(data.dtype)
+        full = torch.promote_types(data.dtype, torch.float32)  # half precision rounds times
+        noise, t = noise.to(full), t.view(-1, 1, 1, 1).to(full)
         if self.schedule is LINEAR:  # one rounding less
-            return torch.lerp(noise, data, t)
-        return self.schedule.alpha(t) * data + self.schedule.sigma(t) * noise
+            return torch.lerp(noise, data.to(full), t).to(data.dtype)
+        return (self.schedule.alpha(t) * data + self.schedule.sigma(t) * noise).to(data.dtype)
 
     def row(self, data: Float[Tensor, "B C H W"], t: Float[Tensor, " B"]) -> Row:
-        """Return the row of this prediction over (data, noise), for each sample in its dtype."""
-        return ROWS[self.prediction](self.schedule, t.view(-1, 1, 1, 1).to(data.dtype))
+        """Return the row of this prediction over (data, noise) for each sample.
+
+        Its dtype is that of the data, float32 at least.
+        """
+        full = torch.promote_types(data.dtype, torch.float32)
+        return ROWS[self.prediction](self.schedule, t.view(-1, 1, 1, 1).to(full))
 
     def target(
         self,

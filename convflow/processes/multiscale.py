@@ -232,8 +232,9 @@ class MultiscaleFlow:
         t: Float[Tensor, "B S"],
     ) -> Float[Tensor, "B C 1 N"]:
         """Return all scales of pictures on their paths from noise to data, packed."""
-        times = spread(t.to(data.dtype), self.sizes((data.shape[2], data.shape[3])))
-        return torch.lerp(noise.to(data.dtype), self.split(data), times)
+        full = torch.promote_types(data.dtype, torch.float32)  # half precision rounds times
+        times = spread(t.to(full), self.sizes((data.shape[2], data.shape[3])))
+        return torch.lerp(noise.to(full), self.split(data).to(full), times).to(data.dtype)
 
     def target(
         self, data: Float[Tensor, "B C H W"], noise: Float[Tensor, "B C 1 N"]

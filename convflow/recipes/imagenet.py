@@ -197,11 +197,16 @@ def fcdm_xl() -> TrainConfig:
 
 
 def dfm_dit_xl_512() -> TrainConfig:
-    """DFM on DiT-XL/2 at 512, 500K steps; FID 4.28 with guidance 1.5 (paper, other latents)."""
+    """DFM on DiT-XL/2 at 512, 500K steps; FID 4.28 with guidance 1.5 (paper, other latents).
+
+    Two things of the paper are missing. Its latents are FLUX's, fine-tuned for scales, where these
+    are sd-vae-ft-ema's. And it preconditions the input and the output of each scale as EDM does
+    (appendix A.1), where nothing is preconditioned here. So its scores are not quite comparable.
+    """
     # The network is SiT's, which is DiT's with flow times.
     recipe = _recipe("sit-xl/2", 500_000, DFM_ODE, 1.5)
     optim = OptimConfig(1e-4, (0.9, 0.99), 0.01, warmup_images=10_000 * 256, clip=1.0)
-    model = {"name": "sit-xl/2", "stage_embedding": True}
+    model = {"name": "sit-xl/2", "stage_embedding": True, "positions": "rotary"}
     return replace(_at_512(recipe, 500_000), model=model, process=DFM, optim=optim)
 
 
@@ -219,7 +224,10 @@ _DICO = "Ai et al. 2025 (DiCo, arXiv 2505.11196), tables 1, 2 and 8"
 _DIT = "Peebles and Xie 2023 (DiT), tables"
 _SIT = "Ma et al. 2024 (SiT), tables"
 _FCDM = "FCDM (CVPR 2026), as later quoted"
-_DFM = "Haji-Ali et al. 2025 (DFM, arXiv 2506.19839), table 3, in FLUX's latents"
+_DFM = (
+    "Haji-Ali et al. 2025 (DFM, arXiv 2506.19839), table 3, in FLUX's latents and with scales "
+    "preconditioned as EDM does, which this recipe lacks"
+)
 _ELIT = "the README of DFM's authors' code (snap-research/elit), whose recall and precision differ"
 
 # fmt: off

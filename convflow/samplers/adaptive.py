@@ -76,18 +76,19 @@ def integrate_adaptive(
     def slope(t: Tensor, x: Tensor) -> Tensor:
         nonlocal evaluations
         evaluations += 1
-        return model(x, t.to(x.dtype).expand(len(x)), labels).to(x.dtype)
+        return model(x.to(noise.dtype), t.to(x.dtype).expand(len(x)), labels).to(x.dtype)
 
     def worst(error: Tensor) -> Tensor:
         return error.square().flatten(1).mean(1).sqrt().max() if error.dim() else error.abs()
 
-    times = noise.new_tensor([start, end])
+    begin = noise.to(torch.promote_types(noise.dtype, torch.float32))  # half precision rounds times
+    times = begin.new_tensor([start, end])
     options = {"step_t": times[1:], "norm": worst, "max_num_steps": MOST_STEPS}
     try:
-        state = odeint(slope, noise, times, rtol=rtol, atol=atol, method="dopri5", options=options)
+        state = odeint(slope, begin, times, rtol=rtol, atol=atol, method="dopri5", options=options)
     except AssertionError as error:
         raise InputError(
             f"expected tolerances that can be met, got atol {atol} and rtol {rtol}: the steps of "
             f"dopri5 would be too short or too many ({error}); raise them"
         ) from error
-    return Adaptive(state[-1], evaluations)
+    return Adaptive(state[-1].to(noise.dtype), evaluations)

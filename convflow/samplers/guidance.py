@@ -79,7 +79,7 @@ class Guidance:
         t: Float[Tensor, " B"] | Float[Tensor, "B 1 1 W"],
         y: Int[Tensor, " B"],
     ) -> Float[Tensor, "B P H W"]:
-        """Return the guided prediction; P is C, or 2C where the variance is learned.
+        """Return the guided prediction, in float32 at least; P is C, or 2C with a variance.
 
         Packed scales (see `staged.py`) have a time for every number: each is guided in its own.
         """
@@ -88,11 +88,12 @@ class Guidance:
         active = self._active(t)
         if active is not None and not bool(active.any()):
             return self.model(x, t, y)
-        strong, weak = self.predict(x, t, y)
+        # In float32 at least: half precision would round the scale.
+        strong, weak = (v.to(_at_least_float32(v)) for v in self.predict(x, t, y))
         guided = self._guided(x)
-        scale = torch.full_like(t, self.scale)
+        scale = torch.full_like(t, self.scale, dtype=strong.dtype)
         scale = scale if active is None else torch.where(active, scale, 1.0)
-        scale = _beside_pictures(scale.to(strong.dtype))
+        scale = _beside_pictures(scale)
         out = torch.lerp(weak[:, :guided], strong[:, :guided], scale)
         return torch.cat([out, strong[:, guided:]], 1)
 
@@ -142,11 +143,10 @@ class ZeroStarGuidance(ClassifierFreeGuidance):
 
     def predict(self, x: Tensor, t: Tensor, y: Tensor) -> Pair:
         """Return the labelled prediction and the scaled unlabelled one, both zero early."""
-        strong, weak = super().predict(x, t, y)
-        # In float32 at least: bfloat16 would lose the sums.
-        full = torch.promote_types(strong.dtype, torch.float32)
-        one, other = (v[:, : self._guided(x)].flatten(1).to(full) for v in (strong, weak))
-        ratio = (one * other).sum(1) / other.square().sum(1).clamp(min=torch.finfo(full).tiny)
+        strong, weak = (v.to(_at_least_float32(v)) for v in super().predict(x, t, y))
+        one, other = (v[:, : self._guided(x)].flatten(1) for v in (strong, weak))
+        tiny = torch.finfo(other.dtype).tiny
+        ratio = (one * other).sum(1) / other.square().sum(1).clamp(min=tiny)
         early, active = self._flow_time(t) < self.zeroed, self._active(t)
         early = early if active is None else early & active
         keep, ratio = (_beside_pictures(v.to(strong.dtype)) for v in (~early, ratio))
@@ -196,6 +196,10 @@ def guide(model: Denoiser, null: int, scale: float, kind: str = "cfg", **options
             f"got {'one' if 'weaker' in options else 'none'} for {kind!r}; change one of the two"
         )
     return KINDS[kind](model, null, scale, **options)
+
+
+def _at_least_float32(tensor: Tensor) -> torch.dtype:
+    return torch.promote_types(tensor.dtype, torch.float32)
 
 
 def _beside_pictures(numbers: Tensor) -> Tensor:

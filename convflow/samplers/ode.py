@@ -75,7 +75,7 @@ def integrate(
 
     Args:
         model: predicts the velocity.
-        noise: the state at time `grid[0]`; sums are kept in its dtype.
+        noise: the state at time `grid[0]`; the state is kept in its dtype.
         labels: class labels, `num_classes` for none.
         grid: increasing times, see `time_grid`.
         solver: a name in `SOLVERS`, or a solver such as a `Table`'s; `count_evaluations` tells how
@@ -109,7 +109,9 @@ def integrate(
 def _advance(
     x: Tensor, slopes: Sequence[Tensor], weights: Sequence[float], length: float
 ) -> Tensor:
+    # In float32 at least: half precision rounds alpha.
+    moved = x.to(torch.promote_types(x.dtype, torch.float32))
     for slope, weight in zip(slopes, weights, strict=True):
         if weight:
-            x = torch.add(x, slope, alpha=weight * length)
-    return x
+            moved = torch.add(moved, slope, alpha=weight * length)
+    return moved.to(x.dtype)

@@ -109,7 +109,8 @@ def integrate_sde(
             convert(velocity, x, t, schedule, "velocity", wanted).to(x.dtype)
             for wanted in ("score", "data")
         )
-        return velocity, torch.add(velocity, score, alpha=weigh(time)), data
+        full = velocity.to(t.dtype)  # half precision rounds alpha
+        return velocity, torch.add(full, score, alpha=weigh(time)).to(x.dtype), data
 
     x, steps = noise, len(grid) - 1
     for step, (start, end) in enumerate(itertools.pairwise(grid), 1):

@@ -13,8 +13,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from convflow.seeds import WORD, long_sequence
+
 LabelPolicy = Literal["balanced", "random"]
 """Labels in turn (`assign_labels`), or drawn (`draw_labels`)."""
+
+TRAINING = (0, 256)
+"""Begins the keys of training and keeps them apart from those of samples."""
 
 SEED_RULE = "numpy PCG64 of SeedSequence(seed, spawn_key=(i,)), standard normal float32"
 """How the noise of sample i comes about, in words for a result card."""
@@ -65,4 +70,6 @@ def draw_labels(seed: int, indices: Sequence[int], labels: Sequence[int]) -> Int
 
 def _sequence(seed: int, *key: int) -> np.random.SeedSequence:
     """Keep seed and key apart: side by side, (seed, 0) and (seed,) would be one state."""
+    if seed >= WORD**4 or any(number >= WORD for number in key):
+        return long_sequence(seed, *key)
     return np.random.SeedSequence(seed, spawn_key=key)

@@ -216,9 +216,12 @@ def sample_staged(
 
 def _along(guided: Denoiser, stage: Stage, sizes: Sequence[Size], like: Tensor) -> Denoiser:
     """Return the velocity over the share of a stage's steps, from that over the scales' times."""
-    start, end = (spread(like.new_tensor(times), sizes) for times in (stage.start, stage.end))
     rates = [after - before for before, after in zip(stage.start, stage.end, strict=True)]
-    rate = spread(like.new_tensor(rates), sizes)
+    dtype = torch.promote_types(like.dtype, torch.float32)  # half precision rounds times
+    start, end, rate = (
+        spread(like.new_tensor(numbers, dtype=dtype), sizes)
+        for numbers in (stage.start, stage.end, rates)
+    )
 
     def velocity(x: Tensor, share: Tensor, y: Tensor) -> Tensor:
         v = share.view(-1, 1, 1, 1)

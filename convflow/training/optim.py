@@ -10,16 +10,32 @@ from convflow.types import InputError
 
 
 def create_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
-    """Return AdamW over all parameters of `model`."""
-    parameters = list(model.parameters())
+    """Return AdamW over all parameters of `model`.
+
+    Weights that multiply features decay, where a decay is set. Biases, norms and priors, all of one
+    dimension, and the tables of embeddings do not.
+    """
+    tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    groups: dict[float, list[nn.Parameter]] = {}
+    for parameter in model.parameters():
+        spared = parameter.ndim < 2 or id(parameter) in tables
+        groups.setdefault(0.0 if spared else config.weight_decay, []).append(parameter)
     return torch.optim.AdamW(
-        parameters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, fused=True
+        [{"params": group, "weight_decay": decay} for decay, group in groups.items()],
+        lr=config.lr,
+        betas=config.betas,
+        fused=True,
     )
 
 
-def learning_rate(config: OptimConfig, images_seen: int, images: int) -> float:
-    """Return the rate of the step that ends at `images_seen` of a run of `images`."""
-    warm = min(1.0, images_seen / config.warmup_images) if config.warmup_images else 1.0
+def learning_rate(config: OptimConfig, images_seen: int, batch: int, images: int) -> float:
+    """Return the rate of the step on `batch` images after `images_seen` of a run of `images`.
+
+    The fall counts the images seen before the step, so that the last step still learns; the rise
+    those seen after the step, so that the first one does.
+    """
+    seen = images_seen + batch
+    warm = min(1.0, seen / config.warmup_images) if config.warmup_images else 1.0
     left = max(0.0, 1 - images_seen / images) if config.schedule == "linear" else 1.0
     return config.lr * warm * left
 
@@ -43,10 +59,12 @@ def restore_optimizer(
     """
     state: dict[int, dict[str, Tensor]] = {}
     expected: dict[str, tuple[int, ...]] = {}
-    for i, (name, parameter) in enumerate(model.named_parameters()):
+    held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    places = {id(parameter): place for place, parameter in enumerate(held)}
+    for name, parameter in model.named_parameters():
         shapes = {"step": (), "exp_avg": parameter.shape, "exp_avg_sq": parameter.shape}
         expected |= {f"{name}/{entry}": tuple(shape) for entry, shape in shapes.items()}
-        state[i] = {
+        state[places[id(parameter)]] = {
             entry: tensors[key] for entry in shapes if (key := f"{name}/{entry}") in tensors
         }
     got = {key: tuple(tensor.shape) for key, tensor in tensors.items()}

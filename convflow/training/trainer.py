@@ -29,7 +29,7 @@ from convflow.processes.flow import Draws, shift_of_size, shift_times
 from convflow.processes.multiscale import ScaleDraws
 from convflow.processes.process import Process
 from convflow.samplers.guidance import Clock, guide
-from convflow.samplers.seeds import assign_labels, draw_noise, generator_of
+from convflow.samplers.seeds import TRAINING, assign_labels, draw_noise, generator_of
 from convflow.storage import read_tensors, write_text, writing_file, writing_folder
 from convflow.training import checkpoint
 from convflow.training.config import CodecConfig, PipelineConfig, TrainConfig
@@ -50,9 +50,6 @@ from convflow.training.optim import (
 from convflow.types import Denoiser, Diverged, InputError
 
 log = logging.getLogger("convflow")
-
-TRAINING = 1 << 40
-"""Keeps the random numbers of training apart from those of samples."""
 
 
 class Trainer:
@@ -93,9 +90,9 @@ class Trainer:
         self.step, self.images_seen = 0, 0
 
     def train_step(
-        self, pictures: Tensor, labels: Tensor, indices: Any, total: int
+        self, pictures: Tensor, labels: Tensor, indices: Any, total: int, full: int
     ) -> dict[str, float]:
-        """Take one optimizer step on this process's share of a global batch of `total`."""
+        """Take one step on this process's share of `total` pictures, where `full` fill a batch."""
         config = self.config
         shape = (total, *self._shape(pictures))
         labels, draws = self._draw(labels, shape)
@@ -103,7 +100,7 @@ class Trainer:
         mean = torch.zeros((), device=self.device)
         for rows in _slices(len(pictures), config.micro_batch):
             losses = self._losses(pictures[rows], labels[rows], draws, rows, noise)
-            loss = losses.sum() / total
+            loss = losses.sum() / full
             loss.backward()
             mean += loss.detach()
         if not len(pictures):  # fewer than there are processes, which all sum the same tensors
@@ -117,14 +114,15 @@ class Trainer:
         if config.optim.clip is not None:
             nn.utils.clip_grads_with_norm_(self.model.parameters(), config.optim.clip, norm)
 
+        rate = learning_rate(config.optim, self.images_seen, total, config.images)
         self.step, self.images_seen = self.step + 1, self.images_seen + total
-        rate = learning_rate(config.optim, self.images_seen, config.images)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.ema.update(self.model, self.step)
-        return {"loss": float(mean), "gradient_norm": float(norm), "learning_rate": rate}
+        loss_of_pictures = float(mean) * full / total
+        return {"loss": loss_of_pictures, "gradient_norm": float(norm), "learning_rate": rate}
 
     def run(self) -> bool:
         """Train to the end of the settings; return False when Ctrl-C or SIGTERM came first."""
@@ -265,7 +263,7 @@ class Trainer:
         They are drawn for the whole batch, so that they do not depend on the number of processes.
         """
         config, mine = self.config, self._share()
-        generator = generator_of(config.seed, TRAINING, self.images_seen, device=self.device)
+        generator = generator_of(config.seed, *TRAINING, self.images_seen, device=self.device)
         draws = self.process.draw(shape, generator)
         if config.resolution.shift:
             shift = shift_of_size((shape[2], shape[3]), self.shape[1:])
@@ -279,7 +277,7 @@ class Trainer:
     def _draw_encoding(self, shape: tuple[int, ...]) -> Tensor | None:
         """Return the codec's noise for this process's rows, drawn for the whole batch too."""
         generator = generator_of(
-            self.config.seed, TRAINING, self.images_seen, 1, device=self.device
+            self.config.seed, *TRAINING, self.images_seen, 1, device=self.device
         )
         noise = self.codec.draw(shape, generator)
         return None if noise is None else noise[self._share()]

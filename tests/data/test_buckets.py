@@ -106,6 +106,36 @@ def test_no_batch_has_more_pixels_than_it_may(count, batch):
         assert len(rows.indices) <= batch_of(rows.size, batch, 64)
 
 
+def mixed_ratios():
+    """FlowDCN's ten sizes and 50,000 pictures, most of them nearly square, few of them wide."""
+    sizes = bucket_sizes(256 * 256, np.linspace(0.5, 3, 10).tolist(), 16)
+    ratios = np.exp(np.random.default_rng(0).normal(0, 0.3, 50_000))
+    return sizes, np.stack([np.full(50_000, 512), 512 * ratios], axis=1)
+
+
+def lone_panorama():
+    return ((256, 256), (144, 432)), np.array([[512, 512]] * 999 + [[200, 600]])
+
+
+@pytest.mark.parametrize("pictures", [mixed_ratios, lone_panorama])
+def test_every_picture_weighs_the_same_in_an_epoch(pictures):
+    """A step divides by `full`, a picture's loss by its pixels; of these the sizes differ."""
+    sizes, sides = pictures()
+    order = BucketOrder(Buckets(sizes, sides, len(sides)), 256 * 256, 0, False, False)
+    weights, steps, batch_size = np.zeros(len(sides)), np.zeros(len(sides)), 256
+    for rows in epoch_of(order, batch_size):
+        weights[rows.indices] += batch_size / rows.full * 256 * 256 / np.prod(rows.size)
+        steps[rows.indices] += batch_size / len(rows.indices)
+    assert np.abs(weights - 1).max() < 0.5 / batch_size  # batches are whole numbers
+    assert steps.max() > 2  # what some would weigh, were each step divided by its own length
+
+
+def test_a_plain_order_is_divided_by_its_own_length():
+    assert Order(30, 0, False).rows(28, 8).full is None
+    rows = order_of(20).rows(0, 4)
+    assert rows.take(slice(0, 1)).full == rows.full == batch_of(rows.size, 4, 64)
+
+
 def test_the_fingerprint_tells_where_pictures_go():
     sides = np.array([[8, 8], [8, 16], [16, 8]])
     first, same, other = (

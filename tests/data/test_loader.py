@@ -133,6 +133,14 @@ def test_the_order_never_changes():
     assert flips.astype(int).tolist() == [0, 1, 1, 1, 0, 1, 1, 0, 1, 1]
 
 
+def test_long_seeds_and_epochs_meet_no_short_ones():
+    """Side by side as 32-bit words, seed 7 + 3 * 2^32 was seed 7 three epochs later."""
+    large = Order(50, 7 + (3 << 32), True)
+    epochs = [Order(50, 7, True).at(50 * epoch, 50)[0].tolist() for epoch in (3, 0, 3 << 32)]
+    assert large.at(0, 50)[0].tolist() not in epochs
+    assert len({tuple(order) for order in epochs}) == 3
+
+
 def test_the_global_generator_is_left_alone():
     np.random.seed(0)  # noqa: NPY002
     before = np.random.get_state()[1].copy()  # noqa: NPY002
@@ -152,9 +160,9 @@ def test_batches_follow_the_order(workers):
     images, order = images_of(), Order(10, seed=0, flip=True)
     stream = batches(images, order, 7, 4, workers=workers)
     for step in range(6):
-        pixels, labels, indices, total = next(stream)
+        pixels, labels, indices, total, full = next(stream)
         wanted, flips = order.at(7 + 4 * step, 4)
-        assert total == 4
+        assert total == full == 4
         assert np.array_equal(indices, wanted)
         assert torch.equal(pixels, images.batch(wanted, flips)[0])
         assert torch.equal(labels, torch.from_numpy(images.labels[wanted]))

@@ -90,11 +90,26 @@ def test_rectangles_grey_and_batches(tiny, tiny_file):
         assert_close_rms(detector(grey[i : i + 1])["features"], out[i : i + 1])
 
 
+def test_dinov2_of_both_resizes_from_one_file(tiny_file):
+    """A card tells them apart by name and by how pictures are prepared."""
+    clean, rounded = (
+        open_detector(name, weights=str(tiny_file), device=CPU)
+        for name in ("dinov2", "dinov2-8bit")
+    )
+    assert clean.sha256 == rounded.sha256
+    assert "not rounded" in clean.resize
+    assert "8 bits, rounded after each pass" in rounded.resize
+    images = pictures(2, 3, (300, 200))
+    one, other = (detector(images)["features"] for detector in (clean, rounded))
+    assert 0 < (one - other).norm() < 0.1 * one.norm()
+
+
 def test_the_published_places():
     inception, dinov2 = PUBLISHED["inception"], PUBLISHED["dinov2"]
     assert inception.url.endswith(f"/pt_inception-2015-12-05-{inception.sha256}.pth")
     assert dinov2.url.endswith("/dinov2_vitl14/dinov2_vitl14_pretrain.pth")
     assert dinov2.sha256 == ""
+    assert PUBLISHED["dinov2-8bit"][:2] == dinov2[:2]
 
 
 @pytest.mark.parametrize("kind", ["zip", "old", "safetensors", "half"])
@@ -652,5 +667,5 @@ def test_unknown_names():
     for name in ("clip", "network.py", "network.onnx"):
         with pytest.raises(InputError, match=r"\.pt2 file of torch\.export, package\.module:func"):
             open_detector(name, device=CPU)
-    with pytest.raises(InputError, match=r"expected weights with inception or dinov2 only, got 'a"):
+    with pytest.raises(InputError, match=r"inception, dinov2, dinov2-8bit only, got 'a"):
         open_detector("a.pt2", weights="b", device=CPU)

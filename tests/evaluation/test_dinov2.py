@@ -149,6 +149,39 @@ def test_pictures_are_prepared_by_pillow(network, size):
     assert_close_rms(network(images)["features"], network.encode(pixels), limit=GOLDEN)
 
 
+def pillow_pass(rows):
+    """Resize the last axis to 224: Keys' kernel with a = -0.5, antialias, rounded to 8 bits."""
+    old = rows.shape[-1]
+    scale = max(old / 224, 1.0)
+    centres = (np.arange(224) + 0.5) * old / 224
+    d = np.abs(np.arange(old) + 0.5 - centres[:, None]) / scale
+    near, far = 1.5 * d**3 - 2.5 * d**2 + 1, -0.5 * d**3 + 2.5 * d**2 - 4 * d + 2
+    weights = np.where(d < 1, near, np.where(d < 2, far, 0.0))
+    weights /= weights.sum(1, keepdims=True)
+    return np.clip(np.floor(rows @ weights.T + 0.5), 0, 255)
+
+
+@pytest.mark.parametrize("size", [(40, 30), (300, 500)])
+def test_the_published_chain_in_8_bits(size):
+    """Stein et al.'s default, in numpy: rows, then columns, each rounded; then ImageNet's norm."""
+    network = DINOv2(**read_dinov2_golden()[1], eight_bit=True)
+    images = torch.randint(256, (2, 3, *size), dtype=torch.uint8)
+    resized = pillow_pass(pillow_pass(images.double().numpy()).swapaxes(2, 3)).swapaxes(2, 3)
+    mean, std = ([[[n]] for n in row] for row in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    expected = torch.from_numpy((resized / 255 - np.array(mean)) / np.array(std))
+    apart = (network.prepare(images) - expected).abs() * torch.tensor(std) * 255
+    assert (apart > 0.01).double().mean() < 1e-3  # Pillow's weights are whole numbers
+    assert apart.max() < 1.01
+
+
+def test_8_bits_are_about_a_third_of_a_level_from_a_clean_resize(network):
+    images = torch.randint(256, (2, 3, 300, 500), dtype=torch.uint8)
+    other = DINOv2(**read_dinov2_golden()[1], eight_bit=True)
+    std = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+    levels = (network.prepare(images) - other.prepare(images)) * std * 255
+    assert 0.25 < levels.square().mean().sqrt() < 0.5
+
+
 def test_features_do_not_depend_on_the_batch(network):
     images = torch.randint(256, (3, 3, 20, 30), dtype=torch.uint8)
     together = network(images)["features"]

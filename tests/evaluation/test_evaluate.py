@@ -276,10 +276,13 @@ def test_a_reference_of_another_size_or_detector(scenes, detector, tmp_path):
         open_target(str(tmp_path / "ref.npz"), subject(scenes[:50]), detector, num=3)
 
 
-def test_settings_are_plain_json(scenes, detector, tmp_path):
+@pytest.mark.parametrize(("name", "k"), [("tiny", 3), ("dinov2", 5), ("dinov2-8bit", 5)])
+def test_settings_are_plain_json(scenes, detector, tmp_path, name, k):
+    detector = dataclasses.replace(detector, name=name)
     ours = subject(scenes[200:])
     target = open_target(save(tmp_path / "real.npz", scenes[:200]), ours, detector)
     _, path = evaluate(ours, detector, target, WORK, out=tmp_path / "a.json")
     tree = json.loads(path.read_text())
-    assert tree["metrics"] == module.METRICS
+    assert tree["metrics"] == module.METRICS | {"precision_recall_k": k}
+    assert tree["detector"]["name"] == name
     assert tree["format"] == 1

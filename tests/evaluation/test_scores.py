@@ -38,6 +38,15 @@ def test_titles_follow_from_the_weights(features, detector):
     assert titles(features, dataclasses.replace(inception, sha256="00"))[0] == "FD"
 
 
+@pytest.mark.parametrize(("name", "k"), [("inception", 3), ("tiny", 3), ("dinov2", 5)])
+def test_neighbours_of_precision_and_recall_are_the_published_ones(features, monkeypatch, name, k):
+    asked = []
+    known = lambda real, fake, k: asked.append(k) or (0.0, 0.0)  # noqa: E731
+    monkeypatch.setattr("convflow.evaluation.metrics.precision_recall", known)
+    score(features, features.summarise({}), Detector(name, "00", "x", load()))
+    assert asked == [k]
+
+
 def test_features_of_another_width(features, detector):
     rows = torch.ones(23, 12)
     narrow = Reference({"features": features.moments("spatial")}, rows)

@@ -43,6 +43,15 @@ def test_the_path_is_straight():
         assert_close_rms(mixed, s * data[i] + (1 - s) * noise[i])
 
 
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_half_pictures_are_mixed_at_the_time_itself(schedule):
+    """0.7 is 0.69921875 in bfloat16; the network is told 0.7."""
+    data = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0)).bfloat16()
+    process, noise, t = FlowMatching(schedule=schedule), torch.zeros_like(data), torch.tensor([0.7])
+    alpha = process.schedule.alpha(t.double())
+    assert process.mix(data, noise, t).equal((alpha * data.double()).bfloat16())
+
+
 # Kolmogorov-Smirnov: the largest gap of two distribution functions is below 1.63 / sqrt(n) in
 # 99 % of all draws; seeds are fixed, so these never fail by chance.
 @pytest.mark.parametrize("shift", [1.0, 3.0, 0.5])

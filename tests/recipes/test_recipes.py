@@ -13,12 +13,15 @@ from convflow.cli.main import main
 from convflow.data.sources import open_source
 from convflow.models.backbone import check_size
 from convflow.models.zoo import create_model
+from convflow.nn.embed import TimeEmbedding
 from convflow.processes.process import create_process
 from convflow.recipes import create_config, find_target, imagenet, list_recipes
 from convflow.training.config import SamplingConfig
 from convflow.training.keys import from_dict, to_dict
 from convflow.training.launch import build_model
 from convflow.training.overrides import describe, override
+from tests.cases import build as build_case
+from tests.cases import inputs
 from tests.recipes.table import row
 
 NAMES = list(list_recipes())
@@ -78,8 +81,6 @@ def test_sampler_process_and_guidance_go_together(name):
         kinds = {"ddpm": "ddpm", "euler": "dfm"}
         assert config.process.kind == kinds.get(config.sampling.solver, "flow")
         assert config.images % config.batch_size == 0
-        clip = 1.0 if config.process.kind == "dfm" else None
-        assert (config.optim.clip, config.ema.warmup, config.ema.decay) == (clip, 0, 0.9999)
 
 
 def test_every_imagenet_recipe_has_a_target_and_every_target_a_recipe():
@@ -135,13 +136,64 @@ def test_published_settings(name, images, batch, process, solver, guidance, guid
     assert config.optim.lr == (2e-4 if name == "dico_h" else 1e-4)
 
 
+DIT = (1e-4, (0.9, 0.999), 0.0, None, 0, 0.9999, 256, True, 0.1, "float32")
+TRAINING = {
+    # DiT: Peebles & Xie 2023, section 4. SiT and FlowDCN follow it (Ma et al. 2024, section 4;
+    # FlowDCN's released configs/training, where VAR does not mirror).
+    "dit": DIT,
+    "sit": DIT,
+    "flowdcn": DIT,
+    "flowdcn_b_var": (1e-4, (0.9, 0.999), 0.0, None, 0, 0.9999, 256, False, 0.1, "float32"),
+    # DiCo: Ai et al. 2025, table 7 and section 4.1; H has a column of its own.
+    "dico": DIT,
+    "dico_h": (2e-4, (0.99, 0.99), 0.0, None, 5_000, 0.9999, 1024, True, 0.1, "float32"),
+    # FCDM: its released trainer; betas, clip and flip as DiT.
+    "fcdm": (1e-4, (0.9, 0.999), 0.0, None, 0, 0.9999, 256, True, 0.1, "bfloat16"),
+    # DFM: Haji-Ali et al. 2025, section 4.1 and appendix A.2; the authors' SiT code. No flip found.
+    "dfm_dit_xl_512": (1e-4, (0.9, 0.99), 0.01, 1.0, 10_000, 0.9999, 256, True, 0.1, "float32"),
+    "dfm_sit_xl_512": (1e-4, (0.9, 0.999), 0.0, 1.0, 0, 0.9999, 256, True, 0.1, "bfloat16"),
+}
+"""Rate, betas, decay, clip, warm-up in steps, EMA, batch, flip, dropped labels, precision."""
+
+
+@pytest.mark.parametrize("name", imagenet.TARGETS)
+def test_published_training(name):
+    config = create_config(f"imagenet.{name}")
+    optim, ema = config.optim, config.ema
+    steps = optim.warmup_images / config.batch_size
+    found = (optim.lr, optim.betas, optim.weight_decay, optim.clip, steps, ema.decay)
+    found += (config.batch_size, config.data.flip, config.label_dropout, config.precision)
+    assert found == TRAINING.get(name, TRAINING.get(name.partition("_")[0]))
+    assert (optim.schedule, ema.warmup) == ("constant", 0)
+
+
+@pytest.mark.parametrize(
+    ("family", "last"), [("dit", 999), ("dico", 999), ("fcdm", 999), ("sit", 1), ("flowdcn", 1)]
+)
+def test_the_time_embedding_sees_the_published_range(family, last):
+    """Steps 0 to 999 as they are of a DDPM, flow times 0 to 1 as they are, not times 1000."""
+    process = create_process(dataclasses.asdict(create_config(f"imagenet.{family}_s").process))
+    model, seen = build_case(family), []
+    for module in model.modules():
+        if isinstance(module, TimeEmbedding):
+            module.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    t = process.draw((4000, 3, 1, 1), torch.Generator().manual_seed(0)).t
+    x, _, y = inputs(model)
+    for times in t[:3999].view(3, -1).T[::100]:
+        model(x, times, y)
+        assert seen
+        assert all(told.equal(times) for told in seen)
+        seen.clear()
+    assert 0 <= t.min() < 0.002 * last
+    assert 0.998 * last < t.max() <= last
+    assert bool((t == t.round()).all()) == (last == 999)
+
+
 def test_published_settings_of_dfm():
     paper, code = (create_config(f"imagenet.dfm_{name}_xl_512") for name in ("dit", "sit"))
-    optim = paper.optim
-    assert (optim.lr, optim.betas, optim.weight_decay, optim.clip) == (1e-4, (0.9, 0.99), 0.01, 1.0)
-    assert optim.warmup_images == 10_000 * 256
+    assert paper.model["positions"] == "rotary"
+    assert "preconditioned" in str(find_target("imagenet.dfm_dit_xl_512"))
     assert (paper.images, code.images) == (500_000 * 256, 400_000 * 256)
-    assert (paper.batch_size, paper.label_dropout) == (256, 0.1)
     process = paper.process
     assert (process.factors, process.decomposition, process.standardize) == (
         (2,),

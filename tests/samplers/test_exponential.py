@@ -79,6 +79,23 @@ def test_the_measured_order_is_two(solver, schedule):
     assert order(steps, errors) == pytest.approx(2, abs=0.2)
 
 
+def test_on_the_linear_path_ab2_and_heun_are_better_than_dpm():
+    """Over the whole of time, where dpm++ is of order 1 below 80 steps; 20 and 40 calls each."""
+    model = Normal(LINEAR)
+    noise, labels = model.start(50, 0.0), torch.zeros(50, dtype=torch.int64)
+    (before, spread), (after, wanted) = model.at(0.0), model.at(1.0)
+    truth = after + (wanted / spread).sqrt() * (noise - before)
+    errors = {}
+    for calls in (20, 40):
+        for solver, steps in (("ab2", calls), ("heun", calls // 2)):
+            out = integrate(model, noise, labels, time_grid(steps), solver)
+            errors[solver, calls] = (out - truth).norm().item()
+        out = integrate_exponential(model, LINEAR, noise, labels, time_grid(calls), "dpm++")
+        errors["dpm++", calls] = (out - truth).norm().item()
+        assert max(errors["ab2", calls], errors["heun", calls]) < 0.9 * errors["dpm++", calls]
+    assert order([20, 40], [errors["dpm++", calls] for calls in (20, 40)]) < 1.3
+
+
 @pytest.mark.parametrize("solver", EXPONENTIAL_SOLVERS)
 def test_few_steps_beat_euler(solver):
     grid = time_grid(8)

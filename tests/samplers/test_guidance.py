@@ -115,6 +115,22 @@ def test_every_kind_is_its_formula_and_the_variance_is_that_of_the_label(kind):
     assert out[:, 2:].equal(label[:, 2:])
 
 
+@pytest.mark.parametrize("interval", [(0.0, 1.0), (0.2, 0.6)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_half_predictions_are_combined_with_the_scale_itself(kind, interval):
+    """In bfloat16 1.4 is 1.3984: the numbers of the formula are never rounded to it."""
+
+    def guided(dtype):
+        def rounded(network):
+            return lambda *given: network(*given).bfloat16().to(dtype)
+
+        options = {"weaker": rounded(weaker)} if kind == "auto" else {}
+        run = guide(rounded(strong), NULL, 1.4, kind, interval=interval, **options)
+        return run(X, torch.tensor([0.1, 0.5, 0.9]), Y).double()
+
+    assert_close_rms(guided(torch.bfloat16), guided(torch.float64), torch.float32)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_with_a_scale_of_one_is_the_model_itself(kind):
     for t in (torch.zeros(3), T):

@@ -98,6 +98,13 @@ def test_a_batch_of_none_and_sums_in_the_dtype_of_the_noise():
     assert integrate(model, torch.zeros(1, 1, 2, 2), LABELS, time_grid(2)).dtype == torch.float32
 
 
+def test_a_step_of_a_half_state_has_its_length():
+    """0.7 is 0.69921875 in bfloat16."""
+    slope = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0)).bfloat16()
+    x = integrate(lambda x, t, y: slope, torch.zeros_like(slope), LABELS[:1], [0.0, 0.7])
+    assert x.equal((0.7 * slope.double()).bfloat16())
+
+
 def test_an_unknown_solver_is_refused():
     with pytest.raises(InputError, match=r"unknown solver 'hune'; did you mean 'heun'\?"):
         integrate(exact(lambda x, t: x), torch.zeros(1, 1, 1, 1), LABELS, [0.0, 1.0], "hune")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from convflow.samplers.seeds import assign_labels, draw_noise, generator_of
+from convflow.samplers.seeds import TRAINING, assign_labels, draw_noise, generator_of
 
 SEEDS = st.integers(0, 2**128 - 1)
 SHAPE = (1, 2, 3)
@@ -33,6 +34,38 @@ def test_noise_does_not_depend_on_the_batch(seed, indices, size):
 @given(SEEDS, SEEDS, st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1))
 def test_other_seeds_and_samples_have_other_states(seed, other, i, j):
     assert (state(seed, i) == state(other, j)) == ((seed, i) == (other, j))
+
+
+@given(st.lists(st.integers(0, 2**32 - 1), max_size=4), st.integers(0, 2**128 - 1))
+def test_short_numbers_keep_the_states_they_have_always_had(key, seed):
+    known = np.random.SeedSequence(seed, spawn_key=tuple(key)).generate_state(1, np.uint64)[0]
+    assert state(seed, *key) == int(known)
+
+
+@given(st.integers(0, 2**32 - 1), SEEDS)
+def test_training_keeps_its_streams(images_seen, seed):
+    """They were those of the key 2^40, which are the words 0 and 256."""
+    known = np.random.SeedSequence(seed, spawn_key=(1 << 40, images_seen))
+    state_then = int(known.generate_state(1, np.uint64)[0])
+    assert state(seed, *TRAINING, images_seen) == state_then
+
+
+def test_no_two_keys_meet_above_32_bits():
+    """Side by side as words, a training's key after 2^32 + 7 images was the codec's after 7."""
+    keys = [
+        (0, *TRAINING, 7 + 2**32),
+        (0, *TRAINING, 7, 1),
+        (0, 7 + 2**32),
+        (0, 7, 1),
+        (2**128, 7),
+        (0, 1, 7),
+        (2**128 + 7,),
+    ]
+    assert len({state(*key) for key in keys}) == len(keys)
+    noise = [
+        draw_noise(0, [i], SHAPE, step) for i, step in ((3 + (2 << 32) + (5 << 64), 0), (3, 5))
+    ]
+    assert not noise[0].equal(noise[1])
 
 
 def test_zeros_and_large_seeds_are_not_confused():

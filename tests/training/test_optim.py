@@ -1,5 +1,7 @@
 """AdamW's learning rate, and its state there and back."""
 
+import re
+
 import pytest
 import safetensors.torch
 import torch
@@ -13,6 +15,7 @@ from convflow.training.optim import (
     restore_optimizer,
 )
 from convflow.types import InputError
+from tests.cases import build
 
 
 def network():
@@ -30,21 +33,49 @@ def steps(model, optimizer, count):
 
 def test_constant_rate_with_warm_up():
     config = OptimConfig(lr=0.1, warmup_images=100)
-    assert learning_rate(config, 10, 1000) == pytest.approx(0.01)
-    assert learning_rate(config, 100, 1000) == 0.1
-    assert learning_rate(config, 1000, 1000) == 0.1
+    assert learning_rate(config, 0, 10, 1000) == pytest.approx(0.01)
+    assert learning_rate(config, 90, 10, 1000) == 0.1
+    assert learning_rate(config, 990, 10, 1000) == 0.1
 
 
 def test_no_warm_up():
-    assert learning_rate(OptimConfig(lr=0.1), 1, 1000) == 0.1
+    assert learning_rate(OptimConfig(lr=0.1), 0, 1, 1000) == 0.1
 
 
-def test_linear_rate_falls_to_zero_and_no_further():
+def test_a_linear_rate_falls_towards_zero_and_no_further():
     config = OptimConfig(lr=0.1, warmup_images=100, schedule="linear")
-    assert learning_rate(config, 50, 1000) == pytest.approx(0.1 * 0.5 * 0.95)
-    assert learning_rate(config, 500, 1000) == pytest.approx(0.05)
-    assert learning_rate(config, 1000, 1000) == 0
-    assert learning_rate(config, 1064, 1000) == 0
+    assert learning_rate(config, 40, 10, 1000) == pytest.approx(0.1 * 0.5 * 0.96)
+    assert learning_rate(config, 500, 10, 1000) == pytest.approx(0.05)
+    assert learning_rate(config, 1000, 10, 1000) == 0
+    assert learning_rate(config, 1064, 10, 1000) == 0
+
+
+@pytest.mark.parametrize("warmup", [0, 64])
+def test_every_step_of_a_linear_run_learns(warmup):
+    """Also the last one, and the only one of a run of one step."""
+    config = OptimConfig(lr=0.1, warmup_images=warmup, schedule="linear")
+    assert learning_rate(config, 0, 64, 64) == 0.1
+    assert learning_rate(config, 936, 64, 1000) == pytest.approx(0.1 * 0.064)
+
+
+SPARED = r"bias$|norm\w*\.weight$|prior_scale$|gamma$|beta$|label(\.\d)?\.weight$"
+
+
+@pytest.mark.parametrize("name", ["flowdcn", "dico", "fcdm", "dit"])
+def test_norms_biases_priors_and_tables_are_spared_the_decay(name):
+    model = build(name)
+    before = {key: value.clone() for key, value in model.named_parameters()}
+    optimizer = create_optimizer(model, OptimConfig(lr=0.5, weight_decay=0.1))
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()  # without a gradient the decay alone moves
+    for key, value in model.named_parameters():
+        kept = 1.0 if re.search(SPARED, key) else 0.95
+        torch.testing.assert_close(value, kept * before[key], msg=key)
+
+
+def test_without_a_decay_there_is_one_group_as_ever():
+    assert len(create_optimizer(build("flowdcn"), OptimConfig()).param_groups) == 1
 
 
 def test_the_state_survives_a_file_bit_for_bit(tmp_path):

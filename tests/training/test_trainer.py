@@ -193,7 +193,8 @@ def test_eight_pictures_are_learnt(tiny, trainer_of):
     pictures = torch.from_numpy(rng.integers(0, 2, (8, 1, 1, 1)).repeat(64, axis=1)) * 255
     pictures = pictures.reshape(8, 1, 8, 8).to(torch.uint8)
     labels = (pictures[:, 0, 0, 0] > 0).long()
-    losses = [trainer.train_step(pictures, labels, np.arange(8), 8)["loss"] for _ in range(250)]
+    batch = (pictures, labels, np.arange(8), 8, 8)
+    losses = [trainer.train_step(*batch)["loss"] for _ in range(250)]
     assert np.mean(losses[-20:]) < 0.2 * losses[0]
 
 
@@ -331,6 +332,26 @@ def test_bfloat16_stays_near_float32(tiny, trainer_of, process):
 BUCKETS = "--data.sizes 8x8,8x16,16x8,16x16"
 
 
+@pytest.mark.parametrize(("micro", "ranks"), [("none", 1), ("3", 1), ("none", 2), ("2", 2)])
+def test_a_small_batch_of_a_bucket_is_a_part_of_a_step(tiny, trainer_of, monkeypatch, micro, ranks):
+    """Its gradients are divided by a full batch; the loss in the curves is that of a picture."""
+    trainer = trainer_of(tiny(f"{BUCKETS} --batch-size 32 --micro-batch {micro}"))
+    pixels, labels, indices, total, full = next(b for b in stream_of(trainer) if b.total < b.full)
+    labels_drawn, draws = trainer._draw(labels, (total, *trainer._shape(pixels)))
+    expected = trainer._losses(pixels, labels_drawn, draws, slice(None)).sum()
+    gradients = torch.autograd.grad(expected / full, list(trainer.model.parameters()))
+    summed = []
+    monkeypatch.setattr("convflow.distributed.sum_over_processes", summed.append)
+    for rank in range(ranks):
+        share = slice(rank, None, ranks)
+        worker = trainer_of(trainer.config)
+        monkeypatch.setattr(Trainer, "_share", lambda self, share=share: share)
+        step = worker.train_step(pixels[share], labels[share], indices[share], total, full)
+        assert step["loss"] == pytest.approx(float(summed[-1][0]) * full / total)
+    for found, known in zip(zip(*summed, strict=True), (expected / full, *gradients), strict=True):
+        torch.testing.assert_close(sum(found), known, rtol=1e-4, atol=1e-7)
+
+
 @pytest.mark.parametrize("stop", [1, 3, 7])
 def test_going_on_is_exact_with_buckets_and_random_crops(tiny, trainer_of, tmp_path, stop):
     config = tiny(f"{BUCKETS} --data.crop random --data.flip true")
@@ -376,9 +397,9 @@ def test_a_process_without_a_picture_takes_part(tiny, trainer_of, monkeypatch):
     trainer = trainer_of(tiny())
     sums = []
     monkeypatch.setattr("convflow.distributed.sum_over_processes", sums.append)
-    pixels, labels, indices, _ = next(stream_of(trainer))
+    pixels, labels, indices, *_ = next(stream_of(trainer))
     monkeypatch.setattr(Trainer, "_share", lambda self: slice(3, None, 4))
-    trainer.train_step(pixels[:0], labels[:0], indices[:0], 2)
+    trainer.train_step(pixels[:0], labels[:0], indices[:0], 2, 2)
     assert len(sums[0]) == 1 + len(list(trainer.model.parameters()))
     assert not any(tensor.any() for tensor in sums[0])
 
@@ -400,7 +421,7 @@ def test_larger_sizes_favour_noise_and_reach_farther(tiny, trainer_of, monkeypat
     monkeypatch.setattr(type(told.model), "trunk", spy)
     for size in ((8, 8), (8, 16)):
         pixels, _ = told.images.batch(np.arange(4), size=size)
-        assert told.train_step(pixels, labels[:4], np.arange(4), 4)["loss"] > 0
+        assert told.train_step(pixels, labels[:4], np.arange(4), 4, 4)["loss"] > 0
     same, wider = seen
     assert (same == told.model.reach).all()
     assert (wider[..., 1] == told.model.reach).all()
