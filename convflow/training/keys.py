@@ -17,6 +17,9 @@ from convflow.types import InputError, unknown_name
 FREE_TO_CHANGE = ("images", "device", "micro_batch", "monitor", "checkpoint", "sampling")
 """Keys (or groups) that a resumed run may change."""
 
+FOUND_AGAIN = ("data.split", "data.labels", "data.label_column")
+"""Keys that it may change because it refuses other pictures, classes or labels in any case."""
+
 HINTS: dict[Any, str] = {
     bool: "true or false",
     int: "a whole number",
@@ -139,6 +142,7 @@ def differences(old: TrainConfig, new: TrainConfig) -> list[str]:
         f"{key} ({before.get(key)}, now {after.get(key)})"
         for key in sorted(before.keys() | after.keys())
         if before.get(key) != after.get(key)
+        and key not in FOUND_AGAIN
         and (key.split(".")[0] not in FREE_TO_CHANGE or (key == "images" and _is_scheduled(new)))
     ]
 
