@@ -88,6 +88,7 @@ def main(arguments: Sequence[str]) -> int:
                 subject,
                 detector,
                 split=options.reference_split,
+                image_column=options.reference_image_column or "",
                 num=options.reference_num,
             )
         try:
@@ -146,8 +147,10 @@ def _parser() -> Parser:
     add("--allow", nargs="+", default=[], metavar="KEY", help="what they may differ in")
     add = parser.add_argument_group("data and detector").add_argument
     add("--split", help="split of WHAT (default: train)")
+    add("--image-column", help="of WHAT, where a table has several columns of pictures")
     add("--channels", type=int, choices=(1, 3), help="of given pictures (default: 3)")
     add("--reference-split", default="train", help="split of REF (default: train)")
+    add("--reference-image-column", help="of REF, where a table has several columns of pictures")
     add("--reference-num", type=positive, help="how many of REF, drawn (default: all)")
     add("--detector-weights", help="file or URL, instead of the published one")
     add("--detector-sha256", help="refuse other weights; eight digits or more")
@@ -192,9 +195,10 @@ def _open_subject(options: argparse.Namespace) -> Subject:
         from convflow.pipeline import Pipeline
         from convflow.storage import hash_tensors
 
-        if options.channels is not None or options.split is not None:
-            name = "split" if options.channels is None else "channels"
-            raise InputError(f"--{name}: expected pictures to score with it, got a model")
+        for name in ("split", "image_column", "channels"):
+            if getattr(options, name) is not None:
+                word = name.replace("_", "-")
+                raise InputError(f"--{word}: expected pictures to score with it, got a model")
         weights = options.weights or "ema"
         pipe = Pipeline.from_pretrained(options.what, weights=weights, device=options.device)
         labels = split_labels(options.labels, pipe.class_names)
@@ -227,6 +231,7 @@ def _open_subject(options: argparse.Namespace) -> Subject:
     pictures = open_pictures(
         options.what,
         split=options.split or "train",
+        image_column=options.image_column or "",
         size=options.size,
         channels=options.channels or 3,
         num=num,

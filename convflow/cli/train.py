@@ -21,6 +21,12 @@ recipes
 often changed
   --data PATH              folder (with class subfolders or flat), .zip, .parquet, hf:NAME, digits,
                            shapes (drawn at any size, nothing to download)
+  --data.split train       train, validation, test or unlabeled, where folders or files say so;
+                           all takes all but the unlabeled ones
+  --data.labels auto       where classes come from: a table (dataset.json, metadata.csv, a column),
+                           else folders; or folders, table, names (cat_0.png), none (no classes)
+  --data.label-column kind column of labels, where a table has several
+  --data.image-column img  column of pictures, where a table has several
   --data.size 64x48        height x width in pixels
   --init runs/pets         begin from the weights of a run, a checkpoint or a model folder
   --images 2000000         length of the run in images seen

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from convflow.data.pictures import natural_key
-from convflow.data.splits import Folders
+from convflow.data.splits import Folders, split_in
 from convflow.types import InputError, unknown_name
 
 SETTINGS = ("auto", "folders", "table", "names", "none")
@@ -108,8 +108,10 @@ def from_names(files: Sequence[str], where: str) -> Labels:
 
 
 def offer_names(files: Sequence[str]) -> tuple[str, ...]:
-    """A sentence where the file names look like classes: all of the kind, several of each."""
+    """A sentence where all file names look like classes, several of each, or like splits."""
     prefixes = {prefix_of(file) for file in files}
+    if len(splits := {split_in(prefix) or "" for prefix in prefixes}) > 1 and "" not in splits:
+        return (f"file names look like splits ({_some(sorted(splits))}); all files are taken",)
     if "" in prefixes or not 2 <= len(prefixes) <= max(2, len(files) // 2):
         return ()
     shown = _some(sorted(prefixes, key=natural_key))

@@ -63,7 +63,8 @@ def choose_part(files: Sequence[str], where: str, split: str) -> Part:
     folders = {way: tuple(way.split("/")) if way else () for way in ways}
     found = _level(set(folders.values()))
     if found is None:
-        notes = _check_unsplit(set(folders.values()), where, split)
+        notes = _check(set(folders.values()), where, False) if split != ALL else ()
+        require_whole(split, where)
         rests, chosen = folders, list(files)
     else:
         around, at = found
@@ -76,6 +77,8 @@ def choose_part(files: Sequence[str], where: str, split: str) -> Part:
             if kinds[way] in wanted
         }
         chosen = [file for file in files if file.rpartition("/")[0] in rests]
+        if split != ALL:
+            _check(set(rests.values()), where, True)
     skipped = _num_around(set(rests.values()))
     return Part(chosen, [rests[file.rpartition("/")[0]][skipped:] for file in chosen], notes)
 
@@ -142,15 +145,15 @@ def only_splits(names: Sequence[str] | None) -> bool:
 
 
 def split_in(name: str) -> str | None:
-    """The split whose word stands in a name, such as `seg_train`, `train2017` or `test set`."""
-    match = _WORD.search(name)
+    """The split whose word stands in a name, such as `seg_train`, `trainA` or `test set`."""
+    match = _WORD.search(_spaced(name))
     return SPLITS[match[1].lower()] if match else None
 
 
 def split_of(path: str) -> str | None:
     """The split that a file name, or else one of its folders, begins with."""
     for part in reversed(path.split("/")):
-        match = _WORD.match(part)
+        match = _WORD.match(_spaced(part))
         if match:
             return SPLITS[match[1].lower()]
     return None
@@ -182,15 +185,22 @@ def _level(folders: set[Folders]) -> tuple[int, int] | None:
 
 
 def _all_splits(names: set[str]) -> bool:
-    """Whether all names say a split, in nothing else but which one they differ."""
-    if any(split_in(name) is None for name in names):
-        return False
-    frames = {_frame(name) for name in names}
-    return frames == {"*"} or (len(frames) == 1 and len(set(map(split_in, names))) > 1)
+    """Whether all names are splits, or say different ones in the same frame."""
+    kinds, frames = set(map(split_in, names)), set(map(_frame, names))
+    return all(map(_is_split, names)) or (None not in kinds and len(kinds) > 1 == len(frames))
+
+
+def _is_split(name: str) -> bool:
+    return name.lower() in SPLITS
 
 
 def _frame(name: str) -> str:
-    return _WORD.sub("*", name.lower(), count=1)
+    """What stands around the word of a split, without numbers: `seg*` of `seg_train 1`."""
+    return re.sub(r"[^*\w]|[\d_]", "", _WORD.sub("*", _spaced(name), count=1)).lower()
+
+
+def _spaced(name: str) -> str:
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name)
 
 
 def _is_around(folders: set[Folders], depth: int) -> bool:
@@ -216,27 +226,29 @@ def _inside(folders: Iterable[Folders], at: int) -> dict[Folders, int]:
     return {names: at + 1 + (inner == {names[at].lower()}) for names, inner in below.items()}
 
 
-def _check_unsplit(folders: set[Folders], where: str, split: str) -> tuple[str, ...]:
-    """Refuse folders that look like splits where they are none; a sentence about a lone one."""
-    require_whole(split, where)
-    inner: dict[Folders, dict[str, set[str]]] = {}
+def _check(folders: set[Folders], where: str, parted: bool) -> tuple[str, ...]:
+    """Refuse folders that look like splits; a sentence about one that is a class.
+
+    Args:
+        folders: Where the pictures are.
+        where: What the user gave, for messages.
+        parted: Whether the splits are known, and these are folders in one.
+    """
+    inner: dict[tuple[Folders, str], set[str]] = {}
     for names in folders:
         for depth, name in enumerate(names):
             if split_in(name):
-                inner.setdefault(names[:depth], {}).setdefault(_frame(name), set()).add(name)
-    around, lone = _num_around(folders), []
-    for above, frames in sorted(inner.items()):
-        for frame, found in frames.items():
-            kinds = set(map(split_in, found))
-            exact, on_top = frame == "*", len(above) == around
-            if (len(kinds) > 1 and ("train" in kinds or exact)) or (
-                exact and on_top and kinds & {"train", "unlabeled"}
-            ):
-                if split == ALL:
-                    continue
-                raise InputError(_unclear(folders, above, found, where))
-            lone += sorted(found) if exact and on_top else []
-    return (f"the folder {lone[0]} is taken for a class, not for a split",) if lone else ()
+                inner.setdefault((names[:depth], _frame(name)), set()).add(name)
+    around, notes = _num_around(folders), list[str]()
+    for (above, _), found in sorted(inner.items()):
+        kinds, exact = set(map(split_in, found)), sorted(filter(_is_split, found))
+        classes = len(above) == around and not parted
+        named = classes and exact and kinds & {"train", "unlabeled"}
+        if named or (len(kinds) > 1 and (exact or "train" in kinds)):
+            raise InputError(_unclear(folders, above, found, where))
+        if classes:
+            notes += [f"the folder {name} is taken for a class, not for a split" for name in exact]
+    return tuple(notes)
 
 
 def _unclear(folders: set[Folders], above: Folders, found: set[str], where: str) -> str:
@@ -249,9 +261,9 @@ def _unclear(folders: set[Folders], above: Folders, found: set[str], where: str)
     first = sorted(found, key=lambda name: _ORDER.index(split_in(name) or "train"))
     inside = f" of {'/'.join(above)}" if above else ""
     return (
-        f"expected folders that are splits or folders that are classes in {where}, got "
-        f"{', '.join(first)}, which look like splits,{beside}{inside}; give one folder, such as "
-        f"{'/'.join((*above, first[0]))}, or take all folders for classes with --data.split all"
+        f"expected either splits or classes as folders of {where}, got {', '.join(first)} (called "
+        f"like splits){beside}{inside}; give one folder, such as {'/'.join((*above, first[0]))}, "
+        "or take all of them for classes with --data.split all"
     )
 
 

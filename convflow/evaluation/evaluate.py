@@ -91,7 +91,13 @@ class Work:
 
 
 def open_target(
-    path: str, subject: Subject, detector: Detector, *, split: str = "train", num: int | None = None
+    path: str,
+    subject: Subject,
+    detector: Detector,
+    *,
+    split: str = "train",
+    image_column: str = "",
+    num: int | None = None,
 ) -> Target:
     """Return what `path` names, checked against subject and detector; nothing is computed yet.
 
@@ -101,6 +107,7 @@ def open_target(
         subject: what will be compared.
         detector: the features' origin.
         split: which split, where the data have several.
+        image_column: the column of pictures, where a table has several.
         num: how many pictures, drawn with seed 0; None for all.
 
     Raises:
@@ -117,7 +124,9 @@ def open_target(
             pictures = NpzPictures(Path(path), most=MANIFOLD_SIZE)
             check_size(path, pictures.size, size)
         return Target(known, pictures, known.about)
-    found = open_pictures(path, split=split, size=size, channels=channels, num=num)
+    found = open_pictures(
+        path, split=split, image_column=image_column, size=size, channels=channels, num=num
+    )
     return Target(None, found, {**found.describe(), "count": len(found)})
 
 

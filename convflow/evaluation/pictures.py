@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import struct
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
@@ -14,11 +15,14 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from convflow import distributed
 from convflow.data.images import num_cores, resize_and_crop, to_uint8
 from convflow.data.pictures import Drawn, Source, one_line
 from convflow.data.sources import open_source
 from convflow.storage import writing_file
 from convflow.types import LONGEST_SIDE, InputError, Size
+
+log = logging.getLogger("convflow")
 
 RESIZE_CHAIN = "halve by box filter, bicubic to the covering size, centre crop (ADM)"
 DRAWN = "none: drawn at this size"
@@ -203,11 +207,16 @@ def open_pictures(
 ) -> SourcePictures | NpzPictures:
     """Return the pictures that `path` names: an .npz file, or anything `open_source` reads.
 
+    What was understood of the data is logged: the split, files that are not read.
+
     Raises:
         InputError: nothing usable there, or another size asked of an .npz file than it has.
     """
     if not path.endswith(".npz"):
         source = open_source(path, split, labels="none", image_column=image_column)
+        said = [note for note in getattr(source, "notes", ()) if not note.startswith("no classes")]
+        for note in said if distributed.rank() == 0 else ():
+            log.info(f"{path}: {note}")
         return SourcePictures(source, size=size, channels=channels, num=num, seed=seed)
     pictures = NpzPictures(Path(path), num, seed)
     if size is not None and size != pictures.size:

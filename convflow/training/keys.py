@@ -20,6 +20,9 @@ FREE_TO_CHANGE = (
 )
 """Keys (or groups) that a resumed run may change."""
 
+FOUND_AGAIN = ("data.split", "data.labels", "data.label_column")
+"""Keys that it may change because it refuses other pictures, classes or labels in any case."""
+
 HINTS: dict[Any, str] = {
     bool: "true or false",
     int: "a whole number",
@@ -142,6 +145,7 @@ def differences(old: TrainConfig, new: TrainConfig) -> list[str]:
         f"{key} ({before.get(key)}, now {after.get(key)})"
         for key in sorted(before.keys() | after.keys())
         if before.get(key) != after.get(key)
+        and key not in FOUND_AGAIN
         and (
             not {key, key.split(".")[0]} & set(FREE_TO_CHANGE)
             or (key == "images" and _is_scheduled(new))

@@ -44,7 +44,11 @@ def test_report(folder):
     assert report.modes == {"RGB": 86, "L": 44}
     assert not report.unreadable
     assert seen[-1] == (130, 130)
-    assert "130 pictures, 8x10 to 8x30, median 8x10" in str(report)
+    assert str(report).splitlines()[:3] == [
+        "130 pictures, 8x10 to 8x30, median 8x10 (height x width); 86 RGB, 44 L",
+        "2 classes from folders: c0, c1",
+        "2 classes: 65 pictures each",
+    ]
 
 
 def test_bad_pictures_stop_or_are_skipped(folder):

@@ -72,6 +72,9 @@ def test_names_up_to_the_last_number():
     assert {name: prefix_of(name) for name in names} == names
     assert offer_names(["a1.png", "b1.png"])
     assert not offer_names(["a1.png", "b1.png", "c1.png"])
+    assert offer_names(["train_1.png", "test_1.png"]) == (
+        "file names look like splits (test, train); all files are taken",
+    )
     assert not offer_names(["a1.png", "a2.png"])
 
 

@@ -25,6 +25,8 @@ def part(*files, split="train"):
          {"train/train/0": "train", "train/car/2": "car"}, {"test/car/1": "car"}),
         (["seg_train/a/0", "seg_test/a/1"], {"seg_train/a/0": "a"}, {"seg_test/a/1": "a"}),
         (["training_set/a/0", "test_set/a/1"], None, {"test_set/a/1": "a"}),
+        (["1. train/0", "2. test/1"], {"1. train/0": ""}, {"2. test/1": ""}),
+        (["TrainImages/0", "TestImages/1"], {"TrainImages/0": ""}, {"TestImages/1": ""}),
         (["train2017/0", "test2017/1"], {"train2017/0": ""}, {"test2017/1": ""}),
         (["train/images/a/0", "test/images/a/1"], {"train/images/a/0": "a"},
          {"test/images/a/1": "a"}),
@@ -50,14 +52,19 @@ def test_the_unlabeled_part_is_taken_when_asked_for():
     [
         (
             ["train/0", "extra/1"],
-            "got train, which look like splits, beside extra; give one folder",
+            r"got train \(called like splits\) beside extra; give one folder",
         ),
-        (["test/0", "val/0", "extra/1"], "got val, test, which look like splits, beside extra"),
-        (["train/a/0", "test/a/1", "loose"], "got train, test, .* beside loose pictures; give one"),
-        (["a/train/0", "a/test/0", "b/1"], "got train, test, which look like splits, of a; give"),
-        (["g/a/train/0", "g/a/test/0", "h/b/1"], "splits, of g/a; .* such as g/a/train, or take"),
-        (["train2017/0", "val2017/1", "x/2"], "got train2017, val2017, .* beside x;"),
-        (["a/0", "b/1", "unlabeled/2"], "got unlabeled, which look like splits, beside a, b;"),
+        (["test/0", "val/0", "extra/1"], r"got val, test \(called like splits\) beside extra;"),
+        (["train/a/0", "test/a/1", "loose"], "got train, test .* beside loose pictures; give one"),
+        (["a/train/0", "a/test/0", "b/1"], r"got train, test \(called like splits\) of a; give"),
+        (["g/a/train/0", "g/a/test/0", "h/b/1"], r"splits\) of g/a; .* such as g/a/train, or take"),
+        (["train2017/0", "val2017/1", "x/2"], "got train2017, val2017 .* beside x;"),
+        (
+            ["trainA/0", "trainB/1", "testA/2", "testB/3"],
+            "got trainA, testA .* beside testB, trainB",
+        ),
+        (["train/train/0", "train/val/1", "test/2"], "got train, val "),
+        (["a/0", "b/1", "unlabeled/2"], r"got unlabeled \(called like splits\) beside a, b;"),
     ],
 )
 def test_folders_that_are_splits_in_part_are_refused(files, words):
@@ -73,6 +80,7 @@ def test_folders_that_are_splits_in_part_are_refused(files, words):
         ["a/deep/er/0", "a/1", "b/2"],
         ["train_station/0", "airport/1"],
         ["test_tube/0", "test_bench/1"],
+        ["test_1/0", "test_2/1"],
         ["train/a/0", "train/b/0"],
         ["0", "1"],
     ],

@@ -1,5 +1,7 @@
 """Sets of pictures: sources at one size, samples files of the ADM suite, and what is refused."""
 
+from io import BytesIO
+
 import numpy as np
 import pytest
 import torch
@@ -171,3 +173,27 @@ def test_shapes_are_drawn_at_the_wanted_size():
     assert (about["resize"], about["size"]) == ("none: drawn at this size", [40, 24])
     plain = open_pictures("shapes")
     assert (len(plain), plain.size, plain.describe()["resize"]) == (50_000, (32, 32), "none")
+
+
+def test_what_was_understood_is_logged_and_labels_are_of_no_matter(tmp_path, pixels, caplog):
+    for split in ("train", "test"):
+        for name in ("a", "b"):
+            (tmp_path / split / name).mkdir(parents=True)
+            Image.fromarray(pixels[0]).save(tmp_path / split / name / "0.png")
+    (tmp_path / "train/metadata.csv").write_text("damaged, and not about labels")
+    with caplog.at_level("INFO", logger="convflow"):
+        assert len(open_pictures(str(tmp_path), split="test")) == 2
+    said = [record.message.removeprefix(f"{tmp_path}: ") for record in caplog.records]
+    assert said == ["split test of train, test", "1 file is not read: 1 csv"]
+
+
+def test_the_column_of_pictures_is_named(tmp_path):
+    pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    cells = {}
+    for name, level in (("before", 1), ("after", 2)):
+        buffer = BytesIO()
+        Image.new("L", (4, 4), level).save(buffer, "PNG")
+        cells[name] = [buffer.getvalue()]
+    parquet.write_table(pa.table(cells), tmp_path / "x.parquet")
+    found = open_pictures(str(tmp_path / "x.parquet"), image_column="after", channels=1)
+    assert found.read([0]).unique().tolist() == [2]

@@ -75,6 +75,21 @@ def test_damaged_trees_are_refused(tree):
         from_dict(tree)
 
 
+def test_where_the_same_pictures_are_found_may_change():
+    """The run refuses other pictures, classes or labels by itself."""
+    old, words = TrainConfig(), "--data.split all --data.labels folders --data.label-column kind"
+    assert differences(old, override(old, split(words))) == []
+    new = override(old, split("--data.image-column after"))
+    assert differences(old, new) == ["data.image_column (, now after)"]
+
+
+def test_settings_from_before_labels_were_asked_for():
+    old = to_dict(TrainConfig())
+    for key in ("labels", "label_column", "image_column"):
+        del old["data"][key]
+    assert from_dict(old) == TrainConfig()
+
+
 def test_differences_name_old_and_new_and_pass_what_may_change():
     old = TrainConfig()
     free = "--images 5 --device cpu --monitor.log-every 3 --checkpoint.keep 9 --micro-batch 2"
