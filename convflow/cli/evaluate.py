@@ -16,6 +16,7 @@ from convflow.cli.main import Parser
 from convflow.cli.options import (
     OPTIONS,
     add_sampling_options,
+    chosen_labels,
     fit_sizes,
     holds_model,
     multiple_of,
@@ -23,7 +24,6 @@ from convflow.cli.options import (
     positive,
     sampling_options,
     size,
-    split_labels,
 )
 from convflow.types import InputError
 
@@ -196,7 +196,7 @@ def _open_subject(options: argparse.Namespace) -> Subject:
             raise InputError(f"--{name}: expected pictures to score with it, got a model")
         weights = options.weights or "ema"
         pipe = Pipeline.from_pretrained(options.what, weights=weights, device=options.device)
-        labels = split_labels(options.labels, pipe.class_names)
+        labels = chosen_labels(options, pipe.class_names)
         chosen = sampling_options(options)
         if options.size is not None:
             (chosen["size"],) = fit_sizes([options.size], multiple_of(pipe, chosen))
@@ -217,7 +217,7 @@ def _open_subject(options: argparse.Namespace) -> Subject:
     from convflow import distributed
     from convflow.evaluation.pictures import check_memory, open_pictures
 
-    for name in ("labels", "weights", *OPTIONS):
+    for name in ("labels", "label", "weights", *OPTIONS):
         if getattr(options, name) is not None:
             raise InputError(
                 f"--{name.replace('_', '-')}: expected a model to sample from, got the pictures "
