@@ -25,6 +25,7 @@ from convflow.cli.options import (
     sampling_options,
     size,
 )
+from convflow.hub import is_id, missing
 from convflow.types import InputError
 
 if TYPE_CHECKING:
@@ -57,10 +58,7 @@ def main(arguments: Sequence[str]) -> int:
     if options.compare:
         if options.what or options.reference:
             raise InputError("--compare: expected result cards alone, got something to score too")
-        from convflow.evaluation.card import compare
-
-        print(compare(options.compare, options.allow))
-        return 0
+        return _compare(options.compare, options.allow)
     _check(options)
 
     from convflow import distributed
@@ -111,6 +109,19 @@ def main(arguments: Sequence[str]) -> int:
             raise
         if first:
             print(f"{card.table()}\nresult card in {path}")
+    return 0
+
+
+def _compare(paths: Sequence[Path], allow: Sequence[str]) -> int:
+    """Print the scores of cards side by side, or what they differ in where they do not compare."""
+    from convflow.evaluation.card import compare, contrast
+
+    try:
+        print(compare(paths, allow))
+    except InputError:
+        if table := contrast(paths, allow):
+            print(table)
+        raise
     return 0
 
 
@@ -186,6 +197,9 @@ def _open_subject(options: argparse.Namespace) -> Subject:
     from convflow.evaluation.evaluate import Subject
 
     path, num = Path(options.what), options.num
+    local = "/" in options.what and ":" not in options.what and not is_id(options.what)
+    if local and not path.exists():
+        raise missing(options.what, "a model or pictures to score")
     if _is_model(options.what):
         from convflow.models.pyramid import Pyramid
         from convflow.pipeline import Pipeline
@@ -241,7 +255,7 @@ def _is_model(what: str) -> bool:
     path = Path(what)
     if path.is_dir():
         return holds_model(path)
-    return not path.exists() and not path.suffix and what.count("/") == 1 and ":" not in what
+    return not path.exists() and is_id(what)
 
 
 @contextmanager
