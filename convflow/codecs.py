@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from convflow import hub
 from convflow.types import InputError, unknown_name
 
 SD_VAE = "stabilityai/sd-vae-ft-ema"
@@ -230,22 +231,23 @@ def _load(name: str) -> Any:
     """Return diffusers' AutoencoderKL of a folder or Hub id, complete, or raise InputError."""
     try:
         from diffusers import AutoencoderKL
-        from huggingface_hub import snapshot_download
     except ImportError as error:
         raise InputError(
             "the codec latent needs the package diffusers, which is missing; "
             "pip install 'convflow[diffusers]'"
         ) from error
+    place = Path(name)
+    wanted = "an autoencoder of diffusers (--codec.autoencoder)"
+    folder = place if place.is_dir() else hub.download(name, PATTERNS, wanted)
     try:
-        folder = name if Path(name).is_dir() else snapshot_download(name, allow_patterns=PATTERNS)
         autoencoder, report = AutoencoderKL.from_pretrained(
             folder, use_safetensors=True, low_cpu_mem_usage=False, output_loading_info=True
         )
-    except Exception as error:  # of diffusers, of the Hub, of the network, of the file
+    except Exception as error:  # of diffusers or of the file
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(
-            f"expected an autoencoder in a folder or on the Hugging Face Hub, got {name!r} "
-            f"({reason}); give another with --codec.autoencoder"
+            f"expected an autoencoder of diffusers, got {name!r} ({reason}); give "
+            "another with --codec.autoencoder"
         ) from error
     missing = [*report["missing_keys"], *report["mismatched_keys"]]
     if missing:  # diffusers would go on with random numbers in their place

@@ -7,7 +7,6 @@ import functools
 import inspect
 import json
 import math
-import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -22,6 +21,7 @@ from torch import Tensor
 from convflow import distributed
 from convflow.codecs import Codec, create_codec, picture_channels
 from convflow.data.grid import to_picture
+from convflow.labels import ClassLabels, Label
 from convflow.models.backbone import Backbone, check_size
 from convflow.models.pyramid import Pyramid
 from convflow.models.resolution import OWNERS, read_arguments
@@ -46,8 +46,6 @@ from convflow.training.config import (
 from convflow.training.keys import to_dict
 from convflow.training.planner import Work, check_memory
 from convflow.types import InputError, Size, check_kinds, unknown_name
-
-Label = str | int
 
 MOST_PICTURES = 10_000_000
 USUAL_BATCH = 64
@@ -116,6 +114,7 @@ class Pipeline:
         self.model = model.to(self.device).eval()
         self.codec = codec
         self.size, self.class_names = size, tuple(class_names)
+        self._labels = ClassLabels(class_names, model.num_classes)
         self.folder: Path | None = None  # of `from_pretrained`; searched solvers lie there
         self.sampling, self.process = sampling or SamplingConfig(), process or ProcessConfig()
         self.resolution = resolution or ResolutionConfig()
@@ -184,8 +183,8 @@ class Pipeline:
         """Generate pictures; the noise of picture i depends on (seed, i) alone.
 
         Args:
-            labels: class names or numbers, given to the pictures in turn; None within the list
-                asks for no label. By default all classes in turn.
+            labels: class names or indices, given to the pictures in turn; None within the list
+                asks for no label. By default all classes in turn. A name goes before an index.
             num: number of pictures; by default one per label given, else 16.
 
         Other arguments:
@@ -239,8 +238,8 @@ class Pipeline:
         another solver has other settings.
 
         Args:
-            labels: class names or numbers; None within the list asks for no label. By default
-                all classes.
+            labels: class names or indices; None within the list asks for no label. By default
+                all classes. A name goes before an index.
 
         Other arguments:
             size: height and width in pixels, multiples of the model's `multiple`; one number
@@ -372,22 +371,7 @@ class Pipeline:
         chosen: list[Any] = [labels] if one else list(labels)  # type: ignore[arg-type]
         if not chosen:
             raise InputError("expected at least one label, got an empty list")
-        return [null if label is None else self._label_id(label) for label in chosen]
-
-    def _label_id(self, label: Label) -> int:
-        count = self.model.num_classes
-        if isinstance(label, str) and label in self.class_names:
-            return self.class_names.index(label)
-        try:
-            number = int(label) if isinstance(label, str) else operator.index(label)
-        except (ValueError, TypeError):
-            number = -1
-        if 0 <= number < count:
-            return number
-        if not count:
-            raise InputError(f"this model was trained without labels, got {label!r}; give none")
-        known = self.class_names or [f"0 to {count - 1}"]
-        raise InputError(unknown_name("label", label, known))
+        return [null if label is None else self._labels.find(label) for label in chosen]
 
     def name_of(self, label: int) -> str:
         """Return the name of a label, its number where it has none, "" for "no label"."""

@@ -9,6 +9,7 @@ Shape letters, used in every annotation (`Float[Tensor, "B C H W"]`):
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Iterable, Sequence
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
@@ -89,8 +90,12 @@ def check_several(kind: type, **given: object) -> None:
 
 
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> str:
-    """Return a sentence saying that `name` is no known `kind`, with the nearest one there is."""
-    known = list(known)
-    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.4)
+    """Return a sentence saying that `name` is no known `kind`, with the nearest one there is.
+
+    What looks like `name` itself, though it is of another type or Unicode form, is not proposed.
+    """
+    known, given = list(known), unicodedata.normalize("NFC", str(name))
+    others = [word for word in known if unicodedata.normalize("NFC", word) != given]
+    near = difflib.get_close_matches(given, others, n=1, cutoff=0.4)
     hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(known)}"
     return f"unknown {kind} {name!r}; {hint}"

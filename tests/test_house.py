@@ -18,7 +18,8 @@ MAX_LINES = 400
 # Bottom to top. A folder imports from the rows below it and from itself, never from its own row.
 LAYERS = [
     {"types"},
-    {"ops", "processes", "codecs", "distributed", "storage", "seeds"},
+    {"hub"},
+    {"ops", "processes", "codecs", "distributed", "storage", "seeds", "labels"},
     {"nn", "samplers", "data"},
     {"models", "evaluation"},
     {"training", "samples"},

@@ -15,6 +15,12 @@ from convflow.types import InputError, unknown_name
         ("hune", ["euler", "heun"], "unknown solver 'hune'; did you mean 'heun'?"),
         ("xyz", ["euler", "heun"], "unknown solver 'xyz'; choose from euler, heun"),
         (7, ["a", "b"], "unknown solver 7; choose from a, b"),
+        ("euler", ["euler"], "unknown solver 'euler'; choose from euler"),
+        (
+            "cafe\u0301",
+            ["caf\u00e9", "cafes"],
+            "unknown solver 'cafe\u0301'; did you mean 'cafes'?",
+        ),
         (None, iter(["none-such"]), "unknown solver None; did you mean 'none-such'?"),
     ],
 )

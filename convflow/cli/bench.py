@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 from convflow.cli.main import Parser
 from convflow.cli.options import (
     add_sampling_options,
+    chosen_labels,
     natural,
     positive,
     sampling_options,
     size,
-    split_labels,
 )
 from convflow.cli.speed import BENCHES as SPEED
 from convflow.cli.speed import check_out
@@ -79,7 +79,7 @@ def bench_solvers(arguments: Sequence[str]) -> int:
     place = pipe.folder if pipe.folder and Path(options.model).exists() else Path()
     out = options.out or table_path(place, options.steps)
     check_out(out)
-    labels = split_labels(options.labels, pipe.class_names)
+    labels = chosen_labels(options, pipe.class_names)
     # A stored solver is not asked for its table, nor whether it takes the guidance.
     given = {**sampling_options(options), "solver": "euler", "steps": options.steps}
     samples = pipe.samples(labels, **given)

@@ -16,6 +16,7 @@ from convflow.cli.main import Parser
 from convflow.cli.options import (
     OPTIONS,
     add_sampling_options,
+    chosen_labels,
     fit_sizes,
     holds_model,
     multiple_of,
@@ -23,8 +24,8 @@ from convflow.cli.options import (
     positive,
     sampling_options,
     size,
-    split_labels,
 )
+from convflow.hub import is_id, missing
 from convflow.types import InputError
 
 if TYPE_CHECKING:
@@ -57,10 +58,7 @@ def main(arguments: Sequence[str]) -> int:
     if options.compare:
         if options.what or options.reference:
             raise InputError("--compare: expected result cards alone, got something to score too")
-        from convflow.evaluation.card import compare
-
-        print(compare(options.compare, options.allow))
-        return 0
+        return _compare(options.compare, options.allow)
     _check(options)
 
     from convflow import distributed
@@ -112,6 +110,19 @@ def main(arguments: Sequence[str]) -> int:
             raise
         if first:
             print(f"{card.table()}\nresult card in {path}")
+    return 0
+
+
+def _compare(paths: Sequence[Path], allow: Sequence[str]) -> int:
+    """Print the scores of cards side by side, or what they differ in where they do not compare."""
+    from convflow.evaluation.card import compare, contrast
+
+    try:
+        print(compare(paths, allow))
+    except InputError:
+        if table := contrast(paths, allow):
+            print(table)
+        raise
     return 0
 
 
@@ -190,6 +201,9 @@ def _open_subject(options: argparse.Namespace) -> Subject:
     from convflow.evaluation.evaluate import Subject
 
     path, num = Path(options.what), options.num
+    local = "/" in options.what and ":" not in options.what and not is_id(options.what)
+    if local and not path.exists():
+        raise missing(options.what, "a model or pictures to score")
     if _is_model(options.what):
         from convflow.models.pyramid import Pyramid
         from convflow.pipeline import Pipeline
@@ -201,7 +215,7 @@ def _open_subject(options: argparse.Namespace) -> Subject:
                 raise InputError(f"--{word}: expected pictures to score with it, got a model")
         weights = options.weights or "ema"
         pipe = Pipeline.from_pretrained(options.what, weights=weights, device=options.device)
-        labels = split_labels(options.labels, pipe.class_names)
+        labels = chosen_labels(options, pipe.class_names)
         chosen = sampling_options(options)
         if options.size is not None:
             (chosen["size"],) = fit_sizes([options.size], multiple_of(pipe, chosen))
@@ -222,7 +236,7 @@ def _open_subject(options: argparse.Namespace) -> Subject:
     from convflow import distributed
     from convflow.evaluation.pictures import check_memory, open_pictures
 
-    for name in ("labels", "weights", *OPTIONS):
+    for name in ("labels", "label", "weights", *OPTIONS):
         if getattr(options, name) is not None:
             raise InputError(
                 f"--{name.replace('_', '-')}: expected a model to sample from, got the pictures "
@@ -247,7 +261,7 @@ def _is_model(what: str) -> bool:
     path = Path(what)
     if path.is_dir():
         return holds_model(path)
-    return not path.exists() and not path.suffix and what.count("/") == 1 and ":" not in what
+    return not path.exists() and is_id(what)
 
 
 @contextmanager

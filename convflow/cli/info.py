@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from convflow.cli.main import Parser
 from convflow.cli.options import holds_model, positive, size
+from convflow.hub import missing
 from convflow.types import InputError, Size, unknown_name
 
 if TYPE_CHECKING:
@@ -155,11 +156,11 @@ def _describe(what: str, asked: _Asked) -> dict[str, Any]:
         memory = asked.rows(build, config, config.data.size)
         return {"recipe": what, "about": list_recipes()[what]} | to_dict(config) | told | memory
     if path.suffix in WEIGHTS:
-        raise InputError(f"no file {what} here; check the name")
+        raise missing(what, "a file of weights")
     known = [*SIZES, *FAMILIES, *list_recipes()]
     near = difflib.get_close_matches(what, known, 1, 0.6)
     if "/" in what and (path.parent.is_dir() or not near):
-        raise InputError(f"nothing there: {what}; check the path, or convflow info lists names")
+        raise missing(what, "a size, a recipe, a folder or a file (convflow info lists names)")
     if not what:
         raise InputError("expected a size, recipe, folder or file, got ''; leave it out for a list")
     raise InputError(unknown_name("size, recipe, folder or file", what, known))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import csv
 import logging
 import math
 import re
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from convflow.labels import composed
 from convflow.types import InputError, Size, nearest_size
 
 if TYPE_CHECKING:
@@ -185,7 +187,17 @@ def add_sampling_options(
     parser: argparse._ActionsContainer, names: Sequence[str] | None = None
 ) -> None:
     """Add the options that say how a model makes pictures, all or some; None unless given."""
-    parser.add_argument("--labels", help="class names or numbers: cat,dog (default: all)")
+    parser.add_argument(
+        "--labels",
+        help='class names or indices: cat,dog; names with commas in quotes: cat,"b, or not" '
+        "(default: all classes)",
+    )
+    parser.add_argument(
+        "--label",
+        action="append",
+        metavar="NAME",
+        help="one class name or index, commas included; may be repeated",
+    )
     for name in OPTIONS if names is None else names:
         parser.add_argument(f"--{name.replace('_', '-')}", **OPTIONS[name])
 
@@ -232,9 +244,29 @@ def holds_model(folder: Path) -> bool:
     return any((folder / name).exists() for name in inside)
 
 
-def split_labels(text: str | None, known: Sequence[str]) -> list[str] | None:
-    """Return the labels in `text`; a class whose own name has a comma is one label."""
-    return None if text is None else [text] if text in known else text.split(",")
+def chosen_labels(options: argparse.Namespace, known: Sequence[str]) -> list[str] | None:
+    """Return what --labels and --label ask for, in this order; None where neither is given.
+
+    Args:
+        options: of the command.
+        known: class names; a value of --labels that is one of them is one label.
+
+    Raises:
+        InputError: quotes in --labels that do not close.
+    """
+    text, more = options.labels, options.label
+    if text is None:
+        return more
+    names = [text]
+    if composed(text) not in map(composed, known):
+        try:
+            names = next(csv.reader([text], skipinitialspace=True, strict=True), []) or [text]
+        except csv.Error as error:
+            raise InputError(
+                f"--labels: expected names with commas between them, got {text} ({error}); "
+                'write names with commas as "b, or not", or give each name as --label NAME'
+            ) from error
+    return [*names, *(more or ())]
 
 
 def multiple_of(pipe: Pipeline, chosen: dict[str, Any]) -> int:

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 from convflow.cli.main import Parser
 from convflow.cli.options import (
     add_sampling_options,
+    chosen_labels,
     fit_sizes,
     multiple_of,
     natural,
     positive,
     sampling_options,
     sizes,
-    split_labels,
 )
 from convflow.types import InputError, Size
 
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str]) -> int:
     from convflow.pipeline import Pipeline
 
     pipe = Pipeline.from_pretrained(options.model, weights=options.weights, device=options.device)
-    labels = split_labels(options.labels, pipe.class_names)
+    labels = chosen_labels(options, pipe.class_names)
     num = options.num or max(16, len(labels or ()))
     chosen = sampling_options(options)
     wanted = fit_sizes(chosen.pop("size", None) or [pipe.size], multiple_of(pipe, chosen))

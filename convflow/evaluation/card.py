@@ -136,19 +136,20 @@ def compare(paths: Sequence[Path], allow: Sequence[str] = ()) -> str:
         allow: dotted keys, or groups, that may differ besides the model.
 
     Raises:
-        InputError: the cards differ in something else; the message names it all.
+        InputError: the cards differ in something else; `contrast` shows it all.
     """
     cards = [dataclasses.asdict(read_card(path)) for path in paths]
     for word in allow:
         if not any(k == word or k.startswith(f"{word}.") for c in cards for k in _flatten(c)):
             raise InputError(f"--allow: expected a key of the cards, got {word!r}; look into one")
     for path, card in zip(paths[1:], cards[1:], strict=True):
-        found = differences(cards[0], card, (*FREE, *allow))
+        found = [*differences(cards[0], card, (*FREE, *allow))]
         if found:
-            told = "; ".join(f"{key}: {a!r} and {b!r}" for key, (a, b) in found.items())
+            more = f" and {len(found) - 3} more" if len(found) > 3 else ""
             raise InputError(
-                f"{paths[0]} and {path} cannot be compared, they differ in {told}; "
-                "score both in the same way, or --allow KEY what you know to be harmless"
+                f"{paths[0]} and {path} cannot be compared, they differ in "
+                f"{', '.join(found[:3])}{more}; score both in the same way, or --allow KEY what "
+                "you know to be harmless"
             )
     titles = list(dict.fromkeys(title for card in cards for title in card["scores"]))
     names = [
@@ -162,10 +163,43 @@ def compare(paths: Sequence[Path], allow: Sequence[str] = ()) -> str:
         cells = [_shown(card["scores"].get(title)) for card in cards]
         row = "".join(f"  {cell:>{width}}" for cell in cells)
         lines.append(f"{title:20}{row}  {_direction(title)}")
-    for card, path in zip(cards[1:], paths[1:], strict=True):
-        for key, (a, b) in differences(cards[0], card).items():
-            lines.append(f"allowed to differ: {key} ({a!r} and {b!r} in {path})")
+    if others := contrast(paths):
+        lines += ["", others, "the scores compare but for these differences, which are allowed"]
     return "\n".join(lines)
+
+
+def contrast(paths: Sequence[Path], allow: Sequence[str] = ()) -> str:
+    """Return a table of what cards differ in besides the model, "" where that is nothing.
+
+    A row is a setting, a column a card; "-" stands for nothing.
+
+    Args:
+        paths: of the cards.
+        allow: dotted keys, or groups, that are left out.
+
+    Raises:
+        InputError: no such file, or no result card.
+    """
+    cards = [dataclasses.asdict(read_card(path)) for path in paths]
+    ignored = (*FREE, *allow)
+    keys = dict.fromkeys(key for card in cards[1:] for key in differences(cards[0], card, ignored))
+    if not keys:
+        return ""
+    flat = [_flatten(card) for card in cards]
+    rows = [["setting", *map(str, paths)]]
+    rows += [[key, *_brief([card.get(key) for card in flat])] for key in keys]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
+
+
+def _brief(values: Sequence[Any]) -> list[str]:
+    """Return values as texts, long ones cut where they can still be told apart."""
+    texts = ["-" if value is None else repr(value) for value in values]
+    short = [text if len(text) <= 32 else f"{text[:14]}...{text[-14:]}" for text in texts]
+    return short if len(set(short)) == len(set(texts)) else texts
 
 
 def library() -> dict[str, str | None]:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from convflow import hub
 from convflow.models.backbone import Backbone
 from convflow.models.families import BACKBONES, build
 from convflow.models.pyramid import Pyramid
@@ -172,25 +173,21 @@ def load_strictly(model: Backbone, weights: dict[str, Tensor], origin: Path | st
 
 
 def find_folder(folder_or_id: str | Path) -> Path:
-    """Return a local folder with a model, downloading it from the Hub when it is an id."""
+    """Return a local folder with a model, downloading it from the Hub when it is an id.
+
+    Raises:
+        InputError: a folder without a model, nothing at a path, or no such repository.
+    """
     folder = Path(folder_or_id)
     if (folder / "config.json").is_file():
         return folder
-    if folder.exists() or str(folder_or_id).count("/") != 1:
+    if folder.exists():
         raise InputError(
-            f"expected a folder with config.json and model.safetensors, or a Hub id like who/what, "
-            f"got {str(folder_or_id)!r}; save a model there with save_pretrained"
+            f"expected a folder with config.json and model.safetensors, got {str(folder_or_id)!r}; "
+            "save a model there with save_pretrained"
         )
-    from huggingface_hub import snapshot_download
-
-    try:
-        patterns = ["*.json", "*.safetensors"]
-        return Path(snapshot_download(str(folder_or_id), allow_patterns=patterns))
-    except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(
-            f"no folder {str(folder_or_id)!r} here, and the Hugging Face Hub gave: {reason}"
-        ) from error
+    wanted = "a run, a checkpoint or a model folder"
+    return hub.download(str(folder_or_id), ["*.json", "*.safetensors"], wanted)
 
 
 def _find(name: str) -> Size:

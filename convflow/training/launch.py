@@ -28,6 +28,7 @@ from convflow.data.check import Report, check
 from convflow.data.loader import Images, Order
 from convflow.data.pictures import Drawn
 from convflow.data.sources import Source, open_source
+from convflow.labels import composed
 from convflow.models.backbone import Backbone, check_size
 from convflow.models.zoo import SIZES, create_model, settings_of
 from convflow.processes.flow import FlowMatching
@@ -115,7 +116,9 @@ def build_trainer(config: TrainConfig, run: Path, device: torch.device) -> tuple
         image_column=data.image_column,
         max_pixels=data.max_pixels,
     )
-    twice = [name for name, count in Counter(source.class_names).items() if count > 1]
+    twice = [
+        name for name, count in Counter(map(composed, source.class_names)).items() if count > 1
+    ]
     if twice:
         raise InputError(
             f"expected distinct class names in {data.path}, got {twice[0]!r} more than once; "

@@ -129,9 +129,16 @@ def test_cards_are_compared_or_refused(tiny_run, real, tmp_path, capsys):
     assert main(["evaluate", "--compare", a, b]) == 0
     assert "FD-10" in capsys.readouterr().out
     assert main(["evaluate", "--compare", a, c]) == 2
-    assert "differ in sampling.steps: 1 and 3" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert said.err.count("\n") == 1
+    assert "differ in sampling.steps; score both" in said.err
+    assert [line.split() for line in said.out.splitlines()] == [
+        ["setting", a, c],
+        ["sampling.steps", "1", "3"],
+    ]
     assert main(["evaluate", "--compare", a, c, "--allow", "sampling.steps"]) == 0
-    assert "allowed to differ: sampling.steps (1 and 3 in " in capsys.readouterr().out
+    assert "sampling.steps  1" in (said := capsys.readouterr().out)
+    assert "the scores compare but for these differences" in said
 
 
 def test_pictures_and_their_own_statistics_are_one_reference(tiny_run, real, tmp_path):

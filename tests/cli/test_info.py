@@ -204,7 +204,10 @@ def test_weights_of_ours_are_described_with_their_settings(
     ("words", "message"),
     [
         (["P/notes.txt"], "is a file; give a run, checkpoint or model folder, or a file of weig"),
-        (["P/absent.pt"], "no file P/absent.pt here; check the name"),
+        (
+            ["P/absent.pt"],
+            "found nothing at 'P/absent.pt', expected a file of weights; ch",
+        ),
         (["P/notes.pt"], "P/notes.pt is damaged or was never weights: it begins with b'notes'"),
         (["dit-s/3"], "unknown size, recipe, folder or file 'dit-s/3'; did you mean 'dit-s/"),
         (["dit-s/2", "--size", "100x256"], "multiples of 16, got 100x256; the nearest that works"),
@@ -215,8 +218,14 @@ def test_weights_of_ours_are_described_with_their_settings(
         (["dico-s", "--batch-size", "1" + "0" * 17], "expected a batch whose bytes can be counted"),
         (["dit-s/2", "--batch-size", "0"], "--batch-size"),
         (["P/odd.pt", "--batch-size", "2"], "expected a size, a recipe, a run or a model folder"),
-        (["P/nothere"], "nothing there: P/nothere; check the path"),
-        (["no/where"], "nothing there: no/where; check the path"),
+        (
+            ["P/nothere"],
+            "found nothing at 'P/nothere', expected a size, a recipe, a fold",
+        ),
+        (
+            ["no/where"],
+            "found nothing at 'no/where', expected a size, a recipe, a fold",
+        ),
         ([""], "expected a size, recipe, folder or file, got ''"),
         (["P/empty"], "P/empty itself holds no run, checkpoint or model, nor does a folder in it"),
         (["P/runs"], "holds no run, checkpoint or model, but P/runs/a do; give one that does"),

@@ -13,9 +13,33 @@ def options_of(words):
     return options.sampling_options(parser.parse(words.split()))
 
 
-def test_a_class_with_a_comma_is_one_label():
-    assert options.split_labels("a,b", ("a", "b")) == ["a", "b"]
-    assert options.split_labels("salt, pepper", ("salt, pepper", "sugar")) == ["salt, pepper"]
+@pytest.mark.parametrize(
+    ("words", "labels"),
+    [
+        ([], None),
+        (["--labels", "a,b"], ["a", "b"]),
+        (["--labels", "a, b"], ["a", "b"]),
+        (["--labels", "1,,2"], ["1", "", "2"]),
+        (["--labels", ""], [""]),
+        (["--labels", "salt, pepper"], ["salt, pepper"]),
+        (["--labels", 'a,"b, or not",\u732b'], ["a", "b, or not", "\u732b"]),
+        (["--label", "b, or not", "--label", "a"], ["b, or not", "a"]),
+        (["--labels", "a", "--label", "b, or not"], ["a", "b, or not"]),
+        (["--labels", "cafe\u0301, noir"], ["cafe\u0301, noir"]),
+    ],
+)
+def test_names_with_commas_can_be_asked_for(words, labels):
+    parser = Parser()
+    options.add_sampling_options(parser)
+    known = ("a", "b, or not", "salt, pepper", "caf\u00e9, noir", "\u732b")
+    assert options.chosen_labels(parser.parse(words), known) == labels
+
+
+def test_a_quote_that_does_not_close_is_refused():
+    parser = Parser()
+    options.add_sampling_options(parser)
+    with pytest.raises(InputError, match=r'--labels: expected names .*"b, or not"'):
+        options.chosen_labels(parser.parse(["--labels", 'a,"b']), ())
 
 
 @pytest.mark.parametrize(("text", "size"), [("48x32", (48, 32)), ("64", (64, 64))])

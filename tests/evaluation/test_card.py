@@ -9,7 +9,15 @@ import pytest
 
 from convflow import __version__
 from convflow.evaluation import card as cards
-from convflow.evaluation.card import Card, compare, differences, library, read_card, titled
+from convflow.evaluation.card import (
+    Card,
+    compare,
+    contrast,
+    differences,
+    library,
+    read_card,
+    titled,
+)
 from convflow.types import InputError
 
 
@@ -67,32 +75,53 @@ def test_cards_that_differ_in_the_model_alone_compare(card, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("group", "change", "named"),
+    ("group", "change", "row"),
     [
-        ("sampling", {"steps": 20}, "sampling.steps: 50 and 20"),
-        ("sampling", {"guidance": {"scale": 1.0, "interval": [0, 1]}}, "guidance.scale: 1.5 and 1"),
-        ("pictures", {"count": 1000}, "pictures.count: 2000 and 1000"),
-        ("detector", {"sha256": "x"}, "detector.sha256: '2' and 'x'"),
-        ("reference", {"name": "test"}, "reference.name: 'train' and 'test'"),
-        ("metrics", {"precision_recall_k": 5}, "precision_recall_k: 3 and 5"),
-        ("library", {"commit": None}, "library.commit: 'abc' and None"),
+        ("sampling", {"steps": 20}, "sampling.steps 50 20"),
+        ("sampling", {"guidance": {"scale": 1.0}}, "sampling.guidance.scale 1.5 1.0"),
+        ("pictures", {"count": 1000}, "pictures.count 2000 1000"),
+        ("detector", {"sha256": "x"}, "detector.sha256 '2' 'x'"),
+        ("reference", {"name": "test"}, "reference.name 'train' 'test'"),
+        ("metrics", {"precision_recall_k": 5}, "metrics.precision_recall_k 3 5"),
+        ("library", {"commit": None}, "library.commit 'abc' -"),
     ],
 )
-def test_any_other_difference_is_named(card, tmp_path, group, change, named):
+def test_any_other_difference_is_a_row(card, tmp_path, group, change, row):
     other = dataclasses.replace(card, **{group: getattr(card, group) | change})
     paths = [write(tmp_path, "a", card), write(tmp_path, "b", other)]
-    with pytest.raises(InputError, match=f"cannot be compared.*{re.escape(named)}"):
+    key, first, second = row.split()
+    with pytest.raises(InputError, match=f"cannot be compared, they differ in {re.escape(key)}"):
         compare(paths)
-    key = re.match(r"[\w.]+", named)[0]
-    whole = key if key.startswith(group) else f"{group}.{key}"
-    assert f"allowed to differ: {whole}" in compare(paths, [whole])
-    assert "allowed to differ" in compare(paths, [group])
+    rows = [line.split() for line in contrast(paths).splitlines()]
+    assert rows[0] == ["setting", *map(str, paths)]
+    assert [key, first, second] in rows[1:]
+    assert "which are allowed" in compare(paths, [group])
+    assert contrast(paths, [group]) == ""
 
 
-def test_given_pictures_do_not_compare_with_samples(card, tmp_path):
-    other = dataclasses.replace(card, sampling=None)
-    with pytest.raises(InputError, match=r"sampling\.solver: 'euler' and None"):
-        compare([write(tmp_path, "a", card), write(tmp_path, "b", other)])
+def test_many_differences_are_aligned_rows_and_a_short_error(card, tmp_path):
+    hashes = {"sha256": "a" * 64}, {"sha256": "b" * 64}
+    ours = dataclasses.replace(card, detector=hashes[0])
+    theirs = dataclasses.replace(card, sampling=None, detector=hashes[1])
+    paths = [write(tmp_path, "a", ours), write(tmp_path, "b", theirs)]
+    with pytest.raises(InputError, match=r"sampling\.solver, .* and 2 more; score both") as error:
+        compare(paths)
+    assert len(str(error.value)) < 400
+    head, *rows = contrast(paths).splitlines()
+    assert len(rows) == 5
+    starts = [head.index(str(path)) for path in paths]
+    for row in rows:
+        assert all(row[start - 1] == " " and row[start] != " " for start in starts), row
+    assert rows[-1].split()[1:] == [f"'{13 * letter}...{13 * letter}'" for letter in "ab"]
+
+
+def test_values_that_look_alike_when_cut_stay_whole(card, tmp_path):
+    texts = [20 * "a" + middle + 20 * "a" for middle in "bc"]
+    paths = [
+        write(tmp_path, name, dataclasses.replace(card, detector={"chain": text}))
+        for name, text in zip("ab", texts, strict=True)
+    ]
+    assert all(text in contrast(paths) for text in texts)
 
 
 def test_the_third_card_is_compared_too(card, tmp_path):

@@ -196,8 +196,13 @@ def test_damaged_files_are_named(folder):
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path):
-    for place in (tmp_path, tmp_path / "absent", "absent", "a/b/c"):
-        with pytest.raises(InputError, match=r"expected a folder with config.json and model"):
+    with pytest.raises(InputError, match=r"expected a folder with config.json and model"):
+        load_model(tmp_path)
+
+
+def test_a_path_with_nothing_there_is_missing(tmp_path):
+    for place in (tmp_path / "absent", "absent", "a/b/c", "runs/tpyo"):
+        with pytest.raises(InputError, match=r"found nothing at .*, expected a run"):
             load_model(place)
 
 
@@ -218,5 +223,5 @@ def test_a_hub_that_does_not_answer_is_an_input_error(monkeypatch):
         raise OSError("no network\nand a long story")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
-    with pytest.raises(InputError, match=r"no folder 'someone/something' here, and .* no network$"):
+    with pytest.raises(InputError, match=r"neither a folder 'someone/some.*\(no network\)"):
         load_model("someone/something")

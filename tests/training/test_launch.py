@@ -151,14 +151,15 @@ def test_more_processes_than_pictures_in_a_batch(tiny, tmp_path, monkeypatch):
         launch.build_trainer(tiny(), tmp_path, torch.device("cpu"))
 
 
-def test_class_names_must_differ(tiny, tmp_path, monkeypatch):
+@pytest.mark.parametrize("names", [("a", "a"), ("caf\u00e9", "cafe\u0301")])
+def test_class_names_must_differ(tiny, tmp_path, monkeypatch, names):
     source = launch.open_source(tiny().data.path)
     monkeypatch.setattr(
         launch,
         "open_source",
-        lambda path, split: dataclasses.replace(source, class_names=("a", "a")),
+        lambda path, split: dataclasses.replace(source, class_names=names),
     )
-    with pytest.raises(InputError, match=r"distinct class names in .*, got 'a' more than once"):
+    with pytest.raises(InputError, match=r"distinct class names in .*, got '.*' more than once"):
         launch.train(tiny(), tmp_path / "run")
 
 

@@ -168,6 +168,6 @@ def test_a_wrong_folder_is_one_line(words, tmp_path, capsys):
     given = ["--init", str(tmp_path / "nothing/here"), "--run", run]
     assert main(["train", "digits.flowdcn", *words(), *given]) == 2
     said = capsys.readouterr().err
-    assert said.startswith("error: --init: expected a folder with config.json and model")
+    assert said.startswith("error: --init: found nothing at ")
     assert said.count("\n") == 1
     assert not (tmp_path / "run").exists()

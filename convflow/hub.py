@@ -1,0 +1,82 @@
+"""Names that may mean a folder here or a repository on the Hugging Face Hub."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from convflow.types import InputError
+
+ENDINGS = (
+    ".bin", ".ckpt", ".json", ".npz", ".parquet", ".png", ".pt", ".pt2", ".pth", ".safetensors",
+    ".zip",
+)  # fmt: skip
+
+
+def is_id(name: str) -> bool:
+    """Return whether a name that no file or folder has can only be a repository `owner/name`.
+
+    What begins with ".", "~" or "runs/", ends as files do, or would lie in a folder that is there,
+    is a path.
+    """
+    owner, _, rest = name.partition("/")
+    plain = all(re.fullmatch(r"\w[\w.-]{0,95}", part, re.ASCII) for part in (owner, rest))
+    path = owner == "runs" or rest.lower().endswith(ENDINGS) or Path(owner).exists()
+    return plain and not path
+
+
+def missing(path: str | Path, wanted: str) -> InputError:
+    """Return the error that says that nothing is at a path, with the nearest name that is there.
+
+    Args:
+        path: as the user gave it.
+        wanted: what was expected there.
+    """
+    given = Path(path).expanduser()
+    told = f"found nothing at {str(path)!r}, expected {wanted}"
+    near = given if given.exists() else _nearest(given)
+    return InputError(f"{told}; did you mean {str(near)!r}?" if near else f"{told}; check the path")
+
+
+def download(name: str, patterns: Sequence[str], wanted: str) -> Path:
+    """Return a folder with the files of a repository on the Hub.
+
+    Args:
+        name: `owner/name`.
+        patterns: of the names of the files.
+        wanted: what was expected, for messages.
+
+    Raises:
+        InputError: a path with nothing there, or no such repository, or no way to it.
+    """
+    if not is_id(name):
+        raise missing(name, f"{wanted}, or a Hub id like owner/name")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(patterns)))
+    except Exception as error:  # of the Hub or of the network
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        near = _nearest(Path(name))
+        same = near is not None and near.name == Path(name).name
+        hint = f"did you mean {str(near)!r}?" if same else "check the name and the connection"
+        raise InputError(
+            f"found neither a folder {name!r} here nor a repository of this name on the Hugging "
+            f"Face Hub, expected {wanted} ({reason}); {hint}"
+        ) from error
+
+
+def _nearest(path: Path) -> Path | None:
+    """Return the existing path that is most like one that does not exist, None if none is."""
+    lost = path
+    while not lost.parent.exists():
+        lost = lost.parent
+    if not lost.parent.is_dir() or not os.access(lost.parent, os.R_OK):
+        return None
+    names = [entry.name for entry in lost.parent.iterdir() if not entry.name.startswith(".")]
+    match = difflib.get_close_matches(lost.name, names, n=1)
+    found = lost.parent / match[0] if match else None
+    return found and (whole if (whole := found / path.relative_to(lost)).exists() else found)

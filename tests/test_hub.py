@@ -1,0 +1,68 @@
+"""What is a repository on the Hub, what is a missing path, and the nearest path that is there."""
+
+import pytest
+
+from convflow.hub import download, is_id, missing
+from convflow.types import InputError
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    (tmp_path / "runs" / "typo").mkdir(parents=True)
+    (tmp_path / "models").mkdir()
+    (tmp_path / "home" / "nets").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+
+
+@pytest.mark.parametrize("name", ["owner/name", "stabilityai/sd-vae-ft-ema", "a/FLUX.1-dev"])
+def test_owner_and_name_are_a_repository(name):
+    assert is_id(name)
+
+
+PATHS = [
+    "runs/tpyo", "models/x", "tpyo", "a/b/c", "./a", "../a", "/a/b", "/a", "~/nets", "a\\b", "a/",
+    "a/b.safetensors", "a/b.PT", "a/b c", "a/.b", "", "hf:a/b",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_what_looks_like_a_path_is_missing_and_never_asked_for(name, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.snapshot_download", pytest.fail)
+    assert not is_id(name)
+    with pytest.raises(InputError, match=r"found nothing at .*, expected a model"):
+        download(name, ["*"], "a model")
+
+
+def test_runs_is_a_folder_even_where_it_is_missing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path / "models")
+    assert not is_id("runs/tpyo")
+
+
+@pytest.mark.parametrize(
+    ("path", "near"),
+    [
+        ("runs/tpyo", "runs/typo"),
+        ("run/typo", "runs/typo"),
+        ("rnus/else/ema", "runs"),
+        ("~/nets", "home/nets"),
+        ("runs/zzzz", None),
+    ],
+)
+def test_the_nearest_path_is_named(path, near):
+    told = str(missing(path, "a run"))
+    assert told.startswith(f"found nothing at {path!r}, expected a run; ")
+    assert f"{near}'?" in told if near else told.endswith("; check the path")
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"), [("who/what", "check the name"), ("run/typo", "did you mean 'runs/typo'")]
+)
+def test_a_repository_that_is_not_found_may_be_a_missing_folder(name, hint, monkeypatch):
+    def fail(*_, **__):
+        raise OSError("offline\nand a long story")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
+    expected = f"neither a folder '{name}' here nor a repository .*\\(offline\\); {hint}"
+    with pytest.raises(InputError, match=expected):
+        download(name, ["*"], "a model")
