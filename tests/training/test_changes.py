@@ -92,6 +92,11 @@ def lines(run):
     return [tuple(json.loads(line).values()) for line in found]
 
 
+def rates_of(run):
+    found = (run / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line)["learning_rate"] for line in found]
+
+
 def test_attempts_that_saved_nothing_leave_no_line(tmp_path):
     record_changes(changes_of("--optim.lr 1"), tmp_path, 3, 24)
     record_changes(changes_of("--optim.lr 2"), tmp_path, 3, 24)
@@ -107,12 +112,10 @@ def test_a_run_goes_on_with_another_rate_and_its_state(tiny, tmp_path, caplog):
     assert launch.train(tiny(f"{given} 0 --images 16"), run)
     with caplog.at_level("INFO", "convflow"):
         assert launch.train(tiny(f"{given} 0.5 --images 32"), run)
-    rates = [json.loads(line)["learning_rate"] for line in open(run / "metrics.jsonl")]
-    assert rates == [1e-3] * 4
+    assert rates_of(run) == [1e-3] * 4
     assert "changed, noted in changes.jsonl: images (16, now 32), optim.weight_decay" in caplog.text
     assert main(["train", "--resume", str(run), "--images", "48", "--optim.lr", "1e-5"]) == 0
-    rates = [json.loads(line)["learning_rate"] for line in open(run / "metrics.jsonl")]
-    assert rates == [1e-3] * 4 + [1e-5] * 2
+    assert rates_of(run) == [1e-3] * 4 + [1e-5] * 2
     assert lines(run) == [
         (2, 16, "images", 16, 32),
         (2, 16, "optim.weight_decay", 0.0, 0.5),
