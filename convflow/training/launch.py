@@ -89,12 +89,12 @@ def train(
                 held.enter_context(claimed(run, "training", "--run", distributed.rank() == 0))
             config, before = _check_folder(config, run)
             trainer, report = build_trainer(config, run, device)
-            if not known:
-                held.enter_context(claimed(run, "training", "--run", distributed.rank() == 0))
             if epochs is not None:
                 images, line = count_images(epochs, len(trainer.images))
                 report.notes = [*report.notes, line]
                 trainer.config = replace(trainer.config, images=images)
+            if not known:
+                held.enter_context(claimed(run, "training", "--run", distributed.rank() == 0))
             config, steps = trainer.config, checkpoint.list_steps(run)
             if steps:
                 trainer.load(checkpoint.folder_of(run, steps[-1]))
