@@ -17,7 +17,7 @@ MAX_LINES = 400
 
 # Bottom to top. A folder imports from the rows below it and from itself, never from its own row.
 LAYERS = [
-    {"types"},
+    {"types", "spoken"},
     {"hub"},
     {"ops", "processes", "codecs", "distributed", "storage", "seeds", "labels"},
     {"nn", "samplers", "data"},

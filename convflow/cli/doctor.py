@@ -11,6 +11,7 @@ from typing import Any
 
 from convflow import __version__
 from convflow.cli.main import Parser
+from convflow.spoken import duration
 
 PACKAGES = "torch numpy numba triton safetensors pillow scikit-learn pyarrow datasets tensorboard"
 
@@ -92,7 +93,7 @@ def _self_test() -> dict[str, str]:
         began = time.perf_counter()
         try:
             run()
-            results[name] = f"ok ({time.perf_counter() - began:.1f} s)"
+            results[name] = f"ok ({duration(time.perf_counter() - began)})"
         except Exception as error:
             results[name] = f"FAILED: {' '.join(str(error).split()) or type(error).__name__}"
     return results

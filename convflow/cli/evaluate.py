@@ -26,6 +26,7 @@ from convflow.cli.options import (
     size,
 )
 from convflow.hub import is_id, missing
+from convflow.spoken import duration
 from convflow.types import InputError
 
 if TYPE_CHECKING:
@@ -286,7 +287,7 @@ def _progress(num: int, word: str) -> Iterator[Callable[[float], None]]:
             bar.update(int(done) - bar.n)
             if not shown and time.monotonic() > spoken + SPOKEN_SECONDS:
                 spoken = time.monotonic()
-                left = (spoken - begun) * (num - done) / done / 60
-                log.info(f"{word}: {done:,.0f} of {num:,} pictures, {left:.0f} min left")
+                left = duration((spoken - begun) * (num - done) / done)
+                log.info(f"{word}: {done:,.0f} of {num:,} pictures, {left} left")
 
         yield tell

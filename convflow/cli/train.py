@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import argparse
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from convflow.cli.main import Parser
+from convflow.cli.options import above_zero
 from convflow.types import InputError
+
+if TYPE_CHECKING:
+    from convflow.training.config import TrainConfig
 
 HELP = """usage: convflow train RECIPE [--run FOLDER] [--KEY VALUE ...]
        convflow train --resume FOLDER [--KEY VALUE ...]
+       convflow train --init FOLDER --run FOLDER [--KEY VALUE ...]
 
 Train a model. The run folder (runs/RECIPE by default) gets checkpoints, metrics.jsonl, sample
 grids and the complete settings. The same command again goes on where the run stopped; Ctrl-C
-saves first.
+saves first. With --init and no recipe the settings are those of the run it names.
 
 recipes
 {recipes}
@@ -30,6 +38,8 @@ often changed
   --data.size 64x48        height x width in pixels
   --init runs/pets         begin from the weights of a run, a checkpoint or a model folder
   --images 2000000         length of the run in images seen
+  --epochs 3               length of the run in passes over the pictures, in place of --images
+  --minutes 20             end and save after so many minutes, or at the length if that comes first
   --batch-size 128         global batch, whatever the number of devices
   --micro-batch 32         most pictures at once on a device, to save memory
   --optim.lr 2e-4          learning rate
@@ -56,25 +66,15 @@ def main(arguments: Sequence[str]) -> int:
     parser = Parser(prog="convflow train", add_help=False, allow_abbrev=False)
     parser.add_argument("--resume", type=Path)
     parser.add_argument("--run", type=Path)
+    parser.add_argument("--epochs", type=above_zero)
+    parser.add_argument("--minutes", type=above_zero)
     parser.add_argument("-h", "--help", action="store_true")
     words = list(arguments)
     recipe = None if words[0].startswith("-") else words.pop(0)
     options, rest = parser.parse_known_args(words)
-    if (recipe is None) == (options.resume is None):
-        given = "neither" if recipe is None else "both"
-        raise InputError(
-            f"expected first either a recipe or --resume FOLDER, got {given}; "
-            "convflow train --help lists the recipes"
-        )
-    if recipe is not None:
-        config = recipes.create_config(recipe)
-    else:
-        from convflow.training.launch import read_run_config
-
-        if options.run is not None:
-            raise InputError("expected --resume FOLDER or --run FOLDER, got both; drop --run")
-        config = read_run_config(options.resume)
-    config = override(config, rest)
+    if options.epochs is not None and _value_of("--images", rest) is not None:
+        raise InputError("expected --epochs or --images, got both; drop one of them")
+    config = override(_settings(recipe, options, rest), rest)
     if options.help:
         print("\n".join(f"  --{key:32} {value:18} {text}" for key, value, text in describe(config)))
         if recipe is not None and (target := recipes.find_target(recipe)):
@@ -84,4 +84,36 @@ def main(arguments: Sequence[str]) -> int:
 
     from convflow.training.launch import train
 
-    return 0 if train(config, run) else 130
+    return 0 if train(config, run, epochs=options.epochs, minutes=options.minutes) else 130
+
+
+def _settings(recipe: str | None, options: argparse.Namespace, rest: Sequence[str]) -> TrainConfig:
+    """Return the settings that words change: of a recipe, or of a run to go on or begin from."""
+    from convflow import recipes
+    from convflow.training.launch import read_run_config
+
+    origin = _value_of("--init", rest) if recipe is None and options.resume is None else None
+    if origin is not None and (Path(origin) / "checkpoints").is_dir():
+        if options.run is None and not options.help:
+            raise InputError(f"expected --run FOLDER beside --init {origin}, got none; add it")
+        return read_run_config(Path(origin))
+    if (recipe is None) == (options.resume is None):
+        given = "neither" if recipe is None else "both"
+        raise InputError(
+            f"expected first either a recipe or --resume FOLDER, got {given}; "
+            "convflow train --help lists the recipes"
+        )
+    if recipe is not None:
+        return recipes.create_config(recipe)
+    if options.run is not None:
+        raise InputError("expected --resume FOLDER or --run FOLDER, got both; drop --run")
+    return read_run_config(options.resume)
+
+
+def _value_of(option: str, words: Sequence[str]) -> str | None:
+    """Return the value given to an option, in words not yet read; None where there is none."""
+    for word, after in itertools.pairwise([*words, ""]):
+        name, equals, value = word.partition("=")
+        if name == option:
+            return value if equals else after
+    return None

@@ -1,4 +1,4 @@
-"""Settings as nested dicts and dotted keys: read and checked, written, compared."""
+"""Settings as nested dicts and dotted keys: read and checked, and written."""
 
 from __future__ import annotations
 
@@ -14,14 +14,8 @@ import msgspec
 from convflow.training.config import DataConfig, PipelineConfig, Pixels, TrainConfig
 from convflow.types import InputError, unknown_name
 
-FREE_TO_CHANGE = (
-    *("images", "device", "micro_batch", "monitor", "checkpoint", "sampling"),
-    *("data.max_pixels", "data.on_bad"),
-)
-"""Keys (or groups) that a resumed run may change."""
-
-FOUND_AGAIN = ("data.split", "data.labels", "data.label_column")
-"""Keys that it may change because it refuses other pictures, classes or labels in any case."""
+OF_THE_COMMAND = ("run", "resume", "epochs", "minutes")
+"""Options of `convflow train` that are no settings, for messages."""
 
 HINTS: dict[Any, str] = {
     bool: "true or false",
@@ -138,26 +132,6 @@ def to_dict(config: TrainConfig | PipelineConfig) -> dict[str, Any]:
     return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
-def differences(old: TrainConfig, new: TrainConfig) -> list[str]:
-    """Return `key (old, now new)` for every key that a resumed run may not change but has."""
-    before, after = flatten(to_dict(old)), flatten(to_dict(new))
-    return [
-        f"{key} ({before.get(key)}, now {after.get(key)})"
-        for key in sorted(before.keys() | after.keys())
-        if before.get(key) != after.get(key)
-        and key not in FOUND_AGAIN
-        and (
-            not {key, key.split(".")[0]} & set(FREE_TO_CHANGE)
-            or (key == "images" and _is_scheduled(new))
-        )
-    ]
-
-
-def _is_scheduled(config: TrainConfig) -> bool:
-    """Return whether the learning rate of a step depends on the length of the run."""
-    return config.optim.schedule != "constant"
-
-
 def kind_of(key: str) -> Any:
     """Return the annotation of a dotted key, or raise InputError that names the nearest key."""
     kind: Any = TrainConfig
@@ -166,7 +140,7 @@ def kind_of(key: str) -> Any:
             return Any
         hints = _hints(kind) if dataclasses.is_dataclass(kind) else {}
         if name not in hints:
-            shown = [f"--{k}".replace("_", "-") for k in _all_keys()]
+            shown = [f"--{k}".replace("_", "-") for k in [*_all_keys(), *OF_THE_COMMAND]]
             raise InputError(unknown_name("option", f"--{key}".replace("_", "-"), shown))
         kind = hints[name]
     return kind

@@ -6,10 +6,10 @@ import dataclasses
 import json
 import logging
 import math
-import shlex
 import sys
+import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -37,10 +37,18 @@ from convflow.processes.process import create_process
 from convflow.samplers.seeds import generator_of
 from convflow.storage import claimed, read_json, write_text
 from convflow.training import checkpoint
+from convflow.training.changes import (
+    RECORD,
+    Change,
+    check_changes,
+    find_changes,
+    record_changes,
+)
 from convflow.training.config import DataConfig, TrainConfig
-from convflow.training.keys import differences, from_dict, show, to_dict
+from convflow.training.keys import from_dict, show, to_dict
+from convflow.training.length import count_images, say_end
 from convflow.training.origin import begin_from, fit_settings, read_origin
-from convflow.training.planner import Work, check_memory
+from convflow.training.planner import Work, check_memory, describe_disk
 from convflow.training.trainer import Trainer, choose_precision
 from convflow.types import InputError, Size
 
@@ -51,47 +59,63 @@ MEASURED_PICTURES = 10_000
 """Of so many pictures at most the deviations of the scales are measured."""
 
 
-def train(config: TrainConfig, run: Path) -> bool:
+def train(
+    config: TrainConfig, run: Path, *, epochs: float | None = None, minutes: float | None = None
+) -> bool:
     """Train in the folder `run`, going on from its newest checkpoint if there is one.
 
     Nothing is written before settings, data and checkpoint have been checked.
 
+    Args:
+        config: the complete settings.
+        run: the run folder.
+        epochs: length of the run in passes over the pictures, in place of `config.images`.
+        minutes: after so many from now the training ends, or at its length if that comes first.
+
     Returns:
-        True at the end of the settings, False when the run was asked to stop earlier.
+        True at the end of the settings or of the minutes, False when the run was asked to stop
+        earlier.
 
     Raises:
         InputError: unusable settings, data or checkpoint; another training in the same folder; or
-            settings that differ from those the run was started with.
+            settings that differ from those the run was started with and may not.
         Diverged: the loss stopped being finite.
     """
+    began, changes = time.monotonic(), list[Change]()
     device = distributed.choose_device(config.device)
     with distributed.process_group(device), ExitStack() as held:
         with distributed.all_or_none(device):
             known = (run / "config.json").is_file()
             if known:
                 held.enter_context(claimed(run, "training", "--run", distributed.rank() == 0))
-            config = _check_folder(config, run)
+            config, before = _check_folder(config, run)
             trainer, report = build_trainer(config, run, device)
+            if epochs is not None:
+                images, line = count_images(epochs, len(trainer.images))
+                report.notes = [*report.notes, line]
+                trainer.config = replace(trainer.config, images=images)
             if not known:
                 held.enter_context(claimed(run, "training", "--run", distributed.rank() == 0))
-            steps = checkpoint.list_steps(run)
+            config, steps = trainer.config, checkpoint.list_steps(run)
             if steps:
                 trainer.load(checkpoint.folder_of(run, steps[-1]))
                 last = trainer.order.largest(config.batch_size)
                 if trainer.images_seen - last >= config.images:
                     raise InputError(
-                        f"--images: expected at least the {trainer.images_seen:,} that {run} has "
-                        f"seen, got {config.images:,}; raise it to go on"
+                        f"--{'epochs' if epochs else 'images'}: expected at least the "
+                        f"{trainer.images_seen:,} images that {run} has seen, got "
+                        f"{config.images:,}; raise it to go on"
                     )
+            if before is not None:
+                changes = find_changes(before, config)
             if distributed.rank() == 0:
-                write_text(run / "config.json", json.dumps(to_dict(trainer.config), indent=2))
+                write_text(run / "config.json", json.dumps(to_dict(config), indent=2))
+                changes = record_changes(changes, run, trainer.step, trainer.images_seen)
         if distributed.rank() == 0:
-            _introduce(trainer, report)
-        finished = trainer.run()
+            _introduce(trainer, report, changes)
+        finished = trainer.run(None if minutes is None else began + 60 * minutes)
         if distributed.rank() == 0:
-            word = shlex.quote(str(run))
-            again = f"saved; go on with: convflow train --resume {word}"
-            log.info(f"done; try: convflow sample {word}" if finished else again)
+            say_end(trainer, finished, None if minutes is None else time.monotonic() - began)
         return finished
 
 
@@ -278,8 +302,10 @@ def _measure(
     return process.measure(batches)
 
 
-def _check_folder(config: TrainConfig, run: Path) -> TrainConfig:
-    """Return the settings to begin or go on with: what the run has found out stays as it was.
+def _check_folder(config: TrainConfig, run: Path) -> tuple[TrainConfig, TrainConfig | None]:
+    """Return the settings to begin or go on with, and those of the newest checkpoint.
+
+    What the run has found out stays as it was.
 
     Raises:
         InputError: `run` is no folder or holds a run with other settings.
@@ -288,7 +314,7 @@ def _check_folder(config: TrainConfig, run: Path) -> TrainConfig:
         raise InputError(f"expected a folder to write to, got the file {run}; choose another --run")
     steps = checkpoint.list_steps(run)
     if not steps:
-        return config
+        return config, None
     folder = checkpoint.folder_of(run, steps[-1])
     with checkpoint.readable(folder):
         before = from_dict(checkpoint.read_state(folder)["config"])
@@ -297,13 +323,8 @@ def _check_folder(config: TrainConfig, run: Path) -> TrainConfig:
         config = replace(config, process=replace(config.process, deviations=known))
     if config.init and "coarse" in before.model:
         config = replace(config, model={"coarse": before.model["coarse"]} | config.model)
-    changed = differences(before, config)
-    if changed:
-        raise InputError(
-            f"{run} was started with other settings: {', '.join(changed)}; give the same settings, "
-            "or another folder with --run"
-        )
-    return config
+    check_changes(find_changes(before, config), run)
+    return config, before
 
 
 def _look_at_all(source: Source, data: DataConfig) -> tuple[Report, np.ndarray]:
@@ -332,7 +353,7 @@ def _memory() -> Path | None:
         return None
 
 
-def _introduce(trainer: Trainer, report: Report) -> None:
+def _introduce(trainer: Trainer, report: Report, changes: Sequence[Change]) -> None:
     config = trainer.config
     parameters = sum(p.numel() for p in trainer.model.parameters())
     log.info(str(report))
@@ -354,3 +375,8 @@ def _introduce(trainer: Trainer, report: Report) -> None:
         log.info(f"beginning from the averaged weights of {config.init}")
     elif trainer.step:
         log.info(f"going on from {trainer.images_seen:,} images ({trainer.run_folder})")
+    if changes:
+        log.info(f"changed, noted in {RECORD}: {', '.join(map(str, changes))}")
+    kept = len(checkpoint.list_steps(trainer.run_folder))
+    line, fits = describe_disk(parameters, config.checkpoint.keep, kept, trainer.run_folder)
+    log.log(logging.INFO if fits else logging.WARNING, line)

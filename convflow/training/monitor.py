@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import logging
+import math
 import os
 import sys
 import time
@@ -19,6 +20,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from convflow.spoken import duration
 from convflow.storage import explained, write_text
 from convflow.training.config import MonitorConfig
 
@@ -56,14 +58,22 @@ class Monitor:
         step: the step the run goes on from; later lines of `metrics.jsonl` are dropped.
         images_seen: likewise, for the progress bar.
         images: length of the run.
+        deadline: on the monotonic clock, where the run may end earlier.
     """
 
     def __init__(
-        self, run: Path, config: MonitorConfig, step: int, images_seen: int, images: int
+        self,
+        run: Path,
+        config: MonitorConfig,
+        step: int,
+        images_seen: int,
+        images: int,
+        deadline: float | None = None,
     ) -> None:
         self.run, self.config = run, config
+        self.deadline = math.inf if deadline is None else deadline
         path = run / "metrics.jsonl"
-        write_text(path, "".join(_lines_up_to(path, step)))
+        write_text(path, "".join(lines_up_to(path, step)))
         self.path = path
         self.file = path.open("a", encoding="utf-8", newline="\n", buffering=1)
         self.samples_due = Schedule(
@@ -84,10 +94,9 @@ class Monitor:
         self.bar.update(0)
         speed = (images_seen - self.images_begun) / max(time.monotonic() - self.began, 1e-9)
         if self.bar.disable and self.spoken.due():
-            left = (self.images - images_seen) / speed
             log.info(
                 f"{images_seen:,} of {self.images:,} images, loss {metrics['loss']:.4f}, "
-                f"{speed:.0f} images/s, {left / 60:.1f} min left"
+                f"{speed:.0f} images/s, {duration(self._left(images_seen, speed))} left"
             )
         if step % self.config.log_every == 0:
             line = {"step": step, "images": images_seen, **metrics}
@@ -96,6 +105,11 @@ class Monitor:
             if self.curves is not None:
                 for name, value in {**metrics, "images_per_second": speed}.items():
                     self.curves.add_scalar(name, value, images_seen)
+
+    def _left(self, images_seen: int, speed: float) -> float:
+        """Return the seconds to the end of the run or to the deadline."""
+        until = max(0.0, self.deadline - time.monotonic())
+        return min((self.images - images_seen) / speed, until)
 
     def flush(self) -> None:
         """Wait until the disk holds everything written so far."""
@@ -112,7 +126,7 @@ class Monitor:
             self.curves.close()
 
 
-def _lines_up_to(path: Path, step: int) -> list[str]:
+def lines_up_to(path: Path, step: int) -> list[str]:
     """Return the lines up to `step`; a power cut may leave anything after them."""
     kept = []
     *whole, _ = path.read_bytes().split(b"\n") if path.exists() else [b""]

@@ -1,15 +1,18 @@
-"""Memory: what a training or a batch of samples needs, against what is free."""
+"""Memory and disk: what a training or a batch of samples needs, against what is free."""
 
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
 from convflow.models.backbone import Backbone
 from convflow.models.cost import MOST_PLACES, measure
+from convflow.spoken import bytes_of
 from convflow.types import InputError, Size
 
 TRUST = 1.25
@@ -87,6 +90,29 @@ def check_memory(
         f"expected work that fits into {_gib(free)} of free memory, got batches of "
         f"{work.batch // picture} at {height}x{width} that need about {_gib(need)}; {cure}"
     )
+
+
+def describe_disk(parameters: int, keep: int, kept: int, folder: Path) -> tuple[str, bool]:
+    """Return a line about the disk that checkpoints will take, and whether it is free.
+
+    A checkpoint holds weights, their average and two moments in float32; one more than are kept is
+    there while the newest is written.
+
+    Args:
+        parameters: of the network.
+        keep: checkpoints that are kept.
+        kept: checkpoints that are there already.
+        folder: on the disk; it exists.
+    """
+    each, free = 16 * parameters, shutil.disk_usage(folder).free
+    many = f"{keep} are kept" if keep > 1 else "1 is kept"
+    line = (
+        f"checkpoints take about {bytes_of(each)} each, at most {many} and 1 is being written: "
+        f"{bytes_of(each * (keep + 1))}; {bytes_of(free)} are free here"
+    )
+    if fits := each * max(1, keep + 1 - kept) <= free:
+        return line, fits
+    return f"{line}, too little; free some, lower --checkpoint.keep or choose another --run", fits
 
 
 def _smaller(work: Work, share: float) -> Size:

@@ -6,11 +6,8 @@ from __future__ import annotations
 import json
 import logging
 import math
-import signal
-import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +17,6 @@ from torch import Tensor, nn
 
 from convflow import __version__, distributed
 from convflow.codecs import Codec
-from convflow.data.grid import tile
 from convflow.data.loader import Images, Order, batches
 from convflow.models.backbone import Backbone
 from convflow.models.resolution import Resolution, read_arguments
@@ -28,9 +24,8 @@ from convflow.models.zoo import load_strictly
 from convflow.processes.flow import Draws, shift_of_size, shift_times
 from convflow.processes.multiscale import ScaleDraws
 from convflow.processes.process import Process
-from convflow.samplers.guidance import Clock, guide
-from convflow.samplers.seeds import TRAINING, assign_labels, draw_noise, generator_of
-from convflow.storage import read_tensors, write_text, writing_file, writing_folder
+from convflow.samplers.seeds import TRAINING, generator_of
+from convflow.storage import read_tensors, write_text, writing_folder
 from convflow.training import checkpoint
 from convflow.training.config import CodecConfig, PipelineConfig, TrainConfig
 from convflow.training.divergence import (
@@ -47,7 +42,9 @@ from convflow.training.optim import (
     optimizer_tensors,
     restore_optimizer,
 )
-from convflow.types import Denoiser, Diverged, InputError
+from convflow.training.previews import Previews
+from convflow.training.stopping import asked_to_stop
+from convflow.types import Diverged, InputError
 
 log = logging.getLogger("convflow")
 
@@ -124,8 +121,12 @@ class Trainer:
         loss_of_pictures = float(mean) * full / total
         return {"loss": loss_of_pictures, "gradient_norm": float(norm), "learning_rate": rate}
 
-    def run(self) -> bool:
-        """Train to the end of the settings; return False when Ctrl-C or SIGTERM came first."""
+    def run(self, deadline: float | None = None) -> bool:
+        """Train to the end of the settings; return False when Ctrl-C or SIGTERM came first.
+
+        Args:
+            deadline: on `time.monotonic`, when training ends too; the first process's clock counts.
+        """
         config = self.config
         stream: Any = batches(
             self.images, self.order, self.images_seen, config.batch_size, share=self._share()
@@ -133,15 +134,16 @@ class Trainer:
         gap = 60 * config.checkpoint.every_minutes
         saving_due = Schedule(gap, gap)
         began = self.step
+        deadline = None if distributed.rank() else deadline
         self.model.train()
-        with closing(stream), self._monitor() as monitor, _asked_to_stop() as asked:
-            while self.images_seen < config.images and not self._agree(asked()):
+        with closing(stream), self._monitor(deadline) as monitor, asked_to_stop(deadline) as stop:
+            while self.images_seen < config.images and not self._agree(stop):
                 metrics = self.train_step(*next(stream))
                 if monitor is None:
                     continue
                 monitor.step(self.step, self.images_seen, metrics)
                 if monitor.samples_due.due():
-                    self.write_samples()
+                    self.write_samples(stop)
                     monitor.samples_due.restart()
                 if saving_due.due():
                     self.save(monitor)
@@ -149,9 +151,10 @@ class Trainer:
             if monitor is not None:
                 self.save(monitor)
                 if finished and self.step > began:
-                    self.write_samples()
+                    self.write_samples(stop)
+            interrupted = self._agree(stop.signalled)
         distributed.barrier()
-        return finished
+        return finished or not interrupted
 
     def save(self, monitor: Monitor | None = None) -> Path:
         """Write a checkpoint of this moment, after its metrics, and return its folder.
@@ -222,35 +225,23 @@ class Trainer:
             tensors = read_tensors(folder / "optimizer.safetensors")
             restore_optimizer(self.model, self.optimizer, tensors, state["step"])
         self.step, self.images_seen = state["step"], state["images_seen"]
-        self.precision = state.get("precision", self.precision)  # "auto" stays what it was
+        if self.config.precision == "auto":  # stays what it was
+            self.precision = state.get("precision", self.precision)
 
-    def write_samples(self) -> None:
-        """Write a grid of samples from the raw weights and one from their average."""
-        sampling, count = self.config.sampling, self.config.monitor.num_samples
-        null = self.model.num_classes
-        labels = assign_labels(range(count), range(null) if null else [null]).to(self.device)
-        noise = draw_noise(self.config.seed, range(count), self.shape).to(self.device)
-        scale, shape = sampling.guidance if null else 1.0, self.shape
-        sampler, kind = sampling.sampler(), sampling.guidance_kind
+    def write_samples(self, stop: Callable[[], bool] = lambda: False) -> None:
+        """Write a grid of samples from the raw weights and one from their average.
 
-        def guided(model: Denoiser, clock: Clock | None) -> Denoiser:
-            return guide(model, null, scale, kind, **sampling.guided(), clock=clock)
-
-        def draw(step: int) -> Tensor:
-            return draw_noise(self.config.seed, range(count), shape, step)
-
-        folder = self.run_folder / "samples"
-        folder.mkdir(exist_ok=True)
+        Nothing is written once `stop`, asked on every process, is true on one.
+        """
+        place, size = self.run_folder / "samples", self.images.shape[1:]
+        previews = Previews(place, self.config, self.process, self.codec, self.shape, size)
+        networks: dict[str, Any] = {"raw": self.model, "ema": self.ema.model}
         self.model.eval()
-        for name, network in (("raw", self.model), ("ema", self.ema.model)):
-            with self._autocast():
-                x = sampler.run(self.process, network, guided, noise, labels, draw)
-            zoom = max(1, 64 // max(self.images.shape[1:]))
-            path = folder / f"images_{self.images_seen:010d}_{name}.png"
-            with writing_file(path) as draft:
-                tile(self.codec.decode(x), zoom=zoom).save(draft)
+        if previews.write(
+            networks, self.images_seen, self._autocast, lambda: self._agree(stop, busy=True)
+        ):
+            log.info(f"samples after {self.images_seen:,} images: {place}")
         self.model.train()
-        log.info(f"samples after {self.images_seen:,} images: {folder}")
 
     def _shape(self, pictures: Tensor) -> tuple[int, int, int]:
         """Return the shape of pictures in model space."""
@@ -306,16 +297,23 @@ class Trainer:
         on = self.precision == "bfloat16"
         return torch.autocast(self.device.type, torch.bfloat16, enabled=on)
 
-    def _agree(self, stop: bool) -> bool:
-        flag = torch.tensor(float(stop), device=self.device)
-        distributed.sum_over_processes([flag])
-        return bool(flag)
+    def _agree(self, stop: Callable[[], bool], busy: bool = False) -> bool:
+        """Return whether any process is to stop.
 
-    def _monitor(self) -> AbstractContextManager[Monitor | None]:
+        While the first process draws pictures it asks as one who is busy, again and again; the
+        others, which have come to the next step, then answer and wait.
+        """
+        while True:
+            flags = torch.tensor([float(stop()), float(busy)], device=self.device)
+            distributed.sum_over_processes([flags])
+            if busy or not flags[1]:
+                return bool(flags[0])
+
+    def _monitor(self, deadline: float | None) -> AbstractContextManager[Monitor | None]:
         if distributed.rank():
             return nullcontext()
         where = (self.step, self.images_seen, self.config.images)
-        return closing(Monitor(self.run_folder, self.config.monitor, *where))
+        return closing(Monitor(self.run_folder, self.config.monitor, *where, deadline))
 
     def _diverged(
         self,
@@ -359,30 +357,3 @@ def _slices(count: int, most: int | None) -> list[slice]:
     """Cut `count` rows into pieces of at most `most`."""
     most = most or max(count, 1)
     return [slice(start, start + most) for start in range(0, count, most)]
-
-
-@contextmanager
-def _asked_to_stop() -> Iterator[Callable[[], bool]]:
-    """Turn Ctrl-C and SIGTERM into a flag for the length of the block; a later one is final.
-
-    A second signal within two seconds is the first once more: torchrun passes on what the
-    terminal has already sent.
-    """
-    asked: list[float] = []
-
-    def note(number: int, _: Any) -> None:
-        if asked and time.monotonic() - asked[0] > 2:
-            raise KeyboardInterrupt
-        if not asked:
-            log.info("stopping after this step, then saving")
-        asked.append(time.monotonic())
-
-    if threading.current_thread() is not threading.main_thread():  # only that one gets signals
-        yield lambda: False
-        return
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: bool(asked)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

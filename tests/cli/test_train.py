@@ -53,7 +53,8 @@ def test_the_folder_of_a_run_is_named_after_its_recipe(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     given = []
     monkeypatch.setattr(
-        "convflow.training.launch.train", lambda config, run: given.append((config, run)) or True
+        "convflow.training.launch.train",
+        lambda config, run, **_: given.append((config, run)) or True,
     )
     assert main(["train", "digits.flowdcn"]) == 0
     assert [(config, str(run)) for config, run in given] == [
@@ -75,8 +76,18 @@ def test_begin_then_the_same_words_go_on_then_longer(data, tmp_path):
 
 
 def test_an_interrupted_training_says_how_to_go_on(monkeypatch, tmp_path):
-    monkeypatch.setattr("convflow.training.launch.train", lambda config, run: False)
+    monkeypatch.setattr("convflow.training.launch.train", lambda config, run, **_: False)
     assert main(["train", "digits.flowdcn", "--run", str(tmp_path)]) == 130
+
+
+def test_lengths_by_time_and_by_passes(monkeypatch):
+    given = []
+    monkeypatch.setattr(
+        "convflow.training.launch.train", lambda config, run, **more: given.append(more) or True
+    )
+    assert main(["train", "digits.flowdcn", "--minutes", "0.5", "--epochs=3"]) == 0
+    assert main(["train", "digits.flowdcn", "--minutes=20", "--images", "1000"]) == 0
+    assert given == [{"minutes": 0.5, "epochs": 3.0}, {"minutes": 20.0, "epochs": None}]
 
 
 def test_poisoned_weights_end_with_code_one_and_a_usable_checkpoint(data, tmp_path, capsys):
@@ -139,6 +150,7 @@ def together(arguments):
 def test_two_processes_are_as_one_with_the_same_batch(data, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     more = ["--images", "63", "--batch-size", "7", "--micro-batch", "none"]
+    more += ["--monitor.samples-minutes", "1e-9", "--monitor.samples-longest-minutes", "1e-9"]
     exact = ["--precision", "float32", "--optim.lr", "1e-3", "--optim.warmup-images", "0"]
     codes, said = together(words(data, two, *more, *exact))
     assert codes == [0, 0], said

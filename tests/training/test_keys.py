@@ -1,4 +1,4 @@
-"""Settings as dicts: JSON there and back, damaged ones, what a resumed run may change."""
+"""Settings as dicts: JSON there and back, and damaged ones."""
 
 import dataclasses
 import json
@@ -9,7 +9,6 @@ import pytest
 from convflow.recipes import create_config, list_recipes
 from convflow.training.config import ProcessConfig, SamplingConfig, TrainConfig
 from convflow.training.keys import (
-    differences,
     flatten,
     from_dict,
     kind_of,
@@ -22,20 +21,12 @@ from convflow.types import InputError
 from tests.training.test_config import PUBLISHED
 
 
-def test_a_longer_run_is_another_where_the_rate_depends_on_it():
-    falling = override(TrainConfig(), split("--optim.schedule linear --images 80"))
-    assert differences(falling, override(falling, ["--images", "160"])) == ["images (80, now 160)"]
-    constant = override(falling, ["--optim.schedule", "constant"])
-    assert differences(constant, override(constant, ["--images", "160"])) == []
-
-
 def test_settings_from_before_there_were_kinds_mean_flow_matching():
     old = to_dict(TrainConfig())
     for key in ("kind", "schedule", "prediction", "variance"):
         del old["process"][key]
     assert from_dict(old) == TrainConfig()
     assert to_dict(from_dict(old)) == to_dict(TrainConfig())
-    assert differences(from_dict(old), TrainConfig()) == []
 
 
 @pytest.mark.parametrize(
@@ -75,28 +66,11 @@ def test_damaged_trees_are_refused(tree):
         from_dict(tree)
 
 
-def test_where_the_same_pictures_are_found_may_change():
-    """The run refuses other pictures, classes or labels by itself."""
-    old, words = TrainConfig(), "--data.split all --data.labels folders --data.label-column kind"
-    assert differences(old, override(old, split(words))) == []
-    new = override(old, split("--data.image-column after"))
-    assert differences(old, new) == ["data.image_column (, now after)"]
-
-
 def test_settings_from_before_labels_were_asked_for():
     old = to_dict(TrainConfig())
     for key in ("labels", "label_column", "image_column"):
         del old["data"][key]
     assert from_dict(old) == TrainConfig()
-
-
-def test_differences_name_old_and_new_and_pass_what_may_change():
-    old = TrainConfig()
-    free = "--images 5 --device cpu --monitor.log-every 3 --checkpoint.keep 9 --micro-batch 2"
-    free += " --data.on-bad skip --data.max-pixels 9"
-    assert differences(old, override(old, [*free.split(), "--sampling.steps", "3"])) == []
-    new = override(old, split("--optim.lr 1 --model.width 8"))
-    assert differences(old, new) == ["model.width (None, now 8)", "optim.lr (0.0001, now 1.0)"]
 
 
 def test_settings_of_sampling_are_stored_and_older_files_mean_the_defaults():
@@ -133,3 +107,9 @@ def test_sizes_there_and_back():
 def test_buckets_that_cannot_be_are_refused(words, message):
     with pytest.raises(InputError, match=message):
         override(TrainConfig(), split(words))
+
+
+@pytest.mark.parametrize(("word", "hint"), [("epoch", "epochs"), ("minute", "minutes")])
+def test_options_of_the_command_are_hinted_at_too(word, hint):
+    with pytest.raises(InputError, match=f"did you mean '--{hint}'"):
+        kind_of(word)

@@ -106,11 +106,9 @@ def test_weights_are_a_function_of_the_seed_alone(tiny):
 
 def test_changed_settings_are_named_and_nothing_changes(tiny, run):
     before = digest(run)
-    message = (
-        "was started with other settings: ema.decay (0.9995, now 0.5), optim.lr (0.0003, now 1.0)"
-    )
+    message = "was started with other settings: batch_size (8, now 4), seed (0, now 1); give"
     with pytest.raises(InputError, match=re.escape(message)):
-        launch.train(tiny("--optim.lr 1 --ema.decay 0.5"), run)
+        launch.train(tiny("--optim.lr 1 --seed 1 --batch-size 4"), run)
     assert digest(run) == before
 
 
@@ -221,3 +219,13 @@ def test_memory_is_asked_for_a_batch_of_the_largest_size(tiny, trainer_of, monke
     trainer_of(tiny("--micro-batch none --data.sizes 8x8,16x16"))
     trainer_of(tiny("--micro-batch none"))
     assert [(work.size, work.batch) for work in asked] == [((16, 16), 2), ((8, 8), 8)]
+
+
+def test_the_disk_that_checkpoints_take_is_said_before_the_first(tiny, tmp_path, caplog):
+    with caplog.at_level(logging.INFO, "convflow"):
+        launch.train(tiny("--images 8 --checkpoint.keep 2"), tmp_path / "run")
+    folder = checkpoint.folder_of(tmp_path / "run", 1)
+    files = ("raw/model.safetensors", "ema/model.safetensors", "optimizer.safetensors")
+    true = sum((folder / name).stat().st_size for name in files)
+    said = re.search(r"about ([\d.]+) kB each, at most 2 are kept and 1 is being", caplog.text)
+    assert float(said[1]) * 1000 == pytest.approx(true, rel=0.2)  # and headers of small files

@@ -2,11 +2,12 @@
 
 import re
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 
 from convflow.models.zoo import create_model
-from convflow.training.planner import TRUST, Work, check_memory
+from convflow.training.planner import TRUST, Work, check_memory, describe_disk
 from convflow.types import InputError
 from tests.cases import MODELS
 
@@ -74,3 +75,18 @@ def test_what_fits_or_cannot_be_known_passes():
     check_memory(work, None, "batch-size", training=True)
     check_memory(work, 2**40, "batch-size", training=True)
     assert work._replace(half=True).needs(True) < work.needs(True)
+
+
+@pytest.mark.parametrize(
+    ("kept", "free", "fits"), [(0, 4.8e9, True), (0, 4.7e9, False), (2, 2.4e9, True)]
+)
+def test_disk_that_is_needed_is_said_and_too_little_is_noticed(
+    tmp_path, monkeypatch, kept, free, fits
+):
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=free))
+    line, found = describe_disk(75_000_000, 3, kept, tmp_path)
+    assert line.startswith(
+        "checkpoints take about 1.2 GB each, at most 3 are kept and 1 is being written: 4.8 GB; "
+    )
+    assert found == fits
+    assert ("too little; free some, lower --checkpoint.keep" in line) == (not fits)

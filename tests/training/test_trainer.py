@@ -6,16 +6,15 @@ import json
 import os
 import signal
 import threading
+import time
 
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from PIL import Image
 
 from convflow.data.loader import batches
 from convflow.pipeline import Pipeline
-from convflow.samplers.guidance import guide
 from convflow.samplers.reach import ReachSchedule
 from convflow.training import checkpoint
 from convflow.training.optim import optimizer_tensors
@@ -102,20 +101,6 @@ def test_gradients_stay_as_they_are_without_a_limit(tiny, trainer_of):
     assert all(torch.equal(w, weights(loose)[name]) for name, w in weights(free).items())
 
 
-def test_grids_are_sampled_as_the_settings_say(tiny, trainer_of, monkeypatch):
-    more = "--sampling.interval 0.2x0.8 --sampling.channels-guided 1 --sampling.guidance 3"
-    words = f"--sampling.solver euler-maruyama --sampling.steps 4 --sampling.last-step 0.04 {more}"
-    trainer, asked = trainer_of(tiny(words)), []
-    monkeypatch.setattr(
-        "convflow.training.trainer.guide",
-        lambda *a, **o: asked.append((a[1:], o)) or guide(*a, **o),
-    )
-    trainer.write_samples()
-    (rest, options), _ = asked
-    assert rest == (2, 3.0, "cfg")
-    assert options == {"interval": (0.2, 0.8), "channels": 1, "clock": None}
-
-
 @pytest.mark.parametrize("process", ["flow", "ddpm"])
 def test_a_share_sees_its_rows_of_the_same_draws(tiny, trainer_of, monkeypatch, process):
     trainer = trainer_of(tiny(f"--process {process}"))
@@ -178,6 +163,40 @@ def test_a_signal_saves_and_stops(tiny, trainer_of, tmp_path):
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+def test_a_deadline_saves_and_ends_well_and_going_on_is_exact(tiny, trainer_of, tmp_path):
+    config = tiny()
+    straight, first = trainer_of(config, tmp_path / "a"), trainer_of(config, tmp_path / "b")
+    assert straight.run(time.monotonic() + 1000)
+    assert len(list((tmp_path / "a/samples").iterdir())) == 2
+    assert first.run(time.monotonic())
+    assert (first.step, checkpoint.list_steps(tmp_path / "b")) == (0, [0])
+    first.model.register_forward_pre_hook(lambda *_: time.sleep(0.01))
+    assert first.run(time.monotonic() + 0.1)
+    assert 0 < first.step < 20
+    assert not (tmp_path / "b/samples").exists()
+    second = trainer_of(config, tmp_path / "b")
+    second.load(checkpoint.folder_of(tmp_path / "b", first.step))
+    assert second.run()
+    assert files_of(tmp_path / "a") == files_of(tmp_path / "b")
+
+
+@pytest.mark.parametrize(("others", "rounds"), [([(0, 1), (0, 1), (1, 0)], 3), ([(1, 0)], 1)])
+def test_who_waits_for_previews_answers_until_they_end(
+    tiny, trainer_of, monkeypatch, others, rounds
+):
+    trainer, asked, left = trainer_of(tiny()), [], list(others)
+
+    def add_another(tensors):
+        tensors[0] += torch.tensor(left.pop(0))
+
+    monkeypatch.setattr("convflow.distributed.sum_over_processes", add_another)
+    assert trainer._agree(lambda: asked.append(1) or False)
+    assert len(asked) == rounds
+    left[:] = [(1, 0), (0, 0)]  # of the one who draws: it is told at once, and goes on if none asks
+    assert trainer._agree(lambda: False, busy=True)
+    assert not trainer._agree(lambda: False, busy=True)
+
+
 def test_a_thread_that_gets_no_signals_can_train(tiny, trainer_of):
     trainer, ends = trainer_of(tiny("--images 16")), []
     thread = threading.Thread(target=lambda: ends.append(trainer.run()))
@@ -234,19 +253,6 @@ def test_the_one_bad_picture_is_named(tiny, trainer_of, monkeypatch):
         trainer.train_step(*batch)
 
 
-def test_samples_are_readable_pictures_from_both_kinds_of_weights(tiny, trainer_of, tmp_path):
-    trainer = trainer_of(tiny("--monitor.num-samples 5"))
-    trainer.train_step(*next(stream_of(trainer)))
-    trainer.write_samples()
-    names = sorted(path.name for path in (tmp_path / "run/samples").iterdir())
-    assert names == ["images_0000000008_ema.png", "images_0000000008_raw.png"]
-    with Image.open(tmp_path / "run/samples" / names[0]) as picture:
-        picture.load()
-        assert picture.mode == "L"
-        assert picture.size == (3 * 66 + 2, 2 * 66 + 2)
-    assert trainer.model.training
-
-
 def test_a_save_holds_what_others_read(tiny, trainer_of):
     trainer = trainer_of(tiny())
     trainer.train_step(*next(stream_of(trainer)))
@@ -289,13 +295,16 @@ def test_renamed_classes_are_refused(tiny, trainer_of):
 
 
 def test_auto_precision_stays_what_it_was(tiny, trainer_of):
-    trainer = trainer_of(tiny())
+    trainer = trainer_of(tiny("--precision auto"))
     folder = trainer.save()
     other = {"float32": "bfloat16", "bfloat16": "float32"}[trainer.precision]
     state = json.loads((folder / "state.json").read_text())
     (folder / "state.json").write_text(json.dumps(state | {"precision": other}))
     trainer.load(folder)
     assert trainer.precision == other
+    asked = trainer_of(tiny("--precision bfloat16"))
+    asked.load(folder)
+    assert asked.precision == "bfloat16"
 
 
 def test_the_gradient_that_broke_is_named_before_clipping_spreads_it(tiny, trainer_of):

@@ -1,0 +1,133 @@
+"""What a resumed run may change of its settings, and the record of what it has changed."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shlex
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from convflow.storage import write_text
+from convflow.training.config import TrainConfig
+from convflow.training.keys import flatten, kind_of, show, to_dict
+from convflow.training.monitor import lines_up_to
+from convflow.types import InputError
+
+Rule = Literal["free", "recorded", "init", "new"]
+"""May change; may change and leaves a line in `changes.jsonl`; belongs to another run that begins
+from the weights (`--init`); belongs to another run that begins from nothing."""
+
+ON_RESUME: dict[str, Rule] = {
+    "model": "new",
+    "data": "init",
+    "data.path": "recorded",  # that the pictures are the same is known from themselves
+    "data.channels": "new",
+    "data.split": "recorded",
+    "data.labels": "recorded",
+    "data.label_column": "recorded",
+    "data.on_bad": "recorded",
+    "data.max_pixels": "recorded",
+    "resolution": "init",
+    "codec": "new",
+    "process": "init",
+    "process.kind": "new",
+    "process.schedule": "new",
+    "process.prediction": "new",
+    "process.variance": "new",
+    "process.factors": "new",
+    "process.decomposition": "new",
+    "optim": "recorded",
+    "ema": "recorded",
+    "monitor": "free",
+    "checkpoint": "free",
+    "sampling": "free",
+    "init": "new",
+    "images": "recorded",
+    "batch_size": "init",
+    "micro_batch": "free",
+    "label_dropout": "recorded",
+    "seed": "init",
+    "device": "free",
+    "precision": "recorded",
+}
+"""The rule of every key, or of its group where the key is not named."""
+
+RECORD = "changes.jsonl"
+
+
+class Change(NamedTuple):
+    """A key whose value is another than before, and both as JSON has them."""
+
+    key: str
+    before: Any
+    now: Any
+
+    @property
+    def rule(self) -> Rule:
+        """What becomes of it on resume."""
+        return ON_RESUME.get(self.key) or ON_RESUME[self.key.split(".")[0]]
+
+    def __str__(self) -> str:
+        """Return `key (before, now after)`."""
+        return f"{self.key} ({self.before}, now {self.now})"
+
+    @property
+    def words(self) -> str:
+        """The words of the command line that give its new value."""
+        value = show(self.now, kind_of(self.key))
+        if value is None or value == []:
+            value = "none"
+        text = str(value).lower() if isinstance(value, bool) else str(value)
+        return f"--{self.key.replace('_', '-')} {shlex.quote(text)}"
+
+
+def find_changes(before: TrainConfig, now: TrainConfig) -> list[Change]:
+    """Return every key whose value has changed, in the order of their names."""
+    old, new = flatten(to_dict(before)), flatten(to_dict(now))
+    keys = sorted(old.keys() | new.keys())
+    return [Change(k, old.get(k), new.get(k)) for k in keys if old.get(k) != new.get(k)]
+
+
+def check_changes(changes: list[Change], run: Path) -> None:
+    """Raise InputError when a resumed run may not change so; the message names the way."""
+    fixed = [change for change in changes if change.rule in ("init", "new")]
+    if not fixed:
+        return
+    named = ", ".join(map(str, fixed))
+    words = " ".join(change.words for change in changes)
+    other = shlex.quote(str(free_name(run)))
+    if any(change.rule == "new" for change in fixed):
+        way = f"begin from nothing: convflow train RECIPE {words} --run {other}"
+    else:
+        way = (
+            "begin another run from its weights: convflow train "
+            f"--init {shlex.quote(str(run))} {words} --run {other}"
+        )
+    raise InputError(
+        f"{run} was started with other settings: {named}; give the same settings, or {way}"
+    )
+
+
+def record_changes(changes: list[Change], run: Path, step: int, images_seen: int) -> list[Change]:
+    """Write down, and return, what a run changes that goes on from `step`.
+
+    Each is a line of `changes.jsonl`: step, images, key, from, to. Lines from an attempt that went
+    on from here, or from later, and saved nothing are dropped.
+    """
+    recorded = [change for change in changes if change.rule == "recorded"]
+    path = run / RECORD
+    before = lines_up_to(path, step - 1)
+    lines = [
+        json.dumps({"step": step, "images": images_seen, "key": key, "from": old, "to": new}) + "\n"
+        for key, old, new in recorded
+    ]
+    if path.exists() or lines:
+        write_text(path, "".join(before + lines))
+    return recorded
+
+
+def free_name(run: Path) -> Path:
+    """Return a folder beside `run` that is not there yet: `run-2`, or the next number."""
+    names = (run.with_name(f"{run.name}-{number}") for number in itertools.count(2))
+    return next(name for name in names if not name.exists())

@@ -1,0 +1,55 @@
+"""The length of a training: epochs as images seen, and what is said where it ends."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+
+from convflow.spoken import duration
+from convflow.training.config import LARGEST
+from convflow.training.trainer import Trainer
+from convflow.types import InputError
+
+log = logging.getLogger("convflow")
+
+
+def count_images(epochs: float, pictures: int) -> tuple[int, str]:
+    """Return the images to see, and a line such as "3 epochs of 1,797 pictures: 5,391 images".
+
+    Args:
+        epochs: passes over the pictures, above 0; part of one is rounded to whole images.
+        pictures: in an epoch.
+
+    Raises:
+        InputError: more images than can be counted.
+    """
+    if epochs * pictures > LARGEST:
+        raise InputError(f"--epochs: expected at most {LARGEST:,} images, got more; lower it")
+    images, word = max(1, round(epochs * pictures)), "epoch" if epochs == 1 else "epochs"
+    return images, f"{epochs:,g} {word} of {pictures:,} pictures: {images:,} images"
+
+
+def say_end(trainer: Trainer, finished: bool, spent: float | None) -> None:
+    """Say how a training ended and how to go on.
+
+    Args:
+        trainer: after its run.
+        finished: whether nobody interrupted it.
+        spent: seconds that it took, where they were limited.
+    """
+    config, word = trainer.config, shlex.quote(str(trainer.run_folder))
+    if not finished:
+        log.info(f"saved; go on with: convflow train --resume {word}")
+        return
+    if trainer.images_seen >= config.images:
+        if spent is not None:
+            log.info(f"all {config.images:,} images are seen after {duration(spent)}")
+        log.info(f"done; try: convflow sample {word}")
+        return
+    if config.optim.schedule == "linear":
+        log.info("the learning rate has not fallen to zero yet: it does with the last image")
+    log.info(
+        f"time is over at {trainer.images_seen:,} of {config.images:,} images; saved; "
+        f"go on with: convflow train --resume {word}"
+    )
+    log.info(f"done; try: convflow sample {word}")

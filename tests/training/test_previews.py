@@ -1,0 +1,107 @@
+"""Grids of samples: an end between any two calls of the network, and which are kept."""
+
+import itertools
+import signal
+
+import pytest
+from PIL import Image
+
+from convflow.samplers.guidance import guide
+from convflow.training import checkpoint, previews
+from convflow.training.previews import thin
+
+
+def test_grids_are_sampled_as_the_settings_say(tiny, trainer_of, monkeypatch):
+    more = "--sampling.interval 0.2x0.8 --sampling.channels-guided 1 --sampling.guidance 3"
+    words = f"--sampling.solver euler-maruyama --sampling.steps 4 --sampling.last-step 0.04 {more}"
+    trainer, asked = trainer_of(tiny(words)), []
+    monkeypatch.setattr(
+        previews, "guide", lambda *a, **o: asked.append((a[1:], o)) or guide(*a, **o)
+    )
+    trainer.write_samples()
+    (rest, options), _ = asked
+    assert rest == (2, 3.0, "cfg")
+    assert options == {"interval": (0.2, 0.8), "channels": 1, "clock": None}
+
+
+def test_samples_are_readable_pictures_from_both_kinds_of_weights(tiny, trainer_of, tmp_path):
+    trainer = trainer_of(tiny("--monitor.num-samples 5"))
+    trainer.images_seen = 8
+    trainer.write_samples()
+    names = sorted(path.name for path in (tmp_path / "run/samples").iterdir())
+    assert names == ["images_0000000008_ema.png", "images_0000000008_raw.png"]
+    with Image.open(tmp_path / "run/samples" / names[0]) as picture:
+        picture.load()
+        assert picture.mode == "L"
+        assert picture.size == (3 * 66 + 2, 2 * 66 + 2)
+
+
+SOLVERS = [
+    "--sampling.solver euler",
+    "--sampling.solver heun",
+    "--sampling.solver dopri5",
+    "--sampling.solver dpm++",
+    "--sampling.solver stochastic-heun",
+    "--process ddpm --sampling.solver ddpm",
+    "--process ddpm --sampling.solver ddim",
+    "--process dfm",
+]
+
+
+@pytest.mark.parametrize("words", SOLVERS)
+@pytest.mark.parametrize("calls", [0, 1, 9])
+def test_previews_stop_before_any_call_of_the_network(tiny, trainer_of, tmp_path, words, calls):
+    trainer, made = trainer_of(tiny(f"{words} --sampling.steps 8")), []
+    for network in (trainer.model, trainer.ema.model):
+        network.register_forward_pre_hook(lambda *_: made.append(1))
+    trainer.write_samples(lambda: len(made) == calls)
+    assert len(made) == calls
+    assert not (tmp_path / "run/samples").exists()
+    assert trainer.model.training
+    trainer.write_samples()
+    assert len(list((tmp_path / "run/samples").iterdir())) == 2
+
+
+def test_a_signal_while_previews_are_drawn_saves_without_them(tiny, trainer_of, tmp_path):
+    words = "--monitor.samples-minutes 1e-9 --sampling.steps 50"
+    trainer, drawn = trainer_of(tiny(words)), []
+
+    def interrupt(*_):
+        if not trainer.model.training:
+            drawn.append(1)
+            if len(drawn) == 3:
+                signal.raise_signal(signal.SIGINT)
+
+    trainer.model.register_forward_pre_hook(interrupt)
+    assert not trainer.run()
+    assert len(drawn) == 3
+    assert checkpoint.list_steps(tmp_path / "run") == [trainer.step]
+    assert not (tmp_path / "run/samples").exists()
+
+
+def names_of(folder):
+    return {int(path.name[7:17]) for path in folder.glob(f"images_{10 * '?'}_raw.png")}
+
+
+def test_first_last_and_powers_of_two_are_kept_however_often_it_is_thinned(tmp_path):
+    seen = [3 + 100 * i for i in range(1000)]
+    others = ["images_5_raw.png", "images_0000000777_raw.jpg", "mine.png"]
+    for name in others:
+        (tmp_path / name).touch()
+    for count, nth in itertools.product(seen, ("raw", "ema")):
+        (tmp_path / f"images_{count:010d}_{nth}.png").touch()
+        if nth == "ema":
+            thin(tmp_path)
+    powers = [2**k for k in range(18)]
+    wanted = {min((s for s in seen if p <= s < 2 * p), default=None) for p in powers} - {None}
+    assert names_of(tmp_path) == wanted | {seen[0], seen[-1]}
+    assert len(names_of(tmp_path)) == 13
+    assert all((tmp_path / name).exists() for name in others)
+    assert len(list(tmp_path.glob("*_ema.png"))) == 13
+
+
+def test_a_run_of_any_length_keeps_as_many_grids_as_its_length_has_digits(tiny, trainer_of):
+    trainer = trainer_of(tiny())
+    for trainer.images_seen in range(8, 300, 8):
+        trainer.write_samples()
+    assert names_of(trainer.run_folder / "samples") == {8, 16, 32, 64, 128, 256, 296}
