@@ -36,6 +36,7 @@ from convflow.processes.process import create_process
 from convflow.samplers.seeds import generator_of
 from convflow.storage import claimed, read_json, write_text
 from convflow.training import checkpoint
+from convflow.training.agreement import agree_on_start
 from convflow.training.config import DataConfig, TrainConfig
 from convflow.training.keys import differences, from_dict, show, to_dict
 from convflow.training.origin import begin_from, fit_settings, read_origin
@@ -82,10 +83,14 @@ def train(config: TrainConfig, run: Path) -> bool:
                         f"--images: expected at least the {trainer.images_seen:,} that {run} has "
                         f"seen, got {config.images:,}; raise it to go on"
                     )
+        agree_on_start(trainer)
+        with distributed.all_or_none(device):
             if distributed.rank() == 0:
                 write_text(run / "config.json", json.dumps(to_dict(trainer.config), indent=2))
-        if distributed.rank() == 0:
-            _introduce(trainer, report)
+                _introduce(trainer, report)
+                if known and not steps:
+                    log.info(f"no checkpoint in {run} yet; beginning again from the start")
+        _look_for_folder(run)
         finished = trainer.run()
         if distributed.rank() == 0:
             word = shlex.quote(str(run))
@@ -278,6 +283,7 @@ def _check_folder(config: TrainConfig, run: Path) -> TrainConfig:
         raise InputError(f"expected a folder to write to, got the file {run}; choose another --run")
     steps = checkpoint.list_steps(run)
     if not steps:
+        checkpoint.require_no_remains(run)
         return config
     folder = checkpoint.folder_of(run, steps[-1])
     with checkpoint.readable(folder):
@@ -294,6 +300,17 @@ def _check_folder(config: TrainConfig, run: Path) -> TrainConfig:
             "or another folder with --run"
         )
     return config
+
+
+def _look_for_folder(run: Path) -> None:
+    """Say which processes do not see the run folder that the first has just written to."""
+    seen = distributed.gather((run / "config.json").is_file())
+    blind = [str(rank) for rank, sees in enumerate(seen) if not sees]
+    if blind and distributed.rank() == 0:
+        log.warning(
+            f"rank {', '.join(blind)} does not see {run}, which rank 0 writes to; to go on later "
+            "all processes must see it"
+        )
 
 
 def _look_at_all(source: Source, data: DataConfig) -> tuple[Report, np.ndarray]:
@@ -344,3 +361,6 @@ def _introduce(trainer: Trainer, report: Report) -> None:
         log.info(f"beginning from the averaged weights of {config.init}")
     elif trainer.step:
         log.info(f"going on from {trainer.images_seen:,} images ({trainer.run_folder})")
+    for path in checkpoint.list_remains(trainer.run_folder):
+        if not (path / "state.json").is_file():
+            log.warning(f"{path} has no state.json and is passed over")

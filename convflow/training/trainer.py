@@ -3,50 +3,49 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from contextlib import (
+    AbstractContextManager,
+    ExitStack,
+    closing,
+    contextmanager,
+    nullcontext,
+    suppress,
+)
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from convflow import __version__, distributed
+from convflow import distributed
 from convflow.codecs import Codec
 from convflow.data.grid import tile
-from convflow.data.loader import Images, Order, batches
+from convflow.data.loader import Batch, Images, Order, batches
 from convflow.models.backbone import Backbone
 from convflow.models.resolution import Resolution, read_arguments
-from convflow.models.zoo import load_strictly
 from convflow.processes.flow import Draws, shift_of_size, shift_times
 from convflow.processes.multiscale import ScaleDraws
 from convflow.processes.process import Process
 from convflow.samplers.guidance import Clock, guide
 from convflow.samplers.seeds import assign_labels, draw_noise, generator_of
-from convflow.storage import read_tensors, write_text, writing_file, writing_folder
+from convflow.storage import writing_file
 from convflow.training import checkpoint
-from convflow.training.config import CodecConfig, PipelineConfig, TrainConfig
+from convflow.training.config import TrainConfig
 from convflow.training.divergence import (
     first_nonfinite_gradient,
     first_nonfinite_module,
-    require_finite_weights,
 )
 from convflow.training.ema import EMA
-from convflow.training.keys import to_dict
 from convflow.training.monitor import Monitor, Schedule
-from convflow.training.optim import (
-    create_optimizer,
-    learning_rate,
-    optimizer_tensors,
-    restore_optimizer,
-)
+from convflow.training.optim import create_optimizer, learning_rate
+from convflow.training.state import kept, restore, save_before, store
 from convflow.types import Denoiser, Diverged, InputError
 
 log = logging.getLogger("convflow")
@@ -91,32 +90,35 @@ class Trainer:
         Resolution(self.shape[1:], self.shape[1:]).check(model, self.told)
         self.precision = choose_precision(config.precision, self.device)
         self.step, self.images_seen = 0, 0
+        self.begun_from: Path | None = None  # the checkpoint that was loaded
+        self.saved: Path | None = None  # the checkpoint that was loaded or written last
+        self.savable = True  # between two whole steps, and no save has failed
 
     def train_step(
         self, pictures: Tensor, labels: Tensor, indices: Any, total: int
     ) -> dict[str, float]:
         """Take one optimizer step on this process's share of a global batch of `total`."""
         config = self.config
-        shape = (total, *self._shape(pictures))
-        labels, draws = self._draw(labels, shape)
-        noise = self._draw_encoding(shape)
         mean = torch.zeros((), device=self.device)
-        for rows in _slices(len(pictures), config.micro_batch):
-            losses = self._losses(pictures[rows], labels[rows], draws, rows, noise)
-            loss = losses.sum() / total
-            loss.backward()
-            mean += loss.detach()
-        if not len(pictures):  # fewer than there are processes, which all sum the same tensors
-            for p in self.model.parameters():
-                p.grad = torch.zeros_like(p)
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        distributed.sum_over_processes([mean, *gradients])
+        with distributed.all_or_none(self.device, lambda bad: [mean, *self._gradients(bad)]):
+            shape = (total, *self._shape(pictures))
+            labels, draws = self._draw(labels, shape)
+            noise = self._draw_encoding(shape)
+            for rows in _slices(len(pictures), config.micro_batch):
+                losses = self._losses(pictures[rows], labels[rows], draws, rows, noise)
+                loss = losses.sum() / total
+                loss.backward()
+                mean += loss.detach()
+            if not len(pictures):  # fewer than there are processes, which all sum the same tensors
+                self._gradients(blank=True)
+        gradients = self._gradients()
         norm = nn.utils.get_total_norm(gradients)
         if not math.isfinite(float(mean)) or not math.isfinite(float(norm)):
             raise self._diverged(pictures, labels, draws, indices, noise, total)
         if config.optim.clip is not None:
             nn.utils.clip_grads_with_norm_(self.model.parameters(), config.optim.clip, norm)
 
+        self.savable = False  # until this step is whole
         self.step, self.images_seen = self.step + 1, self.images_seen + total
         rate = learning_rate(config.optim, self.images_seen, config.images)
         for group in self.optimizer.param_groups:
@@ -124,6 +126,7 @@ class Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.ema.update(self.model, self.step)
+        self.savable = True
         return {"loss": float(mean), "gradient_norm": float(norm), "learning_rate": rate}
 
     def run(self) -> bool:
@@ -136,95 +139,64 @@ class Trainer:
         saving_due = Schedule(gap, gap)
         began = self.step
         self.model.train()
-        with closing(stream), self._monitor() as monitor, _asked_to_stop() as asked:
-            while self.images_seen < config.images and not self._agree(asked()):
-                metrics = self.train_step(*next(stream))
-                if monitor is None:
-                    continue
-                monitor.step(self.step, self.images_seen, metrics)
-                if monitor.samples_due.due():
-                    self.write_samples()
-                    monitor.samples_due.restart()
-                if saving_due.due():
-                    self.save(monitor)
+        with distributed.all_or_none(self.device), ExitStack() as held:
+            with distributed.all_or_none(self.device):
+                monitor = held.enter_context(self._monitor())
+            held.enter_context(closing(stream))
+            asked = held.enter_context(_asked_to_stop())
+            try:
+                while batch := self._next(stream, asked):
+                    metrics = self.train_step(*batch)
+                    if monitor is None:
+                        continue
+                    monitor.step(self.step, self.images_seen, metrics)
+                    if monitor.samples_due.due():
+                        self.write_samples()
+                        monitor.samples_due.restart()
+                    if saving_due.due():
+                        self.save(monitor)
+            except Exception as error:
+                raise self._stop_all(error, monitor) from error.__cause__
             finished = self.images_seen >= config.images
             if monitor is not None:
-                self.save(monitor)
+                folder = self.save(monitor)
                 if finished and self.step > began:
                     self.write_samples()
-        distributed.barrier()
+                if not finished and not asked():
+                    log.info(f"saved before: {folder}")
         return finished
 
-    def save(self, monitor: Monitor | None = None) -> Path:
-        """Write a checkpoint of this moment, after its metrics, and return its folder.
+    def _next(self, stream: Iterator[Batch], asked: Callable[[], bool]) -> Batch | None:
+        """Return the next batch; None at the end, or where any process is to stop.
 
-        Raises:
-            InputError: the disk is full or not writable; earlier checkpoints are untouched.
-            Diverged: the weights are not finite.
+        No process goes on before all have their batch.
         """
+        batch = next(stream) if self.images_seen < self.config.images else None
+        return None if self._agree(asked()) else batch
+
+    def _stop_all(self, error: Exception, monitor: Monitor | None) -> Exception:
+        """Save before an error ends the run, where that can be; return what to raise.
+
+        The other processes are told where they ask each other, and save as if asked to stop.
+        """
+        if monitor is not None and self.savable and not isinstance(error, Diverged):
+            error = save_before(error, partial(self.save, monitor))
+        with suppress(InputError):  # a process that is gone
+            self._agree(True)
+        return error
+
+    def save(self, monitor: Monitor | None = None) -> Path:
+        """Write a checkpoint of this moment, after its metrics; return its folder, see `store`."""
+        self.savable = False  # an error here is no reason to try again
         if monitor is not None:
             monitor.flush()
-        require_finite_weights(self.model)
-        folder = checkpoint.folder_of(self.run_folder, self.step)
-        known = PipelineConfig(
-            size=self.images.shape[1:],
-            class_names=self.images.class_names,
-            sampling=self.config.sampling,
-            codec=CodecConfig(**self.codec.settings),
-            process=self.config.process,
-            resolution=self.config.resolution,
-        )
-        pipeline = json.dumps(to_dict(known), indent=2)
-        if folder.is_dir():  # the same moment, saved before; the way to sample may have changed
-            for name in ("raw", "ema"):
-                write_text(folder / name / "pipeline.json", pipeline)
-            return folder
-        state = {
-            "step": self.step,
-            "images_seen": self.images_seen,
-            "precision": self.precision,
-            "num_pictures": len(self.images),
-            "pictures": self.pictures,
-            "config": to_dict(self.config),
-            "version": __version__,
-        }
-        with writing_folder(folder) as draft:
-            for name, weights in (("raw", None), ("ema", self.ema.model.state_dict())):
-                (draft / name).mkdir()
-                self.model.save_weights(draft / name, weights)
-                (draft / name / "pipeline.json").write_text(pipeline, encoding="utf-8")
-            tensors = optimizer_tensors(self.model, self.optimizer)
-            safetensors.torch.save_file(tensors, draft / "optimizer.safetensors")
-            (draft / "state.json").write_text(json.dumps(state, indent=2), encoding="utf-8")
-        checkpoint.remove_old(self.run_folder, self.config.checkpoint.keep)
+        folder = store(self)
+        self.savable = True
         return folder
 
     def load(self, folder: Path) -> None:
-        """Go back to the moment of a checkpoint.
-
-        Raises:
-            InputError: a damaged file, another network, or other pictures.
-        """
-        state = checkpoint.read_state(folder)
-        known = state.get("num_pictures", len(self.images))
-        if known != len(self.images):
-            raise InputError(
-                f"{folder} was trained on {known:,} pictures, got {len(self.images):,} in "
-                f"{self.config.data.path}; restore the data, or start another run with --run"
-            )
-        if state.get("pictures", self.pictures) != self.pictures:
-            raise InputError(
-                f"{folder} was trained on other pictures, classes or labels than are in "
-                f"{self.config.data.path} now; restore the data, or start another run with --run"
-            )
-        with checkpoint.readable(folder):
-            for name, network in (("raw", self.model), ("ema", self.ema.model)):
-                path = folder / name / "model.safetensors"
-                load_strictly(network, read_tensors(path), path)  # type: ignore[arg-type]
-            tensors = read_tensors(folder / "optimizer.safetensors")
-            restore_optimizer(self.model, self.optimizer, tensors, state["step"])
-        self.step, self.images_seen = state["step"], state["images_seen"]
-        self.precision = state.get("precision", self.precision)  # "auto" stays what it was
+        """Go back to the moment of a checkpoint; see `restore`."""
+        restore(self, folder)
 
     def write_samples(self) -> None:
         """Write a grid of samples from the raw weights and one from their average."""
@@ -319,6 +291,12 @@ class Trainer:
         where = (self.step, self.images_seen, self.config.images)
         return closing(Monitor(self.run_folder, self.config.monitor, *where))
 
+    def _gradients(self, blank: bool = False) -> list[Tensor]:
+        """Return the gradients, zeros in their place where asked for."""
+        for p in self.model.parameters() if blank else ():
+            p.grad = torch.zeros_like(p)
+        return [p.grad for p in self.model.parameters() if p.grad is not None]
+
     def _diverged(
         self,
         pictures: Tensor,
@@ -329,7 +307,7 @@ class Trainer:
         total: int,
     ) -> Diverged:
         """Return the error that names the first module and the pictures that are not finite."""
-        parts: list[Tensor] = []
+        parts = [torch.zeros(0, device=self.device)]
 
         def forward() -> None:
             for rows in _slices(len(pictures), self.config.micro_batch):
@@ -340,13 +318,17 @@ class Trainer:
         names = ", ".join(self.images.item_name(int(indices[i])) for i in bad[:3])
         gradient = first_nonfinite_gradient(self.model)
         where = module or (f"the gradient of {gradient}" if gradient else "the gradient's norm")
-        steps = checkpoint.list_steps(self.run_folder)
-        kept = checkpoint.folder_of(self.run_folder, steps[-1]) if steps else "no checkpoint yet"
+        begun = self.begun_from
+        if begun == checkpoint.folder_of(self.run_folder, self.step):
+            good = kept(self.run_folder, before=self.step)
+            cure = f"the first step after {begun} was read, which may be bad: move it elsewhere"
+        else:
+            good, cure = kept(self.run_folder), "try a lower --optim.lr in a new run"
         return Diverged(
             f"the loss or its gradient is not finite at step {self.step + 1} (images "
             f"{self.images_seen:,} to {self.images_seen + total:,}); first in "
             f"{where}{f', with {names}' if names else ''}{', ...' if len(bad) > 3 else ''}; "
-            f"kept: {kept}; try a lower --optim.lr in a new run"
+            f"kept: {good}; {cure}"
         )
 
 
