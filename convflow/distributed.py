@@ -6,9 +6,10 @@ One process needs no set-up: every function then answers for a world of one.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -91,21 +92,56 @@ def sum_over_processes(tensors: Iterable[Tensor]) -> None:
         by_dtype.setdefault(tensor.dtype, []).append(tensor)
     for group in by_dtype.values():
         flat = torch.cat([tensor.flatten() for tensor in group])
-        dist.all_reduce(flat)
+        with _connected():
+            dist.all_reduce(flat)
         for tensor, part in zip(group, flat.split([t.numel() for t in group]), strict=True):
             tensor.copy_(part.view_as(tensor))
 
 
+def gather(value: Any) -> list[Any]:
+    """Return what each process gave, by rank."""
+    values: list[Any] = [value] * world_size()
+    if world_size() > 1:
+        with _connected():
+            dist.all_gather_object(values, value)
+    return values
+
+
 @contextmanager
-def all_or_none(device: torch.device) -> Iterator[None]:
-    """Raise on every process what went wrong on one, so that none waits for it in vain."""
+def _connected() -> Iterator[None]:
+    """Turn the error of a lost process into one line; gloo's own is a page."""
+    try:
+        yield
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0].rpartition("] ")[2]
+        raise InputError(f"another process stopped ({reason}); see its message") from error
+
+
+@contextmanager
+def all_or_none(
+    device: torch.device, tensors: Callable[[bool], list[Tensor]] = lambda failed: []
+) -> Iterator[None]:
+    """Raise on every process what went wrong on one, so that none waits for it in vain.
+
+    Args:
+        device: of the messages.
+        tensors: called at the end of the block, with whether it failed here; what it returns is
+            replaced by its sum over all processes in the same message. The same shapes on all.
+
+    Raises:
+        InputError: another process failed.
+    """
     failure: Exception | None = None
     try:
         yield
     except Exception as error:  # whatever it is, the others must not wait for it
         failure = error
     failures = torch.tensor(float(failure is not None), device=device)
-    sum_over_processes([failures])
+    try:
+        sum_over_processes([*tensors(failure is not None), failures])
+    except InputError:
+        if failure is None:
+            raise
     if failure is not None:
         raise failure
     if failures:

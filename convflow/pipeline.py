@@ -34,7 +34,7 @@ from convflow.samplers.ode import Callback
 from convflow.samplers.sampler import SEARCHED, Sampler, check_shift
 from convflow.samples import LabelPolicy, Precision, Progress, Samples
 from convflow.storage import write_text
-from convflow.training.checkpoint import find_weights, read_description
+from convflow.training.checkpoint import find_weights, opening, read_description
 from convflow.training.config import (
     SAMPLER_SETTINGS,
     CodecConfig,
@@ -137,7 +137,12 @@ class Pipeline:
 
     @classmethod
     def from_pretrained(
-        cls, folder_or_id: str | Path, *, weights: str = "ema", device: str = "auto"
+        cls,
+        folder_or_id: str | Path,
+        *,
+        weights: str = "ema",
+        device: str = "auto",
+        verify: bool = True,
     ) -> Pipeline:
         """Return the pipeline of a run folder, a checkpoint, a model folder or a Hub id.
 
@@ -145,6 +150,8 @@ class Pipeline:
             folder_or_id: a run folder stands for its newest checkpoint.
             weights: "ema" for the averaged weights of a checkpoint, "raw" for the last ones.
             device: "auto" takes a GPU where there is one.
+            verify: look for NaN and infinity, and compare the files of a checkpoint with its
+                checksums.
 
         Raises:
             InputError: nothing there, or damaged files.
@@ -152,11 +159,13 @@ class Pipeline:
         if weights not in ("ema", "raw"):
             raise InputError(unknown_name("kind of weights", weights, ("ema", "raw")))
         folder = find_weights(folder_or_id, weights)
-        known = read_description(folder)
+        with opening(folder):
+            known = read_description(folder, verify=verify)
+            model = load_model(folder, verify=verify)
         codec = create_codec(dataclasses.asdict(known.codec), distributed.choose_device(device))
         process, resolution = known.process, known.resolution
         told = (known.size, known.class_names, known.sampling, device, process, resolution)
-        pipe = cls(load_model(folder), codec, *told)
+        pipe = cls(model, codec, *told)
         pipe.folder = folder
         return pipe
 

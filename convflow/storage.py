@@ -9,7 +9,7 @@ import logging
 import os
 import shutil
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -98,6 +98,17 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         return safetensors.torch.load_file(path)
 
 
+def read_finite(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file, or raise InputError when it holds NaN or infinity, or as above."""
+    tensors = read_tensors(path)
+    if name := find_nonfinite(tensors):
+        raise InputError(
+            f"{path} holds numbers that are not finite, first in {name}; copy it again or use "
+            "another"
+        )
+    return tensors
+
+
 def check_tensors(path: Path) -> None:
     """Raise InputError as `read_tensors` would; of the file the header and the length are read."""
     with _whole(path), safetensors.safe_open(path, "pt"):
@@ -163,6 +174,56 @@ def find_misfits(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) ->
         if name in given and given[name].shape != tensor.shape
     ]
     return sorted(problems)
+
+
+def find_nonfinite(tensors: Mapping[str, Tensor]) -> str | None:
+    """Return the name of the first tensor with NaN or infinity in it, None where there is none."""
+    for name, tensor in tensors.items():
+        # A sum is never finite where a number is not; the slower look is for sums that overflow.
+        if not bool(tensor.sum().isfinite()) and not bool(tensor.isfinite().all()):
+            return name
+    return None
+
+
+def checksum(path: Path) -> dict[str, Any]:
+    """Return the size in bytes and the SHA-256 of a file."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return {"bytes": file.tell(), "sha256": digest}
+
+
+def check_sums(folder: Path, state: Mapping[str, Any], names: Iterable[str]) -> None:
+    """Raise InputError unless files are what they were when a checkpoint was written.
+
+    Args:
+        folder: the checkpoint.
+        state: what its `state.json` says: `files` holds the `checksum` of each file by name. A
+            file without one passes; earlier versions stored none.
+        names: of the files to read.
+    """
+    sums = state.get("files", {})
+    for name in names:
+        path, stored = folder / name, sums.get(name) if isinstance(sums, dict) else sums
+        if stored is None:
+            continue
+        if not path.is_file():
+            raise InputError(f"expected the file {path}, found none; copy it again or use another")
+        try:
+            found = checksum(path)
+        except OSError as error:
+            raise InputError(f"{path} cannot be read ({error}); copy it again") from error
+        if found != stored:
+            raise InputError(
+                f"{path} is damaged: its size or SHA-256 is not that of {folder / 'state.json'}; "
+                "copy it again or use another"
+            )
+
+
+def check_sums_of(folder: Path, *names: str) -> None:
+    """Check files of a model folder as `check_sums` does, where it is part of a checkpoint."""
+    state = folder.parent / "state.json"
+    if state.is_file():
+        check_sums(folder.parent, read_json(state), [f"{folder.name}/{name}" for name in names])
 
 
 def hash_tensors(tensors: Mapping[str, Tensor]) -> str:

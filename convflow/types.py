@@ -32,7 +32,7 @@ class InputError(ValueError):
 
 
 class Diverged(RuntimeError):
-    """The loss, its gradient or the weights stopped being finite; the last checkpoint is good.
+    """The loss, its gradient or the weights stopped being finite; the message names what is kept.
 
     The command line prints it as one line and exits with code 1.
     """

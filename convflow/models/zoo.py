@@ -11,7 +11,7 @@ from convflow import hub
 from convflow.models.backbone import Backbone
 from convflow.models.families import BACKBONES, build
 from convflow.models.pyramid import Pyramid
-from convflow.storage import find_misfits, read_json, read_tensors
+from convflow.storage import check_sums_of, find_misfits, read_finite, read_json, read_tensors
 from convflow.types import InputError, unknown_name
 
 FAMILIES: dict[str, type[Backbone]] = BACKBONES | {Pyramid.family: Pyramid}
@@ -134,16 +134,19 @@ def settings_of(name: str) -> dict[str, Any]:
     return {key: given.default for key, given in accepted.items() if key != "self"} | size.settings
 
 
-def load_model(folder_or_id: str | Path) -> Backbone:
+def load_model(folder_or_id: str | Path, *, verify: bool = True) -> Backbone:
     """Return the network stored in a folder by `save_pretrained`, or on the Hugging Face Hub.
 
     Args:
         folder_or_id: a folder with `config.json` and `model.safetensors`, or a Hub id "who/what".
+        verify: look for NaN and infinity, and compare the files of a checkpoint with its checksums.
 
     Raises:
         InputError: nothing there, a damaged file, or weights that do not fit their settings.
     """
     folder = find_folder(folder_or_id)
+    if verify:
+        check_sums_of(folder, "config.json", "model.safetensors")
     settings = read_json(folder / "config.json")
     if "optim" in settings:
         raise InputError(
@@ -155,8 +158,8 @@ def load_model(folder_or_id: str | Path) -> Backbone:
             f"{folder / 'config.json'}: {unknown_name('model family', family, FAMILIES)}"
         )
     model = build(family, settings, FAMILIES)
-    weights = read_tensors(folder / "model.safetensors")
-    load_strictly(model, weights, folder / "model.safetensors")
+    path = folder / "model.safetensors"
+    load_strictly(model, read_finite(path) if verify else read_tensors(path), path)
     return model.eval()
 
 

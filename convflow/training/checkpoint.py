@@ -3,23 +3,54 @@
 step_000001200/
   raw/  ema/             each a model folder that `convflow.load_model` and `Pipeline` read
   optimizer.safetensors
-  state.json             step, images seen, the run's settings
+  state.json             step, images seen, the run's settings, sizes and checksums of all files
 """
 
 from __future__ import annotations
 
+import json
+import logging
+import os
 import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
+from torch import Tensor
+
+from convflow.models.backbone import Backbone
 from convflow.models.zoo import find_folder
-from convflow.storage import UNFINISHED, read_json
+from convflow.storage import (
+    UNFINISHED,
+    check_sums,
+    check_sums_of,
+    checksum,
+    explained,
+    read_finite,
+    read_json,
+    write_text,
+    writing_folder,
+)
 from convflow.training.config import PipelineConfig
-from convflow.training.keys import read_pipeline
+from convflow.training.keys import read_pipeline, to_dict
 from convflow.types import InputError
+
+log = logging.getLogger("convflow")
+
+RAW, EMA = "raw/model.safetensors", "ema/model.safetensors"
+OPTIMIZER = "optimizer.safetensors"
+PARTS = {
+    RAW: "the weights",
+    EMA: "the average of the weights",
+    OPTIMIZER: "the state of the optimizer",
+}
+"""What training changes, by the file that holds it."""
+DESCRIPTIONS = ("raw/pipeline.json", "ema/pipeline.json")
+FILES = (*PARTS, "raw/config.json", "ema/config.json", *DESCRIPTIONS)
+"""All files of a checkpoint but `state.json`."""
 
 
 def folder_of(run: Path, step: int) -> Path:
@@ -42,6 +73,120 @@ def remove_old(run: Path, keep: int) -> None:
         shutil.rmtree(draft, ignore_errors=True)
 
 
+def is_complete(folder: Path) -> bool:
+    """Return whether all files of a checkpoint are there."""
+    return all((folder / name).is_file() for name in (*FILES, "state.json"))
+
+
+def list_remains(run: Path) -> list[Path]:
+    """Return the folders among a run's checkpoints that are neither complete ones nor drafts."""
+    complete = {folder_of(run, step) for step in list_steps(run)}
+    found = (run / "checkpoints").glob("[!.]*")
+    return sorted(path for path in found if path.is_dir() and path not in complete)
+
+
+def require_no_remains(run: Path) -> None:
+    """Raise InputError when a run without a complete checkpoint holds what is left of some."""
+    remains = list_remains(run)
+    if remains and not list_steps(run):
+        raise InputError(
+            f"expected complete checkpoints or none in {run}, got {_shown(remains)}; restore its "
+            "name and its state.json, choose another --run, or remove the folder "
+            f"{run / 'checkpoints'} to begin anew"
+        )
+
+
+def _shown(remains: list[Path]) -> str:
+    """Return what is left of checkpoints, for a message."""
+    whole = "with" if (remains[0] / "state.json").is_file() else "without"
+    more = f" and {len(remains) - 1} more" if len(remains) > 1 else ""
+    return f"{remains[0].name} {whole} state.json{more}"
+
+
+def move_aside(folder: Path) -> None:
+    """Rename what lies where a checkpoint is to be written, if anything does, and say so."""
+    if not os.path.lexists(folder):
+        return
+    names = (f"{folder.name}.aside{number}" for number in ("", *range(2, 1000)))
+    free = next(path for path in map(folder.with_name, names) if not os.path.lexists(path))
+    with explained(folder):
+        folder.rename(free)
+    log.warning(f"{folder} was no checkpoint of this moment; what lay there is now {free}")
+
+
+def write(
+    folder: Path,
+    model: Backbone,
+    parts: Mapping[str, Mapping[str, Tensor]],
+    known: PipelineConfig,
+    state: Mapping[str, Any],
+) -> None:
+    """Write a checkpoint, whole or not at all.
+
+    Args:
+        folder: where nothing is yet.
+        model: whose settings go beside the weights.
+        parts: tensors by file, as in `PARTS`.
+        known: what pipelines are told.
+        state: the content of `state.json` beside the checksums, which are added.
+
+    Raises:
+        InputError: the disk is full or not writable.
+    """
+    with writing_folder(folder) as draft:
+        for name in (RAW, EMA):
+            (draft / name).parent.mkdir()
+            model.save_weights((draft / name).parent, parts[name])
+        safetensors.torch.save_file(dict(parts[OPTIMIZER]), draft / OPTIMIZER)
+        for name in DESCRIPTIONS:
+            (draft / name).write_text(_described(known), encoding="utf-8")
+        sums = {"files": {name: checksum(draft / name) for name in FILES}}
+        (draft / "state.json").write_text(json.dumps({**state, **sums}, indent=2), encoding="utf-8")
+
+
+def describe(folder: Path, known: PipelineConfig) -> None:
+    """Tell pipelines something else in a checkpoint that is there.
+
+    A process killed meanwhile leaves descriptions without checksums, which open.
+    """
+    text, state = _described(known), read_state(folder)
+    if all((folder / name).read_text(encoding="utf-8") == text for name in DESCRIPTIONS):
+        return
+    sums = state.get("files")
+    if sums:
+        kept = {name: stored for name, stored in sums.items() if name not in DESCRIPTIONS}
+        write_text(folder / "state.json", json.dumps({**state, "files": kept}, indent=2))
+    for name in DESCRIPTIONS:
+        write_text(folder / name, text)
+    if sums:
+        sums |= {name: checksum(folder / name) for name in DESCRIPTIONS}
+        write_text(folder / "state.json", json.dumps({**state, "files": sums}, indent=2))
+
+
+def _described(known: PipelineConfig) -> str:
+    return json.dumps(to_dict(known), indent=2)
+
+
+def find_good(run: Path, before: int | None = None) -> Path | None:
+    """Return the newest checkpoint that is complete, undamaged and finite, None if there is none.
+
+    Args:
+        run: the run folder.
+        before: only checkpoints of earlier steps count.
+    """
+    for step in reversed(list_steps(run)):
+        folder = folder_of(run, step)
+        try:
+            if before is None or step < before:
+                check_sums(folder, read_state(folder), FILES)
+                for name in PARTS:
+                    read_finite(folder / name)
+                return folder
+        except InputError:
+            log.warning(f"{folder} is damaged")
+    return None
+
+
 def read_state(folder: Path) -> dict[str, Any]:
     """Return a checkpoint's `state.json`, or raise InputError when it is damaged."""
     with readable(folder):
@@ -61,10 +206,23 @@ def readable(folder: Path) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        reason = str(error).partition("; ")[0]
-        raise InputError(
-            f"{reason}; move {folder} elsewhere to go on from the checkpoint before it"
-        ) from error
+        reason, others = str(error).partition("; ")[0], _others(folder)
+        end = "go on from the checkpoint before it" if others else "begin anew; there is no other"
+        raise InputError(f"{reason}; move {folder} elsewhere to {end}") from error
+
+
+@contextmanager
+def opening(folder: Path) -> Iterator[None]:
+    """Do as `readable` for a model folder, where it is part of one of several checkpoints."""
+    several = (folder.parent / "state.json").is_file() and _others(folder.parent)
+    with readable(folder.parent) if several else nullcontext():
+        yield
+
+
+def _others(folder: Path) -> bool:
+    """Return whether there are complete checkpoints beside this one."""
+    run = folder.parent.parent
+    return any(folder_of(run, step).name != folder.name for step in list_steps(run))
 
 
 def find_weights(folder_or_id: str | Path, weights: str) -> Path:
@@ -80,14 +238,25 @@ def find_weights(folder_or_id: str | Path, weights: str) -> Path:
     folder = Path(folder_or_id)
     steps = list_steps(folder)
     if (folder / "checkpoints").is_dir() and not steps:
+        if remains := list_remains(folder):
+            raise InputError(
+                f"expected a complete checkpoint in {folder}, got {_shown(remains)}; restore its "
+                f"name and its state.json, or give the model folder {remains[0] / weights}"
+            )
         raise InputError(f"{folder} holds no complete checkpoint yet; let the training go on")
-    found = (folder_of(folder, steps[-1]) if steps else folder) / weights
+    checkpoint = folder_of(folder, steps[-1]) if steps else folder
+    found = checkpoint / weights
+    if (checkpoint / "state.json").is_file() and not (found / "config.json").is_file():
+        with readable(checkpoint):
+            raise InputError(f"expected a network in {found}, found no config.json there")
     return find_folder(found if found.is_dir() else folder_or_id)
 
 
-def read_description(folder: Path) -> PipelineConfig:
+def read_description(folder: Path, *, verify: bool = True) -> PipelineConfig:
     """Return what the `pipeline.json` of a model folder says, or raise InputError."""
     path = folder / "pipeline.json"
+    if verify:
+        check_sums_of(folder, "pipeline.json")
     if not path.is_file():
         raise InputError(
             f"{folder} holds a network but no pipeline.json with its size and classes; "

@@ -203,6 +203,7 @@ class CheckpointConfig:
 
     every_minutes: Annotated[NotNegative, doc("time between checkpoints")] = 5.0
     keep: Annotated[Count, doc("newest checkpoints kept; older ones are removed")] = 3
+    verify: Annotated[bool, doc("compare checksums of checkpoints that are read")] = True
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from convflow.storage import find_nonfinite
 from convflow.types import Diverged
 
 
@@ -27,13 +28,18 @@ def first_nonfinite_gradient(model: nn.Module) -> str | None:
     return None
 
 
-def require_finite_weights(model: nn.Module) -> None:
-    """Raise Diverged, naming the parameter, unless all weights of `model` are finite."""
-    for name, parameter in model.named_parameters():
-        if not bool(parameter.isfinite().all()):
+def require_finite(parts: Mapping[str, Mapping[str, Tensor]], kept: Callable[[], object]) -> None:
+    """Raise Diverged, naming part and tensor, unless all numbers of a training are finite.
+
+    Args:
+        parts: tensors by the name of the part, such as "the weights".
+        kept: the name of a good checkpoint; called where it is needed.
+    """
+    for part, tensors in parts.items():
+        if name := find_nonfinite(tensors):
             raise Diverged(
-                f"the weights are not finite, first in {name}; no checkpoint was written and the "
-                "earlier ones are kept; try a lower --optim.lr in a new run"
+                f"expected finite numbers in {part}, got others, first in {name}; no checkpoint "
+                f"was written; kept: {kept()}; try a lower --optim.lr in a new run"
             )
 
 

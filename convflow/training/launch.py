@@ -37,6 +37,7 @@ from convflow.processes.process import create_process
 from convflow.samplers.seeds import generator_of
 from convflow.storage import claimed, read_json, write_text
 from convflow.training import checkpoint
+from convflow.training.agreement import agree_on_start
 from convflow.training.changes import (
     RECORD,
     Change,
@@ -106,13 +107,17 @@ def train(
                         f"{trainer.images_seen:,} images that {run} has seen, got "
                         f"{config.images:,}; raise it to go on"
                     )
+        agree_on_start(trainer)
+        with distributed.all_or_none(device):
             if before is not None:
                 changes = find_changes(before, config)
             if distributed.rank() == 0:
                 write_text(run / "config.json", json.dumps(to_dict(config), indent=2))
                 changes = record_changes(changes, run, trainer.step, trainer.images_seen)
-        if distributed.rank() == 0:
-            _introduce(trainer, report, changes)
+                _introduce(trainer, report, changes)
+                if known and not steps:
+                    log.info(f"no checkpoint in {run} yet; beginning again from the start")
+        _look_for_folder(run)
         finished = trainer.run(None if minutes is None else began + 60 * minutes)
         if distributed.rank() == 0:
             say_end(trainer, finished, None if minutes is None else time.monotonic() - began)
@@ -314,6 +319,7 @@ def _check_folder(config: TrainConfig, run: Path) -> tuple[TrainConfig, TrainCon
         raise InputError(f"expected a folder to write to, got the file {run}; choose another --run")
     steps = checkpoint.list_steps(run)
     if not steps:
+        checkpoint.require_no_remains(run)
         return config, None
     folder = checkpoint.folder_of(run, steps[-1])
     with checkpoint.readable(folder):
@@ -325,6 +331,17 @@ def _check_folder(config: TrainConfig, run: Path) -> tuple[TrainConfig, TrainCon
         config = replace(config, model={"coarse": before.model["coarse"]} | config.model)
     check_changes(find_changes(before, config), run)
     return config, before
+
+
+def _look_for_folder(run: Path) -> None:
+    """Say which processes do not see the run folder that the first has just written to."""
+    seen = distributed.gather((run / "config.json").is_file())
+    blind = [str(rank) for rank, sees in enumerate(seen) if not sees]
+    if blind and distributed.rank() == 0:
+        log.warning(
+            f"rank {', '.join(blind)} does not see {run}, which rank 0 writes to; to go on later "
+            "all processes must see it"
+        )
 
 
 def _look_at_all(source: Source, data: DataConfig) -> tuple[Report, np.ndarray]:
@@ -380,3 +397,6 @@ def _introduce(trainer: Trainer, report: Report, changes: Sequence[Change]) -> N
     kept = len(checkpoint.list_steps(trainer.run_folder))
     line, fits = describe_disk(parameters, config.checkpoint.keep, kept, trainer.run_folder)
     log.log(logging.INFO if fits else logging.WARNING, line)
+    for path in checkpoint.list_remains(trainer.run_folder):
+        if not (path / "state.json").is_file():
+            log.warning(f"{path} has no state.json and is passed over")

@@ -28,7 +28,7 @@ def read_origin(config: TrainConfig) -> Backbone:
     try:
         folder = find_weights(config.init, "ema")
         with torch.random.fork_rng(devices=[]):  # a new network draws its first weights
-            model = load_model(folder)
+            model = load_model(folder, verify=config.checkpoint.verify)
         described = folder / "pipeline.json"
         known = read_pipeline(read_json(described)).process if described.is_file() else None
     except InputError as error:

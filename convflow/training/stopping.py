@@ -19,15 +19,18 @@ class Stop:
 
     Args:
         deadline: on `time.monotonic`; None where time does not matter.
+
+    Attributes:
+        failed: whether an error ends the run.
     """
 
     def __init__(self, deadline: float | None = None) -> None:
         self.deadline = math.inf if deadline is None else deadline
-        self.first = math.inf
+        self.first, self.failed = math.inf, False
 
     def __call__(self) -> bool:
-        """Return whether a signal has come or the time is over."""
-        return self.signalled() or time.monotonic() >= self.deadline
+        """Return whether a signal has come, an error ends the run or the time is over."""
+        return self.failed or self.signalled() or time.monotonic() >= self.deadline
 
     def signalled(self) -> bool:
         """Return whether a signal has come."""

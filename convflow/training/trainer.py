@@ -3,47 +3,38 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
-from collections.abc import Callable
-from contextlib import AbstractContextManager, closing, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from convflow import __version__, distributed
+from convflow import distributed
 from convflow.codecs import Codec
-from convflow.data.loader import Images, Order, batches
+from convflow.data.loader import Batch, Images, Order, batches
 from convflow.models.backbone import Backbone
 from convflow.models.resolution import Resolution, read_arguments
-from convflow.models.zoo import load_strictly
 from convflow.processes.flow import Draws, shift_of_size, shift_times
 from convflow.processes.multiscale import ScaleDraws
 from convflow.processes.process import Process
 from convflow.samplers.seeds import TRAINING, generator_of
-from convflow.storage import read_tensors, write_text, writing_folder
 from convflow.training import checkpoint
-from convflow.training.config import CodecConfig, PipelineConfig, TrainConfig
+from convflow.training.config import TrainConfig
 from convflow.training.divergence import (
     first_nonfinite_gradient,
     first_nonfinite_module,
-    require_finite_weights,
 )
 from convflow.training.ema import EMA
-from convflow.training.keys import to_dict
 from convflow.training.monitor import Monitor, Schedule
-from convflow.training.optim import (
-    create_optimizer,
-    learning_rate,
-    optimizer_tensors,
-    restore_optimizer,
-)
+from convflow.training.optim import create_optimizer, learning_rate
 from convflow.training.previews import Previews
-from convflow.training.stopping import asked_to_stop
+from convflow.training.state import kept, restore, save_before, store
+from convflow.training.stopping import Stop, asked_to_stop
 from convflow.types import Diverged, InputError
 
 log = logging.getLogger("convflow")
@@ -85,32 +76,36 @@ class Trainer:
         Resolution(self.shape[1:], self.shape[1:]).check(model, self.told)
         self.precision = choose_precision(config.precision, self.device)
         self.step, self.images_seen = 0, 0
+        self.begun_from: Path | None = None  # the checkpoint that was loaded
+        self.saved: Path | None = None  # the checkpoint that was loaded or written last
+        self.savable = True  # between two whole steps, and no save has failed
+        self.interrupted = False  # by a signal, on any process
 
     def train_step(
         self, pictures: Tensor, labels: Tensor, indices: Any, total: int, full: int
     ) -> dict[str, float]:
         """Take one step on this process's share of `total` pictures, where `full` fill a batch."""
         config = self.config
-        shape = (total, *self._shape(pictures))
-        labels, draws = self._draw(labels, shape)
-        noise = self._draw_encoding(shape)
         mean = torch.zeros((), device=self.device)
-        for rows in _slices(len(pictures), config.micro_batch):
-            losses = self._losses(pictures[rows], labels[rows], draws, rows, noise)
-            loss = losses.sum() / full
-            loss.backward()
-            mean += loss.detach()
-        if not len(pictures):  # fewer than there are processes, which all sum the same tensors
-            for p in self.model.parameters():
-                p.grad = torch.zeros_like(p)
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        distributed.sum_over_processes([mean, *gradients])
+        with distributed.all_or_none(self.device, lambda bad: [mean, *self._gradients(bad)]):
+            shape = (total, *self._shape(pictures))
+            labels, draws = self._draw(labels, shape)
+            noise = self._draw_encoding(shape)
+            for rows in _slices(len(pictures), config.micro_batch):
+                losses = self._losses(pictures[rows], labels[rows], draws, rows, noise)
+                loss = losses.sum() / full
+                loss.backward()
+                mean += loss.detach()
+            if not len(pictures):  # fewer than there are processes, which all sum the same tensors
+                self._gradients(blank=True)
+        gradients = self._gradients()
         norm = nn.utils.get_total_norm(gradients)
         if not math.isfinite(float(mean)) or not math.isfinite(float(norm)):
             raise self._diverged(pictures, labels, draws, indices, noise, total)
         if config.optim.clip is not None:
             nn.utils.clip_grads_with_norm_(self.model.parameters(), config.optim.clip, norm)
 
+        self.savable = False  # until this step is whole
         rate = learning_rate(config.optim, self.images_seen, total, config.images)
         self.step, self.images_seen = self.step + 1, self.images_seen + total
         for group in self.optimizer.param_groups:
@@ -118,6 +113,7 @@ class Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.ema.update(self.model, self.step)
+        self.savable = True
         loss_of_pictures = float(mean) * full / total
         return {"loss": loss_of_pictures, "gradient_norm": float(norm), "learning_rate": rate}
 
@@ -136,110 +132,76 @@ class Trainer:
         began = self.step
         deadline = None if distributed.rank() else deadline
         self.model.train()
-        with closing(stream), self._monitor(deadline) as monitor, asked_to_stop(deadline) as stop:
-            while self.images_seen < config.images and not self._agree(stop):
-                metrics = self.train_step(*next(stream))
-                if monitor is None:
-                    continue
-                monitor.step(self.step, self.images_seen, metrics)
-                if monitor.samples_due.due():
-                    self.write_samples(stop)
-                    monitor.samples_due.restart()
-                if saving_due.due():
-                    self.save(monitor)
+        with distributed.all_or_none(self.device), ExitStack() as held:
+            with distributed.all_or_none(self.device):
+                monitor = held.enter_context(self._monitor(deadline))
+            held.enter_context(closing(stream))
+            stop = held.enter_context(asked_to_stop(deadline))
+            try:
+                while batch := self._next(stream, stop):
+                    metrics = self.train_step(*batch)
+                    if monitor is None:
+                        continue
+                    monitor.step(self.step, self.images_seen, metrics)
+                    if monitor.samples_due.due():
+                        self.write_samples(partial(self._agree, stop, busy=True))
+                        monitor.samples_due.restart()
+                    if saving_due.due():
+                        self.save(monitor)
+            except Exception as error:
+                raise self._stop_all(error, monitor, stop) from error.__cause__
             finished = self.images_seen >= config.images
             if monitor is not None:
-                self.save(monitor)
+                folder = self.save(monitor)
                 if finished and self.step > began:
                     self.write_samples(stop)
-            interrupted = self._agree(stop.signalled)
-        distributed.barrier()
-        return finished or not interrupted
+                if not finished and not stop():
+                    log.info(f"saved before: {folder}")
+        return finished or not self.interrupted
+
+    def _next(self, stream: Iterator[Batch], stop: Stop) -> Batch | None:
+        """Return the next batch; None at the end, or where any process is to stop.
+
+        No process goes on before all have their batch.
+        """
+        batch = next(stream) if self.images_seen < self.config.images else None
+        return None if self._agree(stop) else batch
+
+    def _stop_all(self, error: Exception, monitor: Monitor | None, stop: Stop) -> Exception:
+        """Save before an error ends the run, where that can be; return what to raise.
+
+        The other processes are told where they ask each other, and save as if asked to stop.
+        """
+        if monitor is not None and self.savable and not isinstance(error, Diverged):
+            error = save_before(error, partial(self.save, monitor))
+        stop.failed = True
+        with suppress(InputError):  # a process that is gone
+            self._agree(stop)
+        return error
 
     def save(self, monitor: Monitor | None = None) -> Path:
-        """Write a checkpoint of this moment, after its metrics, and return its folder.
-
-        Raises:
-            InputError: the disk is full or not writable; earlier checkpoints are untouched.
-            Diverged: the weights are not finite.
-        """
+        """Write a checkpoint of this moment, after its metrics; return its folder, see `store`."""
+        self.savable = False  # an error here is no reason to try again
         if monitor is not None:
             monitor.flush()
-        require_finite_weights(self.model)
-        folder = checkpoint.folder_of(self.run_folder, self.step)
-        known = PipelineConfig(
-            size=self.images.shape[1:],
-            class_names=self.images.class_names,
-            sampling=self.config.sampling,
-            codec=CodecConfig(**self.codec.settings),
-            process=self.config.process,
-            resolution=self.config.resolution,
-        )
-        pipeline = json.dumps(to_dict(known), indent=2)
-        if folder.is_dir():  # the same moment, saved before; the way to sample may have changed
-            for name in ("raw", "ema"):
-                write_text(folder / name / "pipeline.json", pipeline)
-            return folder
-        state = {
-            "step": self.step,
-            "images_seen": self.images_seen,
-            "precision": self.precision,
-            "num_pictures": len(self.images),
-            "pictures": self.pictures,
-            "config": to_dict(self.config),
-            "version": __version__,
-        }
-        with writing_folder(folder) as draft:
-            for name, weights in (("raw", None), ("ema", self.ema.model.state_dict())):
-                (draft / name).mkdir()
-                self.model.save_weights(draft / name, weights)
-                (draft / name / "pipeline.json").write_text(pipeline, encoding="utf-8")
-            tensors = optimizer_tensors(self.model, self.optimizer)
-            safetensors.torch.save_file(tensors, draft / "optimizer.safetensors")
-            (draft / "state.json").write_text(json.dumps(state, indent=2), encoding="utf-8")
-        checkpoint.remove_old(self.run_folder, self.config.checkpoint.keep)
+        folder = store(self)
+        self.savable = True
         return folder
 
     def load(self, folder: Path) -> None:
-        """Go back to the moment of a checkpoint.
-
-        Raises:
-            InputError: a damaged file, another network, or other pictures.
-        """
-        state = checkpoint.read_state(folder)
-        known = state.get("num_pictures", len(self.images))
-        if known != len(self.images):
-            raise InputError(
-                f"{folder} was trained on {known:,} pictures, got {len(self.images):,} in "
-                f"{self.config.data.path}; restore the data, or start another run with --run"
-            )
-        if state.get("pictures", self.pictures) != self.pictures:
-            raise InputError(
-                f"{folder} was trained on other pictures, classes or labels than are in "
-                f"{self.config.data.path} now; restore the data, or start another run with --run"
-            )
-        with checkpoint.readable(folder):
-            for name, network in (("raw", self.model), ("ema", self.ema.model)):
-                path = folder / name / "model.safetensors"
-                load_strictly(network, read_tensors(path), path)  # type: ignore[arg-type]
-            tensors = read_tensors(folder / "optimizer.safetensors")
-            restore_optimizer(self.model, self.optimizer, tensors, state["step"])
-        self.step, self.images_seen = state["step"], state["images_seen"]
-        if self.config.precision == "auto":  # stays what it was
-            self.precision = state.get("precision", self.precision)
+        """Go back to the moment of a checkpoint; see `restore`."""
+        restore(self, folder)
 
     def write_samples(self, stop: Callable[[], bool] = lambda: False) -> None:
         """Write a grid of samples from the raw weights and one from their average.
 
-        Nothing is written once `stop`, asked on every process, is true on one.
+        Nothing is written once `stop` is true.
         """
         place, size = self.run_folder / "samples", self.images.shape[1:]
         previews = Previews(place, self.config, self.process, self.codec, self.shape, size)
         networks: dict[str, Any] = {"raw": self.model, "ema": self.ema.model}
         self.model.eval()
-        if previews.write(
-            networks, self.images_seen, self._autocast, lambda: self._agree(stop, busy=True)
-        ):
+        if previews.write(networks, self.images_seen, self._autocast, stop):
             log.info(f"samples after {self.images_seen:,} images: {place}")
         self.model.train()
 
@@ -297,15 +259,17 @@ class Trainer:
         on = self.precision == "bfloat16"
         return torch.autocast(self.device.type, torch.bfloat16, enabled=on)
 
-    def _agree(self, stop: Callable[[], bool], busy: bool = False) -> bool:
-        """Return whether any process is to stop.
+    def _agree(self, stop: Stop, busy: bool = False) -> bool:
+        """Return whether any process is to stop, and note whether one was told to by a signal.
 
         While the first process draws pictures it asks as one who is busy, again and again; the
         others, which have come to the next step, then answer and wait.
         """
         while True:
-            flags = torch.tensor([float(stop()), float(busy)], device=self.device)
+            told = [float(stop()), float(busy), float(stop.signalled())]
+            flags = torch.tensor(told, device=self.device)
             distributed.sum_over_processes([flags])
+            self.interrupted = bool(flags[2])
             if busy or not flags[1]:
                 return bool(flags[0])
 
@@ -314,6 +278,12 @@ class Trainer:
             return nullcontext()
         where = (self.step, self.images_seen, self.config.images)
         return closing(Monitor(self.run_folder, self.config.monitor, *where, deadline))
+
+    def _gradients(self, blank: bool = False) -> list[Tensor]:
+        """Return the gradients, zeros in their place where asked for."""
+        for p in self.model.parameters() if blank else ():
+            p.grad = torch.zeros_like(p)
+        return [p.grad for p in self.model.parameters() if p.grad is not None]
 
     def _diverged(
         self,
@@ -325,7 +295,7 @@ class Trainer:
         total: int,
     ) -> Diverged:
         """Return the error that names the first module and the pictures that are not finite."""
-        parts: list[Tensor] = []
+        parts = [torch.zeros(0, device=self.device)]
 
         def forward() -> None:
             for rows in _slices(len(pictures), self.config.micro_batch):
@@ -336,13 +306,17 @@ class Trainer:
         names = ", ".join(self.images.item_name(int(indices[i])) for i in bad[:3])
         gradient = first_nonfinite_gradient(self.model)
         where = module or (f"the gradient of {gradient}" if gradient else "the gradient's norm")
-        steps = checkpoint.list_steps(self.run_folder)
-        kept = checkpoint.folder_of(self.run_folder, steps[-1]) if steps else "no checkpoint yet"
+        begun = self.begun_from
+        if begun == checkpoint.folder_of(self.run_folder, self.step):
+            good = kept(self.run_folder, before=self.step)
+            cure = f"the first step after {begun} was read, which may be bad: move it elsewhere"
+        else:
+            good, cure = kept(self.run_folder), "try a lower --optim.lr in a new run"
         return Diverged(
             f"the loss or its gradient is not finite at step {self.step + 1} (images "
             f"{self.images_seen:,} to {self.images_seen + total:,}); first in "
             f"{where}{f', with {names}' if names else ''}{', ...' if len(bad) > 3 else ''}; "
-            f"kept: {kept}; try a lower --optim.lr in a new run"
+            f"kept: {good}; {cure}"
         )
 
 

@@ -7,7 +7,7 @@ from torch import nn
 from convflow.training.divergence import (
     first_nonfinite_gradient,
     first_nonfinite_module,
-    require_finite_weights,
+    require_finite,
 )
 from convflow.types import Diverged
 
@@ -31,7 +31,7 @@ def test_nothing_is_named_when_all_is_finite():
     assert first_nonfinite_module(model, lambda: model(torch.ones(1, 2))) is None
     model(torch.ones(1, 2)).sum().backward()
     assert first_nonfinite_gradient(model) is None
-    require_finite_weights(model)
+    require_finite({"the weights": model.state_dict()}, lambda: "none")
 
 
 def test_a_gradient_is_named():
@@ -41,12 +41,13 @@ def test_a_gradient_is_named():
     assert first_nonfinite_gradient(model) == "2.bias"
 
 
-def test_a_weight_is_named():
-    model = network()
-    with torch.no_grad():
-        model[2].bias.fill_(torch.inf)
-    with pytest.raises(Diverged, match=r"first in 2\.bias"):
-        require_finite_weights(model)
+@pytest.mark.parametrize("part", ["the weights", "the average of the weights"])
+def test_what_is_not_finite_is_named_with_what_is_kept(part):
+    parts = {name: network().state_dict() for name in ("the weights", "the average of the weights")}
+    parts[part]["2.bias"].fill_(torch.inf)
+    message = f"finite numbers in {part}, got others, first in 2.bias; .*; kept: none; try a lower"
+    with pytest.raises(Diverged, match=message):
+        require_finite(parts, lambda: "none")
 
 
 def test_hooks_go_when_the_forward_pass_fails():

@@ -1,0 +1,57 @@
+"""What all processes of a training must have in common before its first step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from convflow import distributed
+from convflow.storage import hash_tensors
+from convflow.training.keys import flatten, to_dict
+from convflow.training.state import parts_of
+from convflow.types import InputError
+
+if TYPE_CHECKING:
+    from convflow.training.trainer import Trainer
+
+FOLDER = "let all processes see the same run folder"
+
+
+def agree_on_start(trainer: Trainer) -> None:
+    """Raise InputError on every process unless all are about to train the same from here on.
+
+    One process agrees with itself at no cost. Several compare their settings, their place in the
+    run, their pictures, and a SHA-256 of weights, average and optimizer, which takes about 0.6 s
+    for each GiB (AMD EPYC with SHA instructions).
+    """
+    if distributed.world_size() == 1:
+        return
+    settings = {f"--{key}": value for key, value in flatten(to_dict(trainer.config)).items()}
+    agree("give all processes the same command", settings | {"precision": trainer.precision})
+    agree(FOLDER, {"step": trainer.step, "number of images seen": trainer.images_seen})
+    pictures = {"number of pictures": len(trainer.images), "pictures": trainer.pictures}
+    agree("let all processes read the same data", pictures)
+    weights = {f"hash of {name}": hash_tensors(held) for name, held in parts_of(trainer).items()}
+    agree(f"{FOLDER} and run the same versions", weights)
+
+
+def agree(cure: str, facts: Mapping[str, object]) -> None:
+    """Raise InputError on every process where one of them has another fact; it says which.
+
+    Args:
+        cure: what to do then.
+        facts: short values by name.
+    """
+    everywhere = distributed.gather({name: str(value) for name, value in facts.items()})
+    for name in dict.fromkeys(name for told in everywhere for name in told):
+        ranks: dict[str, list[int]] = {}
+        for rank, told in enumerate(everywhere):
+            ranks.setdefault(told.get(name, "none"), []).append(rank)
+        if len(ranks) > 1:
+            got = ", ".join(f"{value[:80]} on {_called(some)}" for value, some in ranks.items())
+            raise InputError(f"expected the same {name} in all processes, got {got}; {cure}")
+
+
+def _called(ranks: list[int]) -> str:
+    some = ", ".join(map(str, ranks[:4])) + ", ..." * (len(ranks) > 4)
+    return f"rank{'s' * (len(ranks) > 1)} {some}"

@@ -1,0 +1,124 @@
+"""The state of a training, put into a checkpoint and taken back."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from convflow import __version__
+from convflow.models.zoo import load_strictly
+from convflow.storage import check_sums, read_finite
+from convflow.training import checkpoint
+from convflow.training.config import CodecConfig, PipelineConfig
+from convflow.training.divergence import require_finite
+from convflow.training.keys import to_dict
+from convflow.training.optim import optimizer_tensors, restore_optimizer
+from convflow.types import InputError
+
+if TYPE_CHECKING:
+    from convflow.training.trainer import Trainer
+
+log = logging.getLogger("convflow")
+
+
+def parts_of(trainer: Trainer) -> dict[str, dict[str, Tensor]]:
+    """Return all tensors that training changes, by the file of a checkpoint that holds them."""
+    return {
+        checkpoint.RAW: trainer.model.state_dict(),
+        checkpoint.EMA: trainer.ema.model.state_dict(),
+        checkpoint.OPTIMIZER: optimizer_tensors(trainer.model, trainer.optimizer),
+    }
+
+
+def store(trainer: Trainer) -> Path:
+    """Write a checkpoint of this moment and return its folder.
+
+    What lies in its place is moved aside, unless this trainer wrote or loaded it: then it is the
+    same moment, and only what pipelines are told is brought up to date.
+
+    Raises:
+        InputError: the disk is full or not writable; earlier checkpoints are untouched.
+        Diverged: weights, average or the optimizer's state are not finite.
+    """
+    run, config, parts = trainer.run_folder, trainer.config, parts_of(trainer)
+    named = {checkpoint.PARTS[name]: tensors for name, tensors in parts.items()}
+    require_finite(named, lambda: kept(run))
+    folder = checkpoint.folder_of(run, trainer.step)
+    known = PipelineConfig(
+        size=trainer.images.shape[1:],
+        class_names=trainer.images.class_names,
+        sampling=config.sampling,
+        codec=CodecConfig(**trainer.codec.settings),
+        process=config.process,
+        resolution=config.resolution,
+    )
+    if folder == trainer.saved and checkpoint.is_complete(folder):
+        checkpoint.describe(folder, known)
+        return folder
+    state = {
+        "step": trainer.step,
+        "images_seen": trainer.images_seen,
+        "precision": trainer.precision,
+        "num_pictures": len(trainer.images),
+        "pictures": trainer.pictures,
+        "config": to_dict(config),
+        "version": __version__,
+    }
+    checkpoint.move_aside(folder)
+    checkpoint.write(folder, trainer.model, parts, known, state)
+    trainer.saved = folder
+    checkpoint.remove_old(run, config.checkpoint.keep)
+    return folder
+
+
+def restore(trainer: Trainer, folder: Path) -> None:
+    """Take a trainer back to the moment of a checkpoint.
+
+    Raises:
+        InputError: a damaged file, numbers that are not finite, another network, other pictures.
+    """
+    state, path = checkpoint.read_state(folder), trainer.config.data.path
+    known = state.get("num_pictures", len(trainer.images))
+    if known != len(trainer.images):
+        raise InputError(
+            f"{folder} was trained on {known:,} pictures, got {len(trainer.images):,} in "
+            f"{path}; restore the data, or start another run with --run"
+        )
+    if state.get("pictures", trainer.pictures) != trainer.pictures:
+        raise InputError(
+            f"{folder} was trained on other pictures, classes or labels than are in "
+            f"{path} now; restore the data, or start another run with --run"
+        )
+    with checkpoint.readable(folder):
+        if trainer.config.checkpoint.verify:
+            check_sums(folder, state, checkpoint.FILES)
+        networks = {checkpoint.RAW: trainer.model, checkpoint.EMA: trainer.ema.model}
+        for name, network in networks.items():
+            load_strictly(network, read_finite(folder / name), folder / name)  # type: ignore[arg-type]
+        tensors = read_finite(folder / checkpoint.OPTIMIZER)
+        restore_optimizer(trainer.model, trainer.optimizer, tensors, state["step"])
+    trainer.step, trainer.images_seen = state["step"], state["images_seen"]
+    trainer.precision = state.get("precision", trainer.precision)  # "auto" stays what it was
+    trainer.begun_from = trainer.saved = folder
+
+
+def save_before(error: Exception, save: Callable[[], Path]) -> Exception:
+    """Save before an error ends the run, where that can be; return the error, saying where."""
+    try:
+        where = f"saved before: {save()}"
+    except Exception as second:  # the first error matters more
+        log.warning(f"nothing could be saved: {second}")
+        return error
+    if isinstance(error, InputError):
+        return InputError(f"{error}; {where}")
+    log.info(where)
+    return error
+
+
+def kept(run: Path, before: int | None = None) -> str:
+    """Return the name of the newest good checkpoint of a run, for a message."""
+    return str(checkpoint.find_good(run, before) or "no good checkpoint")
