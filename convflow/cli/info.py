@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from convflow.models.backbone import Backbone
     from convflow.training.config import PipelineConfig, TrainConfig
 
-WEIGHTS = (".safetensors", ".pt", ".pth", ".ckpt")
+WEIGHTS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 SETTINGS = ("config.json", "pipeline.json", "state.json")
 
 NOTE = """\
@@ -36,17 +36,18 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command and return its exit code."""
     parser = Parser(
         prog="convflow info",
-        usage="convflow info [WHAT] [--batch-size N] [--size HxW] [--json]",
+        usage="convflow info [WHAT] [--batch-size N] [--size HxW] [--part NAME] [--json]",
         description="Without WHAT, or with a family (dit): its sizes. With --batch-size or --size "
         "the memory for training and sampling too. WHAT may be a size (flowdcn-s/2), a recipe "
-        "(cifar10.flowdcn), a run folder, a checkpoint, a model folder, or a file of published "
-        "weights.",
+        "(cifar10.flowdcn), a run folder, a checkpoint, a model folder, a file of published "
+        "weights, or a folder in which diffusers has saved a DiT.",
         allow_abbrev=False,
     )
     add = parser.add_argument
     add("what", nargs="?", help="family, size, recipe, folder or file")
     add("--batch-size", type=positive, help="pictures at once, for the memory (default: 1)")
     add("--size", type=size, help="pixels of a picture (default: 256 in 8x latents, or as trained)")
+    add("--part", help="of a file of weights that holds several networks, the one to describe")
     add("--json", action="store_true", help="print JSON")
     options = parser.parse(arguments)
 
@@ -54,13 +55,17 @@ def main(arguments: Sequence[str]) -> int:
 
     asked = _Asked(options.batch_size, options.size)
     is_table = options.what is None or options.what in FAMILIES
+    if options.part and not Path(options.what or "").exists():
+        raise InputError(
+            f"--part: expected it with a file of weights, got {options.part}; name one"
+        )
     if is_table:
         found = _sizes(options.what)
         if any(asked):
             for name, row in found.items():
                 row["memory"] = asked.memory(partial(create_model, name))
     else:
-        found = _describe(options.what, asked)
+        found = _describe(options.what, asked, options.part)
     if options.json:
         print(json.dumps(found, indent=2))
     elif is_table:
@@ -132,12 +137,16 @@ def _factor(known: PipelineConfig | TrainConfig) -> int:
     return 8 if known.codec.kind == "latent" else 1
 
 
-def _describe(what: str, asked: _Asked) -> dict[str, Any]:
+def _describe(what: str, asked: _Asked, part: str | None) -> dict[str, Any]:
+    from convflow.models.published import find_file
+
     path = Path(what)
+    if what and (file := find_file(path)) != path:
+        return _describe_file(file, asked, part)
     if what and path.is_dir():
         return _describe_folder(path, asked)
     if what and path.exists():
-        return _describe_file(path, asked)
+        return _describe_file(path, asked, part)
 
     from convflow.models.zoo import FAMILIES, SIZES, create_model
 
@@ -181,8 +190,8 @@ def _network(config: TrainConfig) -> dict[str, Any]:
     return pyramid_settings(settings, config) if config.process.kind == "dfm" else settings
 
 
-def _describe_file(path: Path, asked: _Asked) -> dict[str, Any]:
-    if path.suffix not in WEIGHTS:
+def _describe_file(path: Path, asked: _Asked, part: str | None) -> dict[str, Any]:
+    if path.suffix not in WEIGHTS and not path.name.endswith(".safetensors.index.json"):
         raise InputError(
             f"{path} is a file; give a run, checkpoint or model folder, or a file of weights "
             f"({', '.join(WEIGHTS)})"
@@ -197,7 +206,7 @@ def _describe_file(path: Path, asked: _Asked) -> dict[str, Any]:
 
     from convflow.models.convert import describe_weights
 
-    return describe_weights(path)
+    return describe_weights(path, part)
 
 
 def _describe_folder(folder: Path, asked: _Asked) -> dict[str, Any]:

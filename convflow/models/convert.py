@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import re
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,42 +14,23 @@ import torch
 from torch import Tensor
 
 from convflow.models.backbone import Backbone
-from convflow.models.zoo import PUBLISHED, SIZES, create_model, load_strictly
+from convflow.models.layouts import (
+    COPIED,
+    DIT_FIXED,
+    FAMILY_OF,
+    LAYOUTS,
+    SIGNS,
+    is_spare,
+    our_name,
+    published_name,
+)
+from convflow.models.published import Part, find_file, read_config, read_file, take
+from convflow.models.zoo import PUBLISHED, SIZES, create_model
 from convflow.nn.positions import sincos_positions
-from convflow.storage import find_misfits, read_weights
 from convflow.types import InputError, unknown_name
 
-PATCH_KEYS = {
-    r"x_embedder\.proj\.": "embed_patches.",
-    r"t_embedder\.mlp\.0\.": "embed_time.hidden.",
-    r"t_embedder\.mlp\.2\.": "embed_time.out.",
-    r"y_embedder\.embedding_table\.": "embed_label.",
-    r"final_layer\.adaLN_modulation\.": "project.modulation.",
-    r"final_layer\.linear\.": "project.out.",
-    r"\.adaLN_modulation\.": ".modulation.",
-}
-"""Names that the networks on patches share, as regular expressions, and ours."""
+log = logging.getLogger("convflow")
 
-FLOWDCN_KEYS = PATCH_KEYS | {
-    r"\.attn\.v\.": ".mix.value.",
-    r"\.attn\.qk_deformables\.": ".mix.direction.",
-    r"\.attn\.qk_scales\.": ".mix.scale.",
-    r"\.attn\.qk_weights\.": ".mix.weight.",
-    r"\.attn\.out\.": ".mix.out.",
-    r"\.attn\.deformables_scale$": ".mix.prior_scale",
-    r"\.mlp\.w1\.": ".mlp.gate.",
-    r"\.mlp\.w2\.": ".mlp.out.",
-    r"\.mlp\.w3\.": ".mlp.up.",
-}
-FLOWDCN_FIXED = "attn.deformables_prior"
-
-DIT_KEYS = PATCH_KEYS | {
-    r"\.attn\.qkv\.": ".mix.qkv.",
-    r"\.attn\.proj\.": ".mix.out.",
-    r"\.mlp\.fc1\.": ".mlp.0.",
-    r"\.mlp\.fc2\.": ".mlp.2.",
-}
-DIT_FIXED = "pos_embed"
 DIT_HEADS = {
     size.settings["width"]: size.settings["num_heads"]
     for size in SIZES.values()
@@ -57,118 +38,141 @@ DIT_HEADS = {
 }
 """Heads by width, at the published sizes."""
 
-DICO_KEYS = {
-    r"x_embedder\.proj\.": "embed.",
-    r"t_embedder_1\.": "embed_condition.time.0.",
-    r"t_embedder_2\.": "embed_condition.time.1.",
-    r"t_embedder_3\.": "embed_condition.time.2.",
-    r"(time\.\d)\.mlp\.0\.": r"\1.hidden.",
-    r"(time\.\d)\.mlp\.2\.": r"\1.out.",
-    r"y_embedder\.embedding_table_": "embed_condition.label.",
-    r"encoder_level_1\.": "body.stages.0.",
-    r"encoder_level_2\.": "body.stages.1.",
-    r"latent\.": "body.stages.2.",
-    r"decoder_level_2\.": "body.stages.3.",
-    r"decoder_level_1\.": "body.stages.4.",
-    r"\.conv1\.": ".mix.expand.",
-    r"\.conv2\.": ".mix.depthwise.",
-    r"\.ca\.1\.": ".mix.attention.score.",
-    r"\.conv3\.": ".mix.out.",
-    r"\.conv4\.": ".mlp.0.",
-    r"\.conv5\.": ".mlp.2.",
-    r"down1_2\.body\.0\.": "body.down.0.conv.",
-    r"down2_3\.body\.0\.": "body.down.1.conv.",
-    r"up3_2\.body\.0\.": "body.up.0.conv.",
-    r"up2_1\.body\.0\.": "body.up.1.conv.",
-    r"reduce_chan_level2\.": "body.join.0.linear.",
-    r"reduce_chan_level1\.": "body.join.1.linear.",
-    r"final_layer\.out_proj\.": "project.out.",
-    r"final_layer\.adaLN_modulation\.": "project.modulation.",
-    r"\.adaLN_modulation\.": ".modulation.",
-}
-
-SIGNS = {
-    "flowdcn": "blocks.0.attn.qk_deformables.weight",
-    "dico": "encoder_level_1.0.ca.1.weight",
-    "dit": "blocks.0.attn.qkv.weight",
-}
-"""One name by which the tensors of a family are known; those of SiT are called as in DiT."""
+FREQUENCIES_NOTE = (
+    "of a time the network sees 128 frequencies spaced as in the code of DiT that its published "
+    "weights come from; diffusers spaces the frequencies as 127, so its predictions differ a little"
+)
 
 Import = tuple[dict[str, Any], dict[str, Tensor]]
 """Settings of a network, and its tensors under our names."""
-Importer = Callable[[dict[str, Tensor]], Import]
 
 
 def load_official(
     weights: str | Path | Mapping[str, Any],
-    family: str = "flowdcn",
+    family: str | None = None,
     *,
     keep_half: bool = False,
     num_heads: int | None = None,
+    part: str | None = None,
 ) -> Backbone:
     """Return our network with published weights; sizes are inferred from the tensors.
 
     Args:
-        weights: a state dict, the dict of a checkpoint that holds one, or a `.safetensors`, `.pt`,
-            `.pth` or `.ckpt` file. Pickles are read with `weights_only=True`: a file that wants to
-            run code is refused. Averaged weights are taken where they lie beside the raw ones.
-        family: "flowdcn", "dico", "dit" or "sit".
+        weights: a state dict, the dict of a checkpoint that holds one, a `.safetensors`, `.pt`,
+            `.pth`, `.bin` or `.ckpt` file, or a folder of diffusers with a DiT. Pickles are read
+            with `weights_only=True`: a file that wants to run code is refused. Averaged weights
+            are taken where they lie beside the raw ones. What training has added before names and
+            beside weights is left out, which a line of the log says.
+        family: "flowdcn", "dico", "dit" or "sit"; by default that of the tensors. Those of DiT and
+            SiT are alike, so there it is told by the stored command of training, or by the name of
+            the file.
         keep_half: keep the half of FlowDCN's or SiT's head that its forward pass throws away. The
             predictions are the same with and without.
         num_heads: heads of a DiT or SiT, which no tensor tells; needed for widths that are not
-            published.
+            published, unless the config.json of diffusers lies beside the file.
+        part: which network of a checkpoint, where several could be meant, such as "ema_0.999".
 
     Raises:
         InputError: no such file or family, an unsafe pickle, or tensors that do not fit.
     """
-    importers = _importers(keep_half, num_heads)
-    if family not in importers:
-        raise InputError(unknown_name("family of published weights", family, importers))
+    if family is not None and family not in LAYOUTS:
+        raise InputError(unknown_name("family of published weights", family, LAYOUTS))
     if not isinstance(weights, str | Path | Mapping):
         raise InputError(f"expected a file of weights or a state dict, got {weights!r}; give one")
-    origin = "the state dict" if isinstance(weights, Mapping) else str(weights)
-    content = weights if isinstance(weights, Mapping) else read_weights(Path(weights))
-    settings, tensors = _import(_unwrap(content, origin), family, importers[family], origin)
+    origin, content, config = _read(weights)
+    found = take(content, origin, LAYOUTS[family] if family else tuple(SIGNS), part)
+    family, reason = (family, "") if family else _family_of(found.part, content, origin)
+    heads = num_heads or config.get("num_attention_heads")
+    settings, tensors = _import(found.part, family, origin, keep_half, heads)
     model = create_model(family, **settings)
-    load_strictly(model, tensors, origin)
+    if misfits := _misfits(model, tensors, found.part):
+        more = f" and {len(misfits) - 3} more" if len(misfits) > 3 else ""
+        raise InputError(
+            f"{origin} does not fit {family}: {'; '.join(misfits[:3])}{more}; it has "
+            f"{found.part.describe()}"
+        )
+    model.load_state_dict(tensors)
+    if found.part.layout == "diffusers":
+        log.info(f"{origin}: {FREQUENCIES_NOTE}")
+    if reason or found.part.name or found.dropped:
+        log.info(f"{origin}: {family}{reason}{found.describe()}")
     return model.eval()
 
 
-def describe_weights(path: Path) -> dict[str, Any]:
+def describe_weights(path: Path, part: str | None = None) -> dict[str, Any]:
     """Return what a file of published weights holds, as far as its tensors tell; builds nothing.
 
+    Args:
+        path: as for `load_official`, and so is `part`.
+        part: which network of a checkpoint, where several could be meant.
+
     Raises:
-        InputError: no such file, an unsafe pickle, or something else than named tensors.
+        InputError: no such file, an unsafe pickle, several networks that could be meant, or
+            something else than named tensors.
     """
-    content = read_weights(path)
-    state = _unwrap(content, str(path))
-    part = _chosen(content)
-    found: dict[str, Any] = {
-        "file": str(path),
-        "holds": sorted(map(str, content)) if part else ["a state dict"],
-        "averaged": part == "ema",
-        "tensors": len(state),
-        "parameters": sum(
-            t.numel() for n, t in state.items() if not n.endswith((FLOWDCN_FIXED, DIT_FIXED))
-        ),
-        "dtypes": sorted({str(t.dtype).removeprefix("torch.") for t in state.values()}),
+    origin, content, config = _read(path)
+    found = take(content, origin, part=part)
+    chosen = found.part
+    described: dict[str, Any] = {
+        "file": origin,
+        "holds": sorted(map(str, content)) if chosen.path else ["a state dict"],
+        **({"part": chosen.name} if chosen.name else {}),
+        "averaged": chosen.averaged,
+        **({"left_out": found.dropped} if found.dropped else {}),
+        "tensors": len(chosen.tensors),
+        "parameters": sum(t.numel() for n, t in chosen.tensors.items() if not is_spare(n)),
+        "dtypes": sorted({str(t.dtype).removeprefix("torch.") for t in chosen.tensors.values()}),
     }
-    family = next((name for name, sign in SIGNS.items() if sign in state), None)
-    if family is None:
-        return found | {"family": "unknown"}
-    found["family"] = "dit or sit, whose tensors are alike" if family == "dit" else family
-    importer = _importers(keep_half=True, num_heads=1)[family]  # no shape depends on the heads
-    try:
-        settings, tensors = _import(state, family, importer, str(path))
+    if chosen.layout is None:
+        return described | {"family": "unknown"}
+    family = FAMILY_OF[chosen.layout]
+    words = {"dit": "dit or sit, whose tensors are alike", "diffusers": "dit, of diffusers"}
+    described["family"] = words.get(chosen.layout, family)
+    try:  # no shape depends on the heads
+        settings, tensors = _import(chosen, family, origin, keep_half=True, num_heads=1)
         with torch.device("meta"):
             model = create_model(family, **settings)
     except InputError as error:  # without its advice, which is for those who load
-        return found | {"problem": str(error).partition("; ")[0]}
-    if misfits := find_misfits(model.state_dict(), tensors):
-        found["problem"] = "; ".join(misfits[:3])
+        return described | {"problem": str(error).partition("; ")[0]}
+    if misfits := _misfits(model, tensors, chosen):
+        described["problem"] = "; ".join(misfits[:3])
     if "num_heads" in settings:
-        settings["num_heads"] = DIT_HEADS.get(settings["width"], "not told by the tensors")
-    return found | {"size": _size_of(family, settings), "model": settings}
+        known = DIT_HEADS.get(settings["width"], "not told by the tensors")
+        settings["num_heads"] = config.get("num_attention_heads", known)
+    return described | {"size": _size_of(family, settings), "model": settings}
+
+
+def _read(weights: str | Path | Mapping[str, Any]) -> tuple[str, Any, dict[str, Any]]:
+    """Return what to call given weights, what they hold, and the settings diffusers put beside."""
+    if isinstance(weights, Mapping):
+        return "the state dict", weights, {}
+    file = find_file(Path(weights))
+    return str(weights), read_file(file), read_config(file)
+
+
+def _family_of(part: Part, content: Any, origin: str) -> tuple[str, str]:
+    """Return the family of published weights, and how it is known where the tensors do not tell."""
+    if part.layout is None:
+        if {"embed_patches.weight", "embed_condition.label.0.weight"} & part.tensors.keys():
+            raise InputError(
+                f"{origin} holds a network of convflow; open the folder that it lies in with "
+                "load_model"
+            )
+        raise InputError(
+            f"{origin} holds no published weights of {', '.join(LAYOUTS)}, but "
+            f"{part.describe()}; give another file"
+        )
+    if part.layout != "dit":
+        return FAMILY_OF[part.layout], ""
+    command = content.get("args")
+    named = command.get("model") if isinstance(command, Mapping) else getattr(command, "model", "")
+    for words, where in ((named, "the command of its training"), (Path(origin).stem, "its name")):
+        if told := re.search(r"(?<![a-z])(dit|sit)(?![a-z])", str(words).lower()):
+            return told[1], f" by {where}"
+    raise InputError(
+        f"{origin}: expected a family, for the tensors of DiT and SiT are alike; give family='dit' "
+        "or family='sit'"
+    )
 
 
 def _size_of(family: str, settings: dict[str, Any]) -> str:
@@ -179,61 +183,86 @@ def _size_of(family: str, settings: dict[str, Any]) -> str:
     return "not a published one"
 
 
-def _importers(keep_half: bool, num_heads: int | None) -> dict[str, Importer]:
-    return {
-        "flowdcn": partial(_flowdcn, keep_half=keep_half),
-        "dico": _dico,
-        "dit": partial(_dit, num_heads=num_heads),
-        "sit": partial(_sit, num_heads=num_heads, keep_half=keep_half),
-    }
-
-
-def _import(state: dict[str, Tensor], family: str, importer: Importer, origin: str) -> Import:
+def _import(part: Part, family: str, origin: str, keep_half: bool, num_heads: int | None) -> Import:
+    """Return settings and tensors of a family, or raise InputError in the file's own names."""
+    if part.layout and part.layout not in LAYOUTS[family]:
+        other = FAMILY_OF[part.layout]
+        raise InputError(
+            f"{origin} holds no published {family} weights, but those of {other}; leave out the "
+            f"family, or give {other!r}"
+        )
+    layout = part.layout or LAYOUTS[family][0]
     try:
-        return importer(state)
+        own = _merged(part) if layout == "diffusers" else part.tensors
+        named = {our_name(n, layout): t for n, t in own.items() if not is_spare(n)}
+        for name in own:
+            if name.endswith(DIT_FIXED):
+                _check_positions(own[name], len(named["embed_patches.weight"]), part.files[name])
+        if family == "flowdcn":
+            return _flowdcn(named, keep_half)
+        if family == "dico":
+            return _dico(named)
+        return _dit(named, num_heads) if family == "dit" else _sit(named, num_heads, keep_half)
     except InputError:
         raise
     except (LookupError, ValueError, TypeError, RuntimeError, ArithmeticError) as error:
         words = str(error).splitlines() or [type(error).__name__]  # torch tells of its frames too
-        reason = f"missing {error.args[0]}" if isinstance(error, KeyError) else words[0]
+        reason = f"its shapes are others: {words[0]}"
+        if isinstance(error, KeyError):
+            absent = part.prefix + published_name(error.args[0], layout)
+            reason = f"expected {absent}, which is not there"
         raise InputError(
-            f"{origin} holds no published {family} weights ({reason}); name another family"
+            f"{origin} holds no published {family} weights ({reason}); it has {part.describe()}"
         ) from error
 
 
-def _unwrap(content: Any, origin: str) -> dict[str, Tensor]:
-    """Return the state dict within a checkpoint, the averaged one where there are two."""
-    if part := _chosen(content):
-        content = content[part]
-    if not isinstance(content, Mapping) or not content:
-        empty = "an empty " if isinstance(content, Mapping) else ""
-        raise InputError(f"{origin}: expected a state dict, got {empty}{type(content).__name__}")
-    for name, value in content.items():
-        if not isinstance(name, str) or not isinstance(value, Tensor):
-            kind = type(value).__name__
+def _misfits(model: Backbone, tensors: Mapping[str, Tensor], part: Part) -> list[str]:
+    """Return what is missing, unknown or of another shape, by the names of the file."""
+    layout = part.layout or LAYOUTS[model.family][0]
+    expected = model.state_dict()
+    files = {our_name(name, layout): file for name, file in part.files.items()}
+    missing = [
+        f"expected {part.prefix + published_name(name, layout)}, which is not there"
+        for name in expected.keys() - tensors.keys()
+    ]
+    others = [
+        f"{files[name]} of shape {tuple(tensor.shape)} is unknown"
+        if name not in expected
+        else f"{files[name]} is {tuple(tensor.shape)}, expected {tuple(expected[name].shape)}"
+        for name, tensor in tensors.items()
+        if name not in expected or tensor.shape != expected[name].shape
+    ]
+    return [*sorted(missing), *sorted(others)]
+
+
+def _merged(part: Part) -> dict[str, Tensor]:
+    """Return tensors in diffusers' names, queries, keys and values as one named as the queries.
+
+    Raises:
+        InputError: embeddings of time or label that differ between blocks.
+    """
+    tensors = dict(part.tensors)
+    for name, tensor in part.tensors.items():
+        _, copied, rest = name.partition(COPIED)
+        if copied and not tensor.equal(tensors[first := f"transformer_blocks.0{COPIED}{rest}"]):
             raise InputError(
-                f"{origin}: expected a state dict of names and tensors, but it holds the {kind} "
-                f"{name!r}; give the part of it that is one"
+                f"expected {part.files[name]} to be {part.files[first]}, as in a DiT, got others; "
+                "give another file"
             )
-    return dict(content)
+        if ".attn1.to_q." in name:
+            three = [name.replace(".to_q.", f".to_{which}.") for which in "qkv"]
+            tensors[name] = torch.cat([tensors.pop(each) for each in three])
+    return tensors
 
 
-def _chosen(content: Any) -> str | None:
-    """Return which part of a checkpoint counts, or None where it is all one state dict."""
-    parts = ("ema", "model", "state_dict") if isinstance(content, Mapping) else ()
-    return next((part for part in parts if isinstance(content.get(part), Mapping)), None)
-
-
-def _flowdcn(state: dict[str, Tensor], keep_half: bool) -> Import:
-    tensors = _rename(state, FLOWDCN_KEYS, FLOWDCN_FIXED)
+def _flowdcn(tensors: dict[str, Tensor], keep_half: bool) -> Import:
     tensors |= {n: t.flatten() for n, t in tensors.items() if n.endswith("prior_scale")}
     settings = _patch_settings(tensors) | PUBLISHED["flowdcn"]
     settings["num_groups"] = len(tensors["blocks.0.mix.prior_scale"])
     return settings, tensors if keep_half else _drop_half(settings, tensors)
 
 
-def _dico(state: dict[str, Tensor]) -> Import:
-    tensors = _rename(state, DICO_KEYS)
+def _dico(tensors: dict[str, Tensor]) -> Import:
     for name, tensor in tensors.items():
         if tensor.shape[2:] == (1, 1):
             tensors[name] = tensor.flatten(1)  # their 1x1 convolutions are our linear layers
@@ -251,8 +280,7 @@ def _dico(state: dict[str, Tensor]) -> Import:
     return settings, tensors
 
 
-def _dit(state: dict[str, Tensor], num_heads: int | None) -> Import:
-    tensors = _rename(state, DIT_KEYS, DIT_FIXED)
+def _dit(tensors: dict[str, Tensor], num_heads: int | None) -> Import:
     settings = _patch_settings(tensors)
     width = settings["width"]
     if num_heads is None and width not in DIT_HEADS:
@@ -264,30 +292,14 @@ def _dit(state: dict[str, Tensor], num_heads: int | None) -> Import:
     settings["mlp_ratio"] = len(tensors["blocks.0.mlp.0.bias"]) / width
     numbers = settings["patch_size"] ** 2 * settings["in_channels"]
     settings["learned_variance"] = len(tensors["project.out.bias"]) == 2 * numbers
-    if DIT_FIXED in state:
-        _check_positions(state[DIT_FIXED], width)
     return settings, tensors
 
 
-def _sit(state: dict[str, Tensor], num_heads: int | None, keep_half: bool) -> Import:
-    settings, tensors = _dit(state, num_heads)
+def _sit(tensors: dict[str, Tensor], num_heads: int | None, keep_half: bool) -> Import:
+    settings, tensors = _dit(tensors, num_heads)
     settings["discard_half"] = settings.pop("learned_variance")
     drops = settings["discard_half"] and not keep_half
     return settings, _drop_half(settings, tensors) if drops else tensors
-
-
-def _rename(
-    state: dict[str, Tensor], keys: dict[str, str], fixed: str | None = None
-) -> dict[str, Tensor]:
-    """Return the tensors under our names, without the `fixed` ones that we compute."""
-    tensors = {}
-    for name, tensor in state.items():
-        if fixed and name.endswith(fixed):
-            continue
-        for pattern, replacement in keys.items():
-            name = re.sub(pattern, replacement, name)
-        tensors[name] = tensor
-    return tensors
 
 
 def _patch_settings(tensors: dict[str, Tensor]) -> dict[str, Any]:
@@ -312,13 +324,13 @@ def _drop_half(settings: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str
     return tensors | halved
 
 
-def _check_positions(table: Tensor, width: int) -> None:
+def _check_positions(table: Tensor, width: int, name: str) -> None:
     """Raise InputError unless a stored table of positions, which we drop, is the one we compute."""
     side = math.isqrt(table.shape[-2])
     ours = sincos_positions(side, side, width, table).flatten(0, 1)
     limit = 1e-5 if table.dtype in (torch.float32, torch.float64) else 1e-2
     if ours.shape != table.shape[-2:] or (table.float() - ours).abs().max() > limit:
         raise InputError(
-            f"{DIT_FIXED} of shape {tuple(table.shape)} is not the fixed table of a square grid; "
+            f"{name} of shape {tuple(table.shape)} is not the fixed table of a square grid; "
             "learned positions are not supported"
         )

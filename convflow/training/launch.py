@@ -162,10 +162,10 @@ def build_trainer(config: TrainConfig, run: Path, device: torch.device) -> tuple
     if isinstance(process, MultiscaleFlow):  # before a network is built for absurd factors
         for size in (data.size, *data.sizes):
             process.sizes(size, codec.factor)
-    trained = None
+    origin = None
     if config.init and not checkpoint.list_steps(run):
-        trained = read_origin(config)
-        config = fit_settings(config, trained)
+        origin = read_origin(config)
+        config = fit_settings(config, origin.model)
     build = partial(
         build_model, config, len(source.class_names), process.learned_variance, channels
     )
@@ -189,8 +189,8 @@ def build_trainer(config: TrainConfig, run: Path, device: torch.device) -> tuple
         config = replace(config, process=replace(config.process, deviations=deviations))
         process = create_process(dataclasses.asdict(config.process))
     model = build()
-    if trained is not None:
-        begin_from(model, trained, config.init)
+    if origin is not None:
+        report.notes += begin_from(model, origin, source.class_names)
     return Trainer(config, model.to(device), process, codec, images, run, order), report
 
 

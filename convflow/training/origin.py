@@ -2,24 +2,43 @@
 
 from __future__ import annotations
 
+import unicodedata
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor, nn
 
 from convflow.models.backbone import Backbone
 from convflow.models.pyramid import Pyramid
 from convflow.models.zoo import load_model, load_strictly
+from convflow.nn.embed import LabelEmbedding
 from convflow.storage import read_json
 from convflow.training.checkpoint import find_weights
 from convflow.training.config import TrainConfig
-from convflow.training.keys import flatten, read_pipeline
+from convflow.training.keys import flatten, read_pipeline, show
 from convflow.types import InputError
 
 MEANING = ("kind", "schedule", "prediction", "variance")
 """What of a process says what a network is asked and answers."""
 
+MOST_NAMES = 6
+"""Classes that a line names."""
 
-def read_origin(config: TrainConfig) -> Backbone:
+
+class Origin(NamedTuple):
+    """A trained network to begin from."""
+
+    name: str
+    """What the user calls it."""
+    model: Backbone
+    """With averaged weights."""
+    class_names: tuple[str, ...] = ()
+    """Of its labels; empty where nothing tells them."""
+
+
+def read_origin(config: TrainConfig) -> Origin:
     """Return the trained network that `config.init` names, with averaged weights.
 
     Raises:
@@ -30,17 +49,17 @@ def read_origin(config: TrainConfig) -> Backbone:
         with torch.random.fork_rng(devices=[]):  # a new network draws its first weights
             model = load_model(folder, verify=config.checkpoint.verify)
         described = folder / "pipeline.json"
-        known = read_pipeline(read_json(described)).process if described.is_file() else None
+        known = read_pipeline(read_json(described)) if described.is_file() else None
     except InputError as error:
         raise InputError(f"--init: {error}") from error
     for key in MEANING if known else ():
-        ours, theirs = getattr(config.process, key), getattr(known, key)
+        ours, theirs = getattr(config.process, key), getattr(known.process, key)  # type: ignore[union-attr]
         if ours != theirs and (key, ours, theirs) != ("kind", "dfm", "flow"):
             raise InputError(
                 f"--init: expected weights trained with the process {key} {ours}, got "
                 f"{config.init} with {theirs}; give others, or --process.{key} {theirs}"
             )
-    return model
+    return Origin(config.init, model, known.class_names if known else ())
 
 
 def fit_settings(config: TrainConfig, trained: Backbone) -> TrainConfig:
@@ -55,40 +74,129 @@ def fit_settings(config: TrainConfig, trained: Backbone) -> TrainConfig:
     return replace(config, model=config.model | {"coarse": coarse})
 
 
-def begin_from(model: Backbone, trained: Backbone, origin: str) -> None:
+def begin_from(model: Backbone, origin: Origin, class_names: Sequence[str]) -> list[str]:
     """Copy the weights of a trained network into a new one, which then predicts what that did.
+
+    The rows of the label table are those of the classes of the same name; a new class keeps the
+    row that the new network has drawn. Where the names are unknown, the rows are taken by position
+    if there are as many. "No label" is always taken.
 
     Args:
         model: the new network. A pyramid may begin from a network like the one inside it, see
             `Pyramid.begin_from`.
-        trained: with the same settings.
-        origin: what to call it in a message.
+        origin: with the same settings but for the number of classes; its label table becomes that
+            of the new network.
+        class_names: of the new network.
+
+    Returns:
+        What became of the label table, in a line; nothing where the classes are the same.
 
     Raises:
-        InputError: networks, classes or channels that differ; the message names what does.
+        InputError: networks that differ in more than classes; the message names what does.
     """
+    trained, name = origin.model, origin.name
     if isinstance(trained, Pyramid) and not isinstance(model, Pyramid):
         raise InputError(
-            f"--init: expected a network of one scale, got {origin}, a pyramid; add --process dfm"
+            f"--init: expected a network of one scale, got {name}, a pyramid; add --process dfm"
         )
-    if isinstance(model, Pyramid) and not isinstance(trained, Pyramid):
-        _check_same(model.backbone, trained, origin)
-        model.begin_from(trained)
+    inner = isinstance(model, Pyramid) and not isinstance(trained, Pyramid)
+    _check_same(model.backbone if inner else model, trained, name)  # type: ignore[arg-type]
+    rows = _rows(tuple(class_names), model.num_classes, origin)
+    note = _note(tuple(class_names), model.num_classes, origin, rows)
+    for new, old in zip(_tables(model), _tables(trained), strict=True):
+        old.weight = nn.Parameter(_mapped(new.weight.detach(), old.weight.detach(), rows))
+    if inner:
+        model.begin_from(trained)  # type: ignore[operator]
     else:
-        _check_same(model, trained, origin)
-        load_strictly(model, trained.state_dict(), origin)
+        load_strictly(model, trained.state_dict(), name)
+    return [note] if note else []
 
 
-def _check_same(model: Backbone, trained: Backbone, origin: str) -> None:
-    """Raise InputError naming the settings in which two networks differ."""
+def _tables(model: nn.Module) -> list[LabelEmbedding]:
+    return [module for module in model.modules() if isinstance(module, LabelEmbedding)]
+
+
+def _rows(names: tuple[str, ...], num_classes: int, origin: Origin) -> list[int | None]:
+    """Return for each class its row in the label table of the origin, None for a new one."""
+    if not origin.class_names or not names:
+        by_position = origin.model.num_classes == num_classes
+        return [*range(num_classes)] if by_position else [None] * num_classes
+    exact = {name: row for row, name in enumerate(origin.class_names)}
+    alike = {_normal(name): row for name, row in exact.items()}
+    return [exact.get(name, alike.get(_normal(name))) for name in names]
+
+
+def _normal(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
+
+
+def _mapped(new: Tensor, old: Tensor, rows: Sequence[int | None]) -> Tensor:
+    """Return a table whose rows are old ones where there is one, and the old "no label"."""
+    table = new.clone()
+    table[-1] = old[-1]
+    for place, row in enumerate(rows):
+        if row is not None:
+            table[place] = old[row]
+    return table
+
+
+def _note(
+    names: tuple[str, ...], num_classes: int, origin: Origin, rows: Sequence[int | None]
+) -> str:
+    """Return what becomes of the label table in a line, empty where the classes are the same."""
+    known = origin.model.num_classes
+    if not known and not num_classes:
+        return ""
+    if not num_classes:
+        return f"label table: no classes here, {known} of {origin.name} left out"
+    if not known:
+        return f"label table: {num_classes} classes drawn anew, for {origin.name} has none"
+    if not origin.class_names or not names:
+        how = f"{num_classes} classes taken from {origin.name} by position"
+        if known != num_classes:
+            how = f"{num_classes} classes drawn anew, for {origin.name} has {known}"
+        return f"label table: {how}; it has no names"
+    if rows == [*range(known)]:
+        return ""
+    taken = [name for name, row in zip(names, rows, strict=True) if row is not None]
+    new = [name for name, row in zip(names, rows, strict=True) if row is None]
+    lost = [name for row, name in enumerate(origin.class_names) if row not in rows]
+    said = f"label table: {len(taken)} of {num_classes} classes taken from {origin.name} by name"
+    said += _listed(taken) + (f", {len(new)} drawn anew{_listed(new)}" if new else "")
+    return said + (f", {len(lost)} left out{_listed(lost)}" if lost else "")
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+    return f" ({', '.join(names[:MOST_NAMES])}{more})" if names else ""
+
+
+def _check_same(model: Backbone, trained: Backbone, name: str) -> None:
+    """Raise InputError naming the settings in which two networks differ, but for the classes."""
     ours, theirs = flatten(model.settings), flatten(trained.settings)
-    differing = [
-        f"{key} {theirs.get(key)}, here {ours.get(key)}"
-        for key in sorted(ours.keys() | theirs.keys())
-        if ours.get(key) != theirs.get(key)
-    ]
+    keys = sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k))
+    families = [key for key in keys if key.split(".")[-1] == "family"]
+    differing = families or [key for key in keys if key.split(".")[-1] != "num_classes"]
     if differing:
+        found = ", ".join(f"{key} {theirs.get(key)}, here {ours.get(key)}" for key in differing)
+        cures = [_cure(key.split(".")[-1], theirs.get(key), ours.get(key)) for key in differing]
         raise InputError(
-            f"--init: expected the network of these settings and data, got {origin} with "
-            f"{', '.join(differing)}; change the settings, or give other weights"
+            f"--init: expected the network of these settings and data, got {name} with {found}; "
+            f"add {' '.join(cures)}, or give other weights"
         )
+
+
+def _cure(key: str, theirs: Any, ours: Any) -> str:
+    """Return the option that makes a setting of a network that of the trained one."""
+    if key == "family":
+        return f"--model.name {theirs}"
+    if key == "in_channels":
+        pixels = (1, 3)
+        if theirs not in pixels:
+            return "--codec latent with the autoencoder it was trained with"
+        return f"--data.channels {theirs}" + ("" if ours in pixels else " --codec pixel")
+    if key == "learned_variance":
+        return f"--process.variance {'learned' if theirs else 'small'}"
+    group = "process" if key == "factors" else "model"
+    value = str(theirs).lower() if isinstance(theirs, bool) else show(theirs)
+    return f"--{group}.{key.replace('_', '-')} {value}"

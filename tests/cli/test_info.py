@@ -135,7 +135,7 @@ def test_weights_that_are_no_whole_network_are_described_as_far_as_they_go(
     assert main(["info", str(tmp_path / "odd.pt"), "--json"]) == 2
     out, err = capsys.readouterr()
     problem = json.loads(out)["problem"]
-    assert problem.endswith("no published dit weights (missing embed_patches.weight)")
+    assert "no published dit weights (expected x_embedder.proj.weight, which is not" in problem
     assert err.startswith(f"error: {problem}; ")
     assert err.count("\n") == 1
 
@@ -232,6 +232,9 @@ def test_weights_of_ours_are_described_with_their_settings(
         (["P/none.pt"], "P/none.pt: expected a state dict, got an empty dict"),
         (["P/numbered.pt"], "names and tensors, but it holds the Tensor 1"),
         (["P/notes.txt", "--size", "256"], "is a file; give a run"),
+        (["P/two.pt"], "2 that could be meant: ema_a, ema_b; choose with part= (--part)"),
+        (["P/two.pt", "--part", "c"], "unknown part 'c'; "),
+        (["dit", "--part", "c"], "--part: expected it with a file of weights, got c; name one"),
     ],
 )
 def test_what_cannot_be_described_is_named(
@@ -242,7 +245,9 @@ def test_what_cannot_be_described_is_named(
     for name in ("empty", "runs/a/checkpoints"):
         (tmp_path / name).mkdir(parents=True)
     tensor = torch.zeros(2)
-    for name, key in (("numbered", {1: tensor}), ("none", {}), ("odd", {ODD: tensor})):
+    two = {"ema_a": {ODD: tensor}, "ema_b": {ODD: tensor}}
+    contents = {"numbered": {1: tensor}, "none": {}, "odd": {ODD: tensor}, "two": two}
+    for name, key in contents.items():
         torch.save(key, tmp_path / f"{name}.pt")
     words = [word.replace("P/", f"{tmp_path}/") for word in words]
     assert main(["info", *words]) == 2

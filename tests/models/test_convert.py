@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import json
+import logging
 import os
 import pickle
 import re
@@ -14,6 +16,7 @@ from torch.nn import functional as F
 
 import convflow
 from convflow.models.convert import describe_weights, load_official
+from convflow.models.dit import DiT, SiT
 from convflow.models.flowdcn import FlowDCN
 from convflow.models.zoo import create_model
 from convflow.nn.positions import sincos_positions
@@ -53,6 +56,29 @@ def test_state_dicts_and_pickles(golden, tmp_path, wrapping, suffix):
         return check(load_official(content, family="flowdcn"), golden)
     torch.save(content, tmp_path / f"weights{suffix}")
     return check(convflow.load_official(tmp_path / f"weights{suffix}"), golden)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "net.model."])
+def test_names_under_a_prefix(golden, prefix):
+    check(load_official({prefix + name: tensor for name, tensor in golden[0].items()}), golden)
+
+
+def test_what_was_taken_and_left_out_is_said(golden, tmp_path, caplog):
+    ema = {**golden[0], "projectors.0.0.weight": torch.zeros(2)}
+    torch.save({"model_ema": ema, "model": worse(golden[0]), "epoch": 3}, tmp_path / "w.pt")
+    with caplog.at_level(logging.INFO, "convflow"):
+        check(load_official(tmp_path / "w.pt"), golden)
+    said = "flowdcn, the averaged weights in model_ema; left out model, epoch, projectors.*"
+    assert caplog.messages == [f"{tmp_path / 'w.pt'}: {said}"]
+    found = describe_weights(tmp_path / "w.pt")
+    assert found["left_out"] == ["model", "epoch", "projectors.*"]
+    assert (found["part"], found["averaged"], found["tensors"]) == ("model_ema", True, 65)
+    assert "problem" not in found
+    raw = load_official(tmp_path / "w.pt", part="model")
+    assert raw.embed_label.weight.equal(2 * golden[0]["y_embedder.embedding_table.weight"])
+    caplog.clear()
+    load_official(golden[0])
+    assert caplog.messages == []
 
 
 def test_safetensors(golden, tmp_path):
@@ -129,19 +155,33 @@ def test_absent_and_damaged_files_are_named(golden, tmp_path, suffix):
     ("change", "message"),
     [
         (lambda s: {}, "the state dict: expected a state dict, got an empty dict"),
-        (lambda s: s | {"epoch": 3}, "of names and tensors, but it holds the int 'epoch'"),
+        (lambda s: {"epoch": 3}, "of names and tensors, but it holds the int 'epoch'"),
         (lambda s: s | {1: torch.zeros(2)}, "names and tensors, but it holds the Tensor 1"),
-        (lambda s: s | {"blocks.999999999.attn.v.bias": torch.zeros(2)}, "missing blocks.3"),
-        (lambda s: {"a": torch.zeros(2)}, "holds no published flowdcn weights"),
-        (lambda s: {n: t for n, t in s.items() if "blocks." not in n}, "holds no published flowd"),
+        (lambda s: s | {"blocks.999999999.attn.v.bias": torch.zeros(2)}, r"blocks\.3\.attn"),
+        (
+            lambda s: {"a": torch.zeros(2)},
+            r"holds no published weights of flowdcn, dico, dit, sit, but 1 tensor, a \(2,\); give",
+        ),
+        (
+            lambda s: {n: t for n, t in s.items() if "blocks." not in n},
+            r"holds no published weights of flowdcn, .*, but 11 tensors such as final_layer\.adaLN",
+        ),
         (
             lambda s: {n: t.flatten() for n, t in s.items()},
-            "the state dict holds no published flowdcn weights .*; name another family",
+            r"flowdcn weights \(its shapes are others: not .*such as blocks\.0\.adaLN_modulation",
         ),
-        (lambda s: s | {"extra": torch.zeros(1)}, "does not fit flowdcn: unused extra"),
+        (lambda s: s | {"extra": torch.zeros(1)}, r"fit flowdcn: extra of shape \(1,\) is unknown"),
         (
             lambda s: {n: t for n, t in s.items() if "1.norm1" not in n},
-            "does not fit flowdcn: missing blocks.1.norm1.weight",
+            r"expected blocks\.1\.norm1\.weight, which is not there; it has 64 tensors such as bl",
+        ),
+        (
+            lambda s: {f"module.{n}": t for n, t in s.items() if "1.attn.v.w" not in n},
+            r"flowdcn: expected module\.blocks\.1\.attn\.v\.weight, which is not there",
+        ),
+        (
+            lambda s: s | {"blocks.1.attn.v.weight": torch.zeros(48, 47)},
+            r"blocks\.1\.attn\.v\.weight is \(48, 47\), expected \(48, 48\)",
         ),
         (
             lambda s: s | {"final_layer.linear.bias": torch.zeros(31)},
@@ -192,13 +232,16 @@ def test_dico_without_variance_and_with_a_wider_kernel():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s: s | {"extra": torch.zeros(1)}, "does not fit dico: unused extra"),
+        (lambda s: s | {"extra": torch.zeros(1)}, r"fit dico: extra of shape \(1,\) is unknown"),
         (
             lambda s: {n: t for n, t in s.items() if "latent.0.ca" not in n},
-            r"does not fit dico: missing body\.stages\.2\.0\.mix\.attention\.score",
+            r"does not fit dico: expected latent\.0\.ca\.1\.bias, which is not there",
         ),
         (lambda s: {n: t for n, t in s.items() if "latent" not in n}, "5 depths of at least 1"),
-        (lambda s: read_golden("flowdcn_tiny")[0], "no published dico weights .*; name another"),
+        (
+            lambda s: read_golden("flowdcn_tiny")[0],
+            "no published dico weights, but those of flowdcn",
+        ),
     ],
 )
 def test_dico_tensors_that_do_not_fit_are_named(change, message):
@@ -238,6 +281,110 @@ def test_a_command_line_may_lie_beside_weights_but_no_other_object(tmp_path):
     torch.save(training_checkpoint(weights), tmp_path / "weights.pt")
     with pytest.raises(pickle.UnpicklingError):
         torch.load(tmp_path / "weights.pt", weights_only=True)  # torch alone refuses it still
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "family"),
+    [
+        ("SiT-XL-2-256x256.pt", None, SiT),
+        ("DiT-XL-2-256x256.pt", None, DiT),
+        ("last.pt", "SiT-S/2", SiT),
+        ("dit.pt", "SiT-S/2", SiT),
+        ("last.pt", None, None),
+        ("situation.pt", "Other/2", None),
+    ],
+)
+def test_dit_and_sit_are_told_apart_or_asked_for(name, model, family, tmp_path, caplog):
+    """By the command of their training, then by the name of the file; never guessed."""
+    content = {"ema": read_golden("dit_tiny")[0]}
+    content |= {"args": argparse.Namespace(model=model)} if model else {}
+    torch.save(content, tmp_path / name)
+    if family is None:
+        with pytest.raises(
+            InputError, match="DiT and SiT are alike; give family='dit' or family='si"
+        ):
+            load_official(tmp_path / name, num_heads=4)
+        return
+    with caplog.at_level(logging.INFO, "convflow"):
+        assert type(load_official(tmp_path / name, num_heads=4)) is family
+    assert ("by the command of its training" if model else "by its name") in caplog.text
+
+
+def test_the_family_is_seen_by_the_tensors_and_a_wrong_one_named(golden):
+    assert load_official(read_golden("dico_tiny")[0]).family == "dico"
+    assert load_official(golden[0]).family == "flowdcn"
+    with pytest.raises(InputError, match=r"no published sit weights, but those of dico; .* 'dico'"):
+        load_official(read_golden("dico_tiny")[0], "sit")
+    with pytest.raises(InputError, match="holds a network of convflow"):
+        load_official(load_official(golden[0]).state_dict())
+
+
+@pytest.fixture(scope="module")
+def theirs(tmp_path_factory):
+    """A DiT of diffusers with random weights everywhere, and the folder of its pipeline."""
+    diffusers = pytest.importorskip("diffusers")
+    torch.manual_seed(3)
+    size = {"num_attention_heads": 3, "attention_head_dim": 16, "num_layers": 2, "sample_size": 8}
+    model = diffusers.DiTTransformer2DModel(**size, out_channels=8, num_embeds_ada_norm=10).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    first = model.transformer_blocks[0].norm1.emb
+    for block in model.transformer_blocks:
+        block.norm1.emb.load_state_dict(first.state_dict())
+        # Unlike DiT's own code, diffusers spaces the frequencies of time by 127 instead of 128.
+        block.norm1.emb.time_proj.downscale_freq_shift = 0
+    folder = tmp_path_factory.mktemp("diffusers")
+    model.save_pretrained(folder / "transformer")
+    return model, folder
+
+
+@pytest.mark.parametrize("form", ["folder", "transformer", "file", "bin", "shards"])
+def test_a_dit_of_diffusers_predicts_the_same(theirs, form, tmp_path, caplog):
+    model, folder = theirs
+    place = folder / {"transformer": "transformer"}.get(form, "")
+    if form == "file":
+        place = folder / "transformer/diffusion_pytorch_model.safetensors"
+    if form in ("bin", "shards"):
+        options = {"safe_serialization": False} if form == "bin" else {"max_shard_size": "100KB"}
+        model.save_pretrained(place := tmp_path / "transformer", **options)
+    with caplog.at_level(logging.INFO, "convflow"):
+        ours = load_official(place)
+    assert "spaces the frequencies" in caplog.text
+    assert (ours.family, ours.settings["num_heads"], ours.learned_variance) == ("dit", 3, True)
+    x, y = torch.randn(4, 4, 8, 8), torch.tensor([0, 3, 10, 9])
+    for t in (torch.tensor([0, 1, 500, 999]), torch.full((4,), 37)):
+        with torch.no_grad():
+            expected = model(x, t, y).sample
+            assert_close_rms(ours(x, t.float(), y), expected, limit=GOLDEN)
+    assert expected.std() > 0.1
+    found = describe_weights(place)
+    assert (found["family"], found["model"]["num_heads"]) == ("dit, of diffusers", 3)
+    assert found["parameters"] == sum(p.numel() for p in ours.parameters())
+    assert "problem" not in found
+
+
+def test_what_is_no_dit_of_diffusers_is_named(theirs, tmp_path):
+    weights = theirs[0].state_dict()
+    copied = "transformer_blocks.1.norm1.emb.class_embedder.embedding_table.weight"
+    with pytest.raises(InputError, match=r"expected .*blocks\.1\.norm1\.emb\.class_embedder"):
+        load_official(weights | {copied: torch.zeros(11, 48)}, num_heads=3)
+    for lost in ("transformer_blocks.1.attn1.to_k.weight", "transformer_blocks.1.ff.net.2.bias"):
+        with pytest.raises(InputError, match=rf"expected {lost}, which is not there"):
+            load_official({n: t for n, t in weights.items() if n != lost}, num_heads=3)
+    with pytest.raises(InputError, match="extra of shape"):
+        load_official(weights | {"extra": torch.zeros(1)}, num_heads=3)
+    theirs[0].save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    for change in ({"_class_name": "PixArtTransformer2DModel"}, {"activation_fn": "gelu"}):
+        (tmp_path / "config.json").write_text(json.dumps(config | change))
+        with pytest.raises(
+            InputError, match=f"config.json: expected .*, got .*{next(iter(change.values()))}"
+        ):
+            load_official(tmp_path)
+    index = tmp_path / "diffusion_pytorch_model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "../a.safetensors"}}))
+    with pytest.raises(InputError, match="damaged: expected a weight_map to files"):
+        load_official(index)
 
 
 def test_sizes_of_a_dit_are_read_off_the_tensors():
@@ -280,13 +427,19 @@ def test_heads_of_a_published_width_are_known_and_others_asked_for():
     [
         (lambda s: s | {"pos_embed": s["pos_embed"] + 1e-3}, r"pos_embed of .* is not the fixed"),
         (lambda s: s | {"pos_embed": s["pos_embed"][:, :15]}, r"\(1, 15, 48\) is not the fixed"),
-        (lambda s: s | {"extra": torch.zeros(1)}, "does not fit dit: unused extra"),
+        (lambda s: s | {"extra": torch.zeros(1)}, r"fit dit: extra of shape \(1,\) is unknown"),
         (
             lambda s: {n: t for n, t in s.items() if "1.attn.proj.b" not in n},
-            "does not fit dit: missing blocks.1.mix.out.bias",
+            r"does not fit dit: expected blocks\.1\.attn\.proj\.bias, which is not there",
         ),
-        (lambda s: {n: t for n, t in s.items() if "fc1" not in n}, "no published dit weights"),
-        (lambda s: read_golden("flowdcn_tiny")[0], "no published dit weights .*; name another"),
+        (
+            lambda s: {n: t for n, t in s.items() if "fc1" not in n},
+            r"expected blocks\.0\.mlp\.fc1\.bi",
+        ),
+        (
+            lambda s: read_golden("flowdcn_tiny")[0],
+            "no published dit weights, but those of flowdcn; leave",
+        ),
     ],
 )
 def test_dit_tensors_that_do_not_fit_are_named(change, message):
@@ -308,7 +461,7 @@ def test_a_tensor_of_any_other_shape_is_refused_in_one_line(family, how, tmp_pat
     without_width = {n: t.new_zeros([s % 48 for s in t.shape]) for n, t in weights.items()}
     torch.save(without_width, tmp_path / "weights.pt")
     problem = describe_weights(tmp_path / "weights.pt")["problem"]
-    assert "name another family" not in problem
+    assert "leave out the family" not in problem
 
 
 def test_half_precision_and_absent_tables_of_positions_are_fine():
@@ -324,7 +477,9 @@ def test_a_file_is_described_without_building_its_network(tmp_path):
     assert found == {
         "file": str(tmp_path / "weights.pt"),
         "holds": ["args", "ema", "model", "opt"],
+        "part": "ema",
         "averaged": True,
+        "left_out": ["model", "opt", "args"],
         "tensors": 12 * 10 + 12,
         "parameters": 32_865_056,
         "dtypes": ["float32"],
@@ -354,7 +509,7 @@ def test_the_family_of_a_file_is_seen(family, tmp_path):
     assert "problem" not in found
     name = next(name for name in weights if name.endswith("bias"))
     save_file({n: t for n, t in weights.items() if n != name}, tmp_path / "weights.safetensors")
-    assert describe_weights(tmp_path / "weights.safetensors")["problem"].startswith("missing ")
+    assert describe_weights(tmp_path / "weights.safetensors")["problem"].startswith("expected ")
 
 
 def test_tensors_of_no_family_are_counted(tmp_path):

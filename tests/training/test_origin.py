@@ -9,17 +9,19 @@ import shutil
 
 import pytest
 import torch
+from PIL import Image
 
 from convflow.cli.main import main
 from convflow.models.pyramid import Pyramid
-from convflow.models.zoo import load_model
+from convflow.models.zoo import create_model, load_model
+from convflow.nn.embed import LabelEmbedding
 from convflow.recipes import create_config
 from convflow.training import checkpoint, launch
 from convflow.training.checkpoint import find_weights
-from convflow.training.origin import begin_from
+from convflow.training.origin import Origin, begin_from
 from convflow.training.overrides import override
 from convflow.types import InputError
-from tests.cases import build, build_pyramid
+from tests.cases import MODELS, build, build_pyramid
 from tests.tolerance import assert_close_rms
 
 CPU = torch.device("cpu")
@@ -138,9 +140,9 @@ def test_scales_begin_from_scales(coarse, settings, tmp_path):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ("--model.width 32", "with width 16, here 32; change the settings"),
-        ("--data.channels 3", "with in_channels 1, here 3; "),
-        ("--process dfm --model.width 32", "with width 16, here 32; change the settings"),
+        ("--model.width 32", "with width 16, here 32; add --model.width 16, or give other weig"),
+        ("--data.channels 3", "with in_channels 1, here 3; add --data.channels 1, or give other"),
+        ("--process dfm --model.width 32", "with width 16, here 32; add --model.width 16, or"),
         ("--process dfm --model.coarse patch", 'coarse="upsample" to begin from a network on one'),
         ("--process ddpm", "trained with the process kind ddpm, got"),
         ("--process.prediction noise", "--process.prediction velocity"),
@@ -152,15 +154,110 @@ def test_what_differs_is_named_before_anything_is_written(more, message, plain, 
     assert not (tmp_path / "run").exists()
 
 
-def test_other_networks_and_classes_are_named():
-    with pytest.raises(InputError, match="family flowdcn, here dit"):
-        begin_from(build("dit"), build("flowdcn"), "there")
+def test_other_networks_are_named_with_what_makes_them_alike():
+    def begin(model, trained):
+        begin_from(model, Origin("there", trained), "abcde")
+
+    with pytest.raises(InputError, match=r"family flowdcn, here dit; add --model\.name f"):
+        begin(build("dit"), build("flowdcn"))
     with pytest.raises(InputError, match="of one scale, got there, a pyramid; add --process dfm"):
-        begin_from(build("flowdcn"), build_pyramid(), "there")
-    with pytest.raises(InputError, match=r"got there with num_classes 5, here 0; change"):
-        begin_from(build("flowdcn-no-classes"), build("flowdcn"), "there")
-    with pytest.raises(InputError, match=r"backbone\.in_channels 3, here 1"):
-        begin_from(build_pyramid(channels=1), build_pyramid(), "there")
+        begin(build("flowdcn"), build_pyramid())
+    with pytest.raises(
+        InputError, match=r"backbone\.in_channels 3, here 1; add --data.channels 3,"
+    ):
+        begin(build_pyramid(channels=1), build_pyramid())
+    with pytest.raises(InputError, match=r"qk_norm False, here True; add --model\.qk-norm false"):
+        begin(build("sit-qk-norm"), build("sit"))
+    with pytest.raises(InputError, match=r"here True; add --process\.variance small, or"):
+        begin(build("dit-learned-variance"), build("dit"))
+
+
+FAMILIES = ["flowdcn", "dico", "fcdm", "dit", "sit", "pyramid", "pyramid from one scale"]
+CATS = "cats", "dogs"
+ACCENTED = "\u00e9t\u00e9", "e\u0301te\u0301"
+
+
+def of_classes(family, num_classes, seed=0):
+    """A tiny network of so many classes, its numbers those of a seed."""
+    case = "flowdcn" if family.startswith("pyramid") else family
+    settings = {**MODELS[case][1], "num_classes": num_classes, "in_channels": 3}
+    torch.manual_seed(seed)
+    if family.startswith("pyramid"):
+        backbone = {"family": case, **settings}
+        coarse = "upsample" if family.endswith("scale") else "patch"
+        return create_model("pyramid", backbone=backbone, coarse=coarse)
+    return create_model(case, **settings)
+
+
+def tables(model):
+    return [module.weight for module in model.modules() if isinstance(module, LabelEmbedding)]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("known", "names", "rows", "note"),
+    [
+        (CATS, CATS, [0, 1], None),
+        (CATS, ("dogs", "cats"), [1, 0], "2 of 2 classes taken from there by name (dogs, cats)"),
+        (
+            CATS,
+            ("cats", "dogs", "owls"),
+            [0, 1, None],
+            "2 of 3 classes taken from there by name (cats, dogs), 1 drawn anew (owls)",
+        ),
+        (
+            CATS,
+            ("apes", "cats"),
+            [None, 0],
+            "1 of 2 classes taken from there by name (cats), "
+            "1 drawn anew (apes), 1 left out (dogs)",
+        ),
+        (CATS, ("dogs",), [1], "1 of 1 classes taken from there by name (dogs), 1 left out (cats)"),
+        (ACCENTED[:1], ACCENTED[1:], [0], None),
+        (2, CATS, [0, 1], "2 classes taken from there by position; it has no names"),
+        (3, CATS, [None, None], "2 classes drawn anew, for there has 3; it has no names"),
+        (0, CATS, [None, None], "2 classes drawn anew, for there has none"),
+        (CATS, (), [], "no classes here, 2 of there left out"),
+        (0, (), [], None),
+    ],
+)
+def test_rows_of_the_label_table_follow_the_names(family, known, names, rows, note):
+    """In all tables of all families; what is no label table is that of the origin."""
+    inside = "flowdcn" if family.endswith("one scale") else family
+    num_known, known = (known, ()) if isinstance(known, int) else (len(known), known)
+    trained, model = of_classes(inside, num_known, seed=1), of_classes(family, len(names))
+    before, drawn = (
+        [table.detach().clone() for table in tables(each)] for each in (trained, model)
+    )
+    said = begin_from(model, Origin("there", trained, known), names)
+    assert said == ([f"label table: {note}"] if note else [])
+    assert len(tables(model)) == len(before) > 0
+    for table, old, new in zip(tables(model), before, drawn, strict=True):
+        assert table[-1].equal(old[-1])
+        assert not table[-1].equal(new[-1])
+        for place, row in enumerate(rows):
+            assert table[place].equal(new[place] if row is None else old[row])
+    inner = model.backbone if family.endswith("one scale") else model
+    label = {id(table) for table in tables(model)}
+    state = trained.state_dict()
+    for name, tensor in inner.named_parameters():
+        # Of a pyramid that begins from one scale, stem and head of the finest begin at zero.
+        if id(tensor) not in label and (inner is model or name.startswith("blocks.")):
+            assert tensor.equal(state[name]), name
+
+
+def test_a_fine_tuning_says_which_classes_it_takes(words, tmp_path, caplog):
+    for data, names in (("two", CATS), ("three", (*CATS, "owls"))):
+        for name in names:
+            (tmp_path / data / name).mkdir(parents=True)
+            Image.new("L", (8, 8), len(name)).save(tmp_path / data / name / "0.png")
+    short = words("--data.size 8x8 --data.channels 1 --images 4")
+    for data, run, more in (("two", "a", []), ("three", "b", ["--init", str(tmp_path / "a")])):
+        where = ["--data", str(tmp_path / data), "--run", str(tmp_path / run)]
+        with caplog.at_level(logging.INFO, "convflow"):
+            assert main(["train", "pictures.flowdcn", *short, *where, *more]) == 0
+    said = f"2 of 3 classes taken from {tmp_path / 'a'} by name (cats, dogs), 1 drawn anew (owls)"
+    assert f"label table: {said}" in caplog.text
 
 
 def test_a_wrong_folder_is_one_line(words, tmp_path, capsys):
