@@ -130,7 +130,11 @@ def _parser() -> Parser:
     add = parser.add_argument
     add("what", nargs="?", help="model or pictures to score")
     add("--reference", help="real pictures: any data, or an .npz of statistics (ADM's too)")
-    add("--detector", default="inception", help="inception (default), dinov2, X.pt2 or X.py:NAME")
+    add(
+        "--detector",
+        default="inception",
+        help="inception (default), dinov2, X.pt2, or X.py:NAME, which runs the code in X.py",
+    )
     add("--num", type=positive, help="how many: 50000 samples (default) or all pictures")
     add("--size", type=size, help="height x width, e.g. 48x32 (default: as they are, or trained)")
     add("--seed", type=natural, help="of samples, or of the draw of --num pictures (default: 0)")
