@@ -6,14 +6,16 @@ import argparse
 import hashlib
 import json
 import logging
+import math
 import os
 import shutil
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+import numpy as np
 import safetensors
 import safetensors.torch
 import torch
@@ -29,6 +31,10 @@ except ImportError:  # Windows: two programs in one folder go unnoticed there
 log = logging.getLogger("convflow")
 
 UNFINISHED = ".writing-"
+LARGEST_JSON = 2**26
+"""Bytes of a JSON file: far more than any that is written."""
+DEEPEST_JSON = 100
+"""Objects and lists in each other, likewise."""
 
 
 @contextmanager
@@ -80,16 +86,108 @@ def write_text(path: Path, text: str) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object, or raise InputError when it is absent or damaged."""
+    """Read a JSON object, or raise InputError when it is absent, damaged or beyond all bounds."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        if path.exists() and not path.is_file():
+            raise OSError("it is no file")
+        with path.open("rb") as file:
+            content = file.read(LARGEST_JSON + 1)
     except FileNotFoundError as error:
         raise InputError(f"expected settings at {path}, found no such file") from error
-    except (ValueError, OSError) as error:
-        raise InputError(f"{path} is damaged or not JSON ({error}); copy it again") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: expected a JSON object, got {type(content).__name__}")
-    return content
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error}); copy it again") from error
+    return parse_json(content, str(path))
+
+
+def parse_json(content: bytes, name: str) -> dict[str, Any]:
+    """Return the JSON object in a file called `name`, or raise InputError."""
+    if len(content) > LARGEST_JSON:
+        raise InputError(f"{name} is damaged or not JSON (over {LARGEST_JSON:,} bytes); copy it")
+    try:
+        tree = json.loads(content.decode("utf-8"))
+        level, depth = [tree], 0
+        while level := [part for item in level for part in _parts(item)]:
+            if (depth := depth + 1) > DEEPEST_JSON:
+                raise RecursionError
+    except RecursionError:
+        raise InputError(
+            f"{name} is damaged or not JSON (over {DEEPEST_JSON} brackets in each other); "
+            "copy it again"
+        ) from None
+    except ValueError as error:
+        raise InputError(f"{name} is damaged or not JSON ({error}); copy it again") from error
+    if not isinstance(tree, dict):
+        raise InputError(f"{name}: expected a JSON object, got {type(tree).__name__}")
+    return tree
+
+
+def _parts(item: Any) -> Iterable[Any]:
+    """Return what lies in an object or list of JSON."""
+    return item.values() if isinstance(item, dict) else item if isinstance(item, list) else ()
+
+
+def list_arrays(path: Path) -> dict[str, zipfile.ZipInfo]:
+    """Return the members of an .npz by the names of their arrays, or raise InputError."""
+    with _whole_npz(path), zipfile.ZipFile(path) as archive:
+        return {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+
+
+def read_arrays(path: Path, names: Collection[str]) -> dict[str, np.ndarray]:
+    """Return those of the arrays `names` that an .npz holds; the others stay unread.
+
+    Memory is taken for what the file holds, not for what a header claims: a shape must be that of
+    its bytes, and above a gibibyte no byte may become more than a hundred.
+
+    Raises:
+        InputError: no such file, a damaged one, or arrays of Python objects.
+    """
+    found = {name: info for name, info in list_arrays(path).items() if name in names}
+    arrays = {}
+    with _whole_npz(path), zipfile.ZipFile(path) as archive:
+        for name, info in found.items():
+            most = 100 if info.file_size > 2**30 else 1032  # the most that deflate can do
+            if info.file_size > most * (info.compress_size + 1):
+                raise ValueError(f"{name} would become {info.file_size:,} bytes")
+            with archive.open(info) as file:
+                read_array_header(file, info.file_size)
+            with archive.open(info) as file:
+                arrays[name] = np.lib.format.read_array(file, allow_pickle=False)
+    return arrays
+
+
+def read_array_header(file: IO[bytes], size: int) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Return shape, Fortran order and dtype of an .npy; the file is left where the numbers begin.
+
+    Args:
+        file: at the beginning of the .npy.
+        size: its bytes, header and numbers.
+
+    Raises:
+        ValueError: no such header, Python objects, or a shape that does not fill the bytes.
+    """
+    begin, version = file.tell(), np.lib.format.read_magic(file)
+    if version > (2, 0):
+        raise ValueError(f"version {version} of .npy is unknown")
+    readers = (np.lib.format.read_array_header_1_0, np.lib.format.read_array_header_2_0)
+    shape, fortran, dtype = readers[version[0] - 1](file)
+    rest = size - (file.tell() - begin)
+    if dtype.hasobject or min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != rest:
+        raise ValueError(f"{rest:,} bytes are not an array {shape} of {dtype}")
+    return shape, fortran, dtype
+
+
+@contextmanager
+def _whole_npz(path: Path) -> Iterator[None]:
+    """Turn an error while an .npz is read into an InputError that names the file."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise InputError(f"expected an .npz at {path}, found no such file") from error
+    except Exception as error:  # zip, zlib, headers: nearly any exception on damaged bytes
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(
+            f"{path} is damaged or no .npz file ({reason[:200]}); copy it again"
+        ) from error
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

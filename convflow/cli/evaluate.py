@@ -143,7 +143,9 @@ def _parser() -> Parser:
     add = parser.add_argument
     add("what", nargs="?", help="model or pictures to score")
     add("--reference", help="real pictures: any data, or an .npz of statistics (ADM's too)")
-    known = "inception (default), dinov2, dinov2-8bit, X.pt2 or X.py:NAME"
+    known = (
+        "inception (default), dinov2, dinov2-8bit, X.pt2, or X.py:NAME, which runs the code in X.py"
+    )
     add("--detector", default="inception", help=known)
     add("--num", type=positive, help="how many: 50000 samples (default) or all pictures")
     add("--size", type=size, help="height x width, e.g. 48x32 (default: as they are, or trained)")

@@ -27,6 +27,7 @@ from torch.export.passes import move_to_device_pass
 
 from convflow.evaluation.dinov2 import DINOv2
 from convflow.evaluation.inception import InceptionFID
+from convflow.evaluation.programs import read_program
 from convflow.storage import find_misfits, hash_tensors, read_weights
 from convflow.types import InputError, unknown_name
 
@@ -146,7 +147,8 @@ def open_detector(
     - "inception": the network of FID, sFID and the Inception Score; "dinov2" and "dinov2-8bit":
       that of FD-DINOv2, with pictures resized without rounding and in 8 bits. Their weights are
       downloaded once, into torch.hub's folder.
-    - a path ending in `.pt2`: a program of `torch.export`, exported with a dynamic batch.
+    - a path ending in `.pt2`: a program of `torch.export`, exported with a dynamic batch. A file
+      that holds more than plain tensors and operators is refused, so none of its content runs.
     - "package.module:function" or "path/to/file.py:function": a function without arguments that
       returns the network, a module or a function. This runs the code in that file.
 
@@ -211,14 +213,14 @@ def _open_published(name: str, weights: str | None, wanted: str, device: torch.d
 
 def _open_program(name: str, wanted: str, device: torch.device) -> Detector:
     checksum = _checksum(name, Path(name), wanted)
+    program = read_program(Path(name))
     try:
-        program = torch.export.load(name)
         if device.type != "cpu":
             program = move_to_device_pass(program, device)
         network = program.module()
-    except Exception as error:  # of many kinds: a zip file, JSON, a graph, an operator unknown here
+    except Exception as error:  # torch compiles the graph here
         raise InputError(
-            f"expected a program saved by torch.export.save at {name}, got what cannot be opened "
+            f"expected a program of torch.export at {name}, got one that cannot be built "
             f"({_short(error)}); export it again with this version of torch"
         ) from error
     return Detector(name, checksum, "its own", network.requires_grad_(False), device)

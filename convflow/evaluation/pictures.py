@@ -19,7 +19,7 @@ from convflow import distributed
 from convflow.data.images import num_cores, resize_and_crop, to_uint8
 from convflow.data.pictures import Drawn, Source, one_line
 from convflow.data.sources import open_source
-from convflow.storage import writing_file
+from convflow.storage import list_arrays, read_array_header, read_arrays, writing_file
 from convflow.types import LONGEST_SIDE, InputError, Size
 
 log = logging.getLogger("convflow")
@@ -306,33 +306,24 @@ def _describe(
 
 def _map_array(path: Path, name: str) -> np.ndarray:
     """Return an array of an .npz, mapped where it is not compressed, else in memory."""
+    members = list_arrays(path)
+    if name not in members:
+        cure = (
+            "give it as --reference" if "mu" in members else "save them as numpy.savez(arr_0=...)"
+        )
+        raise InputError(
+            f"expected the pictures {name} in {path}, got {', '.join(members) or 'nothing'}; {cure}"
+        )
+    entry = members[name]
+    if entry.compress_type != zipfile.ZIP_STORED:
+        return read_arrays(path, [name])[name]
     try:
-        with zipfile.ZipFile(path) as archive:
-            names = [n.removesuffix(".npy") for n in archive.namelist()]
-            entry = archive.getinfo(f"{name}.npy") if name in names else None
-        if entry is None:
-            raise LookupError
-        if entry.compress_type != zipfile.ZIP_STORED:
-            with np.load(path, allow_pickle=False) as arrays:
-                return arrays[name]
         with path.open("rb") as file:
             file.seek(entry.header_offset + 26)
             file.seek(sum(struct.unpack("<HH", file.read(4))), 1)  # past its name and extra field
-            major, _ = np.lib.format.read_magic(file)
-            readers = {
-                1: np.lib.format.read_array_header_1_0,
-                2: np.lib.format.read_array_header_2_0,
-            }
-            shape, fortran, dtype = readers[major](file)
+            shape, fortran, dtype = read_array_header(file, entry.file_size)
             order = "F" if fortran else "C"
             return np.memmap(path, dtype, "r", file.tell(), shape, order)  # type: ignore[call-overload]
-    except FileNotFoundError as error:
-        raise InputError(f"expected pictures at {path}, got no such file; check --help") from error
-    except LookupError:
-        cure = "give it as --reference" if "mu" in names else "save them as numpy.savez(arr_0=...)"
-        raise InputError(
-            f"expected the pictures {name} in {path}, got {', '.join(names) or 'nothing'}; {cure}"
-        ) from None
-    except (zipfile.BadZipFile, OSError, ValueError, EOFError, struct.error) as error:
+    except Exception as error:  # of many kinds, on damaged bytes
         reason = one_line(error)
         raise InputError(f"{path} is damaged or no .npz file ({reason}); copy it again") from error

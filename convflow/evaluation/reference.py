@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,8 +19,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from convflow.data.pictures import one_line
-from convflow.storage import writing_file
+from convflow.storage import list_arrays, parse_json, read_arrays, writing_file
 from convflow.types import InputError, Size
 
 MANIFOLD_SIZE = 10_000
@@ -77,14 +75,7 @@ def holds_statistics(path: Path) -> bool:
     Raises:
         InputError: no such file, or a damaged one.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return "mu.npy" in archive.namelist()
-    except (OSError, zipfile.BadZipFile) as error:
-        reason = getattr(error, "strerror", None) or one_line(error)
-        raise InputError(
-            f"expected an .npz of statistics or pictures, got {path}: {reason}; check the path"
-        ) from error
+    return "mu" in list_arrays(path)
 
 
 def read_reference(path: Path) -> Reference:
@@ -93,14 +84,12 @@ def read_reference(path: Path) -> Reference:
     Raises:
         InputError: a damaged file, or arrays that do not fit each other.
     """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files if name != "arr_0"}
-            has_pictures = "arr_0" in file.files
-        about = json.loads(str(arrays["about"])) if "about" in arrays else None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        reason = one_line(error)
-        raise InputError(f"{path} is damaged or no .npz file ({reason}); copy it again") from error
+    names = [f"{part}{suffix}" for suffix in SUFFIXES.values() for part in ("mu", "sigma")]
+    arrays, has_pictures = (
+        read_arrays(path, [*names, "features", "about"]),
+        "arr_0" in list_arrays(path),
+    )
+    about = _about(path, arrays["about"]) if "about" in arrays else None
     moments = {}
     for kind, suffix in SUFFIXES.items():
         if f"mu{suffix}" in arrays:
@@ -152,6 +141,17 @@ def check_size(path: str, theirs: Size, ours: Size) -> None:
             f"of {theirs[0]}x{theirs[1]}; make one of that size with --save-statistics, or give "
             "--size"
         )
+
+
+def _about(path: Path, text: np.ndarray) -> dict[str, Any]:
+    """Return what a file of ours says about itself, or raise InputError."""
+    about = parse_json(str(text).encode(errors="replace"), f"{path}: about")
+    size, detector = about.get("size", [1, 1]), about.get("detector", {})
+    texts = [about.get("name", ""), about.get("sha256", ""), *(detector or [0])]
+    whole = isinstance(size, list) and len(size) == 2 and all(type(side) is int for side in size)
+    if not (whole and isinstance(detector, dict) and all(isinstance(text, str) for text in texts)):
+        raise InputError(f"{path}: about is damaged; make the file again with --save-statistics")
+    return about
 
 
 def _moments(path: Path, suffix: str, arrays: dict[str, np.ndarray]) -> Moments:

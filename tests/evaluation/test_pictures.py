@@ -128,7 +128,7 @@ def test_a_failed_write_leaves_nothing(tmp_path, pixels):
         ({"arr_0": np.zeros((0, 4, 4, 3), np.uint8)}, r"\(0, 4, 4, 3\)"),
         ({"arr_0": np.zeros((2, 3, 4, 4), np.uint8)}, r"\(2, 3, 4, 4\)"),
         ({"arr_1": np.zeros(3)}, "expected the pictures arr_0 in .*got arr_1"),
-        ({"arr_0": np.array([{}])}, r"got object \(1,\)"),
+        ({"arr_0": np.array([{}])}, r"of object"),
     ],
 )
 def test_other_arrays_are_refused(tmp_path, content, message):
