@@ -57,18 +57,16 @@ def cosine_down(x: Float[Tensor, "*N H W"], factor: int) -> Float[Tensor, "*N h 
 
     A block depends on the factor alone, so that pictures of all sizes are split alike.
     """
-    for axis in (-2, -1):
-        matrix = _cosine_matrix(factor).to(x)
-        x = _by_blocks(x, matrix, axis)
-    return x
+    matrix = _cosine_matrix(factor, x)
+    rows = _by_blocks(x.to(matrix.dtype), matrix, -2)
+    return _by_blocks(rows, matrix, -1).to(x.dtype)
 
 
 def cosine_up(x: Float[Tensor, "*N h w"], factor: int) -> Float[Tensor, "*N H W"]:
     """Return the picture whose blocks have the frequencies of `x` and no higher ones."""
-    for axis in (-2, -1):
-        matrix = _cosine_matrix(factor).to(x)
-        x = _by_blocks(x, factor * matrix.T, axis)
-    return x
+    matrix = factor * _cosine_matrix(factor, x).T
+    rows = _by_blocks(x.to(matrix.dtype), matrix, -2)
+    return _by_blocks(rows, matrix, -1).to(x.dtype)
 
 
 DECOMPOSITIONS: dict[str, Resampling] = {
@@ -216,10 +214,14 @@ def _small_cells(block: int, factor: int) -> int:
     return max(block // factor, 1)
 
 
-def _cosine_matrix(factor: int) -> Float[Tensor, "M L"]:
-    """Return what takes a block of L cells to one of M = L / factor: cosines there and back."""
+def _cosine_matrix(factor: int, like: Tensor) -> Float[Tensor, "M L"]:
+    """Return what takes a block of L cells to one of M = L / factor: cosines there and back.
+
+    It has the dtype of `like`, float32 at least.
+    """
     length = _small_cells(BLOCK, factor)
-    return _cosines(length).T @ _cosines(length * factor)[:length] / factor**0.5
+    matrix = _cosines(length).T @ _cosines(length * factor)[:length] / factor**0.5
+    return matrix.to(like.device, torch.promote_types(like.dtype, torch.float32))
 
 
 def _cosines(length: int) -> Float[Tensor, "L L"]:

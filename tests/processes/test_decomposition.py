@@ -114,6 +114,12 @@ def test_parts_are_as_exact_beside_a_network_in_half_precision(name):
     torch.testing.assert_close(again, x)
 
 
+def test_half_pictures_are_multiplied_by_cosines_that_are_not_rounded():
+    x = torch.randn(2, 8, 8, generator=torch.Generator().manual_seed(0)).bfloat16()
+    for resample in (DECOMPOSITIONS["dct"].down, DECOMPOSITIONS["dct"].up):
+        assert resample(x, 2).equal(resample(x.double(), 2).bfloat16())
+
+
 @pytest.mark.parametrize("leading", [(), (2,)])
 @pytest.mark.parametrize("held", [1, 2, 3])
 def test_packing_is_undone_for_any_number_of_first_scales(leading, held):

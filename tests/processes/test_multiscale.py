@@ -104,6 +104,14 @@ def test_standardised_scales_must_be_measured_first():
         process.split(torch.zeros(1, 1, 4, 4))
 
 
+def test_half_pictures_are_mixed_at_the_time_itself():
+    """0.7 is 0.69921875 in bfloat16; the network is told 0.7."""
+    data, t = torch.zeros(1, 3, 8, 8).bfloat16(), torch.full((1, 2), 0.7)
+    noise = torch.randn(1, 3, 1, 80, generator=torch.Generator().manual_seed(0)).bfloat16()
+    mixed = MultiscaleFlow().mix(data, noise, t)
+    assert mixed.equal(((1 - t[0, 0].double()) * noise.double()).bfloat16())
+
+
 def test_the_loss_by_hand():
     process = MultiscaleFlow((2,), "haar", weights=(2.0, 3.0), deviations=(0.5, 0.25))
     data = torch.randn(3, 2, 2, 2)
