@@ -1,0 +1,143 @@
+"""Processes that are about to train different things stop together, and say in what they differ."""
+
+import shutil
+
+import pytest
+
+from benchmarks.reliability import kills
+from convflow import distributed
+from convflow.training import checkpoint
+from convflow.training.agreement import agree
+from convflow.types import InputError
+from tests.two_processes import start_two
+
+DISKS = """
+import logging, os, sys
+from pathlib import Path
+import torch
+from benchmarks.reliability import kills
+from convflow import distributed as d
+from convflow.data.loader import Images
+from convflow.recipes import create_config
+from convflow.training import launch
+from convflow.training.overrides import override
+from convflow.training.trainer import Trainer
+
+torch.set_num_threads(1)
+logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
+
+def attempt(name, run, *words):
+    given = ["--data", "data", *kills.SETTINGS, "--device", "cpu", "--precision", "float32"]
+    config = override(create_config("pictures.flowdcn"), [*given, "--images", "32", *words])
+    print(f"[{name}]")
+    try:
+        print(launch.train(config, Path(run)))
+    except Exception as error:
+        print(f"{type(error).__name__}: {error}")
+
+def failing(call, error, due):
+    calls = []
+    def wrapped(*words, **named):
+        calls.append(1)
+        if len(calls) == due:
+            raise error
+        return call(*words, **named)
+    return wrapped
+
+shared = Path(sys.argv[1])
+with d.process_group(torch.device("cpu")):
+    rank = d.rank()
+    os.chdir(shared / f"disk{rank}")
+"""
+
+DIFFERENT = """
+    attempt("unseen", "new")
+    attempt("step", "new", "--images", "48")
+    attempt("settings", shared / "one", "--seed", str(rank))
+    with open("data/odd/1.png", "rb") as file:
+        picture = file.read()
+    if rank:
+        os.remove("data/odd/1.png")
+    attempt("pictures", shared / "two")
+    if rank:
+        Path("data/odd/1.png").write_bytes(picture)
+    attempt("weights", "flipped", "--checkpoint.verify", "false")
+"""
+
+FAILING = """
+    batch, losses, samples = Images.batch, Trainer._losses, Trainer.write_samples
+    if rank:
+        Images.batch = failing(batch, launch.InputError("odd/1.png: damaged; replace it"), 3)
+    attempt("batch", shared / "batch")
+    Images.batch = batch
+    if rank:
+        Trainer._losses = failing(losses, MemoryError("too much"), 4)
+    attempt("losses", shared / "losses")
+    Trainer._losses = losses
+    Trainer.write_samples = failing(samples, launch.InputError("no space; free some"), 1)
+    attempt("samples", shared / "samples", "--monitor.samples-minutes", "1e-9")
+    Trainer.write_samples = samples
+    attempt("batch", shared / "batch")
+"""
+
+
+@pytest.fixture
+def disks(tmp_path):
+    """A folder for all, and the disks of two processes, each with the same pictures."""
+    for rank in range(2):
+        kills.make_pictures(tmp_path / f"disk{rank}" / "data")
+    return tmp_path
+
+
+def answers(script, shared):
+    """What each process said in each attempt."""
+    both = start_two(["-c", DISKS + script, str(shared)], **kills.BYTECODE)
+    assert [code for code, _, _ in both] == [0, 0], both
+    parts = ([part.strip().split("]\n") for part in said.split("[")[1:]] for _, said, _ in both)
+    return [dict(some) for some in parts]
+
+
+def test_processes_that_differ_stop_together(disks, monkeypatch):
+    given = ["pictures.flowdcn", "--data", "data", *kills.SETTINGS, "--device", "cpu"]
+    given += ["--precision", "float32", "--images", "16", "--run", "flipped"]
+    monkeypatch.chdir(disks / "disk0")
+    kills.finish(kills.start(given))
+    shutil.copytree("flipped", disks / "disk1/flipped")
+    path = checkpoint.folder_of(disks / "disk1/flipped", 2) / checkpoint.EMA
+    content = bytearray(path.read_bytes())
+    content[-40] ^= 1
+    path.write_bytes(content)
+    first, second = answers(DIFFERENT, disks)
+    assert "rank 1 does not see new" in first.pop("unseen")
+    assert second.pop("unseen") == "True"
+    assert first == second
+    assert first["step"].startswith("InputError: expected the same step in all processes, got 4 on ")
+    assert "rank 0, 0 on rank 1; let all processes see the same run folder" in first["step"]
+    assert "the same --seed in all processes, got 0 on rank 0, 1 on rank 1" in first["settings"]
+    assert "number of pictures in all processes, got 22 on rank 0, 21 on" in first["pictures"]
+    assert f"the same hash of {checkpoint.EMA} in all" in first["weights"]
+
+
+def test_what_fails_in_one_process_stops_all_after_saving(disks):
+    first, second = answers(FAILING, disks)
+    other = "InputError: another process stopped; see its message"
+    for name in ("batch", "losses", "samples"):
+        assert (checkpoint.list_steps(disks / name) or [0])[-1] > 0
+    assert second["losses"] == "MemoryError: too much"
+    assert first["losses"].startswith(other)
+    assert "saved before" in first["losses"]
+    assert first["samples"].startswith("InputError: no space; free some; saved before")
+    assert second["samples"] == other
+    assert first["batch"] == second["batch"] == "True"  # it went on to its end
+
+
+@pytest.mark.parametrize("values", [(1, 1, 1), (1, 2, 1), (1, None, 2)])
+def test_values_are_told_with_their_ranks(monkeypatch, values):
+    told = [{"a": "same"} | ({} if v is None else {"step": str(v)}) for v in values]
+    monkeypatch.setattr(distributed, "gather", lambda _: told)
+    if len(set(values)) == 1:
+        agree("mend it", {"a": "same", "step": 1})
+        return
+    expected = {2: "1 on ranks 0, 2, 2 on rank 1", None: "1 on rank 0, none on rank 1, 2 on rank 2"}
+    with pytest.raises(InputError, match=f"got {expected[values[1]]}; mend it"):
+        agree("mend it", {"a": "same", "step": 1})
