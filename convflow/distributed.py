@@ -6,15 +6,19 @@ One process needs no set-up: every function then answers for a world of one.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from convflow.types import InputError
+
+T = TypeVar("T")
 
 
 def rank() -> int:
@@ -96,20 +100,63 @@ def sum_over_processes(tensors: Iterable[Tensor]) -> None:
             tensor.copy_(part.view_as(tensor))
 
 
+class _Stopped(InputError):
+    """A process has stopped that waits at the end of `all_or_none`, which this ends too."""
+
+
+def from_first(compute: Callable[[], T], device: torch.device) -> T:
+    """Return on every process what the first computes, or raise its InputError on all.
+
+    The others wait as long as it takes. To be called within `all_or_none`, by all processes.
+
+    Args:
+        compute: gives something that can be pickled.
+        device: of this process.
+    """
+    if world_size() == 1:
+        return compute()
+    if _any_failed(False, device):
+        raise _Stopped(_STOPPED)
+    patient = dist.new_group(backend="gloo", timeout=timedelta(days=30))
+    answer: list[Any] = [None, _STOPPED]
+    try:
+        if rank() == 0:
+            answer = [compute(), None]
+    except InputError as error:
+        answer[1] = str(error)
+        raise
+    finally:
+        dist.broadcast_object_list(answer, group=patient, device=torch.device("cpu"))
+        dist.destroy_process_group(patient)
+    if answer[1] is not None:
+        raise InputError(answer[1])
+    return answer[0]
+
+
+_STOPPED = "another process stopped; see its message"
+
+
+def _any_failed(failed: bool, device: torch.device) -> bool:
+    failures = torch.tensor(float(failed), device=device)
+    sum_over_processes([failures])
+    return bool(failures)
+
+
 @contextmanager
 def all_or_none(device: torch.device) -> Iterator[None]:
     """Raise on every process what went wrong on one, so that none waits for it in vain."""
     failure: Exception | None = None
     try:
         yield
+    except _Stopped as error:
+        raise InputError(_STOPPED) from error
     except Exception as error:  # whatever it is, the others must not wait for it
         failure = error
-    failures = torch.tensor(float(failure is not None), device=device)
-    sum_over_processes([failures])
+    stopped = _any_failed(failure is not None, device)
     if failure is not None:
         raise failure
-    if failures:
-        raise InputError("another process stopped; see its message")
+    if stopped:
+        raise InputError(_STOPPED)
 
 
 def free_memory(device: torch.device) -> int | None:

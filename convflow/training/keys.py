@@ -16,7 +16,7 @@ from convflow.types import InputError, unknown_name
 
 FREE_TO_CHANGE = (
     *("images", "device", "micro_batch", "monitor", "checkpoint", "sampling"),
-    *("data.max_pixels", "data.on_bad"),
+    *("data.max_pixels", "data.on_bad", "data.on_change"),
 )
 """Keys (or groups) that a resumed run may change."""
 

@@ -185,6 +185,7 @@ class Trainer:
             "precision": self.precision,
             "num_pictures": len(self.images),
             "pictures": self.pictures,
+            "stamp": self.images.stamp,
             "config": to_dict(self.config),
             "version": __version__,
         }
@@ -217,6 +218,8 @@ class Trainer:
                 f"{folder} was trained on other pictures, classes or labels than are in "
                 f"{self.config.data.path} now; restore the data, or start another run with --run"
             )
+        now = self.images.stamp
+        checkpoint.compare_stamps(state.get("stamp"), now, folder, self.config.data)
         with checkpoint.readable(folder):
             for name, network in (("raw", self.model), ("ema", self.ema.model)):
                 path = folder / name / "model.safetensors"

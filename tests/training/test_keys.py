@@ -78,7 +78,7 @@ def test_damaged_trees_are_refused(tree):
 def test_differences_name_old_and_new_and_pass_what_may_change():
     old = TrainConfig()
     free = "--images 5 --device cpu --monitor.log-every 3 --checkpoint.keep 9 --micro-batch 2"
-    free += " --data.on-bad skip --data.max-pixels 9"
+    free += " --data.on-bad skip --data.max-pixels 9 --data.on-change stop"
     assert differences(old, override(old, [*free.split(), "--sampling.steps", "3"])) == []
     new = override(old, split("--optim.lr 1 --model.width 8"))
     assert differences(old, new) == ["model.width (None, now 8)", "optim.lr (0.0001, now 1.0)"]
