@@ -8,14 +8,17 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from convflow.types import InputError
+
+T = TypeVar("T")
 
 
 def rank() -> int:
@@ -107,6 +110,44 @@ def gather(value: Any) -> list[Any]:
     return values
 
 
+class _Stopped(InputError):
+    """A process has stopped that waits at the end of `all_or_none`, which this ends too."""
+
+
+_STOPPED = "another process stopped; see its message"
+
+
+def from_first(compute: Callable[[], T], device: torch.device) -> T:
+    """Return on every process what the first computes, or raise its InputError on all.
+
+    The others wait as long as it takes. To be called within `all_or_none`, by all processes.
+
+    Args:
+        compute: gives something that can be pickled.
+        device: of this process.
+    """
+    if world_size() == 1:
+        return compute()
+    failures = torch.zeros((), device=device)
+    sum_over_processes([failures])
+    if failures:
+        raise _Stopped(_STOPPED)
+    patient = dist.new_group(backend="gloo", timeout=timedelta(days=30))
+    answer: list[Any] = [None, _STOPPED]
+    try:
+        if rank() == 0:
+            answer = [compute(), None]
+    except InputError as error:
+        answer[1] = str(error)
+        raise
+    finally:
+        dist.broadcast_object_list(answer, group=patient, device=torch.device("cpu"))
+        dist.destroy_process_group(patient)
+    if answer[1] is not None:
+        raise InputError(answer[1])
+    return answer[0]
+
+
 @contextmanager
 def _connected() -> Iterator[None]:
     """Turn the error of a lost process into one line; gloo's own is a page."""
@@ -134,6 +175,8 @@ def all_or_none(
     failure: Exception | None = None
     try:
         yield
+    except _Stopped as error:
+        raise InputError(_STOPPED) from error
     except Exception as error:  # whatever it is, the others must not wait for it
         failure = error
     failures = torch.tensor(float(failure is not None), device=device)
@@ -145,7 +188,7 @@ def all_or_none(
     if failure is not None:
         raise failure
     if failures:
-        raise InputError("another process stopped; see its message")
+        raise InputError(_STOPPED)
 
 
 def free_memory(device: torch.device) -> int | None:

@@ -31,6 +31,48 @@ print("rank", rank)
 """
 
 
+FROM_FIRST = """
+import torch
+from convflow import distributed as d
+from convflow.types import InputError
+cpu = torch.device("cpu")
+
+def refuse(reason):
+    raise InputError(reason)
+
+with d.process_group(cpu):
+    rank = d.rank()
+    with d.all_or_none(cpu):
+        found = d.from_first(lambda: {"rank": d.rank(), "of": [1, 2]}, cpu)
+        assert found == {"rank": 0, "of": [1, 2]}, found
+    said = []
+    for compute in (lambda: refuse("from the first"), lambda: 1 / 0):
+        try:
+            with d.all_or_none(cpu):
+                d.from_first(compute, cpu)
+        except (InputError, ZeroDivisionError) as error:
+            said.append(str(error))
+    try:
+        with d.all_or_none(cpu):
+            if rank:
+                refuse("too early")
+            d.from_first(lambda: 1 / 0, cpu)
+    except InputError as error:
+        said.append(str(error))
+    with d.all_or_none(cpu):
+        assert d.from_first(d.rank, cpu) == 0
+print("|".join(said))
+"""
+
+
+def test_what_the_first_process_finds_or_refuses_is_what_all_get():
+    stopped = "another process stopped; see its message"
+    assert run_two(["-c", FROM_FIRST]) == [
+        f"from the first|division by zero|{stopped}\n",
+        f"from the first|{stopped}|too early\n",
+    ]
+
+
 def test_two_processes_sum_and_wait():
     assert run_two(["-c", TOGETHER]) == ["rank 0\n", "rank 1\n"]
 
@@ -42,6 +84,7 @@ def test_one_process_needs_no_set_up():
         distributed.sum_over_processes([tensor])
         distributed.barrier()
         assert tensor.tolist() == [1, 1, 1]
+        assert distributed.from_first(lambda: 7, torch.device("cpu")) == 7
 
 
 @pytest.mark.parametrize(

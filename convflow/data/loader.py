@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property, lru_cache
-from typing import NamedTuple
+from threading import Lock
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +19,10 @@ from convflow.data.images import cover, crop, num_cores, to_uint8
 from convflow.data.pictures import Drawn, Source
 from convflow.seeds import WORD, long_sequence
 from convflow.types import InputError, Size
+
+log = logging.getLogger("convflow")
+
+_MOST_BAD = 100  # bad pictures in a row that are passed over; more is a disk that is not there
 
 
 class Rows(NamedTuple):
@@ -58,7 +64,9 @@ class Images:
     """Pictures by index, with their labels.
 
     Pictures are decoded on all cores when they are asked for, and kept as uint8 of the size that
-    was wanted until `cache_bytes` are full.
+    was wanted until `cache_bytes` are full. In the place of one that has become unreadable stands
+    the next by index that can be read, with its label, if `on_bad` is `skip`: which one depends on
+    the files alone.
 
     Args:
         source: Where the pictures come from.
@@ -67,12 +75,18 @@ class Images:
         size: Height and width H, W in pixels, where no other is asked for.
         crop: Keep what random crops need beside the middle.
         cache_bytes: Memory that decoded pictures may take.
+        on_bad: `stop` raises where a picture cannot be read; `skip` puts another in its place.
+        stamp: Of the files, as in `Report`.
+        found_bad: Called with the place in the source of a picture that cannot be read, once.
 
     Attributes:
         class_names: Names by class id; empty for unconditional data.
         num_classes: Number of classes; 0 for unconditional data.
         labels: (N,) int64 class ids.
+        source, indices: As given.
         shape: (C, H, W).
+        stamp: Changes when the files may have; None where nothing tells.
+        replaced: Places of unreadable pictures met so far, and of those that stand for them.
     """
 
     def __init__(
@@ -84,20 +98,25 @@ class Images:
         size: Size,
         crop: bool = False,
         cache_bytes: int = 2**30,
+        on_bad: Literal["stop", "skip"] = "stop",
+        stamp: str | None = None,
+        found_bad: Callable[[int], None] = lambda place: None,
     ) -> None:
         self.class_names = source.class_names
         self.num_classes = len(source.class_names)
         self.size, self.shape = size, (channels, *size)
-        self._source = source
-        self._indices = np.asarray(indices, np.int64)
-        self.labels = np.array([source.label(index) for index in self._indices], np.int64)
-        self._crop = crop
-        self._kept: dict[tuple[int, Size], np.ndarray] = {}
+        self.source = source
+        self.indices = np.asarray(indices, np.int64)
+        self.labels = np.array([source.label(index) for index in self.indices], np.int64)
+        self._crop, self._on_bad, self._found_bad = crop, on_bad, found_bad
+        self.stamp, self.replaced = stamp, dict[int, int]()
+        self._bad, self._one_at_a_time = set[int](), Lock()
+        self._kept: dict[tuple[int, Size], _Found] = {}
         self._free_bytes = cache_bytes
         self._pool = ThreadPoolExecutor(num_cores(), thread_name_prefix="decode")
 
     def __len__(self) -> int:
-        return len(self._indices)
+        return len(self.indices)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -108,7 +127,7 @@ class Images:
 
     def item_name(self, index: int) -> str:
         """File name or table row of a picture, for messages."""
-        return self._source.item_name(int(self._indices[index]))
+        return self.source.item_name(int(self.indices[index]))
 
     def batch(
         self,
@@ -133,33 +152,65 @@ class Images:
         """
         indices, size = np.asarray(indices, np.int64), size or self.size
         missing = [i for i in dict.fromkeys(indices.tolist()) if (i, size) not in self._kept]
-        decoded = {i: picture for part in self._decode(missing, size) for i, picture in part}
+        decoded = {i: found for part in self._decode(missing, size) for i, found in part}
         pixels = np.empty((len(indices), *size, self.shape[0]), np.uint8)
+        shown = np.empty(len(indices), np.int64)
         for row, index in enumerate(indices.tolist()):
-            picture = self._kept.get((index, size))
-            picture = decoded[index] if picture is None else picture
-            pixels[row] = crop(picture, size, None if crops is None else crops[row])
-        if not self._crop:
-            decoded = {i: np.ascontiguousarray(crop(p, size)) for i, p in decoded.items()}
-        for index, picture in decoded.items():
-            if picture.nbytes <= self._free_bytes:
-                self._free_bytes -= picture.nbytes
-                self._kept[index, size] = picture
+            found = self._kept.get((index, size)) or decoded[index]
+            pixels[row] = crop(found.picture, size, None if crops is None else crops[row])
+            shown[row] = found.place
+        for index, (picture, place) in decoded.items():
+            kept = picture if self._crop else np.ascontiguousarray(crop(picture, size))
+            if kept.nbytes <= self._free_bytes:
+                self._free_bytes -= kept.nbytes
+                self._kept[index, size] = _Found(kept, place)
         if flips is not None and np.any(flips):
             pixels[flips] = pixels[flips, :, ::-1]
         planes = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
-        return torch.from_numpy(planes), torch.from_numpy(self.labels[indices])
+        return torch.from_numpy(planes), torch.from_numpy(self.labels[shown])
 
-    def _decode(self, indices: Sequence[int], size: Size) -> Iterator[list[tuple[int, np.ndarray]]]:
+    def _decode(self, indices: Sequence[int], size: Size) -> Iterator[list[tuple[int, _Found]]]:
         """Some pictures, each covering `size`, in parts made side by side."""
 
-        def decode(part: Sequence[int]) -> list[tuple[int, np.ndarray]]:
-            return [(index, self._picture(index, size)) for index in part]
+        def decode(part: Sequence[int]) -> list[tuple[int, _Found]]:
+            return [(index, self._find(index, size)) for index in part]
 
         return self._pool.map(decode, [indices[i :: num_cores()] for i in range(num_cores())])
 
+    def _find(self, index: int, size: Size) -> _Found:
+        """The picture of an index, or where it cannot be read the next one that can."""
+        failed: InputError | None = None
+        for step in range(min(len(self), _MOST_BAD)):
+            place = (index + step) % len(self)
+            try:
+                found = _Found(self._picture(place, size), place)
+            except InputError as error:
+                failed = failed or error
+                self._note_bad(place)
+                if self._on_bad == "stop":
+                    raise InputError(f"{error}; repair it or pass --data.on-bad skip") from error
+                continue
+            if failed is not None:
+                self._note_replaced(index, place, failed)
+            return found
+        raise InputError(
+            f"{failed}, and nothing better of those after it; is the disk still there?"
+        )
+
+    def _note_bad(self, index: int) -> None:
+        with self._one_at_a_time:
+            if index not in self._bad:
+                self._bad.add(index)
+                self._found_bad(int(self.indices[index]))
+
+    def _note_replaced(self, index: int, place: int, failed: InputError) -> None:
+        with self._one_at_a_time:
+            if index not in self.replaced:
+                log.warning(f"{failed}; {self.item_name(place)} is shown in its place")
+            self.replaced[index] = place
+
     def _picture(self, index: int, size: Size) -> np.ndarray:
-        place, source = int(self._indices[index]), self._source
+        place, source = int(self.indices[index]), self.source
         try:
             found = source.draw(place, size) if isinstance(source, Drawn) else source.read(place)
             picture = to_uint8(found, self.shape[0])
@@ -167,6 +218,13 @@ class Images:
             name = source.item_name(place)
             raise InputError(f"{name}: {str(error).removeprefix(f'{name}: ')}") from error
         return cover(picture, size)
+
+
+class _Found(NamedTuple):
+    """A picture that covers its size, and the index it has."""
+
+    picture: np.ndarray
+    place: int
 
 
 class Order:

@@ -21,6 +21,7 @@ from typing import Any
 import safetensors.torch
 from torch import Tensor
 
+from convflow import distributed
 from convflow.models.backbone import Backbone
 from convflow.models.zoo import find_folder
 from convflow.storage import (
@@ -34,7 +35,7 @@ from convflow.storage import (
     write_text,
     writing_folder,
 )
-from convflow.training.config import PipelineConfig
+from convflow.training.config import DataConfig, PipelineConfig
 from convflow.training.keys import read_pipeline, to_dict
 from convflow.types import InputError
 
@@ -198,6 +199,27 @@ def read_state(folder: Path) -> dict[str, Any]:
                 f"got {state}"
             )
         return state
+
+
+def compare_stamps(before: str | None, now: str | None, folder: Path, data: DataConfig) -> None:
+    """Say that pictures were written anew since a checkpoint was saved, where stamps tell.
+
+    Args:
+        before: stamp of the files in the state; None in older ones.
+        now: stamp of the files.
+        folder: of the checkpoint.
+        data: where they are, and what to do.
+
+    Raises:
+        InputError: they were, and `data.on_change` is "stop".
+    """
+    if before is None or now is None or before == now:
+        return
+    said = f"pictures in {data.path} were written anew, or copied, since {folder} was saved"
+    if data.on_change == "stop":
+        raise InputError(f"{said}; restore them, or pass --data.on-change warn to go on with these")
+    if distributed.rank() == 0:
+        log.warning(f"{said}: the run goes on with what is there now")
 
 
 @contextmanager

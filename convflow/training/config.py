@@ -75,6 +75,9 @@ class DataConfig:
         Count, doc("a picture of more pixels is bad, and never decoded; default as in Pillow")
     ] = MAX_PIXELS
     on_bad: Annotated[Literal["stop", "skip"], doc("what to do about unreadable pictures")] = "stop"
+    on_change: Annotated[
+        Literal["warn", "stop"], doc("what to do on resume where pictures were written anew")
+    ] = "warn"
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,9 @@ from convflow.codecs import Codec, create_codec
 from convflow.data.buckets import BucketOrder, Buckets, batch_of, bucket_sizes, even_ratios
 from convflow.data.check import Report, check
 from convflow.data.loader import Images, Order
+from convflow.data.look import forget
 from convflow.data.pictures import Drawn
+from convflow.data.selection import Selection
 from convflow.data.sources import Source, open_source
 from convflow.labels import composed
 from convflow.models.backbone import Backbone, check_size
@@ -56,6 +58,8 @@ from convflow.types import InputError, Size
 log = logging.getLogger("convflow")
 
 MANY_PICTURES = 10_000
+SELECTION = "pictures.npz"
+"""File of a run folder: the pictures that the run began with."""
 MEASURED_PICTURES = 10_000
 """Of so many pictures at most the deviations of the scales are measured."""
 
@@ -114,12 +118,15 @@ def train(
             if distributed.rank() == 0:
                 write_text(run / "config.json", json.dumps(to_dict(config), indent=2))
                 changes = record_changes(changes, run, trainer.step, trainer.images_seen)
+                _keep_selection(trainer.images, report, run / SELECTION, new=not steps)
                 _introduce(trainer, report, changes)
                 if known and not steps:
                     log.info(f"no checkpoint in {run} yet; beginning again from the start")
         _look_for_folder(run)
         finished = trainer.run(None if minutes is None else began + 60 * minutes)
         if distributed.rank() == 0:
+            if replaced := len(trainer.images.replaced):
+                log.info(f"{replaced:,} pictures could not be read; others stood in their places")
             say_end(trainer, finished, None if minutes is None else time.monotonic() - began)
         return finished
 
@@ -175,9 +182,24 @@ def build_trainer(config: TrainConfig, run: Path, device: torch.device) -> tuple
     for height, width in (data.size, *sizes):
         check_size(height, width, multiple)
     _check_memory(config, build, max(sizes, key=math.prod), codec.factor, device)
-    report, good = _look_at_all(source, data)
+    begun = Selection.read(run / SELECTION, source) if checkpoint.list_steps(run) else None
+    report, good = distributed.from_first(partial(_look_at_all, source, data, begun), device)
+    if report.total != len(source):
+        raise InputError(
+            f"expected the {report.total:,} pictures in {data.path} that the first process sees, "
+            f"got {len(source):,} on process {distributed.rank()}; give all the same data"
+        )
     random = data.crop == "random"
-    images = Images(source, good, channels=data.channels, size=data.size, crop=random)
+    images = Images(
+        source,
+        good,
+        channels=data.channels,
+        size=data.size,
+        crop=random,
+        on_bad=data.on_bad,
+        stamp=report.stamp,
+        found_bad=partial(_forget, report),
+    )
     sides = None if isinstance(source, Drawn) else report.sides
     buckets = Buckets(sizes, sides, len(images))
     report.notes, report.num_smaller = buckets.describe(), int(buckets.enlarged.sum())
@@ -344,7 +366,9 @@ def _look_for_folder(run: Path) -> None:
         )
 
 
-def _look_at_all(source: Source, data: DataConfig) -> tuple[Report, np.ndarray]:
+def _look_at_all(
+    source: Source, data: DataConfig, begun: Selection | None
+) -> tuple[Report, np.ndarray]:
     shown = sys.stderr.isatty() and distributed.rank() == 0
     many = len(source) > MANY_PICTURES and not isinstance(source, Drawn)
     if many and not shown and distributed.rank() == 0:
@@ -358,8 +382,23 @@ def _look_at_all(source: Source, data: DataConfig) -> tuple[Report, np.ndarray]:
             size=data.size,
             on_bad=data.on_bad,
             memory=_memory(),
+            selection=begun,
             progress=lambda done, _: bar.update(done - bar.n),
         )
+
+
+def _keep_selection(images: Images, report: Report, path: Path, new: bool) -> None:
+    """Write down which pictures a run trains on, where that is not known yet."""
+    if isinstance(images.source, Drawn):
+        return
+    if new or Selection.read(path, images.source) is None:
+        Selection(images.indices, report.sides).write(path, images.source)
+
+
+def _forget(report: Report, place: int) -> None:
+    """Have a picture looked at again at the next start."""
+    if report.memory is not None:
+        forget(report.memory, report.total, place)
 
 
 def _memory() -> Path | None:

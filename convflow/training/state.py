@@ -65,6 +65,7 @@ def store(trainer: Trainer) -> Path:
         "precision": trainer.precision,
         "num_pictures": len(trainer.images),
         "pictures": trainer.pictures,
+        "stamp": trainer.images.stamp,
         "config": to_dict(config),
         "version": __version__,
     }
@@ -93,6 +94,7 @@ def restore(trainer: Trainer, folder: Path) -> None:
             f"{folder} was trained on other pictures, classes or labels than are in "
             f"{path} now; restore the data, or start another run with --run"
         )
+    checkpoint.compare_stamps(state.get("stamp"), trainer.images.stamp, folder, trainer.config.data)
     with checkpoint.readable(folder):
         if trainer.config.checkpoint.verify:
             check_sums(folder, state, checkpoint.FILES)
@@ -102,7 +104,8 @@ def restore(trainer: Trainer, folder: Path) -> None:
         tensors = read_finite(folder / checkpoint.OPTIMIZER)
         restore_optimizer(trainer.model, trainer.optimizer, tensors, state["step"])
     trainer.step, trainer.images_seen = state["step"], state["images_seen"]
-    trainer.precision = state.get("precision", trainer.precision)  # "auto" stays what it was
+    if trainer.config.precision == "auto":  # stays what it was
+        trainer.precision = state.get("precision", trainer.precision)
     trainer.begun_from = trainer.saved = folder
 
 
