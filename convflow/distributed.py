@@ -191,6 +191,24 @@ def all_or_none(
         raise InputError(_STOPPED)
 
 
+@contextmanager
+def one_thread(wanted: bool = True) -> Iterator[None]:
+    """Let torch compute on one thread of the CPU for the length of the block, where `wanted`.
+
+    Its threads wait for each other after every operation, by spinning: on a machine that other
+    programs use too, a small operation takes many times as long on several threads as on one.
+    """
+    before = torch.get_num_threads()
+    if not wanted or before == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def free_memory(device: torch.device) -> int | None:
     """Return the bytes free on a device, None where that is not known."""
     if device.type == "cuda":

@@ -13,9 +13,10 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from convflow import distributed
 from convflow.codecs import Codec, LatentCodec, picture_channels
 from convflow.models.backbone import Backbone
-from convflow.models.precomputed import precompute
+from convflow.models.precomputed import is_ours, precompute
 from convflow.models.pyramid import Pyramid
 from convflow.models.resolution import Resolution
 from convflow.processes.multiscale import MultiscaleFlow
@@ -38,6 +39,9 @@ Precision = Literal["float32", "bfloat16"]
 
 Known = tuple[Tensor, Tensor]
 """Times and labels, each once."""
+
+LITTLE_WORK = 2e9
+"""An evaluation of fewer multiply-accumulates runs on one thread: see docs/performance.md."""
 
 Progress = Callable[[float], None]
 """Told how many more pictures are done, in fractions: each step adds its share of a batch."""
@@ -170,7 +174,11 @@ class Samples:
         noise = draw_noise(self.seed, indices, self.shape).to(device)
         labels = self.labels(indices).to(device)
         half = self.precision == "bfloat16"
-        with torch.autocast(device.type, torch.bfloat16, enabled=half):
+        alone = device.type == "cpu" and self._work(len(indices)) < LITTLE_WORK
+        with (
+            distributed.one_thread(alone),
+            torch.autocast(device.type, torch.bfloat16, enabled=half),
+        ):
             known = self._known(device, labels)
             x = self.sampler.run(
                 self.process,
@@ -189,6 +197,19 @@ class Samples:
                 " use an earlier checkpoint, more steps or less guidance"
             )
         return self.codec.decode(x).cpu()
+
+    def _work(self, num: int) -> float:
+        """Return about how many multiply-accumulates an evaluation for `num` pictures takes.
+
+        Each weight counts once for each token at the network's coarsest, which is right within a
+        factor of two. Networks that are compiled or not of the library have no bound.
+        """
+        networks = [self.model] if self.weaker is None else [self.model, self.weaker]
+        if not all(is_ours(module) for model in networks for module in model.modules()):
+            return math.inf
+        weights = [sum(w.numel() for w in n.parameters()) / n.multiple**2 for n in networks]
+        twice = 1 + (self.guidance != 1 and self.weaker is None)
+        return num * math.prod(self.shape[1:]) * twice * sum(weights)
 
     def _begin(self) -> float:
         """Return when the pictures start to move: CFG-Zero* leaves out the first steps."""

@@ -259,3 +259,52 @@ def test_a_solver_that_finds_its_times_has_no_vectors_in_advance(pipe, monkeypat
     pytest.importorskip("torchdiffeq")
     monkeypatch.setattr(samples, "precompute", None)
     assert pipe.samples(solver="dopri5").read(range(2)).shape == (2, 3, 4, 6)
+
+
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def threads_within(series, num, monkeypatch):
+    """The numbers of threads that the network's calls find, and the pictures."""
+    found, forward = [], type(series.model).forward
+
+    def spy(model, *inputs, **more):
+        found.append(torch.get_num_threads())
+        return forward(model, *inputs, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(series.model), "forward", spy)
+        return found, series.read(range(num))
+
+
+def test_a_small_network_runs_on_one_thread_and_gives_the_same_bits(pipe, two_threads, monkeypatch):
+    series = pipe.samples()
+    few, one = threads_within(series, 3, monkeypatch)
+    monkeypatch.setattr(samples, "LITTLE_WORK", 0)
+    many, two = threads_within(series, 3, monkeypatch)
+    assert (set(few), set(many), torch.get_num_threads()) == ({1}, {2}, 2)
+    assert one.equal(two)
+
+
+def test_the_number_of_threads_comes_back_after_an_error(pipe, two_threads):
+    def fail(*_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pipe.samples().read(range(2), fail)
+    assert torch.get_num_threads() == 2
+
+
+def test_work_grows_with_pictures_guidance_and_size_and_is_unknown_of_compiled_networks(pipe):
+    one, plain = pipe.samples(), pipe.samples(guidance=1.0)
+    assert one._work(6) == 6 * one._work(1) == 12 * plain._work(1)
+    assert pipe.samples(size=(8, 12))._work(1) == 4 * one._work(1)
+    weights = sum(weight.numel() for weight in pipe.model.parameters())
+    assert plain._work(1) == weights * 24 / pipe.model.multiple**2
+    pipe.model.compile()
+    assert one._work(1) == float("inf")

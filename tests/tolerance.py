@@ -5,6 +5,8 @@ Each of the others has a name and a reason here.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -55,3 +57,9 @@ def assert_close_rms(
     limit = limit or TOLERANCE[dtype or actual.dtype]
     found = distance(actual, expected)
     assert found <= limit, f"rms error {found:.2e}, limit {limit:.0e}"  # so that NaN fails
+
+
+def compare_patterns(actual: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
+    """Check that NaN and the infinities stand at the same places, and the rest agrees."""
+    for one, other in zip(actual, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4, equal_nan=True)

@@ -46,7 +46,7 @@ def precompute(model: Network, times: Float[Tensor, " S"], labels: Int[Tensor, "
     """
     inner = (module for module in model.modules() if module is not model)
     hooked = any(module._forward_hooks or module._forward_pre_hooks for module in inner)
-    if type(model) not in BACKBONES.values() or hooked or not all(map(_is_ours, model.modules())):
+    if type(model) not in BACKBONES.values() or hooked or not all(map(is_ours, model.modules())):
         return model
     found = [module for module in model.modules() if isinstance(module, Modulation)]
     numbers = len(times) * len(labels) * sum(module.count * module.width for module in found)
@@ -62,7 +62,7 @@ def precompute(model: Network, times: Float[Tensor, " S"], labels: Int[Tensor, "
     return twin
 
 
-def _is_ours(module: nn.Module) -> bool:
+def is_ours(module: nn.Module) -> bool:
     """Whether a module does what its class says, a class of ours or of torch, and not compiled."""
     known = type(module).__module__.startswith(("convflow.", "torch.nn.modules."))
     changed = any(callable(own) and hasattr(type(module), n) for n, own in vars(module).items())

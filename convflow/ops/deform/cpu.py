@@ -19,6 +19,9 @@ from torch import Tensor
 
 from convflow.ops.deform import reference
 
+_LIMIT = 2**32
+"""Kernels count the cells of a map in 32 bits."""
+
 
 def deform_sample(values: Tensor, offsets: Tensor, weights: Tensor, border: str) -> Tensor:
     """The kernel's twin of `reference.deform_sample`; float64 goes to the reference."""
@@ -61,8 +64,10 @@ def find_numba() -> tuple[ModuleType | None, str]:
 
 
 def _serves(values: Tensor, offsets: Tensor) -> bool:
-    """True if the kernels can do it: not float64, and there is something to do."""
-    return offsets.dtype == torch.float32 and bool(values.numel() and offsets.numel()) and _usable()
+    """True if the kernels can do it: not float64, something to do, and cells they can count."""
+    cells = (offsets.shape[1] + 4) * (offsets.shape[2] + 2)  # of a map and what is around it
+    counted = offsets.numel() and values.numel() and cells < _LIMIT
+    return offsets.dtype == torch.float32 and bool(counted) and _usable()
 
 
 @cache

@@ -15,9 +15,9 @@ taps, which a kernel closes over, are part of its key there.
 # mypy: disable-error-code="no-untyped-def"
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable
-from functools import cache
 from typing import Any, NamedTuple
 
 import numba
@@ -31,7 +31,7 @@ _LANES = 16
 _FLOAT, _INT, _LONG = ir.FloatType(), ir.IntType(32), ir.IntType(64)
 
 
-@cache
+@functools.cache
 def forward_kernel(channels: int, num_taps: int) -> Callable[..., None]:
     """Kernel(values, offsets, weights, out, truncate, start, stop) for so many channels and taps.
 
@@ -59,7 +59,7 @@ def forward_kernel(channels: int, num_taps: int) -> Callable[..., None]:
     return _compiled(forward)
 
 
-@cache
+@functools.cache
 def backward_kernel(channels: int, num_taps: int) -> Callable[..., None]:
     """Kernel(grad, values, offsets, weights, grad_values, grad_offsets, grad_weights, truncate,
     start, stop) for so many channels and taps.
@@ -188,6 +188,13 @@ def _locate(b, offsets, weights, at, x, y, height, width, truncate, places, shar
     row = b.mul(x, _long(4 * K))
     for number, share in enumerate(corners):
         _store(b, b.select(tap.touches, share, zero), shares, b.add(row, _long(number * K)))
+    # An infinite weight less a part of it is NaN, where its product with a share may be infinite.
+    nan = b.or_(b.fcmp_unordered("uno", *corners[:2]), b.fcmp_unordered("uno", *corners[2:]))
+    odd = b.and_(tap.touches, nan)
+    with cgutils.if_unlikely(b, _any(b, odd)):
+        for number, (share, part) in enumerate(zip(corners, _parts(b, tap, K), strict=True)):
+            exact = b.select(odd, b.fmul(tap.weight, part), share)
+            _store(b, b.select(tap.touches, exact, zero), shares, b.add(row, _long(number * K)))
     # A tap that touches nothing is put below the map, where nothing is written.
     below = _spread(b, b.sitofp(b.add(height, _long(1)), _FLOAT), K)
     left = b.fptosi(b.select(tap.touches, tap.left, _all(-1.0, K)), one.type)
@@ -251,13 +258,27 @@ def _finish(
     slope_x = b.fmul(tap.weight, between(b.fsub(ne, nw), b.fsub(se, sw), tap.fy))
     slope_y = b.fmul(tap.weight, between(b.fsub(sw, nw), b.fsub(se, ne), tap.fx))
     sample = between(between(nw, ne, tap.fx), between(sw, se, tap.fx), tap.fy)
-    slope_x, slope_y, sample = (
-        b.select(tap.touches, number, zero) for number in (slope_x, slope_y, sample)
-    )
-    first = b.mul(at, _long(K))
-    both = _shuffle(b, slope_x, slope_y, [k + K * axis for k in range(K) for axis in range(2)])
-    _store(b, both, grad_offsets, b.mul(first, _long(2)))
-    _store(b, sample, grad_weights, first)
+
+    def store(*found: Any) -> None:
+        of_x, of_y, of_weight = (b.select(tap.touches, number, zero) for number in found)
+        first = b.mul(at, _long(K))
+        both = _shuffle(b, of_x, of_y, [k + K * axis for k in range(K) for axis in range(2)])
+        _store(b, both, grad_offsets, b.mul(first, _long(2)))
+        _store(b, of_weight, grad_weights, first)
+
+    store(slope_x, slope_y, sample)
+    # A difference of infinities is NaN, where the sum of their parts may be infinite.
+    nan = b.or_(b.fcmp_unordered("uno", slope_x, slope_y), b.fcmp_unordered("uno", sample, sample))
+    odd = b.and_(tap.touches, nan)
+    with cgutils.if_unlikely(b, _any(b, odd)):
+        dotted = (nw, ne, sw, se)
+        terms = [b.fmul(p, dot) for p, dot in zip(_parts(b, tap, K), dotted, strict=True)]
+        far_x, far_y = b.fsub(_all(1.0, K), tap.fx), b.fsub(_all(1.0, K), tap.fy)
+        of_x = b.fadd(b.fmul(far_y, b.fsub(ne, nw)), b.fmul(tap.fy, b.fsub(se, sw)))
+        of_y = b.fadd(b.fmul(far_x, b.fsub(sw, nw)), b.fmul(tap.fx, b.fsub(se, ne)))
+        exact = b.fmul(tap.weight, of_x), b.fmul(tap.weight, of_y), functools.reduce(b.fadd, terms)
+        found = zip(exact, (slope_x, slope_y, sample), strict=True)
+        store(*(b.select(odd, new, old) for new, old in found))
 
 
 class _Taps(NamedTuple):
@@ -287,6 +308,13 @@ def _read_taps(b, offsets, weights, at, x, y, height, width, truncate, K):
     left, fx, across = place(0, x, width)
     top, fy, along = place(1, y, height)
     return _Taps(_load(b, weights, first, K), left, top, fx, fy, b.and_(across, along))
+
+
+def _parts(b, tap, K):
+    """Bilinear parts of the corners of K taps: north west, north east, south west, south east."""
+    west, north = b.fsub(_all(1.0, K), tap.fx), b.fsub(_all(1.0, K), tap.fy)
+    pairs = (west, north), (tap.fx, north), (west, tap.fy), (tap.fx, tap.fy)
+    return [b.fmul(across, along) for across, along in pairs]
 
 
 def _corners(b, places, shares, x, k, wide, K, PITCH):
@@ -347,6 +375,11 @@ def _fma(b, one, other, addend):
 
 def _round(b, how, vector):
     return _call(b, f"llvm.{how}.v{vector.type.count}f32", vector.type, vector)
+
+
+def _any(b, flags):
+    bit = flags.type.element
+    return _call(b, f"llvm.vector.reduce.or.v{flags.type.count}i1", bit, flags)
 
 
 def _sum(b, start, vector):

@@ -118,10 +118,11 @@ def _vector(dtype: torch.dtype, channels: int) -> int:
 
 
 def _serves(values: Tensor, taps: Tensor) -> bool:
-    """True if the kernels can do it: not float64, and there is something to do."""
+    """True if the kernels can do it: not float64, something to do, and what 32 bits number."""
     if values.dtype not in FEATURES or taps.dtype not in FEATURES:
         return False
-    return bool(values.numel() and taps.numel()) and usable("deform_sample")
+    counted = values.numel() and taps.numel() and values.shape[:-1].numel() < _LIMIT
+    return bool(counted) and usable("deform_sample")
 
 
 def _forward(inputs: _Inputs, border: str) -> Tensor:

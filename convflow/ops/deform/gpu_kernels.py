@@ -343,7 +343,9 @@ def values_gradient(  # type: ignore[no-untyped-def]
                 if PRECISION == "tf32":
                     # Rounded to nearest here, because the matrix units would cut the last bits off.
                     bits = share.to(tl.int32, bitcast=True) + 0x1000
-                    share = (bits & -0x2000).to(tl.float32, bitcast=True)
+                    rounded = (bits & -0x2000).to(tl.float32, bitcast=True)
+                    # NaN of all ones, which GPUs make, would become -0.
+                    share = tl.where(share == share, rounded, share)
                 real = inside[:, None] & (channel < C)
                 upstream = _load_corner(grad, position * (groups * C), channel, real)
                 total = tl.dot(share, upstream, total, input_precision=PRECISION)

@@ -19,6 +19,9 @@ from convflow.types import InputError
 
 Border = Literal["zeros", "truncate"]
 
+LONGEST = 2**24
+"""The largest height or width of a map where coordinates are float32: more lose whole cells."""
+
 
 def deform_sample(
     values: Float[Tensor, "B H W G C"],
@@ -34,7 +37,7 @@ def deform_sample(
         values: features, any floating dtype; G groups of C channels each.
         offsets: displacement of each tap as (x, y), in cells; any number, also beyond the map.
             NaN and infinite offsets count as outside.
-        weights: one factor per tap, not normalised.
+        weights: one factor per tap, not normalised; not looked at where the tap is outside.
         border: "zeros" fades to zero over the last cell, as `grid_sample` does with its padding
             "zeros" and `align_corners=False`. "truncate" rounds toward zero instead of down and
             so extrapolates in (-2, 0): what published FlowDCN weights were trained with.
@@ -149,6 +152,15 @@ def _check_values(values: Tensor) -> None:
         )
 
 
+def _check_sides(name: str, tensor: Tensor) -> None:
+    height, width = tensor.shape[1:3]
+    if max(height, width) > LONGEST and tensor.dtype != torch.float64:
+        raise InputError(
+            f"{name}: expected a height and width of at most {LONGEST}, got {height}x{width}, "
+            "where float32 coordinates lose whole cells; give float64 or cut the map"
+        )
+
+
 def _check(values: Tensor, offsets: Tensor, weights: Tensor, border: str) -> None:
     _check_border(border)
     _check_values(values)
@@ -164,6 +176,7 @@ def _check(values: Tensor, offsets: Tensor, weights: Tensor, border: str) -> Non
                 "give one entry per position, group and tap"
             )
     check_kinds(values=values, offsets=offsets, weights=weights)
+    _check_sides("values", values)
 
 
 def _check_merged(merged: Tensor, prior_scale: Tensor, reach: Tensor, border: str) -> None:
@@ -182,6 +195,7 @@ def _check_merged(merged: Tensor, prior_scale: Tensor, reach: Tensor, border: st
             f"{tuple(merged.shape)}, got {tuple(reach.shape)}; give (x, y) once or for each sample"
         )
     check_kinds(merged=merged, prior_scale=prior_scale, reach=reach)
+    _check_sides("merged", merged)
 
 
 _sample = torch.library.custom_op(

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -19,8 +19,10 @@ TAPS = 9
 
 
 class _Taps(NamedTuple):
-    """Where every tap falls: its top left row in the padded map, and its fraction of a cell."""
+    """Where every tap falls: whether it touches the map, its top left row in the padded map, and
+    its fraction of a cell."""
 
+    inside: Bool[Tensor, "B H W G K"]
     row: Int[Tensor, "B H W G K"]
     x: Float[Tensor, "B H W G K"]
     y: Float[Tensor, "B H W G K"]
@@ -37,7 +39,8 @@ def deform_sample(
     Args:
         values: features, any floating dtype.
         offsets: (x, y) in cells; their dtype is the one that everything is computed in.
-        weights: one factor per tap, in the dtype of `offsets`.
+        weights: one factor per tap, in the dtype of `offsets`; not looked at where a tap is
+            outside, as an upstream gradient is not.
         border: "zeros" or "truncate".
 
     Returns:
@@ -45,10 +48,14 @@ def deform_sample(
     """
     rows, taps = _pad(values, offsets.dtype), _locate(offsets, border)
     out = torch.zeros_like(values, dtype=offsets.dtype, memory_format=torch.contiguous_format)
+    if not offsets.shape[-2]:  # empty sums: nothing, but it has gradients
+        empty = values[..., :0].sum(-1) + offsets.sum((-2, -1)) + weights.sum(-1)
+        out = out + empty.unsqueeze(-1)
     for k in range(offsets.shape[-2]):
         tap = _Taps(*(field[..., k] for field in taps))
+        weight = torch.where(tap.inside, weights[..., k], 0.0)
         for step, share in _corners(tap, values):
-            out = out + (weights[..., k] * share).unsqueeze(-1) * rows[tap.row + step]
+            out = out + (weight * share).unsqueeze(-1) * rows[tap.row + step]
     return out.to(values.dtype)
 
 
@@ -76,16 +83,17 @@ def deform_sample_backward(
     grad_rows, grad_offsets, grad_weights = map(torch.zeros_like, (rows, offsets, weights))
     for k in range(offsets.shape[-2]):
         tap = _Taps(*(field[..., k] for field in taps))
+        weight = torch.where(tap.inside, weights[..., k], 0.0)
         dots = []
         for step, share in _corners(tap, values):
             corner = tap.row + step
-            dots.append((upstream * rows[corner]).sum(-1))
-            spread = (weights[..., k] * share).unsqueeze(-1) * upstream
+            dots.append(torch.where(tap.inside, (upstream * rows[corner]).sum(-1), 0.0))
+            spread = (weight * share).unsqueeze(-1) * upstream
             grad_rows.index_add_(0, corner.flatten(), spread.flatten(0, -2))
             grad_weights[..., k] += share * dots[-1]
         nw, ne, sw, se = dots
-        grad_offsets[..., k, 0] = weights[..., k] * ((1 - tap.y) * (ne - nw) + tap.y * (se - sw))
-        grad_offsets[..., k, 1] = weights[..., k] * ((1 - tap.x) * (sw - nw) + tap.x * (se - ne))
+        grad_offsets[..., k, 0] = weight * ((1 - tap.y) * (ne - nw) + tap.y * (se - sw))
+        grad_offsets[..., k, 1] = weight * ((1 - tap.x) * (sw - nw) + tap.x * (se - ne))
     batch, height, width, groups, channels = values.shape
     padded = grad_rows.view(batch, height + 2, width + 3, groups, channels)
     grad_values = padded[:, 1:-1, 1:-2].to(values.dtype).contiguous()
@@ -209,7 +217,8 @@ def _locate(offsets: Tensor, border: str) -> _Taps:
     top = torch.where(inside, top, 0).long()
     image = torch.arange(batch, device=device).view(-1, 1, 1, 1, 1) * (height + 2)
     row = ((image + top + 1) * (width + 3) + left + 1) * groups
-    return _Taps(row + torch.arange(groups, device=device).view(-1, 1), fraction_x, fraction_y)
+    row = row + torch.arange(groups, device=device).view(-1, 1)
+    return _Taps(inside, row, fraction_x, fraction_y)
 
 
 def _corners(tap: _Taps, values: Tensor) -> tuple[tuple[int, Tensor], ...]:

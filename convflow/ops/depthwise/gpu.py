@@ -42,8 +42,9 @@ def depthwise_conv_backward(
 
 
 def _serves(x: Tensor) -> bool:
-    """True if the kernels can do it: not float64, and there is something to do."""
-    return x.dtype in FEATURES and x.numel() > 0 and usable("depthwise_conv")
+    """True if the kernels can do it: not float64, something to do, and what 32 bits number."""
+    counted = x.numel() > 0 and x.shape[:-1].numel() < _LIMIT
+    return x.dtype in FEATURES and counted and usable("depthwise_conv")
 
 
 def _forward(x: Tensor, kernels: Tensor, bias: Tensor | None) -> Tensor:

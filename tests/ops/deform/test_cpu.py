@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from convflow.ops.deform import cpu, reference
-from tests.tolerance import assert_close_rms
+from tests.tolerance import assert_close_rms, compare_patterns
 
 BORDERS = ["zeros", "truncate"]
 # Batch, height, width, groups, channels, taps.
@@ -119,16 +119,36 @@ def test_far_offsets_add_nothing(border: str) -> None:
     compare(grad, [values, offsets, weights], border)
 
 
-def test_what_is_not_finite_goes_only_where_it_is_sampled() -> None:
-    """Taps outside have a share of zero, which would make NaN of infinity at any cell."""
-    grad, values, offsets, weights = draw((1, 4, 5, 1, 4, 2))
-    values[0, 0, 0], weights[..., 1], grad[0, 3, 4] = torch.inf, torch.nan, torch.inf
-    offsets[..., 0, :], offsets[..., 1, :] = 0, 1e9
-    out = cpu.deform_sample(values, offsets, weights, "zeros")
-    assert out.isfinite().logical_not().sum() == 4
-    assert not out[0, 0, 0].isfinite().any()
-    of_values, *_ = cpu.deform_sample_backward(grad, values, offsets, weights, "zeros")
-    assert of_values.isfinite().logical_not().any(-1).nonzero().tolist() == [[0, 3, 4, 0]]
+@pytest.mark.parametrize("border", BORDERS)
+@pytest.mark.parametrize("which", range(4), ids=["grad", "values", "offsets", "weights"])
+def test_what_is_not_finite_goes_where_the_reference_has_it(which: int, border: str) -> None:
+    """Whole and half offsets too, where shares are zero or equal."""
+    odd = torch.tensor([torch.inf, -torch.inf, torch.nan, torch.inf])
+    generator = torch.Generator().manual_seed(0)
+    for coarse in (0, 1, 2) * 5:
+        grad, *inputs = (
+            torch.randn(t.shape, generator=generator) for t in draw((1, 5, 6, 2, 4, 9))
+        )
+        inputs[1] = (2 * inputs[1] * coarse).round() / coarse if coarse else 2 * inputs[1]
+        chosen = (grad, *inputs)[which].view(-1)
+        chosen[torch.randint(chosen.numel(), (4,), generator=generator)] = odd
+        compare_patterns(
+            [
+                cpu.deform_sample(*inputs, border),
+                *cpu.deform_sample_backward(grad, *inputs, border),
+            ],
+            [
+                reference.deform_sample(*inputs, border),
+                *reference.deform_sample_backward(grad, *inputs, border),
+            ],
+        )
+
+
+def test_a_map_of_more_cells_than_32_bits_count_goes_to_the_reference() -> None:
+    values = torch.empty(1, 2**16, 2**16, 1, 1, device="meta")
+    offsets = torch.empty(1, 2**16, 2**16, 1, 1, 2, device="meta")
+    assert not cpu._serves(values, offsets)
+    assert cpu._serves(values[:, 8:], offsets[:, 8:])
 
 
 def test_same_bits_on_every_run_and_number_of_threads() -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from convflow.ops import launch
 from convflow.ops.deform import gpu, op, reference
-from tests.tolerance import TOLERANCE, assert_close_rms
+from tests.tolerance import TOLERANCE, assert_close_rms, compare_patterns
 
 pytestmark = [
     pytest.mark.skipif(
@@ -243,3 +243,28 @@ def test_importing_does_not_load_triton() -> None:
     code = "import sys, convflow.ops; assert 'triton' not in sys.modules"
     root = Path(__file__).parents[3]
     subprocess.run([sys.executable, "-c", code], check=True, cwd=root, env=os.environ)
+
+
+@pytest.mark.parametrize("which", [1, 3], ids=["values", "weights"])
+def test_what_is_not_finite_goes_where_the_reference_has_it(which: int) -> None:
+    grad, *inputs = draw((1, 3, 4, 1, 4, 3))
+    chosen = (grad, *inputs)[which].view(-1)
+    chosen[3:6] = torch.tensor([torch.inf, -torch.inf, torch.nan], device=DEVICE)
+    out, _, *of_taps = run(grad, inputs, "zeros")
+    _, *expected = reference.deform_sample_backward(grad, *inputs, "zeros")
+    compare_patterns([out, *of_taps], [reference.deform_sample(*inputs, "zeros"), *expected])
+
+
+def test_nan_of_all_ones_is_not_lost_in_half_precision() -> None:
+    grad, *inputs = draw((1, 3, 4, 1, 4, 1), torch.bfloat16)
+    inputs[1].zero_()
+    inputs[2].view(torch.int32)[0, 1, 2] = 2**31 - 1
+    _, of_values, *_ = run(grad, inputs, "zeros")
+    assert of_values[0, 1, 2].isnan().all()
+
+
+def test_more_rows_than_32_bits_count_go_to_the_reference() -> None:
+    values = torch.empty(2**31, 1, 1, 1, 8, dtype=torch.bfloat16, device="meta")
+    taps = torch.empty(2**31, 1, 1, 1, 1, 2, device="meta")
+    assert not gpu._serves(values, taps)
+    assert gpu._serves(values[1:], taps[1:])

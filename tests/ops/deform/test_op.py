@@ -297,3 +297,14 @@ def test_active_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     assert op.active_backend("xpu") == "reference"
     monkeypatch.setattr(cpu, "find_numba", lambda: (None, "numba cannot be imported: no wheel"))
     assert op.backend_and_reason("cpu") == ("reference", "numba cannot be imported: no wheel")
+
+
+@pytest.mark.parametrize("shape", [(1, 2**24 + 1, 1, 1, 1), (1, 1, 2**24 + 1, 1, 1)])
+def test_maps_that_float32_coordinates_cannot_number_are_refused(shape: tuple[int, ...]) -> None:
+    values = torch.zeros(1).expand(shape)
+    offsets, weights = torch.zeros(1).expand(*shape, 2), torch.zeros(1).expand(shape)
+    with pytest.raises(InputError, match="values: expected a height and width of at most 16777216"):
+        deform_sample(values, offsets, weights)
+    merged = torch.zeros(1).expand(*shape[:3], 37)
+    with pytest.raises(InputError, match="merged: expected a height and width of at most 16777216"):
+        op.msdcn_sample(merged, torch.zeros(1), torch.ones(1, 2))

@@ -173,3 +173,24 @@ def test_far_offsets_add_nothing(device: str, far: float, border: str) -> None:
     assert not grad_offsets[..., 1:, :].any()
     assert not grad_weights[..., 1:].any()
     assert grad_offsets[..., 0, :].any()
+
+
+def test_an_outside_tap_is_looked_at_by_no_weight_and_no_gradient() -> None:
+    values, offsets, weights = draw(1, 3, 4, 2, 3)
+    offsets[..., 1, :], weights[..., 1] = 1e9, math.inf
+    upstream = torch.full_like(values, math.inf)
+    out = reference.deform_sample(values, offsets, weights, "zeros")
+    assert out.isfinite().all()
+    _, *grads = reference.deform_sample_backward(upstream, values, offsets, weights, "zeros")
+    assert not any(grad[..., 1, :].any() for grad in (grads[0], grads[1].unsqueeze(-1)))
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 3, 2, 4, 0), (2, 3, 3, 0, 4, 0), (0, 0, 3, 2, 0, 9)])
+def test_nothing_to_sum_has_gradients_of_zero(shape: tuple[int, ...]) -> None:
+    *sizes, taps = shape
+    leaves = [tensor.requires_grad_() for tensor in draw(*sizes, taps=taps)]
+    out = reference.deform_sample(*leaves, "zeros")
+    assert not out.any()
+    for grad, leaf in zip(torch.autograd.grad(out.sum(), leaves), leaves, strict=True):
+        assert grad.shape == leaf.shape
+        assert not grad.any()
