@@ -23,9 +23,8 @@ from convflow import distributed
 from convflow.codecs import Codec, create_codec, picture_channels
 from convflow.data.grid import to_picture
 from convflow.models.backbone import Backbone, check_size
-from convflow.models.pyramid import Pyramid
 from convflow.models.resolution import OWNERS, read_arguments
-from convflow.models.zoo import create_model, load_model
+from convflow.models.zoo import check_process, create_model, load_model
 from convflow.processes.flow import shift_of_size
 from convflow.processes.process import create_process
 from convflow.samplers.adaptive import ADAPTIVE_SOLVERS
@@ -120,16 +119,7 @@ class Pipeline:
         self.sampling, self.process = sampling or SamplingConfig(), process or ProcessConfig()
         self.resolution = resolution or ResolutionConfig()
         self._process = create_process(dataclasses.asdict(self.process))
-        factors = [*self.process.factors] if self.process.kind == "dfm" else None
-        found = model.settings["factors"] if isinstance(model, Pyramid) else None
-        if factors != found:
-            ours, theirs = (
-                f"of scales with the factors {f}" if f else "of one scale" for f in (factors, found)
-            )
-            raise InputError(
-                f"expected a network {ours}, as the process {self.process.kind} has, got one "
-                f"{theirs}; give the process that the network was trained with"
-            )
+        check_process(model, self._process)
 
     @property
     def multiple(self) -> int:
