@@ -43,6 +43,7 @@ from convflow.training.config import (
     SamplingConfig,
 )
 from convflow.training.keys import to_dict
+from convflow.training.places import find_place, portable
 from convflow.training.planner import Work, check_memory
 from convflow.types import InputError, Size, check_kinds, unknown_name
 
@@ -144,7 +145,9 @@ class Pipeline:
             raise InputError(unknown_name("kind of weights", weights, ("ema", "raw")))
         folder = find_weights(folder_or_id, weights)
         known = read_description(folder)
-        codec = create_codec(dataclasses.asdict(known.codec), distributed.choose_device(device))
+        autoencoder = find_place(known.codec.autoencoder, folder, inside=True)
+        settings = dataclasses.asdict(known.codec) | {"autoencoder": autoencoder}
+        codec = create_codec(settings, distributed.choose_device(device))
         process, resolution = known.process, known.resolution
         told = (known.size, known.class_names, known.sampling, device, process, resolution)
         pipe = cls(load_model(folder), codec, *told)
@@ -157,6 +160,7 @@ class Pipeline:
         place.mkdir(parents=True, exist_ok=True)
         self.model.save_weights(place)
         codec = CodecConfig(**self.codec.settings)
+        codec = dataclasses.replace(codec, autoencoder=portable(codec.autoencoder, place))
         told = (self.size, self.class_names, self.sampling, codec, self.process, self.resolution)
         known = PipelineConfig(*told)
         write_text(place / "pipeline.json", json.dumps(to_dict(known), indent=2))

@@ -39,6 +39,7 @@ from convflow.training import checkpoint
 from convflow.training.config import DataConfig, TrainConfig
 from convflow.training.keys import differences, from_dict, show, to_dict
 from convflow.training.origin import begin_from, fit_settings, read_origin
+from convflow.training.places import find_paths, resolve_paths, store_paths
 from convflow.training.planner import Work, check_memory
 from convflow.training.trainer import Trainer, choose_precision
 from convflow.types import InputError, Size
@@ -69,7 +70,7 @@ def train(config: TrainConfig, run: Path) -> bool:
             known = (run / "config.json").is_file()
             if known:
                 held.enter_context(claimed(run, "training", "--run", distributed.rank() == 0))
-            config = _check_folder(config, run)
+            config = _check_folder(store_paths(config, run), run)
             trainer, report = build_trainer(config, run, device)
             if not known:
                 held.enter_context(claimed(run, "training", "--run", distributed.rank() == 0))
@@ -107,7 +108,8 @@ def build_trainer(config: TrainConfig, run: Path, device: torch.device) -> tuple
             "--data: expected a folder of pictures, a .zip, a .parquet, hf:NAME, digits or shapes, "
             "got none; add --data PATH"
         )
-    source = open_source(data.path, split=data.split)
+    found = find_paths(config, run) if (run / "config.json").is_file() else config
+    source = open_source(found.data.path, split=data.split)
     twice = [name for name, count in Counter(source.class_names).items() if count > 1]
     if twice:
         raise InputError(
@@ -118,14 +120,14 @@ def build_trainer(config: TrainConfig, run: Path, device: torch.device) -> tuple
     config.sampling.sampler().check_process(process)
     if config.resolution.shift and not isinstance(process, FlowMatching):
         raise InputError("--resolution.shift: expected the process flow with it; leave it out")
-    codec = create_codec(dataclasses.asdict(config.codec), device)
+    codec = create_codec(dataclasses.asdict(found.codec), device)
     channels = codec.channels(data.channels)
     if isinstance(process, MultiscaleFlow):  # before a network is built for absurd factors
         for size in (data.size, *data.sizes):
             process.sizes(size, codec.factor)
     origin = None
     if config.init and not checkpoint.list_steps(run):
-        origin = read_origin(config)
+        origin = read_origin(found)
         config = fit_settings(config, origin.model)
     build = partial(
         build_model, config, len(source.class_names), process.learned_variance, channels
@@ -150,6 +152,8 @@ def build_trainer(config: TrainConfig, run: Path, device: torch.device) -> tuple
         config = replace(config, process=replace(config.process, deviations=deviations))
         process = create_process(dataclasses.asdict(config.process))
     model = build()
+    if found.data.path != data.path:
+        report.notes = [*report.notes, f"{data.path} is {found.data.path}"]
     if origin is not None:
         report.notes += begin_from(model, origin, source.class_names)
     return Trainer(config, model.to(device), process, codec, images, run, order), report
@@ -287,7 +291,7 @@ def _check_folder(config: TrainConfig, run: Path) -> TrainConfig:
         config = replace(config, process=replace(config.process, deviations=known))
     if config.init and "coarse" in before.model:
         config = replace(config, model={"coarse": before.model["coarse"]} | config.model)
-    changed = differences(before, config)
+    changed = differences(resolve_paths(before, run), resolve_paths(config, run))
     if changed:
         raise InputError(
             f"{run} was started with other settings: {', '.join(changed)}; give the same settings, "
