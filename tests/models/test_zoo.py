@@ -260,7 +260,7 @@ def test_a_hub_that_does_not_answer_is_an_input_error(monkeypatch):
         (
             None,
             ProcessConfig("dfm", factors=(4,)),
-            r"with the factors \[4\], .* one of .* \[2\]",
+            r"of scales with the factors \[4\], as the .* \[2\]",
         ),
     ],
 )
