@@ -23,9 +23,8 @@ from convflow.codecs import Codec, create_codec, picture_channels
 from convflow.data.grid import to_picture
 from convflow.labels import ClassLabels, Label
 from convflow.models.backbone import Backbone, check_size
-from convflow.models.pyramid import Pyramid
 from convflow.models.resolution import OWNERS, read_arguments
-from convflow.models.zoo import create_model, load_model
+from convflow.models.zoo import check_process, create_model, load_model
 from convflow.processes.flow import shift_of_size
 from convflow.processes.process import create_process
 from convflow.samplers.adaptive import ADAPTIVE_SOLVERS
@@ -44,6 +43,7 @@ from convflow.training.config import (
     SamplingConfig,
 )
 from convflow.training.keys import to_dict
+from convflow.training.places import find_place, portable
 from convflow.training.planner import Work, check_memory
 from convflow.types import InputError, Size, check_kinds, unknown_name
 
@@ -119,16 +119,7 @@ class Pipeline:
         self.sampling, self.process = sampling or SamplingConfig(), process or ProcessConfig()
         self.resolution = resolution or ResolutionConfig()
         self._process = create_process(dataclasses.asdict(self.process))
-        factors = [*self.process.factors] if self.process.kind == "dfm" else None
-        found = model.settings["factors"] if isinstance(model, Pyramid) else None
-        if factors != found:
-            ours, theirs = (
-                f"of scales with the factors {f}" if f else "of one scale" for f in (factors, found)
-            )
-            raise InputError(
-                f"expected a network {ours}, as the process {self.process.kind} has, got one "
-                f"{theirs}; give the process that the network was trained with"
-            )
+        check_process(model, self._process)
 
     @property
     def multiple(self) -> int:
@@ -162,7 +153,9 @@ class Pipeline:
         with opening(folder):
             known = read_description(folder, verify=verify)
             model = load_model(folder, verify=verify)
-        codec = create_codec(dataclasses.asdict(known.codec), distributed.choose_device(device))
+        autoencoder = find_place(known.codec.autoencoder, folder, inside=True)
+        settings = dataclasses.asdict(known.codec) | {"autoencoder": autoencoder}
+        codec = create_codec(settings, distributed.choose_device(device))
         process, resolution = known.process, known.resolution
         told = (known.size, known.class_names, known.sampling, device, process, resolution)
         pipe = cls(model, codec, *told)
@@ -175,6 +168,7 @@ class Pipeline:
         place.mkdir(parents=True, exist_ok=True)
         self.model.save_weights(place)
         codec = CodecConfig(**self.codec.settings)
+        codec = dataclasses.replace(codec, autoencoder=portable(codec.autoencoder, place))
         told = (self.size, self.class_names, self.sampling, codec, self.process, self.resolution)
         known = PipelineConfig(*told)
         write_text(place / "pipeline.json", json.dumps(to_dict(known), indent=2))

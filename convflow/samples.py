@@ -19,6 +19,7 @@ from convflow.models.backbone import Backbone
 from convflow.models.precomputed import is_ours, precompute
 from convflow.models.pyramid import Pyramid
 from convflow.models.resolution import Resolution
+from convflow.models.zoo import check_process
 from convflow.processes.multiscale import MultiscaleFlow
 from convflow.processes.process import Process
 from convflow.samplers.adaptive import ADAPTIVE_SOLVERS
@@ -76,6 +77,7 @@ class Samples:
 
     def __post_init__(self) -> None:
         """Raise InputError now rather than at the first picture."""
+        check_process(self.model, self.process)
         self.sampler.check_process(self.process)
         scales = isinstance(self.process, MultiscaleFlow)
         if scales and self.guidance_kind == "auto":
@@ -101,6 +103,7 @@ class Samples:
             )
             if ours != theirs:
                 raise InputError(f"expected a weaker model of {ours} too, got one of {theirs}")
+            check_process(self.weaker, self.process)
             self._check_size_of(self.weaker)
             self.resolution.check(self.weaker, self.model_arguments)
         self.resolution.check(self.model, self.model_arguments)

@@ -246,7 +246,8 @@ def _merged(part: Part) -> dict[str, Tensor]:
         _, copied, rest = name.partition(COPIED)
         if copied and not tensor.equal(tensors[first := f"transformer_blocks.0{COPIED}{rest}"]):
             raise InputError(
-                f"expected {part.files[name]} to be {part.files[first]}, as in a DiT, got others; "
+                "expected a DiT of diffusers in which all blocks share the embeddings of time and "
+                f"label, as published ones do, got {part.files[name]} unlike {part.files[first]}; "
                 "give another file"
             )
         if ".attn1.to_q." in name:

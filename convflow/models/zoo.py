@@ -11,6 +11,8 @@ from convflow import hub
 from convflow.models.backbone import Backbone
 from convflow.models.families import BACKBONES, build
 from convflow.models.pyramid import Pyramid
+from convflow.processes.multiscale import MultiscaleFlow
+from convflow.processes.process import PROCESSES, Process
 from convflow.storage import check_sums_of, find_misfits, read_finite, read_json, read_tensors
 from convflow.types import InputError, unknown_name
 
@@ -173,6 +175,31 @@ def load_strictly(model: Backbone, weights: dict[str, Tensor], origin: Path | st
             "use the config.json that was saved with it"
         )
     model.load_state_dict(weights)
+
+
+def check_process(model: Backbone, process: Process | MultiscaleFlow) -> None:
+    """Raise InputError unless a network is asked and answers as one trained by a process.
+
+    What no shape tells, such as the schedule, is taken on trust.
+    """
+    kind = next((n for n, cls in PROCESSES.items() if type(process) is cls), type(process).__name__)
+    multiscale = process if isinstance(process, MultiscaleFlow) else None
+    factors = [*multiscale.decomposition.factors] if multiscale else None
+    found = model.settings["factors"] if isinstance(model, Pyramid) else None
+    if factors != found:
+        ours, theirs = (
+            f"of scales with the factors {f}" if f else "of one scale" for f in (factors, found)
+        )
+    else:
+        ours, theirs = (
+            f"with{'' if learned else 'out'} channels for a variance"
+            for learned in (process.learned_variance, model.learned_variance)
+        )
+    if ours != theirs:
+        raise InputError(
+            f"expected a network {ours}, as the process {kind} has, got one {theirs}; give the "
+            "process that the network was trained with"
+        )
 
 
 def find_folder(folder_or_id: str | Path) -> Path:

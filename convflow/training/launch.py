@@ -51,6 +51,7 @@ from convflow.training.config import DataConfig, TrainConfig
 from convflow.training.keys import from_dict, show, to_dict
 from convflow.training.length import count_images, say_end
 from convflow.training.origin import begin_from, fit_settings, read_origin
+from convflow.training.places import find_paths, resolve_paths, store_paths
 from convflow.training.planner import Work, check_memory, describe_disk
 from convflow.training.trainer import Trainer, choose_precision
 from convflow.types import InputError, Size
@@ -93,7 +94,7 @@ def train(
             known = (run / "config.json").is_file()
             if known:
                 held.enter_context(claimed(run, "training", "--run", distributed.rank() == 0))
-            config, before = _check_folder(config, run)
+            config, before = _check_folder(store_paths(config, run), run)
             trainer, report = build_trainer(config, run, device)
             if epochs is not None:
                 images, line = count_images(epochs, len(trainer.images))
@@ -114,7 +115,7 @@ def train(
         agree_on_start(trainer)
         with distributed.all_or_none(device):
             if before is not None:
-                changes = find_changes(before, config)
+                changes = find_changes(resolve_paths(before, run), resolve_paths(config, run))
             if distributed.rank() == 0:
                 write_text(run / "config.json", json.dumps(to_dict(config), indent=2))
                 changes = record_changes(changes, run, trainer.step, trainer.images_seen)
@@ -144,8 +145,9 @@ def build_trainer(config: TrainConfig, run: Path, device: torch.device) -> tuple
             "--data: expected a folder of pictures, a .zip, a .parquet, hf:NAME, digits or shapes, "
             "got none; add --data PATH"
         )
+    found = find_paths(config, run) if (run / "config.json").is_file() else config
     source = open_source(
-        data.path,
+        found.data.path,
         data.split,
         labels=data.labels,
         label_column=data.label_column,
@@ -164,14 +166,14 @@ def build_trainer(config: TrainConfig, run: Path, device: torch.device) -> tuple
     config.sampling.sampler().check_process(process)
     if config.resolution.shift and not isinstance(process, FlowMatching):
         raise InputError("--resolution.shift: expected the process flow with it; leave it out")
-    codec = create_codec(dataclasses.asdict(config.codec), device)
+    codec = create_codec(dataclasses.asdict(found.codec), device)
     channels = codec.channels(data.channels)
     if isinstance(process, MultiscaleFlow):  # before a network is built for absurd factors
         for size in (data.size, *data.sizes):
             process.sizes(size, codec.factor)
     origin = None
     if config.init and not checkpoint.list_steps(run):
-        origin = read_origin(config)
+        origin = read_origin(found)
         config = fit_settings(config, origin.model)
     build = partial(
         build_model, config, len(source.class_names), process.learned_variance, channels
@@ -211,6 +213,8 @@ def build_trainer(config: TrainConfig, run: Path, device: torch.device) -> tuple
         config = replace(config, process=replace(config.process, deviations=deviations))
         process = create_process(dataclasses.asdict(config.process))
     model = build()
+    if found.data.path != data.path:
+        report.notes = [*report.notes, f"{data.path} is {found.data.path}"]
     if origin is not None:
         report.notes += begin_from(model, origin, source.class_names)
     return Trainer(config, model.to(device), process, codec, images, run, order), report
@@ -351,7 +355,7 @@ def _check_folder(config: TrainConfig, run: Path) -> tuple[TrainConfig, TrainCon
         config = replace(config, process=replace(config.process, deviations=known))
     if config.init and "coarse" in before.model:
         config = replace(config, model={"coarse": before.model["coarse"]} | config.model)
-    check_changes(find_changes(before, config), run)
+    check_changes(find_changes(resolve_paths(before, run), resolve_paths(config, run)), run)
     return config, before
 
 

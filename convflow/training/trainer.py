@@ -19,6 +19,7 @@ from convflow.codecs import Codec
 from convflow.data.loader import Batch, Images, Order, batches
 from convflow.models.backbone import Backbone
 from convflow.models.resolution import Resolution, read_arguments
+from convflow.models.zoo import check_process
 from convflow.processes.flow import Draws, shift_of_size, shift_times
 from convflow.processes.multiscale import ScaleDraws
 from convflow.processes.process import Process
@@ -65,6 +66,7 @@ class Trainer:
     ) -> None:
         self.config, self.model, self.process, self.codec = config, model, process, codec
         self.images, self.run_folder = images, run
+        check_process(model, process)
         self.order = order or Order(len(images), config.seed, config.data.flip)
         self.pictures = images.fingerprint + self.order.fingerprint
         height, width = images.shape[1:]

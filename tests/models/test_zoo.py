@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -9,10 +10,24 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import convflow
+from convflow.codecs import PixelCodec
 from convflow.models.families import BACKBONES
-from convflow.models.zoo import FAMILIES, PUBLISHED, SIZES, create_model, load_model
+from convflow.models.zoo import (
+    FAMILIES,
+    PUBLISHED,
+    SIZES,
+    check_process,
+    create_model,
+    load_model,
+)
+from convflow.pipeline import Pipeline
+from convflow.processes.ddpm import DDPM
+from convflow.processes.flow import FlowMatching
+from convflow.processes.multiscale import MultiscaleFlow
+from convflow.processes.process import create_process
+from convflow.training.config import ProcessConfig
 from convflow.types import InputError
-from tests.cases import GOLDENS, TINY, build
+from tests.cases import GOLDENS, TINY, build, build_pyramid
 
 GOLDEN = json.loads((GOLDENS / "published_sizes.json").read_text())
 
@@ -225,3 +240,44 @@ def test_a_hub_that_does_not_answer_is_an_input_error(monkeypatch):
     monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
     with pytest.raises(InputError, match=r"neither a folder 'someone/some.*\(no network\)"):
         load_model("someone/something")
+
+
+@pytest.mark.parametrize(
+    ("case", "config", "message"),
+    [
+        ("flowdcn", ProcessConfig("ddpm"), "with channels for a variance, as the process ddpm has"),
+        ("dit-learned-variance", ProcessConfig("ddpm", variance="small"), "without channels for a"),
+        (
+            "dit-learned-variance",
+            ProcessConfig(),
+            "without channels for a variance, as the process",
+        ),
+        (
+            "flowdcn",
+            ProcessConfig("dfm"),
+            r"of scales with the factors \[2\], as the process dfm has",
+        ),
+        (
+            None,
+            ProcessConfig(),
+            "of one scale, as the process flow has, got one of scales with the",
+        ),
+        (
+            None,
+            ProcessConfig("dfm", factors=(4,)),
+            r"of scales with the factors \[4\], as the .* \[2\]",
+        ),
+    ],
+)
+def test_a_process_that_does_not_fit_is_refused_where_it_meets_the_network(case, config, message):
+    model = build(case) if case else build_pyramid()
+    with pytest.raises(InputError, match=f"expected a network {message}"):
+        check_process(model, create_process(dataclasses.asdict(config)))
+    with pytest.raises(InputError, match=f"expected a network {message}"):
+        Pipeline(model, PixelCodec(), (8, 8), process=config)
+
+
+def test_a_process_that_fits_is_taken():
+    check_process(build("dit-learned-variance"), DDPM())
+    check_process(build("sit-discard-half"), FlowMatching())
+    check_process(build_pyramid((2, 2)), MultiscaleFlow((2, 2)))

@@ -15,6 +15,7 @@ import torch
 
 from convflow.data.loader import batches
 from convflow.pipeline import Pipeline
+from convflow.processes.ddpm import DDPM
 from convflow.samplers.reach import ReachSchedule
 from convflow.training import checkpoint
 from convflow.training.optim import optimizer_tensors
@@ -471,3 +472,9 @@ def test_pictures_that_go_to_other_buckets_are_other_pictures(tiny, trainer_of):
 def test_what_is_not_told_of_sizes_is_refused(tiny, trainer_of, words, message):
     with pytest.raises(InputError, match=message):
         trainer_of(tiny(words))
+
+
+def test_a_process_that_does_not_fit_the_network_is_refused(tiny, trainer_of):
+    t = trainer_of(tiny())
+    with pytest.raises(InputError, match="with channels for a variance, as the process ddpm has"):
+        Trainer(t.config, t.model, DDPM(), t.codec, t.images, t.run_folder)

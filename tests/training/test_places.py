@@ -1,0 +1,104 @@
+"""Paths in runs and model folders work from any working directory, and after a move."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+from PIL import Image
+
+from convflow.cli.main import main
+from convflow.codecs import LatentCodec
+from convflow.models.zoo import create_model
+from convflow.pipeline import Pipeline
+from convflow.training import checkpoint
+from convflow.training.places import find_place, portable
+from convflow.types import InputError
+from tests.autoencoder import save_autoencoder
+from tests.cases import TINY
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A folder with pictures, where one works at first."""
+    home = tmp_path / "project"
+    (home / "pets/cats").mkdir(parents=True)
+    for number in range(4):
+        Image.new("L", (8, 8), 60 * number).save(home / f"pets/cats/{number}.png")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(home)
+    return home
+
+
+def test_a_place_is_found_from_where_it_is_stored(project, tmp_path, monkeypatch):
+    run, far = project / "runs/a", tmp_path / "far/a"
+    assert (portable("pets", run), portable("pets", far)) == ("pets", str(project / "pets"))
+    (project / "runs/pets").mkdir(parents=True)  # nearer, but another
+    assert portable("pets", run) == str(project / "pets")
+    assert portable("who/what", run) == "who/what"
+    assert find_place("pets", run) == "pets"
+    (project / "runs/pets").rmdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert find_place("pets", run) == str(project / "pets")
+    assert find_place("pets", far) == "pets"
+    assert find_place("who/what", run) == "who/what"
+    assert find_place("~nobody/\0", run) == "~nobody/\0"
+
+
+def test_what_lies_in_a_folder_is_meant_before_the_same_name_elsewhere(project):
+    (project / "model/pets").mkdir(parents=True)
+    assert find_place("pets", project / "model") == "pets"
+    assert find_place("pets", project / "model", inside=True) == str(project / "model/pets")
+
+
+WORDS = (
+    "--data.size 8x8 --data.channels 1 --batch-size 2 --monitor.num-samples 1 --device cpu "
+    "--monitor.tensorboard false --sampling.steps 1 --optim.schedule constant "
+    "--model.width 16 --model.depth 1 --model.num-groups 2 --model.patch-size 1"
+).split()
+
+
+@pytest.mark.parametrize("run", ["runs/a", "{}/far/a"])
+def test_a_run_goes_on_from_another_working_directory(run, project, tmp_path, monkeypatch, caplog):
+    """Whether it lies in the folder where it was started or not, by --resume and by its words."""
+    run = run.format(tmp_path)
+    train = ["train", "pictures.flowdcn", *WORDS, "--data", "pets", "--run", run, "--images"]
+    assert main([*train, "2"]) == 0
+    assert main([*train, "4"]) == 0
+    place = project / run
+    before = json.loads((place / "config.json").read_text())
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert main(["train", "--resume", str(place), "--images", "6"]) == 0
+    assert checkpoint.list_steps(place) == [1, 2, 3]
+    stored = json.loads((place / "config.json").read_text())
+    assert stored["data"] == before["data"]
+    absolute = ["--data", str(project / "pets"), "--run", str(place), "--images", "8"]
+    assert main(["train", "pictures.flowdcn", *WORDS, *absolute]) == 0
+
+
+def test_a_new_run_takes_its_data_from_the_working_directory_alone(project, capsys):
+    (project / "inner").mkdir()
+    assert main(["train", "pictures.flowdcn", *WORDS, "--data", "etc", "--run", "runs/b"]) == 2
+    assert "expected data at etc, got no such file" in capsys.readouterr().err
+
+
+def test_a_model_folder_finds_its_autoencoder(project, tmp_path, monkeypatch):
+    """Beside it, in it after a move of both, and elsewhere by an absolute path."""
+    pytest.importorskip("diffusers")
+    save_autoencoder(project / "vae")
+    model = create_model("flowdcn", **TINY | {"in_channels": 4})
+    pipe = Pipeline(model, LatentCodec("vae", 0.5), (16, 16))
+    for folder, stored in ((project / "model", "vae"), (tmp_path / "far", str(project / "vae"))):
+        pipe.save_pretrained(folder)
+        assert json.loads((folder / "pipeline.json").read_text())["codec"]["autoencoder"] == stored
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    for folder in (project / "model", tmp_path / "far"):
+        found = Pipeline.from_pretrained(folder)
+        assert found.codec.settings["autoencoder"] == str(project / "vae")
+    shutil.move(project / "model", tmp_path / "elsewhere/moved")
+    with pytest.raises(InputError, match="expected an autoencoder in a folder or on the Hugging"):
+        Pipeline.from_pretrained("moved")
+    shutil.move(project / "vae", tmp_path / "elsewhere/moved/vae")
+    moved = Pipeline.from_pretrained("moved").codec.settings["autoencoder"]
+    assert moved == str(tmp_path / "elsewhere/moved/vae")
