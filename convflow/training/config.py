@@ -173,9 +173,7 @@ class OptimConfig:
 
     lr: Annotated[Positive, doc("peak learning rate")] = 1e-4
     betas: Annotated[tuple[Momentum, Momentum], doc("AdamW's momenta")] = (0.9, 0.999)
-    weight_decay: Annotated[
-        NotNegative, doc("of weights; norms, biases, priors and embeddings keep")
-    ] = 0.0
+    weight_decay: Annotated[NotNegative, doc("AdamW's; spares norms, biases, embeddings")] = 0.0
     warmup_images: Annotated[Natural, doc("images over which the rate rises")] = 0
     schedule: Annotated[Literal["constant", "linear"], doc("stay, or fall to zero")] = "constant"
     clip: Annotated[Positive | None, doc("largest gradient norm, or none")] = 1.0
