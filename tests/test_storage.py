@@ -1,11 +1,14 @@
 """Files and folders appear complete or not at all."""
 
+import math
 import struct
 import zipfile
 
 import numpy as np
 import pytest
+import torch
 
+from convflow import storage
 from convflow.storage import read_arrays, read_json, write_text, writing_file, writing_folder
 from convflow.types import InputError
 
@@ -145,3 +148,27 @@ def test_arrays_are_read_by_name(tmp_path):
         read_arrays(tmp_path / "a.npz", ["objects"])
     with pytest.raises(InputError, match="no such file"):
         read_arrays(tmp_path / "b.npz", [])
+
+
+@pytest.mark.parametrize(("value", "bad"), [(1.0, False), (3e38, False), (math.nan, True)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_finite_numbers_pass_though_their_sum_overflows(value, bad, dtype):
+    tensors = {"steps": torch.tensor(3), "none": torch.zeros(0), "a": torch.full((9, 2), value)}
+    tensors["a"] = tensors["a"].to(dtype)
+    assert storage.find_nonfinite(tensors) == ("a" if bad else None)
+    tensors["b"] = torch.tensor([math.inf, -math.inf])
+    assert storage.find_nonfinite(tensors) == ("a" if bad else "b")
+
+
+def test_a_file_is_compared_with_its_checksum(tmp_path):
+    (tmp_path / "file").write_bytes(b"abc")
+    stored = storage.checksum(tmp_path / "file")
+    assert stored["bytes"] == 3
+    assert stored["sha256"].startswith("ba7816bf")
+    for files in ({"file": stored}, {}, {"other": {}}):
+        storage.check_sums(tmp_path, {"files": files}, ["file"])
+    for files in ({"file": stored | {"bytes": 4}}, {"file": 3}, ["file"], {"file": [stored]}):
+        with pytest.raises(InputError, match="file is damaged"):
+            storage.check_sums(tmp_path, {"files": files}, ["file"])
+    with pytest.raises(InputError, match=r"expected the file .*gone, found none"):
+        storage.check_sums(tmp_path, {"files": {"gone": stored}}, ["gone"])

@@ -153,13 +153,13 @@ def describe(folder: Path, known: PipelineConfig) -> None:
     text, state = _described(known), read_state(folder)
     if all((folder / name).read_text(encoding="utf-8") == text for name in DESCRIPTIONS):
         return
-    sums = state.get("files")
-    if sums:
+    sums = state.get("files")  # earlier versions stored none
+    if isinstance(sums, dict):
         kept = {name: stored for name, stored in sums.items() if name not in DESCRIPTIONS}
         write_text(folder / "state.json", json.dumps({**state, "files": kept}, indent=2))
     for name in DESCRIPTIONS:
         write_text(folder / name, text)
-    if sums:
+    if isinstance(sums, dict):
         sums |= {name: checksum(folder / name) for name in DESCRIPTIONS}
         write_text(folder / "state.json", json.dumps({**state, "files": sums}, indent=2))
 

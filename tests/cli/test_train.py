@@ -90,24 +90,31 @@ def test_lengths_by_time_and_by_passes(monkeypatch):
     assert given == [{"minutes": 0.5, "epochs": 3.0}, {"minutes": 20.0, "epochs": None}]
 
 
-def test_poisoned_weights_end_with_code_one_and_a_usable_checkpoint(data, tmp_path, capsys):
+def test_bad_weights_in_a_checkpoint_are_named_and_not_called_kept(data, tmp_path, capsys):
     run = tmp_path / "run"
     assert main(["train", *words(data, run, "--images", "16")]) == 0
-    folder = checkpoint.folder_of(run, 2)
-    path = folder / "raw/model.safetensors"
+    path = checkpoint.folder_of(run, 2) / checkpoint.RAW
     good = path.read_bytes()
     weights = safetensors.torch.load(good)
-    weights["blocks.0.mlp.up.weight"][0, 0] = float("nan")
-    safetensors.torch.save_file(weights, path)
-    capsys.readouterr()
-    assert main(["train", "--resume", str(run), "--images", "32"]) == 1
-    error = capsys.readouterr().err
-    assert error.startswith("error: the loss or its gradient is not finite at step 3")
-    assert "first in blocks.0.mlp.up (Linear), with " in error
-    assert f"kept: {folder}" in error
-    assert error.count("\n") == 1
+    again = ["train", "--resume", str(run), "--images", "32"]
+    answers = {
+        1.0: (2, f"error: {path} is damaged: "),
+        float("nan"): (2, f"error: {path} holds numbers that are not finite, first in blocks.0."),
+        1e38: (1, "error: the loss or its gradient is not finite at step 3"),
+    }
+    for number, (code, message) in answers.items():
+        weights["blocks.0.mlp.up.weight"][0, 0] = number
+        safetensors.torch.save_file(weights, path)
+        capsys.readouterr()
+        skip = [] if number == 1 else ["--checkpoint.verify", "false"]
+        assert main([*again, *skip]) == code
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert error.startswith(message)
+        assert f"move {path.parents[1]} elsewhere" in error or "kept: no good" in error
+        assert "optim.lr" not in error
+    assert checkpoint.list_steps(run) == [2]
     path.write_bytes(good)
-    assert main(["train", "--resume", str(run), "--images", "32"]) == 0
+    assert main(again) == 0
 
 
 def environment():

@@ -1,7 +1,5 @@
 """Processes that are about to train different things stop together, and say in what they differ."""
 
-import shutil
-
 import pytest
 
 from benchmarks.reliability import kills
@@ -12,7 +10,7 @@ from convflow.types import InputError
 from tests.two_processes import start_two
 
 DISKS = """
-import logging, os, sys
+import logging, os, shutil, sys
 from pathlib import Path
 import torch
 from benchmarks.reliability import kills
@@ -20,6 +18,7 @@ from convflow import distributed as d
 from convflow.data.loader import Images
 from convflow.recipes import create_config
 from convflow.training import launch
+from convflow.training.checkpoint import EMA
 from convflow.training.overrides import override
 from convflow.training.trainer import Trainer
 
@@ -61,7 +60,13 @@ DIFFERENT = """
     attempt("pictures", shared / "two")
     if rank:
         Path("data/odd/1.png").write_bytes(picture)
-    attempt("weights", "flipped", "--checkpoint.verify", "false")
+    copy = shutil.copytree(shared / "disk0/new", Path("flipped"))
+    path = copy / "checkpoints/step_000000004" / EMA
+    if rank:
+        content = bytearray(path.read_bytes())
+        content[-40] ^= 1
+        path.write_bytes(content)
+    attempt("weights", Path("flipped"), "--checkpoint.verify", "false")
 """
 
 FAILING = """
@@ -97,16 +102,7 @@ def answers(script, shared):
     return [dict(some) for some in parts]
 
 
-def test_processes_that_differ_stop_together(disks, monkeypatch):
-    given = ["pictures.flowdcn", "--data", "data", *kills.SETTINGS, "--device", "cpu"]
-    given += ["--precision", "float32", "--images", "16", "--run", "flipped"]
-    monkeypatch.chdir(disks / "disk0")
-    kills.finish(kills.start(given))
-    shutil.copytree("flipped", disks / "disk1/flipped")
-    path = checkpoint.folder_of(disks / "disk1/flipped", 2) / checkpoint.EMA
-    content = bytearray(path.read_bytes())
-    content[-40] ^= 1
-    path.write_bytes(content)
+def test_processes_that_differ_stop_together(disks):
     first, second = answers(DIFFERENT, disks)
     assert "rank 1 does not see new" in first.pop("unseen")
     assert second.pop("unseen") == "True"

@@ -42,8 +42,48 @@ def test_old_ones_and_drafts_are_removed(tmp_path):
 )
 def test_a_damaged_state_says_how_to_go_on(tmp_path, content):
     folder = make(tmp_path, 3, content)
-    with pytest.raises(InputError, match=r"move .*step_000000003 elsewhere to go on"):
+    with pytest.raises(
+        InputError, match=r"move .*step_000000003 elsewhere to begin anew; there is"
+    ):
         checkpoint.read_state(folder)
+    make(tmp_path, 2)
+    with pytest.raises(
+        InputError, match=r"move .*step_000000003 elsewhere to go on from the check"
+    ):
+        checkpoint.read_state(folder)
+
+
+@pytest.mark.parametrize(
+    ("left", "some"),
+    [
+        (["step_000000010"], "step_000000010 without state.json"),
+        (["step_000000010.aside"], "step_000000010.aside without state.json"),
+        (["step_000000010", "step_9"], "step_000000010 without state.json and 1 more"),
+        ([], None),
+        ([".writing-step_000000010", ".writing-old-4"], None),
+    ],
+)
+def test_what_is_left_of_checkpoints_is_no_new_run(tmp_path, left, some):
+    for name in left:
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+    if some is None:
+        checkpoint.require_no_remains(tmp_path)
+        return
+    with pytest.raises(InputError, match=f"or none in {tmp_path}, got {some}; restore its name"):
+        checkpoint.require_no_remains(tmp_path)
+    folder = tmp_path / "checkpoints" / left[0] / "ema"
+    with pytest.raises(InputError, match=f"got {some}; .*, or give the model folder {folder}"):
+        checkpoint.find_weights(tmp_path, "ema")
+    make(tmp_path, 2)
+    checkpoint.require_no_remains(tmp_path)
+
+
+def test_a_checkpoint_without_its_network_is_named(tmp_path):
+    make(tmp_path, 2)
+    folder = make(tmp_path, 3)
+    for place in (tmp_path, folder):
+        with pytest.raises(InputError, match=f"a network in {folder}/ema, found .*; move {folder}"):
+            checkpoint.find_weights(place, "ema")
 
 
 def test_a_good_state(tmp_path):

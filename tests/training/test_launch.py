@@ -278,6 +278,49 @@ def test_the_older_checkpoint_takes_over_when_the_newest_is_moved_away(tiny, tmp
     assert good == (tmp_path / "elsewhere/raw/model.safetensors").read_bytes()
 
 
+def test_a_run_whose_only_state_was_removed_does_not_start_over(tiny, run):
+    folder = checkpoint.folder_of(run, 20)
+    state = (folder / "state.json").read_bytes()
+    (folder / "state.json").unlink()
+    before = digest(run)
+    message = f"in {run}, got {folder.name} without state.json; restore .*remove the folder {run}/"
+    with pytest.raises(InputError, match=message):
+        launch.train(tiny("--images 240"), run)
+    assert digest(run) == before
+    (folder / "state.json").write_bytes(state)
+    assert launch.train(tiny("--images 240"), run)
+    shutil.rmtree(run / "checkpoints")  # as the message says, to begin anew
+    assert launch.train(tiny(), run)
+    assert checkpoint.list_steps(run) == [20]
+
+
+@pytest.mark.parametrize("draft", [None, "checkpoints", "checkpoints/.writing-step_000000003"])
+def test_a_run_killed_before_its_first_checkpoint_begins_again(tiny, run, draft, caplog):
+    expected = (run / "metrics.jsonl").read_bytes()
+    shutil.rmtree(run / "checkpoints")
+    (run / "metrics.jsonl").write_bytes(expected[:500])
+    if draft:
+        (run / draft).mkdir(parents=True)
+    caplog.clear()
+    with caplog.at_level(logging.INFO, "convflow"):
+        assert launch.train(tiny(), run)
+    assert f"no checkpoint in {run} yet; beginning again from the start" in caplog.text
+    assert (run / "metrics.jsonl").read_bytes() == expected
+    assert checkpoint.list_steps(run) == [20]
+
+
+def test_a_newer_folder_without_a_state_is_named_and_moved_aside(tiny, tmp_path, caplog):
+    run = tmp_path / "run"
+    assert launch.train(tiny("--checkpoint.every-minutes 0 --images 40"), run)
+    folder = checkpoint.folder_of(run, 5)
+    state = (folder / "state.json").read_bytes()
+    (folder / "state.json").unlink()
+    assert launch.train(tiny("--images 40"), run)
+    assert f"{folder} has no state.json and is passed over" in caplog.text
+    assert folder.with_name("step_000000005.aside").is_dir()
+    assert json.loads((folder / "state.json").read_bytes())["files"] == json.loads(state)["files"]
+
+
 def test_device_precision_and_data_are_said_at_the_start(tiny, tmp_path, caplog):
     with caplog.at_level(logging.INFO, "convflow"):
         launch.train(tiny("--images 8"), tmp_path / "a run")
