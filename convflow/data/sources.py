@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import struct
 import threading
 import zipfile
 from collections import Counter
@@ -153,7 +154,7 @@ def _open_zip(name: str, path: Path, split: str, choice: Choice) -> Pictures:
     try:
         with zipfile.ZipFile(path) as archive:
             infos = archive.infolist()
-    except (zipfile.BadZipFile, OSError) as error:
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error) as error:
         raise InputError(f"expected a zip archive, got {name}: {one_line(error)}") from error
     members = {_plain(info.filename): info for info in infos if info.filename[-1:] not in "/\\"}
     members = {

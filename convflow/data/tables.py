@@ -51,8 +51,7 @@ def open_parquet(
         layouts = [parquet.read_metadata(file) for file in files]
     except (OSError, ValueError) as error:
         raise InputError(f"expected parquet files, got {name}: {one_line(error)}") from error
-    note = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    features = note.get("info", {}).get("features", {})
+    features = _features((schema.metadata or {}).get(b"huggingface", b"{}"), name)
     types = {field.name: str(field.type) for field in schema}
     pictures = [
         column
@@ -118,6 +117,17 @@ def open_parquet(
         notes=(*notes, *found.notes),
         stamp=lambda: stamp_of(whole),
     )
+
+
+def _features(note: bytes, where: str) -> dict[str, dict[str, Any]]:
+    """What Hugging Face's note in a parquet file says of each column, such as names of classes."""
+    try:
+        features = json.loads(note).get("info", {}).get("features", {})
+        return {column: kind for column, kind in features.items() if isinstance(kind, dict)}
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise InputError(
+            f"expected a note about the columns in {where}, got a damaged one; copy the file again"
+        ) from error
 
 
 def open_hugging_face(name: str, split: str, choice: Choice = AUTO) -> Pictures:

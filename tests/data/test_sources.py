@@ -152,6 +152,15 @@ def test_zip_is_reopened_after_a_fork(classes, tmp_path, monkeypatch):
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
+@pytest.mark.parametrize(("byte", "value"), [(6, 200), (46, 200)])  # version, a name in UTF-8
+def test_damaged_zip(classes, tmp_path, byte, value):
+    data = bytearray(pack(tmp_path / "x.zip", classes).read_bytes())
+    entry = data.index(b"PK\1\2")
+    data[entry + byte], data[entry + 9] = value, 8
+    (tmp_path / "x.zip").write_bytes(data)
+    refuse(tmp_path / "x.zip", "expected a zip archive")
+
+
 def test_broken_zip(tmp_path):
     (tmp_path / "x.zip").write_bytes(b"no zip")
     refuse(tmp_path / "x.zip", "expected a zip archive")
