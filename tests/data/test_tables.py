@@ -190,7 +190,17 @@ def test_a_row_without_picture_is_named(tmp_path):
         source.read(2)
 
 
-@pytest.mark.parametrize("note", [b"{", b"[1]", b"\xff", b'{"info": 1}', b"[" * 100_000])
+@pytest.mark.parametrize(
+    "note",
+    [
+        b"{",
+        b"[1]",
+        b"\xff",
+        b'{"info": 1}',
+        b'{"info": {"features": {"label": {"names": [1]}}}}',
+        b"[" * 100_000,
+    ],
+)
 def test_a_damaged_note_of_columns(tmp_path, note):
     table = pa.table({"image": [png(0)]}).replace_schema_metadata({"huggingface": note})
     pq.write_table(table, tmp_path / "x.parquet")
