@@ -232,6 +232,13 @@ def test_one_folder_around_everything(tmp_path, wrapped):
         assert open_source(str(place)).class_names == names
 
 
+def test_a_flat_folder_in_a_zip_of_its_name_has_no_class(tmp_path):
+    save(tmp_path / "data/0.png")
+    path = pack(tmp_path / "data.zip", tmp_path / "data", "Data/")
+    assert labelled(open_source(str(path))) == {"0.png": ""}
+    assert labelled(open_source(str(path.rename(tmp_path / "x.zip")))) == {"0.png": "Data"}
+
+
 def test_a_zip_from_windows(classes, tmp_path):
     path = pack(tmp_path / "pets.zip", classes, sep="\\")
     with zipfile.ZipFile(path, "a") as archive:
@@ -263,7 +270,7 @@ def test_strange_names_in_a_zip(tmp_path):
     }
     assert labelled(source) == wanted
     assert {level(source, i) for i in range(4)} == {7}
-    assert source.notes[-1] == "dogs/1.png is there 2 times, the last is read"
+    assert source.notes[-1] == "a name is there several times, the last is read: dogs/1.png"
 
 
 def test_labels_of_dataset_json(tmp_path):
