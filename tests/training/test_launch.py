@@ -156,7 +156,7 @@ def test_class_names_must_differ(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(
         launch,
         "open_source",
-        lambda path, split: dataclasses.replace(source, class_names=("a", "a")),
+        lambda path, split, **given: dataclasses.replace(source, class_names=("a", "a")),
     )
     with pytest.raises(InputError, match=r"distinct class names in .*, got 'a' more than once"):
         launch.train(tiny(), tmp_path / "run")
