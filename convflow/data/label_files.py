@@ -134,7 +134,8 @@ def _read_listing(file: str, read: Callable[[str], bytes], choice: Choice) -> Li
         rows = _json_rows(text) if file.lower().endswith(".jsonl") else _csv_rows(text)
     except InputError:
         raise
-    except (OSError, ValueError, RecursionError, csv.Error) as error:
+    # Archives and parsers raise nearly any exception on damaged bytes.
+    except Exception as error:
         reason = "too many brackets" if isinstance(error, RecursionError) else one_line(error)
         raise InputError(
             f"expected a file of labels, got {file}: {reason}; mend it, or pass --data.labels "

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import struct
 import threading
 import zipfile
 from collections import Counter
@@ -158,7 +159,7 @@ def _open_zip(name: str, path: Path, split: str, choice: Choice) -> Pictures:
     try:
         with zipfile.ZipFile(path) as archive:
             infos = archive.infolist()
-    except (zipfile.BadZipFile, OSError) as error:
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error) as error:
         raise InputError(f"expected a zip archive, got {name}: {one_line(error)}") from error
     members = {_plain(info.filename): info for info in infos if info.filename[-1:] not in "/\\"}
     members = {
@@ -166,10 +167,14 @@ def _open_zip(name: str, path: Path, split: str, choice: Choice) -> Pictures:
     }
     counts = Counter(_plain(info.filename) for info in infos)
     twice = [file for file in members if counts[file] > 1]
-    notes = [f"{file} is there {counts[file]} times, the last is read" for file in twice[:3]]
-    # Zipping a folder puts the folder's own name before everything; no picture is called by it.
+    word = "a name is" if len(twice) == 1 else f"{len(twice):,} names are"
+    notes = [f"{word} there several times, the last is read: {twice[0]}"] if twice else []
+    # Zipping a folder puts the folder's own name before everything; no picture is called by it,
+    # and where the zip is called by it too, it is no class of a flat folder.
     tops = {file.partition("/")[0] if "/" in file else "" for file in members}
     root = f"{tops.pop()}/" if len(tops) == 1 and "" not in tops else ""
+    if root[:-1].casefold() == path.stem.casefold():
+        members, root = {file.removeprefix(root): members[file] for file in members}, ""
     local = threading.local()
 
     def read(file: str) -> bytes:

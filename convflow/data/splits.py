@@ -176,10 +176,11 @@ def _level(folders: set[Folders]) -> tuple[int, int] | None:
     """How many folders are around everything, and at which depth all folders are splits."""
     around = 0
     while True:
-        for at in (around, around + 1):
+        inside = _is_around(folders, around)
+        for at in (around,) if inside else (around, around + 1):
             if all(len(names) > at for names in folders) and _all_splits({n[at] for n in folders}):
                 return around, at
-        if not _is_around(folders, around):
+        if not inside:
             return None
         around += 1
 

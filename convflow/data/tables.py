@@ -55,8 +55,7 @@ def open_parquet(
         raise InputError(f"expected parquet files, got {name}: {one_line(error)}") from error
     given = Path(name).expanduser()
     folder = given if given.is_dir() else files[0].parent
-    note = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    features = note.get("info", {}).get("features", {})
+    features = _features((schema.metadata or {}).get(b"huggingface", b"{}"), name)
     types = {field.name: str(field.type) for field in schema}
     pictures = [
         column
@@ -90,17 +89,17 @@ def open_parquet(
         file = int(np.searchsorted(file_starts, index, side="right")) - 1
         return f"{files[file].name} row {index - file_starts[file]}"
 
-    def cells(label: str) -> list[Any]:
+    def cells(label: str, take: Callable[[Any], Any] = lambda column: column) -> list[Any]:
         try:
-            return [parquet.read_table(file, columns=[label]).column(0) for file in files]
+            columns = [parquet.read_table(file, columns=[label]).column(0) for file in files]
+            return [value for column in columns for value in take(column).to_pylist()]
         except (OSError, ValueError, LookupError) as error:
             raise InputError(f"expected a column {label!r} in {name}: {one_line(error)}") from error
 
     def num_words(label: str) -> int:
         if not types[label].startswith(("string", "large_string", "dictionary<values=string")):
             return 0
-        found = cells(label)
-        words = {word for column in found for word in column.unique().to_pylist()}
+        words = set(cells(label, lambda column: column.unique()))
         return 0 if None in words else len(words)
 
     found = _Table(
@@ -109,7 +108,7 @@ def open_parquet(
         [column for column in types if column not in pictures],
         classes,
         num_words,
-        lambda label: [value for column in cells(label) for value in column.to_pylist()],
+        cells,
         lambda label: features.get(label, {}).get("names"),
         describe,
     ).labels(choice)
@@ -123,6 +122,20 @@ def open_parquet(
         notes=(*notes, *found.notes),
         stamp=lambda: stamp_of(folder, own),
     )
+
+
+def _features(note: bytes, where: str) -> dict[str, dict[str, Any]]:
+    """What Hugging Face's note in a parquet file says of each column, such as names of classes."""
+    try:
+        features = json.loads(note).get("info", {}).get("features", {})
+        found = {column: kind for column, kind in features.items() if isinstance(kind, dict)}
+        for kind in found.values():
+            "".join(kind.get("names") or ())
+        return found
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
+        raise InputError(
+            f"expected a note about the columns in {where}, got a damaged one; copy the file again"
+        ) from error
 
 
 def open_hugging_face(name: str, split: str, choice: Choice = AUTO) -> Pictures:
@@ -150,7 +163,7 @@ def open_hugging_face(name: str, split: str, choice: Choice = AUTO) -> Pictures:
     notes: tuple[str, ...] = ()
     if isinstance(table, dict):
         parts, notes = _parts(list(table), name, split)
-        table = datasets.concatenate_datasets([table[part] for part in parts])
+        table = _joined(datasets, [table[part] for part in parts], name)
     else:
         require_whole(split, name, str(table.split))
     kinds = {column: type(feature).__name__ for column, feature in table.features.items()}
@@ -189,6 +202,16 @@ def open_hugging_face(name: str, split: str, choice: Choice = AUTO) -> Pictures:
 
     notes = (*notes, *found.notes)
     return Pictures(name, found.class_names, found.ids, describe, fetch, notes, stamp)
+
+
+def _joined(datasets: Any, tables: Sequence[Any], where: str) -> Any:
+    """Several parts of a dataset as one."""
+    try:
+        return datasets.concatenate_datasets(tables) if len(tables) > 1 else tables[0]
+    except ValueError as error:
+        raise InputError(
+            f"expected splits of {where} with the same columns, got {one_line(error)}; choose one"
+        ) from error
 
 
 def _parts(names: Sequence[str], where: str, split: str) -> tuple[list[str], tuple[str, ...]]:

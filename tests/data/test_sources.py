@@ -152,6 +152,15 @@ def test_zip_is_reopened_after_a_fork(classes, tmp_path, monkeypatch):
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
+@pytest.mark.parametrize(("byte", "value"), [(6, 200), (46, 200)])  # version, a name in UTF-8
+def test_damaged_zip(classes, tmp_path, byte, value):
+    data = bytearray(pack(tmp_path / "x.zip", classes).read_bytes())
+    entry = data.index(b"PK\1\2")
+    data[entry + byte], data[entry + 9] = value, 8
+    (tmp_path / "x.zip").write_bytes(data)
+    refuse(tmp_path / "x.zip", "expected a zip archive")
+
+
 def test_broken_zip(tmp_path):
     (tmp_path / "x.zip").write_bytes(b"no zip")
     refuse(tmp_path / "x.zip", "expected a zip archive")
@@ -223,6 +232,13 @@ def test_one_folder_around_everything(tmp_path, wrapped):
         assert open_source(str(place)).class_names == names
 
 
+def test_a_flat_folder_in_a_zip_of_its_name_has_no_class(tmp_path):
+    save(tmp_path / "data/0.png")
+    path = pack(tmp_path / "data.zip", tmp_path / "data", "Data/")
+    assert labelled(open_source(str(path))) == {"0.png": ""}
+    assert labelled(open_source(str(path.rename(tmp_path / "x.zip")))) == {"0.png": "Data"}
+
+
 def test_a_zip_from_windows(classes, tmp_path):
     path = pack(tmp_path / "pets.zip", classes, sep="\\")
     with zipfile.ZipFile(path, "a") as archive:
@@ -254,7 +270,7 @@ def test_strange_names_in_a_zip(tmp_path):
     }
     assert labelled(source) == wanted
     assert {level(source, i) for i in range(4)} == {7}
-    assert source.notes[-1] == "dogs/1.png is there 2 times, the last is read"
+    assert source.notes[-1] == "a name is there several times, the last is read: dogs/1.png"
 
 
 def test_labels_of_dataset_json(tmp_path):

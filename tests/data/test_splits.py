@@ -19,6 +19,7 @@ def part(*files, split="train"):
         (["x/y/train/a/0", "x/y/test/a/1"], {"x/y/train/a/0": "a"}, {"x/y/test/a/1": "a"}),
         (["a/train/0", "a/test/1", "b/train/2"], {"a/train/0": "a", "b/train/2": "b"},
          {"a/test/1": "a"}),
+        (["x/train/0", "x/test/1"], {"x/train/0": ""}, {"x/test/1": ""}),
         (["x/a/train/0", "x/b/test/1"], {"x/a/train/0": "a"}, {"x/b/test/1": "b"}),
         (["train/train/0", "test/test/1"], {"train/train/0": ""}, {"test/test/1": ""}),
         (["train/train/0", "train/car/2", "test/car/1"],

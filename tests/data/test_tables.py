@@ -205,6 +205,31 @@ def test_paths_in_cells_are_read_below_the_file_alone(tmp_path):
             source.read(row)
 
 
+@pytest.mark.parametrize(
+    "note",
+    [
+        b"{",
+        b"[1]",
+        b"\xff",
+        b'{"info": 1}',
+        b'{"info": {"features": {"label": {"names": [1]}}}}',
+        b"[" * 100_000,
+    ],
+)
+def test_a_damaged_note_of_columns(tmp_path, note):
+    table = pa.table({"image": [png(0)]}).replace_schema_metadata({"huggingface": note})
+    pq.write_table(table, tmp_path / "x.parquet")
+    with pytest.raises(InputError, match="got a damaged one; copy the file again"):
+        open_source(str(tmp_path / "x.parquet"))
+
+
+def test_a_note_of_a_column_of_lists_is_passed_over(tmp_path):
+    note = json.dumps({"info": {"features": {"image": {"_type": "Image"}, "boxes": [{"x": 1}]}}})
+    table = pa.table({"image": [png(0)], "boxes": [[1]]})
+    pq.write_table(table.replace_schema_metadata({"huggingface": note}), tmp_path / "x.parquet")
+    assert open_source(str(tmp_path / "x.parquet")).class_names == ()
+
+
 def test_not_a_parquet_file(tmp_path):
     (tmp_path / "x.parquet").write_bytes(b"text")
     with pytest.raises(InputError, match="expected parquet files"):
