@@ -18,7 +18,7 @@ MAX_LINES = 400
 # Bottom to top. A folder imports from the rows below it and from itself, never from its own row.
 LAYERS = [
     {"types", "spoken"},
-    {"ops", "processes", "codecs", "distributed", "storage"},
+    {"ops", "processes", "codecs", "distributed", "storage", "bar"},
     {"nn", "samplers", "data"},
     {"models", "evaluation"},
     {"training", "samples"},
