@@ -8,6 +8,7 @@ import logging
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, closing, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ from convflow.training.optim import (
     restore_optimizer,
 )
 from convflow.training.previews import Previews
-from convflow.training.stopping import asked_to_stop
+from convflow.training.stopping import Stop, asked_to_stop
 from convflow.types import Diverged, InputError
 
 log = logging.getLogger("convflow")
@@ -88,6 +89,7 @@ class Trainer:
         Resolution(self.shape[1:], self.shape[1:]).check(model, self.told)
         self.precision = choose_precision(config.precision, self.device)
         self.step, self.images_seen = 0, 0
+        self.interrupted = False  # by a signal, to any process
 
     def train_step(
         self, pictures: Tensor, labels: Tensor, indices: Any, total: int
@@ -145,7 +147,7 @@ class Trainer:
                     continue
                 monitor.step(self.step, self.images_seen, metrics)
                 if monitor.samples_due.due():
-                    self.write_samples(stop)
+                    self.write_samples(partial(self._agree, stop, busy=True))
                     monitor.samples_due.restart()
                 if saving_due.due():
                     self.save(monitor)
@@ -154,9 +156,8 @@ class Trainer:
                 self.save(monitor)
                 if finished and self.step > began:
                     self.write_samples(stop)
-            interrupted = self._agree(stop.signalled)
         distributed.barrier()
-        return finished or not interrupted
+        return finished or not self.interrupted
 
     def save(self, monitor: Monitor | None = None) -> Path:
         """Write a checkpoint of this moment, after its metrics, and return its folder.
@@ -231,17 +232,12 @@ class Trainer:
             self.precision = state.get("precision", self.precision)
 
     def write_samples(self, stop: Callable[[], bool] = lambda: False) -> None:
-        """Write a grid of samples from the raw weights and one from their average.
-
-        Nothing is written once `stop`, asked on every process, is true on one.
-        """
+        """Write a grid of samples from raw weights and one from their average, unless stopped."""
         place, size = self.run_folder / "samples", self.images.shape[1:]
         previews = Previews(place, self.config, self.process, self.codec, self.shape, size)
         networks: dict[str, Any] = {"raw": self.model, "ema": self.ema.model}
         self.model.eval()
-        if previews.write(
-            networks, self.images_seen, self._autocast, lambda: self._agree(stop, busy=True)
-        ):
+        if previews.write(networks, self.images_seen, self._autocast, stop):
             log.info(f"samples after {self.images_seen:,} images: {place}")
         self.model.train()
 
@@ -299,17 +295,18 @@ class Trainer:
         on = self.precision == "bfloat16"
         return torch.autocast(self.device.type, torch.bfloat16, enabled=on)
 
-    def _agree(self, stop: Callable[[], bool], busy: bool = False) -> bool:
-        """Return whether any process is to stop.
+    def _agree(self, stop: Stop, busy: bool = False) -> bool:
+        """Return whether any process is to stop, and note whether for a signal.
 
         While the first process draws pictures it asks as one who is busy, again and again; the
         others, which have come to the next step, then answer and wait.
         """
         while True:
-            flags = torch.tensor([float(stop()), float(busy)], device=self.device)
+            flags = torch.tensor([stop(), busy, stop.signalled()], device=self.device).float()
             distributed.sum_over_processes([flags])
-            if busy or not flags[1]:
-                return bool(flags[0])
+            stopped, waited_for, self.interrupted = flags.bool().tolist()
+            if busy or not waited_for:
+                return stopped
 
     def _monitor(self, deadline: float | None) -> AbstractContextManager[Monitor | None]:
         if distributed.rank():
