@@ -67,8 +67,7 @@ def bench_solvers(arguments: Sequence[str]) -> int:
             f"{options.teacher_steps}; a teacher has to come closer than its pupil"
         )
 
-    from tqdm import tqdm
-
+    from convflow.bar import Bar
     from convflow.pipeline import Pipeline
     from convflow.samplers.multistep import table_path, write_table
     from convflow.samplers.search import compare, search, teach
@@ -99,7 +98,7 @@ def bench_solvers(arguments: Sequence[str]) -> int:
     parts = (starts(i * options.num) for i in range(3))
     fit, held_out, unseen = (teach(model, part, options.teacher_steps) for part in parts)
     shown = sys.stderr.isatty()
-    with tqdm(total=options.iterations, disable=not shown, dynamic_ncols=True) as bar:
+    with Bar(total=options.iterations, disable=not shown) as bar:
 
         def tell(iteration: int, least: float) -> None:
             bar.set_description(f"error {least:.2e}")

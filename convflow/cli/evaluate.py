@@ -270,9 +270,8 @@ def _is_model(what: str) -> bool:
 @contextmanager
 def _progress(num: int, word: str) -> Iterator[Callable[[float], None]]:
     """Show how many of `num` pictures all processes have done, and the time left."""
-    from tqdm import tqdm
-
     from convflow import distributed
+    from convflow.bar import Bar
 
     if distributed.rank():
         yield lambda count: None
@@ -280,7 +279,7 @@ def _progress(num: int, word: str) -> Iterator[Callable[[float], None]]:
     share = distributed.world_size()  # the others are about as far
     shown = sys.stderr.isatty()
     begun = spoken = time.monotonic()
-    with tqdm(total=num, desc=word, unit="img", disable=not shown, dynamic_ncols=True) as bar:
+    with Bar(total=num, desc=word, unit="img", disable=not shown) as bar:
         done = 0.0
 
         def tell(count: float) -> None:

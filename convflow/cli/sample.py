@@ -46,8 +46,7 @@ def main(arguments: Sequence[str]) -> int:
     elif options.preview_every is not None:
         raise InputError("--preview-every: expected --previews with it, got none; add it")
 
-    from tqdm import tqdm
-
+    from convflow.bar import Bar
     from convflow.cli.previews import Previews
     from convflow.pipeline import Pipeline
 
@@ -69,7 +68,7 @@ def main(arguments: Sequence[str]) -> int:
             every, zoom = options.preview_every, options.zoom
             watch = Previews(previews, samples, pipe.name_of, every=every, zoom=zoom)
         shown = sys.stderr.isatty()
-        with tqdm(total=num, unit="img", disable=not shown, dynamic_ncols=True) as bar:
+        with Bar(total=num, unit="img", disable=not shown) as bar:
             made = pipe(
                 labels,
                 num=num,

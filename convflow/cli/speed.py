@@ -95,8 +95,7 @@ def bench_samplers(arguments: Sequence[str]) -> int:
     add("--guidance", type=above_zero, default=1.5, help="beside none (default: 1.5)")
     options = _parse(parser, arguments)
 
-    from tqdm import tqdm
-
+    from convflow.bar import Bar
     from convflow.bench import samplers, table
     from convflow.pipeline import Pipeline
     from convflow.samplers.ode import SOLVERS
@@ -119,7 +118,7 @@ def bench_samplers(arguments: Sequence[str]) -> int:
     total = len(solvers) * (len(guidances) if pipe.model.num_classes else 1)
     shown = sys.stderr.isatty()
     print(f"{samplers.NOTE}\n", flush=True)
-    bar = tqdm(rows, total=total, disable=not shown, leave=False, dynamic_ncols=True)
+    bar = Bar(iterable=rows, total=total, disable=not shown, leave=False)
     found = [table.cells(vars(row)) for row in bar]
     print(*table.lines(found), "", sep="\n")
     return _finish(options, found, pipe.device)

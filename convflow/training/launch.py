@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 import torch
 from huggingface_hub import cached_assets_path
-from tqdm import tqdm
 
 from convflow import distributed
+from convflow.bar import Bar
 from convflow.codecs import Codec, create_codec
 from convflow.data.buckets import BucketOrder, Buckets, batch_of, bucket_sizes, even_ratios
 from convflow.data.check import Report, check
@@ -377,7 +377,7 @@ def _look_at_all(
     many = len(source) > MANY_PICTURES and not isinstance(source, Drawn)
     if many and not shown and distributed.rank() == 0:
         log.info(f"looking at all {len(source):,} pictures once")
-    with tqdm(
+    with Bar(
         total=len(source), desc="checking", unit="img", delay=1, leave=False, disable=not shown
     ) as bar:
         return check(

@@ -18,8 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
+from convflow.bar import Bar
 from convflow.spoken import duration
 from convflow.storage import explained, write_text
 from convflow.training.config import MonitorConfig
@@ -82,8 +81,8 @@ class Monitor:
         self.spoken = Schedule(SPOKEN_SECONDS, SPOKEN_SECONDS)
         self.began, self.images_begun, self.images = time.monotonic(), images_seen, images
         quiet = not sys.stderr.isatty()
-        self.bar = tqdm(
-            total=images, initial=images_seen, unit="img", disable=quiet, dynamic_ncols=True
+        self.bar = Bar(
+            total=images, initial=images_seen, unit="img", disable=quiet, until=self.deadline
         )
         self.curves = _open_tensorboard(run, images_seen) if config.tensorboard else None
 

@@ -195,10 +195,7 @@ class Trainer:
         restore(self, folder)
 
     def write_samples(self, stop: Callable[[], bool] = lambda: False) -> None:
-        """Write a grid of samples from the raw weights and one from their average.
-
-        Nothing is written once `stop` is true.
-        """
+        """Write a grid of samples from raw weights and one from their average, unless stopped."""
         place, size = self.run_folder / "samples", self.images.shape[1:]
         previews = Previews(place, self.config, self.process, self.codec, self.shape, size)
         networks: dict[str, Any] = {"raw": self.model, "ema": self.ema.model}
@@ -262,18 +259,17 @@ class Trainer:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=on)
 
     def _agree(self, stop: Stop, busy: bool = False) -> bool:
-        """Return whether any process is to stop, and note whether one was told to by a signal.
+        """Return whether any process is to stop, and note whether for a signal.
 
         While the first process draws pictures it asks as one who is busy, again and again; the
         others, which have come to the next step, then answer and wait.
         """
         while True:
-            told = [float(stop()), float(busy), float(stop.signalled())]
-            flags = torch.tensor(told, device=self.device)
+            flags = torch.tensor([stop(), busy, stop.signalled()], device=self.device).float()
             distributed.sum_over_processes([flags])
-            self.interrupted = bool(flags[2])
-            if busy or not flags[1]:
-                return bool(flags[0])
+            stopped, waited_for, self.interrupted = flags.bool().tolist()
+            if busy or not waited_for:
+                return stopped
 
     def _monitor(self, deadline: float | None) -> AbstractContextManager[Monitor | None]:
         if distributed.rank():

@@ -19,6 +19,7 @@ from convflow.processes.ddpm import DDPM
 from convflow.samplers.reach import ReachSchedule
 from convflow.training import checkpoint
 from convflow.training.optim import optimizer_tensors
+from convflow.training.stopping import Stop
 from convflow.training.trainer import Trainer
 from convflow.types import Diverged, InputError
 from tests.tolerance import assert_close_rms
@@ -139,7 +140,7 @@ def test_a_stopped_run_goes_on_to_the_same_files(tiny, trainer_of, tmp_path, mon
     straight, first = trainer_of(config, tmp_path / "a"), trainer_of(config, tmp_path / "b")
     assert straight.run()
     monkeypatch.setattr(first, "_agree", lambda stop: first.step == 7)
-    assert not first.run()
+    assert first.run()  # as where the time is over; no signal came
     assert checkpoint.list_steps(tmp_path / "b") == [7]
     assert not (tmp_path / "b/samples").exists()
     second = trainer_of(config, tmp_path / "b")
@@ -181,21 +182,21 @@ def test_a_deadline_saves_and_ends_well_and_going_on_is_exact(tiny, trainer_of, 
     assert files_of(tmp_path / "a") == files_of(tmp_path / "b")
 
 
-@pytest.mark.parametrize(("others", "rounds"), [([(0, 1), (0, 1), (1, 0)], 3), ([(1, 0)], 1)])
-def test_who_waits_for_previews_answers_until_they_end(
-    tiny, trainer_of, monkeypatch, others, rounds
-):
-    trainer, asked, left = trainer_of(tiny()), [], list(others)
+@pytest.mark.parametrize("signal_came", [0, 1])
+def test_who_waits_for_previews_answers_until_they_end(tiny, trainer_of, monkeypatch, signal_came):
+    trainer, stop, others = trainer_of(tiny()), Stop(), []
 
     def add_another(tensors):
-        tensors[0] += torch.tensor(left.pop(0))
+        tensors[0] += torch.tensor(others.pop(0))
 
     monkeypatch.setattr("convflow.distributed.sum_over_processes", add_another)
-    assert trainer._agree(lambda: asked.append(1) or False)
-    assert len(asked) == rounds
-    left[:] = [(1, 0), (0, 0)]  # of the one who draws: it is told at once, and goes on if none asks
-    assert trainer._agree(lambda: False, busy=True)
-    assert not trainer._agree(lambda: False, busy=True)
+    others[:] = [(0, 1, 0), (1, 1, 0), (1, 0, signal_came)]
+    assert trainer._agree(stop)
+    assert others == []
+    assert trainer.interrupted == bool(signal_came)
+    others[:] = [(1, 0, 1), (0, 0, 0)]  # of who waits: who draws is told, or goes on
+    assert trainer._agree(stop, busy=True)
+    assert not trainer._agree(stop, busy=True)
 
 
 def test_a_thread_that_gets_no_signals_can_train(tiny, trainer_of):
