@@ -25,6 +25,7 @@ from convflow.cli.options import (
     size,
     split_labels,
 )
+from convflow.cli.output import say
 from convflow.types import InputError
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def main(arguments: Sequence[str]) -> int:
             raise InputError("--compare: expected result cards alone, got something to score too")
         from convflow.evaluation.card import compare
 
-        print(compare(options.compare, options.allow))
+        say(*compare(options.compare, options.allow).split("\n"))
         return 0
     _check(options)
 
@@ -96,7 +97,7 @@ def main(arguments: Sequence[str]) -> int:
                 if first:
                     height, width = subject.pictures.size
                     told = f"{subject.num:,} pictures of {height}x{width}"
-                    print(f"statistics of {told} in {options.save_statistics}")
+                    say(f"statistics of {told} in {options.save_statistics}")
                 return 0
             card, path = evaluate(
                 subject,
@@ -110,7 +111,7 @@ def main(arguments: Sequence[str]) -> int:
             log.info("stopped; the same command goes on from here")
             raise
         if first:
-            print(f"{card.table()}\nresult card in {path}")
+            say(*card.table().split("\n"), f"result card in {path}")
     return 0
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from convflow.cli.main import Parser
+from convflow.cli.output import say
 from convflow.types import InputError
 
 HELP = """usage: convflow train RECIPE [--run FOLDER] [--KEY VALUE ...]
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str]) -> int:
 
     if not arguments or arguments[0] in ("-h", "--help"):
         rows = (f"  {name:22} {text}" for name, text in recipes.list_recipes().items())
-        print(HELP.format(recipes="\n".join(rows)))
+        say(*HELP.format(recipes="\n".join(rows)).split("\n"))
         return 0
     parser = Parser(prog="convflow train", add_help=False, allow_abbrev=False)
     parser.add_argument("--resume", type=Path)
@@ -70,9 +71,9 @@ def main(arguments: Sequence[str]) -> int:
         config = read_run_config(options.resume)
     config = override(config, rest)
     if options.help:
-        print("\n".join(f"  --{key:32} {value:18} {text}" for key, value, text in describe(config)))
+        say(*(f"  --{key:32} {value:18} {text}" for key, value, text in describe(config)))
         if recipe is not None and (target := recipes.find_target(recipe)):
-            print(f"\ntarget: {target}")
+            say("", f"target: {target}")
         return 0
     run = options.resume or options.run or Path("runs") / str(recipe)
 
