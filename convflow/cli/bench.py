@@ -17,6 +17,7 @@ from convflow.cli.options import (
     sampling_options,
     size,
 )
+from convflow.cli.output import say
 from convflow.cli.speed import BENCHES as SPEED
 from convflow.cli.speed import check_out
 from convflow.types import InputError, unknown_name
@@ -45,11 +46,11 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command and return its exit code."""
     verb, words = (arguments[0], arguments[1:]) if arguments else ("--help", [])
     if verb in ("-h", "--help"):
-        print("usage: convflow bench WHAT [options]\n")
-        print("How fast is convflow on this machine?\n")
+        say("usage: convflow bench WHAT [options]", "")
+        say("How fast is convflow on this machine?", "")
         for name, (text, _) in BENCHES.items():
-            print(f"  {name} {text}")
-        print("\nconvflow bench WHAT --help tells more.")
+            say(f"  {name} {text}")
+        say("", "convflow bench WHAT --help tells more.")
         return 0
     if verb not in BENCHES:
         raise InputError(unknown_name("benchmark", verb, BENCHES))
@@ -109,9 +110,9 @@ def bench_solvers(arguments: Sequence[str]) -> int:
         )
     compared = compare(model, unseen, table, samples.process.schedule)
     rows = sorted(compared.items(), key=lambda row: row[1][1])
-    print(f"{'solver':12}{'calls':>7}{'error':>12}")
+    say(f"{'solver':12}{'calls':>7}{'error':>12}")
     for name, (calls, error) in rows:
-        print(f"{name:12}{calls:7}{error:12.2e}")
+        say(f"{name:12}{calls:7}{error:12.2e}")
     told = samples.describe()
     with explained(out):
         write_table(
@@ -123,7 +124,7 @@ def bench_solvers(arguments: Sequence[str]) -> int:
             teacher_steps=options.teacher_steps,
             weights_sha256=hash_tensors(pipe.model.state_dict()),
         )
-    print(f"rms distance from the end of {options.teacher_steps} steps, as a share; table in {out}")
+    say(f"rms distance from the end of {options.teacher_steps} steps, as a share; table in {out}")
     return 0
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from convflow.cli.main import Parser
+from convflow.cli.output import plain, say
 
 NEXT = """{page}  <- look at this page: samples beside real digits
 {run}/samples  <- how they looked while training
@@ -32,7 +33,7 @@ def main(arguments: Sequence[str]) -> int:
 
     page = run_demo(run)
     if page is None:
-        print(f"saved; go on with: convflow demo --run {run}")
+        say(f"saved; go on with: convflow demo --run {run}")
         return 130
-    print(NEXT.format(page=page, run=run))
+    say(*NEXT.format(page=plain(page), run=plain(run)).split("\n"))
     return 0

@@ -11,6 +11,7 @@ from typing import Any
 
 from convflow import __version__
 from convflow.cli.main import Parser
+from convflow.cli.output import say
 from convflow.spoken import duration
 
 PACKAGES = "torch numpy numba triton safetensors pillow scikit-learn pyarrow datasets tensorboard"
@@ -32,7 +33,7 @@ def main(arguments: Sequence[str]) -> int:
     tests = _self_test()
     report["self-test"] = tests
     if options.json:
-        print(json.dumps(report, indent=2))
+        say(*json.dumps(report, indent=2).split("\n"))
     else:
         _print({"self-test": tests})
     return 0 if all(result.startswith("ok") for result in tests.values()) else 1
@@ -176,6 +177,6 @@ def _check_training() -> None:
 
 def _print(report: dict[str, dict[str, str]]) -> None:
     for title, rows in report.items():
-        print(title)
+        say(title)
         for name, value in rows.items():
-            print(f"  {name:20} {value}")
+            say(f"  {name:20} {value}")

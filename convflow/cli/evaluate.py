@@ -25,6 +25,7 @@ from convflow.cli.options import (
     sampling_options,
     size,
 )
+from convflow.cli.output import say
 from convflow.hub import is_id, missing
 from convflow.spoken import duration
 from convflow.types import InputError
@@ -96,7 +97,7 @@ def main(arguments: Sequence[str]) -> int:
                 if first:
                     height, width = subject.pictures.size
                     told = f"{subject.num:,} pictures of {height}x{width}"
-                    print(f"statistics of {told} in {options.save_statistics}")
+                    say(f"statistics of {told} in {options.save_statistics}")
                 return 0
             card, path = evaluate(
                 subject,
@@ -110,7 +111,7 @@ def main(arguments: Sequence[str]) -> int:
             log.info("stopped; the same command goes on from here")
             raise
         if first:
-            print(f"{card.table()}\nresult card in {path}")
+            say(*card.table().split("\n"), f"result card in {path}")
     return 0
 
 
@@ -119,10 +120,10 @@ def _compare(paths: Sequence[Path], allow: Sequence[str]) -> int:
     from convflow.evaluation.card import compare, contrast
 
     try:
-        print(compare(paths, allow))
+        say(*compare(paths, allow).split("\n"))
     except InputError:
         if table := contrast(paths, allow):
-            print(table)
+            say(*table.split("\n"))
         raise
     return 0
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from convflow.cli.main import Parser
 from convflow.cli.options import holds_model, positive, size
+from convflow.cli.output import say
 from convflow.hub import missing
 from convflow.types import InputError, Size, unknown_name
 
@@ -67,7 +68,7 @@ def main(arguments: Sequence[str]) -> int:
     else:
         found = _describe(options.what, asked, options.part)
     if options.json:
-        print(json.dumps(found, indent=2))
+        say(*json.dumps(found, indent=2).replace("\x7f", r"\u007f").split("\n"))
     elif is_table:
         _print_sizes(found)
     else:
@@ -289,7 +290,7 @@ def _print_sizes(found: dict[str, Any]) -> None:
     memories = [row["memory"] for row in found.values() if "memory" in row]
     head = f"{'size':13}{'parameters':>12}{'GMACs 256':>11}{'512':>9}{'1024':>9}"
     head += f"{'training':>13}{'sampling':>12}" if memories else ""
-    print(f"{head}   settings")
+    say(f"{head}   settings")
     for name, row in found.items():
         settings = dict(row)
         memory = settings.pop("memory", None)
@@ -301,12 +302,12 @@ def _print_sizes(found: dict[str, Any]) -> None:
         if memory:
             line += f"{memory['training']['total']!s:>13}{memory['sampling']['total']!s:>12}"
         shown = (f"{key.removeprefix('num_')} {_plain(value)}" for key, value in settings.items())
-        print(f"{line}   {', '.join(shown)}")
-    print(f"\n{NOTE}")
+        say(f"{line}   {', '.join(shown)}")
+    say("", *NOTE.split("\n"))
     if memories:
         height, width = memories[0]["pixels"]
-        print(f"\nBatches of {memories[0]['batch_size']} at {height}x{width} pixels.")
-        print(MEMORY_NOTE)
+        say("", f"Batches of {memories[0]['batch_size']} at {height}x{width} pixels.")
+        say(*MEMORY_NOTE.split("\n"))
 
 
 def _plain(value: object) -> str:
@@ -346,9 +347,9 @@ def _print_tree(tree: dict[str, Any], indent: int = 0) -> None:
 
     for key, value in tree.items():
         if key == "note":
-            print(f"\n{value}")
+            say("", *value.split("\n"))
         elif isinstance(value, dict):
-            print(f"{'':{indent}}{key}")
+            say(f"{'':{indent}}{key}")
             _print_tree(value, indent + 2)
         else:
             shown = f"{value:,}" if isinstance(value, int) and key == "parameters" else value
@@ -357,4 +358,4 @@ def _print_tree(tree: dict[str, Any], indent: int = 0) -> None:
             shown = (
                 ", ".join(map(str, shown)) or "none" if isinstance(shown, (list, tuple)) else shown
             )
-            print(f"{'':{indent}}{key:{24 - indent}} {shown}")
+            say(f"{'':{indent}}{key:{24 - indent}} {shown}")

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from convflow import __version__
+from convflow.cli.output import open_terminal, plain, say
 from convflow.types import Disagreement, Diverged, InputError, unknown_name
 
 VERBS = {
@@ -86,13 +87,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     verb = words[0] if words else "--help"
     prepare(verb)
+    open_terminal()
     if verb in ("-h", "--help", "help"):
-        print(USAGE)
+        say(*USAGE.split("\n"))
         return 0
     if verb in ("-V", "--version"):
-        print(f"convflow {__version__}")
+        say(f"convflow {__version__}")
         return 0
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for chatty in ("httpx", "datasets", "huggingface_hub", "numba"):
         logging.getLogger(chatty).setLevel(logging.ERROR)
     try:
@@ -121,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _complain(message: str, code: int) -> int:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"error: {plain(' '.join(message.split()))}", file=sys.stderr)
     return code
 
 

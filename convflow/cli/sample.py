@@ -20,6 +20,7 @@ from convflow.cli.options import (
     sampling_options,
     sizes,
 )
+from convflow.cli.output import say
 from convflow.types import InputError, Size
 
 if TYPE_CHECKING:
@@ -80,9 +81,9 @@ def main(arguments: Sequence[str]) -> int:
             )
         _write(made, out, single, options)
         if watch is not None:
-            print(f"after steps {', '.join(map(str, watch.steps))}: strips in {previews}")
+            say(f"after steps {', '.join(map(str, watch.steps))}: strips in {previews}")
     if not single:
-        print(f"rows from the top left: {', '.join(dict.fromkeys(made.labels)) or 'no labels'}")
+        say(f"rows from the top left: {', '.join(dict.fromkeys(made.labels)) or 'no labels'}")
     return 0
 
 
@@ -108,7 +109,7 @@ def _write(made: Output, out: Path, single: bool, options: argparse.Namespace) -
         zoom = options.zoom or max(1, 64 // max(height, width))
         with writing_file(out) as draft:
             tile(made.pixels, columns=options.columns, zoom=zoom).save(draft, format="png")
-    print(f"{len(made.images)} pictures of {height}x{width} in {out}")
+    say(f"{len(made.images)} pictures of {height}x{width} in {out}")
 
 
 def _parser() -> Parser:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from convflow.cli.main import Parser
 from convflow.cli.options import above_zero, positive, size
+from convflow.cli.output import say
 from convflow.types import InputError, unknown_name
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def bench_ops(arguments: Sequence[str]) -> int:
     shapes = ops.shapes_of(options.size, options.batch_size)
     for shape in shapes:
         ops.check(shape, device, dtype)
-    print(f"{ops.NOTE}\n")
+    say(*ops.NOTE.split("\n"), "")
 
     set_up = partial(ops.set_up, device=device, dtype=dtype)
     found = []
@@ -69,7 +70,7 @@ def bench_ops(arguments: Sequence[str]) -> int:
         rows = measure(Case("deform_sample", set_up, [shape], ops.MODES), options.rounds, device)
         told = [table.cells(vars(row)) for row in rows]
         sentences = [*over_limits(rows, ops.LIMITS.values()), *unsteady(rows)]
-        print(*table.lines(told), *sentences, "", sep="\n", flush=True)
+        say(*table.lines(told), *sentences, "")
         found += told
     return _finish(options, found, device)
 
@@ -117,10 +118,10 @@ def bench_samplers(arguments: Sequence[str]) -> int:
     rows = samplers.measure(pipe, solvers, guidances, num=number, rounds=options.rounds, **given)
     total = len(solvers) * (len(guidances) if pipe.model.num_classes else 1)
     shown = sys.stderr.isatty()
-    print(f"{samplers.NOTE}\n", flush=True)
+    say(*samplers.NOTE.split("\n"), "")
     bar = Bar(iterable=rows, total=total, disable=not shown, leave=False)
     found = [table.cells(vars(row)) for row in bar]
-    print(*table.lines(found), "", sep="\n")
+    say(*table.lines(found), "")
     return _finish(options, found, pipe.device)
 
 
@@ -170,7 +171,7 @@ def _bench_networks(verb: str, mode: str, what: str, arguments: Sequence[str]) -
     names = list(dict.fromkeys(options.names)) or models.USUAL
     rivals = [rival for name in names if (rival := models.rival_of(name)) is not None]
     models.check_work([*names, *dict.fromkeys(rivals)], shape, mode, setting)
-    print(f"{models.NOTE}\n", flush=True)
+    say(*models.NOTE.split("\n"), "")
     held: dict[str, Any] = {}
 
     def find(name: str) -> models.Subject:
@@ -184,13 +185,13 @@ def _bench_networks(verb: str, mode: str, what: str, arguments: Sequence[str]) -
             del held[other]  # no more than two networks take memory
         ours = find(name)
         if options.compile and isinstance(ours.compiled, str):
-            print(f"{name}: no compiled numbers, {ours.compiled}")
+            say(f"{name}: no compiled numbers, {ours.compiled}")
         set_up = partial(models.set_up, find, setting, name)
         case = Case(ours.title, set_up, [shape], [mode])
         rows = models.rate_rows(name, measure(case, options.rounds, device), device)
         told = [table.cells(vars(row)) for row in rows]
         sentences = [*over_limits(rows, models.LIMITS), *unsteady(rows)]
-        print(*table.lines(told), *sentences, "", sep="\n", flush=True)
+        say(*table.lines(told), *sentences, "")
         found += told
     return _finish(options, found, device)
 
@@ -236,8 +237,8 @@ def _finish(
     from convflow.bench.harness import machine
 
     notes = machine(device) | {"device": str(device), "precision": options.precision}
-    print(", ".join(f"{name} {text}" for name, text in notes.items() if text))
+    say(", ".join(f"{name} {text}" for name, text in notes.items() if text))
     if options.csv is not None:
         table.write(options.csv, rows, notes)
-        print(f"table in {options.csv}")
+        say(f"table in {options.csv}")
     return 0

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from convflow.cli.main import Parser
 from convflow.cli.options import above_zero
+from convflow.cli.output import say
 from convflow.types import InputError
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def main(arguments: Sequence[str]) -> int:
 
     if not arguments or arguments[0] in ("-h", "--help"):
         rows = (f"  {name:22} {text}" for name, text in recipes.list_recipes().items())
-        print(HELP.format(recipes="\n".join(rows)))
+        say(*HELP.format(recipes="\n".join(rows)).split("\n"))
         return 0
     parser = Parser(prog="convflow train", add_help=False, allow_abbrev=False)
     parser.add_argument("--resume", type=Path)
@@ -76,9 +77,9 @@ def main(arguments: Sequence[str]) -> int:
         raise InputError("expected --epochs or --images, got both; drop one of them")
     config = override(_settings(recipe, options, rest), rest)
     if options.help:
-        print("\n".join(f"  --{key:32} {value:18} {text}" for key, value, text in describe(config)))
+        say(*(f"  --{key:32} {value:18} {text}" for key, value, text in describe(config)))
         if recipe is not None and (target := recipes.find_target(recipe)):
-            print(f"\ntarget: {target}")
+            say("", f"target: {target}")
         return 0
     run = options.resume or options.run or Path("runs") / str(recipe)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from convflow import hub
@@ -159,14 +160,22 @@ def load_model(folder_or_id: str | Path, *, verify: bool = True) -> Backbone:
         raise InputError(
             f"{folder / 'config.json'}: {unknown_name('model family', family, FAMILIES)}"
         )
-    model = build(family, settings, FAMILIES)
     path = folder / "model.safetensors"
-    load_strictly(model, read_finite(path) if verify else read_tensors(path), path)
+    weights = read_finite(path) if verify else read_tensors(path)
+    with torch.device("meta"):  # no memory for a network that the weights do not fit
+        _check_fit(build(family, settings, FAMILIES), weights, path)
+    model = build(family, settings, FAMILIES)
+    load_strictly(model, weights, path)
     return model.eval()
 
 
 def load_strictly(model: Backbone, weights: dict[str, Tensor], origin: Path | str) -> None:
     """Copy weights into a network, or raise InputError that names what is missing or unused."""
+    _check_fit(model, weights, origin)
+    model.load_state_dict(weights)
+
+
+def _check_fit(model: Backbone, weights: dict[str, Tensor], origin: Path | str) -> None:
     problems = find_misfits(model.state_dict(), weights)
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
@@ -174,7 +183,6 @@ def load_strictly(model: Backbone, weights: dict[str, Tensor], origin: Path | st
             f"{origin} does not fit {model.family}: {'; '.join(problems[:3])}{more}; "
             "use the config.json that was saved with it"
         )
-    model.load_state_dict(weights)
 
 
 def check_process(model: Backbone, process: Process | MultiscaleFlow) -> None:
