@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from convflow.data.files import read_below
+from convflow.data.files import check_shrinking, read_below
 from convflow.data.pictures import (
     Pictures,
     in_split,
@@ -70,6 +70,13 @@ def open_parquet(name: str, files: Sequence[Path]) -> Pictures:
     def load(group: int) -> Any:
         file, number, _ = groups[group]
         with parquet.ParquetFile(file) as table:
+            layout = table.metadata.row_group(number)
+            parts = [layout.column(i) for i in range(layout.num_columns)]
+            parts = [part for part in parts if part.path_in_schema.split(".")[0] == image]
+            check_shrinking(
+                sum(part.total_uncompressed_size for part in parts),
+                sum(part.total_compressed_size for part in parts),
+            )
             return table.read_row_group(number, columns=[image], use_threads=False).column(0)
 
     cache = _Cache(load, _CACHED_PARQUET_BYTES)
