@@ -85,10 +85,10 @@ class Report:
                 f"{self.num_transparent:,} pictures are transparent: they are laid on white"
             )
         if self.num_deep and self.used_bits <= _MOST_DIM:
+            factor = 2 ** (16 - self.used_bits)
             lines.append(
                 f"{self.num_deep:,} pictures look like {self.used_bits} bits in 16: they come out "
-                f"almost black; multiply their values by {2 ** (16 - self.used_bits)} and save "
-                "them again"
+                f"{factor} times too dark; multiply their values by {factor} and save them again"
             )
         if self.unreadable:
             names = ", ".join(name for name, _ in self.unreadable[:5])

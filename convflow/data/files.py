@@ -22,9 +22,10 @@ MAX_PIXELS = 178_956_970
 MAX_BYTES = 2**30
 """Bytes of a picture's file: `MAX_PIXELS` of 16-bit colour without compression."""
 
-_FREE_BYTES = 2**26  # a small member of a zip is read whatever it shrank by
+_FREE_BYTES = 2**26  # few bytes are unpacked whatever they shrank by
 _MOST_SHRINKING = 100
 
+_TILE_WIDTH, _TILE_HEIGHT = 322, 323  # tags of TIFF
 _ONE_AT_A_TIME = threading.Lock()
 
 _KINDS = {
@@ -84,13 +85,18 @@ def read_member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, limit: int = M
         zipfile.BadZipFile: its header lies, or it is damaged.
     """
     _check_length(entry.file_size, limit)
-    if entry.file_size > max(_FREE_BYTES, _MOST_SHRINKING * entry.compress_size):
-        raise InputError(
-            f"expected at most {_MOST_SHRINKING} bytes out of each in the zip, "
-            f"got {entry.file_size:,} out of {entry.compress_size:,}"
-        )
+    check_shrinking(entry.file_size, entry.compress_size)
     with archive.open(entry) as file:
         return file.read(entry.file_size)
+
+
+def check_shrinking(unpacked: int, packed: int) -> None:
+    """Raise InputError when bytes are many and shrank so much that they can be no pictures."""
+    if unpacked > max(_FREE_BYTES, _MOST_SHRINKING * packed):
+        raise InputError(
+            f"expected at most {_MOST_SHRINKING} bytes out of each packed one, "
+            f"got {unpacked:,} out of {packed:,}"
+        )
 
 
 def decode(data: bytes, formats: Sequence[str], max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -122,10 +128,12 @@ def decode(data: bytes, formats: Sequence[str], max_pixels: int = MAX_PIXELS) ->
         except (SyntaxError, IndexError, TypeError, struct.error):  # so says a plugin "not mine"
             continue
         width, height = picture.size
-        if width * height > max_pixels:
+        tags = getattr(picture, "tag_v2", {})
+        tile = tags.get(_TILE_WIDTH, 0) * tags.get(_TILE_HEIGHT, 0)  # decoded whole
+        if max(width * height, tile) > max_pixels:
             raise InputError(
                 f"expected at most {max_pixels:,} pixels (--data.max-pixels), "
-                f"got {height}x{width} (height x width)"
+                f"got {height}x{width} (height x width){' in larger tiles' if tile else ''}"
             )
         _load(picture)
         if name == "PNG":

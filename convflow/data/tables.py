@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from convflow.data.files import read_below
+from convflow.data.files import check_shrinking, read_below
 from convflow.data.labels import (
     AUTO,
     Choice,
@@ -76,6 +76,13 @@ def open_parquet(
     def load(group: int) -> Any:
         file, number, _ = groups[group]
         with parquet.ParquetFile(file) as table:
+            layout = table.metadata.row_group(number)
+            parts = [layout.column(i) for i in range(layout.num_columns)]
+            parts = [part for part in parts if part.path_in_schema.split(".")[0] == image]
+            check_shrinking(
+                sum(part.total_uncompressed_size for part in parts),
+                sum(part.total_compressed_size for part in parts),
+            )
             return table.read_row_group(number, columns=[image], use_threads=False).column(0)
 
     cache = _Cache(load, _CACHED_PARQUET_BYTES)

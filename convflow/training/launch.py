@@ -184,8 +184,8 @@ def build_trainer(config: TrainConfig, run: Path, device: torch.device) -> tuple
     for height, width in (data.size, *sizes):
         check_size(height, width, multiple)
     _check_memory(config, build, max(sizes, key=math.prod), codec.factor, device)
-    begun = Selection.read(run / SELECTION, source) if checkpoint.list_steps(run) else None
-    report, good = distributed.from_first(partial(_look_at_all, source, data, begun), device)
+    kept = run / SELECTION if checkpoint.list_steps(run) else None
+    report, good = distributed.from_first(partial(_look_at_all, source, data, kept), device)
     if report.total != len(source):
         raise InputError(
             f"expected the {report.total:,} pictures in {data.path} that the first process sees, "
@@ -370,9 +370,7 @@ def _look_for_folder(run: Path) -> None:
         )
 
 
-def _look_at_all(
-    source: Source, data: DataConfig, begun: Selection | None
-) -> tuple[Report, np.ndarray]:
+def _look_at_all(source: Source, data: DataConfig, kept: Path | None) -> tuple[Report, np.ndarray]:
     shown = sys.stderr.isatty() and distributed.rank() == 0
     many = len(source) > MANY_PICTURES and not isinstance(source, Drawn)
     if many and not shown and distributed.rank() == 0:
@@ -386,7 +384,7 @@ def _look_at_all(
             size=data.size,
             on_bad=data.on_bad,
             memory=_memory(),
-            selection=begun,
+            selection=Selection.read(kept, source) if kept is not None else None,
             progress=lambda done, _: bar.update(done - bar.n),
         )
 

@@ -270,6 +270,8 @@ CASES = [
     ("truncated picture", TRAIN, "odd/1.png", spoil(half)),
     ("text named .png", TRAIN, "odd/1.png", spoil(lambda _: b"text")),
     ("flipped bytes", TRAIN, "odd/1.png", spoil(lambda d: d[:40] + bytes(20) + d[60:])),
+    ("too many pixels", f"{TRAIN} --data.max-pixels 63", "expected at most 63 pixels"),
+    ("no pixels allowed", f"{TRAIN} --data.max-pixels 0", "--data.max-pixels: expected"),
     ("nothing usable", f"{TRAIN} --data.on-bad skip", "none of the pictures is usable", spoil_all),
     ("no such split", f"{TRAIN} --data.split test", "expected a 'test' split"),
     ("no such labels", f"{TRAIN} --data.labels folder", "--data.labels: expected auto or folders"),

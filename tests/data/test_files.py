@@ -101,6 +101,26 @@ def test_too_many_pixels_are_refused_before_they_are_decoded(tmp_path, monkeypat
         open_source(str(tmp_path), max_pixels=23).read(0)
 
 
+def test_a_small_picture_of_a_huge_tile_is_refused(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    tags = {
+        256: 6,
+        257: 4,
+        258: 8,
+        259: 1,
+        262: 1,
+        277: 1,
+        322: 60_000,
+        323: 60_000,
+        324: 8,
+        325: 9,
+    }
+    body = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    data = struct.pack("<2sHIH", b"II", 42, 8, len(tags)) + body + bytes(4)
+    with pytest.raises(InputError, match=r"got 4x6 .* in larger tiles"):
+        decode(data, ["TIFF"])
+
+
 def test_the_limit_of_the_program_plays_no_part(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1)
     with warnings.catch_warnings():

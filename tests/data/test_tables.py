@@ -230,6 +230,15 @@ def test_a_note_of_a_column_of_lists_is_passed_over(tmp_path):
     assert open_source(str(tmp_path / "x.parquet")).class_names == ()
 
 
+def test_bombs_in_a_row_group(tmp_path, monkeypatch):
+    for name, cells in (("x", [bytes(2**20), png(1)]), ("y", [png(1)])):
+        pq.write_table(pa.table({"image": cells}), tmp_path / f"{name}.parquet", compression="gzip")
+    monkeypatch.setattr("convflow.data.files._FREE_BYTES", 2**16)
+    assert levels(open_source(str(tmp_path / "y.parquet"))) == [1]
+    with pytest.raises(InputError, match=r"row 1: expected at most 100 bytes out of each packed"):
+        open_source(str(tmp_path / "x.parquet")).read(1)
+
+
 def test_not_a_parquet_file(tmp_path):
     (tmp_path / "x.parquet").write_bytes(b"text")
     with pytest.raises(InputError, match="expected parquet files"):
