@@ -24,7 +24,7 @@ from convflow.data.grid import to_picture
 from convflow.labels import ClassLabels, Label
 from convflow.models.backbone import Backbone, check_size
 from convflow.models.resolution import OWNERS, read_arguments
-from convflow.models.zoo import check_process, create_model, load_model
+from convflow.models.zoo import check_process, create_model
 from convflow.processes.flow import shift_of_size
 from convflow.processes.process import create_process
 from convflow.samplers.adaptive import ADAPTIVE_SOLVERS
@@ -33,7 +33,7 @@ from convflow.samplers.ode import Callback
 from convflow.samplers.sampler import SEARCHED, Sampler, check_shift
 from convflow.samples import LabelPolicy, Precision, Progress, Samples
 from convflow.storage import write_text
-from convflow.training.checkpoint import find_weights, opening, read_description
+from convflow.training.checkpoint import read_trained
 from convflow.training.config import (
     SAMPLER_SETTINGS,
     CodecConfig,
@@ -128,31 +128,23 @@ class Pipeline:
 
     @classmethod
     def from_pretrained(
-        cls,
-        folder_or_id: str | Path,
-        *,
-        weights: str = "ema",
-        device: str = "auto",
-        verify: bool = True,
-    ) -> Pipeline:
+        cls, folder_or_id: str | Path, *,
+        weights: str = "ema", device: str = "auto", verify: bool = True,
+    ) -> Pipeline:  # fmt: skip
         """Return the pipeline of a run folder, a checkpoint, a model folder or a Hub id.
 
         Args:
             folder_or_id: a run folder stands for its newest checkpoint.
             weights: "ema" for the averaged weights of a checkpoint, "raw" for the last ones.
             device: "auto" takes a GPU where there is one.
-            verify: look for NaN and infinity, and compare the files of a checkpoint with its
-                checksums.
+            verify: refuse NaN and infinity, and files that differ from a checkpoint's checksums.
 
         Raises:
             InputError: nothing there, or damaged files.
         """
         if weights not in ("ema", "raw"):
             raise InputError(unknown_name("kind of weights", weights, ("ema", "raw")))
-        folder = find_weights(folder_or_id, weights)
-        with opening(folder):
-            known = read_description(folder, verify=verify)
-            model = load_model(folder, verify=verify)
+        folder, known, model = read_trained(folder_or_id, weights, verify=verify)
         autoencoder = find_place(known.codec.autoencoder, folder, inside=True)
         settings = dataclasses.asdict(known.codec) | {"autoencoder": autoencoder}
         codec = create_codec(settings, distributed.choose_device(device))

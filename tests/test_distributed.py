@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 import torch
 
@@ -129,6 +131,33 @@ def test_an_error_elsewhere_stops_this_process_too(monkeypatch):
         distributed.all_or_none(torch.device("cpu")),
     ):
         pass
+
+
+def test_a_lost_process_is_one_line(monkeypatch):
+    def lose(_):
+        raise RuntimeError("[/gloo/pair.cc:534] Connection closed by peer [::1]:7\nmore")
+
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    monkeypatch.setattr(distributed.dist, "all_reduce", lose)
+    message = r"^another process stopped \(Connection closed by peer \[::1\]:7\); see its message$"
+    with pytest.raises(InputError, match=message):
+        distributed.sum_over_processes([torch.ones(1)])
+    with pytest.raises(MemoryError, match="ours"), distributed.all_or_none(torch.device("cpu")):
+        raise MemoryError("ours")  # the error here matters more than that of the lost one
+
+
+def test_what_is_summed_is_told_whether_its_block_failed(monkeypatch):
+    told = []
+    monkeypatch.setattr(distributed, "sum_over_processes", lambda tensors: None)
+    for error in (None, MemoryError()):
+        with (
+            contextlib.suppress(MemoryError),
+            distributed.all_or_none(torch.device("cpu"), lambda failed: told.append(failed) or []),
+        ):
+            if error:
+                raise error
+    assert told == [False, True]
+    assert distributed.gather("one") == ["one"]
 
 
 def test_free_memory():

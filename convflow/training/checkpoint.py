@@ -23,7 +23,7 @@ from torch import Tensor
 
 from convflow import distributed
 from convflow.models.backbone import Backbone
-from convflow.models.zoo import find_folder
+from convflow.models.zoo import find_folder, load_model
 from convflow.storage import (
     UNFINISHED,
     check_sums,
@@ -233,14 +233,6 @@ def readable(folder: Path) -> Iterator[None]:
         raise InputError(f"{reason}; move {folder} elsewhere to {end}") from error
 
 
-@contextmanager
-def opening(folder: Path) -> Iterator[None]:
-    """Do as `readable` for a model folder, where it is part of one of several checkpoints."""
-    several = (folder.parent / "state.json").is_file() and _others(folder.parent)
-    with readable(folder.parent) if several else nullcontext():
-        yield
-
-
 def _others(folder: Path) -> bool:
     """Return whether there are complete checkpoints beside this one."""
     run = folder.parent.parent
@@ -291,3 +283,18 @@ def read_description(folder: Path, *, verify: bool = True) -> PipelineConfig:
         raise InputError(
             f"{path} cannot be used: {error}; use a checkpoint of convflow train"
         ) from error
+
+
+def read_trained(
+    folder_or_id: str | Path, weights: str, *, verify: bool = True
+) -> tuple[Path, PipelineConfig, Backbone]:
+    """Return a model folder as `find_weights` does, its description and its network.
+
+    Raises:
+        InputError: nothing there, or damaged files; of one among several checkpoints, with how to
+            go on without it.
+    """
+    folder = find_weights(folder_or_id, weights)
+    several = (folder.parent / "state.json").is_file() and _others(folder.parent)
+    with readable(folder.parent) if several else nullcontext():
+        return folder, read_description(folder, verify=verify), load_model(folder, verify=verify)
