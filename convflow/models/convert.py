@@ -39,8 +39,8 @@ DIT_HEADS = {
 """Heads by width, at the published sizes."""
 
 FREQUENCIES_NOTE = (
-    "of a time the network sees 128 frequencies spaced as in the code of DiT that its published "
-    "weights come from; diffusers spaces the frequencies as 127, so its predictions differ a little"
+    "taken for published weights, which DiT's own code has trained with other frequencies of time "
+    "than diffusers has; for what diffusers itself has trained give time_spacing=127"
 )
 
 Import = tuple[dict[str, Any], dict[str, Tensor]]
@@ -54,6 +54,7 @@ def load_official(
     keep_half: bool = False,
     num_heads: int | None = None,
     part: str | None = None,
+    time_spacing: int | None = None,
 ) -> Backbone:
     """Return our network with published weights; sizes are inferred from the tensors.
 
@@ -71,6 +72,8 @@ def load_official(
         num_heads: heads of a DiT or SiT, which no tensor tells; needed for widths that are not
             published, unless the config.json of diffusers lies beside the file.
         part: which network of a checkpoint, where several could be meant, such as "ema_0.999".
+        time_spacing: of a DiT or SiT, by default that of their own code; 127 for what diffusers
+            itself has trained.
 
     Raises:
         InputError: no such file or family, an unsafe pickle, or tensors that do not fit.
@@ -84,6 +87,8 @@ def load_official(
     family, reason = (family, "") if family else _family_of(found.part, content, origin)
     heads = num_heads or config.get("num_attention_heads")
     settings, tensors = _import(found.part, family, origin, keep_half, heads)
+    if time_spacing is not None:
+        settings["time_spacing"] = time_spacing
     model = create_model(family, **settings)
     if misfits := _misfits(model, tensors, found.part):
         more = f" and {len(misfits) - 3} more" if len(misfits) > 3 else ""
@@ -92,7 +97,7 @@ def load_official(
             f"{found.part.describe()}"
         )
     model.load_state_dict(tensors)
-    if found.part.layout == "diffusers":
+    if found.part.layout == "diffusers" and time_spacing is None:
         log.info(f"{origin}: {FREQUENCIES_NOTE}")
     if reason or found.part.name or found.dropped:
         log.info(f"{origin}: {family}{reason}{found.describe()}")

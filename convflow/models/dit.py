@@ -71,6 +71,8 @@ class DiT(PatchBackbone):
             between its bounds, from -1 to 1; published DiT do.
         discard_half: let the head compute twice the channels and drop the second half, as
             published SiT do; only for their weights.
+        time_spacing: frequency k of a time is 10000^(-k / time_spacing); 127 in what diffusers has
+            trained.
     """
 
     family = "dit"
@@ -89,6 +91,7 @@ class DiT(PatchBackbone):
         qk_norm: bool = False,
         learned_variance: bool = False,
         discard_half: bool = False,
+        time_spacing: int = 128,
     ) -> None:
         super().__init__()
         if min(in_channels, width, depth, num_heads, patch_size) < 1 or num_classes < 0:
@@ -97,6 +100,8 @@ class DiT(PatchBackbone):
                 f"num_classes of at least 0, got {in_channels}, {width}, {depth}, {num_heads}, "
                 f"{patch_size} and {num_classes}"
             )
+        if time_spacing < 1:
+            raise InputError(f"expected a time_spacing of at least 1, got {time_spacing}; try 128")
         if mlp_ratio * width < 1:
             raise InputError(f"expected an mlp_ratio above 0, got {mlp_ratio}; published are 4")
         if positions not in (known := get_args(Positions)):
@@ -112,7 +117,7 @@ class DiT(PatchBackbone):
         self.multiple, self.learned_variance = patch_size, learned_variance
         self.positions, self.position_width = positions, turned
         self.embed_patches = PatchEmbedding(in_channels, width, patch_size)
-        self.embed_time = TimeEmbedding(width)
+        self.embed_time = TimeEmbedding(width, spacing=time_spacing)
         self.embed_label = LabelEmbedding(num_classes, width)
         self.blocks = nn.ModuleList(
             DiTBlock(width, num_heads, mlp_ratio, qk_norm) for _ in range(depth)

@@ -20,10 +20,14 @@ class TimeEmbedding(nn.Module):
     Args:
         width: channels of the embedding.
         hidden: channels between the two layers; by default as many.
+        spacing: frequency k is 10000^(-k / spacing).
     """
 
-    def __init__(self, width: int, hidden: int | None = None) -> None:
+    def __init__(
+        self, width: int, hidden: int | None = None, spacing: int = FREQUENCIES // 2
+    ) -> None:
         super().__init__()
+        self.spacing = spacing
         self.hidden = nn.Linear(FREQUENCIES, hidden or width)
         self.out = nn.Linear(hidden or width, width)
         for layer in (self.hidden, self.out):
@@ -34,7 +38,7 @@ class TimeEmbedding(nn.Module):
         """Embed `t` in the process's own units; angles are formed in float32."""
         half = FREQUENCIES // 2
         index = torch.arange(half, device=t.device, dtype=torch.float32)
-        angles = t.float()[:, None] * torch.exp(-math.log(MAX_PERIOD) / half * index)
+        angles = t.float()[:, None] * torch.exp(-math.log(MAX_PERIOD) / self.spacing * index)
         waves = torch.cat([angles.cos(), angles.sin()], dim=-1)
         return self.out(nn.functional.silu(self.hidden(waves.to(self.hidden.weight.dtype))))
 

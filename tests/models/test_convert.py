@@ -331,8 +331,6 @@ def theirs(tmp_path_factory):
     first = model.transformer_blocks[0].norm1.emb
     for block in model.transformer_blocks:
         block.norm1.emb.load_state_dict(first.state_dict())
-        # Unlike DiT's own code, diffusers spaces the frequencies of time by 127 instead of 128.
-        block.norm1.emb.time_proj.downscale_freq_shift = 0
     folder = tmp_path_factory.mktemp("diffusers")
     model.save_pretrained(folder / "transformer")
     return model, folder
@@ -348,15 +346,21 @@ def test_a_dit_of_diffusers_predicts_the_same(theirs, form, tmp_path, caplog):
         options = {"safe_serialization": False} if form == "bin" else {"max_shard_size": "100KB"}
         model.save_pretrained(place := tmp_path / "transformer", **options)
     with caplog.at_level(logging.INFO, "convflow"):
+        same = load_official(place, time_spacing=127)
+        assert caplog.messages == []
         ours = load_official(place)
-    assert "spaces the frequencies" in caplog.text
+    assert "for what diffusers itself has trained give time_spacing=127" in caplog.text
     assert (ours.family, ours.settings["num_heads"], ours.learned_variance) == ("dit", 3, True)
     x, y = torch.randn(4, 4, 8, 8), torch.tensor([0, 3, 10, 9])
     for t in (torch.tensor([0, 1, 500, 999]), torch.full((4,), 37)):
-        with torch.no_grad():
-            expected = model(x, t, y).sample
-            assert_close_rms(ours(x, t.float(), y), expected, limit=GOLDEN)
-    assert expected.std() > 0.1
+        # DiT's own code spaces the frequencies of time by 128, diffusers' class by 127.
+        for network, shift in ((same, 1), (ours, 0)):
+            for block in model.transformer_blocks:
+                block.norm1.emb.time_proj.downscale_freq_shift = shift
+            with torch.no_grad():
+                expected = model(x, t, y).sample
+                assert_close_rms(network(x, t.float(), y), expected, limit=GOLDEN)
+            assert expected.std() > 0.1
     found = describe_weights(place)
     assert (found["family"], found["model"]["num_heads"]) == ("dit, of diffusers", 3)
     assert found["parameters"] == sum(p.numel() for p in ours.parameters())
