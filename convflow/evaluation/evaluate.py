@@ -282,7 +282,11 @@ def _parts_of(out: Path, settings: dict[str, Any], work: Work) -> Iterator[Path]
     with ExitStack() as held:
         with distributed.all_or_none(work.device):
             held.enter_context(claimed(parts, "evaluation", "--out", first))
-            found = differences(read_json(path), settings, ignored=()) if path.is_file() else {}
+            known = _settings_in(path)
+            if known is None and first:
+                for part in parts.rglob("part_*"):  # of settings that nobody knows
+                    part.unlink()
+            found = {} if known is None else differences(known, settings, ignored=())
             if found:
                 told = "; ".join(f"{key}: {a!r}, now {b!r}" for key, (a, b) in found.items())
                 raise InputError(
@@ -308,11 +312,19 @@ def _is_finished(out: Path, settings: dict[str, Any], work: Work) -> bool:
     """Return whether only the removal of the parts was left to do, and do it."""
     parts = _parts_path(out)
     known = parts / "settings.json"
-    finished = out.exists() and known.is_file() and read_json(known) == _as_json(settings, work)
+    finished = out.exists() and _settings_in(known) == _as_json(settings, work)
     distributed.barrier()
     if finished and distributed.rank() == 0:
         shutil.rmtree(parts, ignore_errors=True)
     return finished
+
+
+def _settings_in(path: Path) -> dict[str, Any] | None:
+    """Return the settings of an unfinished evaluation; None where they are absent or damaged."""
+    try:
+        return read_json(path)
+    except InputError:
+        return None
 
 
 def _parts_path(out: Path) -> Path:

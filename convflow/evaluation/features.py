@@ -24,7 +24,7 @@ from convflow.evaluation.detectors import Detector
 from convflow.evaluation.pictures import PictureSet, choose
 from convflow.evaluation.reference import MANIFOLD_SIZE, SUFFIXES, Moments, Reference
 from convflow.evaluation.statistics import Statistics
-from convflow.storage import writing_file
+from convflow.storage import hash_tensors, writing_file
 from convflow.types import InputError
 
 Progress = Callable[[float], None]
@@ -150,7 +150,7 @@ def extract(
             if keep_pixels:
                 part["pixels"] = pixels
             with writing_file(path) as draft:
-                safetensors.torch.save_file(part, draft)
+                safetensors.torch.save_file(part, draft, {"sha256": hash_tensors(part)})
     distributed.barrier()
     features = Features(folder, num, batch_size)
     missing = [path for path in features.paths() if not path.is_file()]
@@ -173,10 +173,11 @@ def digest(pixels: UInt8[Tensor, "B C H W"]) -> UInt8[Tensor, "B 32"]:
 
 
 def _digests_in(path: Path) -> Tensor | None:
-    if not path.is_file():
-        return None
+    """Return the digests in a part that is as it was written; None where it must be made again."""
     try:
         with safetensors.safe_open(path, "pt") as part:
-            return part.get_tensor("digests")
-    except safetensors.SafetensorError:
-        return None  # damaged: made again
+            tensors = {kind: part.get_tensor(kind) for kind in part.keys()}  # noqa: SIM118
+            written = (part.metadata() or {}).get("sha256")
+    except (safetensors.SafetensorError, OSError, ValueError):
+        return None
+    return tensors["digests"] if hash_tensors(tensors) == written else None

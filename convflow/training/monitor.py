@@ -133,7 +133,7 @@ def lines_up_to(path: Path, step: int) -> list[str]:
         try:
             if json.loads(line)["step"] > step:
                 break
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             break
         kept.append(f"{line.decode()}\n")
     return kept

@@ -124,5 +124,5 @@ def _guess(text: str) -> Any:
         return [int(number) for number in re.split("[x,]", text)]
     try:
         return json.loads(text.lower() if text in ("True", "False") else text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text

@@ -184,7 +184,11 @@ class Interrupted(BaseException):
     """Like SIGKILL, but within the process."""
 
 
-def test_an_interrupted_evaluation_ends_with_the_same_card(scenes, detector, tmp_path):
+@pytest.mark.parametrize(("settings", "first"), [(None, 96), ("[" * 5000, 0)])
+def test_an_interrupted_evaluation_ends_with_the_same_card(
+    scenes, detector, tmp_path, settings, first
+):
+    """Parts whose settings are damaged are made again."""
     real = save(tmp_path / "real.npz", scenes[:200])
 
     def go(folder, stop_after=None):
@@ -207,8 +211,10 @@ def test_an_interrupted_evaluation_ends_with_the_same_card(scenes, detector, tmp
         go(tmp_path / "b", stop_after=96)
     assert part_path(tmp_path / "b/card.json.parts/samples", 80).is_file()
     assert not (tmp_path / "b/card.json").exists()
+    if settings is not None:
+        (tmp_path / "b/card.json.parts/settings.json").write_text(settings)
     again, reads = go(tmp_path / "b")
-    assert reads == list(range(96, 200))
+    assert reads == list(range(first, 200))
     assert again == straight
     assert [p.name for p in (tmp_path / "b").iterdir()] == ["card.json"]
 

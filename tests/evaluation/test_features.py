@@ -70,6 +70,17 @@ def test_parts_that_are_there_are_not_made_again(detector, tmp_path):
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
 
 
+@pytest.mark.parametrize("place", [0, 9, -1], ids=["length", "header", "features"])
+def test_a_damaged_part_is_made_again(detector, tmp_path, place):
+    path = run(Pictures(), detector, tmp_path).paths()[0]
+    whole = path.read_bytes()
+    damaged = bytearray(whole)
+    damaged[place] ^= 4
+    path.write_bytes(damaged)
+    run(Pictures(), detector, tmp_path)
+    assert path.read_bytes() == whole
+
+
 def test_given_pictures_are_looked_at_again(detector, tmp_path):
     run(Pictures(reproducible=False), detector, tmp_path)
     changed = Pictures(reproducible=False)
