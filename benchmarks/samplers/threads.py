@@ -36,7 +36,7 @@ BUSY = "while True: pass"
 
 
 def main() -> None:
-    """Measure, print and write the table."""
+    """Measure, print and write the table, which grows with each network."""
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
     add("--beside", type=int, default=0, metavar="N", help="programs that keep a core busy each")
@@ -56,9 +56,10 @@ def main() -> None:
             shapes = [(batch, *series.shape) for batch in BATCHES[name]]
             case = harness.Case(name, partial(set_up, series), shapes, [f"{STEPS} steps"])
             rows += harness.measure(case, 2 if options.quick else options.rounds)
+            if not options.quick:
+                path = harness.RESULTS / "threads_cpu.csv"
+                harness.write(path, rows, beside=str(options.beside))
     print(*table.lines([table.cells(vars(row)) for row in rows]), harness.machine(), sep="\n")
-    if not options.quick:
-        harness.write(harness.RESULTS / "threads_cpu.csv", rows, beside=str(options.beside))
 
 
 def set_up(
