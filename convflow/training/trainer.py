@@ -141,7 +141,8 @@ class Trainer:
         deadline = None if distributed.rank() else deadline
         self.model.train()
         with closing(stream), self._monitor(deadline) as monitor, asked_to_stop(deadline) as stop:
-            while self.images_seen < config.images and not self._agree(stop):
+            # Asked first: after the last step too the others wait for samples there.
+            while not self._agree(stop) and self.images_seen < config.images:
                 metrics = self.train_step(*next(stream))
                 if monitor is None:
                     continue
