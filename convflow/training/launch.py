@@ -6,9 +6,7 @@ import dataclasses
 import json
 import logging
 import math
-import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -18,19 +16,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from huggingface_hub import cached_assets_path
 
 from convflow import distributed
-from convflow.bar import Bar
 from convflow.codecs import Codec, create_codec
-from convflow.data.buckets import BucketOrder, Buckets, batch_of, bucket_sizes, even_ratios
-from convflow.data.check import Report, check
-from convflow.data.loader import Images, Order
-from convflow.data.look import forget
-from convflow.data.pictures import Drawn
-from convflow.data.selection import Selection
-from convflow.data.sources import Source, open_source
-from convflow.labels import composed
+from convflow.data.buckets import batch_of
+from convflow.data.check import Report
+from convflow.data.loader import Images
 from convflow.models.backbone import Backbone, check_size
 from convflow.models.zoo import SIZES, create_model, settings_of
 from convflow.processes.flow import FlowMatching
@@ -47,10 +38,18 @@ from convflow.training.changes import (
     find_changes,
     record_changes,
 )
-from convflow.training.config import DataConfig, TrainConfig
+from convflow.training.config import TrainConfig
 from convflow.training.keys import from_dict, show, to_dict
 from convflow.training.length import count_images, say_end
 from convflow.training.origin import begin_from, fit_settings, read_origin
+from convflow.training.pictures import (
+    SELECTION,
+    keep_selection,
+    look_at_pictures,
+    open_pictures,
+    order_pictures,
+    training_sizes,
+)
 from convflow.training.places import find_paths, resolve_paths, store_paths
 from convflow.training.planner import Work, check_memory, describe_disk
 from convflow.training.trainer import Trainer, choose_precision
@@ -58,9 +57,6 @@ from convflow.types import InputError, Size
 
 log = logging.getLogger("convflow")
 
-MANY_PICTURES = 10_000
-SELECTION = "pictures.npz"
-"""File of a run folder: the pictures that the run began with."""
 MEASURED_PICTURES = 10_000
 """Of so many pictures at most the deviations of the scales are measured."""
 
@@ -119,7 +115,7 @@ def train(
             if distributed.rank() == 0:
                 write_text(run / "config.json", json.dumps(to_dict(config), indent=2))
                 changes = record_changes(changes, run, trainer.step, trainer.images_seen)
-                _keep_selection(trainer.images, report, run / SELECTION, new=not steps)
+                keep_selection(trainer.images, report, run / SELECTION, new=not steps)
                 _introduce(trainer, report, changes)
                 if known and not steps:
                     log.info(f"no checkpoint in {run} yet; beginning again from the start")
@@ -140,28 +136,8 @@ def build_trainer(config: TrainConfig, run: Path, device: torch.device) -> tuple
             f"--batch-size: expected at least one picture for each of {processes} processes, "
             f"got {config.batch_size}; raise it or use fewer processes"
         )
-    if not data.path:
-        raise InputError(
-            "--data: expected a folder of pictures, a .zip, a .parquet, hf:NAME, digits or shapes, "
-            "got none; add --data PATH"
-        )
     found = find_paths(config, run) if (run / "config.json").is_file() else config
-    source = open_source(
-        found.data.path,
-        data.split,
-        labels=data.labels,
-        label_column=data.label_column,
-        image_column=data.image_column,
-        max_pixels=data.max_pixels,
-    )
-    twice = [
-        name for name, count in Counter(map(composed, source.class_names)).items() if count > 1
-    ]
-    if twice:
-        raise InputError(
-            f"expected distinct class names in {data.path}, got {twice[0]!r} more than once; "
-            "rename one"
-        )
+    source = open_pictures(found.data)
     process = create_process(dataclasses.asdict(config.process))
     config.sampling.sampler().check_process(process)
     if config.resolution.shift and not isinstance(process, FlowMatching):
@@ -185,29 +161,8 @@ def build_trainer(config: TrainConfig, run: Path, device: torch.device) -> tuple
         check_size(height, width, multiple)
     _check_memory(config, build, max(sizes, key=math.prod), codec.factor, device)
     kept = run / SELECTION if checkpoint.list_steps(run) else None
-    report, good = distributed.from_first(partial(_look_at_all, source, data, kept), device)
-    if report.total != len(source):
-        raise InputError(
-            f"expected the {report.total:,} pictures in {data.path} that the first process sees, "
-            f"got {len(source):,} on process {distributed.rank()}; give all the same data"
-        )
-    random = data.crop == "random"
-    images = Images(
-        source,
-        good,
-        channels=data.channels,
-        size=data.size,
-        crop=random,
-        on_bad=data.on_bad,
-        stamp=report.stamp,
-        found_bad=partial(_forget, report),
-    )
-    sides = None if isinstance(source, Drawn) else report.sides
-    buckets = Buckets(sizes, sides, len(images))
-    report.notes, report.num_smaller = buckets.describe(), int(buckets.enlarged.sum())
-    order = Order(len(images), config.seed, data.flip, random)
-    if sizes != (data.size,):
-        order = BucketOrder(buckets, math.prod(data.size), config.seed, data.flip, random)
+    images, report = look_at_pictures(source, data, kept, device)
+    order = order_pictures(images, report, sizes, data, config.seed)
     if isinstance(process, MultiscaleFlow) and process.unmeasured:
         deviations = _measure(process, images, codec, device)
         config = replace(config, process=replace(config.process, deviations=deviations))
@@ -216,7 +171,7 @@ def build_trainer(config: TrainConfig, run: Path, device: torch.device) -> tuple
     if found.data.path != data.path:
         report.notes = [*report.notes, f"{data.path} is {found.data.path}"]
     if origin is not None:
-        report.notes += begin_from(model, origin, source.class_names)
+        report.notes = [*report.notes, *begin_from(model, origin, source.class_names)]
     return Trainer(config, model.to(device), process, codec, images, run, order), report
 
 
@@ -234,18 +189,6 @@ def _check_memory(
     half = choose_precision(config.precision, device) == "bfloat16"
     work = Work(build, size, batch, factor, half)
     check_memory(work, distributed.free_memory(device), "micro-batch", training=True)
-
-
-def training_sizes(data: DataConfig, multiple: int) -> tuple[Size, ...]:
-    """Return the sizes to train at in pixels, those by ratio as multiples of `multiple`.
-
-    Raises:
-        InputError: ratios that are no range, or too few pixels for them.
-    """
-    if data.buckets > 1:
-        ratios = even_ratios(*data.ratios, data.buckets)
-        return bucket_sizes(math.prod(data.size), ratios, multiple)
-    return tuple(dict.fromkeys(data.sizes)) or (data.size,)
 
 
 def build_model(
@@ -370,51 +313,11 @@ def _look_for_folder(run: Path) -> None:
         )
 
 
-def _look_at_all(source: Source, data: DataConfig, kept: Path | None) -> tuple[Report, np.ndarray]:
-    shown = sys.stderr.isatty() and distributed.rank() == 0
-    many = len(source) > MANY_PICTURES and not isinstance(source, Drawn)
-    if many and not shown and distributed.rank() == 0:
-        log.info(f"looking at all {len(source):,} pictures once")
-    with Bar(
-        total=len(source), desc="checking", unit="img", delay=1, leave=False, disable=not shown
-    ) as bar:
-        return check(
-            source,
-            channels=data.channels,
-            size=data.size,
-            on_bad=data.on_bad,
-            memory=_memory(),
-            selection=Selection.read(kept, source) if kept is not None else None,
-            progress=lambda done, _: bar.update(done - bar.n),
-        )
-
-
-def _keep_selection(images: Images, report: Report, path: Path, new: bool) -> None:
-    """Write down which pictures a run trains on, where that is not known yet."""
-    if isinstance(images.source, Drawn):
-        return
-    if new or Selection.read(path, images.source) is None:
-        Selection(images.indices, report.sides).write(path, images.source)
-
-
-def _forget(report: Report, place: int) -> None:
-    """Have a picture looked at again at the next start."""
-    if report.memory is not None:
-        forget(report.memory, report.total, place)
-
-
-def _memory() -> Path | None:
-    """Return the folder where looks are remembered, None where nothing may be written."""
-    try:
-        return cached_assets_path("convflow", "looks")
-    except OSError:
-        return None
-
-
 def _introduce(trainer: Trainer, report: Report, changes: Sequence[Change]) -> None:
     config = trainer.config
     parameters = sum(p.numel() for p in trainer.model.parameters())
-    log.info(str(report))
+    for line in str(report).splitlines():
+        log.info(line)
     log.info(
         f"{config.model['name']}: {parameters / 1e6:.2f} M parameters on {trainer.device} in "
         f"{trainer.precision}; batch {config.batch_size}, {config.images:,} images to see"

@@ -108,7 +108,7 @@ class Monitor:
     def _left(self, images_seen: int, speed: float) -> float:
         """Return the seconds to the end of the run or to the deadline."""
         until = max(0.0, self.deadline - time.monotonic())
-        return min((self.images - images_seen) / speed, until)
+        return min(max(0, self.images - images_seen) / speed, until)
 
     def flush(self) -> None:
         """Wait until the disk holds everything written so far."""

@@ -1,0 +1,177 @@
+"""The pictures of a training: opened, looked at once, brought into an order.
+
+A run keeps which pictures it began with, so that one which becomes unreadable later changes neither
+their number nor their order.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import sys
+from collections import Counter
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from huggingface_hub import cached_assets_path
+
+from convflow import distributed
+from convflow.bar import Bar
+from convflow.data.buckets import BucketOrder, Buckets, bucket_sizes, even_ratios
+from convflow.data.check import Report, check
+from convflow.data.loader import Images, Order
+from convflow.data.look import forget
+from convflow.data.pictures import Drawn
+from convflow.data.selection import Selection
+from convflow.data.sources import Source, open_source
+from convflow.labels import composed
+from convflow.training.config import DataConfig
+from convflow.types import InputError, Size
+
+log = logging.getLogger("convflow")
+
+MANY_PICTURES = 10_000
+SELECTION = "pictures.npz"
+"""File of a run folder: the pictures that the run began with."""
+
+
+def open_pictures(data: DataConfig) -> Source:
+    """Return the pictures and labels that the settings name.
+
+    Raises:
+        InputError: none are named, nothing usable is there, or two classes have one name.
+    """
+    if not data.path:
+        raise InputError(
+            "--data: expected a folder of pictures, a .zip, a .parquet, hf:NAME, digits or shapes, "
+            "got none; add --data PATH"
+        )
+    source = open_source(
+        data.path,
+        data.split,
+        labels=data.labels,
+        label_column=data.label_column,
+        image_column=data.image_column,
+        max_pixels=data.max_pixels,
+    )
+    counts = Counter(map(composed, source.class_names))
+    twice = [name for name, count in counts.items() if count > 1]
+    if twice:
+        raise InputError(
+            f"expected distinct class names in {data.path}, got {twice[0]!r} more than once; "
+            "rename one"
+        )
+    return source
+
+
+def look_at_pictures(
+    source: Source, data: DataConfig, kept: Path | None, device: torch.device
+) -> tuple[Images, Report]:
+    """Return the pictures to train on, and what a look at all of them found.
+
+    Of several processes the first looks, and all get the result.
+
+    Args:
+        source: the pictures.
+        data: their settings.
+        kept: file of the pictures that the run began with; None for a new run.
+        device: of this process.
+
+    Raises:
+        InputError: unreadable pictures that are not to be skipped, or processes that see other
+            pictures.
+    """
+    report, good = distributed.from_first(partial(_look_at_all, source, data, kept), device)
+    if report.total != len(source):
+        raise InputError(
+            f"expected the {report.total:,} pictures in {data.path} that the first process sees, "
+            f"got {len(source):,} on process {distributed.rank()}; give all the same data"
+        )
+    images = Images(
+        source,
+        good,
+        channels=data.channels,
+        size=data.size,
+        crop=data.crop == "random",
+        on_bad=data.on_bad,
+        stamp=report.stamp,
+        found_bad=partial(_forget, report),
+    )
+    return images, report
+
+
+def order_pictures(
+    images: Images, report: Report, sizes: tuple[Size, ...], data: DataConfig, seed: int
+) -> Order:
+    """Return the order of the pictures, in buckets where there are several sizes.
+
+    The report is told what becomes of the pictures.
+
+    Args:
+        images: the pictures.
+        report: what was seen of them.
+        sizes: to train at, in pixels.
+        data: their settings.
+        seed: of the order.
+    """
+    sides = None if isinstance(images.source, Drawn) else report.sides
+    buckets, random = Buckets(sizes, sides, len(images)), data.crop == "random"
+    report.notes, report.num_smaller = buckets.describe(), int(buckets.enlarged.sum())
+    if sizes == (data.size,):
+        return Order(len(images), seed, data.flip, random)
+    return BucketOrder(buckets, math.prod(data.size), seed, data.flip, random)
+
+
+def training_sizes(data: DataConfig, multiple: int) -> tuple[Size, ...]:
+    """Return the sizes to train at in pixels, those by ratio as multiples of `multiple`.
+
+    Raises:
+        InputError: ratios that are no range, or too few pixels for them.
+    """
+    if data.buckets > 1:
+        ratios = even_ratios(*data.ratios, data.buckets)
+        return bucket_sizes(math.prod(data.size), ratios, multiple)
+    return tuple(dict.fromkeys(data.sizes)) or (data.size,)
+
+
+def _look_at_all(source: Source, data: DataConfig, kept: Path | None) -> tuple[Report, np.ndarray]:
+    shown = sys.stderr.isatty() and distributed.rank() == 0
+    many = len(source) > MANY_PICTURES and not isinstance(source, Drawn)
+    if many and not shown and distributed.rank() == 0:
+        log.info(f"looking at all {len(source):,} pictures once")
+    with Bar(
+        total=len(source), desc="checking", unit="img", delay=1, leave=False, disable=not shown
+    ) as bar:
+        return check(
+            source,
+            channels=data.channels,
+            size=data.size,
+            on_bad=data.on_bad,
+            memory=_memory(),
+            selection=Selection.read(kept, source) if kept is not None else None,
+            progress=lambda done, _: bar.update(done - bar.n),
+        )
+
+
+def keep_selection(images: Images, report: Report, path: Path, new: bool) -> None:
+    """Write down which pictures a run trains on, where that is not known yet."""
+    if isinstance(images.source, Drawn):
+        return
+    if new or Selection.read(path, images.source) is None:
+        Selection(images.indices, report.sides).write(path, images.source)
+
+
+def _forget(report: Report, place: int) -> None:
+    """Have a picture looked at again at the next start."""
+    if report.memory is not None:
+        forget(report.memory, report.total, place)
+
+
+def _memory() -> Path | None:
+    """Return the folder where looks are remembered, None where nothing may be written."""
+    try:
+        return cached_assets_path("convflow", "looks")
+    except OSError:
+        return None
