@@ -232,7 +232,7 @@ def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
     for name, tensor in sorted(tensors.items()):
         whole.update(repr((name, tuple(tensor.shape), str(tensor.dtype))).encode())
         flat = tensor.detach().cpu().contiguous().flatten()
-        whole.update(flat.view(torch.uint8).numpy())
+        whole.update(flat.view(torch.uint8).numpy().data)
     return whole.hexdigest()
 
 
