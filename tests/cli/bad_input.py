@@ -46,7 +46,12 @@ def edit_json(name, **changes):
         tree = json.loads(data) | changes
         return json.dumps({k: v for k, v in tree.items() if v is not None}).encode()
 
-    return edit(name, change)
+    def prepare(place):
+        edit(name, change)(place)
+        if name.startswith("ema/"):  # as in a checkpoint of an earlier version
+            edit_json("state.json", files=None)(place)
+
+    return prepare
 
 
 def half(data):
