@@ -145,8 +145,9 @@ class Pipeline:
         if weights not in ("ema", "raw"):
             raise InputError(unknown_name("kind of weights", weights, ("ema", "raw")))
         folder, known, model = read_trained(folder_or_id, weights, verify=verify)
-        autoencoder = find_place(known.codec.autoencoder, folder, inside=True)
-        settings = dataclasses.asdict(known.codec) | {"autoencoder": autoencoder}
+        settings = dataclasses.asdict(known.codec)
+        if known.codec.kind == "latent":
+            settings["autoencoder"] = find_place(known.codec.autoencoder, folder, inside=True)
         codec = create_codec(settings, distributed.choose_device(device))
         process, resolution = known.process, known.resolution
         told = (known.size, known.class_names, known.sampling, device, process, resolution)
@@ -160,7 +161,8 @@ class Pipeline:
         place.mkdir(parents=True, exist_ok=True)
         self.model.save_weights(place)
         codec = CodecConfig(**self.codec.settings)
-        codec = dataclasses.replace(codec, autoencoder=portable(codec.autoencoder, place))
+        if codec.kind == "latent":
+            codec = dataclasses.replace(codec, autoencoder=portable(codec.autoencoder, place))
         told = (self.size, self.class_names, self.sampling, codec, self.process, self.resolution)
         known = PipelineConfig(*told)
         write_text(place / "pipeline.json", json.dumps(to_dict(known), indent=2))

@@ -69,10 +69,12 @@ def _changed(config: TrainConfig, change: Callable[[str], str]) -> TrainConfig:
     kind = HUB_DATA if data.startswith(HUB_DATA) else ""
     if data not in NO_PATHS:
         data = kind + change(data.removeprefix(kind))
+    latent = config.codec.kind == "latent"
+    autoencoder = change(config.codec.autoencoder) if latent else config.codec.autoencoder
     return replace(
         config,
         data=replace(config.data, path=data),
-        codec=replace(config.codec, autoencoder=change(config.codec.autoencoder)),
+        codec=replace(config.codec, autoencoder=autoencoder),
         init=change(config.init) if config.init else "",
     )
 

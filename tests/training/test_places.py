@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from convflow.cli.main import main
-from convflow.codecs import LatentCodec
+from convflow.codecs import SD_VAE, LatentCodec
 from convflow.models.zoo import create_model
 from convflow.pipeline import Pipeline
 from convflow.training import checkpoint
@@ -63,6 +63,7 @@ WORDS = (
 def test_a_run_goes_on_from_another_working_directory(run, project, tmp_path, monkeypatch, caplog):
     """Whether it lies in the folder where it was started or not, by --resume and by its words."""
     run = run.format(tmp_path)
+    (project / SD_VAE).mkdir(parents=True)  # of no meaning to pixels
     train = ["train", "pictures.flowdcn", *WORDS, "--data", "pets", "--run", run, "--images"]
     assert main([*train, "2"]) == 0
     assert main([*train, "4"]) == 0
