@@ -34,6 +34,8 @@ def from_dict(tree: Mapping[str, Any]) -> TrainConfig:
     Raises:
         InputError: an unknown key, a wrong type or a value out of range.
     """
+    if not isinstance(tree, Mapping):
+        raise InputError(f"expected settings by name, got {str(tree)[:80]!r}; give an object")
     flat = flatten(tree)
     for key in flat:
         kind_of(key)
