@@ -104,7 +104,7 @@ def show(value: Any, kind: Any = None) -> Any:
     if not isinstance(value, (list, tuple)):
         return value
     if value and isinstance(value[0], (list, tuple)):
-        return ",".join(show(size, Pixels) for size in value)
+        return ",".join(str(show(size, Pixels)) for size in value)
     return ("x" if plain(kind) == Pixels else ",").join(map(str, value))
 
 
