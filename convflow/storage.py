@@ -95,7 +95,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise InputError(f"expected settings at {path}, found no such file") from error
     except OSError as error:
-        raise InputError(f"{path} cannot be read ({error}); copy it again") from error
+        raise InputError(f"{path} is damaged or cannot be read ({error}); copy it again") from error
     return parse_json(content, str(path))
 
 

@@ -92,7 +92,7 @@ def test_json_beyond_all_bounds(tmp_path, content):
 
 
 def test_json_that_is_no_file(tmp_path):
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="damaged or cannot be read"):
         read_json(tmp_path)
     with pytest.raises(InputError, match="found no such file"):
         read_json(tmp_path / "config.json")

@@ -94,6 +94,8 @@ def read_reference(path: Path) -> Reference:
     for kind, suffix in SUFFIXES.items():
         if f"mu{suffix}" in arrays:
             moments[kind] = _moments(path, suffix, arrays)
+    if "features" not in moments:
+        raise InputError(f"{path}: expected mu and sigma, got neither; give a file of statistics")
     manifold = arrays.get("features")
     width = len(moments["features"].mean)
     if manifold is not None and (manifold.ndim != 2 or manifold.shape[1] != width):

@@ -156,7 +156,7 @@ def load_model(folder_or_id: str | Path, *, verify: bool = True) -> Backbone:
             f"expected a model folder, got the run {folder}; give {folder}/checkpoints/step_.../ema"
         )
     family = settings.pop("family", None)
-    if family not in FAMILIES:
+    if not isinstance(family, str) or family not in FAMILIES:
         raise InputError(
             f"{folder / 'config.json'}: {unknown_name('model family', family, FAMILIES)}"
         )

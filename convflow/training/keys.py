@@ -34,6 +34,8 @@ def from_dict(tree: Mapping[str, Any]) -> TrainConfig:
     Raises:
         InputError: an unknown key, a wrong type or a value out of range.
     """
+    if not isinstance(tree, Mapping):
+        raise InputError(f"expected settings by name, got {str(tree)[:80]!r}; give an object")
     flat = flatten(tree)
     for key in flat:
         kind_of(key)
@@ -102,7 +104,7 @@ def show(value: Any, kind: Any = None) -> Any:
     if not isinstance(value, (list, tuple)):
         return value
     if value and isinstance(value[0], (list, tuple)):
-        return ",".join(show(size, Pixels) for size in value)
+        return ",".join(str(show(size, Pixels)) for size in value)
     return ("x" if plain(kind) == Pixels else ",").join(map(str, value))
 
 

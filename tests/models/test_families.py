@@ -31,7 +31,7 @@ def test_every_family_is_built_by_its_name():
         ("flowdcn", TINY | {"width": 10**9}, "expected at most 16,777,216 for width, got 10000"),
         ("flowdcn", TINY | {"depth": 10**7}, "expected at most 256 for depth, got 10000000"),
         ("dico", {"depths": [1] * 1000}, "expected at most 256 for depths"),
-        ("flowdcn", TINY | {"width": 2**20}, r"at most 100,000,000,000 parameters, got \d\d\d,"),
+        ("flowdcn", TINY | {"width": 2**20}, r"at most 100,000,000,000 parameters, got "),
     ],
 )
 def test_what_cannot_be_built_is_refused(family, settings, message, unchecked):

@@ -59,7 +59,8 @@ def test_json_there_and_back(name):
 
 
 @pytest.mark.parametrize(
-    "tree", [{"data": 5}, {"model": {}}, {"data": {"size": 4}}, {"optim": {"lr": None}}, {"x": 1}]
+    "tree",
+    [[], {"data": 5}, {"model": {}}, {"data": {"size": 4}}, {"optim": {"lr": None}}, {"x": 1}],
 )
 def test_damaged_trees_are_refused(tree):
     with pytest.raises(InputError):
