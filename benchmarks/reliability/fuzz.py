@@ -56,12 +56,15 @@ def formats() -> dict[str, Format]:
 
     pictures = {
         f"folder {kind}": Format(f.folder(kind), f.read_pictures, f"*.{kind}")
-        for kind in ("png", "jpg", "webp", "tiff", "bmp")
+        for kind in ("png", "jpg", "webp", "tiff", "bmp", "gif", "tga", "ppm", "jp2", "avif")
     }
     return pictures | {
         "zip": Format(f.make_zip, f.read_zip, "*.zip"),
         "parquet": Format(f.make_parquet, f.read_parquet, "*.parquet"),
-        # Labels beside pictures (dataset.json, metadata.csv, metadata.jsonl) go here.
+        "dataset.json": Format(f.make_labels, f.read_pictures, "dataset.json"),
+        "metadata.csv": Format(f.make_csv, f.read_pictures, "metadata.csv"),
+        "metadata.jsonl": Format(f.make_jsonl, f.read_pictures, "metadata.jsonl"),
+        "selection": Format(f.make_selection, f.read_selection, "pictures.npz", remembers=True),
         "look": Format(f.make_look, f.read_look, "look/*.npz", remembers=True),
         "model config": Format(f.make_model, f.read_model, "config.json"),
         "model weights": Format(f.make_model, f.read_model, "model.safetensors"),

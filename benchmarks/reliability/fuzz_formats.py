@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +17,7 @@ import convflow
 from convflow import recipes
 from convflow.codecs import PixelCodec
 from convflow.data.check import check
+from convflow.data.selection import Selection
 from convflow.data.sources import open_source
 from convflow.evaluation import card, features, pictures, reference
 from convflow.evaluation.detectors import Detector, open_detector
@@ -54,6 +56,42 @@ def read_pictures(place: Path) -> None:
 
 def _look(path: str, memory: Path | None = None) -> None:
     check(open_source(path), channels=3, size=(8, 8), memory=memory)
+
+
+def make_labels(place: Path) -> None:
+    """Write pictures with labels as StyleGAN and EDM store them."""
+    folder("png")(place)
+    labels = [["a.png", 0], ["b.png", 1], ["c.png", 0]]
+    write_text(place / "dataset.json", json.dumps({"labels": labels}))
+
+
+def make_csv(place: Path) -> None:
+    """Write pictures with labels in a table of comma-separated values."""
+    folder("png")(place)
+    write_text(place / "metadata.csv", "file_name,label\na.png,x\nb.png,y\nc.png,x\n")
+
+
+def make_jsonl(place: Path) -> None:
+    """Write pictures with labels as lines of JSON."""
+    folder("png")(place)
+    rows = (
+        {"file_name": f"{name}.png", "label": label}
+        for name, label in zip("abc", "xyx", strict=True)
+    )
+    write_text(place / "metadata.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def make_selection(place: Path) -> None:
+    """Write which pictures a run began with."""
+    (place / "data").mkdir()
+    folder("png")(place / "data")
+    selection = Selection(np.arange(3), np.full((3, 2), 8))
+    selection.write(place / "pictures.npz", open_source(str(place / "data")))
+
+
+def read_selection(place: Path) -> None:
+    """Read which pictures a run began with."""
+    Selection.read(place / "pictures.npz", open_source(str(place / "data")))
 
 
 def make_zip(place: Path) -> None:
