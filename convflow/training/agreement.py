@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 FOLDER = "let all processes see the same run folder"
 
+LOCAL = ("data.path", "init")
+"""Settings that each process may have its own of: what lies there is compared, not where."""
+
 
 def agree_on_start(trainer: Trainer) -> None:
     """Raise InputError on every process unless all are about to train the same from here on.
@@ -26,7 +29,11 @@ def agree_on_start(trainer: Trainer) -> None:
     """
     if distributed.world_size() == 1:
         return
-    settings = {f"--{key}": value for key, value in flatten(to_dict(trainer.config)).items()}
+    settings = {
+        f"--{key.replace('_', '-')}": value
+        for key, value in flatten(to_dict(trainer.config)).items()
+        if key not in LOCAL
+    }
     agree("give all processes the same command", settings | {"precision": trainer.precision})
     agree(FOLDER, {"step": trainer.step, "number of images seen": trainer.images_seen})
     pictures = {"number of pictures": len(trainer.images), "pictures": trainer.pictures}
