@@ -329,7 +329,7 @@ CASES = [
         file("file"),
     ),
     ("resume of a data folder", "train --resume P/data", "expected a run folder with config.json"),
-    ("other settings", f"{RESUME} --optim.lr 1", "optim.lr (0.002, now 1.0)"),
+    ("other settings", f"{RESUME} --batch-size 4", "batch_size (8, now 4)"),
     ("settings that are no JSON", RESUME, "config.json", edit("config.json", b"{")),
     ("settings not in UTF-8", RESUME, "config.json", edit("config.json", b"\xff\xfe{}")),
     ("settings that are a list", RESUME, "expected a JSON object", edit("config.json", b"[]")),
@@ -416,7 +416,7 @@ CASES = [
     ("weights unlike the checksum", f"{EVALUATE} --detector-sha256 00000000", "SHA-256 00000000"),
     ("a checksum that is none", f"{EVALUATE} --detector-sha256 xyz", "hex digits"),
     ("no such reference", f"{EVALUATE} --reference P/dada", "expected data at"),
-    ("no such statistics", f"{EVALUATE} --reference P/a.npz", "No such file"),
+    ("no such statistics", f"{EVALUATE} --reference P/a.npz", "found no such file"),
     ("statistics of text", f"{EVALUATE} --reference P/a.npz", "a.npz", file("a.npz")),
     ("a reference without pictures", EVALUATE, "got none among 0 files", empty),
     (
@@ -440,7 +440,7 @@ CASES = [
     ("a split of a model", f"{EVALUATE} --split test", "--split: expected pictures to score"),
     ("cards and a model", "evaluate P/run --compare P/a.json", "expected result cards alone"),
     ("allowed without cards", f"{EVALUATE} --allow seed", "--allow: expected --compare with it"),
-    ("nowhere to score", "evaluate P/a/b --reference P/data --device cpu", "expected data at"),
+    ("nowhere to score", "evaluate P/a/b --reference P/data --device cpu", "found nothing at"),
     # sampling
     ("size beyond memory", f"{SAMPLE} --size 1000000000000", "expected sides of at most 65536"),
     ("pictures without end", f"{SAMPLE} --num 1{'0' * 17}", "expected at most 10,000,000 pictures"),

@@ -174,7 +174,7 @@ def test_the_weights_of_a_run_that_cannot_be_read_are_named(
         assert main(["info", str(place)]) == 2
         out, err = capsys.readouterr()
         assert out == ""
-        assert err.startswith(f"error: {path} is damaged or no safetensors file")
+        assert err.startswith(f"error: {path} is damaged")
         assert err.count("\n") == 1
 
 

@@ -64,12 +64,11 @@ def test_an_older_picture_is_replaced(tiny_run, tmp_path):
 
 
 def test_a_class_with_a_comma_is_one_label(tiny_run, tmp_path):
-    run = tmp_path / "run"
-    shutil.copytree(tiny_run, run)
-    for path in run.rglob("pipeline.json"):
-        path.write_text(path.read_text().replace('"0"', '"salt, pepper"'))
+    model = shutil.copytree(next(tiny_run.glob("checkpoints/*/ema")), tmp_path / "model")
+    path = model / "pipeline.json"
+    path.write_text(path.read_text().replace('"0"', '"salt, pepper"'))
     words = ["--labels", "salt, pepper", "--num", "1", "--single", "--out", str(tmp_path / "out")]
-    assert main(["sample", str(run), *words, *QUICK]) == 0
+    assert main(["sample", str(model), *words, *QUICK]) == 0
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["00000_salt-pepper_seed0.png"]
 
 

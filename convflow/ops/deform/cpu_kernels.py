@@ -28,6 +28,7 @@ from numba.extending import intrinsic
 
 _LANES = 16
 """Numbers of float32 in 64 bytes: a line of the caches, and the widest vectors there are."""
+_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
 _FLOAT, _INT, _LONG = ir.FloatType(), ir.IntType(32), ir.IntType(64)
 
 
@@ -56,7 +57,7 @@ def forward_kernel(channels: int, num_taps: int) -> Callable[..., None]:
                 for x in range(W):
                     _gather(rows, places, shares, x, W + 2, out, at + x * G, C, K, PITCH)
 
-    return _compiled(forward)
+    return _compiled(forward, channels, num_taps)
 
 
 @functools.cache
@@ -108,15 +109,19 @@ def backward_kernel(channels: int, num_taps: int) -> Callable[..., None]:
                     cell = ((y + 1) * (W + 2) + x + 1) * PITCH
                     _copy(sums, cell, grad_values, (first + (y * W + x) * G) * C, C)
 
-    return _compiled(backward)
+    return _compiled(backward, channels, num_taps)
 
 
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+def _compiled(function: Callable[..., Any], channels: int, num_taps: int) -> Callable[..., Any]:
+    """The kernel, with files of its own in numba's cache.
+
+    Two programs that write the cache at once can swap the kernels that share an index there.
+    """
+    function.__qualname__ += f"_{channels}_{num_taps}"
     try:
-        return numba.njit(cache=True, **options)(function)
+        return numba.njit(cache=True, **_OPTIONS)(function)
     except RuntimeError:  # numba finds no folder that it may write its cache to
-        return numba.njit(**options)(function)
+        return numba.njit(**_OPTIONS)(function)
 
 
 def _pitch(channels: int) -> int:
@@ -125,7 +130,7 @@ def _pitch(channels: int) -> int:
     return -(-channels // lanes) * lanes
 
 
-@_compiled
+@numba.njit(**_OPTIONS)
 def _blank(size):
     """Zeros that begin with a line of the caches."""
     found = np.zeros(size + _LANES, np.float32)
@@ -133,7 +138,7 @@ def _blank(size):
     return found[skipped : skipped + size]
 
 
-@_compiled
+@numba.njit(**_OPTIONS)
 def _scratch(height, width, taps, pitch):
     """A blank map, then places and shares of the taps of a row of positions.
 

@@ -63,4 +63,15 @@ def test_compiles_without_a_folder_for_the_cache(monkeypatch: pytest.MonkeyPatch
         return njit(**options)
 
     monkeypatch.setattr(cpu_kernels.numba, "njit", locked)
-    assert cpu_kernels._compiled(lambda x: x + 1)(2) == 3
+    assert cpu_kernels._compiled(lambda x: x + 1, 1, 1)(2) == 3
+
+
+def test_each_kernel_has_files_of_its_own_in_the_cache() -> None:
+    """Programs that wrote one index at once could otherwise swap their kernels."""
+    kernels = [
+        maker(*sizes)
+        for maker in (cpu_kernels.forward_kernel, cpu_kernels.backward_kernel)
+        for sizes in ((3, 2), (3, 4), (5, 2))
+    ]
+    names = {kernel._cache._name for kernel in kernels}  # type: ignore[attr-defined]
+    assert len(names) == len(kernels)
