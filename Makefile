@@ -1,5 +1,6 @@
 # make demo   train on handwritten digits for two minutes and draw a page of samples
-# make test   run all tests
+# make test   run the tests, but for the slow ones
+# make test-slow   run the tests that take longer than ten seconds
 # make check  formatting, lint, types and the docs
 # Each does all set-up by itself, in .venv; a second call skips what is done.
 
@@ -9,13 +10,18 @@ RUN ?= runs/demo
 BIN = $(VENV)/bin
 JOBS ?= 2
 
-.PHONY: demo test check docs format clean help
+PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -q
+
+.PHONY: demo test test-slow check docs format clean help
 
 demo: $(VENV)/.ready-demo
 	$(BIN)/convflow demo --run $(RUN)
 
 test: $(VENV)/.ready-dev
-	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -q
+	$(PYTEST) -m 'not slow'
+
+test-slow: $(VENV)/.ready-dev
+	$(PYTEST) -m slow
 
 check: $(VENV)/.ready-dev
 	$(BIN)/ruff format --check .

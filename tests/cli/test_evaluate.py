@@ -197,6 +197,7 @@ def test_two_evaluations_do_not_share_a_card(tiny_run, real, tmp_path, capsys):
     assert "another evaluation is writing to" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_torchrun_as_the_help_says(tiny_run, real, tmp_path):
     """Its parser takes --num for its own unless two dashes stand before the program."""
     words = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29731"]
@@ -226,6 +227,7 @@ def start(words):
     )
 
 
+@pytest.mark.slow
 def test_a_killed_evaluation_ends_with_the_same_card(tiny_run, real, tmp_path):
     command = ["evaluate", str(tiny_run), "--reference", real, "--num", "400", "--batch-size", "4"]
     command += DETECTOR
@@ -250,6 +252,7 @@ def test_a_killed_evaluation_ends_with_the_same_card(tiny_run, real, tmp_path):
     assert (tmp_path / "b/card.json").read_bytes() == (tmp_path / "a/card.json").read_bytes()
 
 
+@pytest.mark.slow
 def test_two_processes_write_the_card_of_one(tiny_run, tmp_path):
     pictures = tmp_path / "pictures"
     pictures.mkdir()
@@ -263,6 +266,7 @@ def test_two_processes_write_the_card_of_one(tiny_run, tmp_path):
     assert (tmp_path / "one.json").read_bytes() == (tmp_path / "two.json").read_bytes()
 
 
+@pytest.mark.slow
 def test_ctrl_c_says_that_the_work_is_kept(tiny_run, real, tmp_path):
     command = ["evaluate", str(tiny_run), "--reference", real, "--num", "4000", *DETECTOR]
     stopped = start([*command, "--batch-size", "4", "--out", str(tmp_path / "card.json")])

@@ -637,6 +637,7 @@ assert precisions() == ["ieee"] * 4, precisions()
 """
 
 
+@pytest.mark.slow
 def test_precision_is_still_inherited_afterwards():
     """In a fresh process: what one sets for all backends counts in each of them."""
     subprocess.run([sys.executable, "-c", UNTOUCHED], cwd=GOLDENS.parents[1], check=True)

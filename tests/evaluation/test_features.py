@@ -152,6 +152,7 @@ with distributed.process_group(torch.device("cpu")):
 """
 
 
+@pytest.mark.slow
 def test_two_processes_make_the_parts_of_one(detector, tmp_path):
     run(Pictures(), detector, tmp_path / "one")
     said = run_two(["-c", TOGETHER, str(tmp_path / "two")])

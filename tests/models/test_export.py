@@ -35,6 +35,7 @@ def small(case):
     return perturb(create_model(family, **settings | few).eval())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [case for case in MODELS if not case.endswith("-pad")])
 def test_the_compiler_needs_one_graph_for_all_sizes(case, unchecked):
     model = small(case).requires_grad_(False)
@@ -62,6 +63,7 @@ def test_the_compiled_network_runs_at_five_sizes(case, unchecked):
                     assert_close_rms(compiled(x, t, y), model(x, t, y))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", FEWEST)
 def test_an_exported_program_is_plain_torch_and_takes_any_size(case, tmp_path):
     model = small(case)

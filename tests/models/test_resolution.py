@@ -117,6 +117,7 @@ def test_a_loss_takes_the_network_of_a_size(process):
     assert_close_rms(process.loss_at(network, data, y, draws), fixed)
 
 
+@pytest.mark.slow
 def test_one_graph_serves_all_schedules_times_and_sizes(unchecked):
     model = perturb(create_model("flowdcn", **TINY | {"depth": 3})).requires_grad_(False)
     torch._dynamo.reset()

@@ -105,6 +105,7 @@ def test_few_steps_beat_euler(solver):
     assert (ours - truth).norm() < (euler - truth).norm() / 1.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", ["dpm++", "unipc"])
 @pytest.mark.parametrize("schedule", [VP, DDPM().schedule], ids=["vp", "ddpm"])
 def test_on_schedules_of_the_score_they_want_their_steps_near_the_data(solver, schedule):

@@ -131,6 +131,7 @@ def test_a_network_may_write_over_its_last_answer(solver, kind):
     assert kept
 
 
+@pytest.mark.slow
 def test_solvers_agree_in_the_limit_of_many_steps():
     pipe = pipe_of("flow", schedule="cosine", prediction="noise")
     ends = {

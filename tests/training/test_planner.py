@@ -48,6 +48,7 @@ def test_the_bound_is_above_the_estimate_and_nothing_is_estimated_below_it(
     check_memory(work, bound, "batch-size", training=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(4096, 2048), (65536, 65536)])
 @pytest.mark.parametrize("picture", [1, 2])
 def test_where_no_batch_fits_a_size_that_does_is_named(size, picture):

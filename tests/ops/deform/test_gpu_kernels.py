@@ -20,6 +20,7 @@ POINTERS = set(
 )
 
 
+@pytest.mark.slow
 def test_compiles_for_every_target() -> None:
     """Heads in bfloat16 are the hardest form: all other loads are in them, too."""
     options = "--dtypes bfloat16 --channels 72 --taps 9 --borders truncate --forms heads".split()
@@ -34,6 +35,7 @@ def test_compiles_for_every_target() -> None:
             assert row["shared_bytes"] == 0, "lanes exchange numbers"
 
 
+@pytest.mark.slow
 def test_compiles_float32_and_few_channels() -> None:
     options = "--targets sm_90 --taps 25 --borders zeros --forms offsets".split()
     assert len(compile_all(*options, "--dtypes", "float32", "--channels", "3")) == 3

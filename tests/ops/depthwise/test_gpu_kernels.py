@@ -25,6 +25,7 @@ def check(rows: list[dict], count: int) -> None:
             assert row["shared_bytes"] == 0, f"lanes exchange numbers: {row}"
 
 
+@pytest.mark.slow
 def test_compiles_for_every_target() -> None:
     """The largest of the usual kernels, in the dtype of which least else is compiled."""
     options = "--forms depthwise --dtypes float16 --channels 416 --taps 49".split()
