@@ -86,6 +86,13 @@ def list_remains(run: Path) -> list[Path]:
     return sorted(path for path in found if path.is_dir() and path not in complete)
 
 
+def say_passed_over(run: Path) -> None:
+    """Say which folders among a run's checkpoints are none, for they have no `state.json`."""
+    for path in list_remains(run) if distributed.rank() == 0 else ():
+        if not (path / "state.json").is_file():
+            log.warning(f"{path} has no state.json and is passed over")
+
+
 def require_no_remains(run: Path) -> None:
     """Raise InputError when a run without a complete checkpoint holds what is left of some."""
     remains = list_remains(run)
@@ -258,6 +265,7 @@ def find_weights(folder_or_id: str | Path, weights: str) -> Path:
                 f"name and its state.json, or give the model folder {remains[0] / weights}"
             )
         raise InputError(f"{folder} holds no complete checkpoint yet; let the training go on")
+    say_passed_over(folder)
     checkpoint = folder_of(folder, steps[-1]) if steps else folder
     found = checkpoint / weights
     if (checkpoint / "state.json").is_file() and not (found / "config.json").is_file():
