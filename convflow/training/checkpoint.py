@@ -8,6 +8,7 @@ step_000001200/
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -148,7 +149,7 @@ def write(
         safetensors.torch.save_file(dict(parts[OPTIMIZER]), draft / OPTIMIZER)
         for name in DESCRIPTIONS:
             (draft / name).write_text(_described(known), encoding="utf-8")
-        sums = {"files": {name: checksum(draft / name) for name in FILES}}
+        sums = {"files": {name: checksum(draft / name) for name in FILES}, "seal": _seal(state)}
         (draft / "state.json").write_text(json.dumps({**state, **sums}, indent=2), encoding="utf-8")
 
 
@@ -205,7 +206,15 @@ def read_state(folder: Path) -> dict[str, Any]:
                 f"{folder / 'state.json'} is damaged: expected step, images_seen and config, "
                 f"got {state}"
             )
+        if state.get("seal", _seal(state)) != _seal(state):  # earlier versions stored none
+            raise InputError(f"{folder / 'state.json'} is damaged: step or images_seen changed")
         return state
+
+
+def _seal(state: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of the place in the run, which no other file tells."""
+    place = f"{state['step']} {state['images_seen']}"
+    return hashlib.sha256(place.encode()).hexdigest()
 
 
 def compare_stamps(before: str | None, now: str | None, folder: Path, data: DataConfig) -> None:
