@@ -364,7 +364,8 @@ class Pipeline:
         null = self.model.num_classes
         if labels is None:
             return list(range(null)) or [null]
-        one = isinstance(labels, str) or not isinstance(labels, Iterable)
+        single = isinstance(labels, str | bytes) or getattr(labels, "ndim", 1) == 0
+        one = single or not isinstance(labels, Iterable)
         chosen: list[Any] = [labels] if one else list(labels)  # type: ignore[arg-type]
         if not chosen:
             raise InputError("expected at least one label, got an empty list")

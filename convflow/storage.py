@@ -263,13 +263,18 @@ def read_weights(path: Path) -> Any:
 
 
 def find_misfits(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:
-    """Return, sorted, what is missing, unused or of another shape in `given`; empty if it fits."""
+    """Return, sorted, what is missing, unused, of another shape or kind; empty if all fits."""
     problems = [f"missing {name}" for name in expected.keys() - given.keys()]
     problems += [f"unused {name}" for name in given.keys() - expected.keys()]
     problems += [
         f"{name} is {tuple(given[name].shape)}, expected {tuple(tensor.shape)}"
         for name, tensor in expected.items()
         if name in given and given[name].shape != tensor.shape
+    ]
+    problems += [
+        f"{name} holds {str(given[name].dtype).removeprefix('torch.')}, expected floating point"
+        for name, tensor in expected.items()
+        if tensor.is_floating_point() and name in given and not given[name].is_floating_point()
     ]
     return sorted(problems)
 

@@ -62,6 +62,9 @@ def test_pictures_by_default(pipe):
         (["cat", 3, None, "4"], [0, 3, 5, 4], ["cat", "horse", "", "ship"]),
         ((np.int64(2), torch.tensor(1)), [2, 1], ["frog", "dog"]),
         ([None], [5], [""]),
+        (np.array(3), [3], ["horse"]),
+        (torch.tensor(1), [1], ["dog"]),
+        (torch.tensor([1, 0]), [1, 0], ["dog", "cat"]),
     ],
 )
 def test_labels_by_name_number_and_none(pipe, labels, ids, names, monkeypatch):
@@ -87,6 +90,7 @@ def test_num_repeats_and_cuts_the_labels(pipe):
         ([0, "hors"], r"did you mean 'horse'\?"),
         ([], "expected at least one label, got an empty list"),
         ([[1]], r"unknown label \[1\]"),
+        (b"cat", "unknown label b'cat'"),
     ],
 )
 def test_unknown_labels_are_refused_with_the_nearest(pipe, label, message):

@@ -172,3 +172,10 @@ def test_a_file_is_compared_with_its_checksum(tmp_path):
             storage.check_sums(tmp_path, {"files": files}, ["file"])
     with pytest.raises(InputError, match=r"expected the file .*gone, found none"):
         storage.check_sums(tmp_path, {"files": {"gone": stored}}, ["gone"])
+
+
+def test_whole_numbers_are_no_weights():
+    weights = {"a": torch.zeros(2), "step": torch.zeros((), dtype=torch.int64)}
+    assert storage.find_misfits(weights, weights | {"a": torch.zeros(2).half()}) == []
+    misfits = storage.find_misfits(weights, weights | {"a": torch.zeros(2).int()})
+    assert misfits == ["a holds int32, expected floating point"]

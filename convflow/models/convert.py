@@ -27,6 +27,7 @@ from convflow.models.layouts import (
 from convflow.models.published import Part, find_file, read_config, read_file, take
 from convflow.models.zoo import PUBLISHED, SIZES, create_model
 from convflow.nn.positions import sincos_positions
+from convflow.storage import find_nonfinite
 from convflow.types import InputError, unknown_name
 
 log = logging.getLogger("convflow")
@@ -37,6 +38,9 @@ DIT_HEADS = {
     if size.family == "dit"
 }
 """Heads by width, at the published sizes."""
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+"""Numbers that stand for themselves: those of fewer bits, or whole ones, have a scale beside."""
 
 FREQUENCIES_NOTE = (
     "taken for published weights, which DiT's own code has trained with other frequencies of time "
@@ -196,6 +200,7 @@ def _import(part: Part, family: str, origin: str, keep_half: bool, num_heads: in
             f"{origin} holds no published {family} weights, but those of {other}; leave out the "
             f"family, or give {other!r}"
         )
+    _check_numbers(part, origin)
     layout = part.layout or LAYOUTS[family][0]
     try:
         own = _merged(part) if layout == "diffusers" else part.tensors
@@ -219,6 +224,22 @@ def _import(part: Part, family: str, origin: str, keep_half: bool, num_heads: in
         raise InputError(
             f"{origin} holds no published {family} weights ({reason}); it has {part.describe()}"
         ) from error
+
+
+def _check_numbers(part: Part, origin: str) -> None:
+    """Raise InputError unless all tensors of a network hold finite floating-point numbers."""
+    for name, tensor in part.tensors.items():
+        if tensor.dtype not in DTYPES or tensor.layout != torch.strided or tensor.is_meta:
+            form = "on no device" if tensor.is_meta else f"as {tensor.dtype}, {tensor.layout}"
+            raise InputError(
+                f"{origin}: expected dense floating-point numbers of 16 bits or more in "
+                f"{part.files[name]}, got it {form.replace('torch.', '')}; give another file"
+            )
+    if bad := find_nonfinite(part.tensors):
+        raise InputError(
+            f"{origin} holds numbers that are not finite, first in {part.files[bad]}; copy it "
+            "again or use another"
+        )
 
 
 def _misfits(model: Backbone, tensors: Mapping[str, Tensor], part: Part) -> list[str]:

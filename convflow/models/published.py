@@ -33,6 +33,9 @@ EXTRAS = re.compile(
 )
 """Words of names that belong to training, not to a network that makes pictures."""
 
+OPTIMIZER = re.compile(r"(?:^|[._])opt(im|imizers?)?(?:[._]|$)")
+"""Words of names under which the averages, such as `exp_avg`, are those of an optimizer."""
+
 DIFFUSERS_CLASS = "DiTTransformer2DModel"
 DIFFUSERS_FILES = tuple(
     f"diffusion_pytorch_model.{end}" for end in ("safetensors", "safetensors.index.json", "bin")
@@ -184,9 +187,11 @@ def take(
 def _dicts(
     content: Mapping[Any, Any], path: tuple[str, ...] = (), seen: frozenset[int] = frozenset()
 ) -> Iterator[tuple[tuple[str, ...], Mapping[Any, Any]]]:
-    """Yield every dict in a checkpoint with the keys that lead to it."""
+    """Yield every dict in a checkpoint with the keys that lead to it, also by places in a list."""
     yield path, content
     for key, value in content.items():
+        if isinstance(value, (list, tuple)) and any(isinstance(item, Mapping) for item in value):
+            value = {str(place): item for place, item in enumerate(value)}
         inside = isinstance(value, Mapping) and len(path) < DEEPEST
         if isinstance(key, str) and inside and id(value) not in seen:
             yield from _dicts(value, (*path, key), seen | {id(content)})
@@ -255,7 +260,7 @@ def _nameless(dicts: Mapping[tuple[str, ...], Mapping[Any, Any]], parts: list[Pa
     """Return where averaged weights lie that are no network by their names, if there are any."""
     known = {(part.path, file) for part in parts for file in part.files.values()}
     for path, content in dicts.items():
-        for key, value in content.items():
+        for key, value in content.items() if not OPTIMIZER.search(".".join(path)) else ():
             tensors = value if isinstance(value, (list, tuple)) else [value]
             large = any(isinstance(t, Tensor) and t.numel() > 1 for t in tensors)
             if large and (path, key) not in known and _is_averaged([*path, str(key)]):

@@ -75,7 +75,9 @@ class Change(NamedTuple):
 
     @property
     def words(self) -> str:
-        """The words of the command line that give its new value."""
+        """The words of the command line that give its new value; empty where there is none."""
+        if self.now is None and self.key.startswith("model."):  # a setting of the network before
+            return ""
         value = show(self.now, kind_of(self.key))
         if value is None or value == []:
             value = "none"
@@ -96,18 +98,25 @@ def check_changes(changes: list[Change], run: Path) -> None:
     if not fixed:
         return
     named = ", ".join(map(str, fixed))
-    words = " ".join(change.words for change in changes)
-    other = shlex.quote(str(free_name(run)))
     if any(change.rule == "new" for change in fixed):
-        way = f"begin from nothing: convflow train RECIPE {words} --run {other}"
+        way = f"begin from nothing: {_command('RECIPE', changes, run)}"
     else:
-        way = (
-            "begin another run from its weights: convflow train "
-            f"--init {shlex.quote(str(run))} {words} --run {other}"
-        )
+        way = begin_from_its_weights(run, changes)
     raise InputError(
         f"{run} was started with other settings: {named}; give the same settings, or {way}"
     )
+
+
+def begin_from_its_weights(run: Path, changes: list[Change]) -> str:
+    """Return the advice to begin another run from the weights of one, and the command."""
+    begun = f"--init {shlex.quote(str(run))}"
+    return f"begin another run from its weights: {_command(begun, changes, run)}"
+
+
+def _command(start: str, changes: list[Change], run: Path) -> str:
+    words = filter(None, [change.words for change in changes])
+    other = shlex.quote(str(free_name(run)))
+    return " ".join(["convflow train", start, *words, "--run", other])
 
 
 def record_changes(changes: list[Change], run: Path, step: int, images_seen: int) -> list[Change]:

@@ -8,6 +8,7 @@ step_000001200/
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -86,6 +87,13 @@ def list_remains(run: Path) -> list[Path]:
     return sorted(path for path in found if path.is_dir() and path not in complete)
 
 
+def say_passed_over(run: Path) -> None:
+    """Say which folders among a run's checkpoints are none, for they have no `state.json`."""
+    for path in list_remains(run) if distributed.rank() == 0 else ():
+        if not (path / "state.json").is_file():
+            log.warning(f"{path} has no state.json and is passed over")
+
+
 def require_no_remains(run: Path) -> None:
     """Raise InputError when a run without a complete checkpoint holds what is left of some."""
     remains = list_remains(run)
@@ -141,7 +149,7 @@ def write(
         safetensors.torch.save_file(dict(parts[OPTIMIZER]), draft / OPTIMIZER)
         for name in DESCRIPTIONS:
             (draft / name).write_text(_described(known), encoding="utf-8")
-        sums = {"files": {name: checksum(draft / name) for name in FILES}}
+        sums = {"files": {name: checksum(draft / name) for name in FILES}, "seal": _seal(state)}
         (draft / "state.json").write_text(json.dumps({**state, **sums}, indent=2), encoding="utf-8")
 
 
@@ -198,7 +206,15 @@ def read_state(folder: Path) -> dict[str, Any]:
                 f"{folder / 'state.json'} is damaged: expected step, images_seen and config, "
                 f"got {state}"
             )
+        if state.get("seal", _seal(state)) != _seal(state):  # earlier versions stored none
+            raise InputError(f"{folder / 'state.json'} is damaged: step or images_seen changed")
         return state
+
+
+def _seal(state: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of the place in the run, which no other file tells."""
+    place = f"{state['step']} {state['images_seen']}"
+    return hashlib.sha256(place.encode()).hexdigest()
 
 
 def compare_stamps(before: str | None, now: str | None, folder: Path, data: DataConfig) -> None:
@@ -258,6 +274,7 @@ def find_weights(folder_or_id: str | Path, weights: str) -> Path:
                 f"name and its state.json, or give the model folder {remains[0] / weights}"
             )
         raise InputError(f"{folder} holds no complete checkpoint yet; let the training go on")
+    say_passed_over(folder)
     checkpoint = folder_of(folder, steps[-1]) if steps else folder
     found = checkpoint / weights
     if (checkpoint / "state.json").is_file() and not (found / "config.json").is_file():

@@ -341,6 +341,4 @@ def _introduce(trainer: Trainer, report: Report, changes: Sequence[Change]) -> N
     kept = len(checkpoint.list_steps(trainer.run_folder))
     line, fits = describe_disk(parameters, config.checkpoint.keep, kept, trainer.run_folder)
     log.log(logging.INFO if fits else logging.WARNING, line)
-    for path in checkpoint.list_remains(trainer.run_folder):
-        if not (path / "state.json").is_file():
-            log.warning(f"{path} has no state.json and is passed over")
+    checkpoint.say_passed_over(trainer.run_folder)

@@ -13,10 +13,12 @@ from convflow import __version__
 from convflow.models.zoo import load_strictly
 from convflow.storage import check_sums, read_finite
 from convflow.training import checkpoint
+from convflow.training.changes import begin_from_its_weights, find_changes
 from convflow.training.config import CodecConfig, PipelineConfig
 from convflow.training.divergence import require_finite
-from convflow.training.keys import to_dict
+from convflow.training.keys import from_dict, to_dict
 from convflow.training.optim import optimizer_tensors, restore_optimizer
+from convflow.training.places import resolve_paths
 from convflow.types import InputError
 
 if TYPE_CHECKING:
@@ -82,17 +84,18 @@ def restore(trainer: Trainer, folder: Path) -> None:
     Raises:
         InputError: a damaged file, numbers that are not finite, another network, other pictures.
     """
-    state, path = checkpoint.read_state(folder), trainer.config.data.path
+    state, path, run = checkpoint.read_state(folder), trainer.config.data.path, trainer.run_folder
     known = state.get("num_pictures", len(trainer.images))
-    if known != len(trainer.images):
-        raise InputError(
-            f"{folder} was trained on {known:,} pictures, got {len(trainer.images):,} in "
-            f"{path}; restore the data, or start another run with --run"
+    if known != len(trainer.images) or state.get("pictures", trainer.pictures) != trainer.pictures:
+        differ = f"{known:,} pictures, got {len(trainer.images):,} in {path}"
+        if known == len(trainer.images):
+            differ = f"other pictures, classes or labels than are in {path} now"
+        changes = find_changes(
+            *(resolve_paths(c, run) for c in (from_dict(state["config"]), trainer.config))
         )
-    if state.get("pictures", trainer.pictures) != trainer.pictures:
         raise InputError(
-            f"{folder} was trained on other pictures, classes or labels than are in "
-            f"{path} now; restore the data, or start another run with --run"
+            f"{folder} was trained on {differ}; restore the data, or "
+            f"{begin_from_its_weights(run, changes)}"
         )
     checkpoint.compare_stamps(state.get("stamp"), trainer.images.stamp, folder, trainer.config.data)
     with checkpoint.readable(folder):

@@ -194,6 +194,35 @@ def test_tensors_that_do_not_fit_are_named(golden, change, message):
         load_official(change(golden[0]))
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda t: t.index_fill(0, torch.tensor(0), torch.nan),
+            "numbers that are not finite, first",
+        ),
+        (
+            lambda t: t.index_fill(0, torch.tensor(0), torch.inf),
+            "numbers that are not finite, first",
+        ),
+        (torch.Tensor.int, "got it as int32, strided"),
+        (torch.Tensor.bool, "got it as bool, strided"),
+        (lambda t: t.to(torch.float8_e4m3fn), "got it as float8_e4m3fn, strided"),
+        (lambda t: t.to(torch.complex64), "got it as complex64, strided"),
+        (torch.Tensor.to_sparse, "got it as float32, sparse_coo"),
+        (lambda t: t.to("meta"), "got it on no device"),
+    ],
+)
+def test_numbers_that_are_no_weights_are_refused(golden, tmp_path, change, message):
+    name = "blocks.1.attn.v.weight"
+    state = golden[0] | {name: change(golden[0][name])}
+    with pytest.raises(InputError, match=message) as error:
+        load_official({"ema": state})
+    assert name in str(error.value)
+    torch.save(state, tmp_path / "weights.pt")
+    assert message in describe_weights(tmp_path / "weights.pt")["problem"]
+
+
 def test_dico_is_read_alike(tmp_path):
     golden = read_golden("dico_tiny")
     weights, config, (x, t, y), expected = golden

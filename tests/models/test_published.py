@@ -77,6 +77,8 @@ def test_a_network_is_found_by_its_sign(content):
             ["loss.*"],
         ),
         ({**under("ema.", EMA), "step": 7}, "ema", ["step"]),
+        ({"model": RAW, "ema": [EMA]}, "ema.0", ["model"]),
+        ({"models": (RAW, {"ema": EMA})}, "models.1.ema", ["models.0"]),
     ],
 )
 def test_the_average_is_taken_and_the_rest_is_told(content, name, dropped):
@@ -101,6 +103,8 @@ def test_where_several_could_be_meant_a_choice_is_asked_for():
     )
     with pytest.raises(InputError, match="2 that could be meant: model, module; choose"):
         take({"model": RAW, "module": RAW}, "there")
+    with pytest.raises(InputError, match=r"3 that could be meant: model, emas\.0, emas\.1; choose"):
+        take({"model": RAW, "emas": [EMA, EMA]}, "there")
     with pytest.raises(InputError, match="unknown part 'modle'; did you mean 'model'"):
         take(several, "there", part="modle")
     both = {"both": network(0.0) | {"encoder_level_1.0.ca.1.weight": SCALAR}, "dico": {}}
@@ -157,3 +161,10 @@ def test_a_checkpoint_that_holds_itself_ends():
     content = {"model": RAW}
     content["self"] = content
     assert take(content, "there", part="model").part.name == "model"
+
+
+@pytest.mark.parametrize("name", ["optimizer", "optimizer_states", "optim_state_dict"])
+def test_the_averages_of_an_optimizer_are_none_of_weights(name):
+    moments = {"state": {SIGN: {"exp_avg": torch.ones(2)}}}
+    content = {"model": RAW, name: [moments] if name.endswith("s") else moments}
+    assert take(content, "there").part.name == "model"

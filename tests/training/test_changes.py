@@ -6,6 +6,7 @@ import shlex
 from shlex import split
 
 import pytest
+from PIL import Image
 
 from convflow.cli.main import main
 from convflow.training import launch
@@ -63,6 +64,7 @@ def test_what_changes_no_meaning_may_change(tmp_path, words, recorded):
             "--model.width 8 --optim.lr 0.5",
             "begin from nothing: convflow train RECIPE --model.width 8 --optim.lr 0.5 --run 'NEW'",
         ),
+        ("--model.name dico", "convflow train RECIPE --model.name dico --run 'NEW'"),
     ],
 )
 def test_the_message_is_a_command_that_does_what_was_wanted(tmp_path, words, way):
@@ -123,6 +125,18 @@ def test_a_run_goes_on_with_another_rate_and_its_state(tiny, tmp_path, caplog):
         (4, 32, "optim.lr", 1e-3, 1e-5),
     ]
     assert launch.read_run_config(run).optim.lr == 1e-5
+
+
+def test_other_pictures_need_another_run_and_its_command_is_told(tiny, tmp_path, capsys):
+    run, other = tmp_path / "run", tmp_path / "other"
+    assert launch.train(tiny("--images 16"), run)
+    for name in ("new", "two"):
+        (other / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(other / name / "0.png")
+    assert main(["train", "--resume", str(run), "--images", "24", "--data", str(other)]) == 2
+    command = capsys.readouterr().err.rpartition("weights: convflow ")[2]
+    assert main(shlex.split(command)) == 0
+    assert launch.read_run_config(tmp_path / "run-2").data.path == str(other)
 
 
 def test_the_command_of_the_message_begins_another_run(tiny, tmp_path, capsys):

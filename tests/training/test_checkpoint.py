@@ -86,5 +86,15 @@ def test_a_checkpoint_without_its_network_is_named(tmp_path):
             checkpoint.find_weights(place, "ema")
 
 
+def test_a_newer_checkpoint_without_its_state_is_passed_over_with_a_line(tmp_path, caplog):
+    good, newer = make(tmp_path, 2), make(tmp_path, 3)
+    for folder in (good, newer):
+        (folder / "ema").mkdir(exist_ok=True)
+        (folder / "ema" / "config.json").write_text("{}")
+    (newer / "state.json").unlink()
+    assert checkpoint.find_weights(tmp_path, "ema") == good / "ema"
+    assert f"{newer} has no state.json and is passed over" in caplog.text
+
+
 def test_a_good_state(tmp_path):
     assert checkpoint.read_state(make(tmp_path, 3)) == STATE

@@ -71,6 +71,16 @@ def test_one_flipped_bit_is_refused(saved, name):
         trainer.load(folder)
 
 
+@pytest.mark.parametrize("key", ["step", "images_seen"])
+def test_one_flipped_bit_of_the_place_in_the_run_is_refused(saved, key):
+    trainer, folder = saved
+    path = folder / "state.json"
+    state = json.loads(path.read_text())
+    path.write_text(json.dumps(state | {key: state[key] ^ 4}))
+    with pytest.raises(InputError, match=r"state.json is damaged: step or .*; move .* the check"):
+        trainer.load(folder)
+
+
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "pipeline.json"])
 def test_pipelines_check_what_they_read(saved, name):
     trainer, folder = saved
