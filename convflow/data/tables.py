@@ -172,6 +172,8 @@ def open_hugging_face(name: str, split: str, choice: Choice = AUTO) -> Pictures:
     """
     datasets = require("datasets", "hub", name)
     where = name.removeprefix("hf:")
+    if not where:
+        raise InputError("expected the name of a Hugging Face dataset after hf:, got none")
     folder = Path(where).expanduser()
     saved = any((folder / file).exists() for file in ("state.json", "dataset_dict.json"))
     try:
