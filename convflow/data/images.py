@@ -23,10 +23,10 @@ _SUPPORT = 3  # source pixels beside a piece that bicubic enlarging may look at:
 def to_uint8(picture: Image.Image | np.ndarray, channels: int) -> np.ndarray:
     """Pixels of any picture as (H, W, channels) uint8.
 
-    Pillow pictures are turned as their EXIF says (a damaged one says nothing), laid on white where transparent, and changed
-    between grey and colour as needed. 16-bit grey (modes I;16 and I) is divided by 257, or scaled
-    by what its highest value is where the file says that it uses fewer bits; mode F is read as
-    [0, 1]. Arrays keep their channels.
+    Pillow pictures are turned as their EXIF says (a damaged one says nothing), laid on white where
+    transparent, and changed between grey and colour as needed. 16-bit grey (modes I;16 and I) is
+    divided by 257, or scaled by what its highest value is where the file says that it uses fewer
+    bits; mode F is read as [0, 1]. Arrays keep their channels.
 
     Args:
         picture: A Pillow picture, or an array (H, W) or (H, W, channels): uint8, uint16,

@@ -333,7 +333,8 @@ def _walk(folder: Path) -> tuple[list[str], tuple[str, ...]]:
     for name in sorted(to_files):
         target = os.path.realpath(folder / name)
         above, _, last = target.rpartition(os.sep)
-        listed = not last.startswith(".") and _identity(above) in seen
+        listed = not _is_hidden(last) and _identity(above) in seen
+        listed = listed and is_picture(last) >= is_picture(name)  # a store's names have no ending
         if (listed and os.path.exists(target)) or target in seen:
             doubles.append(name)
         else:

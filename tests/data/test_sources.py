@@ -71,6 +71,17 @@ def test_a_zip_of_macos_says_the_names_of_its_folder(tmp_path):
     assert any("names are not in UTF-8" in note for note in odd.notes)
 
 
+def test_links_into_a_store_of_names_without_endings(tmp_path):
+    save(tmp_path / "blobs/one.png")
+    (tmp_path / "blobs/one.png").rename(tmp_path / "blobs/one")
+    (tmp_path / "snapshots/cat").mkdir(parents=True)
+    for name in ("a.png", "b.png"):
+        (tmp_path / "snapshots/cat" / name).symlink_to("../../blobs/one")
+    source = open_source(str(tmp_path))
+    assert [source.item_name(i) for i in range(len(source))] == ["snapshots/cat/a.png"]
+    assert source.class_names == ("cat",)
+
+
 def test_folders_with_nothing_in_them_are_said(tmp_path):
     save(tmp_path / "x/cat/a.png")
     (tmp_path / "x/dog").mkdir()
