@@ -360,7 +360,7 @@ def _users_code(name: str, what: str) -> Iterator[None]:
         yield
     except (InputError, torch.OutOfMemoryError):
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script that reads arguments would end the program
         raise InputError(f"detector {name!r} {what}: {_short(error)}; mend its code") from error
 
 
@@ -383,7 +383,7 @@ def _float32() -> Iterator[None]:
 
 
 def _unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.4)
+    near = difflib.get_close_matches(name, sorted({*known} - {name}), n=1, cutoff=0.4)
     return unknown_name(kind, name, near) if near else f"there is no {kind} {name!r}"
 
 
