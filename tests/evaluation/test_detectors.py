@@ -374,8 +374,8 @@ def test_programs_that_cannot_be_opened(program, tmp_path):
         open_detector(str(program[0]), sha256="00000000", device=CPU)
     with pytest.raises(InputError, match=r"expected a file at .*smal\.pt2.*mean 'small\.pt2'"):
         open_detector(str(program[0].with_name("smal.pt2")), device=CPU)
+    (tmp_path / "folder.pt2").mkdir()
     with pytest.raises(InputError, match=r"Is a directory\); there is no file 'folder\.pt2'"):
-        (tmp_path / "folder.pt2").mkdir()
         open_detector(str(tmp_path / "folder.pt2"), device=CPU)
     for content in (b"", b"no program", program[0].read_bytes()[:-500]):
         (tmp_path / "bad.pt2").write_bytes(content)
