@@ -181,6 +181,8 @@ def read_array_header(file: IO[bytes], size: int) -> tuple[tuple[int, ...], bool
 def _whole_npz(path: Path) -> Iterator[None]:
     """Turn an error while an .npz is read into an InputError that names the file."""
     try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise OSError("it is no file")
         yield
     except FileNotFoundError as error:
         raise InputError(f"expected an .npz at {path}, found no such file") from error

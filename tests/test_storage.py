@@ -1,6 +1,7 @@
 """Files and folders appear complete or not at all."""
 
 import math
+import os
 import struct
 import zipfile
 
@@ -9,7 +10,14 @@ import pytest
 import torch
 
 from convflow import storage
-from convflow.storage import read_arrays, read_json, write_text, writing_file, writing_folder
+from convflow.storage import (
+    list_arrays,
+    read_arrays,
+    read_json,
+    write_text,
+    writing_file,
+    writing_folder,
+)
 from convflow.types import InputError
 
 
@@ -172,3 +180,9 @@ def test_a_file_is_compared_with_its_checksum(tmp_path):
             storage.check_sums(tmp_path, {"files": files}, ["file"])
     with pytest.raises(InputError, match=r"expected the file .*gone, found none"):
         storage.check_sums(tmp_path, {"files": {"gone": stored}}, ["gone"])
+
+
+def test_a_pipe_is_no_npz(tmp_path):
+    os.mkfifo(tmp_path / "x.npz")
+    with pytest.raises(InputError, match="it is no file"):
+        list_arrays(tmp_path / "x.npz")

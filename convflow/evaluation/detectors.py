@@ -269,6 +269,8 @@ def _download(url: str, path: Path, wanted: str) -> None:
 
 
 def _checksum(name: str, path: Path, wanted: str) -> str:
+    if path.exists() and not path.is_file() and not path.is_dir():  # a device may have no end
+        raise InputError(f"detector {name!r}: expected a regular file, got {path}; give another")
     try:
         with path.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()

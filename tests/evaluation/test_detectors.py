@@ -374,6 +374,9 @@ def test_programs_that_cannot_be_opened(program, tmp_path):
         open_detector(str(program[0]), sha256="00000000", device=CPU)
     with pytest.raises(InputError, match=r"expected a file at .*smal\.pt2.*mean 'small\.pt2'"):
         open_detector(str(program[0].with_name("smal.pt2")), device=CPU)
+    os.mkfifo(tmp_path / "pipe.pt2")
+    with pytest.raises(InputError, match=r"expected a regular file, got .*pipe\.pt2"):
+        open_detector(str(tmp_path / "pipe.pt2"), device=CPU)
     (tmp_path / "folder.pt2").mkdir()
     with pytest.raises(InputError, match=r"Is a directory\); there is no file 'folder\.pt2'"):
         open_detector(str(tmp_path / "folder.pt2"), device=CPU)
