@@ -9,6 +9,7 @@ import logging
 import math
 import os
 import shutil
+import warnings
 import zipfile
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -180,6 +181,8 @@ def read_array_header(file: IO[bytes], size: int) -> tuple[tuple[int, ...], bool
 def _whole_npz(path: Path) -> Iterator[None]:
     """Turn an error while an .npz is read into an InputError that names the file."""
     try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise OSError("it is no file")
         yield
     except FileNotFoundError as error:
         raise InputError(f"expected an .npz at {path}, found no such file") from error
@@ -248,7 +251,8 @@ def read_weights(path: Path) -> Any:
                 f"{path} is damaged or was never weights: it begins with {begin!r}, as no file of "
                 "torch.save does; copy it again or use another"
             )
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what matters of them is in the error
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except InputError:
         raise

@@ -1,6 +1,7 @@
 """Files and folders appear complete or not at all."""
 
 import math
+import os
 import struct
 import zipfile
 
@@ -9,7 +10,14 @@ import pytest
 import torch
 
 from convflow import storage
-from convflow.storage import read_arrays, read_json, write_text, writing_file, writing_folder
+from convflow.storage import (
+    list_arrays,
+    read_arrays,
+    read_json,
+    write_text,
+    writing_file,
+    writing_folder,
+)
 from convflow.types import InputError
 
 
@@ -179,3 +187,9 @@ def test_whole_numbers_are_no_weights():
     assert storage.find_misfits(weights, weights | {"a": torch.zeros(2).half()}) == []
     misfits = storage.find_misfits(weights, weights | {"a": torch.zeros(2).int()})
     assert misfits == ["a holds int32, expected floating point"]
+
+
+def test_a_pipe_is_no_npz(tmp_path):
+    os.mkfifo(tmp_path / "x.npz")
+    with pytest.raises(InputError, match="it is no file"):
+        list_arrays(tmp_path / "x.npz")

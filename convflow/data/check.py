@@ -78,6 +78,9 @@ class Report:
             span = f"{low:,} ({fewest}) to {high:,} ({largest}) pictures"
             each = f"{low:,} pictures each" if low == high else span
             lines.append(f"{len(self.per_class)} classes: {each}")
+            if lost := [name for name, count in self.per_class.items() if not count]:
+                named = ", ".join([*lost[:5], "..."] if len(lost) > 5 else lost)
+                lines.append(f"classes without a usable picture: {named}")
         if self.num_smaller:
             lines.append(f"{self.num_smaller:,} are smaller than wanted and will be enlarged")
         if self.num_transparent:

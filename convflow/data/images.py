@@ -23,10 +23,10 @@ _SUPPORT = 3  # source pixels beside a piece that bicubic enlarging may look at:
 def to_uint8(picture: Image.Image | np.ndarray, channels: int) -> np.ndarray:
     """Pixels of any picture as (H, W, channels) uint8.
 
-    Pillow pictures are turned as their EXIF says, laid on white where transparent, and changed
-    between grey and colour as needed. 16-bit grey (modes I;16 and I) is divided by 257, or scaled
-    by what its highest value is where the file says that it uses fewer bits; mode F is read as
-    [0, 1]. Arrays keep their channels.
+    Pillow pictures are turned as their EXIF says (a damaged one says nothing), laid on white where
+    transparent, and changed between grey and colour as needed. 16-bit grey (modes I;16 and I) is
+    divided by 257, or scaled by what its highest value is where the file says that it uses fewer
+    bits; mode F is read as [0, 1]. Arrays keep their channels.
 
     Args:
         picture: A Pillow picture, or an array (H, W) or (H, W, channels): uint8, uint16,
@@ -41,7 +41,7 @@ def to_uint8(picture: Image.Image | np.ndarray, channels: int) -> np.ndarray:
     if channels not in (1, 3):
         raise InputError(f"expected 1 or 3 channels for pictures, got {channels}; use arrays")
     significant = _said_bits(picture)
-    picture = ImageOps.exif_transpose(picture)
+    picture = _upright(picture)
     if picture.mode == "F" or picture.mode.startswith("I"):
         values = np.asarray(picture)
         if picture.mode == "I":
@@ -62,6 +62,14 @@ def to_uint8(picture: Image.Image | np.ndarray, channels: int) -> np.ndarray:
         raise InputError(f"expected grey or colour, got mode {picture.mode}") from error
     pixels = np.asarray(picture)
     return pixels[:, :, None] if channels == 1 else pixels
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    """The picture turned as its EXIF says; as it is where the EXIF is damaged."""
+    try:
+        return ImageOps.exif_transpose(picture)
+    except Exception:  # of many kinds; the pixels are whole
+        return picture
 
 
 def is_transparent(picture: Image.Image | np.ndarray) -> bool:

@@ -18,9 +18,12 @@ from convflow.data.labels import (
     find_column,
     from_values,
     not_used,
+    plain,
+    split_columns,
     unconditional,
 )
 from convflow.data.pictures import one_line
+from convflow.labels import composed
 from convflow.types import InputError
 
 LABEL_FILES = ("dataset.json", "metadata.csv", "metadata.jsonl")
@@ -85,7 +88,7 @@ def from_listings(
     notes = [note for listing in listings for note in listing.notes]
     by_folder: dict[str, Listing] = {}
     for listing in listings:
-        folder = listing.file.rpartition("/")[0]
+        folder = composed(listing.file.rpartition("/")[0])
         if listing.labels is not None and folder in by_folder:
             raise InputError(
                 f"expected one file with labels in a folder, got {by_folder[folder].file} and "
@@ -99,7 +102,7 @@ def from_listings(
             return None
         return unconditional(len(pictures), f"{final[0].file} has no labels")
     values, missing = [], []
-    for picture in pictures:
+    for picture in map(composed, pictures):  # macOS takes names apart: one form for both sides
         folder = picture.rpartition("/")[0]
         while folder and folder not in by_folder:
             folder = folder.rpartition("/")[0]
@@ -107,18 +110,19 @@ def from_listings(
         if picture not in labels:
             missing.append(picture)
         values.append(labels.get(picture))
+    present = set(map(composed, known))
     origins = " and ".join(dict.fromkeys(listing.origin for listing in by_folder.values()))
     if missing:
+        named = [file for listing in by_folder.values() for file in listing.labels or ()]
+        other = next((f", but one for {file}" for file in named if file not in present), "")
         raise InputError(
             f"expected a label for every picture of {where} in {origins}, got none for "
-            f"{missing[0]} ({len(missing):,} of {len(pictures):,} have none); add them, or pass "
-            "--data.labels folders or --data.labels none"
+            f"{missing[0]} ({len(missing):,} of {len(pictures):,} have none){other}; add them, "
+            "or pass --data.labels folders or --data.labels none"
         )
     found = from_values(values, None, pictures.__getitem__, origins)
-    present = set(known)
     for listing in by_folder.values():
-        lost = [file for file in listing.labels or () if file not in present]
-        if lost:
+        if lost := [file for file in listing.labels or () if file not in present]:
             shown = ", ".join([*lost[:3], "..."] if len(lost) > 3 else lost)
             notes.append(
                 f"{len(lost):,} rows of {listing.file} name no file that is there: {shown}"
@@ -169,25 +173,27 @@ def _of_rows(file: str, rows: list[dict[str, Any]], choice: Choice) -> Listing:
     if choice.image_column:
         path = choose_column("image", columns, choice.image_column, file)
     else:
-        path = next((name for name in _FILE_COLUMNS if name in columns), "")
+        named = {plain(name): name for name in reversed(columns)}
+        path = next((named[name] for name in _FILE_COLUMNS if name in named), "")
         if not path:
             shown = ", ".join(columns) or "nothing"
             return Listing(file, None, file, (f"{file} is not read: no file_name in {shown}",))
     others = [column for column in columns if column != path]
 
     def num_words(column: str) -> int:
-        words = {row.get(column) for row in rows}
-        return len(words) if all(isinstance(word, str) for word in words) else 0
+        words = [row.get(column) for row in rows]
+        return len(set(words)) if all(isinstance(word, str) for word in words) else 0
 
     if choice.label_column:
         label: str | None = choose_column("label", columns, choice.label_column, file)
     else:
         label = find_column(others, (), num_words, len(rows), file)
-    left = tuple(f"{file}: {note}" for note in not_used(others, label))
+    left = [f"{file}: {note}" for note in not_used(others, label)]
+    left += split_columns(others, lambda column: [row.get(column) for row in rows])
     if label is None:
-        return Listing(file, None, file, left)
+        return Listing(file, None, file, tuple(left))
     pairs = [(row.get(path), row.get(label)) for row in rows]
-    return Listing(file, _by_path(file, pairs), f"column `{label}` of {file}", left)
+    return Listing(file, _by_path(file, pairs), f"column `{label}` of {file}", tuple(left))
 
 
 def _by_path(file: str, pairs: Sequence[Sequence[Any]]) -> dict[str, Any]:
@@ -195,7 +201,7 @@ def _by_path(file: str, pairs: Sequence[Sequence[Any]]) -> dict[str, Any]:
     folder, labels = file.rpartition("/")[0], dict[str, Any]()
     for name, label in pairs:
         parts = str(name).replace("\\", "/").split("/")
-        path = "/".join([part for part in (folder, *parts) if part not in ("", ".")])
+        path = composed("/".join([part for part in (folder, *parts) if part not in ("", ".")]))
         if path in labels and labels[path] != label:
             raise InputError(
                 f"expected one label for {path} in {file}, got {labels[path]!r} and {label!r}; "
@@ -212,6 +218,8 @@ def _csv_rows(text: str) -> list[dict[str, Any]]:
         line for line in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if line
     ]
     columns = [name.strip() for name in lines[0]] if lines else []
+    if twice := [name for name in columns if columns.count(name) > 1]:
+        raise ValueError(f"two columns are called {twice[0]!r}")
     return [
         {column: cell.strip() or None for column, cell in zip(columns, line, strict=False)}
         for line in lines[1:]

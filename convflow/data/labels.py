@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from convflow.data.pictures import natural_key
 from convflow.data.splits import Folders, split_in
+from convflow.labels import composed
 from convflow.types import InputError, unknown_name
 
 SETTINGS = ("auto", "folders", "table", "names", "none")
@@ -27,6 +28,9 @@ TEXT_COLUMNS = frozenset(
     "sha256 path file file_name filename image_path split".split()
 )
 """Columns of text that are no labels, however few different words they hold."""
+
+
+_SPLIT_COLUMNS = frozenset("split splits set data_set dataset subset partition fold".split())
 
 
 class Choice(NamedTuple):
@@ -79,7 +83,8 @@ def from_folders(folders: Sequence[Folders], where: str) -> Labels:
         )
     ids = {top: number for number, top in enumerate(class_names)}
     note = f"{_classes_word(len(class_names))} from folders: {_some(class_names)}"
-    return Labels(np.array([ids[top] for top in tops], np.int64), class_names, (note,))
+    found = np.array([ids[top] for top in tops], np.int64)
+    return Labels(found, class_names, (note, *_alike(class_names)))
 
 
 def prefix_of(file: str) -> str:
@@ -104,7 +109,8 @@ def from_names(files: Sequence[str], where: str) -> Labels:
     class_names = tuple(sorted(set(prefixes), key=natural_key))
     ids = {prefix: number for number, prefix in enumerate(class_names)}
     note = f"{_classes_word(len(class_names))} from file names: {_some(class_names)}"
-    return Labels(np.array([ids[prefix] for prefix in prefixes], np.int64), class_names, (note,))
+    found = np.array([ids[prefix] for prefix in prefixes], np.int64)
+    return Labels(found, class_names, (note, *_alike(class_names)))
 
 
 def offer_names(files: Sequence[str]) -> tuple[str, ...]:
@@ -158,7 +164,7 @@ def from_values(
     labels = _without_gaps(values, len(names) if names else None, describe)
     class_names = tuple(names or map(str, range(int(labels.max()) + 1)))
     note = f"labels from {origin}: {_classes_word(len(class_names))}, {_some(class_names)}"
-    return Labels(labels, class_names, (note,))
+    return Labels(labels, class_names, (note, *_alike(class_names)))
 
 
 def _without_gaps(
@@ -225,9 +231,9 @@ def find_column(
     for name in ("label", "labels"):
         if name in columns:
             return name
-    found = [name for name in columns if name in classes or _plain(name) in LABEL_COLUMNS]
+    found = [name for name in columns if name in classes or plain(name) in LABEL_COLUMNS]
     if not found:
-        others = [name for name in columns if _plain(name) not in TEXT_COLUMNS]
+        others = [name for name in columns if plain(name) not in TEXT_COLUMNS]
         found = [name for name in others if 2 <= num_words(name) <= num_rows // 2]
     if len(found) > 1:
         raise InputError(
@@ -237,7 +243,20 @@ def find_column(
     return found[0] if found else None
 
 
-def _plain(column: str) -> str:
+def split_columns(columns: Sequence[str], cells: Callable[[str], Iterable[Any]]) -> tuple[str, ...]:
+    """A sentence about each column that says of which split its rows are; all rows are taken."""
+    notes = []
+    for column in columns:
+        if plain(column) in _SPLIT_COLUMNS:
+            kinds = {split_in(cell) if isinstance(cell, str) else None for cell in cells(column)}
+            if len(found := sorted(kinds - {None}, key=str)) > 1:
+                said = ", ".join(map(str, found))
+                notes.append(f"column `{column}` looks like splits ({said}); all rows are taken")
+    return tuple(notes)
+
+
+def plain(column: str) -> str:
+    """The name of a column in small letters with underscores: `file_name` of `FileName`."""
     return re.sub(r"[\W_]+", "_", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", column)).strip("_").lower()
 
 
@@ -245,6 +264,17 @@ def not_used(columns: Sequence[str], *used: str | None) -> tuple[str, ...]:
     """A sentence about the columns that are left, if any are."""
     left = [name for name in columns if name not in used]
     return (f"columns not used: {_some(left, 8)}",) if left else ()
+
+
+def _alike(names: Sequence[str]) -> tuple[str, ...]:
+    """A sentence about classes whose names look the same, if there are any."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(composed(name).strip().casefold(), []).append(name)
+    alike = [name for group in groups.values() if len(group) > 1 for name in group]
+    if not alike:
+        return ()
+    return (f"names of classes differ in case, spaces or Unicode form alone: {_some(alike)}",)
 
 
 def _classes_word(count: int) -> str:

@@ -7,6 +7,7 @@ import importlib
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -123,7 +124,7 @@ def natural_key(text: str) -> tuple[list[Any], str]:
     ['class2', 'class10']
     """
     parts: list[Any] = re.split(r"(\d+)", text.casefold())
-    parts[1::2] = map(int, parts[1::2])
+    parts[1::2] = map(Decimal, parts[1::2])  # int refuses thousands of digits
     return parts, text
 
 

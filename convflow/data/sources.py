@@ -12,7 +12,7 @@ import struct
 import threading
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +37,8 @@ from convflow.data.tables import open_hugging_face, open_parquet
 from convflow.types import InputError, unknown_name
 
 __all__ = ["Source", "open_source"]
+
+_IS_UTF8 = 0x800  # a flag of a zip's member: so is its name
 
 
 def open_source(
@@ -97,6 +99,8 @@ def _open(path: str, split: str, labels: str, choice: Choice) -> Source:
         return _open_folder(path, place, split, choice)
     if not place.exists():
         raise InputError(f"expected data at {path}, got no such file or folder{_suggest(place)}")
+    if not place.is_file():
+        raise InputError(f"expected a folder or a regular file, got {path}; give another place")
     if place.suffix.lower() == ".parquet":
         require_whole(split, path, split_of(place.name))
         return open_parquet(path, [place], choice)
@@ -161,14 +165,18 @@ def _open_zip(name: str, path: Path, split: str, choice: Choice) -> Pictures:
             infos = archive.infolist()
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error) as error:
         raise InputError(f"expected a zip archive, got {name}: {one_line(error)}") from error
-    members = {_plain(info.filename): info for info in infos if info.filename[-1:] not in "/\\"}
-    members = {
-        file: members[file] for file in members if not re.search(r"(^|/)\.|^__MACOSX/", file)
-    }
-    counts = Counter(_plain(info.filename) for info in infos)
+    names = [(_plain(_decoded(info)), info) for info in infos]
+    names = [(file, info) for file, info in names if not any(map(_is_hidden, file.split("/")))]
+    members = {file: info for file, info in names if info.filename[-1:] not in "/\\"}
+    counts = Counter(file for file, _ in names)
     twice = [file for file in members if counts[file] > 1]
     word = "a name is" if len(twice) == 1 else f"{len(twice):,} names are"
     notes = [f"{word} there several times, the last is read: {twice[0]}"] if twice else []
+    notes += _say_empty({file for file, _ in names} - {*members}, members)
+    others = {file: info for file, info in members.items() if not info.flag_bits & _IS_UTF8}
+    odd = [f for f, info in others.items() if not f.isascii() and _decoded(info) == info.filename]
+    if odd:
+        notes.append(f"names are not in UTF-8 and may come out wrong: {odd[0]}")
     # Zipping a folder puts the folder's own name before everything; no picture is called by it,
     # and where the zip is called by it too, it is no class of a flat folder.
     tops = {file.partition("/")[0] if "/" in file else "" for file in members}
@@ -201,6 +209,41 @@ def _open_zip(name: str, path: Path, split: str, choice: Choice) -> Pictures:
         notes=(*said, *notes),
         stamp=stamp,
     )
+
+
+def _decoded(info: zipfile.ZipInfo) -> str:
+    """A member's name, in UTF-8 where it is that without saying so, as archives of macOS are."""
+    if info.flag_bits & _IS_UTF8:
+        return info.filename
+    try:
+        return info.filename.encode("cp437").decode("utf-8")
+    except UnicodeError:
+        return info.filename
+
+
+def _say_empty(folders: Iterable[str], files: Iterable[str]) -> tuple[str, ...]:
+    """A sentence about folders with nothing in them, which would be classes if they had pictures.
+
+    Args:
+        folders: those that may be empty.
+        files: all there are.
+    """
+    above = {
+        "/".join(parts[:n])
+        for file in files
+        if (parts := file.split("/"))
+        for n in range(1, len(parts))
+    }
+    empty = sorted(set(folders) - above)
+    if not empty:
+        return ()
+    shown = ", ".join([*empty[:4], "..."] if len(empty) > 4 else empty)
+    return (f"{len(empty):,} folder{'s are' if len(empty) > 1 else ' is'} empty: {shown}",)
+
+
+def _is_hidden(name: str) -> bool:
+    """Whether a file or folder is none of the user's: hidden, or of macOS or a disk station."""
+    return name.startswith(".") or name in ("__MACOSX", "@eaDir")
 
 
 def _plain(member: str) -> str:
@@ -264,7 +307,7 @@ def _walk(folder: Path) -> tuple[list[str], tuple[str, ...]]:
     Every file is found once, however many links lead to it, by the name that is no link if it has
     one.
     """
-    files, doubles = list[str](), list[str]()
+    files, doubles, empty = list[str](), list[str](), list[str]()
     to_folders, to_files = [""], list[str]()
     seen: set[object] = set()
     while to_folders:  # links found on the way are followed after all that is real
@@ -275,7 +318,10 @@ def _walk(folder: Path) -> tuple[list[str], tuple[str, ...]]:
                 doubles.append(inner)
                 continue
             seen.add(folder_id)
-            for entry in _entries(folder / inner):
+            found = _entries(folder / inner)
+            if inner and not found:
+                empty.append(inner)
+            for entry in found:
                 name = f"{inner}/{entry.name}" if inner else entry.name
                 if entry.is_symlink():
                     (to_folders if os.path.isdir(entry.path) else to_files).append(name)
@@ -287,23 +333,28 @@ def _walk(folder: Path) -> tuple[list[str], tuple[str, ...]]:
     for name in sorted(to_files):
         target = os.path.realpath(folder / name)
         above, _, last = target.rpartition(os.sep)
-        listed = not last.startswith(".") and _identity(above) in seen
+        listed = not _is_hidden(last) and _identity(above) in seen
+        listed = listed and is_picture(last) >= is_picture(name)  # a store's names have no ending
         if (listed and os.path.exists(target)) or target in seen:
             doubles.append(name)
         else:
             seen.add(target)
             files.append(name)
+    notes = _say_empty(empty, ())
     if not doubles:
-        return files, ()
+        return files, notes
     count = f"{len(doubles):,} link leads" if len(doubles) == 1 else f"{len(doubles):,} links lead"
-    return files, (f"{count} to what is there already and is read once: {doubles[0]}",)
+    return files, (
+        *notes,
+        f"{count} to what is there already and is read once: {doubles[0]}",
+    )
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
     """What is in a folder, sorted, without what is hidden."""
     try:
         with os.scandir(folder) as entries:
-            found = [entry for entry in entries if not entry.name.startswith(".")]
+            found = [entry for entry in entries if not _is_hidden(entry.name)]
     except OSError as error:
         raise InputError(f"expected a readable folder, got {one_line(error)}") from error
     return sorted(found, key=lambda entry: entry.name)

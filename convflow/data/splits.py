@@ -16,6 +16,7 @@ from convflow.types import InputError
 SPLITS = {
     "train": "train",
     "training": "train",
+    "trainval": "train",
     "val": "validation",
     "valid": "validation",
     "validation": "validation",

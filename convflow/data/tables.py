@@ -6,7 +6,7 @@ import json
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +21,7 @@ from convflow.data.labels import (
     find_column,
     from_values,
     not_used,
+    split_columns,
     unconditional,
 )
 from convflow.data.pictures import Pictures, one_line, require, stamp_of
@@ -55,7 +56,9 @@ def open_parquet(
         raise InputError(f"expected parquet files, got {name}: {one_line(error)}") from error
     given = Path(name).expanduser()
     folder = given if given.is_dir() else files[0].parent
-    features = _features((schema.metadata or {}).get(b"huggingface", b"{}"), name)
+    features, *others = (
+        _features((layout.metadata or {}).get(b"huggingface", b"{}"), name) for layout in layouts
+    )
     types = {field.name: str(field.type) for field in schema}
     pictures = [
         column
@@ -63,7 +66,7 @@ def open_parquet(
         if kind in ("binary", "large_binary") or (kind.startswith("struct<") and "bytes:" in kind)
     ]
     classes = [column for column in types if features.get(column, {}).get("_type") == "ClassLabel"]
-    image = _image_column(name, list(types), pictures, choice)
+    image = _image_column(name, types, pictures, choice)
 
     groups = [
         (file, number, layout.row_group(number).num_rows)
@@ -109,6 +112,17 @@ def open_parquet(
         words = set(cells(label, lambda column: column.unique()))
         return 0 if None in words else len(words)
 
+    def names(label: str) -> Sequence[str] | None:
+        known = features.get(label, {}).get("names")
+        for file, other in zip(files[1:], others, strict=True):
+            if (got := other.get(label, {}).get("names")) != known:
+                raise InputError(
+                    f"expected the same classes in all tables of {name}, got {_few(known)} in "
+                    f"{files[0].name} and {_few(got)} in {file.name}; give one of them, or pass "
+                    "--data.labels none"
+                )
+        return known
+
     found = _Table(
         name,
         int(file_starts[-1]),
@@ -116,7 +130,7 @@ def open_parquet(
         classes,
         num_words,
         cells,
-        lambda label: features.get(label, {}).get("names"),
+        names,
         describe,
     ).labels(choice)
     own = [Path(os.path.relpath(file, folder)).as_posix() for file in files]
@@ -126,7 +140,7 @@ def open_parquet(
         found.ids,
         describe,
         fetch,
-        notes=(*notes, *found.notes),
+        notes=(*notes, *found.notes, *not_used(pictures, image)),
         stamp=lambda: stamp_of(folder, own),
     )
 
@@ -158,6 +172,8 @@ def open_hugging_face(name: str, split: str, choice: Choice = AUTO) -> Pictures:
     """
     datasets = require("datasets", "hub", name)
     where = name.removeprefix("hf:")
+    if not where:
+        raise InputError("expected the name of a Hugging Face dataset after hf:, got none")
     folder = Path(where).expanduser()
     saved = any((folder / file).exists() for file in ("state.json", "dataset_dict.json"))
     try:
@@ -175,7 +191,7 @@ def open_hugging_face(name: str, split: str, choice: Choice = AUTO) -> Pictures:
         require_whole(split, name, str(table.split))
     kinds = {column: type(feature).__name__ for column, feature in table.features.items()}
     pictures = [column for column, kind in kinds.items() if kind == "Image"]
-    image = _image_column(name, list(kinds), pictures, choice)
+    image = _image_column(name, kinds, pictures, choice)
     below = _picture_folders(datasets, folder)
     encoded = table.select_columns([image]).cast_column(image, datasets.Image(decode=False))
 
@@ -207,7 +223,7 @@ def open_hugging_face(name: str, split: str, choice: Choice = AUTO) -> Pictures:
     def stamp() -> str:
         return str(encoded._fingerprint)
 
-    notes = (*notes, *found.notes)
+    notes = (*notes, *found.notes, *not_used(pictures, image))
     return Pictures(name, found.class_names, found.ids, describe, fetch, notes, stamp)
 
 
@@ -233,12 +249,16 @@ def _parts(names: Sequence[str], where: str, split: str) -> tuple[list[str], tup
     return parts, notes
 
 
+def _few(names: Sequence[str] | None) -> str:
+    return f"{', '.join(names[:3])}{', ...' * (len(names) > 3)}" if names else "no names"
+
+
 def _image_column(
-    where: str, columns: Sequence[str], pictures: Sequence[str], choice: Choice
+    where: str, types: Mapping[str, str], pictures: Sequence[str], choice: Choice
 ) -> str:
-    """The column with the pictures, among those that may hold some."""
+    """The column with the pictures, among those that may hold some; `types` is by column."""
     if choice.image_column:
-        name = choose_column("image", columns, choice.image_column, where)
+        name = choose_column("image", list(types), choice.image_column, where)
         if name not in pictures:
             raise InputError(
                 f"--data.image-column: expected a column of pictures, got {name}; {where} has "
@@ -256,7 +276,8 @@ def _image_column(
     if not pictures:
         raise InputError(
             f"expected an image column (bytes, or a struct with bytes) in {where}, "
-            f"got the columns {', '.join(columns)}"
+            f"got the columns {', '.join(f'{name} ({kind})' for name, kind in types.items())}; "
+            "save the pictures as PNG or JPEG, one in each row"
         )
     return pictures[0]
 
@@ -290,7 +311,7 @@ class _Table(NamedTuple):
             label = find_column(
                 self.columns, self.classes, self.num_words, self.num_rows, self.name
             )
-        left = not_used(self.columns, label)
+        left = not_used(self.columns, label) + split_columns(self.columns, self.values)
         if label is None:
             found = unconditional(self.num_rows, "no column is known to hold labels")
             if choice.source == "table":

@@ -90,6 +90,8 @@ def read_card(path: Path) -> Card:
         raise InputError(f"expected a result card at {path}, found no such file; check the path")
     try:
         return msgspec.convert(read_json(path), Card)
+    except UnicodeEncodeError as error:  # half a character, as of bytes that are no UTF-8
+        raise InputError(f"expected text, got {error.object[:80]!r}; write it in UTF-8") from error
     except msgspec.ValidationError as error:
         raise InputError(
             f"expected a result card of convflow evaluate, got {path} ({error}); "

@@ -269,6 +269,8 @@ def _download(url: str, path: Path, wanted: str) -> None:
 
 
 def _checksum(name: str, path: Path, wanted: str) -> str:
+    if path.exists() and not path.is_file() and not path.is_dir():  # a device may have no end
+        raise InputError(f"detector {name!r}: expected a regular file, got {path}; give another")
     try:
         with path.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
@@ -360,7 +362,7 @@ def _users_code(name: str, what: str) -> Iterator[None]:
         yield
     except (InputError, torch.OutOfMemoryError):
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script that reads arguments would end the program
         raise InputError(f"detector {name!r} {what}: {_short(error)}; mend its code") from error
 
 
@@ -383,7 +385,7 @@ def _float32() -> Iterator[None]:
 
 
 def _unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.4)
+    near = difflib.get_close_matches(name, sorted({*known} - {name}), n=1, cutoff=0.4)
     return unknown_name(kind, name, near) if near else f"there is no {kind} {name!r}"
 
 

@@ -41,6 +41,8 @@ def from_dict(tree: Mapping[str, Any]) -> TrainConfig:
         kind_of(key)
     try:
         config = msgspec.convert(tree, TrainConfig, strict=False)
+    except UnicodeEncodeError as error:  # half a character, as of bytes that are no UTF-8
+        raise InputError(f"expected text, got {error.object[:80]!r}; write it in UTF-8") from error
     except msgspec.ValidationError as error:
         if isinstance(error.__cause__, InputError):
             raise error.__cause__ from None
@@ -121,6 +123,8 @@ def read_pipeline(tree: Mapping[str, Any]) -> PipelineConfig:
             tree = {**tree, group: {"kind": tree[group]}}
     try:
         return msgspec.convert(tree, PipelineConfig)
+    except UnicodeEncodeError as error:  # half a character, as of bytes that are no UTF-8
+        raise InputError(f"expected text, got {error.object[:80]!r}; write it in UTF-8") from error
     except msgspec.ValidationError as error:
         if isinstance(error.__cause__, InputError):
             raise error.__cause__ from None

@@ -70,6 +70,13 @@ def test_bad_pictures_stop_or_are_skipped(folder):
     assert "3 cannot be used" in str(report)
 
 
+def test_a_class_without_a_usable_picture_is_said(folder):
+    (folder / "c2").mkdir()
+    (folder / "c2/x.png").write_text("text")
+    report, _ = check(open_source(str(folder)), channels=3, size=(8, 8), on_bad="skip")
+    assert "classes without a usable picture: c2" in str(report)
+
+
 def test_check_refusals(tmp_path):
     (tmp_path / "x.png").write_text("text")
     source = open_source(str(tmp_path))

@@ -139,6 +139,13 @@ def test_what_lets_something_through_is_transparent(mode):
     assert not is_transparent(Image.new("RGB", (2, 2)))
 
 
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "JPEG"])
+def test_a_damaged_exif_turns_nothing(kind):
+    buffer = BytesIO()
+    Image.new("RGB", (6, 4)).save(buffer, kind, exif=b"Exif\0\0MM\0\xff\0\0\0\x08")
+    assert to_uint8(decode(buffer.getvalue(), (kind,)), 3).shape == (4, 6, 3)
+
+
 def test_exif_rotation_is_applied(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # shown turned by 90 degrees clockwise

@@ -50,6 +50,27 @@ def test_labels_are_read(files):
     assert labels(files)[0] == ["1", "0"]
 
 
+@pytest.mark.parametrize("cell", [{"bbox": [[1, 2]]}, ["x", "y"]])
+def test_cells_of_lists_and_objects_are_no_labels(cell):
+    rows = [{"file_name": name, "boxes": cell} for name in PICTURES]
+    found = labels({"metadata.jsonl": "\n".join(map(json.dumps, rows))})
+    assert found == (None, ("metadata.jsonl: columns not used: boxes",))
+
+
+def test_names_of_files_and_columns_as_they_come():
+    text = "FileName,Label\ncafe\u0301/\u00e9.png,x"
+    assert labels({"Metadata.csv": text}, pictures=["caf\u00e9/e\u0301.png"])[0] == ["x"]
+    refuse("two columns are called 'label'", {"metadata.csv": "file_name,label,label\na.png,x,y"})
+    refuse("none for a.png .2 of 2 have none., but one for /d/a.png".replace("/d", "d"),
+           {"metadata.csv": "file_name,label\n/d/a.png,x\n/d/s/b.png,y"})  # fmt: skip
+
+
+def test_a_column_of_splits_is_said_to_be_no_choice():
+    text = "file_name,label,Split\na.png,x,train\ns/b.png,y,test"
+    said = "column `Split` looks like splits (test, train); all rows are taken"
+    assert said in labels({"metadata.csv": text})[1]
+
+
 def test_what_is_said():
     names, notes = labels(
         {"metadata.csv": "file_name,kind,text\na.png,p,x\ns/b.png,p,y\nc.png,q,z"}

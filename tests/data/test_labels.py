@@ -26,6 +26,19 @@ def test_text_numbers_and_names():
     assert many.notes == ("labels from column `x`: 1,000 classes, 0, 1, 2, 3, ...",)
 
 
+def test_text_of_thousands_of_digits():
+    assert of("9" * 5000, "10", "9").class_names == ("9", "10", "9" * 5000)
+
+
+@pytest.mark.parametrize("names", [("Cat", "cat"), ("caf\u00e9", "cafe\u0301"), ("cat", "cat ")])
+def test_names_that_look_the_same_are_said(names):
+    said = "names of classes differ in case, spaces or Unicode form alone: "
+    for found in (of(*names, "dog"), from_folders([(name,) for name in (*names, "dog")], "here")):
+        assert len(found.class_names) == 3
+        assert found.notes[1].startswith(said)
+        assert "dog" not in found.notes[1]
+
+
 @pytest.mark.parametrize("value", [None, -1])
 def test_no_label_anywhere_is_unconditional(value):
     found = of(value, value)

@@ -49,6 +49,54 @@ def refuse(path, *words, split="train", **options):
         assert word in message, message
 
 
+def test_a_zip_of_macos_says_the_names_of_its_folder(tmp_path):
+    save(tmp_path / "caf\u00e9/a.png")
+    save(tmp_path / "dog/@eaDir/b.png/THUMB.jpg")  # a disk station's thumbnail
+    save(tmp_path / "dog/b.png")
+    save(tmp_path / "__MACOSX/dog/b.png")
+    files = sorted(file for file in tmp_path.rglob("*") if file.is_file())
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        for file in files:
+            name = file.relative_to(tmp_path).as_posix().replace("\u00e9", "XY")
+            archive.writestr(name, file.read_bytes())
+    content = (tmp_path / "x.zip").read_bytes()
+    for name, char in (("utf8", "\u00e9".encode()), ("cp1252", b"\xe9\x80")):
+        (tmp_path / f"{name}.zip").write_bytes(content.replace(b"XY", char))
+    folder = open_source(str(tmp_path))
+    assert (len(folder), folder.class_names) == (2, ("caf\u00e9", "dog"))
+    source = open_source(str(tmp_path / "utf8.zip"))
+    assert (len(source), source.class_names) == (2, folder.class_names)
+    assert not any("UTF-8" in note for note in source.notes)
+    odd = open_source(str(tmp_path / "cp1252.zip"))
+    assert any("names are not in UTF-8" in note for note in odd.notes)
+
+
+def test_links_into_a_store_of_names_without_endings(tmp_path):
+    save(tmp_path / "blobs/one.png")
+    (tmp_path / "blobs/one.png").rename(tmp_path / "blobs/one")
+    (tmp_path / "snapshots/cat").mkdir(parents=True)
+    for name in ("a.png", "b.png"):
+        (tmp_path / "snapshots/cat" / name).symlink_to("../../blobs/one")
+    source = open_source(str(tmp_path))
+    assert [source.item_name(i) for i in range(len(source))] == ["snapshots/cat/a.png"]
+    assert source.class_names == ("cat",)
+
+
+def test_folders_with_nothing_in_them_are_said(tmp_path):
+    save(tmp_path / "x/cat/a.png")
+    (tmp_path / "x/dog").mkdir()
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.write(tmp_path / "x/cat/a.png", "x/cat/a.png")
+        archive.writestr("x/dog/", "")
+        archive.writestr("x/cat/", "")
+    for place in ("x", "x.zip"):
+        source = open_source(str(tmp_path / place))
+        assert source.class_names == ("cat",)
+        assert any(note.startswith("1 folder is empty: ") for note in source.notes)
+    os.mkfifo(tmp_path / "pipe.zip")
+    refuse(tmp_path / "pipe.zip", "regular file")
+
+
 def test_digits():
     source = open_source("digits")
     assert (len(source), source.class_names) == (1797, tuple("0123456789"))

@@ -25,6 +25,7 @@ def part(*files, split="train"):
         (["train/train/0", "train/car/2", "test/car/1"],
          {"train/train/0": "train", "train/car/2": "car"}, {"test/car/1": "car"}),
         (["seg_train/a/0", "seg_test/a/1"], {"seg_train/a/0": "a"}, {"seg_test/a/1": "a"}),
+        (["trainval/a/0", "test/a/1"], {"trainval/a/0": "a"}, {"test/a/1": "a"}),
         (["training_set/a/0", "test_set/a/1"], None, {"test_set/a/1": "a"}),
         (["1. train/0", "2. test/1"], {"1. train/0": ""}, {"2. test/1": ""}),
         (["TrainImages/0", "TestImages/1"], {"TrainImages/0": ""}, {"TestImages/1": ""}),

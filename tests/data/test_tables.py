@@ -55,6 +55,27 @@ def test_rows_across_groups_and_files(tmp_path, raw):
     assert source.item_name(8) == "b.parquet row 1"
 
 
+@pytest.mark.parametrize("others", [["dog", "cat"], None])
+def test_tables_with_other_names_of_classes_are_refused(tmp_path, others):
+    write(tmp_path / "a.parquet", [0, 1] * 2, count=4, names=["cat", "dog"])
+    write(tmp_path / "b.parquet", [0, 1] * 2, count=4, names=others)
+    with pytest.raises(InputError, match=r"the same classes.*cat, dog in a.parquet.*in b.parquet"):
+        open_source(str(tmp_path))
+    assert open_source(str(tmp_path), labels="none").class_names == ()
+
+
+def test_columns_that_are_left_are_said(tmp_path):
+    cells, path = [png(0), png(1)], tmp_path / "x.parquet"
+    columns = {"image": cells, "mask": cells, "split": ["train", "test"]}
+    pq.write_table(pa.table(columns), path)
+    notes = open_source(str(path)).notes
+    assert "columns not used: mask" in notes
+    assert "column `split` looks like splits (test, train); all rows are taken" in notes
+    pq.write_table(pa.table({"image": [cells], "label": ["a"]}), path)
+    with pytest.raises(InputError, match=r"image \(list<.*binary>\), label \(string\); save"):
+        open_source(str(path))
+
+
 def test_names_from_the_schema(tmp_path):
     path = write(tmp_path / "x.parquet", [2, 0] + [2] * 5, names=["cat", "dog", "emu"])
     assert open_source(str(path)).class_names == ("cat", "dog", "emu")
@@ -110,7 +131,9 @@ def test_splits_by_file_name(tmp_path):
 def test_columns(tmp_path):
     assert len(open_source(str(write(tmp_path / "x.parquet", column="pixels")))) == 7
     pq.write_table(pa.table({"a": [1], "b": ["x"]}), tmp_path / "no.parquet")
-    with pytest.raises(InputError, match=r"expected an image column .* got the columns a, b"):
+    with pytest.raises(
+        InputError, match=r"expected an image column .* got the columns a .int64., b"
+    ):
         open_source(str(tmp_path / "no.parquet"))
     pq.write_table(pa.table({"a": [b""], "b": [b""]}), tmp_path / "two.parquet")
     with pytest.raises(

@@ -374,6 +374,12 @@ def test_programs_that_cannot_be_opened(program, tmp_path):
         open_detector(str(program[0]), sha256="00000000", device=CPU)
     with pytest.raises(InputError, match=r"expected a file at .*smal\.pt2.*mean 'small\.pt2'"):
         open_detector(str(program[0].with_name("smal.pt2")), device=CPU)
+    os.mkfifo(tmp_path / "pipe.pt2")
+    with pytest.raises(InputError, match=r"expected a regular file, got .*pipe\.pt2"):
+        open_detector(str(tmp_path / "pipe.pt2"), device=CPU)
+    (tmp_path / "folder.pt2").mkdir()
+    with pytest.raises(InputError, match=r"Is a directory\); there is no file 'folder\.pt2'"):
+        open_detector(str(tmp_path / "folder.pt2"), device=CPU)
     for content in (b"", b"no program", program[0].read_bytes()[:-500]):
         (tmp_path / "bad.pt2").write_bytes(content)
         with pytest.raises(InputError, match=r"expected a program saved by torch\.export\.save at"):
@@ -490,6 +496,7 @@ def test_code_that_cannot_be_imported(users_file):
     for text, message in {
         "import torch,": "could not be imported: SyntaxError",
         "1 / 0": "could not be imported: ZeroDivisionError: division by zero; mend its code",
+        "import sys; sys.exit(3)": "could not be imported: SystemExit: 3; mend its code",
         "import torhc": "could not be imported: .*No module named 'torhc'",
     }.items():
         users_file.write_text(text)

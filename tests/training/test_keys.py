@@ -21,6 +21,12 @@ from convflow.types import InputError
 from tests.training.test_config import PUBLISHED
 
 
+def test_half_a_character_is_no_setting():
+    for convert, tree in ((from_dict, {"images": "\udce9"}), (read_pipeline, {"size": "\ud800"})):
+        with pytest.raises(InputError, match=r"expected text, got '\\ud.*'; write it in UTF-8"):
+            convert(tree)
+
+
 def test_settings_from_before_there_were_kinds_mean_flow_matching():
     old = to_dict(TrainConfig())
     for key in ("kind", "schedule", "prediction", "variance"):
