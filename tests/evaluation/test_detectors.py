@@ -378,7 +378,7 @@ def test_programs_that_cannot_be_opened(program, tmp_path):
     with pytest.raises(InputError, match=r"expected a regular file, got .*pipe\.pt2"):
         open_detector(str(tmp_path / "pipe.pt2"), device=CPU)
     (tmp_path / "folder.pt2").mkdir()
-    with pytest.raises(InputError, match=r"Is a directory\); there is no file 'folder\.pt2'"):
+    with pytest.raises(InputError, match=r"Is a directory\)"):
         open_detector(str(tmp_path / "folder.pt2"), device=CPU)
     for content in (b"", b"no program", program[0].read_bytes()[:-500]):
         (tmp_path / "bad.pt2").write_bytes(content)
