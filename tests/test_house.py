@@ -19,7 +19,7 @@ MAX_LINES = 400
 LAYERS = [
     {"types", "spoken"},
     {"hub"},
-    {"ops", "processes", "codecs", "distributed", "storage", "seeds", "labels", "bar"},
+    {"ops", "processes", "codecs", "distributed", "storage", "arrays", "seeds", "labels", "bar"},
     {"nn", "samplers", "data"},
     {"models", "evaluation"},
     {"training", "samples"},

@@ -16,10 +16,11 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from convflow import distributed
+from convflow.arrays import list_arrays, read_array_header, read_arrays
 from convflow.data.images import num_cores, resize_and_crop, to_uint8
 from convflow.data.pictures import Drawn, Source, one_line
 from convflow.data.sources import open_source
-from convflow.storage import list_arrays, read_array_header, read_arrays, writing_file
+from convflow.storage import writing_file
 from convflow.types import LONGEST_SIDE, InputError, Size
 
 log = logging.getLogger("convflow")

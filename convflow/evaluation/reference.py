@@ -19,7 +19,8 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from convflow.storage import list_arrays, parse_json, read_arrays, writing_file
+from convflow.arrays import list_arrays, read_arrays
+from convflow.storage import parse_json, writing_file
 from convflow.types import InputError, Size
 
 MANIFOLD_SIZE = 10_000
