@@ -1,7 +1,12 @@
-"""Tables of the repository: `convflow.bench.harness`, but only of files that a revision holds."""
+"""Tables of the repository: `convflow.bench.harness`, but only of files that a revision holds.
+
+BENCH_OUT names another folder for the tables; BENCH_REVISION names the revision where git is
+missing.
+"""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,7 +20,7 @@ __all__ = [
     "write", "write_table",
 ]  # fmt: skip
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(os.environ.get("BENCH_OUT") or Path(__file__).parent / "results").absolute()
 DIRTY = "--dirty"
 """Given to a benchmark, it allows numbers from files that no revision holds."""
 
@@ -63,7 +68,7 @@ def revision(repository: Path, dirty: bool) -> str:
             f"{f' and {len(changes) - 1} more' if len(changes) > 1 else ''}: nobody could measure "
             f"these files again; commit them, measure in a clean clone, or add {DIRTY}"
         )
-    name = git("describe", "--always").strip() or "unknown"
+    name = git("describe", "--always").strip() or os.environ.get("BENCH_REVISION") or "unknown"
     return f"{name}-dirty" if changes else name
 
 

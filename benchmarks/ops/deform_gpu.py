@@ -8,8 +8,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
+from itertools import product
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from torch.nn import functional as F
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from benchmarks import harness
+from benchmarks.ops import truth
 from benchmarks.ops.gpu import (
     DEVICE,
     DTYPES,
@@ -25,7 +26,6 @@ from benchmarks.ops.gpu import (
     REPEATS,
     copy,
     parse,
-    poisoned,
     repeat,
     run,
     timed,
@@ -33,38 +33,20 @@ from benchmarks.ops.gpu import (
 from convflow.ops import deform_sample
 from convflow.ops.deform import reference
 from convflow.ops.deform.op import msdcn_sample
-from tests.tolerance import GOLDEN, assert_close_rms
 
 SHAPES = [(64, 16, 16, 16, 72), (16, 32, 32, 16, 72), (4, 64, 64, 16, 72)]
+OURS = "deform_sample"
 TAPS = reference.TAPS
 NOTE = f"""\
 Shapes are B x H x W x G x C with K = 9 taps. Offsets: the 3 x 3 grid of a new FlowDCN, dilated
-6 g / G cells in group g, plus normal noise of half a cell; numbers that bfloat16 holds, so that all
-rivals compute the same. Times are of one call, the mean of {REPEATS} that follow each other.
+6 g / G cells in group g, plus normal noise of half a cell; whole thirty-seconds of a cell, which
+bfloat16 holds and float32 adds exactly, so that all rivals compute the same. Times are of one
+call, the mean of {REPEATS} that follow each other.
 "ratio" is the rival's time over ours, the median over rounds in which the rivals take turns.
 "HBM limit" copies as many bytes as inputs and outputs have; "L2 limit" reads as many bytes as all
 corners have from a block that stays in the second-level cache (backward: two times more, for the
 gradient). "share" is the limit's time over ours; corners found in the first-level cache can take it
 above 1."""
-
-
-def draw(shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, ...]:
-    """Upstream gradient, values, bends of the 3 x 3 grid in cells, and weights; fresh each time."""
-    groups = shape[3]
-    like: dict[str, Any] = {"device": DEVICE}
-    y, x = torch.meshgrid(*[torch.arange(-1.0, 2, **like)] * 2, indexing="ij")
-    grid = torch.stack((x, y), -1).view(TAPS, 2)
-    dilation = torch.arange(1, groups + 1, **like).view(-1, 1, 1) * 6 / groups
-    bends = grid * (dilation - 1) + 0.5 * torch.randn(*shape[:4], TAPS, 2, **like)
-    grad, values = (torch.randn(shape, **like).to(dtype) for _ in range(2))
-    weights = torch.randn(*shape[:4], TAPS, **like)
-    return grad, values, bends.bfloat16().float(), weights.bfloat16().float()
-
-
-def inputs_of(shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, ...]:
-    """Upstream gradient, values, offsets and weights."""
-    grad, values, bends, weights = draw(shape, dtype)
-    return grad, values, bends + reference.prior_grid().to(bends), weights
 
 
 def grid_sample(values: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
@@ -97,10 +79,10 @@ def packed(values: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
 
 @cache
 def rivals() -> Mapping[str, Callable[..., Tensor]]:
-    """What there is on this machine; ours first."""
+    """What there is on this machine."""
     from benchmarks.ops.scheme import scheme
 
-    found = {"deform_sample": deform_sample, "plain Triton": scheme, "grid_sample": grid_sample}
+    found = {"plain Triton": scheme, "grid_sample": grid_sample}
     try:
         import deformops  # noqa: F401
     except ImportError as error:
@@ -109,52 +91,18 @@ def rivals() -> Mapping[str, Callable[..., Tensor]]:
     return found | {"deformops": packed}
 
 
-def check(shape: tuple[int, ...], dtype: torch.dtype) -> list[str]:
-    """Names of rivals that agree with the reference in float64; AssertionError if ours does not."""
-    grad, *inputs = inputs_of(shape, dtype)
-    wide = [tensor.double() for tensor in inputs]
-    truths = [
-        reference.deform_sample(*wide, "zeros"),
-        *reference.deform_sample_backward(grad.double(), *wide, "zeros"),
-    ]
-    leaves = [tensor.requires_grad_() for tensor in inputs]
+def agreeing(shape: tuple[int, ...], dtype: torch.dtype) -> list[str]:
+    """Names of the rivals that agree with the reference in float64; says which do not, and why."""
+    grad, *inputs = truth.inputs_of(shape, dtype, DEVICE)
     good = []
     for name, function in rivals().items():
         try:
-            for actual, truth in zip(poisoned(function, leaves, grad), truths, strict=True):
-                assert_close_rms(actual, truth, None if function is deform_sample else dtype)
-        except (AssertionError, RuntimeError, ValueError, TypeError) as error:
-            if name == "deform_sample":
-                raise
-            print(f"{name} at {shape} in {dtype} is left out: {error}")
+            truth.check_sample(function, grad, inputs, dtype)
+        except Exception as error:  # a rival may fail in any way
+            print(f"{name} at {shape} in {dtype} is left out: {type(error).__name__}: {error}")
         else:
             good.append(name)
     return good
-
-
-def check_heads(shape: tuple[int, ...], dtype: torch.dtype) -> None:
-    """AssertionError unless `msdcn_sample` agrees with its reference in float64."""
-    grad, merged, prior, reach = draw_merged(shape, dtype)
-    wide = [tensor.double() for tensor in (merged, prior, reach)]
-    truths = [
-        reference.msdcn_sample(*wide, "zeros"),
-        *reference.msdcn_sample_backward(grad.double(), *wide, "zeros"),
-    ]
-    leaves = [tensor.requires_grad_() for tensor in (merged, prior)]
-    found = poisoned(lambda *tensors: msdcn_sample(*tensors, reach), leaves, grad)
-    for actual, truth in zip(found[:2], truths, strict=False):
-        assert_close_rms(actual, truth)
-    # A sum over all positions, of both signs.
-    assert_close_rms(found[2], truths[2], limit=GOLDEN)
-
-
-def draw_merged(shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, ...]:
-    """Upstream gradient, values with heads, prior and reach of a layer early in its training."""
-    grad, values, *_ = draw(shape, dtype)
-    heads = 0.3 * torch.randn(*shape[:3], 4 * TAPS * shape[3], device=DEVICE)
-    share = torch.arange(1, shape[3] + 1, device=DEVICE) / shape[3]
-    merged = torch.cat((values.flatten(3), heads.to(dtype)), -1)
-    return grad.flatten(3), merged, torch.logit(share - 1e-4), heads.new_full((1, 2), 6.0)
 
 
 def composed(merged: Tensor, prior: Tensor, reach: Tensor) -> Tensor:
@@ -183,46 +131,59 @@ def limits(shape: tuple[int, ...], dtype: torch.dtype, mode: str) -> Mapping[str
 
 
 def set_up(
-    dtype: torch.dtype, good: Sequence[str], shape: tuple[int, ...], mode: str
+    dtype: torch.dtype, others: Sequence[str], shape: tuple[int, ...], mode: str
 ) -> Mapping[str, harness.Call]:
-    """The operator, the rivals that agree with it, and the limits."""
-    grad, *inputs = inputs_of(shape, dtype)
-    calls: dict[str, harness.Call] = {}
-    for name in good:
+    """The operator, beside some rivals or, without any, beside the limits."""
+    grad, *inputs = truth.inputs_of(shape, dtype, DEVICE)
+    calls = {OURS: timed(deform_sample, inputs, grad, mode)}
+    for name in others:
         calls[name] = timed(rivals()[name], inputs, grad, mode)
-    return {name: repeat(call) for name, call in (calls | limits(shape, dtype, mode)).items()}
+    beside = {} if others else limits(shape, dtype, mode)
+    return {name: repeat(call) for name, call in (calls | beside).items()}
 
 
 def set_up_heads(
     dtype: torch.dtype, shape: tuple[int, ...], mode: str
 ) -> Mapping[str, harness.Call]:
     """The operator of raw heads beside its composition."""
-    grad, *inputs, reach = draw_merged(shape, dtype)
-    rivals = {"msdcn_sample": msdcn_sample, "composition": composed}
+    grad, *inputs, reach = truth.draw_merged(shape, dtype, DEVICE)
+    functions = {"msdcn_sample": msdcn_sample, "composition": composed}
     return {
         name: repeat(timed(lambda *t, f=function: f(*t, reach), inputs, grad, mode))
-        for name, function in rivals.items()
+        for name, function in functions.items()
     }
+
+
+def check(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    """AssertionError unless both operators agree with the reference in float64."""
+    grad, *inputs = truth.inputs_of(shape, dtype, DEVICE)
+    truth.check_sample(deform_sample, grad, inputs)
+    grad, *inputs = truth.draw_merged(shape, dtype, DEVICE)
+    truth.check_heads(msdcn_sample, grad, inputs)
 
 
 def main() -> None:
     """Check, measure, print and write the table."""
-    options = parse(__doc__)
+    options = parse(__doc__, "beside rivals, in a table of their own; otherwise beside the limits")
     shapes = SHAPES[:1] if options.quick else SHAPES
+    dtypes = [DTYPES[name] for name in options.dtypes]
     try:
-        good = {(s, d): check(s, DTYPES[d]) for d in options.dtypes for s in shapes}
-        for name in options.dtypes:
-            check_heads(shapes[0], DTYPES[name])
+        for dtype, shape in product(dtypes, shapes):
+            check(shape, dtype)
     except AssertionError as error:
         raise SystemExit(f"ours is wrong, so there is nothing to time: {error}") from error
     cases = []
-    for name in options.dtypes:
+    for name, dtype in zip(options.dtypes, dtypes, strict=True):
         for shape in shapes:
-            rivals_of = partial(set_up, DTYPES[name], good[shape, name])
-            cases.append(harness.Case(f"deform_sample {name}", rivals_of, [shape], MODES))
-        heads = partial(set_up_heads, DTYPES[name])
-        cases.append(harness.Case(f"msdcn_sample {name}", heads, shapes, MODES))
-    run(cases, options.rounds, NOTE, None if options.quick else harness.RESULTS / "deform_gpu.csv")
+            others = agreeing(shape, dtype) if options.rivals else []
+            if others or not options.rivals:
+                beside = partial(set_up, dtype, others)
+                cases.append(harness.Case(f"{OURS} {name}", beside, [shape], MODES))
+        if not options.rivals:
+            heads = partial(set_up_heads, dtype)
+            cases.append(harness.Case(f"msdcn_sample {name}", heads, shapes, MODES))
+    table = "deform_gpu_rivals.csv" if options.rivals else "deform_gpu.csv"
+    run(cases, options.rounds, NOTE, None if options.quick else harness.RESULTS / table)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,13 +20,20 @@ MODES = ["forward", "forward+backward"]
 REPEATS = 10
 
 
-def parse(description: str | None) -> argparse.Namespace:
-    """Options of the command; ends it where there is nothing to measure or no revision."""
+def parse(description: str | None, rivals: str = "") -> argparse.Namespace:
+    """Options of the command; ends it where there is nothing to measure or no revision.
+
+    Args:
+        description: of the command.
+        rivals: what its option `--rivals` does; none where it has no such option.
+    """
     parser = argparse.ArgumentParser(description=description)
     add = parser.add_argument
     add("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
     add("--rounds", type=int, default=11, help="how often every rival has its turn")
     add("--quick", action="store_true", help="the first shape, two rounds, no table")
+    if rivals:
+        add("--rivals", action="store_true", help=rivals)
     add(harness.DIRTY, action="store_true", help="allow numbers that no revision can repeat")
     options = parser.parse_args()
     if not torch.cuda.is_available() or active_backend("cuda") != "triton":
@@ -42,15 +48,6 @@ def both(function: Callable[..., Tensor], leaves: Sequence[Tensor], grad: Tensor
     """Output and gradients."""
     out = function(*leaves)
     return [out.detach(), *torch.autograd.grad(out, leaves, grad)]
-
-
-def poisoned(function: Callable[..., Tensor], leaves: Any, grad: Tensor) -> list[Tensor]:
-    """Output and gradients, in memory that held NaN before."""
-    torch.use_deterministic_algorithms(True, warn_only=True)  # fills what is not initialised
-    try:
-        return both(function, leaves, grad)
-    finally:
-        torch.use_deterministic_algorithms(False)
 
 
 def timed(
