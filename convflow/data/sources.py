@@ -5,7 +5,6 @@ Opening reads names and labels only; pixels wait until they are asked for.
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import struct
@@ -13,6 +12,7 @@ import threading
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +34,7 @@ from convflow.data.pictures import Pictures, Source, one_line, require, stamp_of
 from convflow.data.shapes import DrawnShapes
 from convflow.data.splits import Part, choose_part, choose_tables, require_whole, split_of
 from convflow.data.tables import open_hugging_face, open_parquet
+from convflow.hub import nearest
 from convflow.types import InputError, unknown_name
 
 __all__ = ["Source", "open_source"]
@@ -96,7 +97,9 @@ def _open(path: str, split: str, labels: str, choice: Choice) -> Source:
     if place.is_dir():
         return _open_folder(path, place, split, choice)
     if not place.exists():
-        raise InputError(f"expected data at {path}, got no such file or folder{_suggest(place)}")
+        near = nearest(place, ("digits", "shapes"))
+        hint = f"did you mean {near}?" if near else "check the path"
+        raise InputError(f"expected data at {path}, got no such file or folder; {hint}")
     if place.suffix.lower() == ".parquet":
         require_whole(split, path, split_of(place.name))
         return open_parquet(path, [place], choice)
@@ -261,8 +264,7 @@ def _labels(
 def _walk(folder: Path) -> tuple[list[str], tuple[str, ...]]:
     """Names of all files below, relative, with forward slashes, without hidden ones; sentences.
 
-    Every file is found once, however many links lead to it, by the name that is no link if it has
-    one.
+    Every folder and every picture is found once, however many links lead to it.
     """
     files, doubles = list[str](), list[str]()
     to_folders, to_files = [""], list[str]()
@@ -284,19 +286,69 @@ def _walk(folder: Path) -> tuple[list[str], tuple[str, ...]]:
                 else:
                     files.append(name)
         to_folders.sort()
-    for name in sorted(to_files):
-        target = os.path.realpath(folder / name)
-        above, _, last = target.rpartition(os.sep)
-        listed = not last.startswith(".") and _identity(above) in seen
-        if (listed and os.path.exists(target)) or target in seen:
-            doubles.append(name)
-        else:
-            seen.add(target)
-            files.append(name)
+    links, replaced, said = _choose_links(folder, files, sorted(to_files))
+    files = [file for file in files if file not in replaced] + links
+    left = set(to_files) - set(links)
+    doubles += sorted(left)
     if not doubles:
-        return files, ()
+        return files, said
     count = f"{len(doubles):,} link leads" if len(doubles) == 1 else f"{len(doubles):,} links lead"
-    return files, (f"{count} to what is there already and is read once: {doubles[0]}",)
+    told = f"{count} to what is there already and is read once: {doubles[0]}"
+    return files, (*said, told)
+
+
+def _choose_links(
+    folder: Path, files: Sequence[str], links: Sequence[str]
+) -> tuple[list[str], set[str], tuple[str, ...]]:
+    """Links that are files of their own, files that links stand for, and what is said about it.
+
+    A picture is read once, by its own name. Links stand for it where they tell pictures of one
+    folder apart by the folders that they are in, and every picture is in one of those.
+
+    Raises:
+        InputError: Links tell some pictures of a folder apart, but not all, or not in one way.
+    """
+    if not links:
+        return [], set(), ()
+    place = cache(lambda above: os.path.realpath(folder / above))
+    used = {
+        os.path.join(place(_above(file)), file.rpartition("/")[2]): file
+        for file in files
+        if is_picture(file)
+    }
+    own, others = list[str](), dict[str, dict[str, str]]()
+    linked = dict[str, str]()
+    for link in links:
+        target = os.path.realpath(folder / link)
+        if not is_picture(link) or not os.path.exists(target):
+            own.append(link)
+        elif target in used:
+            if _above(link) != _above(used[target]):
+                others.setdefault(used[target], {}).setdefault(_above(link), link)
+        elif target not in linked:
+            linked[target] = link
+    own += linked.values()
+    ways: dict[str, set[str]] = {}
+    for file, found in others.items():
+        ways.setdefault(_above(file), set()).update(found)
+    if all(len(found) == 1 for found in ways.values()):
+        return own, set(), ()
+    replaced = {file for file in used.values() if _above(file) in ways}
+    first = min(others)
+    unclear = next((file for file in sorted(replaced) if len(others.get(file, ())) != 1), None)
+    if unclear is not None:
+        raise InputError(
+            f"expected each picture in one folder, got {first} linked as "
+            f"{next(iter(others[first].values()))}, but {unclear} in "
+            f"{len(others.get(unclear, ()))} folders of links; mend the links, or move them away"
+        )
+    chosen = [link for found in others.values() for link in found.values()]
+    said = f"{len(chosen):,} pictures are read as links name them: {chosen[0]} for {first}"
+    return own + chosen, replaced, (said,)
+
+
+def _above(file: str) -> str:
+    return file.rpartition("/")[0]
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
@@ -316,17 +368,3 @@ def _identity(folder: Path | str) -> tuple[int, int] | None:
     except OSError:
         return None
     return status.st_dev, status.st_ino
-
-
-def _suggest(place: Path) -> str:
-    """The nearest name that does exist, as the end of a message."""
-    missing = place
-    while not missing.parent.exists():
-        missing = missing.parent
-    readable = missing.parent.is_dir() and os.access(missing.parent, os.R_OK)
-    others = missing.parent.iterdir() if readable else ()
-    near = {path.name: str(path) for path in others if not path.name.startswith(".")}
-    if len(place.parts) == 1:
-        near |= {"digits": "digits", "shapes": "shapes"}
-    match = difflib.get_close_matches(missing.name, near, n=1)
-    return f"; did you mean {near[match[0]]}?" if match else ""
