@@ -21,6 +21,8 @@ from convflow.data.labels import (
     unconditional,
 )
 from convflow.data.pictures import one_line
+from convflow.data.splits import some
+from convflow.labels import composed
 from convflow.types import InputError
 
 LABEL_FILES = ("dataset.json", "metadata.csv", "metadata.jsonl")
@@ -32,7 +34,7 @@ class Listing(NamedTuple):
 
     file: str
     labels: dict[str, Any] | None
-    """By path; None where it has none."""
+    """By path in Unicode's form NFC; None where it has none."""
     origin: str
     """What the labels are, such as "column `label` of metadata.csv"."""
     notes: tuple[str, ...] = ()
@@ -46,7 +48,11 @@ def is_label_file(file: str) -> bool:
 
 
 def read_listings(
-    files: Iterable[str], pictures: Sequence[str], read: Callable[[str], bytes], choice: Choice
+    files: Iterable[str],
+    pictures: Sequence[str],
+    read: Callable[[str], bytes],
+    choice: Choice,
+    guess: bool = True,
 ) -> list[Listing]:
     """What the files of labels say that lie in the folders of the pictures or above.
 
@@ -55,6 +61,7 @@ def read_listings(
         pictures: Paths of the pictures that are used.
         read: Path to bytes.
         choice: What the user says about columns.
+        guess: Whether a column may be taken for labels that is not called like ones.
 
     Raises:
         InputError: A file is damaged, or says no labels in the way that is known.
@@ -65,7 +72,7 @@ def read_listings(
         while folder := folder.rpartition("/")[0]:
             above.add(folder)
     found = [f for f in sorted(files) if is_label_file(f) and f.rpartition("/")[0] in above]
-    return [_read_listing(file, read, choice) for file in found]
+    return [_read_listing(file, read, choice, guess) for file in found]
 
 
 def from_listings(
@@ -104,9 +111,9 @@ def from_listings(
         while folder and folder not in by_folder:
             folder = folder.rpartition("/")[0]
         labels = by_folder[folder].labels or {} if folder in by_folder else {}
-        if picture not in labels:
+        if composed(picture) not in labels:
             missing.append(picture)
-        values.append(labels.get(picture))
+        values.append(labels.get(composed(picture)))
     origins = " and ".join(dict.fromkeys(listing.origin for listing in by_folder.values()))
     if missing:
         raise InputError(
@@ -115,22 +122,20 @@ def from_listings(
             "--data.labels folders or --data.labels none"
         )
     found = from_values(values, None, pictures.__getitem__, origins)
-    present = set(known)
+    present = set(map(composed, known))
     for listing in by_folder.values():
         lost = [file for file in listing.labels or () if file not in present]
         if lost:
-            shown = ", ".join([*lost[:3], "..."] if len(lost) > 3 else lost)
-            notes.append(
-                f"{len(lost):,} rows of {listing.file} name no file that is there: {shown}"
-            )
+            told = f"{len(lost):,} rows of {listing.file} name no file that is there: {some(lost)}"
+            notes.append(told)
     return found._replace(notes=(*found.notes, *notes))
 
 
-def _read_listing(file: str, read: Callable[[str], bytes], choice: Choice) -> Listing:
+def _read_listing(file: str, read: Callable[[str], bytes], choice: Choice, guess: bool) -> Listing:
     try:
         text = read(file).decode("utf-8-sig")
         if file.lower().endswith(".json"):
-            return _read_json(file, json.loads(text))
+            return _read_json(file, json.loads(text), choice)
         rows = _json_rows(text) if file.lower().endswith(".jsonl") else _csv_rows(text)
     except InputError:
         raise
@@ -141,11 +146,15 @@ def _read_listing(file: str, read: Callable[[str], bytes], choice: Choice) -> Li
             f"expected a file of labels, got {file}: {reason}; mend it, or pass --data.labels "
             "folders or --data.labels none"
         ) from error
-    return _of_rows(file, rows, choice)
+    return _of_rows(file, rows, choice, guess)
 
 
-def _read_json(file: str, tree: Any) -> Listing:
+def _read_json(file: str, tree: Any, choice: Choice) -> Listing:
     """Labels of `{"labels": [["00000/a.png", 0], ...]}`, or of a dict in place of the pairs."""
+    if choice.label_column or choice.image_column:
+        raise InputError(
+            f"expected a file with columns, got {file}, which has none; leave the column out"
+        )
     if not isinstance(tree, dict) or "labels" not in tree:
         return Listing(file, None, file, (f"{file} is not read: it has no entry 'labels'",))
     pairs = tree["labels"]
@@ -163,7 +172,7 @@ def _read_json(file: str, tree: Any) -> Listing:
     return Listing(file, _by_path(file, pairs), file)
 
 
-def _of_rows(file: str, rows: list[dict[str, Any]], choice: Choice) -> Listing:
+def _of_rows(file: str, rows: list[dict[str, Any]], choice: Choice, guess: bool) -> Listing:
     """Labels of rows with a column of files and a column of labels."""
     columns = list(dict.fromkeys(column for row in rows for column in row))
     if choice.image_column:
@@ -181,9 +190,10 @@ def _of_rows(file: str, rows: list[dict[str, Any]], choice: Choice) -> Listing:
 
     if choice.label_column:
         label: str | None = choose_column("label", columns, choice.label_column, file)
+        said: tuple[str, ...] = ()
     else:
-        label = find_column(others, (), num_words, len(rows), file)
-    left = tuple(f"{file}: {note}" for note in not_used(others, label))
+        label, said = find_column(others, (), num_words, len(rows), file, guess)
+    left = tuple(f"{file}: {note}" for note in (*not_used(others, label), *said))
     if label is None:
         return Listing(file, None, file, left)
     pairs = [(row.get(path), row.get(label)) for row in rows]
@@ -191,11 +201,12 @@ def _of_rows(file: str, rows: list[dict[str, Any]], choice: Choice) -> Listing:
 
 
 def _by_path(file: str, pairs: Sequence[Sequence[Any]]) -> dict[str, Any]:
-    """Labels by path from the top, where names count from the folder of the file."""
+    """Labels by path from the top in Unicode's form NFC; names count from the file's folder."""
     folder, labels = file.rpartition("/")[0], dict[str, Any]()
     for name, label in pairs:
         parts = str(name).replace("\\", "/").split("/")
         path = "/".join([part for part in (folder, *parts) if part not in ("", ".")])
+        path = composed(path)
         if path in labels and labels[path] != label:
             raise InputError(
                 f"expected one label for {path} in {file}, got {labels[path]!r} and {label!r}; "
@@ -206,16 +217,20 @@ def _by_path(file: str, pairs: Sequence[Sequence[Any]]) -> dict[str, Any]:
 
 
 def _csv_rows(text: str) -> list[dict[str, Any]]:
-    header = text.partition("\n")[0]
-    delimiter = next((mark for mark in ",;\t" if mark in header), ",")
-    lines = [
-        line for line in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if line
-    ]
-    columns = [name.strip() for name in lines[0]] if lines else []
-    return [
-        {column: cell.strip() or None for column, cell in zip(columns, line, strict=False)}
-        for line in lines[1:]
-    ]
+    delimiter = max(",;\t", key=text.partition("\n")[0].count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    columns, rows = list[str](), list[dict[str, Any]]()
+    for cells in reader:
+        if not columns:
+            columns = [name.strip() for name in cells]
+        elif len(cells) > len(columns):
+            raise ValueError(
+                f"line {reader.line_num} has {len(cells)} cells, the header has {len(columns)}"
+            )
+        elif cells:
+            texts = (cell.strip() or None for cell in cells)
+            rows.append(dict(zip(columns, texts, strict=False)))
+    return rows
 
 
 def _json_rows(text: str) -> list[dict[str, Any]]:

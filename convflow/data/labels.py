@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from convflow.data.pictures import natural_key
-from convflow.data.splits import Folders, split_in
+from convflow.data.splits import Folders, some, split_in
 from convflow.types import InputError, unknown_name
 
 SETTINGS = ("auto", "folders", "table", "names", "none")
@@ -24,7 +24,8 @@ LABEL_COLUMNS = frozenset(
 
 TEXT_COLUMNS = frozenset(
     "text texts caption captions prompt prompts description title url key id image_id hash md5 "
-    "sha256 path file file_name filename image_path split".split()
+    "sha256 path file file_name filename image_path split subset partition license licence author "
+    "photographer artist credit source camera date format mode language".split()
 )
 """Columns of text that are no labels, however few different words they hold."""
 
@@ -78,7 +79,7 @@ def from_folders(folders: Sequence[Folders], where: str) -> Labels:
             "pictures into one folder, or pass --data.labels none for no classes"
         )
     ids = {top: number for number, top in enumerate(class_names)}
-    note = f"{_classes_word(len(class_names))} from folders: {_some(class_names)}"
+    note = f"{_classes_word(len(class_names))} from folders: {some(class_names)}"
     return Labels(np.array([ids[top] for top in tops], np.int64), class_names, (note,))
 
 
@@ -103,7 +104,7 @@ def from_names(files: Sequence[str], where: str) -> Labels:
         )
     class_names = tuple(sorted(set(prefixes), key=natural_key))
     ids = {prefix: number for number, prefix in enumerate(class_names)}
-    note = f"{_classes_word(len(class_names))} from file names: {_some(class_names)}"
+    note = f"{_classes_word(len(class_names))} from file names: {some(class_names)}"
     return Labels(np.array([ids[prefix] for prefix in prefixes], np.int64), class_names, (note,))
 
 
@@ -111,10 +112,10 @@ def offer_names(files: Sequence[str]) -> tuple[str, ...]:
     """A sentence where all file names look like classes, several of each, or like splits."""
     prefixes = {prefix_of(file) for file in files}
     if len(splits := {split_in(prefix) or "" for prefix in prefixes}) > 1 and "" not in splits:
-        return (f"file names look like splits ({_some(sorted(splits))}); all files are taken",)
+        return (f"file names look like splits ({some(sorted(splits))}); all files are taken",)
     if "" in prefixes or not 2 <= len(prefixes) <= max(2, len(files) // 2):
         return ()
-    shown = _some(sorted(prefixes, key=natural_key))
+    shown = some(sorted(prefixes, key=natural_key))
     return (f"file names look like classes ({shown}); --data.labels names takes them",)
 
 
@@ -157,7 +158,7 @@ def from_values(
         values = [ids[value] for value in values]
     labels = _without_gaps(values, len(names) if names else None, describe)
     class_names = tuple(names or map(str, range(int(labels.max()) + 1)))
-    note = f"labels from {origin}: {_classes_word(len(class_names))}, {_some(class_names)}"
+    note = f"labels from {origin}: {_classes_word(len(class_names))}, {some(class_names)}"
     return Labels(labels, class_names, (note,))
 
 
@@ -209,8 +210,11 @@ def find_column(
     num_words: Callable[[str], int],
     num_rows: int,
     where: str,
-) -> str | None:
-    """The column of labels among some: by its type, its name, or as the only one of few words.
+    guess: bool = True,
+) -> tuple[str | None, tuple[str, ...]]:
+    """The column of labels among some, by its type or its name, or the only one of few words.
+
+    Returns it, or None, and a sentence where neither type nor name say that it holds labels.
 
     Args:
         columns: Those there are, but for pictures.
@@ -218,23 +222,29 @@ def find_column(
         num_words: Returns how many different words a column of text holds; 0 for other columns.
         num_rows: Of the table.
         where: What they are columns of, for the message.
+        guess: Whether a column of few words is taken; else it is only offered.
 
     Raises:
         InputError: There are several.
     """
     for name in ("label", "labels"):
         if name in columns:
-            return name
+            return name, ()
     found = [name for name in columns if name in classes or _plain(name) in LABEL_COLUMNS]
+    said: tuple[str, ...] = ()
     if not found:
         others = [name for name in columns if _plain(name) not in TEXT_COLUMNS]
         found = [name for name in others if 2 <= num_words(name) <= num_rows // 2]
+        if found and not guess:
+            shown = f"{some(found)} of {where}"
+            return None, (f"--data.label-column {found[0]} would take classes from {shown}",)
+        said = ("the column is taken for labels because it alone is text of few words",)
     if len(found) > 1:
         raise InputError(
             f"expected one column of labels in {where}, got {', '.join(found)}; name one with "
             f"--data.label-column {found[0]}, or pass --data.labels none for no classes"
         )
-    return found[0] if found else None
+    return (found[0], said) if found else (None, ())
 
 
 def _plain(column: str) -> str:
@@ -244,15 +254,11 @@ def _plain(column: str) -> str:
 def not_used(columns: Sequence[str], *used: str | None) -> tuple[str, ...]:
     """A sentence about the columns that are left, if any are."""
     left = [name for name in columns if name not in used]
-    return (f"columns not used: {_some(left, 8)}",) if left else ()
+    return (f"columns not used: {some(left, 8)}",) if left else ()
 
 
 def _classes_word(count: int) -> str:
     return f"{count:,} class" + "es" * (count != 1)
-
-
-def _some(names: Sequence[str], most: int = 4) -> str:
-    return ", ".join([*names[:most], "..."] if len(names) > most else names)
 
 
 def _short(value: Any) -> str:

@@ -235,7 +235,8 @@ def _labels(
 ) -> Labels:
     """Labels from where the user says, or from a file of labels, or else from folders."""
     if choice.source in ("auto", "table"):
-        listings = read_listings(files, part.files, read, choice)
+        guess = choice.source == "table" or not any(part.folders)
+        listings = read_listings(files, part.files, read, choice, guess)
         found = from_listings(listings, part.files, files, name)
         if found is not None:
             return found

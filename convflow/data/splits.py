@@ -108,7 +108,7 @@ def choose_tables(
         have = ", ".join(name for name, kind in kinds.items() if kind)
         raise InputError(
             f"expected a split in the name of every table of {where}, got {have} beside "
-            f"{_some(others)}; give one of the files, or take all with --data.split all"
+            f"{some(others)}; give one of the files, or take all with --data.split all"
         )
     wanted, notes = choose((kind for kind in kinds.values() if kind), where, split)
     return [name for name in names if kinds[name] in (*wanted, None)], notes
@@ -258,7 +258,7 @@ def _unclear(folders: set[Folders], above: Folders, found: set[str], where: str)
     others = sorted({names[0] for names in below if names and names[0] not in found})
     if () in below:
         others.append("loose pictures")
-    beside = f" beside {_some(others)}" if others else ""
+    beside = f" beside {some(others)}" if others else ""
     first = sorted(found, key=lambda name: _ORDER.index(split_in(name) or "train"))
     inside = f" of {'/'.join(above)}" if above else ""
     return (
@@ -268,5 +268,6 @@ def _unclear(folders: set[Folders], above: Folders, found: set[str], where: str)
     )
 
 
-def _some(names: Sequence[str]) -> str:
-    return ", ".join([*names[:3], "..."] if len(names) > 3 else names)
+def some(names: Sequence[str], most: int = 4) -> str:
+    """The first of the names, and three dots where there are more."""
+    return ", ".join([*names[:most], "..."] if len(names) > most else names)

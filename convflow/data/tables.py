@@ -286,8 +286,9 @@ class _Table(NamedTuple):
             return unconditional(self.num_rows, "as --data.labels none says")
         if choice.label_column:
             label: str | None = choose_column("label", self.columns, choice.label_column, self.name)
+            said: tuple[str, ...] = ()
         else:
-            label = find_column(
+            label, said = find_column(
                 self.columns, self.classes, self.num_words, self.num_rows, self.name
             )
         left = not_used(self.columns, label)
@@ -302,7 +303,7 @@ class _Table(NamedTuple):
             found = from_values(
                 self.values(label), self.names(label), self.describe, f"column `{label}`"
             )
-        return found._replace(notes=(*found.notes, *left))
+        return found._replace(notes=(*found.notes, *said, *left))
 
 
 def _picture_folders(datasets: Any, folder: Path) -> list[Path]:

@@ -438,3 +438,17 @@ def test_a_folder_of_links_to_all_pictures_hides_no_class(tmp_path):
         save(tmp_path / name / f"{name}.png")
         link(tmp_path / "all" / f"{name}.png", tmp_path / name / f"{name}.png")
     assert labelled(open_source(str(tmp_path))) == {"cat/cat.png": "cat", "dog/dog.png": "dog"}
+
+
+def test_a_column_of_other_words_leaves_class_folders(tmp_path):
+    for name in ("cat", "dog"):
+        for number in range(2):
+            save(tmp_path / name / f"{number}.png")
+    rows = [f"{name}/{i}.png,{'xy'[i]}" for name in ("cat", "dog") for i in range(2)]
+    (tmp_path / "metadata.csv").write_text("\n".join(["file_name,colour", *rows]))
+    source = open_source(str(tmp_path))
+    assert source.class_names == ("cat", "dog")
+    assert "would take classes from colour of metadata.csv" in source.notes[-1]
+    assert open_source(str(tmp_path), label_column="colour").class_names == ("x", "y")
+    (tmp_path / "metadata.csv").write_text("\n".join(["file_name,species", *rows]))
+    assert open_source(str(tmp_path)).class_names == ("x", "y")

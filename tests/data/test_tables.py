@@ -136,8 +136,10 @@ def test_the_one_column_of_labels_is_found(tmp_path, column):
     path = rows(tmp_path / "x.parquet", text=list("wxyz"), **{column: WORDS}, width=[1, 2, 1, 2])
     source = open_source(path)
     assert (source.class_names, labels_of(source)) == (("a", "b"), [0, 1, 0, 1])
+    guessed = ["the column is taken for labels because it alone is text of few words"]
     assert source.notes == (
         f"labels from column `{column}`: 2 classes, a, b",
+        *(guessed if column == "kind" else []),
         "columns not used: text, width",
     )
     assert open_source(path, labels="none").class_names == ()
