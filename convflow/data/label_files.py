@@ -21,7 +21,7 @@ from convflow.data.labels import (
     unconditional,
 )
 from convflow.data.pictures import one_line
-from convflow.data.splits import some
+from convflow.data.splits import choose, find_split_column, some
 from convflow.labels import composed
 from convflow.types import InputError
 
@@ -40,6 +40,8 @@ class Listing(NamedTuple):
     notes: tuple[str, ...] = ()
     final: bool = False
     """Whether having no labels means that there are no classes."""
+    splits: dict[str, str] | None = None
+    """The split by path in Unicode's form NFC; None where no column says one."""
 
 
 def is_label_file(file: str) -> bool:
@@ -60,7 +62,8 @@ def read_listings(
         files: Paths of all files with forward slashes.
         pictures: Paths of the pictures that are used.
         read: Path to bytes.
-        choice: What the user says about columns.
+        choice: What the user says about labels and columns; labels are read where the source is
+            `auto` or `table`, splits always.
         guess: Whether a column may be taken for labels that is not called like ones.
 
     Raises:
@@ -72,7 +75,44 @@ def read_listings(
         while folder := folder.rpartition("/")[0]:
             above.add(folder)
     found = [f for f in sorted(files) if is_label_file(f) and f.rpartition("/")[0] in above]
+    if choice.source not in ("auto", "table"):
+        found = [file for file in found if not file.lower().endswith(".json")]
     return [_read_listing(file, read, choice, guess) for file in found]
+
+
+def choose_listed(
+    listings: Sequence[Listing], pictures: Sequence[str], where: str, split: str
+) -> tuple[list[str], tuple[str, ...]] | None:
+    """The pictures of a split by the nearest file that says splits, and sentences; None if none.
+
+    Args:
+        listings: What the files say.
+        pictures: Paths of all pictures.
+        where: What the user gave, for messages.
+        split: A name in `SPLITS`, or `all`.
+
+    Raises:
+        InputError: There is no such split, or a picture has none.
+    """
+    by_folder = {
+        listing.file.rpartition("/")[0]: listing.splits for listing in listings if listing.splits
+    }
+    if not by_folder:
+        return None
+    kinds = [_nearest(picture, by_folder).get(composed(picture)) for picture in pictures]
+    wanted, notes = choose(filter(None, kinds), where, split)
+    missing = [picture for picture, kind in zip(pictures, kinds, strict=True) if kind is None]
+    if missing:
+        notes += (f"{len(missing):,} pictures without a split are not taken: {some(missing)}",)
+    return [file for file, kind in zip(pictures, kinds, strict=True) if kind in wanted], notes
+
+
+def _nearest(picture: str, by_folder: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """What the nearest folder above a picture holds, nothing where none does."""
+    folder = picture.rpartition("/")[0]
+    while folder and folder not in by_folder:
+        folder = folder.rpartition("/")[0]
+    return by_folder.get(folder, {})
 
 
 def from_listings(
@@ -105,12 +145,10 @@ def from_listings(
         if not final:
             return None
         return unconditional(len(pictures), f"{final[0].file} has no labels")
+    known_labels = {folder: listing.labels or {} for folder, listing in by_folder.items()}
     values, missing = [], []
     for picture in pictures:
-        folder = picture.rpartition("/")[0]
-        while folder and folder not in by_folder:
-            folder = folder.rpartition("/")[0]
-        labels = by_folder[folder].labels or {} if folder in by_folder else {}
+        labels = _nearest(picture, known_labels)
         if composed(picture) not in labels:
             missing.append(picture)
         values.append(labels.get(composed(picture)))
@@ -141,6 +179,8 @@ def _read_listing(file: str, read: Callable[[str], bytes], choice: Choice, guess
         raise
     # Archives and parsers raise nearly any exception on damaged bytes.
     except Exception as error:
+        if choice.source not in ("auto", "table"):
+            return Listing(file, None, file)
         reason = "too many brackets" if isinstance(error, RecursionError) else one_line(error)
         raise InputError(
             f"expected a file of labels, got {file}: {reason}; mend it, or pass --data.labels "
@@ -183,11 +223,19 @@ def _of_rows(file: str, rows: list[dict[str, Any]], choice: Choice, guess: bool)
             shown = ", ".join(columns) or "nothing"
             return Listing(file, None, file, (f"{file} is not read: no file_name in {shown}",))
     others = [column for column in columns if column != path]
+    parted = find_split_column(others, lambda column: [row.get(column) for row in rows])
+    splits = None
+    if parted:
+        others.remove(parted[0])
+        kinds = zip([row.get(path) for row in rows], parted[1], strict=True)
+        splits = _by_path(file, list(kinds), "split")
 
     def num_words(column: str) -> int:
         words = {row.get(column) for row in rows}
         return len(words) if all(isinstance(word, str) for word in words) else 0
 
+    if choice.source not in ("auto", "table"):
+        return Listing(file, None, file, splits=splits)
     if choice.label_column:
         label: str | None = choose_column("label", columns, choice.label_column, file)
         said: tuple[str, ...] = ()
@@ -195,12 +243,13 @@ def _of_rows(file: str, rows: list[dict[str, Any]], choice: Choice, guess: bool)
         label, said = find_column(others, (), num_words, len(rows), file, guess)
     left = tuple(f"{file}: {note}" for note in (*not_used(others, label), *said))
     if label is None:
-        return Listing(file, None, file, left)
+        return Listing(file, None, file, left, splits=splits)
     pairs = [(row.get(path), row.get(label)) for row in rows]
-    return Listing(file, _by_path(file, pairs), f"column `{label}` of {file}", left)
+    origin = f"column `{label}` of {file}"
+    return Listing(file, _by_path(file, pairs), origin, left, splits=splits)
 
 
-def _by_path(file: str, pairs: Sequence[Sequence[Any]]) -> dict[str, Any]:
+def _by_path(file: str, pairs: Sequence[Sequence[Any]], kind: str = "label") -> dict[str, Any]:
     """Labels by path from the top in Unicode's form NFC; names count from the file's folder."""
     folder, labels = file.rpartition("/")[0], dict[str, Any]()
     for name, label in pairs:
@@ -209,7 +258,7 @@ def _by_path(file: str, pairs: Sequence[Sequence[Any]]) -> dict[str, Any]:
         path = composed(path)
         if path in labels and labels[path] != label:
             raise InputError(
-                f"expected one label for {path} in {file}, got {labels[path]!r} and {label!r}; "
+                f"expected one {kind} for {path} in {file}, got {labels[path]!r} and {label!r}; "
                 "remove one"
             )
         labels[path] = label

@@ -20,7 +20,7 @@ from PIL import Image
 
 from convflow.data.files import MAX_PIXELS, read_member, read_regular
 from convflow.data.formats import decoders, is_picture, unread
-from convflow.data.label_files import from_listings, is_label_file, read_listings
+from convflow.data.label_files import choose_listed, from_listings, is_label_file, read_listings
 from convflow.data.labels import (
     SETTINGS,
     Choice,
@@ -32,7 +32,14 @@ from convflow.data.labels import (
 )
 from convflow.data.pictures import Pictures, Source, one_line, require, stamp_of
 from convflow.data.shapes import DrawnShapes
-from convflow.data.splits import Part, choose_part, choose_tables, require_whole, split_of
+from convflow.data.splits import (
+    Part,
+    canonical,
+    choose_part,
+    choose_tables,
+    require_whole,
+    split_of,
+)
 from convflow.data.tables import open_hugging_face, open_parquet
 from convflow.hub import nearest
 from convflow.types import InputError, unknown_name
@@ -61,9 +68,10 @@ def open_source(
             these; a parquet file or a folder of them; `hf:` and a Hugging Face dataset's name, or
             the folder it was saved to.
         split: Which part, where the data has parts (`train`, `validation`, `test`, `unlabeled`);
-            `all` takes all but the unlabeled one. Data without parts counts as `train`.
+            `all` merges all but the unlabeled one. Data without parts counts as `train`.
         labels: `auto` takes a file or a column of labels, else class folders; `folders`, `table`
-            and `names` (`cat_0.png`) ask for one kind; `none` is unconditional.
+            and `names` (`cat_0.png`) ask for one kind; `none` is unconditional. With `folders`
+            those are classes too that are called like splits beside others that are not.
         label_column: The column of labels in a table; empty to find it.
         image_column: The column of pictures, or of file names; empty to find it.
         max_pixels: A picture of more pixels cannot be read, and is refused before it is decoded.
@@ -101,8 +109,7 @@ def _open(path: str, split: str, labels: str, choice: Choice) -> Source:
         hint = f"did you mean {near}?" if near else "check the path"
         raise InputError(f"expected data at {path}, got no such file or folder; {hint}")
     if place.suffix.lower() == ".parquet":
-        require_whole(split, path, split_of(place.name))
-        return open_parquet(path, [place], choice)
+        return open_parquet(path, [place], choice, split=split, own=split_of(place.name))
     if place.suffix.lower() == ".zip":
         return _open_zip(path, place, split, choice)
     raise InputError(
@@ -130,9 +137,9 @@ def _open_folder(name: str, folder: Path, split: str, choice: Choice) -> Picture
         if tables:
             chosen, said = choose_tables(tables, name, split)
             left = unread(file for file in files if file not in tables)
-            return open_parquet(
-                name, [folder / file for file in chosen], choice, (*said, *left, *notes)
-            )
+            paths = [folder / file for file in chosen]
+            own = canonical(split) if said else None
+            return open_parquet(name, paths, choice, (*said, *left, *notes), split=split, own=own)
         if {"state.json", "dataset_dict.json"} & set(files):
             raise InputError(
                 f"expected pictures in {name}, got a saved Hugging Face dataset; write hf:{name}"
@@ -223,7 +230,12 @@ def _understand(
             f"expected pictures ({' '.join(decoders())}) in {name}, got none among "
             f"{len(files)} files{said}; give a folder of pictures or of class folders"
         )
-    part = choose_part(pictures, name, split)
+    listings = read_listings(files, pictures, read, choice._replace(source="none"))
+    listed = choose_listed(listings, pictures, name, split)
+    if listed is not None:
+        pictures = listed[0]
+    part = choose_part(pictures, name, split, choice.source, chosen=listed is not None)
+    part = part._replace(notes=(*(listed[1] if listed else ()), *part.notes))
     labels = _labels(name, files, part, choice, read)
     tables = choice.source in ("auto", "table")
     left = [f for f in files if not is_picture(f) and not (tables and is_label_file(f))]

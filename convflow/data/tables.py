@@ -24,14 +24,29 @@ from convflow.data.labels import (
     unconditional,
 )
 from convflow.data.pictures import Pictures, one_line, require, stamp_of
-from convflow.data.splits import ALL, choose_tables, only_splits, require_whole
+from convflow.data.splits import (
+    ALL,
+    SPLIT_COLUMNS,
+    canonical,
+    choose,
+    choose_tables,
+    find_split_column,
+    only_splits,
+    require_whole,
+)
 from convflow.types import InputError
 
 _CACHED_PARQUET_BYTES = 256 * 2**20
 
 
 def open_parquet(
-    name: str, files: Sequence[Path], choice: Choice = AUTO, notes: tuple[str, ...] = ()
+    name: str,
+    files: Sequence[Path],
+    choice: Choice = AUTO,
+    notes: tuple[str, ...] = (),
+    *,
+    split: str = "train",
+    own: str | None = None,
 ) -> Pictures:
     """Pictures and labels of parquet files, read one row group at a time.
 
@@ -43,6 +58,8 @@ def open_parquet(
         files: The files, in order; all with the columns of the first.
         choice: What the user says about labels and columns.
         notes: Sentences about the files, to which those about labels are added.
+        split: Which rows, where a column says the split of each.
+        own: The split that the names of the files say.
 
     Raises:
         InputError: The files, their columns or their labels cannot be used.
@@ -109,26 +126,63 @@ def open_parquet(
         words = set(cells(label, lambda column: column.unique()))
         return 0 if None in words else len(words)
 
+    others = [column for column in types if column not in pictures]
+    chosen, parted, said = _choose_rows(others, cells, name, split, own)
+    rows = np.arange(file_starts[-1]) if chosen is None else chosen
+
+    def values(label: str) -> list[Any]:
+        everything = cells(label)
+        return [everything[row] for row in rows]
+
     found = _Table(
         name,
-        int(file_starts[-1]),
-        [column for column in types if column not in pictures],
+        len(rows),
+        [column for column in others if column != parted],
         classes,
         num_words,
-        cells,
+        values,
         lambda label: features.get(label, {}).get("names"),
-        describe,
+        lambda index: describe(int(rows[index])),
     ).labels(choice)
-    own = [Path(os.path.relpath(file, folder)).as_posix() for file in files]
+    tables = [Path(os.path.relpath(file, folder)).as_posix() for file in files]
     return Pictures(
         name,
         found.class_names,
         found.ids,
-        describe,
-        fetch,
-        notes=(*notes, *found.notes),
-        stamp=lambda: stamp_of(folder, own),
+        lambda index: describe(int(rows[index])),
+        lambda index: fetch(int(rows[index])),
+        notes=(*notes, *said, *found.notes),
+        stamp=lambda: stamp_of(folder, tables),
     )
+
+
+def _choose_rows(
+    columns: Sequence[str],
+    values: Callable[[str], Sequence[Any]],
+    where: str,
+    split: str,
+    own: str | None,
+) -> tuple[np.ndarray | None, str | None, tuple[str, ...]]:
+    """Rows of the split and the column that says so, None where none does, and sentences.
+
+    Args:
+        columns: Of the table.
+        values: Name to the values of a column.
+        where: What the user gave, for messages.
+        split: A name in `SPLITS`, or `all`.
+        own: The split that the table is by its name.
+
+    Raises:
+        InputError: There is no such split.
+    """
+    found = find_split_column(columns, values)
+    if found is None or (own and canonical(split) not in (*found[1], ALL)):
+        require_whole(split, where, own)
+        return None, None, ()
+    column, kinds = found
+    wanted, notes = choose(kinds, where, split)
+    said = tuple(f"{note}, by column `{column}`" for note in notes)
+    return np.flatnonzero([kind in wanted for kind in kinds]), column, said
 
 
 def _features(note: bytes, where: str) -> dict[str, dict[str, Any]]:
@@ -171,8 +225,13 @@ def open_hugging_face(name: str, split: str, choice: Choice = AUTO) -> Pictures:
     if isinstance(table, dict):
         parts, notes = _parts(list(table), name, split)
         table = _joined(datasets, [table[part] for part in parts], name)
+        own = canonical(split) if notes else None
     else:
-        require_whole(split, name, str(table.split))
+        own = str(table.split) if table.split else None
+    others = [column for column in table.features if column.lower() in SPLIT_COLUMNS]
+    rows, parted, said = _choose_rows(others, lambda column: table[column], name, split, own)
+    if rows is not None:
+        table, notes = table.select(rows).remove_columns([parted]), (*notes, *said)
     kinds = {column: type(feature).__name__ for column, feature in table.features.items()}
     pictures = [column for column, kind in kinds.items() if kind == "Image"]
     image = _image_column(name, list(kinds), pictures, choice)

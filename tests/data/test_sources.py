@@ -452,3 +452,26 @@ def test_a_column_of_other_words_leaves_class_folders(tmp_path):
     assert open_source(str(tmp_path), label_column="colour").class_names == ("x", "y")
     (tmp_path / "metadata.csv").write_text("\n".join(["file_name,species", *rows]))
     assert open_source(str(tmp_path)).class_names == ("x", "y")
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_a_column_of_splits_chooses_pictures(tmp_path, kind):
+    parts = {"a/0.png": "train", "a/1.png": "test", "b/2.png": "train", "b/3.png": "test"}
+    for file in [*parts, "b/4.png"]:
+        save(tmp_path / "data" / file)
+    table = {
+        "csv": "\n".join(["file_name,split", *(f"{file},{part}" for file, part in parts.items())]),
+        "jsonl": "\n".join(json.dumps({"file_name": f, "split": p}) for f, p in parts.items()),
+    }
+    (tmp_path / f"data/metadata.{kind}").write_text(table[kind])
+    for place in (tmp_path / "data", pack(tmp_path / "x.zip", tmp_path / "data")):
+        for split in ("train", "test"):
+            source = open_source(str(place), split)
+            assert labelled(source) == {f: f[0] for f, part in parts.items() if part == split}
+            assert source.notes[:2] == (
+                f"split {split} of train, test",
+                "1 pictures without a split are not taken: b/4.png",
+            )
+            assert len(open_source(str(place), split, labels="none")) == 2
+        assert len(open_source(str(place), "all")) == 4
+        refuse(place, "'validation' split", "train, test", split="validation")
