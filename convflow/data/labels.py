@@ -200,7 +200,7 @@ def choose_column(kind: str, columns: Sequence[str], wanted: str, where: str) ->
     if wanted not in columns:
         hint = unknown_name("column", wanted, columns)
         shown = "" if "choose from" in hint else f" ({where} has {', '.join(columns)})"
-        raise InputError(f"--data.{kind}-column: {hint}{shown}")
+        raise InputError(f"{kind}-column: {hint}{shown}")
     return wanted
 
 

@@ -93,7 +93,7 @@ def _open(path: str, split: str, labels: str, choice: Choice) -> Source:
     if path in ("digits", "shapes"):
         if choice != Choice() and choice != Choice("none"):
             raise InputError(
-                f"--data.labels: expected no such settings with {path}; leave them out"
+                f"expected no choice of labels or columns with {path}, got one; leave it out"
             )
         if path == "shapes":
             return DrawnShapes(split, labels != "none")
@@ -264,8 +264,8 @@ def _labels(
         return found._replace(notes=(*found.notes, *offered, *said))
     if choice.label_column or choice.image_column:
         raise InputError(
-            f"expected a table and --data.labels auto or table for a column of {name}, got "
-            f"--data.labels {choice.source}; leave the column out"
+            f"expected a table for the column {choice.label_column or choice.image_column}, got "
+            f"the pictures of {name} without one (labels: {choice.source}); leave the column out"
         )
     if choice.source == "folders":
         return from_folders(part.folders, name)

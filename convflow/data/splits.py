@@ -36,6 +36,8 @@ SPLITS = {
 ALL = "all"
 """Asks for all parts together, but for the unlabeled one."""
 
+_TAKE_ALL = ("take all of them for classes with --data.labels folders", "ask for the split 'all'")
+
 SPLIT_COLUMNS = ("split", "subset", "partition")
 """What columns of splits are called, in small letters."""
 
@@ -75,13 +77,11 @@ def choose_part(
     Raises:
         InputError: There are splits but not this one, or only some of the folders are splits.
     """
-    clear = labels == "folders" or (labels == "none" and split == ALL)
     ways = {file.rpartition("/")[0] for file in files}
     folders = {way: tuple(way.split("/")) if way else () for way in ways}
     found = _level(set(folders.values()))
     if found is None:
-        notes = _check(set(folders.values()), where, False, clear)
-        notes = () if labels == "none" and clear else notes
+        notes = _check(set(folders.values()), where, False, split, labels)
         require_whole(split, where, canonical(split) if chosen else None)
         rests, kept = folders, list(files)
     else:
@@ -95,7 +95,7 @@ def choose_part(
             if kinds[way] in wanted
         }
         kept = [file for file in files if file.rpartition("/")[0] in rests]
-        notes += _check(set(rests.values()), where, True, clear)
+        notes += _check(set(rests.values()), where, True, split, labels)
     skipped = _num_around(set(rests.values()))
     return Part(kept, [rests[file.rpartition("/")[0]][skipped:] for file in kept], notes)
 
@@ -272,15 +272,19 @@ def _inside(folders: Iterable[Folders], at: int) -> dict[Folders, int]:
     return {names: at + 1 + (inner == {names[at].lower()}) for names, inner in below.items()}
 
 
-def _check(folders: set[Folders], where: str, parted: bool, clear: bool) -> tuple[str, ...]:
+def _check(
+    folders: set[Folders], where: str, parted: bool, split: str, labels: str
+) -> tuple[str, ...]:
     """Refuse folders that look like splits; a sentence about those that are classes.
 
     Args:
         folders: Where the pictures are.
         where: What the user gave, for messages.
         parted: Whether the splits are known, and these are folders in one.
-        clear: Whether the user says what they are, so that none is refused.
+        split: What the user asks for.
+        labels: Where classes come from.
     """
+    clear = labels == "folders" or (labels == "none" and split == ALL)
     inner: dict[tuple[Folders, str], set[str]] = {}
     for names in folders:
         for depth, name in enumerate(names):
@@ -292,14 +296,16 @@ def _check(folders: set[Folders], where: str, parted: bool, clear: bool) -> tupl
         top = len(above) == around
         named = top and not parted and exact and kinds & {"train", "unlabeled"}
         if not clear and (named or (len(kinds) > 1 and (exact or "train" in kinds))):
-            raise InputError(_unclear(folders, above, found, where))
-        classes += sorted(found) if top else []
+            raise InputError(_unclear(folders, above, found, where, labels))
+        classes += sorted(found) if top and labels != "none" else []
     if len(classes) < 2:
         return tuple(f"the folder {name} is taken for a class, not for a split" for name in classes)
     return (f"the folders {some(sorted(classes))} are taken for classes, not for splits",)
 
 
-def _unclear(folders: set[Folders], above: Folders, found: set[str], where: str) -> str:
+def _unclear(
+    folders: set[Folders], above: Folders, found: set[str], where: str, labels: str
+) -> str:
     depth = len(above)
     below = {names[depth:] for names in folders if names[:depth] == above}
     others = sorted({names[0] for names in below if names and names[0] not in found})
@@ -311,7 +317,7 @@ def _unclear(folders: set[Folders], above: Folders, found: set[str], where: str)
     return (
         f"expected either splits or classes as folders of {where}, got {', '.join(first)} (called "
         f"like splits){beside}{inside}; give one folder, such as {'/'.join((*above, first[0]))}, "
-        "or take all of them for classes with --data.labels folders"
+        f"or {_TAKE_ALL[labels == 'none']}"
     )
 
 

@@ -300,7 +300,7 @@ def _image_column(
         name = choose_column("image", columns, choice.image_column, where)
         if name not in pictures:
             raise InputError(
-                f"--data.image-column: expected a column of pictures, got {name}; {where} has "
+                f"image-column: expected a column of pictures, got {name}; {where} has "
                 f"pictures in {', '.join(pictures) or 'no column'}"
             )
         return name
@@ -309,8 +309,8 @@ def _image_column(
             return name
     if len(pictures) > 1:
         raise InputError(
-            f"expected one image column in {where}, got {', '.join(pictures)}; name one with "
-            f"--data.image-column {pictures[0]} (to score them: --image-column)"
+            f"expected one image column in {where}, got {', '.join(pictures)}; choose one as "
+            f"image-column, such as {pictures[0]}"
         )
     if not pictures:
         raise InputError(

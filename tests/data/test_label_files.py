@@ -117,13 +117,13 @@ def test_columns_that_the_user_names():
     assert labels({"metadata.csv": text}, choice)[0] == ["p", "q"]
     refuse("got fine_label, coarse_label", {"metadata.csv": text}, Choice("auto", "", "name"))
     refuse(
-        "--data.label-column: .*'fine_label'",
+        "label-column: .*'fine_label'",
         {"metadata.csv": text},
         choice._replace(label_column="fine"),
     )
     for named in (Choice("auto", "class"), Choice("auto", "", "name")):
         refuse("with columns, got dataset.json", {"dataset.json": '{"labels": null}'}, named)
-    refuse("image.column: ", {"metadata.csv": text}, Choice("auto", "", "nam"))
+    refuse("^image-column: ", {"metadata.csv": text}, Choice("auto", "", "nam"))
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ def refuse(path, *words, split="train", **options):
         open_source(str(path), split, **options)
     message = str(caught.value)
     assert "\n" not in message
-    assert message.startswith(("expected", "--data."))
+    assert message.startswith(("expected", "--data.labels: ", "label-column: "))
     for word in words:
         assert word in message, message
 

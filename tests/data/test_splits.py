@@ -154,3 +154,9 @@ def test_tables():
         choose_tables([*names, "other"], "x", "train")
     require_whole("test", "x", "test")
     require_whole("all", "x")
+
+
+def test_pictures_without_classes_are_spoken_of_without_options_of_training():
+    assert choose_part(["ape/0", "test/1"], "here", "train", "none").notes == ()
+    with pytest.raises(InputError, match=r"give one folder, such as train, or ask for the split"):
+        choose_part(["train/0", "x/1"], "here", "train", "none")

@@ -114,7 +114,7 @@ def test_columns(tmp_path):
         open_source(str(tmp_path / "no.parquet"))
     pq.write_table(pa.table({"a": [b""], "b": [b""]}), tmp_path / "two.parquet")
     with pytest.raises(
-        InputError, match=r"one image column .* got a, b; name one with --data.image-column a"
+        InputError, match=r"one image column .* got a, b; choose one as image-column, such as a"
     ):
         open_source(str(tmp_path / "two.parquet"))
 
@@ -200,7 +200,7 @@ def test_the_image_column_is_named(tmp_path):
     table = pa.table({"before": [png(1)], "after": [png(2)], "label": ["a"]})
     pq.write_table(table, tmp_path / "x.parquet")
     path = str(tmp_path / "x.parquet")
-    with pytest.raises(InputError, match=r"got before, after; name one with --data.image-column"):
+    with pytest.raises(InputError, match=r"got before, after; choose one as image-column"):
         open_source(path)
     assert levels(open_source(path, image_column="after")) == [2]
     with pytest.raises(InputError, match="expected a column of pictures, got label"):
