@@ -61,9 +61,7 @@ class DataConfig:
     ] = "train"
     labels: Annotated[
         Literal["auto", "folders", "table", "names", "none"],
-        doc(
-            "source of classes; auto = a table, else folders; names = cat of cat_0.png; none = none"
-        ),
+        doc("what gives classes: auto = table, else folders; names = cat_0.png; none = no classes"),
     ] = "auto"
     label_column: Annotated[
         str, doc("column of a table that holds the labels; empty = find it")
