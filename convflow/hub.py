@@ -37,7 +37,7 @@ def missing(path: str | Path, wanted: str) -> InputError:
     """
     given = Path(path).expanduser()
     told = f"found nothing at {str(path)!r}, expected {wanted}"
-    near = given if given.exists() else _nearest(given)
+    near = given if given.exists() else nearest(given)
     return InputError(f"{told}; did you mean {str(near)!r}?" if near else f"{told}; check the path")
 
 
@@ -60,7 +60,7 @@ def download(name: str, patterns: Sequence[str], wanted: str) -> Path:
         return Path(snapshot_download(name, allow_patterns=list(patterns)))
     except Exception as error:  # of the Hub or of the network
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        near = _nearest(Path(name))
+        near = nearest(Path(name))
         same = near is not None and near.name == Path(name).name
         hint = f"did you mean {str(near)!r}?" if same else "check the name and the connection"
         raise InputError(
@@ -69,14 +69,22 @@ def download(name: str, patterns: Sequence[str], wanted: str) -> Path:
         ) from error
 
 
-def _nearest(path: Path) -> Path | None:
-    """Return the existing path that is most like one that does not exist, None if none is."""
+def nearest(path: Path, words: Sequence[str] = ()) -> Path | None:
+    """Return what is most like a path that does not exist, None if nothing is.
+
+    Args:
+        path: as the user gave it.
+        words: that mean something in its place, beside the paths that exist.
+    """
     lost = path
     while not lost.parent.exists():
         lost = lost.parent
     if not lost.parent.is_dir() or not os.access(lost.parent, os.R_OK):
         return None
     names = [entry.name for entry in lost.parent.iterdir() if not entry.name.startswith(".")]
-    match = difflib.get_close_matches(lost.name, names, n=1)
+    known = words if len(path.parts) == 1 else ()
+    match = difflib.get_close_matches(lost.name, [*names, *known], n=1)
+    if match and match[0] in known:
+        return Path(match[0])
     found = lost.parent / match[0] if match else None
     return found and (whole if (whole := found / path.relative_to(lost)).exists() else found)

@@ -30,8 +30,8 @@ recipes
 often changed
   --data PATH              folder (with class subfolders or flat), .zip, .parquet, hf:NAME, digits,
                            shapes (drawn at any size, nothing to download)
-  --data.split train       train, validation, test or unlabeled, where folders or files say so;
-                           all takes all but the unlabeled ones
+  --data.split train       train, validation, test or unlabeled, where folders, files or a column
+                           of a table say so; all merges all but the unlabeled one
   --data.labels auto       where classes come from: a table (dataset.json, metadata.csv, a column),
                            else folders; or folders, table, names (cat_0.png), none (no classes)
   --data.label-column kind column of labels, where a table has several

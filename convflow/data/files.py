@@ -132,7 +132,7 @@ def decode(data: bytes, formats: Sequence[str], max_pixels: int = MAX_PIXELS) ->
         tile = tags.get(_TILE_WIDTH, 0) * tags.get(_TILE_HEIGHT, 0)  # decoded whole
         if max(width * height, tile) > max_pixels:
             raise InputError(
-                f"expected at most {max_pixels:,} pixels (--data.max-pixels), "
+                f"expected at most {max_pixels:,} pixels (max-pixels), "
                 f"got {height}x{width} (height x width){' in larger tiles' if tile else ''}"
             )
         _load(picture)

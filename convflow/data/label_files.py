@@ -19,10 +19,10 @@ from convflow.data.labels import (
     from_values,
     not_used,
     plain,
-    split_columns,
     unconditional,
 )
 from convflow.data.pictures import one_line
+from convflow.data.splits import choose, find_split_column, some
 from convflow.labels import composed
 from convflow.types import InputError
 
@@ -35,12 +35,14 @@ class Listing(NamedTuple):
 
     file: str
     labels: dict[str, Any] | None
-    """By path; None where it has none."""
+    """By path in Unicode's form NFC; None where it has none."""
     origin: str
     """What the labels are, such as "column `label` of metadata.csv"."""
     notes: tuple[str, ...] = ()
     final: bool = False
     """Whether having no labels means that there are no classes."""
+    splits: dict[str, str] | None = None
+    """The split by path in Unicode's form NFC; None where no column says one."""
 
 
 def is_label_file(file: str) -> bool:
@@ -49,7 +51,11 @@ def is_label_file(file: str) -> bool:
 
 
 def read_listings(
-    files: Iterable[str], pictures: Sequence[str], read: Callable[[str], bytes], choice: Choice
+    files: Iterable[str],
+    pictures: Sequence[str],
+    read: Callable[[str], bytes],
+    choice: Choice,
+    guess: bool = True,
 ) -> list[Listing]:
     """What the files of labels say that lie in the folders of the pictures or above.
 
@@ -57,7 +63,9 @@ def read_listings(
         files: Paths of all files with forward slashes.
         pictures: Paths of the pictures that are used.
         read: Path to bytes.
-        choice: What the user says about columns.
+        choice: What the user says about labels and columns; labels are read where the source is
+            `auto` or `table`, splits always.
+        guess: Whether a column may be taken for labels that is not called like ones.
 
     Raises:
         InputError: A file is damaged, or says no labels in the way that is known.
@@ -68,7 +76,44 @@ def read_listings(
         while folder := folder.rpartition("/")[0]:
             above.add(folder)
     found = [f for f in sorted(files) if is_label_file(f) and f.rpartition("/")[0] in above]
-    return [_read_listing(file, read, choice) for file in found]
+    if choice.source not in ("auto", "table"):
+        found = [file for file in found if not file.lower().endswith(".json")]
+    return [_read_listing(file, read, choice, guess) for file in found]
+
+
+def choose_listed(
+    listings: Sequence[Listing], pictures: Sequence[str], where: str, split: str
+) -> tuple[list[str], tuple[str, ...]] | None:
+    """The pictures of a split by the nearest file that says splits, and sentences; None if none.
+
+    Args:
+        listings: What the files say.
+        pictures: Paths of all pictures.
+        where: What the user gave, for messages.
+        split: A name in `SPLITS`, or `all`.
+
+    Raises:
+        InputError: There is no such split, or a picture has none.
+    """
+    by_folder = {
+        listing.file.rpartition("/")[0]: listing.splits for listing in listings if listing.splits
+    }
+    if not by_folder:
+        return None
+    kinds = [_nearest(picture, by_folder).get(composed(picture)) for picture in pictures]
+    wanted, notes = choose(filter(None, kinds), where, split)
+    missing = [picture for picture, kind in zip(pictures, kinds, strict=True) if kind is None]
+    if missing:
+        notes += (f"{len(missing):,} pictures without a split are not taken: {some(missing)}",)
+    return [file for file, kind in zip(pictures, kinds, strict=True) if kind in wanted], notes
+
+
+def _nearest(picture: str, by_folder: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """What the nearest folder above a picture holds, nothing where none does."""
+    folder = picture.rpartition("/")[0]
+    while folder and folder not in by_folder:
+        folder = folder.rpartition("/")[0]
+    return by_folder.get(folder, {})
 
 
 def from_listings(
@@ -101,15 +146,13 @@ def from_listings(
         if not final:
             return None
         return unconditional(len(pictures), f"{final[0].file} has no labels")
+    known_labels = {folder: listing.labels or {} for folder, listing in by_folder.items()}
     values, missing = [], []
-    for picture in map(composed, pictures):  # macOS takes names apart: one form for both sides
-        folder = picture.rpartition("/")[0]
-        while folder and folder not in by_folder:
-            folder = folder.rpartition("/")[0]
-        labels = by_folder[folder].labels or {} if folder in by_folder else {}
-        if picture not in labels:
+    for picture in pictures:
+        labels = _nearest(picture, known_labels)
+        if composed(picture) not in labels:
             missing.append(picture)
-        values.append(labels.get(picture))
+        values.append(labels.get(composed(picture)))
     present = set(map(composed, known))
     origins = " and ".join(dict.fromkeys(listing.origin for listing in by_folder.values()))
     if missing:
@@ -122,34 +165,39 @@ def from_listings(
         )
     found = from_values(values, None, pictures.__getitem__, origins)
     for listing in by_folder.values():
-        if lost := [file for file in listing.labels or () if file not in present]:
-            shown = ", ".join([*lost[:3], "..."] if len(lost) > 3 else lost)
-            notes.append(
-                f"{len(lost):,} rows of {listing.file} name no file that is there: {shown}"
-            )
+        lost = [file for file in listing.labels or () if file not in present]
+        if lost:
+            told = f"{len(lost):,} rows of {listing.file} name no file that is there: {some(lost)}"
+            notes.append(told)
     return found._replace(notes=(*found.notes, *notes))
 
 
-def _read_listing(file: str, read: Callable[[str], bytes], choice: Choice) -> Listing:
+def _read_listing(file: str, read: Callable[[str], bytes], choice: Choice, guess: bool) -> Listing:
     try:
         text = read(file).decode("utf-8-sig")
         if file.lower().endswith(".json"):
-            return _read_json(file, json.loads(text))
+            return _read_json(file, json.loads(text), choice)
         rows = _json_rows(text) if file.lower().endswith(".jsonl") else _csv_rows(text)
     except InputError:
         raise
     # Archives and parsers raise nearly any exception on damaged bytes.
     except Exception as error:
+        if choice.source not in ("auto", "table"):
+            return Listing(file, None, file)
         reason = "too many brackets" if isinstance(error, RecursionError) else one_line(error)
         raise InputError(
             f"expected a file of labels, got {file}: {reason}; mend it, or pass --data.labels "
             "folders or --data.labels none"
         ) from error
-    return _of_rows(file, rows, choice)
+    return _of_rows(file, rows, choice, guess)
 
 
-def _read_json(file: str, tree: Any) -> Listing:
+def _read_json(file: str, tree: Any, choice: Choice) -> Listing:
     """Labels of `{"labels": [["00000/a.png", 0], ...]}`, or of a dict in place of the pairs."""
+    if choice.label_column or choice.image_column:
+        raise InputError(
+            f"expected a file with columns, got {file}, which has none; leave the column out"
+        )
     if not isinstance(tree, dict) or "labels" not in tree:
         return Listing(file, None, file, (f"{file} is not read: it has no entry 'labels'",))
     pairs = tree["labels"]
@@ -167,7 +215,7 @@ def _read_json(file: str, tree: Any) -> Listing:
     return Listing(file, _by_path(file, pairs), file)
 
 
-def _of_rows(file: str, rows: list[dict[str, Any]], choice: Choice) -> Listing:
+def _of_rows(file: str, rows: list[dict[str, Any]], choice: Choice, guess: bool) -> Listing:
     """Labels of rows with a column of files and a column of labels."""
     columns = list(dict.fromkeys(column for row in rows for column in row))
     if choice.image_column:
@@ -179,32 +227,41 @@ def _of_rows(file: str, rows: list[dict[str, Any]], choice: Choice) -> Listing:
             shown = ", ".join(columns) or "nothing"
             return Listing(file, None, file, (f"{file} is not read: no file_name in {shown}",))
     others = [column for column in columns if column != path]
+    parted = find_split_column(others, lambda column: [row.get(column) for row in rows])
+    splits = None
+    if parted:
+        others.remove(parted[0])
+        kinds = zip([row.get(path) for row in rows], parted[1], strict=True)
+        splits = _by_path(file, list(kinds), "split")
 
     def num_words(column: str) -> int:
         words = [row.get(column) for row in rows]
         return len(set(words)) if all(isinstance(word, str) for word in words) else 0
 
+    if choice.source not in ("auto", "table"):
+        return Listing(file, None, file, splits=splits)
     if choice.label_column:
         label: str | None = choose_column("label", columns, choice.label_column, file)
+        said: tuple[str, ...] = ()
     else:
-        label = find_column(others, (), num_words, len(rows), file)
-    left = [f"{file}: {note}" for note in not_used(others, label)]
-    left += split_columns(others, lambda column: [row.get(column) for row in rows])
+        label, said = find_column(others, (), num_words, len(rows), file, guess)
+    left = tuple(f"{file}: {note}" for note in (*not_used(others, label), *said))
     if label is None:
-        return Listing(file, None, file, tuple(left))
+        return Listing(file, None, file, left, splits=splits)
     pairs = [(row.get(path), row.get(label)) for row in rows]
-    return Listing(file, _by_path(file, pairs), f"column `{label}` of {file}", tuple(left))
+    origin = f"column `{label}` of {file}"
+    return Listing(file, _by_path(file, pairs), origin, left, splits=splits)
 
 
-def _by_path(file: str, pairs: Sequence[Sequence[Any]]) -> dict[str, Any]:
-    """Labels by path from the top, where names count from the folder of the file."""
+def _by_path(file: str, pairs: Sequence[Sequence[Any]], kind: str = "label") -> dict[str, Any]:
+    """Labels by path from the top in Unicode's form NFC; names count from the file's folder."""
     folder, labels = file.rpartition("/")[0], dict[str, Any]()
     for name, label in pairs:
         parts = str(name).replace("\\", "/").split("/")
         path = composed("/".join([part for part in (folder, *parts) if part not in ("", ".")]))
         if path in labels and labels[path] != label:
             raise InputError(
-                f"expected one label for {path} in {file}, got {labels[path]!r} and {label!r}; "
+                f"expected one {kind} for {path} in {file}, got {labels[path]!r} and {label!r}; "
                 "remove one"
             )
         labels[path] = label
@@ -212,18 +269,22 @@ def _by_path(file: str, pairs: Sequence[Sequence[Any]]) -> dict[str, Any]:
 
 
 def _csv_rows(text: str) -> list[dict[str, Any]]:
-    header = text.partition("\n")[0]
-    delimiter = next((mark for mark in ",;\t" if mark in header), ",")
-    lines = [
-        line for line in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if line
-    ]
-    columns = [name.strip() for name in lines[0]] if lines else []
-    if twice := [name for name in columns if columns.count(name) > 1]:
-        raise ValueError(f"two columns are called {twice[0]!r}")
-    return [
-        {column: cell.strip() or None for column, cell in zip(columns, line, strict=False)}
-        for line in lines[1:]
-    ]
+    delimiter = max(",;\t", key=text.partition("\n")[0].count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    columns, rows = list[str](), list[dict[str, Any]]()
+    for cells in reader:
+        if not columns:
+            columns = [name.strip() for name in cells]
+            if twice := [name for name in columns if columns.count(name) > 1]:
+                raise ValueError(f"two columns are called {twice[0]!r}")
+        elif len(cells) > len(columns):
+            raise ValueError(
+                f"line {reader.line_num} has {len(cells)} cells, the header has {len(columns)}"
+            )
+        elif cells:
+            texts = (cell.strip() or None for cell in cells)
+            rows.append(dict(zip(columns, texts, strict=False)))
+    return rows
 
 
 def _json_rows(text: str) -> list[dict[str, Any]]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from convflow.data.pictures import natural_key
-from convflow.data.splits import Folders, split_in
+from convflow.data.splits import Folders, some, split_in
 from convflow.labels import composed
 from convflow.types import InputError, unknown_name
 
@@ -25,12 +25,10 @@ LABEL_COLUMNS = frozenset(
 
 TEXT_COLUMNS = frozenset(
     "text texts caption captions prompt prompts description title url key id image_id hash md5 "
-    "sha256 path file file_name filename image_path split".split()
+    "sha256 path file file_name filename image_path split subset partition license licence author "
+    "photographer artist credit source camera date format mode language".split()
 )
 """Columns of text that are no labels, however few different words they hold."""
-
-
-_SPLIT_COLUMNS = frozenset("split splits set data_set dataset subset partition fold".split())
 
 
 class Choice(NamedTuple):
@@ -82,7 +80,7 @@ def from_folders(folders: Sequence[Folders], where: str) -> Labels:
             "pictures into one folder, or pass --data.labels none for no classes"
         )
     ids = {top: number for number, top in enumerate(class_names)}
-    note = f"{_classes_word(len(class_names))} from folders: {_some(class_names)}"
+    note = f"{_classes_word(len(class_names))} from folders: {some(class_names)}"
     found = np.array([ids[top] for top in tops], np.int64)
     return Labels(found, class_names, (note, *_alike(class_names)))
 
@@ -108,7 +106,7 @@ def from_names(files: Sequence[str], where: str) -> Labels:
         )
     class_names = tuple(sorted(set(prefixes), key=natural_key))
     ids = {prefix: number for number, prefix in enumerate(class_names)}
-    note = f"{_classes_word(len(class_names))} from file names: {_some(class_names)}"
+    note = f"{_classes_word(len(class_names))} from file names: {some(class_names)}"
     found = np.array([ids[prefix] for prefix in prefixes], np.int64)
     return Labels(found, class_names, (note, *_alike(class_names)))
 
@@ -117,10 +115,10 @@ def offer_names(files: Sequence[str]) -> tuple[str, ...]:
     """A sentence where all file names look like classes, several of each, or like splits."""
     prefixes = {prefix_of(file) for file in files}
     if len(splits := {split_in(prefix) or "" for prefix in prefixes}) > 1 and "" not in splits:
-        return (f"file names look like splits ({_some(sorted(splits))}); all files are taken",)
+        return (f"file names look like splits ({some(sorted(splits))}); all files are taken",)
     if "" in prefixes or not 2 <= len(prefixes) <= max(2, len(files) // 2):
         return ()
-    shown = _some(sorted(prefixes, key=natural_key))
+    shown = some(sorted(prefixes, key=natural_key))
     return (f"file names look like classes ({shown}); --data.labels names takes them",)
 
 
@@ -163,7 +161,7 @@ def from_values(
         values = [ids[value] for value in values]
     labels = _without_gaps(values, len(names) if names else None, describe)
     class_names = tuple(names or map(str, range(int(labels.max()) + 1)))
-    note = f"labels from {origin}: {_classes_word(len(class_names))}, {_some(class_names)}"
+    note = f"labels from {origin}: {_classes_word(len(class_names))}, {some(class_names)}"
     return Labels(labels, class_names, (note, *_alike(class_names)))
 
 
@@ -205,7 +203,7 @@ def choose_column(kind: str, columns: Sequence[str], wanted: str, where: str) ->
     if wanted not in columns:
         hint = unknown_name("column", wanted, columns)
         shown = "" if "choose from" in hint else f" ({where} has {', '.join(columns)})"
-        raise InputError(f"--data.{kind}-column: {hint}{shown}")
+        raise InputError(f"{kind}-column: {hint}{shown}")
     return wanted
 
 
@@ -215,8 +213,11 @@ def find_column(
     num_words: Callable[[str], int],
     num_rows: int,
     where: str,
-) -> str | None:
-    """The column of labels among some: by its type, its name, or as the only one of few words.
+    guess: bool = True,
+) -> tuple[str | None, tuple[str, ...]]:
+    """The column of labels among some, by its type or its name, or the only one of few words.
+
+    Returns it, or None, and a sentence where neither type nor name say that it holds labels.
 
     Args:
         columns: Those there are, but for pictures.
@@ -224,35 +225,29 @@ def find_column(
         num_words: Returns how many different words a column of text holds; 0 for other columns.
         num_rows: Of the table.
         where: What they are columns of, for the message.
+        guess: Whether a column of few words is taken; else it is only offered.
 
     Raises:
         InputError: There are several.
     """
     for name in ("label", "labels"):
         if name in columns:
-            return name
+            return name, ()
     found = [name for name in columns if name in classes or plain(name) in LABEL_COLUMNS]
+    said: tuple[str, ...] = ()
     if not found:
         others = [name for name in columns if plain(name) not in TEXT_COLUMNS]
         found = [name for name in others if 2 <= num_words(name) <= num_rows // 2]
+        if found and not guess:
+            shown = f"{some(found)} of {where}"
+            return None, (f"--data.label-column {found[0]} would take classes from {shown}",)
+        said = ("the column is taken for labels because it alone is text of few words",)
     if len(found) > 1:
         raise InputError(
             f"expected one column of labels in {where}, got {', '.join(found)}; name one with "
             f"--data.label-column {found[0]}, or pass --data.labels none for no classes"
         )
-    return found[0] if found else None
-
-
-def split_columns(columns: Sequence[str], cells: Callable[[str], Iterable[Any]]) -> tuple[str, ...]:
-    """A sentence about each column that says of which split its rows are; all rows are taken."""
-    notes = []
-    for column in columns:
-        if plain(column) in _SPLIT_COLUMNS:
-            kinds = {split_in(cell) if isinstance(cell, str) else None for cell in cells(column)}
-            if len(found := sorted(kinds - {None}, key=str)) > 1:
-                said = ", ".join(map(str, found))
-                notes.append(f"column `{column}` looks like splits ({said}); all rows are taken")
-    return tuple(notes)
+    return (found[0], said) if found else (None, ())
 
 
 def plain(column: str) -> str:
@@ -263,7 +258,7 @@ def plain(column: str) -> str:
 def not_used(columns: Sequence[str], *used: str | None) -> tuple[str, ...]:
     """A sentence about the columns that are left, if any are."""
     left = [name for name in columns if name not in used]
-    return (f"columns not used: {_some(left, 8)}",) if left else ()
+    return (f"columns not used: {some(left, 8)}",) if left else ()
 
 
 def _alike(names: Sequence[str]) -> tuple[str, ...]:
@@ -274,15 +269,11 @@ def _alike(names: Sequence[str]) -> tuple[str, ...]:
     alike = [name for group in groups.values() if len(group) > 1 for name in group]
     if not alike:
         return ()
-    return (f"names of classes differ in case, spaces or Unicode form alone: {_some(alike)}",)
+    return (f"names of classes differ in case, spaces or Unicode form alone: {some(alike)}",)
 
 
 def _classes_word(count: int) -> str:
     return f"{count:,} class" + "es" * (count != 1)
-
-
-def _some(names: Sequence[str], most: int = 4) -> str:
-    return ", ".join([*names[:most], "..."] if len(names) > most else names)
 
 
 def _short(value: Any) -> str:

@@ -5,14 +5,13 @@ Opening reads names and labels only; pixels wait until they are asked for.
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import struct
 import threading
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,8 @@ from PIL import Image
 
 from convflow.data.files import MAX_PIXELS, read_member, read_regular
 from convflow.data.formats import decoders, is_picture, unread
-from convflow.data.label_files import from_listings, is_label_file, read_listings
+from convflow.data.hugging_face import open_hugging_face
+from convflow.data.label_files import choose_listed, from_listings, is_label_file, read_listings
 from convflow.data.labels import (
     SETTINGS,
     Choice,
@@ -32,8 +32,17 @@ from convflow.data.labels import (
 )
 from convflow.data.pictures import Pictures, Source, one_line, require, stamp_of
 from convflow.data.shapes import DrawnShapes
-from convflow.data.splits import Part, choose_part, choose_tables, require_whole, split_of
-from convflow.data.tables import open_hugging_face, open_parquet
+from convflow.data.splits import (
+    Part,
+    canonical,
+    choose_part,
+    choose_tables,
+    require_whole,
+    split_of,
+)
+from convflow.data.tables import open_parquet
+from convflow.data.walk import is_hidden, say_empty, walk
+from convflow.hub import nearest
 from convflow.types import InputError, unknown_name
 
 __all__ = ["Source", "open_source"]
@@ -62,9 +71,10 @@ def open_source(
             these; a parquet file or a folder of them; `hf:` and a Hugging Face dataset's name, or
             the folder it was saved to.
         split: Which part, where the data has parts (`train`, `validation`, `test`, `unlabeled`);
-            `all` takes all but the unlabeled one. Data without parts counts as `train`.
+            `all` merges all but the unlabeled one. Data without parts counts as `train`.
         labels: `auto` takes a file or a column of labels, else class folders; `folders`, `table`
-            and `names` (`cat_0.png`) ask for one kind; `none` is unconditional.
+            and `names` (`cat_0.png`) ask for one kind; `none` is unconditional. With `folders`
+            those are classes too that are called like splits beside others that are not.
         label_column: The column of labels in a table; empty to find it.
         image_column: The column of pictures, or of file names; empty to find it.
         max_pixels: A picture of more pixels cannot be read, and is refused before it is decoded.
@@ -86,7 +96,7 @@ def _open(path: str, split: str, labels: str, choice: Choice) -> Source:
     if path in ("digits", "shapes"):
         if choice != Choice() and choice != Choice("none"):
             raise InputError(
-                f"--data.labels: expected no such settings with {path}; leave them out"
+                f"expected no choice of labels or columns with {path}, got one; leave it out"
             )
         if path == "shapes":
             return DrawnShapes(split, labels != "none")
@@ -98,12 +108,13 @@ def _open(path: str, split: str, labels: str, choice: Choice) -> Source:
     if place.is_dir():
         return _open_folder(path, place, split, choice)
     if not place.exists():
-        raise InputError(f"expected data at {path}, got no such file or folder{_suggest(place)}")
+        near = nearest(place, ("digits", "shapes"))
+        hint = f"did you mean {near}?" if near else "check the path"
+        raise InputError(f"expected data at {path}, got no such file or folder; {hint}")
     if not place.is_file():
         raise InputError(f"expected a folder or a regular file, got {path}; give another place")
     if place.suffix.lower() == ".parquet":
-        require_whole(split, path, split_of(place.name))
-        return open_parquet(path, [place], choice)
+        return open_parquet(path, [place], choice, split=split, own=split_of(place.name))
     if place.suffix.lower() == ".zip":
         return _open_zip(path, place, split, choice)
     raise InputError(
@@ -125,15 +136,15 @@ def _open_digits(labelled: bool) -> Pictures:
 
 
 def _open_folder(name: str, folder: Path, split: str, choice: Choice) -> Pictures:
-    files, notes = _walk(folder)
+    files, notes = walk(folder)
     if not any(map(is_picture, files)):
         tables = [file for file in sorted(files) if file.lower().endswith(".parquet")]
         if tables:
             chosen, said = choose_tables(tables, name, split)
             left = unread(file for file in files if file not in tables)
-            return open_parquet(
-                name, [folder / file for file in chosen], choice, (*said, *left, *notes)
-            )
+            paths = [folder / file for file in chosen]
+            own = canonical(split) if said else None
+            return open_parquet(name, paths, choice, (*said, *left, *notes), split=split, own=own)
         if {"state.json", "dataset_dict.json"} & set(files):
             raise InputError(
                 f"expected pictures in {name}, got a saved Hugging Face dataset; write hf:{name}"
@@ -166,13 +177,13 @@ def _open_zip(name: str, path: Path, split: str, choice: Choice) -> Pictures:
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error) as error:
         raise InputError(f"expected a zip archive, got {name}: {one_line(error)}") from error
     names = [(_plain(_decoded(info)), info) for info in infos]
-    names = [(file, info) for file, info in names if not any(map(_is_hidden, file.split("/")))]
+    names = [(file, info) for file, info in names if not any(map(is_hidden, file.split("/")))]
     members = {file: info for file, info in names if info.filename[-1:] not in "/\\"}
     counts = Counter(file for file, _ in names)
     twice = [file for file in members if counts[file] > 1]
     word = "a name is" if len(twice) == 1 else f"{len(twice):,} names are"
     notes = [f"{word} there several times, the last is read: {twice[0]}"] if twice else []
-    notes += _say_empty({file for file, _ in names} - {*members}, members)
+    notes += say_empty({file for file, _ in names} - {*members}, members)
     others = {file: info for file, info in members.items() if not info.flag_bits & _IS_UTF8}
     odd = [f for f, info in others.items() if not f.isascii() and _decoded(info) == info.filename]
     if odd:
@@ -221,31 +232,6 @@ def _decoded(info: zipfile.ZipInfo) -> str:
         return info.filename
 
 
-def _say_empty(folders: Iterable[str], files: Iterable[str]) -> tuple[str, ...]:
-    """A sentence about folders with nothing in them, which would be classes if they had pictures.
-
-    Args:
-        folders: those that may be empty.
-        files: all there are.
-    """
-    above = {
-        "/".join(parts[:n])
-        for file in files
-        if (parts := file.split("/"))
-        for n in range(1, len(parts))
-    }
-    empty = sorted(set(folders) - above)
-    if not empty:
-        return ()
-    shown = ", ".join([*empty[:4], "..."] if len(empty) > 4 else empty)
-    return (f"{len(empty):,} folder{'s are' if len(empty) > 1 else ' is'} empty: {shown}",)
-
-
-def _is_hidden(name: str) -> bool:
-    """Whether a file or folder is none of the user's: hidden, or of macOS or a disk station."""
-    return name.startswith(".") or name in ("__MACOSX", "@eaDir")
-
-
 def _plain(member: str) -> str:
     """A member's name with forward slashes, below the archive's top whatever it says."""
     parts = re.sub(r"^[A-Za-z]:", "", member.replace("\\", "/")).split("/")
@@ -263,7 +249,12 @@ def _understand(
             f"expected pictures ({' '.join(decoders())}) in {name}, got none among "
             f"{len(files)} files{said}; give a folder of pictures or of class folders"
         )
-    part = choose_part(pictures, name, split)
+    listings = read_listings(files, pictures, read, choice._replace(source="none"))
+    listed = choose_listed(listings, pictures, name, split)
+    if listed is not None:
+        pictures = listed[0]
+    part = choose_part(pictures, name, split, choice.source, chosen=listed is not None)
+    part = part._replace(notes=(*(listed[1] if listed else ()), *part.notes))
     labels = _labels(name, files, part, choice, read)
     tables = choice.source in ("auto", "table")
     left = [f for f in files if not is_picture(f) and not (tables and is_label_file(f))]
@@ -275,7 +266,8 @@ def _labels(
 ) -> Labels:
     """Labels from where the user says, or from a file of labels, or else from folders."""
     if choice.source in ("auto", "table"):
-        listings = read_listings(files, part.files, read, choice)
+        guess = choice.source == "table" or not any(part.folders)
+        listings = read_listings(files, part.files, read, choice, guess)
         found = from_listings(listings, part.files, files, name)
         if found is not None:
             return found
@@ -291,93 +283,11 @@ def _labels(
         return found._replace(notes=(*found.notes, *offered, *said))
     if choice.label_column or choice.image_column:
         raise InputError(
-            f"expected a table and --data.labels auto or table for a column of {name}, got "
-            f"--data.labels {choice.source}; leave the column out"
+            f"expected a table for the column {choice.label_column or choice.image_column}, got "
+            f"the pictures of {name} without one (labels: {choice.source}); leave the column out"
         )
     if choice.source == "folders":
         return from_folders(part.folders, name)
     if choice.source == "names":
         return from_names(part.files, name)
     return unconditional(len(part.files), "as --data.labels none says")
-
-
-def _walk(folder: Path) -> tuple[list[str], tuple[str, ...]]:
-    """Names of all files below, relative, with forward slashes, without hidden ones; sentences.
-
-    Every file is found once, however many links lead to it, by the name that is no link if it has
-    one.
-    """
-    files, doubles, empty = list[str](), list[str](), list[str]()
-    to_folders, to_files = [""], list[str]()
-    seen: set[object] = set()
-    while to_folders:  # links found on the way are followed after all that is real
-        waiting = [to_folders.pop(0)]
-        while waiting:
-            inner = waiting.pop()
-            if (folder_id := _identity(folder / inner)) in seen:
-                doubles.append(inner)
-                continue
-            seen.add(folder_id)
-            found = _entries(folder / inner)
-            if inner and not found:
-                empty.append(inner)
-            for entry in found:
-                name = f"{inner}/{entry.name}" if inner else entry.name
-                if entry.is_symlink():
-                    (to_folders if os.path.isdir(entry.path) else to_files).append(name)
-                elif entry.is_dir():
-                    waiting.append(name)
-                else:
-                    files.append(name)
-        to_folders.sort()
-    for name in sorted(to_files):
-        target = os.path.realpath(folder / name)
-        above, _, last = target.rpartition(os.sep)
-        listed = not _is_hidden(last) and _identity(above) in seen
-        listed = listed and is_picture(last) >= is_picture(name)  # a store's names have no ending
-        if (listed and os.path.exists(target)) or target in seen:
-            doubles.append(name)
-        else:
-            seen.add(target)
-            files.append(name)
-    notes = _say_empty(empty, ())
-    if not doubles:
-        return files, notes
-    count = f"{len(doubles):,} link leads" if len(doubles) == 1 else f"{len(doubles):,} links lead"
-    return files, (
-        *notes,
-        f"{count} to what is there already and is read once: {doubles[0]}",
-    )
-
-
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    """What is in a folder, sorted, without what is hidden."""
-    try:
-        with os.scandir(folder) as entries:
-            found = [entry for entry in entries if not _is_hidden(entry.name)]
-    except OSError as error:
-        raise InputError(f"expected a readable folder, got {one_line(error)}") from error
-    return sorted(found, key=lambda entry: entry.name)
-
-
-def _identity(folder: Path | str) -> tuple[int, int] | None:
-    """The same for all names of a folder."""
-    try:
-        status = os.stat(folder)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
-
-
-def _suggest(place: Path) -> str:
-    """The nearest name that does exist, as the end of a message."""
-    missing = place
-    while not missing.parent.exists():
-        missing = missing.parent
-    readable = missing.parent.is_dir() and os.access(missing.parent, os.R_OK)
-    others = missing.parent.iterdir() if readable else ()
-    near = {path.name: str(path) for path in others if not path.name.startswith(".")}
-    if len(place.parts) == 1:
-        near |= {"digits": "digits", "shapes": "shapes"}
-    match = difflib.get_close_matches(missing.name, near, n=1)
-    return f"; did you mean {near[match[0]]}?" if match else ""

@@ -8,8 +8,8 @@ of classes.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 from convflow.types import InputError
 
@@ -17,12 +17,18 @@ SPLITS = {
     "train": "train",
     "training": "train",
     "trainval": "train",
+    "trn": "train",
     "val": "validation",
     "valid": "validation",
     "validation": "validation",
     "dev": "validation",
+    "development": "validation",
     "test": "test",
     "testing": "test",
+    "tst": "test",
+    "eval": "test",
+    "evaluation": "test",
+    "holdout": "test",
     "unlabeled": "unlabeled",
     "unlabelled": "unlabeled",
 }
@@ -31,9 +37,16 @@ SPLITS = {
 ALL = "all"
 """Asks for all parts together, but for the unlabeled one."""
 
+_TAKE_ALL = ("take all of them for classes with --data.labels folders", "ask for the split 'all'")
+
+SPLIT_COLUMNS = ("split", "subset", "partition")
+"""What columns of splits are called, in small letters."""
+
 _ORDER = ("train", "validation", "test", "unlabeled")
 _WORD = re.compile(
-    rf"(?<![^\W\d_])({'|'.join(sorted(SPLITS, key=len, reverse=True))})(?=(set)?(?![^\W\d_]))", re.I
+    rf"(?<![^\W\d_])({'|'.join(sorted(SPLITS, key=len, reverse=True))})"
+    r"(?=(set|data|images?|imgs?|pictures)?(?![^\W\d_]))",
+    re.I,
 )
 
 Folders = tuple[str, ...]
@@ -49,13 +62,18 @@ class Part(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def choose_part(files: Sequence[str], where: str, split: str) -> Part:
+def choose_part(
+    files: Sequence[str], where: str, split: str, labels: str = "auto", *, chosen: bool = False
+) -> Part:
     """Those of the pictures that belong to the split; all of them where no folder is one.
 
     Args:
         files: Paths with forward slashes.
         where: What the user gave, for messages.
         split: A name in `SPLITS`, or `all`.
+        labels: Where classes come from. `folders` takes folders for classes where only some are
+            called like splits, and `none` takes them all where the split is `all`.
+        chosen: Whether a table said which files belong to the split, so that no folder has to.
 
     Raises:
         InputError: There are splits but not this one, or only some of the folders are splits.
@@ -64,9 +82,9 @@ def choose_part(files: Sequence[str], where: str, split: str) -> Part:
     folders = {way: tuple(way.split("/")) if way else () for way in ways}
     found = _level(set(folders.values()))
     if found is None:
-        notes = _check(set(folders.values()), where, False) if split != ALL else ()
-        require_whole(split, where)
-        rests, chosen = folders, list(files)
+        notes = _check(set(folders.values()), where, False, split, labels)
+        require_whole(split, where, canonical(split) if chosen else None)
+        rests, kept = folders, list(files)
     else:
         around, at = found
         kinds = {way: split_in(names[at]) or "" for way, names in folders.items()}
@@ -77,11 +95,10 @@ def choose_part(files: Sequence[str], where: str, split: str) -> Part:
             for way, names in folders.items()
             if kinds[way] in wanted
         }
-        chosen = [file for file in files if file.rpartition("/")[0] in rests]
-        if split != ALL:
-            _check(set(rests.values()), where, True)
+        kept = [file for file in files if file.rpartition("/")[0] in rests]
+        notes += _check(set(rests.values()), where, True, split, labels)
     skipped = _num_around(set(rests.values()))
-    return Part(chosen, [rests[file.rpartition("/")[0]][skipped:] for file in chosen], notes)
+    return Part(kept, [rests[file.rpartition("/")[0]][skipped:] for file in kept], notes)
 
 
 def choose_tables(
@@ -102,17 +119,45 @@ def choose_tables(
         inside = {name: split_in(name.rpartition("/")[2]) for name in names}
         kinds = inside if len({*inside.values()} - {None}) > 1 else kinds
     if not any(kinds.values()):
-        require_whole(split, where)
         return list(names), ()
     others = [name for name, kind in kinds.items() if kind is None]
     if others and split != ALL:
         have = ", ".join(name for name, kind in kinds.items() if kind)
         raise InputError(
             f"expected a split in the name of every table of {where}, got {have} beside "
-            f"{_some(others)}; give one of the files, or take all with --data.split all"
+            f"{some(others)}; give one of the files, or take all as the split 'all'"
         )
     wanted, notes = choose((kind for kind in kinds.values() if kind), where, split)
     return [name for name in names if kinds[name] in (*wanted, None)], notes
+
+
+def find_split_column(
+    columns: Iterable[str], values: Callable[[str], Iterable[Any]]
+) -> tuple[str, list[str]] | None:
+    """The column that says the split of each row, and the split of each; None if there is none.
+
+    Args:
+        columns: Names of columns.
+        values: Name to the values of a column.
+
+    Raises:
+        InputError: Only some of the rows have one.
+    """
+    for column in columns:
+        if column.lower() in SPLIT_COLUMNS:
+            words = list(values(column))
+            kinds = [SPLITS.get(str(word).strip().lower(), "") for word in words]
+            others = sorted(
+                {str(word) for word, kind in zip(words, kinds, strict=True) if not kind}
+            )
+            if not others:
+                return column, kinds
+            if any(kinds):
+                raise InputError(
+                    f"expected a split such as train or test in every row of column `{column}`, "
+                    f"got {some(others)}; mend them, or rename the column"
+                )
+    return None
 
 
 def choose(kinds: Iterable[str], where: str, split: str) -> tuple[set[str], tuple[str, ...]]:
@@ -228,46 +273,55 @@ def _inside(folders: Iterable[Folders], at: int) -> dict[Folders, int]:
     return {names: at + 1 + (inner == {names[at].lower()}) for names, inner in below.items()}
 
 
-def _check(folders: set[Folders], where: str, parted: bool) -> tuple[str, ...]:
-    """Refuse folders that look like splits; a sentence about one that is a class.
+def _check(
+    folders: set[Folders], where: str, parted: bool, split: str, labels: str
+) -> tuple[str, ...]:
+    """Refuse folders that look like splits; a sentence about those that are classes.
 
     Args:
         folders: Where the pictures are.
         where: What the user gave, for messages.
         parted: Whether the splits are known, and these are folders in one.
+        split: What the user asks for.
+        labels: Where classes come from.
     """
+    clear = labels == "folders" or (labels == "none" and split == ALL)
     inner: dict[tuple[Folders, str], set[str]] = {}
     for names in folders:
         for depth, name in enumerate(names):
             if split_in(name):
                 inner.setdefault((names[:depth], _frame(name)), set()).add(name)
-    around, notes = _num_around(folders), list[str]()
+    around, classes = _num_around(folders), list[str]()
     for (above, _), found in sorted(inner.items()):
         kinds, exact = set(map(split_in, found)), sorted(filter(_is_split, found))
-        classes = len(above) == around and not parted
-        named = classes and exact and kinds & {"train", "unlabeled"}
-        if named or (len(kinds) > 1 and (exact or "train" in kinds)):
-            raise InputError(_unclear(folders, above, found, where))
-        if classes:
-            notes += [f"the folder {name} is taken for a class, not for a split" for name in exact]
-    return tuple(notes)
+        top = len(above) == around
+        named = top and not parted and exact and kinds & {"train", "unlabeled"}
+        if not clear and (named or (len(kinds) > 1 and (exact or "train" in kinds))):
+            raise InputError(_unclear(folders, above, found, where, labels))
+        classes += sorted(found) if top and labels != "none" else []
+    if len(classes) < 2:
+        return tuple(f"the folder {name} is taken for a class, not for a split" for name in classes)
+    return (f"the folders {some(sorted(classes))} are taken for classes, not for splits",)
 
 
-def _unclear(folders: set[Folders], above: Folders, found: set[str], where: str) -> str:
+def _unclear(
+    folders: set[Folders], above: Folders, found: set[str], where: str, labels: str
+) -> str:
     depth = len(above)
     below = {names[depth:] for names in folders if names[:depth] == above}
     others = sorted({names[0] for names in below if names and names[0] not in found})
     if () in below:
         others.append("loose pictures")
-    beside = f" beside {_some(others)}" if others else ""
+    beside = f" beside {some(others)}" if others else ""
     first = sorted(found, key=lambda name: _ORDER.index(split_in(name) or "train"))
     inside = f" of {'/'.join(above)}" if above else ""
     return (
         f"expected either splits or classes as folders of {where}, got {', '.join(first)} (called "
         f"like splits){beside}{inside}; give one folder, such as {'/'.join((*above, first[0]))}, "
-        "or take all of them for classes with --data.split all"
+        f"or {_TAKE_ALL[labels == 'none']}"
     )
 
 
-def _some(names: Sequence[str]) -> str:
-    return ", ".join([*names[:3], "..."] if len(names) > 3 else names)
+def some(names: Sequence[str], most: int = 4) -> str:
+    """The first of the names, and three dots where there are more."""
+    return ", ".join([*names[:most], "..."] if len(names) > most else names)

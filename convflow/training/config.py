@@ -55,13 +55,20 @@ class DataConfig:
     """
 
     path: Annotated[str, doc("folder, .zip, .parquet, hf:NAME, digits or shapes")] = "digits"
-    split: Annotated[str, doc("train, validation, test, unlabeled, or all but the last")] = "train"
+    split: Annotated[
+        str,
+        doc("split of the pictures: train, validation, test or unlabeled; all = the first three"),
+    ] = "train"
     labels: Annotated[
         Literal["auto", "folders", "table", "names", "none"],
-        doc("where classes come from: table, else folders; names = cat_0.png; none = no classes"),
+        doc("what gives classes: auto = table, else folders; names = cat_0.png; none = no classes"),
     ] = "auto"
-    label_column: Annotated[str, doc("of labels, in a table; empty = the only one")] = ""
-    image_column: Annotated[str, doc("of pictures, in a table; empty = the only one")] = ""
+    label_column: Annotated[
+        str, doc("column of a table that holds the labels; empty = find it")
+    ] = ""
+    image_column: Annotated[
+        str, doc("column of a table that holds the pictures; empty = find it")
+    ] = ""
     size: Annotated[Pixels, doc("height x width in pixels")] = (8, 8)
     channels: Annotated[Literal[1, 3], doc("1 = grey, 3 = colour")] = 3
     buckets: Annotated[Count, doc("aspect ratios to train at")] = 1
@@ -72,9 +79,11 @@ class DataConfig:
     crop: Annotated[Literal["center", "random"], doc("which part of a picture is kept")] = "center"
     flip: Annotated[bool, doc("mirror half of the pictures")] = True
     max_pixels: Annotated[
-        Count, doc("a picture of more pixels is bad, and never decoded; default as in Pillow")
+        Count, doc("most pixels of a picture; one of more is bad and is not decoded")
     ] = MAX_PIXELS
-    on_bad: Annotated[Literal["stop", "skip"], doc("what to do about unreadable pictures")] = "stop"
+    on_bad: Annotated[
+        Literal["stop", "skip"], doc("whether an unreadable picture stops the run or is skipped")
+    ] = "stop"
     on_change: Annotated[
         Literal["warn", "stop"], doc("what to do on resume where pictures were written anew")
     ] = "warn"

@@ -296,7 +296,7 @@ CASES = [
     (
         "no such column",
         f"{PARQUET} --data.label-column clas",
-        "--data.label-column: unknown column 'clas'; did you mean 'class'",
+        "label-column: unknown column 'clas'; did you mean 'class'",
         parquet({"image": "pictures", "class": ["a", "b", "a"]}),
     ),
     (

@@ -1,6 +1,7 @@
 """Labels of files beside the pictures, and every way they may be wrong."""
 
 import json
+import unicodedata
 
 import pytest
 
@@ -12,10 +13,10 @@ PICTURES = ["a.png", "s/b.png"]
 PAIRS = [["a.png", 1], ["s/b.png", 0]]
 
 
-def labels(files, choice=AUTO, pictures=PICTURES):
+def labels(files, choice=AUTO, pictures=PICTURES, guess=True):
     """Labels by picture, or why there are none, then the sentences."""
     every = [*files, *pictures]
-    listings = read_listings(every, pictures, lambda file: files[file].encode(), choice)
+    listings = read_listings(every, pictures, lambda file: files[file].encode(), choice, guess)
     found = from_listings(listings, pictures, every, "here")
     if found is None:
         return None, tuple(note for listing in listings for note in listing.notes)
@@ -101,17 +102,49 @@ def test_what_is_said():
     assert labels({"t/metadata.csv": "not about these pictures"}) == (None, ())
 
 
+def test_a_column_that_is_not_called_labels_is_only_offered_beside_classes():
+    files = {"metadata.csv": "file_name,kind\na.png,p\ns/b.png,q\nc.png,q\nd.png,p"}
+    names, notes = labels(files)
+    assert names == ["p", "q"]
+    said = "metadata.csv: the column is taken for labels because it alone is text of few words"
+    assert said in notes
+    assert labels(files, guess=False) == (
+        None,
+        (
+            "metadata.csv: columns not used: kind",
+            "metadata.csv: --data.label-column kind would take classes from kind of metadata.csv",
+        ),
+    )
+    assert labels(files, Choice("auto", "kind"), guess=False)[0] == ["p", "q"]
+    files = {"metadata.csv": files["metadata.csv"].replace("kind", "License")}
+    assert labels(files)[0] is None
+
+
+@pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC")])
+def test_names_are_the_same_in_either_form_of_unicode(forms):
+    listed, there = (unicodedata.normalize(form, "caf\u00e9.png") for form in forms)
+    found = labels({"metadata.csv": f"file_name,label\n{listed},p\n"}, pictures=[there])
+    assert found == (["p"], ("labels from column `label` of metadata.csv: 1 class, p",))
+
+
+def test_the_mark_that_is_most_in_the_header_separates_cells():
+    files = {"metadata.csv": "file_name;label, coarse;class\na.png;1,5;p\ns/b.png;2,5;q\n"}
+    assert labels(files, Choice("auto", "class"))[0] == ["p", "q"]
+
+
 def test_columns_that_the_user_names():
     text = "name,fine_label,coarse_label\na.png,p,x\ns/b.png,q,x\n"
     choice = Choice("auto", "fine_label", "name")
     assert labels({"metadata.csv": text}, choice)[0] == ["p", "q"]
     refuse("got fine_label, coarse_label", {"metadata.csv": text}, Choice("auto", "", "name"))
     refuse(
-        "--data.label-column: .*'fine_label'",
+        "label-column: .*'fine_label'",
         {"metadata.csv": text},
         choice._replace(label_column="fine"),
     )
-    refuse("--data.image-column: ", {"metadata.csv": text}, Choice("auto", "", "nam"))
+    for named in (Choice("auto", "class"), Choice("auto", "", "name")):
+        refuse("with columns, got dataset.json", {"dataset.json": '{"labels": null}'}, named)
+    refuse("^image-column: ", {"metadata.csv": text}, Choice("auto", "", "nam"))
 
 
 @pytest.mark.parametrize(
@@ -137,6 +170,14 @@ def test_columns_that_the_user_names():
             "one label for a.png in metadata.csv, got '1' and '2'",
         ),
         ({"metadata.csv": "file_name,label\na.png,\ns/b.png,1\n"}, "a.png: expected a label"),
+        (
+            {"metadata.csv": "file_name,label\na.png,1\n\ns/b.png,big, red\n"},
+            "metadata.csv: line 4 has 3 cells, the header has 2; mend it",
+        ),
+        (
+            {"metadata.csv": 'file_name,label\na.png,"1\ns/b.png,0\n'},
+            "got metadata.csv: .*end of data",
+        ),
         ({"metadata.jsonl": "[1]"}, "a line is no object"),
         (
             {

@@ -93,7 +93,7 @@ def test_names_up_to_the_last_number():
 
 def test_the_column_of_labels():
     def find(*columns, classes=(), words=lambda column: 0):
-        return find_column(columns, classes, words, 10, "x")
+        return find_column(columns, classes, words, 10, "x")[0]
 
     assert find("text", "label", "species", classes=["odd"]) == "label"
     assert find("text", "odd", "n", classes=["odd"]) == "odd"

@@ -44,7 +44,7 @@ def refuse(path, *words, split="train", **options):
         open_source(str(path), split, **options)
     message = str(caught.value)
     assert "\n" not in message
-    assert message.startswith(("expected", "--data."))
+    assert message.startswith(("expected", "--data.labels: ", "label-column: "))
     for word in words:
         assert word in message, message
 
@@ -440,3 +440,86 @@ def test_a_pipe_is_no_picture(classes):
     source = open_source(str(classes))
     with pytest.raises(InputError, match=r"class2/pipe.png: .* got a named pipe"):
         source.read(3)
+
+
+def link(path, target):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.symlink_to(os.path.relpath(target, path.parent))
+
+
+def test_links_to_what_is_no_picture_by_its_name(tmp_path):
+    for number, name in enumerate(("cat", "dog")):
+        save(tmp_path / f"{name}.png", number)
+        (tmp_path / "data/store").mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"{name}.png").rename(tmp_path / f"data/store/ab{number}")
+        link(tmp_path / f"data/{name}/0.png", tmp_path / f"data/store/ab{number}")
+    (tmp_path / "data/store/rows").write_text("file_name,label\ncat/0.png,p\ndog/0.png,q\n")
+    source = open_source(str(tmp_path / "data"))
+    assert labelled(source) == {"cat/0.png": "cat", "dog/0.png": "dog"}
+    assert not any("link" in note for note in source.notes)
+    link(tmp_path / "data/metadata.csv", tmp_path / "data/store/rows")
+    assert open_source(str(tmp_path / "data")).class_names == ("p", "q")
+
+
+@pytest.mark.parametrize("top", ["", "images/", "images/a/"])
+def test_links_in_class_folders_give_the_classes_of_plain_pictures(tmp_path, top):
+    for number in range(4):
+        save(tmp_path / f"{top}{number}.png", number)
+        link(
+            tmp_path / ("cat", "dog")[number % 2] / f"{number}.png",
+            tmp_path / f"{top}{number}.png",
+        )
+    source = open_source(str(tmp_path))
+    wanted = {"cat/0.png": "cat", "cat/2.png": "cat", "dog/1.png": "dog", "dog/3.png": "dog"}
+    assert labelled(source) == wanted
+    said = f"4 pictures are read as links name them: cat/0.png for {top}0.png"
+    assert source.notes[-1] == said
+    save(tmp_path / f"{top}4.png")
+    refuse(tmp_path, f"{top}0.png linked as cat/0.png, but {top}4.png in 0 folders of links")
+    (tmp_path / f"{top}4.png").unlink()
+    link(tmp_path / "cat/1.png", tmp_path / f"{top}1.png")
+    refuse(tmp_path, f"{top}1.png in 2 folders of links")
+
+
+def test_a_folder_of_links_to_all_pictures_hides_no_class(tmp_path):
+    for name in ("cat", "dog"):
+        save(tmp_path / name / f"{name}.png")
+        link(tmp_path / "all" / f"{name}.png", tmp_path / name / f"{name}.png")
+    assert labelled(open_source(str(tmp_path))) == {"cat/cat.png": "cat", "dog/dog.png": "dog"}
+
+
+def test_a_column_of_other_words_leaves_class_folders(tmp_path):
+    for name in ("cat", "dog"):
+        for number in range(2):
+            save(tmp_path / name / f"{number}.png")
+    rows = [f"{name}/{i}.png,{'xy'[i]}" for name in ("cat", "dog") for i in range(2)]
+    (tmp_path / "metadata.csv").write_text("\n".join(["file_name,colour", *rows]))
+    source = open_source(str(tmp_path))
+    assert source.class_names == ("cat", "dog")
+    assert "would take classes from colour of metadata.csv" in source.notes[-1]
+    assert open_source(str(tmp_path), label_column="colour").class_names == ("x", "y")
+    (tmp_path / "metadata.csv").write_text("\n".join(["file_name,species", *rows]))
+    assert open_source(str(tmp_path)).class_names == ("x", "y")
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_a_column_of_splits_chooses_pictures(tmp_path, kind):
+    parts = {"a/0.png": "train", "a/1.png": "test", "b/2.png": "train", "b/3.png": "test"}
+    for file in [*parts, "b/4.png"]:
+        save(tmp_path / "data" / file)
+    table = {
+        "csv": "\n".join(["file_name,split", *(f"{file},{part}" for file, part in parts.items())]),
+        "jsonl": "\n".join(json.dumps({"file_name": f, "split": p}) for f, p in parts.items()),
+    }
+    (tmp_path / f"data/metadata.{kind}").write_text(table[kind])
+    for place in (tmp_path / "data", pack(tmp_path / "x.zip", tmp_path / "data")):
+        for split in ("train", "test"):
+            source = open_source(str(place), split)
+            assert labelled(source) == {f: f[0] for f, part in parts.items() if part == split}
+            assert source.notes[:2] == (
+                f"split {split} of train, test",
+                "1 pictures without a split are not taken: b/4.png",
+            )
+            assert len(open_source(str(place), split, labels="none")) == 2
+        assert len(open_source(str(place), "all")) == 4
+        refuse(place, "'validation' split", "train, test", split="validation")

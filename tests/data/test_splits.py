@@ -6,8 +6,8 @@ from convflow.data.splits import choose_part, choose_tables, require_whole, spli
 from convflow.types import InputError
 
 
-def part(*files, split="train"):
-    found = choose_part(sorted(files), "here", split)
+def part(*files, split="train", labels="auto"):
+    found = choose_part(sorted(files), "here", split, labels)
     return {f: "/".join(names) for f, names in zip(found.files, found.folders, strict=True)}
 
 
@@ -29,6 +29,11 @@ def part(*files, split="train"):
         (["training_set/a/0", "test_set/a/1"], None, {"test_set/a/1": "a"}),
         (["1. train/0", "2. test/1"], {"1. train/0": ""}, {"2. test/1": ""}),
         (["TrainImages/0", "TestImages/1"], {"TrainImages/0": ""}, {"TestImages/1": ""}),
+        (["traindata/0", "testdata/1"], {"traindata/0": ""}, {"testdata/1": ""}),
+        (["train_imgs/0", "test_imgs/1"], {"train_imgs/0": ""}, {"test_imgs/1": ""}),
+        (["TRN/0", "TST/1"], {"TRN/0": ""}, {"TST/1": ""}),
+        (["train1/0", "holdout/1"], {"train1/0": ""}, {"holdout/1": ""}),
+        (["training/0", "validation/1", "evaluation/2"], {"training/0": ""}, {"evaluation/2": ""}),
         (["train2017/0", "test2017/1"], {"train2017/0": ""}, {"test2017/1": ""}),
         (["train/images/a/0", "test/images/a/1"], {"train/images/a/0": "a"},
          {"test/images/a/1": "a"}),
@@ -70,9 +75,18 @@ def test_the_unlabeled_part_is_taken_when_asked_for():
     ],
 )
 def test_folders_that_are_splits_in_part_are_refused(files, words):
-    with pytest.raises(InputError, match=words):
-        part(*files)
-    assert len(part(*files, split="all")) == len(files)
+    for split in ("train", "all"):
+        with pytest.raises(InputError, match=words):
+            part(*files, split=split)
+    assert len(part(*files, split="all", labels="none")) == len(files)
+
+
+def test_folders_that_are_splits_in_part_are_classes_where_one_says_so():
+    files = ["train/0", "extra/1", "test/2"]
+    assert part(*files, labels="folders") == {f: f.partition("/")[0] for f in files}
+    found = choose_part(files, "here", "train", "folders")
+    assert found.notes == ("the folders test, train are taken for classes, not for splits",)
+    assert part("train/a/0", "test/a/1", labels="folders") == {"train/a/0": "a"}
 
 
 @pytest.mark.parametrize(
@@ -90,13 +104,17 @@ def test_folders_that_are_splits_in_part_are_refused(files, words):
 def test_class_folders_stay_class_folders(files):
     found = choose_part(files, "here", "train")
     assert found.files == files
-    assert all(note.startswith("split train of train") for note in found.notes)
+    said = ("split train of train", "the folder ", "the folders ")
+    assert all(note.startswith(said) for note in found.notes)
 
 
 def test_a_lone_folder_among_classes_is_a_class():
     found = choose_part(["ape/0", "test/1"], "here", "train")
     assert found.folders == [("ape",), ("test",)]
     assert found.notes == ("the folder test is taken for a class, not for a split",)
+    found = choose_part(["ape/0", "my_training/1", "train 2/2"], "here", "train")
+    said = ("the folders my_training, train 2 are taken for classes, not for splits",)
+    assert found.notes == said
 
 
 def test_folders_around_everything():
@@ -135,7 +153,11 @@ def test_tables():
         InputError, match=r"got test.parquet, .* beside other; give one of the files"
     ):
         choose_tables([*names, "other"], "x", "train")
-    with pytest.raises(InputError, match="not split"):
-        choose_tables(["a.parquet"], "x", "test")
     require_whole("test", "x", "test")
     require_whole("all", "x")
+
+
+def test_pictures_without_classes_are_spoken_of_without_options_of_training():
+    assert choose_part(["ape/0", "test/1"], "here", "train", "none").notes == ()
+    with pytest.raises(InputError, match=r"give one folder, such as train, or ask for the split"):
+        choose_part(["train/0", "x/1"], "here", "train", "none")

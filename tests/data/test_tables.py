@@ -137,7 +137,7 @@ def test_columns(tmp_path):
         open_source(str(tmp_path / "no.parquet"))
     pq.write_table(pa.table({"a": [b""], "b": [b""]}), tmp_path / "two.parquet")
     with pytest.raises(
-        InputError, match=r"one image column .* got a, b; name one with --data.image-column a"
+        InputError, match=r"one image column .* got a, b; choose one as image-column, such as a"
     ):
         open_source(str(tmp_path / "two.parquet"))
 
@@ -159,8 +159,10 @@ def test_the_one_column_of_labels_is_found(tmp_path, column):
     path = rows(tmp_path / "x.parquet", text=list("wxyz"), **{column: WORDS}, width=[1, 2, 1, 2])
     source = open_source(path)
     assert (source.class_names, labels_of(source)) == (("a", "b"), [0, 1, 0, 1])
+    guessed = ["the column is taken for labels because it alone is text of few words"]
     assert source.notes == (
         f"labels from column `{column}`: 2 classes, a, b",
+        *(guessed if column == "kind" else []),
         "columns not used: text, width",
     )
     assert open_source(path, labels="none").class_names == ()
@@ -193,11 +195,35 @@ def test_other_columns_are_no_labels(tmp_path, column):
         open_source(path, labels="table")
 
 
+def test_rows_are_chosen_by_a_column_of_splits(tmp_path):
+    parts = ["train", "Test", "train", "unlabeled"]
+    path = rows(tmp_path / "x.parquet", Split=parts, label=["a", "b", "b", "c"])
+    source = open_source(path)
+    assert (levels(source), labels_of(source), source.class_names) == ([0, 2], [0, 1], ("a", "b"))
+    assert source.item_name(1) == "x.parquet row 2"
+    assert source.notes == (
+        "split train of train, test, unlabeled, by column `Split`",
+        "labels from column `label`: 2 classes, a, b",
+    )
+    assert levels(open_source(path, "test")) == levels(open_source(str(tmp_path), "test")) == [1]
+    assert levels(open_source(path, "all")) == [0, 1, 2]
+    with pytest.raises(InputError, match=r"'validation' split .* got train, test, unlabeled"):
+        open_source(path, "validation")
+    assert len(open_source(rows(tmp_path / "y.parquet", split=["1", "2"]))) == 2
+    with pytest.raises(InputError, match=r"in every row of column `split`, got None; mend"):
+        open_source(rows(tmp_path / "z.parquet", split=["test", None]))
+    (tmp_path / "named").mkdir()
+    rows(tmp_path / "named/test-0.parquet", split=["test", "test"])
+    rows(tmp_path / "named/train-0.parquet", split=["train"])
+    assert len(open_source(str(tmp_path / "named/test-0.parquet"))) == 2
+    assert len(open_source(str(tmp_path / "named"))) == 1
+
+
 def test_the_image_column_is_named(tmp_path):
     table = pa.table({"before": [png(1)], "after": [png(2)], "label": ["a"]})
     pq.write_table(table, tmp_path / "x.parquet")
     path = str(tmp_path / "x.parquet")
-    with pytest.raises(InputError, match=r"got before, after; name one with --data.image-column"):
+    with pytest.raises(InputError, match=r"got before, after; choose one as image-column"):
         open_source(path)
     assert levels(open_source(path, image_column="after")) == [2]
     with pytest.raises(InputError, match="expected a column of pictures, got label"):
@@ -309,6 +335,21 @@ def test_hugging_face(saved):
         open_source(f"hf:{saved / 'parts'}", split="validation")
     with pytest.raises(InputError, match="write hf:"):
         open_source(str(saved / "whole"))
+
+
+def test_a_column_of_splits_of_a_hugging_face_dataset(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    pictures = [Image.new("L", (5, 4), i) for i in range(4)]
+    columns = {"image": pictures, "subset": ["val", "dev", "train", "test"], "label": list("aabb")}
+    features = datasets.Features(
+        {"image": datasets.Image(), "subset": datasets.Value("string"),
+         "label": datasets.Value("string")}
+    )  # fmt: skip
+    datasets.Dataset.from_dict(columns, features=features).save_to_disk(tmp_path / "x")
+    source = open_source(f"hf:{tmp_path / 'x'}", "validation")
+    assert (levels(source), source.class_names) == ([0, 1], ("a",))
+    assert source.notes[0] == "split validation of train, validation, test, by column `subset`"
+    assert levels(open_source(f"hf:{tmp_path / 'x'}")) == [2]
 
 
 def test_hugging_face_of_a_flat_folder_with_splits(tmp_path, monkeypatch):

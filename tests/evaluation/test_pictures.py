@@ -195,5 +195,12 @@ def test_the_column_of_pictures_is_named(tmp_path):
         Image.new("L", (4, 4), level).save(buffer, "PNG")
         cells[name] = [buffer.getvalue()]
     parquet.write_table(pa.table(cells), tmp_path / "x.parquet")
+    for file in ("flat/0.png", "mixed/train/0.png", "mixed/other/0.png"):
+        (tmp_path / file).parent.mkdir(parents=True)
+        Image.new("L", (4, 4)).save(tmp_path / file)
+    for path, column in (("x.parquet", ""), ("x.parquet", "befor"), ("flat", "x"), ("mixed", "")):
+        with pytest.raises(InputError) as caught:
+            open_pictures(str(tmp_path / path), image_column=column)
+        assert "--" not in str(caught.value)  # of options of training
     found = open_pictures(str(tmp_path / "x.parquet"), image_column="after", channels=1)
     assert found.read([0]).unique().tolist() == [2]

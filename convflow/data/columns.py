@@ -1,0 +1,139 @@
+"""What tables of pictures have in common: which rows, which columns, and a picture's cell."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from convflow.data.files import read_below
+from convflow.data.labels import (
+    Choice,
+    Labels,
+    choose_column,
+    find_column,
+    from_values,
+    not_used,
+    unconditional,
+)
+from convflow.data.splits import (
+    ALL,
+    canonical,
+    choose,
+    find_split_column,
+    require_whole,
+)
+from convflow.types import InputError
+
+
+def choose_rows(
+    columns: Sequence[str],
+    values: Callable[[str], Sequence[Any]],
+    where: str,
+    split: str,
+    own: str | None,
+) -> tuple[np.ndarray | None, str | None, tuple[str, ...]]:
+    """Rows of the split and the column that says so, None where none does, and sentences.
+
+    Args:
+        columns: Of the table.
+        values: Name to the values of a column.
+        where: What the user gave, for messages.
+        split: A name in `SPLITS`, or `all`.
+        own: The split that the table is by its name.
+
+    Raises:
+        InputError: There is no such split.
+    """
+    found = find_split_column(columns, values)
+    if found is None or (own and canonical(split) not in (*found[1], ALL)):
+        require_whole(split, where, own)
+        return None, None, ()
+    column, kinds = found
+    wanted, notes = choose(kinds, where, split)
+    said = tuple(f"{note}, by column `{column}`" for note in notes)
+    return np.flatnonzero([kind in wanted for kind in kinds]), column, said
+
+
+def image_column(
+    where: str, types: Mapping[str, str], pictures: Sequence[str], choice: Choice
+) -> str:
+    """The column with the pictures, among those that may hold some; `types` is by column."""
+    if choice.image_column:
+        name = choose_column("image", list(types), choice.image_column, where)
+        if name not in pictures:
+            raise InputError(
+                f"image-column: expected a column of pictures, got {name}; {where} has "
+                f"pictures in {', '.join(pictures) or 'no column'}"
+            )
+        return name
+    for name in ("image", "img"):
+        if name in pictures:
+            return name
+    if len(pictures) > 1:
+        raise InputError(
+            f"expected one image column in {where}, got {', '.join(pictures)}; choose one as "
+            f"image-column, such as {pictures[0]}"
+        )
+    if not pictures:
+        raise InputError(
+            f"expected an image column (bytes, or a struct with bytes) in {where}, "
+            f"got the columns {', '.join(f'{name} ({kind})' for name, kind in types.items())}; "
+            "save the pictures as PNG or JPEG, one in each row"
+        )
+    return pictures[0]
+
+
+class Table(NamedTuple):
+    """What labels are found in."""
+
+    name: str
+    num_rows: int
+    columns: Sequence[str]
+    """All but those of pictures."""
+    classes: Sequence[str]
+    """Those whose type says that they are labels."""
+    num_words: Callable[[str], int]
+    values: Callable[[str], Sequence[Any]]
+    names: Callable[[str], Sequence[str] | None]
+    describe: Callable[[int], str]
+
+    def labels(self, choice: Choice) -> Labels:
+        """Labels from the column that the user names, or from the one there is."""
+        if choice.source in ("folders", "names"):
+            raise InputError(
+                f"--data.labels: expected auto, table or none for the table {self.name}, got "
+                f"{choice.source}; change it"
+            )
+        if choice.source == "none":
+            return unconditional(self.num_rows, "as --data.labels none says")
+        if choice.label_column:
+            label: str | None = choose_column("label", self.columns, choice.label_column, self.name)
+            said: tuple[str, ...] = ()
+        else:
+            label, said = find_column(
+                self.columns, self.classes, self.num_words, self.num_rows, self.name
+            )
+        left = not_used(self.columns, label)
+        if label is None:
+            found = unconditional(self.num_rows, "no column is known to hold labels")
+            if choice.source == "table":
+                raise InputError(
+                    f"expected a column of labels in {self.name}, got {', '.join(self.columns)}; "
+                    "name one with --data.label-column"
+                )
+        else:
+            found = from_values(
+                self.values(label), self.names(label), self.describe, f"column `{label}`"
+            )
+        return found._replace(notes=(*found.notes, *said, *left))
+
+
+def encoded_bytes(value: Any, below: Sequence[Path]) -> bytes:
+    """Picture bytes of a table cell: bytes, or a struct of bytes and a path below a folder."""
+    data = value.get("bytes") if isinstance(value, dict) else value
+    if data is None and isinstance(value, dict) and value.get("path"):
+        return read_below(below, value["path"])
+    return data or b""
