@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from convflow.training.config import CodecConfig, PipelineConfig
 from convflow.training.divergence import require_finite
 from convflow.training.keys import to_dict
 from convflow.training.optim import optimizer_tensors, restore_optimizer
+from convflow.training.places import portable
 from convflow.types import InputError
 
 if TYPE_CHECKING:
@@ -48,11 +50,15 @@ def store(trainer: Trainer) -> Path:
     named = {checkpoint.PARTS[name]: tensors for name, tensors in parts.items()}
     require_finite(named, lambda: kept(run))
     folder = checkpoint.folder_of(run, trainer.step)
+    codec, told = CodecConfig(**trainer.codec.settings), config.codec.autoencoder
+    if codec.kind == "latent":
+        place = portable(codec.autoencoder, folder / "ema", told)
+        codec = replace(codec, autoencoder=place)
     known = PipelineConfig(
         size=trainer.images.shape[1:],
         class_names=trainer.images.class_names,
         sampling=config.sampling,
-        codec=CodecConfig(**trainer.codec.settings),
+        codec=codec,
         process=config.process,
         resolution=config.resolution,
     )
