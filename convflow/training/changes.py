@@ -99,7 +99,7 @@ def check_changes(changes: list[Change], run: Path) -> None:
     words = " ".join(change.words for change in changes)
     other = shlex.quote(str(free_name(run)))
     if any(change.rule == "new" for change in fixed):
-        way = f"begin from nothing: convflow train RECIPE {words} --run {other}"
+        way = f"repeat the command that began it, with {words} --run {other}"
     else:
         way = (
             "begin another run from its weights: convflow train "

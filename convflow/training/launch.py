@@ -233,7 +233,7 @@ def build_model(
 
 
 def read_run_config(run: Path) -> TrainConfig:
-    """Return the settings of a run folder, with its paths where they are now, or raise InputError."""
+    """Return the settings of a run folder, its paths as they are now, or raise InputError."""
     path = run / "config.json"
     if not path.is_file():
         raise InputError(
