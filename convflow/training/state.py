@@ -13,6 +13,7 @@ from torch import Tensor
 
 from convflow import __version__
 from convflow.data.formats import newly_read
+from convflow.data.selection import describe_others
 from convflow.models.zoo import load_strictly
 from convflow.storage import check_sums, read_finite
 from convflow.training import checkpoint
@@ -119,6 +120,8 @@ def _check_pictures(trainer: Trainer, state: Mapping[str, Any], folder: Path) ->
     found = f"{known:,} pictures, got {count:,} in {data.path}"
     if known == count:
         found = f"other pictures, classes or labels than are in {data.path} now"
+    if others := describe_others(run / SELECTION, trainer.images.source):
+        found += f" ({others})"
     ways = ["restore the data"]
     if count < known and data.on_bad == "skip" and not (run / SELECTION).is_file():
         ways = [f"restore {run / SELECTION}, which names the pictures of the run, or the data"]

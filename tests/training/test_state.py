@@ -233,6 +233,22 @@ def test_other_pictures_are_refused_with_why(
     assert str(error.value).endswith(f"{end}--run {run}-2")
 
 
+def test_pictures_that_are_new_or_gone_are_named(data, tiny, tmp_path):
+    pictures, run = shutil.copytree(data, tmp_path / "pictures"), tmp_path / "run"
+    config = tiny(f"--data {pictures} --images 8")
+    assert launch.train(config, run)
+    first = min(pictures.rglob("*.png"))
+    first.rename(first.with_name("other.png"))
+    name = first.parent.name
+    with pytest.raises(
+        InputError, match=rf"now \(new: {name}/other.png; gone: {name}/{first.name}"
+    ):
+        launch.train(dataclasses.replace(config, images=16), run)
+    first.with_name("other.png").unlink()
+    with pytest.raises(InputError, match=rf"got 21 in {pictures} \(gone: {name}/{first.name}\); "):
+        launch.train(dataclasses.replace(config, images=16), run)
+
+
 def test_a_bad_picture_ends_the_run_after_saving(tiny, trainer_of, monkeypatch, tmp_path):
     batch, error = Images.batch, InputError("odd/3.png: truncated; replace it")
 
