@@ -25,6 +25,9 @@ _ENDINGS = {
 _OPTIONAL = {"WEBP": "webp", "JPEG2000": "jpg_2000", "AVIF": "avif"}
 """What Pillow calls the library behind a format that it may have been built without."""
 
+FIRST_READ = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+"""The only endings that were read until version 0.2, whose runs may still go on."""
+
 UNSUPPORTED = frozenset(
     ".3fr .ai .arw .avifs .cr2 .cr3 .crw .dcm .dds .dng .emf .eps .erf .exr .fits .hdr .heic "
     ".heics .heif .heifs .hif .icns .ico .jls .jng .jxl .jxr .mng .mos .mpo .nef .nrw .orf .pam "
@@ -54,6 +57,12 @@ def endings() -> tuple[str, ...]:
 def is_picture(file: str) -> bool:
     """Whether a file is read as a picture, by its name."""
     return file.lower().endswith(endings())
+
+
+def newly_read(files: Iterable[str]) -> dict[str, int]:
+    """How many pictures have each ending that was not read until version 0.2."""
+    counts = Counter(_ending(file) for file in files if is_picture(file))
+    return {ending: counts[ending] for ending in sorted(counts) if ending not in FIRST_READ}
 
 
 def unread(files: Iterable[str]) -> tuple[str, ...]:

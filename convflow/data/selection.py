@@ -11,6 +11,12 @@ import numpy as np
 from convflow.data.pictures import Source
 from convflow.storage import writing_file
 
+UTF8 = ("utf-8", "surrogatepass")
+"""Of names; those of files may be no text."""
+
+MOST_NAMES = 3
+"""Pictures that a message names."""
+
 
 @dataclass
 class Selection:
@@ -33,8 +39,11 @@ class Selection:
             InputError: The disk is full or not writable.
         """
         with writing_file(path) as draft, draft.open("wb") as file:
+            names = np.frombuffer("\0".join(_names(source)).encode(*UTF8), np.uint8)
             items = np.array(_items(source))
-            np.savez_compressed(file, indices=self.indices, sides=self.sides, items=items)
+            np.savez_compressed(
+                file, indices=self.indices, sides=self.sides, items=items, names=names
+            )
 
     @classmethod
     def read(cls, path: Path, source: Source) -> Selection | None:
@@ -57,7 +66,30 @@ class Selection:
         return cls(indices, sides) if fits else None
 
 
+def describe_others(path: Path, source: Source) -> str:
+    """Return which pictures are new and which are gone since a selection was kept, with some names.
+
+    Empty where the names are the same, and where the file is missing, damaged or an earlier one.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            before = file["names"].tobytes().decode(*UTF8).split("\0")
+    except Exception:  # as in `Selection.read`
+        return ""
+    now = _names(source)
+    others = {"new": {*now} - {*before}, "gone": {*before} - {*now}}
+    return "; ".join(f"{word}: {_some(sorted(names))}" for word, names in others.items() if names)
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - MOST_NAMES:,} more" if len(names) > MOST_NAMES else ""
+    return ", ".join(names[:MOST_NAMES]) + more
+
+
+def _names(source: Source) -> list[str]:
+    return [source.item_name(index) for index in range(len(source))]
+
+
 def _items(source: Source) -> str:
     """Return the SHA-256 of the names of all pictures."""
-    names = [source.item_name(index) for index in range(len(source))]
-    return hashlib.sha256(repr(names).encode()).hexdigest()
+    return hashlib.sha256(repr(_names(source)).encode()).hexdigest()

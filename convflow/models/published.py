@@ -7,6 +7,7 @@ its own, its signs, whatever stands before them.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -23,8 +24,10 @@ WRAPPERS = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wra
 """Modules that torch puts around others, at any depth."""
 
 AVERAGED = {"ema", "averaged", "average", "avg", "swa", "shadow"}
-RAW = {"raw", "online"}
+RAW = {"raw", "online", "noema", "nonema"}
 """Words of a name that tell which of two networks is the average."""
+NOT = {"no", "non", "not", "without"}
+"""Words that turn the next one into its opposite."""
 
 EXTRAS = re.compile(
     r"(?:^|[._])(projectors?|optimizers?|opt|schedulers?|loss|losses|criterion|lpips|perceptual|"
@@ -232,9 +235,10 @@ def _is_tensor(name: Any, value: Any) -> bool:
 
 def _is_averaged(names: list[str], counted: bool = False) -> bool:
     """Return whether the last telling word of names says that weights are averaged."""
-    for word in re.split(r"[._]", ".".join(names).lower())[::-1]:
+    words = re.findall("[a-z]+", ".".join(names).lower())
+    for before, word in list(itertools.pairwise(["", *words]))[::-1]:
         if word in AVERAGED | RAW:
-            return word in AVERAGED
+            return (word in AVERAGED) != (before in NOT)
     return counted
 
 
@@ -261,11 +265,18 @@ def _nameless(dicts: Mapping[tuple[str, ...], Mapping[Any, Any]], parts: list[Pa
     known = {(part.path, file) for part in parts for file in part.files.values()}
     for path, content in dicts.items():
         for key, value in content.items() if not OPTIMIZER.search(".".join(path)) else ():
-            tensors = value if isinstance(value, (list, tuple)) else [value]
-            large = any(isinstance(t, Tensor) and t.numel() > 1 for t in tensors)
-            if large and (path, key) not in known and _is_averaged([*path, str(key)]):
+            unknown = (path, key) not in known and _is_averaged([*path, str(key)])
+            if unknown and _holds_weights(value):
                 return ".".join([*path, str(key)])
     return None
+
+
+def _holds_weights(value: Any, depth: int = DEEPEST) -> bool:
+    """Return whether a value is a tensor of several numbers, or a list with one at any depth."""
+    if isinstance(value, (list, tuple)) and depth:
+        inner = (v.values() if isinstance(v, Mapping) else [v] for v in value)
+        return any(_holds_weights(v, depth - 1) for values in inner for v in values)
+    return isinstance(value, Tensor) and value.numel() > 1
 
 
 def _clean(

@@ -99,7 +99,7 @@ def check_changes(changes: list[Change], run: Path) -> None:
         return
     named = ", ".join(map(str, fixed))
     if any(change.rule == "new" for change in fixed):
-        way = f"begin from nothing: {_command('RECIPE', changes, run)}"
+        way = f"repeat the command that began it, with {_words(changes, run)}"
     else:
         way = begin_from_its_weights(run, changes)
     raise InputError(
@@ -110,13 +110,13 @@ def check_changes(changes: list[Change], run: Path) -> None:
 def begin_from_its_weights(run: Path, changes: list[Change]) -> str:
     """Return the advice to begin another run from the weights of one, and the command."""
     begun = f"--init {shlex.quote(str(run))}"
-    return f"begin another run from its weights: {_command(begun, changes, run)}"
+    command = f"convflow train {begun} {_words(changes, run)}"
+    return f"begin another run from its weights: {command}"
 
 
-def _command(start: str, changes: list[Change], run: Path) -> str:
+def _words(changes: list[Change], run: Path) -> str:
     words = filter(None, [change.words for change in changes])
-    other = shlex.quote(str(free_name(run)))
-    return " ".join(["convflow train", start, *words, "--run", other])
+    return " ".join([*words, "--run", shlex.quote(str(free_name(run)))])
 
 
 def record_changes(changes: list[Change], run: Path, step: int, images_seen: int) -> list[Change]:

@@ -50,7 +50,7 @@ from convflow.training.pictures import (
     order_pictures,
     training_sizes,
 )
-from convflow.training.places import find_paths, resolve_paths, store_paths
+from convflow.training.places import describe_paths, find_paths, resolve_paths, store_paths
 from convflow.training.planner import Work, check_memory, describe_disk
 from convflow.training.trainer import Trainer, choose_precision
 from convflow.types import InputError, Size
@@ -168,8 +168,7 @@ def build_trainer(config: TrainConfig, run: Path, device: torch.device) -> tuple
         config = replace(config, process=replace(config.process, deviations=deviations))
         process = create_process(dataclasses.asdict(config.process))
     model = build()
-    if found.data.path != data.path:
-        report.notes = [*report.notes, f"{data.path} is {found.data.path}"]
+    report.notes = [*report.notes, *describe_paths(config, found)]
     if origin is not None:
         report.notes = [*report.notes, *begin_from(model, origin, source.class_names)]
     return Trainer(config, model.to(device), process, codec, images, run, order), report
@@ -234,7 +233,7 @@ def build_model(
 
 
 def read_run_config(run: Path) -> TrainConfig:
-    """Return the settings a run folder was started with, or raise InputError."""
+    """Return the settings of a run folder, its paths as they are now, or raise InputError."""
     path = run / "config.json"
     if not path.is_file():
         raise InputError(
@@ -242,7 +241,7 @@ def read_run_config(run: Path) -> TrainConfig:
             "convflow train wrote, or a recipe to begin a new run"
         )
     try:
-        return from_dict(read_json(path))
+        return find_paths(from_dict(read_json(path)), run)
     except InputError as error:
         reason = str(error).partition("; ")[0].removeprefix(f"{path} ")
         raise InputError(

@@ -78,8 +78,9 @@ def begin_from(model: Backbone, origin: Origin, class_names: Sequence[str]) -> l
     """Copy the weights of a trained network into a new one, which then predicts what that did.
 
     The rows of the label table are those of the classes of the same name; a new class keeps the
-    row that the new network has drawn. Where the names are unknown, the rows are taken by position
-    if there are as many. "No label" is always taken.
+    row that the new network has drawn. Where the names are unknown, or are the numbers that classes
+    without names get, the rows are taken by position if there are as many. "No label" is always
+    taken.
 
     Args:
         model: the new network. A pyramid may begin from a network like the one inside it, see
@@ -118,12 +119,17 @@ def _tables(model: nn.Module) -> list[LabelEmbedding]:
 
 def _rows(names: tuple[str, ...], num_classes: int, origin: Origin) -> list[int | None]:
     """Return for each class its row in the label table of the origin, None for a new one."""
-    if not origin.class_names or not names:
+    if not _tell(origin.class_names) or not _tell(names):
         by_position = origin.model.num_classes == num_classes
         return [*range(num_classes)] if by_position else [None] * num_classes
     exact = {name: row for row, name in enumerate(origin.class_names)}
     alike = {_normal(name): row for name, row in exact.items()}
     return [exact.get(name, alike.get(_normal(name))) for name in names]
+
+
+def _tell(names: Sequence[str]) -> bool:
+    """Return whether names tell classes apart from others: 0, 1, ... stand for unknown ones."""
+    return tuple(names) != tuple(map(str, range(len(names))))
 
 
 def _normal(name: str) -> str:
@@ -151,11 +157,12 @@ def _note(
         return f"label table: no classes here, {known} of {origin.name} left out"
     if not known:
         return f"label table: {num_classes} classes drawn anew, for {origin.name} has none"
-    if not origin.class_names or not names:
+    if not _tell(origin.class_names) or not _tell(names):
+        why = "numbers are no names" if origin.class_names else "it has no names"
         how = f"{num_classes} classes taken from {origin.name} by position"
         if known != num_classes:
             how = f"{num_classes} classes drawn anew, for {origin.name} has {known}"
-        return f"label table: {how}; it has no names"
+        return f"label table: {how}; {why}"
     if rows == [*range(known)]:
         return ""
     taken = [name for name, row in zip(names, rows, strict=True) if row is not None]

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from convflow import __version__
+from convflow.data.formats import newly_read
+from convflow.data.selection import describe_others
 from convflow.models.zoo import load_strictly
 from convflow.storage import check_sums, read_finite
 from convflow.training import checkpoint
-from convflow.training.changes import begin_from_its_weights, find_changes
+from convflow.training.changes import free_name
 from convflow.training.config import CodecConfig, PipelineConfig
 from convflow.training.divergence import require_finite
-from convflow.training.keys import from_dict, to_dict
+from convflow.training.keys import to_dict
 from convflow.training.optim import optimizer_tensors, restore_optimizer
-from convflow.training.places import resolve_paths
+from convflow.training.pictures import SELECTION
+from convflow.training.places import find_paths, portable
 from convflow.types import InputError
 
 if TYPE_CHECKING:
@@ -50,11 +55,15 @@ def store(trainer: Trainer) -> Path:
     named = {checkpoint.PARTS[name]: tensors for name, tensors in parts.items()}
     require_finite(named, lambda: kept(run))
     folder = checkpoint.folder_of(run, trainer.step)
+    codec, told = CodecConfig(**trainer.codec.settings), config.codec.autoencoder
+    if codec.kind == "latent":
+        place = portable(codec.autoencoder, folder / "ema", told)
+        codec = replace(codec, autoencoder=place)
     known = PipelineConfig(
         size=trainer.images.shape[1:],
         class_names=trainer.images.class_names,
         sampling=config.sampling,
-        codec=CodecConfig(**trainer.codec.settings),
+        codec=codec,
         process=config.process,
         resolution=config.resolution,
     )
@@ -84,19 +93,8 @@ def restore(trainer: Trainer, folder: Path) -> None:
     Raises:
         InputError: a damaged file, numbers that are not finite, another network, other pictures.
     """
-    state, path, run = checkpoint.read_state(folder), trainer.config.data.path, trainer.run_folder
-    known = state.get("num_pictures", len(trainer.images))
-    if known != len(trainer.images) or state.get("pictures", trainer.pictures) != trainer.pictures:
-        differ = f"{known:,} pictures, got {len(trainer.images):,} in {path}"
-        if known == len(trainer.images):
-            differ = f"other pictures, classes or labels than are in {path} now"
-        changes = find_changes(
-            *(resolve_paths(c, run) for c in (from_dict(state["config"]), trainer.config))
-        )
-        raise InputError(
-            f"{folder} was trained on {differ}; restore the data, or "
-            f"{begin_from_its_weights(run, changes)}"
-        )
+    state = checkpoint.read_state(folder)
+    _check_pictures(trainer, state, folder)
     checkpoint.compare_stamps(state.get("stamp"), trainer.images.stamp, folder, trainer.config.data)
     with checkpoint.readable(folder):
         if trainer.config.checkpoint.verify:
@@ -110,6 +108,37 @@ def restore(trainer: Trainer, folder: Path) -> None:
     if trainer.config.precision == "auto":  # stays what it was
         trainer.precision = state.get("precision", trainer.precision)
     trainer.begun_from = trainer.saved = folder
+
+
+def _check_pictures(trainer: Trainer, state: Mapping[str, Any], folder: Path) -> None:
+    """Raise InputError where a state is of other pictures, with the ways out."""
+    run, count = trainer.run_folder, len(trainer.images)
+    known = state.get("num_pictures", count)
+    if known == count and state.get("pictures", trainer.pictures) == trainer.pictures:
+        return
+    data = find_paths(trainer.config, run).data
+    found = f"{known:,} pictures, got {count:,} in {data.path}"
+    if known == count:
+        found = f"other pictures, classes or labels than are in {data.path} now"
+    if others := describe_others(run / SELECTION, trainer.images.source):
+        found += f" ({others})"
+    ways = ["restore the data"]
+    if count < known and data.on_bad == "skip" and not (run / SELECTION).is_file():
+        ways = [f"restore {run / SELECTION}, which names the pictures of the run, or the data"]
+    if "labels" not in state["config"].get("data", {}):
+        names = map(trainer.images.item_name, range(count))
+        added = newly_read(names) if known < count else {}
+        kinds = ", ".join(f"{number:,} {ending}" for ending, number in added.items())
+        if kinds:
+            ways = [f"since convflow now reads more kinds of files, move them away ({kinds})"]
+        if count - known != sum(added.values()) or not kinds:
+            ways.append(
+                "since convflow now reads files of labels and takes folders such as test for "
+                "splits, pass --data.labels folders or --data.split all, or rename them"
+            )
+    words = shlex.join(["--init", str(run), "--data", data.path, "--run", str(free_name(run))])
+    ways.append(f"begin another run from its weights: convflow train {words}")
+    raise InputError(f"{folder} was trained on {found}; {'; or '.join(ways)}")
 
 
 def save_before(error: Exception, save: Callable[[], Path]) -> Exception:

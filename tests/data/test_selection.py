@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from convflow.data.pictures import Pictures
-from convflow.data.selection import Selection
+from convflow.data.selection import Selection, describe_others
 
 
 def source_of(count, name="item{}"):
@@ -25,6 +25,17 @@ def test_it_is_read_for_the_same_pictures_alone(tmp_path):
     assert Selection.read(path, source_of(4, "other{}")) is None
     path.write_bytes(path.read_bytes()[:-30])
     assert Selection.read(path, source_of(4)) is None
+
+
+def test_what_is_new_and_what_is_gone_is_named(tmp_path):
+    path = tmp_path / "x.npz"
+    assert describe_others(path, source_of(4)) == ""
+    Selection(np.array([0]), np.array([[4, 5]])).write(path, source_of(4, "\udcffü{}"))
+    assert describe_others(path, source_of(4, "\udcffü{}")) == ""
+    assert describe_others(path, source_of(3, "\udcffü{}")) == "gone: \udcffü3"
+    assert describe_others(path, source_of(6, "\udcffü{}")) == "new: \udcffü4, \udcffü5"
+    told = "new: a0, a1; gone: \udcffü0, \udcffü1, \udcffü2 and 1 more"
+    assert describe_others(path, source_of(2, "a{}")) == told
 
 
 @pytest.mark.parametrize(

@@ -79,6 +79,9 @@ def test_a_network_is_found_by_its_sign(content):
         ({**under("ema.", EMA), "step": 7}, "ema", ["step"]),
         ({"model": RAW, "ema": [EMA]}, "ema.0", ["model"]),
         ({"models": (RAW, {"ema": EMA})}, "models.1.ema", ["models.0"]),
+        ({"model": RAW, "ema0.9999": EMA}, "ema0.9999", ["model"]),
+        ({"model": EMA, "model_no_ema": RAW, "ema2": EMA}, "ema2", ["model", "model_no_ema"]),
+        (under("non_ema.", RAW) | under("ema.", EMA), "ema", ["non_ema"]),
     ],
 )
 def test_the_average_is_taken_and_the_rest_is_told(content, name, dropped):
@@ -89,6 +92,13 @@ def test_the_average_is_taken_and_the_rest_is_told(content, name, dropped):
     assert found.part.tensors.keys() == RAW.keys()
     assert "averaged weights in" in found.describe()
     assert all(each in found.describe() for each in dropped)
+
+
+@pytest.mark.parametrize("name", ["non_ema", "model_no_ema", "nonema", "model-without-ema"])
+def test_what_is_no_average_is_not_taken_for_one(name):
+    with pytest.raises(InputError, match=f"got 2 that could be meant: target, {name}; choose"):
+        take({"target": EMA, name: RAW}, "there")
+    assert not take({name: RAW}, "there").part.averaged
 
 
 def test_where_several_could_be_meant_a_choice_is_asked_for():
@@ -124,6 +134,9 @@ def test_where_several_could_be_meant_a_choice_is_asked_for():
             under("model.", RAW) | {"model_ema.blocks0attnqkvweight": torch.ones(2)},
             "model_ema.blocks0",
         ),
+        ({"model": RAW, "ema0.9999": [torch.ones(2)]}, "ema0.9999"),
+        ({"model": RAW, "ema": {0.9999: [[torch.ones(2)]]}}, "ema.0.9999"),
+        ({"model": RAW, "ema": {"stds": [0.05], "emas": [{"a": torch.ones(2)}]}}, "ema.emas"),
     ],
 )
 def test_an_average_under_no_names_is_not_passed_over(content, place):

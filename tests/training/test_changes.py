@@ -62,9 +62,13 @@ def test_what_changes_no_meaning_may_change(tmp_path, words, recorded):
         ),
         (
             "--model.width 8 --optim.lr 0.5",
-            "begin from nothing: convflow train RECIPE --model.width 8 --optim.lr 0.5 --run 'NEW'",
+            "or repeat the command that began it, with --model.width 8 --optim.lr 0.5 --run 'NEW'",
         ),
-        ("--model.name dico", "convflow train RECIPE --model.name dico --run 'NEW'"),
+        (
+            "--model.name dico",
+            "or repeat the command that began it, with --model.name dico --run 'NEW'",
+        ),
+        ("--init there", "or repeat the command that began it, with --init there --run 'NEW'"),
     ],
 )
 def test_the_message_is_a_command_that_does_what_was_wanted(tmp_path, words, way):
@@ -81,6 +85,12 @@ def test_the_words_of_a_change_make_it():
     before = TrainConfig()
     for change in changes_of(words):
         assert find_changes(before, override(before, split(change.words))) == [change]
+
+
+def test_a_run_from_weights_may_be_repeated_without_them():
+    before = TrainConfig(init="there")
+    (change,) = changes_of("--init ''", before)
+    assert find_changes(before, override(before, split(change.words))) == [change]
 
 
 def test_a_name_that_is_free(tmp_path):

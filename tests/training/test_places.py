@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -37,11 +38,18 @@ def test_a_place_is_found_from_where_it_is_stored(project, tmp_path, monkeypatch
     (project / "runs/pets").mkdir(parents=True)  # nearer, but another
     assert portable("pets", run) == str(project / "pets")
     assert portable("who/what", run) == "who/what"
-    assert find_place("pets", run) == "pets"
+    assert find_place("pets", run) == str(project / "runs/pets")
     (project / "runs/pets").rmdir()
+    assert find_place("pets", run) == "pets"
     monkeypatch.chdir(tmp_path / "elsewhere")
-    assert find_place("pets", run) == str(project / "pets")
     assert find_place("pets", far) == "pets"
+    for _ in range(2):  # whatever has this name here
+        assert find_place("pets", run) == str(project / "pets")
+        assert portable(str(project / "pets"), run, "pets") == "pets"
+        (tmp_path / "elsewhere/pets").mkdir(exist_ok=True)
+    assert portable("pets", run, "pets") == str(tmp_path / "elsewhere/pets")
+    assert find_place("pets", far) == "pets"  # from here alone
+    assert find_place("tmp", Path("/runs/a")) == "tmp"  # but not the root of all files
     assert find_place("who/what", run) == "who/what"
     assert find_place("~nobody/\0", run) == "~nobody/\0"
 
@@ -78,6 +86,55 @@ def test_a_run_goes_on_from_another_working_directory(run, project, tmp_path, mo
     assert main(["train", "pictures.flowdcn", *WORDS, *absolute]) == 0
 
 
+@pytest.fixture
+def other(project, tmp_path, monkeypatch):
+    """A run in the project, and a working directory that has other pictures of the same name."""
+    run = project / "runs/a"
+    words = ["--data", "pets", "--run", str(run), "--images", "2"]
+    assert main(["train", "pictures.flowdcn", *WORDS, *words]) == 0
+    (tmp_path / "b/pets/dogs").mkdir(parents=True)
+    for number in range(4):
+        Image.new("L", (8, 8), 9 * number).save(tmp_path / f"b/pets/dogs/{number}.png")
+    monkeypatch.chdir(tmp_path / "b")
+    return run
+
+
+def test_a_run_keeps_its_data_where_others_have_the_name(other, project, tmp_path, caplog, capsys):
+    before = (other / "config.json").read_text()
+    resume = ["train", "--resume", str(other), "--images"]
+    with caplog.at_level("INFO", "convflow"):
+        assert main([*resume, "4"]) == 0
+    assert f"pets is {project / 'pets'}" in caplog.text
+    now = json.loads((other / "config.json").read_text())
+    assert now == json.loads(before) | {"images": 4}
+    keys = [json.loads(line)["key"] for line in (other / "changes.jsonl").read_text().splitlines()]
+    assert keys == ["images"]
+    assert main([*resume, "6", "--data", "pets"]) == 2  # given now, and meant here
+    assert f"in {tmp_path / 'b/pets'}" in capsys.readouterr().err
+
+
+def test_settings_of_a_run_lead_to_its_data(other, project):
+    assert main(["train", "--init", str(other), "--run", "new", "--images", "2"]) == 0
+    assert json.loads(Path("new/config.json").read_text())["data"]["path"] == str(project / "pets")
+
+
+def test_a_checkpoint_stores_its_autoencoder_as_its_run_does(project, tmp_path, monkeypatch):
+    pytest.importorskip("diffusers")
+    save_autoencoder(project / "vae")
+    for run, stored in (("runs/a", "vae"), (str(tmp_path / "far/a"), str(project / "vae"))):
+        given = ["--data", "pets", "--run", run, "--codec", "latent", "--codec.autoencoder", "vae"]
+        words = [*WORDS, "--data.channels", "3", *given, "--images"]
+        assert main(["train", "pictures.flowdcn", *words, "2"]) == 0
+        with monkeypatch.context() as moved:
+            moved.chdir(tmp_path / "elsewhere")
+            assert main(["train", "--resume", str(project / run), "--images", "4"]) == 0
+            found = Pipeline.from_pretrained(project / run).codec.settings["autoencoder"]
+        assert found == str(project / "vae")
+        for step in (1, 2):
+            file = checkpoint.folder_of(Path(run), step) / "ema/pipeline.json"
+            assert json.loads(file.read_text())["codec"]["autoencoder"] == stored
+
+
 def test_a_new_run_takes_its_data_from_the_working_directory_alone(project, capsys):
     (project / "inner").mkdir()
     assert main(["train", "pictures.flowdcn", *WORDS, "--data", "etc", "--run", "runs/b"]) == 2
@@ -97,6 +154,10 @@ def test_a_model_folder_finds_its_autoencoder(project, tmp_path, monkeypatch):
     for folder in (project / "model", tmp_path / "far"):
         found = Pipeline.from_pretrained(folder)
         assert found.codec.settings["autoencoder"] == str(project / "vae")
+    save_autoencoder(tmp_path / "elsewhere/vae")  # another
+    found = Pipeline.from_pretrained(project / "model").codec.settings["autoencoder"]
+    assert found == str(project / "vae")
+    shutil.rmtree(tmp_path / "elsewhere/vae")
     shutil.move(project / "model", tmp_path / "elsewhere/moved")
     with pytest.raises(InputError, match="found nothing at 'vae', expected an auto"):
         Pipeline.from_pretrained("moved")

@@ -8,6 +8,7 @@ import shutil
 import pytest
 import safetensors.torch
 import torch
+from PIL import Image
 
 from convflow import storage
 from convflow.data.loader import Images, batches
@@ -182,6 +183,80 @@ def test_another_way_to_sample_keeps_the_checksums_true(saved, monkeypatch, fail
             *checkpoint.FILES
         }
     trainer.load(folder)
+
+
+def began_with(folder, *, older=False, **changed):
+    """Make the state of a checkpoint one of other pictures, maybe of an earlier version."""
+    state = json.loads((folder / "state.json").read_text()) | changed
+    if older:
+        del state["config"]["data"]["labels"]
+    (folder / "state.json").write_text(json.dumps(state))
+
+
+LABELS = "since convflow now reads files of labels and takes folders such as test for splits"
+
+
+@pytest.mark.parametrize(
+    ("words", "endings", "state", "ways"),
+    [
+        ("", "", {"num_pictures": 23}, ["23 pictures, got 22 in DATA; restore the data"]),
+        ("", "", {"pictures": "x"}, ["other pictures, classes or labels than are in DATA now; re"]),
+        (
+            "--data.on-bad skip",
+            "",
+            {"num_pictures": 23},
+            ["; restore RUN/pictures.npz, which names the pictures of the run, or the data"],
+        ),
+        (
+            "",
+            ".gif .tga .gif",
+            {"older": True, "num_pictures": 22},
+            ["got 25 in DATA; since convflow now reads more kinds of files, move them away (2 "],
+        ),
+        ("", "", {"older": True, "num_pictures": 30}, ["restore the data", f"{LABELS}, pass"]),
+        ("", "", {"older": True, "pictures": "x"}, [f"; or {LABELS}"]),
+        (
+            "",
+            ".ppm",
+            {"older": True, "num_pictures": 20},
+            ["move them away (1 .ppm); or", f"; or {LABELS}"],
+        ),
+    ],
+)
+def test_other_pictures_are_refused_with_why(
+    data, tiny, trainer_of, tmp_path, words, endings, state, ways
+):
+    pictures = shutil.copytree(data, tmp_path / "pictures")
+    for number, ending in enumerate(endings.split()):
+        place = next(pictures.iterdir()) / f"more{number}{ending}"
+        Image.new("RGB", (8, 8)).save(place)
+    trainer = trainer_of(tiny(f"--data {pictures} {words}"))
+    folder = trainer.save()
+    began_with(folder, **state)
+    with pytest.raises(InputError) as error:
+        trainer.load(folder)
+    run = trainer.run_folder
+    for way in ways:
+        assert way.replace("DATA", str(pictures)).replace("RUN", str(run)) in str(error.value)
+    assert (LABELS in str(error.value)) == (LABELS in "".join(ways))
+    end = f"; or begin another run from its weights: convflow train --init {run} --data {pictures} "
+    assert str(error.value).endswith(f"{end}--run {run}-2")
+
+
+def test_pictures_that_are_new_or_gone_are_named(data, tiny, tmp_path):
+    pictures, run = shutil.copytree(data, tmp_path / "pictures"), tmp_path / "run"
+    config = tiny(f"--data {pictures} --images 8")
+    assert launch.train(config, run)
+    first = min(pictures.rglob("*.png"))
+    first.rename(first.with_name("other.png"))
+    name = first.parent.name
+    with pytest.raises(
+        InputError, match=rf"now \(new: {name}/other.png; gone: {name}/{first.name}"
+    ):
+        launch.train(dataclasses.replace(config, images=16), run)
+    first.with_name("other.png").unlink()
+    with pytest.raises(InputError, match=rf"got 21 in {pictures} \(gone: {name}/{first.name}\); "):
+        launch.train(dataclasses.replace(config, images=16), run)
 
 
 def test_a_bad_picture_ends_the_run_after_saving(tiny, trainer_of, monkeypatch, tmp_path):
