@@ -11,7 +11,7 @@ from torch import Tensor
 
 from convflow import __version__
 from convflow.models.zoo import load_strictly
-from convflow.storage import check_sums, read_finite
+from convflow.storage import read_finite
 from convflow.training import checkpoint
 from convflow.training.config import CodecConfig, PipelineConfig
 from convflow.training.divergence import require_finite
@@ -97,7 +97,7 @@ def restore(trainer: Trainer, folder: Path) -> None:
     checkpoint.compare_stamps(state.get("stamp"), trainer.images.stamp, folder, trainer.config.data)
     with checkpoint.readable(folder):
         if trainer.config.checkpoint.verify:
-            check_sums(folder, state, checkpoint.FILES)
+            checkpoint.require_whole(folder, state)
         networks = {checkpoint.RAW: trainer.model, checkpoint.EMA: trainer.ema.model}
         for name, network in networks.items():
             load_strictly(network, read_finite(folder / name), folder / name)  # type: ignore[arg-type]
