@@ -160,8 +160,10 @@ def write(
 
 def describe(folder: Path, known: PipelineConfig) -> None:
     """Tell pipelines something else in a checkpoint that is there."""
-    for name in DESCRIPTIONS:
-        write_text(folder / name, _described(known))
+    text = _described(known)
+    for path in (folder / name for name in DESCRIPTIONS):
+        if path.read_bytes() != text.encode():
+            write_text(path, text)
 
 
 def _described(known: PipelineConfig) -> str:
