@@ -132,7 +132,8 @@ def from_first(compute: Callable[[], T], device: torch.device) -> T:
     sum_over_processes([failures])
     if failures:
         raise _Stopped(_STOPPED)
-    patient = dist.new_group(backend="gloo", timeout=timedelta(days=30))
+    with _connected():
+        patient = dist.new_group(backend="gloo", timeout=timedelta(days=30))
     answer: list[Any] = [None, _STOPPED]
     try:
         if rank() == 0:
@@ -141,7 +142,8 @@ def from_first(compute: Callable[[], T], device: torch.device) -> T:
         answer[1] = str(error)
         raise
     finally:
-        dist.broadcast_object_list(answer, group=patient, device=torch.device("cpu"))
+        with _connected():
+            dist.broadcast_object_list(answer, group=patient, device=torch.device("cpu"))
         dist.destroy_process_group(patient)
     if answer[1] is not None:
         raise InputError(answer[1])

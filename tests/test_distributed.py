@@ -9,7 +9,7 @@ import torch
 
 from convflow import distributed
 from convflow.types import InputError
-from tests.two_processes import run_two
+from tests.two_processes import run_two, start_two
 
 TOGETHER = """
 import torch
@@ -73,6 +73,28 @@ def test_what_the_first_process_finds_or_refuses_is_what_all_get():
         f"from the first|division by zero|{stopped}\n",
         f"from the first|{stopped}|too early\n",
     ]
+
+
+LOST = """
+import os
+import torch
+from convflow import distributed as d
+from convflow.types import InputError
+cpu = torch.device("cpu")
+try:
+    with d.process_group(cpu), d.all_or_none(cpu):
+        d.from_first(lambda: os._exit(9), cpu)
+except InputError as error:
+    print(error)
+"""
+
+
+def test_a_first_process_that_is_lost_while_it_looks_is_one_line():
+    (lost, _, _), (code, said, _) = start_two(["-c", LOST])
+    assert (lost, code) == (9, 0)
+    assert said.startswith("another process stopped (")
+    assert said.endswith("; see its message\n")
+    assert said.count("\n") == 1
 
 
 def test_two_processes_sum_and_wait():

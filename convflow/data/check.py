@@ -40,7 +40,7 @@ class Report:
         used_bits: The most bits that one of those uses.
         total: Pictures looked at, usable or not.
         stamp: Changes when the pictures may have; None where nothing tells.
-        memory: File where the look is remembered; None where it is not.
+        kept: Whether these are the pictures that a run began with.
         notes: More lines to show, about what becomes of the pictures.
     """
 
@@ -56,7 +56,7 @@ class Report:
     used_bits: int = 16
     total: int = 0
     stamp: str | None = None
-    memory: Path | None = None
+    kept: bool = False
     notes: Sequence[str] = ()
 
     @property
@@ -157,7 +157,8 @@ def check(
         if path is not None:
             look.write(path)
 
-    bad = look.problems | _wrong_labels(source)
+    labels = np.array([source.label(index) for index in range(total)], np.int64)
+    bad = look.problems | _wrong_labels(labels, len(source.class_names))
     wanted = np.arange(total) if selection is None else selection.indices
     good = wanted[~np.isin(wanted, list(bad))]
     unreadable = [(source.item_name(index), bad[index]) for index in sorted(bad)]
@@ -166,8 +167,7 @@ def check(
     counted = np.bincount(look.modes[good], minlength=len(look.names)).tolist()
     modes = Counter(dict(zip(look.names, counted, strict=True)))
     chosen = good if selection is None else selection.indices
-    labels = np.array([source.label(index) for index in chosen], np.int64)
-    counts = np.bincount(labels, minlength=len(source.class_names))
+    counts = np.bincount(labels[chosen], minlength=len(source.class_names))
     report = Report(
         count=len(chosen),
         per_class=dict(zip(source.class_names, counts.tolist(), strict=False)),
@@ -180,15 +180,14 @@ def check(
         used_bits=int(deep.max(initial=0)),
         total=total,
         stamp=stamp,
-        memory=path,
+        kept=selection is not None,
     )
     return report, chosen
 
 
-def _wrong_labels(source: Source) -> dict[int, str]:
+def _wrong_labels(labels: np.ndarray, num_classes: int) -> dict[int, str]:
     """Why pictures whose label is no class are bad, by index."""
-    labels = np.array([source.label(index) for index in range(len(source))], np.int64)
-    most = max(len(source.class_names), 1) - 1
+    most = max(num_classes, 1) - 1
     wrong = np.flatnonzero((labels < 0) | (labels > most)).tolist()
     return {i: f"expected a label in 0..{most}, got {labels[i]}" for i in wrong}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property, lru_cache
 from threading import Lock
@@ -77,7 +77,6 @@ class Images:
         cache_bytes: Memory that decoded pictures may take.
         on_bad: `stop` raises where a picture cannot be read; `skip` puts another in its place.
         stamp: Of the files, as in `Report`.
-        found_bad: Called with the place in the source of a picture that cannot be read, once.
 
     Attributes:
         class_names: Names by class id; empty for unconditional data.
@@ -100,7 +99,6 @@ class Images:
         cache_bytes: int = 2**30,
         on_bad: Literal["stop", "skip"] = "stop",
         stamp: str | None = None,
-        found_bad: Callable[[int], None] = lambda place: None,
     ) -> None:
         self.class_names = source.class_names
         self.num_classes = len(source.class_names)
@@ -108,9 +106,9 @@ class Images:
         self.source = source
         self.indices = np.asarray(indices, np.int64)
         self.labels = np.array([source.label(index) for index in self.indices], np.int64)
-        self._crop, self._on_bad, self._found_bad = crop, on_bad, found_bad
+        self._crop, self._on_bad = crop, on_bad
         self.stamp, self.replaced = stamp, dict[int, int]()
-        self._bad, self._one_at_a_time = set[int](), Lock()
+        self._one_at_a_time = Lock()
         self._kept: dict[tuple[int, Size], _Found] = {}
         self._free_bytes = cache_bytes
         self._pool = ThreadPoolExecutor(num_cores(), thread_name_prefix="decode")
@@ -186,7 +184,6 @@ class Images:
                 found = _Found(self._picture(place, size), place)
             except InputError as error:
                 failed = failed or error
-                self._note_bad(place)
                 if self._on_bad == "stop":
                     raise InputError(f"{error}; repair it or pass --data.on-bad skip") from error
                 continue
@@ -196,12 +193,6 @@ class Images:
         raise InputError(
             f"{failed}, and nothing better of those after it; is the disk still there?"
         )
-
-    def _note_bad(self, index: int) -> None:
-        with self._one_at_a_time:
-            if index not in self._bad:
-                self._bad.add(index)
-                self._found_bad(int(self.indices[index]))
 
     def _note_replaced(self, index: int, place: int, failed: InputError) -> None:
         with self._one_at_a_time:

@@ -102,14 +102,6 @@ class Look:
 _ARRAYS = ("sides", "modes", "bits", "transparent")
 
 
-def forget(path: Path, total: int, index: int) -> None:
-    """Have a picture looked at again the next time, which turned out bad since the look."""
-    look = Look.read(path, total)
-    if look.modes[index] >= 0:
-        look.modes[index] = -1
-        look.write(path)
-
-
 def look_at(
     source: Source,
     channels: int,

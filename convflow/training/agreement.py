@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from convflow import distributed
+from convflow.codecs import LatentCodec
 from convflow.storage import hash_tensors
 from convflow.training.keys import flatten, to_dict
 from convflow.training.state import parts_of
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 FOLDER = "let all processes see the same run folder"
 
-LOCAL = ("data.path", "init")
+LOCAL = ("data.path", "codec.autoencoder", "init")
 """Settings that each process may have its own of: what lies there is compared, not where."""
 
 
@@ -24,8 +25,8 @@ def agree_on_start(trainer: Trainer) -> None:
     """Raise InputError on every process unless all are about to train the same from here on.
 
     One process agrees with itself at no cost. Several compare their settings, their place in the
-    run, their pictures, and a SHA-256 of weights, average and optimizer, which takes about 0.6 s
-    for each GiB (AMD EPYC with SHA instructions).
+    run, their pictures, and a SHA-256 of autoencoder, weights, average and optimizer, which takes
+    about 0.6 s for each GiB (AMD EPYC with SHA instructions).
     """
     if distributed.world_size() == 1:
         return
@@ -38,6 +39,9 @@ def agree_on_start(trainer: Trainer) -> None:
     agree(FOLDER, {"step": trainer.step, "number of images seen": trainer.images_seen})
     pictures = {"number of pictures": len(trainer.images), "pictures": trainer.pictures}
     agree("let all processes read the same data", pictures)
+    if isinstance(trainer.codec, LatentCodec):
+        known = hash_tensors(trainer.codec.autoencoder.state_dict())
+        agree("give all processes the same autoencoder", {"hash of the autoencoder": known})
     weights = {f"hash of {name}": hash_tensors(held) for name, held in parts_of(trainer).items()}
     agree(f"{FOLDER} and run the same versions", weights)
 

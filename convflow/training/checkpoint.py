@@ -3,7 +3,11 @@
 step_000001200/
   raw/  ema/             each a model folder that `convflow.load_model` and `Pipeline` read
   optimizer.safetensors
-  state.json             step, images seen, the run's settings, sizes and checksums of all files
+  state.json             step, images seen, the run's settings, sizes and checksums of the
+                         files, and a checksum of these facts
+
+A checksum is there for what only training may change; people edit `pipeline.json`, and `config` in
+`state.json`.
 """
 
 from __future__ import annotations
@@ -28,7 +32,6 @@ from convflow.models.zoo import find_folder, load_model
 from convflow.storage import (
     UNFINISHED,
     check_sums,
-    check_sums_of,
     checksum,
     explained,
     read_finite,
@@ -51,8 +54,9 @@ PARTS = {
 }
 """What training changes, by the file that holds it."""
 DESCRIPTIONS = ("raw/pipeline.json", "ema/pipeline.json")
-FILES = (*PARTS, "raw/config.json", "ema/config.json", *DESCRIPTIONS)
-"""All files of a checkpoint but `state.json`."""
+"""What pipelines are told."""
+FILES = (*PARTS, "raw/config.json", "ema/config.json")
+"""The files whose checksums are in `state.json`."""
 
 
 def folder_of(run: Path, step: int) -> Path:
@@ -62,8 +66,15 @@ def folder_of(run: Path, step: int) -> Path:
 
 def list_steps(run: Path) -> list[int]:
     """Return the steps of all complete checkpoints in a run folder, oldest first."""
-    names = (p.name for p in (run / "checkpoints").glob("step_*") if (p / "state.json").is_file())
-    return sorted(int(m[1]) for name in names if (m := re.fullmatch(r"step_(\d+)", name)))
+    found = (p for p in (run / "checkpoints").glob("step_*") if (p / "state.json").is_file())
+    steps = {path: _step_of(path) for path in found}
+    return sorted(n for path, n in steps.items() if n is not None and path == folder_of(run, n))
+
+
+def _step_of(folder: Path) -> int | None:
+    """Return the step in the name of a checkpoint, None where the name is another."""
+    found = re.fullmatch(r"step_(\d+)", folder.name)
+    return int(found[1]) if found else None
 
 
 def remove_old(run: Path, keep: int) -> None:
@@ -77,7 +88,7 @@ def remove_old(run: Path, keep: int) -> None:
 
 def is_complete(folder: Path) -> bool:
     """Return whether all files of a checkpoint are there."""
-    return all((folder / name).is_file() for name in (*FILES, "state.json"))
+    return all((folder / name).is_file() for name in (*FILES, *DESCRIPTIONS, "state.json"))
 
 
 def list_remains(run: Path) -> list[Path]:
@@ -88,10 +99,12 @@ def list_remains(run: Path) -> list[Path]:
 
 
 def say_passed_over(run: Path) -> None:
-    """Say which folders among a run's checkpoints are none, for they have no `state.json`."""
+    """Say which folders among a run's checkpoints are none, for want of a state or of a name."""
     for path in list_remains(run) if distributed.rank() == 0 else ():
         if not (path / "state.json").is_file():
             log.warning(f"{path} has no state.json and is passed over")
+        elif ".aside" not in path.name:
+            log.warning(f"{path} has no name of a checkpoint (step_000000010) and is passed over")
 
 
 def require_no_remains(run: Path) -> None:
@@ -149,27 +162,17 @@ def write(
         safetensors.torch.save_file(dict(parts[OPTIMIZER]), draft / OPTIMIZER)
         for name in DESCRIPTIONS:
             (draft / name).write_text(_described(known), encoding="utf-8")
-        sums = {"files": {name: checksum(draft / name) for name in FILES}, "seal": _seal(state)}
-        (draft / "state.json").write_text(json.dumps({**state, **sums}, indent=2), encoding="utf-8")
+        facts = {**state, "files": {name: checksum(draft / name) for name in FILES}}
+        whole = json.dumps({**facts, "sha256": _sum_of(facts)}, indent=2)
+        (draft / "state.json").write_text(whole, encoding="utf-8")
 
 
 def describe(folder: Path, known: PipelineConfig) -> None:
-    """Tell pipelines something else in a checkpoint that is there.
-
-    A process killed meanwhile leaves descriptions without checksums, which open.
-    """
-    text, state = _described(known), read_state(folder)
-    if all((folder / name).read_text(encoding="utf-8") == text for name in DESCRIPTIONS):
-        return
-    sums = state.get("files")  # earlier versions stored none
-    if isinstance(sums, dict):
-        kept = {name: stored for name, stored in sums.items() if name not in DESCRIPTIONS}
-        write_text(folder / "state.json", json.dumps({**state, "files": kept}, indent=2))
-    for name in DESCRIPTIONS:
-        write_text(folder / name, text)
-    if isinstance(sums, dict):
-        sums |= {name: checksum(folder / name) for name in DESCRIPTIONS}
-        write_text(folder / "state.json", json.dumps({**state, "files": sums}, indent=2))
+    """Tell pipelines something else in a checkpoint that is there."""
+    text = _described(known)
+    for path in (folder / name for name in DESCRIPTIONS):
+        if path.read_bytes() != text.encode():
+            write_text(path, text)
 
 
 def _described(known: PipelineConfig) -> str:
@@ -187,13 +190,31 @@ def find_good(run: Path, before: int | None = None) -> Path | None:
         folder = folder_of(run, step)
         try:
             if before is None or step < before:
-                check_sums(folder, read_state(folder), FILES)
+                require_whole(folder, read_state(folder))
                 for name in PARTS:
                     read_finite(folder / name)
                 return folder
         except InputError:
             log.warning(f"{folder} is damaged")
     return None
+
+
+def require_whole(folder: Path, state: Mapping[str, Any]) -> None:
+    """Raise InputError unless files and state are what they were when they were written.
+
+    Args:
+        folder: the checkpoint.
+        state: what its `state.json` says; earlier versions stored no checksums, which passes.
+    """
+    if state.get("sha256") not in (None, _sum_of(state)):
+        raise InputError(f"{folder / 'state.json'} is damaged: its SHA-256 is not that it holds")
+    check_sums(folder, state, FILES)
+
+
+def _sum_of(state: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of what a state says beside the settings, which people may edit."""
+    facts = {key: value for key, value in state.items() if key not in ("config", "sha256")}
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def read_state(folder: Path) -> dict[str, Any]:
@@ -206,15 +227,12 @@ def read_state(folder: Path) -> dict[str, Any]:
                 f"{folder / 'state.json'} is damaged: expected step, images_seen and config, "
                 f"got {state}"
             )
-        if state.get("seal", _seal(state)) != _seal(state):  # earlier versions stored none
-            raise InputError(f"{folder / 'state.json'} is damaged: step or images_seen changed")
+        if _step_of(folder) not in (None, state["step"]):
+            raise InputError(
+                f"expected step {_step_of(folder):,} in {folder / 'state.json'}, got "
+                f"{state['step']:,}"
+            )
         return state
-
-
-def _seal(state: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of the place in the run, which no other file tells."""
-    place = f"{state['step']} {state['images_seen']}"
-    return hashlib.sha256(place.encode()).hexdigest()
 
 
 def compare_stamps(before: str | None, now: str | None, folder: Path, data: DataConfig) -> None:
@@ -283,11 +301,9 @@ def find_weights(folder_or_id: str | Path, weights: str) -> Path:
     return find_folder(found if found.is_dir() else folder_or_id)
 
 
-def read_description(folder: Path, *, verify: bool = True) -> PipelineConfig:
+def read_description(folder: Path) -> PipelineConfig:
     """Return what the `pipeline.json` of a model folder says, or raise InputError."""
     path = folder / "pipeline.json"
-    if verify:
-        check_sums_of(folder, "pipeline.json")
     if not path.is_file():
         raise InputError(
             f"{folder} holds a network but no pipeline.json with its size and classes; "
@@ -314,4 +330,4 @@ def read_trained(
     folder = find_weights(folder_or_id, weights)
     several = (folder.parent / "state.json").is_file() and _others(folder.parent)
     with readable(folder.parent) if several else nullcontext():
-        return folder, read_description(folder, verify=verify), load_model(folder, verify=verify)
+        return folder, read_description(folder), load_model(folder, verify=verify)

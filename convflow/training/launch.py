@@ -26,7 +26,7 @@ from convflow.models.backbone import Backbone, check_size
 from convflow.models.zoo import SIZES, create_model, settings_of
 from convflow.processes.flow import FlowMatching
 from convflow.processes.multiscale import MultiscaleFlow
-from convflow.processes.process import create_process
+from convflow.processes.process import Process, create_process
 from convflow.samplers.seeds import generator_of
 from convflow.storage import claimed, read_json, write_text
 from convflow.training import checkpoint
@@ -114,16 +114,24 @@ def train(
                 changes = find_changes(resolve_paths(before, run), resolve_paths(config, run))
             if distributed.rank() == 0:
                 write_text(run / "config.json", json.dumps(to_dict(config), indent=2))
-                changes = record_changes(changes, run, trainer.step, trainer.images_seen)
-                keep_selection(trainer.images, report, run / SELECTION, new=not steps)
+                if trainer.images_seen >= config.images:
+                    changes = []  # nothing is trained with them
+                else:
+                    changes = record_changes(changes, run, trainer.step, trainer.images_seen)
+                keep_selection(trainer.images, report, run / SELECTION)
                 _introduce(trainer, report, changes)
                 if known and not steps:
                     log.info(f"no checkpoint in {run} yet; beginning again from the start")
         _look_for_folder(run)
         finished = trainer.run(None if minutes is None else began + 60 * minutes)
+        replaced = set().union(*distributed.gather(list(trainer.images.replaced)))
         if distributed.rank() == 0:
-            if replaced := len(trainer.images.replaced):
-                log.info(f"{replaced:,} pictures could not be read; others stood in their places")
+            if len(replaced) == 1:
+                log.info("1 picture could not be read; another stood in its place")
+            elif replaced:
+                log.info(
+                    f"{len(replaced):,} pictures could not be read; others stood in their places"
+                )
             say_end(trainer, finished, None if minutes is None else time.monotonic() - began)
         return finished
 
@@ -163,8 +171,10 @@ def build_trainer(config: TrainConfig, run: Path, device: torch.device) -> tuple
     kept = run / SELECTION if checkpoint.list_steps(run) else None
     images, report = look_at_pictures(source, data, kept, device)
     order = order_pictures(images, report, sizes, data, config.seed)
+    # All processes come here, whatever each knows, so that none waits for another.
+    find = partial(_find_deviations, process, images, codec, device)
+    deviations = distributed.from_first(find, device)
     if isinstance(process, MultiscaleFlow) and process.unmeasured:
-        deviations = _measure(process, images, codec, device)
         config = replace(config, process=replace(config.process, deviations=deviations))
         process = create_process(dataclasses.asdict(config.process))
     model = build()
@@ -264,10 +274,19 @@ def pyramid_settings(settings: dict[str, Any], config: TrainConfig) -> dict[str,
     return {"name": "pyramid", **fixed, **own}
 
 
+def _find_deviations(
+    process: Process, images: Images, codec: Codec, device: torch.device
+) -> tuple[float, ...]:
+    """Return the deviations of the scales, measured where they are not known; () without scales."""
+    if not isinstance(process, MultiscaleFlow):
+        return ()
+    return _measure(process, images, codec, device) if process.unmeasured else process.deviations
+
+
 def _measure(
     process: MultiscaleFlow, images: Images, codec: Codec, device: torch.device
 ) -> tuple[float, ...]:
-    """Return the deviations of the scales over evenly spaced pictures; every process gets these."""
+    """Return the deviations of the scales over evenly spaced pictures."""
     count = min(len(images), MEASURED_PICTURES)
     places = np.linspace(0, len(images) - 1, count).round().astype(np.int64)
     parts = np.array_split(places, math.ceil(count / 64))

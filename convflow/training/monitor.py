@@ -126,16 +126,13 @@ class Monitor:
 
 
 def lines_up_to(path: Path, step: int) -> list[str]:
-    """Return the lines up to `step`; a power cut may leave anything after them."""
+    """Return the lines up to `step` but those that a power cut, or an editor, has spoilt."""
     kept = []
-    *whole, _ = path.read_bytes().split(b"\n") if path.exists() else [b""]
-    for line in whole:
-        try:
-            if json.loads(line)["step"] > step:
-                break
-        except (ValueError, TypeError, KeyError, RecursionError):
-            break
-        kept.append(f"{line.decode()}\n")
+    for line in path.read_bytes().split(b"\n") if path.exists() else []:
+        with suppress(ValueError, TypeError, KeyError, RecursionError):
+            text = line.decode()
+            if json.loads(text)["step"] <= step:
+                kept.append(f"{text}\n")
     return kept
 
 

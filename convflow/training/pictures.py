@@ -22,7 +22,6 @@ from convflow.bar import Bar
 from convflow.data.buckets import BucketOrder, Buckets, bucket_sizes, even_ratios
 from convflow.data.check import Report, check
 from convflow.data.loader import Images, Order
-from convflow.data.look import forget
 from convflow.data.pictures import Drawn
 from convflow.data.selection import Selection
 from convflow.data.sources import Source, open_source
@@ -97,7 +96,6 @@ def look_at_pictures(
         crop=data.crop == "random",
         on_bad=data.on_bad,
         stamp=report.stamp,
-        found_bad=partial(_forget, report),
     )
     return images, report
 
@@ -155,18 +153,10 @@ def _look_at_all(source: Source, data: DataConfig, kept: Path | None) -> tuple[R
         )
 
 
-def keep_selection(images: Images, report: Report, path: Path, new: bool) -> None:
+def keep_selection(images: Images, report: Report, path: Path) -> None:
     """Write down which pictures a run trains on, where that is not known yet."""
-    if isinstance(images.source, Drawn):
-        return
-    if new or Selection.read(path, images.source) is None:
+    if not isinstance(images.source, Drawn) and not report.kept:
         Selection(images.indices, report.sides).write(path, images.source)
-
-
-def _forget(report: Report, place: int) -> None:
-    """Have a picture looked at again at the next start."""
-    if report.memory is not None:
-        forget(report.memory, report.total, place)
 
 
 def _memory() -> Path | None:

@@ -15,7 +15,7 @@ from convflow import __version__
 from convflow.data.formats import newly_read
 from convflow.data.selection import describe_others
 from convflow.models.zoo import load_strictly
-from convflow.storage import check_sums, read_finite
+from convflow.storage import read_finite
 from convflow.training import checkpoint
 from convflow.training.changes import free_name
 from convflow.training.config import CodecConfig, PipelineConfig
@@ -98,7 +98,7 @@ def restore(trainer: Trainer, folder: Path) -> None:
     checkpoint.compare_stamps(state.get("stamp"), trainer.images.stamp, folder, trainer.config.data)
     with checkpoint.readable(folder):
         if trainer.config.checkpoint.verify:
-            check_sums(folder, state, checkpoint.FILES)
+            checkpoint.require_whole(folder, state)
         networks = {checkpoint.RAW: trainer.model, checkpoint.EMA: trainer.ema.model}
         for name, network in networks.items():
             load_strictly(network, read_finite(folder / name), folder / name)  # type: ignore[arg-type]

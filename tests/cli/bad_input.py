@@ -49,7 +49,7 @@ def edit_json(name, **changes):
     def prepare(place):
         edit(name, change)(place)
         if name.startswith("ema/"):  # as in a checkpoint of an earlier version
-            edit_json("state.json", files=None)(place)
+            edit_json("state.json", files=None, sha256=None)(place)
 
     return prepare
 

@@ -6,7 +6,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from convflow.data.look import Look, Seen, forget
+from convflow.data.look import Look, Seen
 
 
 def look_of(total=5):
@@ -23,16 +23,11 @@ def same(one, other):
     )
 
 
-def test_it_comes_back_and_one_picture_is_forgotten(tmp_path):
+def test_it_comes_back(tmp_path):
     look, path = look_of(), tmp_path / "deep/x.npz"
     look.write(path)
     assert same(Look.read(path, 5), look)
     assert same(Look.read(path, 6), Look(6))
-    forget(path, 5, 2)
-    forget(path, 5, 4)
-    assert Look.read(path, 5).modes.tolist() == [0, 1, -1, 1, -1]
-    forget(tmp_path / "none.npz", 5, 2)
-    assert not (tmp_path / "none.npz").exists()
 
 
 def npy(shape, data=b"", descr="<i8"):

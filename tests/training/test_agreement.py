@@ -1,11 +1,16 @@
 """Processes that are about to train different things stop together, and say in what they differ."""
 
+import dataclasses
+import shutil
+
 import pytest
 
 from benchmarks.reliability import kills
 from convflow import distributed
+from convflow.codecs import LatentCodec
 from convflow.training import checkpoint
-from convflow.training.agreement import agree
+from convflow.training.agreement import agree, agree_on_start
+from convflow.training.config import CodecConfig
 from convflow.types import InputError
 from tests.two_processes import start_two
 
@@ -83,6 +88,20 @@ FAILING = """
     attempt("samples", shared / "samples", "--monitor.samples-minutes", "1e-9")
     Trainer.write_samples = samples
     attempt("batch", shared / "batch")
+    if rank:
+        picture = Images._picture
+        def sometimes(self, index, size):
+            if index % 2:
+                raise launch.InputError("damaged")
+            return picture(self, index, size)
+        Images._picture = sometimes
+    logging.getLogger("convflow").setLevel("INFO")
+    attempt("replaced", shared / "replaced", "--data.on-bad", "skip")
+    if rank:
+        Images._picture = picture
+        launch._measure = lambda *given: 1 / 0  # the first measures for all
+    scales = ["--process.factors", "2", "--process.standardize", "true", "--sampling.steps", "2"]
+    attempt("scales", shared / "scales", "--process", "dfm", *scales)
 """
 
 
@@ -128,6 +147,29 @@ def test_what_fails_in_one_process_stops_all_after_saving(disks):
     assert first["samples"].startswith("InputError: no space; free some; saved before")
     assert second["samples"] == other
     assert first["batch"] == second["batch"] == "True"  # it went on to its end
+    assert "pictures could not be read; others stood in their places" in first["replaced"]
+    assert second["scales"] == "True"
+    assert first["scales"].endswith("True")
+
+
+def test_an_autoencoder_is_known_by_its_weights(
+    tiny, trainer_of, autoencoder, tmp_path, monkeypatch
+):
+    trainer, told = trainer_of(tiny()), []
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    monkeypatch.setattr(distributed, "gather", lambda facts: told[-1].update(facts) or [facts])
+    copy = str(shutil.copytree(autoencoder, tmp_path / "copy"))
+    for place, factor in ((autoencoder, 1), (copy, 1), (copy, 2)):
+        trainer.codec = LatentCodec(place)
+        next(trainer.codec.autoencoder.parameters()).mul_(factor)
+        codec = CodecConfig(kind="latent", autoencoder=place)
+        trainer.config = dataclasses.replace(trainer.config, codec=codec)
+        told.append({})
+        agree_on_start(trainer)
+    here, there, other = told
+    assert here == there
+    differing = {name for name in here if here[name] != other[name]}
+    assert differing == {"hash of the autoencoder"}
 
 
 @pytest.mark.parametrize("values", [(1, 1, 1), (1, 2, 1), (1, None, 2)])

@@ -135,6 +135,12 @@ def test_a_run_goes_on_with_another_rate_and_its_state(tiny, tmp_path, caplog):
         (4, 32, "optim.lr", 1e-3, 1e-5),
     ]
     assert launch.read_run_config(run).optim.lr == 1e-5
+    caplog.clear()
+    with caplog.at_level("INFO", "convflow"):  # finished: nothing is trained with another rate
+        assert main(["train", "--resume", str(run), "--optim.lr", "1e-6"]) == 0
+    assert "already finished" in caplog.text
+    assert "changed, noted" not in caplog.text
+    assert len(lines(run)) == 4
 
 
 def test_other_pictures_need_another_run_and_its_command_is_told(tiny, tmp_path, capsys):

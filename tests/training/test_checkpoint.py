@@ -23,6 +23,8 @@ def test_steps_are_sorted_as_numbers_and_incomplete_ones_passed_over(tmp_path):
     (tmp_path / "checkpoints/step_000000050").mkdir()
     (tmp_path / "checkpoints/.writing-step_000000060").mkdir()
     (tmp_path / "checkpoints/step_77").write_text("a file")
+    for name in ("step_999", "step_0000000013", "step_000000014.aside"):
+        make(tmp_path, 14).rename(tmp_path / "checkpoints" / name)
     assert checkpoint.list_steps(tmp_path) == [2, 12, 10_000_000_000]
     assert checkpoint.list_steps(tmp_path / "nowhere") == []
 
@@ -38,7 +40,10 @@ def test_old_ones_and_drafts_are_removed(tmp_path):
 
 @pytest.mark.parametrize(
     "content",
-    [[], {}, STATE | {"step": "3"}, STATE | {"images_seen": None}, STATE | {"step": -1}, "text"],
+    [
+        *([], {}, "text", STATE | {"images_seen": None}),
+        *(STATE | {"step": step} for step in ("3", -1, 2)),
+    ],
 )
 def test_a_damaged_state_says_how_to_go_on(tmp_path, content):
     folder = make(tmp_path, 3, content)

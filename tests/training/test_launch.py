@@ -229,7 +229,9 @@ def test_a_newer_folder_without_a_state_is_named_and_moved_aside(tiny, tmp_path,
     folder = checkpoint.folder_of(run, 5)
     state = (folder / "state.json").read_bytes()
     (folder / "state.json").unlink()
+    shutil.copytree(checkpoint.folder_of(run, 4), odd := folder.with_name("step_999"))
     assert launch.train(tiny("--images 40"), run)
+    assert f"{odd} has no name of a checkpoint (step_000000010) and is passed over" in caplog.text
     assert f"{folder} has no state.json and is passed over" in caplog.text
     assert folder.with_name("step_000000005.aside").is_dir()
     assert json.loads((folder / "state.json").read_bytes())["files"] == json.loads(state)["files"]

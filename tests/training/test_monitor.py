@@ -6,7 +6,7 @@ import json
 import pytest
 
 from convflow.training.config import MonitorConfig
-from convflow.training.monitor import Monitor, Schedule
+from convflow.training.monitor import Monitor, Schedule, lines_up_to
 
 METRICS = {"loss": 0.5, "gradient_norm": 1.0, "learning_rate": 1e-3}
 QUIET = MonitorConfig(log_every=2, tensorboard=False)
@@ -66,6 +66,16 @@ def test_going_on_drops_what_came_after_the_checkpoint(tmp_path, tail):
     Monitor(tmp_path, QUIET, 4, 16, 100).close()
     assert path.read_text() == "".join(lines[:2])
     assert [p.name for p in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+def test_a_spoilt_line_takes_no_other_with_it(tmp_path):
+    path = tmp_path / "changes.jsonl"
+    lines = [json.dumps({"step": step}) for step in (2, 4, 6, 8)]
+    path.write_bytes("\n".join([lines[0], "spoilt", *lines[1:3], lines[3]]).encode() + b"\n\xff")
+    assert lines_up_to(path, 6) == [f"{line}\n" for line in lines[:3]]
+    path.write_text("\n".join(lines))  # some editors end no last line
+    assert lines_up_to(path, 8) == [f"{line}\n" for line in lines]
+    assert lines_up_to(tmp_path / "none", 8) == []
 
 
 @pytest.fixture
