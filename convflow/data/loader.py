@@ -214,9 +214,10 @@ class Images:
         place, source = int(self.indices[index]), self.source
         with one_large_at_a_time():
             try:
-                drawn = isinstance(source, Drawn)
-                found = source.draw(place, size) if drawn else source.read(place)
-                picture = to_uint8(found, self.shape[0])
+                if isinstance(source, Drawn):
+                    picture = to_uint8(source.draw(place, size), self.shape[0])
+                else:
+                    picture = to_uint8(source.read(place), self.shape[0])
             except InputError as error:
                 name = source.item_name(place)
                 raise InputError(f"{name}: {str(error).removeprefix(f'{name}: ')}") from error
