@@ -34,7 +34,8 @@ def read_arrays(path: Path, names: Collection[str]) -> dict[str, np.ndarray]:
     with _whole_npz(path), zipfile.ZipFile(path) as archive:
         for name, info in found.items():
             most = 100 if info.file_size > 2**30 else 1032  # the most that deflate can do
-            if info.file_size > most * (info.compress_size + 1):
+            packed = min(info.compress_size, path.stat().st_size)
+            if info.file_size > most * (packed + 1):
                 raise ValueError(f"{name} would become {info.file_size:,} bytes")
             with archive.open(info) as file:
                 read_array_header(file, info.file_size)

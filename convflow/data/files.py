@@ -8,7 +8,8 @@ import stat
 import struct
 import threading
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from io import BytesIO
 from pathlib import Path
 
@@ -22,11 +23,16 @@ MAX_PIXELS = 178_956_970
 MAX_BYTES = 2**30
 """Bytes of a picture's file: `MAX_PIXELS` of 16-bit colour without compression."""
 
+LARGE_PIXELS = 2**25
+"""Pixels above which pictures are decoded one at a time."""
+
 _FREE_BYTES = 2**26  # few bytes are unpacked whatever they shrank by
 _MOST_SHRINKING = 100
 
 _TILE_WIDTH, _TILE_HEIGHT = 322, 323  # tags of TIFF
 _ONE_AT_A_TIME = threading.Lock()
+_LARGE_TURN = threading.RLock()
+_blocks = threading.local()
 
 _KINDS = {
     stat.S_ISFIFO: "a named pipe",
@@ -85,7 +91,8 @@ def read_member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, limit: int = M
         zipfile.BadZipFile: its header lies, or it is damaged.
     """
     _check_length(entry.file_size, limit)
-    check_shrinking(entry.file_size, entry.compress_size)
+    whole = os.path.getsize(archive.filename) if archive.filename else entry.compress_size
+    check_shrinking(entry.file_size, min(entry.compress_size, whole))  # a header may say anything
     with archive.open(entry) as file:
         return file.read(entry.file_size)
 
@@ -97,6 +104,20 @@ def check_shrinking(unpacked: int, packed: int) -> None:
             f"expected at most {_MOST_SHRINKING} bytes out of each packed one, "
             f"got {unpacked:,} out of {packed:,}"
         )
+
+
+@contextmanager
+def one_large_at_a_time() -> Iterator[None]:
+    """Give a block in which a large picture keeps all others waiting until the block ends.
+
+    So threads hold one large picture at most, if they decode and use pictures in such blocks.
+    """
+    with ExitStack() as block:
+        _blocks.open = block
+        try:
+            yield
+        finally:
+            _blocks.open = None
 
 
 def decode(data: bytes, formats: Sequence[str], max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -135,7 +156,11 @@ def decode(data: bytes, formats: Sequence[str], max_pixels: int = MAX_PIXELS) ->
                 f"expected at most {max_pixels:,} pixels (max-pixels), "
                 f"got {height}x{width} (height x width){' in larger tiles' if tile else ''}"
             )
-        _load(picture)
+        block = getattr(_blocks, "open", None)
+        with ExitStack() as call:
+            if width * height > LARGE_PIXELS:
+                (block or call).enter_context(_LARGE_TURN)
+            _load(picture)
         if name == "PNG":
             picture.info |= {"depth": data[24], "sBIT": _significant_bits(data)}
         return picture

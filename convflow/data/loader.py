@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from convflow.data.files import one_large_at_a_time
 from convflow.data.images import cover, crop, num_cores, to_uint8
 from convflow.data.pictures import Drawn, Source
 from convflow.seeds import WORD, long_sequence
@@ -202,13 +203,16 @@ class Images:
 
     def _picture(self, index: int, size: Size) -> np.ndarray:
         place, source = int(self.indices[index]), self.source
-        try:
-            found = source.draw(place, size) if isinstance(source, Drawn) else source.read(place)
-            picture = to_uint8(found, self.shape[0])
-        except InputError as error:
-            name = source.item_name(place)
-            raise InputError(f"{name}: {str(error).removeprefix(f'{name}: ')}") from error
-        return cover(picture, size)
+        with one_large_at_a_time():
+            try:
+                if isinstance(source, Drawn):
+                    picture = to_uint8(source.draw(place, size), self.shape[0])
+                else:
+                    picture = to_uint8(source.read(place), self.shape[0])
+            except InputError as error:
+                name = source.item_name(place)
+                raise InputError(f"{name}: {str(error).removeprefix(f'{name}: ')}") from error
+            return cover(picture, size)
 
 
 class _Found(NamedTuple):

@@ -15,6 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from convflow.arrays import read_array_header
+from convflow.data.files import one_large_at_a_time
 from convflow.data.images import is_transparent, num_cores, to_uint8, used_bits
 from convflow.data.pictures import Source, one_line
 from convflow.storage import writing_file
@@ -114,11 +116,12 @@ def look_at(
     def inspect(index: int) -> Seen | str:
         """What the picture is like, or why it is bad."""
         try:
-            picture = source.read(index)
-            pixels = to_uint8(picture, channels)
-            mode = picture.mode if isinstance(picture, Image.Image) else str(picture.dtype)
-            size = (pixels.shape[0], pixels.shape[1])
-            return Seen(mode, size, used_bits(picture), is_transparent(picture))
+            with one_large_at_a_time():
+                picture = source.read(index)
+                pixels = to_uint8(picture, channels)
+                mode = picture.mode if isinstance(picture, Image.Image) else str(picture.dtype)
+                size = (pixels.shape[0], pixels.shape[1])
+                return Seen(mode, size, used_bits(picture), is_transparent(picture))
         except InputError as error:
             return str(error).removeprefix(f"{source.item_name(index)}: ")
         # Whatever else decoding trips over belongs to this picture, not to the program.
@@ -150,4 +153,5 @@ def _array(archive: zipfile.ZipFile, name: str, total: int) -> np.ndarray:
         data = file.read(limit + 1)
     if len(data) > limit:
         raise ValueError(name)
-    return np.load(BytesIO(data), allow_pickle=False)
+    read_array_header(BytesIO(data), len(data))
+    return np.lib.format.read_array(BytesIO(data), allow_pickle=False)

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
+from convflow.arrays import read_arrays
 from convflow.data.pictures import Source
 from convflow.storage import writing_file
+from convflow.types import InputError
 
 UTF8 = ("utf-8", "surrogatepass")
 """Of names; those of files may be no text."""
@@ -49,12 +51,11 @@ class Selection:
     def read(cls, path: Path, source: Source) -> Selection | None:
         """Return what is kept; None where it is missing, damaged, or of other pictures."""
         try:
-            with np.load(path, allow_pickle=False) as file:
-                indices, sides, items = file["indices"], file["sides"], str(file["items"])
-        # A damaged file raises nearly anything; without it the pictures are chosen anew.
-        except Exception:
+            found = read_arrays(path, ["indices", "sides", "items"])
+            indices, sides, items = found["indices"], found["sides"], str(found["items"])
+        except (InputError, KeyError):  # without it the pictures are chosen anew
             return None
-        count = len(indices)
+        count = indices.size
         fits = (
             items == _items(source)
             and (indices.dtype, sides.dtype) == (np.int64, np.int64)

@@ -86,7 +86,7 @@ def open_parquet(
             parts = [part for part in parts if part.path_in_schema.split(".")[0] == image]
             check_shrinking(
                 sum(part.total_uncompressed_size for part in parts),
-                sum(part.total_compressed_size for part in parts),
+                min(sum(part.total_compressed_size for part in parts), file.stat().st_size),
             )
             return table.read_row_group(number, columns=[image], use_threads=False).column(0)
 

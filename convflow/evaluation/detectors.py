@@ -27,7 +27,7 @@ from torch.export.passes import move_to_device_pass
 
 from convflow.evaluation.dinov2 import DINOv2
 from convflow.evaluation.inception import InceptionFID
-from convflow.evaluation.programs import read_program
+from convflow.evaluation.programs import check_calls, read_program
 from convflow.storage import find_misfits, hash_tensors, read_weights
 from convflow.types import InputError, unknown_name
 
@@ -218,6 +218,7 @@ def _open_program(name: str, wanted: str, device: torch.device) -> Detector:
         if device.type != "cpu":
             program = move_to_device_pass(program, device)
         network = program.module()
+        check_calls(network)
     except Exception as error:  # torch compiles the graph here
         raise InputError(
             f"expected a program of torch.export at {name}, got one that cannot be built "

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from convflow import distributed
 from convflow.arrays import list_arrays, read_array_header, read_arrays
+from convflow.data.files import one_large_at_a_time
 from convflow.data.images import num_cores, resize_and_crop, to_uint8
 from convflow.data.pictures import Drawn, Source, one_line
 from convflow.data.sources import open_source
@@ -111,7 +112,7 @@ class SourcePictures:
             InputError: one cannot be read, or has another size than the first.
         """
         with ThreadPoolExecutor(num_cores()) as pool:
-            pixels = np.stack(list(pool.map(self._at_size, indices)))
+            pixels = np.stack(list(pool.map(self._alone_at_size, indices)))
         if progress is not None:
             progress(len(indices))
         return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
@@ -131,6 +132,10 @@ class SourcePictures:
             name, reason = source.item_name(item), str(error)
             reason = reason.removeprefix(f"{name}: ")
             raise InputError(f"{source.name}, {name}: {reason}; repair or remove it") from error
+
+    def _alone_at_size(self, index: int) -> np.ndarray:
+        with one_large_at_a_time():
+            return self._at_size(index)
 
     def _at_size(self, index: int) -> np.ndarray:
         pixels = self._pixels(index)

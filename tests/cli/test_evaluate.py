@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from convflow.cli.main import main
@@ -279,4 +280,24 @@ def test_ctrl_c_says_that_the_work_is_kept(tiny_run, real, tmp_path):
     said = stopped.stderr.read()
     assert "the same command goes on" in said
     assert "Traceback" not in said
+    assert not (tmp_path / "card.json").exists()
+
+
+def test_a_program_that_holds_more_than_a_network_ends_in_one_line(tmp_path, capsys):
+    class Sum(torch.nn.Module):
+        def forward(self, images):
+            return images.cumsum(0)
+
+    images, path = torch.zeros(2, 3, 8, 8, dtype=torch.uint8), tmp_path / "x.pt2"
+    good = tmp_path / "good.pt2"
+    torch.export.save(torch.export.export(Sum(), (images,)), good)
+    with zipfile.ZipFile(good) as old, zipfile.ZipFile(path, "w") as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name).replace(b"aten.cumsum.", b"aten.resize_."))
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    words = ["--detector", str(path), "--device", "cpu", "--out", str(tmp_path / "card.json")]
+    assert main(["evaluate", str(tmp_path), "--reference", str(tmp_path), *words]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1
+    assert "got target 'torch.ops.aten.resize_.default' in its graph; it was not opened" in said[0]
     assert not (tmp_path / "card.json").exists()

@@ -2,15 +2,18 @@
 
 import os
 import struct
+import time
 import warnings
 import zipfile
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 
 import numpy as np
 import pytest
 from PIL import Image, ImageFile, UnidentifiedImageError
 
+from convflow.data import files
 from convflow.data.check import check
 from convflow.data.files import decode, read_below, read_member, read_regular
 from convflow.data.sources import open_source
@@ -80,6 +83,47 @@ def test_bombs_in_a_zip(tmp_path):
         entry.file_size, entry.compress_size = 1000, 2**20  # it holds more
         with pytest.raises(zipfile.BadZipFile):
             read_member(archive, entry)
+
+
+def test_a_member_is_no_larger_than_its_archive_lets_it_be(tmp_path):
+    """Whatever the directory says was packed."""
+    path = tmp_path / "x.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.png", bytes(2**27))
+    with zipfile.ZipFile(path) as archive:
+        entry = archive.getinfo("a.png")
+        entry.compress_size = 2**22
+        with pytest.raises(InputError, match="at most 100 bytes out of each"):
+            read_member(archive, entry)
+
+
+def test_large_pictures_are_decoded_and_used_one_at_a_time(monkeypatch):
+    monkeypatch.setattr(files, "LARGE_PIXELS", 23)
+    (large, small), within, most = (encode(), encode(size=(5, 4))), [0], []
+
+    def use(data):
+        with files.one_large_at_a_time():
+            size = decode(data, ["PNG"]).size
+            if size == (6, 4):
+                within[0] += 1
+                most.append(within[0])
+                time.sleep(0.002)
+                within[0] -= 1
+            return size
+
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(use, [large, small] * 20))
+        with pytest.raises(UnidentifiedImageError):
+            pool.submit(use, b"text").result()
+        with files.one_large_at_a_time():
+            decode(large, ["PNG"])
+            assert pool.submit(use, small).result() == (5, 4)
+            waiting = pool.submit(use, large)
+            with pytest.raises(TimeoutError):
+                waiting.result(timeout=0.05)
+        assert waiting.result() == (6, 4)
+    assert found == [(6, 4), (5, 4)] * 20
+    assert max(most) == 1
 
 
 def png_of_size(width, height):

@@ -1,5 +1,8 @@
 """The pictures that a run began with, kept in a file."""
 
+import struct
+import zipfile
+
 import numpy as np
 import pytest
 
@@ -52,4 +55,18 @@ def test_what_is_new_and_what_is_gone_is_named(tmp_path):
 def test_nonsense_is_no_selection(tmp_path, indices, sides):
     path = tmp_path / "x.npz"
     Selection(np.array(indices, np.int64), np.array(sides, np.int64)).write(path, source_of(4))
+    assert Selection.read(path, source_of(4)) is None
+
+
+def test_a_selection_that_unpacks_without_end_is_no_selection(tmp_path):
+    """And one of a single number, or of Python objects."""
+    path = tmp_path / "x.npz"
+    for content in ({"indices": np.array(3)}, {"indices": np.array([{}], object)}):
+        np.savez(path, sides=np.ones((1, 2), np.int64), items="x", **content)
+        assert Selection.read(path, source_of(4)) is None
+    np.savez_compressed(path, indices=np.zeros(2**20, np.int64))
+    with zipfile.ZipFile(path) as archive:
+        lied = archive.getinfo("indices.npy").file_size
+    whole = path.read_bytes().replace(struct.pack("<I", lied), struct.pack("<I", 2**31))
+    path.write_bytes(whole)
     assert Selection.read(path, source_of(4)) is None

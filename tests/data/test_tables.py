@@ -288,6 +288,22 @@ def test_bombs_in_a_row_group(tmp_path, monkeypatch):
         open_source(str(tmp_path / "x.parquet")).read(1)
 
 
+def test_a_row_group_is_no_larger_than_its_file_lets_it_be(tmp_path, monkeypatch):
+    """Whatever the footer says was packed."""
+    path = tmp_path / "x.parquet"
+    pq.write_table(pa.table({"image": [bytes(2**20)]}), path, compression="gzip")
+    said = pq.read_metadata(path).row_group(0).column(0).total_compressed_size
+    found, lie = (bytes([number * 2 & 127 | 128, number * 2 >> 7]) for number in (said, 8191))
+    content = path.read_bytes()
+    at = len(content) - pq.read_metadata(path).serialized_size - 8
+    path.write_bytes(content[:at] + content[at:].replace(found, lie))
+    assert pq.read_metadata(path).row_group(0).column(0).total_compressed_size == 8191
+    monkeypatch.setattr("convflow.data.files._FREE_BYTES", 2**16)
+    monkeypatch.setattr("convflow.data.files._MOST_SHRINKING", 200)
+    with pytest.raises(InputError, match=f"out of {path.stat().st_size:,}"):
+        open_source(str(path)).read(0)
+
+
 def test_not_a_parquet_file(tmp_path):
     (tmp_path / "x.parquet").write_bytes(b"text")
     with pytest.raises(InputError, match="expected parquet files"):

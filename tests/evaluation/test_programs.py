@@ -6,13 +6,17 @@ import io
 import json
 import os
 import pickle
+import subprocess
+import sys
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 from torch.export import Dim
 
+from convflow.evaluation import programs
 from convflow.evaluation.detectors import open_detector
 from convflow.types import InputError
 
@@ -205,3 +209,161 @@ def test_nothing_in_an_archive_runs(honest, tmp_path, kind):
         assert "operators alone, got " in refused
         assert "it was not opened" in refused
         assert "\n" not in refused
+
+
+class Plain(nn.Module):
+    """What an attack's graph is written over: one operator of a buffer."""
+
+    def __init__(self, numbers):
+        super().__init__()
+        self.register_buffer("numbers", numbers)
+
+    def forward(self, images):
+        return {"features": self.numbers.neg().float() + images.float().mean()}
+
+
+def call_of(target, inputs):
+    """Return an attack: another operator, called with given inputs."""
+
+    def attack(tree):
+        nodes = tree["graph_module"]["graph"]["nodes"]
+        node = next(node for node in nodes if "neg" in node["target"])
+        node["target"] = target
+        node["inputs"] += [{"name": key, "arg": value, "kind": 1} for key, value in inputs]
+
+    return attack
+
+
+SPARSE = call_of(
+    "torch.ops.aten._sparse_coo_tensor_unsafe.default",
+    [("values", {"as_tensor": {"name": "numbers"}}), ("size", {"as_ints": [1]})],
+)
+WILD = """
+import sys, torch
+from convflow.evaluation import programs
+from convflow.evaluation.detectors import open_detector
+from convflow.types import InputError
+try:
+    detector = open_detector(sys.argv[1], device=torch.device("cpu"))
+    detector(torch.zeros(2, 3, 8, 8, dtype=torch.uint8))
+except InputError as error:
+    print(error)
+"""
+
+
+def saved(network, path, decomposed=False, strict=False):
+    images = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
+    shapes = ({0: Dim.DYNAMIC},)
+    program = torch.export.export(network.eval(), (images,), dynamic_shapes=shapes, strict=strict)
+    torch.export.save(program.run_decompositions() if decomposed else program, path)
+    return path
+
+
+def rewritten(path, edit):
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    graph = next(name for name in members if name.endswith(GRAPH))
+    tree = json.loads(members[graph])
+    edit(tree)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in (members | {graph: json.dumps(tree).encode()}).items():
+            archive.writestr(name, content)
+
+
+def test_an_operator_that_writes_anywhere_is_refused(tmp_path):
+    """In a process of its own: where it is opened, an index of 10**10 ends the process."""
+    path = saved(Plain(torch.tensor([[10**10]])), tmp_path / "wild.pt2")
+    rewritten(path, SPARSE)
+    done = subprocess.run(
+        [sys.executable, "-c", WILD, str(path)], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert "got target 'torch.ops.aten._sparse_coo_tensor_unsafe.default'" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "torch.ops.aten." + name
+        for name in (
+            "_sparse_csr_tensor_unsafe.default",
+            "_nested_view_from_buffer.default",
+            "resize_.default",
+            "set_.source_Storage_storage_offset",
+            "as_strided.default",
+            "empty.memory_format",
+            "native_batch_norm.default",
+            "add.out",
+            "neg.out",
+            "topk.values",
+            "view.dtype",
+            "from_file.default",
+            "quantize_per_tensor.default",
+        )
+    ]
+    + ["_operator.pow", "_operator.lshift", "math.factorial", "torch.ops.prims.as_strided.default"],
+)
+def test_other_operators_are_refused(honest, target):
+    assert not programs._is_harmless("target", target)
+
+
+def test_a_sparse_layout_and_endless_powers_are_refused():
+    with pytest.raises(InputError, match="the layout 1 in its graph"):
+        programs._check(Path("x"), {"as_layout": 1}, "")
+    size = "Pow(Symbol('s0', positive=True, integer=True), Integer(2))"
+    assert programs._is_harmless("expr_str", size)
+    assert not programs._is_harmless("expr_str", "Pow(Integer(9), Integer(999999999))")
+    assert not programs._is_harmless("expr_str", f"Pow({size}, Integer(9))")
+
+
+class Block(nn.Module):
+    """Convolution, norms, attention, a table, sizes and borders."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(True), nn.GroupNorm(2, 8)
+        )
+        self.table = nn.Embedding(16, 8)
+        self.layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.register_buffer("mask", torch.ones(16, 16, dtype=torch.bool).tril())
+
+    def forward(self, images):
+        x = self.stem(images / 255.0)
+        x = nn.functional.interpolate(x, size=(12, 12), mode="bicubic", antialias=True)
+        x = nn.functional.max_pool2d(nn.functional.pad(x, (2, 2, 2, 2), mode="reflect"), 4)
+        x = x.flatten(2).transpose(1, 2) + self.table(torch.arange(16))
+        q, k, v = (part.unsqueeze(1) for part in (x, x * 2, x + 1))
+        x = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=self.mask).squeeze(1)
+        return {"features": self.layer(x).mean(1)}
+
+
+@pytest.mark.parametrize(("decomposed", "strict"), [(False, False), (True, False), (False, True)])
+def test_networks_open_however_they_were_exported(tmp_path, decomposed, strict):
+    network = Block()
+    path = saved(network, tmp_path / "x.pt2", decomposed, strict)
+    images = torch.randint(256, (3, 3, 8, 8), dtype=torch.uint8)
+    out = open_detector(str(path), device=CPU)(images)["features"]
+    torch.testing.assert_close(out, network(images)["features"].detach())
+
+
+def test_what_kernels_leave_unchecked_is_checked(tmp_path):
+    x, aten, conv = torch.zeros(1, 8, 4, 4), torch.ops.aten, torch.ops.convflow
+    ones = torch.ones(1)
+    for operator, inputs in (
+        (aten._native_batch_norm_legit_no_training.default, (x, ones, ones, ones, ones, 0.1, 1e-5)),
+        (aten.scaled_dot_product_attention.default, (x, x, x[:, :, :1])),
+        (aten._scaled_dot_product_flash_attention_for_cpu.default, (x, x[:, :1], x[:, :1])),
+        (aten._upsample_bilinear2d_aa.default, (x, [8, 8], False, 1e-17, 1e-17)),
+        (conv.deform_sample.default, (x[None], x, x, "zeros")),
+    ):
+        graph = torch.fx.Graph()
+        names = [
+            graph.placeholder(f"x{i}") if isinstance(value, torch.Tensor) else value
+            for i, value in enumerate(inputs)
+        ]
+        graph.output(graph.call_function(operator, tuple(names)))
+        network = torch.fx.GraphModule({}, graph)
+        programs.check_calls(network)
+        with pytest.raises(ValueError, match="expected"):
+            network(*(value for value in inputs if isinstance(value, torch.Tensor)))
