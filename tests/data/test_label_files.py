@@ -66,12 +66,6 @@ def test_names_of_files_and_columns_as_they_come():
            {"metadata.csv": "file_name,label\n/d/a.png,x\n/d/s/b.png,y"})  # fmt: skip
 
 
-def test_a_column_of_splits_is_said_to_be_no_choice():
-    text = "file_name,label,Split\na.png,x,train\ns/b.png,y,test"
-    said = "column `Split` looks like splits (test, train); all rows are taken"
-    assert said in labels({"metadata.csv": text})[1]
-
-
 def test_what_is_said():
     names, notes = labels(
         {"metadata.csv": "file_name,kind,text\na.png,p,x\ns/b.png,p,y\nc.png,q,z"}

@@ -9,44 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from convflow.data.check import check
 from convflow.data.sources import open_source
 from convflow.types import InputError
+from tests.data.made import labelled, level, pack, refuse, save
 
 CIFAR = Path(__file__).resolve().parents[3] / "shared/data/cifar10"
-
-
-def save(path, level=0, **options):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (6, 4), (level, level, level)).save(path, **options)
-
-
-@pytest.fixture
-def classes(tmp_path):
-    folder = tmp_path / "pets"
-    save(folder / "class10/a.png", 10)
-    save(folder / "class2/deep/er/b.PNG", 20)
-    save(folder / "class2/c.JPeG", 30)
-    save(folder / "class2/.hidden.png")
-    save(folder / ".cache/d.png")
-    (folder / "class2/notes.txt").write_text("not a picture")
-    return folder
-
-
-def level(source, index):
-    return int(np.asarray(source.read(index)).reshape(-1)[0])
-
-
-def refuse(path, *words, split="train", **options):
-    with pytest.raises(InputError) as caught:
-        open_source(str(path), split, **options)
-    message = str(caught.value)
-    assert "\n" not in message
-    assert message.startswith(("expected", "--data.labels: ", "label-column: "))
-    for word in words:
-        assert word in message, message
 
 
 def test_a_zip_of_macos_says_the_names_of_its_folder(tmp_path):
@@ -69,32 +38,6 @@ def test_a_zip_of_macos_says_the_names_of_its_folder(tmp_path):
     assert not any("UTF-8" in note for note in source.notes)
     odd = open_source(str(tmp_path / "cp1252.zip"))
     assert any("names are not in UTF-8" in note for note in odd.notes)
-
-
-def test_links_into_a_store_of_names_without_endings(tmp_path):
-    save(tmp_path / "blobs/one.png")
-    (tmp_path / "blobs/one.png").rename(tmp_path / "blobs/one")
-    (tmp_path / "snapshots/cat").mkdir(parents=True)
-    for name in ("a.png", "b.png"):
-        (tmp_path / "snapshots/cat" / name).symlink_to("../../blobs/one")
-    source = open_source(str(tmp_path))
-    assert [source.item_name(i) for i in range(len(source))] == ["snapshots/cat/a.png"]
-    assert source.class_names == ("cat",)
-
-
-def test_folders_with_nothing_in_them_are_said(tmp_path):
-    save(tmp_path / "x/cat/a.png")
-    (tmp_path / "x/dog").mkdir()
-    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
-        archive.write(tmp_path / "x/cat/a.png", "x/cat/a.png")
-        archive.writestr("x/dog/", "")
-        archive.writestr("x/cat/", "")
-    for place in ("x", "x.zip"):
-        source = open_source(str(tmp_path / place))
-        assert source.class_names == ("cat",)
-        assert any(note.startswith("1 folder is empty: ") for note in source.notes)
-    os.mkfifo(tmp_path / "pipe.zip")
-    refuse(tmp_path / "pipe.zip", "regular file")
 
 
 def test_digits():
@@ -142,11 +85,6 @@ def test_folder_of_splits(tmp_path, split, label, found):
     levels = {level(source, i): source.label(i) for i in range(len(source))}
     assert levels[found] == label
     refuse(tmp_path, "'test' split", "train, validation", split="test")
-
-
-def test_a_link_to_a_parent_is_not_followed_for_ever(classes):
-    (classes / "class2/loop").symlink_to(classes)
-    assert len(open_source(str(classes))) == 3
 
 
 def test_mixed_folder_says_what_to_do(classes):
@@ -230,23 +168,6 @@ def test_check_finds_classes_of_folder(classes):
     assert report.per_class == {"class2": 2, "class10": 1}
     assert indices.tolist() == [0, 1, 2]
     assert "2 classes from folders: class2, class10\n1 file is not read: 1 txt" in str(report)
-
-
-def labelled(source):
-    """Class name of each item; empty where there are no classes."""
-    names = source.class_names or ("",)
-    return {source.item_name(i): names[source.label(i)] for i in range(len(source))}
-
-
-def pack(path, folder, root="", sep="/"):
-    with zipfile.ZipFile(path, "w") as archive:
-        for file in sorted(folder.rglob("*")):
-            if file.is_file():
-                name = root + file.relative_to(folder).as_posix()
-                info = zipfile.ZipInfo("x")
-                info.filename = name.replace("/", sep)  # as other systems write it
-                archive.writestr(info, file.read_bytes())
-    return path
 
 
 def test_splits_are_alike_in_folder_and_zip(tmp_path):
@@ -398,94 +319,12 @@ def test_files_that_are_not_read_are_counted_by_ending(classes, tmp_path):
     )
 
 
-def test_every_file_is_visited_once(tmp_path):
-    save(tmp_path / "store/far.png", 3)
-    data = tmp_path / "data"
-    for number, name in enumerate("xy"):
-        save(data / name / "0.png", number)
-        (data / name / "a_ring").symlink_to(f"../{'yx'[number]}")
-        (data / name / "b_ring").symlink_to("..")
-    (data / "x/again.png").symlink_to("../y/0.png")
-    (data / "x/far.png").symlink_to("../../store/far.png")
-    (data / "y/far.png").symlink_to("../../store/far.png")
-    (data / "x/gone.png").symlink_to("nowhere.png")
-    (data / "x/self.png").symlink_to("self.png")
-    (data / "y/hard.png").hardlink_to(data / "y/0.png")
-    source = open_source(str(data))
-    wanted = {"x/0.png": 0, "x/far.png": 3, "y/0.png": 1, "y/hard.png": 1}
-    broken = {"x/gone.png", "x/self.png"}
-    items = {source.item_name(i): i for i in range(len(source))}
-    assert items.keys() == wanted.keys() | broken
-    assert {name: level(source, items[name]) for name in wanted} == wanted
-    assert all(source.class_names[source.label(i)] == name[0] for name, i in items.items())
-    assert source.notes[-1].startswith("6 links lead to what is there already and is read once: ")
-    report, _ = check(source, channels=1, size=(4, 6), on_bad="skip", memory=tmp_path / "m")
-    assert {name for name, _ in report.unreadable} == broken
-    with pytest.raises(
-        InputError, match=r"^x/gone.png: expected a readable picture, got .*No such"
-    ):
-        source.read(items["x/gone.png"])
-
-
-def test_linked_class_folders_are_followed(classes, tmp_path):
-    (tmp_path / "links").mkdir()
-    for name in ("class2", "class10"):
-        (tmp_path / "links" / name).symlink_to(classes / name)
-    assert labelled(open_source(str(tmp_path / "links"))) == labelled(open_source(str(classes)))
-
-
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
 def test_a_pipe_is_no_picture(classes):
     os.mkfifo(classes / "class2/pipe.png")
     source = open_source(str(classes))
     with pytest.raises(InputError, match=r"class2/pipe.png: .* got a named pipe"):
         source.read(3)
-
-
-def link(path, target):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.symlink_to(os.path.relpath(target, path.parent))
-
-
-def test_links_to_what_is_no_picture_by_its_name(tmp_path):
-    for number, name in enumerate(("cat", "dog")):
-        save(tmp_path / f"{name}.png", number)
-        (tmp_path / "data/store").mkdir(parents=True, exist_ok=True)
-        (tmp_path / f"{name}.png").rename(tmp_path / f"data/store/ab{number}")
-        link(tmp_path / f"data/{name}/0.png", tmp_path / f"data/store/ab{number}")
-    (tmp_path / "data/store/rows").write_text("file_name,label\ncat/0.png,p\ndog/0.png,q\n")
-    source = open_source(str(tmp_path / "data"))
-    assert labelled(source) == {"cat/0.png": "cat", "dog/0.png": "dog"}
-    assert not any("link" in note for note in source.notes)
-    link(tmp_path / "data/metadata.csv", tmp_path / "data/store/rows")
-    assert open_source(str(tmp_path / "data")).class_names == ("p", "q")
-
-
-@pytest.mark.parametrize("top", ["", "images/", "images/a/"])
-def test_links_in_class_folders_give_the_classes_of_plain_pictures(tmp_path, top):
-    for number in range(4):
-        save(tmp_path / f"{top}{number}.png", number)
-        link(
-            tmp_path / ("cat", "dog")[number % 2] / f"{number}.png",
-            tmp_path / f"{top}{number}.png",
-        )
-    source = open_source(str(tmp_path))
-    wanted = {"cat/0.png": "cat", "cat/2.png": "cat", "dog/1.png": "dog", "dog/3.png": "dog"}
-    assert labelled(source) == wanted
-    said = f"4 pictures are read as links name them: cat/0.png for {top}0.png"
-    assert source.notes[-1] == said
-    save(tmp_path / f"{top}4.png")
-    refuse(tmp_path, f"{top}0.png linked as cat/0.png, but {top}4.png in 0 folders of links")
-    (tmp_path / f"{top}4.png").unlink()
-    link(tmp_path / "cat/1.png", tmp_path / f"{top}1.png")
-    refuse(tmp_path, f"{top}1.png in 2 folders of links")
-
-
-def test_a_folder_of_links_to_all_pictures_hides_no_class(tmp_path):
-    for name in ("cat", "dog"):
-        save(tmp_path / name / f"{name}.png")
-        link(tmp_path / "all" / f"{name}.png", tmp_path / name / f"{name}.png")
-    assert labelled(open_source(str(tmp_path))) == {"cat/cat.png": "cat", "dog/dog.png": "dog"}
 
 
 def test_a_column_of_other_words_leaves_class_folders(tmp_path):

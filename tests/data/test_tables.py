@@ -1,47 +1,17 @@
 """Pictures in parquet files and Hugging Face datasets."""
 
 import json
-import sys
-from io import BytesIO
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from convflow.data.sources import open_source
-from convflow.data.tables import _Cache, open_hugging_face, open_parquet
+from convflow.data.tables import _Cache, open_parquet
 from convflow.types import InputError
+from tests.data.made import labels_of, levels, png, write
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
-
-
-def png(level):
-    buffer = BytesIO()
-    Image.new("L", (5, 4), level).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def write(path, labels=None, *, count=7, first=0, raw=False, names=None, rows=3, column="image"):
-    cells = [png(first + i) for i in range(count)]
-    if not raw:
-        cells = [{"bytes": cell, "path": f"{i}.png"} for i, cell in enumerate(cells)]
-    columns = {column: cells} | ({} if labels is None else {"label": labels})
-    table = pa.table(columns)
-    if names is not None:
-        feature = {"label": {"names": names, "_type": "ClassLabel"}}
-        note = json.dumps({"info": {"features": feature}})
-        table = table.replace_schema_metadata({"huggingface": note})
-    pq.write_table(table, path, row_group_size=rows)
-    return path
-
-
-def levels(source):
-    return [int(np.asarray(source.read(i))[0, 0]) for i in range(len(source))]
-
-
-def labels_of(source):
-    return [source.label(i) for i in range(len(source))]
 
 
 @pytest.mark.parametrize("raw", [False, True])
@@ -62,18 +32,6 @@ def test_tables_with_other_names_of_classes_are_refused(tmp_path, others):
     with pytest.raises(InputError, match=r"the same classes.*cat, dog in a.parquet.*in b.parquet"):
         open_source(str(tmp_path))
     assert open_source(str(tmp_path), labels="none").class_names == ()
-
-
-def test_columns_that_are_left_are_said(tmp_path):
-    cells, path = [png(0), png(1)], tmp_path / "x.parquet"
-    columns = {"image": cells, "mask": cells, "split": ["train", "test"]}
-    pq.write_table(pa.table(columns), path)
-    notes = open_source(str(path)).notes
-    assert "columns not used: mask" in notes
-    assert "column `split` looks like splits (test, train); all rows are taken" in notes
-    pq.write_table(pa.table({"image": [cells], "label": ["a"]}), path)
-    with pytest.raises(InputError, match=r"image \(list<.*binary>\), label \(string\); save"):
-        open_source(str(path))
 
 
 def test_names_from_the_schema(tmp_path):
@@ -140,94 +98,6 @@ def test_columns(tmp_path):
         InputError, match=r"one image column .* got a, b; choose one as image-column, such as a"
     ):
         open_source(str(tmp_path / "two.parquet"))
-
-
-def rows(path, **columns):
-    count = len(next(iter(columns.values())))
-    pq.write_table(pa.table({"image": [png(i) for i in range(count)], **columns}), path)
-    return str(path)
-
-
-WORDS = ["a", "b", "a", "b"]
-
-
-@pytest.mark.parametrize(
-    "column",
-    ["class", "category", "target", "fine_label", "species", "className", "Labels", "kind"],
-)
-def test_the_one_column_of_labels_is_found(tmp_path, column):
-    path = rows(tmp_path / "x.parquet", text=list("wxyz"), **{column: WORDS}, width=[1, 2, 1, 2])
-    source = open_source(path)
-    assert (source.class_names, labels_of(source)) == (("a", "b"), [0, 1, 0, 1])
-    guessed = ["the column is taken for labels because it alone is text of few words"]
-    assert source.notes == (
-        f"labels from column `{column}`: 2 classes, a, b",
-        *(guessed if column == "kind" else []),
-        "columns not used: text, width",
-    )
-    assert open_source(path, labels="none").class_names == ()
-
-
-def test_several_columns_of_labels_are_asked_about(tmp_path):
-    path = rows(tmp_path / "x.parquet", fine_label=WORDS, coarse_label=["c", "c", "c", "d"])
-    message = "got fine_label, coarse_label; name one with --data.label-column fine_label"
-    with pytest.raises(InputError, match=message):
-        open_source(path)
-    assert open_source(path, label_column="coarse_label").class_names == ("c", "d")
-    with pytest.raises(
-        InputError, match=r"did you mean 'fine_label'.* has fine_label, coarse_label"
-    ):
-        open_source(path, label_column="fine_labels")
-    with pytest.raises(InputError, match=r"one column of labels in .* got kind, colour"):
-        open_source(rows(tmp_path / "y.parquet", kind=WORDS, colour=WORDS))
-    with pytest.raises(InputError, match="expected auto, table or none for the table"):
-        open_source(path, labels="folders")
-
-
-@pytest.mark.parametrize("column", [list("wxyz"), ["a"] * 4, [*"aba", None], [1, 2, 1, 2]])
-def test_other_columns_are_no_labels(tmp_path, column):
-    path = rows(tmp_path / "x.parquet", kind=column)
-    assert open_source(path).notes == (
-        "no classes: the model will be unconditional (no column is known to hold labels)",
-        "columns not used: kind",
-    )
-    with pytest.raises(InputError, match=r"expected a column of labels in .*, got kind; name one"):
-        open_source(path, labels="table")
-
-
-def test_rows_are_chosen_by_a_column_of_splits(tmp_path):
-    parts = ["train", "Test", "train", "unlabeled"]
-    path = rows(tmp_path / "x.parquet", Split=parts, label=["a", "b", "b", "c"])
-    source = open_source(path)
-    assert (levels(source), labels_of(source), source.class_names) == ([0, 2], [0, 1], ("a", "b"))
-    assert source.item_name(1) == "x.parquet row 2"
-    assert source.notes == (
-        "split train of train, test, unlabeled, by column `Split`",
-        "labels from column `label`: 2 classes, a, b",
-    )
-    assert levels(open_source(path, "test")) == levels(open_source(str(tmp_path), "test")) == [1]
-    assert levels(open_source(path, "all")) == [0, 1, 2]
-    with pytest.raises(InputError, match=r"'validation' split .* got train, test, unlabeled"):
-        open_source(path, "validation")
-    assert len(open_source(rows(tmp_path / "y.parquet", split=["1", "2"]))) == 2
-    with pytest.raises(InputError, match=r"in every row of column `split`, got None; mend"):
-        open_source(rows(tmp_path / "z.parquet", split=["test", None]))
-    (tmp_path / "named").mkdir()
-    rows(tmp_path / "named/test-0.parquet", split=["test", "test"])
-    rows(tmp_path / "named/train-0.parquet", split=["train"])
-    assert len(open_source(str(tmp_path / "named/test-0.parquet"))) == 2
-    assert len(open_source(str(tmp_path / "named"))) == 1
-
-
-def test_the_image_column_is_named(tmp_path):
-    table = pa.table({"before": [png(1)], "after": [png(2)], "label": ["a"]})
-    pq.write_table(table, tmp_path / "x.parquet")
-    path = str(tmp_path / "x.parquet")
-    with pytest.raises(InputError, match=r"got before, after; choose one as image-column"):
-        open_source(path)
-    assert levels(open_source(path, image_column="after")) == [2]
-    with pytest.raises(InputError, match="expected a column of pictures, got label"):
-        open_source(path, image_column="label")
 
 
 def test_a_row_without_picture_is_named(tmp_path):
@@ -321,87 +191,3 @@ def test_the_cache_keeps_what_was_used_last():
     for key in (0, 1, 0, 2, 0, 1):
         cache[key]
     assert loads == [0, 1, 2, 1]
-
-
-@pytest.fixture
-def saved(tmp_path):
-    datasets = pytest.importorskip("datasets")
-    features = datasets.Features(
-        {"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])}
-    )
-    rows = {"image": [Image.new("L", (5, 4), i) for i in range(4)], "label": [0, 1, 1, 0]}
-    table = datasets.Dataset.from_dict(rows, features=features)
-    datasets.DatasetDict(train=table, test=table.select([3, 1])).save_to_disk(tmp_path / "parts")
-    table.save_to_disk(tmp_path / "whole")
-    return tmp_path
-
-
-def test_hugging_face(saved):
-    source = open_source(f"hf:{saved / 'whole'}")
-    assert source.class_names == ("cat", "dog")
-    assert labels_of(source) == [0, 1, 1, 0]
-    assert levels(source) == [0, 1, 2, 3]
-    part = open_hugging_face(f"hf:{saved / 'parts'}", "test")
-    assert part.notes == (
-        "split test of train, test",
-        "labels from column `label`: 2 classes, cat, dog",
-    )
-    assert (levels(part), labels_of(part)) == ([3, 1], [0, 1])
-    with pytest.raises(InputError, match="'validation' split"):
-        open_source(f"hf:{saved / 'parts'}", split="validation")
-    with pytest.raises(InputError, match="write hf:"):
-        open_source(str(saved / "whole"))
-
-
-def test_a_column_of_splits_of_a_hugging_face_dataset(tmp_path):
-    datasets = pytest.importorskip("datasets")
-    pictures = [Image.new("L", (5, 4), i) for i in range(4)]
-    columns = {"image": pictures, "subset": ["val", "dev", "train", "test"], "label": list("aabb")}
-    features = datasets.Features(
-        {"image": datasets.Image(), "subset": datasets.Value("string"),
-         "label": datasets.Value("string")}
-    )  # fmt: skip
-    datasets.Dataset.from_dict(columns, features=features).save_to_disk(tmp_path / "x")
-    source = open_source(f"hf:{tmp_path / 'x'}", "validation")
-    assert (levels(source), source.class_names) == ([0, 1], ("a",))
-    assert source.notes[0] == "split validation of train, validation, test, by column `subset`"
-    assert levels(open_source(f"hf:{tmp_path / 'x'}")) == [2]
-
-
-def test_hugging_face_of_a_flat_folder_with_splits(tmp_path, monkeypatch):
-    datasets = pytest.importorskip("datasets")
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    for part, count in (("train", 2), ("test", 3)):
-        (tmp_path / "flat" / part).mkdir(parents=True)
-        for i in range(count):
-            (tmp_path / f"flat/{part}/{i}.png").write_bytes(png(i))
-    source, plain = open_source(f"hf:{tmp_path / 'flat'}"), open_source(str(tmp_path / "flat"))
-    assert (
-        (levels(source), source.class_names) == (levels(plain), plain.class_names) == ([0, 1], ())
-    )
-    assert len(open_source(f"hf:{tmp_path / 'flat'}", "all")) == 5
-
-
-def test_paths_of_a_hugging_face_dataset(tmp_path, monkeypatch):
-    datasets = pytest.importorskip("datasets")
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    (tmp_path / "own/cat").mkdir(parents=True)
-    (tmp_path / "own/cat/a.png").write_bytes(png(7))
-    source = open_source(f"hf:{tmp_path / 'own'}")
-    assert levels(source) == [7]
-    (tmp_path / "b.png").write_bytes(png(8))
-    (tmp_path / "own/cat/a.png").unlink()
-    (tmp_path / "own/cat/a.png").symlink_to(tmp_path / "b.png")
-    with pytest.raises(InputError, match="row 0: expected a path below"):
-        source.read(0)
-
-
-def test_hugging_face_refusals(tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    pytest.importorskip("datasets")
-    with pytest.raises(InputError, match="expected a Hugging Face dataset") as caught:
-        open_source(f"hf:{tmp_path / 'none'}")
-    assert "\n" not in str(caught.value)
-    monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(InputError, match=r"pip install convflow\[hub\]"):
-        open_source("hf:any")
