@@ -130,7 +130,6 @@ def from_listings(
     Raises:
         InputError: A picture has no label, or two files in one folder have labels.
     """
-    notes = [note for listing in listings for note in listing.notes]
     by_folder: dict[str, Listing] = {}
     for listing in listings:
         folder = composed(listing.file.rpartition("/")[0])
@@ -154,7 +153,7 @@ def from_listings(
             missing.append(picture)
         values.append(labels.get(composed(picture)))
     present = set(map(composed, known))
-    origins = " and ".join(dict.fromkeys(listing.origin for listing in by_folder.values()))
+    origins = " and ".join(_few([listing.origin for listing in by_folder.values()]))
     if missing:
         named = [file for listing in by_folder.values() for file in listing.labels or ()]
         other = next((f", but one for {file}" for file in named if file not in present), "")
@@ -164,12 +163,15 @@ def from_listings(
             "or pass --data.labels folders or --data.labels none"
         )
     found = from_values(values, None, pictures.__getitem__, origins)
-    for listing in by_folder.values():
-        lost = [file for file in listing.labels or () if file not in present]
-        if lost:
-            told = f"{len(lost):,} rows of {listing.file} name no file that is there: {some(lost)}"
-            notes.append(told)
-    return found._replace(notes=(*found.notes, *notes))
+    lost = [file for at in by_folder.values() for file in at.labels or () if file not in present]
+    word = "1 row names" if len(lost) == 1 else f"{len(lost):,} rows name"
+    absent = [f"{word} no file that is there: {', '.join(_few(lost))}"] if lost else []
+    return found._replace(notes=(*found.notes, *sentences(listings), *absent))
+
+
+def sentences(listings: Sequence[Listing]) -> tuple[str, ...]:
+    """What is to be said about the files, the first few of many alike."""
+    return tuple(_few([note for listing in listings for note in listing.notes]))
 
 
 def _read_listing(file: str, read: Callable[[str], bytes], choice: Choice, guess: bool) -> Listing:
@@ -266,6 +268,10 @@ def _by_path(file: str, pairs: Sequence[Sequence[Any]], kind: str = "label") -> 
             )
         labels[path] = label
     return labels
+
+
+def _few(names: Sequence[str]) -> list[str]:
+    return [*names[:3], f"{len(names) - 3:,} more"] if len(names) > 3 else list(names)
 
 
 def _csv_rows(text: str) -> list[dict[str, Any]]:

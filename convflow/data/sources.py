@@ -20,7 +20,13 @@ from PIL import Image
 from convflow.data.files import MAX_PIXELS, read_member, read_regular
 from convflow.data.formats import decoders, is_picture, unread
 from convflow.data.hugging_face import open_hugging_face
-from convflow.data.label_files import choose_listed, from_listings, is_label_file, read_listings
+from convflow.data.label_files import (
+    choose_listed,
+    from_listings,
+    is_label_file,
+    read_listings,
+    sentences,
+)
 from convflow.data.labels import (
     SETTINGS,
     Choice,
@@ -271,7 +277,7 @@ def _labels(
         found = from_listings(listings, part.files, files, name)
         if found is not None:
             return found
-        said = tuple(note for listing in listings for note in listing.notes)
+        said = sentences(listings)
         if choice.source == "table" or choice.label_column or choice.image_column:
             got = "; ".join(said) or "none"
             raise InputError(

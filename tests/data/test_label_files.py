@@ -78,8 +78,16 @@ def test_what_is_said():
         (
             "labels from column `species` of metadata.csv: 2 classes, p, q",
             "metadata.csv: columns not used: text",
-            "1 rows of metadata.csv name no file that is there: c.png",
+            "1 row names no file that is there: c.png",
         ),
+    )
+    pictures = [f"{i}/0.png" for i in range(9)]
+    files = {f"{i}/metadata.csv": f"file_name,label,text\n0.png,{i},\n" for i in range(9)}
+    names, notes = labels(files, pictures=pictures)
+    assert names == list("012345678")
+    assert (len(notes), notes[-1]) == (5, "6 more")
+    assert notes[0].startswith(
+        "labels from column `label` of 0/metadata.csv and column `label` of "
     )
     assert labels({"dataset.json": '{"labels": null}'}) == (
         None,
