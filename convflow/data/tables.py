@@ -51,6 +51,9 @@ def open_parquet(
         InputError: The files, their columns or their labels cannot be used.
     """
     parquet = require("pyarrow.parquet", "parquet", name)
+    for file in files:
+        if file.exists() and not file.is_file():  # a pipe would be waited for
+            raise InputError(f"expected a regular file, got {file}; give another place")
     try:
         schema = parquet.read_schema(files[0])
         layouts = [parquet.read_metadata(file) for file in files]

@@ -187,3 +187,14 @@ def test_the_first_of_several_frames_is_taken(kind):
     more = [Image.new("L", (6, 4), level) for level in (99, 199)]
     data = encode(kind, save_all=True, append_images=more)
     assert abs(int(np.asarray(decode(data, [kind]).convert("L")).max()) - 9) < 3
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+@pytest.mark.parametrize("name", ["x.zip", "x.parquet", "in/x.parquet"])
+def test_a_pipe_in_place_of_an_archive_is_refused(tmp_path, name):
+    pytest.importorskip("pyarrow")
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    os.mkfifo(tmp_path / name)
+    given = (tmp_path / name).parent if "/" in name else tmp_path / name
+    with pytest.raises(InputError, match=r"^expected a (folder or a )?regular file, got"):
+        open_source(str(given))
