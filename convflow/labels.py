@@ -59,10 +59,14 @@ class ClassLabels:
         if index is not None and index < self.count and not numbers:
             return index
         if not self.count:
-            raise InputError(f"this model was trained without labels, got {label!r}; give none")
+            raise InputError(
+                f"this model was trained without labels, got {label!r}; leave the labels out"
+            )
         told = unknown_name("label", label, self.names or [f"0 to {self.count - 1}"])
         if numbers and index is not None:
             told += "; all class names are numbers here, so a number is a name and no index"
+        elif index is not None:
+            told += f" (or 0 to {self.count - 1})" if self.names else ""
         raise InputError(told)
 
     def _tell(self, found: int, index: int | None) -> None:

@@ -44,6 +44,8 @@ often changed
   --batch-size 128         global batch, whatever the number of devices
   --micro-batch 32         most pictures at once on a device, to save memory
   --optim.lr 2e-4          learning rate
+  --device cpu             where to train; auto takes a GPU where there is one
+  --precision float32      arithmetic of the network; auto takes bfloat16 where it is fast
   --codec latent           in latents of an autoencoder; needs pip install convflow[diffusers]
   --process ddpm           DDPM instead of flow matching; see also --process.schedule
   --process dfm            a flow for each scale; see also --process.factors, .decomposition

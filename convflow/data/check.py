@@ -199,6 +199,7 @@ def _refuse_bad(
     met = np.intersect1d(wanted, list(bad)).tolist()
     if not met or (on_bad == "skip" and num_good):
         return
-    more = f" (and {len(met) - 1:,} more of {len(wanted):,})" if len(met) > 1 else ""
+    others = ", ".join([*map(source.item_name, met[1:6]), *["..."] * (len(met) > 6)])
+    more = f" (and {len(met) - 1:,} more of {len(wanted):,}: {others})" if len(met) > 1 else ""
     cure = "repair it or pass --data.on-bad skip" if num_good else "none of the pictures is usable"
     raise InputError(f"{source.name}, {source.item_name(met[0])}: {bad[met[0]]}{more}; {cure}")

@@ -323,5 +323,6 @@ def _unclear(
 
 
 def some(names: Sequence[str], most: int = 4) -> str:
-    """The first of the names, and three dots where there are more."""
-    return ", ".join([*names[:most], "..."] if len(names) > most else names)
+    """The first of the names, those with commas in quotes, and three dots where there are more."""
+    quoted = [f'"{name}"' if "," in name else name for name in names[:most]]
+    return ", ".join([*quoted, "..."] if len(names) > most else quoted)

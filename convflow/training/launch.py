@@ -38,7 +38,7 @@ from convflow.training.changes import (
     find_changes,
     record_changes,
 )
-from convflow.training.config import TrainConfig
+from convflow.training.config import Pixels, TrainConfig
 from convflow.training.keys import from_dict, show, to_dict
 from convflow.training.length import count_images, say_end
 from convflow.training.origin import begin_from, fit_settings, read_origin
@@ -338,8 +338,14 @@ def _introduce(trainer: Trainer, report: Report, changes: Sequence[Change]) -> N
         log.info(line)
     log.info(
         f"{config.model['name']}: {parameters / 1e6:.2f} M parameters on {trainer.device} in "
-        f"{trainer.precision}; batch {config.batch_size}, {config.images:,} images to see"
+        f"{trainer.precision}; batch {config.batch_size}, {config.images:,} images to see, "
+        f"trained at {show(config.data.size, Pixels)} (height x width)"
     )
+    if config.optim.warmup_images > config.images:
+        log.info(
+            f"the learning rate still rises at the end of this run: its warm-up takes "
+            f"{config.optim.warmup_images:,} images (--optim.warmup-images)"
+        )
     process = trainer.process
     if isinstance(process, MultiscaleFlow):
         sizes = process.sizes(config.data.size, trainer.codec.factor)

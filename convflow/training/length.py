@@ -52,4 +52,3 @@ def say_end(trainer: Trainer, finished: bool, spent: float | None) -> None:
         f"time is over at {trainer.images_seen:,} of {config.images:,} images; saved; "
         f"go on with: convflow train --resume {word}"
     )
-    log.info(f"done; try: convflow sample {word}")
