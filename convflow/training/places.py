@@ -36,8 +36,8 @@ def find_place(path: str, folder: Path, *, inside: bool = False) -> str:
         inside: whether it may lie in `folder` itself, and is meant so where it does.
     """
     place = Path(os.path.expanduser(path))
-    starts = [*([folder.resolve()] if inside else []), *_above(folder), Path()]
-    found = next((start / place for start in starts if _exists(start / place)), None)
+    within = [folder.resolve() / place] if inside else []
+    found = next(filter(_exists, [*within, *_beside(place, folder), place]), None)
     return path if found is None or _same(place, found) else str(found)
 
 
@@ -54,7 +54,7 @@ def portable(path: str, folder: Path, stored: str | None = None) -> str:
         return stored
     if place.is_absolute() or not _exists(place):
         return path
-    first = next((up / path for up in _above(folder) if _exists(up / path)), None)
+    first = next(filter(_exists, _beside(place, folder)), None)
     return path if first and _same(place, first) else str(place.resolve())
 
 
@@ -108,6 +108,16 @@ def _changed(config: TrainConfig, change: Callable[[str, str], str]) -> TrainCon
         codec=replace(config.codec, autoencoder=paths.get("codec.autoencoder", autoencoder)),
         init=paths.get("init", config.init),
     )
+
+
+def _beside(place: Path, folder: Path) -> list[Path]:
+    """Return a place as seen from the folders above another, but for those on the way to that.
+
+    A run `runs/pets` of the data `pets` does not find itself in `runs`.
+    """
+    here = folder.resolve()
+    found = [Path(os.path.abspath(up / place)) for up in _above(folder)]
+    return [at for at in found if not (at.is_relative_to(here) or here.is_relative_to(at))]
 
 
 def _above(folder: Path) -> list[Path]:

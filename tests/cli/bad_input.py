@@ -329,7 +329,7 @@ CASES = [
         file("file"),
     ),
     ("resume of a data folder", "train --resume P/data", "expected a run folder with config.json"),
-    ("other settings", f"{RESUME} --batch-size 4", "batch_size (8, now 4)"),
+    ("other settings", f"{RESUME} --batch-size 2", "batch_size (4, now 2)"),
     ("settings that are no JSON", RESUME, "config.json", edit("config.json", b"{")),
     ("settings not in UTF-8", RESUME, "config.json", edit("config.json", b"\xff\xfe{}")),
     ("settings that are a list", RESUME, "expected a JSON object", edit("config.json", b"[]")),

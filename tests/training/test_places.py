@@ -164,3 +164,16 @@ def test_a_model_folder_finds_its_autoencoder(project, tmp_path, monkeypatch):
     shutil.move(project / "vae", tmp_path / "elsewhere/moved/vae")
     moved = Pipeline.from_pretrained("moved").codec.settings["autoencoder"]
     assert moved == str(tmp_path / "elsewhere/moved/vae")
+
+
+@pytest.mark.parametrize("path", ["pets", ".", "runs"])
+def test_a_run_never_finds_itself_or_what_it_lies_in(tmp_path, monkeypatch, path):
+    run = tmp_path / "runs/pets"
+    run.mkdir(parents=True)
+    (tmp_path / "pets").mkdir()
+    monkeypatch.chdir(tmp_path)
+    found = find_place(path, run)
+    assert (tmp_path / found).resolve() == (tmp_path / path).resolve()
+    monkeypatch.chdir(run)
+    if path == "pets":
+        assert find_place(path, run) == str(tmp_path / "pets")
