@@ -20,6 +20,7 @@ from convflow.data.labels import (
     not_used,
 )
 from convflow.data.pictures import Pictures, one_line, require, stamp_of
+from convflow.data.splits import some
 from convflow.types import InputError
 
 _CACHED_PARQUET_BYTES = 256 * 2**20
@@ -117,9 +118,10 @@ def open_parquet(
         known = features.get(label, {}).get("names")
         for file, other in zip(files[1:], others, strict=True):
             if (got := other.get(label, {}).get("names")) != known:
+                one, two = (some(found or ["no names"], 3) for found in (known, got))
                 raise InputError(
-                    f"expected the same classes in all tables of {name}, got {_few(known)} in "
-                    f"{files[0].name} and {_few(got)} in {file.name}; give one of them, or pass "
+                    f"expected the same classes in all tables of {name}, got {one} in "
+                    f"{files[0].name} and {two} in {file.name}; give one of them, or pass "
                     "--data.labels none"
                 )
         return known
@@ -166,10 +168,6 @@ def _features(note: bytes, where: str) -> dict[str, dict[str, Any]]:
         raise InputError(
             f"expected a note about the columns in {where}, got a damaged one; copy the file again"
         ) from error
-
-
-def _few(names: Sequence[str] | None) -> str:
-    return f"{', '.join(names[:3])}{', ...' * (len(names) > 3)}" if names else "no names"
 
 
 class _Cache:
