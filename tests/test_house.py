@@ -18,6 +18,7 @@ MAX_LINES = 400
 # Bottom to top. A folder imports from the rows below it and from itself, never from its own row.
 LAYERS = [
     {"types", "spoken"},
+    {"settings"},
     {"hub"},
     {"ops", "processes", "codecs", "distributed", "storage", "arrays", "seeds", "labels", "bar"},
     {"nn", "samplers", "data"},

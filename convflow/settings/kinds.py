@@ -1,0 +1,124 @@
+"""Tables of parts by name, open to users: `package.module:Name` stands for a part of theirs."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeVar, cast
+
+from convflow.types import InputError, unknown_name
+
+T = TypeVar("T")
+
+
+class Table(Mapping[str, T]):
+    """The parts of one kind by name, such as all solvers.
+
+    Args:
+        noun: what one of them is called, for messages.
+        kind: the class that each is a subclass or an instance of.
+        parts: those of this package by name.
+
+    Example:
+        >>> table = Table("number", int, {"yes": bool})
+        >>> table.find("yes")
+        <class 'bool'>
+    """
+
+    def __init__(self, noun: str, kind: type, parts: Mapping[str, T]) -> None:
+        self.noun, self.kind, self.parts = noun, kind, dict(parts)
+
+    def __getitem__(self, name: str) -> T:
+        """Return a part of this package."""
+        return self.parts[name]
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield the names of this package's parts."""
+        return iter(self.parts)
+
+    def __len__(self) -> int:
+        """Return how many parts this package has."""
+        return len(self.parts)
+
+    def find(self, name: str, *, trusted: bool = True) -> T:
+        """Return the part called `name`, of this package or `package.module:Name` of a user.
+
+        Args:
+            name: a name in this table, or a module and what it calls the part.
+            trusted: whether a module may be imported, which runs its code. A name that was read
+                from a file is not trusted: its module must have been imported before.
+
+        Raises:
+            InputError: an unknown name (the nearest is named), a module that cannot be imported,
+                or something that is no such part.
+        """
+        if name in self.parts:
+            return self.parts[name]
+        place, colon, attribute = name.rpartition(":")
+        if not colon:
+            raise InputError(f"{unknown_name(self.noun, name, self)}; or give package.module:Name")
+        found = vars(module := self._module(place, name, trusted)).get(attribute)
+        if found is None:
+            public = [key for key in vars(module) if not key.startswith("_")]
+            raise InputError(
+                f"{self.noun} {name!r}: {unknown_name(f'name in {place}', attribute, public)}"
+            )
+        if not (isinstance(found, type) and issubclass(found, self.kind)) and not isinstance(
+            found, self.kind
+        ):
+            wanted = f"{self.kind.__module__}:{self.kind.__qualname__}"
+            raise InputError(
+                f"{self.noun} {name!r}: expected a subclass or an instance of {wanted}, got "
+                f"{type(found).__name__} {attribute}; derive it from {self.kind.__name__}"
+            )
+        return cast(T, found)
+
+    def _module(self, place: str, name: str, trusted: bool) -> ModuleType:
+        if not trusted:
+            if place not in sys.modules:
+                raise InputError(
+                    f"expected the code of the {self.noun} {name!r} to be imported by you, for a "
+                    f"file alone runs no code; add --import {place} if you trust it, or import "
+                    f"{place} first in Python"
+                )
+            return sys.modules[place]
+        return import_module(place, f"{self.noun} {name!r}")
+
+
+def import_module(place: str, what: str) -> ModuleType:
+    """Return a module of a user, looked for in the working directory too; its code runs.
+
+    Args:
+        place: dotted name of the module.
+        what: the module is wanted for, for messages.
+
+    Raises:
+        InputError: there is no such module, or its code fails.
+    """
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    try:
+        return importlib.import_module(place)
+    except ModuleNotFoundError as error:
+        if error.name and (place == error.name or place.startswith(f"{error.name}.")):
+            raise InputError(
+                f"{what}: expected a module {place} that Python can import, got none; start in "
+                "the folder where it lies, or install it"
+            ) from error
+        raise _failed(place, what, error) from error
+    except Exception as error:  # whatever the code of a user raises
+        raise _failed(place, what, error) from error
+    finally:
+        if here in sys.path:
+            sys.path.remove(here)
+
+
+def _failed(place: str, what: str, error: Exception) -> InputError:
+    line: Any = next(iter(str(error).splitlines()), "")
+    return InputError(
+        f"{what}: expected a module {place} that can be imported, got {type(error).__name__} "
+        f"({line}) from its code; mend it"
+    )
