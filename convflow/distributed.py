@@ -5,6 +5,7 @@ One process needs no set-up: every function then answers for a world of one.
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -73,6 +74,9 @@ def process_group(device: torch.device) -> Iterator[None]:
     backend = "nccl" if device.type == "cuda" and dist.is_nccl_available() else "gloo"
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    # Imported later, by torch's optimizers, it would hold the group for ever in default arguments;
+    # the group's threads would then outlive Python, and now and then end it with an abort.
+    importlib.import_module("torch.distributed.nn")
     dist.init_process_group(backend, device_id=device if backend == "nccl" else None)
     try:
         yield
