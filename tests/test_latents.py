@@ -11,7 +11,7 @@ from convflow.cli.main import main
 from convflow.codecs import LatentCodec, PixelCodec
 from convflow.pipeline import Pipeline
 from convflow.recipes import create_config
-from convflow.samplers.seeds import draw_noise
+from convflow.seeds import draw_noise
 from convflow.training import checkpoint
 from convflow.training.config import CodecConfig
 from convflow.training.keys import read_pipeline

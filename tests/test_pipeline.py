@@ -11,7 +11,7 @@ import torch
 import convflow.samples
 from convflow.codecs import PixelCodec
 from convflow.pipeline import Pipeline
-from convflow.samplers.seeds import draw_noise
+from convflow.seeds import draw_noise
 from convflow.training.config import SamplingConfig
 from convflow.types import InputError
 from tests.cases import build, inputs

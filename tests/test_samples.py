@@ -11,8 +11,8 @@ from convflow.models import precomputed
 from convflow.models.zoo import create_model
 from convflow.nn.norm import Modulation
 from convflow.nn.positions import PositionScaling
+from convflow.nn.reach import ReachSchedule
 from convflow.pipeline import Pipeline
-from convflow.samplers.reach import ReachSchedule
 from convflow.training.config import ProcessConfig, SamplingConfig
 from convflow.types import InputError
 from tests.cases import MODELS, TINY_DIT, build, perturb

@@ -16,11 +16,11 @@ from convflow.cli.main import main
 from convflow.codecs import PixelCodec
 from convflow.models import zoo
 from convflow.models.zoo import create_model
+from convflow.nn.reach import ReachSchedule
 from convflow.pipeline import Pipeline
 from convflow.processes.process import create_process
 from convflow.recipes import create_config, list_recipes
 from convflow.samplers.ode import SOLVERS
-from convflow.samplers.reach import ReachSchedule
 from convflow.training import checkpoint, launch
 from convflow.training.config import ProcessConfig, SamplingConfig
 from convflow.training.keys import read_pipeline

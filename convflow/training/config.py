@@ -17,12 +17,12 @@ from msgspec import Meta
 
 from convflow.codecs import SD_SCALE, SD_VAE
 from convflow.data.files import MAX_PIXELS
+from convflow.nn.reach import ReachSchedule
 from convflow.samplers.ancestral import ANCESTRAL_SOLVERS
 from convflow.samplers.guidance import guide
 from convflow.samplers.multistep import Table
-from convflow.samplers.reach import ReachSchedule
 from convflow.samplers.sampler import GRID, OPTIONS, PAUSING, SEARCHED, STAGES, Sampler
-from convflow.samplers.seeds import LabelPolicy
+from convflow.seeds import LabelPolicy
 from convflow.types import InputError, check_several, unknown_name
 
 LARGEST = 2**53

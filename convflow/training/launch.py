@@ -27,7 +27,7 @@ from convflow.models.zoo import SIZES, create_model, settings_of
 from convflow.processes.flow import FlowMatching
 from convflow.processes.multiscale import MultiscaleFlow
 from convflow.processes.process import Process, create_process
-from convflow.samplers.seeds import generator_of
+from convflow.seeds import generator_of
 from convflow.storage import claimed, read_json, write_text
 from convflow.training import checkpoint
 from convflow.training.agreement import agree_on_start

@@ -14,7 +14,7 @@ from convflow.samplers.guidance import guide
 from convflow.samplers.multistep import Table
 from convflow.samplers.ode import SOLVERS
 from convflow.samplers.sampler import OPTIONS, SEARCHED, Sampler, check_shift
-from convflow.samplers.seeds import draw_noise
+from convflow.seeds import draw_noise
 from convflow.training.config import ProcessConfig, SamplingConfig
 from convflow.types import InputError
 from tests.cases import build, build_pyramid
