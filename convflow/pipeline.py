@@ -23,6 +23,7 @@ from convflow.codecs import Codec, create_codec, picture_channels
 from convflow.data.grid import to_picture
 from convflow.labels import ClassLabels, Label
 from convflow.models.backbone import Backbone, check_size
+from convflow.models.memory import MemoryEstimate
 from convflow.models.resolution import OWNERS, read_arguments
 from convflow.models.zoo import check_process, create_model
 from convflow.processes.flow import shift_of_size
@@ -44,7 +45,6 @@ from convflow.training.config import (
 )
 from convflow.training.keys import to_dict
 from convflow.training.places import find_place, portable
-from convflow.training.planner import Work, check_memory
 from convflow.types import InputError, Size, check_kinds, unknown_name
 
 MOST_PICTURES = 10_000_000
@@ -205,7 +205,7 @@ class Pipeline:
                 f"expected at most {MOST_PICTURES:,} pictures, which are all held in memory, got "
                 f"{num}; take fewer, or read parts of `samples`"
             )
-        self.check_memory(samples, min(batch_size, num))
+        self.check_batch(samples, min(batch_size, num))
         starts = range(0, num, batch_size)
         chunks = [range(start, min(start + batch_size, num)) for start in starts]
         pixels = torch.cat([samples.read(chunk, progress, watch) for chunk in chunks])
@@ -349,16 +349,20 @@ class Pipeline:
                 )
         return self.model
 
-    def check_memory(self, samples: Samples, batch_size: int) -> None:
+    def check_batch(self, samples: Samples, batch_size: int) -> None:
         """Raise InputError when a batch of samples that is larger than usual cannot fit."""
         if batch_size * math.prod(samples.size) <= USUAL_BATCH * math.prod(self.size):
             return
         settings = dict(self.model.settings)
-        build = functools.partial(create_model, settings.pop("family"), **settings)
-        each, half = 1 + (samples.guidance != 1), samples.precision == "bfloat16"
-        work = Work(build, samples.size, batch_size * each, self.codec.factor, half)
-        free = distributed.free_memory(self.device)
-        check_memory(work, free, "batch-size", training=False, picture=each)
+        estimate = MemoryEstimate(
+            functools.partial(create_model, settings.pop("family"), **settings),
+            samples.size,
+            batch_size,
+            self.codec.factor,
+            half=samples.precision == "bfloat16",
+            evaluations=1 + (samples.guidance != 1),
+        )
+        estimate.check(distributed.free_memory(self.device), "batch-size")
 
     def _label_ids(self, labels: Sequence[Label | None] | Label | None) -> list[int]:
         null = self.model.num_classes

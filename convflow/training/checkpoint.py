@@ -29,6 +29,7 @@ from torch import Tensor
 from convflow import distributed
 from convflow.models.backbone import Backbone
 from convflow.models.zoo import find_folder, load_model
+from convflow.spoken import bytes_of
 from convflow.storage import (
     UNFINISHED,
     check_sums,
@@ -177,6 +178,29 @@ def describe(folder: Path, known: PipelineConfig) -> None:
 
 def _described(known: PipelineConfig) -> str:
     return json.dumps(to_dict(known), indent=2)
+
+
+def describe_disk(parameters: int, keep: int, kept: int, folder: Path) -> tuple[str, bool]:
+    """Return a line about the disk that checkpoints will take, and whether it is free.
+
+    A checkpoint holds weights, their average and two moments in float32; one more than are kept is
+    there while the newest is written.
+
+    Args:
+        parameters: of the network.
+        keep: checkpoints that are kept.
+        kept: checkpoints that are there already.
+        folder: on the disk; it exists.
+    """
+    each, free = 16 * parameters, shutil.disk_usage(folder).free
+    many = f"{keep} are kept" if keep > 1 else "1 is kept"
+    line = (
+        f"checkpoints take about {bytes_of(each)} each, at most {many} and 1 is being written: "
+        f"{bytes_of(each * (keep + 1))}; {bytes_of(free)} are free here"
+    )
+    if fits := each * max(1, keep + 1 - kept) <= free:
+        return line, fits
+    return f"{line}, too little; free some, lower --checkpoint.keep or choose another --run", fits
 
 
 def find_good(run: Path, before: int | None = None) -> Path | None:

@@ -1,6 +1,7 @@
 """The newest checkpoint is found by its step, and a damaged one says how to go on."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -103,3 +104,18 @@ def test_a_newer_checkpoint_without_its_state_is_passed_over_with_a_line(tmp_pat
 
 def test_a_good_state(tmp_path):
     assert checkpoint.read_state(make(tmp_path, 3)) == STATE
+
+
+@pytest.mark.parametrize(
+    ("kept", "free", "fits"), [(0, 4.8e9, True), (0, 4.7e9, False), (2, 2.4e9, True)]
+)
+def test_disk_that_is_needed_is_said_and_too_little_is_noticed(
+    tmp_path, monkeypatch, kept, free, fits
+):
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=free))
+    line, found = checkpoint.describe_disk(75_000_000, 3, kept, tmp_path)
+    assert line.startswith(
+        "checkpoints take about 1.2 GB each, at most 3 are kept and 1 is being written: 4.8 GB; "
+    )
+    assert found == fits
+    assert ("too little; free some, lower --checkpoint.keep" in line) == (not fits)
