@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,14 @@ from PIL import Image
 from torch import Tensor
 
 from convflow import distributed
+from convflow.bundle.config import (
+    SAMPLER_SETTINGS,
+    ProcessConfig,
+    ResolutionConfig,
+    SamplingConfig,
+)
+from convflow.bundle.folder import describe, read_trained, write_description
+from convflow.bundle.paths import find_place
 from convflow.codecs import Codec, create_codec, picture_channels
 from convflow.data.grid import to_picture
 from convflow.labels import ClassLabels, Label
@@ -33,18 +40,6 @@ from convflow.samplers.multistep import read_table, table_path
 from convflow.samplers.ode import Callback
 from convflow.samplers.sampler import SEARCHED, Sampler, check_shift
 from convflow.samples import LabelPolicy, Precision, Progress, Samples
-from convflow.storage import write_text
-from convflow.training.checkpoint import read_trained
-from convflow.training.config import (
-    SAMPLER_SETTINGS,
-    CodecConfig,
-    PipelineConfig,
-    ProcessConfig,
-    ResolutionConfig,
-    SamplingConfig,
-)
-from convflow.training.keys import to_dict
-from convflow.training.places import find_place, portable
 from convflow.types import InputError, Size, check_kinds, unknown_name
 
 MOST_PICTURES = 10_000_000
@@ -149,9 +144,16 @@ class Pipeline:
         if known.codec.kind == "latent":
             settings["autoencoder"] = find_place(known.codec.autoencoder, folder, inside=True)
         codec = create_codec(settings, distributed.choose_device(device))
-        process, resolution = known.process, known.resolution
-        told = (known.size, known.class_names, known.sampling, device, process, resolution)
-        pipe = cls(model, codec, *told)
+        pipe = cls(
+            model,
+            codec,
+            known.size,
+            class_names=known.class_names,
+            sampling=known.sampling,
+            device=device,
+            process=known.process,
+            resolution=known.resolution,
+        )
         pipe.folder = folder
         return pipe
 
@@ -160,12 +162,16 @@ class Pipeline:
         place = Path(folder)
         place.mkdir(parents=True, exist_ok=True)
         self.model.save_weights(place)
-        codec = CodecConfig(**self.codec.settings)
-        if codec.kind == "latent":
-            codec = dataclasses.replace(codec, autoencoder=portable(codec.autoencoder, place))
-        told = (self.size, self.class_names, self.sampling, codec, self.process, self.resolution)
-        known = PipelineConfig(*told)
-        write_text(place / "pipeline.json", json.dumps(to_dict(known), indent=2))
+        known = describe(
+            place,
+            self.codec,
+            size=self.size,
+            class_names=self.class_names,
+            sampling=self.sampling,
+            process=self.process,
+            resolution=self.resolution,
+        )
+        write_description(place, known)
 
     def __call__(
         self,
@@ -340,13 +346,11 @@ class Pipeline:
 
     def _model_for(self, process: ProcessConfig) -> Backbone:
         """Return the network, if it is asked and answers as one trained by `process`."""
-        for key in ("kind", "schedule", "prediction", "variance"):
-            ours, theirs = getattr(process, key), getattr(self.process, key)
-            if ours != theirs:
-                raise InputError(
-                    f"expected a weaker model with the process {key} {ours}, as the other has, got "
-                    f"{theirs}; choose another"
-                )
+        for key, (ours, theirs) in process.misfits(self.process).items():
+            raise InputError(
+                f"expected a weaker model with the process {key} {ours}, as the other has, got "
+                f"{theirs}; choose another"
+            )
         return self.model
 
     def check_batch(self, samples: Samples, batch_size: int) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from convflow import distributed
+from convflow.bundle.run import say_passed_over
 from convflow.codecs import Codec, create_codec
 from convflow.data.buckets import batch_of
 from convflow.data.check import Report
@@ -29,6 +30,8 @@ from convflow.processes.flow import FlowMatching
 from convflow.processes.multiscale import MultiscaleFlow
 from convflow.processes.process import Process, create_process
 from convflow.seeds import generator_of
+from convflow.settings.fields import Pixels
+from convflow.settings.read import show, to_dict
 from convflow.storage import claimed, read_json, write_text
 from convflow.training import checkpoint
 from convflow.training.agreement import agree_on_start
@@ -39,8 +42,8 @@ from convflow.training.changes import (
     find_changes,
     record_changes,
 )
-from convflow.training.config import Pixels, TrainConfig
-from convflow.training.keys import from_dict, show, to_dict
+from convflow.training.config import TrainConfig
+from convflow.training.keys import from_dict
 from convflow.training.length import count_images, say_end
 from convflow.training.origin import begin_from, fit_settings, read_origin
 from convflow.training.pictures import (
@@ -367,4 +370,4 @@ def _introduce(trainer: Trainer, report: Report, changes: Sequence[Change]) -> N
         parameters, config.checkpoint.keep, kept, trainer.run_folder
     )
     log.log(logging.INFO if fits else logging.WARNING, line)
-    checkpoint.say_passed_over(trainer.run_folder)
+    say_passed_over(trainer.run_folder)

@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from convflow import storage
+from convflow.bundle.config import read_pipeline
 from convflow.models.memory import MemoryEstimate
 from convflow.models.zoo import load_model
 from convflow.processes.process import create_process
 from convflow.storage import claimed
 from convflow.training import checkpoint, launch
-from convflow.training.keys import read_pipeline
 from convflow.types import InputError
 
 
