@@ -20,11 +20,12 @@ from torch import Tensor
 from convflow import distributed
 from convflow.bundle.config import (
     SAMPLER_SETTINGS,
+    PipelineConfig,
     ProcessConfig,
     ResolutionConfig,
     SamplingConfig,
 )
-from convflow.bundle.folder import describe, read_trained, write_description
+from convflow.bundle.folder import describe_codec, read_trained, write_description
 from convflow.bundle.paths import find_place
 from convflow.codecs import Codec, create_codec, picture_channels
 from convflow.data.grid import to_picture
@@ -162,12 +163,11 @@ class Pipeline:
         place = Path(folder)
         place.mkdir(parents=True, exist_ok=True)
         self.model.save_weights(place)
-        known = describe(
-            place,
-            self.codec,
+        known = PipelineConfig(
             size=self.size,
             class_names=self.class_names,
             sampling=self.sampling,
+            codec=describe_codec(self.codec, place),
             process=self.process,
             resolution=self.resolution,
         )

@@ -4,18 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
-from convflow.bundle.config import (
-    CodecConfig,
-    PipelineConfig,
-    ProcessConfig,
-    ResolutionConfig,
-    SamplingConfig,
-    read_pipeline,
-)
+from convflow.bundle.config import CodecConfig, PipelineConfig, read_pipeline
 from convflow.bundle.paths import portable
 from convflow.bundle.run import (
     folder_of,
@@ -31,7 +23,7 @@ from convflow.models.backbone import Backbone
 from convflow.models.zoo import find_folder, load_model
 from convflow.settings.read import to_dict
 from convflow.storage import read_json, write_text
-from convflow.types import InputError, Size
+from convflow.types import InputError
 
 DESCRIPTION = "pipeline.json"
 """What a pipeline is told beside the network."""
@@ -97,41 +89,19 @@ def read_trained(
         return folder, read_description(folder), load_model(folder, verify=verify)
 
 
-def describe(
-    folder: Path,
-    codec: Codec,
-    *,
-    size: Size,
-    class_names: Sequence[str],
-    sampling: SamplingConfig,
-    process: ProcessConfig,
-    resolution: ResolutionConfig,
-    autoencoder: str | None = None,
-) -> PipelineConfig:
-    """Return the description to store in a model folder, with its autoencoder found from there.
+def describe_codec(codec: Codec, folder: Path, known: str | None = None) -> CodecConfig:
+    """Return the settings of a codec to store in a model folder, its autoencoder found from there.
 
     Args:
-        folder: in which it is to be stored.
         codec: its autoencoder is where the working directory finds it.
-        size: of the images of training, in pixels.
-        class_names: of the labels.
-        sampling: defaults.
-        process: of training.
-        resolution: what the network is told of other sizes.
-        autoencoder: as settings name it already; the name stays if it means the same.
+        folder: in which they are to be stored.
+        known: what the folder has as the autoencoder; it stays if it means the same.
     """
-    stored = CodecConfig(**codec.settings)
-    if stored.kind == "latent":
-        place = portable(stored.autoencoder, folder, autoencoder)
-        stored = dataclasses.replace(stored, autoencoder=place)
-    return PipelineConfig(
-        size=size,
-        class_names=tuple(class_names),
-        sampling=sampling,
-        codec=stored,
-        process=process,
-        resolution=resolution,
-    )
+    settings = CodecConfig(**codec.settings)
+    if settings.kind == "pixel":
+        return settings
+    place = portable(settings.autoencoder, folder, known)
+    return dataclasses.replace(settings, autoencoder=place)
 
 
 def write_description(folder: Path, known: PipelineConfig) -> None:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from convflow import __version__
-from convflow.bundle.folder import describe
+from convflow.bundle.config import PipelineConfig
+from convflow.bundle.folder import describe_codec
 from convflow.data.formats import newly_read
 from convflow.data.selection import describe_others
 from convflow.models.zoo import load_strictly
@@ -54,15 +55,13 @@ def store(trainer: Trainer) -> Path:
     named = {checkpoint.PARTS[name]: tensors for name, tensors in parts.items()}
     require_finite(named, lambda: kept(run))
     folder = checkpoint.folder_of(run, trainer.step)
-    known = describe(
-        folder / "ema",
-        trainer.codec,
+    known = PipelineConfig(
         size=trainer.images.shape[1:],
         class_names=trainer.images.class_names,
         sampling=config.sampling,
+        codec=describe_codec(trainer.codec, folder / "ema", config.codec.autoencoder),
         process=config.process,
         resolution=config.resolution,
-        autoencoder=config.codec.autoencoder,
     )
     if folder == trainer.saved and checkpoint.is_complete(folder):
         checkpoint.describe(folder, known)
