@@ -24,7 +24,7 @@ def test_steps_are_sorted_as_numbers_and_incomplete_ones_passed_over(tmp_path):
     assert list_steps(tmp_path) == [2, 12, 10_000_000_000]
     assert list_steps(tmp_path / "nowhere") == []
     remains = [path.name for path in list_remains(tmp_path)]
-    assert remains == ["step_000000014.aside", "step_000000050", "step_0000000013", "step_999"]
+    assert remains == ["step_0000000013", "step_000000014.aside", "step_000000050", "step_999"]
 
 
 @pytest.mark.parametrize(
