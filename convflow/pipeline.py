@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -19,10 +18,20 @@ from PIL import Image
 from torch import Tensor
 
 from convflow import distributed
+from convflow.bundle.config import (
+    SAMPLER_SETTINGS,
+    PipelineConfig,
+    ProcessConfig,
+    ResolutionConfig,
+    SamplingConfig,
+)
+from convflow.bundle.folder import describe_codec, read_trained, write_description
+from convflow.bundle.paths import find_place
 from convflow.codecs import Codec, create_codec, picture_channels
 from convflow.data.grid import to_picture
 from convflow.labels import ClassLabels, Label
 from convflow.models.backbone import Backbone, check_size
+from convflow.models.memory import MemoryEstimate
 from convflow.models.resolution import OWNERS, read_arguments
 from convflow.models.zoo import check_process, create_model
 from convflow.processes.flow import shift_of_size
@@ -32,19 +41,6 @@ from convflow.samplers.multistep import read_table, table_path
 from convflow.samplers.ode import Callback
 from convflow.samplers.sampler import SEARCHED, Sampler, check_shift
 from convflow.samples import LabelPolicy, Precision, Progress, Samples
-from convflow.storage import write_text
-from convflow.training.checkpoint import read_trained
-from convflow.training.config import (
-    SAMPLER_SETTINGS,
-    CodecConfig,
-    PipelineConfig,
-    ProcessConfig,
-    ResolutionConfig,
-    SamplingConfig,
-)
-from convflow.training.keys import to_dict
-from convflow.training.places import find_place, portable
-from convflow.training.planner import Work, check_memory
 from convflow.types import InputError, Size, check_kinds, unknown_name
 
 MOST_PICTURES = 10_000_000
@@ -149,9 +145,16 @@ class Pipeline:
         if known.codec.kind == "latent":
             settings["autoencoder"] = find_place(known.codec.autoencoder, folder, inside=True)
         codec = create_codec(settings, distributed.choose_device(device))
-        process, resolution = known.process, known.resolution
-        told = (known.size, known.class_names, known.sampling, device, process, resolution)
-        pipe = cls(model, codec, *told)
+        pipe = cls(
+            model,
+            codec,
+            known.size,
+            class_names=known.class_names,
+            sampling=known.sampling,
+            device=device,
+            process=known.process,
+            resolution=known.resolution,
+        )
         pipe.folder = folder
         return pipe
 
@@ -160,12 +163,15 @@ class Pipeline:
         place = Path(folder)
         place.mkdir(parents=True, exist_ok=True)
         self.model.save_weights(place)
-        codec = CodecConfig(**self.codec.settings)
-        if codec.kind == "latent":
-            codec = dataclasses.replace(codec, autoencoder=portable(codec.autoencoder, place))
-        told = (self.size, self.class_names, self.sampling, codec, self.process, self.resolution)
-        known = PipelineConfig(*told)
-        write_text(place / "pipeline.json", json.dumps(to_dict(known), indent=2))
+        known = PipelineConfig(
+            size=self.size,
+            class_names=self.class_names,
+            sampling=self.sampling,
+            codec=describe_codec(self.codec, place),
+            process=self.process,
+            resolution=self.resolution,
+        )
+        write_description(place, known)
 
     def __call__(
         self,
@@ -205,7 +211,7 @@ class Pipeline:
                 f"expected at most {MOST_PICTURES:,} pictures, which are all held in memory, got "
                 f"{num}; take fewer, or read parts of `samples`"
             )
-        self.check_memory(samples, min(batch_size, num))
+        self.check_batch(samples, min(batch_size, num))
         starts = range(0, num, batch_size)
         chunks = [range(start, min(start + batch_size, num)) for start in starts]
         pixels = torch.cat([samples.read(chunk, progress, watch) for chunk in chunks])
@@ -340,25 +346,27 @@ class Pipeline:
 
     def _model_for(self, process: ProcessConfig) -> Backbone:
         """Return the network, if it is asked and answers as one trained by `process`."""
-        for key in ("kind", "schedule", "prediction", "variance"):
-            ours, theirs = getattr(process, key), getattr(self.process, key)
-            if ours != theirs:
-                raise InputError(
-                    f"expected a weaker model with the process {key} {ours}, as the other has, got "
-                    f"{theirs}; choose another"
-                )
+        for key, (ours, theirs) in process.misfits(self.process).items():
+            raise InputError(
+                f"expected a weaker model with the process {key} {ours}, as the other has, got "
+                f"{theirs}; choose another"
+            )
         return self.model
 
-    def check_memory(self, samples: Samples, batch_size: int) -> None:
+    def check_batch(self, samples: Samples, batch_size: int) -> None:
         """Raise InputError when a batch of samples that is larger than usual cannot fit."""
         if batch_size * math.prod(samples.size) <= USUAL_BATCH * math.prod(self.size):
             return
         settings = dict(self.model.settings)
-        build = functools.partial(create_model, settings.pop("family"), **settings)
-        each, half = 1 + (samples.guidance != 1), samples.precision == "bfloat16"
-        work = Work(build, samples.size, batch_size * each, self.codec.factor, half)
-        free = distributed.free_memory(self.device)
-        check_memory(work, free, "batch-size", training=False, picture=each)
+        estimate = MemoryEstimate(
+            functools.partial(create_model, settings.pop("family"), **settings),
+            samples.size,
+            batch_size,
+            self.codec.factor,
+            half=samples.precision == "bfloat16",
+            evaluations=1 + (samples.guidance != 1),
+        )
+        estimate.check(distributed.free_memory(self.device), "batch-size")
 
     def _label_ids(self, labels: Sequence[Label | None] | Label | None) -> list[int]:
         null = self.model.num_classes

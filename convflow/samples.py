@@ -26,7 +26,7 @@ from convflow.samplers.adaptive import ADAPTIVE_SOLVERS
 from convflow.samplers.guidance import ZEROED, Clock, guide
 from convflow.samplers.ode import Callback
 from convflow.samplers.sampler import Sampler
-from convflow.samplers.seeds import (
+from convflow.seeds import (
     SEED_RULE,
     LabelPolicy,
     assign_labels,

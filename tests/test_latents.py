@@ -7,14 +7,13 @@ import pytest
 import torch
 
 from benchmarks.reliability import kills
+from convflow.bundle.config import CodecConfig, read_pipeline
 from convflow.cli.main import main
 from convflow.codecs import LatentCodec, PixelCodec
 from convflow.pipeline import Pipeline
 from convflow.recipes import create_config
-from convflow.samplers.seeds import draw_noise
+from convflow.seeds import draw_noise
 from convflow.training import checkpoint
-from convflow.training.config import CodecConfig
-from convflow.training.keys import read_pipeline
 from convflow.training.launch import build_trainer
 from convflow.training.overrides import override
 from convflow.training.trainer import Trainer

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 import convflow.samples
+from convflow.bundle.config import SamplingConfig
 from convflow.codecs import PixelCodec
 from convflow.pipeline import Pipeline
-from convflow.samplers.seeds import draw_noise
-from convflow.training.config import SamplingConfig
+from convflow.seeds import draw_noise
 from convflow.types import InputError
 from tests.cases import build, inputs
 

@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from convflow import samples
+from convflow.bundle.config import ProcessConfig, SamplingConfig
 from convflow.codecs import PixelCodec, create_codec
 from convflow.models import precomputed
 from convflow.models.zoo import create_model
 from convflow.nn.norm import Modulation
 from convflow.nn.positions import PositionScaling
+from convflow.nn.reach import ReachSchedule
 from convflow.pipeline import Pipeline
-from convflow.samplers.reach import ReachSchedule
-from convflow.training.config import ProcessConfig, SamplingConfig
 from convflow.types import InputError
 from tests.cases import MODELS, TINY_DIT, build, perturb
 

@@ -12,18 +12,17 @@ import pytest
 import torch
 from PIL import Image
 
+from convflow.bundle.config import ProcessConfig, SamplingConfig, read_pipeline
 from convflow.cli.main import main
 from convflow.codecs import PixelCodec
 from convflow.models import zoo
 from convflow.models.zoo import create_model
+from convflow.nn.reach import ReachSchedule
 from convflow.pipeline import Pipeline
 from convflow.processes.process import create_process
 from convflow.recipes import create_config, list_recipes
 from convflow.samplers.ode import SOLVERS
-from convflow.samplers.reach import ReachSchedule
 from convflow.training import checkpoint, launch
-from convflow.training.config import ProcessConfig, SamplingConfig
-from convflow.training.keys import read_pipeline
 from convflow.training.overrides import override
 from convflow.training.trainer import Trainer
 from convflow.types import InputError

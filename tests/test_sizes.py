@@ -13,6 +13,7 @@ import json
 import pytest
 import torch
 
+from convflow.bundle.config import ProcessConfig, SamplingConfig
 from convflow.codecs import PixelCodec, create_codec
 from convflow.models.zoo import create_model
 from convflow.pipeline import Pipeline
@@ -28,7 +29,6 @@ from convflow.samplers.ode import SOLVERS
 from convflow.samplers.sampler import OPTIONS, SEARCHED, Sampler
 from convflow.samplers.search import Batch, error_of
 from convflow.samplers.staged import integrate_staged
-from convflow.training.config import ProcessConfig, SamplingConfig
 from convflow.types import InputError
 from tests.cases import (
     CODECS,

@@ -1,4 +1,4 @@
-"""The planner's estimates of memory beside what is used: python benchmarks/models/memory.py
+"""Estimates of memory beside what is used: python benchmarks/models/memory.py
 
 Each case runs in a process of its own, in float32 on the CPU. Held is the most that tensors held,
 weights included; resident is the process's highest memory over that before the network was made,
@@ -12,15 +12,16 @@ import json
 import resource
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from benchmarks.harness import DIRTY, RESULTS, machine, peak_mib, write_table
+from convflow.models.memory import MemoryEstimate
 from convflow.models.zoo import create_model
 from convflow.training.ema import EMA
-from convflow.training.planner import Work
 
 NAMES = ["flowdcn-s/2", "dico-s", "fcdm-s", "dit-s/2"]
 CASES = [
@@ -50,8 +51,8 @@ def main() -> None:
         words = [sys.executable, __file__, "--case", json.dumps([name, training, batch, pixels])]
         done = subprocess.run(words, capture_output=True, text=True, check=True)
         held, resident = json.loads(done.stdout)
-        work = Work(lambda name=name: create_model(name), (pixels, pixels), batch, factor=8)
-        estimate = work.needs(training)
+        build, size = partial(create_model, name), (pixels, pixels)
+        estimate = MemoryEstimate(build, size, batch, factor=8, training=training).needs()
         mode = "training" if training else "sampling"
         rows.append({"network": name, "mode": mode, "batch": batch, "pixels": pixels,
                      "estimate_mib": round(estimate / 2**20), "held_mib": round(held),

@@ -22,10 +22,11 @@ from convflow.data.sources import open_source
 from convflow.evaluation import card, features, pictures, reference
 from convflow.evaluation.detectors import Detector, open_detector
 from convflow.samplers import multistep
+from convflow.settings.read import to_dict
 from convflow.storage import write_text
 from convflow.training import checkpoint
 from convflow.training.config import MonitorConfig
-from convflow.training.keys import from_dict, to_dict
+from convflow.training.keys import from_dict
 from convflow.training.launch import read_run_config
 from convflow.training.monitor import Monitor
 

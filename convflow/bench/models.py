@@ -19,8 +19,8 @@ from convflow.distributed import free_memory
 from convflow.models.backbone import Backbone, check_size
 from convflow.models.blocks import compile_blocks
 from convflow.models.cost import measure
+from convflow.models.memory import MemoryEstimate
 from convflow.models.zoo import SIZES, create_model
-from convflow.training import planner
 from convflow.types import InputError, Size, unknown_name
 
 Compilation = Literal["whole", "blocks"]
@@ -121,9 +121,9 @@ def check_work(names: Sequence[str], shape: Shape, mode: str, setting: Setting) 
         build, half = partial(create_model, name), setting.dtype != torch.float32
         with torch.device("meta"):
             check_size(height, width, FACTOR * build().multiple)
-        work = planner.Work(build, (height, width), batch, FACTOR, half)
-        free = free_memory(setting.device)
-        planner.check_memory(work, free, "batch-size", training=mode != MODES[0])
+        training = mode != MODES[0]
+        estimate = MemoryEstimate(build, (height, width), batch, FACTOR, half, training)
+        estimate.check(free_memory(setting.device), "batch-size")
 
 
 def perturb(model: Module, scale: float = 0.1) -> Module:

@@ -72,7 +72,7 @@ def bench_solvers(arguments: Sequence[str]) -> int:
     from convflow.pipeline import Pipeline
     from convflow.samplers.multistep import table_path, write_table
     from convflow.samplers.search import compare, search, teach
-    from convflow.samplers.seeds import draw_noise
+    from convflow.seeds import draw_noise
     from convflow.storage import explained, hash_tensors
 
     pipe = Pipeline.from_pretrained(options.model, weights=options.weights, device=options.device)

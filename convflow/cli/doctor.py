@@ -150,7 +150,7 @@ def _check_training() -> None:
     from convflow.models.zoo import create_model
     from convflow.processes.flow import FlowMatching
     from convflow.samplers.ode import integrate, time_grid
-    from convflow.samplers.seeds import draw_noise
+    from convflow.seeds import draw_noise
 
     device = choose_device()
     settings = {"width": 32, "depth": 2, "num_groups": 2, "in_channels": 1, "num_classes": 2}

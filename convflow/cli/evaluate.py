@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -224,7 +225,7 @@ def _open_subject(options: argparse.Namespace) -> Subject:
         if options.size is not None:
             (chosen["size"],) = fit_sizes([options.size], multiple_of(pipe, chosen))
         samples = pipe.samples(labels, **chosen)
-        pipe.check_memory(samples, min(options.batch_size, num or NUM_SAMPLES))
+        pipe.check_batch(samples, min(options.batch_size, num or NUM_SAMPLES))
         model = {
             "name": path.resolve().name if path.exists() else options.what,
             "folder": str(pipe.folder),
@@ -238,7 +239,8 @@ def _open_subject(options: argparse.Namespace) -> Subject:
         return Subject(samples, num or NUM_SAMPLES, model, samples.describe())
 
     from convflow import distributed
-    from convflow.evaluation.pictures import check_memory, open_pictures
+    from convflow.evaluation.pictures import open_pictures
+    from convflow.models.memory import check_memory
 
     for name in ("labels", "label", "weights", *OPTIONS):
         if getattr(options, name) is not None:
@@ -256,7 +258,9 @@ def _open_subject(options: argparse.Namespace) -> Subject:
         seed=options.seed or 0,
     )
     free = distributed.free_memory(distributed.choose_device(options.device))
-    check_memory(pictures, min(options.batch_size, len(pictures)), free)
+    each = 5 * pictures.channels * math.prod(pictures.size)  # bytes, and numbers of float32
+    batch = min(options.batch_size, len(pictures))
+    check_memory(lambda count: count * each, pictures.size, batch, free, "batch-size")
     return Subject(pictures, len(pictures), {"name": pictures.describe()["name"]})
 
 

@@ -16,8 +16,9 @@ from convflow.hub import missing
 from convflow.types import InputError, Size, unknown_name
 
 if TYPE_CHECKING:
+    from convflow.bundle.config import PipelineConfig
     from convflow.models.backbone import Backbone
-    from convflow.training.config import PipelineConfig, TrainConfig
+    from convflow.training.config import TrainConfig
 
 WEIGHTS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 SETTINGS = ("config.json", "pipeline.json", "state.json")
@@ -156,7 +157,7 @@ def _describe(what: str, asked: _Asked, part: str | None) -> dict[str, Any]:
         return row | {"note": f"{NOTE}\n{MEMORY_NOTE}"}
 
     from convflow.recipes import create_config, find_target, list_recipes
-    from convflow.training.keys import to_dict
+    from convflow.settings.read import to_dict
 
     if what in list_recipes():
         target = find_target(what)
@@ -218,9 +219,10 @@ def _describe_folder(folder: Path, asked: _Asked) -> dict[str, Any]:
             f"{folder} itself holds no run, checkpoint or model, {some}; give one that does"
         )
 
+    from convflow.bundle.folder import find_weights, read_description
     from convflow.models.zoo import create_model, load_model
-    from convflow.training.checkpoint import find_weights, read_description, read_state
-    from convflow.training.keys import to_dict
+    from convflow.settings.read import to_dict
+    from convflow.training.checkpoint import read_state
 
     weights = find_weights(folder, "ema")
     known, model = read_description(weights), load_model(weights)
@@ -316,8 +318,8 @@ def _plain(value: object) -> str:
 
 def _in_short(recipe: dict[str, Any]) -> dict[str, Any]:
     """Return of a recipe what is not as in every training, the target without what is unknown."""
+    from convflow.settings.read import to_dict
     from convflow.training.config import TrainConfig
-    from convflow.training.keys import to_dict
 
     def changed(tree: dict[str, Any], default: dict[str, Any]) -> dict[str, Any]:
         return {
@@ -342,8 +344,8 @@ def _in_short(recipe: dict[str, Any]) -> dict[str, Any]:
 
 
 def _print_tree(tree: dict[str, Any], indent: int = 0) -> None:
-    from convflow.training.config import Pixels
-    from convflow.training.keys import show
+    from convflow.settings.fields import Pixels
+    from convflow.settings.read import show
 
     for key, value in tree.items():
         if key == "note":

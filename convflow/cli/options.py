@@ -214,9 +214,9 @@ def sampling_options(options: argparse.Namespace) -> dict[str, Any]:
             "expected --guidance-kind auto and --weaker MODEL together, got one of them; "
             "give both or none"
         )
+    from convflow.nn.reach import ReachSchedule
     from convflow.pipeline import Pipeline
     from convflow.samplers.multistep import read_table
-    from convflow.samplers.reach import ReachSchedule
 
     names = (*OPTIONS, "size", "seed")
     given = {name: v for name, v in vars(options).items() if name in names and v is not None}

@@ -58,7 +58,7 @@ def main(arguments: Sequence[str]) -> int:
     wanted = fit_sizes(chosen.pop("size", None) or [pipe.size], multiple_of(pipe, chosen))
     series = [pipe.samples(labels, **chosen, size=size) for size in wanted]
     for samples in series:  # all of them are checked before the first picture is made
-        pipe.check_memory(samples, min(options.batch_size, num))
+        pipe.check_batch(samples, min(options.batch_size, num))
     for size, samples in zip(wanted, series, strict=True):
         out, previews = (
             _of_size(place, size) if place is not None and len(wanted) > 1 else place

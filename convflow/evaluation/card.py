@@ -17,6 +17,7 @@ from typing import Any, Literal
 import msgspec
 
 from convflow import __version__
+from convflow.settings.read import convert, differences, flatten
 from convflow.storage import read_json, write_text
 from convflow.types import InputError
 
@@ -89,9 +90,7 @@ def read_card(path: Path) -> Card:
     if not path.is_file():
         raise InputError(f"expected a result card at {path}, found no such file; check the path")
     try:
-        return msgspec.convert(read_json(path), Card)
-    except UnicodeEncodeError as error:  # half a character, as of bytes that are no UTF-8
-        raise InputError(f"expected text, got {error.object[:80]!r}; write it in UTF-8") from error
+        return convert(read_json(path), Card)
     except msgspec.ValidationError as error:
         raise InputError(
             f"expected a result card of convflow evaluate, got {path} ({error}); "
@@ -110,24 +109,13 @@ def titled(title: str, count: int) -> str:
     return f"{title}-{count // 1000}k" if count % 1000 == 0 else f"{title}-{count}"
 
 
-def differences(
-    a: dict[str, Any], b: dict[str, Any], ignored: Sequence[str] = FREE
-) -> dict[str, tuple[Any, Any]]:
-    """Return the two values at every dotted key where the trees differ.
-
-    Args:
-        a: nested dicts.
-        b: nested dicts.
-        ignored: keys or groups that may differ.
-    """
-    flat_a, flat_b = _flatten(a), _flatten(b)
-    keys = [*flat_a, *(key for key in flat_b if key not in flat_a)]
-    return {
-        key: (flat_a.get(key), flat_b.get(key))
-        for key in keys
-        if flat_a.get(key) != flat_b.get(key)
-        and not any(key == name or key.startswith(f"{name}.") for name in ignored)
-    }
+def _unlike(a: dict[str, Any], b: dict[str, Any], ignored: Sequence[str]) -> list[str]:
+    """Return the dotted keys where cards differ, without the keys or groups that may."""
+    return [
+        key
+        for key in differences(a, b)
+        if not any(key == name or key.startswith(f"{name}.") for name in ignored)
+    ]
 
 
 def compare(paths: Sequence[Path], allow: Sequence[str] = ()) -> str:
@@ -142,10 +130,10 @@ def compare(paths: Sequence[Path], allow: Sequence[str] = ()) -> str:
     """
     cards = [dataclasses.asdict(read_card(path)) for path in paths]
     for word in allow:
-        if not any(k == word or k.startswith(f"{word}.") for c in cards for k in _flatten(c)):
+        if not any(k == word or k.startswith(f"{word}.") for c in cards for k in flatten(c)):
             raise InputError(f"--allow: expected a key of the cards, got {word!r}; look into one")
     for path, card in zip(paths[1:], cards[1:], strict=True):
-        found = [*differences(cards[0], card, (*FREE, *allow))]
+        found = _unlike(cards[0], card, (*FREE, *allow))
         if found:
             more = f" and {len(found) - 3} more" if len(found) > 3 else ""
             raise InputError(
@@ -184,10 +172,10 @@ def contrast(paths: Sequence[Path], allow: Sequence[str] = ()) -> str:
     """
     cards = [dataclasses.asdict(read_card(path)) for path in paths]
     ignored = (*FREE, *allow)
-    keys = dict.fromkeys(key for card in cards[1:] for key in differences(cards[0], card, ignored))
+    keys = dict.fromkeys(key for card in cards[1:] for key in _unlike(cards[0], card, ignored))
     if not keys:
         return ""
-    flat = [_flatten(card) for card in cards]
+    flat = [flatten(card) for card in cards]
     rows = [["setting", *map(str, paths)]]
     rows += [[key, *_brief([card.get(key) for card in flat])] for key in keys]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -239,11 +227,3 @@ def _direction(title: str) -> str:
 
 def _shown(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}" if 1e-3 <= abs(value) < 1e5 else f"{value:.3g}"
-
-
-def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in tree.items():
-        nested = isinstance(value, dict) and value
-        flat |= _flatten(value, f"{prefix}{name}.") if nested else {prefix + name: value}
-    return flat

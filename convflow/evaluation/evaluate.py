@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from convflow import distributed
-from convflow.evaluation.card import Card, differences, library, read_card, titled, write_json
+from convflow.evaluation.card import Card, library, read_card, titled, write_json
 from convflow.evaluation.detectors import Detector
 from convflow.evaluation.features import Progress, extract
 from convflow.evaluation.pictures import (
@@ -36,6 +36,7 @@ from convflow.evaluation.reference import (
     read_reference,
 )
 from convflow.evaluation.scores import LEAST, constants, describe_detector, score
+from convflow.settings.read import differences
 from convflow.storage import claimed, read_json
 from convflow.types import InputError
 
@@ -286,7 +287,7 @@ def _parts_of(out: Path, settings: dict[str, Any], work: Work) -> Iterator[Path]
             if known is None and first:
                 for part in parts.rglob("part_*"):  # of settings that nobody knows
                     part.unlink()
-            found = {} if known is None else differences(known, settings, ignored=())
+            found = {} if known is None else differences(known, settings)
             if found:
                 told = "; ".join(f"{key}: {a!r}, now {b!r}" for key, (a, b) in found.items())
                 raise InputError(

@@ -233,27 +233,6 @@ def open_pictures(
     return pictures
 
 
-def check_memory(pictures: PictureSet, batch_size: int, free: int | None) -> None:
-    """Raise InputError when a batch cannot fit into memory, naming the batch that would.
-
-    Args:
-        pictures: to be read and shown to a detector: bytes, then numbers of float32 beside them.
-        batch_size: pictures at once.
-        free: bytes that are free; None where that is not known.
-    """
-    height, width = pictures.size
-    each = 5 * pictures.channels * height * width
-    if free is None or batch_size * each <= free:
-        return
-    fits = free // each
-    side = int((free / (5 * pictures.channels)) ** 0.5)
-    cure = f"--batch-size {fits} fits" if fits else f"one of {side}x{side} fits"
-    raise InputError(
-        f"expected pictures that fit into {free / 2**30:,.1f} GiB of free memory, got batches of "
-        f"{batch_size} at {height}x{width} that need {batch_size * each / 2**30:,.1f} GiB; {cure}"
-    )
-
-
 def choose(total: int, num: int, seed: int, name: str) -> np.ndarray:
     """Return `num` of the numbers below `total` in rising order, drawn without replacement.
 

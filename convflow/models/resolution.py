@@ -13,7 +13,7 @@ from torch import Tensor
 from convflow.models.backbone import Backbone
 from convflow.models.flowdcn import FlowDCN
 from convflow.nn.positions import SCALINGS, PositionScaling
-from convflow.samplers.reach import ReachSchedule
+from convflow.nn.reach import ReachSchedule
 from convflow.types import InputError, Size, unknown_name
 
 OWNERS = {

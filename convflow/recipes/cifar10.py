@@ -2,14 +2,8 @@
 
 from dataclasses import replace
 
-from convflow.training.config import (
-    DataConfig,
-    EMAConfig,
-    OptimConfig,
-    ProcessConfig,
-    SamplingConfig,
-    TrainConfig,
-)
+from convflow.bundle.config import ProcessConfig, SamplingConfig
+from convflow.training.config import DataConfig, EMAConfig, OptimConfig, TrainConfig
 
 SCALES = ProcessConfig(kind="dfm", factors=(2,), decomposition="dct", location=0.5)
 """16x16 pixels, then 32x32, as was best for a small FlowDCN after 20,480 pictures and good for SiT

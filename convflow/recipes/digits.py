@@ -1,6 +1,7 @@
 """The 1,797 handwritten digits that come with scikit-learn, 8x8 pixels, 10 classes."""
 
-from convflow.training.config import DataConfig, EMAConfig, OptimConfig, SamplingConfig, TrainConfig
+from convflow.bundle.config import SamplingConfig
+from convflow.training.config import DataConfig, EMAConfig, OptimConfig, TrainConfig
 
 
 def flowdcn() -> TrainConfig:

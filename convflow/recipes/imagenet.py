@@ -9,17 +9,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from convflow.bundle.config import CodecConfig, ProcessConfig, SamplingConfig
 from convflow.data.buckets import bucket_sizes
 from convflow.recipes import Target
-from convflow.training.config import (
-    CodecConfig,
-    DataConfig,
-    EMAConfig,
-    OptimConfig,
-    ProcessConfig,
-    SamplingConfig,
-    TrainConfig,
-)
+from convflow.training.config import DataConfig, EMAConfig, OptimConfig, TrainConfig
 
 DDPM_250 = SamplingConfig("ddpm", 250, 1.0, channels_guided=3, label_policy="random")
 """DiT's and DiCo's."""

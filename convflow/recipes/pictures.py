@@ -1,6 +1,7 @@
 """Your own folder of pictures: `convflow train pictures.flowdcn --data path/to/folder`."""
 
-from convflow.training.config import DataConfig, EMAConfig, OptimConfig, SamplingConfig, TrainConfig
+from convflow.bundle.config import SamplingConfig
+from convflow.training.config import DataConfig, EMAConfig, OptimConfig, TrainConfig
 
 
 def flowdcn() -> TrainConfig:

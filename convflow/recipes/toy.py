@@ -6,14 +6,8 @@ recognises the objects of samples, also at sizes the network was not trained on.
 
 from dataclasses import replace
 
-from convflow.training.config import (
-    DataConfig,
-    EMAConfig,
-    OptimConfig,
-    ProcessConfig,
-    SamplingConfig,
-    TrainConfig,
-)
+from convflow.bundle.config import ProcessConfig, SamplingConfig
+from convflow.training.config import DataConfig, EMAConfig, OptimConfig, TrainConfig
 
 
 def shapes() -> TrainConfig:

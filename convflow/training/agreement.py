@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from convflow import distributed
 from convflow.codecs import LatentCodec
+from convflow.settings.read import flatten, to_dict
 from convflow.storage import hash_tensors
-from convflow.training.keys import flatten, to_dict
 from convflow.training.state import parts_of
 from convflow.types import InputError
 

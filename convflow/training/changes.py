@@ -8,9 +8,10 @@ import shlex
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from convflow.settings.read import differences, show, to_dict
 from convflow.storage import write_text
 from convflow.training.config import TrainConfig
-from convflow.training.keys import flatten, kind_of, show, to_dict
+from convflow.training.keys import kind_of
 from convflow.training.monitor import lines_up_to
 from convflow.types import InputError
 
@@ -87,9 +88,8 @@ class Change(NamedTuple):
 
 def find_changes(before: TrainConfig, now: TrainConfig) -> list[Change]:
     """Return every key whose value has changed, in the order of their names."""
-    old, new = flatten(to_dict(before)), flatten(to_dict(now))
-    keys = sorted(old.keys() | new.keys())
-    return [Change(k, old.get(k), new.get(k)) for k in keys if old.get(k) != new.get(k)]
+    found = differences(to_dict(before), to_dict(now))
+    return [Change(key, old, new) for key, (old, new) in sorted(found.items())]
 
 
 def check_changes(changes: list[Change], run: Path) -> None:

@@ -16,10 +16,8 @@ import hashlib
 import json
 import logging
 import os
-import re
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +25,18 @@ import safetensors.torch
 from torch import Tensor
 
 from convflow import distributed
+from convflow.bundle.config import PipelineConfig
+from convflow.bundle.folder import DESCRIPTION, write_description
+from convflow.bundle.run import (
+    folder_of,
+    list_remains,
+    list_steps,
+    readable,
+    show_remains,
+    step_of,
+)
 from convflow.models.backbone import Backbone
-from convflow.models.zoo import find_folder, load_model
+from convflow.spoken import bytes_of
 from convflow.storage import (
     UNFINISHED,
     check_sums,
@@ -36,11 +44,9 @@ from convflow.storage import (
     explained,
     read_finite,
     read_json,
-    write_text,
     writing_folder,
 )
-from convflow.training.config import DataConfig, PipelineConfig
-from convflow.training.keys import read_pipeline, to_dict
+from convflow.training.config import DataConfig
 from convflow.types import InputError
 
 log = logging.getLogger("convflow")
@@ -53,28 +59,8 @@ PARTS = {
     OPTIMIZER: "the state of the optimizer",
 }
 """What training changes, by the file that holds it."""
-DESCRIPTIONS = ("raw/pipeline.json", "ema/pipeline.json")
-"""What pipelines are told."""
 FILES = (*PARTS, "raw/config.json", "ema/config.json")
 """The files whose checksums are in `state.json`."""
-
-
-def folder_of(run: Path, step: int) -> Path:
-    """Return where the checkpoint of `step` lies in a run folder."""
-    return run / "checkpoints" / f"step_{step:09d}"
-
-
-def list_steps(run: Path) -> list[int]:
-    """Return the steps of all complete checkpoints in a run folder, oldest first."""
-    found = (p for p in (run / "checkpoints").glob("step_*") if (p / "state.json").is_file())
-    steps = {path: _step_of(path) for path in found}
-    return sorted(n for path, n in steps.items() if n is not None and path == folder_of(run, n))
-
-
-def _step_of(folder: Path) -> int | None:
-    """Return the step in the name of a checkpoint, None where the name is another."""
-    found = re.fullmatch(r"step_(\d+)", folder.name)
-    return int(found[1]) if found else None
 
 
 def remove_old(run: Path, keep: int) -> None:
@@ -88,23 +74,8 @@ def remove_old(run: Path, keep: int) -> None:
 
 def is_complete(folder: Path) -> bool:
     """Return whether all files of a checkpoint are there."""
-    return all((folder / name).is_file() for name in (*FILES, *DESCRIPTIONS, "state.json"))
-
-
-def list_remains(run: Path) -> list[Path]:
-    """Return the folders among a run's checkpoints that are neither complete ones nor drafts."""
-    complete = {folder_of(run, step) for step in list_steps(run)}
-    found = (run / "checkpoints").glob("[!.]*")
-    return sorted(path for path in found if path.is_dir() and path not in complete)
-
-
-def say_passed_over(run: Path) -> None:
-    """Say which folders among a run's checkpoints are none, for want of a state or of a name."""
-    for path in list_remains(run) if distributed.rank() == 0 else ():
-        if not (path / "state.json").is_file():
-            log.warning(f"{path} has no state.json and is passed over")
-        elif ".aside" not in path.name:
-            log.warning(f"{path} has no name of a checkpoint (step_000000010) and is passed over")
+    described = all((folder / name).with_name(DESCRIPTION).is_file() for name in (RAW, EMA))
+    return described and all((folder / name).is_file() for name in (*FILES, "state.json"))
 
 
 def require_no_remains(run: Path) -> None:
@@ -112,17 +83,10 @@ def require_no_remains(run: Path) -> None:
     remains = list_remains(run)
     if remains and not list_steps(run):
         raise InputError(
-            f"expected complete checkpoints or none in {run}, got {_shown(remains)}; restore its "
-            "name and its state.json, choose another --run, or remove the folder "
+            f"expected complete checkpoints or none in {run}, got {show_remains(remains)}; restore "
+            "its name and its state.json, choose another --run, or remove the folder "
             f"{run / 'checkpoints'} to begin anew"
         )
-
-
-def _shown(remains: list[Path]) -> str:
-    """Return what is left of checkpoints, for a message."""
-    whole = "with" if (remains[0] / "state.json").is_file() else "without"
-    more = f" and {len(remains) - 1} more" if len(remains) > 1 else ""
-    return f"{remains[0].name} {whole} state.json{more}"
 
 
 def move_aside(folder: Path) -> None:
@@ -159,9 +123,8 @@ def write(
         for name in (RAW, EMA):
             (draft / name).parent.mkdir()
             model.save_weights((draft / name).parent, parts[name])
+            write_description((draft / name).parent, known)
         safetensors.torch.save_file(dict(parts[OPTIMIZER]), draft / OPTIMIZER)
-        for name in DESCRIPTIONS:
-            (draft / name).write_text(_described(known), encoding="utf-8")
         facts = {**state, "files": {name: checksum(draft / name) for name in FILES}}
         whole = json.dumps({**facts, "sha256": _sum_of(facts)}, indent=2)
         (draft / "state.json").write_text(whole, encoding="utf-8")
@@ -169,14 +132,31 @@ def write(
 
 def describe(folder: Path, known: PipelineConfig) -> None:
     """Tell pipelines something else in a checkpoint that is there."""
-    text = _described(known)
-    for path in (folder / name for name in DESCRIPTIONS):
-        if path.read_bytes() != text.encode():
-            write_text(path, text)
+    for name in (RAW, EMA):
+        write_description((folder / name).parent, known)
 
 
-def _described(known: PipelineConfig) -> str:
-    return json.dumps(to_dict(known), indent=2)
+def describe_disk(parameters: int, keep: int, kept: int, folder: Path) -> tuple[str, bool]:
+    """Return a line about the disk that checkpoints will take, and whether it is free.
+
+    A checkpoint holds weights, their average and two moments in float32; one more than are kept is
+    there while the newest is written.
+
+    Args:
+        parameters: of the network.
+        keep: checkpoints that are kept.
+        kept: checkpoints that are there already.
+        folder: on the disk; it exists.
+    """
+    each, free = 16 * parameters, shutil.disk_usage(folder).free
+    many = f"{keep} are kept" if keep > 1 else "1 is kept"
+    line = (
+        f"checkpoints take about {bytes_of(each)} each, at most {many} and 1 is being written: "
+        f"{bytes_of(each * (keep + 1))}; {bytes_of(free)} are free here"
+    )
+    if fits := each * max(1, keep + 1 - kept) <= free:
+        return line, fits
+    return f"{line}, too little; free some, lower --checkpoint.keep or choose another --run", fits
 
 
 def find_good(run: Path, before: int | None = None) -> Path | None:
@@ -227,9 +207,9 @@ def read_state(folder: Path) -> dict[str, Any]:
                 f"{folder / 'state.json'} is damaged: expected step, images_seen and config, "
                 f"got {state}"
             )
-        if _step_of(folder) not in (None, state["step"]):
+        if step_of(folder) not in (None, state["step"]):
             raise InputError(
-                f"expected step {_step_of(folder):,} in {folder / 'state.json'}, got "
+                f"expected step {step_of(folder):,} in {folder / 'state.json'}, got "
                 f"{state['step']:,}"
             )
         return state
@@ -254,80 +234,3 @@ def compare_stamps(before: str | None, now: str | None, folder: Path, data: Data
         raise InputError(f"{said}; restore them, or pass --data.on-change warn to go on with these")
     if distributed.rank() == 0:
         log.warning(f"{said}: the run goes on with what is there now")
-
-
-@contextmanager
-def readable(folder: Path) -> Iterator[None]:
-    """Add to any error about the checkpoint in `folder` how training can go on without it."""
-    try:
-        yield
-    except InputError as error:
-        reason, others = str(error).partition("; ")[0], _others(folder)
-        end = "go on from the checkpoint before it" if others else "begin anew; there is no other"
-        raise InputError(f"{reason}; move {folder} elsewhere to {end}") from error
-
-
-def _others(folder: Path) -> bool:
-    """Return whether there are complete checkpoints beside this one."""
-    run = folder.parent.parent
-    return any(folder_of(run, step).name != folder.name for step in list_steps(run))
-
-
-def find_weights(folder_or_id: str | Path, weights: str) -> Path:
-    """Return the model folder meant by a run folder, a checkpoint, a model folder or a Hub id.
-
-    Args:
-        folder_or_id: as for `Pipeline.from_pretrained`.
-        weights: "ema" or "raw"; only runs and checkpoints hold both.
-
-    Raises:
-        InputError: nothing there, or a run without a complete checkpoint.
-    """
-    folder = Path(folder_or_id)
-    steps = list_steps(folder)
-    if (folder / "checkpoints").is_dir() and not steps:
-        if remains := list_remains(folder):
-            raise InputError(
-                f"expected a complete checkpoint in {folder}, got {_shown(remains)}; restore its "
-                f"name and its state.json, or give the model folder {remains[0] / weights}"
-            )
-        raise InputError(f"{folder} holds no complete checkpoint yet; let the training go on")
-    say_passed_over(folder)
-    checkpoint = folder_of(folder, steps[-1]) if steps else folder
-    found = checkpoint / weights
-    if (checkpoint / "state.json").is_file() and not (found / "config.json").is_file():
-        with readable(checkpoint):
-            raise InputError(f"expected a network in {found}, found no config.json there")
-    return find_folder(found if found.is_dir() else folder_or_id)
-
-
-def read_description(folder: Path) -> PipelineConfig:
-    """Return what the `pipeline.json` of a model folder says, or raise InputError."""
-    path = folder / "pipeline.json"
-    if not path.is_file():
-        raise InputError(
-            f"{folder} holds a network but no pipeline.json with its size and classes; "
-            "load_model reads the network alone, and Pipeline.save_pretrained writes both"
-        )
-    described = read_json(path)
-    try:
-        return read_pipeline(described)
-    except InputError as error:
-        raise InputError(
-            f"{path} cannot be used: {error}; use a checkpoint of convflow train"
-        ) from error
-
-
-def read_trained(
-    folder_or_id: str | Path, weights: str, *, verify: bool = True
-) -> tuple[Path, PipelineConfig, Backbone]:
-    """Return a model folder as `find_weights` does, its description and its network.
-
-    Raises:
-        InputError: nothing there, or damaged files; of one among several checkpoints, with how to
-            go on without it.
-    """
-    folder = find_weights(folder_or_id, weights)
-    several = (folder.parent / "state.json").is_file() and _others(folder.parent)
-    with readable(folder.parent) if several else nullcontext():
-        return folder, read_description(folder), load_model(folder, verify=verify)

@@ -1,9 +1,8 @@
-"""Settings as nested dicts and dotted keys: read and checked, and written."""
+"""The settings of a run by dotted keys, and read from nested dicts, checked."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import typing
 from collections.abc import Mapping
@@ -11,7 +10,9 @@ from typing import Any, Literal
 
 import msgspec
 
-from convflow.training.config import DataConfig, PipelineConfig, Pixels, TrainConfig
+from convflow.settings.fields import Pixels
+from convflow.settings.read import convert, flatten, plain, show
+from convflow.training.config import DataConfig, TrainConfig
 from convflow.types import InputError, unknown_name
 
 OF_THE_COMMAND = ("run", "resume", "epochs", "minutes")
@@ -40,12 +41,8 @@ def from_dict(tree: Mapping[str, Any]) -> TrainConfig:
     for key in flat:
         kind_of(key)
     try:
-        config = msgspec.convert(tree, TrainConfig, strict=False)
-    except UnicodeEncodeError as error:  # half a character, as of bytes that are no UTF-8
-        raise InputError(f"expected text, got {error.object[:80]!r}; write it in UTF-8") from error
+        config = convert(tree, TrainConfig, strict=False)
     except msgspec.ValidationError as error:
-        if isinstance(error.__cause__, InputError):
-            raise error.__cause__ from None
         reason, _, place = str(error).partition(" - at `$.")
         key = place.strip("`").split("[")[0]
         kind = plain(kind_of(key))
@@ -96,48 +93,6 @@ def _unfit(key: str, wanted: str, got: Any) -> InputError:
     return InputError(f"--{key}: expected {wanted}, got {shown!r}; --help lists values that work")
 
 
-def show(value: Any, kind: Any = None) -> Any:
-    """Return a size as 1x2, other numbers as 1,2, several sizes as 1x2,3x4, and all else as it is.
-
-    Args:
-        value: of a setting.
-        kind: the annotation of the setting, which tells a size from two numbers.
-    """
-    if not isinstance(value, (list, tuple)):
-        return value
-    if value and isinstance(value[0], (list, tuple)):
-        return ",".join(str(show(size, Pixels)) for size in value)
-    return ("x" if plain(kind) == Pixels else ",").join(map(str, value))
-
-
-def read_pipeline(tree: Mapping[str, Any]) -> PipelineConfig:
-    """Return the description of a pipeline held in a dict, checked; missing keys get defaults.
-
-    In earlier versions `process` and `codec` were a name alone, which is their `kind` now.
-
-    Raises:
-        InputError: no size, a wrong type or a value out of range.
-    """
-    for group in ("process", "codec"):
-        if isinstance(tree.get(group), str):
-            tree = {**tree, group: {"kind": tree[group]}}
-    try:
-        return msgspec.convert(tree, PipelineConfig)
-    except UnicodeEncodeError as error:  # half a character, as of bytes that are no UTF-8
-        raise InputError(f"expected text, got {error.object[:80]!r}; write it in UTF-8") from error
-    except msgspec.ValidationError as error:
-        if isinstance(error.__cause__, InputError):
-            raise error.__cause__ from None
-        reason = str(error).replace("`", "").replace("$.", "").replace("Expected", "expected")
-        raise InputError(reason[0].lower() + reason[1:]) from error
-
-
-def to_dict(config: TrainConfig | PipelineConfig) -> dict[str, Any]:
-    """Return plain nested dicts and lists, ready for JSON."""
-    # Not by msgspec's encoder: it leaves out the defaults of settings that msgspec has read.
-    return json.loads(json.dumps(dataclasses.asdict(config)))
-
-
 def kind_of(key: str) -> Any:
     """Return the annotation of a dotted key, or raise InputError that names the nearest key."""
     kind: Any = TrainConfig
@@ -162,17 +117,3 @@ def _all_keys(kind: Any = TrainConfig, prefix: str = "") -> list[str]:
 
 def _hints(kind: Any) -> dict[str, Any]:
     return typing.get_type_hints(kind, include_extras=True)
-
-
-def plain(kind: Any) -> Any:
-    """Return an annotation without its limits and its help."""
-    return kind.__origin__ if hasattr(kind, "__metadata__") else kind
-
-
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return a nested dict as one with dotted keys."""
-    flat: dict[str, Any] = {}
-    for name, value in tree.items():
-        nested = isinstance(value, Mapping)
-        flat |= flatten(value, f"{prefix}{name}.") if nested else {prefix + name: value}
-    return flat

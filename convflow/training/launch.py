@@ -18,16 +18,20 @@ import numpy as np
 import torch
 
 from convflow import distributed
+from convflow.bundle.run import say_passed_over
 from convflow.codecs import Codec, create_codec
 from convflow.data.buckets import batch_of
 from convflow.data.check import Report
 from convflow.data.loader import Images
 from convflow.models.backbone import Backbone, check_size
+from convflow.models.memory import MemoryEstimate
 from convflow.models.zoo import SIZES, create_model, settings_of
 from convflow.processes.flow import FlowMatching
 from convflow.processes.multiscale import MultiscaleFlow
 from convflow.processes.process import Process, create_process
-from convflow.samplers.seeds import generator_of
+from convflow.seeds import generator_of
+from convflow.settings.fields import Pixels
+from convflow.settings.read import show, to_dict
 from convflow.storage import claimed, read_json, write_text
 from convflow.training import checkpoint
 from convflow.training.agreement import agree_on_start
@@ -38,8 +42,8 @@ from convflow.training.changes import (
     find_changes,
     record_changes,
 )
-from convflow.training.config import Pixels, TrainConfig
-from convflow.training.keys import from_dict, show, to_dict
+from convflow.training.config import TrainConfig
+from convflow.training.keys import from_dict
 from convflow.training.length import count_images, say_end
 from convflow.training.origin import begin_from, fit_settings, read_origin
 from convflow.training.pictures import (
@@ -51,7 +55,6 @@ from convflow.training.pictures import (
     training_sizes,
 )
 from convflow.training.places import describe_paths, find_paths, resolve_paths, store_paths
-from convflow.training.planner import Work, check_memory, describe_disk
 from convflow.training.trainer import Trainer, choose_precision
 from convflow.types import InputError, Size
 
@@ -196,8 +199,8 @@ def _check_memory(
     share = math.ceil(whole / distributed.world_size())
     batch = min(share, config.micro_batch or share)
     half = choose_precision(config.precision, device) == "bfloat16"
-    work = Work(build, size, batch, factor, half)
-    check_memory(work, distributed.free_memory(device), "micro-batch", training=True)
+    estimate = MemoryEstimate(build, size, batch, factor, half, training=True)
+    estimate.check(distributed.free_memory(device), "micro-batch")
 
 
 def build_model(
@@ -363,6 +366,8 @@ def _introduce(trainer: Trainer, report: Report, changes: Sequence[Change]) -> N
     if changes:
         log.info(f"changed, noted in {RECORD}: {', '.join(map(str, changes))}")
     kept = len(checkpoint.list_steps(trainer.run_folder))
-    line, fits = describe_disk(parameters, config.checkpoint.keep, kept, trainer.run_folder)
+    line, fits = checkpoint.describe_disk(
+        parameters, config.checkpoint.keep, kept, trainer.run_folder
+    )
     log.log(logging.INFO if fits else logging.WARNING, line)
-    checkpoint.say_passed_over(trainer.run_folder)
+    say_passed_over(trainer.run_folder)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import shlex
 
+from convflow.settings.fields import LARGEST
 from convflow.spoken import duration
-from convflow.training.config import LARGEST
 from convflow.training.trainer import Trainer
 from convflow.types import InputError
 

@@ -10,18 +10,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from convflow.bundle.config import read_pipeline
+from convflow.bundle.folder import DESCRIPTION, find_weights
 from convflow.models.backbone import Backbone
 from convflow.models.pyramid import Pyramid
 from convflow.models.zoo import load_model, load_strictly
 from convflow.nn.embed import LabelEmbedding
+from convflow.settings.read import differences, show
 from convflow.storage import read_json
-from convflow.training.checkpoint import find_weights
 from convflow.training.config import TrainConfig
-from convflow.training.keys import flatten, read_pipeline, show
 from convflow.types import InputError
-
-MEANING = ("kind", "schedule", "prediction", "variance")
-"""What of a process says what a network is asked and answers."""
 
 MOST_NAMES = 6
 """Classes that a line names."""
@@ -48,13 +46,13 @@ def read_origin(config: TrainConfig) -> Origin:
         folder = find_weights(config.init, "ema")
         with torch.random.fork_rng(devices=[]):  # a new network draws its first weights
             model = load_model(folder, verify=config.checkpoint.verify)
-        described = folder / "pipeline.json"
+        described = folder / DESCRIPTION
         known = read_pipeline(read_json(described)) if described.is_file() else None
     except InputError as error:
         raise InputError(f"--init: {error}") from error
-    for key in MEANING if known else ():
-        ours, theirs = getattr(config.process, key), getattr(known.process, key)  # type: ignore[union-attr]
-        if ours != theirs and (key, ours, theirs) != ("kind", "dfm", "flow"):
+    misfits = config.process.misfits(known.process) if known else {}
+    for key, (ours, theirs) in misfits.items():
+        if (key, ours, theirs) != ("kind", "dfm", "flow"):
             raise InputError(
                 f"--init: expected weights trained with the process {key} {ours}, got "
                 f"{config.init} with {theirs}; give others, or --process.{key} {theirs}"
@@ -180,15 +178,14 @@ def _listed(names: Sequence[str]) -> str:
 
 def _check_same(model: Backbone, trained: Backbone, name: str) -> None:
     """Raise InputError naming the settings in which two networks differ, but for the classes."""
-    ours, theirs = flatten(model.settings), flatten(trained.settings)
-    keys = sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k))
-    families = [key for key in keys if key.split(".")[-1] == "family"]
-    differing = families or [key for key in keys if key.split(".")[-1] != "num_classes"]
+    found = sorted(differences(model.settings, trained.settings).items())
+    families = [row for row in found if row[0].split(".")[-1] == "family"]
+    differing = families or [row for row in found if row[0].split(".")[-1] != "num_classes"]
     if differing:
-        found = ", ".join(f"{key} {theirs.get(key)}, here {ours.get(key)}" for key in differing)
-        cures = [_cure(key.split(".")[-1], theirs.get(key), ours.get(key)) for key in differing]
+        said = ", ".join(f"{key} {theirs}, here {ours}" for key, (ours, theirs) in differing)
+        cures = [_cure(key.split(".")[-1], theirs, ours) for key, (ours, theirs) in differing]
         raise InputError(
-            f"--init: expected the network of these settings and data, got {name} with {found}; "
+            f"--init: expected the network of these settings and data, got {name} with {said}; "
             f"add {' '.join(cures)}, or give other weights"
         )
 

@@ -9,10 +9,13 @@ import typing
 from collections.abc import Sequence
 from typing import Any
 
+from convflow.bundle.config import unfit_settings
 from convflow.models.zoo import settings_of
 from convflow.samplers.ode import SOLVERS
-from convflow.training.config import Pixels, TrainConfig, unfit_settings
-from convflow.training.keys import flatten, from_dict, kind_of, plain, show
+from convflow.settings.fields import Pixels
+from convflow.settings.read import flatten, plain, show
+from convflow.training.config import TrainConfig
+from convflow.training.keys import from_dict, kind_of
 from convflow.types import InputError
 
 SHORT = {"data": "data.path", "process": "process.kind", "codec": "codec.kind"}

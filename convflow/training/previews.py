@@ -15,7 +15,7 @@ from convflow.data.grid import tile
 from convflow.models.backbone import Backbone
 from convflow.processes.process import Process
 from convflow.samplers.guidance import Clock, guide
-from convflow.samplers.seeds import assign_labels, draw_noise
+from convflow.seeds import assign_labels, draw_noise
 from convflow.storage import writing_file
 from convflow.training.config import TrainConfig
 from convflow.types import Denoiser, Size

@@ -5,25 +5,25 @@ from __future__ import annotations
 import logging
 import shlex
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from convflow import __version__
+from convflow.bundle.config import PipelineConfig
+from convflow.bundle.folder import describe_codec
 from convflow.data.formats import newly_read
 from convflow.data.selection import describe_others
 from convflow.models.zoo import load_strictly
+from convflow.settings.read import to_dict
 from convflow.storage import read_finite
 from convflow.training import checkpoint
 from convflow.training.changes import free_name
-from convflow.training.config import CodecConfig, PipelineConfig
 from convflow.training.divergence import require_finite
-from convflow.training.keys import to_dict
 from convflow.training.optim import optimizer_tensors, restore_optimizer
 from convflow.training.pictures import SELECTION
-from convflow.training.places import find_paths, portable
+from convflow.training.places import find_paths
 from convflow.types import InputError
 
 if TYPE_CHECKING:
@@ -55,15 +55,11 @@ def store(trainer: Trainer) -> Path:
     named = {checkpoint.PARTS[name]: tensors for name, tensors in parts.items()}
     require_finite(named, lambda: kept(run))
     folder = checkpoint.folder_of(run, trainer.step)
-    codec, told = CodecConfig(**trainer.codec.settings), config.codec.autoencoder
-    if codec.kind == "latent":
-        place = portable(codec.autoencoder, folder / "ema", told)
-        codec = replace(codec, autoencoder=place)
     known = PipelineConfig(
         size=trainer.images.shape[1:],
         class_names=trainer.images.class_names,
         sampling=config.sampling,
-        codec=codec,
+        codec=describe_codec(trainer.codec, folder / "ema", config.codec.autoencoder),
         process=config.process,
         resolution=config.resolution,
     )

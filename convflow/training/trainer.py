@@ -23,7 +23,7 @@ from convflow.models.zoo import check_process
 from convflow.processes.flow import Draws, shift_of_size, shift_times
 from convflow.processes.multiscale import ScaleDraws
 from convflow.processes.process import Process
-from convflow.samplers.seeds import TRAINING, generator_of
+from convflow.seeds import TRAINING, generator_of
 from convflow.training import checkpoint
 from convflow.training.config import TrainConfig
 from convflow.training.divergence import (

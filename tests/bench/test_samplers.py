@@ -8,9 +8,9 @@ from torch import nn
 
 from convflow.bench import samplers
 from convflow.bench.samplers import Spans, Spent, spend
+from convflow.bundle.config import ProcessConfig, SamplingConfig
 from convflow.codecs import PixelCodec
 from convflow.pipeline import Pipeline
-from convflow.training.config import ProcessConfig, SamplingConfig
 from convflow.types import Disagreement
 from tests.cases import build, build_pyramid
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from convflow.bundle.folder import find_weights
 from convflow.cli.main import main
 from convflow.samplers.multistep import read_table, table_path
-from convflow.training.checkpoint import find_weights
 
 FEW = "--iterations 2 --teacher-steps 8 --num 3 --batch-size 2 --device cpu".split()
 

@@ -56,7 +56,7 @@ def test_the_nearest_size():
 
 
 def test_a_reach_is_a_number_two_or_a_schedule():
-    from convflow.samplers.reach import ReachSchedule
+    from convflow.nn.reach import ReachSchedule
 
     assert options_of("--reach 4") == {"reach": 4.0}
     assert options_of("--reach 4,6.5") == {"reach": (4.0, 6.5)}

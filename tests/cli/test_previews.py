@@ -5,11 +5,11 @@ import pytest
 import torch
 from PIL import Image
 
+from convflow.bundle.config import SamplingConfig
 from convflow.cli.main import main
 from convflow.cli.previews import Previews, file_name
 from convflow.codecs import PixelCodec
 from convflow.pipeline import Pipeline
-from convflow.training.config import SamplingConfig
 from tests.cases import build
 
 

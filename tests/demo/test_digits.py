@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from convflow.bundle.config import SamplingConfig
 from convflow.codecs import PixelCodec
 from convflow.demo.digits import draw_page
 from convflow.models.zoo import create_model
 from convflow.pipeline import Pipeline
-from convflow.training.config import SamplingConfig
 
 
 def test_page_shows_real_digits_and_three_sizes() -> None:

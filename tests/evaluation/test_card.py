@@ -9,15 +9,7 @@ import pytest
 
 from convflow import __version__
 from convflow.evaluation import card as cards
-from convflow.evaluation.card import (
-    Card,
-    compare,
-    contrast,
-    differences,
-    library,
-    read_card,
-    titled,
-)
+from convflow.evaluation.card import Card, compare, contrast, library, read_card, titled
 from convflow.types import InputError
 
 
@@ -157,12 +149,6 @@ def test_a_later_format_is_refused(card, tmp_path):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 2}))
     with pytest.raises(InputError, match="expected a result card"):
         read_card(path)
-
-
-def test_differences_see_missing_keys_and_whole_groups():
-    a, b = {"x": {"y": 1, "z": []}, "w": None}, {"x": {"y": 1}, "w": {"v": 2}, "u": {}}
-    assert set(differences(a, b, ())) == {"x.z", "w.v", "u"}
-    assert differences(a, b, ("x", "w", "u")) == {}
 
 
 def test_the_commit_is_that_of_the_package(monkeypatch):

@@ -10,10 +10,10 @@ import torch
 from convflow.models.resolution import KINDS, Resolution, read_arguments
 from convflow.models.zoo import create_model
 from convflow.nn.positions import SCALINGS, PositionScaling
+from convflow.nn.reach import ReachSchedule
 from convflow.processes.ddpm import DDPM
 from convflow.processes.flow import FlowMatching
 from convflow.processes.multiscale import MultiscaleFlow
-from convflow.samplers.reach import ReachSchedule
 from convflow.types import InputError
 from tests.cases import TINY, build, build_pyramid, inputs, perturb
 from tests.tolerance import assert_close_rms

@@ -10,6 +10,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import convflow
+from convflow.bundle.config import ProcessConfig
 from convflow.codecs import PixelCodec
 from convflow.models.families import BACKBONES
 from convflow.models.zoo import (
@@ -25,7 +26,6 @@ from convflow.processes.ddpm import DDPM
 from convflow.processes.flow import FlowMatching
 from convflow.processes.multiscale import MultiscaleFlow
 from convflow.processes.process import create_process
-from convflow.training.config import ProcessConfig
 from convflow.types import InputError
 from tests.cases import GOLDENS, TINY, build, build_pyramid
 

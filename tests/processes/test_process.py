@@ -6,11 +6,11 @@ import dataclasses
 
 import pytest
 
+from convflow.bundle.config import ProcessConfig
 from convflow.processes.ddpm import DDPM
 from convflow.processes.flow import FlowMatching
 from convflow.processes.process import PROCESSES, Process, create_process
 from convflow.processes.schedule import SCHEDULES
-from convflow.training.config import ProcessConfig
 from convflow.types import InputError
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from convflow import recipes
+from convflow.bundle.config import SamplingConfig
 from convflow.cli.main import main
 from convflow.data.sources import open_source
 from convflow.models.backbone import check_size
@@ -16,8 +17,8 @@ from convflow.models.zoo import create_model
 from convflow.nn.embed import TimeEmbedding
 from convflow.processes.process import create_process
 from convflow.recipes import create_config, find_target, imagenet, list_recipes
-from convflow.training.config import SamplingConfig
-from convflow.training.keys import from_dict, to_dict
+from convflow.settings.read import to_dict
+from convflow.training.keys import from_dict
 from convflow.training.launch import build_model
 from convflow.training.overrides import describe, override
 from tests.cases import build as build_case

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from convflow.processes.ddpm import DDPM
 from convflow.samplers.ancestral import ancestral, ddim
-from convflow.samplers.seeds import draw_noise
+from convflow.seeds import draw_noise
 from convflow.types import InputError
 from tests.cases import GOLDENS
 from tests.samplers.equation import Normal

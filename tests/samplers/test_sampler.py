@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.utils._pytree import tree_map
 
+from convflow.bundle.config import ProcessConfig, SamplingConfig
 from convflow.codecs import PixelCodec
 from convflow.pipeline import Pipeline
 from convflow.processes.process import create_process
@@ -14,8 +15,7 @@ from convflow.samplers.guidance import guide
 from convflow.samplers.multistep import Table
 from convflow.samplers.ode import SOLVERS
 from convflow.samplers.sampler import OPTIONS, SEARCHED, Sampler, check_shift
-from convflow.samplers.seeds import draw_noise
-from convflow.training.config import ProcessConfig, SamplingConfig
+from convflow.seeds import draw_noise
 from convflow.types import InputError
 from tests.cases import build, build_pyramid
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from convflow.processes.schedule import SCHEDULES
 from convflow.samplers.ode import integrate, time_grid
 from convflow.samplers.sde import DIFFUSIONS, LAST_STEPS, SDE_SOLVERS, integrate_sde
-from convflow.samplers.seeds import draw_noise
+from convflow.seeds import draw_noise
 from convflow.types import InputError
 from tests.cases import GOLDENS, exact
 from tests.samplers.equation import Normal, order

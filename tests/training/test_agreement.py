@@ -7,10 +7,10 @@ import pytest
 
 from benchmarks.reliability import kills
 from convflow import distributed
+from convflow.bundle.config import CodecConfig
 from convflow.codecs import LatentCodec
 from convflow.training import checkpoint
 from convflow.training.agreement import agree, agree_on_start
-from convflow.training.config import CodecConfig
 from convflow.types import InputError
 from tests.two_processes import start_two
 

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from convflow.cli.main import main
+from convflow.settings.read import flatten, to_dict
 from convflow.training import launch
 from convflow.training.changes import (
     ON_RESUME,
@@ -18,7 +19,6 @@ from convflow.training.changes import (
     record_changes,
 )
 from convflow.training.config import TrainConfig
-from convflow.training.keys import flatten, to_dict
 from convflow.training.overrides import override
 from convflow.types import InputError
 

@@ -7,24 +7,17 @@ from shlex import split
 import pytest
 
 from convflow.recipes import create_config, list_recipes
-from convflow.training.config import ProcessConfig, SamplingConfig, TrainConfig
-from convflow.training.keys import (
-    flatten,
-    from_dict,
-    kind_of,
-    read_pipeline,
-    show,
-    to_dict,
-)
+from convflow.settings.read import flatten, show, to_dict
+from convflow.training.config import TrainConfig
+from convflow.training.keys import from_dict, kind_of
 from convflow.training.overrides import override
 from convflow.types import InputError
-from tests.training.test_config import PUBLISHED
+from tests.bundle.test_config import PUBLISHED
 
 
 def test_half_a_character_is_no_setting():
-    for convert, tree in ((from_dict, {"images": "\udce9"}), (read_pipeline, {"size": "\ud800"})):
-        with pytest.raises(InputError, match=r"expected text, got '\\ud.*'; write it in UTF-8"):
-            convert(tree)
+    with pytest.raises(InputError, match=r"expected text, got '\\ud.*'; write it in UTF-8"):
+        from_dict({"images": "\udce9"})
 
 
 def test_settings_from_before_there_were_kinds_mean_flow_matching():
@@ -33,29 +26,6 @@ def test_settings_from_before_there_were_kinds_mean_flow_matching():
         del old["process"][key]
     assert from_dict(old) == TrainConfig()
     assert to_dict(from_dict(old)) == to_dict(TrainConfig())
-
-
-@pytest.mark.parametrize(
-    ("stored", "expected"),
-    [
-        ({}, ProcessConfig()),
-        ({"process": "flow"}, ProcessConfig()),
-        (
-            {"process": {"kind": "ddpm", "variance": "large"}},
-            ProcessConfig("ddpm", variance="large"),
-        ),
-    ],
-)
-def test_a_pipeline_says_its_process_or_has_flow_matching(stored, expected):
-    known = read_pipeline({"size": [8, 8], "format": 1, **stored})
-    assert known.process == expected
-    assert read_pipeline(json.loads(json.dumps(to_dict(known)))) == known
-
-
-@pytest.mark.parametrize("process", ["flw", {"kind": "dpm"}, {"schedule": "x"}, 3, {"shift": 0}])
-def test_a_pipeline_with_a_damaged_process_is_refused(process):
-    with pytest.raises(InputError, match=r"(expected|invalid) .*process"):
-        read_pipeline({"size": [8, 8], "process": process})
 
 
 @pytest.mark.parametrize("name", list_recipes())
@@ -80,11 +50,7 @@ def test_settings_from_before_labels_were_asked_for():
     assert from_dict(old) == TrainConfig()
 
 
-def test_settings_of_sampling_are_stored_and_older_files_mean_the_defaults():
-    known = read_pipeline({"size": [8, 8], "sampling": {"solver": "heun", "steps": 3}})
-    assert known.sampling == SamplingConfig("heun", 3)
-    stored = dataclasses.replace(known, sampling=PUBLISHED)
-    assert read_pipeline(json.loads(json.dumps(to_dict(stored)))) == stored
+def test_settings_of_sampling_are_stored():
     config = dataclasses.replace(TrainConfig(), sampling=PUBLISHED)
     assert from_dict(json.loads(json.dumps(to_dict(config)))) == config
 
@@ -94,8 +60,6 @@ def test_sizes_there_and_back():
     assert config.data.sizes == ((32, 32), (64, 32))
     assert from_dict(json.loads(json.dumps(to_dict(config)))) == config
     assert show(flatten(to_dict(config))["data.sizes"]) == "32x32,64x32"
-    assert show([64, 48], kind_of("data.size")) == "64x48"
-    assert show([0.9, 0.99], kind_of("optim.betas")) == "0.9,0.99"
     plain = override(TrainConfig(), split("--data.size 32x32"))
     assert override(config, split("--data.sizes none")) == plain
 

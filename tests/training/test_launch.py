@@ -11,11 +11,12 @@ import pytest
 import torch
 
 from convflow import storage
+from convflow.bundle.config import read_pipeline
+from convflow.models.memory import MemoryEstimate
 from convflow.models.zoo import load_model
 from convflow.processes.process import create_process
 from convflow.storage import claimed
 from convflow.training import checkpoint, launch
-from convflow.training.keys import read_pipeline
 from convflow.types import InputError
 
 
@@ -248,7 +249,7 @@ def test_device_precision_and_data_are_said_at_the_start(tiny, tmp_path, caplog)
 
 def test_memory_is_asked_for_a_batch_of_the_largest_size(tiny, trainer_of, monkeypatch):
     asked = []
-    monkeypatch.setattr(launch, "check_memory", lambda work, *_, **__: asked.append(work))
+    monkeypatch.setattr(MemoryEstimate, "check", lambda work, *_: asked.append(work))
     trainer_of(tiny("--micro-batch none --data.sizes 8x8,16x16"))
     trainer_of(tiny("--micro-batch none"))
     assert [(work.size, work.batch) for work in asked] == [((16, 16), 2), ((8, 8), 8)]

@@ -11,13 +11,13 @@ import pytest
 import torch
 from PIL import Image
 
+from convflow.bundle.folder import find_weights
 from convflow.cli.main import main
 from convflow.models.pyramid import Pyramid
 from convflow.models.zoo import create_model, load_model
 from convflow.nn.embed import LabelEmbedding
 from convflow.recipes import create_config
 from convflow.training import checkpoint, launch
-from convflow.training.checkpoint import find_weights
 from convflow.training.origin import Origin, begin_from
 from convflow.training.overrides import override
 from convflow.types import InputError

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from convflow.cli.main import main
-from convflow.codecs import SD_VAE, LatentCodec
-from convflow.models.zoo import create_model
+from convflow.codecs import SD_VAE
 from convflow.pipeline import Pipeline
 from convflow.training import checkpoint
-from convflow.training.places import find_place, portable
-from convflow.types import InputError
 from tests.autoencoder import save_autoencoder
-from tests.cases import TINY
 
 
 @pytest.fixture
@@ -30,34 +25,6 @@ def project(tmp_path, monkeypatch):
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(home)
     return home
-
-
-def test_a_place_is_found_from_where_it_is_stored(project, tmp_path, monkeypatch):
-    run, far = project / "runs/a", tmp_path / "far/a"
-    assert (portable("pets", run), portable("pets", far)) == ("pets", str(project / "pets"))
-    (project / "runs/pets").mkdir(parents=True)  # nearer, but another
-    assert portable("pets", run) == str(project / "pets")
-    assert portable("who/what", run) == "who/what"
-    assert find_place("pets", run) == str(project / "runs/pets")
-    (project / "runs/pets").rmdir()
-    assert find_place("pets", run) == "pets"
-    monkeypatch.chdir(tmp_path / "elsewhere")
-    assert find_place("pets", far) == "pets"
-    for _ in range(2):  # whatever has this name here
-        assert find_place("pets", run) == str(project / "pets")
-        assert portable(str(project / "pets"), run, "pets") == "pets"
-        (tmp_path / "elsewhere/pets").mkdir(exist_ok=True)
-    assert portable("pets", run, "pets") == str(tmp_path / "elsewhere/pets")
-    assert find_place("pets", far) == "pets"  # from here alone
-    assert find_place("tmp", Path("/runs/a")) == "tmp"  # but not the root of all files
-    assert find_place("who/what", run) == "who/what"
-    assert find_place("~nobody/\0", run) == "~nobody/\0"
-
-
-def test_what_lies_in_a_folder_is_meant_before_the_same_name_elsewhere(project):
-    (project / "model/pets").mkdir(parents=True)
-    assert find_place("pets", project / "model") == "pets"
-    assert find_place("pets", project / "model", inside=True) == str(project / "model/pets")
 
 
 WORDS = (
@@ -139,41 +106,3 @@ def test_a_new_run_takes_its_data_from_the_working_directory_alone(project, caps
     (project / "inner").mkdir()
     assert main(["train", "pictures.flowdcn", *WORDS, "--data", "etc", "--run", "runs/b"]) == 2
     assert "expected data at etc, got no such file" in capsys.readouterr().err
-
-
-def test_a_model_folder_finds_its_autoencoder(project, tmp_path, monkeypatch):
-    """Beside it, in it after a move of both, and elsewhere by an absolute path."""
-    pytest.importorskip("diffusers")
-    save_autoencoder(project / "vae")
-    model = create_model("flowdcn", **TINY | {"in_channels": 4})
-    pipe = Pipeline(model, LatentCodec("vae", 0.5), (16, 16))
-    for folder, stored in ((project / "model", "vae"), (tmp_path / "far", str(project / "vae"))):
-        pipe.save_pretrained(folder)
-        assert json.loads((folder / "pipeline.json").read_text())["codec"]["autoencoder"] == stored
-    monkeypatch.chdir(tmp_path / "elsewhere")
-    for folder in (project / "model", tmp_path / "far"):
-        found = Pipeline.from_pretrained(folder)
-        assert found.codec.settings["autoencoder"] == str(project / "vae")
-    save_autoencoder(tmp_path / "elsewhere/vae")  # another
-    found = Pipeline.from_pretrained(project / "model").codec.settings["autoencoder"]
-    assert found == str(project / "vae")
-    shutil.rmtree(tmp_path / "elsewhere/vae")
-    shutil.move(project / "model", tmp_path / "elsewhere/moved")
-    with pytest.raises(InputError, match="found nothing at 'vae', expected an auto"):
-        Pipeline.from_pretrained("moved")
-    shutil.move(project / "vae", tmp_path / "elsewhere/moved/vae")
-    moved = Pipeline.from_pretrained("moved").codec.settings["autoencoder"]
-    assert moved == str(tmp_path / "elsewhere/moved/vae")
-
-
-@pytest.mark.parametrize("path", ["pets", ".", "runs"])
-def test_a_run_never_finds_itself_or_what_it_lies_in(tmp_path, monkeypatch, path):
-    run = tmp_path / "runs/pets"
-    run.mkdir(parents=True)
-    (tmp_path / "pets").mkdir()
-    monkeypatch.chdir(tmp_path)
-    found = find_place(path, run)
-    assert (tmp_path / found).resolve() == (tmp_path / path).resolve()
-    monkeypatch.chdir(run)
-    if path == "pets":
-        assert find_place(path, run) == str(tmp_path / "pets")

@@ -14,9 +14,9 @@ import safetensors.torch
 import torch
 
 from convflow.data.loader import batches
+from convflow.nn.reach import ReachSchedule
 from convflow.pipeline import Pipeline
 from convflow.processes.ddpm import DDPM
-from convflow.samplers.reach import ReachSchedule
 from convflow.training import checkpoint
 from convflow.training.optim import optimizer_tensors
 from convflow.training.stopping import Stop

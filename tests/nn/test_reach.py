@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from convflow.samplers.reach import ReachSchedule
+from convflow.nn.reach import ReachSchedule
 from convflow.types import InputError
 from tests.tolerance import assert_close_rms
 

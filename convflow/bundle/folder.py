@@ -1,0 +1,111 @@
+"""A model folder: weights with their settings, and `pipeline.json`; found, read and written."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from contextlib import nullcontext
+from pathlib import Path
+
+from convflow.bundle.config import CodecConfig, PipelineConfig, read_pipeline
+from convflow.bundle.paths import portable
+from convflow.bundle.run import (
+    folder_of,
+    has_others,
+    list_remains,
+    list_steps,
+    readable,
+    say_passed_over,
+    show_remains,
+)
+from convflow.codecs import Codec
+from convflow.models.backbone import Backbone
+from convflow.models.zoo import find_folder, load_model
+from convflow.settings.read import to_dict
+from convflow.storage import read_json, write_text
+from convflow.types import InputError
+
+DESCRIPTION = "pipeline.json"
+"""What a pipeline is told beside the network."""
+
+
+def find_weights(folder_or_id: str | Path, weights: str) -> Path:
+    """Return the model folder meant by a run folder, a checkpoint, a model folder or a Hub id.
+
+    Args:
+        folder_or_id: as for `Pipeline.from_pretrained`.
+        weights: "ema" or "raw"; only runs and checkpoints hold both.
+
+    Raises:
+        InputError: nothing there, or a run without a complete checkpoint.
+    """
+    folder = Path(folder_or_id)
+    steps = list_steps(folder)
+    if (folder / "checkpoints").is_dir() and not steps:
+        if remains := list_remains(folder):
+            raise InputError(
+                f"expected a complete checkpoint in {folder}, got {show_remains(remains)}; restore "
+                f"its name and its state.json, or give the model folder {remains[0] / weights}"
+            )
+        raise InputError(f"{folder} holds no complete checkpoint yet; let the training go on")
+    say_passed_over(folder)
+    checkpoint = folder_of(folder, steps[-1]) if steps else folder
+    found = checkpoint / weights
+    if (checkpoint / "state.json").is_file() and not (found / "config.json").is_file():
+        with readable(checkpoint):
+            raise InputError(f"expected a network in {found}, found no config.json there")
+    return find_folder(found if found.is_dir() else folder_or_id)
+
+
+def read_description(folder: Path) -> PipelineConfig:
+    """Return what the `pipeline.json` of a model folder says, or raise InputError."""
+    path = folder / DESCRIPTION
+    if not path.is_file():
+        raise InputError(
+            f"{folder} holds a network but no pipeline.json with its size and classes; "
+            "load_model reads the network alone, and Pipeline.save_pretrained writes both"
+        )
+    described = read_json(path)
+    try:
+        return read_pipeline(described)
+    except InputError as error:
+        raise InputError(
+            f"{path} cannot be used: {error}; use a checkpoint of convflow train"
+        ) from error
+
+
+def read_trained(
+    folder_or_id: str | Path, weights: str, *, verify: bool = True
+) -> tuple[Path, PipelineConfig, Backbone]:
+    """Return a model folder as `find_weights` does, its description and its network.
+
+    Raises:
+        InputError: nothing there, or damaged files; of one among several checkpoints, with how to
+            go on without it.
+    """
+    folder = find_weights(folder_or_id, weights)
+    several = (folder.parent / "state.json").is_file() and has_others(folder.parent)
+    with readable(folder.parent) if several else nullcontext():
+        return folder, read_description(folder), load_model(folder, verify=verify)
+
+
+def describe_codec(codec: Codec, folder: Path, known: str | None = None) -> CodecConfig:
+    """Return the settings of a codec to store in a model folder, its autoencoder found from there.
+
+    Args:
+        codec: its autoencoder is where the working directory finds it.
+        folder: in which they are to be stored.
+        known: what the folder has as the autoencoder; it stays if it means the same.
+    """
+    settings = CodecConfig(**codec.settings)
+    if settings.kind == "pixel":
+        return settings
+    place = portable(settings.autoencoder, folder, known)
+    return dataclasses.replace(settings, autoencoder=place)
+
+
+def write_description(folder: Path, known: PipelineConfig) -> None:
+    """Write what pipelines are told beside a network, unless it is there."""
+    path, text = folder / DESCRIPTION, json.dumps(to_dict(known), indent=2)
+    if not path.is_file() or path.read_bytes() != text.encode():
+        write_text(path, text)
