@@ -5,24 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Int, UInt8
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from convflow import distributed
 from convflow.codecs import Codec, LatentCodec, picture_channels
 from convflow.models.backbone import Backbone
-from convflow.models.precomputed import is_ours, precompute
 from convflow.models.pyramid import Pyramid
 from convflow.models.resolution import Resolution
 from convflow.models.zoo import check_process
 from convflow.processes.multiscale import MultiscaleFlow
 from convflow.processes.process import Process
-from convflow.samplers.adaptive import ADAPTIVE_SOLVERS
 from convflow.samplers.guidance import ZEROED, Clock, guide
 from convflow.samplers.ode import Callback
 from convflow.samplers.sampler import Sampler
@@ -37,9 +34,6 @@ from convflow.storage import hash_tensors
 from convflow.types import Denoiser, InputError, Size, nearest_size
 
 Precision = Literal["float32", "bfloat16"]
-
-Known = tuple[Tensor, Tensor]
-"""Times and labels, each once."""
 
 LITTLE_WORK = 2e9
 """An evaluation of fewer multiply-accumulates runs on one thread: see docs/performance.md."""
@@ -182,11 +176,10 @@ class Samples:
             distributed.one_thread(alone),
             torch.autocast(device.type, torch.bfloat16, enabled=half),
         ):
-            known = self._known(device, labels)
             x = self.sampler.run(
                 self.process,
-                self._network(self.model, known),
-                partial(self.guided, known=known),
+                self._network(self.model),
+                self.guided,
                 noise,
                 labels,
                 draw,
@@ -208,7 +201,7 @@ class Samples:
         factor of two. Networks that are compiled or not of the library have no bound.
         """
         networks = [self.model] if self.weaker is None else [self.model, self.weaker]
-        if not all(is_ours(module) for model in networks for module in model.modules()):
+        if not all(_is_ours(module) for model in networks for module in model.modules()):
             return math.inf
         weights = [sum(w.numel() for w in n.parameters()) / n.multiple**2 for n in networks]
         twice = 1 + (self.guidance != 1 and self.weaker is None)
@@ -219,35 +212,11 @@ class Samples:
         zero = self.guidance_kind == "cfg-zero" and self.guidance != 1 and not self.interval[0]
         return ZEROED if zero else 0.0
 
-    def _known(self, device: torch.device, labels: Tensor) -> Known | None:
-        """Return all times and labels that networks will be told, unless a solver finds them.
-
-        A run over one cell and a network that answers zero tells the times.
-        """
-        if self.sampler.solver in ADAPTIVE_SOLVERS or isinstance(self.process, MultiscaleFlow):
-            return None
-        times, halves = [], 1 + self.model.learned_variance
-
-        def listen(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
-            times.append(t)
-            return x.new_zeros(1, halves * x.shape[1], 1, 1)
-
-        def alone(model: Denoiser, clock: Clock | None) -> Denoiser:
-            return model
-
-        cell = torch.zeros(1, self.model.in_channels, 1, 1, device=device)
-        begin, none = self._begin(), labels.new_full((1,), self.model.num_classes)
-        self.sampler.run(self.process, listen, alone, cell, none, lambda _: cell, None, begin)
-        told = labels if self.guidance == 1 else torch.cat([labels, none])
-        return torch.cat(times).unique(), told.unique()
-
-    def guided(
-        self, model: Denoiser, clock: Clock | None = None, known: Known | None = None
-    ) -> Denoiser:
-        """Put the guidance around a Denoiser; `known` is what a weaker one will be told."""
+    def guided(self, model: Denoiser, clock: Clock | None = None) -> Denoiser:
+        """Put the guidance around a Denoiser."""
         more: dict[str, Any] = {}
         if self.weaker is not None:
-            weaker = self._network(self.weaker, known)
+            weaker = self._network(self.weaker)
             more["weaker"] = weaker if clock else self.process.as_prediction(weaker)
         return guide(
             model,
@@ -260,12 +229,11 @@ class Samples:
             **more,
         )
 
-    def _network(self, model: Backbone, known: Known | None = None) -> Denoiser:
+    def _network(self, model: Backbone) -> Denoiser:
         """Return a network with what it is told besides, as far as it takes that.
 
         Its answers are copies: a network compiled to CUDA graphs writes the next one over the last.
         """
-        model = model if known is None else precompute(model, *known)
         given = self.model_arguments
         told = self.resolution.network(model, given, self.process.flow_time) if given else model
         return lambda *inputs: tree_map(Tensor.clone, told(*inputs))
@@ -300,3 +268,10 @@ class Samples:
             weights = hash_tensors(self.codec.autoencoder.state_dict())
             return {**self.codec.settings, "sha256": weights}
         return type(self.codec).__name__
+
+
+def _is_ours(module: nn.Module) -> bool:
+    """Return whether a module does what its class says, one of ours or of torch's, uncompiled."""
+    known = type(module).__module__.startswith(("convflow.", "torch.nn.modules."))
+    changed = any(callable(own) and hasattr(type(module), n) for n, own in vars(module).items())
+    return known and not changed

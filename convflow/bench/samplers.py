@@ -37,10 +37,10 @@ USUAL = ["euler", "heun", "ab4"]
 NOTE = """\
 "total_ms" is the time of one batch from noise to pictures; "network_ms" the time within the calls
 of the network, measured in the same run; "codec_ms" that from model space to pictures; what is left
-is the loop: the solver's sums, guidance, noise, and vectors computed before the first step. "share"
-is network_ms over total_ms, "low" and "high" its first and ninth decile over the rounds. With
-guidance each call is one of twice the batch. On a GPU every call is waited for, so that nothing
-hides behind it: the share is a lower bound there."""
+is the loop: the solver's sums, guidance and noise. "share" is network_ms over total_ms, "low" and
+"high" its first and ninth decile over the rounds. With guidance each call is one of twice the
+batch. On a GPU every call is waited for, so that nothing hides behind it: the share is a lower
+bound there."""
 
 
 @dataclass(frozen=True)
