@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -15,12 +16,10 @@ from torch.utils._pytree import tree_map
 from convflow import distributed
 from convflow.codecs import Codec, LatentCodec, picture_channels
 from convflow.models.backbone import Backbone
-from convflow.models.pyramid import Pyramid
 from convflow.models.resolution import Resolution
 from convflow.models.zoo import check_process
-from convflow.processes.multiscale import MultiscaleFlow
-from convflow.processes.process import Process
-from convflow.samplers.guidance import ZEROED, Clock, guide
+from convflow.processes.contract import Field, Process
+from convflow.samplers.guidance import guide
 from convflow.samplers.ode import Callback
 from convflow.samplers.sampler import Sampler
 from convflow.samplers.seeds import (
@@ -73,19 +72,18 @@ class Samples:
         """Raise InputError now rather than at the first picture."""
         check_process(self.model, self.process)
         self.sampler.check_process(self.process)
-        scales = isinstance(self.process, MultiscaleFlow)
-        if scales and self.guidance_kind == "auto":
+        if self.process.multiscale and self.guidance_kind == "auto":
             raise InputError(
-                "expected the guidance cfg or cfg-zero for a model trained with the process dfm, "
-                "got auto; leave out the weaker model"
+                "expected the guidance cfg or cfg-zero for a model trained with the process "
+                f"{self.process.kind}, got auto; leave out the weaker model"
             )
-        self.sampler.check_guidance(self.guidance_kind, scales)
+        self.sampler.check_guidance(self.guidance_kind, self.process.multiscale)
         if (self.channels_guided or 1) > self.model.in_channels:
             raise InputError(
                 f"expected at most {self.model.in_channels} guided channels, all that the model "
                 f"has, got {self.channels_guided}; give fewer, or all"
             )
-        if isinstance(self.weaker, Pyramid):
+        if self.weaker is not None and self.weaker.num_scales > 1:
             raise InputError(
                 "expected a weaker model of one scale, as the other is, got a pyramid of scales; "
                 "choose another"
@@ -101,7 +99,7 @@ class Samples:
             self._check_size_of(self.weaker)
             self.resolution.check(self.weaker, self.model_arguments)
         self.resolution.check(self.model, self.model_arguments)
-        self.guided(self.model)
+        self.guided(Field)
 
     def _check_size_of(self, weaker: Backbone) -> None:
         """Raise InputError unless a weaker model takes pictures of this size too."""
@@ -176,16 +174,7 @@ class Samples:
             distributed.one_thread(alone),
             torch.autocast(device.type, torch.bfloat16, enabled=half),
         ):
-            x = self.sampler.run(
-                self.process,
-                self._network(self.model),
-                self.guided,
-                noise,
-                labels,
-                draw,
-                report,
-                self._begin(),
-            )
+            x = self.sampler.run(self.process, self.guided, noise, labels, draw, report)
         finite = x.isfinite().flatten(1).all(1).cpu()
         if not finite.all():
             raise InputError(
@@ -207,27 +196,34 @@ class Samples:
         twice = 1 + (self.guidance != 1 and self.weaker is None)
         return num * math.prod(self.shape[1:]) * twice * sum(weights)
 
-    def _begin(self) -> float:
-        """Return when the pictures start to move: CFG-Zero* leaves out the first steps."""
-        zero = self.guidance_kind == "cfg-zero" and self.guidance != 1 and not self.interval[0]
-        return ZEROED if zero else 0.0
+    def guided(self, field_of: Callable[[Denoiser], Field]) -> Field:
+        """Return the field of the model with guidance.
 
-    def guided(self, model: Denoiser, clock: Clock | None = None) -> Denoiser:
-        """Put the guidance around a Denoiser."""
-        more: dict[str, Any] = {}
+        Args:
+            field_of: makes the field of a network.
+        """
+        more: dict[str, Any] = {"interval": self.interval, "channels": self.channels_guided}
         if self.weaker is not None:
-            weaker = self._network(self.weaker)
-            more["weaker"] = weaker if clock else self.process.as_prediction(weaker)
-        return guide(
-            model,
-            self.model.num_classes,
-            self.guidance,
-            self.guidance_kind,
-            interval=self.interval,
-            channels=self.channels_guided,
-            clock=clock,
-            **more,
-        )
+            more["weaker"] = field_of(self._network(self.weaker)).predict
+        null, scale, kind = self.model.num_classes, self.guidance, self.guidance_kind
+        around = partial(guide, null=null, scale=scale, kind=kind, **more)
+        return field_of(self._network(self.model)).guided(around)
+
+    def velocity(self) -> Field:
+        """Return the guided velocity of pictures in flow time.
+
+        Raises:
+            InputError: pictures with several times.
+        """
+        process = self.process
+        if process.multiscale:
+            raise InputError(
+                "expected a process with one time for the whole picture, to predict its velocity, "
+                f"got {process.kind} with one for each scale; sample it with a solver of fixed "
+                "cost, without a search"
+            )
+        (stage,), noise = self.sampler.stages(process), torch.empty(0, *self.shape)
+        return self.guided(lambda network: process.field(network, stage, noise))
 
     def _network(self, model: Backbone) -> Denoiser:
         """Return a network with what it is told besides, as far as it takes that.

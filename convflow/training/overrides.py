@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from convflow.models.zoo import settings_of
+from convflow.processes.process import has_scales
 from convflow.samplers.ode import SOLVERS
 from convflow.training.config import Pixels, TrainConfig, unfit_settings
 from convflow.training.keys import flatten, from_dict, kind_of, plain, show
@@ -42,7 +43,7 @@ def override(config: TrainConfig, arguments: Sequence[str]) -> TrainConfig:
     process = [config.process.kind, *kinds][-1]
     if process != config.process.kind:
         tree["process"] = {}
-    if process == "dfm" and "solver" not in words and tree["sampling"]["solver"] not in SOLVERS:
+    if has_scales(process) and "solver" not in words and tree["sampling"]["solver"] not in SOLVERS:
         tree["sampling"] |= FOR_SCALES
     for name in unfit_settings(tree["sampling"], words, process):
         del tree["sampling"][name]
@@ -59,7 +60,7 @@ def describe(config: TrainConfig) -> list[tuple[str, str, str]]:
     rows = []
     tree = dataclasses.asdict(config)
     settings = settings_of(config.model["name"])
-    if config.process.kind == "dfm":
+    if has_scales(config.process.kind):
         settings = settings | settings_of("pyramid")
     of_data = ("num_classes", "in_channels", "learned_variance", "backbone", "factors")
     tree["model"] = {

@@ -1,0 +1,25 @@
+"""What the fields of settings may hold: ranges as annotations, and their line of help."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta
+
+LARGEST = 2**53
+"""Up to here JSON, float64 and int64 agree about whole numbers."""
+
+Count = Annotated[int, Meta(ge=1, le=LARGEST)]
+Natural = Annotated[int, Meta(ge=0, le=LARGEST)]
+Factor = Annotated[int, Meta(ge=2, le=LARGEST)]
+Fraction = Annotated[float, Meta(ge=0, le=1)]
+Share = Annotated[float, Meta(gt=0, le=1)]
+Momentum = Annotated[float, Meta(ge=0, lt=1)]
+NotNegative = Annotated[float, Meta(ge=0)]
+Positive = Annotated[float, Meta(gt=0)]
+Pixels = tuple[Count, Count]
+
+
+def doc(text: str) -> Meta:
+    """Return a line of help, for use within an annotation."""
+    return Meta(description=text)
