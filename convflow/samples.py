@@ -10,20 +10,16 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Int, UInt8
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from convflow import distributed
 from convflow.codecs import Codec, LatentCodec, picture_channels
 from convflow.models.backbone import Backbone
-from convflow.models.precomputed import is_ours, precompute
-from convflow.models.pyramid import Pyramid
 from convflow.models.resolution import Resolution
 from convflow.models.zoo import check_process
-from convflow.processes.multiscale import MultiscaleFlow
-from convflow.processes.process import Process
-from convflow.samplers.adaptive import ADAPTIVE_SOLVERS
-from convflow.samplers.guidance import ZEROED, Clock, guide
+from convflow.processes.contract import Field, Process
+from convflow.samplers.guidance import guide
 from convflow.samplers.ode import Callback
 from convflow.samplers.sampler import Sampler
 from convflow.seeds import (
@@ -37,9 +33,6 @@ from convflow.storage import hash_tensors
 from convflow.types import Denoiser, InputError, Size, nearest_size
 
 Precision = Literal["float32", "bfloat16"]
-
-Known = tuple[Tensor, Tensor]
-"""Times and labels, each once."""
 
 LITTLE_WORK = 2e9
 """An evaluation of fewer multiply-accumulates runs on one thread: see docs/performance.md."""
@@ -79,19 +72,18 @@ class Samples:
         """Raise InputError now rather than at the first picture."""
         check_process(self.model, self.process)
         self.sampler.check_process(self.process)
-        scales = isinstance(self.process, MultiscaleFlow)
-        if scales and self.guidance_kind == "auto":
+        if self.process.multiscale and self.guidance_kind == "auto":
             raise InputError(
-                "expected the guidance cfg or cfg-zero for a model trained with the process dfm, "
-                "got auto; leave out the weaker model"
+                "expected the guidance cfg or cfg-zero for a model trained with the process "
+                f"{self.process.kind}, got auto; leave out the weaker model"
             )
-        self.sampler.check_guidance(self.guidance_kind, scales)
+        self.sampler.check_guidance(self.guidance_kind, self.process.multiscale)
         if (self.channels_guided or 1) > self.model.in_channels:
             raise InputError(
                 f"expected at most {self.model.in_channels} guided channels, all that the model "
                 f"has, got {self.channels_guided}; give fewer, or all"
             )
-        if isinstance(self.weaker, Pyramid):
+        if self.weaker is not None and self.weaker.num_scales > 1:
             raise InputError(
                 "expected a weaker model of one scale, as the other is, got a pyramid of scales; "
                 "choose another"
@@ -107,7 +99,7 @@ class Samples:
             self._check_size_of(self.weaker)
             self.resolution.check(self.weaker, self.model_arguments)
         self.resolution.check(self.model, self.model_arguments)
-        self.guided(self.model)
+        self.guided(Field)
 
     def _check_size_of(self, weaker: Backbone) -> None:
         """Raise InputError unless a weaker model takes pictures of this size too."""
@@ -182,17 +174,7 @@ class Samples:
             distributed.one_thread(alone),
             torch.autocast(device.type, torch.bfloat16, enabled=half),
         ):
-            known = self._known(device, labels)
-            x = self.sampler.run(
-                self.process,
-                self._network(self.model, known),
-                partial(self.guided, known=known),
-                noise,
-                labels,
-                draw,
-                report,
-                self._begin(),
-            )
+            x = self.sampler.run(self.process, self.guided, noise, labels, draw, report)
         finite = x.isfinite().flatten(1).all(1).cpu()
         if not finite.all():
             raise InputError(
@@ -208,64 +190,46 @@ class Samples:
         factor of two. Networks that are compiled or not of the library have no bound.
         """
         networks = [self.model] if self.weaker is None else [self.model, self.weaker]
-        if not all(is_ours(module) for model in networks for module in model.modules()):
+        if not all(_is_ours(module) for model in networks for module in model.modules()):
             return math.inf
         weights = [sum(w.numel() for w in n.parameters()) / n.multiple**2 for n in networks]
         twice = 1 + (self.guidance != 1 and self.weaker is None)
         return num * math.prod(self.shape[1:]) * twice * sum(weights)
 
-    def _begin(self) -> float:
-        """Return when the pictures start to move: CFG-Zero* leaves out the first steps."""
-        zero = self.guidance_kind == "cfg-zero" and self.guidance != 1 and not self.interval[0]
-        return ZEROED if zero else 0.0
+    def guided(self, field_of: Callable[[Denoiser], Field]) -> Field:
+        """Return the field of the model with guidance.
 
-    def _known(self, device: torch.device, labels: Tensor) -> Known | None:
-        """Return all times and labels that networks will be told, unless a solver finds them.
-
-        A run over one cell and a network that answers zero tells the times.
+        Args:
+            field_of: makes the field of a network.
         """
-        if self.sampler.solver in ADAPTIVE_SOLVERS or isinstance(self.process, MultiscaleFlow):
-            return None
-        times, halves = [], 1 + self.model.learned_variance
-
-        def listen(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
-            times.append(t)
-            return x.new_zeros(1, halves * x.shape[1], 1, 1)
-
-        def alone(model: Denoiser, clock: Clock | None) -> Denoiser:
-            return model
-
-        cell = torch.zeros(1, self.model.in_channels, 1, 1, device=device)
-        begin, none = self._begin(), labels.new_full((1,), self.model.num_classes)
-        self.sampler.run(self.process, listen, alone, cell, none, lambda _: cell, None, begin)
-        told = labels if self.guidance == 1 else torch.cat([labels, none])
-        return torch.cat(times).unique(), told.unique()
-
-    def guided(
-        self, model: Denoiser, clock: Clock | None = None, known: Known | None = None
-    ) -> Denoiser:
-        """Put the guidance around a Denoiser; `known` is what a weaker one will be told."""
-        more: dict[str, Any] = {}
+        more: dict[str, Any] = {"interval": self.interval, "channels": self.channels_guided}
         if self.weaker is not None:
-            weaker = self._network(self.weaker, known)
-            more["weaker"] = weaker if clock else self.process.as_prediction(weaker)
-        return guide(
-            model,
-            self.model.num_classes,
-            self.guidance,
-            self.guidance_kind,
-            interval=self.interval,
-            channels=self.channels_guided,
-            clock=clock,
-            **more,
-        )
+            more["weaker"] = field_of(self._network(self.weaker)).predict
+        null, scale, kind = self.model.num_classes, self.guidance, self.guidance_kind
+        around = partial(guide, null=null, scale=scale, kind=kind, **more)
+        return field_of(self._network(self.model)).guided(around)
 
-    def _network(self, model: Backbone, known: Known | None = None) -> Denoiser:
+    def velocity(self) -> Field:
+        """Return the guided velocity of pictures in flow time.
+
+        Raises:
+            InputError: pictures with several times.
+        """
+        process = self.process
+        if process.multiscale:
+            raise InputError(
+                "expected a process with one time for the whole picture, to predict its velocity, "
+                f"got {process.kind} with one for each scale; sample it with a solver of fixed "
+                "cost, without a search"
+            )
+        (stage,), noise = self.sampler.stages(process), torch.empty(0, *self.shape)
+        return self.guided(lambda network: process.field(network, stage, noise))
+
+    def _network(self, model: Backbone) -> Denoiser:
         """Return a network with what it is told besides, as far as it takes that.
 
         Its answers are copies: a network compiled to CUDA graphs writes the next one over the last.
         """
-        model = model if known is None else precompute(model, *known)
         given = self.model_arguments
         told = self.resolution.network(model, given, self.process.flow_time) if given else model
         return lambda *inputs: tree_map(Tensor.clone, told(*inputs))
@@ -300,3 +264,10 @@ class Samples:
             weights = hash_tensors(self.codec.autoencoder.state_dict())
             return {**self.codec.settings, "sha256": weights}
         return type(self.codec).__name__
+
+
+def _is_ours(module: nn.Module) -> bool:
+    """Return whether a module does what its class says, one of ours or of torch's, uncompiled."""
+    known = type(module).__module__.startswith(("convflow.", "torch.nn.modules."))
+    changed = any(callable(own) and hasattr(type(module), n) for n, own in vars(module).items())
+    return known and not changed

@@ -10,7 +10,6 @@ import torch
 from convflow.models.zoo import load_model
 from convflow.processes.ddpm import DDPM
 from convflow.processes.flow import Draws
-from convflow.processes.multiscale import MultiscaleFlow
 from convflow.processes.process import Process
 from convflow.samplers.guidance import ClassifierFreeGuidance
 from convflow.samplers.ode import SOLVERS, integrate, time_grid
@@ -144,8 +143,8 @@ ALL_PROCESSES = PROCESSES | MULTISCALE
 
 
 def network_for(process):
-    if isinstance(process, MultiscaleFlow):
-        return build_pyramid(factors=process.decomposition.factors)
+    if process.multiscale:
+        return build_pyramid(factors=process.factors)
     return build("flowdcn-learned-variance" if process.learned_variance else "flowdcn")
 
 
@@ -184,7 +183,7 @@ def test_the_loss_of_some_samples_is_that_of_all(case):
 def test_a_process_runs_from_noise_to_data(case):
     process, data = ALL_PROCESSES[case], torch.randn(3, 3, 8, 8)
     noise, t, *_ = process.draw(tuple(data.shape), torch.Generator().manual_seed(0))
-    end = process.split(data) if isinstance(process, MultiscaleFlow) else data
+    end = process.split(data) if process.multiscale else data
     first, last = (
         process.mix(data, noise, own_times(process, torch.full_like(t, time)))
         for time in (0.0, 1.0)
@@ -197,7 +196,7 @@ def test_a_process_runs_from_noise_to_data(case):
 def test_a_network_that_knows_the_answer_tells_every_kind(case):
     process, t = PROCESSES[case], torch.tensor([0.2, 0.5, 0.9], dtype=torch.float64)
     data, noise = torch.randn(2, 3, 2, 4, 4, dtype=torch.float64).unbind()
-    alpha, sigma, alpha_rate, sigma_rate = (f(t.view(3, 1, 1, 1)) for f in process.schedule[1:])
+    alpha, sigma, alpha_rate, sigma_rate = (f(t.view(3, 1, 1, 1)) for f in process.path[1:])
     own, y = own_times(process, t), torch.arange(3)
     x = process.mix(data, noise, own)
     assert_close_rms(x, alpha * data + sigma * noise)

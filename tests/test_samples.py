@@ -8,9 +8,7 @@ import torch
 from convflow import samples
 from convflow.bundle.config import ProcessConfig, SamplingConfig
 from convflow.codecs import PixelCodec, create_codec
-from convflow.models import precomputed
 from convflow.models.zoo import create_model
-from convflow.nn.norm import Modulation
 from convflow.nn.positions import PositionScaling
 from convflow.nn.reach import ReachSchedule
 from convflow.pipeline import Pipeline
@@ -211,54 +209,6 @@ def test_what_cannot_grow_with_the_size_is_refused(case, process, option, messag
 def test_published_blocks_are_asked_for_where_there_are_none(pipe):
     with pytest.raises(InputError, match="choose reach-blocks such as 0,1"):
         pipe.samples(reach="auto")
-
-
-@pytest.mark.parametrize(
-    ("process", "options"),
-    [
-        ("flow", {"solver": "euler", "guidance": 1.0}),
-        ("flow", {"solver": "heun", "shift": 2.0, "last_step": 0.04}),
-        ("flow", {"solver": "ab4", "steps": 6, "interval": (0.3, 0.7)}),
-        ("flow", {"solver": "unipc", "guidance_kind": "cfg-zero", "steps": 4}),
-        ("flow", {"solver": "euler-maruyama", "precision": "bfloat16"}),
-        ("flow", {"solver": "euler", "guidance_kind": "auto"}),
-        ("ddpm", {"solver": "heun"}),
-        ("ddpm", {"solver": "ddpm", "steps": 3}),
-        ("ddpm", {"solver": "ddim", "steps": 3}),
-    ],
-    ids=lambda part: part if isinstance(part, str) else "-".join(map(str, part.values())),
-)
-def test_vectors_computed_in_advance_change_nothing(process, options, monkeypatch):
-    """A sampling of fixed steps asks each modulation once, and makes the pictures it made."""
-    learned = process == "ddpm"
-    config = ProcessConfig(process) if learned else None
-    model = build("dit-learned-variance" if learned else "dico")
-    pipe = Pipeline(
-        model, PixelCodec(), (8, 8), (), SamplingConfig("euler", 3, 1.5), process=config
-    )
-    weaker = build("dico") if options.get("guidance_kind") == "auto" else None
-    calls, forward = [], Modulation.forward
-
-    def count(self, condition):
-        calls.append(self)
-        return forward(self, condition)
-
-    monkeypatch.setattr(Modulation, "forward", count)
-    made = []
-    for share in (0.0, 1e9):
-        monkeypatch.setattr(precomputed, "LARGEST_SHARE", share)
-        calls.clear()
-        made.append(pipe.samples([0, 3], weaker=weaker, **options).read(range(3)).float())
-    assert len(calls) == len(set(calls)) > 0
-    apart = (made[0] - made[1]).abs()
-    assert apart.max() <= (8 if "precision" in options else 1)
-    assert apart.mean() < 0.5
-
-
-def test_a_solver_that_finds_its_times_has_no_vectors_in_advance(pipe, monkeypatch):
-    pytest.importorskip("torchdiffeq")
-    monkeypatch.setattr(samples, "precompute", None)
-    assert pipe.samples(solver="dopri5").read(range(2)).shape == (2, 3, 4, 6)
 
 
 @pytest.fixture

@@ -165,12 +165,11 @@ def test_every_recipe_becomes_one_of_scales(recipe):
     assert model.settings["factors"] == [2]
 
 
-def test_the_network_of_a_published_size_and_settings_of_the_pyramid(monkeypatch):
-    seen = {}
-    monkeypatch.setattr(launch, "create_model", lambda name, **more: seen.update(more, name=name))
+def test_the_network_of_a_published_size_and_settings_of_the_pyramid():
     words = ["--model.name", "dit-s/4", "--model.stage-embedding", "true", "--process", "dfm"]
-    launch.build_model(override(create_config("digits.flowdcn"), words), 7)
-    assert (seen["name"], seen["stage_embedding"], seen["factors"]) == ("pyramid", True, [2])
+    with torch.device("meta"):
+        seen = launch.build_model(override(create_config("digits.flowdcn"), words), 7).settings
+    assert (seen["family"], seen["stage_embedding"], seen["factors"]) == ("pyramid", True, [2])
     row = {"family": "dit", **zoo.SIZES["dit-s/4"].settings}
     assert seen["backbone"].items() >= (row | {"num_classes": 7, "in_channels": 1}).items()
     with pytest.raises(InputError, match=r"--model\.factors: expected the factors of the process"):

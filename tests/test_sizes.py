@@ -9,6 +9,7 @@ there as one that was not.
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import pytest
 import torch
@@ -28,7 +29,6 @@ from convflow.samplers.multistep import Table
 from convflow.samplers.ode import SOLVERS
 from convflow.samplers.sampler import OPTIONS, SEARCHED, Sampler
 from convflow.samplers.search import Batch, error_of
-from convflow.samplers.staged import integrate_staged
 from convflow.types import InputError
 from tests.cases import (
     CODECS,
@@ -40,6 +40,7 @@ from tests.cases import (
     build_pyramid,
     perturb,
 )
+from tests.processes.staged import integrate_staged
 from tests.tolerance import assert_close_rms
 
 ALL_PROCESSES = PROCESSES | MULTISCALE
@@ -107,9 +108,9 @@ RUNS = [
 ]
 
 
-def guidance(kind, clock=None):
+def guidance(kind):
     weaker = {"weaker": lambda x, t, y: 0.5 * local()(x, t, y)} if kind == "auto" else {}
-    return {"null": NUM_CLASSES, "scale": 2.0, "kind": kind, "clock": clock, **weaker}
+    return {"null": NUM_CLASSES, "scale": 2.0, "kind": kind, **weaker}
 
 
 @pytest.mark.parametrize(("kind", "solver", "guided"), RUNS)
@@ -125,8 +126,7 @@ def test_a_picture_of_mirror_images_is_sampled_as_one_of_them(kind, solver, guid
     def run(change):
         return sampler.run(
             process,
-            local(),
-            lambda model, clock: guide(model, **guidance(guided, clock)),
+            lambda field_of: field_of(local()).guided(partial(guide, **guidance(guided))),
             change(noise),
             y,
             lambda step: change(draws[step]),
@@ -155,7 +155,7 @@ def test_scales_of_mirror_images_are_sampled_as_those_of_one(case, solver):
             process.sizes(size),
             stages,
             solver,
-            lambda model: guide(model, **guidance(kind)),
+            **guidance(kind),
         )
         return process.join(state, size)
 
@@ -188,10 +188,10 @@ def pipe_of(autoencoder):
             model = perturb(create_model("flowdcn", **TINY | {"in_channels": 4}).eval())
         elif kind in MULTISCALE:
             process = MULTISCALE[kind]
-            model = build_pyramid(process.decomposition.factors)
+            model = build_pyramid(process.factors)
             settings = {
-                "decomposition": process.decomposition.name,
-                "factors": process.decomposition.factors,
+                "decomposition": process.decomposition,
+                "factors": process.factors,
                 "deviations": process.deviations,
             }
         else:

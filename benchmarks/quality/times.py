@@ -11,7 +11,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
-from convflow.samplers.staged import THRESHOLD, plan_stages
+from convflow.processes.stages import THRESHOLD, plan_stages
 
 RUNS = [(30, 10), (20, 10, 10)]
 

@@ -86,7 +86,7 @@ def main() -> None:
     pipe = Pipeline(model, Latents(), size, device=str(device))
     chosen = {"solver": SOLVER, "steps": steps, "guidance": GUIDANCE, "guidance_kind": "cfg"}
     samples = pipe.samples(precision=options.precision, **chosen)
-    called, inputs = watch(samples, batch)
+    inputs = watch(samples, batch)
     truth = evaluate(model, inputs[0], torch.float32)
     gmacs = measure_cost(partial(create_model, name, **settings), size, factor=8).gmacs
     work = utilisation.Work(2e9 * gmacs * sum(len(x) for x, *_ in inputs), models.LIMIT)
@@ -96,9 +96,7 @@ def main() -> None:
         found = evaluate(model, inputs[0], dtype)
         what = f"{name} and itself {variant}"
         require_agreement(what, found, truth, models.THROUGH_NETWORK[dtype])
-        # Compiled networks are called as they are, others with vectors computed in advance.
-        alone = called if variant == "eager" else model
-        calls = partial(set_up, samples, alone, inputs, dtype)
+        calls = partial(set_up, samples, inputs, dtype)
         shape = (batch, *samples.shape)
         case = harness.Case(f"{name} {SOLVER} {variant}", calls, [shape], [f"{steps} steps"])
         timed = harness.measure(case, rounds)
@@ -112,19 +110,19 @@ def main() -> None:
     print(harness.machine())
 
 
-def watch(samples: Samples, batch: int) -> tuple[nn.Module, list[tuple[Tensor, ...]]]:
-    """The network that is called while a batch is made, and the inputs of every call.
+def watch(samples: Samples, batch: int) -> list[tuple[Tensor, ...]]:
+    """The inputs of every call of the network while a batch is made.
 
     Raises:
         Disagreement: there are other calls than the solver's rows tell.
     """
-    seen: list[tuple[nn.Module, tuple[Tensor, ...]]] = []
-    hook = samples.model.register_forward_pre_hook(lambda *call: seen.append(call))
+    seen: list[tuple[Tensor, ...]] = []
+    hook = samples.model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs))
     samples.read(range(batch))
     hook.remove()
     if len(seen) != (expected := count_calls(samples)):
         raise Disagreement(f"expected {expected} calls of the network, got {len(seen)}")
-    return seen[0][0], [inputs for _, inputs in seen]
+    return seen
 
 
 @torch.inference_mode()
@@ -136,7 +134,6 @@ def evaluate(model: Backbone, inputs: tuple[Tensor, ...], dtype: torch.dtype) ->
 
 def set_up(
     samples: Samples,
-    network: nn.Module,
     inputs: list[tuple[Tensor, ...]],
     dtype: torch.dtype,
     shape: tuple[int, ...],
@@ -149,7 +146,7 @@ def set_up(
     def alone() -> None:
         with models.Setting(device, dtype).arithmetic():
             for given in inputs:
-                network(*given)
+                samples.model(*given)
 
     sampling = partial(samples.read, range(shape[0]))
     return {SAMPLING: sampling, NETWORK: alone, models.LIMIT: utilisation.product(device, dtype)}

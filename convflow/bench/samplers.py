@@ -21,11 +21,7 @@ from convflow.bench.models import create_noisy
 from convflow.codecs import create_codec
 from convflow.distributed import choose_device
 from convflow.pipeline import Pipeline
-from convflow.processes.multiscale import MultiscaleFlow
 from convflow.recipes.digits import flowdcn
-from convflow.samplers.ode import SOLVERS
-from convflow.samplers.staged import count_staged_evaluations
-from convflow.samplers.tableaus import count_evaluations
 from convflow.samples import Samples
 from convflow.types import Disagreement
 
@@ -37,10 +33,10 @@ USUAL = ["euler", "heun", "ab4"]
 NOTE = """\
 "total_ms" is the time of one batch from noise to pictures; "network_ms" the time within the calls
 of the network, measured in the same run; "codec_ms" that from model space to pictures; what is left
-is the loop: the solver's sums, guidance, noise, and vectors computed before the first step. "share"
-is network_ms over total_ms, "low" and "high" its first and ninth decile over the rounds. With
-guidance each call is one of twice the batch. On a GPU every call is waited for, so that nothing
-hides behind it: the share is a lower bound there."""
+is the loop: the solver's sums, guidance and noise. "share" is network_ms over total_ms, "low" and
+"high" its first and ninth decile over the rounds. With guidance each call is one of twice the
+batch. On a GPU every call is waited for, so that nothing hides behind it: the share is a lower
+bound there."""
 
 
 @dataclass(frozen=True)
@@ -223,10 +219,7 @@ def check(samples: Samples, spent: Spent, watched: Tensor, plain: Tensor) -> Non
 
 def count_calls(samples: Samples) -> int:
     """Return how often sampling one batch calls the network, by the solver's own rows."""
-    sampler, process = samples.sampler, samples.process
-    if isinstance(process, MultiscaleFlow):
-        return count_staged_evaluations(sampler.solver, sampler.stages(process))
-    return count_evaluations(SOLVERS[sampler.solver], sampler.grid())
+    return samples.sampler.count_evaluations(samples.process)
 
 
 def _reading(samples: Samples, num: int, made: list[Tensor]) -> Callable[[Spans], None]:

@@ -16,6 +16,7 @@ import msgspec
 
 from convflow.codecs import SD_SCALE, SD_VAE
 from convflow.nn.reach import ReachSchedule
+from convflow.processes.process import has_scales
 from convflow.samplers.ancestral import ANCESTRAL_SOLVERS
 from convflow.samplers.guidance import guide
 from convflow.samplers.multistep import Table
@@ -210,11 +211,11 @@ def unfit_settings(stored: Mapping[str, Any], given: Mapping[str, Any], process:
     names = [name for name in SAMPLER_SETTINGS if name not in OPTIONS.get(solver, ())]
     if solver in ANCESTRAL_SOLVERS:
         names.append("guidance_kind")  # cfg-zero is for velocities
-    if process == "dfm" and solver != PAUSING:
+    if has_scales(process) and solver != PAUSING:
         names.append("guidance_kind")  # nor for solvers that remember a pause
     if str(given.get("steps", stored["steps"])) == "1" and "last_step" not in names:
         names.append("last_step")
-    names += GRID if process == "dfm" else STAGES
+    names += GRID if has_scales(process) else STAGES
     names += ["stage_steps"] * ("steps" in given)  # of another sum
     return [name for name in dict.fromkeys(names) if name not in given]
 

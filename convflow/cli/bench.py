@@ -85,8 +85,8 @@ def bench_solvers(arguments: Sequence[str]) -> int:
     samples = pipe.samples(labels, **given)
     if samples.weaker is not None:
         samples.weaker.requires_grad_(False)
-    network = samples.process.as_prediction(pipe.model.requires_grad_(False), "velocity")
-    model = samples.guided(network)
+    pipe.model.requires_grad_(False)
+    model = samples.velocity()
 
     def starts(first: int) -> list[tuple[Tensor, Tensor]]:
         found, last = [], first + options.num
@@ -108,7 +108,7 @@ def bench_solvers(arguments: Sequence[str]) -> int:
         table = search(
             model, fit, held_out, options.steps, iterations=options.iterations, progress=tell
         )
-    compared = compare(model, unseen, table, samples.process.schedule)
+    compared = compare(model, unseen, table, samples.process.path)
     rows = sorted(compared.items(), key=lambda row: row[1][1])
     say(f"{'solver':12}{'calls':>7}{'error':>12}")
     for name, (calls, error) in rows:

@@ -210,7 +210,6 @@ def _open_subject(options: argparse.Namespace) -> Subject:
     if local and not path.exists():
         raise missing(options.what, "a model or pictures to score")
     if _is_model(options.what):
-        from convflow.models.pyramid import Pyramid
         from convflow.pipeline import Pipeline
         from convflow.storage import hash_tensors
 
@@ -231,7 +230,7 @@ def _open_subject(options: argparse.Namespace) -> Subject:
             "folder": str(pipe.folder),
             "weights": weights,
             "family": pipe.model.family,
-            **({"backbone": pipe.model.backbone.family} if isinstance(pipe.model, Pyramid) else {}),
+            **({"backbone": pipe.model.inner.family} if pipe.model.num_scales > 1 else {}),
             "process": asdict(pipe.process),
             "parameters": sum(p.numel() for p in pipe.model.parameters()),
             "sha256": hash_tensors(pipe.model.state_dict()),

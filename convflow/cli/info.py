@@ -182,14 +182,13 @@ def _network(config: TrainConfig) -> dict[str, Any]:
     from dataclasses import asdict
 
     from convflow.processes.process import create_process
-    from convflow.training.launch import pyramid_settings
 
     channels = 4 if config.codec.kind == "latent" else config.data.channels
     settings: dict[str, Any] = {"num_classes": 1000, "in_channels": channels}
-    if create_process(asdict(config.process)).learned_variance:
+    process = create_process(asdict(config.process))
+    if process.learned_variance:
         settings["learned_variance"] = True
-    settings |= config.model
-    return pyramid_settings(settings, config) if config.process.kind == "dfm" else settings
+    return process.adapt(settings | config.model)
 
 
 def _describe_file(path: Path, asked: _Asked, part: str | None) -> dict[str, Any]:
@@ -268,24 +267,17 @@ def _scales(known: PipelineConfig) -> dict[str, Any]:
     """Return how a model of scales sees a picture, and how it samples one; of others nothing."""
     from dataclasses import asdict
 
-    from convflow.processes.multiscale import MultiscaleFlow
     from convflow.processes.process import create_process
 
     process = create_process(asdict(known.process))
-    if not isinstance(process, MultiscaleFlow):
+    scales = process.describe(known.size, _factor(known))
+    if not scales:
         return {}
-    sampler, factor = known.sampling.varied("dfm").sampler(), _factor(known)
+    sampler = known.sampling.varied(process.kind).sampler()
     sampler.check_process(process)
-    sizes = process.sizes(known.size, factor)
-    return {
-        "scales": {
-            "decomposition": process.decomposition.name,
-            "sizes": [f"{height}x{width}" for height, width in sizes],
-            "probabilities": list(process.probabilities),
-            "deviations": list(process.deviations) or "as they are",
-            "sampling": sampler.describe(process),
-        }
-    }
+    scales["sizes"] = [f"{height}x{width}" for height, width in scales["sizes"]]
+    scales["deviations"] = scales["deviations"] or "as they are"
+    return {"scales": scales | {"sampling": sampler.describe(process)}}
 
 
 def _print_sizes(found: dict[str, Any]) -> None:

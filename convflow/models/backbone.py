@@ -35,7 +35,7 @@ class Parts(NamedTuple):
 
 
 class Backbone(nn.Module, PyTorchModelHubMixin, library_name="convflow", tags=["convflow"]):
-    """A Denoiser made of four parts: `stem`, `condition`, `trunk` and `head`.
+    """A network that a process trains: its settings, and its folder on disk.
 
     A subclass names its `family` and takes only keyword arguments that JSON can hold: they are
     the settings stored beside the weights. `save_pretrained`, `from_pretrained` and `push_to_hub`
@@ -49,6 +49,18 @@ class Backbone(nn.Module, PyTorchModelHubMixin, library_name="convflow", tags=["
     """Height and width must be multiples of this many pixels."""
     learned_variance: bool = False
     """Twice the channels come out: the prediction, then the variance's place in its bounds."""
+    shrinkage: tuple[int, ...] = (1,)
+    """How many times smaller than the picture each scale is that it sees, from coarse to fine."""
+
+    @property
+    def num_scales(self) -> int:
+        """How many scales a picture has, S; with one it is the picture itself."""
+        return len(self.shrinkage)
+
+    @property
+    def inner(self) -> Backbone:
+        """The network on one picture inside; here this one."""
+        return self
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -63,6 +75,30 @@ class Backbone(nn.Module, PyTorchModelHubMixin, library_name="convflow", tags=["
 
     def check_arguments(self) -> None:
         """Raise InputError when `forward` would, for what it takes besides: here nothing."""
+
+    def save_weights(self, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
+        """Write `model.safetensors` and `config.json` into an existing folder.
+
+        Args:
+            folder: where to write; what `convflow.load_model` reads.
+            weights: a state dict to store instead of this network's own, for averaged weights.
+        """
+        state = self.state_dict() if weights is None else weights
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+        (folder / "config.json").write_text(json.dumps(self.settings, indent=2, sort_keys=True))
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        self.save_weights(save_directory)
+
+    def blank_inputs(self, batch: int, size: Size) -> tuple[Any, ...]:
+        """Return arguments of `forward` without numbers, for pictures of a height and width."""
+        x = torch.empty(batch, self.in_channels, *size)
+        return x, torch.empty(batch), torch.empty(batch, dtype=torch.int64)
+
+
+class PictureBackbone(Backbone):
+    """A Denoiser made of four parts: `stem`, `condition`, `trunk` and `head`."""
 
     def stem(self, x: Float[Tensor, "B C H W"]) -> Tensor:
         """Return features of noisy pictures, channels last."""
@@ -102,21 +138,6 @@ class Backbone(nn.Module, PyTorchModelHubMixin, library_name="convflow", tags=["
         out = self.head(self.trunk(self.stem(x), c), c)
         return out[:, :, : x.shape[2], : x.shape[3]]
 
-    def save_weights(self, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
-        """Write `model.safetensors` and `config.json` into an existing folder.
-
-        Args:
-            folder: where to write; what `convflow.load_model` reads.
-            weights: a state dict to store instead of this network's own, for averaged weights.
-        """
-        state = self.state_dict() if weights is None else weights
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-        (folder / "config.json").write_text(json.dumps(self.settings, indent=2, sort_keys=True))
-
-    def _save_pretrained(self, save_directory: Path) -> None:
-        self.save_weights(save_directory)
-
     @property
     def parts(self) -> Parts:
         """The modules around the trunk; what a `Pyramid` copies for its scales."""
@@ -130,11 +151,6 @@ class Backbone(nn.Module, PyTorchModelHubMixin, library_name="convflow", tags=["
         """Return what the head sees of a condition."""
         return c
 
-    def blank_inputs(self, batch: int, size: Size) -> tuple[Any, ...]:
-        """Return arguments of `forward` without numbers, for pictures of a height and width."""
-        x = torch.empty(batch, self.in_channels, *size)
-        return x, torch.empty(batch), torch.empty(batch, dtype=torch.int64)
-
     def check_input(self, x: Tensor) -> None:
         """Raise InputError unless the channels and sides of `x` (B, C, H, W) fit this network."""
         if x.dim() != 4 or x.shape[1] != self.in_channels:
@@ -145,8 +161,8 @@ class Backbone(nn.Module, PyTorchModelHubMixin, library_name="convflow", tags=["
         check_size(x.shape[2], x.shape[3], self.multiple)
 
 
-class PatchBackbone(Backbone):
-    """A Backbone on a grid of patches: embeddings in front of the blocks, `PatchHead` behind."""
+class PatchBackbone(PictureBackbone):
+    """A network on a grid of patches: embeddings in front of the blocks, `PatchHead` behind."""
 
     embed_patches: PatchEmbedding
     embed_time: nn.Module
@@ -176,8 +192,8 @@ class PatchBackbone(Backbone):
         return out if self.learned_variance else out[:, : self.in_channels]
 
 
-class LevelBackbone(Backbone):
-    """A Backbone with a condition for each level: `embed` in front of the trunk, `project` behind.
+class LevelBackbone(PictureBackbone):
+    """A network with a condition for each level: `embed` in front of the trunk, `project` behind.
 
     Attributes:
         cells: a picture is mirrored to multiples of this many pixels before it enters.

@@ -8,7 +8,6 @@ import torch
 from torch.export import Dim, ExportedProgram
 
 from convflow.models.backbone import Backbone
-from convflow.models.pyramid import Pyramid
 from convflow.storage import writing_file
 from convflow.types import InputError
 
@@ -92,7 +91,7 @@ def export_onnx(model: Backbone, path: str | Path) -> None:
 
 def _check_plain(model: Backbone) -> None:
     """Raise InputError for a pyramid, whose inputs are not one picture with one time."""
-    if isinstance(model, Pyramid):
+    if model.num_scales > 1:
         raise InputError(
             "expected a network on one picture, which alone can be exported, got a pyramid of "
             f"{model.num_scales} scales; export another"

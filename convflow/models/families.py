@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
-from convflow.models.backbone import Backbone
+from convflow.models.backbone import Backbone, PictureBackbone
 from convflow.models.dico import DiCo
 from convflow.models.dit import DiT, SiT
 from convflow.models.fcdm import FCDM
 from convflow.models.flowdcn import FlowDCN
 from convflow.types import InputError, unknown_name
 
-BACKBONES: dict[str, type[Backbone]] = {cls.family: cls for cls in (FlowDCN, DiCo, FCDM, DiT, SiT)}
+Network = TypeVar("Network", bound=Backbone)
+
+BACKBONES: dict[str, type[PictureBackbone]] = {
+    cls.family: cls for cls in (FlowDCN, DiCo, FCDM, DiT, SiT)
+}
 """The networks on one picture; around any of them goes a `Pyramid`."""
 
 LARGEST_SETTING, MOST_BLOCKS, MOST_PARAMETERS = 2**24, 256, 10**11
@@ -24,8 +28,8 @@ LARGEST_SETTING, MOST_BLOCKS, MOST_PARAMETERS = 2**24, 256, 10**11
 def build(
     family: object,
     settings: Mapping[str, Any],
-    families: Mapping[str, type[Backbone]] = BACKBONES,
-) -> Backbone:
+    families: Mapping[str, type[Network]],
+) -> Network:
     """Return a new network of a family.
 
     Args:

@@ -17,8 +17,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from convflow.models.backbone import Backbone, check_size
-from convflow.models.families import build
+from convflow.models.backbone import Backbone, PictureBackbone, check_size
+from convflow.models.families import BACKBONES, build
 from convflow.nn.embed import TimeEmbedding
 from convflow.nn.norm import residual
 from convflow.nn.pyramid import (
@@ -86,9 +86,8 @@ class Pyramid(Backbone):
         if coarse not in (known := get_args(Coarse)):
             raise InputError(unknown_name("coarse", coarse, known))
         self.shrinkage = Decomposition(factors=factors).shrinkage
-        """How many times smaller than the finest each scale is, from coarse to fine."""
         inner = {key: value for key, value in backbone.items() if key != "family"}
-        self.backbone = build(backbone["family"], inner)
+        self.backbone: PictureBackbone = build(backbone["family"], inner, BACKBONES)
         for setting in ("learned_variance", "pad"):
             if self.backbone.settings.get(setting):
                 raise InputError(
@@ -179,11 +178,11 @@ class Pyramid(Backbone):
         self.backbone.check_arguments(**arguments)
 
     @property
-    def num_scales(self) -> int:
-        """How many scales there are, S."""
-        return len(self.shrinkage)
+    def inner(self) -> Backbone:
+        """The network on one picture inside."""
+        return self.backbone
 
-    def stem(  # type: ignore[override]
+    def stem(
         self, scales: Sequence[Float[Tensor, "B C _ _"]], keep: Keep
     ) -> Float[Tensor, "B h w D"]:
         """Return the features of the scales, summed on the grid of the backbone, channels last."""
@@ -195,9 +194,7 @@ class Pyramid(Backbone):
         ]
         return sum(parts[1:], parts[0])
 
-    def condition(  # type: ignore[override]
-        self, t: Float[Tensor, "B S"], y: Int[Tensor, " B"], keep: Keep
-    ) -> Condition:
+    def condition(self, t: Float[Tensor, "B S"], y: Int[Tensor, " B"], keep: Keep) -> Condition:
         """Return the condition of all active scales' times, the label, and the stage."""
         times = (*self.times, self.backbone.parts.time)
         parts = [self.backbone.parts.label(y)]
@@ -211,7 +208,7 @@ class Pyramid(Backbone):
         """Return refined features; `arguments` are the backbone's own, such as `reach`."""
         return self.backbone.trunk(features, c, **arguments)
 
-    def head(  # type: ignore[override]
+    def head(
         self, features: Tensor, c: Condition, keep: Keep
     ) -> tuple[Float[Tensor, "B C _ _"], ...]:
         """Return the prediction of each scale, zero where it takes no part."""
@@ -222,7 +219,7 @@ class Pyramid(Backbone):
             for head, kept in zip(heads, keep, strict=False)
         )
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         scales: Sequence[Float[Tensor, "B C _ _"]],
         t: Float[Tensor, "B k"],

@@ -41,7 +41,7 @@ def read_arguments(model: Backbone, given: Mapping[str, Any]) -> dict[str, Any]:
     read = {name: v for name, v in read.items() if name not in OWNERS or not _is_none(v)}
     for name, value in read.items():
         if name in OWNERS and name not in model.arguments:
-            family = _inner(model).family
+            family = model.inner.family
             raise InputError(f"{family} has no {name}, got {value}; leave it out, {OWNERS[name]}")
     if isinstance(read.get("reach"), str):
         if read["reach"] != "auto":
@@ -88,7 +88,7 @@ class Resolution:
         Raises:
             InputError: a schedule that does not fit the network.
         """
-        inner, told = _inner(model), {n: v for n, v in given.items() if n in model.arguments}
+        inner, told = model.inner, {n: v for n, v in given.items() if n in model.arguments}
         if isinstance(schedule := told.get("reach"), ReachSchedule):
             network = cast(FlowDCN, inner)
             told["reach"] = schedule.at(t, self.ratio, network.reach, len(network.blocks))
@@ -139,8 +139,3 @@ class Resolution:
 
 def _is_none(value: Any) -> bool:
     return isinstance(value, str) and value == "none"
-
-
-def _inner(model: Backbone) -> Backbone:
-    """Return the network inside a pyramid."""
-    return getattr(model, "backbone", model)

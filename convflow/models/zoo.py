@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,8 +14,7 @@ from convflow import hub
 from convflow.models.backbone import Backbone
 from convflow.models.families import BACKBONES, build
 from convflow.models.pyramid import Pyramid
-from convflow.processes.multiscale import MultiscaleFlow
-from convflow.processes.process import PROCESSES, Process
+from convflow.processes.contract import Process
 from convflow.storage import check_sums_of, find_misfits, read_finite, read_json, read_tensors
 from convflow.types import InputError, unknown_name
 
@@ -112,7 +113,8 @@ def create_model(name: str, **settings: Any) -> Backbone:
     Args:
         name: a size such as "flowdcn-s/2", or a family such as "flowdcn" for its defaults.
         **settings: arguments of the network that replace those of the size, e.g. `num_classes=10`,
-            `in_channels=3`, `width=256`.
+            `in_channels=3`, `width=256`. "pyramid" takes the name of its network as `backbone`, and
+            settings that are not its own are those of that network.
 
     Raises:
         InputError: an unknown name or setting; the message names the nearest one.
@@ -122,6 +124,8 @@ def create_model(name: str, **settings: Any) -> Backbone:
         >>> model.num_classes
         10
     """
+    if name == Pyramid.family and isinstance(settings.get("backbone"), str):
+        settings = _split(settings)
     size = _find(name)
     return build(size.family, size.settings | settings, FAMILIES)
 
@@ -185,19 +189,14 @@ def _check_fit(model: Backbone, weights: dict[str, Tensor], origin: Path | str) 
         )
 
 
-def check_process(model: Backbone, process: Process | MultiscaleFlow) -> None:
+def check_process(model: Backbone, process: Process) -> None:
     """Raise InputError unless a network is asked and answers as one trained by a process.
 
     What no shape tells, such as the schedule, is taken on trust.
     """
-    kind = next((n for n, cls in PROCESSES.items() if type(process) is cls), type(process).__name__)
-    multiscale = process if isinstance(process, MultiscaleFlow) else None
-    factors = [*multiscale.decomposition.factors] if multiscale else None
-    found = model.settings["factors"] if isinstance(model, Pyramid) else None
-    if factors != found:
-        ours, theirs = (
-            f"of scales with the factors {f}" if f else "of one scale" for f in (factors, found)
-        )
+    shrinkages = [list(of.shrinkage[:-1]) for of in (process, model)]
+    if shrinkages[0] != shrinkages[1]:
+        ours, theirs = map(_scales, shrinkages)
     else:
         ours, theirs = (
             f"with{'' if learned else 'out'} channels for a variance"
@@ -205,9 +204,14 @@ def check_process(model: Backbone, process: Process | MultiscaleFlow) -> None:
         )
     if ours != theirs:
         raise InputError(
-            f"expected a network {ours}, as the process {kind} has, got one {theirs}; give the "
-            "process that the network was trained with"
+            f"expected a network {ours}, as the process {process.kind} has, got one {theirs}; give "
+            "the process that the network was trained with"
         )
+
+
+def _scales(shrinkage: Sequence[int]) -> str:
+    factors = [int(a / b) for a, b in itertools.pairwise([*shrinkage, 1])]
+    return f"of scales with the factors {factors}" if factors else "of one scale"
 
 
 def find_folder(folder_or_id: str | Path) -> Path:
@@ -226,6 +230,14 @@ def find_folder(folder_or_id: str | Path) -> Path:
         )
     wanted = "a run, a checkpoint or a model folder"
     return hub.download(str(folder_or_id), ["*.json", "*.safetensors"], wanted)
+
+
+def _split(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of a pyramid, those that are not its own given to its backbone."""
+    own = {name: settings[name] for name in settings_of(Pyramid.family) if name in settings}
+    size = _find(own["backbone"])
+    rest = {name: value for name, value in settings.items() if name not in own}
+    return own | {"backbone": {"family": size.family, **size.settings, **rest}}
 
 
 def _find(name: str) -> Size:

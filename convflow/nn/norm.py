@@ -9,16 +9,15 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from convflow.types import InputError, unknown_name
 
 NormName = Literal["rms", "layer"]
 
-Condition = Float[Tensor, "B D"] | Int[Tensor, " B"]
-"""What time and label tell a block of each sample: a vector, or in sampling the row of vectors
-that were computed in advance (`models/precomputed.py`)."""
+Condition = Float[Tensor, "B D"]
+"""What time and label tell a block of each sample."""
 
 
 class RMSNorm(nn.Module):

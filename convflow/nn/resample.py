@@ -18,7 +18,7 @@ from convflow.nn.embed import LabelEmbedding, TimeEmbedding
 from convflow.nn.norm import residual
 from convflow.types import InputError
 
-Conditions = tuple[Float[Tensor, "B _"] | Int[Tensor, " B"], ...]
+Conditions = tuple[Float[Tensor, "B _"], ...]
 """The `Condition` of each level of a network, the finest first."""
 
 STAGES = 5

@@ -7,15 +7,19 @@ section 3.1, eq. 15-16 and section 4.
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple, get_args
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Annotated, ClassVar, Literal, NamedTuple, get_args
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from convflow.processes.contract import Field, Process, Stage, beside
 from convflow.processes.flow import Draws
 from convflow.processes.prediction import Kind, Predicts
-from convflow.processes.schedule import discrete
+from convflow.processes.schedule import Schedule, discrete
+from convflow.settings.fields import doc
 from convflow.types import Denoiser, InputError, unknown_name
 
 VarianceName = Literal["learned", "small", "large"]
@@ -35,7 +39,8 @@ class Posterior(NamedTuple):
         return self.log_variance.exp()
 
 
-class DDPM:
+@dataclass(frozen=True)
+class DDPM(Process):
     """x_t = sqrt(abar_t) data + sqrt(1 - abar_t) noise at step t; the network predicts the noise.
 
     abar_t is the product of 1 - beta up to step t. Time is the number of a step, 0 = nearly clean
@@ -43,45 +48,77 @@ class DDPM:
     the chain it was trained on (t itself unless respaced). All tables are computed in float64.
 
     In flow time step k of N lies at 1 - (k + 1) / N: noise at t = 0 is the last step, and clean
-    data at t = 1 one step before step 0. `schedule` interpolates log alpha^2 in between.
+    data at t = 1 one step before step 0. `path` interpolates log alpha^2 in between.
 
-    Args:
-        variance: of the step back: "learned" (the network has twice the channels, and the second
-            half v, from -1 to 1, gives log variance = (1 + v) / 2 log beta + (1 - v) / 2 log
-            "small"), or fixed: "small" (that of the true step back from known data) or "large"
-            (beta).
-        betas: variance added by each step; by default 1000, rising linearly from 1e-4 to 0.02.
+    With the variance "learned" the network has twice the channels, and the second half v, from -1
+    to 1, gives log variance = (1 + v) / 2 log beta + (1 - v) / 2 log "small". Fixed are "small"
+    (that of the true step back from known data) and "large" (beta).
 
     Raises:
-        InputError: an unknown variance, or betas outside (0, 1).
+        InputError: an unknown variance, or `betas` of a subclass outside (0, 1).
     """
 
-    prediction: Kind = "noise"
-    multiple = 1
+    kind: ClassVar[str] = "ddpm"
 
-    def __init__(
-        self,
-        variance: VarianceName = "learned",
-        betas: Float[Tensor, " N"] | None = None,
-    ) -> None:
-        if variance not in (known := get_args(VarianceName)):
-            raise InputError(unknown_name("variance", variance, known))
-        betas = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64) if betas is None else betas
+    variance: Annotated[
+        VarianceName, doc("variance of the steps back; learned doubles the network's channels")
+    ] = "learned"
+
+    def __post_init__(self) -> None:
+        """Check the variance and the betas."""
+        if self.variance not in (known := get_args(VarianceName)):
+            raise InputError(unknown_name("variance", self.variance, known))
+        betas = self.betas
         if not len(betas) or not bool(((betas > 0) & (betas < 1)).all()):
             raise InputError(f"expected betas within (0, 1), got {betas.tolist()[:3]}, ...")
-        self.variance, self.betas = variance, betas.double()
-        self.learned_variance = variance == "learned"
-        self.times, self.num_times = torch.arange(len(betas)), len(betas)
-        self.signal = (1 - self.betas).cumprod(0)
-        """abar at each step, that is alpha^2."""
-        self.signal_before = torch.cat([self.signal.new_ones(1), self.signal[:-1]])
-        """abar at the step before, 1 before the first."""
-        self.schedule = discrete("ddpm", self.signal)
+        _ = self._tables, self.times, self.path  # here, where no mode of torch is switched on
 
+    @cached_property
+    def betas(self) -> Float[Tensor, " N"]:
+        """The variance added by each step: 1000 of them, rising linearly from 1e-4 to 0.02."""
+        return torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
+
+    @cached_property
+    def times(self) -> Int[Tensor, " N"]:
+        """What the network is told at each step."""
+        return torch.arange(len(self))
+
+    @cached_property
+    def num_times(self) -> int:
+        """How many steps the network was trained on."""
+        return len(self)
+
+    @cached_property
+    def signal(self) -> Float[Tensor, " N"]:
+        """abar at each step, that is alpha^2."""
+        return (1 - self.betas).cumprod(0)
+
+    @cached_property
+    def signal_before(self) -> Float[Tensor, " N"]:
+        """abar at the step before, 1 before the first."""
+        return torch.cat([self.signal.new_ones(1), self.signal[:-1]])
+
+    @cached_property
+    def path(self) -> Schedule:
+        """How much data and noise there is at a flow time."""
+        return discrete("ddpm", self.signal)
+
+    @property
+    def prediction(self) -> Kind:
+        """The noise."""
+        return "noise"
+
+    @property
+    def learned_variance(self) -> bool:
+        """Whether the network has C more channels, for the variance."""
+        return self.variance == "learned"
+
+    @cached_property
+    def _tables(self) -> dict[str, Tensor]:
         left = 1 - self.signal
         small = self.betas * (1 - self.signal_before) / left
-        first = small[1:2] if len(betas) > 1 else self.betas  # of the first step it would be zero
-        self._tables = {
+        first = small[1:2] if len(self) > 1 else self.betas  # of the first step it would be zero
+        return {
             "alpha": self.signal.sqrt(),
             "sigma": left.sqrt(),
             "of_data": self.betas * self.signal_before.sqrt() / left,
@@ -106,13 +143,7 @@ class DDPM:
             raise InputError(f"expected 1 to {len(self)} steps, got {steps}")
         last = len(self) - 1
         kept = torch.linspace(0, last, steps, dtype=torch.float64).round().long()
-        kept = kept if steps > 1 else torch.tensor([last])
-        signal = self.signal[kept]
-        before = torch.cat([signal.new_ones(1), signal[:-1]])
-        chain = DDPM(self.variance, 1 - signal / before)
-        chain.times, chain.num_times = self.times[kept], self.num_times
-        chain.schedule = self.schedule
-        return chain
+        return _Respaced(self.variance, self, kept if steps > 1 else torch.tensor([last]))
 
     def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> Draws:
         """Return noise and uniform steps for a batch of `shape`, on the generator's device."""
@@ -198,16 +229,6 @@ class DDPM:
         first = (t == 0).view(-1, 1, 1, 1)
         return torch.where(first, -likelihood, divergence).flatten(1).mean(1) / math.log(2)
 
-    def loss(
-        self,
-        model: Denoiser,
-        data: Float[Tensor, "B C H W"],
-        labels: Int[Tensor, " B"],
-        generator: torch.Generator,
-    ) -> Float[Tensor, " B"]:
-        """Return the loss of each sample, with fresh draws."""
-        return self.loss_at(model, data, labels, self.draw(tuple(data.shape), generator))
-
     def loss_at(
         self,
         model: Denoiser,
@@ -242,7 +263,15 @@ class DDPM:
         def network(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
             return model(x, self.step_at(t), y)
 
-        return Predicts(network, self.schedule, self.prediction, wanted)
+        return Predicts(network, self.path, self.prediction, wanted)
+
+    def field(self, network: Denoiser, stage: Stage, noise: Float[Tensor, "B C H W"]) -> Field:
+        """Return the velocity of pictures that a network speaks of."""
+        return Field(self.as_prediction(network))
+
+    def chain(self, network: Denoiser) -> Field:
+        """Return the network itself, in its own time, for solvers that go step by step."""
+        return Field(network, lambda step: beside(self.flow_time(step)))
 
     def step_at(self, t: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
         """Return what the network is told at flow times t, the fractional step N (1 - t) - 1.
@@ -272,6 +301,35 @@ class DDPM:
                 f"got {output.shape[1]}; build the network with learned_variance="
                 f"{self.learned_variance}, or choose another variance"
             )
+
+
+@dataclass(frozen=True, eq=False)
+class _Respaced(DDPM):
+    """The chain through some steps of another one."""
+
+    whole: DDPM = field(default_factory=DDPM)
+    kept: Int[Tensor, " K"] = field(default_factory=lambda: torch.zeros(1, dtype=torch.int64))
+
+    @cached_property
+    def betas(self) -> Float[Tensor, " K"]:
+        """The variance added from each step to the next."""
+        signal = self.whole.signal[self.kept]
+        return 1 - signal / torch.cat([signal.new_ones(1), signal[:-1]])
+
+    @cached_property
+    def times(self) -> Int[Tensor, " K"]:
+        """What the network is told at each step."""
+        return self.whole.times[self.kept]
+
+    @cached_property
+    def num_times(self) -> int:
+        """How many steps the network was trained on."""
+        return self.whole.num_times
+
+    @cached_property
+    def path(self) -> Schedule:
+        """How much data and noise there is at a flow time, in the whole chain."""
+        return self.whole.path
 
 
 def _log_likelihood(data: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:

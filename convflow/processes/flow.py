@@ -8,14 +8,18 @@ Lipman et al. 2023, eq. 20-23 and Liu et al. 2023, eq. 1; other paths and predic
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple, TypeVar, get_args
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Annotated, ClassVar, Literal, NamedTuple, TypeVar, get_args
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from convflow.processes.contract import Field, Process, Stage
 from convflow.processes.prediction import ROWS, Kind, Predicts, Row, check_kind
 from convflow.processes.schedule import LINEAR, Schedule, find_schedule
+from convflow.settings.fields import Positive, doc
 from convflow.types import Denoiser, InputError, Size, unknown_name
 
 TimesName = Literal["uniform", "logit-normal"]
@@ -33,42 +37,53 @@ class Draws(NamedTuple):
         return Draws(*(part[rows] for part in self))
 
 
-class FlowMatching:
+@dataclass(frozen=True)
+class FlowMatching(Process):
     """x_t = alpha(t) data + sigma(t) noise, for t from 0 (noise) to 1 (data).
 
     By default the straight path x_t = t data + (1 - t) noise with the velocity as the target.
-
-    Args:
-        times: how training times are drawn, "uniform" or "logit-normal".
-        location: mean of the normal behind logit-normal times; positive favours data.
-        scale: standard deviation of that normal.
-        shift: s > 0 replaces t by t / (t + (1 - t) s); above 1 favours noise.
-        schedule: alpha and sigma: "linear", "cosine", "vp", or a Schedule of your own.
-        prediction: what the network predicts: "velocity", "noise", "data" or "score".
+    `schedule` is a name in `SCHEDULES`, or in Python a Schedule of your own.
 
     Raises:
         InputError: an unknown name, or a number outside its range.
     """
 
-    learned_variance = False
-    multiple = 1
+    kind: ClassVar[str] = "flow"
 
-    def __init__(
-        self,
-        times: TimesName = "uniform",
-        location: float = 0.0,
-        scale: float = 1.0,
-        shift: float = 1.0,
-        schedule: str | Schedule = "linear",
-        prediction: Kind = "velocity",
-    ) -> None:
-        if times not in (known := get_args(TimesName)):
-            raise InputError(unknown_name("distribution of times", times, known))
-        if not (shift > 0 and scale > 0):
-            raise InputError(f"expected a shift and a scale above 0, got {shift} and {scale}")
-        check_kind(prediction)
-        self.times, self.location, self.scale, self.shift = times, location, scale, shift
-        self.schedule, self.prediction = find_schedule(schedule), prediction
+    times: Annotated[
+        TimesName, doc("how training times are drawn: evenly, or as the sigmoid of a normal")
+    ] = "uniform"
+    location: Annotated[
+        float, doc("mean of the normal behind logit-normal times; above 0 favours data")
+    ] = 0.0
+    scale: Annotated[
+        Positive, doc("standard deviation of the normal behind logit-normal times")
+    ] = 1.0
+    shift: Annotated[
+        Positive, doc("training times become t / (t + (1 - t) shift); above 1 favours noise")
+    ] = 1.0
+    schedule: Annotated[str | Schedule, doc("path from noise to data: linear, cosine or vp")] = (
+        "linear"
+    )
+    prediction: Annotated[
+        Kind, doc("what the network predicts: the velocity, the noise, the data or the score")
+    ] = "velocity"
+
+    def __post_init__(self) -> None:
+        """Check names and numbers."""
+        if self.times not in (known := get_args(TimesName)):
+            raise InputError(unknown_name("distribution of times", self.times, known))
+        if not (self.shift > 0 and self.scale > 0):
+            raise InputError(
+                f"expected a shift and a scale above 0, got {self.shift} and {self.scale}"
+            )
+        check_kind(self.prediction)
+        find_schedule(self.schedule)
+
+    @cached_property
+    def path(self) -> Schedule:
+        """How much data and noise there is at a flow time."""
+        return find_schedule(self.schedule)
 
     def draw_times(self, n: int, generator: torch.Generator) -> Float[Tensor, " n"]:
         """Return `n` training times in [0, 1], on the generator's device."""
@@ -98,9 +113,9 @@ class FlowMatching:
         """Return the point at time t on the path from noise to data."""
         full = torch.promote_types(data.dtype, torch.float32)  # half precision rounds times
         noise, t = noise.to(full), t.view(-1, 1, 1, 1).to(full)
-        if self.schedule is LINEAR:  # one rounding less
+        if self.path is LINEAR:  # one rounding less
             return torch.lerp(noise, data.to(full), t).to(data.dtype)
-        return (self.schedule.alpha(t) * data + self.schedule.sigma(t) * noise).to(data.dtype)
+        return (self.path.alpha(t) * data + self.path.sigma(t) * noise).to(data.dtype)
 
     def row(self, data: Float[Tensor, "B C H W"], t: Float[Tensor, " B"]) -> Row:
         """Return the row of this prediction over (data, noise) for each sample.
@@ -108,7 +123,7 @@ class FlowMatching:
         Its dtype is that of the data, float32 at least.
         """
         full = torch.promote_types(data.dtype, torch.float32)
-        return ROWS[self.prediction](self.schedule, t.view(-1, 1, 1, 1).to(full))
+        return ROWS[self.prediction](self.path, t.view(-1, 1, 1, 1).to(full))
 
     def target(
         self,
@@ -122,16 +137,6 @@ class FlowMatching:
         """
         row = self.row(data, t)
         return row.data * data + row.noise * noise
-
-    def loss(
-        self,
-        model: Denoiser,
-        data: Float[Tensor, "B C H W"],
-        labels: Int[Tensor, " B"],
-        generator: torch.Generator,
-    ) -> Float[Tensor, " B"]:
-        """Return the mean squared error of the prediction for each sample, with fresh draws."""
-        return self.loss_at(model, data, labels, self.draw(tuple(data.shape), generator))
 
     def loss_at(
         self,
@@ -162,7 +167,11 @@ class FlowMatching:
         """Return `model`, trained by this process, as a Denoiser that predicts `wanted`."""
         if wanted == self.prediction:
             return model
-        return Predicts(model, self.schedule, self.prediction, wanted)
+        return Predicts(model, self.path, self.prediction, wanted)
+
+    def field(self, network: Denoiser, stage: Stage, noise: Float[Tensor, "B C H W"]) -> Field:
+        """Return the velocity of pictures that a network speaks of."""
+        return Field(self.as_prediction(network))
 
 
 def shift_times(t: Time, shift: float) -> Time:

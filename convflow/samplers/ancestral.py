@@ -13,9 +13,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from convflow.processes.contract import Draw
 from convflow.processes.ddpm import DDPM, Posterior
 from convflow.samplers.ode import Callback, times_like
-from convflow.samplers.sde import Draw
 from convflow.types import Denoiser, InputError
 
 ANCESTRAL_SOLVERS = ("ddpm", "ddim")

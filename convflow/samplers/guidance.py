@@ -7,7 +7,6 @@ Autoguidance: Karras et al. 2024, eq. 3. CFG-Zero*: Fan et al. 2025, eq. 7 and s
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,10 +14,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from convflow.processes.contract import Clock, beside
 from convflow.types import Denoiser, InputError, unknown_name
-
-Clock = Callable[[Tensor], Tensor]
-"""From a Denoiser's own times to flow time, 0 = noise and 1 = data."""
 
 Pair = tuple[Tensor, Tensor]
 
@@ -41,8 +38,7 @@ class Guidance:
         interval: (low, high) in flow time; guidance acts where low <= t <= high.
         channels: how many of the picture's channels are guided, from the first; None = all, 3 as
             published for DiT, SiT and DiCo.
-        clock: turns the Denoiser's times into flow time; None where they are, and where neither
-            an interval nor CFG-Zero* asks for it.
+        clock: turns the Denoiser's times into flow time, of each number of a state.
 
     Raises:
         InputError: an interval outside [0, 1] or upside down, a scale that is not finite, or
@@ -54,7 +50,7 @@ class Guidance:
     scale: float
     interval: tuple[float, float] = (0.0, 1.0)
     channels: int | None = None
-    clock: Clock | None = None
+    clock: Clock = beside
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -76,34 +72,32 @@ class Guidance:
     def __call__(
         self,
         x: Float[Tensor, "B C H W"],
-        t: Float[Tensor, " B"] | Float[Tensor, "B 1 1 W"],
+        t: Float[Tensor, " B"] | Float[Tensor, "B K"],
         y: Int[Tensor, " B"],
     ) -> Float[Tensor, "B P H W"]:
-        """Return the guided prediction, in float32 at least; P is C, or 2C with a variance.
-
-        Packed scales (see `staged.py`) have a time for every number: each is guided in its own.
-        """
+        """Return the guided prediction, in float32 at least; P is C, or 2C with a variance."""
         if self.scale == 1 or not len(x):
             return self.model(x, t, y)
-        active = self._active(t)
+        time = self.clock(t)
+        active = self._active(time)
         if active is not None and not bool(active.any()):
             return self.model(x, t, y)
         # In float32 at least: half precision would round the scale.
         strong, weak = (v.to(_at_least_float32(v)) for v in self.predict(x, t, y))
         guided = self._guided(x)
-        scale = torch.full_like(t, self.scale, dtype=strong.dtype)
+        scale = torch.full_like(time, self.scale, dtype=strong.dtype)
         scale = scale if active is None else torch.where(active, scale, 1.0)
-        scale = _beside_pictures(scale)
         out = torch.lerp(weak[:, :guided], strong[:, :guided], scale)
         return torch.cat([out, strong[:, guided:]], 1)
 
-    def _flow_time(self, t: Tensor) -> Tensor:
-        return t if self.clock is None else self.clock(t)
+    @property
+    def begin(self) -> float:
+        """Flow time before which the prediction is zero, so that a solver may begin there."""
+        return 0.0
 
-    def _active(self, t: Tensor) -> Tensor | None:
-        """Return at which times guidance acts, None for always."""
+    def _active(self, time: Tensor) -> Tensor | None:
+        """Return at which flow times guidance acts, None for always."""
         low, high = self.interval
-        time = self._flow_time(t)
         return None if (low, high) == (0, 1) else (time >= low) & (time <= high)
 
     def _guided(self, x: Tensor) -> int:
@@ -126,11 +120,10 @@ class ClassifierFreeGuidance(Guidance):
 class ZeroStarGuidance(ClassifierFreeGuidance):
     """CFG-Zero*: v = a v_null + scale (v_label - a v_null), a = <v_label, v_null> / |v_null|^2.
 
-    The number a, one per sample over the guided channels (and over all scales that a packed state
-    holds), makes a v_null the closest to v_label.
-    Before the time `zeroed` the velocity is zero where guidance acts: the default leaves out the
-    first 4% of equal steps. A solver with a memory, or several calls in a step, should leave these
-    steps out altogether, as `Sampler` does. Of velocities only; other arguments as in `Guidance`.
+    The number a, one per sample over the guided channels, makes a v_null the closest to v_label.
+    Before the time `zeroed` the velocity is zero where guidance acts. Solvers leave these steps
+    out, see `begin`: by default the first 4% of equal steps. It is for velocities only; other
+    arguments are as in `Guidance`.
     """
 
     zeroed: float = ZEROED
@@ -141,16 +134,21 @@ class ZeroStarGuidance(ClassifierFreeGuidance):
         if not 0 <= self.zeroed <= 1:
             raise InputError(f"expected zeroed, a time in [0, 1], got {self.zeroed}; change it")
 
+    @property
+    def begin(self) -> float:
+        """Flow time before which the velocity is zero, where guidance acts from the start."""
+        return 0.0 if self.scale == 1 or self.interval[0] else self.zeroed
+
     def predict(self, x: Tensor, t: Tensor, y: Tensor) -> Pair:
         """Return the labelled prediction and the scaled unlabelled one, both zero early."""
         strong, weak = (v.to(_at_least_float32(v)) for v in super().predict(x, t, y))
         one, other = (v[:, : self._guided(x)].flatten(1) for v in (strong, weak))
         tiny = torch.finfo(other.dtype).tiny
         ratio = (one * other).sum(1) / other.square().sum(1).clamp(min=tiny)
-        early, active = self._flow_time(t) < self.zeroed, self._active(t)
-        early = early if active is None else early & active
-        keep, ratio = (_beside_pictures(v.to(strong.dtype)) for v in (~early, ratio))
-        return strong * keep, weak * ratio * keep
+        time = self.clock(t)
+        early, active = time < self.zeroed, self._active(time)
+        keep = (~(early if active is None else early & active)).to(strong.dtype)
+        return strong * keep, weak * beside(ratio.to(strong.dtype)) * keep
 
 
 @dataclass(frozen=True)
@@ -174,7 +172,7 @@ KINDS: dict[str, type[Guidance]] = {
 }
 
 
-def guide(model: Denoiser, null: int, scale: float, kind: str = "cfg", **options: Any) -> Denoiser:
+def guide(model: Denoiser, null: int, scale: float, kind: str = "cfg", **options: Any) -> Guidance:
     """Return the guided Denoiser of a kind.
 
     Args:
@@ -200,8 +198,3 @@ def guide(model: Denoiser, null: int, scale: float, kind: str = "cfg", **options
 
 def _at_least_float32(tensor: Tensor) -> torch.dtype:
     return torch.promote_types(tensor.dtype, torch.float32)
-
-
-def _beside_pictures(numbers: Tensor) -> Tensor:
-    """Return (B,) numbers as (B, 1, 1, 1); those of a packed state are as they should be."""
-    return numbers if numbers.dim() == 4 else numbers.view(-1, 1, 1, 1)

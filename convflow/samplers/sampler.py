@@ -7,34 +7,27 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from numbers import Integral, Real
-from typing import Any, cast
+from typing import Any
 
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from convflow.processes.contract import Draw, Field, Process, Stage
 from convflow.processes.ddpm import DDPM
-from convflow.processes.multiscale import MultiscaleFlow, ScalesNetwork
-from convflow.processes.process import Process
+from convflow.processes.process import has_scales
 from convflow.samplers.adaptive import ADAPTIVE_SOLVERS, integrate_adaptive
 from convflow.samplers.ancestral import ANCESTRAL_SOLVERS, ancestral, ddim
 from convflow.samplers.exponential import EXPONENTIAL_SOLVERS, integrate_exponential
-from convflow.samplers.guidance import Clock
 from convflow.samplers.multistep import Table
 from convflow.samplers.ode import SOLVERS, Callback, integrate, time_grid
-from convflow.samplers.sde import SDE_SOLVERS, Draw, check_diffusion, integrate_sde
-from convflow.samplers.staged import (
-    THRESHOLD,
-    Stage,
-    count_staged_evaluations,
-    plan_stages,
-    sample_staged,
-    split_steps,
-)
-from convflow.types import Denoiser, InputError, Size, check_kinds, check_several, unknown_name
+from convflow.samplers.sde import SDE_SOLVERS, check_diffusion, integrate_sde
+from convflow.samplers.tableaus import count_evaluations
+from convflow.types import InputError, Size, check_kinds, check_several, unknown_name
 
-Guide = Callable[[Denoiser, Clock | None], Denoiser]
-"""From a Denoiser, and what turns its times into flow time, to the guided one."""
+Guide = Callable[[Callable[[Any], Field]], Field]
+"""Makes the guided field of a run, given what makes the field of any network."""
 
 SEARCHED = "searched"
 PAUSING = "euler"
@@ -56,7 +49,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
 
 def check_shift(solver: str, kind: str) -> None:
     """Raise InputError when a solver has no shift for a kind of process, were it 1; by names."""
-    if kind == "dfm" or "shift" not in OPTIONS.get(solver, GRID):
+    if has_scales(kind) or "shift" not in OPTIONS.get(solver, GRID):
         others = [name for name, options in OPTIONS.items() if "shift" in options]
         raise InputError(
             "expected a solver with a shift, and another process than dfm, for the shift auto, got "
@@ -153,39 +146,27 @@ class Sampler:
             return list(self.table.times)
         return time_grid(self.steps, shift=self.shift, last_step=self.last_step)
 
-    def stages(self, process: MultiscaleFlow) -> list[Stage]:
-        """Return the stages of a run over scales, those after `stop_scale` left out.
+    def stages(self, process: Process) -> list[Stage]:
+        """Return the stages of a run: one, but of scales.
 
         Raises:
-            InputError: settings that are not those of so many scales.
+            InputError: settings that are not those of the process.
         """
-        scales, stop = process.num_scales, self.stop_scale or process.num_scales
-        thresholds = self.thresholds or (THRESHOLD,)
-        thresholds = thresholds * (scales - 1) if len(thresholds) == 1 else thresholds
-        for name, numbers, count in (
-            ("stage-steps", self.stage_steps, scales),
-            ("thresholds" if scales > 2 else "threshold", thresholds, scales - 1),
-        ):
-            if numbers and len(numbers) != count:
-                raise InputError(
-                    f"expected {count} {name} for {scales} scales, got {list(numbers)}; change them"
-                )
-        if not 1 <= stop <= scales:
-            raise InputError(f"expected a stop-scale from 1 to {scales}, got {stop}; change it")
-        steps = self.stage_steps or split_steps(self.steps, scales)
-        return plan_stages(steps[:stop], thresholds[: stop - 1])
+        steps = 1 if self.solver in ADAPTIVE_SOLVERS else len(self.grid()) - 1
+        return process.stages(steps, self.stage_steps, self.thresholds, self.stop_scale)
 
     def stage_ends(self, process: Process) -> tuple[int, ...]:
-        """Return how many steps are done after each stage: one stage, but of scales."""
-        if isinstance(process, MultiscaleFlow):
-            return tuple(itertools.accumulate(stage.steps for stage in self.stages(process)))
-        return (1 if self.solver in ADAPTIVE_SOLVERS else len(self.grid()) - 1,)
+        """Return how many steps are done after each stage."""
+        return tuple(itertools.accumulate(stage.steps for stage in self.stages(process)))
+
+    def count_evaluations(self, process: Process) -> int:
+        """Return how often a solver of fixed cost calls the network in a run."""
+        solver, stages = SOLVERS[self.solver], self.stages(process)
+        return sum(count_evaluations(solver, time_grid(stage.steps)) for stage in stages)
 
     def enlargement(self, process: Process) -> int:
         """Return how many times larger than the result the noise is: above 1 after a stop."""
-        if not isinstance(process, MultiscaleFlow):
-            return 1
-        return process.decomposition.shrinkage[len(self.stages(process)) - 1]
+        return process.shrinkage[len(self.stages(process)) - 1]
 
     def size(self, process: Process, size: Size, factor: int = 1) -> Size:
         """Return the size in pixels of what becomes of whole pictures: smaller after a stop.
@@ -198,15 +179,12 @@ class Sampler:
         Raises:
             InputError: scales whose sizes are not whole.
         """
-        if not isinstance(process, MultiscaleFlow):
-            return size
-        cells = process.sizes(size, factor)
-        height, width = cells[len(self.stages(process)) - 1]
+        height, width = process.sizes(size, factor)[len(self.stages(process)) - 1]
         return height * factor, width * factor
 
     def describe(self, process: Process | None = None) -> dict[str, Any]:
         """Return solver, steps and the settings that mean something to it, ready for JSON."""
-        if isinstance(process, MultiscaleFlow):
+        if process is not None and process.multiscale:
             stages = self.stages(process)
             return {
                 "solver": self.solver,
@@ -214,7 +192,7 @@ class Sampler:
                 "stage_steps": [stage.steps for stage in stages],
                 "thresholds": [stage.end[-1] for stage in stages[:-1]],
                 "stop_scale": self.stop_scale,
-                "evaluations": count_staged_evaluations(self.solver, stages),
+                "evaluations": self.count_evaluations(process),
             }
         told: dict[str, Any] = {"solver": self.solver, "steps": len(self.grid()) - 1}
         if self.solver in ADAPTIVE_SOLVERS:
@@ -229,8 +207,8 @@ class Sampler:
 
         Args:
             kind: of guidance.
-            scales: whether the process is "dfm". In its stages the first steps of a scale cannot be
-                left out, for others move in them.
+            scales: whether the process has scales. In its stages the first steps of a scale cannot
+                be left out, for others move in them.
         """
         if kind == "cfg-zero" and self.solver in ANCESTRAL_SOLVERS:
             raise InputError(
@@ -246,25 +224,17 @@ class Sampler:
 
     def check_process(self, process: Process) -> None:
         """Raise InputError when solver or settings are not those of the process."""
-        if isinstance(process, MultiscaleFlow):
-            if self.solver not in SOLVERS:
-                raise InputError(
-                    "expected a solver of fixed cost for a model trained with the process dfm, got "
-                    f"{self.solver}; choose {', '.join(SOLVERS)}"
-                )
-            if (self.shift, self.last_step) != (1.0, None):
-                raise InputError(
-                    "expected equal steps in each stage of the process dfm, got shift "
-                    f"{self.shift} and last-step {self.last_step}; leave them out"
-                )
-            self.stages(process)
-            return
-        for name in STAGES:
-            if getattr(self, name):
-                raise InputError(
-                    f"expected a model trained with the process dfm for {name.replace('_', '-')}, "
-                    f"got one without scales; leave it out"
-                )
+        if process.multiscale and self.solver not in SOLVERS:
+            raise InputError(
+                f"expected a solver of fixed cost for a model trained with the process "
+                f"{process.kind}, got {self.solver}; choose {', '.join(SOLVERS)}"
+            )
+        if process.multiscale and (self.shift, self.last_step) != (1.0, None):
+            raise InputError(
+                f"expected equal steps in each stage of the process {process.kind}, got shift "
+                f"{self.shift} and last-step {self.last_step}; leave them out"
+            )
+        self.stages(process)
         if self.solver in ANCESTRAL_SOLVERS:
             if not isinstance(process, DDPM):
                 raise InputError(
@@ -276,87 +246,86 @@ class Sampler:
     def run(
         self,
         process: Process,
-        model: Denoiser,
         guide: Guide,
         noise: Float[Tensor, "B C H W"],
         labels: Int[Tensor, " B"],
         draw: Draw,
         callback: Callback | None = None,
-        begin: float = 0.0,
     ) -> Float[Tensor, "B C _ _"]:
         """Return data in model space, smaller than the noise only after a `stop_scale`.
 
         Args:
             process: that the model was trained with.
-            model: in the process's own time; of scales for the process "dfm".
-            guide: puts guidance around it.
+            guide: from what makes a field of a network to the guided field of the model.
             noise: to start from.
             labels: class labels, `num_classes` for none.
-            draw: from the number of a step, from 1, to its noise; only random solvers ask for it,
-                and scales, which are more numbers than a picture.
-            callback: told of every step, with the running state; of scales, see `sample_staged`.
-            begin: steps of a grid that start before this time are left out, and the noise stays as
-                it is; of an adaptive solver, a searched table and scales none are.
+            draw: from 1, 2, ... to more noise, of that step for random solvers.
+            callback: told of every step, with the running data at the size of the result.
 
         Raises:
             InputError: a solver that needs another process or a package that is missing.
         """
         self.check_process(process)
-        if isinstance(process, MultiscaleFlow):
-            return sample_staged(
-                cast(ScalesNetwork, model),
-                process,
-                noise,
-                labels,
-                self.stages(process),
-                self.solver,
-                draw=draw,
-                guide=lambda denoiser: guide(denoiser, None),
-                callback=callback,
+        stages, size, state = self.stages(process), (noise.shape[2], noise.shape[3]), None
+        total, done = sum(stage.steps for stage in stages), 0
+        for stage in stages:
+
+            def report(
+                step: int, of: int, x: Tensor, done: int = done, here: Stage = stage
+            ) -> None:
+                if callback is not None:  # steps that guidance leaves out do not count
+                    callback(done + step, total - here.steps + of, process.finish(x, size, stages))
+
+            def field_of(network: Any, here: Stage = stage) -> Field:
+                if isinstance(process, DDPM) and self.solver in ANCESTRAL_SOLVERS:
+                    return process.chain(network)
+                return process.field(network, here, noise)
+
+            state = process.start(noise, draw, stage, state)
+            state = self._solve(process, guide(field_of), state, labels, stage, draw, report)
+            done += stage.steps
+        assert state is not None
+        return process.finish(state, size, stages)
+
+    def _solve(
+        self,
+        process: Process,
+        field: Field,
+        x: Tensor,
+        labels: Tensor,
+        stage: Stage,
+        draw: Draw,
+        callback: Callback,
+    ) -> Tensor:
+        """Return the state at the end of a stage."""
+        solver = self.solver
+        if solver in ADAPTIVE_SOLVERS:
+            x = integrate_adaptive(field, x, labels, atol=self.atol, rtol=self.rtol).state
+            callback(1, 1, x)
+            return x
+        if isinstance(process, DDPM) and solver in ANCESTRAL_SOLVERS:
+            walk = ancestral if solver == "ddpm" else partial(ddim, eta=self.eta)
+            return walk(
+                field, process, x, labels, self.steps, draw, clip=self.clip, callback=callback
             )
-        if isinstance(process, DDPM) and self.solver in ANCESTRAL_SOLVERS:
-            chain = guide(model, process.flow_time)
-            steps, clip = self.steps, self.clip
-            if self.solver == "ddpm":
-                return ancestral(
-                    chain, process, noise, labels, steps, draw, clip=clip, callback=callback
-                )
-            return ddim(
-                chain,
-                process,
-                noise,
-                labels,
-                steps,
-                draw,
-                eta=self.eta,
-                clip=clip,
-                callback=callback,
-            )
-        velocity, schedule = guide(process.as_prediction(model, "velocity"), None), process.schedule
-        grid, solver = self.grid(), self.solver
         if self.table is not None:
-            return integrate(velocity, noise, labels, grid, self.table.solver, callback)
-        early = sum(time < begin for time in grid)
-        grid = grid[min(early, len(grid) - 2) :]
+            return integrate(field, x, labels, self.grid(), self.table.solver, callback)
+        grid = time_grid(stage.steps, shift=self.shift, last_step=self.last_step)
+        grid = grid[min(sum(time < field.begin for time in grid), len(grid) - 2) :]
         if solver in SOLVERS:
-            return integrate(velocity, noise, labels, grid, solver, callback)
+            return integrate(field, x, labels, grid, solver, callback)
         if solver in EXPONENTIAL_SOLVERS:
-            return integrate_exponential(velocity, schedule, noise, labels, grid, solver, callback)
-        if solver in SDE_SOLVERS:
-            return integrate_sde(
-                velocity,
-                schedule,
-                noise,
-                labels,
-                grid,
-                solver,
-                draw=draw,
-                diffusion=self.diffusion,
-                strength=self.strength,
-                last=self.last,
-                callback=callback,
-            )
-        state = integrate_adaptive(velocity, noise, labels, atol=self.atol, rtol=self.rtol).state
-        if callback is not None:
-            callback(1, 1, state)
-        return state
+            return integrate_exponential(field, process.path, x, labels, grid, solver, callback)
+        return integrate_sde(
+            field,
+            process.path,
+            x,
+            labels,
+            grid,
+            solver,
+            draw=draw,
+            diffusion=self.diffusion,
+            strength=self.strength,
+            last=self.last,
+            callback=callback,
+        )

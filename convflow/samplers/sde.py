@@ -14,13 +14,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from convflow.processes.contract import Draw
 from convflow.processes.prediction import convert
 from convflow.processes.schedule import Schedule
 from convflow.samplers.ode import Callback, times_like
 from convflow.types import Denoiser, InputError, unknown_name
-
-Draw = Callable[[int], Tensor]
-"""From the number of a step, from 1, to its standard normal noise, of the shape of the state."""
 
 FIRST = 1e-3
 """Before this time "sbdm" stays as it is there: the linear schedule's has no bound at 0. SiT starts

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from convflow.processes.process import has_scales
 from convflow.settings.fields import Pixels
 from convflow.settings.read import convert, flatten, plain, show
 from convflow.training.config import DataConfig, TrainConfig
@@ -59,7 +60,7 @@ def from_dict(tree: Mapping[str, Any]) -> TrainConfig:
             if isinstance(number, float) and not math.isfinite(number):
                 raise _unfit(key, "a finite number", number)
     _check_sizes(config.data)
-    scales = config.process.kind == "dfm"
+    scales = has_scales(config.process.kind)
     config.sampling.sampler().check_guidance(config.sampling.guidance_kind, scales)
     if not isinstance(config.model.get("name"), str):
         raise _unfit("model.name", "the name of a network", config.model.get("name"))

@@ -25,9 +25,8 @@ from convflow.data.check import Report
 from convflow.data.loader import Images
 from convflow.models.backbone import Backbone, check_size
 from convflow.models.memory import MemoryEstimate
-from convflow.models.zoo import SIZES, create_model, settings_of
+from convflow.models.zoo import create_model, settings_of
 from convflow.processes.flow import FlowMatching
-from convflow.processes.multiscale import MultiscaleFlow
 from convflow.processes.process import Process, create_process
 from convflow.seeds import generator_of
 from convflow.settings.fields import Pixels
@@ -155,9 +154,8 @@ def build_trainer(config: TrainConfig, run: Path, device: torch.device) -> tuple
         raise InputError("--resolution.shift: expected the process flow with it; leave it out")
     codec = create_codec(dataclasses.asdict(found.codec), device)
     channels = codec.channels(data.channels)
-    if isinstance(process, MultiscaleFlow):  # before a network is built for absurd factors
-        for size in (data.size, *data.sizes):
-            process.sizes(size, codec.factor)
+    for size in (data.size, *data.sizes):  # before a network is built for absurd factors
+        process.sizes(size, codec.factor)
     origin = None
     if config.init and not checkpoint.list_steps(run):
         origin = read_origin(found)
@@ -177,7 +175,7 @@ def build_trainer(config: TrainConfig, run: Path, device: torch.device) -> tuple
     # All processes come here, whatever each knows, so that none waits for another.
     find = partial(_find_deviations, process, images, codec, device)
     deviations = distributed.from_first(find, device)
-    if isinstance(process, MultiscaleFlow) and process.unmeasured:
+    if process.unmeasured:
         config = replace(config, process=replace(config.process, deviations=deviations))
         process = create_process(dataclasses.asdict(config.process))
     model = build()
@@ -237,9 +235,7 @@ def build_model(
                 f"--model.{key.replace('_', '-')}: expected {value} as in the {origin}, "
                 f"got {config.model[key]}; leave it out"
             )
-    settings = given | config.model
-    if config.process.kind == "dfm":
-        settings = pyramid_settings(settings, config)
+    settings = create_process(dataclasses.asdict(config.process)).adapt(given | config.model)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator_of(config.seed).initial_seed())
         return create_model(settings.pop("name"), **settings)
@@ -262,32 +258,15 @@ def read_run_config(run: Path) -> TrainConfig:
         ) from error
 
 
-def pyramid_settings(settings: dict[str, Any], config: TrainConfig) -> dict[str, Any]:
-    """Return the settings of a pyramid around the network of `settings`, some of them its own."""
-    own = {name: settings.pop(name) for name in settings_of("pyramid") if name in settings}
-    family, sized = (name := settings.pop("name")), {}
-    if name in SIZES:
-        family, sized = SIZES[name].family, SIZES[name].settings
-    backbone = {"family": family, **sized, **settings}
-    fixed = {"backbone": backbone, "factors": list(config.process.factors)}
-    for name in fixed.keys() & own.keys():
-        raise InputError(
-            f"--model.{name}: expected the {name} of the process, got {own[name]!r}; leave it out"
-        )
-    return {"name": "pyramid", **fixed, **own}
-
-
 def _find_deviations(
     process: Process, images: Images, codec: Codec, device: torch.device
 ) -> tuple[float, ...]:
-    """Return the deviations of the scales, measured where they are not known; () without scales."""
-    if not isinstance(process, MultiscaleFlow):
-        return ()
-    return _measure(process, images, codec, device) if process.unmeasured else process.deviations
+    """Return the deviations of the scales where they must be measured, else ()."""
+    return _measure(process, images, codec, device) if process.unmeasured else ()
 
 
 def _measure(
-    process: MultiscaleFlow, images: Images, codec: Codec, device: torch.device
+    process: Process, images: Images, codec: Codec, device: torch.device
 ) -> tuple[float, ...]:
     """Return the deviations of the scales over evenly spaced pictures."""
     count = min(len(images), MEASURED_PICTURES)
@@ -350,11 +329,10 @@ def _introduce(trainer: Trainer, report: Report, changes: Sequence[Change]) -> N
             f"{config.optim.warmup_images:,} images (--optim.warmup-images)"
         )
     process = trainer.process
-    if isinstance(process, MultiscaleFlow):
-        sizes = process.sizes(config.data.size, trainer.codec.factor)
-        by = ", ".join(f"{deviation:.3g}" for deviation in process.deviations)
+    if scales := process.describe(config.data.size, trainer.codec.factor):
+        by = ", ".join(f"{deviation:.3g}" for deviation in scales["deviations"])
         log.info(
-            f"scales of {process.decomposition.name}: {show(sizes)}"
+            f"scales of {scales['decomposition']}: {show(scales['sizes'])}"
             + (f", divided by deviations {by}" if by else "")
         )
     if trainer.images_seen >= config.images:

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from convflow.bundle.config import read_pipeline
 from convflow.bundle.folder import DESCRIPTION, find_weights
 from convflow.models.backbone import Backbone
-from convflow.models.pyramid import Pyramid
 from convflow.models.zoo import load_model, load_strictly
 from convflow.nn.embed import LabelEmbedding
+from convflow.processes.process import PROCESSES, has_scales
 from convflow.settings.read import differences, show
 from convflow.storage import read_json
 from convflow.training.config import TrainConfig
@@ -52,7 +52,7 @@ def read_origin(config: TrainConfig) -> Origin:
         raise InputError(f"--init: {error}") from error
     misfits = config.process.misfits(known.process) if known else {}
     for key, (ours, theirs) in misfits.items():
-        if (key, ours, theirs) != ("kind", "dfm", "flow"):
+        if not (key == "kind" and theirs in PROCESSES[ours].begins_from):
             raise InputError(
                 f"--init: expected weights trained with the process {key} {ours}, got "
                 f"{config.init} with {theirs}; give others, or --process.{key} {theirs}"
@@ -66,9 +66,9 @@ def fit_settings(config: TrainConfig, trained: Backbone) -> TrainConfig:
     On one scale that is the picture with its cells repeated. Nothing changes where the settings
     say it themselves, and without scales.
     """
-    if config.process.kind != "dfm" or "coarse" in config.model:
+    if not has_scales(config.process.kind) or "coarse" in config.model:
         return config
-    coarse = trained.settings["coarse"] if isinstance(trained, Pyramid) else "upsample"
+    coarse = trained.settings.get("coarse", "upsample")
     return replace(config, model=config.model | {"coarse": coarse})
 
 
@@ -94,12 +94,12 @@ def begin_from(model: Backbone, origin: Origin, class_names: Sequence[str]) -> l
         InputError: networks that differ in more than classes; the message names what does.
     """
     trained, name = origin.model, origin.name
-    if isinstance(trained, Pyramid) and not isinstance(model, Pyramid):
+    if trained.num_scales > 1 and model.num_scales == 1:
         raise InputError(
             f"--init: expected a network of one scale, got {name}, a pyramid; add --process dfm"
         )
-    inner = isinstance(model, Pyramid) and not isinstance(trained, Pyramid)
-    _check_same(model.backbone if inner else model, trained, name)  # type: ignore[arg-type]
+    inner = model.num_scales > 1 and trained.num_scales == 1
+    _check_same(model.inner if inner else model, trained, name)
     rows = _rows(tuple(class_names), model.num_classes, origin)
     note = _note(tuple(class_names), model.num_classes, origin, rows)
     for new, old in zip(_tables(model), _tables(trained), strict=True):

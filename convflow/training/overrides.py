@@ -11,6 +11,7 @@ from typing import Any
 
 from convflow.bundle.config import unfit_settings
 from convflow.models.zoo import settings_of
+from convflow.processes.process import has_scales
 from convflow.samplers.ode import SOLVERS
 from convflow.settings.fields import Pixels
 from convflow.settings.read import flatten, plain, show
@@ -45,7 +46,7 @@ def override(config: TrainConfig, arguments: Sequence[str]) -> TrainConfig:
     process = [config.process.kind, *kinds][-1]
     if process != config.process.kind:
         tree["process"] = {}
-    if process == "dfm" and "solver" not in words and tree["sampling"]["solver"] not in SOLVERS:
+    if has_scales(process) and "solver" not in words and tree["sampling"]["solver"] not in SOLVERS:
         tree["sampling"] |= FOR_SCALES
     for name in unfit_settings(tree["sampling"], words, process):
         del tree["sampling"][name]
@@ -62,7 +63,7 @@ def describe(config: TrainConfig) -> list[tuple[str, str, str]]:
     rows = []
     tree = dataclasses.asdict(config)
     settings = settings_of(config.model["name"])
-    if config.process.kind == "dfm":
+    if has_scales(config.process.kind):
         settings = settings | settings_of("pyramid")
     of_data = ("num_classes", "in_channels", "learned_variance", "backbone", "factors")
     tree["model"] = {

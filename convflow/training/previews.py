@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from torch import Tensor
@@ -13,8 +14,8 @@ from torch import Tensor
 from convflow.codecs import Codec
 from convflow.data.grid import tile
 from convflow.models.backbone import Backbone
-from convflow.processes.process import Process
-from convflow.samplers.guidance import Clock, guide
+from convflow.processes.contract import Field, Process
+from convflow.samplers.guidance import guide
 from convflow.seeds import assign_labels, draw_noise
 from convflow.storage import writing_file
 from convflow.training.config import TrainConfig
@@ -86,22 +87,23 @@ class Previews:
         scale, kind = sampling.guidance if null else 1.0, sampling.guidance_kind
         indices, device = range(config.monitor.num_samples), next(network.parameters()).device
 
-        def guided(model: Denoiser, clock: Clock | None) -> Denoiser:
-            whole = guide(model, null, scale, kind, **sampling.guided(), clock=clock)
+        def guided(field_of: Callable[[Denoiser], Field]) -> Field:
+            around = partial(guide, null=null, scale=scale, kind=kind, **sampling.guided())
+            field = field_of(network).guided(around)
 
             def stoppable(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
                 if stop():
                     raise _Stopped
-                return whole(x, t, y)
+                return field.predict(x, t, y)
 
-            return stoppable
+            return replace(field, predict=stoppable)
 
         def draw(step: int) -> Tensor:
             return draw_noise(seed, indices, self.shape, step)
 
         labels = assign_labels(indices, range(null) if null else [null]).to(device)
         noise = draw_noise(seed, indices, self.shape).to(device)
-        return sampling.sampler().run(self.process, network, guided, noise, labels, draw)
+        return sampling.sampler().run(self.process, guided, noise, labels, draw)
 
 
 def thin(folder: Path) -> None:

@@ -12,7 +12,6 @@ import torch
 from benchmarks import harness
 from benchmarks.samplers import network_share
 from convflow.bench import models, utilisation
-from convflow.models import precomputed
 from convflow.types import Disagreement
 from tests.cases import TINY_DIT
 
@@ -21,7 +20,6 @@ from tests.cases import TINY_DIT
 def table(monkeypatch, tmp_path):
     """Run it on a tiny network: return its rows."""
     monkeypatch.setattr(network_share, "NAME", "sit")
-    monkeypatch.setattr(precomputed, "LARGEST_SHARE", 1e9)
     monkeypatch.setattr(harness, "RESULTS", tmp_path)
     monkeypatch.setattr(network_share, "choose_device", lambda: torch.device("cpu"))
     monkeypatch.setitem(utilisation.SIDES, True, 64)
@@ -41,8 +39,8 @@ def test_sampling_stands_beside_as_many_calls_of_the_network(table, monkeypatch)
     counts = {}
     honest = network_share.set_up
 
-    def set_up(samples, network, inputs, *more):
-        calls = honest(samples, network, inputs, *more)
+    def set_up(samples, inputs, *more):
+        calls = honest(samples, inputs, *more)
         assert [len(x) for x, *_ in inputs] == [6] * 6  # twice the batch; the first step has two
         for name in (network_share.SAMPLING, network_share.NETWORK):
             seen = counts[name] = list[torch.Tensor]()

@@ -8,7 +8,7 @@ from torch import nn
 
 from convflow.bench.agreement import TOLERANCE, distance
 from convflow.models.blocks import compile_blocks
-from convflow.models.families import build
+from convflow.models.families import BACKBONES, build
 from convflow.nn.norm import Modulation, modulate
 from convflow.types import InputError
 from tests.cases import TINY, TINY_DICO, TINY_DIT, perturb
@@ -45,7 +45,7 @@ SLOW = [pytest.param(family, marks=pytest.mark.slow) for family in ("flowdcn", "
 def test_each_kind_of_block_compiles_once(family):
     torch.compiler.reset()
     settings, kinds = CASES[family]
-    model, counting, batch = perturb(build(family, settings)), Counting(), inputs()
+    model, counting, batch = perturb(build(family, settings, BACKBONES)), Counting(), inputs()
     names = [*model.state_dict()]
     with torch.no_grad():
         truth = model(*batch)
@@ -59,7 +59,7 @@ def test_each_kind_of_block_compiles_once(family):
 @pytest.mark.parametrize("family", ["dit", pytest.param("dico", marks=pytest.mark.slow)])
 def test_gradients_are_those_of_the_network_as_it_was(family):
     torch.compiler.reset()
-    model, batch = perturb(build(family, CASES[family][0])), inputs()
+    model, batch = perturb(build(family, CASES[family][0], BACKBONES)), inputs()
 
     def gradients():
         model.zero_grad()

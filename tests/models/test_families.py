@@ -12,7 +12,7 @@ from tests.cases import MODELS, TINY
 
 def test_every_family_is_built_by_its_name():
     for family, settings in MODELS.values():
-        model = build(family, settings)
+        model = build(family, settings, BACKBONES)
         assert type(model) is BACKBONES[family]
         assert settings.items() <= model.settings.items()
     assert all(cls.family == name for name, cls in BACKBONES.items())
@@ -36,7 +36,7 @@ def test_every_family_is_built_by_its_name():
 )
 def test_what_cannot_be_built_is_refused(family, settings, message, unchecked):
     with pytest.raises(InputError, match=message):
-        build(family, settings)
+        build(family, settings, BACKBONES)
 
 
 SWITCHES = [

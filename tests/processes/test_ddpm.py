@@ -78,7 +78,7 @@ def test_a_respaced_chain_has_the_noise_of_the_steps_it_keeps(steps):
     again = chain.respaced(max(1, steps // 2))
     assert_close_rms(again.signal, FULL.signal[again.times])
     t = torch.rand(5, dtype=torch.float64)
-    assert chain.schedule.alpha(t).equal(FULL.schedule.alpha(t))
+    assert chain.path.alpha(t).equal(FULL.path.alpha(t))
     assert chain.step_at(t).equal(FULL.step_at(t))
     assert chain.told(torch.tensor([steps - 1])).item() == 999
 
@@ -191,7 +191,7 @@ def test_the_likelihood_of_all_bins_is_one():
 def gaussian_noise(x, step, mean, spread, process=FULL):
     """E[noise | x_t] for data N(mean, spread^2), at fractional steps too."""
     t = process.flow_time(step).view(-1, 1, 1, 1)
-    alpha, sigma = process.schedule.alpha(t), process.schedule.sigma(t)
+    alpha, sigma = process.path.alpha(t), process.path.sigma(t)
     share = sigma / ((alpha * spread) ** 2 + sigma**2)
     return share * (x - alpha * mean)
 
@@ -219,8 +219,8 @@ def test_flow_time_falls_through_the_steps():
     assert (steps.diff() <= 0).all()
     k = torch.arange(1000, dtype=torch.float64)
     assert_close_rms(FULL.step_at(FULL.flow_time(k)), k)
-    assert_close_rms(FULL.schedule.alpha(FULL.flow_time(k)), FULL.signal.sqrt())
-    assert_close_rms(FULL.schedule.sigma(FULL.flow_time(k)), (1 - FULL.signal).sqrt())
+    assert_close_rms(FULL.path.alpha(FULL.flow_time(k)), FULL.signal.sqrt())
+    assert_close_rms(FULL.path.sigma(FULL.flow_time(k)), (1 - FULL.signal).sqrt())
 
 
 def test_a_step_a_rounding_away_is_that_step():
@@ -246,7 +246,7 @@ def test_what_does_not_fit_is_refused(unchecked):
         DDPM("learnt")
     for betas in ([], [0.1, 1.0], [0.0], [math.nan]):
         with pytest.raises(InputError, match=r"expected betas within \(0, 1\)"):
-            DDPM(betas=torch.tensor(betas, dtype=torch.float64))
+            type("Short", (DDPM,), {"betas": torch.tensor(betas, dtype=torch.float64)})()
     for steps in (0, 1001):
         with pytest.raises(InputError, match=f"expected 1 to 1000 steps, got {steps}"):
             FULL.respaced(steps)

@@ -48,7 +48,7 @@ def test_half_pictures_are_mixed_at_the_time_itself(schedule):
     """0.7 is 0.69921875 in bfloat16; the network is told 0.7."""
     data = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0)).bfloat16()
     process, noise, t = FlowMatching(schedule=schedule), torch.zeros_like(data), torch.tensor([0.7])
-    alpha = process.schedule.alpha(t.double())
+    alpha = process.path.alpha(t.double())
     assert process.mix(data, noise, t).equal((alpha * data.double()).bfloat16())
 
 
@@ -162,7 +162,7 @@ def test_the_exact_prediction_for_a_gaussian_has_the_least_loss(schedule, predic
     y = torch.zeros(len(data), dtype=torch.int64)
 
     def answer(x, t, gain, bias):
-        alpha, sigma = process.schedule.alpha(t), process.schedule.sigma(t)
+        alpha, sigma = process.path.alpha(t), process.path.sigma(t)
         share = alpha * spread**2 / ((alpha * spread) ** 2 + sigma**2)
         data = mean + share * (x - alpha * mean)
         row = process.row(x, t.flatten())

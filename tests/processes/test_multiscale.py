@@ -11,10 +11,11 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from convflow.processes.contract import Stage
 from convflow.processes.decomposition import DECOMPOSITIONS, pack, unpack
-from convflow.processes.multiscale import MultiscaleFlow, ScaleDraws, spread
+from convflow.processes.multiscale import MultiscaleFlow, ScaleDraws
 from convflow.processes.schedule import LINEAR
-from convflow.samplers.staged import packed
+from convflow.processes.stages import spread
 from convflow.types import InputError
 from tests.samplers.gaussian import Gaussian
 from tests.tolerance import assert_close_rms
@@ -28,11 +29,11 @@ def draws_of(process, count=40_000, seed=0):
 
 def test_defaults_are_the_papers():
     two, four = MultiscaleFlow(), MultiscaleFlow((2, 2, 4))
-    assert two.probabilities == pytest.approx((0.9, 0.1))
-    assert four.probabilities == pytest.approx((0.9, 0.1 / 3, 0.1 / 3, 0.1 / 3))
-    assert (two.locations, two.scale) == ((0, 0), 1)
+    assert two.shares == pytest.approx((0.9, 0.1))
+    assert four.shares == pytest.approx((0.9, 0.1 / 3, 0.1 / 3, 0.1 / 3))
+    assert (two.means, two.scale) == ((0, 0), 1)
     assert (two.earlier_location, two.earlier_scale) == (1.5, 1)
-    assert (two.weights, two.schedule, two.prediction) == ((1.0, 1.0), LINEAR, "velocity")
+    assert (two.path, two.prediction) == (LINEAR, "velocity")
     assert not two.learned_variance
 
 
@@ -79,11 +80,11 @@ def test_splitting_and_joining_with_deviations(name):
     process = MultiscaleFlow((2, 2), name, deviations=(2.0, 0.5, 0.1))
     x = torch.randn(2, 3, 16, 32, dtype=torch.float64)
     state = process.split(x)
-    parts = process.decomposition.split(x)
+    parts = process.scales.split(x)
     for part, own, by in zip(unpack(state, process.sizes((16, 32))), parts, (2, 0.5, 0.1)):  # noqa: B905
         assert_close_rms(part * by, own)
     assert_close_rms(process.join(state, (16, 32)), x)
-    half = process.decomposition.join(parts[:2])
+    half = process.scales.join(parts[:2])
     assert_close_rms(process.join(state[..., : 32 + 128], (16, 32)), half)
 
 
@@ -124,7 +125,7 @@ def test_the_loss_by_hand():
         return [0.5 * scale for scale in scales]
 
     losses = process.loss_at(model, data, torch.zeros(3, dtype=torch.int64), draws)
-    coarse, fine = process.decomposition.split(data)
+    coarse, fine = process.scales.split(data)
     (seen, t, active) = shown[0]
     assert t.equal(draws.t)
     assert active.equal(draws.active)
@@ -296,17 +297,12 @@ def test_training_on_it_converges_to_the_exact_field(factors):
 def test_each_scale_may_have_times_of_its_own():
     process = MultiscaleFlow((2, 2), probabilities=(0.4, 0.3, 0.3), locations=(0.0, 1.0, -2.0))
     _, t, active = draws_of(process)
-    for scale, location in enumerate(process.locations):
+    for scale, location in enumerate(process.means):
         times = t[active == scale + 1, scale].logit()
         assert times.mean().item() == pytest.approx(location, abs=0.05)
         if scale:
             earlier = t[active == scale + 1, :scale].logit()
             assert earlier.mean().item() == pytest.approx(1.5, abs=0.05)
-
-
-def test_another_kind_of_prediction_is_refused():
-    with pytest.raises(InputError, match="one time for the whole picture, to predict its noise"):
-        MultiscaleFlow().as_prediction(lambda *_: None, "noise")
 
 
 def test_a_network_of_other_scales_is_refused():
@@ -345,18 +341,6 @@ def test_settings_that_cannot_be_are_refused(settings, message, unchecked):
         MultiscaleFlow(**settings)
 
 
-def test_numbers_of_scales_are_spread_over_their_cells():
-    numbers = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
-    expected = pack(
-        [
-            numbers[:, :1, None, None].expand(2, 1, 1, 2),
-            numbers[:, 1:, None, None].expand(2, 1, 2, 2),
-        ]
-    )
-    assert spread(numbers, [(1, 2), (2, 2)]).equal(expected)
-    assert spread(numbers[:, :1], [(1, 2), (2, 2)]).shape == (2, 1, 1, 2)
-
-
 def test_one_time_for_all_scales_is_that_of_the_coarsest():
     assert MultiscaleFlow().flow_time(torch.tensor([[0.9, 0.1], [0.2, 0.0]])).tolist() == (
         pytest.approx([0.9, 0.2])
@@ -378,10 +362,12 @@ class Operations(TorchDispatchMode):
 def test_no_number_is_read_back_from_the_device():
     """A GPU would have to wait for a count of cells, and for an index that is made on the CPU."""
     with Operations() as seen:
-        spread(torch.rand(2, 2), [(1, 2), (2, 2)])
-        packed(lambda scales, t, y: scales, [(1, 2), (2, 2)])(
-            torch.rand(2, 3, 1, 6), torch.rand(2, 1, 1, 6), torch.zeros(2, dtype=torch.int64)
-        )
+        spread(torch.rand(2, 2), [(1, 1), (2, 2)])
+    process, y = MultiscaleFlow(), torch.zeros(2, dtype=torch.int64)
+    stage, noise = Stage(1, (0.9, 0.0), (1.0, 1.0)), torch.zeros(2, 3, 2, 2)
+    field = process.field(lambda scales, t, y: scales, stage, noise)
+    with seen:
+        field(torch.rand(2, 3, 1, 5), torch.rand(2), y)
     assert "aten::cat" in seen.names
     waiting = ("repeat_interleave", "aten::index.", "_local_scalar_dense", "lift_fresh")
     assert not [name for name in seen.names if any(word in name for word in waiting)]

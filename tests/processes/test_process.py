@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import typing
 
+import msgspec
 import pytest
 
 from convflow.bundle.config import ProcessConfig
@@ -23,10 +26,35 @@ def test_every_process_keeps_the_protocol(kind):
     assert type(create_process(settings)) is PROCESSES[kind]
 
 
+@pytest.mark.parametrize("kind", PROCESSES)
+def test_every_setting_has_a_line_of_help_and_is_read_from_json(kind):
+    process = create_process(kind)
+    for annotation in typing.get_type_hints(type(process), include_extras=True).values():
+        if typing.get_origin(annotation) is not typing.ClassVar:
+            assert msgspec.inspect.type_info(annotation).extra_json_schema["description"]
+    settings = json.loads(json.dumps(dataclasses.asdict(process)))
+    assert msgspec.convert(settings, type(process)) == process
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        process.scale = 2.0
+
+
+def test_a_process_of_the_users_own_module_is_found():
+    assert type(create_process("tests.processes.test_process:Own", width=2)) is Own
+    with pytest.raises(InputError, match=r"expected a subclass or an instance of .*:Process"):
+        create_process("tests.processes.test_process:json")
+
+
+@dataclasses.dataclass(frozen=True)
+class Own(Process):
+    """A process of a user."""
+
+    width: int = 1
+
+
 def test_settings_reach_the_process():
     flow = create_process(schedule="cosine", prediction="noise", shift=3.0)
     assert isinstance(flow, FlowMatching)
-    assert flow.schedule is SCHEDULES["cosine"]
+    assert flow.path is SCHEDULES["cosine"]
     assert (flow.prediction, flow.shift, flow.learned_variance) == ("noise", 3.0, False)
     fixed = create_process({"kind": "ddpm", "variance": "large"})
     assert isinstance(fixed, DDPM)

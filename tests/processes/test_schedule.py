@@ -15,7 +15,7 @@ from convflow.types import InputError
 from tests.cases import GOLDENS
 from tests.tolerance import GOLDEN, assert_close_rms
 
-ALL: dict[str, Schedule] = {**SCHEDULES, "ddpm": DDPM().schedule}
+ALL: dict[str, Schedule] = {**SCHEDULES, "ddpm": DDPM().path}
 TIMES = torch.linspace(0, 1, 4001, dtype=torch.float64)
 
 

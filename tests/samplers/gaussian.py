@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from convflow.processes.decomposition import pack, unpack
-from convflow.processes.multiscale import MultiscaleFlow, spread
+from convflow.processes.multiscale import MultiscaleFlow
+from convflow.processes.stages import spread
 
 
 class Gaussian:

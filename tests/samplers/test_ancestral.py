@@ -80,7 +80,7 @@ def test_all_of_eta_is_ancestral_sampling_with_the_small_variance():
 @pytest.mark.parametrize("sampler", ["ancestral", "ddim", "ddim with noise"])
 def test_normal_data_come_out_with_their_mean_and_variance(sampler):
     ddpm, batch, generator = DDPM("small"), 2000, torch.Generator().manual_seed(1)
-    data, tables = Normal(ddpm.schedule), (ddpm.signal.sqrt(), (1 - ddpm.signal).sqrt())
+    data, tables = Normal(ddpm.path), (ddpm.signal.sqrt(), (1 - ddpm.signal).sqrt())
 
     def network(x, t, y):
         alpha, sigma = (table[t.long()].view(-1, 1, 1, 1) for table in tables)

@@ -107,7 +107,7 @@ def test_few_steps_beat_euler(solver):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("solver", ["dpm++", "unipc"])
-@pytest.mark.parametrize("schedule", [VP, DDPM().schedule], ids=["vp", "ddpm"])
+@pytest.mark.parametrize("schedule", [VP, DDPM().path], ids=["vp", "ddpm"])
 def test_on_schedules_of_the_score_they_want_their_steps_near_the_data(solver, schedule):
     """Docs: with a shift of 0.3 they beat Euler by far; data are normal with deviation 0.3."""
 

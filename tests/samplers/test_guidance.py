@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from convflow.models.convert import load_official
+from convflow.processes.contract import beside
 from convflow.samplers.guidance import KINDS, ClassifierFreeGuidance, guide
 from convflow.types import InputError
 from tests.cases import GOLDENS, build, inputs, read_golden
@@ -151,7 +152,9 @@ def test_every_kind_guides_the_first_channels_alone_when_told(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_keeps_to_its_interval_on_the_clock_of_the_process(kind):
     steps = torch.tensor([900.0, 500.0, 100.0])
-    out = build_kind(kind, 3.0, interval=(0.4, 0.6), clock=lambda t: 1 - t / 1000)(X, steps, Y)
+    out = build_kind(kind, 3.0, interval=(0.4, 0.6), clock=lambda t: beside(1 - t / 1000))(
+        X, steps, Y
+    )
     label = strong(X, steps, Y)
     assert_close_rms(out[[0, 2]], label[[0, 2]])
     assert not out[1].equal(label[1])

@@ -2,6 +2,7 @@
 
 import json
 from contextlib import nullcontext
+from functools import partial
 
 import pytest
 import torch
@@ -94,10 +95,10 @@ def test_no_step_reads_a_number_back(solver, settings, guidance):
         return x if settings["kind"] == "dfm" else x * t[:, None, None, None]
 
     def run(**options):
-        def guided(model, clock=None):
-            return guide(model, 10, 2.0, guidance, clock=clock, **options)
-
-        return sampler.run(process, network, guided, noise, labels, lambda step: noise)
+        around = partial(guide, null=10, scale=2.0, kind=guidance, **options)
+        return sampler.run(
+            process, lambda of: of(network).guided(around), noise, labels, lambda step: noise
+        )
 
     assert run().shape == noise.shape
     with pytest.raises(RuntimeError, match="meta"):
@@ -171,7 +172,7 @@ def state(samples):
     """Where sampling ends, before it becomes levels of a picture."""
     noise, y = draw_noise(0, [0, 1], (3, 4, 6)), samples.labels([0, 1])
     return samples.sampler.run(
-        samples.process, samples.model, samples.guided, noise, y, lambda step: torch.zeros(1)
+        samples.process, samples.guided, noise, y, lambda step: torch.zeros(1)
     )
 
 
@@ -205,22 +206,19 @@ def test_guidance_of_every_kind(kind, solver, more):
 def test_zero_star_leaves_out_the_first_steps_of_every_solver(solver, steps, moved):
     pipe = pipe_of("flow")
     samples = pipe.samples(solver=solver, steps=steps, guidance=2.0, guidance_kind="cfg-zero")
-    object.__setattr__(samples, "model", Stand(lambda x, t, y: torch.ones_like(x), pipe.model))
     times = []
 
     def network(x, t, y):
         times.append(t[0].item())
         return torch.ones_like(x)
 
+    object.__setattr__(samples, "model", Stand(network, pipe.model))
     noise, y = torch.zeros(2, 3, 4, 6), torch.tensor([0, 1])
-    begin = samples._begin()
-    end = samples.sampler.run(
-        samples.process, network, samples.guided, noise, y, torch.zeros, None, begin
-    )
+    end = samples.sampler.run(samples.process, samples.guided, noise, y, torch.zeros)
     assert min(times) >= 0.04 - 1e-6
     torch.testing.assert_close(end, torch.full_like(end, moved), atol=1e-4, rtol=0)
-    assert pipe.samples(guidance_kind="cfg-zero", guidance=1.0)._begin() == 0
-    assert pipe.samples(guidance_kind="cfg-zero", interval=(0.1, 1.0))._begin() == 0
+    for none in ({"guidance": 1.0}, {"interval": (0.1, 1.0)}):
+        assert pipe.samples(guidance_kind="cfg-zero", **none).velocity().begin == 0
 
 
 def test_a_weaker_model_is_asked_only_where_it_answers_alike():
@@ -266,8 +264,7 @@ def test_half_precision_noise_is_told_the_right_times(solver):
 
         samples.sampler.run(
             samples.process,
-            network,
-            lambda model, clock: model,
+            lambda field_of: field_of(network),
             torch.zeros(1, 3, 4, 6, dtype=dtype),
             torch.zeros(1, dtype=torch.int64),
             lambda step: torch.zeros(1, 3, 4, 6),

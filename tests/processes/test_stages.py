@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import itertools
+from functools import partial
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from convflow.processes.decomposition import DECOMPOSITIONS, unpack
+from convflow.processes.decomposition import DECOMPOSITIONS, pack, unpack
 from convflow.processes.multiscale import MultiscaleFlow
+from convflow.processes.stages import plan_stages, split_steps, spread
 from convflow.samplers.guidance import guide
 from convflow.samplers.ode import SOLVERS, integrate, time_grid
-from convflow.samplers.staged import (
-    count_staged_evaluations,
-    draw_packed,
-    integrate_staged,
-    packed,
-    plan_stages,
-    sample_staged,
-    split_steps,
-)
 from convflow.types import InputError
+from tests.processes.staged import integrate_staged, packed, sample_staged, sampler_of
 from tests.samplers.equation import order
 from tests.samplers.gaussian import Gaussian, moments_of
 from tests.tolerance import assert_close_rms
@@ -168,13 +162,15 @@ def test_the_measured_order_is_the_solvers(solver, scales):
         mean, covariance = moments_of(staged(data, stages, solver), data.count(scales))
         off = covariance - data.part_covariance
         errors.append((off.square().sum() + (mean - data.part_mean).square().sum()).sqrt().item())
-        assert data.calls == count_staged_evaluations(solver, stages)
+        assert data.calls == sampler_of(stages, solver).count_evaluations(None)
     assert order(grids, errors) == pytest.approx(SOLVERS[solver].order, abs=0.25)
 
 
 def test_the_cost_is_that_of_the_stages():
     stages = plan_stages((30, 10), (0.9,))
-    costs = {name: count_staged_evaluations(name, stages) for name in ("euler", "heun", "ab2")}
+    costs = {
+        name: sampler_of(stages, name).count_evaluations(None) for name in ("euler", "heun", "ab2")
+    }
     assert costs == {"euler": 40, "heun": 80, "ab2": 42}  # ab2 starts twice with Heun
 
 
@@ -217,13 +213,17 @@ def test_two_of_three_scales_are_a_run_of_two():
 
 def test_noise_goes_on_where_the_first_draw_ends():
     draws = [torch.randn(2, 3, 2, 4) for _ in range(3)]
-    asked = []
-    noise = draw_packed(draws[0], 20, lambda step: asked.append(step) or draws[step])
-    assert asked == [1, 2]
-    assert noise.shape == (2, 3, 1, 20)
-    assert noise[:, :, 0].equal(torch.cat([d.flatten(2) for d in draws], 2)[..., :20])
-    assert draw_packed(draws[0], 8, asked.append).equal(draws[0].view(2, 3, 1, 8))
-    assert asked == [1, 2]
+    process, asked, stages = MultiscaleFlow((2,)), [], plan_stages((1, 1), (0.9,))
+    begun = process.start(draws[0], asked.append, stages[0])
+    assert begun.equal(draws[0].flatten(2)[:, :, None, :2])
+    assert not asked
+    noise = process.start(
+        draws[0], lambda step: asked.append(step) or draws[step], stages[1], begun + 1
+    )
+    assert asked == [1]
+    assert noise[..., :2].equal(begun + 1)
+    flat = torch.cat([d.flatten(2) for d in draws], 2)[:, :, None, :10]
+    assert noise[..., 2:].equal(flat[..., 2:])
 
 
 class ByLabel:
@@ -241,11 +241,12 @@ class ByLabel:
 def test_the_interval_counts_in_each_scales_own_time(channels):
     sizes, y = [(1, 2), (2, 4)], torch.tensor([1, 3])
     x = torch.randn(2, 2, 1, 10)
-    t = torch.tensor([0.95] * 2 + [0.4] * 8).expand(2, 1, 1, 10)
+    t, clock = torch.tensor([0.95, 0.4]).expand(2, 2), partial(spread, sizes=sizes)
 
     def guided(interval):
         model = ByLabel()
-        denoiser = guide(packed(model, sizes), 5, 3.0, interval=interval, channels=channels)
+        options = {"interval": interval, "channels": channels, "clock": clock}
+        denoiser = guide(packed(model, sizes), 5, 3.0, **options)
         return unpack(denoiser(x, t, y), sizes), model.asked
 
     plain = (y + 1).view(2, 1, 1, 1).float()
@@ -267,8 +268,8 @@ def test_the_interval_counts_in_each_scales_own_time(channels):
 
 def test_cfg_zero_keeps_young_scales_still_and_scales_the_weak_prediction():
     sizes, y = [(1, 2), (2, 4)], torch.tensor([1, 3])
-    t = torch.tensor([0.95] * 2 + [0.01] * 8).expand(2, 1, 1, 10)
-    denoiser = guide(packed(ByLabel(), sizes), 5, 3.0, "cfg-zero")
+    t, clock = torch.tensor([0.95, 0.01]).expand(2, 2), partial(spread, sizes=sizes)
+    denoiser = guide(packed(ByLabel(), sizes), 5, 3.0, "cfg-zero", clock=clock)
     old, young = unpack(denoiser(torch.randn(2, 1, 1, 10), t, y), sizes)
     assert not young.any()
     # The closest multiple of a constant weak prediction is the strong one: no guidance is left.
@@ -287,7 +288,9 @@ def test_guidance_of_one_is_none_and_one_batch_has_both_branches(kind):
             torch.tensor([0, 4]),
             process.sizes((2, 2)),
             plan_stages((2, 1), (0.9,)),
-            guide=lambda d, scale=scale: guide(d, 5, scale, kind),
+            null=5,
+            scale=scale,
+            kind=kind,
         )
         runs.append((out, [count for count, _ in model.asked]))
     assert [counts for _, counts in runs] == [[2, 2, 2], [4, 4, 4]]
@@ -333,3 +336,15 @@ def test_the_running_picture_is_the_sum_of_the_states_grown():
     assert_close_rms(seen[0], (2 * flat[0]).expand(1, 1, 2, 2))
     fine = torch.cat([flat[1:], flat[:1] + 1]).view(1, 1, 2, 2)
     assert_close_rms(out, 2 * flat[0] + fine)
+
+
+def test_numbers_of_scales_are_spread_over_their_cells():
+    numbers = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    expected = pack(
+        [
+            numbers[:, :1, None, None].expand(2, 1, 1, 2),
+            numbers[:, 1:, None, None].expand(2, 1, 2, 2),
+        ]
+    )
+    assert spread(numbers, [(1, 2), (2, 2)]).equal(expected)
+    assert spread(numbers[:, :1], [(1, 2), (2, 2)]).shape == (2, 1, 1, 2)

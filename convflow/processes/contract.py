@@ -1,0 +1,244 @@
+"""What every process promises: a path from noise to data, and states that a solver moves along it.
+
+Ho et al. 2020 for chains, Lipman et al. 2023 for flows; the stages are those of Haji-Ali et al.
+2025, arXiv 2506.19839, of which other processes have one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple, TypeVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from convflow.processes.prediction import Kind
+from convflow.processes.schedule import Schedule
+from convflow.types import Denoiser, InputError, Size
+
+Clock = Callable[[Tensor], Tensor]
+"""From times that a network is told to flow times, 0 = noise and 1 = data, beside each number of a
+state: (B, 1, 1, 1), or (B, 1, 1, N) where the numbers of a state have times of their own."""
+
+Draw = Callable[[int], Tensor]
+"""From 1, 2, ... to more standard normal noise of the shape of the first."""
+
+Guided = TypeVar("Guided", bound="Field")
+
+
+class Stage(NamedTuple):
+    """Some steps of equal length, and the times of the scales that move, before and after them."""
+
+    steps: int
+    start: tuple[float, ...] = (0.0,)
+    end: tuple[float, ...] = (1.0,)
+
+
+def beside(t: Float[Tensor, " B"]) -> Float[Tensor, "B 1 1 1"]:
+    """Return a number of each sample beside its picture."""
+    return t.view(-1, 1, 1, 1)
+
+
+@dataclass(frozen=True)
+class Field:
+    """A prediction over states, such as their velocity: a Denoiser, called as `field(x, t, y)`.
+
+    Attributes:
+        predict: what guidance acts on; a Denoiser of states.
+        clock: from the times that `predict` is told to flow times.
+        begin: flow time before which states stand still, so that solvers leave these steps out.
+    """
+
+    predict: Denoiser
+    clock: Clock = beside
+    begin: float = 0.0
+
+    def __call__(
+        self, x: Float[Tensor, "B C H W"], t: Float[Tensor, " B"], y: Int[Tensor, " B"]
+    ) -> Float[Tensor, "B P H W"]:
+        """Return the prediction at the solver's time t, from 0 to 1 over a stage."""
+        return self.predict(x, t, y)
+
+    def guided(self: Guided, guide: Callable[..., Any]) -> Guided:
+        """Return the field with guidance: `guide(predict, clock=clock)`, and its `begin`."""
+        predict = guide(self.predict, clock=self.clock)
+        return dataclasses.replace(self, predict=predict, begin=predict.begin)
+
+
+class Process:
+    """How data become noise in training, and what the network is asked for.
+
+    `path` and `Field` speak of flow time, from 0 (noise) to 1 (data), whatever the process's own
+    time is, in which `draw` counts and the network is told. A solver moves states and knows nothing
+    of processes: `start` makes them of noise, `field` moves them, `finish` makes data of them.
+    Unless a process says otherwise they are the pictures in model space, moved in one stage.
+
+    A process is a frozen dataclass whose fields are its settings.
+    """
+
+    kind: ClassVar[str]
+    multiscale: ClassVar[bool] = False
+    """Whether pictures are several scales, each with a time of its own."""
+    begins_from: ClassVar[tuple[str, ...]] = ()
+    """Other kinds of process from whose networks a network of this one may begin."""
+
+    @property
+    def path(self) -> Schedule:
+        """How much data and noise there is at a flow time."""
+        raise NotImplementedError
+
+    @property
+    def prediction(self) -> Kind:
+        """What the network predicts, in its first C channels."""
+        raise NotImplementedError
+
+    @property
+    def learned_variance(self) -> bool:
+        """Whether the network has C more channels, for the variance."""
+        return False
+
+    @property
+    def multiple(self) -> int:
+        """Height and width of pictures in model space are multiples of it."""
+        return 1
+
+    @property
+    def shrinkage(self) -> tuple[int, ...]:
+        """How many times smaller than the picture each scale is, from coarse to fine."""
+        return (1,)
+
+    @property
+    def unmeasured(self) -> bool:
+        """Whether the data must be shown to `measure` before the training begins."""
+        return False
+
+    def sizes(self, size: Size, cell: int = 1) -> tuple[Size, ...]:
+        """Return height and width in cells of every scale, from coarse to fine.
+
+        Args:
+            size: height and width of the picture, in pixels.
+            cell: pixels along a side of a cell, the factor of the codec.
+
+        Raises:
+            InputError: sides that are not whole.
+        """
+        return ((size[0] // cell, size[1] // cell),)
+
+    def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> Any:
+        """Return noise and times for a batch of `shape` (B, C, H, W), on the generator's device."""
+        raise NotImplementedError
+
+    def flow_time(self, t: Float[Tensor, " *T"]) -> Float[Tensor, " B"]:
+        """Return one flow time for each sample, from the times that the network is told."""
+        raise NotImplementedError
+
+    def mix(
+        self,
+        data: Float[Tensor, "B C H W"],
+        noise: Float[Tensor, "B C _ _"],
+        t: Float[Tensor, " *T"],
+    ) -> Float[Tensor, "B C _ _"]:
+        """Return the noisy states at the process's own times t."""
+        raise NotImplementedError
+
+    def loss(
+        self,
+        model: Any,
+        data: Float[Tensor, "B C H W"],
+        labels: Int[Tensor, " B"],
+        generator: torch.Generator,
+    ) -> Float[Tensor, " B"]:
+        """Return the loss of each sample, with fresh draws."""
+        return self.loss_at(model, data, labels, self.draw(tuple(data.shape), generator))
+
+    def loss_at(
+        self,
+        model: Any,
+        data: Float[Tensor, "B C H W"],
+        labels: Int[Tensor, " B"],
+        draws: Any,
+    ) -> Float[Tensor, " B"]:
+        """Return the loss of each sample for draws that this process has made."""
+        raise NotImplementedError
+
+    def stages(
+        self,
+        steps: int,
+        stage_steps: Sequence[int] = (),
+        thresholds: Sequence[float] = (),
+        stop_scale: int | None = None,
+    ) -> list[Stage]:
+        """Return the stages of a run of so many steps: one.
+
+        Raises:
+            InputError: settings of several stages.
+        """
+        given = {"stage-steps": stage_steps, "thresholds": thresholds, "stop-scale": stop_scale}
+        for name, value in given.items():
+            if value:
+                raise InputError(
+                    f"expected a model trained with the process dfm for {name}, got one without "
+                    "scales; leave it out"
+                )
+        return [Stage(steps)]
+
+    def start(
+        self,
+        noise: Float[Tensor, "B C H W"],
+        draw: Draw,
+        stage: Stage,
+        state: Float[Tensor, "B C _ _"] | None = None,
+    ) -> Float[Tensor, "B C _ _"]:
+        """Return the state at the start of a stage.
+
+        Args:
+            noise: of the size of whole pictures.
+            draw: gives more noise of that shape, where states are more numbers than a picture.
+            stage: that begins.
+            state: at the end of the stage before; None in the first.
+        """
+        return noise
+
+    def field(self, network: Any, stage: Stage, noise: Float[Tensor, "B C H W"]) -> Field:
+        """Return the velocity of states in a stage.
+
+        Args:
+            network: trained by this process, in its own time.
+            stage: in which it moves the states.
+            noise: that the run began from; the states have its size, dtype and device.
+        """
+        raise NotImplementedError
+
+    def finish(
+        self, state: Float[Tensor, "B C _ _"], size: Size, stages: Sequence[Stage]
+    ) -> Float[Tensor, "B C _ _"]:
+        """Return the data that a state stands for, at the size of a run's result.
+
+        Args:
+            state: at the end of a step.
+            size: height and width of the noise.
+            stages: of the run.
+        """
+        return state
+
+    def measure(self, batches: Iterable[Tensor]) -> tuple[float, ...]:
+        """Return what must be measured of the data, batches (B, C, H, W): here nothing."""
+        return ()
+
+    def adapt(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the settings of the network that this process trains, its name among them.
+
+        Args:
+            settings: name and settings of a network on one picture.
+
+        Raises:
+            InputError: settings that the process alone makes.
+        """
+        return dict(settings)
+
+    def describe(self, size: Size, cell: int = 1) -> dict[str, Any]:
+        """Return how a picture is seen, for a user to read: nothing where it is one scale."""
+        return {}
