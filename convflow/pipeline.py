@@ -21,6 +21,7 @@ from torch import Tensor
 from convflow import distributed
 from convflow.codecs import Codec, create_codec, picture_channels
 from convflow.data.grid import to_picture
+from convflow.generate import LabelPolicy, Precision, Progress, Samples
 from convflow.labels import ClassLabels, Label
 from convflow.models.backbone import Backbone, check_size
 from convflow.models.resolution import OWNERS, read_arguments
@@ -31,7 +32,6 @@ from convflow.samplers.adaptive import ADAPTIVE_SOLVERS
 from convflow.samplers.multistep import read_table, table_path
 from convflow.samplers.ode import Callback
 from convflow.samplers.sampler import SEARCHED, Sampler, check_shift
-from convflow.samples import LabelPolicy, Precision, Progress, Samples
 from convflow.storage import write_text
 from convflow.training.checkpoint import read_trained
 from convflow.training.config import (

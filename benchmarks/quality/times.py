@@ -10,7 +10,6 @@ import itertools
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-
 from convflow.samplers.staged import THRESHOLD, plan_stages
 
 RUNS = [(30, 10), (20, 10, 10)]
