@@ -29,6 +29,7 @@ from convflow.bundle.folder import describe_codec, read_trained, write_descripti
 from convflow.bundle.paths import find_place
 from convflow.codecs import Codec, create_codec, picture_channels
 from convflow.data.grid import to_picture
+from convflow.generate import LabelPolicy, Precision, Progress, Samples
 from convflow.labels import ClassLabels, Label
 from convflow.models.backbone import Backbone, check_size
 from convflow.models.memory import MemoryEstimate
@@ -40,7 +41,6 @@ from convflow.samplers.adaptive import ADAPTIVE_SOLVERS
 from convflow.samplers.multistep import read_table, table_path
 from convflow.samplers.ode import Callback
 from convflow.samplers.sampler import SEARCHED, Sampler, check_shift
-from convflow.samples import LabelPolicy, Precision, Progress, Samples
 from convflow.types import InputError, Size, check_kinds, unknown_name
 
 MOST_PICTURES = 10_000_000

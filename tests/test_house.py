@@ -23,7 +23,7 @@ LAYERS = [
     {"ops", "processes", "codecs", "distributed", "storage", "arrays", "seeds", "labels", "bar"},
     {"nn", "samplers", "data"},
     {"models"},
-    {"bundle", "evaluation", "samples"},
+    {"bundle", "evaluation", "generate"},
     {"training", "pipeline"},
     {"recipes"},
     {"demo", "bench"},

@@ -78,7 +78,7 @@ def test_sizes_are_in_pixels_and_noise_in_cells(run, tmp_path, autoencoder, monk
         noises.append(draw_noise(*arguments))
         return noises[-1]
 
-    monkeypatch.setattr("convflow.samples.draw_noise", spy)
+    monkeypatch.setattr("convflow.generate.draw_noise", spy)
     out = pipe(num=3, size=(64, 16), seed=2)
     assert noises[0].shape == (3, 4, 8, 2)
     assert out.pixels.shape == (3, 3, 64, 16)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-import convflow.samples
+import convflow.generate
 from convflow.bundle.config import SamplingConfig
 from convflow.codecs import PixelCodec
 from convflow.pipeline import Pipeline
@@ -190,7 +190,7 @@ def test_a_picture_depends_on_its_seed_and_number_alone(pipe, seed, monkeypatch)
         noises.append(draw_noise(*arguments))
         return noises[-1]
 
-    monkeypatch.setattr(convflow.samples, "draw_noise", spy)
+    monkeypatch.setattr(convflow.generate, "draw_noise", spy)
     options = {"num": 11, "size": (16, 12), "seed": seed}
     whole = pipe(**options).pixels.int()
     assert noises[0].shape == (11, 3, 16, 12)

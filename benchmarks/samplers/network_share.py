@@ -25,12 +25,12 @@ from convflow.bench.agreement import require_agreement
 from convflow.bench.samplers import count_calls
 from convflow.codecs import PixelCodec
 from convflow.distributed import choose_device
+from convflow.generate import Samples
 from convflow.models.backbone import Backbone
 from convflow.models.blocks import compile_blocks
 from convflow.models.cost import measure as measure_cost
 from convflow.models.zoo import create_model
 from convflow.pipeline import Pipeline
-from convflow.samples import Samples
 from convflow.types import Disagreement
 
 NAME, SETTINGS = "flowdcn-xl/2", dict[str, Any]()

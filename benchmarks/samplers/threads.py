@@ -20,7 +20,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from benchmarks import harness
-from convflow import samples
+from convflow import generate
 from convflow.bench import models, table
 from convflow.codecs import PixelCodec
 from convflow.pipeline import Pipeline
@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def set_up(
-    series: samples.Samples, shape: tuple[int, ...], mode: str
+    series: generate.Samples, shape: tuple[int, ...], mode: str
 ) -> Mapping[str, harness.Call]:
     """One batch on all threads and on one, which must give the same pictures.
 
@@ -72,7 +72,7 @@ def set_up(
     """
 
     def read(little: float) -> torch.Tensor:
-        with mock.patch.object(samples, "LITTLE_WORK", little):
+        with mock.patch.object(generate, "LITTLE_WORK", little):
             return series.read(range(shape[0]))
 
     rivals = {"one thread": partial(read, torch.inf), "all threads": partial(read, 0)}

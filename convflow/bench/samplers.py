@@ -20,9 +20,9 @@ from convflow.bench.harness import deciles, synchronise
 from convflow.bench.models import create_noisy
 from convflow.codecs import create_codec
 from convflow.distributed import choose_device
+from convflow.generate import Samples
 from convflow.pipeline import Pipeline
 from convflow.recipes.digits import flowdcn
-from convflow.samples import Samples
 from convflow.types import Disagreement
 
 Clock = Callable[[], float]

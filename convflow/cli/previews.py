@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from convflow.data.grid import tile
-from convflow.samples import Samples
+from convflow.generate import Samples
 from convflow.storage import explained, writing_file
 
 TILES = 8

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-
-from torch import Tensor
+from typing import Any
 
 from convflow.codecs import Codec
 from convflow.data.grid import tile
+from convflow.generate import Samples
 from convflow.models.backbone import Backbone
-from convflow.processes.contract import Field, Process
-from convflow.samplers.guidance import guide
-from convflow.seeds import assign_labels, draw_noise
+from convflow.processes.process import Process
 from convflow.storage import writing_file
 from convflow.training.config import TrainConfig
-from convflow.types import Denoiser, Size
 
 NAME = re.compile(r"images_(\d{10,})_(raw|ema)\.png")
 
@@ -34,46 +30,42 @@ class Previews:
 
     Args:
         folder: for the grids; made when the first is written.
-        config: says how to sample, from which seed and how many.
-        process: that the networks are trained with.
-        codec: from model space to pictures.
-        shape: (C, H, W) in model space.
-        size: height and width of pictures in pixels; small ones are enlarged.
+        samples: the series of which the first are drawn; small pictures are enlarged.
+        num: how many.
     """
 
     folder: Path
-    config: TrainConfig
-    process: Process
-    codec: Codec
-    shape: tuple[int, int, int]
-    size: Size
+    samples: Samples
+    num: int
 
     def write(
-        self,
-        networks: Mapping[str, Backbone],
-        images_seen: int,
-        autocast: Callable[[], AbstractContextManager[object]],
-        stop: Callable[[], bool],
+        self, networks: Mapping[str, Backbone], images_seen: int, stop: Callable[[], bool]
     ) -> bool:
         """Write a grid from each network, thin the folder, and return True.
 
         Args:
             networks: by the name that the file gets, "raw" or "ema".
             images_seen: so far.
-            autocast: a new context for the arithmetic.
             stop: asked before every call of a network; once it is true nothing is written and the
                 answer is False.
         """
+
+        def check(*_: object) -> None:
+            if stop():
+                raise _Stopped
+
         pixels = {}
-        try:
-            for name, network in networks.items():
-                with autocast():
-                    x = self._draw(network, stop)
-                pixels[name] = self.codec.decode(x)
-        except _Stopped:
-            return False
+        for name, network in networks.items():
+            hook = network.register_forward_pre_hook(check, prepend=True)
+            try:
+                x = replace(self.samples, model=network).sample(range(self.num))
+            except _Stopped:
+                return False
+            finally:
+                hook.remove()
+            pixels[name] = self.samples.codec.decode(x)
         self.folder.mkdir(exist_ok=True)
-        zoom = max(1, 64 // max(self.size))
+        zoom = max(1, 64 // max(self.samples.size))
         for name, grid in pixels.items():
             path = self.folder / f"images_{images_seen:010d}_{name}.png"
             with writing_file(path) as draft:
@@ -81,29 +73,45 @@ class Previews:
         thin(self.folder)
         return True
 
-    def _draw(self, network: Backbone, stop: Callable[[], bool]) -> Tensor:
-        config, null = self.config, network.num_classes
-        sampling, seed = config.sampling, config.seed
-        scale, kind = sampling.guidance if null else 1.0, sampling.guidance_kind
-        indices, device = range(config.monitor.num_samples), next(network.parameters()).device
 
-        def guided(field_of: Callable[[Denoiser], Field]) -> Field:
-            around = partial(guide, null=null, scale=scale, kind=kind, **sampling.guided())
-            field = field_of(network).guided(around)
+def samples_of(
+    config: TrainConfig,
+    model: Backbone,
+    process: Process,
+    codec: Codec,
+    half: bool,
+    arguments: dict[str, Any],
+) -> Samples:
+    """Return the series that `convflow sample` draws from a trained model by default.
 
-            def stoppable(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
-                if stop():
-                    raise _Stopped
-                return field.predict(x, t, y)
-
-            return replace(field, predict=stoppable)
-
-        def draw(step: int) -> Tensor:
-            return draw_noise(seed, indices, self.shape, step)
-
-        labels = assign_labels(indices, range(null) if null else [null]).to(device)
-        noise = draw_noise(seed, indices, self.shape).to(device)
-        return sampling.sampler().run(self.process, guided, noise, labels, draw)
+    Args:
+        config: says how to sample, and from which seed.
+        model: the network.
+        process: that it is trained with.
+        codec: from model space to pictures.
+        half: whether the network computes in bfloat16.
+        arguments: of the network at every call, as `read_arguments` returns them.
+    """
+    sampling, null, size = config.sampling, model.num_classes, config.data.size
+    sampler = sampling.sampler()
+    return Samples(
+        model,
+        codec,
+        process,
+        classes=tuple(range(null)) or (null,),
+        size=sampler.size(process, size, codec.factor),
+        trained_size=size,
+        sampler=sampler,
+        guidance=sampling.guidance if null else 1.0,
+        guidance_kind=sampling.guidance_kind,
+        interval=sampling.interval,
+        channels_guided=sampling.channels_guided,
+        weaker=None,
+        seed=config.seed,
+        label_policy=sampling.label_policy,
+        precision="bfloat16" if half else "float32",
+        model_arguments=arguments,
+    )
 
 
 def thin(folder: Path) -> None:

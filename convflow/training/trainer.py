@@ -33,7 +33,7 @@ from convflow.training.divergence import (
 from convflow.training.ema import EMA
 from convflow.training.monitor import Monitor, Schedule
 from convflow.training.optim import create_optimizer, learning_rate
-from convflow.training.previews import Previews
+from convflow.training.previews import Previews, samples_of
 from convflow.training.state import kept, restore, save_before, store
 from convflow.training.stopping import Stop, asked_to_stop
 from convflow.types import Diverged, InputError
@@ -77,6 +77,8 @@ class Trainer:
         self.told = read_arguments(model, config.resolution.arguments())
         Resolution(self.shape[1:], self.shape[1:]).check(model, self.told)
         self.precision = choose_precision(config.precision, self.device)
+        samples = samples_of(config, model, process, codec, self.precision == "bfloat16", self.told)
+        self.previews = Previews(run / "samples", samples, config.monitor.num_samples)
         self.step, self.images_seen = 0, 0
         self.begun_from: Path | None = None  # the checkpoint that was loaded
         self.saved: Path | None = None  # the checkpoint that was loaded or written last
@@ -196,12 +198,10 @@ class Trainer:
 
     def write_samples(self, stop: Callable[[], bool] = lambda: False) -> None:
         """Write a grid of samples from raw weights and one from their average, unless stopped."""
-        place, size = self.run_folder / "samples", self.images.shape[1:]
-        previews = Previews(place, self.config, self.process, self.codec, self.shape, size)
         networks: dict[str, Any] = {"raw": self.model, "ema": self.ema.model}
         self.model.eval()
-        if previews.write(networks, self.images_seen, self._autocast, stop):
-            log.info(f"samples after {self.images_seen:,} images: {place}")
+        if self.previews.write(networks, self.images_seen, stop):
+            log.info(f"samples after {self.images_seen:,} images: {self.previews.folder}")
         self.model.train()
 
     def _shape(self, pictures: Tensor) -> tuple[int, int, int]:

@@ -1,27 +1,50 @@
 """Grids of samples: an end between any two calls of the network, and which are kept."""
 
 import itertools
+import math
 import signal
 
 import pytest
 from PIL import Image
 
-from convflow.samplers.guidance import guide
-from convflow.training import checkpoint, previews
+from convflow.bench.models import perturb
+from convflow.data.grid import tile
+from convflow.pipeline import Pipeline
+from convflow.samplers.guidance import KINDS
+from convflow.training import checkpoint
 from convflow.training.previews import thin
 
+CHOICES = {
+    "cfg": "--sampling.guidance 3 --sampling.solver euler-maruyama --sampling.last-step 0.04",
+    "cfg-zero": "--sampling.guidance 3 --sampling.solver heun --sampling.label-policy random",
+    "interval": "--sampling.interval 0.2x0.8 --sampling.channels-guided 1 --sampling.solver ab2",
+    "scales": "--process dfm --sampling.solver euler --sampling.stop-scale 1",
+}
 
-def test_grids_are_sampled_as_the_settings_say(tiny, trainer_of, monkeypatch):
-    more = "--sampling.interval 0.2x0.8 --sampling.channels-guided 1 --sampling.guidance 3"
-    words = f"--sampling.solver euler-maruyama --sampling.steps 4 --sampling.last-step 0.04 {more}"
-    trainer, asked = trainer_of(tiny(words)), []
-    monkeypatch.setattr(
-        previews, "guide", lambda *a, **o: asked.append((a[1:], o)) or guide(*a, **o)
-    )
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_a_grid_shows_what_sample_and_evaluate_draw(choice, tiny, trainer_of, tmp_path):
+    """From the same weights, seed and settings; CFG-Zero* leaves out the same steps."""
+    kind = choice if choice in KINDS else "cfg"
+    words = f"{CHOICES[choice]} --sampling.guidance-kind {kind} --sampling.steps 30"
+    trainer = trainer_of(tiny(f"{words} --monitor.num-samples 5"))
+    perturb(trainer.ema.model)
     trainer.write_samples()
-    (rest, options), _ = asked
-    assert rest == (2, 3.0, "cfg")
-    assert options == {"interval": (0.2, 0.8), "channels": 1, "clock": None}
+    trainer.save()
+    pipe = Pipeline.from_pretrained(tmp_path / "run", device="cpu")
+    samples = pipe.samples()
+    assert samples.describe() == trainer.previews.samples.describe()
+    zoom = 64 // max(samples.size)
+    tile(pipe(num=5).pixels, zoom=zoom).save(tmp_path / "expected.png")
+    made = (tmp_path / "run/samples/images_0000000000_ema.png").read_bytes()
+    assert made == (tmp_path / "expected.png").read_bytes()
+
+
+def test_a_network_that_gives_no_numbers_ends_no_training(tiny, trainer_of, tmp_path):
+    trainer = trainer_of(tiny())
+    next(trainer.model.parameters()).data.fill_(math.nan)
+    trainer.write_samples()
+    assert len(list((tmp_path / "run/samples").iterdir())) == 2
 
 
 def test_samples_are_readable_pictures_from_both_kinds_of_weights(tiny, trainer_of, tmp_path):

@@ -1,4 +1,8 @@
-"""An endless, reproducible series of pictures drawn from a trained model."""
+"""An endless, reproducible series of pictures drawn from a trained model.
+
+Every picture is made here: previews of a training, those of `convflow sample` and of pipelines, and
+those that `convflow evaluate` scores.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
@@ -155,6 +159,26 @@ class Samples:
         Raises:
             InputError: the model gives NaN or infinity.
         """
+        x = self.sample(indices, progress, watch)
+        finite = x.isfinite().flatten(1).all(1).cpu()
+        if not finite.all():
+            raise InputError(
+                f"the model gives NaN or infinity for sample {indices[int(finite.int().argmin())]};"
+                " use an earlier checkpoint, more steps or less guidance"
+            )
+        return self.codec.decode(x).cpu()
+
+    @torch.inference_mode()
+    def sample(
+        self,
+        indices: Sequence[int],
+        progress: Progress | None = None,
+        watch: Callback | None = None,
+    ) -> Float[Tensor, "B C _ _"]:
+        """Return the pictures in model space, on the device of the model, whatever their numbers.
+
+        Arguments are those of `read`.
+        """
 
         def report(step: int, of: int, x: Tensor) -> None:
             if progress is not None:
@@ -174,14 +198,7 @@ class Samples:
             distributed.one_thread(alone),
             torch.autocast(device.type, torch.bfloat16, enabled=half),
         ):
-            x = self.sampler.run(self.process, self.guided, noise, labels, draw, report)
-        finite = x.isfinite().flatten(1).all(1).cpu()
-        if not finite.all():
-            raise InputError(
-                f"the model gives NaN or infinity for sample {indices[int(finite.int().argmin())]};"
-                " use an earlier checkpoint, more steps or less guidance"
-            )
-        return self.codec.decode(x).cpu()
+            return self.sampler.run(self.process, self.guided, noise, labels, draw, report)
 
     def _work(self, num: int) -> float:
         """Return about how many multiply-accumulates an evaluation for `num` pictures takes.

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from convflow import samples
+from convflow import generate
 from convflow.bundle.config import ProcessConfig, SamplingConfig
 from convflow.codecs import PixelCodec, create_codec
 from convflow.models.zoo import create_model
@@ -235,7 +235,7 @@ def threads_within(series, num, monkeypatch):
 def test_a_small_network_runs_on_one_thread_and_gives_the_same_bits(pipe, two_threads, monkeypatch):
     series = pipe.samples()
     few, one = threads_within(series, 3, monkeypatch)
-    monkeypatch.setattr(samples, "LITTLE_WORK", 0)
+    monkeypatch.setattr(generate, "LITTLE_WORK", 0)
     many, two = threads_within(series, 3, monkeypatch)
     assert (set(few), set(many), torch.get_num_threads()) == ({1}, {2}, 2)
     assert one.equal(two)
