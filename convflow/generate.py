@@ -222,7 +222,7 @@ class Samples:
         more: dict[str, Any] = {"interval": self.interval, "channels": self.channels_guided}
         if self.weaker is not None:
             more["weaker"] = field_of(self._network(self.weaker)).predict
-        null, scale, kind = self.model.num_classes, self.guidance, self.guidance_kind
+        scale, kind, null = self.guidance, self.guidance_kind, self.model.conditions.null
         around = partial(guide, null=null, scale=scale, kind=kind, **more)
         return field_of(self._network(self.model)).guided(around)
 

@@ -237,7 +237,7 @@ def test_sampling_draws_no_random_numbers(solver, guidance):
     model = build("flowdcn")
     noise, _, y = inputs(model)
     before = torch.get_rng_state()
-    guided = ClassifierFreeGuidance(model, model.num_classes, guidance)
+    guided = ClassifierFreeGuidance(model, model.conditions.null, guidance)
     first, second = (integrate(guided, noise, y, time_grid(3), solver) for _ in range(2))
     assert before.equal(torch.get_rng_state())
     assert first.equal(second)

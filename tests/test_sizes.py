@@ -16,6 +16,7 @@ import torch
 
 from convflow.bundle.config import ProcessConfig, SamplingConfig
 from convflow.codecs import PixelCodec, create_codec
+from convflow.conditions.labels import Labels
 from convflow.models.zoo import create_model
 from convflow.pipeline import Pipeline
 from convflow.processes.ddpm import DDPM
@@ -110,7 +111,7 @@ RUNS = [
 
 def guidance(kind):
     weaker = {"weaker": lambda x, t, y: 0.5 * local()(x, t, y)} if kind == "auto" else {}
-    return {"null": NUM_CLASSES, "scale": 2.0, "kind": kind, **weaker}
+    return {"null": Labels(NUM_CLASSES).null, "scale": 2.0, "kind": kind, **weaker}
 
 
 @pytest.mark.parametrize(("kind", "solver", "guided"), RUNS)

@@ -165,7 +165,7 @@ class SamplingConfig:
         """Check the whole combination."""
         if self.label_policy not in (known := typing.get_args(LabelPolicy)):
             raise InputError(unknown_name("label policy", self.label_policy, known))
-        guide(_anything, 0, self.guidance, self.guidance_kind, **self.guided())
+        guide(_anything, _anything, self.guidance, self.guidance_kind, **self.guided())
         if self.solver != SEARCHED:  # its table lies beside the weights
             self.sampler().check_guidance(self.guidance_kind)
 

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from convflow.conditions.labels import Labels
 from convflow.nn.conv import ConvHead, ConvStem
 from convflow.nn.embed import PatchEmbedding, PatchHead
 from convflow.nn.norm import Condition, residual
@@ -56,6 +57,11 @@ class Backbone(nn.Module, PyTorchModelHubMixin, library_name="convflow", tags=["
     def num_scales(self) -> int:
         """How many scales a picture has, S; with one it is the picture itself."""
         return len(self.shrinkage)
+
+    @property
+    def conditions(self) -> Labels:
+        """What can be done with the conditions that it is told."""
+        return Labels(self.num_classes)
 
     @property
     def inner(self) -> Backbone:

@@ -45,7 +45,8 @@ class DDPM(Process):
 
     abar_t is the product of 1 - beta up to step t. Time is the number of a step, 0 = nearly clean
     to `len(self) - 1` = nearly noise; the network is told `times[t]`, the number of that step in
-    the chain it was trained on (t itself unless respaced). All tables are computed in float64.
+    the chain it was trained on (t itself unless respaced). All tables are computed on the CPU, in
+    float64.
 
     In flow time step k of N lies at 1 - (k + 1) / N: noise at t = 0 is the last step, and clean
     data at t = 1 one step before step 0. `path` interpolates log alpha^2 in between.
@@ -59,6 +60,7 @@ class DDPM(Process):
     """
 
     kind: ClassVar[str] = "ddpm"
+    prediction: ClassVar[Kind] = "noise"
 
     variance: Annotated[
         VarianceName, doc("variance of the steps back; learned doubles the network's channels")
@@ -76,12 +78,12 @@ class DDPM(Process):
     @cached_property
     def betas(self) -> Float[Tensor, " N"]:
         """The variance added by each step: 1000 of them, rising linearly from 1e-4 to 0.02."""
-        return torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
+        return torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64, device="cpu")
 
     @cached_property
     def times(self) -> Int[Tensor, " N"]:
         """What the network is told at each step."""
-        return torch.arange(len(self))
+        return torch.arange(len(self), device=self.betas.device)
 
     @cached_property
     def num_times(self) -> int:
@@ -102,11 +104,6 @@ class DDPM(Process):
     def path(self) -> Schedule:
         """How much data and noise there is at a flow time."""
         return discrete("ddpm", self.signal)
-
-    @property
-    def prediction(self) -> Kind:
-        """The noise."""
-        return "noise"
 
     @property
     def learned_variance(self) -> bool:

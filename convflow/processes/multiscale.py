@@ -86,6 +86,8 @@ class MultiscaleFlow(Process):
     kind: ClassVar[str] = "dfm"
     multiscale: ClassVar[bool] = True
     begins_from: ClassVar[tuple[str, ...]] = ("flow",)
+    path: ClassVar[Schedule] = LINEAR
+    prediction: ClassVar[Kind] = "velocity"
 
     factors: Annotated[
         tuple[Factor, ...], doc("size of each scale over the next coarser one, coarse to fine")
@@ -164,16 +166,6 @@ class MultiscaleFlow(Process):
     def means(self) -> tuple[float, ...]:
         """Mean of the normal behind the time of each scale while it is the main one."""
         return tuple(self.locations) or (self.location,) * self.scales.num_scales
-
-    @property
-    def path(self) -> Schedule:
-        """The straight line, of each scale in its own time."""
-        return LINEAR
-
-    @property
-    def prediction(self) -> Kind:
-        """The velocity of every scale."""
-        return "velocity"
 
     @property
     def multiple(self) -> int:

@@ -7,6 +7,7 @@ Autoguidance: Karras et al. 2024, eq. 3. CFG-Zero*: Fan et al. 2025, eq. 7 and s
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,10 +15,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from convflow.conditions.labels import cat
 from convflow.processes.contract import Clock, beside
 from convflow.types import Denoiser, InputError, unknown_name
 
 Pair = tuple[Tensor, Tensor]
+Null = Callable[[Any], Any]
 
 ZEROED = 0.04
 """The flow time before which CFG-Zero* does not move."""
@@ -33,7 +36,7 @@ class Guidance:
 
     Args:
         model: the Denoiser to guide.
-        null: the label that stands for "no label", the model's `num_classes`.
+        null: from conditions to those of nothing, such as `Labels(num_classes).null`.
         scale: 1 = no guidance; above 1 pulls away from the weak prediction.
         interval: (low, high) in flow time; guidance acts where low <= t <= high.
         channels: how many of the picture's channels are guided, from the first; None = all, 3 as
@@ -46,7 +49,7 @@ class Guidance:
     """
 
     model: Denoiser
-    null: int
+    null: Null
     scale: float
     interval: tuple[float, float] = (0.0, 1.0)
     channels: int | None = None
@@ -110,8 +113,7 @@ class ClassifierFreeGuidance(Guidance):
 
     def predict(self, x: Tensor, t: Tensor, y: Tensor) -> Pair:
         """Return the predictions with the label and without."""
-        null = torch.full_like(y, self.null)
-        both = self.model(torch.cat([x, x]), torch.cat([t, t]), torch.cat([y, null]))
+        both = self.model(torch.cat([x, x]), torch.cat([t, t]), cat([y, self.null(y)]))
         labelled, unlabelled = both.chunk(2)
         return labelled, unlabelled
 
@@ -172,12 +174,12 @@ KINDS: dict[str, type[Guidance]] = {
 }
 
 
-def guide(model: Denoiser, null: int, scale: float, kind: str = "cfg", **options: Any) -> Guidance:
+def guide(model: Denoiser, null: Null, scale: float, kind: str = "cfg", **options: Any) -> Guidance:
     """Return the guided Denoiser of a kind.
 
     Args:
         model: the Denoiser to guide.
-        null: the label that stands for "no label", the model's `num_classes`.
+        null: from conditions to those of nothing, such as `Labels(num_classes).null`.
         scale: 1 = no guidance.
         kind: "cfg", "cfg-zero" or "auto".
         **options: interval, channels and clock, see `Guidance`; `weaker` of "auto" and `zeroed` of

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from convflow import distributed
 from convflow.codecs import Codec
+from convflow.conditions.labels import take
 from convflow.data.loader import Batch, Images, Order, batches
 from convflow.models.backbone import Backbone
 from convflow.models.resolution import Resolution, read_arguments
@@ -96,7 +97,7 @@ class Trainer:
             labels, draws = self._draw(labels, shape)
             noise = self._draw_encoding(shape)
             for rows in _slices(len(pictures), config.micro_batch):
-                losses = self._losses(pictures[rows], labels[rows], draws, rows, noise)
+                losses = self._losses(pictures[rows], take(labels, rows), draws, rows, noise)
                 loss = losses.sum() / full
                 loss.backward()
                 mean += loss.detach()
@@ -223,7 +224,7 @@ class Trainer:
         dropped = torch.rand(shape[0], generator=generator, device=self.device)
         dropped = dropped < config.label_dropout
         labels = labels.to(self.device)
-        labels = labels.masked_fill(dropped[mine], self.model.num_classes)
+        labels = self.model.conditions.drop(labels, dropped[mine])
         return labels, draws.take(mine)
 
     def _draw_encoding(self, shape: tuple[int, ...]) -> Tensor | None:
@@ -297,7 +298,7 @@ class Trainer:
 
         def forward() -> None:
             for rows in _slices(len(pictures), self.config.micro_batch):
-                parts.append(self._losses(pictures[rows], labels[rows], draws, rows, noise))
+                parts.append(self._losses(pictures[rows], take(labels, rows), draws, rows, noise))
 
         module = first_nonfinite_module(self.model, forward)
         bad = (~torch.cat(parts).isfinite()).nonzero().flatten().tolist()

@@ -33,7 +33,9 @@ def test_a_field_tells_guidance_its_clock_and_the_solver_where_to_begin():
     assert field(X, T, Y).equal(X * beside(T + Y))
 
     def guided(kind, **more):
-        return field.guided(lambda model, clock: guide(model, 5, 2.0, kind, clock=clock, **more))
+        return field.guided(
+            lambda model, clock: guide(model, torch.zeros_like, 2.0, kind, clock=clock, **more)
+        )
 
     assert guided("cfg").begin == 0
     zero = guided("cfg-zero", zeroed=0.6)

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from convflow.conditions.labels import Labels
 from convflow.processes.decomposition import DECOMPOSITIONS, pack, unpack
 from convflow.processes.multiscale import MultiscaleFlow
 from convflow.processes.stages import plan_stages, split_steps, spread
@@ -162,14 +163,15 @@ def test_the_measured_order_is_the_solvers(solver, scales):
         mean, covariance = moments_of(staged(data, stages, solver), data.count(scales))
         off = covariance - data.part_covariance
         errors.append((off.square().sum() + (mean - data.part_mean).square().sum()).sqrt().item())
-        assert data.calls == sampler_of(stages, solver).count_evaluations(None)
+        assert data.calls == sampler_of(stages, solver).count_evaluations(data.process)
     assert order(grids, errors) == pytest.approx(SOLVERS[solver].order, abs=0.25)
 
 
 def test_the_cost_is_that_of_the_stages():
     stages = plan_stages((30, 10), (0.9,))
     costs = {
-        name: sampler_of(stages, name).count_evaluations(None) for name in ("euler", "heun", "ab2")
+        name: sampler_of(stages, name).count_evaluations(MultiscaleFlow())
+        for name in ("euler", "heun", "ab2")
     }
     assert costs == {"euler": 40, "heun": 80, "ab2": 42}  # ab2 starts twice with Heun
 
@@ -246,7 +248,7 @@ def test_the_interval_counts_in_each_scales_own_time(channels):
     def guided(interval):
         model = ByLabel()
         options = {"interval": interval, "channels": channels, "clock": clock}
-        denoiser = guide(packed(model, sizes), 5, 3.0, **options)
+        denoiser = guide(packed(model, sizes), Labels(5).null, 3.0, **options)
         return unpack(denoiser(x, t, y), sizes), model.asked
 
     plain = (y + 1).view(2, 1, 1, 1).float()
@@ -269,7 +271,7 @@ def test_the_interval_counts_in_each_scales_own_time(channels):
 def test_cfg_zero_keeps_young_scales_still_and_scales_the_weak_prediction():
     sizes, y = [(1, 2), (2, 4)], torch.tensor([1, 3])
     t, clock = torch.tensor([0.95, 0.01]).expand(2, 2), partial(spread, sizes=sizes)
-    denoiser = guide(packed(ByLabel(), sizes), 5, 3.0, "cfg-zero", clock=clock)
+    denoiser = guide(packed(ByLabel(), sizes), Labels(5).null, 3.0, "cfg-zero", clock=clock)
     old, young = unpack(denoiser(torch.randn(2, 1, 1, 10), t, y), sizes)
     assert not young.any()
     # The closest multiple of a constant weak prediction is the strong one: no guidance is left.
@@ -288,7 +290,7 @@ def test_guidance_of_one_is_none_and_one_batch_has_both_branches(kind):
             torch.tensor([0, 4]),
             process.sizes((2, 2)),
             plan_stages((2, 1), (0.9,)),
-            null=5,
+            null=Labels(5).null,
             scale=scale,
             kind=kind,
         )

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
+from convflow.conditions.labels import Labels
 from convflow.models.convert import load_official
 from convflow.processes.contract import beside
 from convflow.samplers.guidance import KINDS, ClassifierFreeGuidance, guide
@@ -16,6 +17,7 @@ from tests.cases import GOLDENS, build, inputs, read_golden
 from tests.tolerance import GOLDEN, assert_close_rms
 
 NULL = 5
+NONE = Labels(NULL).null
 X, T = torch.randn(3, 2, 2, 2, generator=torch.Generator().manual_seed(0)), torch.rand(3)
 Y = torch.tensor([0, 3, NULL])
 
@@ -33,7 +35,7 @@ class Linear:
 
 def guided(scale, interval=(0.0, 1.0), t=T):
     model = Linear()
-    out = ClassifierFreeGuidance(model, NULL, scale, interval)(X, t, Y)
+    out = ClassifierFreeGuidance(model, NONE, scale, interval)(X, t, Y)
     return out, model.batches
 
 
@@ -48,7 +50,7 @@ def test_it_is_its_formula_in_one_batched_call(scale):
 def test_a_scale_of_one_is_the_model_itself():
     model = build("flowdcn")
     x, t, y = inputs(model)
-    assert ClassifierFreeGuidance(model, model.num_classes, 1.0)(x, t, y).equal(model(x, t, y))
+    assert ClassifierFreeGuidance(model, model.conditions.null, 1.0)(x, t, y).equal(model(x, t, y))
 
 
 def test_no_label_needs_no_guidance():
@@ -60,7 +62,7 @@ def test_it_guides_a_real_network():
     model = build("flowdcn")
     x, t, _ = inputs(model)
     y, null = torch.tensor([0, 1, 2]), torch.full((3,), model.num_classes)
-    out = ClassifierFreeGuidance(model, model.num_classes, 3.0)(x, t, y)
+    out = ClassifierFreeGuidance(model, model.conditions.null, 3.0)(x, t, y)
     assert_close_rms(out, model(x, t, null) + 3 * (model(x, t, y) - model(x, t, null)))
 
 
@@ -100,7 +102,7 @@ def strong(x, t, y):
 
 def build_kind(kind, scale, **options):
     options |= {"weaker": weaker} if kind == "auto" else {}
-    return guide(strong, NULL, scale, kind, **options)
+    return guide(strong, NONE, scale, kind, **options)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -126,7 +128,7 @@ def test_half_predictions_are_combined_with_the_scale_itself(kind, interval):
             return lambda *given: network(*given).bfloat16().to(dtype)
 
         options = {"weaker": rounded(weaker)} if kind == "auto" else {}
-        run = guide(rounded(strong), NULL, 1.4, kind, interval=interval, **options)
+        run = guide(rounded(strong), NONE, 1.4, kind, interval=interval, **options)
         return run(X, torch.tensor([0.1, 0.5, 0.9]), Y).double()
 
     assert_close_rms(guided(torch.bfloat16), guided(torch.float64), torch.float32)
@@ -176,16 +178,16 @@ def test_zero_star_takes_an_unlabelled_prediction_of_zero():
         return x * (y != NULL).view(-1, 1, 1, 1)
 
     y = torch.tensor([0, 1, 2])
-    out = guide(model, NULL, 2.0, "cfg-zero", zeroed=0.0)(X, T, y)
+    out = guide(model, NONE, 2.0, "cfg-zero", zeroed=0.0)(X, T, y)
     assert_close_rms(out, 2 * X)
 
 
 @pytest.mark.parametrize("kind", ["cfg", "cfg-zero"])
 def test_one_network_is_called_once_and_two_once_each(kind):
     model, other = Linear(), Linear()
-    guide(model, NULL, 2.0, kind)(X, T, Y)
+    guide(model, NONE, 2.0, kind)(X, T, Y)
     assert model.batches == [6]
-    guide(model, NULL, 2.0, "auto", weaker=other)(X, T, Y)
+    guide(model, NONE, 2.0, "auto", weaker=other)(X, T, Y)
     assert (model.batches, other.batches) == ([6, 3], [3])
 
 
@@ -194,7 +196,7 @@ def test_three_channels_are_those_of_the_released_code():
     tensors = load_file(GOLDENS / "dico_tiny.safetensors")
     model = load_official(read_golden("dico_tiny")[0], family="dico")
     x, t, y = tensors["in.x"], tensors["in.t"].float(), torch.tensor([1, 2])
-    out = guide(model, model.num_classes, 1.4, channels=3)(x, t, y)
+    out = guide(model, model.conditions.null, 1.4, channels=3)(x, t, y)
     assert_close_rms(out, tensors["out.cfg_eps_sigma"][:2], limit=GOLDEN)
 
 
@@ -211,16 +213,16 @@ def test_three_channels_are_those_of_the_released_code():
 )
 def test_impossible_guidance_is_refused(options, message):
     with pytest.raises(InputError) as caught:
-        guide(strong, NULL, **({"scale": 2.0} | options))
+        guide(strong, NONE, **({"scale": 2.0} | options))
     assert message in str(caught.value)
 
 
 @pytest.mark.parametrize("interval", [(0.6, 0.2), (-0.1, 0.5), (0.5, 1.1), (float("nan"), 1.0)])
 def test_an_impossible_interval_is_refused(interval):
     with pytest.raises(InputError, match="expected a guidance interval 0 <= low <= high <= 1, got"):
-        ClassifierFreeGuidance(Linear(), NULL, 2.0, interval)
+        ClassifierFreeGuidance(Linear(), NONE, 2.0, interval)
 
 
 def test_it_takes_an_empty_batch():
-    guidance = ClassifierFreeGuidance(Linear(), NULL, 2.0)
+    guidance = ClassifierFreeGuidance(Linear(), NONE, 2.0)
     assert guidance(X[:0], T[:0], Y[:0]).shape == (0, 2, 2, 2)

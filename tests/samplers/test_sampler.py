@@ -10,6 +10,7 @@ from torch.utils._pytree import tree_map
 
 from convflow.bundle.config import ProcessConfig, SamplingConfig
 from convflow.codecs import PixelCodec
+from convflow.conditions.labels import Labels
 from convflow.pipeline import Pipeline
 from convflow.processes.process import create_process
 from convflow.samplers.guidance import guide
@@ -95,7 +96,7 @@ def test_no_step_reads_a_number_back(solver, settings, guidance):
         return x if settings["kind"] == "dfm" else x * t[:, None, None, None]
 
     def run(**options):
-        around = partial(guide, null=10, scale=2.0, kind=guidance, **options)
+        around = partial(guide, null=Labels(10).null, scale=2.0, kind=guidance, **options)
         return sampler.run(
             process, lambda of: of(network).guided(around), noise, labels, lambda step: noise
         )

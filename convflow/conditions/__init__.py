@@ -1,0 +1,1 @@
+"""Conditions: what a network is asked for."""
