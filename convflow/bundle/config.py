@@ -220,7 +220,7 @@ def unfit_settings(stored: Mapping[str, Any], given: Mapping[str, Any], process:
     return [name for name in dict.fromkeys(names) if name not in given]
 
 
-def _anything(x: Any, t: Any, y: Any, /) -> Any:
+def _anything(*_: Any) -> Any:
     raise AssertionError("guidance is checked, never called")
 
 
