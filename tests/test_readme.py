@@ -114,7 +114,9 @@ def test_the_readme_says_truly_where_things_are() -> None:
     for link in re.findall(r"\]\(([^):]+)\)", text):
         assert (ROOT / link).exists(), link
     for file, name in re.findall(r"\]\((convflow/\S+\.py)\): `(\w+)`", text):
-        assert re.search(rf"^ *(def )?{name}\b", (ROOT / file).read_text(), re.M), f"{file} has no {name}"
+        assert re.search(rf"^ *(def )?{name}\b", (ROOT / file).read_text(), re.M), (
+            f"{file} has no {name}"
+        )
 
 
 def test_the_chinese_page_has_commands_of_the_readme() -> None:

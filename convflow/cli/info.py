@@ -155,12 +155,12 @@ def _describe(what: str, asked: _Asked, part: str | None) -> dict[str, Any]:
         row = {"size": what, **_sizes()[what], "memory": asked.memory(partial(create_model, what))}
         return row | {"note": f"{NOTE}\n{MEMORY_NOTE}"}
 
-    from convflow.recipes import create_config, find_target, list_recipes
+    from convflow.recipes import SOURCE, create_config, find_target, list_recipes
     from convflow.training.keys import to_dict
 
     if what in list_recipes():
         target = find_target(what)
-        told = {} if target is None else {"target": {"of": "publication", **target._asdict()}}
+        told = {} if target is None else {"target": {"of": SOURCE, **target._asdict()}}
         config = create_config(what)
         build = partial(create_model, **_network(config))
         memory = asked.rows(build, config, config.data.size)
