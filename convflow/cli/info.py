@@ -335,7 +335,7 @@ def _in_short(recipe: dict[str, Any]) -> dict[str, Any]:
     note = "Other settings are the defaults; --json prints all of them."
     if "memory" in recipe:
         short["memory"] = recipe["memory"]
-        note += f"\n{recipe['note']}\nA recipe is counted with 1000 classes unless it sets a number."
+        note += f"\n{recipe['note']}\nA recipe is counted with 1000 classes unless it sets others."
     return {**short, "note": note}
 
 

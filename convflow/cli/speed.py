@@ -158,7 +158,7 @@ def _bench_networks(verb: str, mode: str, what: str, arguments: Sequence[str]) -
         choices=("whole", "blocks"),
         const="whole",
         metavar="HOW",
-        help="also time torch.compile: whole takes minutes, blocks makes one graph a kind of block",
+        help="also time torch.compile: whole takes minutes, blocks one graph per kind of block",
     )
     options = _parse(parser, arguments)
 

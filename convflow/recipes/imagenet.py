@@ -182,17 +182,17 @@ def sit_xl_512() -> TrainConfig:
 
 
 def fcdm_s() -> TrainConfig:
-    """FCDM-S at 256, 400K steps; no score found, length and sampler as of dico_s."""
+    """FCDM-S at 256, 400K steps; no score found; length and sampler of dico_s."""
     return replace(_recipe("fcdm-s", 400_000, DDPM_250, 1.0), precision="bfloat16")
 
 
 def fcdm_b() -> TrainConfig:
-    """FCDM-B at 256, 400K steps; no score found, length and sampler as of dico_b."""
+    """FCDM-B at 256, 400K steps; no score found; length and sampler of dico_b."""
     return replace(_recipe("fcdm-b", 400_000, DDPM_250, 1.0), precision="bfloat16")
 
 
 def fcdm_l() -> TrainConfig:
-    """FCDM-L at 256, 400K steps; no score found, length and sampler as of dico_l."""
+    """FCDM-L at 256, 400K steps; no score found; length and sampler of dico_l."""
     return replace(_recipe("fcdm-l", 400_000, DDPM_250, 1.0), precision="bfloat16")
 
 
