@@ -1,8 +1,8 @@
 # make demo   train on handwritten digits for two minutes and draw a page of samples
-# make test   run the tests, but for the slow ones
+# make test   run the tests except the slow ones
 # make test-slow   run the tests that take longer than ten seconds
 # make check  formatting, lint, types and the docs
-# Each does all set-up by itself, in .venv; a second call skips what is done.
+# Each command sets up .venv first; a second call skips the set-up.
 
 PYTHON ?=
 VENV ?= .venv

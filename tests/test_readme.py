@@ -18,6 +18,7 @@ from tests.autoencoder import save_autoencoder
 from tests.cli.conftest import TINY
 
 ROOT = Path(__file__).resolve().parents[1]
+FILES = sorted((ROOT / "convflow").rglob("*.py"))
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 CODEC = ["--codec.autoencoder", "autoencoder", "--model.patch-size", "2"]
 TINY_DIT = ["--model.num-heads" if word == "--model.num-groups" else word for word in TINY]
@@ -97,12 +98,33 @@ def test_python_block_runs(text: str, home: Path, monkeypatch: pytest.MonkeyPatc
     exec(compile(text, "block", "exec"), {"__name__": "block"})
 
 
-def test_the_tree_names_every_file() -> None:
+def test_the_tree_names_every_folder_and_no_lost_file() -> None:
     tree = re.search(r"^convflow/\n(.*?)^tests/", (ROOT / "README.md").read_text(), re.M | re.S)
     assert tree
-    named = set(re.findall(r"^ +(\w+\.py) ", tree[1], re.M))
-    there = {p.name for p in (ROOT / "convflow").rglob("*.py") if p.parent.name != "cli"}
-    assert named == there - {"__init__.py"}
+    place, named = Path(), set()
+    for indent, word in re.findall(r"^( +)([\w./]+) ", tree[1], re.M):
+        place = Path(*place.parts[: len(indent) // 2 - 1], word)
+        assert (ROOT / "convflow" / place).exists(), place
+        named.add(place)
+    assert named >= {p.parent.relative_to(ROOT / "convflow") for p in FILES} - {Path()}
+
+
+def test_the_readme_says_truly_where_things_are() -> None:
+    text = (ROOT / "README.md").read_text()
+    for link in re.findall(r"\]\(([^):]+)\)", text):
+        assert (ROOT / link).exists(), link
+    for file, name in re.findall(r"\]\((convflow/\S+\.py)\): `(\w+)`", text):
+        assert re.search(rf"^ *(def )?{name}\b", (ROOT / file).read_text(), re.M), (
+            f"{file} has no {name}"
+        )
+
+
+def test_the_chinese_page_has_commands_of_the_readme() -> None:
+    def commands(page: str) -> set[str]:
+        shell = "".join(re.findall(r"^```sh\n(.*?)^```", (ROOT / page).read_text(), re.M | re.S))
+        return {" ".join(shlex.split(line, comments=True)) for line in shell.splitlines()}
+
+    assert commands("README.zh.md") <= commands("README.md")
 
 
 def test_the_changelog_tells_of_this_version() -> None:

@@ -25,11 +25,12 @@ from convflow.types import InputError, unknown_name
 if TYPE_CHECKING:
     from torch import Tensor
 
-SOLVERS = """Search for a solver of few steps for one model, and compare it with the others.
+SOLVERS = """Search for a solver with few steps for one model, and compare it with other solvers.
 
-Step lengths and coefficients are fitted so that few steps end where many end; then every solver
-without randomness and of fixed cost makes the same samples, of noise not seen before, with as many
-calls of the network. The table goes beside the weights as solvers/steps_N.json."""
+The search fits step lengths and coefficients, so that few steps end where many steps end. Then
+every solver of fixed cost without randomness makes the same samples, from noise that the search has
+not used and with the same number of network calls. The table is written beside the weights as
+solvers/steps_N.json."""
 
 GUIDANCE = (
     "guidance",
@@ -47,10 +48,10 @@ def main(arguments: Sequence[str]) -> int:
     verb, words = (arguments[0], arguments[1:]) if arguments else ("--help", [])
     if verb in ("-h", "--help"):
         say("usage: convflow bench WHAT [options]", "")
-        say("How fast is convflow on this machine?", "")
+        say("Measure speed on this machine.", "")
         for name, (text, _) in BENCHES.items():
             say(f"  {name} {text}")
-        say("", "convflow bench WHAT --help tells more.")
+        say("", "convflow bench WHAT --help describes a benchmark.")
         return 0
     if verb not in BENCHES:
         raise InputError(unknown_name("benchmark", verb, BENCHES))
@@ -124,13 +125,13 @@ def bench_solvers(arguments: Sequence[str]) -> int:
             teacher_steps=options.teacher_steps,
             weights_sha256=hash_tensors(pipe.model.state_dict()),
         )
-    say(f"rms distance from the end of {options.teacher_steps} steps, as a share; table in {out}")
+    say(f"error: relative rms distance to the end of {options.teacher_steps} steps; table in {out}")
     return 0
 
 
 BENCHES = SPEED | {
     "solvers": (
-        "MODEL       search for a solver of few steps, compare it with the others",
+        "MODEL       search for a solver with few steps, and compare it with others",
         bench_solvers,
     )
 }
@@ -149,20 +150,20 @@ def _parser() -> Parser:
     )
     add = parser.add_argument
     add("model", help="run folder, checkpoint, model folder or Hub id")
-    add("--steps", type=positive, default=6, help="calls of the network (default: 6)")
-    add("--iterations", type=natural, default=200, help="of the search (default: 200)")
-    add("--teacher-steps", type=positive, default=100, help="steps to end like (default: 100)")
+    add("--steps", type=positive, default=6, help="network calls of the solver (default: 6)")
+    add("--iterations", type=natural, default=200, help="iterations of the search (default: 200)")
+    add("--teacher-steps", type=positive, default=100, help="steps of the target (default: 100)")
     add(
         "--num",
         type=positive,
         default=64,
-        help="samples to fit, choose and compare (default: 64 each)",
+        help="samples to fit with, to choose with and to compare with (default: 64 each)",
     )
-    add("--batch-size", type=positive, default=16, help="samples at once (default: 16)")
-    add("--out", type=Path, help="the table (default: solvers/steps_N.json beside the weights)")
-    add("--size", type=size, help="height x width, e.g. 48x32 (default: as trained)")
+    add("--batch-size", type=positive, default=16, help="samples to generate at once (default: 16)")
+    add("--out", type=Path, help="table file (default: solvers/steps_N.json beside the weights)")
+    add("--size", type=size, help="height x width, e.g. 48x32 (default: the trained size)")
     add_sampling_options(parser, GUIDANCE)
     add("--seed", type=natural, default=0, help="sample i depends on (seed, i) alone")
     add("--weights", choices=("ema", "raw"), default="ema", help="averaged or last weights")
-    add("--device", default="auto", help="auto, cpu, ...")
+    add("--device", default="auto", help="device: auto (default), cpu, ...")
     return parser

@@ -8,8 +8,8 @@ from pathlib import Path
 from convflow.cli.main import Parser
 from convflow.cli.output import plain, say
 
-NEXT = """{page}  <- look at this page: samples beside real digits
-{run}/samples  <- how they looked while training
+NEXT = """{page}  <- samples beside real digits
+{run}/samples  <- samples during training
 
 Try next:
   convflow sample {run} --labels 3,8 --num 20 --seed 7 --out digits.png
@@ -22,8 +22,8 @@ def main(arguments: Sequence[str]) -> int:
     parser = Parser(
         prog="convflow demo",
         description="Train a small FlowDCN on 1,797 handwritten digits (at most two minutes on "
-        "two idle cores), then draw a page of samples. A second call finds the page: remove the "
-        "run folder to train again.",
+        "two idle cores), then draw a page of samples. A second call does not train again; to "
+        "train again, remove the run folder.",
         allow_abbrev=False,
     )
     parser.add_argument("--run", type=Path, default=Path("runs/demo"), help="run folder")

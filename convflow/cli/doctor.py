@@ -21,8 +21,8 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command; return 0 when the self-test passes and 1 when it does not."""
     parser = Parser(
         prog="convflow doctor",
-        description="Print versions, devices and which code runs the operator, then test it for "
-        "about five seconds. Paste the output into a bug report.",
+        description="Print versions, devices and which code runs the operator. Then run a "
+        "self-test of about five seconds. Please put the output into a bug report.",
         allow_abbrev=False,
     )
     parser.add_argument("--json", action="store_true", help="print JSON")

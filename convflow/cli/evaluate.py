@@ -39,13 +39,13 @@ log = logging.getLogger("convflow")
 NUM_SAMPLES = 50_000
 SPOKEN_SECONDS = 30.0
 
-DESCRIPTION = """Score a model's samples, or given pictures, against real ones.
+DESCRIPTION = """Score samples of a model, or given images, against real images.
 
-WHAT is a run, a checkpoint, a model folder or a Hub id, whose samples are made on the fly; or a
-folder of pictures, a .zip, a .parquet, hf:NAME, digits, shapes (drawn at --size), or an .npz with
-arr_0 (N, H, W, 3) uint8.
-The result card, a .json, holds the scores and everything they depend on. Interrupt as you like:
-the same command goes on where it stopped. On several GPUs:
+WHAT is a model (a run, a checkpoint, a model folder or a Hub id), whose samples are generated as
+needed; or a folder of images, a .zip, a .parquet, hf:NAME, digits, shapes (drawn at --size), or an
+.npz with arr_0 (N, H, W, 3) uint8.
+The result card, a .json file, contains the scores and everything they depend on. You can interrupt
+the command at any time; the same command continues. On several GPUs:
 torchrun --nproc-per-node 8 -m -- convflow evaluate WHAT --reference REF ..."""
 
 EXAMPLES = """examples
@@ -143,35 +143,36 @@ def _parser() -> Parser:
         ),
     )
     add = parser.add_argument
-    add("what", nargs="?", help="model or pictures to score")
-    add("--reference", help="real pictures: any data, or an .npz of statistics (ADM's too)")
+    add("what", nargs="?", help="model or images to score")
+    add("--reference", help="real images: any data, or an .npz of statistics (also that of ADM)")
     known = (
-        "inception (default), dinov2, dinov2-8bit, X.pt2, or X.py:NAME, which runs the code in X.py"
+        "feature network: inception (default), dinov2, dinov2-8bit, X.pt2, or X.py:NAME, which "
+        "runs the code in X.py"
     )
     add("--detector", default="inception", help=known)
-    add("--num", type=positive, help="how many: 50000 samples (default) or all pictures")
-    add("--size", type=size, help="height x width, e.g. 48x32 (default: as they are, or trained)")
-    add("--seed", type=natural, help="of samples, or of the draw of --num pictures (default: 0)")
-    add("--batch-size", type=positive, default=64, help="pictures at once (default: 64)")
-    add("--device", default="auto", help="auto, cpu, ...")
+    add("--num", type=positive, help="number of samples (default: 50000) or images (default: all)")
+    add("--size", type=size, help="height x width, e.g. 48x32 (default: as given or trained)")
+    add("--seed", type=natural, help="seed of samples or of the choice of images (default: 0)")
+    add("--batch-size", type=positive, default=64, help="images to process at once (default: 64)")
+    add("--device", default="auto", help="device: auto (default), cpu, ...")
     results = parser.add_argument_group("results")
-    results.add_argument("--out", type=Path, help="result card (default: scores/NAME.json)")
-    results.add_argument("--save-samples", type=Path, help="keep the pictures as .npz (arr_0)")
-    results.add_argument("--save-statistics", type=Path, help="make a reference instead of scores")
+    results.add_argument("--out", type=Path, help="result card file (default: scores/NAME.json)")
+    results.add_argument("--save-samples", type=Path, help="also write the images as .npz (arr_0)")
+    results.add_argument("--save-statistics", type=Path, help="write a reference, not scores")
     add = parser.add_argument_group("comparing result cards").add_argument
-    add("--compare", type=Path, nargs="+", metavar="CARD", help="print a table of their scores")
-    add("--allow", nargs="+", default=[], metavar="KEY", help="what they may differ in")
+    add("--compare", type=Path, nargs="+", metavar="CARD", help="print a table of the scores")
+    add("--allow", nargs="+", default=[], metavar="KEY", help="settings that may differ")
     add = parser.add_argument_group("data and detector").add_argument
     add("--split", help="split of WHAT (default: train)")
-    add("--image-column", help="of WHAT, where a table has several columns of pictures")
-    add("--channels", type=int, choices=(1, 3), help="of given pictures (default: 3)")
+    add("--image-column", help="column of images of WHAT, if a table has several")
+    add("--channels", type=int, choices=(1, 3), help="channels of given images (default: 3)")
     add("--reference-split", default="train", help="split of REF (default: train)")
-    add("--reference-image-column", help="of REF, where a table has several columns of pictures")
-    add("--reference-num", type=positive, help="how many of REF, drawn (default: all)")
-    add("--detector-weights", help="file or URL, instead of the published one")
-    add("--detector-sha256", help="refuse other weights; eight digits or more")
+    add("--reference-image-column", help="column of images of REF, if a table has several")
+    add("--reference-num", type=positive, help="number of images drawn from REF (default: all)")
+    add("--detector-weights", help="file or URL (default: the published file)")
+    add("--detector-sha256", help="SHA-256 that the weights must have; eight digits or more")
     sampling = parser.add_argument_group("sampling, for a model")
-    sampling.add_argument("--weights", choices=("ema", "raw"), help="averaged (default) or last")
+    sampling.add_argument("--weights", choices=("ema", "raw"), help="averaged or last weights")
     add_sampling_options(sampling)
     return parser
 

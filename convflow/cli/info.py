@@ -24,14 +24,14 @@ WEIGHTS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 SETTINGS = ("config.json", "pipeline.json", "state.json")
 
 NOTE = """\
-Parameters and GMACs (10^9 multiply-accumulates of matrix products, attention and convolutions for
-one picture at 256, 512 and 1024 pixels) are those of the published networks with 1000 classes and
-8x latents; deformable sampling is not counted. By default our heads leave out what is not used."""
+Parameters and GMACs are those of the published networks with 1000 classes and 8x latents. GMACs
+are 10^9 multiply-accumulates of matrix products, attention and convolutions, for one image at 256,
+512 and 1024 pixels; deformable sampling is not counted. Our heads leave out unused parts."""
 MEMORY_NOTE = """\
-Memory is an estimate in float32, without codec and data loader. Training: weights, their average,
-gradients, AdamW's two moments, the activations that the backward pass needs, and its temporary
-results. Sampling: weights, and the most activations at once; guidance evaluates
-two pictures for each that it makes."""
+Memory is an estimate in float32, without codec and data loader. Training counts the weights, their
+average, the gradients, AdamW's two moments, the activations for the backward pass, and its
+temporary results. Sampling counts the weights and the most activations at once; with guidance,
+two images are evaluated for each image."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -39,17 +39,17 @@ def main(arguments: Sequence[str]) -> int:
     parser = Parser(
         prog="convflow info",
         usage="convflow info [WHAT] [--batch-size N] [--size HxW] [--part NAME] [--json]",
-        description="Without WHAT, or with a family (dit): its sizes. With --batch-size or --size "
-        "the memory for training and sampling too. WHAT may be a size (flowdcn-s/2), a recipe "
-        "(cifar10.flowdcn), a run folder, a checkpoint, a model folder, a file of published "
-        "weights, or a folder in which diffusers has saved a DiT.",
+        description="Describe WHAT: a size (flowdcn-s/2), a recipe (cifar10.flowdcn), a run "
+        "folder, a checkpoint, a model folder, a file of published weights, or a folder in which "
+        "diffusers has saved a DiT. Without WHAT, or with a family (dit), list the sizes. With "
+        "--batch-size or --size, also estimate the memory for training and sampling.",
         allow_abbrev=False,
     )
     add = parser.add_argument
     add("what", nargs="?", help="family, size, recipe, folder or file")
-    add("--batch-size", type=positive, help="pictures at once, for the memory (default: 1)")
-    add("--size", type=size, help="pixels of a picture (default: 256 in 8x latents, or as trained)")
-    add("--part", help="of a file of weights that holds several networks, the one to describe")
+    add("--batch-size", type=positive, help="batch size of the memory estimate (default: 1)")
+    add("--size", type=size, help="image size of the memory estimate (default: 256, or as trained)")
+    add("--part", help="the network to describe, if a file of weights contains several")
     add("--json", action="store_true", help="print JSON")
     options = parser.parse(arguments)
 
@@ -156,12 +156,12 @@ def _describe(what: str, asked: _Asked, part: str | None) -> dict[str, Any]:
         row = {"size": what, **_sizes()[what], "memory": asked.memory(partial(create_model, what))}
         return row | {"note": f"{NOTE}\n{MEMORY_NOTE}"}
 
-    from convflow.recipes import create_config, find_target, list_recipes
+    from convflow.recipes import SOURCE, create_config, find_target, list_recipes
     from convflow.settings.read import to_dict
 
     if what in list_recipes():
         target = find_target(what)
-        told = {} if target is None else {"target": {"of": "publication", **target._asdict()}}
+        told = {} if target is None else {"target": {"of": SOURCE, **target._asdict()}}
         config = create_config(what)
         build = partial(create_model, **_network(config))
         memory = asked.rows(build, config, config.data.size)
@@ -326,12 +326,10 @@ def _in_short(recipe: dict[str, Any]) -> dict[str, Any]:
     short = {**head, **changed(settings, defaults)}
     if "target" in recipe:
         short["target"] = {k: v for k, v in recipe["target"].items() if v is not None}
-    note = "Other settings are the defaults; --json tells all of them."
+    note = "Other settings are the defaults; --json prints all of them."
     if "memory" in recipe:
         short["memory"] = recipe["memory"]
-        note += (
-            f"\n{recipe['note']}\nA recipe is counted with 1000 classes unless it says how many."
-        )
+        note += f"\n{recipe['note']}\nA recipe is counted with 1000 classes unless it sets others."
     return {**short, "note": note}
 
 

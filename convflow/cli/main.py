@@ -19,24 +19,24 @@ from convflow.cli.output import open_terminal, plain, say
 from convflow.types import Disagreement, Diverged, InputError, unknown_name
 
 VERBS = {
-    "train": "train a model from a recipe, or go on with a run",
-    "sample": "generate pictures with a trained model",
-    "evaluate": "score samples or pictures against real ones, compare result cards",
-    "info": "say what a model, run, recipe or published size holds",
+    "train": "train a model from a recipe, or continue a run",
+    "sample": "generate images with a trained model",
+    "evaluate": "score samples or images against real ones, or compare result cards",
+    "info": "describe a model, a run, a recipe or a published size",
     "doctor": "check this machine: versions, devices, operator, a short self-test",
-    "bench": "measure speed on this machine, search for a solver of few steps",
+    "bench": "measure speed on this machine, or search for a solver with few steps",
     "demo": "train on handwritten digits and draw a page, in two minutes",
 }
 
 USAGE = "\n".join(
     [
-        "usage: convflow VERB [options]",
+        "usage: convflow COMMAND [options]",
         "",
-        "Train, sample and score efficient image generators at any resolution.",
+        "Train, sample and score image generators at any resolution.",
         "",
         *(f"  {verb:8} {text}" for verb, text in VERBS.items()),
         "",
-        "convflow VERB --help tells more; convflow --version prints the version.",
+        "convflow COMMAND --help describes a command; convflow --version prints the version.",
     ]
 )
 

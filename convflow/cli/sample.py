@@ -115,27 +115,27 @@ def _write(made: Output, out: Path, single: bool, options: argparse.Namespace) -
 def _parser() -> Parser:
     parser = Parser(
         prog="convflow sample",
-        description="Generate pictures with a trained model.",
+        description="Generate images with a trained model.",
         allow_abbrev=False,
         usage="convflow sample MODEL [options]",
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=26, width=100),
     )
     add = parser.add_argument
     add("model", help="run folder, checkpoint, model folder or Hub id")
-    add("--out", type=Path, help="a .png grid (default: samples.png), or a folder")
-    add("--single", action="store_true", help="one file per picture, with its label in the name")
-    add("--num", type=positive, help="number of pictures (default: 16)")
+    add("--out", type=Path, help="a .png file for a grid (default: samples.png), or a folder")
+    add("--single", action="store_true", help="one file for each image, named by its label")
+    add("--num", type=positive, help="number of images (default: 16)")
     add("--size", type=sizes, help="height x width, or several: 32x32,64x32 (default: as trained)")
-    add("--seed", type=natural, default=0, help="picture i depends on (seed, i) alone")
+    add("--seed", type=natural, default=0, help="image i depends on (seed, i) alone")
     add("--weights", choices=("ema", "raw"), default="ema", help="averaged or last weights")
-    add("--batch-size", type=positive, default=64, help="pictures at once")
+    add("--batch-size", type=positive, default=64, help="images to generate at once (default: 64)")
     add_sampling_options(parser)
-    add("--columns", type=positive, help="pictures in a row of the grid")
-    add("--zoom", type=positive, help="magnification in the grid (default: small ones up)")
-    previews = "also a strip per picture, from noise to the result (default folder: previews)"
+    add("--columns", type=positive, help="number of images in a row of the grid")
+    add("--zoom", type=positive, help="magnification in the grid (default: by image size)")
+    previews = "also write a strip for each image, from noise to the result (default: previews)"
     add("--previews", type=Path, nargs="?", const=Path("previews"), metavar="FOLDER", help=previews)
-    add("--preview-every", type=positive, help="steps between its tiles (default: about 8 tiles)")
-    add("--device", default="auto", help="auto, cpu, ...")
+    add("--preview-every", type=positive, help="steps between tiles (default: about 8 tiles)")
+    add("--device", default="auto", help="device: auto (default), cpu, ...")
     return parser
 
 

@@ -21,36 +21,37 @@ if TYPE_CHECKING:
 PRECISIONS = ("float32", "bfloat16")
 
 OPS = """Time deform_sample beside the same sums by F.grid_sample and by gathers, forward and with
-all gradients, and beside the limit of the machine. They must agree before anything is timed.
+all gradients, and beside the limit of the machine. All must agree before anything is timed.
 
-Read it so: "ratio" is a rival's time over ours, 15 says that it takes 15 times as long; the limit's
-ratio is below 1, and 0.5 says that we take twice the time that the machine needs at least."""
+"ratio" is a rival's time over the time of deform_sample: with 15, the rival takes 15 times as long.
+The ratio of the limit is below 1: with 0.5, deform_sample takes twice the time that the machine
+needs at least."""
 
-MODELS = """Time networks beside DiT of the same size and beside their own floor: the time of their
-matrix products, convolutions and attentions alone. Each network must give the same numbers in every
-memory layout, and compiled, before it is timed.
+MODELS = """Time networks beside DiT of the same size and beside their own floor. The floor is the
+time of their matrix products, convolutions and attentions alone. Before it is timed, each network
+must give the same numbers in every memory layout, and when it is compiled.
 {what}
 
-Read it so: "ratio" is a rival's time over the network's as it stands, "eager"; 1.5 in the line of
-DiT says that DiT takes 1.5 times as long, 0.8 in that of the floor that a fifth of the time goes
-into everything else. "product limit" is the time of the network's operations ("tflop") at the rate
-of one large matrix product, and "utilisation" that time over the row's own: 1 is all that the
-machine can do."""
+"ratio" is a rival's time over the time of the network as it is ("eager"). With 1.5 in the line of
+DiT, DiT takes 1.5 times as long. With 0.8 in the line of the floor, a fifth of the time goes into
+everything else. "product limit" is the time that the network's operations ("tflop") take at the
+rate of one large matrix product. "utilisation" is this time over the time of the row: 1 is the best
+that the machine can do."""
 
-FORWARD = "Here: one evaluation without gradients, as in sampling."
-TRAINING = "Here: an evaluation and all gradients, without the optimizer's step."
+FORWARD = "This benchmark times one evaluation without gradients, as in sampling."
+TRAINING = "This benchmark times an evaluation and all gradients, without the optimizer step."
 
-SAMPLERS = """Time whole batches of samples, and within the same runs every call of the network: the
-share of the time that is spent there. The rest is the price of the solver, the guidance and the
-codec. Watched runs must make the pictures of unwatched ones.
+SAMPLERS = """Time the sampling of whole batches, and in the same runs every call of the network.
+"share" is the part of the time that is spent in the network. The rest is the cost of the solver,
+the guidance and the codec. A watched run must make the same images as an unwatched one.
 
-MODEL is a run folder, checkpoint, model folder or Hub id; without it a network as small as that of
-the digits recipe, with random weights: of larger ones the share is higher."""
+MODEL is a run folder, checkpoint, model folder or Hub id. Without it, a network with random weights
+is used that is as small as that of the digits recipe. Larger networks have a higher share."""
 
 
 def bench_ops(arguments: Sequence[str]) -> int:
     """Time the operator beside its rivals."""
-    parser = _parser("ops", OPS, "batch of every shape (default: 8 and 2)", rounds=5)
+    parser = _parser("ops", OPS, "batch size of every shape (default: 8 and 2)", rounds=5)
     parser.add_argument("--size", type=size, help="height x width in cells (default: 16x16, 32x32)")
     options = _parse(parser, arguments)
 
@@ -87,13 +88,13 @@ def bench_training(arguments: Sequence[str]) -> int:
 
 def bench_samplers(arguments: Sequence[str]) -> int:
     """Time sampling, and the network's share of it."""
-    parser = _parser("samplers", SAMPLERS, "pictures at once (default: 16)", "[MODEL]", rounds=5)
+    parser = _parser("samplers", SAMPLERS, "images at once (default: 16)", "[MODEL]", rounds=5)
     add = parser.add_argument
     add("model", nargs="?", help="run folder, checkpoint, model folder or Hub id")
-    add("--size", type=size, help="height x width in pixels (default: as trained)")
+    add("--size", type=size, help="height x width in pixels (default: the trained size)")
     add("--steps", type=positive, help="solver steps (default: the recipe's)")
-    add("--solver", help="one, or several: euler,heun (default: euler,heun,ab4)")
-    add("--guidance", type=above_zero, default=1.5, help="beside none (default: 1.5)")
+    add("--solver", help="one or several solvers (default: euler,heun,ab4)")
+    add("--guidance", type=above_zero, default=1.5, help="guidance scale (default: 1.5)")
     options = _parse(parser, arguments)
 
     from convflow.bar import Bar
@@ -126,10 +127,10 @@ def bench_samplers(arguments: Sequence[str]) -> int:
 
 
 BENCHES: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
-    "ops": ("[options]       the operator beside two rivals and the machine's limit", bench_ops),
-    "models": ("[NAME ...]   networks beside DiT and their own floor", bench_models),
-    "training": ("[NAME ...] likewise, with all gradients", bench_training),
-    "samplers": ("[MODEL]    the network's share of the time of sampling", bench_samplers),
+    "ops": ("[options]       time the operator beside two rivals and a limit", bench_ops),
+    "models": ("[NAME ...]   time networks beside DiT and their own floor", bench_models),
+    "training": ("[NAME ...] time networks with all gradients", bench_training),
+    "samplers": ("[MODEL]    measure the network's share of the sampling time", bench_samplers),
 }
 """What each takes and tells, and what runs it."""
 
@@ -147,9 +148,9 @@ def check_out(out: Path, option: str = "out", example: str = "table.json") -> No
 
 def _bench_networks(verb: str, mode: str, what: str, arguments: Sequence[str]) -> int:
     about = MODELS.format(what=what)
-    parser = _parser(verb, about, "pictures at once (default: 2)", "[NAME ...]", rounds=5)
+    parser = _parser(verb, about, "images at once (default: 2)", "[NAME ...]", rounds=5)
     add = parser.add_argument
-    add("names", nargs="*", metavar="NAME", help="convflow info lists them (default: the three S)")
+    add("names", nargs="*", metavar="NAME", help="published sizes (default: three S sizes)")
     add("--size", type=size, help="height x width in pixels (default: 256x256)")
     add(
         "--compile",
@@ -157,7 +158,7 @@ def _bench_networks(verb: str, mode: str, what: str, arguments: Sequence[str]) -
         choices=("whole", "blocks"),
         const="whole",
         metavar="HOW",
-        help="also by torch.compile: whole takes minutes, blocks one graph for each kind of block",
+        help="also time torch.compile: whole takes minutes, blocks one graph per kind of block",
     )
     options = _parse(parser, arguments)
 
@@ -208,10 +209,10 @@ def _parser(verb: str, about: str, batch: str, words: str = "", *, rounds: int) 
     )
     add = parser.add_argument
     add("--batch-size", type=positive, help=batch)
-    add("--precision", choices=PRECISIONS, default="float32", help="of the arithmetic")
-    add("--rounds", type=positive, default=rounds, help=f"turns of each (default: {rounds})")
-    add("--csv", type=Path, metavar="FILE", help="also write the rows there, with the machine")
-    add("--device", default="auto", help="auto, cpu, ...")
+    add("--precision", choices=PRECISIONS, default="float32", help="arithmetic (default: float32)")
+    add("--rounds", type=positive, default=rounds, help=f"number of rounds (default: {rounds})")
+    add("--csv", type=Path, metavar="FILE", help="also write the rows to FILE, with the machine")
+    add("--device", default="auto", help="device: auto (default), cpu, ...")
     return parser
 
 

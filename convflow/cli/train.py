@@ -20,40 +20,43 @@ HELP = """usage: convflow train RECIPE [--run FOLDER] [--KEY VALUE ...]
        convflow train --resume FOLDER [--KEY VALUE ...]
        convflow train --init FOLDER --run FOLDER [--KEY VALUE ...]
 
-Train a model. The run folder (runs/RECIPE by default) gets checkpoints, metrics.jsonl, sample
-grids and the complete settings. The same command again goes on where the run stopped; Ctrl-C
-saves first. With --init and no recipe the settings are those of the run it names.
+Train a model. The run folder (runs/RECIPE by default) contains checkpoints, metrics.jsonl, sample
+grids and the complete settings. Ctrl-C saves the run. The same command continues it. With --init
+and no recipe, a new run starts with the settings and the weights of the run that --init names.
 
 recipes
 {recipes}
 
-often changed
-  --data PATH              folder (with class subfolders or flat), .zip, .parquet, hf:NAME, digits,
-                           shapes (drawn at any size, nothing to download)
-  --data.split train       train, validation, test or unlabeled, where folders, files or a column
-                           of a table say so; all merges all but the unlabeled one
-  --data.labels auto       where classes come from: a table (dataset.json, metadata.csv, a column),
-                           else folders; or folders, table, names (cat_0.png), none (no classes)
-  --data.label-column kind column of labels, where a table has several
-  --data.image-column img  column of pictures, where a table has several
-  --data.size 64x48        height x width in pixels
-  --init runs/pets         begin from the weights of a run, a checkpoint or a model folder
-  --images 2000000         length of the run in images seen
-  --epochs 3               length of the run in passes over the pictures, in place of --images
-  --minutes 20             end and save after so many minutes, or at the length if that comes first
-  --batch-size 128         global batch, whatever the number of devices
-  --micro-batch 32         most pictures at once on a device, to save memory
+common settings
+  --data PATH              images: a folder (with class subfolders or flat), .zip, .parquet,
+                           hf:NAME, digits, or shapes (drawn at any size, no download)
+  --data.split train       split of the data: train, validation, test, unlabeled, or all (which
+                           merges all but unlabeled); found by names of folders or files, or in a
+                           column of a table
+  --data.labels auto       source of the classes: auto (a table if there is one, else folders),
+                           table (dataset.json, metadata.csv or a column), folders,
+                           names (cat_0.png) or none (no classes)
+  --data.label-column kind column of labels, if a table has several
+  --data.image-column img  column of images, if a table has several
+  --data.size 64x48        image size: height x width in pixels
+  --data.on-bad skip       leave unreadable images out instead of stopping
+  --init runs/pets         start from the weights of a run, a checkpoint or a model folder
+  --images 2000000         length of the run as a number of images
+  --epochs 3               length of the run as passes over the data, instead of --images
+  --minutes 20             save and end after this time, or at the full length if that is earlier
+  --batch-size 128         global batch size, for any number of devices
+  --micro-batch 32         largest batch on a device at once; a small one saves memory
   --optim.lr 2e-4          learning rate
-  --device cpu             where to train; auto takes a GPU where there is one
-  --precision float32      arithmetic of the network; auto takes bfloat16 where it is fast
-  --codec latent           in latents of an autoencoder; needs pip install convflow[diffusers]
-  --process ddpm           DDPM instead of flow matching; see also --process.schedule
-  --process dfm            a flow for each scale; see also --process.factors, .decomposition
-  --model.width 256        any setting of the network; several numbers as --model.depths 2,4,8,4,2
-  --data.on-bad skip       leave unreadable pictures out instead of stopping
+  --device cpu             device to train on; auto uses a GPU if there is one
+  --precision float32      arithmetic of the network; auto uses bfloat16 where it is fast
+  --codec latent           train in latents of an autoencoder (needs convflow[diffusers])
+  --process ddpm           use DDPM instead of flow matching; see also --process.schedule
+  --process dfm            use one flow for each scale; see also --process.factors and
+                           --process.decomposition
+  --model.width 256        any setting of the network; give a list as --model.depths 2,4,8,4,2
 
-convflow train RECIPE --help lists every key with its value in that recipe, or beside what else is
-given: convflow train RECIPE --model.name dico --help.
+convflow train RECIPE --help lists every key with its value in that recipe. With other settings
+before --help, it lists the values that result: convflow train RECIPE --model.name dico --help.
 On several GPUs: torchrun --nproc-per-node 8 -m -- convflow train RECIPE ..."""
 
 

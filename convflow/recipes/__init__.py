@@ -13,6 +13,9 @@ from typing import NamedTuple
 from convflow.training.config import TrainConfig
 from convflow.types import InputError, unknown_name
 
+SOURCE = "paper, not reproduced here"
+"""Where all targets come from, said wherever one is printed."""
+
 
 class Target(NamedTuple):
     """Scores that a paper reports for a recipe's settings; None where none was found.
@@ -30,14 +33,14 @@ class Target(NamedTuple):
     citation: str
 
     def __str__(self) -> str:
-        """Return the scores in a line, marked as published, not measured here."""
+        """Return the scores in a line, marked as the paper's, not reproduced here."""
         words = ("FID", "sFID", "IS", "precision", "recall")
         found = [f"{w} {v}" for w, v in zip(words, self[:5], strict=True) if v is not None]
         if not found:
             return f"no score found ({self.citation})"
         count = "" if self.samples is None else f", {self.samples:,} samples"
         guidance = "with guidance" if self.guided else "without guidance"
-        return f"{', '.join(found)} {guidance}{count} (published: {self.citation})"
+        return f"{', '.join(found)} {guidance}{count} ({SOURCE}: {self.citation})"
 
 
 def list_recipes() -> dict[str, str]:

@@ -28,39 +28,39 @@ def flowdcn() -> TrainConfig:
 
 
 def dico() -> TrainConfig:
-    """CIFAR-10 in pixel space, a 5 M DiCo; all else as in cifar10.flowdcn."""
+    """CIFAR-10 in pixel space, a 5 M DiCo; otherwise like cifar10.flowdcn."""
     model = {"name": "dico", "width": 56, "depths": [3, 3, 3, 3, 3]}
     return replace(flowdcn(), model=model)
 
 
 def fcdm() -> TrainConfig:
-    """CIFAR-10 in pixel space, a 5 M FCDM; all else as in cifar10.flowdcn."""
+    """CIFAR-10 in pixel space, a 5 M FCDM; otherwise like cifar10.flowdcn."""
     model = {"name": "fcdm", "width": 64, "depths": [1, 2, 4, 2, 1]}
     return replace(flowdcn(), model=model)
 
 
 def sit() -> TrainConfig:
-    """CIFAR-10 in pixel space, a 5 M SiT with patch 2; all else as in cifar10.flowdcn."""
+    """CIFAR-10 in pixel space, a 5 M SiT with patch 2; otherwise like cifar10.flowdcn."""
     model = {"name": "sit", "width": 192, "depth": 8, "num_heads": 3, "patch_size": 2}
     return replace(flowdcn(), model=model)
 
 
 def dit() -> TrainConfig:
-    """CIFAR-10 in pixel space, the network of cifar10.sit trained as a DDPM; all else alike."""
+    """CIFAR-10 in pixel space, network and settings of cifar10.sit, trained with DDPM."""
     model = sit().model | {"name": "dit"}
     return replace(sit(), model=model, process=ProcessConfig(kind="ddpm"))
 
 
 def flowdcn_dfm() -> TrainConfig:
-    """CIFAR-10 in two scales, 16 to 32 pixels, a 5 M FlowDCN; all else as in cifar10.flowdcn."""
+    """CIFAR-10 in two scales, 16 to 32 pixels, a 5 M FlowDCN; otherwise like cifar10.flowdcn."""
     return replace(flowdcn(), process=SCALES, sampling=DFM)
 
 
 def dico_dfm() -> TrainConfig:
-    """CIFAR-10 in two scales as published, a 5 M DiCo; all else as in cifar10.dico."""
+    """CIFAR-10 in two scales as published, a 5 M DiCo; otherwise like cifar10.dico."""
     return replace(dico(), process=ProcessConfig(kind="dfm", factors=(2,)), sampling=DFM)
 
 
 def sit_dfm() -> TrainConfig:
-    """CIFAR-10 in two scales, 16 to 32 pixels, a 5 M SiT; all else as in cifar10.sit."""
+    """CIFAR-10 in two scales, 16 to 32 pixels, a 5 M SiT; otherwise like cifar10.sit."""
     return replace(sit(), process=SCALES, sampling=DFM)

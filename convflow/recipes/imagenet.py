@@ -59,17 +59,17 @@ def _at_512(recipe: TrainConfig, steps: int) -> TrainConfig:
 
 
 def flowdcn_s() -> TrainConfig:
-    """FlowDCN-S/2 at 256, 400K steps; FID 54.6 without guidance (paper)."""
+    """FlowDCN-S/2 at 256, 400K steps; FID 54.6 without guidance (paper, not reproduced here)."""
     return _recipe("flowdcn-s/2", 400_000, FLOWDCN_SDE, 1.0)
 
 
 def flowdcn_b() -> TrainConfig:
-    """FlowDCN-B/2 at 256, 400K steps; FID 28.5 without guidance (paper)."""
+    """FlowDCN-B/2 at 256, 400K steps; FID 28.5 without guidance (paper, not reproduced here)."""
     return _recipe("flowdcn-b/2", 400_000, FLOWDCN_SDE, 1.0)
 
 
 def flowdcn_b_var() -> TrainConfig:
-    """FlowDCN-B/2 at ten aspect ratios, 400K steps; FID 23.6 without guidance (paper)."""
+    """FlowDCN-B, ten ratios, 400K steps; FID 23.6 without guidance (paper, not reproduced here)."""
     recipe = flowdcn_b()
     sizes = bucket_sizes(256 * 256, np.linspace(0.5, 3, 10).tolist(), 16)
     data = replace(recipe.data, sizes=sizes, crop="random", flip=False)
@@ -77,120 +77,129 @@ def flowdcn_b_var() -> TrainConfig:
 
 
 def flowdcn_l() -> TrainConfig:
-    """FlowDCN-L/2 at 256, 400K steps; FID 13.8 without guidance (paper)."""
+    """FlowDCN-L/2 at 256, 400K steps; FID 13.8 without guidance (paper, not reproduced here)."""
     return _recipe("flowdcn-l/2", 400_000, FLOWDCN_SDE, 1.0)
 
 
 def flowdcn_xl() -> TrainConfig:
-    """FlowDCN-XL/2 at 256, 2M steps; FID 2.00 with guidance 1.375 (paper)."""
+    """FlowDCN-XL/2 at 256, 2M steps; FID 2.00 with guidance 1.375 (paper, not reproduced here)."""
     return _recipe("flowdcn-xl/2", 2_000_000, FLOWDCN_SDE, 1.375)
 
 
 def dico_s() -> TrainConfig:
-    """DiCo-S at 256, 400K steps; FID 49.97 without guidance (paper)."""
+    """DiCo-S at 256, 400K steps; FID 49.97 without guidance (paper, not reproduced here)."""
     return _recipe("dico-s", 400_000, DDPM_250, 1.0)
 
 
 def dico_b() -> TrainConfig:
-    """DiCo-B at 256, 400K steps; FID 27.20 without guidance (paper)."""
+    """DiCo-B at 256, 400K steps; FID 27.20 without guidance (paper, not reproduced here)."""
     return _recipe("dico-b", 400_000, DDPM_250, 1.0)
 
 
 def dico_l() -> TrainConfig:
-    """DiCo-L at 256, 400K steps; FID 13.66 without guidance (paper)."""
+    """DiCo-L at 256, 400K steps; FID 13.66 without guidance (paper, not reproduced here)."""
     return _recipe("dico-l", 400_000, DDPM_250, 1.0)
 
 
 def dico_xl() -> TrainConfig:
-    """DiCo-XL at 256, 3.75M steps; FID 2.05 with guidance 1.4 (paper)."""
+    """DiCo-XL at 256, 3.75M steps; FID 2.05 with guidance 1.4 (paper, not reproduced here)."""
     return _recipe("dico-xl", 3_750_000, DDPM_250, 1.4)
 
 
 def dico_h() -> TrainConfig:
-    """DiCo-H at 256, 1M steps of 1024; FID 1.90 with guidance (paper, scale not found)."""
+    """DiCo-H at 256, 1M steps of 1024; FID 1.90 with guidance (paper, not reproduced here).
+
+    The scale of the guidance was not found.
+    """
     recipe = _recipe("dico-h", 1_000_000, DDPM_250, 1.4)  # the scale is DiCo-XL's
     optim = replace(recipe.optim, lr=2e-4, betas=(0.99, 0.99), warmup_images=5_000 * 1024)
     return replace(recipe, optim=optim, batch_size=1024, images=1_000_000 * 1024)
 
 
 def dico_xl_512() -> TrainConfig:
-    """DiCo-XL at 512, 3M steps; FID 2.53 with guidance (paper, scale not found)."""
+    """DiCo-XL at 512, 3M steps; FID 2.53 with guidance (paper, not reproduced here).
+
+    The scale of the guidance was not found.
+    """
     return _at_512(dico_xl(), 3_000_000)  # the scale is that at 256
 
 
 def dit_s() -> TrainConfig:
-    """DiT-S/2 at 256, 400K steps; FID 68.40 without guidance (paper)."""
+    """DiT-S/2 at 256, 400K steps; FID 68.40 without guidance (paper, not reproduced here)."""
     return _recipe("dit-s/2", 400_000, DDPM_250, 1.0)
 
 
 def dit_b() -> TrainConfig:
-    """DiT-B/2 at 256, 400K steps; FID 43.47 without guidance (paper)."""
+    """DiT-B/2 at 256, 400K steps; FID 43.47 without guidance (paper, not reproduced here)."""
     return _recipe("dit-b/2", 400_000, DDPM_250, 1.0)
 
 
 def dit_l() -> TrainConfig:
-    """DiT-L/2 at 256, 400K steps; FID 23.33 without guidance (paper)."""
+    """DiT-L/2 at 256, 400K steps; FID 23.33 without guidance (paper, not reproduced here)."""
     return _recipe("dit-l/2", 400_000, DDPM_250, 1.0)
 
 
 def dit_xl() -> TrainConfig:
-    """DiT-XL/2 at 256, 7M steps; FID 2.27 with guidance 1.5 (paper)."""
+    """DiT-XL/2 at 256, 7M steps; FID 2.27 with guidance 1.5 (paper, not reproduced here)."""
     return _recipe("dit-xl/2", 7_000_000, DDPM_250, 1.5)
 
 
 def dit_xl_512() -> TrainConfig:
-    """DiT-XL/2 at 512, 3M steps; FID 3.04 with guidance 1.5 (paper)."""
+    """DiT-XL/2 at 512, 3M steps; FID 3.04 with guidance 1.5 (paper, not reproduced here)."""
     return _at_512(dit_xl(), 3_000_000)
 
 
 def sit_s() -> TrainConfig:
-    """SiT-S/2 at 256, 400K steps; FID 57.6 without guidance (paper)."""
+    """SiT-S/2 at 256, 400K steps; FID 57.6 without guidance (paper, not reproduced here)."""
     return _recipe("sit-s/2", 400_000, SIT_SDE, 1.0)
 
 
 def sit_b() -> TrainConfig:
-    """SiT-B/2 at 256, 400K steps; FID 33.0 without guidance (paper)."""
+    """SiT-B/2 at 256, 400K steps; FID 33.0 without guidance (paper, not reproduced here)."""
     return _recipe("sit-b/2", 400_000, SIT_SDE, 1.0)
 
 
 def sit_l() -> TrainConfig:
-    """SiT-L/2 at 256, 400K steps; FID 18.8 without guidance (paper)."""
+    """SiT-L/2 at 256, 400K steps; FID 18.8 without guidance (paper, not reproduced here)."""
     return _recipe("sit-l/2", 400_000, SIT_SDE, 1.0)
 
 
 def sit_xl() -> TrainConfig:
-    """SiT-XL/2 at 256, 7M steps; FID 2.06 with guidance 1.5 (paper)."""
+    """SiT-XL/2 at 256, 7M steps; FID 2.06 with guidance 1.5 (paper, not reproduced here)."""
     return _recipe("sit-xl/2", 7_000_000, SIT_SDE, 1.5)
 
 
 def sit_xl_512() -> TrainConfig:
-    """SiT-XL/2 at 512, 3M steps; FID 2.62 with guidance 1.5 (paper)."""
+    """SiT-XL/2 at 512, 3M steps; FID 2.62 with guidance 1.5 (paper, not reproduced here)."""
     return _at_512(sit_xl(), 3_000_000)  # the length was not found, this is DiT's
 
 
 def fcdm_s() -> TrainConfig:
-    """FCDM-S at 256, 400K steps; no score found, length and sampler as of dico_s."""
+    """FCDM-S at 256, 400K steps; no score found; length and sampler of dico_s."""
     return replace(_recipe("fcdm-s", 400_000, DDPM_250, 1.0), precision="bfloat16")
 
 
 def fcdm_b() -> TrainConfig:
-    """FCDM-B at 256, 400K steps; no score found, length and sampler as of dico_b."""
+    """FCDM-B at 256, 400K steps; no score found; length and sampler of dico_b."""
     return replace(_recipe("fcdm-b", 400_000, DDPM_250, 1.0), precision="bfloat16")
 
 
 def fcdm_l() -> TrainConfig:
-    """FCDM-L at 256, 400K steps; no score found, length and sampler as of dico_l."""
+    """FCDM-L at 256, 400K steps; no score found; length and sampler of dico_l."""
     return replace(_recipe("fcdm-l", 400_000, DDPM_250, 1.0), precision="bfloat16")
 
 
 def fcdm_xl() -> TrainConfig:
-    """FCDM-XL at 256, 1M steps; FID about 2.03 with guidance (paper, scale not found)."""
+    """FCDM-XL at 256, 1M steps; FID about 2.03 with guidance (paper, not reproduced here).
+
+    The scale of the guidance was not found.
+    """
     # 7 times fewer steps than DiT-XL, as is said of it; the sampler is DiCo-XL's.
     return replace(_recipe("fcdm-xl", 1_000_000, DDPM_250, 1.4), precision="bfloat16")
 
 
 def dfm_dit_xl_512() -> TrainConfig:
-    """DFM on DiT-XL/2 at 512, 500K steps; FID 4.28 with guidance 1.5 (paper, other latents).
+    """DFM, DiT-XL/2 at 512, 500K steps; FID 4.28 with guidance 1.5 (paper, not reproduced here).
 
     Two things of the paper are missing. Its latents are FLUX's, fine-tuned for scales, where these
     are sd-vae-ft-ema's. And it preconditions the input and the output of each scale as EDM does
@@ -204,7 +213,7 @@ def dfm_dit_xl_512() -> TrainConfig:
 
 
 def dfm_sit_xl_512() -> TrainConfig:
-    """DFM on SiT-XL/2 at 512, 400K steps; FID 18.74 without guidance (paper's authors' code)."""
+    """DFM, SiT-XL/2 at 512, 400K steps; FID 18.74 without guidance (paper, not reproduced here)."""
     sampling = SamplingConfig("euler", 50, stage_steps=(40, 10), thresholds=(0.9,))
     recipe = _recipe("sit-xl/2", 400_000, replace(sampling, label_policy="random"), 1.0)
     process, optim = replace(DFM, earlier_location=2.0), replace(recipe.optim, clip=1.0)

@@ -5,7 +5,7 @@ from convflow.training.config import DataConfig, EMAConfig, OptimConfig, TrainCo
 
 
 def flowdcn() -> TrainConfig:
-    """Any folder of pictures at 64x64, a 13 M FlowDCN with patch 4."""
+    """Any folder of images at 64x64, a 13 M FlowDCN with patch 4."""
     return TrainConfig(
         model={"name": "flowdcn", "width": 256, "depth": 12, "num_groups": 8, "patch_size": 4},
         data=DataConfig(path="", size=(64, 64), channels=3),

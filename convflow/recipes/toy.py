@@ -25,18 +25,18 @@ def shapes() -> TrainConfig:
 
 
 def shapes_dico() -> TrainConfig:
-    """Drawn shapes 32x32 in pixel space, a 0.5 M DiCo; all else as in toy.shapes."""
+    """Drawn shapes 32x32 in pixel space, a 0.5 M DiCo; otherwise like toy.shapes."""
     model = {"name": "dico", "width": 24, "depths": [1, 1, 1, 1, 1]}
     return replace(shapes(), model=model)
 
 
 def shapes_fcdm() -> TrainConfig:
-    """Drawn shapes 32x32 in pixel space, a 0.4 M FCDM; all else as in toy.shapes."""
+    """Drawn shapes 32x32 in pixel space, a 0.4 M FCDM; otherwise like toy.shapes."""
     model = {"name": "fcdm", "width": 24, "depths": [1, 1, 1, 1, 1]}
     return replace(shapes(), model=model)
 
 
 def shapes_sit() -> TrainConfig:
-    """Drawn shapes 32x32 in pixel space, a 0.5 M SiT with patch 4; all else as in toy.shapes."""
+    """Drawn shapes 32x32 in pixel space, a 0.5 M SiT with patch 4; otherwise like toy.shapes."""
     model = {"name": "sit", "width": 64, "depth": 6, "num_heads": 4, "patch_size": 4}
     return replace(shapes(), model=model)

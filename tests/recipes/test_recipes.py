@@ -16,7 +16,7 @@ from convflow.models.backbone import check_size
 from convflow.models.zoo import create_model
 from convflow.nn.embed import TimeEmbedding
 from convflow.processes.process import create_process
-from convflow.recipes import create_config, find_target, imagenet, list_recipes
+from convflow.recipes import SOURCE, create_config, find_target, imagenet, list_recipes
 from convflow.settings.read import to_dict
 from convflow.training.keys import from_dict
 from convflow.training.launch import build_model
@@ -102,17 +102,17 @@ def test_a_description_says_the_target_of_the_paper(name):
         assert "no score found" in about
         return
     said = re.search(
-        r"FID (?:about )?([\d.]+) (with|without) guidance(?: ([\d.]+))? \(paper", about
+        rf"FID (?:about )?([\d.]+) (with|without) guidance(?: ([\d.]+))? \({SOURCE}\)", about
     )
     assert float(said[1]) == target.fid
     assert (said[2] == "with") == target.guided == (guidance != 1)
     if said[3] is not None:
         assert float(said[3]) == guidance
     else:
-        assert not target.guided or "scale not found" in about
+        assert not target.guided or "was not found" in getattr(imagenet, name).__doc__
     shown = str(target)
     assert shown.startswith(f"FID {target.fid}")
-    assert "published: " in shown
+    assert f"({SOURCE}: " in shown
 
 
 @pytest.mark.parametrize(
