@@ -275,7 +275,7 @@ class Pipeline:
         if precision not in (known := get_args(Precision)):
             raise InputError(unknown_name("precision", precision, known))
         check_size(*size, self.multiple)
-        own = {f.name for f in dataclasses.fields(Sampler)} | {*self.model.arguments, *OWNERS}
+        own = {f.name for f in dataclasses.fields(Sampler)} | {*self.model.options, *OWNERS}
         for name in more:
             if name not in own:
                 options = {*inspect.signature(self.samples).parameters, "num", "batch_size"}

@@ -55,6 +55,8 @@ class Table(Mapping[str, T]):
             InputError: an unknown name (the nearest is named), a module that cannot be imported,
                 or something that is no such part.
         """
+        if not isinstance(name, str):  # read from a file
+            raise InputError(unknown_name(self.noun, name, self))
         if name in self.parts:
             return self.parts[name]
         place, colon, attribute = name.rpartition(":")

@@ -251,12 +251,14 @@ def read_run_config(run: Path) -> TrainConfig:
             "convflow train wrote, or a recipe to begin a new run"
         )
     try:
-        return find_paths(from_dict(read_json(path)), run)
+        config = find_paths(from_dict(read_json(path)), run)
     except InputError as error:
         reason = str(error).partition("; ")[0].removeprefix(f"{path} ")
         raise InputError(
             f"{path} cannot be used: {reason}; restore it from state.json of a checkpoint"
         ) from error
+    settings_of(config.model["name"], trusted=False)
+    return config
 
 
 def pyramid_settings(settings: dict[str, Any], config: TrainConfig) -> dict[str, Any]:

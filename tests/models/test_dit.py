@@ -230,8 +230,8 @@ def test_one_graph_of_each_kind_of_scaling_serves_all_sizes(case, kind, unchecke
 
 def test_a_scaling_of_other_positions_is_refused():
     model = build("sit")
-    for refused in (model.check_arguments, partial(model, *inputs(model))):
+    for refused in (model.check_options, partial(model, *inputs(model))):
         with pytest.raises(InputError, match="pi or ei for sincos positions, got 'yarn'"):
             refused(position_scaling=PositionScaling("yarn", 4, 6))
-    model.check_arguments(position_scaling=PositionScaling("ei", 4, 6))
-    build("sit-rotary").check_arguments(position_scaling=PositionScaling("yarn", 4, 6))
+    model.check_options(position_scaling=PositionScaling("ei", 4, 6))
+    build("sit-rotary").check_options(position_scaling=PositionScaling("yarn", 4, 6))

@@ -503,7 +503,7 @@ def test_what_cannot_be_inside_is_refused():
 def test_scaled_positions_pass_through():
     backbone = settings_of("sit")
     model = perturb(create_model("pyramid", backbone=backbone, factors=[2]).eval())
-    assert model.arguments == ("position_scaling",)
+    assert model.options == ("position_scaling",)
     coarse, fine = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 8, 8)
     given = [coarse, fine], torch.rand(2, 2), torch.tensor([1, 2])
     same, scaled = (
@@ -512,4 +512,4 @@ def test_scaled_positions_pass_through():
     assert_equal(same, model(*given))
     assert not scaled[0].equal(same[0])
     with pytest.raises(InputError, match="for sincos positions, got 'ntk'"):
-        model.check_arguments(position_scaling=PositionScaling("ntk", 4, 4))
+        model.check_options(position_scaling=PositionScaling("ntk", 4, 4))
