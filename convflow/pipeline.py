@@ -32,7 +32,7 @@ from convflow.samplers.multistep import read_table, table_path
 from convflow.samplers.ode import Callback
 from convflow.samplers.sampler import SEARCHED, Sampler, check_shift
 from convflow.samples import LabelPolicy, Precision, Progress, Samples
-from convflow.storage import write_text
+from convflow.storage import hash_tensors, write_text
 from convflow.training.checkpoint import read_trained
 from convflow.training.config import (
     SAMPLER_SETTINGS,
@@ -359,6 +359,25 @@ class Pipeline:
         work = Work(build, samples.size, batch_size * each, self.codec.factor, half)
         free = distributed.free_memory(self.device)
         check_memory(work, free, "batch-size", training=False, picture=each)
+
+    def describe(self, name: str = "", weights: str = "ema") -> dict[str, Any]:
+        """Return what a result card says of the model: its name, network, process and weights.
+
+        Args:
+            name: what the model is called; by default as its folder.
+            weights: which of a run's weights these are, "ema" or "raw".
+        """
+        inner = getattr(self.model, "backbone", None)
+        return {
+            "name": name or (self.folder.resolve().name if self.folder else self.model.family),
+            "folder": str(self.folder),
+            "weights": weights,
+            "family": self.model.family,
+            **({"backbone": inner.family} if isinstance(inner, Backbone) else {}),
+            "process": dataclasses.asdict(self.process),
+            "parameters": sum(p.numel() for p in self.model.parameters()),
+            "sha256": hash_tensors(self.model.state_dict()),
+        }
 
     def _label_ids(self, labels: Sequence[Label | None] | Label | None) -> list[int]:
         null = self.model.num_classes

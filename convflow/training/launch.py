@@ -22,6 +22,7 @@ from convflow.codecs import Codec, create_codec
 from convflow.data.buckets import batch_of
 from convflow.data.check import Report
 from convflow.data.loader import Images
+from convflow.data.sources import find_source
 from convflow.models.backbone import Backbone, check_size
 from convflow.models.zoo import SIZES, create_model, settings_of
 from convflow.processes.flow import FlowMatching
@@ -257,7 +258,8 @@ def read_run_config(run: Path) -> TrainConfig:
         raise InputError(
             f"{path} cannot be used: {reason}; restore it from state.json of a checkpoint"
         ) from error
-    settings_of(config.model["name"], trusted=False)
+    settings_of(config.model["name"], trusted=False)  # a file alone runs no code
+    find_source(config.data.path, trusted=False)
     return config
 
 

@@ -18,7 +18,7 @@ TRAIN = f"train pictures.flowdcn {SMALL} --run P/new --data P/data"
 RESUME = "train --resume P/run"
 ZIP = f"{TRAIN} --data P/data.zip"
 PARQUET = f"{TRAIN} --data P/data.parquet"
-DETECTOR = f"{Path(__file__).parents[1]}/evaluation/tiny_detector.py:load"
+DETECTOR = f"{Path(__file__).parents[1]}/extending/detector.py:load"
 EVALUATE = (
     "evaluate P/run --reference P/data --num 8 --steps 1 --batch-size 2 --out P/card.json "
     f"--device cpu --detector {DETECTOR}"
