@@ -243,7 +243,7 @@ CASES = [
         f"{TRAIN} --model.width 15",
         "expected a width that num_groups divides",
     ),
-    ("width in words", f"{TRAIN} --model.width wide", "cannot be built"),
+    ("width in words", f"{TRAIN} --model.width wide", "expected a whole number for width"),
     ("width in powers", f"{TRAIN} --model.width 1e9", "expected a whole number for width, got 1"),
     ("width in small powers", f"{TRAIN} --model.width 1e2", "expected a whole number for width"),
     ("no depth", f"{TRAIN} --model.depth 0", "depth"),

@@ -377,8 +377,8 @@ def test_scales_that_do_not_fit_are_refused(change, message, unchecked):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({}, "pyramid cannot be built from .*backbone"),
-        ({"backbone": "dico"}, "expected a backbone as settings with a family, got 'dico'"),
+        ({}, "pyramid: expected a value for backbone, got none"),
+        ({"backbone": "dico"}, "expected settings by name for backbone, got 'dico'"),
         ({"backbone": {"width": 8}}, "expected a backbone as settings with a family"),
         ({"backbone": {"family": "dicoo"}}, "unknown model family 'dicoo'; did you mean 'dico'"),
         ({"backbone": {"family": "pyramid"}}, "unknown model family 'pyramid'"),
@@ -390,8 +390,8 @@ def test_scales_that_do_not_fit_are_refused(change, message, unchecked):
         ),
         ({"factors": []}, r"one or more factors of at least 2 .* got \[\]"),
         ({"factors": [2, 1]}, r"factors of at least 2 .* got \[2, 1\]"),
-        ({"factors": 2}, "expected several numbers for factors, got 2"),
-        ({"factors": [2.5]}, r"expected a whole number for factors, got 2\.5"),
+        ({"factors": 2}, "expected a list for factors, got 2"),
+        ({"factors": [2.5]}, r"expected a whole number for factors, got \[2\.5\]"),
         ({"coarse": "ptach"}, "unknown coarse 'ptach'; did you mean 'patch'"),
         ({"factor": [2]}, "pyramid: unknown setting 'factor'; did you mean 'factors'"),
     ],

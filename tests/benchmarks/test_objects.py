@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from convflow.data.shapes import SHAPES, DrawnShapes, draw_design
-from convflow.evaluation.objects import (
+from benchmarks.quality.objects import (
     MISFIT,
     ObjectScores,
     find_objects,
