@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from convflow.data.shapes import SHAPES, DrawnShapes, draw_design
 from benchmarks.quality.objects import (
     MISFIT,
     ObjectScores,
@@ -15,6 +14,7 @@ from benchmarks.quality.objects import (
     recognize,
     score_objects,
 )
+from convflow.data.shapes import SHAPES, DrawnShapes, draw_design
 from convflow.types import InputError
 
 SIZES = [(32, 32), (48, 48), (64, 64), (64, 32), (96, 32)]
