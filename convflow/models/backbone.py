@@ -50,7 +50,7 @@ class Backbone(nn.Module, PyTorchModelHubMixin, library_name="convflow", tags=["
     """
 
     Config: ClassVar[type[Any]]
-    family: ClassVar[str]
+    family: str
     """The name under which the network is found again; of a user's own, `package.module:Name`."""
     options: ClassVar[tuple[str, ...]] = ()
     """What `trunk` takes by name beside features and condition, such as `reach`."""
@@ -61,13 +61,11 @@ class Backbone(nn.Module, PyTorchModelHubMixin, library_name="convflow", tags=["
     learned_variance: bool = False
     """Twice the channels come out: the prediction, then the variance's place in its bounds."""
 
-    def __init_subclass__(cls, **options: Any) -> None:
-        """Name a family that does not name itself."""
-        super().__init_subclass__(**options)
-        cls.family = vars(cls).get("family", f"{cls.__module__}:{cls.__qualname__}")
-
     def __init__(self, **settings: Any) -> None:
         super().__init__()
+        # Of the class as it is now: an engine that shards a network may put its own in its place.
+        network = type(self)
+        self.family = vars(network).get("family", f"{network.__module__}:{network.__qualname__}")
         self.config = read_part(self.Config, settings, self.family)
 
     @property

@@ -40,6 +40,12 @@ def test_its_folder_holds_its_settings_and_its_name(tmp_path):
     assert not model(x, t, y, loudness=0.5).equal(model(x, t, y))
 
 
+def test_a_network_keeps_its_name_where_its_class_is_wrapped():
+    model = create_model(NET)
+    model.__class__ = type("Sharded", (type(model),), {})  # as torch's fully_shard does
+    assert model.settings["family"] == NET
+
+
 def test_a_file_alone_imports_no_module(tmp_path, monkeypatch):
     (tmp_path / "unseen.py").write_text("raise SystemExit('ran')")
     monkeypatch.chdir(tmp_path)
