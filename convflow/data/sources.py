@@ -108,7 +108,8 @@ def find_source(path: str, *, trusted: bool = True) -> Callable[[str, bool], Sou
     Raises:
         InputError: no such module or name, or nothing that can be called.
     """
-    if not re.fullmatch(r"[^\W\d][\w.]*:[^\W\d]\w*", path) or Path(path).exists():
+    named = re.fullmatch(r"(?!hf:)[^\W\d][\w.]*:[^\W\d]\w*", path)
+    if not named or Path(path).exists():
         return None
     return SOURCES.find(path, trusted=trusted)
 

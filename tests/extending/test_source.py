@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from convflow.cli.main import main
-from convflow.data.sources import open_source
+from convflow.data.sources import find_source, open_source
 from convflow.types import InputError
 
 COLOURS = "tests.extending.source:Colours"
@@ -49,6 +49,11 @@ def test_it_is_told_the_split_and_whether_labels_are_wanted():
 def test_what_makes_no_source_is_refused(path, message):
     with pytest.raises(InputError, match=message):
         open_source(path)
+
+
+@pytest.mark.parametrize("path", ["hf:mnist", "digits", "a/b:c", "folder", "C:\\data", ""])
+def test_other_data_are_no_source_of_a_user(path):
+    assert find_source(path) is None
 
 
 def test_columns_belong_to_tables():
