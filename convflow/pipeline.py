@@ -41,6 +41,7 @@ from convflow.samplers.adaptive import ADAPTIVE_SOLVERS
 from convflow.samplers.multistep import read_table, table_path
 from convflow.samplers.ode import Callback
 from convflow.samplers.sampler import SEARCHED, Sampler, check_shift
+from convflow.storage import hash_tensors
 from convflow.types import InputError, Size, check_kinds, unknown_name
 
 MOST_PICTURES = 10_000_000
@@ -281,7 +282,7 @@ class Pipeline:
         if precision not in (known := get_args(Precision)):
             raise InputError(unknown_name("precision", precision, known))
         check_size(*size, self.multiple)
-        own = {f.name for f in dataclasses.fields(Sampler)} | {*self.model.arguments, *OWNERS}
+        own = {f.name for f in dataclasses.fields(Sampler)} | {*self.model.options, *OWNERS}
         for name in more:
             if name not in own:
                 options = {*inspect.signature(self.samples).parameters, "num", "batch_size"}
@@ -367,6 +368,25 @@ class Pipeline:
             evaluations=1 + (samples.guidance != 1),
         )
         estimate.check(distributed.free_memory(self.device), "batch-size")
+
+    def describe(self, name: str = "", weights: str = "ema") -> dict[str, Any]:
+        """Return what a result card says of the model: its name, network, process and weights.
+
+        Args:
+            name: what the model is called; by default as its folder.
+            weights: which of a run's weights these are, "ema" or "raw".
+        """
+        scales = self.model.num_scales > 1
+        return {
+            "name": name or (self.folder.resolve().name if self.folder else self.model.family),
+            "folder": str(self.folder),
+            "weights": weights,
+            "family": self.model.family,
+            **({"backbone": self.model.inner.family} if scales else {}),
+            "process": dataclasses.asdict(self.process),
+            "parameters": sum(p.numel() for p in self.model.parameters()),
+            "sha256": hash_tensors(self.model.state_dict()),
+        }
 
     def _label_ids(self, labels: Sequence[Label | None] | Label | None) -> list[int]:
         null = self.model.num_classes

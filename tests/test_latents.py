@@ -20,7 +20,7 @@ from convflow.training.trainer import Trainer
 from convflow.types import InputError
 from tests.cases import build
 
-DETECTOR = str(Path(__file__).parent / "evaluation/tiny_detector.py:load")
+DETECTOR = str(Path(__file__).parent / "extending/detector.py:load")
 TINY = (
     "--data.size 32x48 --data.channels 3 --model.patch-size 2 --model.width 16 --model.depth 1 "
     "--model.num-groups 2 --batch-size 8 --micro-batch 5 --monitor.tensorboard false "

@@ -13,8 +13,9 @@ from convflow.bundle.config import SamplingConfig
 from convflow.codecs import PixelCodec
 from convflow.pipeline import Pipeline
 from convflow.seeds import draw_noise
+from convflow.storage import hash_tensors
 from convflow.types import InputError
-from tests.cases import build, inputs
+from tests.cases import build, build_pyramid, inputs
 
 NAMES = ("cat", "dog", "frog", "horse", "ship")
 SIZE = (4, 6)
@@ -307,6 +308,17 @@ def test_what_is_saved_is_loaded(pipe, tmp_path):
         pipe.sampling,
     )
     assert again(num=3, seed=2).pixels.equal(pipe(num=3, seed=2).pixels)
+
+
+def test_it_describes_itself_for_a_result_card(pipe):
+    told = pipe.describe()
+    assert {"family": "flowdcn", "weights": "ema", "name": "flowdcn"}.items() <= told.items()
+    assert told["process"]["kind"] == "flow"
+    assert told["parameters"] == sum(p.numel() for p in pipe.model.parameters())
+    assert told["sha256"] == hash_tensors(pipe.model.state_dict())
+    scales = Pipeline(build_pyramid(), PixelCodec(), (8, 8), process=ProcessConfig("dfm"))
+    told = scales.describe("mine", "raw")
+    assert (told["name"], told["weights"], told["backbone"]) == ("mine", "raw", "flowdcn")
 
 
 def test_missing_things_are_named(run, tmp_path_factory):

@@ -23,7 +23,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 CODEC = ["--codec.autoencoder", "autoencoder", "--model.patch-size", "2"]
 TINY_DIT = ["--model.num-heads" if word == "--model.num-groups" else word for word in TINY]
 TINY = [*TINY, "--model.patch-size", "8"]
-TINY_DETECTOR = ROOT / "tests/evaluation/tiny_detector.py"
+TINY_DETECTOR = ROOT / "tests/extending/detector.py"
 
 
 def blocks(language: str) -> list:

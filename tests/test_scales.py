@@ -412,7 +412,7 @@ def test_info_tells_the_scales(run, capsys):
 
 
 def test_scores_of_a_model_of_scales(run, tmp_path):
-    detector = "tests/evaluation/tiny_detector.py:load"
+    detector = "tests/extending/detector.py:load"
     card = tmp_path / "card.json"
     words = "--reference digits --num 8 --batch-size 4 --thresholds 0.8 --device cpu"
     given = ["evaluate", str(run), "--detector", detector, "--out", str(card), *words.split()]

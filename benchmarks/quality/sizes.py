@@ -20,10 +20,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from benchmarks.harness import RESULTS
+from benchmarks.quality.objects import score_objects
 from benchmarks.quality.race import Contender, Way, add_options, race
 from convflow.data.grid import tile
 from convflow.data.shapes import SHAPES
-from convflow.evaluation.objects import score_objects
 
 TRAINED = "32x32"
 SIZES = (TRAINED, "48x48", "64x64", "64x32", "96x32")

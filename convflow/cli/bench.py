@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from convflow.cli.main import Parser
 from convflow.cli.options import (
@@ -21,9 +21,6 @@ from convflow.cli.output import say
 from convflow.cli.speed import BENCHES as SPEED
 from convflow.cli.speed import check_out
 from convflow.types import InputError, unknown_name
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 SOLVERS = """Search for a solver with few steps for one model, and compare it with other solvers.
 
@@ -61,21 +58,13 @@ def main(arguments: Sequence[str]) -> int:
 def bench_solvers(arguments: Sequence[str]) -> int:
     """Search for a solver of few steps, print every solver's error, write the table."""
     options = _parser().parse(arguments)
-    if options.steps < 2:
-        raise InputError("--steps: expected at least 2, got 1; one step has nothing to search")
-    if options.teacher_steps < 2 * options.steps:
-        raise InputError(
-            f"--teacher-steps: expected at least twice the {options.steps} of --steps, got "
-            f"{options.teacher_steps}; a teacher has to come closer than its pupil"
-        )
-
     from convflow.bar import Bar
+    from convflow.bench.solvers import SolverSearch, search_solver
     from convflow.pipeline import Pipeline
     from convflow.samplers.multistep import table_path, write_table
-    from convflow.samplers.search import compare, search, teach
-    from convflow.seeds import draw_noise
     from convflow.storage import explained, hash_tensors
 
+    settings = SolverSearch(**{f.name: getattr(options, f.name) for f in fields(SolverSearch)})
     pipe = Pipeline.from_pretrained(options.model, weights=options.weights, device=options.device)
     place = pipe.folder if pipe.folder and Path(options.model).exists() else Path()
     out = options.out or table_path(place, options.steps)
@@ -84,42 +73,22 @@ def bench_solvers(arguments: Sequence[str]) -> int:
     # A stored solver is not asked for its table, nor whether it takes the guidance.
     given = {**sampling_options(options), "solver": "euler", "steps": options.steps}
     samples = pipe.samples(labels, **given)
-    if samples.weaker is not None:
-        samples.weaker.requires_grad_(False)
-    pipe.model.requires_grad_(False)
-    model = samples.velocity()
-
-    def starts(first: int) -> list[tuple[Tensor, Tensor]]:
-        found, last = [], first + options.num
-        for i in range(first, last, options.batch_size):
-            part = range(i, min(i + options.batch_size, last))
-            noise = draw_noise(samples.seed, part, samples.shape)
-            found.append((noise.to(pipe.device), samples.labels(part).to(pipe.device)))
-        return found
-
-    parts = (starts(i * options.num) for i in range(3))
-    fit, held_out, unseen = (teach(model, part, options.teacher_steps) for part in parts)
-    shown = sys.stderr.isatty()
-    with Bar(total=options.iterations, disable=not shown) as bar:
+    with Bar(total=options.iterations, disable=not sys.stderr.isatty()) as bar:
 
         def tell(iteration: int, least: float) -> None:
             bar.set_description(f"error {least:.2e}")
             bar.update()
 
-        table = search(
-            model, fit, held_out, options.steps, iterations=options.iterations, progress=tell
-        )
-    compared = compare(model, unseen, table, samples.process.path)
-    rows = sorted(compared.items(), key=lambda row: row[1][1])
+        table, compared = search_solver(pipe, samples, settings, tell)
     say(f"{'solver':12}{'calls':>7}{'error':>12}")
-    for name, (calls, error) in rows:
+    for name, (calls, error) in compared.items():
         say(f"{name:12}{calls:7}{error:12.2e}")
     told = samples.describe()
     with explained(out):
         write_table(
             out,
             table,
-            errors={name: {"calls": calls, "error": error} for name, (calls, error) in rows},
+            errors={name: {"calls": n, "error": error} for name, (n, error) in compared.items()},
             **{key: told[key] for key in ("guidance", "labels", "size", "seed")},
             num=options.num,
             teacher_steps=options.teacher_steps,

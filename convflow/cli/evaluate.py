@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,22 +66,21 @@ def main(arguments: Sequence[str]) -> int:
     from convflow import distributed
     from convflow.evaluation.detectors import open_detector
     from convflow.evaluation.evaluate import Work, evaluate, make_reference, open_target
+    from convflow.evaluation.scores import METRICS
 
+    for name in options.metrics:
+        METRICS.find(name)
     device = distributed.choose_device(options.device)
     work = Work(device, options.batch_size, _progress)
     with distributed.process_group(device):
         first = distributed.rank() == 0
         with distributed.all_or_none(device):
             subject = _open_subject(options)
+        origin = {"weights": options.detector_weights, "sha256": options.detector_sha256}
         for mine in (first, not first):  # the first process downloads, the others find it there
             with distributed.all_or_none(device):
                 if mine:
-                    detector = open_detector(
-                        options.detector,
-                        weights=options.detector_weights,
-                        sha256=options.detector_sha256,
-                        device=device,
-                    )
+                    detector = open_detector(options.detector, **origin, device=device)
         with distributed.all_or_none(device):
             target = options.reference and open_target(
                 options.reference,
@@ -107,6 +105,7 @@ def main(arguments: Sequence[str]) -> int:
                 work,
                 out=options.out,
                 save_samples=options.save_samples,
+                metrics=options.metrics,
             )
         except KeyboardInterrupt:
             log.info("stopped; the same command goes on from here")
@@ -157,6 +156,8 @@ def _parser() -> Parser:
     add("--device", default="auto", help="device: auto (default), cpu, ...")
     results = parser.add_argument_group("results")
     results.add_argument("--out", type=Path, help="result card file (default: scores/NAME.json)")
+    known = "metrics: fid,is,... or package.module:NAME (default: all that can be computed)"
+    results.add_argument("--metrics", type=_words, default=(), metavar="NAMES", help=known)
     results.add_argument("--save-samples", type=Path, help="also write the images as .npz (arr_0)")
     results.add_argument("--save-statistics", type=Path, help="write a reference, not scores")
     add = parser.add_argument_group("comparing result cards").add_argument
@@ -175,6 +176,11 @@ def _parser() -> Parser:
     sampling.add_argument("--weights", choices=("ema", "raw"), help="averaged or last weights")
     add_sampling_options(sampling)
     return parser
+
+
+def _words(text: str) -> list[str]:
+    """Return the words between commas."""
+    return text.split(",")
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -198,8 +204,11 @@ def _check(options: argparse.Namespace) -> None:
             raise InputError(f"--{name}: expected a {ending} file, got {path}; change its ending")
     if options.allow:
         raise InputError("--allow: expected --compare with it, got none; leave it out")
-    if options.save_statistics and (options.out or options.save_samples):
-        raise InputError("--save-statistics: expected no --out and no --save-samples with it")
+    if options.save_statistics and (options.out or options.save_samples or options.metrics):
+        raise InputError(
+            "--save-statistics: expected no --out, --save-samples or --metrics with it; leave "
+            "them out"
+        )
 
 
 def _open_subject(options: argparse.Namespace) -> Subject:
@@ -212,7 +221,6 @@ def _open_subject(options: argparse.Namespace) -> Subject:
         raise missing(options.what, "a model or pictures to score")
     if _is_model(options.what):
         from convflow.pipeline import Pipeline
-        from convflow.storage import hash_tensors
 
         for name in ("split", "image_column", "channels"):
             if getattr(options, name) is not None:
@@ -226,16 +234,7 @@ def _open_subject(options: argparse.Namespace) -> Subject:
             (chosen["size"],) = fit_sizes([options.size], multiple_of(pipe, chosen))
         samples = pipe.samples(labels, **chosen)
         pipe.check_batch(samples, min(options.batch_size, num or NUM_SAMPLES))
-        model = {
-            "name": path.resolve().name if path.exists() else options.what,
-            "folder": str(pipe.folder),
-            "weights": weights,
-            "family": pipe.model.family,
-            **({"backbone": pipe.model.inner.family} if pipe.model.num_scales > 1 else {}),
-            "process": asdict(pipe.process),
-            "parameters": sum(p.numel() for p in pipe.model.parameters()),
-            "sha256": hash_tensors(pipe.model.state_dict()),
-        }
+        model = pipe.describe(path.resolve().name if path.exists() else options.what, weights)
         return Subject(samples, num or NUM_SAMPLES, model, samples.describe())
 
     from convflow import distributed

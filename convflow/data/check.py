@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -137,14 +137,63 @@ def check(
     if total == 0:
         raise InputError(f"expected pictures in {source.name}, got none")
     if isinstance(source, Drawn):
-        to_uint8(source.draw(0, size), channels)
-        names = source.class_names
-        named = Counter(names[source.label(i)] for i in range(total)) if names else {}
-        sides = np.tile(np.array(size), (total, 1))
-        return Report(total, dict(named), sides, {"drawn": total}, total=total), np.arange(total)
+        return _drawn(source, source, channels, size), np.arange(total)
     tell = getattr(source, "stamp", None)
     stamp = None if tell is None else tell()
-    path = None
+    look = _look(source, channels, memory, stamp, progress)
+    labels = np.array([source.label(index) for index in range(total)], np.int64)
+    bad = look.problems | _wrong_labels(labels, len(source.class_names))
+    wanted = np.arange(total) if selection is None else selection.indices
+    good = wanted[~np.isin(wanted, list(bad))]
+    _refuse_bad(source, on_bad, bad, wanted, len(good))
+    chosen = good if selection is None else selection.indices
+    counts = np.bincount(labels[chosen], minlength=len(source.class_names))
+    report = Report(
+        count=len(chosen),
+        per_class=dict(zip(source.class_names, counts.tolist(), strict=False)),
+        sides=look.sides[good] if selection is None else selection.sides,
+        unreadable=[(source.item_name(index), bad[index]) for index in sorted(bad)],
+        understood=getattr(source, "notes", ()),
+        total=total,
+        stamp=stamp,
+        kept=selection is not None,
+        **_seen(look, good),
+    )
+    return report, chosen
+
+
+def _seen(look: Look, good: np.ndarray) -> dict[str, Any]:
+    """What a look saw in usable pictures, as fields of a `Report`."""
+    deep = look.bits[good][look.bits[good] > 0]
+    counted = np.bincount(look.modes[good], minlength=len(look.names)).tolist()
+    modes = Counter(dict(zip(look.names, counted, strict=True)))
+    return {
+        "modes": {mode: n for mode, n in modes.most_common() if n},
+        "num_transparent": int(look.transparent[good].sum()),
+        "num_deep": len(deep),
+        "used_bits": int(deep.max(initial=0)),
+    }
+
+
+def _drawn(source: Source, drawn: Drawn, channels: int, size: Size) -> Report:
+    """What is known of pictures that are drawn; the first is, for its faults."""
+    to_uint8(drawn.draw(0, size), channels)
+    total, names = len(source), source.class_names
+    named = Counter(names[source.label(i)] for i in range(total)) if names else {}
+    return Report(
+        total, dict(named), np.tile(np.array(size), (total, 1)), {"drawn": total}, total=total
+    )
+
+
+def _look(
+    source: Source,
+    channels: int,
+    memory: Path | None,
+    stamp: str | None,
+    progress: Callable[[int, int], None] | None,
+) -> Look:
+    """Decode what no earlier look remembers, and remember it."""
+    total, path = len(source), None
     if memory is not None and stamp is not None:
         place = Path(source.name).expanduser().absolute()
         limit = getattr(source, "max_pixels", None)
@@ -156,33 +205,7 @@ def check(
         look_at(source, channels, look, missing, progress)
         if path is not None:
             look.write(path)
-
-    labels = np.array([source.label(index) for index in range(total)], np.int64)
-    bad = look.problems | _wrong_labels(labels, len(source.class_names))
-    wanted = np.arange(total) if selection is None else selection.indices
-    good = wanted[~np.isin(wanted, list(bad))]
-    unreadable = [(source.item_name(index), bad[index]) for index in sorted(bad)]
-    _refuse_bad(source, on_bad, bad, wanted, len(good))
-    deep = look.bits[good][look.bits[good] > 0]
-    counted = np.bincount(look.modes[good], minlength=len(look.names)).tolist()
-    modes = Counter(dict(zip(look.names, counted, strict=True)))
-    chosen = good if selection is None else selection.indices
-    counts = np.bincount(labels[chosen], minlength=len(source.class_names))
-    report = Report(
-        count=len(chosen),
-        per_class=dict(zip(source.class_names, counts.tolist(), strict=False)),
-        sides=look.sides[good] if selection is None else selection.sides,
-        modes={mode: n for mode, n in modes.most_common() if n},
-        unreadable=unreadable,
-        understood=getattr(source, "notes", ()),
-        num_transparent=int(look.transparent[good].sum()),
-        num_deep=len(deep),
-        used_bits=int(deep.max(initial=0)),
-        total=total,
-        stamp=stamp,
-        kept=selection is not None,
-    )
-    return report, chosen
+    return look
 
 
 def _wrong_labels(labels: np.ndarray, num_classes: int) -> dict[int, str]:

@@ -7,11 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from convflow.data.columns import Table, choose_rows, encoded_bytes, image_column
-from convflow.data.labels import (
-    AUTO,
-    Choice,
-    not_used,
-)
+from convflow.data.labels import AUTO, Choice, not_used
 from convflow.data.pictures import Pictures, one_line, require
 from convflow.data.splits import (
     ALL,
@@ -35,18 +31,8 @@ def open_hugging_face(name: str, split: str, choice: Choice = AUTO) -> Pictures:
         InputError: There is no such dataset or split, or its columns cannot be used.
     """
     datasets = require("datasets", "hub", name)
-    where = name.removeprefix("hf:")
-    if not where:
-        raise InputError("expected the name of a Hugging Face dataset after hf:, got none")
-    folder = Path(where).expanduser()
-    saved = any((folder / file).exists() for file in ("state.json", "dataset_dict.json"))
-    try:
-        table = datasets.load_from_disk(str(folder)) if saved else datasets.load_dataset(where)
-    # The library raises its own, its file system's and its network's exceptions.
-    except Exception as error:
-        raise InputError(
-            f"expected a Hugging Face dataset, got {where}: {one_line(error)}"
-        ) from error
+    folder = Path(name.removeprefix("hf:")).expanduser()
+    table = _load(datasets, name, folder)
     notes: tuple[str, ...] = ()
     if isinstance(table, dict):
         parts, notes = _parts(list(table), name, split)
@@ -64,9 +50,6 @@ def open_hugging_face(name: str, split: str, choice: Choice = AUTO) -> Pictures:
     below = _picture_folders(datasets, folder)
     encoded = table.select_columns([image]).cast_column(image, datasets.Image(decode=False))
 
-    def describe(index: int) -> str:
-        return f"{name} row {index}"
-
     def names(label: str) -> Sequence[str] | None:
         return getattr(table.features[label], "names", None)
 
@@ -83,17 +66,33 @@ def open_hugging_face(name: str, split: str, choice: Choice = AUTO) -> Pictures:
         num_words,
         lambda label: list(table[label]),
         names,
-        describe,
+        describe := f"{name} row {{}}".format,
     ).labels(choice)
 
-    def fetch(index: int) -> bytes:
-        return encoded_bytes(encoded[index][image], below)
+    return Pictures(
+        name,
+        found.class_names,
+        found.ids,
+        describe,
+        lambda index: encoded_bytes(encoded[index][image], below),
+        (*notes, *found.notes, *not_used(pictures, image)),
+        lambda: str(encoded._fingerprint),
+    )
 
-    def stamp() -> str:
-        return str(encoded._fingerprint)
 
-    notes = (*notes, *found.notes, *not_used(pictures, image))
-    return Pictures(name, found.class_names, found.ids, describe, fetch, notes, stamp)
+def _load(datasets: Any, name: str, folder: Path) -> Any:
+    """The dataset of a name, or the one that was saved to a folder: a table, or several by part."""
+    where = name.removeprefix("hf:")
+    if not where:
+        raise InputError("expected the name of a Hugging Face dataset after hf:, got none")
+    saved = any((folder / file).exists() for file in ("state.json", "dataset_dict.json"))
+    try:
+        return datasets.load_from_disk(str(folder)) if saved else datasets.load_dataset(where)
+    # The library raises its own, its file system's and its network's exceptions.
+    except Exception as error:
+        raise InputError(
+            f"expected a Hugging Face dataset, got {where}: {one_line(error)}"
+        ) from error
 
 
 def _joined(datasets: Any, tables: Sequence[Any], where: str) -> Any:

@@ -81,7 +81,6 @@ class Images:
 
     Attributes:
         class_names: Names by class id; empty for unconditional data.
-        num_classes: Number of classes; 0 for unconditional data.
         labels: (N,) int64 class ids.
         source, indices: As given.
         shape: (C, H, W).
@@ -102,7 +101,6 @@ class Images:
         stamp: str | None = None,
     ) -> None:
         self.class_names = source.class_names
-        self.num_classes = len(source.class_names)
         self.size, self.shape = size, (channels, *size)
         self.source = source
         self.indices = np.asarray(indices, np.int64)
@@ -310,10 +308,9 @@ def batches(
     batch_size: int,
     *,
     share: slice = slice(None),
-    workers: int = 1,
     prefetch: int = 2,
 ) -> Iterator[Batch]:
-    """Batches for ever, the next ones prepared by threads while this one is used.
+    """Batches for ever, the next ones prepared by a thread while this one is used.
 
     Args:
         images: The pictures.
@@ -322,12 +319,11 @@ def batches(
         batch_size: Images per step of all processes together; where sizes differ, of the plain
             size.
         share: The rows of every global batch that this process takes.
-        workers: Batches prepared at the same time.
         prefetch: Batches kept ready.
 
     Yields:
         The share of this process of one batch after the other. An error while one is prepared is
-        raised here. Closing the iterator ends the threads.
+        raised here. Closing the iterator ends the thread.
     """
 
     def load(whole: Rows) -> Batch:
@@ -336,7 +332,7 @@ def batches(
         return Batch(*images.batch(*rows[:4]), rows.indices, total, rows.full or total)
 
     pending: deque[Future[Batch]] = deque()
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="batches")
+    pool = ThreadPoolExecutor(1, thread_name_prefix="batches")
     try:
         while True:
             while len(pending) <= prefetch:

@@ -1,4 +1,4 @@
-"""Where pictures come from: a folder, a zip, parquet files, a Hugging Face dataset; digits, shapes.
+"""Where pictures come from: a folder, zip, parquet, Hugging Face dataset; digits, shapes; yours.
 
 Opening reads names and labels only; pixels wait until they are asked for.
 """
@@ -49,9 +49,12 @@ from convflow.data.splits import (
 from convflow.data.tables import open_parquet
 from convflow.data.walk import is_hidden, say_empty, walk
 from convflow.hub import nearest
+from convflow.settings.kinds import Table
 from convflow.types import InputError, unknown_name
 
 __all__ = ["Source", "open_source"]
+
+SOURCES: Table[Callable[[str, bool], Source]] = Table("source of pictures", Callable, {})  # type: ignore[arg-type]
 
 _IS_UTF8 = 0x800  # a flag of a zip's member: so is its name
 
@@ -75,7 +78,7 @@ def open_source(
             `convflow.data.shapes`); a folder of class folders, with a file of labels
             (`dataset.json`, `metadata.csv`, `metadata.jsonl`), or flat (unconditional); a zip of
             these; a parquet file or a folder of them; `hf:` and a Hugging Face dataset's name, or
-            the folder it was saved to.
+            the folder it was saved to; or `package.module:Name` of your own, see `find_source`.
         split: Which part, where the data has parts (`train`, `validation`, `test`, `unlabeled`);
             `all` merges all but the unlabeled one. Data without parts counts as `train`.
         labels: `auto` takes a file or a column of labels, else class folders; `folders`, `table`
@@ -94,16 +97,52 @@ def open_source(
     return source
 
 
+def find_source(path: str, *, trusted: bool = True) -> Callable[[str, bool], Source] | None:
+    """Return what makes a user's own source, None where the path names something else.
+
+    Args:
+        path: `package.module:Name` of a class or function; it takes the split, and whether the
+            pictures are to have labels, and returns a `Source`.
+        trusted: whether the module may be imported; not by a name that a file holds.
+
+    Raises:
+        InputError: no such module or name, or nothing that can be called.
+    """
+    named = re.fullmatch(r"(?!hf:)[^\W\d][\w.]*:[^\W\d]\w*", path)
+    if not named or Path(path).exists():
+        return None
+    return SOURCES.find(path, trusted=trusted)
+
+
+def _open_users(path: str, make: Callable[[str, bool], Source], split: str, labels: str) -> Source:
+    try:
+        source = make(split, labels != "none")
+    except InputError:
+        raise
+    except Exception as error:  # whatever the code of a user raises
+        reason = f"{type(error).__name__}: {one_line(error)}"
+        raise InputError(f"expected a source of pictures of {path}, got {reason}") from error
+    if not isinstance(source, Source):
+        raise InputError(
+            f"expected {path} to make a source of pictures (name, class_names, len, label, "
+            f"item_name, read), got {type(source).__name__}; add what it lacks"
+        )
+    return source
+
+
 def _open(path: str, split: str, labels: str, choice: Choice) -> Source:
     if not path:
         raise InputError("expected a path to pictures, got an empty one; 'shapes' always works")
     if labels not in SETTINGS:
         raise InputError(f"--data.labels: {unknown_name('kind of labels', labels, SETTINGS)}")
-    if path in ("digits", "shapes"):
+    make = find_source(path)
+    if make is not None or path in ("digits", "shapes"):
         if choice != Choice() and choice != Choice("none"):
             raise InputError(
                 f"expected no choice of labels or columns with {path}, got one; leave it out"
             )
+        if make is not None:
+            return _open_users(path, make, split, labels)
         if path == "shapes":
             return DrawnShapes(split, labels != "none")
         require_whole(split, path)

@@ -14,11 +14,7 @@ import numpy as np
 
 from convflow.data.columns import Table, choose_rows, encoded_bytes, image_column
 from convflow.data.files import check_shrinking
-from convflow.data.labels import (
-    AUTO,
-    Choice,
-    not_used,
-)
+from convflow.data.labels import AUTO, Choice, not_used
 from convflow.data.pictures import Pictures, one_line, require, stamp_of
 from convflow.data.splits import some
 from convflow.types import InputError
@@ -51,109 +47,147 @@ def open_parquet(
     Raises:
         InputError: The files, their columns or their labels cannot be used.
     """
-    parquet = require("pyarrow.parquet", "parquet", name)
-    for file in files:
-        if file.exists() and not file.is_file():  # a pipe would be waited for
-            raise InputError(f"expected a regular file, got {file}; give another place")
-    try:
-        schema = parquet.read_schema(files[0])
-        layouts = [parquet.read_metadata(file) for file in files]
-    except (OSError, ValueError) as error:
-        raise InputError(f"expected parquet files, got {name}: {one_line(error)}") from error
-    given = Path(name).expanduser()
-    folder = given if given.is_dir() else files[0].parent
-    features, *others = (
-        _features((layout.metadata or {}).get(b"huggingface", b"{}"), name) for layout in layouts
-    )
-    types = {field.name: str(field.type) for field in schema}
-    pictures = [
-        column
-        for column, kind in types.items()
-        if kind in ("binary", "large_binary") or (kind.startswith("struct<") and "bytes:" in kind)
-    ]
-    classes = [column for column in types if features.get(column, {}).get("_type") == "ClassLabel"]
-    image = image_column(name, types, pictures, choice)
-
-    groups = [
-        (file, number, layout.row_group(number).num_rows)
-        for file, layout in zip(files, layouts, strict=True)
-        for number in range(layout.num_row_groups)
-    ]
-    group_starts = np.cumsum([0, *(rows for _, _, rows in groups)])
-    file_starts = np.cumsum([0, *(layout.num_rows for layout in layouts)])
-
-    def load(group: int) -> Any:
-        file, number, _ = groups[group]
-        with parquet.ParquetFile(file) as table:
-            # Not its columns: to ask for one whose statistics are damaged ends the process.
-            unpacked = table.metadata.row_group(number).total_byte_size
-            check_shrinking(unpacked, file.stat().st_size)
-            return table.read_row_group(number, columns=[image], use_threads=False).column(0)
-
-    cache = _Cache(load, _CACHED_PARQUET_BYTES)
-
-    def fetch(index: int) -> bytes:
-        group = int(np.searchsorted(group_starts, index, side="right")) - 1
-        cell = cache[group][index - int(group_starts[group])].as_py()
-        return encoded_bytes(cell, [groups[group][0].parent, folder])
-
-    def describe(index: int) -> str:
-        file = int(np.searchsorted(file_starts, index, side="right")) - 1
-        return f"{files[file].name} row {index - file_starts[file]}"
-
-    def cells(label: str, take: Callable[[Any], Any] = lambda column: column) -> list[Any]:
-        try:
-            columns = [parquet.read_table(file, columns=[label]).column(0) for file in files]
-            return [value for column in columns for value in take(column).to_pylist()]
-        except (OSError, ValueError, LookupError) as error:
-            raise InputError(f"expected a column {label!r} in {name}: {one_line(error)}") from error
-
-    def num_words(label: str) -> int:
-        if not types[label].startswith(("string", "large_string", "dictionary<values=string")):
-            return 0
-        words = set(cells(label, lambda column: column.unique()))
-        return 0 if None in words else len(words)
-
-    def names(label: str) -> Sequence[str] | None:
-        known = features.get(label, {}).get("names")
-        for file, other in zip(files[1:], others, strict=True):
-            if (got := other.get(label, {}).get("names")) != known:
-                one, two = (some(found or ["no names"], 3) for found in (known, got))
-                raise InputError(
-                    f"expected the same classes in all tables of {name}, got {one} in "
-                    f"{files[0].name} and {two} in {file.name}; give one of them, or pass "
-                    "--data.labels none"
-                )
-        return known
-
-    left = [column for column in types if column not in pictures]
-    chosen, parted, said = choose_rows(left, cells, name, split, own)
-    rows = np.arange(file_starts[-1]) if chosen is None else chosen
+    tables = _Tables(name, files)
+    image = image_column(name, tables.types, tables.pictures, choice)
+    left = [column for column in tables.types if column not in tables.pictures]
+    chosen, parted, said = choose_rows(left, tables.cells, name, split, own)
+    rows = np.arange(tables.num_rows) if chosen is None else chosen
+    fetch = tables.fetcher(image)
 
     def values(label: str) -> list[Any]:
-        everything = cells(label)
+        everything = tables.cells(label)
         return [everything[row] for row in rows]
+
+    def describe(index: int) -> str:
+        return tables.describe(int(rows[index]))
 
     found = Table(
         name,
         len(rows),
         [column for column in left if column != parted],
-        classes,
-        num_words,
+        tables.classes,
+        tables.num_words,
         values,
-        names,
-        lambda index: describe(int(rows[index])),
+        tables.names,
+        describe,
     ).labels(choice)
-    tables = [Path(os.path.relpath(file, folder)).as_posix() for file in files]
+    paths = [Path(os.path.relpath(file, tables.folder)).as_posix() for file in files]
     return Pictures(
         name,
         found.class_names,
         found.ids,
-        lambda index: describe(int(rows[index])),
+        describe,
         lambda index: fetch(int(rows[index])),
-        notes=(*notes, *said, *found.notes, *not_used(pictures, image)),
-        stamp=lambda: stamp_of(folder, tables),
+        notes=(*notes, *said, *found.notes, *not_used(tables.pictures, image)),
+        stamp=lambda: stamp_of(tables.folder, paths),
     )
+
+
+class _Tables:
+    """Parquet files as one table, with the columns of the first.
+
+    Attributes:
+        types: The kind of every column, by name.
+        pictures: The columns that may hold pictures.
+        classes: The columns whose type says that they are labels.
+        folder: Where the files lie, and pictures that they name.
+
+    Raises:
+        InputError: The files cannot be read.
+    """
+
+    def __init__(self, name: str, files: Sequence[Path]) -> None:
+        self.name, self.files = name, files
+        self._parquet = parquet = require("pyarrow.parquet", "parquet", name)
+        for file in files:
+            if file.exists() and not file.is_file():  # a pipe would be waited for
+                raise InputError(f"expected a regular file, got {file}; give another place")
+        try:
+            schema = parquet.read_schema(files[0])
+            self._layouts = [parquet.read_metadata(file) for file in files]
+        except (OSError, ValueError) as error:
+            raise InputError(f"expected parquet files, got {name}: {one_line(error)}") from error
+        given = Path(name).expanduser()
+        self.folder = given if given.is_dir() else files[0].parent
+        notes = ((layout.metadata or {}).get(b"huggingface", b"{}") for layout in self._layouts)
+        self._features = [_features(note, name) for note in notes]
+        self.types = {field.name: str(field.type) for field in schema}
+        self.pictures = [
+            column
+            for column, kind in self.types.items()
+            if kind in ("binary", "large_binary")
+            or (kind.startswith("struct<") and "bytes:" in kind)
+        ]
+        first = self._features[0]
+        self.classes = [c for c in self.types if first.get(c, {}).get("_type") == "ClassLabel"]
+        self._starts = np.cumsum([0, *(layout.num_rows for layout in self._layouts)])
+
+    @property
+    def num_rows(self) -> int:
+        """How many rows all files have."""
+        return int(self._starts[-1])
+
+    def describe(self, row: int) -> str:
+        """File and number of a row, for messages."""
+        file = int(np.searchsorted(self._starts, row, side="right")) - 1
+        return f"{self.files[file].name} row {row - self._starts[file]}"
+
+    def cells(self, label: str, take: Callable[[Any], Any] = lambda column: column) -> list[Any]:
+        """The values of a column, or what `take` makes of it in each file."""
+        try:
+            tables = [self._parquet.read_table(file, columns=[label]) for file in self.files]
+            return [value for table in tables for value in take(table.column(0)).to_pylist()]
+        except (OSError, ValueError, LookupError) as error:
+            raise InputError(
+                f"expected a column {label!r} in {self.name}: {one_line(error)}"
+            ) from error
+
+    def num_words(self, label: str) -> int:
+        """How many different words a column of text has, 0 for others and with gaps."""
+        text = ("string", "large_string", "dictionary<values=string")
+        if not self.types[label].startswith(text):
+            return 0
+        words = set(self.cells(label, lambda column: column.unique()))
+        return 0 if None in words else len(words)
+
+    def names(self, label: str) -> Sequence[str] | None:
+        """The classes that the type of a column names, the same in all files."""
+        known, *others = (features.get(label, {}).get("names") for features in self._features)
+        for file, got in zip(self.files[1:], others, strict=True):
+            if got != known:
+                one, two = (some(found or ["no names"], 3) for found in (known, got))
+                raise InputError(
+                    f"expected the same classes in all tables of {self.name}, got {one} in "
+                    f"{self.files[0].name} and {two} in {file.name}; give one of them, or pass "
+                    "--data.labels none"
+                )
+        return known
+
+    def fetcher(self, image: str) -> Callable[[int], bytes]:
+        """From a row to the encoded picture in a column; groups of rows are cached."""
+        groups = [
+            (file, number, layout.row_group(number).num_rows)
+            for file, layout in zip(self.files, self._layouts, strict=True)
+            for number in range(layout.num_row_groups)
+        ]
+        starts = np.cumsum([0, *(rows for _, _, rows in groups)])
+
+        def load(group: int) -> Any:
+            file, number, _ = groups[group]
+            with self._parquet.ParquetFile(file) as table:
+                # Not its columns: to ask for one whose statistics are damaged ends the process.
+                unpacked = table.metadata.row_group(number).total_byte_size
+                check_shrinking(unpacked, file.stat().st_size)
+                return table.read_row_group(number, columns=[image], use_threads=False).column(0)
+
+        cache = _Cache(load, _CACHED_PARQUET_BYTES)
+
+        def fetch(row: int) -> bytes:
+            group = int(np.searchsorted(starts, row, side="right")) - 1
+            cell = cache[group][row - int(starts[group])].as_py()
+            return encoded_bytes(cell, [groups[group][0].parent, self.folder])
+
+        return fetch
 
 
 def _features(note: bytes, where: str) -> dict[str, dict[str, Any]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -24,13 +24,19 @@ from convflow.types import InputError
 ORIGIN = ("reference.resize", "reference.selection", "reference.detector", "reference.library")
 """How a reference was made; the hash of its pictures says what it is."""
 
-FREE = ("model", "scores", "samples_sha256", "machine", *ORIGIN)
+FREE = ("model", "scores", "better", "samples_sha256", "machine", *ORIGIN)
 """What compared cards may differ in: the model, what came out, and where it ran."""
 
 FULL_COUNT = 50_000
 
-LOWER_IS_BETTER = ("F", "sF", "K")
-"""How the titles of distances begin; all other scores are better when higher."""
+DISTANCES = ("FD", "sFD", "KD", "FID", "sFID", "KID", "FDD", "sFDD", "KDD")
+"""What was better when lower in cards that do not say so themselves, of versions up to 0.2."""
+
+DIRECTIONS = {
+    "lower": "lower is better",
+    "higher": "higher is better",
+    "spread": "its standard deviation over subsets",
+}
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,7 @@ class Card:
         library: version and commit of convflow.
         machine: device and torch version; free to differ.
         scores: by title, with the count in it unless it is 50,000.
+        better: "lower", "higher" or "spread" for each score, a word of `DIRECTIONS`.
         samples_sha256: of the scored pictures in their order.
     """
 
@@ -61,6 +68,7 @@ class Card:
     machine: dict[str, Any]
     scores: dict[str, float] = field(default_factory=dict)
     samples_sha256: str = ""
+    better: Mapping[str, str] = field(default_factory=dict)
     format: Literal[1] = 1
 
     def write(self, path: Path) -> None:
@@ -70,9 +78,16 @@ class Card:
     def table(self) -> str:
         """Return the scores, a line each, with the direction in which they are better."""
         return "\n".join(
-            f"{title:20} {_shown(value):>10}  {_direction(title)}"
+            f"{title:20} {_shown(value):>10}  {self.direction(title)}"
             for title, value in self.scores.items()
         )
+
+    def direction(self, title: str) -> str:
+        """Return in words which values of a score are better."""
+        distance = title.partition("-")[0] in DISTANCES
+        usual = "spread" if "-std" in title else "lower" if distance else "higher"
+        word = self.better.get(title, usual)
+        return DIRECTIONS.get(word, word)
 
 
 def write_json(path: Path, tree: dict[str, Any]) -> None:
@@ -128,7 +143,8 @@ def compare(paths: Sequence[Path], allow: Sequence[str] = ()) -> str:
     Raises:
         InputError: the cards differ in something else; `contrast` shows it all.
     """
-    cards = [dataclasses.asdict(read_card(path)) for path in paths]
+    read = [read_card(path) for path in paths]
+    cards = [dataclasses.asdict(card) for card in read]
     for word in allow:
         if not any(k == word or k.startswith(f"{word}.") for c in cards for k in flatten(c)):
             raise InputError(f"--allow: expected a key of the cards, got {word!r}; look into one")
@@ -141,7 +157,8 @@ def compare(paths: Sequence[Path], allow: Sequence[str] = ()) -> str:
                 f"{', '.join(found[:3])}{more}; score both in the same way, or --allow KEY what "
                 "you know to be harmless"
             )
-    titles = list(dict.fromkeys(title for card in cards for title in card["scores"]))
+    titles = {title: card.direction(title) for card in reversed(read) for title in card.scores}
+    titles = {title: titles[title] for card in read for title in card.scores}
     names = [
         str(card["model"].get("name", path.stem)) for path, card in zip(paths, cards, strict=True)
     ]
@@ -149,10 +166,10 @@ def compare(paths: Sequence[Path], allow: Sequence[str] = ()) -> str:
     heads = [f"{n} ({p.stem})" if twice else n for n, p in zip(names, paths, strict=True)]
     width = max(10, *map(len, heads))
     lines = [" " * 20 + "".join(f"  {head:>{width}}" for head in heads)]
-    for title in titles:
+    for title, direction in titles.items():
         cells = [_shown(card["scores"].get(title)) for card in cards]
         row = "".join(f"  {cell:>{width}}" for cell in cells)
-        lines.append(f"{title:20}{row}  {_direction(title)}")
+        lines.append(f"{title:20}{row}  {direction}")
     if others := contrast(paths):
         lines += ["", others, "the scores compare but for these differences, which are allowed"]
     return "\n".join(lines)
@@ -217,12 +234,6 @@ def _commit() -> str | None:
     except PackageNotFoundError:
         return None
     return json.loads(origin or "{}").get("vcs_info", {}).get("commit_id")
-
-
-def _direction(title: str) -> str:
-    if "-std" in title:
-        return "its standard deviation over subsets"
-    return "lower is better" if title.startswith(LOWER_IS_BETTER) else "higher is better"
 
 
 def _shown(value: float | None) -> str:

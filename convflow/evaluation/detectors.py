@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import importlib
-import pkgutil
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -28,6 +26,7 @@ from torch.export.passes import move_to_device_pass
 from convflow.evaluation.dinov2 import DINOv2
 from convflow.evaluation.inception import InceptionFID
 from convflow.evaluation.programs import check_calls, read_program
+from convflow.settings.kinds import import_module
 from convflow.storage import find_misfits, hash_tensors, read_weights
 from convflow.types import InputError, unknown_name
 
@@ -228,20 +227,20 @@ def _open_program(name: str, wanted: str, device: torch.device) -> Detector:
 
 
 def _open_function(name: str, wanted: str, device: torch.device) -> Detector:
-    place, _, function = name.rpartition(":")
+    (place, _, function), what = name.rpartition(":"), f"detector {name!r}"
     from_file = place.endswith(".py") or "/" in place or "\\" in place
     with _importable(Path(place).parent if from_file else None):
         with _users_code(name, "could not be imported"):
-            module = _import_file(Path(place)) if from_file else _import_module(place)
+            module = _import_file(Path(place)) if from_file else import_module(place, what)
         if not callable(create := getattr(module, function, None)):
             known = [key for key, value in vars(module).items() if callable(value)]
             near = _unknown("function", function, known)
-            raise InputError(f"detector {name!r}: {near}; write it as {place}:function")
+            raise InputError(f"{what}: {near}; write it as {place}:function")
         with _users_code(name, f"failed in {function}()"):
             network = create()
     if not callable(network):
         raise InputError(
-            f"detector {name!r}: expected {function}() to return a module or a function, "
+            f"{what}: expected {function}() to return a module or a function, "
             f"got {type(network).__name__}; return what takes the pictures"
         )
     digest = hashlib.sha256(Path(module.__file__).read_bytes() if module.__file__ else b"")
@@ -317,16 +316,6 @@ class _Source(SourceFileLoader):
 
     def path_stats(self, path: Any) -> Any:
         raise OSError("compile it again")
-
-
-def _import_module(name: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        parent, _, last = (error.name or name).rpartition(".")
-        folders = getattr(sys.modules.get(parent), "__path__", []) if parent else None
-        near = _unknown("module", last, (found.name for found in pkgutil.iter_modules(folders)))
-        raise InputError(f"cannot import {name}: {near}; install it or correct the name") from error
 
 
 def _import_file(path: Path) -> ModuleType:

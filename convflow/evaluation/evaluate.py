@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ import torch
 from convflow import distributed
 from convflow.evaluation.card import Card, library, read_card, titled, write_json
 from convflow.evaluation.detectors import Detector
-from convflow.evaluation.features import Progress, extract
+from convflow.evaluation.features import Features, Progress, extract
 from convflow.evaluation.pictures import (
     NpzPictures,
     PictureSet,
@@ -164,6 +164,7 @@ def evaluate(
     *,
     out: Path | None = None,
     save_samples: Path | None = None,
+    metrics: Sequence[str] = (),
 ) -> tuple[Card, Path]:
     """Score the subject and write the result card; every process calls this.
 
@@ -174,6 +175,7 @@ def evaluate(
         work: device, batch size, progress.
         out: file of the card; by default scores/NAME-DETECTOR-COUNT-HASH.json.
         save_samples: an .npz for the pictures, as the ADM suite writes it.
+        metrics: names of them, as `score` takes them; by default all there are.
 
     Returns:
         The card and its file. Only the first process's card has scores.
@@ -182,14 +184,7 @@ def evaluate(
         InputError: a card is there already, an unfinished one has other settings, or as `extract`
             and `score`.
     """
-    compared = LEAST
-    if target.pictures is not None:
-        compared = len(target.pictures)
-    elif target.known is not None and target.known.manifold is not None:
-        compared = len(target.known.manifold)
-    for count, use in ((subject.num, "to score"), (compared, "in the reference")):
-        if count < LEAST:
-            raise InputError(f"expected at least {LEAST} pictures {use}, got {count}; give more")
+    _check_counts(subject, target)
     card = Card(
         model=subject.model,
         sampling=subject.sampling,
@@ -200,12 +195,29 @@ def evaluate(
         library=library(),
         machine={"torch": torch.__version__, "device": work.device.type},
     )
-    settings = dataclasses.asdict(card)
+    settings = dataclasses.asdict(card) | {"save_samples": str(save_samples)}
     out = out or Path("scores") / f"{_short_name(card, subject.num)}.json"
-    keep = save_samples is not None
-    settings["save_samples"] = str(save_samples)
     if _is_finished(out, settings, work):
         return read_card(out), out
+    _check_new(out, save_samples)
+    with _parts_of(out, settings, work) as parts:
+        reference = _reference_of(target, detector, parts / "reference", work)
+        folder, keep = parts / "samples", save_samples is not None
+        features = _extract(
+            subject.pictures, subject.num, "scoring", detector, folder, work, keep_pixels=keep
+        )
+        if distributed.rank() == 0:
+            scores, better = score(features, reference, detector, work.device, metrics)
+            card = dataclasses.replace(card, reference=reference.about, scores=scores)
+            card = dataclasses.replace(card, better=better, samples_sha256=features.sha256())
+            if save_samples is not None:
+                write_samples(save_samples, features.read("pixels"), subject.num)
+            card.write(out)
+    return card, out
+
+
+def _check_new(out: Path, save_samples: Path | None) -> None:
+    """Raise InputError where a file that is to be written is there already."""
     unfinished = _parts_path(out).exists()  # a killed process may have written the samples
     for path in [out] if unfinished or save_samples is None else [out, save_samples]:
         if path.exists():
@@ -213,36 +225,28 @@ def evaluate(
                 f"expected a new file, got {path}, which is there already; read a result card with "
                 f"convflow evaluate --compare {path}, remove it, or choose another name"
             )
-    with _parts_of(out, settings, work) as parts:
-        reference = target.known
-        if target.pictures is not None:
-            count = len(target.pictures)
-            folder = parts / "reference"
-            found = _summarise(target.pictures, count, target.about, detector, folder, work)
-            reference = (
-                dataclasses.replace(reference, manifold=found.manifold) if reference else found
-            )
-        assert reference is not None
-        with work.progress(subject.num, "scoring") as progress:
-            features = extract(
-                subject.pictures,
-                subject.num,
-                detector,
-                parts / "samples",
-                batch_size=work.batch_size,
-                device=work.device,
-                keep_pixels=keep,
-                progress=progress,
-            )
-        if distributed.rank() == 0:
-            scores = score(features, reference, detector, work.device)
-            card = dataclasses.replace(
-                card, reference=reference.about, scores=scores, samples_sha256=features.sha256()
-            )
-            if save_samples is not None:
-                write_samples(save_samples, features.read("pixels"), subject.num)
-            card.write(out)
-    return card, out
+
+
+def _check_counts(subject: Subject, target: Target) -> None:
+    """Raise InputError where either side has too few pictures for the metrics."""
+    compared = LEAST
+    if target.pictures is not None:
+        compared = len(target.pictures)
+    elif target.known is not None and target.known.manifold is not None:
+        compared = len(target.known.manifold)
+    for count, use in ((subject.num, "to score"), (compared, "in the reference")):
+        if count < LEAST:
+            raise InputError(f"expected at least {LEAST} pictures {use}, got {count}; give more")
+
+
+def _reference_of(target: Target, detector: Detector, folder: Path, work: Work) -> Reference:
+    """Return the statistics of a target, those of its pictures computed."""
+    if target.pictures is None:
+        assert target.known is not None
+        return target.known
+    found = _summarise(target.pictures, len(target.pictures), target.about, detector, folder, work)
+    known = target.known
+    return dataclasses.replace(known, manifold=found.manifold) if known else found
 
 
 def _summarise(
@@ -253,20 +257,33 @@ def _summarise(
     folder: Path,
     work: Work,
 ) -> Reference:
-    with work.progress(num, "reference") as progress:
-        features = extract(
+    kinds = tuple(SUFFIXES)
+    features = _extract(pictures, num, "reference", detector, folder, work, kinds=kinds)
+    if distributed.rank():  # the first process alone compares
+        return Reference({}, None, about)
+    return features.summarise(about)
+
+
+def _extract(
+    pictures: PictureSet,
+    num: int,
+    word: str,
+    detector: Detector,
+    folder: Path,
+    work: Work,
+    **options: Any,
+) -> Features:
+    with work.progress(num, word) as progress:
+        return extract(
             pictures,
             num,
             detector,
             folder,
             batch_size=work.batch_size,
             device=work.device,
-            kinds=tuple(SUFFIXES),
             progress=progress,
+            **options,
         )
-    if distributed.rank():  # the first process alone compares
-        return Reference({}, None, about)
-    return features.summarise(about)
 
 
 @contextmanager

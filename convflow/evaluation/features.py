@@ -141,16 +141,8 @@ def extract(
             if known is not None and known.equal(digests):
                 continue
             found = detector(pixels.to(device))
-            part = {  # views of each other must not stay so in a file
-                kind: found[kind].cpu().clone(memory_format=torch.contiguous_format)
-                for kind in kinds or found
-                if kind in found
-            }
-            part["digests"] = digests
-            if keep_pixels:
-                part["pixels"] = pixels
-            with writing_file(path) as draft:
-                safetensors.torch.save_file(part, draft, {"sha256": hash_tensors(part)})
+            part = {kind: found[kind] for kind in kinds or found if kind in found}
+            _write(path, part | {"digests": digests} | ({"pixels": pixels} if keep_pixels else {}))
     distributed.barrier()
     features = Features(folder, num, batch_size)
     missing = [path for path in features.paths() if not path.is_file()]
@@ -160,6 +152,13 @@ def extract(
             "all processes share"
         )
     return features
+
+
+def _write(path: Path, part: dict[str, Tensor]) -> None:
+    # Views of each other must not stay so in a file.
+    part = {n: t.cpu().clone(memory_format=torch.contiguous_format) for n, t in part.items()}
+    with writing_file(path) as draft:
+        safetensors.torch.save_file(part, draft, {"sha256": hash_tensors(part)})
 
 
 def digest(pixels: UInt8[Tensor, "B C H W"]) -> UInt8[Tensor, "B 32"]:

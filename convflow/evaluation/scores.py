@@ -1,11 +1,16 @@
-"""All scores that features and a reference allow, by title."""
+"""All scores that features and a reference allow: a row for each metric."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from convflow.evaluation import metrics
 from convflow.evaluation.card import titled
@@ -14,9 +19,10 @@ from convflow.evaluation.features import Features
 from convflow.evaluation.pictures import PictureSet
 from convflow.evaluation.reference import MANIFOLD_SIZE, Reference
 from convflow.evaluation.statistics import float64_device
+from convflow.settings.kinds import Table
 from convflow.types import InputError
 
-METRICS = {
+CONSTANTS = {
     "precision_recall_k": 3,
     "density_coverage_k": 5,
     "inception_score_split": 5000,
@@ -33,67 +39,187 @@ NEIGHBOURS = {"dinov2": 5, "dinov2-8bit": 5}
 LEAST = 6
 """Pictures that density and coverage need on either side: five neighbours and the point."""
 
-_FDD = ("FDD", "sFDD", "KDD")
-TITLES = {"inception": ("FID", "sFID", "KID"), "dinov2": _FDD, "dinov2-8bit": _FDD}
-"""What distances are called with published weights; with any others FD, sFD and KD."""
+_FDD = {"FD": "FDD", "sFD": "sFDD", "KD": "KDD", "KD-std": "KDD-std"}
+TITLES = {
+    "inception": {"FD": "FID", "sFD": "sFID", "KD": "KID", "KD-std": "KID-std"},
+    "dinov2": _FDD,
+    "dinov2-8bit": _FDD,
+}
+"""What distances are called with published weights; with any others as in their rows."""
+
+Better = Literal["lower", "higher", "spread"]
+"""Which values of a score are better; a spread is the standard deviation of another score."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Pictures that are scored beside real ones, as the features of one detector.
+
+    Attributes:
+        features: of the pictures that are scored.
+        reference: of the real ones.
+        detector: that gave the features.
+        device: where to compute, in float64; None for the CPU.
+    """
+
+    features: Features
+    reference: Reference
+    detector: Detector
+    device: torch.device | None = None
+
+    def lacks(self, needs: Iterable[str]) -> list[str]:
+        """Return which of these are not there: "features", "spatial", "logits", "manifold"."""
+        ours = set(self.features.kinds())
+        there = {*(ours & self.reference.moments.keys()), *(ours & {"logits"})}
+        there |= {"manifold"} if self.reference.manifold is not None else set()
+        return [need for need in needs if need not in there]
+
+    def moments(self, kind: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return our mean (F,) and covariance (F, F), then the real ones, of a kind of feature.
+
+        Raises:
+            InputError: features of another width than the reference's.
+        """
+        ours, real = self.features.moments(kind), self.reference.moments[kind]
+        if ours.mean.shape != real.mean.shape:
+            raise InputError(
+                f"expected {len(ours.mean)} {kind} as {self.detector.name} gives, got a reference "
+                f"with {len(real.mean)}; make the reference with the same detector"
+            )
+        a, b, c, d = (tensor.to(self.device) for tensor in (*ours, *real))
+        return a, b, c, d
+
+    @cached_property
+    def fake(self) -> Tensor:
+        """The features (N, F) of the pictures that are scored."""
+        return self.features.stack("features").to(self.device)
+
+    @cached_property
+    def real(self) -> Tensor:
+        """The features (M, F) of some of the real ones; needs "manifold"."""
+        assert self.reference.manifold is not None
+        return self.reference.manifold.to(self.device)
+
+    @property
+    def constants(self) -> dict[str, int]:
+        """The constants of the metrics."""
+        return constants(self.detector.name)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One computation and the scores that come out of it.
+
+    Attributes:
+        better: by title of each score which values are better.
+        needs: what `compute` reads: "features" and "spatial" for their moments, "logits", or
+            "manifold" for single features of both sides.
+        compute: from a `Comparison` to the scores, in the order of the titles.
+
+    Example:
+        >>> Metric({"IS": "higher"}, ("logits",), lambda c: (1.0,)).better
+        {'IS': 'higher'}
+    """
+
+    better: Mapping[str, Better]
+    needs: tuple[str, ...]
+    compute: Callable[[Comparison], tuple[float, ...]]
+
+
+def _frechet(kind: str) -> Callable[[Comparison], tuple[float, ...]]:
+    return lambda pair: (metrics.frechet_distance(*pair.moments(kind)),)
+
+
+def _inception_score(pair: Comparison) -> tuple[float, ...]:
+    split = pair.constants["inception_score_split"]
+    return (metrics.inception_score(pair.features.stack("logits"), split),)
+
+
+def _precision_recall(pair: Comparison) -> tuple[float, ...]:
+    return metrics.precision_recall(pair.real, pair.fake, pair.constants["precision_recall_k"])
+
+
+def _density_coverage(pair: Comparison) -> tuple[float, ...]:
+    return metrics.density_coverage(pair.real, pair.fake, pair.constants["density_coverage_k"])
+
+
+def _kernel_distance(pair: Comparison) -> tuple[float, ...]:
+    chosen = pair.constants
+    return metrics.kernel_distance(
+        pair.real,
+        pair.fake,
+        seed=chosen["seed"],
+        num_subsets=chosen["kernel_subsets"],
+        subset_size=chosen["kernel_subset_size"],
+    )
+
+
+METRICS: Table[Metric] = Table(
+    "metric",
+    Metric,
+    {
+        "fid": Metric({"FD": "lower"}, ("features",), _frechet("features")),
+        "sfid": Metric({"sFD": "lower"}, ("spatial",), _frechet("spatial")),
+        "is": Metric({"IS": "higher"}, ("logits",), _inception_score),
+        "precision-recall": Metric(
+            {"precision": "higher", "recall": "higher"}, ("manifold",), _precision_recall
+        ),
+        "density-coverage": Metric(
+            {"density": "higher", "coverage": "higher"}, ("manifold",), _density_coverage
+        ),
+        "kid": Metric({"KD": "lower", "KD-std": "spread"}, ("manifold",), _kernel_distance),
+    },
+)
+"""All metrics by name, in the order of a result card."""
 
 
 def constants(detector: str) -> dict[str, int]:
     """Return the constants of the metrics with a detector, as they stand in its cards."""
-    usual = METRICS["precision_recall_k"]
-    return METRICS | {"precision_recall_k": NEIGHBOURS.get(detector, usual)}
+    usual = CONSTANTS["precision_recall_k"]
+    return CONSTANTS | {"precision_recall_k": NEIGHBOURS.get(detector, usual)}
 
 
 def score(
-    features: Features, reference: Reference, detector: Detector, device: torch.device | None = None
-) -> dict[str, float]:
-    """Return every score that features and reference allow, by title.
+    features: Features,
+    reference: Reference,
+    detector: Detector,
+    device: torch.device | None = None,
+    names: Iterable[str] = (),
+) -> tuple[dict[str, float], dict[str, Better]]:
+    """Return every score that features and reference allow, and which values are better, by title.
 
     Args:
         features: of the pictures that are scored.
         reference: of the real ones.
         detector: that gave the features; the titles follow from it.
         device: where to compute; by default the CPU.
+        names: of the metrics, in `METRICS` or `package.module:Name`; by default all that the
+            features and the reference allow.
 
     Raises:
-        InputError: too few pictures, or features of another width than the reference's.
+        InputError: too few pictures, features of another width than the reference's, or none of
+            those that a named metric needs.
     """
-    known, chosen = detector.name in PUBLISHED, constants(detector.name)
+    known = detector.name in PUBLISHED
     known = known and detector.sha256.startswith(PUBLISHED[detector.name].sha256)
-    distance, spatial, kernel = TITLES[detector.name] if known else ("FD", "sFD", "KD")
+    titles = TITLES[detector.name] if known else {}
     device = None if device is None else float64_device(device)
-    kinds, found = features.kinds(), {}
-    for kind, title in (("features", distance), ("spatial", spatial)):
-        if kind in kinds and kind in reference.moments:
-            ours, real = features.moments(kind), reference.moments[kind]
-            if ours.mean.shape != real.mean.shape:
-                raise InputError(
-                    f"expected {len(ours.mean)} {kind} as {detector.name} gives, got a reference "
-                    f"with {len(real.mean)}; make the reference with the same detector"
-                )
-            found[title] = metrics.frechet_distance(
-                *(tensor.to(device) for tensor in (*ours, *real))
+    pair = Comparison(features, reference, detector, device)
+    scores: dict[str, float] = {}
+    better: dict[str, Better] = {}
+    for name in names or METRICS:
+        metric = METRICS.find(name)
+        if lacking := pair.lacks(metric.needs):
+            if not names:
+                continue
+            raise InputError(
+                f"--metrics: expected {lacking[0]} of {detector.name} and of the reference for "
+                f"{name}, got none; leave {name} out, or use another detector or reference"
             )
-    if "logits" in kinds:
-        split = chosen["inception_score_split"]
-        found["IS"] = metrics.inception_score(features.stack("logits"), split)
-    if reference.manifold is not None:
-        fake = features.stack("features").to(device)
-        real_features = reference.manifold.to(device)
-        found["precision"], found["recall"] = metrics.precision_recall(
-            real_features, fake, chosen["precision_recall_k"]
-        )
-        found["density"], found["coverage"] = metrics.density_coverage(
-            real_features, fake, chosen["density_coverage_k"]
-        )
-        found[kernel], found[f"{kernel}-std"] = metrics.kernel_distance(
-            real_features,
-            fake,
-            seed=chosen["seed"],
-            num_subsets=chosen["kernel_subsets"],
-            subset_size=chosen["kernel_subset_size"],
-        )
-    return {titled(title, features.num): value for title, value in found.items()}
+        for title, value in zip(metric.better, metric.compute(pair), strict=True):
+            shown = titled(titles.get(title, title), features.num)
+            scores[shown], better[shown] = float(value), metric.better[title]
+    return scores, better
 
 
 def describe_detector(detector: Detector, pictures: PictureSet) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Mean and covariance of feature vectors, gathered batch by batch and by any number of processes.
+"""Mean and covariance of feature vectors, gathered batch by batch.
 
 Chan, Golub and LeVeque 1983, eq. 2.1: two groups are merged through their means, so nothing is
 ever the small difference of two large sums.
@@ -10,7 +10,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from convflow import distributed
 from convflow.types import InputError
 
 
@@ -73,50 +72,6 @@ class Statistics:
         deviations = rows - mean
         self.scatter.addmm_(deviations.T, deviations)
         self._add_mean(len(rows), mean)
-
-    def merge(self, other: Statistics) -> None:
-        """Add the vectors that `other` has seen.
-
-        Raises:
-            InputError: statistics of vectors of another length.
-        """
-        if len(other.mean) != len(self.mean):
-            raise InputError(
-                f"expected statistics of {len(self.mean)} features, got {len(other.mean)}; use the "
-                "same detector for both"
-            )
-        if other.count == 0:
-            return
-        if self.count == 0:
-            self._move(other.mean.device)
-        self.scatter += other.scatter.to(self.mean.device)
-        self._add_mean(other.count, other.mean.to(self.mean.device))
-
-    def reduce(self, device: torch.device | None = None) -> None:
-        """Replace by the statistics of all processes together, to the bit the same on each.
-
-        They are merged in the order of ranks. One process keeps what it has.
-
-        Args:
-            device: where the processes talk to one another, by default where the statistics lie.
-                Give the GPU with NCCL: a process without features has its zeros on the CPU.
-        """
-        if distributed.world_size() == 1:
-            return
-        if device is not None:
-            self._move(device)
-        together = Statistics(len(self.mean))
-        for rank in range(distributed.world_size()):
-            # The sum of one process's numbers and zeros is that process's numbers, exactly. One
-            # rank at a time needs room for two matrices, however many processes there are.
-            own = int(rank == distributed.rank())
-            count = torch.tensor(self.count * own, dtype=torch.float64, device=self.mean.device)
-            part = Statistics(len(self.mean))
-            part.mean, part.scatter = self.mean * own, self.scatter * own
-            distributed.sum_over_processes([count, part.mean, part.scatter])
-            part.count = int(count)
-            together.merge(part)
-        self.count, self.mean, self.scatter = together.count, together.mean, together.scatter
 
     @property
     def covariance(self) -> Float[Tensor, "F F"]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
+import dataclasses
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,6 +19,7 @@ from convflow.nn.conv import ConvHead, ConvStem
 from convflow.nn.embed import PatchEmbedding, PatchHead
 from convflow.nn.norm import Condition, residual
 from convflow.nn.resample import Conditions, LevelConditions, Levels, mirror
+from convflow.settings.parts import read_part
 from convflow.types import LONGEST_SIDE, InputError, Size, nearest_size
 
 
@@ -38,12 +39,22 @@ class Parts(NamedTuple):
 class Backbone(nn.Module, PyTorchModelHubMixin, library_name="convflow", tags=["convflow"]):
     """A network that a process trains: its settings, and its folder on disk.
 
-    A subclass names its `family` and takes only keyword arguments that JSON can hold: they are
-    the settings stored beside the weights. `save_pretrained`, `from_pretrained` and `push_to_hub`
-    come from huggingface_hub and use safetensors.
+    A subclass declares its settings as a frozen dataclass `Config`, whose values JSON can hold;
+    they are stored beside the weights. `save_pretrained`, `from_pretrained` and `push_to_hub` come
+    from huggingface_hub and use safetensors.
+
+    Args:
+        **settings: fields of `Config`.
+
+    Raises:
+        InputError: an unknown setting, or a value that does not fit.
     """
 
-    family: ClassVar[str]
+    Config: ClassVar[type[Any]]
+    family: str
+    """The name under which the network is found again; of a user's own, `package.module:Name`."""
+    options: ClassVar[tuple[str, ...]] = ()
+    """What `trunk` takes by name beside features and condition, such as `reach`."""
     in_channels: int
     num_classes: int
     multiple: int
@@ -68,19 +79,20 @@ class Backbone(nn.Module, PyTorchModelHubMixin, library_name="convflow", tags=["
         """The network on one picture inside; here this one."""
         return self
 
+    def __init__(self, **settings: Any) -> None:
+        super().__init__()
+        # Of the class as it is now: an engine that shards a network may put its own in its place.
+        network = type(self)
+        self.family = vars(network).get("family", f"{network.__module__}:{network.__qualname__}")
+        self.config = read_part(self.Config, settings, self.family)
+
     @property
     def settings(self) -> dict[str, Any]:
         """The arguments that build this network again, with the family's name, as JSON has them."""
-        settings = {"family": self.family, **(self._hub_mixin_config or {})}  # type: ignore[dict-item]
-        return json.loads(json.dumps(settings))
+        return json.loads(json.dumps({"family": self.family, **dataclasses.asdict(self.config)}))
 
-    @property
-    def arguments(self) -> tuple[str, ...]:
-        """Names of what `forward` takes beside pictures, times and labels, such as `reach`."""
-        return tuple(inspect.signature(self.forward).parameters)[3:]
-
-    def check_arguments(self) -> None:
-        """Raise InputError when `forward` would, for what it takes besides: here nothing."""
+    def check_options(self) -> None:
+        """Raise InputError when `forward` would, for its options: here there are none."""
 
     def save_weights(self, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
         """Write `model.safetensors` and `config.json` into an existing folder.
@@ -96,6 +108,11 @@ class Backbone(nn.Module, PyTorchModelHubMixin, library_name="convflow", tags=["
 
     def _save_pretrained(self, save_directory: Path) -> None:
         self.save_weights(save_directory)
+
+    @classmethod
+    def _from_pretrained(cls, *, family: str | None = None, **given: Any) -> Backbone:
+        """Read a folder, whose `family` is no field of `Config`."""
+        return super()._from_pretrained(**given)
 
     def blank_inputs(self, batch: int, size: Size) -> tuple[Any, ...]:
         """Return arguments of `forward` without numbers, for pictures of a height and width."""
@@ -115,7 +132,7 @@ class PictureBackbone(Backbone):
         raise NotImplementedError
 
     def trunk(self, features: Tensor, c: Any) -> Tensor:
-        """Return refined features."""
+        """Return refined features; it takes the `options` of the class by name too."""
         raise NotImplementedError
 
     def head(self, features: Tensor, c: Any) -> Tensor:
@@ -123,7 +140,11 @@ class PictureBackbone(Backbone):
         raise NotImplementedError
 
     def forward(
-        self, x: Float[Tensor, "B C H W"], t: Float[Tensor, " B"], y: Int[Tensor, " B"]
+        self,
+        x: Float[Tensor, "B C H W"],
+        t: Float[Tensor, " B"],
+        y: Int[Tensor, " B"],
+        **options: Any,
     ) -> Float[Tensor, "B O H W"]:
         """Predict what the process trains.
 
@@ -131,18 +152,17 @@ class PictureBackbone(Backbone):
             x: noisy pictures; height and width multiples of `multiple`.
             t: times as the process counts them.
             y: labels in [0, num_classes].
+            **options: as `trunk` takes them.
 
         Returns:
-            As tall and wide as `x`, what a stem has added cut off; O is 2C where the variance is
-            learned, else C.
+            As tall and wide as `x`; O is 2C where the variance is learned, else C.
 
         Raises:
-            InputError: a channel count or size that does not fit the network.
+            InputError: a channel count, size or option that does not fit the network.
         """
         self.check_input(x)
         c = self.condition(t, y)
-        out = self.head(self.trunk(self.stem(x), c), c)
-        return out[:, :, : x.shape[2], : x.shape[3]]
+        return self.head(self.trunk(self.stem(x), c, **options), c)
 
     @property
     def parts(self) -> Parts:
@@ -238,6 +258,16 @@ class LevelBackbone(PictureBackbone):
         """Return the prediction, O = 2C channels where the variance is learned, else C."""
         return self.project(features, self.head_vector(c))
 
+    def forward(
+        self,
+        x: Float[Tensor, "B C H W"],
+        t: Float[Tensor, " B"],
+        y: Int[Tensor, " B"],
+        **options: Any,
+    ) -> Float[Tensor, "B O H W"]:
+        """Predict what the process trains; what the mirror of a stem has added is cut off."""
+        return super().forward(x, t, y, **options)[:, :, : x.shape[2], : x.shape[3]]
+
 
 def halves_of_head(discard_half: bool, learned_variance: bool) -> int:
     """Return 2 where a head computes twice the channels, else 1.
@@ -251,6 +281,12 @@ def halves_of_head(discard_half: bool, learned_variance: bool) -> int:
             "second half of the channels is the variance"
         )
     return 2 if discard_half or learned_variance else 1
+
+
+def check_ratio(mlp_ratio: float, width: int) -> None:
+    """Raise InputError unless feed-forward layers of this many widths have channels."""
+    if not 1 <= mlp_ratio * width < float("inf"):
+        raise InputError(f"expected an mlp_ratio above 0, got {mlp_ratio}; published are 2 and 4")
 
 
 def check_size(height: int, width: int, multiple: int) -> None:

@@ -9,19 +9,21 @@ of them: 33.72 M parameters and 5.67 GMACs (published 33.7 and 5.67), with skips
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Literal, get_args
+from typing import Any, Literal
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from convflow.models.backbone import LevelBackbone
+from convflow.models.backbone import LevelBackbone, check_ratio
 from convflow.nn.conv import AttentionName, ConvHead, ConvMix, ConvStem
 from convflow.nn.dense import MLP, ActivationName, create_activation
 from convflow.nn.embed import PatchEmbedding, PatchHead
 from convflow.nn.norm import Condition, Modulation, gated, modulate, residual
 from convflow.nn.resample import Conditions, Hourglass, Join, LevelConditions
-from convflow.types import InputError, unknown_name
+from convflow.settings.parts import Classes, Depths, Positive, Width
+from convflow.types import InputError
 
 Layout = Literal["u", "isotropic", "isotropic-skip"]
 
@@ -92,73 +94,72 @@ class DiCo(LevelBackbone):
     Three levels of D, 2D and 4D channels at full, half and quarter height and width, each with
     time and label embeddings of its own; the last stage has 2D channels at full resolution. It
     predicts zero at initialisation and takes any rectangle of multiples of 4.
-
-    Args:
-        in_channels: channels of the picture in model space.
-        num_classes: labels are 0 .. num_classes - 1, and `num_classes` means "no label".
-        width: feature channels D of the finest level.
-        depths: blocks of the five stages: two down, the middle, two up. Isotropic: one number.
-
-    Other arguments:
-        mlp_ratio: hidden width of the feed-forward layers, in widths.
-        kernel_size: side of the depthwise kernels: 3 as published; 5 and 7 are its ablations.
-        attention: "cca", compact channel attention, as published; "se" or "none" (ablations).
-        activation: "gelu" as published, or "relu" (ablation).
-        layout: "u" as published; "isotropic" or "isotropic-skip" (ablations) on patches of 2x2.
-        learned_variance: predict 2C channels, first the noise, then where the variance lies
-            between its bounds, from -1 to 1, as the published DDPMs do; otherwise C, as flows do.
-        pad: take pictures of any size: mirror them inside to the next multiple, and cut off.
     """
 
     family = "dico"
 
-    def __init__(
-        self,
-        *,
-        in_channels: int = 4,
-        num_classes: int = 1000,
-        width: int = 128,
-        depths: Sequence[int] = (5, 4, 4, 4, 4),
-        mlp_ratio: float = 2.0,
-        kernel_size: int = 3,
-        attention: AttentionName = "cca",
-        activation: ActivationName = "gelu",
-        layout: Layout = "u",
-        learned_variance: bool = False,
-        pad: bool = False,
-    ) -> None:
-        super().__init__()
-        if min(in_channels, width) < 1 or num_classes < 0 or mlp_ratio * width < 1:
-            raise InputError(
-                "expected in_channels and width of at least 1, num_classes of at least 0 and an "
-                f"mlp_ratio above 0, got {in_channels}, {width}, {num_classes} and {mlp_ratio}"
-            )
-        if layout not in (known := get_args(Layout)):
-            raise InputError(unknown_name("layout", layout, known))
-        self.in_channels, self.num_classes = in_channels, num_classes
-        self.learned_variance = learned_variance
-        out_channels = in_channels * (2 if learned_variance else 1)
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """The settings of a DiCo.
+
+        Attributes:
+            in_channels: channels of the picture in model space.
+            num_classes: labels are 0 .. num_classes - 1, and `num_classes` means "no label".
+            width: feature channels D of the finest level.
+            depths: blocks of the five stages: two down, the middle, two up. Isotropic: one number.
+            mlp_ratio: hidden width of the feed-forward layers, in widths.
+            kernel_size: side of the depthwise kernels: 3 as published; 5 and 7 are its ablations.
+            attention: "cca", compact channel attention, as published; "se" or "none" (ablations).
+            activation: "gelu" as published, or "relu" (ablation).
+            layout: "u" as published; "isotropic" or "isotropic-skip" (ablations) on patches of 2x2.
+            learned_variance: predict 2C channels, first the noise, then where the variance lies
+                between its bounds, from -1 to 1, as the published DDPMs do; otherwise C, as flows
+                do.
+            pad: take pictures of any size: mirror them inside to the next multiple, and cut off.
+        """
+
+        in_channels: Width = 4
+        num_classes: Classes = 1000
+        width: Width = 128
+        depths: Depths = (5, 4, 4, 4, 4)
+        mlp_ratio: Positive = 2.0
+        kernel_size: Width = 3
+        attention: AttentionName = "cca"
+        activation: ActivationName = "gelu"
+        layout: Layout = "u"
+        learned_variance: bool = False
+        pad: bool = False
+
+    config: Config
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        c, width = self.config, self.config.width
+        check_ratio(c.mlp_ratio, width)
+        self.in_channels, self.num_classes = c.in_channels, c.num_classes
+        self.learned_variance = c.learned_variance
+        out_channels = c.in_channels * (2 if c.learned_variance else 1)
         block = partial(
             DiCoBlock,
-            mlp_ratio=mlp_ratio,
-            kernel_size=kernel_size,
-            attention=attention,
-            activation=activation,
+            mlp_ratio=c.mlp_ratio,
+            kernel_size=c.kernel_size,
+            attention=c.attention,
+            activation=c.activation,
         )
         self.body: nn.Module
         widths: tuple[int, ...]
-        if layout == "u":
+        if c.layout == "u":
             self.cells, self.last_level, widths = 4, 1, Hourglass.widths_of(width)
-            self.embed = ConvStem(in_channels, width)
-            self.body = Hourglass(block, width, depths, out_width=2 * width)
+            self.embed = ConvStem(c.in_channels, width)
+            self.body = Hourglass(block, width, c.depths, out_width=2 * width)
             self.project = ConvHead(2 * width, out_channels)
         else:
             self.cells, self.last_level, widths = PATCH, 0, (width,)
-            self.embed = PatchEmbedding(in_channels, width, PATCH)
-            self.body = Stack(block, width, depths, skips=layout == "isotropic-skip")
+            self.embed = PatchEmbedding(c.in_channels, width, PATCH)
+            self.body = Stack(block, width, c.depths, skips=c.layout == "isotropic-skip")
             self.project = PatchHead(width, PATCH, out_channels)
-        self.embed_condition = LevelConditions(num_classes, widths)
-        self.multiple = 1 if pad else self.cells
+        self.embed_condition = LevelConditions(c.num_classes, widths)
+        self.multiple = 1 if c.pad else self.cells
 
     def trunk(self, features: Float[Tensor, "B h w D"], c: Conditions) -> Float[Tensor, "B h w E"]:
         """Return refined features."""

@@ -6,12 +6,13 @@ DiT is trained as a DDPM (Peebles & Xie 2023, arXiv 2212.09748), SiT on the path
 
 from __future__ import annotations
 
-from typing import get_args
+from dataclasses import dataclass
+from typing import Any
 
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from convflow.models.backbone import PatchBackbone, halves_of_head
+from convflow.models.backbone import PatchBackbone, check_ratio, halves_of_head
 from convflow.nn.attention import Attention
 from convflow.nn.dense import GELUMLP
 from convflow.nn.embed import (
@@ -22,7 +23,8 @@ from convflow.nn.embed import (
 )
 from convflow.nn.norm import Condition, Modulation, gated, modulate
 from convflow.nn.positions import Positions, PositionScaling, rotary_positions, sincos_positions
-from convflow.types import InputError, unknown_name
+from convflow.settings.parts import Classes, Depth, Positive, Width
+from convflow.types import InputError
 
 
 class DiTBlock(nn.Module):
@@ -53,76 +55,70 @@ class DiT(PatchBackbone):
 
     It predicts zero at initialisation and takes any rectangle that the patch divides. Its time is
     that of a DDPM, the steps 0 .. 999 with 0 = clean.
-
-    Args:
-        in_channels: channels of the picture in model space.
-        num_classes: labels are 0 .. num_classes - 1, and `num_classes` means "no label".
-        width: feature channels D, a multiple of 4.
-        depth: number of blocks.
-        num_heads: heads of the attention; divides `width`.
-
-    Other arguments:
-        patch_size: pixels along one side of a patch.
-        mlp_ratio: hidden width of the feed-forward layers, in widths.
-        positions: "sincos", a fixed embedding added once, as published; or "rotary", queries and
-            keys turned by their place in every block, in which only offsets count.
-        qk_norm: norm queries and keys in every head; not in the published networks.
-        learned_variance: predict 2C channels, first the noise, then where the variance lies
-            between its bounds, from -1 to 1; published DiT do.
-        discard_half: let the head compute twice the channels and drop the second half, as
-            published SiT do; only for their weights.
-        time_spacing: frequency k of a time is 10000^(-k / time_spacing); 127 in what diffusers has
-            trained.
     """
 
     family = "dit"
+    options = ("position_scaling",)
 
-    def __init__(
-        self,
-        *,
-        in_channels: int = 4,
-        num_classes: int = 1000,
-        width: int = 384,
-        depth: int = 12,
-        num_heads: int = 6,
-        patch_size: int = 2,
-        mlp_ratio: float = 4.0,
-        positions: Positions = "sincos",
-        qk_norm: bool = False,
-        learned_variance: bool = False,
-        discard_half: bool = False,
-        time_spacing: int = 128,
-    ) -> None:
-        super().__init__()
-        if min(in_channels, width, depth, num_heads, patch_size) < 1 or num_classes < 0:
-            raise InputError(
-                "expected in_channels, width, depth, num_heads and patch_size of at least 1 and "
-                f"num_classes of at least 0, got {in_channels}, {width}, {depth}, {num_heads}, "
-                f"{patch_size} and {num_classes}"
-            )
-        if time_spacing < 1:
-            raise InputError(f"expected a time_spacing of at least 1, got {time_spacing}; try 128")
-        if mlp_ratio * width < 1:
-            raise InputError(f"expected an mlp_ratio above 0, got {mlp_ratio}; published are 4")
-        if positions not in (known := get_args(Positions)):
-            raise InputError(unknown_name("positions", positions, known))
-        turned = width // num_heads if positions == "rotary" else width
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """The settings of a DiT or SiT.
+
+        Attributes:
+            in_channels: channels of the picture in model space.
+            num_classes: labels are 0 .. num_classes - 1, and `num_classes` means "no label".
+            width: feature channels D, a multiple of 4.
+            depth: number of blocks.
+            num_heads: heads of the attention; divides `width`.
+            patch_size: pixels along one side of a patch.
+            mlp_ratio: hidden width of the feed-forward layers, in widths.
+            positions: "sincos", a fixed embedding added once, as published; or "rotary", queries
+                and keys turned by their place in every block, in which only offsets count.
+            qk_norm: norm queries and keys in every head; not in the published networks.
+            learned_variance: predict 2C channels, first the noise, then where the variance lies
+                between its bounds, from -1 to 1; published DiT do.
+            discard_half: let the head compute twice the channels and drop the second half, as
+                published SiT do; only for their weights.
+            time_spacing: frequency k of a time is 10000^(-k / time_spacing); 127 in what diffusers
+                has trained.
+        """
+
+        in_channels: Width = 4
+        num_classes: Classes = 1000
+        width: Width = 384
+        depth: Depth = 12
+        num_heads: Width = 6
+        patch_size: Width = 2
+        mlp_ratio: Positive = 4.0
+        positions: Positions = "sincos"
+        qk_norm: bool = False
+        learned_variance: bool = False
+        discard_half: bool = False
+        time_spacing: Width = 128
+
+    config: Config
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        c, width = self.config, self.config.width
+        check_ratio(c.mlp_ratio, width)
+        turned = width // c.num_heads if c.positions == "rotary" else width
         if turned % 4:
             raise InputError(
-                f"expected {'width / num_heads' if positions == 'rotary' else 'a width'} that 4 "
+                f"expected {'width / num_heads' if c.positions == 'rotary' else 'a width'} that 4 "
                 f"divides, for positions along two axes, got {turned}; change the width"
             )
-        halves = halves_of_head(discard_half, learned_variance)
-        self.in_channels, self.num_classes = in_channels, num_classes
-        self.multiple, self.learned_variance = patch_size, learned_variance
-        self.positions, self.position_width = positions, turned
-        self.embed_patches = PatchEmbedding(in_channels, width, patch_size)
-        self.embed_time = TimeEmbedding(width, spacing=time_spacing)
-        self.embed_label = LabelEmbedding(num_classes, width)
+        halves = halves_of_head(c.discard_half, c.learned_variance)
+        self.in_channels, self.num_classes = c.in_channels, c.num_classes
+        self.multiple, self.learned_variance = c.patch_size, c.learned_variance
+        self.positions, self.position_width = c.positions, turned
+        self.embed_patches = PatchEmbedding(c.in_channels, width, c.patch_size)
+        self.embed_time = TimeEmbedding(width, spacing=c.time_spacing)
+        self.embed_label = LabelEmbedding(c.num_classes, width)
         self.blocks = nn.ModuleList(
-            DiTBlock(width, num_heads, mlp_ratio, qk_norm) for _ in range(depth)
+            DiTBlock(width, c.num_heads, c.mlp_ratio, c.qk_norm) for _ in range(c.depth)
         )
-        self.project = PatchHead(width, patch_size, in_channels * halves)
+        self.project = PatchHead(width, c.patch_size, c.in_channels * halves)
 
     def trunk(
         self,
@@ -130,7 +126,17 @@ class DiT(PatchBackbone):
         c: Condition,
         position_scaling: PositionScaling | None = None,
     ) -> Float[Tensor, "B h w D"]:
-        """Return refined features; positions enter here, once, however many stems there are."""
+        """Return refined features; positions enter here, once, however many stems there are.
+
+        Args:
+            features: of the stem.
+            c: of time and label.
+            position_scaling: how positions go on beyond the grid of training. One compiled graph
+                of each kind serves all sizes.
+
+        Raises:
+            InputError: a scaling of other positions.
+        """
         _, rows, columns, _ = features.shape
         grid, rotation = (rows, columns, self.position_width, features, position_scaling), None
         if self.positions == "rotary":
@@ -143,36 +149,8 @@ class DiT(PatchBackbone):
             features = block(features, c, rotation)
         return features
 
-    def forward(
-        self,
-        x: Float[Tensor, "B C H W"],
-        t: Float[Tensor, " B"],
-        y: Int[Tensor, " B"],
-        *,
-        position_scaling: PositionScaling | None = None,
-    ) -> Float[Tensor, "B P H W"]:
-        """Predict what the process trains, the noise or the velocity.
-
-        Args:
-            x: noisy pictures; height and width multiples of `multiple`.
-            t: times as the process counts them.
-            y: labels in [0, num_classes].
-            position_scaling: how positions go on beyond the grid of training. One compiled graph
-                of each kind serves all sizes.
-
-        Returns:
-            The prediction in the shape of `x`, or twice its channels with a learned variance.
-
-        Raises:
-            InputError: a channel count or size that does not fit the network, or a scaling of
-                other positions.
-        """
-        self.check_input(x)
-        c = self.condition(t, y)
-        return self.head(self.trunk(self.stem(x), c, position_scaling), c)
-
-    def check_arguments(self, position_scaling: PositionScaling | None = None) -> None:
-        """Raise InputError when `forward` would, for what it takes besides."""
+    def check_options(self, position_scaling: PositionScaling | None = None) -> None:
+        """Raise InputError when `forward` would, for its options."""
         if position_scaling is not None:
             position_scaling.check(self.positions)
 

@@ -9,7 +9,8 @@ parameters are missing; resampling without bias, the head, and the initialisatio
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from convflow.nn.conv import Conv, ConvHead, ConvStem, ResponseNorm
 from convflow.nn.dense import create_linear
 from convflow.nn.norm import Condition, Modulation, gated, modulate
 from convflow.nn.resample import Conditions, Hourglass, LevelConditions
-from convflow.types import InputError
+from convflow.settings.parts import Classes, Depths, Width
 
 KERNEL = 7
 EXPANSION = 3
@@ -54,45 +55,45 @@ class FCDM(LevelBackbone):
     Three levels of D, 2D and 4D channels at full, half and quarter height and width, each with
     time and label embeddings of its own. It predicts zero at initialisation and takes any
     rectangle of multiples of 4.
-
-    Args:
-        in_channels: channels of the picture in model space.
-        num_classes: labels are 0 .. num_classes - 1, and `num_classes` means "no label".
-        width: feature channels D of the finest level.
-        depths: blocks of the five stages: two down, the middle, two up.
-
-    Other arguments:
-        learned_variance: predict 2C channels, first the noise, then where the variance lies
-            between its bounds, from -1 to 1, as the published DDPMs do; otherwise C, as flows do.
-        pad: take pictures of any size: mirror them inside to the next multiple, and cut off.
     """
 
     family = "fcdm"
 
-    def __init__(
-        self,
-        *,
-        in_channels: int = 4,
-        num_classes: int = 1000,
-        width: int = 128,
-        depths: Sequence[int] = (2, 4, 8, 4, 2),
-        learned_variance: bool = False,
-        pad: bool = False,
-    ) -> None:
-        super().__init__()
-        if min(in_channels, width) < 1 or num_classes < 0:
-            raise InputError(
-                "expected in_channels and width of at least 1 and num_classes of at least 0, got "
-                f"{in_channels}, {width} and {num_classes}"
-            )
-        self.in_channels, self.num_classes = in_channels, num_classes
-        self.learned_variance = learned_variance
-        self.cells, self.multiple = CELLS, 1 if pad else CELLS
-        self.embed = ConvStem(in_channels, width)
-        self.embed_condition = LevelConditions(num_classes, Hourglass.widths_of(width))
-        self.body = Hourglass(FCDMBlock, width, depths, out_width=width)
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """The settings of an FCDM.
+
+        Attributes:
+            in_channels: channels of the picture in model space.
+            num_classes: labels are 0 .. num_classes - 1, and `num_classes` means "no label".
+            width: feature channels D of the finest level.
+            depths: blocks of the five stages: two down, the middle, two up.
+            learned_variance: predict 2C channels, first the noise, then where the variance lies
+                between its bounds, from -1 to 1, as the published DDPMs do; otherwise C, as flows
+                do.
+            pad: take pictures of any size: mirror them inside to the next multiple, and cut off.
+        """
+
+        in_channels: Width = 4
+        num_classes: Classes = 1000
+        width: Width = 128
+        depths: Depths = (2, 4, 8, 4, 2)
+        learned_variance: bool = False
+        pad: bool = False
+
+    config: Config
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        c, width = self.config, self.config.width
+        self.in_channels, self.num_classes = c.in_channels, c.num_classes
+        self.learned_variance = c.learned_variance
+        self.cells, self.multiple = CELLS, 1 if c.pad else CELLS
+        self.embed = ConvStem(c.in_channels, width)
+        self.embed_condition = LevelConditions(c.num_classes, Hourglass.widths_of(width))
+        self.body = Hourglass(FCDMBlock, width, c.depths, out_width=width)
         self.refine = Conv(width, width)
-        self.project = ConvHead(width, in_channels * (2 if learned_variance else 1))
+        self.project = ConvHead(width, c.in_channels * (2 if c.learned_variance else 1))
 
     def trunk(self, features: Float[Tensor, "B h w D"], c: Conditions) -> Float[Tensor, "B h w D"]:
         """Return refined features."""

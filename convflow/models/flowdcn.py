@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from convflow.models.backbone import PatchBackbone, halves_of_head
@@ -15,7 +16,8 @@ from convflow.nn.dense import MLPName, create_mlp
 from convflow.nn.embed import LabelEmbedding, PatchEmbedding, PatchHead, TimeEmbedding
 from convflow.nn.norm import Condition, Modulation, NormName, create_norm, gated, modulate
 from convflow.ops.deform.op import Border
-from convflow.types import InputError, unknown_name
+from convflow.settings.parts import Classes, Depth, Width
+from convflow.types import InputError
 
 MixName = Literal["deform", "dico"]
 
@@ -49,76 +51,74 @@ class FlowDCN(PatchBackbone):
 
     It predicts zero at initialisation, takes any rectangle that the patch divides, and has no
     position embedding: convolution alone tells where things are.
-
-    Args:
-        in_channels: channels of the picture in model space.
-        num_classes: labels are 0 .. num_classes - 1, and `num_classes` means "no label".
-        width: feature channels D.
-        depth: number of blocks.
-        num_groups: groups of the deformable convolution; divides `width`.
-
-    Other arguments:
-        patch_size: pixels along one side of a patch.
-        reach: default of S_max, the farthest grid spacing of the deformable convolution, in cells.
-        norm: "rms" as published, or "layer" (ablation).
-        mlp: "swiglu" as published, or "gelu" (ablation).
-        border: "zeros"; "truncate" reproduces the published kernels, and their weights need it.
-        discard_half: let the head compute twice the channels and drop the second half, as the
-            published network does; only for its weights.
-        mix: "deform" as published, or "dico": DiCo's module, without groups, reach and border, in
-            the same frame (Ai et al. 2025, table 12).
-        kernel_size: side of the depthwise kernel of "dico". At the size S/2, 7 gives the 31.3 M
-            parameters that are published, and 3, as in DiCo itself, 31.1 M.
-        learned_variance: predict 2C channels, first the noise, then where the variance lies.
     """
 
     family = "flowdcn"
+    options = ("reach",)
 
-    def __init__(
-        self,
-        *,
-        in_channels: int = 4,
-        num_classes: int = 1000,
-        width: int = 384,
-        depth: int = 12,
-        num_groups: int = 6,
-        patch_size: int = 2,
-        reach: float = DEFAULT_REACH,
-        norm: NormName = "rms",
-        mlp: MLPName = "swiglu",
-        border: Border = "zeros",
-        discard_half: bool = False,
-        mix: MixName = "deform",
-        kernel_size: int = 3,
-        learned_variance: bool = False,
-    ) -> None:
-        super().__init__()
-        if min(in_channels, width, depth, num_groups, patch_size) < 1 or num_classes < 0:
-            raise InputError(
-                "expected in_channels, width, depth, num_groups and patch_size of at least 1 and "
-                f"num_classes of at least 0, got {in_channels}, {width}, {depth}, {num_groups}, "
-                f"{patch_size} and {num_classes}"
-            )
-        _check_reach(reach)
-        if mix not in (known := get_args(MixName)):
-            raise InputError(unknown_name("mix", mix, known))
-        halves = halves_of_head(discard_half, learned_variance)
-        self.in_channels, self.num_classes = in_channels, num_classes
-        self.learned_variance = learned_variance
-        self.multiple, self.reach = patch_size, reach
-        self.embed_patches = PatchEmbedding(in_channels, width, patch_size)
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """The settings of a FlowDCN.
+
+        Attributes:
+            in_channels: channels of the picture in model space.
+            num_classes: labels are 0 .. num_classes - 1, and `num_classes` means "no label".
+            width: feature channels D.
+            depth: number of blocks.
+            num_groups: groups of the deformable convolution; divides `width`.
+            patch_size: pixels along one side of a patch.
+            reach: default of S_max, the farthest grid spacing of the deformable convolution, in
+                cells.
+            norm: "rms" as published, or "layer" (ablation).
+            mlp: "swiglu" as published, or "gelu" (ablation).
+            border: "zeros"; "truncate" reproduces the published kernels, and their weights need it.
+            discard_half: let the head compute twice the channels and drop the second half, as the
+                published network does; only for its weights.
+            mix: "deform" as published, or "dico": DiCo's module, without groups, reach and border,
+                in the same frame (Ai et al. 2025, table 12).
+            kernel_size: side of the depthwise kernel of "dico". At the size S/2, 7 gives the 31.3 M
+                parameters that are published, and 3, as in DiCo itself, 31.1 M.
+            learned_variance: predict 2C channels, first the noise, then where the variance lies.
+        """
+
+        in_channels: Width = 4
+        num_classes: Classes = 1000
+        width: Width = 384
+        depth: Depth = 12
+        num_groups: Width = 6
+        patch_size: Width = 2
+        reach: float = DEFAULT_REACH
+        norm: NormName = "rms"
+        mlp: MLPName = "swiglu"
+        border: Border = "zeros"
+        discard_half: bool = False
+        mix: MixName = "deform"
+        kernel_size: Width = 3
+        learned_variance: bool = False
+
+    config: Config
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        c, width = self.config, self.config.width
+        _check_reach(c.reach)
+        halves = halves_of_head(c.discard_half, c.learned_variance)
+        self.in_channels, self.num_classes = c.in_channels, c.num_classes
+        self.learned_variance = c.learned_variance
+        self.multiple, self.reach = c.patch_size, c.reach
+        self.embed_patches = PatchEmbedding(c.in_channels, width, c.patch_size)
         self.embed_time = TimeEmbedding(width)
-        self.embed_label = LabelEmbedding(num_classes, width)
+        self.embed_label = LabelEmbedding(c.num_classes, width)
 
         def create_mix() -> GroupwiseMSDCN | ConvMix:
-            if mix == "dico":
-                return ConvMix(width, kernel_size)
-            return GroupwiseMSDCN(width, num_groups, border)
+            if c.mix == "dico":
+                return ConvMix(width, c.kernel_size)
+            return GroupwiseMSDCN(width, c.num_groups, c.border)
 
         self.blocks = nn.ModuleList(
-            FlowDCNBlock(width, create_mix(), norm, mlp) for _ in range(depth)
+            FlowDCNBlock(width, create_mix(), c.norm, c.mlp) for _ in range(c.depth)
         )
-        self.project = PatchHead(width, patch_size, in_channels * halves)
+        self.project = PatchHead(width, c.patch_size, c.in_channels * halves)
 
     def trunk(
         self,
@@ -126,41 +126,24 @@ class FlowDCN(PatchBackbone):
         c: Condition,
         reach: Reach | None = None,
     ) -> Float[Tensor, "B h w D"]:
-        """Return refined features; `reach` as in `forward`."""
-        for block, block_reach in zip(self.blocks, self._reaches(reach), strict=True):
-            features = block(features, c, block_reach)
-        return features
-
-    def forward(
-        self,
-        x: Float[Tensor, "B C H W"],
-        t: Float[Tensor, " B"],
-        y: Int[Tensor, " B"],
-        *,
-        reach: Reach | None = None,
-    ) -> Float[Tensor, "B P H W"]:
-        """Predict what the process trains, by default the velocity.
+        """Return refined features.
 
         Args:
-            x: noisy pictures; height and width multiples of `multiple`.
-            t: times as the process counts them: of flows in [0, 1], 0 = noise, 1 = data.
-            y: labels in [0, num_classes].
+            features: of the stem.
+            c: of time and label.
             reach: S_max in cells for this call: a number, (x, y), or a tensor of shape (2,) for
                 all blocks, (depth, 2) for each, or (B, depth, 2) for each sample too, as a
                 `ReachSchedule` gives it. The numbers in a tensor never recompile a model.
 
-        Returns:
-            The prediction in the shape of `x`, or twice its channels with a learned variance.
-
         Raises:
-            InputError: a channel count, size or reach that does not fit the network.
+            InputError: a reach that does not fit the network.
         """
-        self.check_input(x)
-        c = self.condition(t, y)
-        return self.head(self.trunk(self.stem(x), c, reach), c)
+        for block, block_reach in zip(self.blocks, self._reaches(reach), strict=True):
+            features = block(features, c, block_reach)
+        return features
 
-    def check_arguments(self, reach: Reach | None = None) -> None:
-        """Raise InputError when `forward` would, for what it takes besides."""
+    def check_options(self, reach: Reach | None = None) -> None:
+        """Raise InputError when `forward` would, for its options."""
         self._reaches(reach)
 
     def _reaches(self, reach: Reach | None) -> list[Reach]:

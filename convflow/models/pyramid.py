@@ -8,10 +8,12 @@ one scale is that of section 4.4: what is added begins at zero.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -32,7 +34,7 @@ from convflow.nn.pyramid import (
     masked,
 )
 from convflow.processes.decomposition import Decomposition
-from convflow.types import InputError, Size, unknown_name
+from convflow.types import InputError, Size
 
 Coarse = Literal["patch", "upsample"]
 
@@ -47,17 +49,6 @@ class Pyramid(Backbone):
     their times; the finest scale uses the backbone's own stem, time embedding and head. It predicts
     zero at initialisation and takes any rectangle of multiples of `multiple`.
 
-    Args:
-        backbone: settings of the network inside, as `settings` gives them: its "family" and the
-            family's arguments. No learned variance, no padding.
-        factors: S - 1 whole numbers, between neighbouring scales from coarse to fine.
-        stage_embedding: add a learned vector to every condition, for the last scale that takes
-            part; zero at first.
-        coarse: how the coarsest scale enters: "patch", by patches that cover as much of the picture
-            as the finest scale's (where they would be less than a pixel, by a pixel shuffle); or
-            "upsample", with its cells repeated, as the backbone's own pictures do, and its
-            prediction averaged down, which is how `from_backbone` starts.
-
     Example:
         >>> backbone = {"family": "dit", "width": 64, "depth": 2, "num_heads": 2}
         >>> model = Pyramid(backbone=backbone, factors=[2])
@@ -69,25 +60,41 @@ class Pyramid(Backbone):
 
     family = "pyramid"
 
-    def __init__(
-        self,
-        *,
-        backbone: Mapping[str, Any],
-        factors: Sequence[int] = (2,),
-        stage_embedding: bool = False,
-        coarse: Coarse = "patch",
-    ) -> None:
-        super().__init__()
-        if not isinstance(backbone, Mapping) or "family" not in backbone:
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """The settings of a Pyramid.
+
+        Attributes:
+            backbone: settings of the network inside, as `settings` gives them: its "family" and the
+                family's arguments. No learned variance, no padding.
+            factors: S - 1 whole numbers, between neighbouring scales from coarse to fine.
+            stage_embedding: add a learned vector to every condition, for the last scale that takes
+                part; zero at first.
+            coarse: how the coarsest scale enters: "patch", by patches that cover as much of the
+                picture as the finest scale's (where they would be less than a pixel, by a pixel
+                shuffle); or "upsample", with its cells repeated, as the backbone's own pictures do,
+                and its prediction averaged down, which is how `begin_from` starts.
+        """
+
+        backbone: dict[str, Any]
+        factors: tuple[int, ...] = (2,)
+        stage_embedding: bool = False
+        coarse: Coarse = "patch"
+
+    config: Config
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        if "family" not in self.config.backbone:
             raise InputError(
-                f"expected a backbone as settings with a family, got {backbone!r}; "
+                f"expected a backbone as settings with a family, got {self.config.backbone!r}; "
                 'try {"family": "dico"}'
             )
-        if coarse not in (known := get_args(Coarse)):
-            raise InputError(unknown_name("coarse", coarse, known))
-        self.shrinkage = Decomposition(factors=factors).shrinkage
-        inner = {key: value for key, value in backbone.items() if key != "family"}
-        self.backbone: PictureBackbone = build(backbone["family"], inner, BACKBONES)
+        self.shrinkage = Decomposition(factors=self.config.factors).shrinkage
+        inner = dict(self.config.backbone)
+        self.backbone: PictureBackbone = build(inner.pop("family"), inner, BACKBONES)
+        self.config = dataclasses.replace(self.config, backbone=self.backbone.settings)
+        self.options = self.backbone.options  # type: ignore[misc]
         for setting in ("learned_variance", "pad"):
             if self.backbone.settings.get(setting):
                 raise InputError(
@@ -97,13 +104,13 @@ class Pyramid(Backbone):
         self.in_channels, self.num_classes = self.backbone.in_channels, self.backbone.num_classes
         self.multiple = math.lcm(self.backbone.multiple, self.shrinkage[0])
         added = [self._create_parts(shrinkage) for shrinkage in self.shrinkage[:-1]]
-        if coarse == "upsample":
+        if self.config.coarse == "upsample":
             added[0] = self._repeat_parts(self.shrinkage[0])
         self.stems = nn.ModuleList(stem for stem, _, _ in added)
         self.times = nn.ModuleList(time for _, time, _ in added)
         self.heads = nn.ModuleList(head for _, _, head in added)
         self.stage = None
-        if stage_embedding:
+        if self.config.stage_embedding:
             make = partial(StageEmbedding, self.num_scales)
             self.stage = self.backbone.create_condition(make)
 
@@ -163,19 +170,9 @@ class Pyramid(Backbone):
             for parameter in part.parameters():
                 nn.init.zeros_(parameter)
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        """The arguments that build this network again, those of the backbone complete."""
-        return super().settings | {"backbone": self.backbone.settings}
-
-    @property
-    def arguments(self) -> tuple[str, ...]:
-        """Names of what the backbone takes besides."""
-        return self.backbone.arguments
-
-    def check_arguments(self, **arguments: Any) -> None:
+    def check_options(self, **options: Any) -> None:
         """Raise InputError when the backbone would."""
-        self.backbone.check_arguments(**arguments)
+        self.backbone.check_options(**options)
 
     @property
     def inner(self) -> Backbone:

@@ -40,7 +40,7 @@ def read_arguments(model: Backbone, given: Mapping[str, Any]) -> dict[str, Any]:
     read = {name: value for name, value in given.items() if value is not None}
     read = {name: v for name, v in read.items() if name not in OWNERS or not _is_none(v)}
     for name, value in read.items():
-        if name in OWNERS and name not in model.arguments:
+        if name in OWNERS and name not in model.options:
             family = model.inner.family
             raise InputError(f"{family} has no {name}, got {value}; leave it out, {OWNERS[name]}")
     if isinstance(read.get("reach"), str):
@@ -88,7 +88,7 @@ class Resolution:
         Raises:
             InputError: a schedule that does not fit the network.
         """
-        inner, told = model.inner, {n: v for n, v in given.items() if n in model.arguments}
+        inner, told = model.inner, {n: v for n, v in given.items() if n in model.options}
         if isinstance(schedule := told.get("reach"), ReachSchedule):
             network = cast(FlowDCN, inner)
             told["reach"] = schedule.at(t, self.ratio, network.reach, len(network.blocks))
@@ -134,7 +134,7 @@ class Resolution:
 
     def check(self, model: Backbone, given: Mapping[str, Any]) -> None:
         """Raise InputError when the network would, for these arguments."""
-        model.check_arguments(**self.arguments(model, given, torch.zeros(1)))
+        model.check_options(**self.arguments(model, given, torch.zeros(1)))
 
 
 def _is_none(value: Any) -> bool:

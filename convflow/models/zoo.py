@@ -15,10 +15,14 @@ from convflow.models.backbone import Backbone
 from convflow.models.families import BACKBONES, build
 from convflow.models.pyramid import Pyramid
 from convflow.processes.contract import Process
+from convflow.settings.kinds import Table
+from convflow.settings.parts import defaults
 from convflow.storage import check_sums_of, find_misfits, read_finite, read_json, read_tensors
 from convflow.types import InputError, unknown_name
 
-FAMILIES: dict[str, type[Backbone]] = BACKBONES | {Pyramid.family: Pyramid}
+FAMILIES: Table[type[Backbone]] = Table(
+    "model family", Backbone, {**BACKBONES, Pyramid.family: Pyramid}
+)
 
 
 class Size(NamedTuple):
@@ -111,7 +115,8 @@ def create_model(name: str, **settings: Any) -> Backbone:
     """Return a new network of a published size, or of any size of a family.
 
     Args:
-        name: a size such as "flowdcn-s/2", or a family such as "flowdcn" for its defaults.
+        name: a size such as "flowdcn-s/2", a family such as "flowdcn" for its defaults, or a
+            `Backbone` of your own as `package.module:Name`, whose module is imported.
         **settings: arguments of the network that replace those of the size, e.g. `num_classes=10`,
             `in_channels=3`, `width=256`. "pyramid" takes the name of its network as `backbone`, and
             settings that are not its own are those of that network.
@@ -130,15 +135,18 @@ def create_model(name: str, **settings: Any) -> Backbone:
     return build(size.family, size.settings | settings, FAMILIES)
 
 
-def settings_of(name: str) -> dict[str, Any]:
+def settings_of(name: str, *, trusted: bool = True) -> dict[str, Any]:
     """Return the settings that a size or family takes, by name, with their values there.
+
+    Args:
+        name: as in `create_model`.
+        trusted: whether a user's module may be imported; not by a name that a file holds.
 
     Raises:
         InputError: an unknown name; the message has the nearest.
     """
-    size = _find(name)
-    accepted = FAMILIES[size.family]._hub_mixin_init_parameters
-    return {key: given.default for key, given in accepted.items() if key != "self"} | size.settings
+    size = _find(name, trusted)
+    return defaults(FAMILIES.find(size.family).Config) | size.settings
 
 
 def load_model(folder_or_id: str | Path, *, verify: bool = True) -> Backbone:
@@ -160,10 +168,10 @@ def load_model(folder_or_id: str | Path, *, verify: bool = True) -> Backbone:
             f"expected a model folder, got the run {folder}; give {folder}/checkpoints/step_.../ema"
         )
     family = settings.pop("family", None)
-    if not isinstance(family, str) or family not in FAMILIES:
-        raise InputError(
-            f"{folder / 'config.json'}: {unknown_name('model family', family, FAMILIES)}"
-        )
+    try:
+        FAMILIES.find(family, trusted=False)
+    except InputError as error:
+        raise InputError(f"{folder / 'config.json'}: {error}") from error
     path = folder / "model.safetensors"
     weights = read_finite(path) if verify else read_tensors(path)
     with torch.device("meta"):  # no memory for a network that the weights do not fit
@@ -240,9 +248,12 @@ def _split(settings: dict[str, Any]) -> dict[str, Any]:
     return own | {"backbone": {"family": size.family, **size.settings, **rest}}
 
 
-def _find(name: str) -> Size:
+def _find(name: str, trusted: bool = True) -> Size:
     """Return a published size, or a family as a size without settings."""
-    size = SIZES.get(name, Size(name, {}, 0, (0, 0)))
-    if size.family not in FAMILIES:
-        raise InputError(unknown_name("model", name, [*SIZES, *FAMILIES]))
-    return size
+    if name in SIZES:
+        return SIZES[name]
+    if name not in FAMILIES and ":" not in name:
+        known = unknown_name("model", name, [*SIZES, *FAMILIES])
+        raise InputError(f"{known}; or give package.module:Name")
+    FAMILIES.find(name, trusted=trusted)
+    return Size(name, {}, 0, ())

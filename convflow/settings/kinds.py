@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
+import pkgutil
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -55,6 +57,8 @@ class Table(Mapping[str, T]):
             InputError: an unknown name (the nearest is named), a module that cannot be imported,
                 or something that is no such part.
         """
+        if not isinstance(name, str):  # read from a file
+            raise InputError(unknown_name(self.noun, name, self))
         if name in self.parts:
             return self.parts[name]
         place, colon, attribute = name.rpartition(":")
@@ -104,19 +108,28 @@ def import_module(place: str, what: str) -> ModuleType:
         return importlib.import_module(place)
     except ModuleNotFoundError as error:
         if error.name and (place == error.name or place.startswith(f"{error.name}.")):
+            near = _nearest_module(error.name)
+            cure = f"did you mean {near!r}?" if near else "start in its folder, or install it"
             raise InputError(
-                f"{what}: expected a module {place} that Python can import, got none; start in "
-                "the folder where it lies, or install it"
+                f"{what}: expected a module {place} that Python can import, got none; {cure}"
             ) from error
         raise _failed(place, what, error) from error
-    except Exception as error:  # whatever the code of a user raises
+    except (Exception, SystemExit) as error:  # a script that reads arguments would end the program
         raise _failed(place, what, error) from error
     finally:
         if here in sys.path:
             sys.path.remove(here)
 
 
-def _failed(place: str, what: str, error: Exception) -> InputError:
+def _nearest_module(place: str) -> str | None:
+    """Return what is most like the last part of a module's name, where its parent lies."""
+    parent, _, last = place.rpartition(".")
+    folders = getattr(sys.modules.get(parent), "__path__", []) if parent else None
+    known = {found.name for found in pkgutil.iter_modules(folders)} - {last}
+    return next(iter(difflib.get_close_matches(last, sorted(known), n=1, cutoff=0.4)), None)
+
+
+def _failed(place: str, what: str, error: BaseException) -> InputError:
     line: Any = next(iter(str(error).splitlines()), "")
     return InputError(
         f"{what}: expected a module {place} that can be imported, got {type(error).__name__} "

@@ -23,6 +23,7 @@ from convflow.codecs import Codec, create_codec
 from convflow.data.buckets import batch_of
 from convflow.data.check import Report
 from convflow.data.loader import Images
+from convflow.data.sources import find_source
 from convflow.models.backbone import Backbone, check_size
 from convflow.models.memory import MemoryEstimate
 from convflow.models.zoo import create_model, settings_of
@@ -250,12 +251,15 @@ def read_run_config(run: Path) -> TrainConfig:
             "convflow train wrote, or a recipe to begin a new run"
         )
     try:
-        return find_paths(from_dict(read_json(path)), run)
+        config = find_paths(from_dict(read_json(path)), run)
     except InputError as error:
         reason = str(error).partition("; ")[0].removeprefix(f"{path} ")
         raise InputError(
             f"{path} cannot be used: {reason}; restore it from state.json of a checkpoint"
         ) from error
+    settings_of(config.model["name"], trusted=False)  # a file alone runs no code
+    find_source(config.data.path, trusted=False)
+    return config
 
 
 def _find_deviations(

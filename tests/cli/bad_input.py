@@ -18,7 +18,7 @@ TRAIN = f"train pictures.flowdcn {SMALL} --run P/new --data P/data"
 RESUME = "train --resume P/run"
 ZIP = f"{TRAIN} --data P/data.zip"
 PARQUET = f"{TRAIN} --data P/data.parquet"
-DETECTOR = f"{Path(__file__).parents[1]}/evaluation/tiny_detector.py:load"
+DETECTOR = f"{Path(__file__).parents[1]}/extending/detector.py:load"
 EVALUATE = (
     "evaluate P/run --reference P/data --num 8 --steps 1 --batch-size 2 --out P/card.json "
     f"--device cpu --detector {DETECTOR}"
@@ -243,7 +243,7 @@ CASES = [
         f"{TRAIN} --model.width 15",
         "expected a width that num_groups divides",
     ),
-    ("width in words", f"{TRAIN} --model.width wide", "cannot be built"),
+    ("width in words", f"{TRAIN} --model.width wide", "expected a whole number for width"),
     ("width in powers", f"{TRAIN} --model.width 1e9", "expected a whole number for width, got 1"),
     ("width in small powers", f"{TRAIN} --model.width 1e2", "expected a whole number for width"),
     ("no depth", f"{TRAIN} --model.depth 0", "depth"),

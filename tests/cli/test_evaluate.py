@@ -20,7 +20,7 @@ from convflow.storage import claimed
 from tests.two_processes import run_two
 
 ROOT = Path(__file__).parents[2]
-DETECTOR = ["--detector", str(ROOT / "tests/evaluation/tiny_detector.py:load"), "--device", "cpu"]
+DETECTOR = ["--detector", str(ROOT / "tests/extending/detector.py:load"), "--device", "cpu"]
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def test_a_model_and_its_card(tiny_run, real, tmp_path, capsys):
         "kind": "cfg", "scale": 1.5, "interval": [0.0, 1.0], "channels": "all", "weaker": None
     }  # fmt: skip
     assert card["model"]["process"]["kind"] == "flow"
-    assert card["detector"]["name"] == "tiny_detector.py:load"
+    assert card["detector"]["name"] == "detector.py:load"
     assert card["model"]["name"] == tiny_run.name
     assert card["model"]["weights"] == "ema"
     pipe = Pipeline.from_pretrained(tiny_run, device="cpu")

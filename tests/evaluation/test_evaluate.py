@@ -23,7 +23,7 @@ from convflow.evaluation.pictures import NpzPictures, write_samples
 from convflow.evaluation.reference import read_reference
 from convflow.types import InputError
 from tests.evaluation.test_features import Pictures
-from tests.evaluation.tiny_detector import load
+from tests.extending.detector import load
 
 CPU = torch.device("cpu")
 WORK = Work(CPU, batch_size=16)
@@ -289,6 +289,6 @@ def test_settings_are_plain_json(scenes, detector, tmp_path, name, k):
     target = open_target(save(tmp_path / "real.npz", scenes[:200]), ours, detector)
     _, path = evaluate(ours, detector, target, WORK, out=tmp_path / "a.json")
     tree = json.loads(path.read_text())
-    assert tree["metrics"] == module.METRICS | {"precision_recall_k": k}
+    assert tree["metrics"] == module.CONSTANTS | {"precision_recall_k": k}
     assert tree["detector"]["name"] == name
     assert tree["format"] == 1

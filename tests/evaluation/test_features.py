@@ -10,7 +10,7 @@ from convflow.evaluation import features as module
 from convflow.evaluation.detectors import Detector
 from convflow.evaluation.features import digest, extract, part_path
 from convflow.types import InputError
-from tests.evaluation.tiny_detector import load
+from tests.extending.detector import load
 from tests.two_processes import run_two
 
 CPU = torch.device("cpu")

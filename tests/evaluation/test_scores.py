@@ -12,7 +12,7 @@ from convflow.evaluation.reference import Reference
 from convflow.evaluation.scores import describe_detector, score
 from convflow.types import InputError
 from tests.evaluation.test_features import CPU, Pictures
-from tests.evaluation.tiny_detector import load
+from tests.extending.detector import load
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def features(detector, tmp_path):
 
 
 def titles(features, detector):
-    return [t.rpartition("-")[0] for t in score(features, features.summarise({}), detector)]
+    return [t.rpartition("-")[0] for t in score(features, features.summarise({}), detector)[0]]
 
 
 def test_titles_follow_from_the_weights(features, detector):
@@ -72,6 +72,26 @@ def test_a_probe_tells_detectors_apart_whose_code_is_the_same(detector):
 
 
 def test_scores_are_plain_floats(features, detector):
-    found = score(features, features.summarise({}), detector)
+    found, _ = score(features, features.summarise({}), detector)
     assert all(type(value) is float for value in found.values())
     assert np.isfinite(list(found.values())).all()
+
+
+def test_every_score_says_which_values_are_better(features, detector):
+    found, better = score(features, features.summarise({}), detector)
+    assert {title.rpartition("-")[0]: word for title, word in better.items()} == {
+        "FD": "lower", "sFD": "lower", "IS": "higher", "precision": "higher", "recall": "higher",
+        "density": "higher", "coverage": "higher", "KD": "lower", "KD-std": "spread",
+    }  # fmt: skip
+    assert better.keys() == found.keys()
+
+
+def test_only_what_is_named_is_computed(features, detector):
+    reference = features.summarise({})
+    found, _ = score(features, reference, detector, names=["precision-recall", "is"])
+    assert list(found) == ["precision-23", "recall-23", "IS-23"]
+    without = dataclasses.replace(reference, manifold=None)
+    with pytest.raises(InputError, match=r"--metrics: expected manifold of tiny and .* for kid"):
+        score(features, without, detector, names=["kid"])
+    with pytest.raises(InputError, match="unknown metric 'fdi'; did you mean 'fid'"):
+        score(features, reference, detector, names=["fdi"])

@@ -1,4 +1,4 @@
-"""Statistics against all rows at once, in any order and grouping, from one process or two."""
+"""Statistics against all rows at once, in any order and grouping."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from convflow.evaluation.statistics import (
 )
 from convflow.types import InputError
 from tests.tolerance import assert_close_rms
-from tests.two_processes import run_two
 
 ORDER = 1e-12
 """Largest ratio of norms between two orders of the same additions in float64."""
@@ -52,28 +51,6 @@ def test_any_batches_in_any_order_give_the_moments_of_all_rows(sizes, random):
     assert_close_rms(statistics.mean, torch.from_numpy(rows.numpy().mean(0)), limit=ORDER)
     expected = torch.from_numpy(np.cov(rows.numpy(), rowvar=False))
     assert_close_rms(statistics.covariance, expected, limit=ORDER)
-
-
-@given(st.integers(0, 6), st.integers(0, 6))
-def test_merging_is_like_seeing_everything(first, second):
-    rows = features(12)
-    parts = rows.split([first, second, 12 - first - second])
-    merged = Statistics(5)
-    for part in parts:
-        merged.merge(gather(part))
-    assert_same(merged, gather(rows))
-
-
-def test_merging_leaves_the_other_alone_and_may_be_with_itself():
-    a, b = gather(features(4)), gather(features(6))
-    mean, scatter = b.mean.clone(), b.scatter.clone()
-    a.merge(b)
-    a.update(features(3))
-    assert b.count == 6
-    assert b.mean.equal(mean)
-    assert b.scatter.equal(scatter)
-    b.merge(b)
-    assert_same(b, gather(features(6), features(6)))
 
 
 def test_a_far_mean_costs_no_digits():
@@ -121,8 +98,6 @@ def test_bad_rows_are_refused_and_leave_no_trace(unchecked):
         statistics.update(features(3, width=4))
     with pytest.raises(InputError, match=r"expected features of shape \(N, F\), got \(5,\)"):
         statistics.update(features(3)[0])
-    with pytest.raises(InputError, match="expected statistics of 5 features, got 4"):
-        statistics.merge(Statistics(4))
     assert_same(statistics, gather(features(4)))
 
 
@@ -161,47 +136,5 @@ def test_the_state_moves_to_the_first_features():
         device = torch.device("cuda", 0)
         moved = gather(features(4).to(device), features(3))
         assert moved.mean.device == moved.scatter.device == device
-        merged = gather(features(4))
-        merged.merge(gather(features(3).to(device)))
-        assert_close_rms(moved.scatter.cpu(), merged.scatter, limit=ORDER)
-
-
-def test_one_process_reduces_to_itself():
-    statistics = gather(features(4))
-    scatter = statistics.scatter
-    statistics.reduce()
-    assert statistics.scatter is scatter
-
-
-TOGETHER = """
-import sys, torch
-from convflow import distributed as d
-from convflow.evaluation.statistics import Statistics
-torch.set_num_threads(1)
-rows = torch.load(sys.argv[1])
-with d.process_group(torch.device("cpu")):
-    for name, sizes in {"uneven": (4, 7), "idle": (11, 0), "late": (0, 11), "none": (0, 0)}.items():
-        statistics = Statistics(rows.shape[1])
-        start = 0 if d.rank() == 0 else sizes[0]
-        for batch in rows[start : start + sizes[d.rank()]].split(3):
-            statistics.update(batch)
-        statistics.reduce(torch.device("cpu") if name == "idle" else None)
-        torch.save(statistics, f"{sys.argv[1]}.{name}.{d.rank()}")
-"""
-
-
-def test_two_processes_are_like_one(tmp_path):
-    rows, path = features(11), tmp_path / "rows.pt"
-    torch.save(rows, path)
-    run_two(["-c", TOGETHER, str(path)])
-    for name in ("uneven", "idle", "late", "none"):
-        first, second = (
-            torch.load(f"{path}.{name}.{rank}", weights_only=False) for rank in range(2)
-        )
-        assert first.count == second.count
-        assert first.mean.equal(second.mean)
-        assert first.scatter.equal(second.scatter)
-        if name == "none":
-            assert first.count == 0
-        else:
-            assert_same(first, gather(rows))
+        whole = gather(features(4), features(3))
+        assert_close_rms(moved.scatter.cpu(), whole.scatter, limit=ORDER)

@@ -158,12 +158,13 @@ def test_options_change_the_network(unchecked):
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        ({"width": 0}, "of at least 1 and num_classes of at least 0, got 3, 0, 2, 2"),
-        ({"depth": 0}, "of at least 1 and"),
-        ({"num_heads": 0}, "of at least 1 and"),
-        ({"patch_size": 0}, "of at least 1 and"),
-        ({"num_classes": -1}, "num_classes of at least 0"),
-        ({"mlp_ratio": 0.0}, r"expected an mlp_ratio above 0, got 0.0"),
+        ({"width": 0}, "dit: expected a whole number of at least 1 for width, got 0"),
+        ({"depth": 0}, "of at least 1 for depth, got 0"),
+        ({"num_heads": 0}, "of at least 1 for num_heads"),
+        ({"patch_size": 0}, "of at least 1 for patch_size"),
+        ({"num_classes": -1}, "of at least 0 for num_classes, got -1"),
+        ({"mlp_ratio": 0.0}, r"expected a number above 0.0 for mlp_ratio, got 0.0"),
+        ({"mlp_ratio": 0.01}, r"expected an mlp_ratio above 0, got 0.01"),
         ({"num_heads": 3}, "got width 16 and num_heads 3"),
         ({"width": 18}, "expected a width that 4 divides, .* got 18"),
         ({"num_heads": 8, "positions": "rotary"}, "width / num_heads that 4 divides, .* got 2"),
@@ -230,8 +231,8 @@ def test_one_graph_of_each_kind_of_scaling_serves_all_sizes(case, kind, unchecke
 
 def test_a_scaling_of_other_positions_is_refused():
     model = build("sit")
-    for refused in (model.check_arguments, partial(model, *inputs(model))):
+    for refused in (model.check_options, partial(model, *inputs(model))):
         with pytest.raises(InputError, match="pi or ei for sincos positions, got 'yarn'"):
             refused(position_scaling=PositionScaling("yarn", 4, 6))
-    model.check_arguments(position_scaling=PositionScaling("ei", 4, 6))
-    build("sit-rotary").check_arguments(position_scaling=PositionScaling("yarn", 4, 6))
+    model.check_options(position_scaling=PositionScaling("ei", 4, 6))
+    build("sit-rotary").check_options(position_scaling=PositionScaling("yarn", 4, 6))

@@ -6,6 +6,7 @@ import pytest
 
 from convflow.models.families import BACKBONES, build
 from convflow.models.zoo import FAMILIES
+from convflow.settings.parts import defaults
 from convflow.types import InputError
 from tests.cases import MODELS, TINY
 
@@ -25,12 +26,20 @@ def test_every_family_is_built_by_its_name():
         (None, {}, "unknown model family None"),
         (["dit"], {}, "unknown model family"),
         ("dit", {"widht": 3}, "dit: unknown setting 'widht'; did you mean 'width'"),
-        ("flowdcn", TINY | {"width": "wide"}, "flowdcn cannot be built from .*'wide'"),
+        ("flowdcn", TINY | {"width": "wide"}, "expected a whole number for width, got 'wide'"),
         ("flowdcn", TINY | {"width": 16.0}, "expected a whole number for width, got 16.0"),
         ("flowdcn", TINY | {"depth": True}, "expected a whole number for depth, got True"),
-        ("flowdcn", TINY | {"width": 10**9}, "expected at most 16,777,216 for width, got 10000"),
-        ("flowdcn", TINY | {"depth": 10**7}, "expected at most 256 for depth, got 10000000"),
-        ("dico", {"depths": [1] * 1000}, "expected at most 256 for depths"),
+        (
+            "flowdcn",
+            TINY | {"width": 10**9},
+            "a whole number of at most 16777216 for width, got 100",
+        ),
+        (
+            "flowdcn",
+            TINY | {"depth": 10**7},
+            "a whole number of at most 256 for depth, got 10000000",
+        ),
+        ("dico", {"depths": [1] * 1000}, "expected a list no longer than 256 for depths"),
         ("flowdcn", TINY | {"width": 2**20}, r"at most 100,000,000,000 parameters, got "),
     ],
 )
@@ -42,8 +51,8 @@ def test_what_cannot_be_built_is_refused(family, settings, message, unchecked):
 SWITCHES = [
     (family, name)
     for family, network in FAMILIES.items()
-    for name, given in network._hub_mixin_init_parameters.items()
-    if isinstance(given.default, bool)
+    for name, default in defaults(network.Config).items()
+    if isinstance(default, bool)
 ]
 
 

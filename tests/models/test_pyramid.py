@@ -377,8 +377,8 @@ def test_scales_that_do_not_fit_are_refused(change, message, unchecked):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({}, "pyramid cannot be built from .*backbone"),
-        ({"backbone": "dico"}, "expected a backbone as settings with a family, got 'dico'"),
+        ({}, "pyramid: expected a value for backbone, got none"),
+        ({"backbone": "dico"}, "expected settings by name for backbone, got 'dico'"),
         ({"backbone": {"width": 8}}, "expected a backbone as settings with a family"),
         ({"backbone": {"family": "dicoo"}}, "unknown model family 'dicoo'; did you mean 'dico'"),
         ({"backbone": {"family": "pyramid"}}, "unknown model family 'pyramid'"),
@@ -390,8 +390,8 @@ def test_scales_that_do_not_fit_are_refused(change, message, unchecked):
         ),
         ({"factors": []}, r"one or more factors of at least 2 .* got \[\]"),
         ({"factors": [2, 1]}, r"factors of at least 2 .* got \[2, 1\]"),
-        ({"factors": 2}, "expected several numbers for factors, got 2"),
-        ({"factors": [2.5]}, r"expected a whole number for factors, got 2\.5"),
+        ({"factors": 2}, "expected a list for factors, got 2"),
+        ({"factors": [2.5]}, r"expected a whole number for factors, got \[2\.5\]"),
         ({"coarse": "ptach"}, "unknown coarse 'ptach'; did you mean 'patch'"),
         ({"factor": [2]}, "pyramid: unknown setting 'factor'; did you mean 'factors'"),
     ],
@@ -503,7 +503,7 @@ def test_what_cannot_be_inside_is_refused():
 def test_scaled_positions_pass_through():
     backbone = settings_of("sit")
     model = perturb(create_model("pyramid", backbone=backbone, factors=[2]).eval())
-    assert model.arguments == ("position_scaling",)
+    assert model.options == ("position_scaling",)
     coarse, fine = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 8, 8)
     given = [coarse, fine], torch.rand(2, 2), torch.tensor([1, 2])
     same, scaled = (
@@ -512,4 +512,4 @@ def test_scaled_positions_pass_through():
     assert_equal(same, model(*given))
     assert not scaled[0].equal(same[0])
     with pytest.raises(InputError, match="for sincos positions, got 'ntk'"):
-        model.check_arguments(position_scaling=PositionScaling("ntk", 4, 4))
+        model.check_options(position_scaling=PositionScaling("ntk", 4, 4))

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from convflow.data.shapes import SHAPES, DrawnShapes, draw_design
-from convflow.evaluation.objects import (
+from benchmarks.quality.objects import (
     MISFIT,
     ObjectScores,
     find_objects,
@@ -15,6 +14,7 @@ from convflow.evaluation.objects import (
     recognize,
     score_objects,
 )
+from convflow.data.shapes import SHAPES, DrawnShapes, draw_design
 from convflow.types import InputError
 
 SIZES = [(32, 32), (48, 48), (64, 64), (64, 32), (96, 32)]
