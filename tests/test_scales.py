@@ -21,6 +21,7 @@ from convflow.processes.process import create_process
 from convflow.recipes import create_config, list_recipes
 from convflow.samplers.ode import SOLVERS
 from convflow.samplers.reach import ReachSchedule
+from convflow.training import build as training
 from convflow.training import checkpoint, launch
 from convflow.training.config import ProcessConfig, SamplingConfig
 from convflow.training.keys import read_pipeline
@@ -49,6 +50,10 @@ def run(tmp_path_factory):
 
 def settings(words="", recipe="digits.flowdcn"):
     return override(create_config(recipe), [*TINY, *words.split()])
+
+
+def network(config, classes):
+    return training.build_network(config, classes, PixelCodec(), training.open_process(config))
 
 
 def pipe_of(factors=(2,), **more):
@@ -141,7 +146,7 @@ def test_going_on_keeps_the_deviations_of_the_start(tmp_path, monkeypatch):
     words = "--process.standardize true --images"
     assert launch.train(settings(f"{words} 4"), tmp_path)
     known = launch.read_run_config(tmp_path).process.deviations
-    monkeypatch.setattr(launch, "_measure", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr(training, "_measure", lambda *_: pytest.fail("measured again"))
     assert launch.train(settings(f"{words} 8"), tmp_path)
     assert launch.train(override(launch.read_run_config(tmp_path), ["--images", "12"]), tmp_path)
     assert launch.read_run_config(tmp_path).process.deviations == known
@@ -161,21 +166,21 @@ def test_every_recipe_becomes_one_of_scales(recipe):
         ends = config.sampling.sampler().stage_ends(process)
         assert (config.sampling.solver, ends) == ("euler", (30, 40))
     with torch.device("meta"):
-        model = launch.build_model(config, 3)
+        model = network(config, 3)
     assert (model.family, model.num_classes) == ("pyramid", 3)
     assert model.settings["factors"] == [2]
 
 
 def test_the_network_of_a_published_size_and_settings_of_the_pyramid(monkeypatch):
     seen = {}
-    monkeypatch.setattr(launch, "create_model", lambda name, **more: seen.update(more, name=name))
+    monkeypatch.setattr(training, "create_model", lambda name, **more: seen.update(more, name=name))
     words = ["--model.name", "dit-s/4", "--model.stage-embedding", "true", "--process", "dfm"]
-    launch.build_model(override(create_config("digits.flowdcn"), words), 7)
+    network(override(create_config("digits.flowdcn"), words), 7)
     assert (seen["name"], seen["stage_embedding"], seen["factors"]) == ("pyramid", True, [2])
     row = {"family": "dit", **zoo.SIZES["dit-s/4"].settings}
     assert seen["backbone"].items() >= (row | {"num_classes": 7, "in_channels": 1}).items()
     with pytest.raises(InputError, match=r"--model\.factors: expected the factors of the process"):
-        launch.build_model(settings("--model.factors 2"), 7)
+        network(settings("--model.factors 2"), 7)
 
 
 @pytest.mark.parametrize(
@@ -201,14 +206,14 @@ def test_settings_that_do_not_fit_are_refused_before_anything_is_written(words, 
 
 
 def test_factors_that_fit_no_picture_are_refused_before_a_network_is_built(tmp_path, monkeypatch):
-    monkeypatch.setattr(launch, "build_model", lambda *_: pytest.fail("built"))
+    monkeypatch.setattr(training, "build_network", lambda *_: pytest.fail("built"))
     with pytest.raises(InputError, match=r"10000 divides, .* factors \[10000\], got 8x8"):
         launch.train(settings("--process.factors 10000"), tmp_path / "run")
 
 
 def test_sizes_by_ratio_are_those_of_whole_blocks(tmp_path):
     words = "--data.buckets 3 --data.size 32x32 --process.decomposition dct"
-    trainer = launch.build_trainer(settings(words), tmp_path, torch.device("cpu"))[0]
+    trainer = training.build_trainer(settings(words), tmp_path, torch.device("cpu"))[0]
     sizes = trainer.order.buckets.sizes
     assert len(sizes) == 3
     assert all(side % 8 == 0 for size in sizes for side in size)
@@ -372,7 +377,7 @@ def test_stages_need_a_model_of_scales(more):
 
 
 def test_a_share_sees_its_rows_of_the_same_draws(tmp_path, monkeypatch):
-    trainer = launch.build_trainer(settings("--batch-size 8"), tmp_path, torch.device("cpu"))[0]
+    trainer = training.build_trainer(settings("--batch-size 8"), tmp_path, torch.device("cpu"))[0]
     shape = (8, *trainer.shape)
     _, whole = trainer._draw(torch.zeros(8, dtype=torch.int64), shape)
     for rank in range(3):
