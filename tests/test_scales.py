@@ -383,7 +383,8 @@ def test_a_share_sees_its_rows_of_the_same_draws(tmp_path, monkeypatch):
     for rank in range(3):
         monkeypatch.setattr(Trainer, "_share", lambda self, rank=rank: slice(rank, None, 3))
         _, mine = trainer._draw(torch.zeros(len(range(rank, 8, 3)), dtype=torch.int64), shape)
-        assert all(m.equal(w[rank::3]) for m, w in zip(mine, whole, strict=True))
+        pairs = zip(mine["process"], whole["process"], strict=True)
+        assert all(part.equal(everything[rank::3]) for part, everything in pairs)
 
 
 def test_previews_on_the_command_line(run, tmp_path, capsys):

@@ -20,10 +20,11 @@ from convflow.data.loader import Images, Order
 from convflow.data.sources import Source
 from convflow.models.backbone import Backbone, check_size
 from convflow.models.zoo import SIZES, create_model, settings_of
+from convflow.objectives.table import create_objectives
 from convflow.processes.flow import FlowMatching
 from convflow.processes.multiscale import MultiscaleFlow
 from convflow.processes.process import Process, create_process
-from convflow.samplers.seeds import generator_of
+from convflow.samplers.seeds import TRAINING, generator_of
 from convflow.training import checkpoint
 from convflow.training.config import TrainConfig
 from convflow.training.origin import begin_from, fit_settings, read_origin
@@ -36,6 +37,7 @@ from convflow.training.pictures import (
 )
 from convflow.training.places import describe_paths, find_paths
 from convflow.training.planner import Work, check_memory
+from convflow.training.step import Losses
 from convflow.training.trainer import Trainer, choose_precision
 from convflow.types import InputError, Size
 
@@ -78,10 +80,11 @@ def build_trainer(config: TrainConfig, run: Path, device: torch.device) -> tuple
     config = know_constants(config, codec, process, images, device)
     process = create_process(asdict(config.process))
     model = build()
+    losses = build_losses(config, model, process, codec.factor)
     report.notes = [*report.notes, *describe_paths(config, found)]
     if origin is not None:
         report.notes = [*report.notes, *begin_from(model, origin, source.class_names)]
-    return Trainer(config, model.to(device), process, codec, images, run, order), report
+    return Trainer(config, losses.to(device), process, codec, images, run, order), report
 
 
 def open_process(config: TrainConfig) -> Process:
@@ -196,6 +199,15 @@ def build_network(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator_of(config.seed).initial_seed())
         return create_model(settings.pop("name"), **settings)
+
+
+def build_losses(config: TrainConfig, network: Backbone, process: Process, factor: int) -> Losses:
+    """Return the network with the objectives of `config`, whose weights the seed alone decides."""
+    height, width = config.data.size
+    cells = (height // factor, width // factor) if config.resolution.shift else None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(generator_of(config.seed, *TRAINING, 0, 0, 0).initial_seed())
+        return Losses(network, create_objectives(config.objectives, network, process, cells))
 
 
 def pyramid_settings(settings: dict[str, Any], config: TrainConfig) -> dict[str, Any]:

@@ -38,6 +38,7 @@ ON_RESUME: dict[str, Rule] = {
     "process.variance": "new",
     "process.factors": "new",
     "process.decomposition": "new",
+    "objectives": "init",
     "optim": "recorded",
     "ema": "recorded",
     "monitor": "free",

@@ -335,6 +335,10 @@ class TrainConfig:
     resolution: ResolutionConfig = ResolutionConfig()
     codec: CodecConfig = CodecConfig()
     process: ProcessConfig = ProcessConfig()
+    objectives: Annotated[
+        dict[str, dict[str, Any]],
+        doc("losses beside that of the process, by name: kind, weight, settings of the kind"),
+    ] = field(default_factory=dict)
     optim: OptimConfig = OptimConfig()
     ema: EMAConfig = EMAConfig()
     monitor: MonitorConfig = MonitorConfig()

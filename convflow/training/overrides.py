@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from convflow.models.zoo import settings_of
+from convflow.objectives.table import OBJECTIVES
 from convflow.samplers.ode import SOLVERS
 from convflow.training.config import Pixels, TrainConfig, unfit_settings
 from convflow.training.keys import flatten, from_dict, kind_of, plain, show
@@ -107,6 +108,14 @@ def _set(tree: dict[str, Any], key: str, text: str) -> None:
         if len(groups) > 1 or not leaf:
             raise InputError(f"expected --model.SETTING, got --{key}; --help lists the settings")
         tree["model"][leaf] = _guess(text)
+        return
+    if groups[:1] == ["objectives"]:
+        if len(groups) != 2 or not groups[1]:
+            raise InputError(f"expected --objectives.NAME.SETTING, got --{key}")
+        if leaf == "kind":
+            OBJECTIVES.find(text)  # imports the module of a user
+        own = tree["objectives"].setdefault(groups[1], {})
+        own[leaf] = text if leaf == "kind" else _guess(text)
         return
     for group in groups:
         tree = tree[group]
