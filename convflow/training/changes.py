@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 from convflow.storage import write_text
 from convflow.training.config import TrainConfig
 from convflow.training.keys import flatten, kind_of, show, to_dict
-from convflow.training.monitor import lines_up_to
+from convflow.training.loggers import lines_up_to
 from convflow.types import InputError
 
 Rule = Literal["free", "recorded", "init", "new"]

@@ -209,6 +209,9 @@ class MonitorConfig:
     samples_longest_minutes: Annotated[Positive, doc("longest gap between sample grids")] = 20.0
     num_samples: Annotated[Count, doc("pictures in a sample grid")] = 16
     tensorboard: Annotated[bool, doc("write curves when tensorboard is installed")] = True
+    logger: Annotated[
+        str, doc("another logger of the metrics, as package.module:Name; empty = none")
+    ] = ""
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from convflow.objectives.table import OBJECTIVES
 from convflow.samplers.ode import SOLVERS
 from convflow.training.config import Pixels, TrainConfig, unfit_settings
 from convflow.training.keys import flatten, from_dict, kind_of, plain, show
+from convflow.training.loggers import LOGGERS
 from convflow.types import InputError
 
 SHORT = {"data": "data.path", "process": "process.kind", "codec": "codec.kind"}
@@ -117,6 +118,8 @@ def _set(tree: dict[str, Any], key: str, text: str) -> None:
         own = tree["objectives"].setdefault(groups[1], {})
         own[leaf] = text if leaf == "kind" else _guess(text)
         return
+    if key == "monitor.logger" and text:
+        LOGGERS.find(text)  # imports the module of a user
     for group in groups:
         tree = tree[group]
     if kind == tuple[Pixels, ...]:

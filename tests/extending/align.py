@@ -3,7 +3,6 @@
 Used as --objectives.align.kind tests.extending.align:Align, beside the loss of the process.
 """
 
-import torch
 from torch import nn
 
 from convflow.objectives.objective import Objective, Wants
@@ -24,13 +23,12 @@ class Align(Objective):
         self.wants = Wants(features=(block,), pixels=True)
         self.block = block
         self.project = nn.Linear(network.feature_width(block), width)
-        self.teacher = nn.LazyConv2d(width, 3, padding=1).requires_grad_(False)
-        self.teacher(torch.zeros(1, network.in_channels, 8, 8))
+        self.teacher = nn.Conv2d(1, width, 3, padding=1).requires_grad_(False)
 
     def terms(self, network, batch, draws):
         """Return one term, `similarity`, in [-1, 1]; -1 is best."""
         ours = self.project(batch.features[self.block])
-        theirs = self.teacher(batch.pixels.float() / 127.5 - 1)
+        theirs = self.teacher(batch.pixels.float().mean(1, keepdim=True) / 127.5 - 1)
         theirs = nn.functional.adaptive_avg_pool2d(theirs, ours.shape[1:3]).movedim(1, -1)
         similarity = nn.functional.cosine_similarity(ours, theirs, dim=-1)
         return {"similarity": -similarity.flatten(1).mean(1)}

@@ -73,17 +73,21 @@ def test_it_is_sampled_as_any_model_is(run, tmp_path):
         ("--objectives.align.block 99", "expected a block from 0 to 0, got 99"),
         ("--objectives.align.weight -1", "--objectives.align.weight: expected a number of at le"),
         ("--objectives.align.width x", "tests.extending.align:Align cannot be built"),
-        ("--objectives.align.weight 0", "objectives.align.weight (0.5, now 0)"),
         ("--objectives.align 1", "expected --objectives.NAME.SETTING, got --objectives.align"),
         ("--objectives.other.weight 1", "--objectives.other.kind: expected package.module:Name"),
         ("--objectives.align.kind tests.extending.align:Algin", "did you mean 'Align'?"),
     ],
 )
-def test_what_does_not_fit_is_refused(run, train, capsys, words, message):
-    assert train(run, *words.split()) == 2
+def test_what_does_not_fit_is_refused(train, tmp_path, capsys, words, message):
+    assert train(tmp_path / "run", *words.split()) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_another_weight_is_another_run(run, train, capsys):
+    assert train(run, "--objectives.align.weight", "0") == 2
+    assert "other settings: objectives.align.weight (0.5, now 0)" in capsys.readouterr().err
 
 
 def test_a_file_alone_runs_no_code_of_a_user(run):
