@@ -5,20 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Annotated, Any, ClassVar, Protocol, runtime_checkable
 
+import msgspec
 import torch
 from jaxtyping import Float, UInt8
+from msgspec import Meta
 from torch import Tensor
 
 from convflow import hub
+from convflow.storage import read_json
 from convflow.types import InputError, unknown_name
 
 SD_VAE = "stabilityai/sd-vae-ft-ema"
 """The autoencoder of DiT, SiT, DiCo and FlowDCN (Rombach et al. 2022, decoder fine-tuned)."""
 
 SD_SCALE = 0.18215
-"""Brings its latents to about unit variance."""
+"""Brings its latents to about unit variance; the default of diffusers too."""
+
+META = torch.device("meta")
+"""A codec on this device knows the shape of model space and holds no weights."""
 
 CHUNK_PIXELS = 2**20
 """Pixels that an autoencoder sees at once: 16 pictures of 256x256."""
@@ -100,10 +106,10 @@ class LatentCodec:
 
     Args:
         autoencoder: a folder, or a Hub id "who/what", with `config.json` and safetensors.
-        scale: multiplies latents.
-        shift: taken from them before.
+        scale: multiplies latents; None is the `scaling_factor` of `config.json`.
+        shift: taken from them before; None is the `shift_factor` of `config.json`.
         device: where the autoencoder runs, that of the network; `encode` and `decode` expect
-            their tensors there.
+            their tensors there. On `META` only `config.json` is read, and neither of them works.
 
     Raises:
         InputError: diffusers is missing, or there is no such autoencoder.
@@ -112,13 +118,16 @@ class LatentCodec:
     def __init__(
         self,
         autoencoder: str = SD_VAE,
-        scale: float = SD_SCALE,
-        shift: float = 0.0,
+        scale: float | None = None,
+        shift: float | None = None,
         device: torch.device | None = None,
     ) -> None:
-        self.name, self.scale, self.shift = autoencoder, scale, shift
-        self.autoencoder: Any = _load(autoencoder).to(device).eval().requires_grad_(False)
-        self.factor = 2 ** (len(self.autoencoder.config.block_out_channels) - 1)
+        if device != META:
+            self.autoencoder: Any = _load(autoencoder).to(device).eval().requires_grad_(False)
+        self.name, self.known = autoencoder, _read_config(autoencoder)
+        self.factor = 2 ** (len(self.known.block_out_channels) - 1)
+        self.scale = self.known.scaling_factor if scale is None else scale
+        self.shift = (self.known.shift_factor or 0.0) if shift is None else shift
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -128,13 +137,13 @@ class LatentCodec:
 
     def channels(self, image_channels: int) -> int:
         """Return the channels of the latents."""
-        wanted = self.autoencoder.config.in_channels
+        wanted = self.known.in_channels
         if image_channels != wanted:
             raise InputError(
                 f"--data.channels: expected {wanted} as the autoencoder {self.name} has, got "
                 f"{image_channels}; set it to {wanted}, pictures are converted"
             )
-        return self.autoencoder.config.latent_channels
+        return self.known.latent_channels
 
     def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> Float[Tensor, "*shape"]:
         """Return the standard normal part of `encode`, on the generator's device."""
@@ -184,8 +193,22 @@ class LatentCodec:
         return torch.cat([PixelCodec().decode(self.autoencoder.decode(p).sample) for p in parts])
 
 
-PATTERNS = ["config.json", "*.safetensors"]
-"""Files of an autoencoder on the Hub."""
+@dataclass(frozen=True)
+class _AutoencoderConfig:
+    """What `config.json` of an `AutoencoderKL` says of its latents, with the defaults of diffusers.
+
+    Every block but the last halves height and width.
+    """
+
+    in_channels: Annotated[int, Meta(ge=1)] = 3
+    latent_channels: Annotated[int, Meta(ge=1)] = 4
+    block_out_channels: Annotated[tuple[int, ...], Meta(min_length=1, max_length=16)] = (64,)
+    scaling_factor: Annotated[float, Meta(gt=0)] = SD_SCALE
+    shift_factor: float | None = None
+
+
+KNOWN = {SD_VAE: _AutoencoderConfig(block_out_channels=(128, 256, 512, 512))}
+"""Autoencoders of the Hub whose `config.json` need not be read."""
 
 KINDS = ("pixel", "latent")
 
@@ -196,7 +219,7 @@ def create_codec(settings: Mapping[str, Any], device: torch.device | None = None
     Args:
         settings: `kind`, and the arguments of `LatentCodec`; with the kind "pixel" they may stand
             there too, as in a complete configuration, as long as they have their defaults.
-        device: of the network.
+        device: of the network; `META` for the shape of model space alone.
 
     Raises:
         InputError: an unknown kind, settings that it does not have, or a missing autoencoder.
@@ -207,8 +230,10 @@ def create_codec(settings: Mapping[str, Any], device: torch.device | None = None
         raise InputError(unknown_name("codec", kind, KINDS))
     if kind == "latent":
         return LatentCodec(**own, device=device)
-    for name, default in (("autoencoder", SD_VAE), ("scale", SD_SCALE), ("shift", 0.0)):
-        if own.get(name, default) != default:
+    # Up to version 0.2 the constants of SD's autoencoder were the defaults.
+    unused = {"autoencoder": (SD_VAE,), "scale": (None, SD_SCALE), "shift": (None, 0.0)}
+    for name, values in unused.items():
+        if own.get(name, values[0]) not in values:
             raise InputError(
                 f"the codec pixel has no {name}, got {own[name]}; leave it out, or choose the "
                 "codec latent"
@@ -227,6 +252,32 @@ def picture_channels(codec: Codec, channels: int) -> int | None:
     return None
 
 
+def _read_config(name: str) -> _AutoencoderConfig:
+    """Return what the `config.json` of an autoencoder says, without its weights."""
+    if name in KNOWN and not Path(name).is_dir():
+        return KNOWN[name]
+    path = _find(name, "config.json") / "config.json"
+    try:
+        return msgspec.convert(read_json(path), _AutoencoderConfig)
+    except (InputError, msgspec.ValidationError) as error:
+        raise _refused(name, error) from error
+
+
+def _find(name: str, *patterns: str) -> Path:
+    """Return the folder of an autoencoder, the files that fit `patterns` fetched from the Hub."""
+    place = Path(name)
+    wanted = "an autoencoder of diffusers (--codec.autoencoder)"
+    return place if place.is_dir() else hub.download(name, patterns, wanted)
+
+
+def _refused(name: str, error: Exception) -> InputError:
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    return InputError(
+        f"expected an autoencoder of diffusers, got {name!r} ({reason}); give another with "
+        "--codec.autoencoder"
+    )
+
+
 def _load(name: str) -> Any:
     """Return diffusers' AutoencoderKL of a folder or Hub id, complete, or raise InputError."""
     try:
@@ -236,19 +287,13 @@ def _load(name: str) -> Any:
             "the codec latent needs the package diffusers, which is missing; "
             "pip install 'convflow[diffusers]'"
         ) from error
-    place = Path(name)
-    wanted = "an autoencoder of diffusers (--codec.autoencoder)"
-    folder = place if place.is_dir() else hub.download(name, PATTERNS, wanted)
+    folder = _find(name, "config.json", "*.safetensors")
     try:
         autoencoder, report = AutoencoderKL.from_pretrained(
             folder, use_safetensors=True, low_cpu_mem_usage=False, output_loading_info=True
         )
     except Exception as error:  # of diffusers or of the file
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise InputError(
-            f"expected an autoencoder of diffusers, got {name!r} ({reason}); give "
-            "another with --codec.autoencoder"
-        ) from error
+        raise _refused(name, error) from error
     missing = [*report["missing_keys"], *report["mismatched_keys"]]
     if missing:  # diffusers would go on with random numbers in their place
         raise InputError(

@@ -81,7 +81,8 @@ def process_group(device: torch.device) -> Iterator[None]:
     try:
         yield
     finally:
-        dist.destroy_process_group()
+        if dist.is_initialized():  # unless it was left after an error
+            dist.destroy_process_group()
 
 
 def barrier() -> None:
@@ -160,8 +161,13 @@ def _connected() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        reason = str(error).splitlines()[0].rpartition("] ")[2]
-        raise InputError(f"another process stopped ({reason}); see its message") from error
+        raise lost(error) from error
+
+
+def lost(error: Exception) -> InputError:
+    """Return the error to raise where torch says in `error` that another process is gone."""
+    reason = str(error).splitlines()[0].rpartition("] ")[2]
+    return InputError(f"another process stopped ({reason}); see its message")
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 
@@ -11,7 +12,15 @@ import torch
 from diffusers import AutoencoderKL
 
 from convflow import codecs
-from convflow.codecs import Codec, LatentCodec, PixelCodec, create_codec, picture_channels
+from convflow.codecs import (
+    META,
+    SD_SCALE,
+    Codec,
+    LatentCodec,
+    PixelCodec,
+    create_codec,
+    picture_channels,
+)
 from convflow.types import InputError
 from tests.autoencoder import save_autoencoder
 from tests.cases import CODECS
@@ -167,6 +176,41 @@ def test_kinds_and_settings_that_do_not_exist_are_refused():
         create_codec({"kind": "latents"})
     with pytest.raises(InputError, match=r"the codec pixel has no scale, got 2\.0; leave it out"):
         create_codec({"kind": "pixel", "scale": 2.0})
+
+
+OTHER = {"latent_channels": 16, "block_out_channels": [8] * 5, "scaling_factor": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("config", "given", "expected"),
+    [
+        ({}, {}, (4, 1, SD_SCALE, 0.0)),
+        (OTHER, {}, (16, 16, 0.5, 0.0)),
+        (OTHER | {"shift_factor": 0.25}, {}, (16, 16, 0.5, 0.25)),
+        (OTHER | {"shift_factor": 0.25}, {"scale": 2.0, "shift": 0.0}, (16, 16, 2.0, 0.0)),
+    ],
+)
+def test_the_shape_of_latents_is_known_from_config_json_alone(tmp_path, config, given, expected):
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    codec = LatentCodec(str(tmp_path), **given, device=META)
+    assert (codec.channels(3), codec.factor, codec.scale, codec.shift) == expected
+    assert create_codec(codec.settings, META).settings == codec.settings
+
+
+def test_the_constants_of_a_loaded_autoencoder_are_its_own(tmp_path):
+    folder = save_autoencoder(tmp_path / "vae")
+    path = tmp_path / "vae/config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"scaling_factor": 0.5}))
+    assert LatentCodec(folder).settings["scale"] == 0.5
+    path.write_text('{"block_out_channels": 8}')
+    with pytest.raises(InputError, match=r"expected an autoencoder of diffusers, .*--codec"):
+        LatentCodec(folder, device=META)
+
+
+def test_sd_is_known_without_its_files(monkeypatch):
+    monkeypatch.setattr("convflow.hub.download", lambda *_: pytest.fail("downloaded"))
+    codec = create_codec({"kind": "latent"}, META)
+    assert (codec.factor, codec.channels(3), codec.scale, codec.shift) == (8, 4, SD_SCALE, 0.0)
 
 
 def test_a_missing_package_is_named(monkeypatch):

@@ -14,7 +14,7 @@ from convflow.pipeline import Pipeline
 from convflow.recipes import create_config
 from convflow.seeds import draw_noise
 from convflow.training import checkpoint
-from convflow.training.launch import build_trainer
+from convflow.training.build import build_trainer
 from convflow.training.overrides import override
 from convflow.training.trainer import Trainer
 from convflow.types import InputError
@@ -101,7 +101,7 @@ def test_the_commands_sample_score_and_tell(run, data, tmp_path, capsys, autoenc
     assert main(["evaluate", str(run), *given, *words]) == 0
     told = json.loads(card.read_text())["sampling"]["codec"]
     assert len(told.pop("sha256")) == 64
-    assert told == CodecConfig("latent", autoencoder, 0.5).__dict__
+    assert told == CodecConfig("latent", autoencoder, 0.5, 0.0).__dict__
     capsys.readouterr()
     assert main(["info", str(run), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)

@@ -22,6 +22,7 @@ from convflow.pipeline import Pipeline
 from convflow.processes.process import create_process
 from convflow.recipes import create_config, list_recipes
 from convflow.samplers.ode import SOLVERS
+from convflow.training import build as training
 from convflow.training import checkpoint, launch
 from convflow.training.overrides import override
 from convflow.training.trainer import Trainer
@@ -48,6 +49,10 @@ def run(tmp_path_factory):
 
 def settings(words="", recipe="digits.flowdcn"):
     return override(create_config(recipe), [*TINY, *words.split()])
+
+
+def network(config, classes):
+    return training.build_network(config, classes, PixelCodec(), training.open_process(config))
 
 
 def pipe_of(factors=(2,), **more):
@@ -140,7 +145,7 @@ def test_going_on_keeps_the_deviations_of_the_start(tmp_path, monkeypatch):
     words = "--process.standardize true --images"
     assert launch.train(settings(f"{words} 4"), tmp_path)
     known = launch.read_run_config(tmp_path).process.deviations
-    monkeypatch.setattr(launch, "_measure", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr(training, "_measure", lambda *_: pytest.fail("measured again"))
     assert launch.train(settings(f"{words} 8"), tmp_path)
     assert launch.train(override(launch.read_run_config(tmp_path), ["--images", "12"]), tmp_path)
     assert launch.read_run_config(tmp_path).process.deviations == known
@@ -160,7 +165,7 @@ def test_every_recipe_becomes_one_of_scales(recipe):
         ends = config.sampling.sampler().stage_ends(process)
         assert (config.sampling.solver, ends) == ("euler", (30, 40))
     with torch.device("meta"):
-        model = launch.build_model(config, 3)
+        model = network(config, 3)
     assert (model.family, model.num_classes) == ("pyramid", 3)
     assert model.settings["factors"] == [2]
 
@@ -168,12 +173,12 @@ def test_every_recipe_becomes_one_of_scales(recipe):
 def test_the_network_of_a_published_size_and_settings_of_the_pyramid():
     words = ["--model.name", "dit-s/4", "--model.stage-embedding", "true", "--process", "dfm"]
     with torch.device("meta"):
-        seen = launch.build_model(override(create_config("digits.flowdcn"), words), 7).settings
+        seen = network(override(create_config("digits.flowdcn"), words), 7).settings
     assert (seen["family"], seen["stage_embedding"], seen["factors"]) == ("pyramid", True, [2])
     row = {"family": "dit", **zoo.SIZES["dit-s/4"].settings}
     assert seen["backbone"].items() >= (row | {"num_classes": 7, "in_channels": 1}).items()
     with pytest.raises(InputError, match=r"--model\.factors: expected the factors of the process"):
-        launch.build_model(settings("--model.factors 2"), 7)
+        network(settings("--model.factors 2"), 7)
 
 
 @pytest.mark.parametrize(
@@ -199,14 +204,14 @@ def test_settings_that_do_not_fit_are_refused_before_anything_is_written(words, 
 
 
 def test_factors_that_fit_no_picture_are_refused_before_a_network_is_built(tmp_path, monkeypatch):
-    monkeypatch.setattr(launch, "build_model", lambda *_: pytest.fail("built"))
+    monkeypatch.setattr(training, "build_network", lambda *_: pytest.fail("built"))
     with pytest.raises(InputError, match=r"10000 divides, .* factors \[10000\], got 8x8"):
         launch.train(settings("--process.factors 10000"), tmp_path / "run")
 
 
 def test_sizes_by_ratio_are_those_of_whole_blocks(tmp_path):
     words = "--data.buckets 3 --data.size 32x32 --process.decomposition dct"
-    trainer = launch.build_trainer(settings(words), tmp_path, torch.device("cpu"))[0]
+    trainer = training.build_trainer(settings(words), tmp_path, torch.device("cpu"))[0]
     sizes = trainer.order.buckets.sizes
     assert len(sizes) == 3
     assert all(side % 8 == 0 for size in sizes for side in size)
@@ -370,13 +375,14 @@ def test_stages_need_a_model_of_scales(more):
 
 
 def test_a_share_sees_its_rows_of_the_same_draws(tmp_path, monkeypatch):
-    trainer = launch.build_trainer(settings("--batch-size 8"), tmp_path, torch.device("cpu"))[0]
+    trainer = training.build_trainer(settings("--batch-size 8"), tmp_path, torch.device("cpu"))[0]
     shape = (8, *trainer.shape)
     _, whole = trainer._draw(torch.zeros(8, dtype=torch.int64), shape)
     for rank in range(3):
         monkeypatch.setattr(Trainer, "_share", lambda self, rank=rank: slice(rank, None, 3))
         _, mine = trainer._draw(torch.zeros(len(range(rank, 8, 3)), dtype=torch.int64), shape)
-        assert all(m.equal(w[rank::3]) for m, w in zip(mine, whole, strict=True))
+        pairs = zip(mine["process"], whole["process"], strict=True)
+        assert all(part.equal(everything[rank::3]) for part, everything in pairs)
 
 
 def test_previews_on_the_command_line(run, tmp_path, capsys):

@@ -205,7 +205,7 @@ def make_metrics(place: Path) -> None:
 
 def read_metrics(place: Path) -> None:
     """Go on with it."""
-    Monitor(place, MonitorConfig(tensorboard=False), 3, 12, 100).file.close()
+    Monitor(place, MonitorConfig(tensorboard=False), 3, 12, 100).close()
 
 
 def make_weights(zipped: bool) -> Callable[[Path], None]:

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from convflow.codecs import SD_SCALE, SD_VAE
+from convflow.codecs import SD_VAE
 from convflow.nn.reach import ReachSchedule
 from convflow.processes.process import has_scales
 from convflow.samplers.ancestral import ANCESTRAL_SOLVERS
@@ -124,13 +124,17 @@ class ResolutionConfig:
 class CodecConfig:
     """Between pictures and what the network sees (see `convflow.codecs`).
 
-    All but `kind` belong to "latent"; the defaults are those of DiT, SiT, DiCo and FlowDCN.
+    All but `kind` belong to "latent"; the autoencoder is that of DiT, SiT, DiCo and FlowDCN.
     """
 
     kind: Annotated[Literal["pixel", "latent"], doc("pixels, or those of an autoencoder")] = "pixel"
     autoencoder: Annotated[str, doc("folder or Hub id of an AutoencoderKL of diffusers")] = SD_VAE
-    scale: Annotated[Positive, doc("multiplies latents")] = SD_SCALE
-    shift: Annotated[float, doc("taken from latents before")] = 0.0
+    scale: Annotated[
+        Positive | None, doc("factor on latents; none = as the autoencoder's config.json says")
+    ] = None
+    shift: Annotated[
+        float | None, doc("taken from latents before; none = as the autoencoder's config.json says")
+    ] = None
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from convflow.types import InputError, Size, unknown_name
 
 if TYPE_CHECKING:
     from convflow.bundle.config import PipelineConfig
+    from convflow.codecs import Codec
     from convflow.models.backbone import Backbone
     from convflow.training.config import TrainConfig
 
@@ -126,17 +127,27 @@ class _Asked(NamedTuple):
             },
         }
 
-    def rows(
-        self, build: Callable[[], Backbone], known: PipelineConfig | TrainConfig, pixels: Size
-    ) -> dict[str, Any]:
-        """Return the memory of a run or a recipe with what it means, nothing if not asked for."""
-        found = {"memory": self.memory(build, pixels, _factor(known))} if any(self) else {}
-        return found | ({"note": MEMORY_NOTE} if found else {})
+    def rows(self, build: Callable[[], Backbone], codec: Codec, pixels: Size) -> dict[str, Any]:
+        """Return the memory of a run or a recipe with what it means."""
+        return {"memory": self.memory(build, pixels, codec.factor), "note": MEMORY_NOTE}
 
 
-def _factor(known: PipelineConfig | TrainConfig) -> int:
-    """Return how many pixels along a side of a cell the model sees."""
-    return 8 if known.codec.kind == "latent" else 1
+def _codec(known: PipelineConfig | TrainConfig, folder: Path | None = None) -> Codec:
+    """Return a codec that knows the shape of model space and holds no weights.
+
+    Args:
+        known: settings with those of the codec.
+        folder: in which they are stored, if they are.
+    """
+    from dataclasses import asdict
+
+    from convflow.codecs import META, create_codec
+    from convflow.training.places import find_place
+
+    settings = asdict(known.codec)
+    if folder is not None and known.codec.kind == "latent":
+        settings["autoencoder"] = find_place(known.codec.autoencoder, folder, inside=True)
+    return create_codec(settings, META)
 
 
 def _describe(what: str, asked: _Asked, part: str | None) -> dict[str, Any]:
@@ -163,8 +174,7 @@ def _describe(what: str, asked: _Asked, part: str | None) -> dict[str, Any]:
         target = find_target(what)
         told = {} if target is None else {"target": {"of": SOURCE, **target._asdict()}}
         config = create_config(what)
-        build = partial(create_model, **_network(config))
-        memory = asked.rows(build, config, config.data.size)
+        memory = _memory_of_recipe(config, asked) if any(asked) else {}
         return {"recipe": what, "about": list_recipes()[what]} | to_dict(config) | told | memory
     if path.suffix in WEIGHTS:
         raise missing(what, "a file of weights")
@@ -177,18 +187,13 @@ def _describe(what: str, asked: _Asked, part: str | None) -> dict[str, Any]:
     raise InputError(unknown_name("size, recipe, folder or file", what, known))
 
 
-def _network(config: TrainConfig) -> dict[str, Any]:
-    """Return name and settings of a recipe's network, of 1000 classes where the data tell them."""
-    from dataclasses import asdict
+def _memory_of_recipe(config: TrainConfig, asked: _Asked) -> dict[str, Any]:
+    """Return the memory of a recipe's network, of 1000 classes where the data tell how many."""
+    from convflow.training.build import build_network, open_process
 
-    from convflow.processes.process import create_process
-
-    channels = 4 if config.codec.kind == "latent" else config.data.channels
-    settings: dict[str, Any] = {"num_classes": 1000, "in_channels": channels}
-    process = create_process(asdict(config.process))
-    if process.learned_variance:
-        settings["learned_variance"] = True
-    return process.adapt(settings | config.model)
+    classes, codec = config.model.get("num_classes", 1000), _codec(config)
+    build = partial(build_network, config, classes, codec, open_process(config))
+    return asked.rows(build, codec, config.data.size)
 
 
 def _describe_file(path: Path, asked: _Asked, part: str | None) -> dict[str, Any]:
@@ -230,7 +235,7 @@ def _describe_folder(folder: Path, asked: _Asked) -> dict[str, Any]:
         content = read_state(checkpoint)
         trained = {key: content[key] for key in ("step", "images_seen", "version", "config")}
     told, named = to_dict(known), dict(model.settings)
-    named["name"] = named.pop("family")
+    build = partial(create_model, named.pop("family"), **named)
     return {
         "weights": str(weights),
         "parameters": sum(p.numel() for p in model.parameters()),
@@ -239,10 +244,10 @@ def _describe_folder(folder: Path, asked: _Asked) -> dict[str, Any]:
         "multiple": model.multiple,
         "classes": list(known.class_names),
         **({"codec": told["codec"]} if known.codec.kind == "latent" else {}),
-        **_scales(known),
+        **_scales(known, weights),
         **trained,
         **_unreadable(folder),
-        **asked.rows(lambda: create_model(**named), known, known.size),
+        **(asked.rows(build, _codec(known, weights), known.size) if any(asked) else {}),
     }
 
 
@@ -263,14 +268,14 @@ def _unreadable(folder: Path) -> dict[str, Any]:
     return {"problem": "; ".join(found)} if found else {}
 
 
-def _scales(known: PipelineConfig) -> dict[str, Any]:
+def _scales(known: PipelineConfig, folder: Path) -> dict[str, Any]:
     """Return how a model of scales sees a picture, and how it samples one; of others nothing."""
     from dataclasses import asdict
 
     from convflow.processes.process import create_process
 
     process = create_process(asdict(known.process))
-    scales = process.describe(known.size, _factor(known))
+    scales = process.describe(known.size, _codec(known, folder).factor)
     if not scales:
         return {}
     sampler = known.sampling.varied(process.kind).sampler()

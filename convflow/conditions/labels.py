@@ -50,8 +50,8 @@ class Labels:
 
 
 def take(cond: Cond, rows: slice | Int[Tensor, " R"]) -> Cond:
-    """Return the conditions of some samples of a batch."""
-    return tree_map(lambda part: part[rows], cond)
+    """Return the conditions, or whatever has tensors of a row for each sample, of some samples."""
+    return tree_map(lambda part: part if part is None else part[rows], cond)
 
 
 def cat(conds: Sequence[Cond]) -> Cond:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -13,11 +14,12 @@ from huggingface_hub import PyTorchModelHubMixin
 from jaxtyping import Float, Int
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from convflow.conditions.labels import Labels
 from convflow.nn.conv import ConvHead, ConvStem
 from convflow.nn.embed import PatchEmbedding, PatchHead
-from convflow.nn.norm import Condition, residual
+from convflow.nn.norm import Condition, Modulation, residual
 from convflow.nn.resample import Conditions, LevelConditions, Levels, mirror
 from convflow.settings.parts import read_part
 from convflow.types import LONGEST_SIDE, InputError, Size, nearest_size
@@ -75,9 +77,9 @@ class Backbone(nn.Module, PyTorchModelHubMixin, library_name="convflow", tags=["
         return Labels(self.num_classes)
 
     @property
-    def inner(self) -> Backbone:
-        """The network on one picture inside; here this one."""
-        return self
+    def inner(self) -> PictureBackbone:
+        """The network on one picture inside; of a network on one picture itself."""
+        raise NotImplementedError
 
     def __init__(self, **settings: Any) -> None:
         super().__init__()
@@ -114,6 +116,49 @@ class Backbone(nn.Module, PyTorchModelHubMixin, library_name="convflow", tags=["
         """Read a folder, whose `family` is no field of `Config`."""
         return super()._from_pretrained(**given)
 
+    @property
+    def trunk_blocks(self) -> list[nn.Module]:
+        """The blocks of the trunk in the order in which they run; each returns features."""
+        inner = self.inner
+        found = (m for m in inner.modules() if any(isinstance(c, Modulation) for c in m.children()))
+        return [block for block in found if block is not inner.parts.head]
+
+    @contextmanager
+    def features_after(self, blocks: Iterable[int]) -> Iterator[dict[int, Tensor]]:
+        """Yield a dict into which the next call puts the features (B, h, w, D) after some blocks.
+
+        Args:
+            blocks: numbers of blocks in `trunk_blocks`, from 0.
+
+        Raises:
+            InputError: there is no such block.
+        """
+        found: dict[int, Tensor] = {}
+        known, hooks = self.trunk_blocks, []
+        for number in blocks:
+            if not 0 <= number < len(known):
+                raise InputError(f"expected a block from 0 to {len(known) - 1}, got {number}")
+
+            def keep(_: nn.Module, __: Any, features: Tensor, number: int = number) -> None:
+                found.setdefault(number, features)
+
+            hooks.append(known[number].register_forward_hook(keep))
+        try:
+            yield found
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    @torch.no_grad()
+    def feature_width(self, block: int) -> int:
+        """Return the channels D of the features after a block, from one small picture."""
+        device = next(self.parameters()).device
+        side = self.multiple * (1 if self.multiple > 1 else 8)
+        blank = tree_map(torch.zeros_like, self.blank_inputs(1, (side, side)))
+        with self.features_after([block]) as found:
+            self(*tree_map(lambda part: part.to(device), blank))
+        return found[block].shape[-1]
+
     def blank_inputs(self, batch: int, size: Size) -> tuple[Any, ...]:
         """Return arguments of `forward` without numbers, for pictures of a height and width."""
         x = torch.empty(batch, self.in_channels, *size)
@@ -122,6 +167,11 @@ class Backbone(nn.Module, PyTorchModelHubMixin, library_name="convflow", tags=["
 
 class PictureBackbone(Backbone):
     """A Denoiser made of four parts: `stem`, `condition`, `trunk` and `head`."""
+
+    @property
+    def inner(self) -> PictureBackbone:
+        """The network itself."""
+        return self
 
     def stem(self, x: Float[Tensor, "B C H W"]) -> Tensor:
         """Return features of noisy pictures, channels last."""

@@ -175,7 +175,7 @@ class Pyramid(Backbone):
         self.backbone.check_options(**options)
 
     @property
-    def inner(self) -> Backbone:
+    def inner(self) -> PictureBackbone:
         """The network on one picture inside."""
         return self.backbone
 

@@ -32,10 +32,6 @@ class Draws(NamedTuple):
     noise: Float[Tensor, "B C H W"]
     t: Float[Tensor, " B"]
 
-    def take(self, rows: slice) -> Draws:
-        """Return the draws of some samples of the batch."""
-        return Draws(*(part[rows] for part in self))
-
 
 @dataclass(frozen=True)
 class FlowMatching(Process):

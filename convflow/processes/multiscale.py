@@ -62,10 +62,6 @@ class ScaleDraws(NamedTuple):
     t: Float[Tensor, "B S"]
     active: Int[Tensor, " B"]
 
-    def take(self, rows: slice) -> ScaleDraws:
-        """Return the draws of some samples of the batch."""
-        return ScaleDraws(*(part[rows] for part in self))
-
 
 @dataclass(frozen=True)
 class MultiscaleFlow(Process):

@@ -12,7 +12,7 @@ from convflow.settings.read import differences, show, to_dict
 from convflow.storage import write_text
 from convflow.training.config import TrainConfig
 from convflow.training.keys import kind_of
-from convflow.training.monitor import lines_up_to
+from convflow.training.loggers import lines_up_to
 from convflow.types import InputError
 
 Rule = Literal["free", "recorded", "init", "new"]
@@ -39,6 +39,7 @@ ON_RESUME: dict[str, Rule] = {
     "process.variance": "new",
     "process.factors": "new",
     "process.decomposition": "new",
+    "objectives": "init",
     "optim": "recorded",
     "ema": "recorded",
     "monitor": "free",

@@ -3,6 +3,7 @@
 step_000001200/
   raw/  ema/             each a model folder that `convflow.load_model` and `Pipeline` read
   optimizer.safetensors
+  objectives.safetensors only where objectives have parameters: theirs, and the average of these
   state.json             step, images seen, the run's settings, sizes and checksums of the
                          files, and a checksum of these facts
 
@@ -53,14 +54,16 @@ log = logging.getLogger("convflow")
 
 RAW, EMA = "raw/model.safetensors", "ema/model.safetensors"
 OPTIMIZER = "optimizer.safetensors"
+OBJECTIVES = "objectives.safetensors"
 PARTS = {
     RAW: "the weights",
     EMA: "the average of the weights",
     OPTIMIZER: "the state of the optimizer",
+    OBJECTIVES: "the parameters of the objectives",
 }
 """What training changes, by the file that holds it."""
-FILES = (*PARTS, "raw/config.json", "ema/config.json")
-"""The files whose checksums are in `state.json`."""
+FILES = (RAW, EMA, OPTIMIZER, "raw/config.json", "ema/config.json")
+"""The files of every checkpoint whose checksums are in `state.json`."""
 
 
 def remove_old(run: Path, keep: int) -> None:
@@ -124,8 +127,9 @@ def write(
             (draft / name).parent.mkdir()
             model.save_weights((draft / name).parent, parts[name])
             write_description((draft / name).parent, known)
-        safetensors.torch.save_file(dict(parts[OPTIMIZER]), draft / OPTIMIZER)
-        facts = {**state, "files": {name: checksum(draft / name) for name in FILES}}
+        for name in parts.keys() - {RAW, EMA}:
+            safetensors.torch.save_file(dict(parts[name]), draft / name)
+        facts = {**state, "files": {name: checksum(draft / name) for name in (*FILES, *parts)}}
         whole = json.dumps({**facts, "sha256": _sum_of(facts)}, indent=2)
         (draft / "state.json").write_text(whole, encoding="utf-8")
 
@@ -172,7 +176,8 @@ def find_good(run: Path, before: int | None = None) -> Path | None:
             if before is None or step < before:
                 require_whole(folder, read_state(folder))
                 for name in PARTS:
-                    read_finite(folder / name)
+                    if name != OBJECTIVES or (folder / name).is_file():
+                        read_finite(folder / name)
                 return folder
         except InputError:
             log.warning(f"{folder} is damaged")
@@ -188,7 +193,7 @@ def require_whole(folder: Path, state: Mapping[str, Any]) -> None:
     """
     if state.get("sha256") not in (None, _sum_of(state)):
         raise InputError(f"{folder / 'state.json'} is damaged: its SHA-256 is not that it holds")
-    check_sums(folder, state, FILES)
+    check_sums(folder, state, (*FILES, OBJECTIVES))
 
 
 def _sum_of(state: Mapping[str, Any]) -> str:

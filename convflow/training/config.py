@@ -98,6 +98,9 @@ class MonitorConfig:
     samples_longest_minutes: Annotated[Positive, doc("longest gap between sample grids")] = 20.0
     num_samples: Annotated[Count, doc("pictures in a sample grid")] = 16
     tensorboard: Annotated[bool, doc("write curves when tensorboard is installed")] = True
+    logger: Annotated[
+        str, doc("another logger of the metrics, as package.module:Name; empty = none")
+    ] = ""
 
 
 @dataclass(frozen=True)
@@ -120,6 +123,10 @@ class TrainConfig:
     resolution: ResolutionConfig = field(default_factory=ResolutionConfig)
     codec: CodecConfig = field(default_factory=CodecConfig)
     process: ProcessConfig = field(default_factory=ProcessConfig)
+    objectives: Annotated[
+        dict[str, dict[str, Any]],
+        doc("losses beside that of the process, by name: kind, weight, settings of the kind"),
+    ] = field(default_factory=dict)
     optim: OptimConfig = OptimConfig()
     ema: EMAConfig = EMAConfig()
     monitor: MonitorConfig = MonitorConfig()

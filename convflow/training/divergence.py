@@ -24,7 +24,7 @@ def first_nonfinite_gradient(model: nn.Module) -> str | None:
     """Return the name of the first parameter whose gradient is not finite."""
     for name, parameter in model.named_parameters():
         if parameter.grad is not None and not bool(parameter.grad.isfinite().all()):
-            return name
+            return name.removeprefix("network.")
     return None
 
 
@@ -55,7 +55,10 @@ def _watching(model: nn.Module) -> Iterator[list[str]]:
 
         return look
 
-    named = ((name or "the network", module) for name, module in model.named_modules())
+    named = (
+        (name.removeprefix("network.") or "the network", module)
+        for name, module in model.named_modules()
+    )
     hooks = [module.register_forward_hook(watch(name)) for name, module in named]
     try:
         yield found

@@ -27,4 +27,5 @@ class EMA:
         """Take in the weights after optimizer step `step`, counted from 1."""
         decay = min(self.decay, (1 + step) / (self.warmup + step)) if self.warmup else self.decay
         averages: list[torch.Tensor] = [*self.model.parameters()]
-        torch._foreach_lerp_(averages, [p.float() for p in model.parameters()], 1 - decay)
+        if averages:
+            torch._foreach_lerp_(averages, [p.float() for p in model.parameters()], 1 - decay)

@@ -1,40 +1,26 @@
-"""From settings to a running training: check everything, build the parts, go on or begin."""
+"""A training from its settings to its end: check everything, build it, go on or begin."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
-import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import torch
 
 from convflow import distributed
 from convflow.bundle.run import say_passed_over
-from convflow.codecs import Codec, create_codec
-from convflow.data.buckets import batch_of
 from convflow.data.check import Report
-from convflow.data.loader import Images
 from convflow.data.sources import find_source
-from convflow.models.backbone import Backbone, check_size
-from convflow.models.memory import MemoryEstimate
-from convflow.models.zoo import create_model, settings_of
-from convflow.processes.flow import FlowMatching
-from convflow.processes.process import Process, create_process
-from convflow.seeds import generator_of
+from convflow.models.zoo import settings_of
 from convflow.settings.fields import Pixels
 from convflow.settings.read import show, to_dict
 from convflow.storage import claimed, read_json, write_text
 from convflow.training import checkpoint
 from convflow.training.agreement import agree_on_start
+from convflow.training.build import build_trainer
 from convflow.training.changes import (
     RECORD,
     Change,
@@ -45,23 +31,12 @@ from convflow.training.changes import (
 from convflow.training.config import TrainConfig
 from convflow.training.keys import from_dict
 from convflow.training.length import count_images, say_end
-from convflow.training.origin import begin_from, fit_settings, read_origin
-from convflow.training.pictures import (
-    SELECTION,
-    keep_selection,
-    look_at_pictures,
-    open_pictures,
-    order_pictures,
-    training_sizes,
-)
-from convflow.training.places import describe_paths, find_paths, resolve_paths, store_paths
-from convflow.training.trainer import Trainer, choose_precision
-from convflow.types import InputError, Size
+from convflow.training.pictures import SELECTION, keep_selection
+from convflow.training.places import find_paths, resolve_paths, store_paths
+from convflow.training.trainer import Trainer
+from convflow.types import InputError
 
 log = logging.getLogger("convflow")
-
-MEASURED_PICTURES = 10_000
-"""Of so many pictures at most the deviations of the scales are measured."""
 
 
 def train(
@@ -139,109 +114,6 @@ def train(
         return finished
 
 
-def build_trainer(config: TrainConfig, run: Path, device: torch.device) -> tuple[Trainer, Report]:
-    """Return a Trainer with its network on `device`, and what a look at all pictures found."""
-    data, processes = config.data, distributed.world_size()
-    if config.batch_size < processes:
-        raise InputError(
-            f"--batch-size: expected at least one picture for each of {processes} processes, "
-            f"got {config.batch_size}; raise it or use fewer processes"
-        )
-    found = find_paths(config, run) if (run / "config.json").is_file() else config
-    source = open_pictures(found.data)
-    process = create_process(dataclasses.asdict(config.process))
-    config.sampling.sampler().check_process(process)
-    if config.resolution.shift and not isinstance(process, FlowMatching):
-        raise InputError("--resolution.shift: expected the process flow with it; leave it out")
-    codec = create_codec(dataclasses.asdict(found.codec), device)
-    channels = codec.channels(data.channels)
-    for size in (data.size, *data.sizes):  # before a network is built for absurd factors
-        process.sizes(size, codec.factor)
-    origin = None
-    if config.init and not checkpoint.list_steps(run):
-        origin = read_origin(found)
-        config = fit_settings(config, origin.model)
-    build = partial(
-        build_model, config, len(source.class_names), process.learned_variance, channels
-    )
-    with torch.device("meta"):
-        multiple = codec.factor * math.lcm(build().multiple, process.multiple)
-    sizes = training_sizes(data, multiple)
-    for height, width in (data.size, *sizes):
-        check_size(height, width, multiple)
-    _check_memory(config, build, max(sizes, key=math.prod), codec.factor, device)
-    kept = run / SELECTION if checkpoint.list_steps(run) else None
-    images, report = look_at_pictures(source, data, kept, device)
-    order = order_pictures(images, report, sizes, data, config.seed)
-    # All processes come here, whatever each knows, so that none waits for another.
-    find = partial(_find_deviations, process, images, codec, device)
-    deviations = distributed.from_first(find, device)
-    if process.unmeasured:
-        config = replace(config, process=replace(config.process, deviations=deviations))
-        process = create_process(dataclasses.asdict(config.process))
-    model = build()
-    report.notes = [*report.notes, *describe_paths(config, found)]
-    if origin is not None:
-        report.notes = [*report.notes, *begin_from(model, origin, source.class_names)]
-    return Trainer(config, model.to(device), process, codec, images, run, order), report
-
-
-def _check_memory(
-    config: TrainConfig,
-    build: Callable[[], Backbone],
-    size: Size,
-    factor: int,
-    device: torch.device,
-) -> None:
-    """Raise InputError when a step at the largest size cannot fit into memory."""
-    whole = batch_of(size, config.batch_size, math.prod(config.data.size))
-    share = math.ceil(whole / distributed.world_size())
-    batch = min(share, config.micro_batch or share)
-    half = choose_precision(config.precision, device) == "bfloat16"
-    estimate = MemoryEstimate(build, size, batch, factor, half, training=True)
-    estimate.check(distributed.free_memory(device), "micro-batch")
-
-
-def build_model(
-    config: TrainConfig,
-    num_classes: int,
-    learned_variance: bool = False,
-    in_channels: int | None = None,
-) -> Backbone:
-    """Return the network of `config`, its random weights a function of the seed alone.
-
-    Args:
-        config: the complete settings.
-        num_classes: of the data.
-        learned_variance: whether the process wants channels for a variance.
-        in_channels: of model space; by default those of the pictures.
-
-    Raises:
-        InputError: settings that fit neither the network nor the data and process.
-    """
-    in_channels = config.data.channels if in_channels is None else in_channels
-    given: dict[str, Any] = {"num_classes": num_classes, "in_channels": in_channels}
-    if "learned_variance" in settings_of(config.model["name"]):
-        given["learned_variance"] = learned_variance
-    elif learned_variance:
-        raise InputError(
-            f"expected a network that can learn a variance, got {config.model['name']}; add "
-            "--process.variance small, or choose another --model.name"
-        )
-    for key, value in given.items():
-        if config.model.get(key, value) != value:
-            codec = key == "in_channels" and config.codec.kind == "latent"
-            origin = "process" if key == "learned_variance" else "codec" if codec else "data"
-            raise InputError(
-                f"--model.{key.replace('_', '-')}: expected {value} as in the {origin}, "
-                f"got {config.model[key]}; leave it out"
-            )
-    settings = create_process(dataclasses.asdict(config.process)).adapt(given | config.model)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(generator_of(config.seed).initial_seed())
-        return create_model(settings.pop("name"), **settings)
-
-
 def read_run_config(run: Path) -> TrainConfig:
     """Return the settings of a run folder, its paths as they are now, or raise InputError."""
     path = run / "config.json"
@@ -262,24 +134,6 @@ def read_run_config(run: Path) -> TrainConfig:
     return config
 
 
-def _find_deviations(
-    process: Process, images: Images, codec: Codec, device: torch.device
-) -> tuple[float, ...]:
-    """Return the deviations of the scales where they must be measured, else ()."""
-    return _measure(process, images, codec, device) if process.unmeasured else ()
-
-
-def _measure(
-    process: Process, images: Images, codec: Codec, device: torch.device
-) -> tuple[float, ...]:
-    """Return the deviations of the scales over evenly spaced pictures."""
-    count = min(len(images), MEASURED_PICTURES)
-    places = np.linspace(0, len(images) - 1, count).round().astype(np.int64)
-    parts = np.array_split(places, math.ceil(count / 64))
-    batches = (codec.encode(images.batch(part)[0].to(device)) for part in parts)
-    return process.measure(batches)
-
-
 def _check_folder(config: TrainConfig, run: Path) -> tuple[TrainConfig, TrainConfig | None]:
     """Return the settings to begin or go on with, and those of the newest checkpoint.
 
@@ -297,9 +151,18 @@ def _check_folder(config: TrainConfig, run: Path) -> tuple[TrainConfig, TrainCon
     folder = checkpoint.folder_of(run, steps[-1])
     with checkpoint.readable(folder):
         before = from_dict(checkpoint.read_state(folder)["config"])
+    codec, known = config.codec, before.codec
+    config = replace(
+        config,
+        codec=replace(
+            codec,
+            scale=known.scale if codec.scale is None else codec.scale,
+            shift=known.shift if codec.shift is None else codec.shift,
+        ),
+    )
     if config.process.standardize and not config.process.deviations:
-        known = before.process.deviations
-        config = replace(config, process=replace(config.process, deviations=known))
+        measured = before.process.deviations
+        config = replace(config, process=replace(config.process, deviations=measured))
     if config.init and "coarse" in before.model:
         config = replace(config, model={"coarse": before.model["coarse"]} | config.model)
     check_changes(find_changes(resolve_paths(before, run), resolve_paths(config, run)), run)

@@ -1,27 +1,22 @@
-"""What a run shows of itself: progress, `metrics.jsonl`, TensorBoard curves and sample grids.
+"""What a run shows of itself while it trains: progress, and numbers for its loggers.
 
 `metrics.jsonl` holds only what the settings determine, so that a resumed run writes the same
-bytes as an undisturbed one; speed goes to the progress line and to TensorBoard.
+bytes as an undisturbed one; speed goes to the progress line and to other loggers.
 """
 
 from __future__ import annotations
 
-import importlib.util
-import json
 import logging
 import math
-import os
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from convflow.bar import Bar
 from convflow.spoken import duration
-from convflow.storage import explained, write_text
 from convflow.training.config import MonitorConfig
+from convflow.training.loggers import LOGGERS, Logger
 
 log = logging.getLogger("convflow")
 
@@ -71,10 +66,9 @@ class Monitor:
     ) -> None:
         self.run, self.config = run, config
         self.deadline = math.inf if deadline is None else deadline
-        path = run / "metrics.jsonl"
-        write_text(path, "".join(lines_up_to(path, step)))
-        self.path = path
-        self.file = path.open("a", encoding="utf-8", newline="\n", buffering=1)
+        kinds = ["file", *["tensorboard"] * config.tensorboard, *filter(None, [config.logger])]
+        found = [LOGGERS.find(kind, trusted=False) for kind in kinds]
+        self.loggers: list[Logger] = [kind(run, step, images_seen) for kind in found]
         self.samples_due = Schedule(
             60 * config.samples_minutes, 60 * config.samples_longest_minutes
         )
@@ -84,7 +78,6 @@ class Monitor:
         self.bar = Bar(
             total=images, initial=images_seen, unit="img", disable=quiet, until=self.deadline
         )
-        self.curves = _open_tensorboard(run, images_seen) if config.tensorboard else None
 
     def step(self, step: int, images_seen: int, metrics: dict[str, float]) -> None:
         """Show a finished step; write every `log_every`-th one down."""
@@ -98,12 +91,8 @@ class Monitor:
                 f"{speed:.0f} images/s, {duration(self._left(images_seen, speed))} left"
             )
         if step % self.config.log_every == 0:
-            line = {"step": step, "images": images_seen, **metrics}
-            with explained(self.path):
-                self.file.write(json.dumps(line) + "\n")
-            if self.curves is not None:
-                for name, value in {**metrics, "images_per_second": speed}.items():
-                    self.curves.add_scalar(name, value, images_seen)
+            for logger in self.loggers:
+                logger.log(step, images_seen, metrics, speed)
 
     def _left(self, images_seen: int, speed: float) -> float:
         """Return the seconds to the end of the run or to the deadline."""
@@ -111,34 +100,12 @@ class Monitor:
         return min(max(0, self.images - images_seen) / speed, until)
 
     def flush(self) -> None:
-        """Wait until the disk holds everything written so far."""
-        with explained(self.path):
-            self.file.flush()
-            os.fsync(self.file.fileno())
+        """Wait until everything logged so far is safe."""
+        for logger in self.loggers:
+            logger.flush()
 
     def close(self) -> None:
         """Finish the files and the progress bar."""
-        with suppress(OSError):  # a full disk, which the write before has reported
-            self.file.close()
+        for logger in self.loggers:
+            logger.close()
         self.bar.close()
-        if self.curves is not None:
-            self.curves.close()
-
-
-def lines_up_to(path: Path, step: int) -> list[str]:
-    """Return the lines up to `step` but those that a power cut, or an editor, has spoilt."""
-    kept = []
-    for line in path.read_bytes().split(b"\n") if path.exists() else []:
-        with suppress(ValueError, TypeError, KeyError, RecursionError):
-            text = line.decode()
-            if json.loads(text)["step"] <= step:
-                kept.append(f"{text}\n")
-    return kept
-
-
-def _open_tensorboard(run: Path, images_seen: int) -> Any:
-    if importlib.util.find_spec("tensorboard") is None:
-        return None
-    from torch.utils.tensorboard import SummaryWriter
-
-    return SummaryWriter(run / "tensorboard", purge_step=images_seen + 1)

@@ -10,14 +10,14 @@ from convflow.types import InputError
 
 
 def create_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
-    """Return AdamW over all parameters of `model`.
+    """Return AdamW over all parameters of `model` that are trained.
 
     Weights that multiply features decay, where a decay is set. Biases, norms and priors, all of one
     dimension, and the tables of embeddings do not.
     """
     tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     groups: dict[float, list[nn.Parameter]] = {}
-    for parameter in model.parameters():
+    for parameter in trained_parameters(model).values():
         spared = parameter.ndim < 2 or id(parameter) in tables
         groups.setdefault(0.0 if spared else config.weight_decay, []).append(parameter)
     return torch.optim.AdamW(
@@ -26,6 +26,12 @@ def create_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW
         betas=config.betas,
         fused=True,
     )
+
+
+def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the parameters that are trained by name; in `Losses` the network's own names stay."""
+    named = model.named_parameters()
+    return {name.removeprefix("network."): p for name, p in named if p.requires_grad}
 
 
 def learning_rate(config: OptimConfig, images_seen: int, batch: int, images: int) -> float:
@@ -44,7 +50,7 @@ def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dic
     """Return the optimizer's state as `parameter/entry` -> tensor, for safetensors."""
     return {
         f"{name}/{entry}": torch.as_tensor(value)
-        for name, parameter in model.named_parameters()
+        for name, parameter in trained_parameters(model).items()
         for entry, value in optimizer.state[parameter].items()
     }
 
@@ -61,7 +67,7 @@ def restore_optimizer(
     expected: dict[str, tuple[int, ...]] = {}
     held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     places = {id(parameter): place for place, parameter in enumerate(held)}
-    for name, parameter in model.named_parameters():
+    for name, parameter in trained_parameters(model).items():
         shapes = {"step": (), "exp_avg": parameter.shape, "exp_avg_sq": parameter.shape}
         expected |= {f"{name}/{entry}": tuple(shape) for entry, shape in shapes.items()}
         state[places[id(parameter)]] = {

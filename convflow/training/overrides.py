@@ -11,12 +11,14 @@ from typing import Any
 
 from convflow.bundle.config import unfit_settings
 from convflow.models.zoo import settings_of
+from convflow.objectives.table import OBJECTIVES
 from convflow.processes.process import has_scales
 from convflow.samplers.ode import SOLVERS
 from convflow.settings.fields import Pixels
 from convflow.settings.read import flatten, plain, show
 from convflow.training.config import TrainConfig
 from convflow.training.keys import from_dict, kind_of
+from convflow.training.loggers import LOGGERS
 from convflow.types import InputError
 
 SHORT = {"data": "data.path", "process": "process.kind", "codec": "codec.kind"}
@@ -112,6 +114,16 @@ def _set(tree: dict[str, Any], key: str, text: str) -> None:
             raise InputError(f"expected --model.SETTING, got --{key}; --help lists the settings")
         tree["model"][leaf] = _guess(text)
         return
+    if groups[:1] == ["objectives"]:
+        if len(groups) != 2 or not groups[1]:
+            raise InputError(f"expected --objectives.NAME.SETTING, got --{key}")
+        if leaf == "kind":
+            OBJECTIVES.find(text)  # imports the module of a user
+        own = tree["objectives"].setdefault(groups[1], {})
+        own[leaf] = text if leaf == "kind" else _guess(text)
+        return
+    if key == "monitor.logger" and text:
+        LOGGERS.find(text)  # imports the module of a user
     for group in groups:
         tree = tree[group]
     if kind == tuple[Pixels, ...]:

@@ -8,16 +8,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from convflow import __version__
+from convflow import __version__, distributed
 from convflow.bundle.config import PipelineConfig
 from convflow.bundle.folder import describe_codec
 from convflow.data.formats import newly_read
 from convflow.data.selection import describe_others
 from convflow.models.zoo import load_strictly
 from convflow.settings.read import to_dict
-from convflow.storage import read_finite
+from convflow.storage import find_misfits, read_finite
 from convflow.training import checkpoint
 from convflow.training.changes import free_name
 from convflow.training.divergence import require_finite
@@ -34,15 +34,27 @@ log = logging.getLogger("convflow")
 
 def parts_of(trainer: Trainer) -> dict[str, dict[str, Tensor]]:
     """Return all tensors that training changes, by the file of a checkpoint that holds them."""
-    return {
+    parts = {
         checkpoint.RAW: trainer.model.state_dict(),
         checkpoint.EMA: trainer.ema.model.state_dict(),
-        checkpoint.OPTIMIZER: optimizer_tensors(trainer.model, trainer.optimizer),
+        checkpoint.OPTIMIZER: optimizer_tensors(trainer.losses, trainer.optimizer),
     }
+    own = {
+        f"{name}/{key}": tensor
+        for name, module in _objectives(trainer).items()
+        for key, tensor in module.state_dict().items()
+    }
+    parts |= {checkpoint.OBJECTIVES: own} if own else {}
+    return {name: trainer.parallel.save(tensors) for name, tensors in parts.items()}
+
+
+def _objectives(trainer: Trainer) -> dict[str, nn.Module]:
+    """Return the objectives and their average by the names they have in a checkpoint."""
+    return {"raw": trainer.losses.objectives, "ema": trainer.objectives_ema.model}
 
 
 def store(trainer: Trainer) -> Path:
-    """Write a checkpoint of this moment and return its folder.
+    """Write a checkpoint of this moment and return its folder; all processes come here.
 
     What lies in its place is moved aside, unless this trainer wrote or loaded it: then it is the
     same moment, and only what pipelines are told is brought up to date.
@@ -52,9 +64,11 @@ def store(trainer: Trainer) -> Path:
         Diverged: weights, average or the optimizer's state are not finite.
     """
     run, config, parts = trainer.run_folder, trainer.config, parts_of(trainer)
+    folder = checkpoint.folder_of(run, trainer.step)
+    if distributed.rank():
+        return folder
     named = {checkpoint.PARTS[name]: tensors for name, tensors in parts.items()}
     require_finite(named, lambda: kept(run))
-    folder = checkpoint.folder_of(run, trainer.step)
     known = PipelineConfig(
         size=trainer.images.shape[1:],
         class_names=trainer.images.class_names,
@@ -97,13 +111,29 @@ def restore(trainer: Trainer, folder: Path) -> None:
             checkpoint.require_whole(folder, state)
         networks = {checkpoint.RAW: trainer.model, checkpoint.EMA: trainer.ema.model}
         for name, network in networks.items():
-            load_strictly(network, read_finite(folder / name), folder / name)  # type: ignore[arg-type]
-        tensors = read_finite(folder / checkpoint.OPTIMIZER)
-        restore_optimizer(trainer.model, trainer.optimizer, tensors, state["step"])
+            tensors = trainer.parallel.load(read_finite(folder / name))
+            load_strictly(network, tensors, folder / name)  # type: ignore[arg-type]
+        tensors = trainer.parallel.load(read_finite(folder / checkpoint.OPTIMIZER))
+        restore_optimizer(trainer.losses, trainer.optimizer, tensors, state["step"])
+        _restore_objectives(trainer, folder / checkpoint.OBJECTIVES)
     trainer.step, trainer.images_seen = state["step"], state["images_seen"]
     if trainer.config.precision == "auto":  # stays what it was
         trainer.precision = state.get("precision", trainer.precision)
     trainer.begun_from = trainer.saved = folder
+
+
+def _restore_objectives(trainer: Trainer, path: Path) -> None:
+    """Put parameters and average of objectives back, or raise InputError where they do not fit."""
+    modules = _objectives(trainer)
+    if not any(module.state_dict() for module in modules.values()):
+        return
+    tensors = trainer.parallel.load(read_finite(path))
+    for name, module in modules.items():
+        start = f"{name}/"
+        own = {k.removeprefix(start): t for k, t in tensors.items() if k.startswith(start)}
+        if problems := find_misfits(module.state_dict(), own):
+            raise InputError(f"{path} does not fit the objectives: {'; '.join(problems[:3])}")
+        module.load_state_dict(own)
 
 
 def _check_pictures(trainer: Trainer, state: Mapping[str, Any], folder: Path) -> None:

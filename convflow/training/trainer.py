@@ -5,24 +5,23 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from convflow import distributed
 from convflow.codecs import Codec
 from convflow.conditions.labels import take
 from convflow.data.loader import Batch, Images, Order, batches
-from convflow.models.backbone import Backbone
 from convflow.models.resolution import Resolution, read_arguments
 from convflow.models.zoo import check_process
-from convflow.processes.flow import Draws, shift_of_size, shift_times
-from convflow.processes.multiscale import ScaleDraws
+from convflow.objectives.objective import Inputs
+from convflow.parallel.ddp import create_parallel
 from convflow.processes.process import Process
 from convflow.seeds import TRAINING, generator_of
 from convflow.training import checkpoint
@@ -36,6 +35,7 @@ from convflow.training.monitor import Monitor, Schedule
 from convflow.training.optim import create_optimizer, learning_rate
 from convflow.training.previews import Previews, samples_of
 from convflow.training.state import kept, restore, save_before, store
+from convflow.training.step import Losses
 from convflow.training.stopping import Stop, asked_to_stop
 from convflow.types import Diverged, InputError
 
@@ -47,8 +47,8 @@ class Trainer:
 
     Args:
         config: the complete settings; also stored with every checkpoint.
-        model: the network, on its device.
-        process: draws times, mixes data with noise, measures the loss.
+        losses: the network and its objectives, on their device.
+        process: that the network is trained for.
         codec: from uint8 pictures to model space, on the network's device.
         images: the training pictures.
         run: the run folder; it exists.
@@ -58,14 +58,16 @@ class Trainer:
     def __init__(
         self,
         config: TrainConfig,
-        model: Backbone,
+        losses: Losses,
         process: Process,
         codec: Codec,
         images: Images,
         run: Path,
         order: Order | None = None,
     ) -> None:
-        self.config, self.model, self.process, self.codec = config, model, process, codec
+        model = losses.network
+        self.config, self.process, self.codec = config, process, codec
+        self.losses, self.model = losses, model
         self.images, self.run_folder = images, run
         check_process(model, process)
         self.order = order or Order(len(images), config.seed, config.data.flip)
@@ -73,8 +75,13 @@ class Trainer:
         height, width = images.shape[1:]
         self.shape = (model.in_channels, height // codec.factor, width // codec.factor)
         self.device = next(model.parameters()).device
-        self.ema = EMA(model, config.ema.decay, config.ema.warmup)
-        self.optimizer = create_optimizer(model, config.optim)
+        self.ema, self.objectives_ema = (
+            EMA(module, config.ema.decay, config.ema.warmup)
+            for module in (model, losses.objectives)
+        )
+        self.parallel = create_parallel()
+        self.prepared = self.parallel.prepare(losses)
+        self.optimizer = create_optimizer(losses, config.optim)
         self.told = read_arguments(model, config.resolution.arguments())
         Resolution(self.shape[1:], self.shape[1:]).check(model, self.told)
         self.precision = choose_precision(config.precision, self.device)
@@ -85,30 +92,39 @@ class Trainer:
         self.saved: Path | None = None  # the checkpoint that was loaded or written last
         self.savable = True  # between two whole steps, and no save has failed
         self.interrupted = False  # by a signal, on any process
+        self.saving = False  # is due, by the clock of the first process
 
     def train_step(
         self, pictures: Tensor, labels: Tensor, indices: Any, total: int, full: int
     ) -> dict[str, float]:
         """Take one step on this process's share of `total` pictures, where `full` fill a batch."""
-        config = self.config
-        mean = torch.zeros((), device=self.device)
-        with distributed.all_or_none(self.device, lambda bad: [mean, *self._gradients(bad)]):
+        config, divisor = self.config, float(full)
+        if not len(pictures):  # fewer than there are processes: a blank one, which adds nothing
+            pictures, labels = pictures.new_zeros(1, *pictures.shape[1:]), labels.new_zeros(1)
+            divisor = math.inf
+        mean, terms = torch.zeros((), device=self.device), dict[str, Tensor]()
+        *others, last = _slices(len(pictures), config.micro_batch)
+
+        def loss_of(rows: slice) -> Tensor:
+            losses, found = self._losses(pictures[rows], take(labels, rows), draws, rows, noise)
+            for name, values in found.items():
+                terms[name] = terms.get(name, 0) + values.detach().sum() / divisor
+            loss = losses.sum() / divisor
+            mean.add_(loss.detach())
+            return loss
+
+        with distributed.all_or_none(self.device, lambda failed: [mean]):
             shape = (total, *self._shape(pictures))
             labels, draws = self._draw(labels, shape)
             noise = self._draw_encoding(shape)
-            for rows in _slices(len(pictures), config.micro_batch):
-                losses = self._losses(pictures[rows], take(labels, rows), draws, rows, noise)
-                loss = losses.sum() / full
-                loss.backward()
-                mean += loss.detach()
-            if not len(pictures):  # fewer than there are processes, which all sum the same tensors
-                self._gradients(blank=True)
-        gradients = self._gradients()
-        norm = nn.utils.get_total_norm(gradients)
+            for rows in others:
+                with self.parallel.accumulate(self.prepared):
+                    loss_of(rows).backward()
+            loss = loss_of(last)
+        self.parallel.backward(loss)
+        norm = self.parallel.clip(self.losses.parameters(), config.optim.clip)
         if not math.isfinite(float(mean)) or not math.isfinite(float(norm)):
             raise self._diverged(pictures, labels, draws, indices, noise, total)
-        if config.optim.clip is not None:
-            nn.utils.clip_grads_with_norm_(self.model.parameters(), config.optim.clip, norm)
 
         self.savable = False  # until this step is whole
         rate = learning_rate(config.optim, self.images_seen, total, config.images)
@@ -118,9 +134,12 @@ class Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.ema.update(self.model, self.step)
+        self.objectives_ema.update(self.losses.objectives, self.step)
         self.savable = True
-        loss_of_pictures = float(mean) * full / total
-        return {"loss": loss_of_pictures, "gradient_norm": float(norm), "learning_rate": rate}
+        known = {"loss": mean} | (terms if len(terms) > 1 else {})
+        distributed.sum_over_processes(list(known.values())[1:])
+        of_pictures = {name: float(value) * full / total for name, value in known.items()}
+        return {**of_pictures, "gradient_norm": float(norm), "learning_rate": rate}
 
     def run(self, deadline: float | None = None) -> bool:
         """Train to the end of the settings; return False when Ctrl-C or SIGTERM came first.
@@ -133,7 +152,8 @@ class Trainer:
             self.images, self.order, self.images_seen, config.batch_size, share=self._share()
         )
         gap = 60 * config.checkpoint.every_minutes
-        saving_due = Schedule(gap, gap)
+        clock = Schedule(gap, gap)
+        saving_due = (lambda: False) if distributed.rank() else clock.due
         began = self.step
         deadline = None if distributed.rank() else deadline
         self.model.train()
@@ -143,7 +163,9 @@ class Trainer:
             held.enter_context(closing(stream))
             stop = held.enter_context(asked_to_stop(deadline))
             try:
-                while batch := self._next(stream, stop):
+                while batch := self._next(stream, stop, saving_due):
+                    if self.saving:
+                        self.save(monitor)
                     metrics = self.train_step(*batch)
                     if monitor is None:
                         continue
@@ -151,26 +173,26 @@ class Trainer:
                     if monitor.samples_due.due():
                         self.write_samples(partial(self._agree, stop, busy=True))
                         monitor.samples_due.restart()
-                    if saving_due.due():
-                        self.save(monitor)
             except Exception as error:
                 raise self._stop_all(error, monitor, stop) from error.__cause__
             finished = self.images_seen >= config.images
+            folder = self.save(monitor)
             if monitor is not None:
-                folder = self.save(monitor)
                 if finished and self.step > began:
                     self.write_samples(stop)
                 if not finished and not stop():
                     log.info(f"saved before: {folder}")
         return finished or not self.interrupted
 
-    def _next(self, stream: Iterator[Batch], stop: Stop) -> Batch | None:
+    def _next(
+        self, stream: Iterator[Batch], stop: Stop, saving_due: Callable[[], bool]
+    ) -> Batch | None:
         """Return the next batch; None at the end, or where any process is to stop.
 
-        No process goes on before all have their batch.
+        No process goes on before all have their batch, and know whether to save before it.
         """
         batch = next(stream) if self.images_seen < self.config.images else None
-        return None if self._agree(stop) else batch
+        return None if self._agree(stop, saving_due()) else batch
 
     def _stop_all(self, error: Exception, monitor: Monitor | None, stop: Stop) -> Exception:
         """Save before an error ends the run, where that can be; return what to raise.
@@ -185,7 +207,10 @@ class Trainer:
         return error
 
     def save(self, monitor: Monitor | None = None) -> Path:
-        """Write a checkpoint of this moment, after its metrics; return its folder, see `store`."""
+        """Write a checkpoint of this moment, after its metrics; return its folder, see `store`.
+
+        All processes come here.
+        """
         self.savable = False  # an error here is no reason to try again
         if monitor is not None:
             monitor.flush()
@@ -210,22 +235,22 @@ class Trainer:
         height, width = pictures.shape[2:]
         return self.model.in_channels, height // self.codec.factor, width // self.codec.factor
 
-    def _draw(self, labels: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, Draws | ScaleDraws]:
-        """Return labels, some of them dropped, noise and times for this process's rows.
+    def _draw(self, labels: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, dict[str, Any]]:
+        """Return labels, some of them dropped, and the draws of each objective for our rows.
 
         They are drawn for the whole batch, so that they do not depend on the number of processes.
+        The first objective and the labels share a generator; each further one has its own.
         """
-        config, mine = self.config, self._share()
-        generator = generator_of(config.seed, *TRAINING, self.images_seen, device=self.device)
-        draws = self.process.draw(shape, generator)
-        if config.resolution.shift:
-            shift = shift_of_size((shape[2], shape[3]), self.shape[1:])
-            draws = draws._replace(t=shift_times(draws.t, shift))
+        config, mine, draws = self.config, self._rows(shape[0]), dict[str, Any]()
+        key = (config.seed, *TRAINING, self.images_seen)
+        generator = generator_of(*key, device=self.device)
+        for place, (name, objective) in enumerate(self.losses.objectives.items()):
+            own = generator_of(*key, 1 + place, device=self.device) if place else generator
+            draws[name] = take(objective.draw(shape, own), mine)  # type: ignore[operator]
         dropped = torch.rand(shape[0], generator=generator, device=self.device)
         dropped = dropped < config.label_dropout
         labels = labels.to(self.device)
-        labels = self.model.conditions.drop(labels, dropped[mine])
-        return labels, draws.take(mine)
+        return self.model.conditions.drop(labels, dropped[mine]), draws
 
     def _draw_encoding(self, shape: tuple[int, ...]) -> Tensor | None:
         """Return the codec's noise for this process's rows, drawn for the whole batch too."""
@@ -233,42 +258,59 @@ class Trainer:
             self.config.seed, *TRAINING, self.images_seen, 1, device=self.device
         )
         noise = self.codec.draw(shape, generator)
-        return None if noise is None else noise[self._share()]
+        return None if noise is None else noise[self._rows(shape[0])]
 
     def _losses(
         self,
         pictures: Tensor,
         labels: Tensor,
-        draws: Draws | ScaleDraws,
+        draws: Mapping[str, Any],
         rows: slice,
         noise: Tensor | None = None,
-    ) -> Tensor:
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss of each picture and its terms, see `Losses`."""
         noise = None if noise is None else noise[rows]
         data = self.codec.encode(pictures.to(self.device), noise=noise)
-        network: Any = self.model
-        if self.told:
-            resolution = Resolution((data.shape[2], data.shape[3]), self.shape[1:])
-            network = resolution.network(self.model, self.told, self.process.flow_time)
+        losses = self.losses
+        batch = Inputs(
+            data,
+            labels,
+            average=self._network(self.ema.model, data) if losses.wants_average else None,
+            pixels=pictures.to(self.device) if losses.wants_pixels else None,
+        )
         with self._autocast():
-            return self.process.loss_at(network, data, labels, draws.take(rows))
+            mine = {name: take(drawn, rows) for name, drawn in draws.items()}
+            return self.prepared(self._network(self.model, data), batch, mine)
+
+    def _network(self, model: Any, data: Tensor) -> Any:
+        """Return a network with what it is told at the size of `data`."""
+        if not self.told:
+            return model
+        resolution = Resolution((data.shape[2], data.shape[3]), self.shape[1:])
+        return resolution.network(model, self.told, self.process.flow_time)
 
     def _share(self) -> slice:
         return slice(distributed.rank(), None, distributed.world_size())
+
+    def _rows(self, total: int) -> slice:
+        """Return our rows of a batch of `total`; where there are none, one for a blank picture."""
+        share = self._share()
+        return share if range(total)[share] else slice(0, 1)
 
     def _autocast(self) -> torch.autocast:
         on = self.precision == "bfloat16"
         return torch.autocast(self.device.type, torch.bfloat16, enabled=on)
 
-    def _agree(self, stop: Stop, busy: bool = False) -> bool:
-        """Return whether any process is to stop, and note whether for a signal.
+    def _agree(self, stop: Stop, save: bool = False, busy: bool = False) -> bool:
+        """Return whether any process is to stop; note whether for a signal, and whether to save.
 
         While the first process draws pictures it asks as one who is busy, again and again; the
         others, which have come to the next step, then answer and wait.
         """
         while True:
-            flags = torch.tensor([stop(), busy, stop.signalled()], device=self.device).float()
-            distributed.sum_over_processes([flags])
-            stopped, waited_for, self.interrupted = flags.bool().tolist()
+            flags = [stop(), busy, stop.signalled(), save]
+            agreed = self.parallel.agree(flags, self.device)
+            stopped, waited_for, self.interrupted, self.saving = agreed
             if busy or not waited_for:
                 return stopped
 
@@ -278,17 +320,11 @@ class Trainer:
         where = (self.step, self.images_seen, self.config.images)
         return closing(Monitor(self.run_folder, self.config.monitor, *where, deadline))
 
-    def _gradients(self, blank: bool = False) -> list[Tensor]:
-        """Return the gradients, zeros in their place where asked for."""
-        for p in self.model.parameters() if blank else ():
-            p.grad = torch.zeros_like(p)
-        return [p.grad for p in self.model.parameters() if p.grad is not None]
-
     def _diverged(
         self,
         pictures: Tensor,
         labels: Tensor,
-        draws: Draws | ScaleDraws,
+        draws: Mapping[str, Any],
         indices: Any,
         noise: Tensor | None,
         total: int,
@@ -298,12 +334,16 @@ class Trainer:
 
         def forward() -> None:
             for rows in _slices(len(pictures), self.config.micro_batch):
-                parts.append(self._losses(pictures[rows], take(labels, rows), draws, rows, noise))
+                parts.append(
+                    self._losses(pictures[rows], take(labels, rows), draws, rows, noise)[0]
+                )
 
-        module = first_nonfinite_module(self.model, forward)
+        module = first_nonfinite_module(self.losses, forward)
         bad = (~torch.cat(parts).isfinite()).nonzero().flatten().tolist()
-        names = ", ".join(self.images.item_name(int(indices[i])) for i in bad[:3])
-        gradient = first_nonfinite_gradient(self.model)
+        names = ", ".join(
+            self.images.item_name(int(indices[i])) for i in bad[:3] if i < len(indices)
+        )
+        gradient = first_nonfinite_gradient(self.losses)
         where = module or (f"the gradient of {gradient}" if gradient else "the gradient's norm")
         begun = self.begun_from
         if begun == checkpoint.folder_of(self.run_folder, self.step):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from safetensors.torch import save_file
 
 from convflow.cli.main import main
 from convflow.models.zoo import SIZES, load_model
+from convflow.recipes import create_config
 from tests.cases import read_golden
 
 ODD = "blocks.0.attn.qkv.weight"
@@ -127,6 +129,25 @@ def test_memory_of_a_recipe(capsys: pytest.CaptureFixture[str]) -> None:
     text = ask(capsys, "digits.flowdcn", "--batch-size", "2")
     assert "\n  training\n    weights" in text
     assert "counted with 1000 classes" in text
+
+
+def test_memory_in_latents_of_another_autoencoder(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sixteen pixels a cell, eight channels; its weights are nowhere."""
+    config = {"block_out_channels": [8] * 5, "latent_channels": 8}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    recipe = create_config("imagenet.dico_s")
+    codec = replace(recipe.codec, autoencoder=str(tmp_path))
+    other = replace(recipe, codec=codec)
+    monkeypatch.setattr("convflow.recipes.create_config", lambda name: other)
+    words = ["imagenet.dico_s", "--size", "512", "--json"]
+    memory = json.loads(ask(capsys, *words))["memory"]
+    size = json.loads(ask(capsys, "dico-s", "--size", "256", "--json"))["memory"]
+    more = 4 * 9 * 128 * (4 + 4)  # of the stem, and of the head where it learns no variance
+    assert memory["sampling"]["weights"] > size["sampling"]["weights"] + more / 2
+    activations = (memory["sampling"]["activations"], size["sampling"]["activations"])
+    assert activations[0] == pytest.approx(activations[1], rel=0.1)
 
 
 def test_weights_that_are_no_whole_network_are_described_as_far_as_they_go(

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from convflow.conditions.labels import take
 from convflow.processes import ddpm as module
 from convflow.processes.ddpm import DDPM
 from convflow.processes.flow import Draws
@@ -132,7 +133,7 @@ def test_steps_are_uniform_and_follow_the_generator_alone():
     counts = torch.histc(t, 10, 0, 1000)
     assert ((counts - 2000).square() / 2000).sum() < 27.9
     assert all(a.equal(b) for a, b in zip(draw(3, 5), draw(3, 5), strict=True))
-    assert draw(3, 5).take(slice(1, None, 2)).t.equal(draw(3, 5).t[1::2])
+    assert take(draw(3, 5), slice(1, None, 2)).t.equal(draw(3, 5).t[1::2])
 
 
 def test_the_mean_learns_from_the_error_and_the_variance_from_the_bound():

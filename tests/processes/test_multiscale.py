@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from convflow.conditions.labels import take
 from convflow.processes.contract import Stage
 from convflow.processes.decomposition import DECOMPOSITIONS, pack, unpack
 from convflow.processes.multiscale import MultiscaleFlow, ScaleDraws
@@ -69,7 +70,7 @@ def test_noise_is_normal_and_its_own_for_each_scale():
     noise = draws_of(SEVERAL).noise.flatten(1)
     assert noise.shape[1] == 1 + 4 + 16
     assert (noise.T.cov() - torch.eye(21)).abs().max() < 0.03
-    taken = draws_of(SEVERAL, 9).take(slice(1, None, 3))
+    taken = take(draws_of(SEVERAL, 9), slice(1, None, 3))
     assert isinstance(taken, ScaleDraws)
     assert taken.noise.equal(draws_of(SEVERAL, 9).noise[1::3])
     assert taken.active.equal(draws_of(SEVERAL, 9).active[1::3])

@@ -11,6 +11,7 @@ import torch
 from convflow import recipes
 from convflow.bundle.config import SamplingConfig
 from convflow.cli.main import main
+from convflow.codecs import META, create_codec
 from convflow.data.sources import open_source
 from convflow.models.backbone import check_size
 from convflow.models.zoo import create_model
@@ -18,8 +19,8 @@ from convflow.nn.embed import TimeEmbedding
 from convflow.processes.process import create_process
 from convflow.recipes import SOURCE, create_config, find_target, imagenet, list_recipes
 from convflow.settings.read import to_dict
+from convflow.training.build import build_network
 from convflow.training.keys import from_dict
-from convflow.training.launch import build_model
 from convflow.training.overrides import describe, override
 from tests.cases import build as build_case
 from tests.cases import inputs
@@ -43,12 +44,12 @@ def test_settings_survive_json(name):
 def build(name):
     """The network of a recipe without its numbers, the recipe, and the codec's factor."""
     config = create_config(name)
-    latent = config.codec.kind == "latent"
-    channels, classes = (4, 1000) if latent else (config.data.channels, 10)
+    codec = create_codec(dataclasses.asdict(config.codec), META)
     process = create_process(dataclasses.asdict(config.process))
+    classes = 1000 if config.codec.kind == "latent" else 10
     with torch.device("meta"):
-        model = build_model(config, classes, process.learned_variance, channels)
-    return model, config, 8 if latent else 1
+        model = build_network(config, classes, codec, process)
+    return model, config, codec.factor
 
 
 @pytest.mark.parametrize("name", NAMES)

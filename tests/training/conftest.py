@@ -10,8 +10,8 @@ import torch
 
 from benchmarks.reliability import kills
 from convflow.recipes import create_config
+from convflow.training.build import build_trainer
 from convflow.training.config import TrainConfig
-from convflow.training.launch import build_trainer
 from convflow.training.overrides import override
 from convflow.training.trainer import Trainer
 

@@ -22,7 +22,7 @@ from benchmarks.reliability import kills
 from convflow import distributed as d
 from convflow.data.loader import Images
 from convflow.recipes import create_config
-from convflow.training import launch
+from convflow.training import build, launch
 from convflow.training.checkpoint import EMA
 from convflow.training.overrides import override
 from convflow.training.trainer import Trainer
@@ -99,7 +99,7 @@ FAILING = """
     attempt("replaced", shared / "replaced", "--data.on-bad", "skip")
     if rank:
         Images._picture = picture
-        launch._measure = lambda *given: 1 / 0  # the first measures for all
+        build._measure = lambda *given: 1 / 0  # the first measures for all
     scales = ["--process.factors", "2", "--process.standardize", "true", "--sampling.steps", "2"]
     attempt("scales", shared / "scales", "--process", "dfm", *scales)
 names = [place.read_text() for place in Path("/proc/self/task").glob("*/comm")]  # of its threads

@@ -8,7 +8,6 @@ import re
 import shutil
 
 import pytest
-import torch
 
 from convflow import storage
 from convflow.bundle.config import read_pipeline
@@ -94,17 +93,6 @@ def test_another_process_is_another_run(tiny, tmp_path):
         launch.train(tiny("--images 8 --process ddpm"), tmp_path / "run")
 
 
-def test_weights_are_a_function_of_the_seed_alone(tiny):
-    first = launch.build_model(tiny(), 2).state_dict()
-    torch.manual_seed(99)
-    before = torch.get_rng_state()
-    second = launch.build_model(tiny(), 2).state_dict()
-    other = launch.build_model(tiny("--seed 1"), 2).state_dict()
-    assert torch.equal(before, torch.get_rng_state())
-    assert all(torch.equal(first[name], second[name]) for name in first)
-    assert not all(torch.equal(first[name], other[name]) for name in first)
-
-
 def test_changed_settings_are_named_and_nothing_changes(tiny, run):
     before = digest(run)
     message = "was started with other settings: batch_size (8, now 4), seed (0, now 1); give"
@@ -136,20 +124,6 @@ def test_nothing_is_written_before_all_is_checked(tiny, tmp_path, words, message
     assert not (tmp_path / "new").exists()
 
 
-def test_a_variance_needs_a_network_that_can_learn_one(tiny, monkeypatch):
-    monkeypatch.setattr(launch, "settings_of", lambda name: ["width"])
-    launch.build_model(tiny(), 2)
-    message = "a variance, got flowdcn; add --process.variance small"
-    with pytest.raises(InputError, match=message):
-        launch.build_model(tiny("--process ddpm"), 2, learned_variance=True)
-
-
-def test_more_processes_than_pictures_in_a_batch(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(launch.distributed, "world_size", lambda: 9)
-    with pytest.raises(InputError, match="at least one picture for each of 9 processes, got 8"):
-        launch.build_trainer(tiny(), tmp_path, torch.device("cpu"))
-
-
 def test_a_second_training_in_the_folder_is_refused(tiny, run):
     with (run / ".lock").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -174,7 +148,7 @@ def test_a_system_without_locks_is_no_obstacle(tiny, run, monkeypatch):
 
 
 def test_other_processes_neither_claim_nor_write(tmp_path, monkeypatch):
-    monkeypatch.setattr(launch.distributed, "rank", lambda: 1)
+    monkeypatch.setattr(build.distributed, "rank", lambda: 1)
     with claimed(tmp_path / "run", "training", "--run", first=False):
         assert not (tmp_path / "run").exists()
 

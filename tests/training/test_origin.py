@@ -17,6 +17,7 @@ from convflow.models.pyramid import Pyramid
 from convflow.models.zoo import create_model, load_model
 from convflow.nn.embed import LabelEmbedding
 from convflow.recipes import create_config
+from convflow.training import build as training
 from convflow.training import checkpoint, launch
 from convflow.training.origin import Origin, begin_from
 from convflow.training.overrides import override
@@ -50,7 +51,7 @@ def plain(settings, tmp_path_factory):
 
 def begun(config, run):
     """The network and the average of a run that has not made a step."""
-    trainer = launch.build_trainer(config, run, CPU)[0]
+    trainer = training.build_trainer(config, run, CPU)[0]
     return trainer.model.eval(), trainer.ema.model
 
 

@@ -15,6 +15,7 @@ import torch
 
 from convflow.data.loader import batches
 from convflow.nn.reach import ReachSchedule
+from convflow.parallel.single import Single
 from convflow.pipeline import Pipeline
 from convflow.processes.ddpm import DDPM
 from convflow.training import checkpoint
@@ -62,7 +63,7 @@ def test_the_loss_is_the_mean_over_the_global_batch(tiny, trainer_of):
     batch = next(stream_of(trainer))
     labels, draws = trainer._draw(batch.labels, (batch.total, *trainer.shape))
     with torch.no_grad():
-        expected = trainer._losses(batch[0], labels, draws, slice(None)).mean()
+        expected = trainer._losses(batch[0], labels, draws, slice(None))[0].mean()
     assert trainer.train_step(*batch)["loss"] == pytest.approx(float(expected), rel=1e-6)
 
 
@@ -112,7 +113,8 @@ def test_a_share_sees_its_rows_of_the_same_draws(tiny, trainer_of, monkeypatch, 
         monkeypatch.setattr(Trainer, "_share", lambda self, rank=rank: slice(rank, None, 3))
         mine_labels, mine = trainer._draw(labels[rank::3], (8, *trainer.shape))
         assert torch.equal(mine_labels, whole_labels[rank::3])
-        assert all(torch.equal(m, w[rank::3]) for m, w in zip(mine, whole, strict=True))
+        pairs = zip(mine["process"], whole["process"], strict=True)
+        assert all(torch.equal(part, all_of_it[rank::3]) for part, all_of_it in pairs)
 
 
 @pytest.mark.parametrize("stop", [3, 4, 11])
@@ -139,7 +141,7 @@ def test_a_stopped_run_goes_on_to_the_same_files(tiny, trainer_of, tmp_path, mon
     config = tiny()
     straight, first = trainer_of(config, tmp_path / "a"), trainer_of(config, tmp_path / "b")
     assert straight.run()
-    monkeypatch.setattr(first, "_agree", lambda stop: first.step == 7)
+    monkeypatch.setattr(first, "_agree", lambda stop, save: first.step == 7)
     assert first.run()  # as where the time is over; no signal came
     assert checkpoint.list_steps(tmp_path / "b") == [7]
     assert not (tmp_path / "b/samples").exists()
@@ -190,11 +192,11 @@ def test_who_waits_for_previews_answers_until_they_end(tiny, trainer_of, monkeyp
         tensors[0] += torch.tensor(others.pop(0))
 
     monkeypatch.setattr("convflow.distributed.sum_over_processes", add_another)
-    others[:] = [(0, 1, 0), (1, 1, 0), (1, 0, signal_came)]
+    others[:] = [(0, 1, 0, 0), (1, 1, 0, 0), (1, 0, signal_came, 1)]
     assert trainer._agree(stop)
     assert others == []
-    assert trainer.interrupted == bool(signal_came)
-    others[:] = [(1, 0, 1), (0, 0, 0)]  # of who waits: who draws is told, or goes on
+    assert (trainer.interrupted, trainer.saving) == (bool(signal_came), True)
+    others[:] = [(1, 0, 1, 0), (0, 0, 0, 0)]  # of who waits: who draws is told, or goes on
     assert trainer._agree(stop, busy=True)
     assert not trainer._agree(stop, busy=True)
 
@@ -246,7 +248,7 @@ def test_the_one_bad_picture_is_named(tiny, trainer_of, monkeypatch):
 
     def poisoned(labels, shape):
         labels, draws = draw(labels, shape)
-        draws.noise[5] = torch.nan
+        draws["process"].noise[5] = torch.nan
         return labels, draws
 
     monkeypatch.setattr(trainer, "_draw", poisoned)
@@ -352,19 +354,26 @@ def test_a_small_batch_of_a_bucket_is_a_part_of_a_step(tiny, trainer_of, monkeyp
     trainer = trainer_of(tiny(f"{BUCKETS} --batch-size 32 --micro-batch {micro}"))
     pixels, labels, indices, total, full = next(b for b in stream_of(trainer) if b.total < b.full)
     labels_drawn, draws = trainer._draw(labels, (total, *trainer._shape(pixels)))
-    expected = trainer._losses(pixels, labels_drawn, draws, slice(None)).sum()
+    expected = trainer._losses(pixels, labels_drawn, draws, slice(None))[0].sum()
     gradients = torch.autograd.grad(expected / full, list(trainer.model.parameters()))
-    summed = []
-    monkeypatch.setattr("convflow.distributed.sum_over_processes", summed.append)
+    losses, found = [], []
+    clip = Single.clip
+
+    def keep(self, parameters, most):
+        held = list(parameters)
+        found.append([parameter.grad.clone() for parameter in held])
+        return clip(self, held, most)
+
+    monkeypatch.setattr(Single, "clip", keep)
     for rank in range(ranks):
         share = slice(rank, None, ranks)
         worker = trainer_of(trainer.config)
         monkeypatch.setattr(Trainer, "_share", lambda self, share=share: share)
         step = worker.train_step(pixels[share], labels[share], indices[share], total, full)
-        assert step["loss"] == pytest.approx(float(summed[-1][0]) * full / total)
-    parts = [told[:-1] for told in summed]  # without who failed
-    for found, known in zip(zip(*parts, strict=True), (expected / full, *gradients), strict=True):
-        torch.testing.assert_close(sum(found), known, rtol=1e-4, atol=1e-7)
+        losses.append(step["loss"])
+    assert sum(losses) == pytest.approx(float(expected) / total, rel=1e-5)
+    for parts, known in zip(zip(*found, strict=True), gradients, strict=True):
+        torch.testing.assert_close(sum(parts), known, rtol=1e-4, atol=1e-7)
 
 
 @pytest.mark.parametrize("stop", [1, 3, 7])
@@ -409,14 +418,14 @@ def test_a_run_with_buckets_ends_and_draws_pictures_of_the_plain_size(tiny, trai
 
 
 def test_a_process_without_a_picture_takes_part(tiny, trainer_of, monkeypatch):
-    trainer = trainer_of(tiny())
-    sums = []
-    monkeypatch.setattr("convflow.distributed.sum_over_processes", sums.append)
+    trainer, gradients = trainer_of(tiny()), []
     pixels, labels, indices, *_ = next(stream_of(trainer))
     monkeypatch.setattr(Trainer, "_share", lambda self: slice(3, None, 4))
-    trainer.train_step(pixels[:0], labels[:0], indices[:0], 2, 2)
-    assert len(sums[0]) == 2 + len(list(trainer.model.parameters()))  # the mean, who failed
-    assert not any(tensor.any() for tensor in sums[0])
+    for parameter in trainer.model.parameters():
+        parameter.register_hook(gradients.append)
+    step = trainer.train_step(pixels[:0], labels[:0], indices[:0], 2, 2)
+    assert (step["loss"], step["gradient_norm"]) == (0, 0)
+    assert len(gradients) == len(list(trainer.model.parameters()))
 
 
 def test_larger_sizes_favour_noise_and_reach_farther(tiny, trainer_of, monkeypatch):
@@ -424,7 +433,7 @@ def test_larger_sizes_favour_noise_and_reach_farther(tiny, trainer_of, monkeypat
     plain, told = trainer_of(tiny("--model.depth 10")), trainer_of(tiny(words))
     labels = torch.zeros(6, dtype=torch.int64)
     for shape, shift in (((6, 1, 8, 8), 1.0), ((6, 1, 16, 16), 2.0), ((6, 1, 8, 16), 2**0.5)):
-        t, later = (trainer._draw(labels, shape)[1].t for trainer in (plain, told))
+        t, later = (trainer._draw(labels, shape)[1]["process"].t for trainer in (plain, told))
         torch.testing.assert_close(later, t / (t + (1 - t) * shift))
     seen = []
     trunk = type(told.model).trunk
@@ -482,4 +491,4 @@ def test_what_is_not_told_of_sizes_is_refused(tiny, trainer_of, words, message):
 def test_a_process_that_does_not_fit_the_network_is_refused(tiny, trainer_of):
     t = trainer_of(tiny())
     with pytest.raises(InputError, match="with channels for a variance, as the process ddpm has"):
-        Trainer(t.config, t.model, DDPM(), t.codec, t.images, t.run_folder)
+        Trainer(t.config, t.losses, DDPM(), t.codec, t.images, t.run_folder)

@@ -1,0 +1,77 @@
+"""The contract of an objective: from a batch and its draws to the loss of each picture, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor, nn
+
+
+class Wants(NamedTuple):
+    """What a step must supply to an objective beside clean data and labels.
+
+    Attributes:
+        features: blocks of the network, counted from 0, whose features it reads.
+        average: whether it calls the network with averaged weights.
+        pixels: whether it looks at the pictures as they are.
+    """
+
+    features: tuple[int, ...] = ()
+    average: bool = False
+    pixels: bool = False
+
+
+class Inputs(NamedTuple):
+    """The pictures of one process, or some of them, as objectives see them.
+
+    Attributes:
+        data: clean pictures in model space.
+        labels: `num_classes` means "no label".
+        features: by block, after the first call of the network in this step; (B, h, w, D).
+        average: the network with averaged weights, called as the network is; None if not wanted.
+        pixels: the clean pictures with levels 0..255; None if not wanted.
+    """
+
+    data: Float[Tensor, "B C H W"]
+    labels: Int[Tensor, " B"]
+    features: Mapping[int, Float[Tensor, "B h w D"]] = {}
+    average: Callable[..., Any] | None = None
+    pixels: UInt8[Tensor, "B K Hp Wp"] | None = None
+
+
+class Objective(nn.Module):
+    """One part of the loss of a training; a module, for it may have parameters of its own.
+
+    Its parameters are trained, averaged and saved with those of the network. A subclass is built as
+    `Kind(network, process, **settings)` before the first step; it must not keep the network as an
+    attribute, since the network is a part of every call. The class may have any further settings,
+    which the user gives as `--objectives.NAME.SETTING`.
+
+    Attributes:
+        wants: what the step must supply; may depend on the settings.
+    """
+
+    wants: Wants = Wants()
+
+    def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> Any:
+        """Return what is random in one step, for a whole batch of `shape` (B, C, H, W).
+
+        Tensors of B rows in any nest of tuples and dictionaries, or None. They are made on the
+        generator's device for the batch of all processes, so they do not depend on their number.
+        """
+        return None
+
+    def terms(
+        self, network: Callable[..., Any], batch: Inputs, draws: Any
+    ) -> dict[str, Float[Tensor, " B"]]:
+        """Return losses of each picture by name; their sum is what the objective makes smaller.
+
+        Args:
+            network: `network(x, t, labels)`, to be trained.
+            batch: the pictures.
+            draws: the rows of `draw` that belong to them.
+        """
+        raise NotImplementedError

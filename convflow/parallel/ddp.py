@@ -1,0 +1,64 @@
+"""Data parallel training: every process holds the network and a share of the batch."""
+
+from __future__ import annotations
+
+import warnings
+from contextlib import AbstractContextManager
+from typing import cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from convflow import distributed
+from convflow.parallel.single import Single
+
+
+class DDP(Single):
+    """Torch's `DistributedDataParallel`: gradients are summed while the backward pass still runs.
+
+    Every trained parameter must take part in every step. That all processes begin with the same
+    weights is for the caller to see to.
+    """
+
+    def prepare(self, module: nn.Module) -> nn.Module:
+        """Return a module whose backward pass exchanges gradients."""
+        with warnings.catch_warnings(action="ignore", category=FutureWarning):
+            prepared = DistributedDataParallel(  # torch 2.13 renames an argument, not quite
+                module, broadcast_buffers=False, init_sync=False, gradient_as_bucket_view=True
+            )
+        prepared.register_comm_hook(None, lambda _, bucket: _sum(bucket))  # its own takes the mean
+        return prepared
+
+    def accumulate(self, module: nn.Module) -> AbstractContextManager[object]:
+        """Return a context in which forward and backward pass exchange nothing."""
+        return cast(DistributedDataParallel, module).no_sync()
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of the sum of `loss` over all processes.
+
+        A process that fails here leaves the group, for the others wait in the midst of an
+        exchange; they then leave too.
+
+        Raises:
+            InputError: another process was lost.
+        """
+        try:
+            loss.backward()
+        except Exception as error:
+            dist.destroy_process_group()
+            if isinstance(error, dist.DistError) or "gloo" in str(error):
+                raise distributed.lost(error) from error
+            raise
+
+
+def create_parallel() -> Single:
+    """Return the engine for as many processes as there are."""
+    return DDP() if distributed.world_size() > 1 else Single()
+
+
+def _sum(bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+    exchange = dist.all_reduce(bucket.buffer(), async_op=True)
+    assert exchange is not None
+    return exchange.get_future().then(lambda done: done.value()[0])

@@ -1,0 +1,242 @@
+"""The parts of a training, each from settings: process, pictures, network, and all together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from convflow import distributed
+from convflow.codecs import Codec, create_codec
+from convflow.data.buckets import batch_of
+from convflow.data.check import Report
+from convflow.data.loader import Images, Order
+from convflow.data.sources import Source
+from convflow.models.backbone import Backbone, check_size
+from convflow.models.memory import MemoryEstimate
+from convflow.models.zoo import create_model, settings_of
+from convflow.objectives.table import create_objectives
+from convflow.processes.flow import FlowMatching
+from convflow.processes.process import Process, create_process
+from convflow.seeds import TRAINING, generator_of
+from convflow.training import checkpoint
+from convflow.training.config import TrainConfig
+from convflow.training.origin import begin_from, fit_settings, read_origin
+from convflow.training.pictures import (
+    SELECTION,
+    look_at_pictures,
+    open_pictures,
+    order_pictures,
+    training_sizes,
+)
+from convflow.training.places import describe_paths, find_paths
+from convflow.training.step import Losses
+from convflow.training.trainer import Trainer, choose_precision
+from convflow.types import InputError, Size
+
+MEASURED_PICTURES = 10_000
+"""Of so many pictures at most the deviations of the scales are measured."""
+
+
+class Data(NamedTuple):
+    """The pictures of a training, their order, and what a look at all of them found."""
+
+    images: Images
+    order: Order
+    report: Report
+
+
+def build_trainer(config: TrainConfig, run: Path, device: torch.device) -> tuple[Trainer, Report]:
+    """Return a Trainer with its network on `device`, and what a look at all pictures found.
+
+    Raises:
+        InputError: settings, data or weights to begin from that do not fit each other.
+    """
+    processes = distributed.world_size()
+    if config.batch_size < processes:
+        raise InputError(
+            f"--batch-size: expected at least one picture for each of {processes} processes, "
+            f"got {config.batch_size}; raise it or use fewer processes"
+        )
+    found = find_paths(config, run) if (run / "config.json").is_file() else config
+    source = open_pictures(found.data)
+    process = open_process(config)
+    codec = create_codec(asdict(found.codec), device)
+    begun = bool(checkpoint.list_steps(run))
+    origin = read_origin(found) if config.init and not begun else None
+    if origin is not None:
+        config = fit_settings(config, origin.model)
+    build = partial(build_network, config, len(source.class_names), codec, process)
+    sizes = fitting_sizes(config, build, codec.factor, process)
+    _check_memory(config, build, max(sizes, key=math.prod), codec.factor, device)
+    images, order, report = open_data(config, source, sizes, run if begun else None, device)
+    config = know_constants(config, codec, process, images, device)
+    process = create_process(asdict(config.process))
+    model = build()
+    losses = build_losses(config, model, process, codec.factor)
+    report.notes = [*report.notes, *describe_paths(config, found)]
+    if origin is not None:
+        report.notes = [*report.notes, *begin_from(model, origin, source.class_names)]
+    return Trainer(config, losses.to(device), process, codec, images, run, order), report
+
+
+def open_process(config: TrainConfig) -> Process:
+    """Return the process of a training, or raise InputError where other settings do not fit it."""
+    process = create_process(asdict(config.process))
+    config.sampling.sampler().check_process(process)
+    if config.resolution.shift and not isinstance(process, FlowMatching):
+        raise InputError("--resolution.shift: expected the process flow with it; leave it out")
+    return process
+
+
+def fitting_sizes(
+    config: TrainConfig, build: Callable[[], Backbone], factor: int, process: Process
+) -> tuple[Size, ...]:
+    """Return the sizes to train at in pixels, all of which fit codec, process and network.
+
+    Args:
+        config: the complete settings.
+        build: makes the network; called where its weights take no memory.
+        factor: pixels along a side of a cell of model space.
+        process: which may halve pictures again and again.
+
+    Raises:
+        InputError: a size that does not fit; the message names the nearest that does.
+    """
+    for size in (
+        config.data.size,
+        *config.data.sizes,
+    ):  # before a network is built for absurd factors
+        process.sizes(size, factor)
+    with torch.device("meta"):
+        multiple = factor * math.lcm(build().multiple, process.multiple)
+    sizes = training_sizes(config.data, multiple)
+    for height, width in (config.data.size, *sizes):
+        check_size(height, width, multiple)
+    return sizes
+
+
+def open_data(
+    config: TrainConfig,
+    source: Source,
+    sizes: tuple[Size, ...],
+    begun: Path | None,
+    device: torch.device,
+) -> Data:
+    """Return the pictures of a training after a look at all of them.
+
+    Args:
+        config: the complete settings.
+        source: the pictures.
+        sizes: to train at, in pixels.
+        begun: the run folder where the training goes on from a checkpoint, whose pictures it then
+            keeps; None for a new run.
+        device: of this process.
+
+    Raises:
+        InputError: as of `look_at_pictures`.
+    """
+    kept = begun / SELECTION if begun else None
+    images, report = look_at_pictures(source, config.data, kept, device)
+    return Data(images, order_pictures(images, report, sizes, config.data, config.seed), report)
+
+
+def know_constants(
+    config: TrainConfig, codec: Codec, process: Process, images: Images, device: torch.device
+) -> TrainConfig:
+    """Return settings with the constants that autoencoder and pictures give where none are set.
+
+    All processes come here, whatever each knows, so that none waits for another.
+    """
+    find = partial(_find_deviations, process, images, codec, device)
+    deviations = distributed.from_first(find, device)
+    if process.unmeasured:
+        config = replace(config, process=replace(config.process, deviations=deviations))
+    known = {name: codec.settings[name] for name in ("scale", "shift") if name in codec.settings}
+    return replace(config, codec=replace(config.codec, **known))
+
+
+def build_network(
+    config: TrainConfig, num_classes: int, codec: Codec, process: Process
+) -> Backbone:
+    """Return the network of `config`, its random weights a function of the seed alone.
+
+    Args:
+        config: the complete settings.
+        num_classes: of the data.
+        codec: tells the channels of model space.
+        process: which may want channels for a variance.
+
+    Raises:
+        InputError: settings that fit neither the network nor the data and process.
+    """
+    channels, learned = codec.channels(config.data.channels), process.learned_variance
+    given: dict[str, Any] = {"num_classes": num_classes, "in_channels": channels}
+    if "learned_variance" in settings_of(config.model["name"]):
+        given["learned_variance"] = learned
+    elif learned:
+        raise InputError(
+            f"expected a network that can learn a variance, got {config.model['name']}; add "
+            "--process.variance small, or choose another --model.name"
+        )
+    for key, value in given.items():
+        if config.model.get(key, value) != value:
+            latent = key == "in_channels" and config.codec.kind == "latent"
+            origin = "process" if key == "learned_variance" else "codec" if latent else "data"
+            raise InputError(
+                f"--model.{key.replace('_', '-')}: expected {value} as in the {origin}, "
+                f"got {config.model[key]}; leave it out"
+            )
+    settings = process.adapt(given | config.model)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(generator_of(config.seed).initial_seed())
+        return create_model(settings.pop("name"), **settings)
+
+
+def build_losses(config: TrainConfig, network: Backbone, process: Process, factor: int) -> Losses:
+    """Return the network with the objectives of `config`, whose weights the seed alone decides."""
+    height, width = config.data.size
+    cells = (height // factor, width // factor) if config.resolution.shift else None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(generator_of(config.seed, *TRAINING, 0, 0, 0).initial_seed())
+        return Losses(network, create_objectives(config.objectives, network, process, cells))
+
+
+def _check_memory(
+    config: TrainConfig,
+    build: Callable[[], Backbone],
+    size: Size,
+    factor: int,
+    device: torch.device,
+) -> None:
+    """Raise InputError when a step at the largest size cannot fit into memory."""
+    whole = batch_of(size, config.batch_size, math.prod(config.data.size))
+    share = math.ceil(whole / distributed.world_size())
+    batch = min(share, config.micro_batch or share)
+    half = choose_precision(config.precision, device) == "bfloat16"
+    estimate = MemoryEstimate(build, size, batch, factor, half, training=True)
+    estimate.check(distributed.free_memory(device), "micro-batch")
+
+
+def _find_deviations(
+    process: Process, images: Images, codec: Codec, device: torch.device
+) -> tuple[float, ...]:
+    """Return the deviations of the scales where they must be measured, else ()."""
+    return _measure(process, images, codec, device) if process.unmeasured else ()
+
+
+def _measure(
+    process: Process, images: Images, codec: Codec, device: torch.device
+) -> tuple[float, ...]:
+    """Return the deviations of the scales over evenly spaced pictures."""
+    count = min(len(images), MEASURED_PICTURES)
+    places = np.linspace(0, len(images) - 1, count).round().astype(np.int64)
+    parts = np.array_split(places, math.ceil(count / 64))
+    batches = (codec.encode(images.batch(part)[0].to(device)) for part in parts)
+    return process.measure(batches)

@@ -1,0 +1,54 @@
+"""The loss of a training step: network and objectives as one module."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from convflow.models.backbone import Backbone
+from convflow.objectives.objective import Inputs, Objective
+from convflow.objectives.table import Weighted
+
+
+class Losses(nn.Module):
+    """Everything that is trained, as one module that an engine of `parallel` can prepare.
+
+    Args:
+        network: the network.
+        objectives: by name, with their weights.
+    """
+
+    def __init__(self, network: Backbone, objectives: Mapping[str, Weighted]) -> None:
+        super().__init__()
+        self.network = network
+        self.objectives = nn.ModuleDict({name: o for name, (o, _) in objectives.items()})
+        self.weights = {name: weight for name, (_, weight) in objectives.items()}
+        self.blocks = {block for o, _ in objectives.values() for block in o.wants.features}
+        self.wants_average = any(o.wants.average for o, _ in objectives.values())
+        self.wants_pixels = any(o.wants.pixels for o, _ in objectives.values())
+
+    def forward(
+        self, network: Callable[..., Any], batch: Inputs, draws: Mapping[str, Any]
+    ) -> tuple[Float[Tensor, " B"], dict[str, Float[Tensor, " B"]]]:
+        """Return the loss of each picture, and its terms as `objective.term`, without weights.
+
+        Args:
+            network: this network with what it is told at the size of the batch.
+            batch: the pictures; features are added.
+            draws: of each objective, for these pictures.
+        """
+        terms: dict[str, Tensor] = {}
+        whole: Tensor | None = None
+        with self.network.features_after(self.blocks) as features:
+            batch = batch._replace(features=features)
+            for name, module in self.objectives.items():
+                objective: Objective = module  # type: ignore[assignment]
+                for term, loss in objective.terms(network, batch, draws[name]).items():
+                    terms[f"{name}.{term}"] = loss
+                    weighted = loss * self.weights[name]
+                    whole = weighted if whole is None else whole + weighted
+        assert whole is not None, "an objective has at least one term"
+        return whole, terms

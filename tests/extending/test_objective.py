@@ -1,0 +1,97 @@
+"""An objective of a user: trained, killed, gone on with, sampled, all from the command line."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import safetensors.torch
+
+from benchmarks.reliability import kills
+from convflow.cli.main import main
+from convflow.training import checkpoint
+
+ALIGN = (
+    "--objectives.align.kind tests.extending.align:Align --objectives.align.weight 0.5 "
+    "--objectives.align.width 8 --device cpu --precision float32"
+).split()
+
+
+@pytest.fixture(scope="module")
+def train(tmp_path_factory):
+    """Return a function that trains in a folder with the objective and more words."""
+    data = kills.make_pictures(tmp_path_factory.mktemp("pictures"))
+    words = ["pictures.flowdcn", "--data", str(data), *kills.SETTINGS, *ALIGN]
+    return lambda run, *more: main(["train", *words, "--run", str(run), *more])
+
+
+@pytest.fixture(scope="module")
+def run(train, tmp_path_factory):
+    """A run of four steps at once."""
+    run = tmp_path_factory.mktemp("align") / "run"
+    assert train(run, "--images", "32") == 0
+    return run
+
+
+def objectives(run, step=4):
+    path = checkpoint.folder_of(run, step) / checkpoint.OBJECTIVES
+    return safetensors.torch.load_file(path)
+
+
+def test_its_parameters_are_trained_and_averaged_and_its_terms_logged(run, train, tmp_path):
+    assert train(tmp_path / "run", "--images", "8") == 0
+    first, last = objectives(tmp_path / "run", 1), objectives(run)
+    assert not first["raw/align.project.weight"].equal(last["raw/align.project.weight"])
+    assert not last["ema/align.project.weight"].equal(last["raw/align.project.weight"])
+    assert first["raw/align.teacher.weight"].equal(last["raw/align.teacher.weight"])
+    *_, line = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    names = {"step", "images", "gradient_norm", "learning_rate"}
+    assert line.keys() == names | {"loss", "process.loss", "align.similarity"}
+    terms = line["process.loss"] + 0.5 * line["align.similarity"]
+    assert line["loss"] == pytest.approx(terms, rel=1e-5)
+    assert -1 < line["align.similarity"] < 1
+
+
+def test_a_run_in_parts_ends_with_the_same_bits(run, train, tmp_path):
+    parts = tmp_path / "parts"
+    for images in ("16", "32"):
+        assert train(parts, "--images", images) == 0
+    assert kills.differences(run, parts) == []
+    assert (checkpoint.folder_of(parts, 4) / checkpoint.OBJECTIVES).is_file()
+
+
+def test_it_is_sampled_as_any_model_is(run, tmp_path):
+    grid = tmp_path / "grid.png"
+    assert main(["sample", str(run), "--num", "2", "--device", "cpu", "--out", str(grid)]) == 0
+    assert grid.is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--objectives.align.blok 1", "unknown setting 'blok'; did you mean 'block'"),
+        ("--objectives.align.block 99", "expected a block from 0 to 0, got 99"),
+        ("--objectives.align.weight -1", "--objectives.align.weight: expected a number of at le"),
+        ("--objectives.align.width x", "tests.extending.align:Align cannot be built"),
+        ("--objectives.align 1", "expected --objectives.NAME.SETTING, got --objectives.align"),
+        ("--objectives.other.weight 1", "--objectives.other.kind: expected package.module:Name"),
+        ("--objectives.align.kind tests.extending.align:Algin", "did you mean 'Align'?"),
+    ],
+)
+def test_what_does_not_fit_is_refused(train, tmp_path, capsys, words, message):
+    assert train(tmp_path / "run", *words.split()) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_another_weight_is_another_run(run, train, capsys):
+    assert train(run, "--objectives.align.weight", "0") == 2
+    assert "other settings: objectives.align.weight (0.5, now 0)" in capsys.readouterr().err
+
+
+def test_a_file_alone_runs_no_code_of_a_user(run):
+    script = f"from convflow.cli.main import main; print(main(['train', '--resume', {str(run)!r}]))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout.strip() == "2"
+    assert "--import tests.extending.align" in done.stderr
