@@ -5,6 +5,7 @@ One process needs no set-up: every function then answers for a world of one.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -81,6 +82,7 @@ def process_group(device: torch.device) -> Iterator[None]:
     try:
         yield
     finally:
+        gc.collect()  # of modules prepared by torch, which hold the group and so its threads
         if dist.is_initialized():  # unless it was left after an error
             dist.destroy_process_group()
 

@@ -9,10 +9,14 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
+
+import torch
 
 from convflow import distributed
 from convflow.bundle.run import say_passed_over
 from convflow.data.check import Report
+from convflow.data.loader import Images
 from convflow.data.sources import find_source
 from convflow.models.zoo import settings_of
 from convflow.settings.fields import Pixels
@@ -61,57 +65,94 @@ def train(
             settings that differ from those the run was started with and may not.
         Diverged: the loss stopped being finite.
     """
-    began, changes = time.monotonic(), list[Change]()
-    device = distributed.choose_device(config.device)
+    began, device = time.monotonic(), distributed.choose_device(config.device)
     with distributed.process_group(device), ExitStack() as held:
         with distributed.all_or_none(device):
-            known = (run / "config.json").is_file()
-            if known:
-                held.enter_context(claimed(run, "training", "--run", distributed.rank() == 0))
-            config, before = _check_folder(store_paths(config, run), run)
-            trainer, report = build_trainer(config, run, device)
-            if epochs is not None:
-                images, line = count_images(epochs, len(trainer.images))
-                report.notes = [*report.notes, line]
-                trainer.config = replace(trainer.config, images=images)
-            if not known:
-                held.enter_context(claimed(run, "training", "--run", distributed.rank() == 0))
-            config, steps = trainer.config, checkpoint.list_steps(run)
-            if steps:
-                trainer.load(checkpoint.folder_of(run, steps[-1]))
-                last = trainer.order.largest(config.batch_size)
-                if trainer.images_seen - last >= config.images:
-                    raise InputError(
-                        f"--{'epochs' if epochs else 'images'}: expected at least the "
-                        f"{trainer.images_seen:,} images that {run} has seen, got "
-                        f"{config.images:,}; raise it to go on"
-                    )
-        agree_on_start(trainer)
+            start = _prepare(config, run, device, epochs, held)
+        agree_on_start(start.trainer)
         with distributed.all_or_none(device):
-            if before is not None:
-                changes = find_changes(resolve_paths(before, run), resolve_paths(config, run))
-            if distributed.rank() == 0:
-                write_text(run / "config.json", json.dumps(to_dict(config), indent=2))
-                if trainer.images_seen >= config.images:
-                    changes = []  # nothing is trained with them
-                else:
-                    changes = record_changes(changes, run, trainer.step, trainer.images_seen)
-                keep_selection(trainer.images, report, run / SELECTION)
-                _introduce(trainer, report, changes)
-                if known and not steps:
-                    log.info(f"no checkpoint in {run} yet; beginning again from the start")
+            _write_down(start, run)
         _look_for_folder(run)
-        finished = trainer.run(None if minutes is None else began + 60 * minutes)
-        replaced = set().union(*distributed.gather(list(trainer.images.replaced)))
+        finished = start.trainer.run(None if minutes is None else began + 60 * minutes)
+        _say_replaced(start.trainer.images)
         if distributed.rank() == 0:
-            if len(replaced) == 1:
-                log.info("1 picture could not be read; another stood in its place")
-            elif replaced:
-                log.info(
-                    f"{len(replaced):,} pictures could not be read; others stood in their places"
-                )
-            say_end(trainer, finished, None if minutes is None else time.monotonic() - began)
+            seconds = None if minutes is None else time.monotonic() - began
+            say_end(start.trainer, finished, seconds)
+        del start  # and with it what holds the group of processes
         return finished
+
+
+class _Start(NamedTuple):
+    """A training before its first step.
+
+    Attributes:
+        trainer: at the moment of the newest checkpoint, if there is one.
+        report: what a look at all pictures found.
+        before: the settings in the newest checkpoint.
+        known: whether the run folder was there.
+    """
+
+    trainer: Trainer
+    report: Report
+    before: TrainConfig | None
+    known: bool
+
+
+def _prepare(
+    config: TrainConfig, run: Path, device: torch.device, epochs: float | None, held: ExitStack
+) -> _Start:
+    """Return a training with everything checked; `held` keeps the run folder for this program."""
+    known = (run / "config.json").is_file()
+    if known:
+        held.enter_context(claimed(run, "training", "--run", distributed.rank() == 0))
+    config, before = _check_folder(store_paths(config, run), run)
+    trainer, report = build_trainer(config, run, device)
+    if epochs is not None:
+        images, line = count_images(epochs, len(trainer.images))
+        report.notes = [*report.notes, line]
+        trainer.config = replace(trainer.config, images=images)
+    if not known:
+        held.enter_context(claimed(run, "training", "--run", distributed.rank() == 0))
+    config = trainer.config
+    if steps := checkpoint.list_steps(run):
+        trainer.load(checkpoint.folder_of(run, steps[-1]))
+        last = trainer.order.largest(config.batch_size)
+        if trainer.images_seen - last >= config.images:
+            raise InputError(
+                f"--{'epochs' if epochs else 'images'}: expected at least the "
+                f"{trainer.images_seen:,} images that {run} has seen, got {config.images:,}; "
+                "raise it to go on"
+            )
+    return _Start(trainer, report, before, known)
+
+
+def _write_down(start: _Start, run: Path) -> None:
+    """Write settings, changes and pictures into the run folder, and say what begins."""
+    trainer, config, changes = start.trainer, start.trainer.config, list[Change]()
+    if start.before is not None:
+        changes = find_changes(resolve_paths(start.before, run), resolve_paths(config, run))
+    if distributed.rank():
+        return
+    write_text(run / "config.json", json.dumps(to_dict(config), indent=2))
+    if trainer.images_seen >= config.images:
+        changes = []  # nothing is trained with them
+    else:
+        changes = record_changes(changes, run, trainer.step, trainer.images_seen)
+    keep_selection(trainer.images, start.report, run / SELECTION)
+    _introduce(trainer, start.report, changes)
+    if start.known and not checkpoint.list_steps(run):
+        log.info(f"no checkpoint in {run} yet; beginning again from the start")
+
+
+def _say_replaced(images: Images) -> None:
+    """Say how many pictures could not be read on any process."""
+    replaced = set().union(*distributed.gather(list(images.replaced)))
+    if distributed.rank() or not replaced:
+        return
+    if len(replaced) == 1:
+        log.info("1 picture could not be read; another stood in its place")
+    else:
+        log.info(f"{len(replaced):,} pictures could not be read; others stood in their places")
 
 
 def read_run_config(run: Path) -> TrainConfig:

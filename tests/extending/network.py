@@ -7,11 +7,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from convflow.models.backbone import Backbone
+from convflow.models.backbone import PictureBackbone
 from convflow.nn.embed import LabelEmbedding, TimeEmbedding
 
 
-class Net(Backbone):
+class Net(PictureBackbone):
     """`depth` convolutions of `width` channels; a new one predicts zero."""
 
     @dataclass(frozen=True)
