@@ -82,6 +82,10 @@ class Backbone(nn.Module, PyTorchModelHubMixin, library_name="convflow", tags=["
     def check_arguments(self) -> None:
         """Raise InputError when `forward` would, for what it takes besides: here nothing."""
 
+    def begin_from(self, model: Backbone) -> None:
+        """Take the weights of a trained network of the same settings."""
+        self.load_state_dict(model.state_dict())
+
     def save_weights(self, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
         """Write `model.safetensors` and `config.json` into an existing folder.
 

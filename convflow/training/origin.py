@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from convflow.models.backbone import Backbone
-from convflow.models.zoo import load_model, load_strictly
+from convflow.models.zoo import load_model
 from convflow.nn.embed import LabelEmbedding
 from convflow.processes.process import PROCESSES, has_scales
 from convflow.storage import read_json
@@ -106,10 +106,7 @@ def begin_from(model: Backbone, origin: Origin, class_names: Sequence[str]) -> l
     note = _note(tuple(class_names), model.num_classes, origin, rows)
     for new, old in zip(_tables(model), _tables(trained), strict=True):
         old.weight = nn.Parameter(_mapped(new.weight.detach(), old.weight.detach(), rows))
-    if inner:
-        model.begin_from(trained)  # type: ignore[operator]
-    else:
-        load_strictly(model, trained.state_dict(), name)
+    model.begin_from(trained)
     return [note] if note else []
 
 
