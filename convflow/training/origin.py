@@ -52,9 +52,10 @@ def read_origin(config: TrainConfig) -> Origin:
         known = read_pipeline(read_json(described)) if described.is_file() else None
     except InputError as error:
         raise InputError(f"--init: {error}") from error
+    others = PROCESSES.find(config.process.kind, trusted=False).begins_from
     for key in MEANING if known else ():
         ours, theirs = getattr(config.process, key), getattr(known.process, key)  # type: ignore[union-attr]
-        if ours != theirs and not (key == "kind" and theirs in PROCESSES[ours].begins_from):
+        if ours != theirs and (key != "kind" or theirs not in others):
             raise InputError(
                 f"--init: expected weights trained with the process {key} {ours}, got "
                 f"{config.init} with {theirs}; give others, or --process.{key} {theirs}"
