@@ -96,6 +96,10 @@ class Backbone(nn.Module, PyTorchModelHubMixin, library_name="convflow", tags=["
     def check_options(self) -> None:
         """Raise InputError when `forward` would, for its options: here there are none."""
 
+    def begin_from(self, model: Backbone) -> None:
+        """Take the weights of a trained network of the same settings."""
+        self.load_state_dict(model.state_dict())
+
     def save_weights(self, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
         """Write `model.safetensors` and `config.json` into an existing folder.
 

@@ -144,11 +144,15 @@ class Pyramid(Backbone):
         """Take the weights of a trained network, as `from_backbone` does, and draw nothing.
 
         Args:
-            model: a trained flow with the settings of the backbone inside.
+            model: a trained flow with the settings of the backbone inside, or with those of this
+                pyramid.
 
         Raises:
             InputError: this pyramid shows the backbone no coarse pictures of its own resolution.
         """
+        if model.num_scales > 1:
+            super().begin_from(model)
+            return
         stem, head = self.stems[0], self.heads[0]
         if not isinstance(stem, RepeatStem) or not isinstance(head, MeanHead):
             raise InputError(

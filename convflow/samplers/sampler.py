@@ -271,21 +271,23 @@ class Sampler:
         for stage in stages:
 
             def report(
-                step: int, of: int, x: Tensor, done: int = done, here: Stage = stage
+                step: int, of: int, x: Tensor, done: int = done, rest: int = total - stage.steps
             ) -> None:
                 if callback is not None:  # steps that guidance leaves out do not count
-                    callback(done + step, total - here.steps + of, process.finish(x, size, stages))
-
-            def field_of(network: Any, here: Stage = stage) -> Field:
-                if isinstance(process, DDPM) and self.solver in ANCESTRAL_SOLVERS:
-                    return process.chain(network)
-                return process.field(network, here, noise)
+                    callback(done + step, rest + of, process.finish(x, size, stages))
 
             state = process.start(noise, draw, stage, state)
-            state = self._solve(process, guide(field_of), state, labels, stage, draw, report)
+            field = guide(partial(self._field, process, stage, noise))
+            state = self._solve(process, field, state, labels, stage, draw, report)
             done += stage.steps
         assert state is not None
         return process.finish(state, size, stages)
+
+    def _field(self, process: Process, stage: Stage, noise: Tensor, network: Any) -> Field:
+        """Return what the solver asks of a network: a velocity, or its own prediction."""
+        if isinstance(process, DDPM) and self.solver in ANCESTRAL_SOLVERS:
+            return process.chain(network)
+        return process.field(network, stage, noise)
 
     def _solve(
         self,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from convflow.bundle.config import read_pipeline
 from convflow.bundle.folder import DESCRIPTION, find_weights
 from convflow.models.backbone import Backbone
-from convflow.models.zoo import load_model, load_strictly
+from convflow.models.zoo import load_model
 from convflow.nn.embed import LabelEmbedding
 from convflow.processes.process import PROCESSES, has_scales
 from convflow.settings.read import differences, show
@@ -50,9 +50,10 @@ def read_origin(config: TrainConfig) -> Origin:
         known = read_pipeline(read_json(described)) if described.is_file() else None
     except InputError as error:
         raise InputError(f"--init: {error}") from error
+    others = PROCESSES.find(config.process.kind, trusted=False).begins_from
     misfits = config.process.misfits(known.process) if known else {}
     for key, (ours, theirs) in misfits.items():
-        if not (key == "kind" and theirs in PROCESSES[ours].begins_from):
+        if not (key == "kind" and theirs in others):
             raise InputError(
                 f"--init: expected weights trained with the process {key} {ours}, got "
                 f"{config.init} with {theirs}; give others, or --process.{key} {theirs}"
@@ -104,10 +105,7 @@ def begin_from(model: Backbone, origin: Origin, class_names: Sequence[str]) -> l
     note = _note(tuple(class_names), model.num_classes, origin, rows)
     for new, old in zip(_tables(model), _tables(trained), strict=True):
         old.weight = nn.Parameter(_mapped(new.weight.detach(), old.weight.detach(), rows))
-    if inner:
-        model.begin_from(trained)  # type: ignore[operator]
-    else:
-        load_strictly(model, trained.state_dict(), name)
+    model.begin_from(trained)
     return [note] if note else []
 
 

@@ -163,7 +163,7 @@ class Stand(torch.nn.Module):
         super().__init__()
         self.function, self.inner = function, model
         self.num_classes, self.in_channels = model.num_classes, model.in_channels
-        self.learned_variance = model.learned_variance
+        self.learned_variance, self.conditions = model.learned_variance, model.conditions
 
     def forward(self, x, t, y):
         return self.function(x, t, y)
