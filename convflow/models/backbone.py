@@ -199,7 +199,7 @@ class PictureBackbone(Backbone):
         t: Float[Tensor, " B"],
         y: Int[Tensor, " B"],
         **options: Any,
-    ) -> Float[Tensor, "B O H W"]:
+    ) -> Float[Tensor, "B O _ _"]:
         """Predict what the process trains.
 
         Args:
@@ -209,7 +209,8 @@ class PictureBackbone(Backbone):
             **options: as `trunk` takes them.
 
         Returns:
-            As tall and wide as `x`; O is 2C where the variance is learned, else C.
+            As tall and wide as `x`, or as what a stem has mirrored it to; O is 2C where the
+            variance is learned, else C.
 
         Raises:
             InputError: a channel count, size or option that does not fit the network.
