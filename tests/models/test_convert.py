@@ -48,8 +48,10 @@ WRAPPINGS = {
 }
 
 
-@pytest.mark.parametrize("wrapping", WRAPPINGS)
-@pytest.mark.parametrize("suffix", [None, ".pt", ".pth", ".ckpt"])
+@pytest.mark.parametrize(
+    ("wrapping", "suffix"),
+    [*((name, None) for name in WRAPPINGS), ("plain", ".pt"), ("ema", ".pth"), ("model", ".ckpt")],
+)
 def test_state_dicts_and_pickles(golden, tmp_path, wrapping, suffix):
     content = WRAPPINGS[wrapping](golden[0])
     if suffix is None:
@@ -284,8 +286,9 @@ def training_checkpoint(state, **arguments):
     return {"model": worse(state), "ema": state, "opt": {"state": {}}, "args": args}
 
 
-@pytest.mark.parametrize("family", ["dit", "sit"])
-@pytest.mark.parametrize("suffix", [None, ".pt", ".ckpt", ".safetensors"])
+@pytest.mark.parametrize(
+    ("family", "suffix"), [("dit", None), ("sit", ".pt"), ("dit", ".ckpt"), ("sit", ".safetensors")]
+)
 def test_dit_and_sit_are_read_alike(family, suffix, tmp_path):
     golden = read_golden(f"{family}_tiny")
     weights = golden[0]
@@ -483,8 +486,11 @@ def test_dit_tensors_that_do_not_fit_are_named(change, message):
 @pytest.mark.parametrize("how", [lambda t: torch.zeros(()), lambda t: t[..., :0], lambda t: t[:0]])
 @pytest.mark.parametrize("family", ["flowdcn", "dico", "dit"])
 def test_a_tensor_of_any_other_shape_is_refused_in_one_line(family, how, tmp_path):
+    """One tensor of each kind, that of the first block: sizes are read off it."""
     weights, heads = read_golden(f"{family}_tiny")[0], 4 if family == "dit" else None
-    for name, tensor in weights.items():
+    kinds = {re.sub(r"\d+", "*", name): name for name in reversed(weights)}
+    for name in kinds.values():
+        tensor = weights[name]
         changed = weights | {name: how(tensor)}
         if changed[name].shape == tensor.shape or name.endswith(("_prior", "pos_embed")):
             continue
@@ -551,8 +557,10 @@ def test_tensors_of_no_family_are_counted(tmp_path):
     assert (found["family"], found["parameters"], found["dtypes"]) == ("unknown", 6, ["float16"])
 
 
-@pytest.mark.parametrize("size", [(1, 3), (13, 5)])
-@pytest.mark.parametrize("family", ["flowdcn", "dico", "dit", "sit"])
+@pytest.mark.parametrize(
+    ("family", "size"),
+    [("flowdcn", (13, 5)), ("dico", (1, 3)), ("dit", (13, 5)), ("sit", (1, 3))],
+)
 def test_a_converted_network_takes_any_rectangle(family, size):
     """Smaller and larger than that of its golden; in float64 it says the same."""
     weights = read_golden(f"{family}_tiny")[0]
