@@ -73,7 +73,10 @@ def test_the_parameters_are_those_of_the_released_module(released):
         assert count + FIXED[model.family](model) == row["params"]
 
 
-@pytest.mark.parametrize(("pixels", "index"), [(256, 0), (512, 1), (1024, 2)])
+LARGE = [pytest.param(*row, marks=pytest.mark.slow) for row in ((512, 1), (1024, 2))]
+
+
+@pytest.mark.parametrize(("pixels", "index"), [(256, 0), *LARGE])
 def test_the_multiply_accumulates_are_those_of_the_released_module(released, pixels, index):
     """Matrix products and convolutions; torch does not count the sampling, see the next test."""
     name, model = released
