@@ -483,18 +483,26 @@ def test_dit_tensors_that_do_not_fit_are_named(change, message):
         load_official(change(read_golden("dit_tiny")[0]), family="dit", num_heads=4)
 
 
-OTHER_SHAPES = [lambda t: torch.zeros(()), lambda t: t[..., :0], lambda t: t[:0]]
+OTHER_SHAPES = {
+    "no side": lambda tensor: torch.zeros(()),
+    "no column": lambda tensor: tensor[..., :0],
+    "no row": lambda tensor: tensor[:0],
+}
+BROKEN = [
+    *((family, how) for family in ("flowdcn", "dit") for how in OTHER_SHAPES),
+    ("dico", "no row"),  # where a size divides by another
+    *(pytest.param("dico", how, marks=pytest.mark.slow) for how in ("no side", "no column")),
+]
 
 
-@pytest.mark.parametrize("how", OTHER_SHAPES, ids=["none", "no column", "no row"])
-@pytest.mark.parametrize("family", ["flowdcn", pytest.param("dico", marks=pytest.mark.slow), "dit"])
+@pytest.mark.parametrize(("family", "how"), BROKEN)
 def test_a_tensor_of_any_other_shape_is_refused_in_one_line(family, how, tmp_path):
     """One tensor of each kind, that of the first block: sizes are read off it."""
     weights, heads = read_golden(f"{family}_tiny")[0], 4 if family == "dit" else None
     kinds = {re.sub(r"\d+", "*", name): name for name in reversed(weights)}
     for name in kinds.values():
         tensor = weights[name]
-        changed = weights | {name: how(tensor)}
+        changed = weights | {name: OTHER_SHAPES[how](tensor)}
         if changed[name].shape == tensor.shape or name.endswith(("_prior", "pos_embed")):
             continue
         with pytest.raises(InputError) as caught:
