@@ -30,17 +30,15 @@ from tests.tolerance import BFLOAT16_WEIGHTS, assert_close_rms
 
 
 @pytest.mark.parametrize("case", MODELS)
-@pytest.mark.parametrize(
-    ("batch", "size"), [(0, (2, 3)), (1, (1, 1)), (1, (3, 5)), (3, (4, 2)), (5, (2, 7))]
-)
-def test_a_model_takes_any_rectangle_and_batch(case, batch, size):
+def test_a_model_takes_any_rectangle_and_batch(case):
     model = build(case)
-    x, t, y = inputs(model, batch, size)
-    out = model(x, t, y)
-    channels = x.shape[1] * (2 if model.learned_variance else 1)
-    assert (out.shape, out.dtype) == ((batch, channels, *x.shape[2:]), x.dtype)
-    assert out.isfinite().all()
-    assert out.any() or not batch
+    for batch, size in ((0, (2, 3)), (1, (1, 1)), (2, (5, 3))):
+        x, t, y = inputs(model, batch, size)
+        out = model(x, t, y)
+        channels = x.shape[1] * (2 if model.learned_variance else 1)
+        assert (out.shape, out.dtype) == ((batch, channels, *x.shape[2:]), x.dtype)
+        assert out.isfinite().all()
+        assert out.any() or not batch
 
 
 @pytest.mark.parametrize("case", MODELS)
@@ -79,19 +77,13 @@ def test_a_sample_does_not_see_its_neighbours(case):
 
 
 @pytest.mark.parametrize("case", MODELS)
-def test_forward_is_deterministic_and_draws_no_random_numbers(case):
+def test_forward_is_the_same_every_time_and_in_training_and_draws_no_random_numbers(case):
     model = build(case)
     before = torch.get_rng_state()
-    first, second, third = (f(*inputs(model)) for f in (model, model, copy.deepcopy(model)))
-    assert first.equal(second)
-    assert first.equal(third)
+    first = model(*inputs(model))
+    for again in (copy.deepcopy(model), model.train()):
+        assert again(*inputs(model)).equal(first)
     assert before.equal(torch.get_rng_state())
-
-
-@pytest.mark.parametrize("case", MODELS)
-def test_training_mode_changes_nothing(case):
-    model = build(case)
-    assert model.eval()(*inputs(model)).equal(model.train()(*inputs(model)))
 
 
 @pytest.mark.parametrize("case", MODELS)
@@ -116,7 +108,9 @@ def test_bfloat16_is_nearly_the_same_function(case):
     assert_close_rms(half, expected, limit=BFLOAT16_WEIGHTS)
 
 
-@pytest.mark.parametrize("case", MODELS)
+@pytest.mark.parametrize(
+    "case", ["flowdcn-patch-3", "dico-isotropic-skip", "fcdm-pad", "dit-patch-4", "sit-rotary"]
+)
 def test_saving_and_loading_is_exact(case, tmp_path):
     model = build(case)
     model.save_pretrained(tmp_path)
@@ -233,12 +227,11 @@ def test_the_field_of_any_network_is_finite_at_all_times(case):
 
 
 @pytest.mark.parametrize("solver", SOLVER_NAMES)
-@pytest.mark.parametrize("guidance", [1.0, 2.0])
-def test_sampling_draws_no_random_numbers(solver, guidance):
+def test_sampling_draws_no_random_numbers(solver):
     model = build("flowdcn")
     noise, _, y = inputs(model)
     before = torch.get_rng_state()
-    guided = ClassifierFreeGuidance(model, model.conditions.null, guidance)
+    guided = ClassifierFreeGuidance(model, model.conditions.null, 2.0)
     first, second = (integrate(guided, noise, y, time_grid(3), solver) for _ in range(2))
     assert before.equal(torch.get_rng_state())
     assert first.equal(second)

@@ -107,6 +107,7 @@ def test_accuracy_on_real_pictures(network):
     assert share >= float(notes()["test_accuracy"]) - 0.05
 
 
+@pytest.mark.slow
 def test_training_learns_and_its_weights_survive_the_disk(tmp_path):
     """The short form of the training: sixteen pictures, one shade per class."""
     labels = torch.arange(16) % 10

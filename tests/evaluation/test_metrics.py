@@ -214,8 +214,7 @@ def test_inception_score_does_not_depend_on_the_block(monkeypatch):
 # Precision, recall, density, coverage
 
 
-@pytest.mark.parametrize("sizes", PAIRS)
-@pytest.mark.parametrize("k", [1, 3, 5])
+@pytest.mark.parametrize(("sizes", "k"), [*zip(PAIRS, (1, 3, 5, 3, 5), strict=True), (PAIRS[0], 5)])
 def test_manifold_scores_agree_with_their_definitions(sizes, k):
     real, fake = pair(*sizes)
     expected = manifold_scores(real, fake, k)

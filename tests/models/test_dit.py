@@ -212,7 +212,11 @@ def test_scaled_positions_change_larger_sizes_alone(case, kind):
         assert not model(x, t, y, position_scaling=scaling).equal(model(x, t, y)), size
 
 
-@pytest.mark.parametrize(("case", "kind"), SCALED)
+QUICK = [("sit", "ei"), ("sit-rotary", "yarn")]
+SLOW = [pytest.param(*pair, marks=pytest.mark.slow) for pair in SCALED if pair not in QUICK]
+
+
+@pytest.mark.parametrize(("case", "kind"), [*QUICK, *SLOW])
 def test_one_graph_of_each_kind_of_scaling_serves_all_sizes(case, kind, unchecked):
     settings = TINY_DIT | {"depth": 1, "positions": "rotary" if "rotary" in case else "sincos"}
     model = perturb(create_model("sit", **settings)).requires_grad_(False)

@@ -54,8 +54,11 @@ def published(name: str, pixels: int = 256) -> dict[str, float]:
 COUNTED = [name for name in SIZES if not name.startswith("sit-")]
 """SiT is left out, see `test_a_sit_is_the_dit_of_its_size`."""
 
+SMALL = [name for name in COUNTED if name.partition("/")[0].endswith(("-s", "-b"))]
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in COUNTED if name not in SMALL]
 
-@pytest.fixture(scope="module", params=COUNTED)
+
+@pytest.fixture(scope="module", params=[*SMALL, *SLOW])
 def released(request):
     """A published size exactly as released, without memory."""
     with torch.device("meta"):
@@ -73,7 +76,10 @@ def test_the_parameters_are_those_of_the_released_module(released):
         assert count + FIXED[model.family](model) == row["params"]
 
 
-@pytest.mark.parametrize(("pixels", "index"), [(256, 0), (512, 1), (1024, 2)])
+LARGE = [pytest.param(*row, marks=pytest.mark.slow) for row in ((512, 1), (1024, 2))]
+
+
+@pytest.mark.parametrize(("pixels", "index"), [(256, 0), *LARGE])
 def test_the_multiply_accumulates_are_those_of_the_released_module(released, pixels, index):
     """Matrix products and convolutions; torch does not count the sampling, see the next test."""
     name, model = released

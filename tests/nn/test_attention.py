@@ -39,15 +39,16 @@ def expected(attention, x, heads, rotation=None):
     return (gathered @ attention.out.weight.T + attention.out.bias).view(x.shape)
 
 
-@pytest.mark.parametrize("heads", [1, 2, 4])
-@pytest.mark.parametrize("qk_norm", [False, True])
-@pytest.mark.parametrize("rotary", [False, True])
-@pytest.mark.parametrize("shape", [(2, 3, 5), (1, 1, 1), (0, 2, 2)])
-def test_it_is_its_arithmetic(heads, qk_norm, rotary, shape):
+@pytest.mark.parametrize(
+    ("heads", "qk_norm", "rotary"),
+    [(1, False, False), (2, True, False), (4, False, True), (2, True, True)],
+)
+def test_it_is_its_arithmetic(heads, qk_norm, rotary):
     attention = build(num_heads=heads, qk_norm=qk_norm)
-    x = torch.randn(*shape, 16, dtype=torch.float64)
-    rotation = rotary_positions(*shape[1:], 16 // heads, x) if rotary else None
-    assert_close_rms(attention(x, rotation), expected(attention, x, heads, rotation))
+    for shape in ((2, 3, 5), (1, 1, 1), (0, 2, 2)):
+        x = torch.randn(*shape, 16, dtype=torch.float64)
+        rotation = rotary_positions(*shape[1:], 16 // heads, x) if rotary else None
+        assert_close_rms(attention(x, rotation), expected(attention, x, heads, rotation))
 
 
 def test_positions_in_another_order_come_out_in_that_order():

@@ -58,13 +58,13 @@ def weigh(x: torch.Tensor, score: torch.Tensor) -> torch.Tensor:
     return x / (1 + torch.exp(-score))[:, None, None]
 
 
-@pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("kernel", [1, 3, 5])
-def test_a_convolution_is_a_sum_over_its_taps(size, kernel):
-    layer, x = drawn(Conv(4, 6, kernel)), maps(2, *size, 4)
-    assert_close_rms(layer(x), slide(x, layer.weight.permute(2, 3, 1, 0)) + layer.bias)
-    each = drawn(Conv(4, 4, kernel, groups=4))
-    assert_close_rms(each(x), depthwise(each, x))
+def test_a_convolution_is_a_sum_over_its_taps(kernel):
+    layer, each = drawn(Conv(4, 6, kernel)), drawn(Conv(4, 4, kernel, groups=4))
+    for size in SIZES:
+        x = maps(2, *size, 4)
+        assert_close_rms(layer(x), slide(x, layer.weight.permute(2, 3, 1, 0)) + layer.bias)
+        assert_close_rms(each(x), depthwise(each, x))
     assert Conv(4, 6, bias=False).bias is None
 
 
@@ -103,16 +103,18 @@ def test_squeeze_and_excitation_has_a_bottleneck(width, hidden):
     assert_close_rms(layer(x), weigh(x, squeezed @ out.weight.T + out.bias))
 
 
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("kernel", [3, 5, 7])
-@pytest.mark.parametrize("attention", ["cca", "se", "none"])
-@pytest.mark.parametrize("activation", ["gelu", "relu"])
-def test_the_module_is_its_five_steps(size, kernel, attention, activation):
-    layer, x = drawn(ConvMix(6, kernel, attention, activation)), maps(2, *size, 6)
-    hidden = depthwise(layer.depthwise, x @ layer.expand.weight.T + layer.expand.bias)
-    hidden = gelu(hidden) if activation == "gelu" else hidden.clamp(min=0)
-    expected = layer.attention(hidden) @ layer.out.weight.T + layer.out.bias
-    assert_close_rms(layer(x), expected)
+@pytest.mark.parametrize(
+    ("kernel", "attention", "activation"),
+    [(3, "cca", "gelu"), (5, "se", "relu"), (7, "none", "gelu"), (7, "cca", "relu")],
+)
+def test_the_module_is_its_five_steps(kernel, attention, activation):
+    layer = drawn(ConvMix(6, kernel, attention, activation))
+    for size in SIZES:
+        x = maps(2, *size, 6)
+        hidden = depthwise(layer.depthwise, x @ layer.expand.weight.T + layer.expand.bias)
+        hidden = gelu(hidden) if activation == "gelu" else hidden.clamp(min=0)
+        expected = layer.attention(hidden) @ layer.out.weight.T + layer.out.bias
+        assert_close_rms(layer(x), expected)
 
 
 def test_a_new_module_starts_with_xavier_weights_and_no_bias():

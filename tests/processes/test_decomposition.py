@@ -16,13 +16,14 @@ def pictures(*leading, height=96, width=192):
 
 @pytest.mark.parametrize("name", DECOMPOSITIONS)
 @pytest.mark.parametrize("factors", FACTORS)
-@pytest.mark.parametrize("leading", [(2, 3), (2, 3, 5), (0, 3), ()])
-def test_the_scales_sum_up_to_the_picture(name, factors, leading):
-    x, decomposition = pictures(*leading), Decomposition(name, factors)
-    parts = decomposition.split(x)
-    assert [part.shape[-2:] for part in parts] == [*decomposition.sizes((96, 192))]
-    assert all(part.shape[:-2] == leading for part in parts)
-    torch.testing.assert_close(decomposition.join(parts), x, rtol=0, atol=1e-14)
+def test_the_scales_sum_up_to_the_picture(name, factors):
+    decomposition = Decomposition(name, factors)
+    for leading in ((2, 3), (0, 3), ()) + ((2, 3, 5),) * (factors == (2, 3)):
+        x = pictures(*leading)
+        parts = decomposition.split(x)
+        assert [part.shape[-2:] for part in parts] == [*decomposition.sizes((96, 192))]
+        assert all(part.shape[:-2] == leading for part in parts)
+        torch.testing.assert_close(decomposition.join(parts), x, rtol=0, atol=1e-14)
 
 
 @pytest.mark.parametrize("name", DECOMPOSITIONS)

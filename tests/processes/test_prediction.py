@@ -58,14 +58,14 @@ def test_a_velocity_tells_all_at_both_ends(name):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize(("source", "wanted"), PAIRS)
 @pytest.mark.parametrize("name", ALL)
-def test_everything_is_finite_up_to_the_ends(name, source, wanted, dtype):
+def test_everything_is_finite_up_to_the_ends(name, dtype):
     t = torch.tensor([0, 1e-30, 1e-6, 1e-3, 1 - 1e-3, 1 - 1e-6, 1], dtype=dtype)
-    prediction, x = torch.randn(2, len(t), 1, 2, 2, dtype=dtype).unbind()
-    converted = convert(prediction, x, t, ALL[name], source, wanted)
-    assert converted.isfinite().all()
-    assert converted.abs().max() < 10 / LEAST**2
+    for source, wanted in PAIRS:
+        prediction, x = torch.randn(2, len(t), 1, 2, 2, dtype=dtype).unbind()
+        converted = convert(prediction, x, t, ALL[name], source, wanted)
+        assert converted.isfinite().all(), (source, wanted)
+        assert converted.abs().max() < 10 / LEAST**2, (source, wanted)
 
 
 @pytest.mark.parametrize("name", ["linear", "cosine"])

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,7 @@ def test_settings_survive_json(name):
     assert from_dict(json.loads(json.dumps(to_dict(config)))) == config
 
 
+@cache
 def build(name):
     """The network of a recipe without its numbers, the recipe, and the codec's factor."""
     config = create_config(name)
@@ -52,23 +54,30 @@ def build(name):
     return model, config, codec.factor
 
 
+TRACED = [n for n in NAMES if not n.startswith("imagenet.") or n.endswith("_s") or ".dfm_" in n]
+"""The others have the networks of published sizes, which tests/models/test_zoo.py traces."""
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_the_network_fits_the_pictures_and_a_rectangle(name):
+def test_the_network_fits_the_pictures(name):
     model, config, factor = build(name)
-    height, width = config.data.size
-    check_size(height, width, factor * model.multiple)
-    channels = model.in_channels * (1 + model.learned_variance)
-    for size in ((height, width), (height, width // 2)):
-        cells = (size[0] // factor, size[1] // factor)
-        with torch.device("meta"):
-            x, *others = model.blank_inputs(2, cells)
-        out = model(x, *others)
-        if config.process.kind == "dfm":
-            assert [v.shape for v in out] == [v.shape for v in x]
-            out = out[-1]
-        assert out.shape == (2, channels, *cells)
+    check_size(*config.data.size, factor * model.multiple)
     count = sum(p.numel() for p in model.parameters())
     assert count > 25e6 if name.startswith("imagenet.") else 4e5 < count < 20e6
+
+
+@pytest.mark.parametrize("name", TRACED)
+def test_the_network_takes_a_rectangle(name):
+    model, config, factor = build(name)
+    height, width = config.data.size
+    cells = (height // factor, width // 2 // factor)
+    with torch.device("meta"):
+        x, *others = model.blank_inputs(2, cells)
+    out = model(x, *others)
+    if config.process.kind == "dfm":
+        assert [v.shape for v in out] == [v.shape for v in x]
+        out = out[-1]
+    assert out.shape == (2, model.in_channels * (1 + model.learned_variance), *cells)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -240,7 +249,10 @@ def test_networks_for_shapes_differ_in_nothing_else_and_need_no_file(name):
     assert len(open_source(first.data.path)) == 50_000
 
 
-@pytest.mark.parametrize("name", NAMES)
+SHOWN = ["digits.flowdcn", "cifar10.sit_dfm", "imagenet.dico_xl", "imagenet.dfm_dit_xl_512"]
+
+
+@pytest.mark.parametrize("name", SHOWN)
 def test_help_prints_every_key_with_its_value(name, capsys):
     assert main(["train", name, "--help"]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines() if line]

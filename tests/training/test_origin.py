@@ -194,38 +194,39 @@ def tables(model):
     return [module.weight for module in model.modules() if isinstance(module, LabelEmbedding)]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize(
-    ("known", "names", "rows", "note"),
-    [
-        (CATS, CATS, [0, 1], None),
-        (CATS, ("dogs", "cats"), [1, 0], "2 of 2 classes taken from there by name (dogs, cats)"),
-        (
-            CATS,
-            ("cats", "dogs", "owls"),
-            [0, 1, None],
-            "2 of 3 classes taken from there by name (cats, dogs), 1 drawn anew (owls)",
-        ),
-        (
-            CATS,
-            ("apes", "cats"),
-            [None, 0],
-            "1 of 2 classes taken from there by name (cats), "
-            "1 drawn anew (apes), 1 left out (dogs)",
-        ),
-        (CATS, ("dogs",), [1], "1 of 1 classes taken from there by name (dogs), 1 left out (cats)"),
-        (ACCENTED[:1], ACCENTED[1:], [0], None),
-        (2, CATS, [0, 1], "2 classes taken from there by position; it has no names"),
-        (3, CATS, [None, None], "2 classes drawn anew, for there has 3; it has no names"),
-        ("01", "01", [0, 1], "2 classes taken from there by position; numbers are no names"),
-        ("01", CATS, [0, 1], "2 classes taken from there by position; numbers are no names"),
-        ("012", "01", [None, None], "2 classes drawn anew, for there has 3; numbers are no names"),
-        ("37", "73", [1, 0], "2 of 2 classes taken from there by name (7, 3)"),
-        (0, CATS, [None, None], "2 classes drawn anew, for there has none"),
-        (CATS, (), [], "no classes here, 2 of there left out"),
-        (0, (), [], None),
-    ],
-)
+LABELS = [
+    (CATS, CATS, [0, 1], None),
+    (CATS, ("dogs", "cats"), [1, 0], "2 of 2 classes taken from there by name (dogs, cats)"),
+    (
+        CATS,
+        ("cats", "dogs", "owls"),
+        [0, 1, None],
+        "2 of 3 classes taken from there by name (cats, dogs), 1 drawn anew (owls)",
+    ),
+    (
+        CATS,
+        ("apes", "cats"),
+        [None, 0],
+        "1 of 2 classes taken from there by name (cats), 1 drawn anew (apes), 1 left out (dogs)",
+    ),
+    (CATS, ("dogs",), [1], "1 of 1 classes taken from there by name (dogs), 1 left out (cats)"),
+    (ACCENTED[:1], ACCENTED[1:], [0], None),
+    (2, CATS, [0, 1], "2 classes taken from there by position; it has no names"),
+    (3, CATS, [None, None], "2 classes drawn anew, for there has 3; it has no names"),
+    ("01", "01", [0, 1], "2 classes taken from there by position; numbers are no names"),
+    ("01", CATS, [0, 1], "2 classes taken from there by position; numbers are no names"),
+    ("012", "01", [None, None], "2 classes drawn anew, for there has 3; numbers are no names"),
+    ("37", "73", [1, 0], "2 of 2 classes taken from there by name (7, 3)"),
+    (0, CATS, [None, None], "2 classes drawn anew, for there has none"),
+    (CATS, (), [], "no classes here, 2 of there left out"),
+    (0, (), [], None),
+]
+"""Classes of the origin and of the run, where its rows come from, and what is said."""
+
+RUNS = [("flowdcn", *case) for case in LABELS] + [(name, *LABELS[3]) for name in FAMILIES[1:]]
+
+
+@pytest.mark.parametrize(("family", "known", "names", "rows", "note"), RUNS)
 def test_rows_of_the_label_table_follow_the_names(family, known, names, rows, note):
     """In all tables of all families; what is no label table is that of the origin."""
     inside = "flowdcn" if family.endswith("one scale") else family

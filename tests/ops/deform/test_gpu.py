@@ -83,8 +83,9 @@ def compare(grad: Tensor, inputs: list[Tensor], border: str) -> None:
         assert_close_rms(actual, truth)
 
 
-@pytest.mark.parametrize("border", BORDERS)
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize(
+    ("case", "border"), [*zip(CASES, BORDERS * 2, strict=True), (CASES[0], "truncate")], ids=str
+)
 def test_twin_of_the_reference(case: tuple[int, ...], border: str) -> None:
     grad, *inputs = draw(case)
     compare(grad, inputs, border)
