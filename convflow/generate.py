@@ -87,7 +87,8 @@ class Samples:
                 f"expected at most {self.model.in_channels} guided channels, all that the model "
                 f"has, got {self.channels_guided}; give fewer, or all"
             )
-        if self.weaker is not None and self.weaker.num_scales > 1:
+        auto = self.guidance_kind == "auto"
+        if auto and self.weaker is not None and self.weaker.num_scales > 1:
             raise InputError(
                 "expected a weaker model of one scale, as the other is, got a pyramid of scales; "
                 "choose another"

@@ -275,9 +275,9 @@ def _scales(known: PipelineConfig, folder: Path) -> dict[str, Any]:
     from convflow.processes.process import create_process
 
     process = create_process(asdict(known.process))
-    scales = process.describe(known.size, _codec(known, folder).factor)
-    if not scales:
+    if not process.multiscale:
         return {}
+    scales = process.describe(known.size, _codec(known, folder).factor)
     sampler = known.sampling.varied(process.kind).sampler()
     sampler.check_process(process)
     scales["sizes"] = [f"{height}x{width}" for height, width in scales["sizes"]]

@@ -103,7 +103,8 @@ def find_source(path: str, *, trusted: bool = True) -> Callable[[str, bool], Sou
     Args:
         path: `package.module:Name` of a class or function; it takes the split, and whether the
             pictures are to have labels, and returns a `Source`.
-        trusted: whether the module may be imported; not by a name that a file holds.
+        trusted: whether the module may be imported, and anything be called; not by a name that a
+            file holds, which must be that of a class derived from `Source`.
 
     Raises:
         InputError: no such module or name, or nothing that can be called.
@@ -111,7 +112,13 @@ def find_source(path: str, *, trusted: bool = True) -> Callable[[str, bool], Sou
     named = re.fullmatch(r"(?!hf:)[^\W\d][\w.]*:[^\W\d]\w*", path)
     if not named or Path(path).exists():
         return None
-    return SOURCES.find(path, trusted=trusted)
+    found = SOURCES.find(path, trusted=trusted)
+    if not trusted and Source not in getattr(found, "__mro__", ()):
+        raise InputError(
+            f"expected a class derived from convflow.data.sources:Source, for a file names it, got "
+            f"{path}; derive it, or give --data {path} yourself"
+        )
+    return found
 
 
 def _open_users(path: str, make: Callable[[str, bool], Source], split: str, labels: str) -> Source:

@@ -79,7 +79,10 @@ class Backbone(nn.Module, PyTorchModelHubMixin, library_name="convflow", tags=["
     @property
     def inner(self) -> PictureBackbone:
         """The network on one picture inside; of a network on one picture itself."""
-        raise NotImplementedError
+        raise InputError(
+            f"expected a network of stem, condition, trunk and head, got {self.family}; derive it "
+            "from PictureBackbone"
+        )
 
     def __init__(self, **settings: Any) -> None:
         super().__init__()
@@ -98,7 +101,13 @@ class Backbone(nn.Module, PyTorchModelHubMixin, library_name="convflow", tags=["
 
     def begin_from(self, model: Backbone) -> None:
         """Take the weights of a trained network of the same settings."""
-        self.load_state_dict(model.state_dict())
+        try:
+            self.load_state_dict(model.state_dict())
+        except RuntimeError as error:  # of a user's network, which may build what it likes
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(
+                f"expected weights that fit {self.family}, got others ({reason}); use the same code"
+            ) from error
 
     def save_weights(self, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
         """Write `model.safetensors` and `config.json` into an existing folder.
@@ -138,7 +147,8 @@ class Backbone(nn.Module, PyTorchModelHubMixin, library_name="convflow", tags=["
             InputError: there is no such block.
         """
         found: dict[int, Tensor] = {}
-        known, hooks = self.trunk_blocks, []
+        blocks = tuple(blocks)
+        known, hooks = self.trunk_blocks if blocks else [], []
         for number in blocks:
             if not 0 <= number < len(known):
                 raise InputError(f"expected a block from 0 to {len(known) - 1}, got {number}")
@@ -156,11 +166,19 @@ class Backbone(nn.Module, PyTorchModelHubMixin, library_name="convflow", tags=["
     @torch.no_grad()
     def feature_width(self, block: int) -> int:
         """Return the channels D of the features after a block, from one small picture."""
-        device = next(self.parameters()).device
+        weight, training = next(self.parameters()), self.training
         side = self.multiple * (1 if self.multiple > 1 else 8)
-        blank = tree_map(torch.zeros_like, self.blank_inputs(1, (side, side)))
-        with self.features_after([block]) as found:
-            self(*tree_map(lambda part: part.to(device), blank))
+        blank = self.blank_inputs(1, (side, side))
+
+        def fitting(part: Tensor) -> Tensor:
+            dtype = weight.dtype if part.is_floating_point() else part.dtype
+            return torch.zeros_like(part, dtype=dtype, device=weight.device)
+
+        try:
+            with self.features_after([block]) as found:
+                self.eval()(*tree_map(fitting, blank))
+        finally:
+            self.train(training)
         return found[block].shape[-1]
 
     def blank_inputs(self, batch: int, size: Size) -> tuple[Any, ...]:

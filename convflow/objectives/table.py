@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -52,6 +53,11 @@ def create_objectives(
     for name, some in given.items():
         kind, weight = some.pop("kind", OWN if name == OWN else None), some.pop("weight", 1.0)
         place = f"--objectives.{name.replace('_', '-')}"
+        if not re.fullmatch("[a-z][a-z0-9_]*", name) or hasattr(nn.ModuleDict, name):
+            raise InputError(
+                f"{place}: expected a name of small letters, digits and dashes that torch's "
+                f"ModuleDict has no method of, got {name!r}; choose another such as align"
+            )
         if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not weight >= 0:
             raise InputError(f"{place}.weight: expected a number of at least 0, got {weight!r}")
         if not math.isfinite(weight):

@@ -18,15 +18,18 @@ from convflow.parallel.single import Single
 class DDP(Single):
     """Torch's `DistributedDataParallel`: gradients are summed while the backward pass still runs.
 
-    Every trained parameter must take part in every step. That all processes begin with the same
-    weights is for the caller to see to.
+    That all processes begin with the same weights is for the caller to see to.
     """
 
-    def prepare(self, module: nn.Module) -> nn.Module:
+    def prepare(self, module: nn.Module, *, unused: bool = False) -> nn.Module:
         """Return a module whose backward pass exchanges gradients."""
         with warnings.catch_warnings(action="ignore", category=FutureWarning):
             prepared = DistributedDataParallel(  # torch 2.13 renames an argument, not quite
-                module, broadcast_buffers=False, init_sync=False, gradient_as_bucket_view=True
+                module,
+                broadcast_buffers=False,
+                init_sync=False,
+                gradient_as_bucket_view=True,
+                find_unused_parameters=unused,
             )
         prepared.register_comm_hook(None, lambda _, bucket: _sum(bucket))  # its own takes the mean
         return prepared

@@ -14,8 +14,13 @@ from convflow import distributed
 class Single:
     """The whole network and the whole batch on one device."""
 
-    def prepare(self, module: nn.Module) -> nn.Module:
-        """Return what is called in place of `module` in training; all processes come here."""
+    def prepare(self, module: nn.Module, *, unused: bool = False) -> nn.Module:
+        """Return what is called in place of `module` in training; all processes come here.
+
+        Args:
+            module: what is trained.
+            unused: whether some of its parameters may take no part in a step.
+        """
         return module
 
     def accumulate(self, module: nn.Module) -> AbstractContextManager[object]:

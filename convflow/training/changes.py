@@ -80,6 +80,9 @@ class Change(NamedTuple):
         """The words of the command line that give its new value; empty where there is none."""
         if self.now is None and self.key.startswith("model."):  # a setting of the network before
             return ""
+        if self.now is None and self.key.startswith("objectives."):
+            objective, _, setting = self.key.rpartition(".")
+            return f"--{objective.replace('_', '-')}.weight 0" if setting == "kind" else ""
         value = show(self.now, kind_of(self.key))
         if value is None or value == []:
             value = "none"
@@ -90,6 +93,7 @@ class Change(NamedTuple):
 def find_changes(before: TrainConfig, now: TrainConfig) -> list[Change]:
     """Return every key whose value has changed, in the order of their names."""
     found = differences(to_dict(before), to_dict(now))
+    found.pop("objectives", None)  # none at all, which says less than the keys of those there are
     return [Change(key, old, new) for key, (old, new) in sorted(found.items())]
 
 

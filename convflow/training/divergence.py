@@ -56,7 +56,7 @@ def _watching(model: nn.Module) -> Iterator[list[str]]:
         return look
 
     named = (
-        (name.removeprefix("network.") or "the network", module)
+        (name.removeprefix("network.") if name not in ("", "network") else "the network", module)
         for name, module in model.named_modules()
     )
     hooks = [module.register_forward_hook(watch(name)) for name, module in named]

@@ -93,6 +93,7 @@ def samples_of(
         arguments: of the network at every call, as `read_arguments` returns them.
     """
     sampling, null, size = config.sampling, model.num_classes, config.data.size
+    guided = sampling.channels_guided
     sampler = sampling.sampler()
     return Samples(
         model,
@@ -105,7 +106,7 @@ def samples_of(
         guidance=sampling.guidance if null else 1.0,
         guidance_kind=sampling.guidance_kind,
         interval=sampling.interval,
-        channels_guided=sampling.channels_guided,
+        channels_guided=guided and min(guided, model.in_channels),
         weaker=None,
         seed=config.seed,
         label_policy=sampling.label_policy,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shlex
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -119,6 +120,8 @@ def restore(trainer: Trainer, folder: Path) -> None:
     trainer.step, trainer.images_seen = state["step"], state["images_seen"]
     if trainer.config.precision == "auto":  # stays what it was
         trainer.precision = state.get("precision", trainer.precision)
+        samples = replace(trainer.previews.samples, precision=trainer.precision)  # type: ignore[arg-type]
+        trainer.previews = replace(trainer.previews, samples=samples)
     trainer.begun_from = trainer.saved = folder
 
 

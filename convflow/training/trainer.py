@@ -80,7 +80,7 @@ class Trainer:
             for module in (model, losses.objectives)
         )
         self.parallel = create_parallel()
-        self.prepared = self.parallel.prepare(losses)
+        self.prepared = self.parallel.prepare(losses, unused=losses.of_users)
         self.optimizer = create_optimizer(losses, config.optim)
         self.told = read_arguments(model, config.resolution.arguments())
         Resolution(self.shape[1:], self.shape[1:]).check(model, self.told)
@@ -165,7 +165,8 @@ class Trainer:
             try:
                 while batch := self._next(stream, stop, saving_due):
                     if self.saving:
-                        self.save(monitor)
+                        with distributed.all_or_none(self.device):
+                            self.save(monitor)
                     metrics = self.train_step(*batch)
                     if monitor is None:
                         continue

@@ -2,8 +2,10 @@
 
 import numpy as np
 
+from convflow.data.sources import Source
 
-class Colours:
+
+class Colours(Source):
     """40 pictures of 8x8 pixels; other splits are darker."""
 
     name = "colours"
