@@ -1,7 +1,4 @@
-"""Alignment of a block's features with those of a small frozen network (REPA, Yu et al. 2024).
-
-Used as --objectives.align.kind tests.extending.align:Align, beside the loss of the process.
-"""
+"""An objective: align features of the network with those of a frozen one (REPA, Yu et al. 2024)."""
 
 from torch import nn
 
@@ -12,9 +9,9 @@ class Align(Objective):
     """Minus the cosine similarity of projected features and those of a random convolution.
 
     Args:
-        network: whose features are aligned.
-        process: that the network is trained for; not used.
-        block: after which the features are taken.
+        network: the network that is trained.
+        process: the process that it is trained with; not used here.
+        block: the block after which features are taken, counted from 0.
         width: channels of the frozen network.
     """
 
@@ -26,7 +23,7 @@ class Align(Objective):
         self.teacher = nn.Conv2d(1, width, 3, padding=1).requires_grad_(False)
 
     def terms(self, network, batch, draws):
-        """Return one term, `similarity`, in [-1, 1]; -1 is best."""
+        """Return the term `similarity` of each image, in [-1, 1]; -1 is best."""
         ours = self.project(batch.features[self.block])
         theirs = self.teacher(batch.pixels.float().mean(1, keepdim=True) / 127.5 - 1)
         theirs = nn.functional.adaptive_avg_pool2d(theirs, ours.shape[1:3]).movedim(1, -1)

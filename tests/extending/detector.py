@@ -1,11 +1,11 @@
-"""A detector in milliseconds: random projections of a 4x4 thumbnail, as a user would write one."""
+"""A detector: random projections of a 4x4 thumbnail. It takes milliseconds."""
 
 import torch
 from torch.nn import functional as F
 
 
 def load():
-    """Return a function of uint8 pictures."""
+    """Return a function from uint8 images (B, C, H, W) to a dictionary of features."""
     generator = torch.Generator().manual_seed(0)
     project = torch.randn(16, 12, generator=generator)
 

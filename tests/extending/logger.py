@@ -1,10 +1,10 @@
-"""A table of the loss, as a user writes a logger: --monitor.logger tests.extending.logger:Table."""
+"""A logger: write the loss to a table."""
 
 from convflow.training.loggers import Logger
 
 
 class Table(Logger):
-    """Lines of step and loss in `loss.csv`."""
+    """Lines of step and loss in `loss.csv` of the run folder."""
 
     def log(self, step, images_seen, metrics, speed):
         """Add a line."""

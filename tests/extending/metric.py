@@ -1,10 +1,10 @@
-"""A metric of a user's own: how far the means of two sets of features are apart."""
+"""A metric: the distance between the means of two sets of features."""
 
-from convflow.evaluation.scores import Comparison, Metric
+from convflow.evaluation.scores import Metric
 
 
-def distance(pair: Comparison) -> tuple[float]:
-    """The Euclidean distance of the means; `pair.moments` gives ours first, then the real ones."""
+def distance(pair):
+    """Return the Euclidean distance. `pair.moments` gives our mean first, then the real one."""
     ours, _, real, _ = pair.moments("features")
     return (float((ours - real).norm()),)
 
