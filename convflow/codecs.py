@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Annotated, Any, ClassVar
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from convflow import hub
-from convflow.types import InputError, unknown_name
+from convflow.settings.fields import Positive, doc
+from convflow.settings.kinds import Part, Table
+from convflow.types import InputError
 
 SD_VAE = "stabilityai/sd-vae-ft-ema"
 """The autoencoder of DiT, SiT, DiCo and FlowDCN (Rombach et al. 2022, decoder fine-tuned)."""
@@ -24,23 +26,33 @@ CHUNK_PIXELS = 2**20
 """Pixels that an autoencoder sees at once: 16 pictures of 256x256."""
 
 
-@runtime_checkable  # for the shape checks in tests
-class Codec(Protocol):
-    """From uint8 pictures to model space and back."""
+class Codec(Part):
+    """From uint8 pictures to model space and back; a frozen dataclass of its settings.
+
+    Whatever else it needs, such as an autoencoder, it reads when it is first used, or in `open`.
+    """
 
     @property
     def factor(self) -> int:
         """Pixels along a side of one cell of model space."""
+        raise NotImplementedError
+
+    def open(self, device: torch.device | None = None) -> Codec:
+        """Return the codec ready for tensors on a device, that of the network."""
+        return self
 
     @property
-    def settings(self) -> dict[str, Any]:
-        """What `create_codec` makes this codec from, as JSON has it."""
+    def network(self) -> Any:
+        """The network that encodes and decodes, a torch Module; None where there is none."""
+        return None
 
     def channels(self, image_channels: int) -> int:
         """Return the channels of model space for pictures of so many, or raise InputError."""
+        raise NotImplementedError
 
     def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor | None:
         """Return the random part of `encode` for a batch of `shape` in model space, if any."""
+        return None
 
     def encode(
         self,
@@ -50,30 +62,25 @@ class Codec(Protocol):
         noise: Float[Tensor, "B C h w"] | None = None,
     ) -> Float[Tensor, "B C h w"]:
         """Return pictures of K channels in model space, h = H / factor and w = W / factor."""
+        raise NotImplementedError
 
     def decode(self, x: Float[Tensor, "B C h w"]) -> UInt8[Tensor, "B K H W"]:
         """Return pictures; values out of range are clamped."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
-class PixelCodec:
+class PixelCodec(Codec):
     """Model space is the pixels themselves, levels 0..255 mapped to [-1, 1]."""
 
+    kind: ClassVar[str] = "pixel"
     factor: ClassVar[int] = 1
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """The kind alone."""
-        return {"kind": "pixel"}
 
     def channels(self, image_channels: int) -> int:
         """Return the same number; 1 for grey and 3 for colour."""
         if image_channels not in (1, 3):
             raise InputError(f"expected grey or colour pictures, got {image_channels} channels")
         return image_channels
-
-    def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> None:
-        """Return None and leave the generator alone: the mapping is exact."""
 
     def encode(
         self,
@@ -91,50 +98,54 @@ class PixelCodec:
         return levels.round().to(torch.uint8)
 
 
-class LatentCodec:
+@dataclass(frozen=True)
+class LatentCodec(Codec):
     """Model space is (latent - shift) scale, of the latents of a frozen autoencoder.
 
     The autoencoder is an `AutoencoderKL` of diffusers (Rombach et al. 2022): its encoder gives a
     normal distribution, from which `encode` draws. It is never trained and never stored with a
-    model, its name is.
-
-    Args:
-        autoencoder: a folder, or a Hub id "who/what", with `config.json` and safetensors.
-        scale: multiplies latents.
-        shift: taken from them before.
-        device: where the autoencoder runs, that of the network; `encode` and `decode` expect
-            their tensors there.
-
-    Raises:
-        InputError: diffusers is missing, or there is no such autoencoder.
+    model, its name is. `encode` and `decode` expect their tensors on its device.
     """
 
-    def __init__(
-        self,
-        autoencoder: str = SD_VAE,
-        scale: float = SD_SCALE,
-        shift: float = 0.0,
-        device: torch.device | None = None,
-    ) -> None:
-        self.name, self.scale, self.shift = autoencoder, scale, shift
-        self.autoencoder: Any = _load(autoencoder).to(device).eval().requires_grad_(False)
-        self.factor = 2 ** (len(self.autoencoder.config.block_out_channels) - 1)
+    kind: ClassVar[str] = "latent"
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Kind, name and constants."""
-        scale, shift = self.scale, self.shift
-        return {"kind": "latent", "autoencoder": self.name, "scale": scale, "shift": shift}
+    autoencoder: Annotated[
+        str, doc("folder or Hub id of an AutoencoderKL of diffusers, with safetensors")
+    ] = SD_VAE
+    scale: Annotated[Positive, doc("factor of latents, which brings them to unit variance")] = (
+        SD_SCALE
+    )
+    shift: Annotated[float, doc("number taken from latents before they are scaled")] = 0.0
+
+    @cached_property
+    def network(self) -> Any:
+        """The autoencoder, read when it is first asked for; InputError where that fails."""
+        return _load(self.autoencoder).eval().requires_grad_(False)
+
+    def open(self, device: torch.device | None = None) -> LatentCodec:
+        """Return the codec with its autoencoder read and moved to a device.
+
+        Raises:
+            InputError: diffusers is missing, or there is no such autoencoder.
+        """
+        codec = replace(self)
+        codec.network.to(device)
+        return codec
+
+    @cached_property
+    def factor(self) -> int:
+        """Pixels along a side of one cell of model space."""
+        return 2 ** (len(self.network.config.block_out_channels) - 1)
 
     def channels(self, image_channels: int) -> int:
         """Return the channels of the latents."""
-        wanted = self.autoencoder.config.in_channels
+        wanted = self.network.config.in_channels
         if image_channels != wanted:
             raise InputError(
-                f"--data.channels: expected {wanted} as the autoencoder {self.name} has, got "
-                f"{image_channels}; set it to {wanted}, pictures are converted"
+                f"--data.channels: expected {wanted} as the autoencoder {self.autoencoder} has, "
+                f"got {image_channels}; set it to {wanted}, pictures are converted"
             )
-        return self.autoencoder.config.latent_channels
+        return self.network.config.latent_channels
 
     def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> Float[Tensor, "*shape"]:
         """Return the standard normal part of `encode`, on the generator's device."""
@@ -165,7 +176,7 @@ class LatentCodec:
                 f"{height}x{width}; crop the pictures"
             )
         found = [
-            self.autoencoder.encode(part.to(self.autoencoder.dtype) / 127.5 - 1).latent_dist
+            self.network.encode(part.to(self.network.dtype) / 127.5 - 1).latent_dist
             for part in images.split(max(1, CHUNK_PIXELS // (height * width)))
         ]
         latents = torch.cat([each.mean for each in found])
@@ -178,42 +189,19 @@ class LatentCodec:
     @torch.no_grad()
     def decode(self, x: Float[Tensor, "B C h w"]) -> UInt8[Tensor, "B K H W"]:
         """Return the pictures of latents, rounded to the nearest levels and clamped."""
-        latents = (x / self.scale + self.shift).to(self.autoencoder.dtype)
+        latents = (x / self.scale + self.shift).to(self.network.dtype)
         chunk = max(1, CHUNK_PIXELS // (self.factor**2 * x.shape[2] * x.shape[3]))
         parts = latents.split(chunk)
-        return torch.cat([PixelCodec().decode(self.autoencoder.decode(p).sample) for p in parts])
+        return torch.cat([PixelCodec().decode(self.network.decode(p).sample) for p in parts])
 
 
 PATTERNS = ["config.json", "*.safetensors"]
 """Files of an autoencoder on the Hub."""
 
-KINDS = ("pixel", "latent")
-
-
-def create_codec(settings: Mapping[str, Any], device: torch.device | None = None) -> Codec:
-    """Return a codec from its `kind` and settings.
-
-    Args:
-        settings: `kind`, and the arguments of `LatentCodec`; with the kind "pixel" they may stand
-            there too, as in a complete configuration, as long as they have their defaults.
-        device: of the network.
-
-    Raises:
-        InputError: an unknown kind, settings that it does not have, or a missing autoencoder.
-    """
-    own = dict(settings)
-    kind = own.pop("kind", "pixel")
-    if kind not in KINDS:
-        raise InputError(unknown_name("codec", kind, KINDS))
-    if kind == "latent":
-        return LatentCodec(**own, device=device)
-    for name, default in (("autoencoder", SD_VAE), ("scale", SD_SCALE), ("shift", 0.0)):
-        if own.get(name, default) != default:
-            raise InputError(
-                f"the codec pixel has no {name}, got {own[name]}; leave it out, or choose the "
-                "codec latent"
-            )
-    return PixelCodec()
+CODECS: Table[type[Codec]] = Table(
+    "codec", Codec, {cls.kind: cls for cls in (PixelCodec, LatentCodec)}
+)
+Codec.kinds = CODECS
 
 
 def picture_channels(codec: Codec, channels: int) -> int | None:

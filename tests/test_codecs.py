@@ -11,7 +11,8 @@ import torch
 from diffusers import AutoencoderKL
 
 from convflow import codecs
-from convflow.codecs import Codec, LatentCodec, PixelCodec, create_codec, picture_channels
+from convflow.codecs import Codec, LatentCodec, PixelCodec, picture_channels
+from convflow.settings.read import read, to_dict
 from convflow.types import InputError
 from tests.autoencoder import save_autoencoder
 from tests.cases import CODECS
@@ -104,7 +105,7 @@ def test_latents_are_those_of_diffusers(latent, autoencoder, size):
 
 def test_the_noise_of_the_latents_is_standard_normal(latent):
     images = pictures(1).expand(64, -1, -1, -1)
-    posterior = latent.autoencoder.encode(images[:1].float() / 127.5 - 1).latent_dist
+    posterior = latent.network.encode(images[:1].float() / 127.5 - 1).latent_dist
     x = (latent.encode(images, seeded()) / 0.5 + 0.25 - posterior.mean) / posterior.std
     assert abs(float(x.mean())) < 0.05
     assert abs(float(x.std()) - 1) < 0.05
@@ -125,12 +126,12 @@ def test_chunks_change_nothing_but_memory(latent, monkeypatch):
     x = latent.encode(images, seeded())
     out = latent.decode(x)
     seen = []
-    encode, decode = latent.autoencoder.encode, latent.autoencoder.decode
+    encode, decode = latent.network.encode, latent.network.decode
     monkeypatch.setattr(
-        latent.autoencoder, "encode", lambda part: seen.append(len(part)) or encode(part)
+        latent.network, "encode", lambda part: seen.append(len(part)) or encode(part)
     )
     monkeypatch.setattr(
-        latent.autoencoder, "decode", lambda part: seen.append(len(part)) or decode(part)
+        latent.network, "decode", lambda part: seen.append(len(part)) or decode(part)
     )
     monkeypatch.setattr(codecs, "CHUNK_PIXELS", 2 * 32 * 48)
     assert_close_rms(latent.encode(images, seeded()), x)
@@ -145,12 +146,12 @@ def test_latents_in_float64_are_decoded_too(latent):
 
 
 def test_the_autoencoder_is_frozen_and_can_be_made_again(latent):
-    assert not any(p.requires_grad for p in latent.autoencoder.parameters())
-    assert not latent.autoencoder.training
-    again = create_codec(latent.settings)
-    assert again.settings == latent.settings
+    assert not any(p.requires_grad for p in latent.network.parameters())
+    assert not latent.network.training
+    again = read(to_dict(latent), Codec)
+    assert again == latent
     assert again.encode(pictures(), seeded()).equal(latent.encode(pictures(), seeded()))
-    assert isinstance(create_codec({}), PixelCodec)
+    assert read({}, Codec) == PixelCodec()
 
 
 def test_what_does_not_fit_an_autoencoder_is_refused(latent):
@@ -164,15 +165,15 @@ def test_what_does_not_fit_an_autoencoder_is_refused(latent):
 
 def test_kinds_and_settings_that_do_not_exist_are_refused():
     with pytest.raises(InputError, match=r"unknown codec 'latents'; did you mean 'latent'"):
-        create_codec({"kind": "latents"})
-    with pytest.raises(InputError, match=r"the codec pixel has no scale, got 2\.0; leave it out"):
-        create_codec({"kind": "pixel", "scale": 2.0})
+        read({"kind": "latents"}, Codec)
+    with pytest.raises(InputError, match="pixel has no scale; leave it out, or choose latent"):
+        read({"kind": "pixel", "scale": 0.18215}, Codec)
 
 
 def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "diffusers", None)
     with pytest.raises(InputError, match=r"needs the package diffusers.*pip install 'convflow"):
-        LatentCodec("anywhere")
+        LatentCodec("anywhere").open()
 
 
 def test_autoencoders_that_cannot_be_had_are_refused(tmp_path, monkeypatch):
@@ -182,10 +183,10 @@ def test_autoencoders_that_cannot_be_had_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
     for name, told in (("who/what", "repository"), (str(tmp_path / "no"), "nothing")):
         with pytest.raises(InputError, match=f"found .*{told}.*expected an autoencoder") as e:
-            LatentCodec(name)
+            LatentCodec(name).open()
         assert "\n" not in str(e.value)
     with pytest.raises(InputError, match="expected an autoencoder"):
-        LatentCodec(str(tmp_path))
+        LatentCodec(str(tmp_path)).open()
 
 
 def test_an_autoencoder_without_all_its_weights_is_refused(tmp_path):
@@ -195,4 +196,4 @@ def test_an_autoencoder_without_all_its_weights_is_refused(tmp_path):
     del weights["decoder.conv_in.weight"]
     safetensors.torch.save_file(weights, path, metadata={"format": "pt"})
     with pytest.raises(InputError, match=r"without decoder\.conv_in\.weight"):
-        LatentCodec(folder)
+        LatentCodec(folder).open()

@@ -59,7 +59,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def bench_solvers(arguments: Sequence[str]) -> int:
     """Search for a solver of few steps, print every solver's error, write the table."""
-    options = _parser().parse(arguments)
+    options = _parser(arguments).parse(arguments)
     if options.steps < 2:
         raise InputError("--steps: expected at least 2, got 1; one step has nothing to search")
     if options.teacher_steps < 2 * options.steps:
@@ -137,7 +137,7 @@ BENCHES = SPEED | {
 """What each takes and tells, and what runs it."""
 
 
-def _parser() -> Parser:
+def _parser(arguments: Sequence[str]) -> Parser:
     parser = Parser(
         prog="convflow bench solvers",
         description=SOLVERS,
@@ -161,7 +161,7 @@ def _parser() -> Parser:
     add("--batch-size", type=positive, default=16, help="samples at once (default: 16)")
     add("--out", type=Path, help="the table (default: solvers/steps_N.json beside the weights)")
     add("--size", type=size, help="height x width, e.g. 48x32 (default: as trained)")
-    add_sampling_options(parser, GUIDANCE)
+    add_sampling_options(parser, arguments, GUIDANCE)
     add("--seed", type=natural, default=0, help="sample i depends on (seed, i) alone")
     add("--weights", choices=("ema", "raw"), default="ema", help="averaged or last weights")
     add("--device", default="auto", help="auto, cpu, ...")

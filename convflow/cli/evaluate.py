@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +23,7 @@ from convflow.cli.options import (
     natural,
     positive,
     sampling_options,
+    sampling_settings,
     size,
 )
 from convflow.cli.output import say
@@ -57,7 +57,7 @@ EXAMPLES = """examples
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command and return its exit code."""
-    options = _parser().parse(arguments)
+    options = _parser(arguments).parse(arguments)
     if options.compare:
         if options.what or options.reference:
             raise InputError("--compare: expected result cards alone, got something to score too")
@@ -129,7 +129,7 @@ def _compare(paths: Sequence[Path], allow: Sequence[str]) -> int:
     return 0
 
 
-def _parser() -> Parser:
+def _parser(arguments: Sequence[str]) -> Parser:
     parser = Parser(
         prog="convflow evaluate",
         description=DESCRIPTION,
@@ -172,7 +172,7 @@ def _parser() -> Parser:
     add("--detector-sha256", help="refuse other weights; eight digits or more")
     sampling = parser.add_argument_group("sampling, for a model")
     sampling.add_argument("--weights", choices=("ema", "raw"), help="averaged (default) or last")
-    add_sampling_options(sampling)
+    add_sampling_options(sampling, arguments)
     return parser
 
 
@@ -211,6 +211,7 @@ def _open_subject(options: argparse.Namespace) -> Subject:
         raise missing(options.what, "a model or pictures to score")
     if _is_model(options.what):
         from convflow.pipeline import Pipeline
+        from convflow.settings.read import to_dict
         from convflow.storage import hash_tensors
 
         for name in ("split", "image_column", "channels"):
@@ -231,7 +232,7 @@ def _open_subject(options: argparse.Namespace) -> Subject:
             "weights": weights,
             "family": pipe.model.family,
             **({"backbone": pipe.model.inner.family} if pipe.model.num_scales > 1 else {}),
-            "process": asdict(pipe.process),
+            "process": to_dict(pipe.process),
             "parameters": sum(p.numel() for p in pipe.model.parameters()),
             "sha256": hash_tensors(pipe.model.state_dict()),
         }
@@ -241,7 +242,7 @@ def _open_subject(options: argparse.Namespace) -> Subject:
     from convflow.evaluation.pictures import open_pictures
     from convflow.models.memory import check_memory
 
-    for name in ("labels", "label", "weights", *OPTIONS):
+    for name in ("labels", "label", "weights", *OPTIONS, *sampling_settings()[1]):
         if getattr(options, name) is not None:
             raise InputError(
                 f"--{name.replace('_', '-')}: expected a model to sample from, got the pictures "

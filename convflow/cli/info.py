@@ -179,13 +179,9 @@ def _describe(what: str, asked: _Asked, part: str | None) -> dict[str, Any]:
 
 def _network(config: TrainConfig) -> dict[str, Any]:
     """Return name and settings of a recipe's network, of 1000 classes where the data tell them."""
-    from dataclasses import asdict
-
-    from convflow.processes.process import create_process
-
     channels = 4 if config.codec.kind == "latent" else config.data.channels
     settings: dict[str, Any] = {"num_classes": 1000, "in_channels": channels}
-    process = create_process(asdict(config.process))
+    process = config.process
     if process.learned_variance:
         settings["learned_variance"] = True
     return process.adapt(settings | config.model)
@@ -265,19 +261,15 @@ def _unreadable(folder: Path) -> dict[str, Any]:
 
 def _scales(known: PipelineConfig) -> dict[str, Any]:
     """Return how a model of scales sees a picture, and how it samples one; of others nothing."""
-    from dataclasses import asdict
-
-    from convflow.processes.process import create_process
-
-    process = create_process(asdict(known.process))
+    process = known.process
     scales = process.describe(known.size, _factor(known))
     if not scales:
         return {}
-    sampler = known.sampling.varied(process.kind).sampler()
-    sampler.check_process(process)
+    solver = known.sampling.varied(process).solver
+    solver.check(process)
     scales["sizes"] = [f"{height}x{width}" for height, width in scales["sizes"]]
     scales["deviations"] = scales["deviations"] or "as they are"
-    return {"scales": scales | {"sampling": sampler.describe(process)}}
+    return {"scales": scales | {"sampling": solver.describe(process)}}
 
 
 def _print_sizes(found: dict[str, Any]) -> None:
@@ -317,7 +309,7 @@ def _in_short(recipe: dict[str, Any]) -> dict[str, Any]:
         return {
             key: changed(value, default[key]) if isinstance(value, dict) else value
             for key, value in tree.items()
-            if value != default[key]
+            if key not in default or value != default[key]
         }
 
     defaults = to_dict(TrainConfig())

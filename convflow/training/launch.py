@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
 import math
@@ -19,7 +18,7 @@ import torch
 
 from convflow import distributed
 from convflow.bundle.run import say_passed_over
-from convflow.codecs import Codec, create_codec
+from convflow.codecs import Codec
 from convflow.data.buckets import batch_of
 from convflow.data.check import Report
 from convflow.data.loader import Images
@@ -27,7 +26,7 @@ from convflow.models.backbone import Backbone, check_size
 from convflow.models.memory import MemoryEstimate
 from convflow.models.zoo import create_model, settings_of
 from convflow.processes.flow import FlowMatching
-from convflow.processes.process import Process, create_process
+from convflow.processes.process import Process
 from convflow.seeds import generator_of
 from convflow.settings.fields import Pixels
 from convflow.settings.read import show, to_dict
@@ -148,11 +147,11 @@ def build_trainer(config: TrainConfig, run: Path, device: torch.device) -> tuple
         )
     found = find_paths(config, run) if (run / "config.json").is_file() else config
     source = open_pictures(found.data)
-    process = create_process(dataclasses.asdict(config.process))
-    config.sampling.sampler().check_process(process)
+    process = config.process
+    config.sampling.check(process)
     if config.resolution.shift and not isinstance(process, FlowMatching):
         raise InputError("--resolution.shift: expected the process flow with it; leave it out")
-    codec = create_codec(dataclasses.asdict(found.codec), device)
+    codec = found.codec.open(device)
     channels = codec.channels(data.channels)
     for size in (data.size, *data.sizes):  # before a network is built for absurd factors
         process.sizes(size, codec.factor)
@@ -176,8 +175,8 @@ def build_trainer(config: TrainConfig, run: Path, device: torch.device) -> tuple
     find = partial(_find_deviations, process, images, codec, device)
     deviations = distributed.from_first(find, device)
     if process.unmeasured:
-        config = replace(config, process=replace(config.process, deviations=deviations))
-        process = create_process(dataclasses.asdict(config.process))
+        process = process.measured(deviations)
+        config = replace(config, process=process)
     model = build()
     report.notes = [*report.notes, *describe_paths(config, found)]
     if origin is not None:
@@ -235,7 +234,7 @@ def build_model(
                 f"--model.{key.replace('_', '-')}: expected {value} as in the {origin}, "
                 f"got {config.model[key]}; leave it out"
             )
-    settings = create_process(dataclasses.asdict(config.process)).adapt(given | config.model)
+    settings = config.process.adapt(given | config.model)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator_of(config.seed).initial_seed())
         return create_model(settings.pop("name"), **settings)
@@ -293,9 +292,9 @@ def _check_folder(config: TrainConfig, run: Path) -> tuple[TrainConfig, TrainCon
     folder = checkpoint.folder_of(run, steps[-1])
     with checkpoint.readable(folder):
         before = from_dict(checkpoint.read_state(folder)["config"])
-    if config.process.standardize and not config.process.deviations:
-        known = before.process.deviations
-        config = replace(config, process=replace(config.process, deviations=known))
+    if config.process.unmeasured:
+        known = getattr(before.process, "deviations", ())
+        config = replace(config, process=config.process.measured(known))
     if config.init and "coarse" in before.model:
         config = replace(config, model={"coarse": before.model["coarse"]} | config.model)
     check_changes(find_changes(resolve_paths(before, run), resolve_paths(config, run)), run)
