@@ -46,8 +46,10 @@ often changed
   --device cpu             where to train; auto takes a GPU where there is one
   --precision float32      arithmetic of the network; auto takes bfloat16 where it is fast
   --codec latent           in latents of an autoencoder; needs pip install convflow[diffusers]
-  --process ddpm           DDPM instead of flow matching; see also --process.schedule
+  --process ddpm           DDPM instead of flow matching; see also --process.variance
   --process dfm            a flow for each scale; see also --process.factors, .decomposition
+  --import my.module       import a module of yours first, so that stored names are found; any
+                           process, codec or solver may be my.module:Name
   --model.width 256        any setting of the network; several numbers as --model.depths 2,4,8,4,2
   --data.on-bad skip       leave unreadable pictures out instead of stopping
 
