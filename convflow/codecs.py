@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Protocol, runtime_checkable
+from typing import Annotated, Any, ClassVar
 
 import msgspec
 import torch
@@ -14,8 +14,10 @@ from msgspec import Meta
 from torch import Tensor
 
 from convflow import hub
+from convflow.settings.fields import Positive, doc
+from convflow.settings.kinds import Part, Table
 from convflow.storage import read_json
-from convflow.types import InputError, unknown_name
+from convflow.types import InputError
 
 SD_VAE = "stabilityai/sd-vae-ft-ema"
 """The autoencoder of DiT, SiT, DiCo and FlowDCN (Rombach et al. 2022, decoder fine-tuned)."""
@@ -23,30 +25,42 @@ SD_VAE = "stabilityai/sd-vae-ft-ema"
 SD_SCALE = 0.18215
 """Brings its latents to about unit variance; the default of diffusers too."""
 
-META = torch.device("meta")
-"""A codec on this device knows the shape of model space and holds no weights."""
 
 CHUNK_PIXELS = 2**20
 """Pixels that an autoencoder sees at once: 16 pictures of 256x256."""
 
 
-@runtime_checkable  # for the shape checks in tests
-class Codec(Protocol):
-    """From uint8 pictures to model space and back."""
+class Codec(Part):
+    """From uint8 pictures to model space and back; a frozen dataclass of its settings.
+
+    Whatever else it needs, such as an autoencoder, it reads when it is first used, or in `open`.
+    """
 
     @property
     def factor(self) -> int:
         """Pixels along a side of one cell of model space."""
+        raise NotImplementedError
+
+    def open(self, device: torch.device | None = None) -> Codec:
+        """Return the codec ready for tensors on a device, that of the network."""
+        return self
 
     @property
-    def settings(self) -> dict[str, Any]:
-        """What `create_codec` makes this codec from, as JSON has it."""
+    def network(self) -> Any:
+        """The network that encodes and decodes, a torch Module; None where there is none."""
+        return None
+
+    def with_constants(self, other: Codec) -> Codec:
+        """Return the codec with the constants of another, of its kind, where it has none."""
+        return self
 
     def channels(self, image_channels: int) -> int:
         """Return the channels of model space for pictures of so many, or raise InputError."""
+        raise NotImplementedError
 
     def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor | None:
         """Return the random part of `encode` for a batch of `shape` in model space, if any."""
+        return None
 
     def encode(
         self,
@@ -56,30 +70,25 @@ class Codec(Protocol):
         noise: Float[Tensor, "B C h w"] | None = None,
     ) -> Float[Tensor, "B C h w"]:
         """Return pictures of K channels in model space, h = H / factor and w = W / factor."""
+        raise NotImplementedError
 
     def decode(self, x: Float[Tensor, "B C h w"]) -> UInt8[Tensor, "B K H W"]:
         """Return pictures; values out of range are clamped."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
-class PixelCodec:
+class PixelCodec(Codec):
     """Model space is the pixels themselves, levels 0..255 mapped to [-1, 1]."""
 
+    kind: ClassVar[str] = "pixel"
     factor: ClassVar[int] = 1
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """The kind alone."""
-        return {"kind": "pixel"}
 
     def channels(self, image_channels: int) -> int:
         """Return the same number; 1 for grey and 3 for colour."""
         if image_channels not in (1, 3):
             raise InputError(f"expected grey or colour pictures, got {image_channels} channels")
         return image_channels
-
-    def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> None:
-        """Return None and leave the generator alone: the mapping is exact."""
 
     def encode(
         self,
@@ -97,51 +106,75 @@ class PixelCodec:
         return levels.round().to(torch.uint8)
 
 
-class LatentCodec:
+@dataclass(frozen=True)
+class LatentCodec(Codec):
     """Model space is (latent - shift) scale, of the latents of a frozen autoencoder.
 
     The autoencoder is an `AutoencoderKL` of diffusers (Rombach et al. 2022): its encoder gives a
     normal distribution, from which `encode` draws. It is never trained and never stored with a
-    model, its name is.
-
-    Args:
-        autoencoder: a folder, or a Hub id "who/what", with `config.json` and safetensors.
-        scale: multiplies latents; None is the `scaling_factor` of `config.json`.
-        shift: taken from them before; None is the `shift_factor` of `config.json`.
-        device: where the autoencoder runs, that of the network; `encode` and `decode` expect
-            their tensors there. On `META` only `config.json` is read, and neither of them works.
-
-    Raises:
-        InputError: diffusers is missing, or there is no such autoencoder.
+    model, its name is. `encode` and `decode` expect their tensors on its device. Its `config.json`
+    alone tells the shape of latents, and the constants that are None here.
     """
 
-    def __init__(
-        self,
-        autoencoder: str = SD_VAE,
-        scale: float | None = None,
-        shift: float | None = None,
-        device: torch.device | None = None,
-    ) -> None:
-        if device != META:
-            self.autoencoder: Any = _load(autoencoder).to(device).eval().requires_grad_(False)
-        self.name, self.known = autoencoder, _read_config(autoencoder)
-        self.factor = 2 ** (len(self.known.block_out_channels) - 1)
-        self.scale = self.known.scaling_factor if scale is None else scale
-        self.shift = (self.known.shift_factor or 0.0) if shift is None else shift
+    kind: ClassVar[str] = "latent"
+
+    autoencoder: Annotated[
+        str, doc("folder or Hub id of an AutoencoderKL of diffusers, with safetensors")
+    ] = SD_VAE
+    scale: Annotated[
+        Positive | None,
+        doc("factor that brings latents to unit variance; none = that of the autoencoder"),
+    ] = None
+    shift: Annotated[
+        float | None,
+        doc("number taken from latents before they are scaled; none = that of the autoencoder"),
+    ] = None
+
+    @cached_property
+    def known(self) -> _AutoencoderConfig:
+        """What the `config.json` of the autoencoder says; InputError where it cannot be read."""
+        return _read_config(self.autoencoder)
 
     @property
-    def settings(self) -> dict[str, Any]:
-        """Kind, name and constants."""
-        scale, shift = self.scale, self.shift
-        return {"kind": "latent", "autoencoder": self.name, "scale": scale, "shift": shift}
+    def constants(self) -> tuple[float, float]:
+        """Scale and shift, those of the autoencoder where they are None."""
+        scale = self.known.scaling_factor if self.scale is None else self.scale
+        return scale, (self.known.shift_factor or 0.0) if self.shift is None else self.shift
+
+    def with_constants(self, other: Codec) -> LatentCodec:
+        """Return the codec with scale and shift of another where it has none."""
+        scale = getattr(other, "scale", None) if self.scale is None else self.scale
+        shift = getattr(other, "shift", None) if self.shift is None else self.shift
+        return replace(self, scale=scale, shift=shift)
+
+    @cached_property
+    def network(self) -> Any:
+        """The autoencoder, read when it is first asked for; InputError where that fails."""
+        return _load(self.autoencoder).eval().requires_grad_(False)
+
+    def open(self, device: torch.device | None = None) -> LatentCodec:
+        """Return the codec with its autoencoder read and moved to a device.
+
+        Raises:
+            InputError: diffusers is missing, or there is no such autoencoder.
+        """
+        scale, shift = self.constants
+        codec = replace(self, scale=scale, shift=shift)
+        codec.network.to(device)
+        return codec
+
+    @cached_property
+    def factor(self) -> int:
+        """Pixels along a side of one cell of model space."""
+        return 2 ** (len(self.known.block_out_channels) - 1)
 
     def channels(self, image_channels: int) -> int:
         """Return the channels of the latents."""
         wanted = self.known.in_channels
         if image_channels != wanted:
             raise InputError(
-                f"--data.channels: expected {wanted} as the autoencoder {self.name} has, got "
-                f"{image_channels}; set it to {wanted}, pictures are converted"
+                f"--data.channels: expected {wanted} as the autoencoder {self.autoencoder} has, "
+                f"got {image_channels}; set it to {wanted}, pictures are converted"
             )
         return self.known.latent_channels
 
@@ -174,7 +207,7 @@ class LatentCodec:
                 f"{height}x{width}; crop the pictures"
             )
         found = [
-            self.autoencoder.encode(part.to(self.autoencoder.dtype) / 127.5 - 1).latent_dist
+            self.network.encode(part.to(self.network.dtype) / 127.5 - 1).latent_dist
             for part in images.split(max(1, CHUNK_PIXELS // (height * width)))
         ]
         latents = torch.cat([each.mean for each in found])
@@ -182,15 +215,17 @@ class LatentCodec:
             noise = self.draw(latents.shape, generator)
         if noise is not None:
             latents = latents + torch.cat([each.std for each in found]) * noise.to(latents)
-        return (latents - self.shift) * self.scale
+        scale, shift = self.constants
+        return (latents - shift) * scale
 
     @torch.no_grad()
     def decode(self, x: Float[Tensor, "B C h w"]) -> UInt8[Tensor, "B K H W"]:
         """Return the pictures of latents, rounded to the nearest levels and clamped."""
-        latents = (x / self.scale + self.shift).to(self.autoencoder.dtype)
+        scale, shift = self.constants
+        latents = (x / scale + shift).to(self.network.dtype)
         chunk = max(1, CHUNK_PIXELS // (self.factor**2 * x.shape[2] * x.shape[3]))
         parts = latents.split(chunk)
-        return torch.cat([PixelCodec().decode(self.autoencoder.decode(p).sample) for p in parts])
+        return torch.cat([PixelCodec().decode(self.network.decode(p).sample) for p in parts])
 
 
 @dataclass(frozen=True)
@@ -210,35 +245,10 @@ class _AutoencoderConfig:
 KNOWN = {SD_VAE: _AutoencoderConfig(block_out_channels=(128, 256, 512, 512))}
 """Autoencoders of the Hub whose `config.json` need not be read."""
 
-KINDS = ("pixel", "latent")
-
-
-def create_codec(settings: Mapping[str, Any], device: torch.device | None = None) -> Codec:
-    """Return a codec from its `kind` and settings.
-
-    Args:
-        settings: `kind`, and the arguments of `LatentCodec`; with the kind "pixel" they may stand
-            there too, as in a complete configuration, as long as they have their defaults.
-        device: of the network; `META` for the shape of model space alone.
-
-    Raises:
-        InputError: an unknown kind, settings that it does not have, or a missing autoencoder.
-    """
-    own = dict(settings)
-    kind = own.pop("kind", "pixel")
-    if kind not in KINDS:
-        raise InputError(unknown_name("codec", kind, KINDS))
-    if kind == "latent":
-        return LatentCodec(**own, device=device)
-    # Up to version 0.2 the constants of SD's autoencoder were the defaults.
-    unused = {"autoencoder": (SD_VAE,), "scale": (None, SD_SCALE), "shift": (None, 0.0)}
-    for name, values in unused.items():
-        if own.get(name, values[0]) not in values:
-            raise InputError(
-                f"the codec pixel has no {name}, got {own[name]}; leave it out, or choose the "
-                "codec latent"
-            )
-    return PixelCodec()
+CODECS: Table[type[Codec]] = Table(
+    "codec", Codec, {cls.kind: cls for cls in (PixelCodec, LatentCodec)}
+)
+Codec.kinds = CODECS
 
 
 def picture_channels(codec: Codec, channels: int) -> int | None:

@@ -18,14 +18,14 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from convflow import distributed
-from convflow.codecs import Codec, LatentCodec, picture_channels
+from convflow.codecs import Codec, PixelCodec, picture_channels
 from convflow.models.backbone import Backbone
 from convflow.models.resolution import Resolution
 from convflow.models.zoo import check_process
 from convflow.processes.contract import Field, Process
 from convflow.samplers.guidance import guide
 from convflow.samplers.ode import Callback
-from convflow.samplers.sampler import Sampler
+from convflow.samplers.solver import Solver
 from convflow.seeds import (
     SEED_RULE,
     LabelPolicy,
@@ -33,6 +33,7 @@ from convflow.seeds import (
     draw_labels,
     draw_noise,
 )
+from convflow.settings.read import to_dict
 from convflow.storage import hash_tensors
 from convflow.types import Denoiser, InputError, Size, nearest_size
 
@@ -61,7 +62,7 @@ class Samples:
     classes: tuple[int, ...]
     size: Size
     trained_size: Size
-    sampler: Sampler
+    solver: Solver
     guidance: float
     guidance_kind: str
     interval: tuple[float, float]
@@ -75,13 +76,12 @@ class Samples:
     def __post_init__(self) -> None:
         """Raise InputError now rather than at the first picture."""
         check_process(self.model, self.process)
-        self.sampler.check_process(self.process)
+        self.solver.check(self.process, self.guidance_kind)
         if self.process.multiscale and self.guidance_kind == "auto":
             raise InputError(
                 "expected the guidance cfg or cfg-zero for a model trained with the process "
                 f"{self.process.kind}, got auto; leave out the weaker model"
             )
-        self.sampler.check_guidance(self.guidance_kind, self.process.multiscale)
         if (self.channels_guided or 1) > self.model.in_channels:
             raise InputError(
                 f"expected at most {self.model.in_channels} guided channels, all that the model "
@@ -127,7 +127,7 @@ class Samples:
     @property
     def shape(self) -> tuple[int, int, int]:
         """Channels, height and width of the noise in model space, where whole pictures are made."""
-        height, width = (side * self.sampler.enlargement(self.process) for side in self.size)
+        height, width = (side * self.solver.enlargement(self.process) for side in self.size)
         return self.model.in_channels, height // self.codec.factor, width // self.codec.factor
 
     @property
@@ -199,7 +199,7 @@ class Samples:
             distributed.one_thread(alone),
             torch.autocast(device.type, torch.bfloat16, enabled=half),
         ):
-            return self.sampler.run(self.process, self.guided, noise, labels, draw, report)
+            return self.solver.run(self.process, self.guided, noise, labels, draw, report)
 
     def _work(self, num: int) -> float:
         """Return about how many multiply-accumulates an evaluation for `num` pictures takes.
@@ -240,7 +240,7 @@ class Samples:
                 f"got {process.kind} with one for each scale; sample it with a solver of fixed "
                 "cost, without a search"
             )
-        (stage,), noise = self.sampler.stages(process), torch.empty(0, *self.shape)
+        (stage,), noise = self.solver.stages(process), torch.empty(0, *self.shape)
         return self.guided(lambda network: process.field(network, stage, noise))
 
     def _network(self, model: Backbone) -> Denoiser:
@@ -256,7 +256,7 @@ class Samples:
         """Return everything but the model that the pictures depend on, ready for JSON."""
         every = self.classes == tuple(range(self.model.num_classes))
         return {
-            **self.sampler.describe(self.process),
+            **self.solver.describe(self.process),
             "guidance": {
                 "kind": self.guidance_kind,
                 "scale": self.guidance,
@@ -277,11 +277,12 @@ class Samples:
         }
 
     def _describe_codec(self) -> str | dict[str, Any]:
-        """Return the codec's name, or an autoencoder's settings and the hash of its weights."""
-        if isinstance(self.codec, LatentCodec):
-            weights = hash_tensors(self.codec.autoencoder.state_dict())
-            return {**self.codec.settings, "sha256": weights}
-        return type(self.codec).__name__
+        """Return the name of the pixels' codec, of others the settings and the hash of weights."""
+        if isinstance(self.codec, PixelCodec):
+            return type(self.codec).__name__
+        network = self.codec.network
+        weights = {} if network is None else {"sha256": hash_tensors(network.state_dict())}
+        return to_dict(self.codec) | weights
 
 
 def _is_ours(module: nn.Module) -> bool:

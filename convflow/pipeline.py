@@ -8,9 +8,9 @@ import inspect
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from numbers import Integral, Real
+from numbers import Integral
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from jaxtyping import UInt8
@@ -18,29 +18,22 @@ from PIL import Image
 from torch import Tensor
 
 from convflow import distributed
-from convflow.bundle.config import (
-    SAMPLER_SETTINGS,
-    PipelineConfig,
-    ProcessConfig,
-    ResolutionConfig,
-    SamplingConfig,
-)
+from convflow.bundle.config import PipelineConfig, ResolutionConfig, SamplingConfig
 from convflow.bundle.folder import describe_codec, read_trained, write_description
 from convflow.bundle.paths import find_place
-from convflow.codecs import Codec, create_codec, picture_channels
+from convflow.codecs import Codec, LatentCodec, picture_channels
 from convflow.data.grid import to_picture
-from convflow.generate import LabelPolicy, Precision, Progress, Samples
+from convflow.generate import Precision, Progress, Samples
 from convflow.labels import ClassLabels, Label
 from convflow.models.backbone import Backbone, check_size
 from convflow.models.memory import MemoryEstimate
 from convflow.models.resolution import OWNERS, read_arguments
 from convflow.models.zoo import check_process, create_model
-from convflow.processes.flow import shift_of_size
-from convflow.processes.process import create_process
-from convflow.samplers.adaptive import ADAPTIVE_SOLVERS
-from convflow.samplers.multistep import read_table, table_path
+from convflow.processes.flow import FlowMatching, shift_of_size
+from convflow.processes.process import Process
 from convflow.samplers.ode import Callback
-from convflow.samplers.sampler import SEARCHED, Sampler, check_shift
+from convflow.samplers.solvers import SOLVERS, Solver, check_shift
+from convflow.settings.read import hints_of, read_value, settings_of, to_dict
 from convflow.storage import hash_tensors
 from convflow.types import InputError, Size, check_kinds, unknown_name
 
@@ -95,33 +88,32 @@ class Pipeline:
         class_names: Sequence[str] = (),
         sampling: SamplingConfig | None = None,
         device: str = "auto",
-        process: ProcessConfig | None = None,
+        process: Process | None = None,
         resolution: ResolutionConfig | None = None,
     ) -> None:
-        channels = picture_channels(codec, model.in_channels)
+        self.device = distributed.choose_device(device)
+        self.codec = codec.open(self.device)
+        channels = picture_channels(self.codec, model.in_channels)
         if len(class_names) not in (0, model.num_classes) or channels is None:
             raise InputError(
                 "expected a network of grey or colour pictures and a name for each of its "
                 f"{model.num_classes} classes or none, got {model.in_channels} channels and "
                 f"{len(class_names)} names"
             )
-        self.device = distributed.choose_device(device)
         # Convolutions find their weights as they want them, and need no copy at every call.
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.model = model.to(self.device).eval()
-        self.codec = codec
         self.size, self.class_names = size, tuple(class_names)
         self._labels = ClassLabels(class_names, model.num_classes)
         self.folder: Path | None = None  # of `from_pretrained`; searched solvers lie there
-        self.sampling, self.process = sampling or SamplingConfig(), process or ProcessConfig()
+        self.sampling, self.process = sampling or SamplingConfig(), process or FlowMatching()
         self.resolution = resolution or ResolutionConfig()
-        self._process = create_process(dataclasses.asdict(self.process))
-        check_process(model, self._process)
+        check_process(model, self.process)
 
     @property
     def multiple(self) -> int:
         """What divides the height and width of every picture, in pixels."""
-        return self.codec.factor * math.lcm(self.model.multiple, self._process.multiple)
+        return self.codec.factor * math.lcm(self.model.multiple, self.process.multiple)
 
     @classmethod
     def from_pretrained(
@@ -142,10 +134,10 @@ class Pipeline:
         if weights not in ("ema", "raw"):
             raise InputError(unknown_name("kind of weights", weights, ("ema", "raw")))
         folder, known, model = read_trained(folder_or_id, weights, verify=verify)
-        settings = dataclasses.asdict(known.codec)
-        if known.codec.kind == "latent":
-            settings["autoencoder"] = find_place(known.codec.autoencoder, folder, inside=True)
-        codec = create_codec(settings, distributed.choose_device(device))
+        codec = known.codec
+        if isinstance(codec, LatentCodec):
+            place = find_place(codec.autoencoder, folder, inside=True)
+            codec = dataclasses.replace(codec, autoencoder=place)
         pipe = cls(
             model,
             codec,
@@ -224,15 +216,11 @@ class Pipeline:
         labels: Sequence[Label | None] | Label | None = None,
         *,
         size: Size | int | None = None,
+        solver: str | Solver | None = None,
         steps: int | None = None,
-        solver: str | None = None,
         guidance: float | None = None,
-        guidance_kind: str | None = None,
-        interval: tuple[float, float] | None = None,
-        channels_guided: int | Literal["all"] | None = None,
         weaker: Backbone | Pipeline | None = None,
         seed: int = 0,
-        label_policy: LabelPolicy | None = None,
         precision: Precision = "float32",
         **more: Any,
     ) -> Samples:
@@ -248,92 +236,46 @@ class Pipeline:
         Other arguments:
             size: height and width in pixels, multiples of the model's `multiple`; one number
                 stands for a square.
+            solver: a name in `convflow.samplers.solvers.SOLVERS`, or a solver.
             steps: solver steps; by default the sum of `stage_steps`, where these are given.
-            solver: a name in `convflow.samplers.sampler.OPTIONS`.
             guidance: scale, 1 for none; "cfg" and "cfg-zero" need classes.
-            guidance_kind: "cfg", "cfg-zero", or "auto" with a `weaker` model of the same data.
-            interval: guidance acts at times in this (low, high), 0 = noise, 1 = data.
-            channels_guided: the first so many, or "all"; 3 as published for DiT, SiT, DiCo.
-            weaker: for "auto"; a Pipeline's process must be that of this one.
+            weaker: for the guidance "auto"; a Pipeline's process must be that of this one.
             seed: any non-negative integer.
-            label_policy: "balanced" gives the labels in turn; "random" draws one of them for
-                picture i from (seed, i).
             precision: of the network's arithmetic; the picture itself is summed in float32.
-            **more: settings of the solver, see `Sampler`; the shift "auto" is `shift_of_size` times
-                that of the recipe. Or arguments of the network at every call, such as `reach` of
-                FlowDCN and `position_scaling` of DiT and SiT, see `read_arguments`; "none" for
-                what it was trained with and shall do without.
+            **more: other settings of `SamplingConfig`: `guidance_kind` ("auto" with a `weaker`
+                model of the same data), `interval`, `channels_guided` ("all" too), `label_policy`.
+                Settings of the solver; the shift "auto" is `shift_of_size` times that of the
+                recipe. Or arguments of the network at every call, such as `reach` of FlowDCN and
+                `position_scaling` of DiT and SiT, see `read_arguments`; "none" for what it was
+                trained with and shall do without.
 
         Raises:
             InputError: an unknown label or name, an impossible size, a number out of range.
         """
-        size = self.size if size is None else (size, size) if isinstance(size, int) else size
-        limited = None if channels_guided == "all" else channels_guided
-        check_kinds(Integral, seed=seed, steps=steps, channels_guided=limited)
-        check_kinds(str, solver=solver, guidance_kind=guidance_kind, precision=precision)
-        check_kinds(Real, guidance=guidance)
-        for name, pair, kind in (("size", size, Integral), ("interval", interval, Real)):
-            if pair is not None and (not isinstance(pair, Sequence) or len(pair) != 2):
-                raise InputError(f"expected two numbers for {name}, got {pair!r}; change it")
-            for number in pair or ():
-                check_kinds(kind, **{name: number})
+        size = self._size(size)
+        check_kinds(Integral, seed=seed)
         if seed < 0:
             raise InputError(f"expected seed >= 0, got {seed}; change it")
         if precision not in (known := get_args(Precision)):
             raise InputError(unknown_name("precision", precision, known))
-        check_size(*size, self.multiple)
-        own = {f.name for f in dataclasses.fields(Sampler)} | {*self.model.options, *OWNERS}
-        for name in more:
-            if name not in own:
-                options = {*inspect.signature(self.samples).parameters, "num", "batch_size"}
-                raise InputError(unknown_name("option", name, sorted(options | own)))
-        automatic = guidance_kind == "auto"  # it needs a model, so it is never a stored default
-        named: dict[str, Any] = {
-            "solver": solver,
-            "steps": steps,
-            "guidance": guidance,
-            "guidance_kind": None if automatic else guidance_kind,
-            "interval": interval,
-            "channels_guided": channels_guided,
-            "label_policy": label_policy,
-        }
-        given = {name: value for name, value in named.items() if value is not None}
-        given |= {name: more.pop(name) for name in SAMPLER_SETTINGS if name in more}
-        if channels_guided == "all":
-            given["channels_guided"] = None
-        if given.get("shift") == "auto":
-            check_shift(solver or self.sampling.solver, self.process.kind)
-            given["shift"] = self.sampling.shift * shift_of_size(size, self.size)
-        chosen = self.sampling.varied(self.process.kind, **given)
-        table = more.pop("table", None)
-        if chosen.solver == SEARCHED and table is None and self.folder is not None:
-            table = read_table(table_path(self.folder, chosen.steps))
+        named = {"solver": solver, "steps": steps, "guidance": guidance}
+        arguments, chosen, automatic = self._chosen(size, named | more)
+        solver = chosen.solver.beside(self.folder)
         if not self.model.num_classes and not automatic and guidance not in (None, 1):
             raise InputError(
                 f"expected guidance 1 for a model without classes, got {guidance}; leave it out, "
                 "or give a weaker model and the guidance kind auto"
             )
-        if steps is not None and chosen.solver in ADAPTIVE_SOLVERS:
-            raise InputError(
-                f"the solver {chosen.solver} finds its own steps, got steps {steps}; leave them "
-                "out and give atol and rtol"
-            )
-        if steps is not None and table is not None and len(table.times) - 1 != steps:
-            raise InputError(
-                f"expected steps {len(table.times) - 1} as in the table, got {steps}; leave it out"
-            )
-        if isinstance(weaker, Pipeline):
-            weaker = weaker._model_for(self.process)
-        process = self._process
-        (sampler := chosen.sampler(table)).check_process(process)
+        weaker = weaker._model_for(self.process) if isinstance(weaker, Pipeline) else weaker
+        solver.check(self.process)
         return Samples(
             self.model,
             self.codec,
-            process,
+            self.process,
             classes=tuple(self._label_ids(labels)),
-            size=sampler.size(process, size, self.codec.factor),
+            size=solver.size(self.process, size, self.codec.factor),
             trained_size=self.size,
-            sampler=sampler,
+            solver=solver,
             guidance=chosen.guidance if self.model.num_classes or automatic else 1.0,
             guidance_kind="auto" if automatic else chosen.guidance_kind,
             interval=chosen.interval,
@@ -342,10 +284,47 @@ class Pipeline:
             seed=seed,
             label_policy=chosen.label_policy,
             precision=precision,
-            model_arguments=read_arguments(self.model, self.resolution.arguments() | more),
+            model_arguments=read_arguments(self.model, self.resolution.arguments() | arguments),
         )
 
-    def _model_for(self, process: ProcessConfig) -> Backbone:
+    def _size(self, size: Any) -> Size:
+        """Return a height and width that the model takes."""
+        size = self.size if size is None else (size, size) if isinstance(size, Integral) else size
+        height, width = read_value(size, Size, "size")
+        check_size(height, width, self.multiple)
+        return height, width
+
+    def _chosen(
+        self, size: Size, options: dict[str, Any]
+    ) -> tuple[dict[str, Any], SamplingConfig, bool]:
+        """Return arguments of the network, how to sample, and whether the guidance is "auto"."""
+        solver = options["solver"] if isinstance(options["solver"], Solver) else None
+        solvers = {*SOLVERS.values(), type(solver or self.sampling.solver)}
+        if isinstance(options["solver"], str):
+            solvers.add(SOLVERS.find(options["solver"]))
+        common, own = hints_of(SamplingConfig), {n for cls in solvers for n in settings_of(cls)}
+        arguments = {n: v for n, v in options.items() if n not in common and n not in own}
+        told = {*self.model.options, *OWNERS}
+        for name in arguments.keys() - told:
+            others = {*inspect.signature(self.samples).parameters, "num", "batch_size"} - {"more"}
+            raise InputError(unknown_name("option", name, sorted({*others, *told, *common, *own})))
+        unset = ("steps", *common)  # None stands for what is stored
+        given = {
+            name: None if value == "all" else value
+            for name, value in options.items()
+            if name not in arguments and (value is not None or name not in unset)
+        }
+        automatic = given.get("guidance_kind") == "auto"  # it needs a model, so is never stored
+        if automatic:
+            del given["guidance_kind"]
+        if given.get("shift") == "auto":
+            kept = {name: value for name, value in given.items() if name != "shift"}
+            check_shift(self.sampling.varied(self.process, **kept).solver, self.process)
+            stored = getattr(self.sampling.solver, "shift", 1.0)
+            given["shift"] = stored * shift_of_size(size, self.size)
+        return arguments, self.sampling.varied(self.process, **given), automatic
+
+    def _model_for(self, process: Process) -> Backbone:
         """Return the network, if it is asked and answers as one trained by `process`."""
         for key, (ours, theirs) in process.misfits(self.process).items():
             raise InputError(
@@ -383,7 +362,7 @@ class Pipeline:
             "weights": weights,
             "family": self.model.family,
             **({"backbone": self.model.inner.family} if scales else {}),
-            "process": dataclasses.asdict(self.process),
+            "process": to_dict(self.process),
             "parameters": sum(p.numel() for p in self.model.parameters()),
             "sha256": hash_tensors(self.model.state_dict()),
         }

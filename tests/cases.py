@@ -22,7 +22,7 @@ from convflow.processes.multiscale import MultiscaleFlow
 from convflow.processes.prediction import Kind
 from convflow.processes.process import Process
 from convflow.processes.schedule import SCHEDULES
-from convflow.samplers.ode import SOLVERS
+from convflow.samplers.ode import SCHEMES
 
 NUM_CLASSES = 5
 TINY = {"in_channels": 3, "num_classes": NUM_CLASSES, "width": 16, "depth": 2, "num_groups": 2}
@@ -85,7 +85,7 @@ CODECS = {"pixel": PixelCodec()}
 GOLDENS = Path(__file__).parent / "goldens"
 
 assert {family for family, _ in MODELS.values()} == set(BACKBONES), "a family without a case"
-SOLVER_NAMES = list(SOLVERS)
+SOLVER_NAMES = list(SCHEMES)
 
 
 def build(case: str, *, perturbed: bool = True) -> Backbone:

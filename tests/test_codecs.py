@@ -12,15 +12,8 @@ import torch
 from diffusers import AutoencoderKL
 
 from convflow import codecs
-from convflow.codecs import (
-    META,
-    SD_SCALE,
-    Codec,
-    LatentCodec,
-    PixelCodec,
-    create_codec,
-    picture_channels,
-)
+from convflow.codecs import SD_SCALE, Codec, LatentCodec, PixelCodec, picture_channels
+from convflow.settings.read import read, to_dict
 from convflow.types import InputError
 from tests.autoencoder import save_autoencoder
 from tests.cases import CODECS
@@ -113,7 +106,7 @@ def test_latents_are_those_of_diffusers(latent, autoencoder, size):
 
 def test_the_noise_of_the_latents_is_standard_normal(latent):
     images = pictures(1).expand(64, -1, -1, -1)
-    posterior = latent.autoencoder.encode(images[:1].float() / 127.5 - 1).latent_dist
+    posterior = latent.network.encode(images[:1].float() / 127.5 - 1).latent_dist
     x = (latent.encode(images, seeded()) / 0.5 + 0.25 - posterior.mean) / posterior.std
     assert abs(float(x.mean())) < 0.05
     assert abs(float(x.std()) - 1) < 0.05
@@ -134,12 +127,12 @@ def test_chunks_change_nothing_but_memory(latent, monkeypatch):
     x = latent.encode(images, seeded())
     out = latent.decode(x)
     seen = []
-    encode, decode = latent.autoencoder.encode, latent.autoencoder.decode
+    encode, decode = latent.network.encode, latent.network.decode
     monkeypatch.setattr(
-        latent.autoencoder, "encode", lambda part: seen.append(len(part)) or encode(part)
+        latent.network, "encode", lambda part: seen.append(len(part)) or encode(part)
     )
     monkeypatch.setattr(
-        latent.autoencoder, "decode", lambda part: seen.append(len(part)) or decode(part)
+        latent.network, "decode", lambda part: seen.append(len(part)) or decode(part)
     )
     monkeypatch.setattr(codecs, "CHUNK_PIXELS", 2 * 32 * 48)
     assert_close_rms(latent.encode(images, seeded()), x)
@@ -154,12 +147,12 @@ def test_latents_in_float64_are_decoded_too(latent):
 
 
 def test_the_autoencoder_is_frozen_and_can_be_made_again(latent):
-    assert not any(p.requires_grad for p in latent.autoencoder.parameters())
-    assert not latent.autoencoder.training
-    again = create_codec(latent.settings)
-    assert again.settings == latent.settings
+    assert not any(p.requires_grad for p in latent.network.parameters())
+    assert not latent.network.training
+    again = read(to_dict(latent), Codec)
+    assert again == latent
     assert again.encode(pictures(), seeded()).equal(latent.encode(pictures(), seeded()))
-    assert isinstance(create_codec({}), PixelCodec)
+    assert read({}, Codec) == PixelCodec()
 
 
 def test_what_does_not_fit_an_autoencoder_is_refused(latent):
@@ -173,9 +166,9 @@ def test_what_does_not_fit_an_autoencoder_is_refused(latent):
 
 def test_kinds_and_settings_that_do_not_exist_are_refused():
     with pytest.raises(InputError, match=r"unknown codec 'latents'; did you mean 'latent'"):
-        create_codec({"kind": "latents"})
-    with pytest.raises(InputError, match=r"the codec pixel has no scale, got 2\.0; leave it out"):
-        create_codec({"kind": "pixel", "scale": 2.0})
+        read({"kind": "latents"}, Codec)
+    with pytest.raises(InputError, match="pixel has no scale; leave it out, or choose latent"):
+        read({"kind": "pixel", "scale": 0.18215}, Codec)
 
 
 OTHER = {"latent_channels": 16, "block_out_channels": [8] * 5, "scaling_factor": 0.5}
@@ -192,31 +185,31 @@ OTHER = {"latent_channels": 16, "block_out_channels": [8] * 5, "scaling_factor":
 )
 def test_the_shape_of_latents_is_known_from_config_json_alone(tmp_path, config, given, expected):
     (tmp_path / "config.json").write_text(json.dumps(config))
-    codec = LatentCodec(str(tmp_path), **given, device=META)
-    assert (codec.channels(3), codec.factor, codec.scale, codec.shift) == expected
-    assert create_codec(codec.settings, META).settings == codec.settings
+    codec = LatentCodec(str(tmp_path), **given)
+    assert (codec.channels(3), codec.factor, *codec.constants) == expected
+    assert read(to_dict(codec), Codec) == codec
 
 
 def test_the_constants_of_a_loaded_autoencoder_are_its_own(tmp_path):
     folder = save_autoencoder(tmp_path / "vae")
     path = tmp_path / "vae/config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"scaling_factor": 0.5}))
-    assert LatentCodec(folder).settings["scale"] == 0.5
+    assert LatentCodec(folder).open().scale == 0.5
     path.write_text('{"block_out_channels": 8}')
     with pytest.raises(InputError, match=r"expected an autoencoder of diffusers, .*--codec"):
-        LatentCodec(folder, device=META)
+        LatentCodec(folder).factor  # noqa: B018
 
 
 def test_sd_is_known_without_its_files(monkeypatch):
     monkeypatch.setattr("convflow.hub.download", lambda *_: pytest.fail("downloaded"))
-    codec = create_codec({"kind": "latent"}, META)
-    assert (codec.factor, codec.channels(3), codec.scale, codec.shift) == (8, 4, SD_SCALE, 0.0)
+    codec = read({"kind": "latent"}, Codec)
+    assert (codec.factor, codec.channels(3), *codec.constants) == (8, 4, SD_SCALE, 0.0)
 
 
 def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "diffusers", None)
     with pytest.raises(InputError, match=r"needs the package diffusers.*pip install 'convflow"):
-        LatentCodec("anywhere")
+        LatentCodec("anywhere").open()
 
 
 def test_autoencoders_that_cannot_be_had_are_refused(tmp_path, monkeypatch):
@@ -226,10 +219,10 @@ def test_autoencoders_that_cannot_be_had_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
     for name, told in (("who/what", "repository"), (str(tmp_path / "no"), "nothing")):
         with pytest.raises(InputError, match=f"found .*{told}.*expected an autoencoder") as e:
-            LatentCodec(name)
+            LatentCodec(name).open()
         assert "\n" not in str(e.value)
     with pytest.raises(InputError, match="expected an autoencoder"):
-        LatentCodec(str(tmp_path))
+        LatentCodec(str(tmp_path)).open()
 
 
 def test_an_autoencoder_without_all_its_weights_is_refused(tmp_path):
@@ -239,4 +232,4 @@ def test_an_autoencoder_without_all_its_weights_is_refused(tmp_path):
     del weights["decoder.conv_in.weight"]
     safetensors.torch.save_file(weights, path, metadata={"format": "pt"})
     with pytest.raises(InputError, match=r"without decoder\.conv_in\.weight"):
-        LatentCodec(folder)
+        LatentCodec(folder).open()

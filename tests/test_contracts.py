@@ -13,7 +13,7 @@ from convflow.processes.ddpm import DDPM
 from convflow.processes.flow import Draws
 from convflow.processes.process import Process
 from convflow.samplers.guidance import ClassifierFreeGuidance
-from convflow.samplers.ode import SOLVERS, integrate, time_grid
+from convflow.samplers.ode import SCHEMES, integrate, time_grid
 from convflow.samplers.tableaus import count_evaluations
 from convflow.types import InputError
 from tests.cases import (
@@ -245,4 +245,4 @@ def test_a_solver_is_exact_on_a_constant_velocity_and_counts_its_evaluations(sol
     noise, y = torch.zeros(2, 1, 2, 3), torch.zeros(2, dtype=torch.int64)
     out = integrate(model, noise, y, time_grid(8), solver)
     assert_close_rms(out, torch.full_like(noise, 0.5))
-    assert model.calls == count_evaluations(SOLVERS[solver], time_grid(8))
+    assert model.calls == count_evaluations(SCHEMES[solver], time_grid(8))

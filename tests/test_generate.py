@@ -6,19 +6,27 @@ import pytest
 import torch
 
 from convflow import generate
-from convflow.bundle.config import ProcessConfig, SamplingConfig
-from convflow.codecs import PixelCodec, create_codec
+from convflow.bundle.config import SamplingConfig
+from convflow.codecs import LatentCodec, PixelCodec
 from convflow.models.zoo import create_model
 from convflow.nn.positions import PositionScaling
 from convflow.nn.reach import ReachSchedule
 from convflow.pipeline import Pipeline
+from convflow.processes.process import create_process
+from convflow.samplers.solvers import create_solver
 from convflow.types import InputError
 from tests.cases import MODELS, TINY_DIT, build, perturb
 
 
 @pytest.fixture
 def pipe():
-    return Pipeline(build("flowdcn"), PixelCodec(), (4, 6), (), SamplingConfig("euler", 2, 1.5))
+    return Pipeline(
+        build("flowdcn"),
+        PixelCodec(),
+        (4, 6),
+        (),
+        SamplingConfig(create_solver("euler", steps=2), 1.5),
+    )
 
 
 def test_reading_makes_the_pictures_of_the_pipeline(pipe):
@@ -98,8 +106,8 @@ def sizes(case, process="flow", **sampling):
     """A pipeline of networks trained on pictures of 8x8, of ten blocks where they are FlowDCN."""
     family, settings = MODELS[case]
     model = perturb(create_model(family, **settings | {"depth": 10}).eval())
-    kind = ProcessConfig(kind=process, variance="small" if process == "ddpm" else "learned")
-    settings = SamplingConfig(**{"solver": "euler", "steps": 3, **sampling})
+    kind = create_process(process, **({"variance": "small"} if process == "ddpm" else {}))
+    settings = SamplingConfig().varied(kind, **{"steps": 3, **sampling})
     return Pipeline(model, PixelCodec(), (8, 8), (), settings, process=kind)
 
 
@@ -151,8 +159,8 @@ def test_the_shift_by_size_is_a_number_beside_that_of_the_recipe():
     pipe = sizes("sit", shift=3.0)
     for size, factor in (((8, 8), 1), ((16, 16), 2), ((8, 32), 2), ((4, 4), 0.5)):
         samples = pipe.samples(size=size, shift="auto")
-        assert samples.sampler.shift == pytest.approx(3 * factor)
-        assert samples.describe()["shift"] == samples.sampler.shift
+        assert samples.solver.shift == pytest.approx(3 * factor)
+        assert samples.describe()["shift"] == samples.solver.shift
         assert samples.read([0]).equal(pipe.samples(size=size, shift=3.0 * factor).read([0]))
 
 
@@ -172,7 +180,7 @@ def test_a_weaker_model_is_told_the_same_as_far_as_it_takes_it():
 
 
 def test_cells_of_a_latent_codec_are_counted(autoencoder):
-    codec = create_codec({"kind": "latent", "autoencoder": autoencoder}, torch.device("cpu"))
+    codec = LatentCodec(autoencoder)
     pipe = Pipeline(build_sit(4), codec, (32, 48))
     samples = pipe.samples(size=(64, 48), position_scaling="ei")
     assert (samples.resolution.size, samples.resolution.trained) == ((8, 6), (4, 6))

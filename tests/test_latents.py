@@ -7,12 +7,13 @@ import pytest
 import torch
 
 from benchmarks.reliability import kills
-from convflow.bundle.config import CodecConfig, read_pipeline
+from convflow.bundle.config import read_pipeline
 from convflow.cli.main import main
 from convflow.codecs import LatentCodec, PixelCodec
 from convflow.pipeline import Pipeline
 from convflow.recipes import create_config
 from convflow.seeds import draw_noise
+from convflow.settings.read import to_dict
 from convflow.training import checkpoint
 from convflow.training.build import build_trainer
 from convflow.training.overrides import override
@@ -60,7 +61,7 @@ def test_a_resumed_run_ends_with_the_same_bits(words, run, tmp_path):
 def test_the_settings_are_stored_and_the_autoencoder_is_not(run, autoencoder):
     folder = checkpoint.folder_of(run, 4)
     known = read_pipeline(json.loads((folder / "ema/pipeline.json").read_text()))
-    assert known.codec == CodecConfig("latent", autoencoder, 0.5, 0.0)
+    assert known.codec == LatentCodec(autoencoder, 0.5, 0.0)
     assert known.size == (32, 48)
     assert json.loads((run / "config.json").read_text())["codec"]["scale"] == 0.5
     model = json.loads((folder / "ema/config.json").read_text())
@@ -87,7 +88,7 @@ def test_sizes_are_in_pixels_and_noise_in_cells(run, tmp_path, autoencoder, monk
         pipe(size=(40, 48))
     pipe.save_pretrained(tmp_path / "saved")
     again = Pipeline.from_pretrained(tmp_path / "saved", device="cpu")
-    assert again.codec.settings == pipe.codec.settings
+    assert again.codec == pipe.codec
     assert again(num=3, size=(64, 16), seed=2).pixels.equal(out.pixels)
 
 
@@ -101,7 +102,7 @@ def test_the_commands_sample_score_and_tell(run, data, tmp_path, capsys, autoenc
     assert main(["evaluate", str(run), *given, *words]) == 0
     told = json.loads(card.read_text())["sampling"]["codec"]
     assert len(told.pop("sha256")) == 64
-    assert told == CodecConfig("latent", autoencoder, 0.5, 0.0).__dict__
+    assert told == to_dict(LatentCodec(autoencoder, 0.5, 0.0))
     capsys.readouterr()
     assert main(["info", str(run), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -129,8 +130,8 @@ def test_a_share_sees_its_rows_of_the_same_latents(words, tmp_path, monkeypatch)
         ("--data.channels 1", "--data.channels: expected 3 as the autoencoder"),
         ("--data.size 40x48", "multiples of 16, got 40x48"),
         ("--model.in-channels 3", "--model.in-channels: expected 4 as in the codec, got 3"),
-        ("--codec pixel", "the codec pixel has no autoencoder, got"),
-        ("--codec latents", "--codec.kind: expected pixel or latent, got 'latents'"),
+        ("--codec pixel", "the codec pixel has no autoencoder; leave it out"),
+        ("--codec latents", "unknown codec 'latents'; did you mean 'latent'?"),
         ("--codec.scale 0", "--codec.scale: expected float > 0"),
     ],
 )
@@ -154,4 +155,4 @@ def test_a_network_of_other_channels_does_not_fit(autoencoder):
 @pytest.mark.parametrize("stored", [{}, {"codec": "pixel"}, {"codec": {"kind": "pixel"}}])
 def test_a_pipeline_without_a_codec_or_with_its_name_alone_has_pixels(stored):
     known = read_pipeline({"size": [8, 8], "format": 1, **stored})
-    assert known.codec == CodecConfig(**PixelCodec().settings)
+    assert known.codec == PixelCodec()

@@ -14,8 +14,8 @@ from functools import partial
 import pytest
 import torch
 
-from convflow.bundle.config import ProcessConfig, SamplingConfig
-from convflow.codecs import PixelCodec, create_codec
+from convflow.bundle.config import SamplingConfig
+from convflow.codecs import LatentCodec, PixelCodec
 from convflow.conditions.labels import Labels
 from convflow.models.zoo import create_model
 from convflow.pipeline import Pipeline
@@ -23,13 +23,13 @@ from convflow.processes.ddpm import DDPM
 from convflow.processes.decomposition import pack, unpack
 from convflow.processes.flow import FlowMatching
 from convflow.processes.multiscale import MultiscaleFlow
-from convflow.samplers.ancestral import ANCESTRAL_SOLVERS
+from convflow.processes.process import create_process
 from convflow.samplers.exponential import EXPONENTIAL_SOLVERS
 from convflow.samplers.guidance import KINDS, guide
 from convflow.samplers.multistep import Table
-from convflow.samplers.ode import SOLVERS
-from convflow.samplers.sampler import OPTIONS, SEARCHED, Sampler
+from convflow.samplers.ode import SCHEMES
 from convflow.samplers.search import Batch, error_of
+from convflow.samplers.solvers import SOLVERS, create_solver
 from convflow.types import InputError
 from tests.cases import (
     CODECS,
@@ -101,9 +101,10 @@ def test_scales_are_split_alike_at_every_size(case):
     assert_close_rms(process.join(mirrored_scales(parts, small), (16, 48)), mirrored(data))
 
 
+SEARCHED, ANCESTRAL_SOLVERS = "searched", ("ddpm", "ddim")
 RUNS = [
-    *(("flow", solver, "cfg") for solver in OPTIONS if solver not in ANCESTRAL_SOLVERS),
-    *(("ddpm", solver, "cfg") for solver in OPTIONS),
+    *(("flow", solver, "cfg") for solver in SOLVERS if solver not in ANCESTRAL_SOLVERS),
+    *(("ddpm", solver, "cfg") for solver in SOLVERS),
     *(("flow", "ab3", kind) for kind in KINDS if kind != "cfg"),
     *(("ddpm", solver, "auto") for solver in ("heun", *ANCESTRAL_SOLVERS)),
 ]
@@ -117,12 +118,10 @@ def guidance(kind):
 @pytest.mark.parametrize(("kind", "solver", "guided"), RUNS)
 def test_a_picture_of_mirror_images_is_sampled_as_one_of_them(kind, solver, guided):
     process = FlowMatching(schedule="cosine") if kind == "flow" else DDPM("small")
-    table = {"table": TABLE} if solver == SEARCHED else {}
-    steps = 6 if solver not in ("dopri5", SEARCHED) else 50
-    more = {"eta": 0.5} if solver == "ddim" else {}
-    sampler = Sampler(solver, steps, **table, **more)
+    settings = {"dopri5": {}, SEARCHED: {"table": TABLE}, "ddim": {"steps": 6, "eta": 0.5}}
+    sampler = create_solver(solver, **settings.get(solver, {"steps": 6}))
     noise, y = normal(2, 3, 2, 3), torch.tensor([1, 4])
-    draws = normal(steps + 1, 2, 3, 2, 3)
+    draws = normal(7, 2, 3, 2, 3)
 
     def run(change):
         return sampler.run(
@@ -140,13 +139,13 @@ def test_a_picture_of_mirror_images_is_sampled_as_one_of_them(kind, solver, guid
     assert_close_rms(run(mirrored), mirrored(one), dtype)
 
 
-STAGED = [*(("dfm-dct", solver) for solver in SOLVERS), *((case, "euler") for case in MULTISCALE)]
+STAGED = [*(("dfm-dct", solver) for solver in SCHEMES), *((case, "euler") for case in MULTISCALE)]
 
 
 @pytest.mark.parametrize(("case", "solver"), STAGED)
 def test_scales_of_mirror_images_are_sampled_as_those_of_one(case, solver):
     process, y = MULTISCALE[case], torch.tensor([1, 4])
-    stages, sizes = Sampler(solver, 8).stages(process), process.sizes((8, 16))
+    stages, sizes = create_solver(solver, steps=8).stages(process), process.sizes((8, 16))
     noise = normal(2, 3, 1, sum(h * w for h, w in sizes))
     kinds = ["cfg", "cfg-zero"] if solver == "euler" else ["cfg"]
 
@@ -187,7 +186,7 @@ def pipe_of(autoencoder):
         torch.manual_seed(0)  # the weights of every pipeline are the same
         codec, settings = PixelCodec(), {}
         if kind == "latent":
-            codec = create_codec({"kind": "latent", "autoencoder": autoencoder})
+            codec = LatentCodec(autoencoder)
             model = perturb(create_model("flowdcn", **TINY | {"in_channels": 4}).eval())
         elif kind in MULTISCALE:
             process = MULTISCALE[kind]
@@ -200,8 +199,8 @@ def pipe_of(autoencoder):
         else:
             model = build("flowdcn-learned-variance" if kind == "ddpm" else "flowdcn")
         name = "dfm" if kind in MULTISCALE else "ddpm" if kind == "ddpm" else "flow"
-        sampling = SamplingConfig("euler", 4, 1.5)
-        process = ProcessConfig(kind=name, **settings)
+        sampling = SamplingConfig(create_solver("euler", steps=4), 1.5)
+        process = create_process(name, **settings)
         pipe = Pipeline(model, codec, (1, 1), sampling=sampling, process=process)
         pipe.size = size[0] * pipe.multiple, size[1] * pipe.multiple
         return pipe
@@ -210,7 +209,7 @@ def pipe_of(autoencoder):
 
 
 PIPELINES = [
-    *(("flow", {"solver": solver}) for solver in OPTIONS if solver not in ANCESTRAL_SOLVERS),
+    *(("flow", {"solver": solver}) for solver in SOLVERS if solver not in ANCESTRAL_SOLVERS),
     *(("ddpm", {"solver": solver}) for solver in (*ANCESTRAL_SOLVERS, "heun", "unipc")),
     *((case, {"solver": "ab2"}) for case in MULTISCALE),
     ("dfm", {"guidance_kind": "cfg-zero"}),

@@ -18,11 +18,10 @@ from torch import Tensor, nn
 
 from convflow.bench.harness import deciles, synchronise
 from convflow.bench.models import create_noisy
-from convflow.codecs import create_codec
-from convflow.distributed import choose_device
 from convflow.generate import Samples
 from convflow.pipeline import Pipeline
 from convflow.recipes.digits import flowdcn
+from convflow.samplers.linear import GeneralLinear
 from convflow.types import Disagreement
 
 Clock = Callable[[], float]
@@ -158,9 +157,8 @@ def create_digits(device: str = "auto") -> Pipeline:
     model = create_noisy(
         settings.pop("name"), in_channels=config.data.channels, num_classes=10, **settings
     )
-    codec = create_codec(dataclasses.asdict(config.codec), choose_device(device))
     size, sampling = config.data.size, config.sampling
-    return Pipeline(model, codec, size, (), sampling, device, config.process)
+    return Pipeline(model, config.codec, size, (), sampling, device, config.process)
 
 
 def measure(
@@ -204,7 +202,7 @@ def measure(
 
 def check(samples: Samples, spent: Spent, watched: Tensor, plain: Tensor) -> None:
     """Raise Disagreement unless a watched run is what it would have been unwatched."""
-    name, expected = samples.sampler.solver, count_calls(samples)
+    name, expected = samples.solver.kind, count_calls(samples)
     if spent.calls != expected:
         raise Disagreement(
             f"{name}: expected {expected} calls of the network, got {spent.calls}; there is "
@@ -219,7 +217,8 @@ def check(samples: Samples, spent: Spent, watched: Tensor, plain: Tensor) -> Non
 
 def count_calls(samples: Samples) -> int:
     """Return how often sampling one batch calls the network, by the solver's own rows."""
-    return samples.sampler.count_evaluations(samples.process)
+    assert isinstance(samples.solver, GeneralLinear), "convflow bench sampling checks it"
+    return samples.solver.count_evaluations(samples.process)
 
 
 def _reading(samples: Samples, num: int, made: list[Tensor]) -> Callable[[Spans], None]:
@@ -236,9 +235,9 @@ def _row(samples: Samples, found: Sequence[Spent], num: int) -> Row:
 
     total = middle("total")
     return Row(
-        samples.sampler.solver,
+        samples.solver.kind,
         samples.guidance,
-        samples.sampler.describe(samples.process)["steps"],
+        samples.solver.describe(samples.process)["steps"],
         found[0].calls,
         1e3 * total,
         1e3 * middle("network"),

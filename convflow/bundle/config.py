@@ -5,80 +5,23 @@ A run takes the same settings, beside those of training (`convflow.training.conf
 
 from __future__ import annotations
 
-import dataclasses
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass
-from numbers import Integral, Real
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
-import msgspec
-
-from convflow.codecs import SD_VAE
+from convflow.codecs import CODECS, Codec, PixelCodec
 from convflow.nn.reach import ReachSchedule
-from convflow.processes.process import has_scales
-from convflow.samplers.ancestral import ANCESTRAL_SOLVERS
+from convflow.processes.flow import FlowMatching
+from convflow.processes.process import PROCESSES, Process
 from convflow.samplers.guidance import guide
-from convflow.samplers.multistep import Table
-from convflow.samplers.sampler import GRID, OPTIONS, PAUSING, SEARCHED, STAGES, Sampler
+from convflow.samplers.linear import GeneralLinear
+from convflow.samplers.solvers import SOLVERS, Solver, vary_solver
 from convflow.seeds import LabelPolicy
-from convflow.settings.fields import (
-    Count,
-    Factor,
-    Fraction,
-    Natural,
-    NotNegative,
-    Pixels,
-    Positive,
-    Share,
-    doc,
-)
-from convflow.settings.read import convert
-from convflow.types import InputError, check_several, unknown_name
-
-
-@dataclass(frozen=True)
-class ProcessConfig:
-    """How data become noise, and what the network predicts (see `convflow.processes`).
-
-    `variance` belongs to "ddpm"; `factors` and all below to "dfm", `location` and `scale` to it and
-    to "flow"; all other keys to "flow".
-    """
-
-    kind: Annotated[
-        Literal["flow", "ddpm", "dfm"], doc("flow matching, DDPM, or a flow for each scale")
-    ] = "flow"
-    times: Annotated[Literal["uniform", "logit-normal"], doc("distribution of times")] = "uniform"
-    location: Annotated[float, doc("mean of the normal behind logit-normal times")] = 0.0
-    scale: Annotated[Positive, doc("its standard deviation")] = 1.0
-    shift: Annotated[Positive, doc("above 1 favours noise, t / (t + (1 - t) shift)")] = 1.0
-    schedule: Annotated[Literal["linear", "cosine", "vp"], doc("path to the data")] = "linear"
-    prediction: Annotated[
-        Literal["velocity", "noise", "data", "score"], doc("what the network predicts")
-    ] = "velocity"
-    variance: Annotated[
-        Literal["learned", "small", "large"], doc("of DDPM's steps; learned doubles the channels")
-    ] = "learned"
-    factors: Annotated[tuple[Factor, ...], doc("between the scales of dfm, coarse to fine")] = (2,)
-    decomposition: Annotated[Literal["laplacian", "haar", "dct"], doc("into scales")] = "laplacian"
-    probabilities: Annotated[tuple[Share, ...], doc("of the main scale; none = 0.9, rest")] = ()
-    earlier_location: Annotated[float, doc("mean as above, of scales before the main one")] = 1.5
-    earlier_scale: Annotated[Positive, doc("its standard deviation")] = 1.0
-    weights: Annotated[tuple[Positive, ...], doc("of each scale in the loss; none = 1")] = ()
-    standardize: Annotated[bool, doc("divide by deviations, measured at the start")] = False
-    deviations: Annotated[tuple[Positive, ...], doc("of each scale; none = measured, or 1")] = ()
-    locations: Annotated[
-        tuple[float, ...], doc("of each scale, in place of location; none = location")
-    ] = ()
-
-    def misfits(self, other: ProcessConfig) -> dict[str, tuple[Any, Any]]:
-        """Return what of `NETWORK_KEYS` another process has otherwise: ours and theirs by key."""
-        pairs = {key: (getattr(self, key), getattr(other, key)) for key in NETWORK_KEYS}
-        return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
-
-
-NETWORK_KEYS = ("kind", "schedule", "prediction", "variance")
-"""What of a process says what its network is asked and what it answers."""
+from convflow.settings.fields import Count, Fraction, Natural, Pixels, doc
+from convflow.settings.kinds import Table
+from convflow.settings.read import hints_of, read, settings_of
+from convflow.types import InputError, unknown_name
 
 
 @dataclass(frozen=True)
@@ -92,13 +35,19 @@ class ResolutionConfig:
         InputError: blocks of a reach that is not to grow.
     """
 
-    shift: Annotated[bool, doc("favour noise at larger sizes, by sqrt(pixel ratio)")] = False
-    reach: Annotated[Literal["none", "auto"], doc("FlowDCN's schedule of S_max")] = "none"
+    shift: Annotated[
+        bool, doc("shift training times to noise at larger sizes, by sqrt(pixel ratio)")
+    ] = False
+    reach: Annotated[
+        Literal["none", "auto"], doc("schedule of FlowDCN's S_max over sizes: auto, or none")
+    ] = "none"
     reach_blocks: Annotated[
-        tuple[Natural, ...], doc("first,last that take part; none = all but 5 and 4")
+        tuple[Natural, ...],
+        doc("first,last block whose S_max grows; none = all but the first 5 and last 4"),
     ] = ()
     position_scaling: Annotated[
-        Literal["none", "pi", "ei", "ntk", "yarn"], doc("of DiT and SiT on larger grids")
+        Literal["none", "pi", "ei", "ntk", "yarn"],
+        doc("scaling of the positions of DiT and SiT on larger grids"),
     ] = "none"
 
     def __post_init__(self) -> None:
@@ -121,107 +70,59 @@ class ResolutionConfig:
 
 
 @dataclass(frozen=True)
-class CodecConfig:
-    """Between pictures and what the network sees (see `convflow.codecs`).
-
-    All but `kind` belong to "latent"; the autoencoder is that of DiT, SiT, DiCo and FlowDCN.
-    """
-
-    kind: Annotated[Literal["pixel", "latent"], doc("pixels, or those of an autoencoder")] = "pixel"
-    autoencoder: Annotated[str, doc("folder or Hub id of an AutoencoderKL of diffusers")] = SD_VAE
-    scale: Annotated[
-        Positive | None, doc("factor on latents; none = as the autoencoder's config.json says")
-    ] = None
-    shift: Annotated[
-        float | None, doc("taken from latents before; none = as the autoencoder's config.json says")
-    ] = None
-
-
-@dataclass(frozen=True)
 class SamplingConfig:
     """Defaults of `convflow sample` for the trained model; `Pipeline.samples` explains them.
 
     Raises:
-        InputError: settings that mean nothing together, or a number out of range.
+        InputError: an unknown name, or a number out of range.
     """
 
-    solver: Annotated[str, doc("heun, ab4, ddpm, ... (see docs: samplers)")] = "euler"
-    steps: Annotated[Count, doc("solver steps")] = 50
-    guidance: Annotated[float, doc("classifier-free guidance scale, 1 = none")] = 1.5
+    solver: Annotated[Solver, doc("solver that makes pictures of noise: heun, ab4, ddpm, ...")] = (
+        field(default_factory=GeneralLinear)
+    )
+    guidance: Annotated[float, doc("scale of classifier-free guidance; 1 = none")] = 1.5
     guidance_kind: Annotated[Literal["cfg", "cfg-zero"], doc("formula of the guidance")] = "cfg"
-    interval: Annotated[tuple[Fraction, Fraction], doc("times at which it acts")] = (0.0, 1.0)
-    channels_guided: Annotated[Count | None, doc("the first so many, none = all")] = None
-    label_policy: Annotated[LabelPolicy, doc("labels in turn, or drawn")] = "balanced"
-    shift: Annotated[Positive, doc("above 1: steps near noise; LightningDiT's 0.3 is 3.33")] = 1.0
-    last_step: Annotated[float | None, doc("length of the last step; published: 0.04")] = None
-    diffusion: Annotated[str, doc("of random solvers: sigma, constant, flowdcn, ...")] = "sigma"
-    strength: Annotated[NotNegative, doc("of the diffusion")] = 1.0
-    last: Annotated[str, doc("how a random solver ends: mean, euler, tweedie, none")] = "mean"
-    eta: Annotated[Fraction, doc("noise of ddim")] = 0.0
-    clip: Annotated[bool, doc("clip predicted data (ddpm, ddim; pixels only)")] = False
-    atol: Annotated[Positive, doc("tolerance of dopri5")] = 1e-6
-    rtol: Annotated[Positive, doc("relative tolerance of dopri5")] = 1e-3
-    stage_steps: Annotated[tuple[Count, ...], doc("of each scale (dfm); none = 3/4, rest")] = ()
-    thresholds: Annotated[tuple[Fraction, ...], doc("when the next scale begins; none = 0.9")] = ()
-    stop_scale: Annotated[Count | None, doc("to stop after (dfm), none = the last")] = None
+    interval: Annotated[
+        tuple[Fraction, Fraction], doc("flow times between which guidance acts, such as 0,1")
+    ] = (0.0, 1.0)
+    channels_guided: Annotated[
+        Count | None, doc("number of channels guided, from the first; none = all, published: 3")
+    ] = None
+    label_policy: Annotated[
+        LabelPolicy, doc("balanced gives the labels in turn, random draws one for each picture")
+    ] = "balanced"
 
     def __post_init__(self) -> None:
         """Check the whole combination."""
         if self.label_policy not in (known := typing.get_args(LabelPolicy)):
             raise InputError(unknown_name("label policy", self.label_policy, known))
         guide(_anything, _anything, self.guidance, self.guidance_kind, **self.guided())
-        if self.solver != SEARCHED:  # its table lies beside the weights
-            self.sampler().check_guidance(self.guidance_kind)
 
     def guided(self) -> dict[str, Any]:
         """Return when and where guidance acts, as arguments of `guide`."""
         return {"interval": self.interval, "channels": self.channels_guided}
 
-    def sampler(self, table: Table | None = None) -> Sampler:
-        """Return the solver with its own settings."""
-        own = {name: getattr(self, name) for name in SAMPLER_SETTINGS}
-        return Sampler(self.solver, self.steps, **own, table=table)
+    def check(self, process: Process) -> None:
+        """Raise InputError where a model trained with a process cannot be sampled so."""
+        self.solver.check(process, self.guidance_kind)
 
-    def varied(self, process: str, /, **given: Any) -> SamplingConfig:
-        """Return these settings with others in their place, for a kind of process.
+    def varied(self, process: Process, /, **given: Any) -> SamplingConfig:
+        """Return these settings with others in their place, for a process; see `vary_solver`.
 
-        Those of these that mean nothing beside what is given go back to their defaults; `steps`
-        becomes the sum of `stage_steps` where these alone are given.
+        A stored kind of guidance that the solver does not take becomes the default.
 
         Raises:
             InputError: what is given means nothing, or is out of range.
         """
-        kept = dataclasses.asdict(self)
-        for name in unfit_settings(kept, given, process):
-            del kept[name]
-        check_several(Integral, stage_steps=given.get("stage_steps", ()))
-        check_several(Real, thresholds=given.get("thresholds", ()))
-        if given.get("stage_steps") and "steps" not in given:
-            given["steps"] = sum(given["stage_steps"])
-        return SamplingConfig(**kept | given)
-
-
-SAMPLER_SETTINGS = tuple(
-    field.name
-    for field in dataclasses.fields(Sampler)
-    if field.name not in ("solver", "steps", "table")
-)
-"""The settings of a solver beside its steps, all of them in `SamplingConfig` too."""
-
-
-def unfit_settings(stored: Mapping[str, Any], given: Mapping[str, Any], process: str) -> list[str]:
-    """Return which stored settings mean nothing beside given ones, maybe words, and the process."""
-    solver = given.get("solver", stored["solver"])
-    names = [name for name in SAMPLER_SETTINGS if name not in OPTIONS.get(solver, ())]
-    if solver in ANCESTRAL_SOLVERS:
-        names.append("guidance_kind")  # cfg-zero is for velocities
-    if has_scales(process) and solver != PAUSING:
-        names.append("guidance_kind")  # nor for solvers that remember a pause
-    if str(given.get("steps", stored["steps"])) == "1" and "last_step" not in names:
-        names.append("last_step")
-    names += GRID if has_scales(process) else STAGES
-    names += ["stage_steps"] * ("steps" in given)  # of another sum
-    return [name for name in dict.fromkeys(names) if name not in given]
+        own = {name: getattr(self, name) for name in hints_of(SamplingConfig)}
+        mine = {name: value for name, value in given.items() if name in own and name != "solver"}
+        others = {name: value for name, value in given.items() if name not in mine}
+        solver = vary_solver(self.solver, process, others)
+        try:
+            solver.check(process, self.guidance_kind)
+        except InputError:  # of the kind, or of what will be refused with any
+            own["guidance_kind"] = SamplingConfig.guidance_kind
+        return read(own | mine | {"solver": solver}, SamplingConfig)
 
 
 def _anything(*_: Any) -> Any:
@@ -234,26 +135,50 @@ class PipelineConfig:
 
     size: Pixels
     class_names: tuple[str, ...] = ()
-    sampling: SamplingConfig = SamplingConfig()
-    codec: CodecConfig = CodecConfig()
-    process: ProcessConfig = ProcessConfig()
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    codec: Codec = field(default_factory=PixelCodec)
+    process: Process = field(default_factory=FlowMatching)
     resolution: ResolutionConfig = ResolutionConfig()
-    format: Literal[1] = 1
+    format: Literal[1, 2] = 2
 
 
 def read_pipeline(tree: Mapping[str, Any]) -> PipelineConfig:
     """Return the description of a pipeline held in a dict, checked; missing keys get defaults.
 
-    In earlier versions `process` and `codec` were a name alone, which is their `kind` now.
-
     Raises:
-        InputError: no size, a wrong type or a value out of range.
+        InputError: no size, an unknown key, a wrong type or a value out of range.
     """
-    for group in ("process", "codec"):
-        if isinstance(tree.get(group), str):
-            tree = {**tree, group: {"kind": tree[group]}}
-    try:
-        return convert(tree, PipelineConfig)
-    except msgspec.ValidationError as error:
-        reason = str(error).replace("`", "").replace("$.", "").replace("Expected", "expected")
-        raise InputError(reason[0].lower() + reason[1:]) from error
+    return replace(read(upgrade(tree), PipelineConfig), format=2)
+
+
+def upgrade(tree: Any) -> Any:
+    """Return settings of a pipeline or a run as this version has them.
+
+    In versions 0.1 and 0.2 a process and a codec stood with the settings of all kinds, or as a name
+    alone, and the settings of all solvers stood beside `solver`, a name. Those of other kinds had
+    their defaults or meant nothing, and are left out.
+    """
+    if not isinstance(tree, Mapping):
+        return tree
+    new, sampling = dict(tree), tree.get("sampling")
+    sampling = sampling if isinstance(sampling, Mapping) else {}
+    flat = isinstance(sampling.get("solver"), str)
+    if not flat and tree.get("format") != 1 and not isinstance(tree.get("process"), str):
+        return tree
+    if flat:
+        mine = {n: v for n, v in sampling.items() if n in hints_of(SamplingConfig)}
+        solver = {n: v for n, v in sampling.items() if n not in mine}
+        new["sampling"] = mine | {"solver": _own(SOLVERS, solver | {"kind": mine["solver"]})}
+    for name, table in (("process", PROCESSES), ("codec", CODECS)):
+        if name in new:
+            new[name] = _own(table, new[name])
+    return new
+
+
+def _own(table: Table[Any], part: Any) -> Any:
+    """Return a part without the settings of others of its table."""
+    if not isinstance(part, Mapping) or part.get("kind") not in table.parts:
+        return part
+    others = {name for cls in table.values() for name in settings_of(cls)}
+    others -= settings_of(table[part["kind"]]).keys()
+    return {name: value for name, value in part.items() if name not in others}

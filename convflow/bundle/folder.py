@@ -7,7 +7,7 @@ import json
 from contextlib import nullcontext
 from pathlib import Path
 
-from convflow.bundle.config import CodecConfig, PipelineConfig, read_pipeline
+from convflow.bundle.config import PipelineConfig, read_pipeline
 from convflow.bundle.paths import portable
 from convflow.bundle.run import (
     folder_of,
@@ -18,7 +18,7 @@ from convflow.bundle.run import (
     say_passed_over,
     show_remains,
 )
-from convflow.codecs import Codec
+from convflow.codecs import Codec, LatentCodec
 from convflow.models.backbone import Backbone
 from convflow.models.zoo import find_folder, load_model
 from convflow.settings.read import to_dict
@@ -89,19 +89,17 @@ def read_trained(
         return folder, read_description(folder), load_model(folder, verify=verify)
 
 
-def describe_codec(codec: Codec, folder: Path, known: str | None = None) -> CodecConfig:
-    """Return the settings of a codec to store in a model folder, its autoencoder found from there.
+def describe_codec(codec: Codec, folder: Path, known: str | None = None) -> Codec:
+    """Return a codec as a model folder stores it, its autoencoder found from there.
 
     Args:
         codec: its autoencoder is where the working directory finds it.
         folder: in which they are to be stored.
         known: what the folder has as the autoencoder; it stays if it means the same.
     """
-    settings = CodecConfig(**codec.settings)
-    if settings.kind == "pixel":
-        return settings
-    place = portable(settings.autoencoder, folder, known)
-    return dataclasses.replace(settings, autoencoder=place)
+    if not isinstance(codec, LatentCodec):
+        return codec
+    return dataclasses.replace(codec, autoencoder=portable(codec.autoencoder, folder, known))
 
 
 def write_description(folder: Path, known: PipelineConfig) -> None:

@@ -57,7 +57,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def bench_solvers(arguments: Sequence[str]) -> int:
     """Search for a solver of few steps, print every solver's error, write the table."""
-    options = _parser().parse(arguments)
+    options = _parser(arguments).parse(arguments)
     from convflow.bar import Bar
     from convflow.bench.solvers import SolverSearch, search_solver
     from convflow.pipeline import Pipeline
@@ -107,7 +107,7 @@ BENCHES = SPEED | {
 """What each takes and tells, and what runs it."""
 
 
-def _parser() -> Parser:
+def _parser(arguments: Sequence[str]) -> Parser:
     parser = Parser(
         prog="convflow bench solvers",
         description=SOLVERS,
@@ -131,7 +131,7 @@ def _parser() -> Parser:
     add("--batch-size", type=positive, default=16, help="samples to generate at once (default: 16)")
     add("--out", type=Path, help="table file (default: solvers/steps_N.json beside the weights)")
     add("--size", type=size, help="height x width, e.g. 48x32 (default: the trained size)")
-    add_sampling_options(parser, GUIDANCE)
+    add_sampling_options(parser, arguments, GUIDANCE)
     add("--seed", type=natural, default=0, help="sample i depends on (seed, i) alone")
     add("--weights", choices=("ema", "raw"), default="ema", help="averaged or last weights")
     add("--device", default="auto", help="device: auto (default), cpu, ...")

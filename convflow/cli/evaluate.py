@@ -23,6 +23,7 @@ from convflow.cli.options import (
     natural,
     positive,
     sampling_options,
+    sampling_settings,
     size,
 )
 from convflow.cli.output import say
@@ -56,7 +57,7 @@ EXAMPLES = """examples
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command and return its exit code."""
-    options = _parser().parse(arguments)
+    options = _parser(arguments).parse(arguments)
     if options.compare:
         if options.what or options.reference:
             raise InputError("--compare: expected result cards alone, got something to score too")
@@ -128,7 +129,7 @@ def _compare(paths: Sequence[Path], allow: Sequence[str]) -> int:
     return 0
 
 
-def _parser() -> Parser:
+def _parser(arguments: Sequence[str]) -> Parser:
     parser = Parser(
         prog="convflow evaluate",
         description=DESCRIPTION,
@@ -174,7 +175,7 @@ def _parser() -> Parser:
     add("--detector-sha256", help="SHA-256 that the weights must have; eight digits or more")
     sampling = parser.add_argument_group("sampling, for a model")
     sampling.add_argument("--weights", choices=("ema", "raw"), help="averaged or last weights")
-    add_sampling_options(sampling)
+    add_sampling_options(sampling, arguments)
     return parser
 
 
@@ -241,7 +242,7 @@ def _open_subject(options: argparse.Namespace) -> Subject:
     from convflow.evaluation.pictures import open_pictures
     from convflow.models.memory import check_memory
 
-    for name in ("labels", "label", "weights", *OPTIONS):
+    for name in ("labels", "label", "weights", *OPTIONS, *sampling_settings()[1]):
         if getattr(options, name) is not None:
             raise InputError(
                 f"--{name.replace('_', '-')}: expected a model to sample from, got the pictures "

@@ -139,15 +139,15 @@ def _codec(known: PipelineConfig | TrainConfig, folder: Path | None = None) -> C
         known: settings with those of the codec.
         folder: in which they are stored, if they are.
     """
-    from dataclasses import asdict
+    from dataclasses import replace
 
-    from convflow.codecs import META, create_codec
+    from convflow.codecs import LatentCodec
     from convflow.training.places import find_place
 
-    settings = asdict(known.codec)
-    if folder is not None and known.codec.kind == "latent":
-        settings["autoencoder"] = find_place(known.codec.autoencoder, folder, inside=True)
-    return create_codec(settings, META)
+    codec = known.codec
+    if folder is not None and isinstance(codec, LatentCodec):
+        codec = replace(codec, autoencoder=find_place(codec.autoencoder, folder, inside=True))
+    return codec
 
 
 def _describe(what: str, asked: _Asked, part: str | None) -> dict[str, Any]:
@@ -189,10 +189,10 @@ def _describe(what: str, asked: _Asked, part: str | None) -> dict[str, Any]:
 
 def _memory_of_recipe(config: TrainConfig, asked: _Asked) -> dict[str, Any]:
     """Return the memory of a recipe's network, of 1000 classes where the data tell how many."""
-    from convflow.training.build import build_network, open_process
+    from convflow.training.build import build_network
 
-    classes, codec = config.model.get("num_classes", 1000), _codec(config)
-    build = partial(build_network, config, classes, codec, open_process(config))
+    classes, codec = config.model.get("num_classes", 1000), config.codec
+    build = partial(build_network, config, classes, codec, config.process)
     return asked.rows(build, codec, config.data.size)
 
 
@@ -270,19 +270,15 @@ def _unreadable(folder: Path) -> dict[str, Any]:
 
 def _scales(known: PipelineConfig, folder: Path) -> dict[str, Any]:
     """Return how a model of scales sees a picture, and how it samples one; of others nothing."""
-    from dataclasses import asdict
-
-    from convflow.processes.process import create_process
-
-    process = create_process(asdict(known.process))
+    process = known.process
     if not process.multiscale:
         return {}
     scales = process.describe(known.size, _codec(known, folder).factor)
-    sampler = known.sampling.varied(process.kind).sampler()
-    sampler.check_process(process)
+    solver = known.sampling.varied(process).solver
+    solver.check(process)
     scales["sizes"] = [f"{height}x{width}" for height, width in scales["sizes"]]
     scales["deviations"] = scales["deviations"] or "as they are"
-    return {"scales": scales | {"sampling": sampler.describe(process)}}
+    return {"scales": scales | {"sampling": solver.describe(process)}}
 
 
 def _print_sizes(found: dict[str, Any]) -> None:
@@ -322,7 +318,7 @@ def _in_short(recipe: dict[str, Any]) -> dict[str, Any]:
         return {
             key: changed(value, default[key]) if isinstance(value, dict) else value
             for key, value in tree.items()
-            if value != default[key]
+            if key not in default or value != default[key]
         }
 
     defaults = to_dict(TrainConfig())

@@ -12,10 +12,11 @@ import os
 import re
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from convflow import __version__
 from convflow.cli.output import open_terminal, plain, say
+from convflow.settings.kinds import import_module
 from convflow.types import Disagreement, Diverged, InputError, unknown_name
 
 VERBS = {
@@ -42,7 +43,20 @@ USAGE = "\n".join(
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line, and which names the nearest option."""
+    """An argument parser whose errors are one line, and which names the nearest option.
+
+    All have `--import`, which `main` has obeyed before.
+    """
+
+    def __init__(self, *arguments: Any, **more: Any) -> None:
+        super().__init__(*arguments, **more)
+        self.add_argument(
+            "--import",
+            action="append",
+            metavar="MODULE",
+            help="module of yours to import first, which runs its code: stored names such as "
+            "MODULE:Name are then found; may be repeated",
+        )
 
     def error(self, message: str) -> NoReturn:
         """Raise InputError instead of printing usage and leaving."""
@@ -99,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if verb not in VERBS:
             raise InputError(unknown_name("verb", verb, VERBS))
-        return importlib.import_module(f"convflow.cli.{verb}").main(words[1:])
+        return importlib.import_module(f"convflow.cli.{verb}").main(_imported(words[1:]))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -119,6 +133,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
             cure = "try a smaller --batch-size or --micro-batch, a smaller size or a smaller model"
             return _complain(f"out of memory; {cure}", 1)
         raise
+
+
+def _imported(words: Sequence[str]) -> list[str]:
+    """Import the modules that words such as `--import MODULE` name, and return the others."""
+    left, rest = list[str](), list(words)
+    while rest:
+        word, equals, module = rest.pop(0).partition("=")
+        if word != "--import":
+            left.append(word + equals + module)
+            continue
+        if not equals and not rest:
+            raise InputError("--import: expected a module after it, got none; give one")
+        import_module(module if equals else rest.pop(0), "--import")
+    return left
 
 
 def _complain(message: str, code: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import itertools
 import logging
 import math
 import re
@@ -48,26 +49,11 @@ def finite(text: str) -> float:
     return number
 
 
-def channels(text: str) -> int | str:
-    """Return how many channels, or "all"; for `argparse`."""
-    return text if text == "all" else positive(text)
-
-
-def last_step(text: str) -> float | str:
-    """Return a length, or "none"; for `argparse`."""
-    return text if text == "none" else finite(text)
-
-
 def above_zero(text: str) -> float:
     """Return a finite number above 0; for `argparse`."""
     if (number := finite(text)) <= 0:
         raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
     return number
-
-
-def shift(text: str) -> float | str:
-    """Return a number above 0, or "auto"; for `argparse`."""
-    return text if text == "auto" else above_zero(text)
 
 
 def reach(text: str) -> float | tuple[float, float] | str:
@@ -93,16 +79,6 @@ def sizes(text: str) -> list[Size]:
     return list(dict.fromkeys(size(part) for part in text.split(",")))
 
 
-def counts(text: str) -> tuple[int, ...]:
-    """Return whole numbers of at least 1 from "30,10"; for `argparse`."""
-    return tuple(positive(part) for part in text.split(","))
-
-
-def times(text: str) -> tuple[float, ...]:
-    """Return numbers above 0 from "0.9" or "0.9,0.7"; for `argparse`."""
-    return tuple(above_zero(part) for part in text.split(","))
-
-
 def blocks(text: str) -> tuple[int, int]:
     """Return the first and the last block from "5,7"; for `argparse`."""
     numbers = tuple(natural(part) for part in text.split(","))
@@ -125,40 +101,7 @@ REACH = ("times", "blocks", "form", "peak")
 """Parts of a `ReachSchedule`, as options `--reach-PART`."""
 
 OPTIONS: dict[str, dict[str, Any]] = {
-    "label_policy": {"help": "balanced: labels in turn; random: drawn (default: the recipe's)"},
-    "steps": {"type": positive, "help": "solver steps (default: the recipe's)"},
-    "solver": {"help": "euler, heun, ab4, ddpm, ... (default: the recipe's; docs: samplers)"},
-    "guidance": {"type": finite, "help": "1 = none (default: the recipe's)"},
-    "guidance_kind": {"help": "cfg, cfg-zero (default: the recipe's), or auto with --weaker"},
-    "interval": {
-        "type": interval,
-        "help": "times at which it acts, as 0,1 (default: the recipe's)",
-    },
-    "channels_guided": {"type": channels, "help": "the first so many, or all; published: 3"},
     "weaker": {"help": "run, checkpoint or model folder that guidance pulls away from"},
-    "shift": {
-        "type": shift,
-        "help": "above 1 spends more steps near noise (LightningDiT's 0.3 is 3.33 here); "
-        "auto: times sqrt(pixels / trained pixels)",
-    },
-    "last_step": {"type": last_step, "help": "length of the last step, or none; published: 0.04"},
-    "diffusion": {"help": "of random solvers: sigma, constant, flowdcn, ..."},
-    "strength": {"type": finite, "help": "of the diffusion"},
-    "last": {"help": "how a random solver ends: mean, euler, tweedie, none"},
-    "eta": {"type": finite, "help": "noise of ddim, 0 to 1"},
-    "clip": {"action": argparse.BooleanOptionalAction, "help": "clip predicted data (ddpm, ddim)"},
-    "atol": {"type": above_zero, "help": "tolerance of dopri5"},
-    "rtol": {"type": above_zero, "help": "relative tolerance of dopri5"},
-    "stage_steps": {
-        "type": counts,
-        "help": "of dfm: steps of each scale, 30,10 (default: the recipe's, or 3/4 and the rest)",
-    },
-    "thresholds": {"type": times, "help": "of dfm: when the next scale begins, published: 0.9"},
-    "stop_scale": {
-        "type": positive,
-        "help": "of dfm: stop after scale K, at its size, 1 = coarsest",
-    },
-    "table": {"type": Path, "help": "of the solver searched: a .json of convflow bench solvers"},
     "reach": {
         "type": reach,
         "help": "S_max of FlowDCN in cells, or X,Y, or auto: grows with the size as published, or "
@@ -166,27 +109,48 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
     "reach_times": {
         "type": interval,
-        "help": "of --reach auto: flow times at which it grows (default: 0,0.6)",
+        "help": "with --reach auto: flow times between which S_max grows (default: 0,0.6)",
     },
     "reach_blocks": {
         "type": blocks,
-        "help": "of --reach auto: first,last from 0 (default: all but the first 5 and last 4)",
+        "help": "with --reach auto: first,last block whose S_max grows, from 0 (default: all but "
+        "the first 5 and last 4)",
     },
-    "reach_form": {"help": "of --reach auto: linear, falling to 1 (default), or constant"},
-    "reach_peak": {"type": above_zero, "help": "of --reach auto: its largest factor (default: 2)"},
+    "reach_form": {
+        "help": "with --reach auto: linear, the factor falls to 1 (default), or constant"
+    },
+    "reach_peak": {
+        "type": above_zero,
+        "help": "with --reach auto: largest factor of S_max (default: 2)",
+    },
     "position_scaling": {
-        "help": "of DiT and SiT on larger grids: pi or ei; of rotary positions pi, ntk or yarn"
+        "help": "scaling of the positions of DiT and SiT on larger grids: pi or ei; pi, ntk or yarn"
+        " of rotary ones"
     },
-    "precision": {"help": "float32 (default) or bfloat16, faster and less exact"},
+    "precision": {"help": "arithmetic of the network: float32 (default) or bfloat16"},
 }
-"""What `Pipeline.samples` takes, as options; size and seed stand with each command. What is not
-given is as in the recipe."""
+"""What `Pipeline.samples` takes beside settings, as options; size and seed stand with commands."""
+
+SPECIAL = {
+    "shift": "; auto = times sqrt(pixels / trained pixels)",
+    "guidance_kind": ": cfg, cfg-zero, or auto with --weaker",
+}
+"""What the help says besides of settings that take one more word here."""
 
 
 def add_sampling_options(
-    parser: argparse._ActionsContainer, names: Sequence[str] | None = None
+    parser: argparse._ActionsContainer,
+    arguments: Sequence[str],
+    names: Sequence[str] | None = None,
 ) -> None:
-    """Add the options that say how a model makes pictures, all or some; None unless given."""
+    """Add the options that say how a model makes pictures, all or some; None unless given.
+
+    The settings of solvers are those of `--solver` where it is among the arguments. All others are
+    taken too, for what they mean is known only once the model is; `--help` leaves them out.
+    """
+    from convflow.settings.read import plain
+    from convflow.settings.words import help_of
+
     parser.add_argument(
         "--labels",
         help='class names or indices: cat,dog; names with commas in quotes: cat,"b, or not" '
@@ -198,16 +162,54 @@ def add_sampling_options(
         metavar="NAME",
         help="one class name or index, commas included; may be repeated",
     )
-    for name in OPTIONS if names is None else names:
+    shown, every = sampling_settings(word_after("--solver", arguments))
+    for name, hint in every.items():
+        if names is not None and name not in names:
+            continue
+        said = f"{help_of(hint)}{SPECIAL.get(name, '')} (default: the recipe's)"
+        if name == "solver":
+            said += "; with --help its settings are shown, without it those of euler"
+        said = said.replace("%", "%%") if name in shown else argparse.SUPPRESS
+        more: dict[str, Any] = {"help": said}
+        if plain(hint) is bool:
+            more["action"] = argparse.BooleanOptionalAction
+        parser.add_argument(f"--{name.replace('_', '-')}", **more)
+    for name in OPTIONS if names is None else [name for name in OPTIONS if name in names]:
         parser.add_argument(f"--{name.replace('_', '-')}", **OPTIONS[name])
+
+
+def sampling_settings(solver: str | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the annotations of the settings of sampling by name: those of a solver, and all.
+
+    Args:
+        solver: its name, which may be a user's; None for euler.
+    """
+    from convflow.bundle.config import SamplingConfig
+    from convflow.samplers.solvers import SOLVERS
+    from convflow.settings.read import hints_of, settings_of
+
+    own = hints_of(SamplingConfig) | settings_of(SOLVERS.find(solver or "euler"))
+    every = own.copy()
+    for cls in dict.fromkeys(SOLVERS.values()):
+        every = settings_of(cls) | every
+    return own, every
+
+
+def word_after(option: str, arguments: Sequence[str]) -> str | None:
+    """Return the value given to an option, in words not yet read; None where there is none."""
+    for word, after in itertools.pairwise([*arguments, ""]):
+        name, equals, value = word.partition("=")
+        if name == option:
+            return value if equals else after
+    return None
 
 
 def sampling_options(options: argparse.Namespace) -> dict[str, Any]:
     """Return what the user gave of the arguments of `Pipeline.samples`, labels apart.
 
     Raises:
-        InputError: a weaker model without the guidance that uses it, or the other way round;
-            a part of a schedule of the reach without --reach auto.
+        InputError: an unfit value; a weaker model without the guidance that uses it, or the other
+            way round; a part of a schedule of the reach without --reach auto.
     """
     if (vars(options).get("guidance_kind") == "auto") != bool(vars(options).get("weaker")):
         raise InputError(
@@ -216,10 +218,16 @@ def sampling_options(options: argparse.Namespace) -> dict[str, Any]:
         )
     from convflow.nn.reach import ReachSchedule
     from convflow.pipeline import Pipeline
-    from convflow.samplers.multistep import read_table
+    from convflow.settings.words import parse
 
     names = (*OPTIONS, "size", "seed")
-    given = {name: v for name, v in vars(options).items() if name in names and v is not None}
+    words = {name: v for name, v in vars(options).items() if v is not None}
+    given = {name: v for name, v in words.items() if name in names}
+    for name, hint in sampling_settings(words.get("solver"))[1].items():
+        if isinstance(text := words.get(name), str) and text != "auto":
+            given[name] = "all" if text == "all" else parse(text, hint, name.replace("_", "-"))
+        elif name in words:
+            given[name] = text
     if "weaker" in given:
         given["weaker"] = Pipeline.from_pretrained(given["weaker"], device=options.device)
     varied = {n: given.pop(f"reach_{n}") for n in REACH if f"reach_{n}" in given}
@@ -230,10 +238,7 @@ def sampling_options(options: argparse.Namespace) -> dict[str, Any]:
             f"--reach-{next(iter(varied))}: expected --reach auto with it, got "
             f"{given.get('reach', 'none')}; add it, or leave this out"
         )
-    if given.get("last_step") == "none":
-        given["last_step"] = None
     if "table" in given:
-        given["table"] = read_table(given["table"])
         given.setdefault("solver", "searched")
     return given
 

@@ -45,7 +45,7 @@ class Previews:
         zoom: int | None = None,
     ) -> None:
         self.folder, self.samples, self.name_of = folder, samples, name_of
-        ends = samples.sampler.stage_ends(samples.process)
+        ends = samples.solver.stage_ends(samples.process)
         every = every or math.ceil(ends[-1] / TILES)
         self.steps = sorted({*range(every, ends[-1] + 1, every), *ends})
         self.zoom = zoom or max(1, 64 // max(samples.size))

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command and return its exit code."""
-    options = _parser().parse(arguments)
+    options = _parser(arguments).parse(arguments)
     options.out = options.out or Path("samples" if options.single else "samples.png")
     if not options.single and options.out.suffix not in ("", ".png"):
         raise InputError(
@@ -112,7 +112,7 @@ def _write(made: Output, out: Path, single: bool, options: argparse.Namespace) -
     say(f"{len(made.images)} pictures of {height}x{width} in {out}")
 
 
-def _parser() -> Parser:
+def _parser(arguments: Sequence[str]) -> Parser:
     parser = Parser(
         prog="convflow sample",
         description="Generate images with a trained model.",
@@ -129,7 +129,7 @@ def _parser() -> Parser:
     add("--seed", type=natural, default=0, help="image i depends on (seed, i) alone")
     add("--weights", choices=("ema", "raw"), default="ema", help="averaged or last weights")
     add("--batch-size", type=positive, default=64, help="images to generate at once (default: 64)")
-    add_sampling_options(parser)
+    add_sampling_options(parser, arguments)
     add("--columns", type=positive, help="number of images in a row of the grid")
     add("--zoom", type=positive, help="magnification in the grid (default: by image size)")
     previews = "also write a strip for each image, from noise to the result (default: previews)"

@@ -100,12 +100,12 @@ def bench_samplers(arguments: Sequence[str]) -> int:
     from convflow.bar import Bar
     from convflow.bench import samplers, table
     from convflow.pipeline import Pipeline
-    from convflow.samplers.ode import SOLVERS
+    from convflow.samplers.ode import SCHEMES
 
     solvers = options.solver.split(",") if options.solver else samplers.USUAL
     for name in solvers:
-        if name not in SOLVERS:
-            raise InputError(f"--solver: {unknown_name('solver of fixed cost', name, SOLVERS)}")
+        if name not in SCHEMES:
+            raise InputError(f"--solver: {unknown_name('solver of fixed cost', name, SCHEMES)}")
     pipe = (
         samplers.create_digits(options.device)
         if options.model is None

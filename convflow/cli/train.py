@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from convflow.cli.main import Parser
-from convflow.cli.options import above_zero
+from convflow.cli.options import above_zero, word_after
 from convflow.cli.output import say
 from convflow.types import InputError
 
@@ -53,6 +52,9 @@ common settings
   --process ddpm           use DDPM instead of flow matching; see also --process.schedule
   --process dfm            use one flow for each scale; see also --process.factors and
                            --process.decomposition
+  --import my.module       import a module of yours first, so that names stored in files are found
+  --objectives.NAME.kind M:C  add a loss of your own, class C of module M; .weight is its factor
+  --monitor.logger M:C     also send the metrics to a logger of your own
   --model.width 256        any setting of the network; give a list as --model.depths 2,4,8,4,2
 
 convflow train RECIPE --help lists every key with its value in that recipe. With other settings
@@ -78,7 +80,7 @@ def main(arguments: Sequence[str]) -> int:
     words = list(arguments)
     recipe = None if words[0].startswith("-") else words.pop(0)
     options, rest = parser.parse_known_args(words)
-    if options.epochs is not None and _value_of("--images", rest) is not None:
+    if options.epochs is not None and word_after("--images", rest) is not None:
         raise InputError("expected --epochs or --images, got both; drop one of them")
     config = override(_settings(recipe, options, rest), rest)
     if options.help:
@@ -98,7 +100,7 @@ def _settings(recipe: str | None, options: argparse.Namespace, rest: Sequence[st
     from convflow import recipes
     from convflow.training.launch import read_run_config
 
-    origin = _value_of("--init", rest) if recipe is None and options.resume is None else None
+    origin = word_after("--init", rest) if recipe is None and options.resume is None else None
     if origin is not None and (Path(origin) / "checkpoints").is_dir():
         if options.run is None and not options.help:
             raise InputError(f"expected --run FOLDER beside --init {origin}, got none; add it")
@@ -114,12 +116,3 @@ def _settings(recipe: str | None, options: argparse.Namespace, rest: Sequence[st
     if options.run is not None:
         raise InputError("expected --resume FOLDER or --run FOLDER, got both; drop --run")
     return read_run_config(options.resume)
-
-
-def _value_of(option: str, words: Sequence[str]) -> str | None:
-    """Return the value given to an option, in words not yet read; None where there is none."""
-    for word, after in itertools.pairwise([*words, ""]):
-        name, equals, value = word.partition("=")
-        if name == option:
-            return value if equals else after
-    return None

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import msgspec
 
 from convflow import __version__
-from convflow.settings.read import convert, differences, flatten
+from convflow.settings.read import differences, flatten
 from convflow.storage import read_json, write_text
 from convflow.types import InputError
 
@@ -105,8 +105,8 @@ def read_card(path: Path) -> Card:
     if not path.is_file():
         raise InputError(f"expected a result card at {path}, found no such file; check the path")
     try:
-        return convert(read_json(path), Card)
-    except msgspec.ValidationError as error:
+        return msgspec.convert(read_json(path), Card)
+    except (msgspec.ValidationError, UnicodeEncodeError) as error:
         raise InputError(
             f"expected a result card of convflow evaluate, got {path} ({error}); "
             "give the .json it wrote"

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from convflow.processes.prediction import Kind
 from convflow.processes.schedule import Schedule
+from convflow.settings.kinds import Part
 from convflow.types import Denoiser, InputError, Size
 
 Clock = Callable[[Tensor], Tensor]
@@ -68,7 +69,7 @@ class Field:
         return dataclasses.replace(self, predict=predict, begin=predict.begin)
 
 
-class Process:
+class Process(Part):
     """How data become noise in training, and what the network is asked for.
 
     `path` and `Field` speak of flow time, from 0 (noise) to 1 (data), whatever the process's own
@@ -79,7 +80,6 @@ class Process:
     A process is a frozen dataclass whose fields are its settings.
     """
 
-    kind: ClassVar[str]
     multiscale: ClassVar[bool] = False
     """Whether pictures are several scales, each with a time of its own."""
     begins_from: ClassVar[tuple[str, ...]] = ()
@@ -224,9 +224,26 @@ class Process:
         """
         return state
 
+    def misfits(self, other: Process) -> dict[str, tuple[Any, Any]]:
+        """Return where networks of two processes are asked or answer otherwise: ours and theirs."""
+        ours, theirs = (
+            {
+                "kind": process.kind,
+                "schedule": process.path.name,
+                "prediction": process.prediction,
+                "variance": getattr(process, "variance", None),
+            }
+            for process in (self, other)
+        )
+        return {key: (ours[key], theirs[key]) for key in ours if ours[key] != theirs[key]}
+
     def measure(self, batches: Iterable[Tensor]) -> tuple[float, ...]:
         """Return what must be measured of the data, batches (B, C, H, W): here nothing."""
         return ()
+
+    def measured(self, measurements: tuple[float, ...]) -> Process:
+        """Return the process with what `measure` has returned."""
+        return self
 
     def adapt(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Return the settings of the network that this process trains, its name among them.

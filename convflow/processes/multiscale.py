@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from numbers import Real
 from typing import Annotated, Any, ClassVar, NamedTuple, Protocol, runtime_checkable
@@ -217,6 +217,10 @@ class MultiscaleFlow(Process):
                 "standardize out"
             )
         return tuple(variance.sqrt().tolist())
+
+    def measured(self, measurements: tuple[float, ...]) -> MultiscaleFlow:
+        """Return the process with the standard deviation of each scale."""
+        return replace(self, deviations=measurements)
 
     def draw_active(self, n: int, generator: torch.Generator) -> Int[Tensor, " n"]:
         """Return how many scales take part in each of `n` samples, the last of them the main one.

@@ -2,15 +2,20 @@
 
 from dataclasses import replace
 
-from convflow.bundle.config import ProcessConfig, SamplingConfig
+from convflow.bundle.config import SamplingConfig
+from convflow.processes.ddpm import DDPM
+from convflow.processes.multiscale import MultiscaleFlow
+from convflow.samplers.solvers import create_solver
 from convflow.training.config import DataConfig, EMAConfig, OptimConfig, TrainConfig
 
-SCALES = ProcessConfig(kind="dfm", factors=(2,), decomposition="dct", location=0.5)
+SCALES = MultiscaleFlow(factors=(2,), decomposition="dct", location=0.5)
 """16x16 pixels, then 32x32, as was best for a small FlowDCN after 20,480 pictures and good for SiT
 (`benchmarks/quality/dfm_sweep.py`, `dfm.py`). The paper has "laplacian" and 0, for latents.
 """
 
-DFM = SamplingConfig("euler", 40, 1.5, stage_steps=(30, 10), thresholds=(0.9,))
+DFM = SamplingConfig(
+    create_solver("euler", steps=40, stage_steps=(30, 10), thresholds=(0.9,)), guidance=1.5
+)
 """30 steps for 16x16 pixels, 10 for the rest of 32x32."""
 
 
@@ -21,7 +26,7 @@ def flowdcn() -> TrainConfig:
         data=DataConfig(path="hf:uoft-cs/cifar10", size=(32, 32), channels=3),
         optim=OptimConfig(lr=4e-4, betas=(0.9, 0.99), warmup_images=10_000),
         ema=EMAConfig(decay=0.999),
-        sampling=SamplingConfig(solver="heun", steps=25, guidance=1.5),
+        sampling=SamplingConfig(create_solver("heun", steps=25), guidance=1.5),
         images=10_000_000,
         batch_size=64,
     )
@@ -48,7 +53,7 @@ def sit() -> TrainConfig:
 def dit() -> TrainConfig:
     """CIFAR-10 in pixel space, network and settings of cifar10.sit, trained with DDPM."""
     model = sit().model | {"name": "dit"}
-    return replace(sit(), model=model, process=ProcessConfig(kind="ddpm"))
+    return replace(sit(), model=model, process=DDPM())
 
 
 def flowdcn_dfm() -> TrainConfig:
@@ -58,7 +63,7 @@ def flowdcn_dfm() -> TrainConfig:
 
 def dico_dfm() -> TrainConfig:
     """CIFAR-10 in two scales as published, a 5 M DiCo; otherwise like cifar10.dico."""
-    return replace(dico(), process=ProcessConfig(kind="dfm", factors=(2,)), sampling=DFM)
+    return replace(dico(), process=MultiscaleFlow(factors=(2,)), sampling=DFM)
 
 
 def sit_dfm() -> TrainConfig:

@@ -1,6 +1,7 @@
 """The 1,797 handwritten digits that come with scikit-learn, 8x8 pixels, 10 classes."""
 
 from convflow.bundle.config import SamplingConfig
+from convflow.samplers.solvers import create_solver
 from convflow.training.config import DataConfig, EMAConfig, OptimConfig, TrainConfig
 
 
@@ -11,7 +12,7 @@ def flowdcn() -> TrainConfig:
         data=DataConfig(path="digits", size=(8, 8), channels=1, flip=False),
         optim=OptimConfig(lr=2e-3, betas=(0.9, 0.99), warmup_images=5_000, schedule="linear"),
         ema=EMAConfig(decay=0.995),
-        sampling=SamplingConfig(solver="heun", steps=20, guidance=1.5),
+        sampling=SamplingConfig(create_solver("heun", steps=20), guidance=1.5),
         images=56_000,
         batch_size=128,
     )

@@ -9,30 +9,43 @@ from dataclasses import replace
 
 import numpy as np
 
-from convflow.bundle.config import CodecConfig, ProcessConfig, SamplingConfig
+from convflow.bundle.config import SamplingConfig
+from convflow.codecs import LatentCodec
 from convflow.data.buckets import bucket_sizes
+from convflow.processes.ddpm import DDPM
+from convflow.processes.flow import FlowMatching
+from convflow.processes.multiscale import MultiscaleFlow
 from convflow.recipes import Target
+from convflow.samplers.solvers import create_solver
 from convflow.training.config import DataConfig, EMAConfig, OptimConfig, TrainConfig
 
-DDPM_250 = SamplingConfig("ddpm", 250, 1.0, channels_guided=3, label_policy="random")
+DDPM_250 = SamplingConfig(
+    create_solver("ddpm", steps=250), 1.0, channels_guided=3, label_policy="random"
+)
 """DiT's and DiCo's."""
 
 SIT_SDE = SamplingConfig(
-    "euler-maruyama", 250, 1.0, channels_guided=3, label_policy="random", last_step=0.04
-)  # fmt: skip
+    create_solver("euler-maruyama", steps=250, last_step=0.04),
+    1.0,
+    channels_guided=3,
+    label_policy="random",
+)
 """SiT's, with the diffusion and the last step of its code's defaults."""
 
 FLOWDCN_SDE = SamplingConfig(
-    "euler-maruyama", 250, 1.0, last_step=0.04, diffusion="flowdcn", last="euler"
+    create_solver("euler-maruyama", steps=250, last_step=0.04, diffusion="flowdcn", last="euler"),
+    1.0,
 )
 """FlowDCN's: balanced labels, guidance on all channels."""
 
-DFM = ProcessConfig(kind="dfm", factors=(2,))
+DFM = MultiscaleFlow(factors=(2,))
 """DFM's: a flow for half the resolution, one for the rest."""
 
 DFM_ODE = SamplingConfig(
-    "euler", 40, 1.0, label_policy="random", stage_steps=(30, 10), thresholds=(0.7,)
-)  # fmt: skip
+    create_solver("euler", steps=40, stage_steps=(30, 10), thresholds=(0.7,)),
+    1.0,
+    label_policy="random",
+)
 """DFM's at 512: 30 + 10 steps, guidance on all channels."""
 
 
@@ -41,8 +54,8 @@ def _recipe(model: str, steps: int, sampling: SamplingConfig, guidance: float) -
     return TrainConfig(
         model={"name": model},
         data=DataConfig(path="hf:ILSVRC/imagenet-1k", size=(256, 256), channels=3, flip=True),
-        codec=CodecConfig(kind="latent"),
-        process=ProcessConfig(kind="ddpm" if sampling.solver == "ddpm" else "flow"),
+        codec=LatentCodec(),
+        process=DDPM() if sampling.solver.kind == "ddpm" else FlowMatching(),
         optim=OptimConfig(lr=1e-4, betas=(0.9, 0.999), clip=None),
         ema=EMAConfig(decay=0.9999, warmup=0.0),
         sampling=replace(sampling, guidance=guidance),
@@ -73,7 +86,7 @@ def flowdcn_b_var() -> TrainConfig:
     recipe = flowdcn_b()
     sizes = bucket_sizes(256 * 256, np.linspace(0.5, 3, 10).tolist(), 16)
     data = replace(recipe.data, sizes=sizes, crop="random", flip=False)
-    return replace(recipe, data=data, process=replace(recipe.process, times="logit-normal"))
+    return replace(recipe, data=data, process=FlowMatching(times="logit-normal"))
 
 
 def flowdcn_l() -> TrainConfig:
@@ -214,8 +227,8 @@ def dfm_dit_xl_512() -> TrainConfig:
 
 def dfm_sit_xl_512() -> TrainConfig:
     """DFM, SiT-XL/2 at 512, 400K steps; FID 18.74 without guidance (paper, not reproduced here)."""
-    sampling = SamplingConfig("euler", 50, stage_steps=(40, 10), thresholds=(0.9,))
-    recipe = _recipe("sit-xl/2", 400_000, replace(sampling, label_policy="random"), 1.0)
+    solver = create_solver("euler", steps=50, stage_steps=(40, 10), thresholds=(0.9,))
+    recipe = _recipe("sit-xl/2", 400_000, SamplingConfig(solver, label_policy="random"), 1.0)
     process, optim = replace(DFM, earlier_location=2.0), replace(recipe.optim, clip=1.0)
     recipe = replace(recipe, process=process, optim=optim, precision="bfloat16")
     return _at_512(recipe, 400_000)

@@ -6,15 +6,18 @@ Its step lengths follow from tolerances; SiT's released sampler uses it with 1e-
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from convflow.processes.contract import Draw, Field, Process, Stage
+from convflow.samplers.ode import Callback
+from convflow.samplers.solver import Solver
+from convflow.settings.fields import Positive, doc
 from convflow.types import Denoiser, InputError
-
-ADAPTIVE_SOLVERS = ("dopri5",)
 
 MOST_STEPS = 10_000
 
@@ -24,6 +27,34 @@ class Adaptive(NamedTuple):
 
     state: Float[Tensor, "B C H W"]
     evaluations: int
+
+
+@dataclass(frozen=True)
+class Dopri5(Solver):
+    """The solver that finds its own steps; see `integrate_adaptive`."""
+
+    kind: ClassVar[str] = "dopri5"
+    num_steps: ClassVar[None] = None
+
+    atol: Annotated[Positive, doc("absolute error that dopri5 allows in a step")] = 1e-6
+    rtol: Annotated[Positive, doc("error that dopri5 allows in a step, relative to the state")] = (
+        1e-3
+    )
+
+    def solve(
+        self,
+        field: Field,
+        process: Process,
+        x: Tensor,
+        labels: Tensor,
+        stage: Stage,
+        draw: Draw,
+        callback: Callback,
+    ) -> Tensor:
+        """Return the state at the end of a stage."""
+        x = integrate_adaptive(field, x, labels, atol=self.atol, rtol=self.rtol).state
+        callback(1, 1, x)
+        return x
 
 
 @torch.no_grad()

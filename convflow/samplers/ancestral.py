@@ -8,22 +8,116 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from convflow.processes.contract import Draw
+from convflow.processes.contract import Draw, Field, Process, Stage
 from convflow.processes.ddpm import DDPM, Posterior
 from convflow.samplers.ode import Callback, times_like
+from convflow.samplers.solver import Solver
+from convflow.settings.fields import Count, Fraction, doc
 from convflow.types import Denoiser, InputError
-
-ANCESTRAL_SOLVERS = ("ddpm", "ddim")
-"""`ancestral` and `ddim`; each calls the model once a step."""
 
 Move = Callable[[DDPM, Posterior, Tensor, int, int], Tensor]
 """From a chain, the step back that the network describes, the state, the chain's step and the
 number of the step taken, to the next state."""
+
+
+@dataclass(frozen=True)
+class Chain(Solver):
+    """A solver that walks the chain of DDPM, one call of the network a step."""
+
+    guidance_kinds: ClassVar[tuple[str, ...]] = ("cfg", "auto")
+
+    steps: Annotated[Count, doc("number of the chain's steps to take, evenly spaced")] = 50
+    clip: Annotated[bool, doc("clip the predicted data to [-1, 1]; for pixels")] = False
+
+    @property
+    def num_steps(self) -> int:
+        """How many steps a run has."""
+        return self.steps
+
+    def check(self, process: Process, guidance_kind: str = "cfg") -> None:
+        """Raise InputError where the solver cannot sample a model."""
+        super().check(process, guidance_kind)
+        self._chain(process).respaced(self.steps)
+
+    def field(self, process: Process, network: Any, stage: Stage, noise: Tensor) -> Field:
+        """Return the network itself, in its own time."""
+        return self._chain(process).chain(network)
+
+    def _chain(self, process: Process) -> DDPM:
+        if not isinstance(process, DDPM):
+            raise InputError(
+                f"the solver {self.kind} needs a model trained with the process ddpm, got one of "
+                "flow matching; choose another such as heun or euler-maruyama"
+            )
+        return process
+
+
+@dataclass(frozen=True)
+class Ancestral(Chain):
+    """Ancestral sampling, see `ancestral`."""
+
+    kind: ClassVar[str] = "ddpm"
+
+    def solve(
+        self,
+        field: Field,
+        process: Process,
+        x: Tensor,
+        labels: Tensor,
+        stage: Stage,
+        draw: Draw,
+        callback: Callback,
+    ) -> Tensor:
+        """Return the state at the end of a stage."""
+        return ancestral(
+            field,
+            self._chain(process),
+            x,
+            labels,
+            self.steps,
+            draw,
+            clip=self.clip,
+            callback=callback,
+        )
+
+
+@dataclass(frozen=True)
+class DDIM(Chain):
+    """Implicit sampling, see `ddim`."""
+
+    kind: ClassVar[str] = "ddim"
+
+    eta: Annotated[Fraction, doc("noise of each step of ddim: 0 = none, 1 = as ddpm")] = 0.0
+
+    def solve(
+        self,
+        field: Field,
+        process: Process,
+        x: Tensor,
+        labels: Tensor,
+        stage: Stage,
+        draw: Draw,
+        callback: Callback,
+    ) -> Tensor:
+        """Return the state at the end of a stage."""
+        return ddim(
+            field,
+            self._chain(process),
+            x,
+            labels,
+            self.steps,
+            draw,
+            eta=self.eta,
+            clip=self.clip,
+            callback=callback,
+        )
 
 
 @torch.no_grad()

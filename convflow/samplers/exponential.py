@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from convflow.processes.contract import Draw, Field, Process, Stage
 from convflow.processes.prediction import convert
 from convflow.processes.schedule import Schedule
 from convflow.samplers.ode import Callback, times_like
+from convflow.samplers.solver import GridSolver
 from convflow.types import Denoiser, InputError, unknown_name
 
 EXPONENTIAL_SOLVERS: dict[str, tuple[str, str, int]] = {
@@ -29,6 +32,27 @@ are of order 1, so that the whole is of order 2. Each calls the model once a ste
 
 MOST_NOISE = 1 - 1e-6
 """The largest share of noise that diffusers is told of; at 1 its log-signal has no bound."""
+
+
+@dataclass(frozen=True)
+class Exponential(GridSolver):
+    """An exponential integrator, named in `EXPONENTIAL_SOLVERS`; see `integrate_exponential`."""
+
+    kind: str = "dpm++"
+
+    def solve(
+        self,
+        field: Field,
+        process: Process,
+        x: Tensor,
+        labels: Tensor,
+        stage: Stage,
+        draw: Draw,
+        callback: Callback,
+    ) -> Tensor:
+        """Return the state at the end of a stage."""
+        grid = self.grid(stage.steps, field.begin)
+        return integrate_exponential(field, process.path, x, labels, grid, self.kind, callback)
 
 
 @torch.no_grad()

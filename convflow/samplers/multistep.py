@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from convflow.samplers.tableaus import EULER, HEUN, RK3, RK4, Solver, Tableau
+from convflow.samplers.tableaus import EULER, HEUN, RK3, RK4, Scheme, Tableau
 from convflow.storage import read_json, write_text
 from convflow.types import InputError
 
@@ -43,7 +43,7 @@ def adams_weights(grid: Sequence[float], step: int, order: int) -> tuple[float, 
     return tuple(np.linalg.solve(np.vander(nodes, increasing=True).T, moments).tolist())
 
 
-def adams_bashforth(order: int) -> Solver:
+def adams_bashforth(order: int) -> Scheme:
     """Return the Adams-Bashforth solver of an order from 2 to 4 for any grid of times.
 
     The first `order - 1` steps are Runge-Kutta steps of the same order, so that the whole keeps
@@ -55,10 +55,10 @@ def adams_bashforth(order: int) -> Solver:
             return START[order]
         return _with_past(adams_weights(grid, i, order))
 
-    return Solver(order, step, order - 1)
+    return Scheme(order, step, order - 1)
 
 
-def published_adams(order: int) -> Solver:
+def published_adams(order: int) -> Scheme:
     """Return the Adams solver of FlowDCN's released sampler: one call in every step.
 
     It differs from `adams_bashforth` in two ways. It starts with Euler, then order 2 and so on,
@@ -70,7 +70,7 @@ def published_adams(order: int) -> Solver:
         known = min(order, i + 1)
         return _with_past(adams_weights(range(known + 1), known - 1, known))
 
-    return Solver(2, step, order - 1)
+    return Scheme(2, step, order - 1)
 
 
 MULTISTEP = {f"ab{order}": adams_bashforth(order) for order in (2, 3, 4)} | {
@@ -91,9 +91,9 @@ class Table(NamedTuple):
     coefficients: tuple[tuple[float, ...], ...]
 
     @property
-    def solver(self) -> Solver:
+    def solver(self) -> Scheme:
         """The solver to give to `integrate`, together with `times` as the grid."""
-        return Solver(
+        return Scheme(
             None, lambda grid, i: _with_past(self.coefficients[i][::-1]), len(self.times) - 2
         )
 

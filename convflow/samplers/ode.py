@@ -15,14 +15,14 @@ from torch import Tensor
 
 from convflow.processes.flow import shift_times
 from convflow.samplers.multistep import MULTISTEP
-from convflow.samplers.tableaus import RUNGE_KUTTA, Solver
+from convflow.samplers.tableaus import RUNGE_KUTTA, Scheme
 from convflow.types import Denoiser, InputError, unknown_name
 
 Callback = Callable[[int, int, Tensor], None]
 """Called after each step with its number from 1, the number of steps, and the state."""
 
 
-SOLVERS: dict[str, Solver] = RUNGE_KUTTA | MULTISTEP
+SCHEMES: dict[str, Scheme] = RUNGE_KUTTA | MULTISTEP
 """All solvers of fixed cost by name."""
 
 
@@ -68,7 +68,7 @@ def integrate(
     noise: Float[Tensor, "B C H W"],
     labels: Int[Tensor, " B"],
     grid: Sequence[float],
-    solver: str | Solver = "euler",
+    solver: str | Scheme = "euler",
     callback: Callback | None = None,
 ) -> Float[Tensor, "B C H W"]:
     """Return the state at the end of `grid`, starting from `noise` at its beginning.
@@ -78,7 +78,7 @@ def integrate(
         noise: the state at time `grid[0]`; the state is kept in its dtype.
         labels: class labels, `num_classes` for none.
         grid: increasing times, see `time_grid`.
-        solver: a name in `SOLVERS`, or a solver such as a `Table`'s; `count_evaluations` tells how
+        solver: a name in `SCHEMES`, or a solver such as a `Table`'s; `count_evaluations` tells how
             often it calls the model.
         callback: told of every step, for progress bars and previews.
 
@@ -86,9 +86,9 @@ def integrate(
         InputError: an unknown solver.
     """
     if isinstance(solver, str):
-        if solver not in SOLVERS:
-            raise InputError(unknown_name("solver", solver, SOLVERS))
-        solver = SOLVERS[solver]
+        if solver not in SCHEMES:
+            raise InputError(unknown_name("solver", solver, SCHEMES))
+        solver = SCHEMES[solver]
     x, earlier = noise, list[Tensor]()
     for step, (start, end) in enumerate(itertools.pairwise(grid)):
         tableau, length = solver.step(grid, step), end - start

@@ -9,15 +9,19 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from convflow.processes.contract import Draw
+from convflow.processes.contract import Draw, Field, Process, Stage
 from convflow.processes.prediction import convert
 from convflow.processes.schedule import Schedule
 from convflow.samplers.ode import Callback, times_like
+from convflow.samplers.solver import GridSolver
+from convflow.settings.fields import NotNegative, doc
 from convflow.types import Denoiser, InputError, unknown_name
 
 FIRST = 1e-3
@@ -48,6 +52,54 @@ SDE_SOLVERS = {"euler-maruyama": 1, "stochastic-heun": 2}
 
 LAST_STEPS = ("mean", "euler", "tweedie", "none")
 """What ends the path: the SDE's drift alone, the ODE's, the expected data, or a random step too."""
+
+
+@dataclass(frozen=True)
+class SDE(GridSolver):
+    """A solver of the SDE, named in `SDE_SOLVERS`; see `integrate_sde`.
+
+    Raises:
+        InputError: an unknown name, or a number out of range.
+    """
+
+    kind: str = "euler-maruyama"
+    diffusion: Annotated[
+        str, doc("diffusion coefficient of the SDE: sigma, constant, flowdcn, ...")
+    ] = "sigma"
+    strength: Annotated[NotNegative, doc("factor of the SDE's diffusion; 0 gives the ODE")] = 1.0
+    last: Annotated[str, doc("how the last step of the SDE goes: mean, euler, tweedie or none")] = (
+        "mean"
+    )
+
+    def __post_init__(self) -> None:
+        """Check names and numbers."""
+        super().__post_init__()
+        check_diffusion(self.diffusion, self.strength, self.last)
+
+    def solve(
+        self,
+        field: Field,
+        process: Process,
+        x: Tensor,
+        labels: Tensor,
+        stage: Stage,
+        draw: Draw,
+        callback: Callback,
+    ) -> Tensor:
+        """Return the state at the end of a stage."""
+        return integrate_sde(
+            field,
+            process.path,
+            x,
+            labels,
+            self.grid(stage.steps, field.begin),
+            self.kind,
+            draw=draw,
+            diffusion=self.diffusion,
+            strength=self.strength,
+            last=self.last,
+            callback=callback,
+        )
 
 
 @torch.no_grad()

@@ -20,8 +20,8 @@ from torch.utils.checkpoint import checkpoint
 from convflow.processes.schedule import Schedule
 from convflow.samplers.exponential import EXPONENTIAL_SOLVERS, integrate_exponential
 from convflow.samplers.multistep import Table, adams_weights
-from convflow.samplers.ode import SOLVERS, integrate, time_grid
-from convflow.samplers.tableaus import Solver, count_evaluations
+from convflow.samplers.ode import SCHEMES, integrate, time_grid
+from convflow.samplers.tableaus import Scheme, count_evaluations
 from convflow.types import Denoiser, InputError
 
 SHIFTS = (0.5, 0.7, 1.0, 1.5, 2.0, 3.0)
@@ -133,7 +133,7 @@ def compare(
     """
     evaluations = len(table.coefficients)
     found = {"searched": (evaluations, error_of(model, batches, table.times, table.solver))}
-    for name, solver in SOLVERS.items():
+    for name, solver in SCHEMES.items():
         grids = [time_grid(n) for n in range(1, evaluations + 1)]
         fitting = [grid for grid in grids if count_evaluations(solver, grid) <= evaluations]
         if fitting:
@@ -149,7 +149,7 @@ def compare(
 
 
 def error_of(
-    model: Denoiser, batches: Sequence[Batch], grid: Sequence[float], solver: str | Solver
+    model: Denoiser, batches: Sequence[Batch], grid: Sequence[float], solver: str | Scheme
 ) -> float:
     """Return rms(end - goal) / rms(goal) of a solver over batches; infinite where it diverges."""
     return _error(batches, partial(integrate, model, grid=grid, solver=solver))

@@ -25,7 +25,7 @@ class Tableau(NamedTuple):
     past: tuple[float, ...] = ()
 
 
-class Solver(NamedTuple):
+class Scheme(NamedTuple):
     """A solver: the tableau of every step.
 
     Attributes:
@@ -39,7 +39,7 @@ class Solver(NamedTuple):
     depth: int = 0
 
 
-def count_evaluations(solver: Solver, grid: Sequence[float]) -> int:
+def count_evaluations(solver: Scheme, grid: Sequence[float]) -> int:
     """Return how often `solver` calls the network on a grid of times."""
     return sum(len(solver.step(grid, i).b) for i in range(len(grid) - 1))
 
@@ -55,9 +55,9 @@ RK4 = Tableau(
 )
 
 
-def one_step(tableau: Tableau, order: int) -> Solver:
+def one_step(tableau: Tableau, order: int) -> Scheme:
     """Return the solver that uses one tableau for every step."""
-    return Solver(order, lambda grid, step: tableau)
+    return Scheme(order, lambda grid, step: tableau)
 
 
 RUNGE_KUTTA = {

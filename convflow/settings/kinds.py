@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import importlib
 import pkgutil
@@ -9,11 +10,37 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 from convflow.types import InputError, unknown_name
 
 T = TypeVar("T")
+
+
+class Part:
+    """Something that is chosen by its `kind`: a frozen dataclass whose fields are its settings.
+
+    In JSON it is `{"kind": ..., settings}`. The kind of a user's part is where it is defined,
+    `package.module:Name`; a part of this package names itself, or has a field `kind` where one
+    class serves several names of a table.
+    """
+
+    kinds: ClassVar[Table[Any]]
+    """The table of the parts that may stand in its place, for a class such as `Solver`."""
+
+    @property
+    def kind(self) -> str:
+        """The name by which its table finds it."""
+        raise NotImplementedError
+
+    def __init_subclass__(cls, **more: Any) -> None:
+        """Name a part that does not name itself."""
+        super().__init_subclass__(**more)
+        if "kind" not in vars(cls):
+            fields: Any = dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ()
+            if "kind" in [field.name for field in fields]:
+                cls.__annotations__ = {"kind": "str", **vars(cls).get("__annotations__", {})}
+            cls.kind = f"{cls.__module__}:{cls.__qualname__}"  # type: ignore[assignment, method-assign]
 
 
 class Table(Mapping[str, T]):

@@ -3,44 +3,189 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Mapping
-from typing import Any, TypeVar
+import math
+import typing
+from collections.abc import Iterator, Mapping
+from numbers import Integral, Real
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
 from convflow.settings.fields import Pixels
-from convflow.types import InputError
+from convflow.settings.kinds import Part
+from convflow.types import InputError, unknown_name
 
 T = TypeVar("T")
 
+HINTS: dict[Any, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a name",
+    tuple: "two numbers such as 0.5,2",
+    Pixels: "two numbers such as 64x48",
+    ...: "several numbers such as 2,2",
+    tuple[Pixels, ...]: "sizes such as 32x32,64x32",
+}
+"""What to call a type in a message."""
 
-def convert(tree: Any, kind: type[T], *, strict: bool = True) -> T:
-    """Return the dataclass held in a nested dict; missing keys get their defaults.
+
+def read(tree: Any, kind: type[T], *, trusted: bool = False, place: str = "") -> T:
+    """Return the dataclass held in a nested dict, checked; missing keys get their defaults.
 
     Args:
-        tree: as JSON has it.
-        kind: the dataclass.
-        strict: whether words are no numbers.
+        tree: as JSON has it; what is read already may stand in it.
+        kind: the dataclass, or the class of a part.
+        trusted: whether the name of a part may import a module, see `Table.find`.
+        place: what stands before its keys in messages, such as "--" or "process.".
 
     Raises:
-        InputError: text that cannot be written in UTF-8, or what the dataclass itself refuses.
-        msgspec.ValidationError: a wrong type or a value out of range; it names the place.
+        InputError: an unknown key or part, a wrong type, a number out of range or not finite, or
+            what the dataclass itself refuses.
     """
+    if isinstance(tree, kind):
+        return tree
+    if issubclass(kind, Part) and isinstance(tree, str):
+        tree = {"kind": tree}
+    if not isinstance(tree, Mapping):
+        raise _unfit(place.rstrip("."), "settings by name", tree)
+    own, found = dict(tree), kind
+    if issubclass(kind, Part):
+        name = own.pop("kind", next(iter(kind.kinds)))
+        if not isinstance(name, str):
+            raise _unfit(f"{place}kind", "a name", name)
+        found = kind.kinds.find(name, trusted=trusted)
+        check_settings(found, own, name)
+        own |= {"kind": name} if "kind" in hints_of(found) else {}
+    hints = hints_of(found)
+    for key, value in own.items():
+        if key not in hints:
+            known = [f"{place}{name}".replace("_", "-") for name in hints]
+            key = f"{place}{key}".replace("_", "-")
+            raise InputError(unknown_name("option" if "--" in place else "key", key, known))
+        own[key] = read_value(value, hints[key], f"{place}{key}", trusted=trusted)
     try:
-        return msgspec.convert(tree, kind, strict=strict)
-    except UnicodeEncodeError as error:  # half a character, as of bytes that are no UTF-8
-        raise InputError(f"expected text, got {error.object[:80]!r}; write it in UTF-8") from error
+        return msgspec.convert(own, found)
     except msgspec.ValidationError as error:
         if isinstance(error.__cause__, InputError):
             raise error.__cause__ from None
-        raise
+        wanted = str(error).replace("Object missing required field", "the key").replace("`", "")
+        raise _unfit(place.rstrip("."), wanted, tree) from error
 
 
-def to_dict(config: Any) -> dict[str, Any]:
-    """Return a dataclass as plain nested dicts and lists, ready for JSON."""
-    # Not by msgspec's encoder: it leaves out the defaults of settings that msgspec has read.
-    return json.loads(json.dumps(dataclasses.asdict(config)))
+def read_value(
+    value: Any, hint: Any, key: str, *, trusted: bool = False, words: bool = False
+) -> Any:
+    """Return the value of a setting, checked.
+
+    Args:
+        value: as JSON has it, or a number of any library.
+        hint: annotation of the setting.
+        key: what the setting is called in messages.
+        trusted: as in `read`.
+        words: whether numbers are words, as on the command line.
+
+    Raises:
+        InputError: a wrong type, or a number out of range or not finite.
+    """
+    kind = plain(hint)
+    if isinstance(kind, type) and (issubclass(kind, Part) or dataclasses.is_dataclass(kind)):
+        return read(value, kind, trusted=trusted, place=f"{key}.")
+    value = _native(value)
+    try:
+        found = msgspec.convert(value, hint, strict=not words)
+    except UnicodeEncodeError as error:  # half a character, as of bytes that are no UTF-8
+        raise InputError(f"expected text, got {error.object[:80]!r}; write it in UTF-8") from error
+    except msgspec.ValidationError as error:
+        raise _unfit(key, _wanted(str(error), kind), show(value, hint)) from error
+    if not all(math.isfinite(n) for n in _floats(found)):
+        raise _unfit(key, "a finite number", show(value, hint))
+    return found
+
+
+def check_settings(part: type[Part], names: typing.Iterable[str], kind: str) -> None:
+    """Raise InputError when a part does not have settings; the message names those that do.
+
+    Args:
+        part: a class.
+        names: of the settings.
+        kind: the name of the part.
+    """
+    noun, known = f"the {part.kinds.noun} {kind}", list(settings_of(part))
+    for name in names:
+        if name in known:
+            continue
+        shown = name.replace("_", "-")
+        if others := [other for other, cls in part.kinds.items() if name in settings_of(cls)]:
+            raise InputError(
+                f"{noun} has no {shown}; leave it out, or choose {' or '.join(others[:4])}"
+            )
+        near = unknown_name("setting", name, known) if known else f"there is no setting {name!r}"
+        raise InputError(f"{noun}: {near}")
+
+
+def settings_of(part: type[Part]) -> dict[str, Any]:
+    """Return the annotations of the settings of a part by name."""
+    return {name: hint for name, hint in hints_of(part).items() if name != "kind"}
+
+
+def hints_of(kind: Any) -> dict[str, Any]:
+    """Return the annotations of the fields of a dataclass by name."""
+    hints = typing.get_type_hints(kind, include_extras=True)
+    return {field.name: hints[field.name] for field in dataclasses.fields(kind) if field.init}
+
+
+def _wanted(reason: str, kind: Any) -> str:
+    """Return what a setting of some kind should be, from msgspec's reason."""
+    wanted = reason.split(", got")[0].split(" - at")[0].removeprefix("Expected ").replace("`", "")
+    if wanted.startswith(("int >", "int <", "float >", "float <")):
+        return wanted
+    if typing.get_origin(kind) is Literal:
+        return " or ".join(map(str, typing.get_args(kind)))
+    kinds = [k for k in typing.get_args(kind) if k is not type(None)]
+    several = ... if ... in kinds else typing.get_origin(kind)
+    optional = plain(kinds[0]) if type(None) in typing.get_args(kind) else kind
+    return HINTS.get(kind) or HINTS.get(several) or HINTS.get(optional) or wanted
+
+
+def _unfit(key: str, wanted: str, got: Any) -> InputError:
+    key = key.replace("_", "-")
+    cure = "--help lists values that work" if key.startswith("--") else "change it"
+    said = f"{key}: " if key.strip("-") else ""
+    return InputError(f"{said}expected {wanted}, got {str(got)[:80]!r}; {cure}")
+
+
+def _native(value: Any) -> Any:
+    """Return numbers as those of Python, and sequences as lists."""
+    if isinstance(value, (bool, str)) or hasattr(value, "_fields"):
+        return value
+    if isinstance(value, (list, tuple)):
+        return [_native(each) for each in value]
+    if isinstance(value, Integral):
+        return int(value)
+    return float(value) if isinstance(value, Real) else value
+
+
+def _floats(value: Any) -> Iterator[float]:
+    if isinstance(value, float):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for each in value:
+            yield from _floats(each)
+
+
+def to_dict(config: Any) -> Any:
+    """Return settings as plain nested dicts and lists, ready for JSON."""
+    if hasattr(config, "_asdict"):
+        return to_dict(config._asdict())
+    if isinstance(config, (list, tuple)):
+        return [to_dict(value) for value in config]
+    if isinstance(config, Mapping):
+        return {key: to_dict(value) for key, value in config.items()}
+    if not dataclasses.is_dataclass(config):
+        return config
+    fields = {name: to_dict(getattr(config, name)) for name in hints_of(type(config))}
+    return ({"kind": config.kind} | fields) if isinstance(config, Part) else fields
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

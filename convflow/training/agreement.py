@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from convflow import distributed
-from convflow.codecs import LatentCodec
 from convflow.settings.read import flatten, to_dict
 from convflow.storage import hash_tensors
 from convflow.training.state import parts_of
@@ -39,8 +38,8 @@ def agree_on_start(trainer: Trainer) -> None:
     agree(FOLDER, {"step": trainer.step, "number of images seen": trainer.images_seen})
     pictures = {"number of pictures": len(trainer.images), "pictures": trainer.pictures}
     agree("let all processes read the same data", pictures)
-    if isinstance(trainer.codec, LatentCodec):
-        known = hash_tensors(trainer.codec.autoencoder.state_dict())
+    if trainer.codec.network is not None:
+        known = hash_tensors(trainer.codec.network.state_dict())
         agree("give all processes the same autoencoder", {"hash of the autoencoder": known})
     weights = {f"hash of {name}": hash_tensors(held) for name, held in parts_of(trainer).items()}
     agree(f"{FOLDER} and run the same versions", weights)

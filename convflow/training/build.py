@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from convflow import distributed
-from convflow.codecs import Codec, create_codec
+from convflow.codecs import Codec
 from convflow.data.buckets import batch_of
 from convflow.data.check import Report
 from convflow.data.loader import Images, Order
@@ -23,7 +23,7 @@ from convflow.models.memory import MemoryEstimate
 from convflow.models.zoo import create_model, settings_of
 from convflow.objectives.table import create_objectives
 from convflow.processes.flow import FlowMatching
-from convflow.processes.process import Process, create_process
+from convflow.processes.process import Process
 from convflow.seeds import TRAINING, generator_of
 from convflow.training import checkpoint
 from convflow.training.config import TrainConfig
@@ -67,7 +67,7 @@ def build_trainer(config: TrainConfig, run: Path, device: torch.device) -> tuple
     found = find_paths(config, run) if (run / "config.json").is_file() else config
     source = open_pictures(found.data)
     process = open_process(config)
-    codec = create_codec(asdict(found.codec), device)
+    codec = found.codec.open(device)
     begun = bool(checkpoint.list_steps(run))
     origin = read_origin(found) if config.init and not begun else None
     if origin is not None:
@@ -77,7 +77,7 @@ def build_trainer(config: TrainConfig, run: Path, device: torch.device) -> tuple
     _check_memory(config, build, max(sizes, key=math.prod), codec.factor, device)
     images, order, report = open_data(config, source, sizes, run if begun else None, device)
     config = know_constants(config, codec, process, images, device)
-    process = create_process(asdict(config.process))
+    process = config.process
     model = build()
     losses = build_losses(config, model, process, codec.factor)
     report.notes = [*report.notes, *describe_paths(config, found)]
@@ -88,8 +88,8 @@ def build_trainer(config: TrainConfig, run: Path, device: torch.device) -> tuple
 
 def open_process(config: TrainConfig) -> Process:
     """Return the process of a training, or raise InputError where other settings do not fit it."""
-    process = create_process(asdict(config.process))
-    config.sampling.sampler().check_process(process)
+    process = config.process
+    config.sampling.check(process)
     if config.resolution.shift and not isinstance(process, FlowMatching):
         raise InputError("--resolution.shift: expected the process flow with it; leave it out")
     return process
@@ -157,9 +157,8 @@ def know_constants(
     find = partial(_find_deviations, process, images, codec, device)
     deviations = distributed.from_first(find, device)
     if process.unmeasured:
-        config = replace(config, process=replace(config.process, deviations=deviations))
-    known = {name: codec.settings[name] for name in ("scale", "shift") if name in codec.settings}
-    return replace(config, codec=replace(config.codec, **known))
+        config = replace(config, process=process.measured(deviations))
+    return replace(config, codec=config.codec.with_constants(codec))
 
 
 def build_network(

@@ -8,10 +8,10 @@ import shlex
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from convflow.settings.fields import Pixels
 from convflow.settings.read import differences, show, to_dict
 from convflow.storage import write_text
 from convflow.training.config import TrainConfig
-from convflow.training.keys import kind_of
 from convflow.training.loggers import lines_up_to
 from convflow.types import InputError
 
@@ -58,6 +58,9 @@ ON_RESUME: dict[str, Rule] = {
 
 RECORD = "changes.jsonl"
 
+OF_KINDS = ("model.", "codec.", "process.", "sampling.solver.")
+"""Groups whose settings are those of a kind."""
+
 
 class Change(NamedTuple):
     """A key whose value is another than before, and both as JSON has them."""
@@ -78,12 +81,12 @@ class Change(NamedTuple):
     @property
     def words(self) -> str:
         """The words of the command line that give its new value; empty where there is none."""
-        if self.now is None and self.key.startswith("model."):  # a setting of the network before
+        if self.now is None and self.key.startswith(OF_KINDS):  # a setting of what was there before
             return ""
         if self.now is None and self.key.startswith("objectives."):
             objective, _, setting = self.key.rpartition(".")
             return f"--{objective.replace('_', '-')}.weight 0" if setting == "kind" else ""
-        value = show(self.now, kind_of(self.key))
+        value = show(self.now, Pixels if self.key == "data.size" else None)
         if value is None or value == []:
             value = "none"
         text = str(value).lower() if isinstance(value, bool) else str(value)
@@ -91,10 +94,21 @@ class Change(NamedTuple):
 
 
 def find_changes(before: TrainConfig, now: TrainConfig) -> list[Change]:
-    """Return every key whose value has changed, in the order of their names."""
+    """Return every key whose value has changed, in the order of their names.
+
+    The settings of a kind that another has replaced are left out.
+    """
     found = differences(to_dict(before), to_dict(now))
     found.pop("objectives", None)  # none at all, which says less than the keys of those there are
-    return [Change(key, old, new) for key, (old, new) in sorted(found.items())]
+    changes = [Change(key, old, new) for key, (old, new) in sorted(found.items())]
+    kinds = tuple(
+        key.removesuffix("kind")
+        for key in found
+        if key.endswith(".kind") and not key.startswith("objectives.")
+    )
+    return [
+        change for change in changes if change.now is not None or not change.key.startswith(kinds)
+    ]
 
 
 def check_changes(changes: list[Change], run: Path) -> None:

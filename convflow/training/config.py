@@ -9,8 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from convflow.bundle.config import CodecConfig, ProcessConfig, ResolutionConfig, SamplingConfig
+from convflow.bundle.config import ResolutionConfig, SamplingConfig
+from convflow.codecs import Codec, PixelCodec
 from convflow.data.files import MAX_PIXELS
+from convflow.processes.flow import FlowMatching
+from convflow.processes.process import Process
 from convflow.settings.fields import (
     Count,
     Fraction,
@@ -49,12 +52,14 @@ class DataConfig:
     image_column: Annotated[
         str, doc("column of a table that holds the pictures; empty = find it")
     ] = ""
-    size: Annotated[Pixels, doc("height x width in pixels")] = (8, 8)
-    channels: Annotated[Literal[1, 3], doc("1 = grey, 3 = colour")] = 3
-    buckets: Annotated[Count, doc("aspect ratios to train at")] = 1
-    ratios: Annotated[tuple[Positive, Positive], doc("of buckets, width / height")] = (0.5, 2.0)
+    size: Annotated[Pixels, doc("height x width of the pictures in pixels")] = (8, 8)
+    channels: Annotated[Literal[1, 3], doc("channels of the pictures: 1 = grey, 3 = colour")] = 3
+    buckets: Annotated[Count, doc("number of aspect ratios to train at")] = 1
+    ratios: Annotated[
+        tuple[Positive, Positive], doc("smallest and largest width / height of the buckets")
+    ] = (0.5, 2.0)
     sizes: Annotated[
-        tuple[Pixels, ...], doc("of buckets, such as 32x32,64x32; none = by ratio")
+        tuple[Pixels, ...], doc("sizes of the buckets, such as 32x32,64x32; none = by ratio")
     ] = ()
     crop: Annotated[Literal["center", "random"], doc("which part of a picture is kept")] = "center"
     flip: Annotated[bool, doc("mirror half of the pictures")] = True
@@ -75,9 +80,16 @@ class OptimConfig:
 
     lr: Annotated[Positive, doc("peak learning rate")] = 1e-4
     betas: Annotated[tuple[Momentum, Momentum], doc("AdamW's momenta")] = (0.9, 0.999)
-    weight_decay: Annotated[NotNegative, doc("AdamW's; spares norms, biases, embeddings")] = 0.0
-    warmup_images: Annotated[Natural, doc("images over which the rate rises")] = 0
-    schedule: Annotated[Literal["constant", "linear"], doc("stay, or fall to zero")] = "constant"
+    weight_decay: Annotated[
+        NotNegative, doc("AdamW's weight decay; spares norms, biases, embeddings")
+    ] = 0.0
+    warmup_images: Annotated[
+        Natural, doc("images over which the learning rate rises at the start")
+    ] = 0
+    schedule: Annotated[
+        Literal["constant", "linear"],
+        doc("learning rate after warm-up: constant, or linear to zero"),
+    ] = "constant"
     clip: Annotated[Positive | None, doc("largest gradient norm, or none")] = 1.0
 
 
@@ -85,8 +97,10 @@ class OptimConfig:
 class EMAConfig:
     """The running average of the weights, kept in float32."""
 
-    decay: Annotated[Fraction, doc("share of the average kept at each step, once warm")] = 0.9999
-    warmup: Annotated[NotNegative, doc("step n keeps (1 + n) / (warmup + n); 0 = off")] = 10.0
+    decay: Annotated[Fraction, doc("share of the average that each step keeps, once warm")] = 0.9999
+    warmup: Annotated[
+        NotNegative, doc("step n of the average keeps (1 + n) / (warmup + n); 0 = off")
+    ] = 10.0
 
 
 @dataclass(frozen=True)
@@ -94,8 +108,12 @@ class MonitorConfig:
     """What a run shows of itself."""
 
     log_every: Annotated[Count, doc("steps between lines of metrics.jsonl")] = 10
-    samples_minutes: Annotated[Positive, doc("until the first grid; gaps double")] = 0.75
-    samples_longest_minutes: Annotated[Positive, doc("longest gap between sample grids")] = 20.0
+    samples_minutes: Annotated[
+        Positive, doc("minutes until the first sample grid; gaps then double")
+    ] = 0.75
+    samples_longest_minutes: Annotated[
+        Positive, doc("longest gap between sample grids, in minutes")
+    ] = 20.0
     num_samples: Annotated[Count, doc("pictures in a sample grid")] = 16
     tensorboard: Annotated[bool, doc("write curves when tensorboard is installed")] = True
     logger: Annotated[
@@ -107,7 +125,7 @@ class MonitorConfig:
 class CheckpointConfig:
     """When a run is saved."""
 
-    every_minutes: Annotated[NotNegative, doc("time between checkpoints")] = 5.0
+    every_minutes: Annotated[NotNegative, doc("minutes between checkpoints")] = 5.0
     keep: Annotated[Count, doc("newest checkpoints kept; older ones are removed")] = 3
     verify: Annotated[bool, doc("compare checksums of checkpoints that are read")] = True
 
@@ -121,8 +139,12 @@ class TrainConfig:
     )
     data: DataConfig = DataConfig()
     resolution: ResolutionConfig = field(default_factory=ResolutionConfig)
-    codec: CodecConfig = field(default_factory=CodecConfig)
-    process: ProcessConfig = field(default_factory=ProcessConfig)
+    codec: Annotated[
+        Codec, doc("what turns pictures into what the network sees: pixel or latent")
+    ] = field(default_factory=PixelCodec)
+    process: Annotated[
+        Process, doc("how data become noise: flow (flow matching), ddpm or dfm (multi-scale flow)")
+    ] = field(default_factory=FlowMatching)
     objectives: Annotated[
         dict[str, dict[str, Any]],
         doc("losses beside that of the process, by name: kind, weight, settings of the kind"),
@@ -137,6 +159,8 @@ class TrainConfig:
     batch_size: Annotated[Count, doc("global batch, whatever the number of devices")] = 256
     micro_batch: Annotated[Count | None, doc("most pictures at once on a device")] = None
     label_dropout: Annotated[Fraction, doc("share of labels replaced by 'no label'")] = 0.1
-    seed: Annotated[Natural, doc("of weights, data order, noise and times")] = 0
-    device: Annotated[str, doc("auto, cpu, ...")] = "auto"
-    precision: Annotated[Precision, doc("auto = bfloat16 where fast")] = "auto"
+    seed: Annotated[Natural, doc("seed of weights, data order, noise and times")] = 0
+    device: Annotated[str, doc("device to train on: auto, cpu, ...")] = "auto"
+    precision: Annotated[
+        Precision, doc("arithmetic of the network; auto = bfloat16 where fast")
+    ] = "auto"

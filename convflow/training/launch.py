@@ -192,18 +192,10 @@ def _check_folder(config: TrainConfig, run: Path) -> tuple[TrainConfig, TrainCon
     folder = checkpoint.folder_of(run, steps[-1])
     with checkpoint.readable(folder):
         before = from_dict(checkpoint.read_state(folder)["config"])
-    codec, known = config.codec, before.codec
-    config = replace(
-        config,
-        codec=replace(
-            codec,
-            scale=known.scale if codec.scale is None else codec.scale,
-            shift=known.shift if codec.shift is None else codec.shift,
-        ),
-    )
-    if config.process.standardize and not config.process.deviations:
-        measured = before.process.deviations
-        config = replace(config, process=replace(config.process, deviations=measured))
+    config = replace(config, codec=config.codec.with_constants(before.codec))
+    if config.process.unmeasured:
+        known = getattr(before.process, "deviations", ())
+        config = replace(config, process=config.process.measured(known))
     if config.init and "coarse" in before.model:
         config = replace(config, model={"coarse": before.model["coarse"]} | config.model)
     check_changes(find_changes(resolve_paths(before, run), resolve_paths(config, run)), run)

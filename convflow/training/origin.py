@@ -15,7 +15,6 @@ from convflow.bundle.folder import DESCRIPTION, find_weights
 from convflow.models.backbone import Backbone
 from convflow.models.zoo import load_model
 from convflow.nn.embed import LabelEmbedding
-from convflow.processes.process import PROCESSES, has_scales
 from convflow.settings.read import differences, show
 from convflow.storage import read_json
 from convflow.training.config import TrainConfig
@@ -50,10 +49,9 @@ def read_origin(config: TrainConfig) -> Origin:
         known = read_pipeline(read_json(described)) if described.is_file() else None
     except InputError as error:
         raise InputError(f"--init: {error}") from error
-    others = PROCESSES.find(config.process.kind, trusted=False).begins_from
     misfits = config.process.misfits(known.process) if known else {}
     for key, (ours, theirs) in misfits.items():
-        if not (key == "kind" and theirs in others):
+        if not (key == "kind" and theirs in config.process.begins_from):
             raise InputError(
                 f"--init: expected weights trained with the process {key} {ours}, got "
                 f"{config.init} with {theirs}; give others, or --process.{key} {theirs}"
@@ -67,7 +65,7 @@ def fit_settings(config: TrainConfig, trained: Backbone) -> TrainConfig:
     On one scale that is the picture with its cells repeated. Nothing changes where the settings
     say it themselves, and without scales.
     """
-    if not has_scales(config.process.kind) or "coarse" in config.model:
+    if not config.process.multiscale or "coarse" in config.model:
         return config
     coarse = trained.settings.get("coarse", "upsample")
     return replace(config, model=config.model | {"coarse": coarse})

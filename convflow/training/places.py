@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from convflow.bundle.paths import exists, find_place, portable
+from convflow.codecs import LatentCodec
 from convflow.storage import read_json
 from convflow.training.config import TrainConfig
 from convflow.training.keys import from_dict
@@ -53,7 +54,7 @@ def _paths(config: TrainConfig) -> dict[str, str]:
     """Return the paths in settings by their keys."""
     data = config.data.path.removeprefix(HUB_DATA)
     found = {} if config.data.path in NO_PATHS else {"data.path": data}
-    if config.codec.kind == "latent":
+    if isinstance(config.codec, LatentCodec):
         found["codec.autoencoder"] = config.codec.autoencoder
     return found | ({"init": config.init} if config.init else {})
 
@@ -61,12 +62,14 @@ def _paths(config: TrainConfig) -> dict[str, str]:
 def _changed(config: TrainConfig, change: Callable[[str, str], str]) -> TrainConfig:
     """Return settings with every path in them changed, which is given with its key."""
     paths = {key: change(path, key) for key, path in _paths(config).items()}
-    data, autoencoder = config.data.path, config.codec.autoencoder
+    data, codec = config.data.path, config.codec
     if "data.path" in paths:
         data = (HUB_DATA if data.startswith(HUB_DATA) else "") + paths["data.path"]
+    if isinstance(codec, LatentCodec):
+        codec = replace(codec, autoencoder=paths["codec.autoencoder"])
     return replace(
         config,
         data=replace(config.data, path=data),
-        codec=replace(config.codec, autoencoder=paths.get("codec.autoencoder", autoencoder)),
+        codec=codec,
         init=paths.get("init", config.init),
     )

@@ -93,16 +93,15 @@ def samples_of(
         arguments: of the network at every call, as `read_arguments` returns them.
     """
     sampling, null, size = config.sampling, model.num_classes, config.data.size
-    guided = sampling.channels_guided
-    sampler = sampling.sampler()
+    solver, guided = sampling.solver.beside(None), sampling.channels_guided
     return Samples(
         model,
         codec,
         process,
         classes=tuple(range(null)) or (null,),
-        size=sampler.size(process, size, codec.factor),
+        size=solver.size(process, size, codec.factor),
         trained_size=size,
-        sampler=sampler,
+        solver=solver,
         guidance=sampling.guidance if null else 1.0,
         guidance_kind=sampling.guidance_kind,
         interval=sampling.interval,

@@ -74,7 +74,9 @@ def store(trainer: Trainer) -> Path:
         size=trainer.images.shape[1:],
         class_names=trainer.images.class_names,
         sampling=config.sampling,
-        codec=describe_codec(trainer.codec, folder / "ema", config.codec.autoencoder),
+        codec=describe_codec(
+            trainer.codec, folder / "ema", getattr(config.codec, "autoencoder", None)
+        ),
         process=config.process,
         resolution=config.resolution,
     )

@@ -8,9 +8,11 @@ from torch import nn
 
 from convflow.bench import samplers
 from convflow.bench.samplers import Spans, Spent, spend
-from convflow.bundle.config import ProcessConfig, SamplingConfig
+from convflow.bundle.config import SamplingConfig
 from convflow.codecs import PixelCodec
 from convflow.pipeline import Pipeline
+from convflow.processes.process import create_process
+from convflow.samplers.solvers import create_solver
 from convflow.types import Disagreement
 from tests.cases import build, build_pyramid
 
@@ -68,7 +70,7 @@ def test_the_codec_is_told_apart():
 
     def run(spans):
         codec = samplers.TimedCodec(Slow(), spans)
-        assert (codec.factor, codec.settings) == (1, {"kind": "pixel"})
+        assert (codec.factor, codec.kind) == (1, "pixel")
         clock.wait(1.0)
         assert codec.decode(model(torch.ones(1, 1, 2, 2))).eq(255).all()
 
@@ -90,13 +92,14 @@ def test_nobody_watches_when_it_is_over():
 
 def pipeline(kind="flow"):
     if kind == "dfm":
-        config, sampling = ProcessConfig(kind="dfm"), SamplingConfig("euler", 4, 1.5)
+        config, sampling = (
+            create_process("dfm"),
+            SamplingConfig(create_solver("euler", steps=4), 1.5),
+        )
         return Pipeline(build_pyramid(), PixelCodec(), (8, 8), (), sampling, "cpu", config)
     case = "flowdcn-learned-variance" if kind == "ddpm" else "flowdcn"
-    sampling = SamplingConfig("ddim" if kind == "ddpm" else "euler", 6, 1.0)
-    return Pipeline(
-        build(case), PixelCodec(), (4, 6), (), sampling, "cpu", ProcessConfig(kind=kind)
-    )
+    sampling = SamplingConfig(create_solver("ddim" if kind == "ddpm" else "euler", steps=6), 1.0)
+    return Pipeline(build(case), PixelCodec(), (4, 6), (), sampling, "cpu", create_process(kind))
 
 
 @pytest.mark.parametrize("kind", ["flow", "ddpm", "dfm"])
@@ -139,5 +142,5 @@ def test_a_network_that_escapes_its_watch_is_found(monkeypatch):
 
 def test_the_pipeline_without_a_model_is_the_recipes_and_always_the_same():
     one, other = samplers.create_digits("cpu"), samplers.create_digits("cpu")
-    assert (one.size, one.sampling.solver, one.model.num_classes) == ((8, 8), "heun", 10)
+    assert (one.size, one.sampling.solver.kind, one.model.num_classes) == ((8, 8), "heun", 10)
     assert one(num=2, steps=2).pixels.equal(other(num=2, steps=2).pixels)

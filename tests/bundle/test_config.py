@@ -5,76 +5,90 @@ import json
 
 import pytest
 
-from convflow.bundle.config import ProcessConfig, SamplingConfig, read_pipeline
-from convflow.samplers.sampler import Sampler
+from convflow.bundle.config import SamplingConfig, read_pipeline
+from convflow.processes.process import create_process
+from convflow.samplers.sde import SDE
+from convflow.samplers.solvers import create_solver
 from convflow.settings.read import to_dict
 from convflow.types import InputError
 
 PUBLISHED = SamplingConfig(
-    "euler-maruyama", 250, 1.375, label_policy="random", last_step=0.04, diffusion="flowdcn",
-    last="euler", channels_guided=3,
-)  # fmt: skip
+    SDE(steps=250, last_step=0.04, diffusion="flowdcn", last="euler"),
+    1.375,
+    label_policy="random",
+    channels_guided=3,
+)
+DDPM_WITH_MORE = {"process": {"kind": "ddpm", "location": 0.0}}
+FLOW, DFM = create_process("flow"), create_process("dfm")
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"solver": "heum"}, "unknown solver 'heum'; did you mean 'heun'"),
-        ({"solver": "heun", "eta": 0.5}, "the solver heun has no eta, got 0.5"),
-        ({"solver": "ddim", "eta": 1.5}, "expected eta in"),
+        (
+            {"solver": "heun", "eta": 0.5},
+            "the solver heun has no eta; leave it out, or choose ddim",
+        ),
+        ({"solver": "ddim", "eta": 1.5}, "eta: expected float <= 1"),
         ({"solver": "ddpm", "last_step": 0.04}, "the solver ddpm has no last-step"),
         ({"solver": "euler-maruyama", "diffusion": "sigm"}, "unknown diffusion 'sigm'"),
         ({"solver": "euler-maruyama", "last": "mena"}, "unknown last step 'mena'"),
-        ({"solver": "euler-maruyama", "strength": -1.0}, "finite strength of at least 0"),
-        ({"solver": "dopri5", "atol": 0.0}, "expected finite tolerances above 0"),
-        ({"solver": "ddpm", "guidance_kind": "cfg-zero"}, "cfg-zero is for velocities"),
-        ({"guidance_kind": "auto"}, "expected a weaker model"),
-        ({"guidance_kind": "cgf"}, "unknown kind of guidance 'cgf'"),
+        ({"solver": "euler-maruyama", "strength": -1.0}, "strength: expected float >= 0"),
+        ({"solver": "dopri5", "atol": 0.0}, "atol: expected float > 0"),
+        ({"guidance_kind": "auto"}, "guidance-kind: expected cfg or cfg-zero, got 'auto'"),
+        ({"guidance_kind": "cgf"}, "guidance-kind: expected cfg or cfg-zero"),
         ({"interval": (0.5, 0.2)}, "expected a guidance interval"),
-        ({"channels_guided": 0}, "at least 1 guided channel"),
-        ({"guidance": float("inf")}, "expected a finite guidance"),
-        ({"label_policy": "balance"}, "unknown label policy 'balance'"),
+        ({"channels_guided": 0}, "channels-guided: expected int >= 1"),
+        ({"guidance": float("inf")}, "guidance: expected a finite number"),
+        ({"label_policy": "balance"}, "label-policy: expected balanced or random"),
         ({"steps": 1, "last_step": 0.04}, "at least 2 steps with a last_step"),
     ],
 )
 def test_a_combination_that_means_nothing_is_refused_where_it_is_built(settings, message):
     with pytest.raises(InputError, match=message):
-        SamplingConfig(**settings)
-    if settings.get("guidance") is None and "kind" not in str(message):
-        stored = {"size": [8, 8], "sampling": settings}
+        SamplingConfig().varied(FLOW, **settings)
+    solver = {"kind": settings.pop("solver", "euler")}
+    for name in settings.keys() - {"guidance_kind", "interval", "channels_guided", "label_policy"}:
+        solver[name] = settings.pop(name)
+    if settings.get("guidance_kind") != "cfg-zero":
+        stored = {"size": [8, 8], "sampling": {"solver": solver, **settings}}
         with pytest.raises(InputError) as caught:
             read_pipeline(json.loads(json.dumps(stored)))
         assert "\n" not in str(caught.value)
 
 
 def test_another_solver_leaves_behind_what_means_nothing_to_it():
-    heun = PUBLISHED.varied("flow", solver="heun")
-    assert heun == SamplingConfig(
-        "heun", 250, 1.375, label_policy="random", last_step=0.04, channels_guided=3
+    heun = PUBLISHED.varied(FLOW, solver="heun")
+    assert heun == dataclasses.replace(
+        PUBLISHED, solver=create_solver("heun", steps=250, last_step=0.04)
     )
-    assert PUBLISHED.varied("flow", solver="ddpm").last_step is None
-    assert PUBLISHED.varied("flow", steps=1, solver="euler").last_step is None
-    assert PUBLISHED.varied("flow", steps=9).diffusion == "flowdcn"
+    assert PUBLISHED.varied(FLOW, solver="ddpm").solver == create_solver("ddpm", steps=250)
+    assert PUBLISHED.varied(FLOW, steps=1, solver="euler").solver.last_step is None
+    assert PUBLISHED.varied(FLOW, steps=9).solver.diffusion == "flowdcn"
     zero = SamplingConfig(guidance_kind="cfg-zero")
-    assert zero.varied("flow", solver="ddim").guidance_kind == "cfg"
-    assert zero.varied("flow", solver="heun").guidance_kind == "cfg-zero"
+    assert zero.varied(FLOW, solver="ddim").guidance_kind == "cfg"
+    assert zero.varied(FLOW, solver="heun").guidance_kind == "cfg-zero"
     for given in ({"solver": "heun", "eta": 0.5}, {"steps": 1, "last_step": 0.04}):
         with pytest.raises(InputError):
-            PUBLISHED.varied("flow", **given)
+            PUBLISHED.varied(FLOW, **given)
+    refused = zero.varied(FLOW, solver="ddim", guidance_kind="cfg-zero")
     with pytest.raises(InputError, match="cfg-zero is for velocities"):
-        zero.varied("flow", solver="ddim", guidance_kind="cfg-zero")
+        refused.check(create_process("ddpm"))
 
 
 def test_stages_stay_where_they_mean_something():
-    stored = SamplingConfig("euler", 40, stage_steps=(30, 10), thresholds=(0.7,), stop_scale=1)
-    assert stored.varied("dfm", guidance=3.0) == dataclasses.replace(stored, guidance=3.0)
-    fewer = stored.varied("dfm", steps=8)
+    stored = SamplingConfig(
+        create_solver(steps=40, stage_steps=(30, 10), thresholds=(0.7,), stop_scale=1)
+    )
+    assert stored.varied(DFM, guidance=3.0) == dataclasses.replace(stored, guidance=3.0)
+    fewer = stored.varied(DFM, steps=8).solver
     assert (fewer.steps, fewer.stage_steps, fewer.thresholds) == (8, (), (0.7,))
-    others = stored.varied("dfm", stage_steps=(6, 2))
+    others = stored.varied(DFM, stage_steps=(6, 2)).solver
     assert (others.steps, others.stage_steps) == (8, (6, 2))
-    assert stored.varied("flow") == SamplingConfig("euler", 40)
-    shifted = SamplingConfig("euler", 40, shift=3.0, last_step=0.04)
-    assert shifted.varied("dfm").sampler() == Sampler("euler", 40)
+    assert stored.varied(FLOW) == SamplingConfig(create_solver("euler", steps=40))
+    shifted = SamplingConfig(create_solver(steps=40, shift=3.0, last_step=0.04))
+    assert shifted.varied(DFM).solver == create_solver(steps=40)
     for given in (
         {"steps": 8, "stage_steps": (6, 3)},
         {"stage_steps": 8},
@@ -84,31 +98,25 @@ def test_stages_stay_where_they_mean_something():
         {"solver": "dopri5", "thresholds": (0.9,)},
     ):
         with pytest.raises(InputError) as caught:
-            stored.varied("dfm", **given)
+            stored.varied(DFM, **given)
         assert "\n" not in str(caught.value)
-    zero = SamplingConfig("euler", 40, guidance_kind="cfg-zero")
-    assert zero.varied("dfm", steps=8).guidance_kind == "cfg-zero"
-    assert zero.varied("dfm", solver="heun").guidance_kind == "cfg"  # which a pause would harm
-    with pytest.raises(InputError, match=r"expected several numbers for thresholds, got 0\.9"):
-        stored.varied("dfm", thresholds=0.9)
-
-
-def test_settings_of_sampling_are_those_of_the_sampler():
-    defaults = SamplingConfig()
-    assert defaults.sampler() == Sampler()
-    assert PUBLISHED.sampler() == Sampler(
-        "euler-maruyama", 250, last_step=0.04, diffusion="flowdcn", last="euler"
-    )
+    zero = SamplingConfig(create_solver("euler", steps=40), guidance_kind="cfg-zero")
+    assert zero.varied(DFM, steps=8).guidance_kind == "cfg-zero"
+    assert zero.varied(DFM, solver="heun").guidance_kind == "cfg"  # which a pause would harm
+    with pytest.raises(
+        InputError, match=r"thresholds: expected several numbers such as 2,2, got '0\.9'"
+    ):
+        stored.varied(DFM, thresholds=0.9)
 
 
 @pytest.mark.parametrize(
     ("stored", "expected"),
     [
-        ({}, ProcessConfig()),
-        ({"process": "flow"}, ProcessConfig()),
+        ({}, create_process()),
+        ({"process": "flow"}, create_process()),
         (
             {"process": {"kind": "ddpm", "variance": "large"}},
-            ProcessConfig("ddpm", variance="large"),
+            create_process("ddpm", variance="large"),
         ),
     ],
 )
@@ -120,13 +128,19 @@ def test_a_pipeline_says_its_process_or_has_flow_matching(stored, expected):
 
 @pytest.mark.parametrize("process", ["flw", {"kind": "dpm"}, {"schedule": "x"}, 3, {"shift": 0}])
 def test_a_pipeline_with_a_damaged_process_is_refused(process):
-    with pytest.raises(InputError, match=r"(expected|invalid) .*process"):
+    with pytest.raises(InputError, match=r"process|schedule"):
         read_pipeline({"size": [8, 8], "process": process})
+
+
+def test_settings_of_other_kinds_are_refused_even_at_their_defaults():
+    for part in (DDPM_WITH_MORE, {"codec": {"scale": 0.18215}}):
+        with pytest.raises(InputError, match=r"has no .*; leave it out, or choose"):
+            read_pipeline({"size": [8, 8], **part})
 
 
 def test_settings_of_sampling_are_stored_and_older_files_mean_the_defaults():
     known = read_pipeline({"size": [8, 8], "sampling": {"solver": "heun", "steps": 3}})
-    assert known.sampling == SamplingConfig("heun", 3)
+    assert known.sampling == SamplingConfig(create_solver("heun", steps=3))
     stored = dataclasses.replace(known, sampling=PUBLISHED)
     assert read_pipeline(json.loads(json.dumps(to_dict(stored)))) == stored
 
@@ -137,7 +151,7 @@ def test_half_a_character_is_no_description():
 
 
 def test_a_process_names_in_what_another_needs_another_network():
-    ours, theirs = ProcessConfig(shift=2.0), ProcessConfig(schedule="vp", prediction="noise")
-    assert ours.misfits(ProcessConfig()) == {}
+    ours, theirs = create_process(shift=2.0), create_process(schedule="vp", prediction="noise")
+    assert ours.misfits(create_process()) == {}
     found = {"schedule": ("linear", "vp"), "prediction": ("velocity", "noise")}
     assert ours.misfits(theirs) == found

@@ -56,14 +56,14 @@ def test_a_model_folder_finds_its_autoencoder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "elsewhere")
     for folder in (project / "model", tmp_path / "far"):
         found = Pipeline.from_pretrained(folder)
-        assert found.codec.settings["autoencoder"] == str(project / "vae")
+        assert found.codec.autoencoder == str(project / "vae")
     save_autoencoder(tmp_path / "elsewhere/vae")  # another
-    found = Pipeline.from_pretrained(project / "model").codec.settings["autoencoder"]
+    found = Pipeline.from_pretrained(project / "model").codec.autoencoder
     assert found == str(project / "vae")
     shutil.rmtree(tmp_path / "elsewhere/vae")
     shutil.move(project / "model", tmp_path / "elsewhere/moved")
     with pytest.raises(InputError, match="found nothing at 'vae', expected an auto"):
         Pipeline.from_pretrained("moved")
     shutil.move(project / "vae", tmp_path / "elsewhere/moved/vae")
-    moved = Pipeline.from_pretrained("moved").codec.settings["autoencoder"]
+    moved = Pipeline.from_pretrained("moved").codec.autoencoder
     assert moved == str(tmp_path / "elsewhere/moved/vae")

@@ -10,11 +10,12 @@ from convflow.cli.main import main
 from convflow.cli.previews import Previews, file_name
 from convflow.codecs import PixelCodec
 from convflow.pipeline import Pipeline
+from convflow.samplers.solvers import create_solver
 from tests.cases import build
 
 
 def watched(folder, every=None, **options):
-    sampling = SamplingConfig("euler", 40, 1.0)
+    sampling = SamplingConfig(create_solver("euler", steps=40), 1.0)
     pipe = Pipeline(build("flowdcn-patch-1"), PixelCodec(), (4, 6), sampling=sampling)
     samples = pipe.samples(**options)
     return samples, Previews(folder, samples, str, every=every, zoom=1)

@@ -9,13 +9,18 @@ from convflow.codecs import PixelCodec
 from convflow.demo.digits import draw_page
 from convflow.models.zoo import create_model
 from convflow.pipeline import Pipeline
+from convflow.samplers.solvers import create_solver
+
+ONE_STEP = SamplingConfig(create_solver(steps=1))
 
 
 def test_page_shows_real_digits_and_three_sizes() -> None:
     settings = {"width": 16, "depth": 1, "num_groups": 2, "in_channels": 1, "num_classes": 10}
     model = create_model("flowdcn", **settings)
     names = [str(digit) for digit in range(10)]
-    pipe = Pipeline(model, PixelCodec(), (8, 8), names, SamplingConfig(steps=1), "cpu")
+    pipe = Pipeline(
+        model, PixelCodec(), (8, 8), names, SamplingConfig(create_solver(steps=1)), "cpu"
+    )
     asked: list[tuple[int, ...]] = []
     model.register_forward_hook(lambda _, inputs, output: asked.append(tuple(output.shape[2:])))
     page = np.asarray(draw_page(pipe))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 
 import pytest
@@ -10,7 +9,6 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import convflow
-from convflow.bundle.config import ProcessConfig
 from convflow.codecs import PixelCodec
 from convflow.models.families import BACKBONES
 from convflow.models.zoo import (
@@ -251,26 +249,34 @@ def test_a_hub_that_does_not_answer_is_an_input_error(monkeypatch):
 @pytest.mark.parametrize(
     ("case", "config", "message"),
     [
-        ("flowdcn", ProcessConfig("ddpm"), "with channels for a variance, as the process ddpm has"),
-        ("dit-learned-variance", ProcessConfig("ddpm", variance="small"), "without channels for a"),
+        (
+            "flowdcn",
+            create_process("ddpm"),
+            "with channels for a variance, as the process ddpm has",
+        ),
         (
             "dit-learned-variance",
-            ProcessConfig(),
+            create_process("ddpm", variance="small"),
+            "without channels for a",
+        ),
+        (
+            "dit-learned-variance",
+            create_process(),
             "without channels for a variance, as the process",
         ),
         (
             "flowdcn",
-            ProcessConfig("dfm"),
+            create_process("dfm"),
             r"of scales with the factors \[2\], as the process dfm has",
         ),
         (
             None,
-            ProcessConfig(),
+            create_process(),
             "of one scale, as the process flow has, got one of scales with the",
         ),
         (
             None,
-            ProcessConfig("dfm", factors=(4,)),
+            create_process("dfm", factors=(4,)),
             r"of scales with the factors \[4\], as the .* \[2\]",
         ),
     ],
@@ -278,7 +284,7 @@ def test_a_hub_that_does_not_answer_is_an_input_error(monkeypatch):
 def test_a_process_that_does_not_fit_is_refused_where_it_meets_the_network(case, config, message):
     model = build(case) if case else build_pyramid()
     with pytest.raises(InputError, match=f"expected a network {message}"):
-        check_process(model, create_process(dataclasses.asdict(config)))
+        check_process(model, config)
     with pytest.raises(InputError, match=f"expected a network {message}"):
         Pipeline(model, PixelCodec(), (8, 8), process=config)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -14,25 +15,25 @@ from convflow.processes.decomposition import pack, unpack
 from convflow.processes.multiscale import MultiscaleFlow
 from convflow.processes.stages import StageField
 from convflow.samplers.guidance import guide
+from convflow.samplers.linear import GeneralLinear
 from convflow.samplers.ode import integrate, time_grid
-from convflow.samplers.sampler import Sampler
 from convflow.types import Size
 
 
-class Staged(Sampler):
-    """A sampler with stages of its own; those of the settings do not count."""
+@dataclass(frozen=True)
+class Staged(GeneralLinear):
+    """A solver with stages of its own; those of the settings do not count."""
 
-    given: Sequence[Stage]
+    kind: str = "euler"
+    given: Sequence[Stage] = ()
 
     def stages(self, process: Any) -> list[Stage]:
         return [*self.given]
 
 
 def sampler_of(stages: Sequence[Stage], solver: str = "euler") -> Staged:
-    """A sampler of these stages."""
-    sampler = Staged(solver)
-    object.__setattr__(sampler, "given", stages)
-    return sampler
+    """A solver of these stages."""
+    return Staged(solver, given=stages)
 
 
 def sample_staged(

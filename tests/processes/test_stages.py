@@ -15,7 +15,7 @@ from convflow.processes.decomposition import DECOMPOSITIONS, pack, unpack
 from convflow.processes.multiscale import MultiscaleFlow
 from convflow.processes.stages import plan_stages, split_steps, spread
 from convflow.samplers.guidance import guide
-from convflow.samplers.ode import SOLVERS, integrate, time_grid
+from convflow.samplers.ode import SCHEMES, integrate, time_grid
 from convflow.types import InputError
 from tests.processes.staged import integrate_staged, packed, sample_staged, sampler_of
 from tests.samplers.equation import order
@@ -164,7 +164,7 @@ def test_the_measured_order_is_the_solvers(solver, scales):
         off = covariance - data.part_covariance
         errors.append((off.square().sum() + (mean - data.part_mean).square().sum()).sqrt().item())
         assert data.calls == sampler_of(stages, solver).count_evaluations(data.process)
-    assert order(grids, errors) == pytest.approx(SOLVERS[solver].order, abs=0.25)
+    assert order(grids, errors) == pytest.approx(SCHEMES[solver].order, abs=0.25)
 
 
 def test_the_cost_is_that_of_the_stages():
@@ -176,7 +176,7 @@ def test_the_cost_is_that_of_the_stages():
     assert costs == {"euler": 40, "heun": 80, "ab2": 42}  # ab2 starts twice with Heun
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", SCHEMES)
 def test_a_sample_does_not_see_its_neighbours(solver):
     data = Gaussian(MultiscaleFlow((2, 2)), (4, 4), extra=0.3)
     run = staged(data, plan_stages((3, 2, 2), TAUS[3]), solver)

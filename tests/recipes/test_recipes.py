@@ -12,13 +12,12 @@ import torch
 from convflow import recipes
 from convflow.bundle.config import SamplingConfig
 from convflow.cli.main import main
-from convflow.codecs import META, create_codec
 from convflow.data.sources import open_source
 from convflow.models.backbone import check_size
 from convflow.models.zoo import create_model
 from convflow.nn.embed import TimeEmbedding
-from convflow.processes.process import create_process
 from convflow.recipes import SOURCE, create_config, find_target, imagenet, list_recipes
+from convflow.samplers.solvers import create_solver
 from convflow.settings.read import to_dict
 from convflow.training.build import build_network
 from convflow.training.keys import from_dict
@@ -46,8 +45,7 @@ def test_settings_survive_json(name):
 def build(name):
     """The network of a recipe without its numbers, the recipe, and the codec's factor."""
     config = create_config(name)
-    codec = create_codec(dataclasses.asdict(config.codec), META)
-    process = create_process(dataclasses.asdict(config.process))
+    codec, process = config.codec, config.process
     classes = 1000 if config.codec.kind == "latent" else 10
     with torch.device("meta"):
         model = build_network(config, classes, codec, process)
@@ -83,14 +81,11 @@ def test_the_network_takes_a_rectangle(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_sampler_process_and_guidance_go_together(name):
     config = create_config(name)
-    process = create_process(dataclasses.asdict(config.process))
-    sampler = config.sampling.sampler()
-    sampler.check_process(process)
-    sampler.check_guidance(config.sampling.guidance_kind)
+    config.sampling.check(config.process)
     assert override(config, []) == config
     if name.startswith("imagenet."):
         kinds = {"ddpm": "ddpm", "euler": "dfm"}
-        assert config.process.kind == kinds.get(config.sampling.solver, "flow")
+        assert config.process.kind == kinds.get(config.sampling.solver.kind, "flow")
         assert config.images % config.batch_size == 0
 
 
@@ -141,7 +136,11 @@ def test_published_settings(name, images, batch, process, solver, guidance, guid
     config = create_config(f"imagenet.{name}")
     sampling = config.sampling
     assert (config.images, config.batch_size, config.process.kind) == (images, batch, process)
-    assert (sampling.solver, sampling.steps, sampling.guidance) == (solver, 250, guidance)
+    assert (sampling.solver.kind, sampling.solver.steps, sampling.guidance) == (
+        solver,
+        250,
+        guidance,
+    )
     assert (sampling.channels_guided, sampling.label_policy) == (guided, labels)
     assert config.data.size == ((512, 512) if name.endswith("512") else (256, 256))
     assert config.optim.lr == (2e-4 if name == "dico_h" else 1e-4)
@@ -183,7 +182,7 @@ def test_published_training(name):
 )
 def test_the_time_embedding_sees_the_published_range(family, last):
     """Steps 0 to 999 as they are of a DDPM, flow times 0 to 1 as they are, not times 1000."""
-    process = create_process(dataclasses.asdict(create_config(f"imagenet.{family}_s").process))
+    process = create_config(f"imagenet.{family}_s").process
     model, seen = build_case(family), []
     for module in model.modules():
         if isinstance(module, TimeEmbedding):
@@ -222,7 +221,7 @@ def test_scales_of_cifar10_are_the_plain_recipe_but_for_process_and_sampling(nam
     assert (scales.process.kind, scales.process.factors) == ("dfm", (2,))
     found = (scales.process.decomposition, scales.process.location)
     assert found == (("laplacian", 0) if name == "dico" else ("dct", 0.5))
-    sampling = SamplingConfig("euler", 40, 1.5, stage_steps=(30, 10), thresholds=(0.9,))
+    sampling = SamplingConfig(create_solver(steps=40, stage_steps=(30, 10), thresholds=(0.9,)), 1.5)
     assert scales == dataclasses.replace(plain, process=scales.process, sampling=sampling)
 
 

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from convflow.samplers.ode import SOLVERS, integrate, time_grid
+from convflow.samplers.ode import SCHEMES, integrate, time_grid
 from convflow.samplers.tableaus import count_evaluations
 from convflow.types import InputError
 from tests.cases import SOLVER_NAMES, exact
@@ -35,8 +35,8 @@ def test_the_measured_order_is_the_stated_one(solver, grid):
     for n in steps:
         model, times = field(), GRIDS[grid](n)
         errors.append(distance(integrate(model, start(), LABELS, times, solver)))
-        assert model.calls == count_evaluations(SOLVERS[solver], times)
-    assert order(steps, errors) == pytest.approx(SOLVERS[solver].order, abs=0.2)
+        assert model.calls == count_evaluations(SCHEMES[solver], times)
+    assert order(steps, errors) == pytest.approx(SCHEMES[solver].order, abs=0.2)
 
 
 @pytest.mark.parametrize("solver", SOLVER_NAMES)
@@ -64,7 +64,7 @@ def test_the_model_is_asked_at_times_within_the_grid(solver):
     noise = torch.zeros(2, 1, 1, 1, dtype=torch.float64)
     grid = time_grid(49, shift=1.7)
     integrate(model, noise, torch.zeros(2, dtype=torch.int64), grid, solver)
-    calls = [len(SOLVERS[solver].step(grid, i).b) for i in range(49)]
+    calls = [len(SCHEMES[solver].step(grid, i).b) for i in range(49)]
     starts = torch.stack([seen[i] for i in np.cumsum([0, *calls[:-1]])])[:, 0]
     assert starts.tolist() == grid[:-1]
     assert torch.stack(seen).max() <= 1

@@ -8,7 +8,7 @@ import torch
 from convflow.processes.schedule import SCHEDULES
 from convflow.samplers.exponential import EXPONENTIAL_SOLVERS
 from convflow.samplers.multistep import MULTISTEP, read_table
-from convflow.samplers.ode import SOLVERS, integrate, time_grid
+from convflow.samplers.ode import SCHEMES, integrate, time_grid
 from convflow.samplers.search import (
     _parameters,
     _run,
@@ -134,7 +134,7 @@ def test_every_solver_gets_as_many_calls_as_there_are():
     assert all(5 <= calls <= 6 or name in ("rk4", "ab4") for name, (calls, _) in rows.items())
     for name, (calls, error) in rows.items():
         grid = next(
-            g for n in range(1, 7) if count_evaluations(SOLVERS[name], g := time_grid(n)) == calls
+            g for n in range(1, 7) if count_evaluations(SCHEMES[name], g := time_grid(n)) == calls
         )
         assert error == error_of(mixture, batches(1, 1), grid, name)
     few = compare(mixture, batches(1, 1), adams_table([0.0, 1.0], 1)).keys()

@@ -2,11 +2,10 @@
 
 from dataclasses import dataclass
 
-import msgspec
 import pytest
 
 from convflow.settings.fields import Count, Pixels
-from convflow.settings.read import convert, differences, flatten, show, to_dict
+from convflow.settings.read import differences, flatten, read, show, to_dict
 from convflow.types import InputError
 
 
@@ -23,9 +22,8 @@ class Grid:
 def test_a_dataclass_there_and_back():
     grid = Grid((64, 48), 3)
     assert to_dict(grid) == {"size": [64, 48], "num": 3}
-    assert convert(to_dict(grid), Grid) == grid
-    assert convert({}, Grid) == Grid()
-    assert convert({"num": "3"}, Grid, strict=False) == Grid(num=3)
+    assert read(to_dict(grid), Grid) == grid
+    assert read({}, Grid) == Grid()
 
 
 @pytest.mark.parametrize(
@@ -33,13 +31,13 @@ def test_a_dataclass_there_and_back():
     [
         ({"num": 13}, InputError),
         ({"num": "\ud800"}, InputError),
-        ({"num": 0}, msgspec.ValidationError),
-        ({"num": "3"}, msgspec.ValidationError),
+        ({"num": 0}, InputError),
+        ({"num": "3"}, InputError),
     ],
 )
 def test_an_error_is_that_of_the_dataclass_or_names_the_place(tree, error):
-    with pytest.raises(error, match=r"expected luck|write it in UTF-8|\$\.num"):
-        convert(tree, Grid)
+    with pytest.raises(error, match=r"expected luck|write it in UTF-8|num: expected"):
+        read(tree, Grid)
 
 
 def test_differences_see_missing_keys_and_empty_groups():

@@ -7,7 +7,6 @@ import pytest
 
 from benchmarks.reliability import kills
 from convflow import distributed
-from convflow.bundle.config import CodecConfig
 from convflow.codecs import LatentCodec
 from convflow.training import checkpoint
 from convflow.training.agreement import agree, agree_on_start
@@ -165,8 +164,8 @@ def test_an_autoencoder_is_known_by_its_weights(
     copy = str(shutil.copytree(autoencoder, tmp_path / "copy"))
     for place, factor in ((autoencoder, 1), (copy, 1), (copy, 2)):
         trainer.codec = LatentCodec(place)
-        next(trainer.codec.autoencoder.parameters()).mul_(factor)
-        codec = CodecConfig(kind="latent", autoencoder=place)
+        next(trainer.codec.network.parameters()).mul_(factor)
+        codec = LatentCodec(autoencoder=place)
         trainer.config = dataclasses.replace(trainer.config, codec=codec)
         told.append({})
         agree_on_start(trainer)

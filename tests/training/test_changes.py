@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from convflow.cli.main import main
+from convflow.processes.process import PROCESSES, create_process
 from convflow.settings.read import flatten, to_dict
 from convflow.training import launch
 from convflow.training.changes import (
@@ -29,7 +30,9 @@ def changes_of(words, before=None):
 
 
 def test_every_key_has_a_rule_and_every_rule_a_key():
-    keys = set(flatten(to_dict(TrainConfig())))
+    processes = map(create_process, PROCESSES)
+    configs = [dataclasses.replace(TrainConfig(), process=process) for process in processes]
+    keys = {key for config in configs for key in flatten(to_dict(config))}
     groups = {field.name for field in dataclasses.fields(TrainConfig)}
     assert groups <= ON_RESUME.keys() <= keys | groups
 

@@ -9,7 +9,7 @@ import pytest
 from convflow.recipes import create_config, list_recipes
 from convflow.settings.read import flatten, show, to_dict
 from convflow.training.config import TrainConfig
-from convflow.training.keys import from_dict, kind_of
+from convflow.training.keys import from_dict
 from convflow.training.overrides import override
 from convflow.types import InputError
 from tests.bundle.test_config import PUBLISHED
@@ -21,11 +21,8 @@ def test_half_a_character_is_no_setting():
 
 
 def test_settings_from_before_there_were_kinds_mean_flow_matching():
-    old = to_dict(TrainConfig())
-    for key in ("kind", "schedule", "prediction", "variance"):
-        del old["process"][key]
-    assert from_dict(old) == TrainConfig()
-    assert to_dict(from_dict(old)) == to_dict(TrainConfig())
+    assert from_dict({"process": {"times": "uniform", "location": 0.0}}) == TrainConfig()
+    assert from_dict({"process": {}, "codec": {}}) == TrainConfig()
 
 
 @pytest.mark.parametrize("name", list_recipes())
@@ -83,4 +80,4 @@ def test_buckets_that_cannot_be_are_refused(words, message):
 @pytest.mark.parametrize(("word", "hint"), [("epoch", "epochs"), ("minute", "minutes")])
 def test_options_of_the_command_are_hinted_at_too(word, hint):
     with pytest.raises(InputError, match=f"did you mean '--{hint}'"):
-        kind_of(word)
+        override(TrainConfig(), [f"--{word}", "1"])

@@ -1,6 +1,5 @@
 """From settings to a run: what is checked, what is written, and who may write."""
 
-import dataclasses
 import fcntl
 import json
 import logging
@@ -13,7 +12,6 @@ from convflow import storage
 from convflow.bundle.config import read_pipeline
 from convflow.models.memory import MemoryEstimate
 from convflow.models.zoo import load_model
-from convflow.processes.process import create_process
 from convflow.storage import claimed
 from convflow.training import checkpoint, launch
 from convflow.types import InputError
@@ -72,7 +70,7 @@ def test_every_process_trains_samples_and_is_remembered(tiny, tmp_path, words):
     folder = checkpoint.folder_of(tmp_path / "run", 2) / "ema"
     described = read_pipeline(json.loads((folder / "pipeline.json").read_text()))
     assert described.process == config.process
-    learned = create_process(dataclasses.asdict(described.process)).learned_variance
+    learned = described.process.learned_variance
     assert load_model(folder).learned_variance == learned == words.endswith("ddpm")
 
 

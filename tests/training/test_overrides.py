@@ -7,6 +7,7 @@ from shlex import split
 import pytest
 
 from convflow.recipes import create_config
+from convflow.samplers.solvers import create_solver
 from convflow.training.config import TrainConfig
 from convflow.training.overrides import describe, override
 from convflow.types import InputError
@@ -52,10 +53,12 @@ def test_another_network_brings_its_own_settings():
 
 
 def test_a_group_may_stand_for_its_first_key():
-    words = "--process ddpm --process.variance small --data pets --process.schedule=vp"
+    words = "--process.variance small --process ddpm --data pets"
     config = override(TrainConfig(), words.split())
     assert (config.process.kind, config.process.variance) == ("ddpm", "small")
-    assert (config.process.schedule, config.process.prediction) == ("vp", "velocity")
+    with pytest.raises(InputError, match="the process ddpm has no schedule; leave it out, or"):
+        override(config, ["--process.schedule=linear"])
+    assert override(TrainConfig(), ["--process.kind=ddpm"]).process.kind == "ddpm"
     assert override(config, ["--process", "flow"]).process.kind == "flow"
 
 
@@ -88,13 +91,22 @@ def test_the_last_of_two_values_counts():
         ("--optim.lr inf", "--optim.lr: expected a finite number"),
         ("--optim.betas 0.9,1", "--optim.betas: expected float < 1.0, got '0.9,1'"),
         ("--optim.betas 0.9", "--optim.betas: expected two numbers such as 0.5,2, got '0.9'"),
-        ("--process.factors 2,-1", "--process.factors: expected int >= 2, got '2,-1'"),
-        ("--process.factors 1", "--process.factors: expected int >= 2, got '1'"),
-        ("--process.probabilities 1,0", "--process.probabilities: expected float > 0.0, got '1,0'"),
-        ("--process.weights 1,0", "--process.weights: expected float > 0.0, got '1,0'"),
+        (
+            "--process dfm --process.factors 2,-1",
+            "--process.factors: expected int >= 2",
+        ),
+        ("--process dfm --process.factors 1", "--process.factors: expected int >= 2, got '1'"),
+        (
+            "--process dfm --process.probabilities 1,0",
+            "expected float > 0.0",
+        ),
+        (
+            "--process dfm --process.weights 1,0",
+            "expected float > 0.0",
+        ),
         (
             "--sampling.guidance nan",
-            "expected a finite guidance scale and at least 1 guided channel, got nan",
+            "--sampling.guidance: expected a finite number, got 'nan'",
         ),
         ("--data.size 64", "--data.size: expected two numbers such as 64x48, got '64'"),
         ("--data.size 0x8", "--data.size: expected int >= 1, got '0x8'"),
@@ -103,12 +115,15 @@ def test_the_last_of_two_values_counts():
         ("--data.channels 2", "--data.channels: expected 1 or 3, got '2'"),
         ("--optim.schedule cosine", "expected constant or linear, got 'cosine'"),
         ("--label-dropout 1.5", "--label-dropout: expected float <= 1"),
-        ("--process ddmp", "--process.kind: expected flow or ddpm or dfm, got 'ddmp'"),
-        ("--process.schedule sine", "--process.schedule: expected linear or cosine or vp, got"),
-        ("--process.prediction eps", "expected velocity or noise or data or score, got 'eps'"),
-        ("--process.variance none", "--process.variance: expected learned or small or large"),
+        ("--process ddmp", "unknown process 'ddmp'; did you mean 'ddpm'?"),
+        ("--process.schedule sine", "unknown schedule 'sine'; did you mean 'cosine'?"),
+        ("--process.prediction eps", "expected data or noise or velocity or score, got 'eps'"),
+        (
+            "--process ddpm --process.variance none",
+            "--process.variance: expected learned or small or large",
+        ),
         ("--process.shift 0", "--process.shift: expected float > 0"),
-        ("--process.kin ddpm", "did you mean '--process.kind'?"),
+        ("--process.locatin 1", "did you mean '--process.location'?"),
         ("--optim 3", "--optim is a group; set one of --optim.lr"),
         ("--model flowdcn", "--model is a group; set one of its keys"),
         ("--model.width.x 3", "expected --model.SETTING"),
@@ -137,37 +152,40 @@ def test_describe_lists_every_key_in_a_form_that_can_be_given_back():
 def test_another_solver_starts_without_the_settings_of_the_recipe_s():
     words = split("--sampling.solver euler-maruyama --sampling.diffusion flowdcn")
     recipe = override(TrainConfig(), [*words, *split("--sampling.last-step 0.04")])
-    assert (recipe.sampling.diffusion, recipe.sampling.last_step) == ("flowdcn", 0.04)
+    assert (recipe.sampling.solver.diffusion, recipe.sampling.solver.last_step) == ("flowdcn", 0.04)
     heun = override(recipe, ["--sampling.solver", "heun"])
-    assert (heun.sampling.diffusion, heun.sampling.last_step) == ("sigma", 0.04)
-    assert override(recipe, split("--sampling.steps 1")).sampling.last_step is None
-    assert override(recipe, split("--sampling.last-step none")).sampling.last_step is None
-    assert override(recipe, split("--sampling.steps 9")).sampling.diffusion == "flowdcn"
-    with pytest.raises(InputError, match="the solver heun has no diffusion, got constant"):
+    assert heun.sampling.solver == create_solver("heun", last_step=0.04)
+    assert override(recipe, split("--sampling.steps 1")).sampling.solver.last_step is None
+    assert override(recipe, split("--sampling.last-step none")).sampling.solver.last_step is None
+    assert override(recipe, split("--sampling.steps 9")).sampling.solver.diffusion == "flowdcn"
+    with pytest.raises(InputError, match="the solver heun has no diffusion; leave it out"):
         override(recipe, split("--sampling.solver heun --sampling.diffusion constant"))
 
 
 def test_stages_on_the_command_line():
     words = split("--process dfm --sampling.stage-steps 30,10 --sampling.thresholds 0.7")
     scales = override(TrainConfig(), words)
-    assert (scales.sampling.steps, scales.sampling.stage_steps) == (40, (30, 10))
-    assert scales.sampling.thresholds == (0.7,)
-    assert override(scales, split("--sampling.steps 8")).sampling.stage_steps == ()
-    assert override(scales, split("--sampling.stage-steps none")).sampling.steps == 40
-    assert override(scales, ["--process", "flow"]).sampling.stage_steps == ()
+    assert (scales.sampling.solver.steps, scales.sampling.solver.stage_steps) == (40, (30, 10))
+    assert scales.sampling.solver.thresholds == (0.7,)
+    assert override(scales, split("--sampling.steps 8")).sampling.solver.stage_steps == ()
+    assert override(scales, split("--sampling.stage-steps none")).sampling.solver.steps == 40
+    assert override(scales, ["--process", "flow"]).sampling.solver.stage_steps == ()
     rows = {key: value for key, value, _ in describe(scales)}
-    assert rows["sampling.stage-steps"] == "30,10"
+    assert rows["sampling.solver.stage-steps"] == "30,10"
     assert (rows["optim.betas"], rows["data.size"]) == ("0.9,0.999", "8x8")
     assert (rows["process.weights"], rows["model.stage-embedding"]) == ("none", "False")
     assert not {"model.backbone", "model.factors"} & rows.keys()
     recipe = override(TrainConfig(), split("--sampling.shift 3 --sampling.last-step 0.04"))
-    plain = override(recipe, ["--process", "dfm"]).sampling
+    plain = override(recipe, ["--process", "dfm"]).sampling.solver
     assert (plain.shift, plain.last_step) == (1.0, None)
     random = override(TrainConfig(), split("--sampling.solver ddpm --sampling.steps 250"))
-    taken = override(random, ["--process", "dfm"]).sampling
-    assert (taken.solver, taken.steps, taken.clip) == ("euler", 40, False)
-    assert override(random, split("--process dfm --sampling.steps 12")).sampling.steps == 12
-    assert override(random, split("--process dfm --sampling.solver heun")).sampling.steps == 250
+    taken = override(random, ["--process", "dfm"]).sampling.solver
+    assert taken == create_solver("euler", steps=40)
+    fewer = override(random, split("--process dfm --sampling.steps 12"))
+    assert fewer.sampling.solver.steps == 12
+    assert (
+        override(random, split("--process dfm --sampling.solver heun")).sampling.solver.steps == 250
+    )
     with pytest.raises(InputError, match="numbers such as 2,2, got 'a'"):
         override(scales, split("--sampling.stage-steps a"))
     with pytest.raises(InputError, match="stage-steps that sum up to 9 steps"):

@@ -95,7 +95,7 @@ def test_a_checkpoint_stores_its_autoencoder_as_its_run_does(project, tmp_path, 
         with monkeypatch.context() as moved:
             moved.chdir(tmp_path / "elsewhere")
             assert main(["train", "--resume", str(project / run), "--images", "4"]) == 0
-            found = Pipeline.from_pretrained(project / run).codec.settings["autoencoder"]
+            found = Pipeline.from_pretrained(project / run).codec.autoencoder
         assert found == str(project / "vae")
         for step in (1, 2):
             file = checkpoint.folder_of(Path(run), step) / "ema/pipeline.json"

@@ -8,15 +8,15 @@ import pytest
 import torch
 from torch.utils._pytree import tree_map
 
-from convflow.bundle.config import ProcessConfig, SamplingConfig
+from convflow.bundle.config import SamplingConfig
 from convflow.codecs import PixelCodec
 from convflow.conditions.labels import Labels
 from convflow.pipeline import Pipeline
 from convflow.processes.process import create_process
 from convflow.samplers.guidance import guide
 from convflow.samplers.multistep import Table
-from convflow.samplers.ode import SOLVERS
-from convflow.samplers.sampler import OPTIONS, SEARCHED, Sampler, check_shift
+from convflow.samplers.ode import SCHEMES
+from convflow.samplers.solvers import SOLVERS, check_shift, create_solver
 from convflow.seeds import draw_noise
 from convflow.types import InputError
 from tests.cases import build, build_pyramid
@@ -24,13 +24,14 @@ from tests.cases import build, build_pyramid
 TABLE = Table((0.0, 0.3, 1.0), ((1.0,), (-0.5, 1.5)))
 CHAINS = ("ddpm", "ddim")
 RANDOM = ("euler-maruyama", "stochastic-heun", "ddpm")
-NAMES = [name for name in OPTIONS if name != "dopri5"]
+SEARCHED = "searched"
+NAMES = [name for name in SOLVERS if name != "dopri5"]
 
 
 def pipe_of(kind, **settings):
     name = "flowdcn-learned-variance" if kind == "ddpm" else "flowdcn"
-    process = ProcessConfig(kind=kind, **settings)
-    sampling = SamplingConfig("euler", 4, 1.5)
+    process = create_process(kind, **settings)
+    sampling = SamplingConfig(create_solver("euler", steps=4), 1.5)
     return Pipeline(build(name), PixelCodec(), (4, 6), sampling=sampling, process=process)
 
 
@@ -38,7 +39,7 @@ def more(solver):
     return {"table": TABLE} if solver == SEARCHED else {}
 
 
-@pytest.mark.parametrize("solver", OPTIONS)
+@pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("kind", ["flow", "ddpm"])
 def test_every_solver_runs_on_every_process_it_can(solver, kind):
     pipe = pipe_of(kind)
@@ -71,15 +72,18 @@ def test_random_solvers_depend_on_the_seed_at_every_step(solver):
     assert pipe.samples(solver=solver).read([0]).equal(pipe.samples(solver=solver).read([0]))
 
 
-DDPM = {"kind": "ddpm", "variance": "small"}
+DDPM = {"process": "ddpm", "variance": "small"}
 
 
 @pytest.mark.parametrize("guidance", ["cfg", "cfg-zero"])
 @pytest.mark.parametrize(
     ("solver", "settings"),
     [
-        *((solver, {"kind": "flow"}) for solver in (*SOLVERS, "euler-maruyama", "dpm++", "unipc")),
-        ("euler", {"kind": "dfm"}),
+        *(
+            (solver, {"process": "flow"})
+            for solver in (*SCHEMES, "euler-maruyama", "dpm++", "unipc")
+        ),
+        ("euler", {"process": "dfm"}),
         ("euler", DDPM),
         ("ddim", DDPM),
     ],
@@ -88,12 +92,12 @@ def test_no_step_reads_a_number_back(solver, settings, guidance):
     """As a GPU would have to stop for; on the meta device it is impossible."""
     if (solver, guidance) == ("ddim", "cfg-zero"):
         guidance = "cfg"  # of velocities only
-    sampler, process = Sampler(solver=solver, steps=3), create_process(settings)
+    sampler, process = create_solver(solver, steps=3), create_process(**settings)
     noise = torch.empty(2, 3, 8, 8, device="meta")
     labels = torch.zeros(2, dtype=torch.int64, device="meta")
 
     def network(x, t, y, active=None):
-        return x if settings["kind"] == "dfm" else x * t[:, None, None, None]
+        return x if settings["process"] == "dfm" else x * t[:, None, None, None]
 
     def run(**options):
         around = partial(guide, null=Labels(10).null, scale=2.0, kind=guidance, **options)
@@ -117,7 +121,7 @@ def test_a_network_may_write_over_its_last_answer(solver, kind):
         weaker = pipe_of("flow").model
         settings |= {"guidance": 2.0, "guidance_kind": "auto", "weaker": weaker}
     if kind == "dfm":
-        sampling, process = SamplingConfig("euler", 4), ProcessConfig(kind="dfm")
+        sampling, process = SamplingConfig(create_solver("euler", steps=4)), create_process("dfm")
         pipe = Pipeline(build_pyramid(), PixelCodec(), (8, 8), (), sampling, process=process)
         size = (8, 8)
     samples = pipe.samples(solver=solver, size=size, **settings)
@@ -172,7 +176,7 @@ class Stand(torch.nn.Module):
 def state(samples):
     """Where sampling ends, before it becomes levels of a picture."""
     noise, y = draw_noise(0, [0, 1], (3, 4, 6)), samples.labels([0, 1])
-    return samples.sampler.run(
+    return samples.solver.run(
         samples.process, samples.guided, noise, y, lambda step: torch.zeros(1)
     )
 
@@ -215,7 +219,7 @@ def test_zero_star_leaves_out_the_first_steps_of_every_solver(solver, steps, mov
 
     object.__setattr__(samples, "model", Stand(network, pipe.model))
     noise, y = torch.zeros(2, 3, 4, 6), torch.tensor([0, 1])
-    end = samples.sampler.run(samples.process, samples.guided, noise, y, torch.zeros)
+    end = samples.solver.run(samples.process, samples.guided, noise, y, torch.zeros)
     assert min(times) >= 0.04 - 1e-6
     torch.testing.assert_close(end, torch.full_like(end, moved), atol=1e-4, rtol=0)
     for none in ({"guidance": 1.0}, {"interval": (0.1, 1.0)}):
@@ -236,7 +240,7 @@ def test_a_weaker_model_is_asked_only_where_it_answers_alike():
 
 def test_what_is_given_and_means_nothing_is_refused():
     pipe = pipe_of("flow")
-    with pytest.raises(InputError, match="dopri5 finds its own steps, got steps 7"):
+    with pytest.raises(InputError, match="dopri5 has no steps"):
         pipe.samples(solver="dopri5", steps=7)
     with pytest.raises(InputError, match="steps 2 as in the table, got 50"):
         pipe.samples(solver=SEARCHED, table=TABLE, steps=50)
@@ -246,7 +250,7 @@ def test_what_is_given_and_means_nothing_is_refused():
     assert plain.samples().guidance == 1  # the default scale means nothing here
     with pytest.raises(InputError, match="guidance 1 for a model without classes"):
         plain.samples(guidance=4.0)
-    with pytest.raises(InputError, match="finite guidance scale"):
+    with pytest.raises(InputError, match="guidance: expected a finite number"):
         plain.samples(guidance=float("nan"))
 
 
@@ -263,7 +267,7 @@ def test_half_precision_noise_is_told_the_right_times(solver):
             times.append(t[0].item())
             return torch.zeros(len(x), 6, *x.shape[2:], dtype=x.dtype)
 
-        samples.sampler.run(
+        samples.solver.run(
             samples.process,
             lambda field_of: field_of(network),
             torch.zeros(1, 3, 4, 6, dtype=dtype),
@@ -284,39 +288,43 @@ def test_autoguidance_needs_a_weaker_model():
     ("settings", "message"),
     [
         ({"solver": "eular"}, "unknown solver 'eular'; did you mean 'euler'"),
-        ({"eta": 0.5}, "the solver euler has no eta, got 0.5; leave it out, or choose ddim"),
+        ({"eta": 0.5}, "the solver euler has no eta; leave it out, or choose ddim"),
         ({"diffusion": "sbdm"}, "has no diffusion"),
         ({"solver": "dopri5", "last_step": 0.04}, "dopri5 has no last-step"),
-        ({"solver": "ddpm", "shift": 2.0}, "ddpm has no shift"),
+        ({"solver": "dopri5", "steps": 7}, "dopri5 has no steps"),
+        ({"solver": "ddpm", "shift": 1.0}, "ddpm has no shift"),
         ({"solver": "ddpm", "thresholds": (0.9,)}, "ddpm has no thresholds"),
         ({"stage_steps": (30, 20, 1)}, r"stage-steps that sum up to 50 steps, got \[30, 20, 1\]"),
-        ({"solver": SEARCHED}, "expected a table of coefficients"),
-        ({"table": TABLE}, "expected a table of coefficients"),
-        ({"steps": 0}, "expected steps >= 1"),
+        ({"solver": SEARCHED, "steps": 50, "table": TABLE}, "steps 2 as in the table, got 50"),
+        ({"table": TABLE}, "the solver euler has no table; leave it out, or choose searched"),
+        ({"steps": 0}, "expected int >= 1"),
+        ({"steps": 2.5}, "steps: expected a whole number, got '2.5'"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(settings, message):
     with pytest.raises(InputError, match=message):
-        Sampler(**settings)
+        create_solver(**settings)
 
 
 def test_a_description_holds_what_matters_and_no_more():
-    assert Sampler("euler", 7).describe() == {
+    flow = create_process("flow")
+    assert create_solver("euler", steps=7).describe(flow) == {
         "solver": "euler", "steps": 7, "shift": 1.0, "last_step": None
     }  # fmt: skip
-    assert Sampler("dopri5").describe() == {
+    assert create_solver("dopri5").describe(flow) == {
         "solver": "dopri5", "steps": None, "atol": 1e-6, "rtol": 1e-3
     }  # fmt: skip
-    searched = Sampler(SEARCHED, table=TABLE).describe()
+    searched = create_solver(SEARCHED, table=TABLE).describe(flow)
     assert searched["steps"] == 2
-    assert searched["table"]["times"] == TABLE.times
-    assert set(SOLVERS) < set(OPTIONS)
+    assert searched["table"]["times"] == [*TABLE.times]
+    assert set(SCHEMES) < set(SOLVERS)
 
 
 def test_a_shift_needs_a_grid_of_times():
-    for solver in OPTIONS:
-        fits = solver not in ("dopri5", "ddpm", "ddim", "searched")
-        with nullcontext() if fits else pytest.raises(InputError, match=f"the solver {solver} and"):
-            check_shift(solver, "flow")
+    flow = create_process("flow")
+    for name in SOLVERS:
+        fits = name not in ("dopri5", "ddpm", "ddim", "searched")
+        with nullcontext() if fits else pytest.raises(InputError, match=f"the solver {name} and"):
+            check_shift(create_solver(name), flow)
     with pytest.raises(InputError, match="the solver euler and the process dfm"):
-        check_shift("euler", "dfm")
+        check_shift(create_solver("euler"), create_process("dfm"))
