@@ -140,7 +140,7 @@ SPECIAL = {
 
 def add_sampling_options(
     parser: argparse._ActionsContainer,
-    arguments: Sequence[str],
+    arguments: Sequence[str] = (),
     names: Sequence[str] | None = None,
 ) -> None:
     """Add the options that say how a model makes pictures, all or some; None unless given.

@@ -39,7 +39,7 @@ def tiny(data: Path) -> Callable[..., TrainConfig]:
 
     def settings(words: str = "") -> TrainConfig:
         given = ["--data", str(data), *kills.SETTINGS, "--precision", "float32", "--images", "160"]
-        return override(create_config("pictures.flowdcn"), [*given, *words.split()])
+        return override(override(create_config("pictures.flowdcn"), given), words.split())
 
     return settings
 

@@ -74,7 +74,8 @@ SOLVERS = [
 @pytest.mark.parametrize("words", SOLVERS)
 @pytest.mark.parametrize("calls", [0, 1, 9])
 def test_previews_stop_before_any_call_of_the_network(tiny, trainer_of, tmp_path, words, calls):
-    trainer, made = trainer_of(tiny(f"{words} --sampling.steps 8")), []
+    steps = "" if "dopri5" in words else "--sampling.steps 8"
+    trainer, made = trainer_of(tiny(f"{words} {steps}")), []
     for network in (trainer.model, trainer.ema.model):
         network.register_forward_pre_hook(lambda *_: made.append(1))
     trainer.write_samples(lambda: len(made) == calls)
