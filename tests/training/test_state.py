@@ -19,6 +19,9 @@ from convflow.training.keys import from_dict
 from convflow.types import Diverged, InputError
 from tests.cases import GOLDENS
 
+OF_ALL = (checkpoint.RAW, checkpoint.EMA, checkpoint.OPTIMIZER)
+"""What every checkpoint holds; one of objectives with parameters holds theirs too."""
+
 
 def take_steps(trainer, count):
     config = trainer.config
@@ -133,7 +136,7 @@ def test_pipelines_check_what_they_read(saved, name):
             load_model(folder / "ema")
 
 
-@pytest.mark.parametrize("part", checkpoint.PARTS)
+@pytest.mark.parametrize("part", OF_ALL)
 def test_what_is_not_finite_is_neither_saved_nor_loaded(saved, part):
     trainer, folder = saved
     tensors = trainer.optimizer.state[trainer.model.blocks[0].mlp.out.weight]
@@ -299,7 +302,7 @@ def test_a_bad_picture_ends_the_run_after_saving(tiny, trainer_of, monkeypatch, 
     later.load(folder)
     assert later.run()
     assert straight.run()
-    for name in checkpoint.PARTS:
+    for name in OF_ALL:
         one, other = (checkpoint.folder_of(t.run_folder, 20) / name for t in (later, straight))
         assert one.read_bytes() == other.read_bytes()
     assert (tmp_path / "run/metrics.jsonl").read_bytes() == (
