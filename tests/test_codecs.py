@@ -209,7 +209,7 @@ def test_sd_is_known_without_its_files(monkeypatch):
 def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "diffusers", None)
     with pytest.raises(InputError, match=r"needs the package diffusers.*pip install 'convflow"):
-        LatentCodec("anywhere").open()
+        LatentCodec().open()  # of Stable Diffusion, whose config.json need not be read
 
 
 def test_autoencoders_that_cannot_be_had_are_refused(tmp_path, monkeypatch):

@@ -91,7 +91,7 @@ def test_a_model_that_gives_nan_is_named_with_the_sample(pipe, monkeypatch):
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        ({"label_policy": "balance"}, "unknown label policy 'balance'; did you mean 'balanced'"),
+        ({"label_policy": "balance"}, "label-policy: expected balanced or random, got 'balance'"),
         ({"precision": "float16"}, "unknown precision 'float16'"),
         ({"solver": "hoin"}, "unknown solver"),
         ({"stepss": 3}, "unknown option 'stepss'; did you mean 'steps'"),
@@ -202,7 +202,7 @@ def build_sit(channels):
         ("sit", "flow", {"position_scaling": "yarn"}, "pi or ei for sincos positions, got 'yarn'"),
         ("sit", "flow", {"reach": "auto"}, "sit has no reach, got auto"),
         ("sit", "flow", {"shift": "auto", "solver": "hoin"}, "unknown solver 'hoin'"),
-        ("sit", "flow", {"shift": "big"}, "expected a number for shift, got 'big'"),
+        ("sit", "flow", {"shift": "big"}, "shift: expected a number, got 'big'"),
         ("sit", "flow", {"shift": "auto", "solver": "dopri5"}, "with a shift,.* solver dopri5"),
         ("sit", "ddpm", {"shift": "auto", "solver": "ddim"}, "with a shift,.* solver ddim"),
     ],

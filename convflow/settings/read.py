@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import typing
 from collections.abc import Iterator, Mapping
 from numbers import Integral, Real
@@ -28,6 +29,9 @@ HINTS: dict[Any, str] = {
     tuple[Pixels, ...]: "sizes such as 32x32,64x32",
 }
 """What to call a type in a message."""
+
+LIMITS = {">=": "of at least", "<=": "of at most", ">": "above", "<": "below"}
+"""Signs in words."""
 
 
 def read(tree: Any, kind: type[T], *, trusted: bool = False, place: str = "") -> T:
@@ -138,8 +142,10 @@ def hints_of(kind: Any) -> dict[str, Any]:
 def _wanted(reason: str, kind: Any) -> str:
     """Return what a setting of some kind should be, from msgspec's reason."""
     wanted = reason.split(", got")[0].split(" - at")[0].removeprefix("Expected ").replace("`", "")
-    if wanted.startswith(("int >", "int <", "float >", "float <")):
-        return wanted
+    if limit := re.fullmatch(r"(int|float) (>=|<=|>|<) (-?\d+)(\.0)?(.*)", wanted):
+        number, sign, value, _, rest = limit.groups()
+        noun = "a whole number" if number == "int" else "a number"
+        return f"{noun} {LIMITS[sign]} {value}{rest}"
     if typing.get_origin(kind) is Literal:
         return " or ".join(map(str, typing.get_args(kind)))
     kinds = [k for k in typing.get_args(kind) if k is not type(None)]

@@ -92,7 +92,8 @@ def parse(text: str, hint: Any, key: str) -> Any:
     if isinstance(kind, type) and issubclass(kind, Part):
         return text
     if kind is dict or typing.get_origin(kind) is dict:
-        raise InputError(f"--{key} is a group; set one of its keys, such as --{key}.name {text}")
+        inner = "SETTING" if "." in key else "name"
+        raise InputError(f"--{key} is a group; set one of its keys, such as --{key}.{inner} {text}")
     if dataclasses.is_dataclass(kind):
         keys = ", ".join(f"--{key}.{name}".replace("_", "-") for name in hints_of(kind))
         raise InputError(f"--{key} is a group; set one of {keys}")

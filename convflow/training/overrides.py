@@ -58,10 +58,11 @@ def override(config: TrainConfig, arguments: Sequence[str]) -> TrainConfig:
         for group in groups:
             inner = inner.setdefault(group, {})
         (sampling if groups[:1] == ["sampling"] else inner)[leaf] = value
-    for objective in tree["objectives"].values():
-        OBJECTIVES.find(str(objective.get("kind", "process")))  # imports the module of a user
-    if logger := tree["monitor"]["logger"]:
-        LOGGERS.find(logger)
+    for key, value in given.items():  # what words name may run code, what files name may not
+        if key.startswith("objectives.") and key.endswith(".kind"):
+            OBJECTIVES.find(value)
+        elif key == "monitor.logger" and value:
+            LOGGERS.find(value)
     process = read(tree["process"], Process, trusted=True)
     base = config.sampling
     if process.multiscale and "solver" not in sampling and not base.solver.multiscale:
@@ -73,7 +74,16 @@ def describe(config: TrainConfig) -> list[tuple[str, str, str]]:
     """Return (key, present value, help) for every key, in order, for `--help`."""
     rows, model = [], _model_settings(config)
     for key, hint in rows_of(TrainConfig, parts_of(config)):
-        if key == "model":
+        if key == "objectives":
+            own = {
+                f"{name}.{s}": v
+                for name, some in config.objectives.items()
+                for s, v in some.items()
+            }
+            rows += [
+                (f"objectives.{name}", show(value), help_of(hint)) for name, value in own.items()
+            ]
+        elif key == "model":
             shown = {name: show(value) for name, value in model.items()}
             rows += [(f"model.{name}", "none" if v is None else v, "") for name, v in shown.items()]
         else:

@@ -64,6 +64,8 @@ def test_the_codec_is_told_apart():
     model = Network(clock, 6.0)
 
     class Slow(PixelCodec):
+        kind = "pixel"
+
         def decode(self, x):
             clock.wait(3.0)
             return super().decode(x)

@@ -80,7 +80,7 @@ def test_help_names_what_there_is(words: list[str], capsys: pytest.CaptureFixtur
         ("solvers RUN --out RUN/config.json/a.json", "could not write"),
         ("solvers RUN --guidance-kind auto", "--weaker"),
         ("solvers RUN --step 3", "did you mean '--steps'"),
-        ("solvers RUN --guidance much", "expected a finite number"),
+        ("solvers RUN --guidance much", "expected a number, got 'much'"),
         ("solvers RUN --labels cat", "unknown label 'cat'"),
         ("solvers RUN/none", "none"),
     ],

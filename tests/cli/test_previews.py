@@ -79,8 +79,8 @@ def test_the_default_folder(tiny_run, tmp_path, monkeypatch):
     [
         (["--preview-every", "2"], "--preview-every: expected --previews with it, got none"),
         (["--previews", "file"], "--previews: expected a folder, got the file file"),
-        (["--stage-steps", "3,x"], "expected a whole number of at least 1, got 'x'"),
-        (["--thresholds", "0.9,0"], "expected a number above 0, got '0'"),
+        (["--stage-steps", "3,x"], "--stage-steps: expected several numbers such as 2,2, got"),
+        (["--thresholds", "0.9,0"], "trained with the process dfm for thresholds"),
         (["--stop-scale", "1"], "trained with the process dfm for stop-scale"),
         (["--out", "a", "--previews", "b/../a"], "--previews: expected another folder than --out"),
         (["--single", "--previews", "samples"], "--previews: expected another folder than --out"),

@@ -73,7 +73,10 @@ def test_it_is_sampled_as_any_model_is(run, tmp_path):
         ("--objectives.align.block 99", "expected a block from 0 to 0, got 99"),
         ("--objectives.align.weight -1", "--objectives.align.weight: expected a number of at le"),
         ("--objectives.align.width x", "tests.extending.align:Align cannot be built"),
-        ("--objectives.align 1", "expected --objectives.NAME.SETTING, got --objectives.align"),
+        (
+            "--objectives.align 1",
+            "--objectives.align is a group; set one of its keys, such as --objectives.align.S",
+        ),
         ("--objectives.other.weight 1", "--objectives.other.kind: expected package.module:Name"),
         ("--objectives.align.kind tests.extending.align:Algin", "did you mean 'Align'?"),
     ],

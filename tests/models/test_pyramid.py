@@ -332,7 +332,7 @@ def test_settings_hold_all_of_the_backbone_too():
 def test_sides_are_multiples_of_the_backbones_and_of_all_factors(case, multiple):
     model = build(case)
     assert model.multiple == multiple
-    model.check_input(torch.zeros(1, model.in_channels, multiple, 3 * multiple))
+    model.inner.check_input(torch.zeros(1, model.in_channels, multiple, 3 * multiple))
     x = torch.zeros(1, model.in_channels, multiple + model.shrinkage[0], multiple)
     if x.shape[2] % multiple:
         with pytest.raises(InputError, match=f"multiples of {multiple}, got"):
@@ -378,7 +378,6 @@ def test_scales_that_do_not_fit_are_refused(change, message, unchecked):
     ("settings", "message"),
     [
         ({}, "pyramid: expected a value for backbone, got none"),
-        ({"backbone": "dico"}, "expected settings by name for backbone, got 'dico'"),
         ({"backbone": {"width": 8}}, "expected a backbone as settings with a family"),
         ({"backbone": {"family": "dicoo"}}, "unknown model family 'dicoo'; did you mean 'dico'"),
         ({"backbone": {"family": "pyramid"}}, "unknown model family 'pyramid'"),

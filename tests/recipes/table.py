@@ -20,7 +20,9 @@ def row(name: str, model: Backbone) -> str:
         more += (("P", target.precision), ("R", target.recall))
         score = ", ".join(f"{n} {v}" for n, v in (("FID", target.fid), *more) if v is not None)
     process = {"ddpm": "DDPM", "dfm": "DFM"}.get(config.process.kind, "flow")
-    stages = f" = {' + '.join(map(str, sampling.stage_steps))}" if sampling.stage_steps else ""
-    sampler = f"{sampling.solver} {sampling.steps}{stages}, {guidance}"
+    solver = sampling.solver
+    counts = getattr(solver, "stage_steps", ())
+    stages = f" = {' + '.join(map(str, counts))}" if counts else ""
+    sampler = f"{solver.kind} {solver.steps}{stages}, {guidance}"
     cells = [f"`{name}`", parameters, f"{images} by {config.batch_size}", process, sampler, score]
     return f"| {' | '.join(cells)} |"

@@ -211,7 +211,9 @@ def test_published_settings_of_dfm():
         False,
     )
     assert (process.earlier_location, code.process.earlier_location) == (1.5, 2.0)
-    stages = [(s.solver, s.stage_steps, s.thresholds) for s in (paper.sampling, code.sampling)]
+    stages = [
+        (s.kind, s.stage_steps, s.thresholds) for s in (paper.sampling.solver, code.sampling.solver)
+    ]
     assert stages == [("euler", (30, 10), (0.7,)), ("euler", (40, 10), (0.9,))]
 
 

@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 
-from convflow import storage
+from convflow import distributed, storage
 from convflow.bundle.config import read_pipeline
 from convflow.models.memory import MemoryEstimate
 from convflow.models.zoo import load_model
@@ -110,8 +110,8 @@ def test_changed_settings_are_named_and_nothing_changes(tiny, run):
         ("--data=", "--data: expected a folder of pictures"),
         ("--device toaster", "expected a usable device"),
         ("--model.name flowdnc", "did you mean"),
-        ("--process ddpm --process.schedule vp", "process 'ddpm' has no setting 'schedule'"),
-        ("--process.variance small", "the process 'flow' has no setting 'variance', got 'small'"),
+        ("--process ddpm --process.schedule vp", "the process ddpm has no schedule; leave it out"),
+        ("--process.variance small", "the process flow has no variance; leave it out"),
         ("--process ddpm --model.learned-variance false", "expected True as in the process"),
         ("--model.learned-variance true", "expected False as in the process, got True"),
     ],
@@ -146,7 +146,7 @@ def test_a_system_without_locks_is_no_obstacle(tiny, run, monkeypatch):
 
 
 def test_other_processes_neither_claim_nor_write(tmp_path, monkeypatch):
-    monkeypatch.setattr(build.distributed, "rank", lambda: 1)
+    monkeypatch.setattr(distributed, "rank", lambda: 1)
     with claimed(tmp_path / "run", "training", "--run", first=False):
         assert not (tmp_path / "run").exists()
 

@@ -112,9 +112,10 @@ def test_what_pipelines_are_told_may_be_edited(saved):
     trainer, folder = saved
     path = folder / "ema/pipeline.json"
     known = json.loads(path.read_text())
-    path.write_text(json.dumps(known | {"sampling": known["sampling"] | {"steps": 7}}))
+    known["sampling"]["solver"]["steps"] = 7
+    path.write_text(json.dumps(known))
     for place in (trainer.run_folder, folder, path.parent):
-        assert Pipeline.from_pretrained(place).sampling.steps == 7
+        assert Pipeline.from_pretrained(place).sampling.solver.steps == 7
     trainer.load(folder)
     path.write_text("{")
     with pytest.raises(InputError, match=rf"{path} .*; move {folder}"):
@@ -201,10 +202,11 @@ def test_a_part_that_went_missing_is_written_again(saved):
 def test_another_way_to_sample_is_told_to_pipelines_of_a_saved_moment(saved):
     trainer, folder = saved
     content = (folder / "state.json").read_bytes()
-    sampling = dataclasses.replace(trainer.config.sampling, steps=9)
+    sampling = trainer.config.sampling
+    sampling = dataclasses.replace(sampling, solver=dataclasses.replace(sampling.solver, steps=9))
     trainer.config = dataclasses.replace(trainer.config, sampling=sampling)
     assert trainer.save() == folder
-    assert Pipeline.from_pretrained(folder).sampling.steps == 9
+    assert Pipeline.from_pretrained(folder).sampling.solver.steps == 9
     assert (folder / "state.json").read_bytes() == content
     trainer.load(folder)
 

@@ -281,7 +281,9 @@ def test_the_same_moment_is_saved_once_with_the_newest_way_to_sample(tiny, train
     later.load(folder)
     assert later.save() == folder
     assert files[2].stat().st_mtime_ns == before[2]
-    assert json.loads((folder / "raw/pipeline.json").read_text())["sampling"]["steps"] == 9
+    assert (
+        json.loads((folder / "raw/pipeline.json").read_text())["sampling"]["solver"]["steps"] == 9
+    )
 
 
 def test_other_pictures_are_refused(tiny, trainer_of):
