@@ -132,7 +132,7 @@ def test_a_share_sees_its_rows_of_the_same_latents(words, tmp_path, monkeypatch)
         ("--model.in-channels 3", "--model.in-channels: expected 4 as in the codec, got 3"),
         ("--codec pixel", "the codec pixel has no autoencoder; leave it out"),
         ("--codec latents", "unknown codec 'latents'; did you mean 'latent'?"),
-        ("--codec.scale 0", "--codec.scale: expected float > 0"),
+        ("--codec.scale 0", "--codec.scale: expected a number above 0"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_anything_is_written(

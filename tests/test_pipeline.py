@@ -156,7 +156,7 @@ def test_numbers_out_of_range_are_refused(pipe, bad):
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        ({"steps": 0}, "steps: expected int >= 1"),
+        ({"steps": 0}, "steps: expected a whole number of at least 1"),
         ({"solver": ""}, "unknown solver ''"),
         ({"solver": "hune"}, "did you mean 'heun'"),
         ({"interval": (0.9, 0.1)}, "expected a guidance interval"),

@@ -185,7 +185,10 @@ def test_the_network_of_a_published_size_and_settings_of_the_pyramid():
     ("words", "message"),
     [
         ("--process.factors 2,x", "--process.factors: expected several numbers such as 2,2, got"),
-        ("--process.factors 2,1", "--process.factors: expected int >= 2, got '2,1'"),
+        (
+            "--process.factors 2,1",
+            "--process.factors: expected a whole number of at least 2, got '2,1'",
+        ),
         ("--process.probabilities 0.5,0.4", "probabilities that sum to 1"),
         ("--process.factors 3", r"that 3 divides, for scales of laplacian with the factors \[3\]"),
         ("--process.decomposition dct --data.size 12x16", r"that 8 divides.* nearest .* is 16x16"),
@@ -271,7 +274,7 @@ def test_a_description_of_scales_changes_with_their_settings():
         ({"stage_steps": (3, 2, 1)}, r"expected 2 stage-steps for 2 scales, got \[3, 2, 1\]"),
         ({"stage_steps": (3, 2), "steps": 6}, r"that sum up to 6 steps, got \[3, 2\]"),
         ({"thresholds": (0.9, 0.9)}, "expected 1 threshold for 2 scales"),
-        ({"thresholds": (1.5,)}, "thresholds: expected float <= 1"),
+        ({"thresholds": (1.5,)}, "thresholds: expected a number of at most 1"),
         ({"stop_scale": 3}, "a stop-scale from 1 to 2, got 3"),
         ({"thresholds": 0.9}, r"thresholds: expected several numbers such as 2,2, got"),
         ({"guidance_kind": "auto", "weaker": "model"}, "expected the guidance cfg or cfg-zero"),

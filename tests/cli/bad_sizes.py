@@ -59,8 +59,16 @@ CASES = [
         (f"train at {text!r}", f"{TRAIN} --data.size {text}", "expected two numbers such as 64x48")
         for text in ("32x", "x32", "axb", "8.5x8", "8x8,", "x")
     ),
-    ("train at a negative size", f"{TRAIN} --data.size -8x8", "expected int >= 1, got '-8x8'"),
-    ("train at no width", f"{TRAIN} --data.size 8x0", "expected int >= 1, got '8x0'"),
+    (
+        "train at a negative size",
+        f"{TRAIN} --data.size -8x8",
+        "expected a whole number of at least 1, got '-8x8'",
+    ),
+    (
+        "train at no width",
+        f"{TRAIN} --data.size 8x0",
+        "expected a whole number of at least 1, got '8x0'",
+    ),
     ("train off the patch", f"{TRAIN} --data.size 8x10", "got 8x10; the nearest that works is 8x8"),
     ("train at an absurd size", f"{TRAIN} --data.size 8x70000", "at most 65536, got 8x70000"),
     (
@@ -74,7 +82,7 @@ CASES = [
             ("8x8,32x", "sizes such as 32x32,64x32"),
             ("8x8,axb", "sizes such as 32x32,64x32"),
             ("8x8,8", "sizes such as 32x32,64x32"),
-            ("8x8,0x8", "expected int >= 1"),
+            ("8x8,0x8", "expected a whole number of at least 1"),
             ("8x8,8x10", "got 8x10; the nearest that works is 8x8"),
             ("8x8,8x70000", "at most 65536, got 8x70000"),
             ("8x8,40000x30000", "at 40000x30000 that need about"),

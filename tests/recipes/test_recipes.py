@@ -264,5 +264,5 @@ def test_help_prints_every_key_with_its_value(name, capsys):
 
 def test_the_page_has_a_true_row_for_every_recipe():
     page = (Path(__file__).parents[2] / "docs/recipes.md").read_text()
-    rows = [line for line in page.splitlines() if line.startswith("| `")]
+    rows = [line for line in page.splitlines() if line.startswith("| `") and "| `--" not in line]
     assert rows == [row(name, build(name)[0]) for name in NAMES]

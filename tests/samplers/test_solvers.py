@@ -297,7 +297,7 @@ def test_autoguidance_needs_a_weaker_model():
         ({"stage_steps": (30, 20, 1)}, r"stage-steps that sum up to 50 steps, got \[30, 20, 1\]"),
         ({"solver": SEARCHED, "steps": 50, "table": TABLE}, "steps 2 as in the table, got 50"),
         ({"table": TABLE}, "the solver euler has no table; leave it out, or choose searched"),
-        ({"steps": 0}, "expected int >= 1"),
+        ({"steps": 0}, "expected a whole number of at least 1"),
         ({"steps": 2.5}, "steps: expected a whole number, got '2.5'"),
     ],
 )

@@ -35,7 +35,7 @@ def test_the_name_of_a_part_may_be_left_out():
         ("--solver heun --eta 0", "the solver heun has no eta; leave it out, or choose ddim"),
         ("--solver hein", "unknown solver 'hein'; did you mean 'heun'"),
         ("--stepz 3", "unknown option '--stepz'; did you mean"),
-        ("--steps 0", "--steps: expected int >= 1, got '0'"),
+        ("--steps 0", "--steps: expected a whole number of at least 1, got '0'"),
         ("--num x", "--num: expected a whole number, got 'x'"),
     ],
 )
