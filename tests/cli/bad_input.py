@@ -175,7 +175,11 @@ CASES = [
         "--images: expected a whole number of at least 1, got '0'",
     ),
     ("images in words", f"{TRAIN} --images many", "--images: expected a whole number, got 'many'"),
-    ("images beyond counting", f"{TRAIN} --images {10**40}", "--images: expected a whole number of at most"),
+    (
+        "images beyond counting",
+        f"{TRAIN} --images {10**40}",
+        "--images: expected a whole number of at most",
+    ),
     ("no batch", f"{TRAIN} --batch-size 0", "--batch-size: expected a whole number of at least 1"),
     (
         "no micro-batch",
