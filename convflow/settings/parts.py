@@ -19,7 +19,6 @@ Width = Annotated[int, Meta(ge=1, le=2**24)]
 Classes = Annotated[int, Meta(ge=0, le=2**24)]
 Depth = Annotated[int, Meta(ge=1, le=256)]
 Depths = Annotated[tuple[Depth, ...], Meta(max_length=256)]
-Positive = Annotated[float, Meta(gt=0)]
 
 WORDS = {
     "Expected ": "", "`int`": "a whole number", "`float`": "a number", "`bool`": "true or false",

@@ -109,10 +109,8 @@ def fitting_sizes(
     Raises:
         InputError: a size that does not fit; the message names the nearest that does.
     """
-    for size in (
-        config.data.size,
-        *config.data.sizes,
-    ):  # before a network is built for absurd factors
+    # Before a network is built for absurd factors.
+    for size in (config.data.size, *config.data.sizes):
         process.sizes(size, factor)
     with torch.device("meta"):
         multiple = factor * math.lcm(build().multiple, process.multiple)

@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 import pytest
 
-from convflow.settings.parts import Classes, Depth, Depths, Positive, Width, defaults, read_part
+from convflow.settings.fields import Positive
+from convflow.settings.parts import Classes, Depth, Depths, Width, defaults, read_part
 from convflow.types import InputError
 
 
