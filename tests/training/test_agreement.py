@@ -82,6 +82,9 @@ FAILING = """
     if rank:
         Trainer._losses = failing(losses, MemoryError("too much"), 4)
     attempt("losses", shared / "losses")
+    if rank:  # before the first forward pass of the second step, where DDP exchanges messages
+        Trainer._losses = failing(losses, MemoryError("too much"), 2)
+    attempt("second", shared / "second")
     Trainer._losses = losses
     Trainer.write_samples = failing(samples, launch.InputError("no space; free some"), 1)
     attempt("samples", shared / "samples", "--monitor.samples-minutes", "1e-9")
@@ -127,7 +130,7 @@ def test_processes_that_differ_stop_together(disks):
     first, second = answers(DIFFERENT, disks)
     assert "rank 1 does not see new" in first.pop("unseen")
     assert second.pop("unseen") == "True"
-    assert first.pop("pictures") == "InputError: another process stopped; see its message"
+    assert first.pop("pictures") == "InputError: rank 1 stopped; see its message"
     assert "that the first process sees, got 21 on process 1" in second.pop("pictures")
     assert first == second
     assert first["step"].startswith(
@@ -140,14 +143,13 @@ def test_processes_that_differ_stop_together(disks):
 
 def test_what_fails_in_one_process_stops_all_after_saving(disks):
     first, second = answers(FAILING, disks)
-    other = "InputError: another process stopped; see its message"
-    for name in ("batch", "losses", "samples"):
+    for name in ("batch", "losses", "second", "samples"):
         assert (checkpoint.list_steps(disks / name) or [0])[-1] > 0
-    assert second["losses"] == "MemoryError: too much"
-    assert first["losses"].startswith(other)
-    assert "saved before" in first["losses"]
+    for name in ("losses", "second"):
+        assert second[name] == "MemoryError: too much"
+        assert first[name].startswith("InputError: rank 1 stopped; see its message; saved before")
     assert first["samples"].startswith("InputError: no space; free some; saved before")
-    assert second["samples"] == other
+    assert second["samples"] == "InputError: rank 0 stopped; see its message"
     assert first["batch"] == second["batch"] == "True"  # it went on to its end
     assert "pictures could not be read; others stood in their places" in first["replaced"]
     assert second["scales"] == "True"
