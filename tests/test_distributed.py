@@ -148,7 +148,7 @@ def test_an_error_elsewhere_stops_this_process_too(monkeypatch):
 
     monkeypatch.setattr(distributed, "sum_over_processes", one_failed)
     with (
-        pytest.raises(InputError, match="^rank 0 stopped; see its message$"),
+        pytest.raises(InputError, match=r"^rank 0 stopped; see its message$"),
         distributed.all_or_none(torch.device("cpu")),
     ):
         pass
