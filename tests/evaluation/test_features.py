@@ -48,8 +48,8 @@ def test_features_in_order(detector, tmp_path):
     pictures, told = Pictures(), []
     found = run(pictures, detector, tmp_path, progress=told.append)
     expected = detector(pictures.pixels)
-    assert found.kinds() == ["features", "logits", "spatial"]
-    for kind in found.kinds():
+    assert list(found.widths()) == ["features", "logits", "spatial"]
+    for kind in list(found.widths()):
         torch.testing.assert_close(found.stack(kind), expected[kind])
     assert sum(told) == 23
     rows = expected["spatial"].double()
@@ -111,7 +111,7 @@ def test_a_digest_knows_the_shape():
 def test_pixels_and_chosen_kinds(detector, tmp_path):
     pictures = Pictures()
     found = run(pictures, detector, tmp_path, kinds=("features", "absent"), keep_pixels=True)
-    assert found.kinds() == ["features"]
+    assert list(found.widths()) == ["features"]
     assert torch.cat(list(found.read("pixels"))).equal(pictures.pixels)
 
 
