@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import subprocess
 import sys
 
 import pytest
@@ -105,8 +104,8 @@ def test_another_weight_is_another_run(run, train, capsys):
     assert "other settings: objectives.align.weight (0.5, now 0)" in capsys.readouterr().err
 
 
-def test_a_file_alone_runs_no_code_of_a_user(run):
-    script = f"from convflow.cli.main import main; print(main(['train', '--resume', {str(run)!r}]))"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert done.stdout.strip() == "2"
-    assert "--import tests.extending.align" in done.stderr
+def test_a_file_alone_runs_no_code_of_a_user(run, monkeypatch, capsys):
+    monkeypatch.delitem(sys.modules, "tests.extending.align", raising=False)
+    assert main(["train", "--resume", str(run)]) == 2
+    assert "--import tests.extending.align" in capsys.readouterr().err
+    assert "tests.extending.align" not in sys.modules
