@@ -181,7 +181,8 @@ def _connected() -> Iterator[None]:
 
 def is_lost(error: Exception) -> bool:
     """Return whether torch says in `error` that another process is gone."""
-    return isinstance(error, dist.DistError) or "gloo" in str(error)
+    of_gloo = type(error) is RuntimeError and "gloo/" in str(error)
+    return of_gloo or isinstance(error, dist.DistError)
 
 
 def lost(error: Exception) -> InputError:

@@ -152,6 +152,10 @@ def test_a_lost_process_is_one_line(monkeypatch):
         distributed.sum_over_processes([torch.ones(1)])
     with pytest.raises(MemoryError, match="ours"), distributed.all_or_none(torch.device("cpu")):
         raise MemoryError("ours")  # the error here matters more than that of the lost one
+    with pytest.raises(InputError, match=message), distributed.all_or_none(torch.device("cpu")):
+        lose(None)  # as in the forward pass of a prepared module
+    error = InputError("gloo/1.png: truncated; replace it")
+    assert not distributed.is_lost(error)
 
 
 def test_what_is_summed_is_told_whether_its_block_failed(monkeypatch):
