@@ -18,7 +18,7 @@ from convflow.bench.utilisation import Rated, Work, product, rate
 from convflow.distributed import free_memory
 from convflow.models.backbone import Backbone, check_size
 from convflow.models.blocks import compile_blocks
-from convflow.models.cost import measure
+from convflow.models.cost import measure_cost
 from convflow.models.memory import MemoryEstimate
 from convflow.models.zoo import SIZES, create_model
 from convflow.types import InputError, Size, unknown_name
@@ -281,7 +281,7 @@ def rate_rows(name: str, rows: Sequence[Row], device: torch.device) -> list[Rate
 
 @cache
 def _gmacs(create: Callable[[str], Backbone], name: str, size: Size) -> float:
-    return measure(partial(create, name), size, factor=FACTOR).gmacs
+    return measure_cost(partial(create, name), size, factor=FACTOR).gmacs
 
 
 def _compile(model: nn.Module, how: Compilation) -> nn.Module:

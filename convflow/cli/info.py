@@ -112,10 +112,10 @@ class _Asked(NamedTuple):
         self, build: Callable[[], Backbone], pixels: Size = (256, 256), factor: int = 8
     ) -> dict[str, Any]:
         """Return the bytes that training and sampling need, item by item."""
-        from convflow.models.cost import measure
+        from convflow.models.cost import measure_cost
 
         batch, pixels = self.batch or 1, self.pixels or pixels
-        cost = measure(build, pixels, batch, factor)
+        cost = measure_cost(build, pixels, batch, factor)
         items = {"training": cost.training, "sampling": cost.sampling}
         return {
             "batch_size": batch,

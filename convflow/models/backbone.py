@@ -20,7 +20,7 @@ from convflow.conditions.labels import Labels
 from convflow.nn.conv import ConvHead, ConvStem
 from convflow.nn.embed import PatchEmbedding, PatchHead
 from convflow.nn.norm import Condition, Modulation, residual
-from convflow.nn.resample import Conditions, LevelConditions, Levels, mirror
+from convflow.nn.resample import LevelConditions, Levels, LevelVectors, mirror
 from convflow.settings.parts import read_part
 from convflow.types import LONGEST_SIDE, InputError, Size, nearest_size
 
@@ -319,15 +319,15 @@ class LevelBackbone(PictureBackbone):
         """Return features, channels last; float32 under autocast too."""
         return residual(self.embed(mirror(x, self.cells)))
 
-    def condition(self, t: Float[Tensor, " B"], y: Int[Tensor, " B"]) -> Conditions:
+    def condition(self, t: Float[Tensor, " B"], y: Int[Tensor, " B"]) -> LevelVectors:
         """Return the condition vectors of time and label, one for each level."""
         return self.embed_condition(t, y)
 
-    def head_vector(self, c: Conditions) -> Condition:
+    def head_vector(self, c: LevelVectors) -> Condition:
         """Return the condition of the level on which the trunk ends."""
         return c[self.last_level]
 
-    def head(self, features: Float[Tensor, "B h w E"], c: Conditions) -> Float[Tensor, "B O H W"]:
+    def head(self, features: Float[Tensor, "B h w E"], c: LevelVectors) -> Float[Tensor, "B O H W"]:
         """Return the prediction, O = 2C channels where the variance is learned, else C."""
         return self.project(features, self.head_vector(c))
 

@@ -25,7 +25,7 @@ from convflow.models.layouts import (
     published_name,
 )
 from convflow.models.published import Part, find_file, read_config, read_file, take
-from convflow.models.zoo import PUBLISHED, SIZES, create_model
+from convflow.models.zoo import RELEASED_SETTINGS, SIZES, create_model
 from convflow.nn.positions import sincos_positions
 from convflow.storage import find_nonfinite
 from convflow.types import InputError, unknown_name
@@ -284,7 +284,7 @@ def _merged(part: Part) -> dict[str, Tensor]:
 
 def _flowdcn(tensors: dict[str, Tensor], keep_half: bool) -> Import:
     tensors |= {n: t.flatten() for n, t in tensors.items() if n.endswith("prior_scale")}
-    settings = _patch_settings(tensors) | PUBLISHED["flowdcn"]
+    settings = _patch_settings(tensors) | RELEASED_SETTINGS["flowdcn"]
     settings["num_groups"] = len(tensors["blocks.0.mix.prior_scale"])
     return settings, tensors if keep_half else _drop_half(settings, tensors)
 

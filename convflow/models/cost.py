@@ -62,7 +62,7 @@ MOST_PLACES = 2**33
 """The largest batch times height times width in model space: torch counts bytes in 63 bits."""
 
 
-def measure(
+def measure_cost(
     build: Callable[[], Backbone], size: Size, batch: int = 1, factor: int = 1, half: bool = False
 ) -> Cost:
     """Return what a network costs for `batch` pictures of a height and width.

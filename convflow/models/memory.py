@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 
 from convflow.models.backbone import Backbone
-from convflow.models.cost import MOST_PLACES, measure
+from convflow.models.cost import MOST_PLACES, measure_cost
 from convflow.types import InputError, Size
 
 TRUST = 1.25
@@ -58,7 +58,7 @@ class MemoryEstimate(NamedTuple):
             # Beyond counting it goes on as it grew.
             one, two = (self._replace(batch=count, evaluations=1).needs() for count in (1, 2))
             return one + (evaluations - 1) * (two - one)
-        cost = measure(self.build, self.size, evaluations, self.factor, self.half)
+        cost = measure_cost(self.build, self.size, evaluations, self.factor, self.half)
         return sum((cost.training if self.training else cost.sampling).values())
 
     def check(self, free: int | None, option: str) -> None:

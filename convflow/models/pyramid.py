@@ -26,8 +26,8 @@ from convflow.nn.norm import residual
 from convflow.nn.pyramid import (
     CoarseHead,
     CoarseStem,
-    Condition,
     MeanHead,
+    PyramidCondition,
     RepeatStem,
     StageEmbedding,
     add_conditions,
@@ -195,7 +195,9 @@ class Pyramid(Backbone):
         ]
         return sum(parts[1:], parts[0])
 
-    def condition(self, t: Float[Tensor, "B S"], y: Int[Tensor, " B"], keep: Keep) -> Condition:
+    def condition(
+        self, t: Float[Tensor, "B S"], y: Int[Tensor, " B"], keep: Keep
+    ) -> PyramidCondition:
         """Return the condition of all active scales' times, the label, and the stage."""
         times = (*self.times, self.backbone.parts.time)
         parts = [self.backbone.parts.label(y)]
@@ -205,12 +207,12 @@ class Pyramid(Backbone):
             parts.append(self.stage(_last_active(t, keep)))
         return add_conditions(parts)
 
-    def trunk(self, features: Tensor, c: Condition, **arguments: Any) -> Tensor:
+    def trunk(self, features: Tensor, c: PyramidCondition, **arguments: Any) -> Tensor:
         """Return refined features; `arguments` are the backbone's own, such as `reach`."""
         return self.backbone.trunk(features, c, **arguments)
 
     def head(
-        self, features: Tensor, c: Condition, keep: Keep
+        self, features: Tensor, c: PyramidCondition, keep: Keep
     ) -> tuple[Float[Tensor, "B C _ _"], ...]:
         """Return the prediction of each scale, zero where it takes no part."""
         heads, seen = (*self.heads, self.backbone.parts.head), self.backbone.head_vector(c)

@@ -22,7 +22,7 @@ OWNERS = {
 }
 """Arguments of networks that speak of the size, and whose they are."""
 
-KINDS = tuple(dict.fromkeys(kind for kinds in SCALINGS.values() for kind in kinds))
+POSITION_SCALINGS = tuple(dict.fromkeys(kind for kinds in SCALINGS.values() for kind in kinds))
 
 
 def read_arguments(model: Backbone, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -31,8 +31,8 @@ def read_arguments(model: Backbone, given: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         model: which is to take them.
         given: reach: a number, (x, y), a tensor, a `ReachSchedule`, "auto" or "none";
-            position_scaling: a name in `KINDS`, "none", or a `PositionScaling`; any other
-            argument of the network.
+            position_scaling: a name in `POSITION_SCALINGS`, "none", or a `PositionScaling`; any
+            other argument of the network.
 
     Raises:
         InputError: an argument that the network does not take, or an unknown word.
@@ -48,8 +48,8 @@ def read_arguments(model: Backbone, given: Mapping[str, Any]) -> dict[str, Any]:
             raise InputError(f"expected a reach in cells or auto, got {read['reach']!r}; change it")
         read["reach"] = ReachSchedule()
     kind = read.get("position_scaling")
-    if isinstance(kind, str) and kind not in KINDS:
-        raise InputError(unknown_name("position scaling", kind, ("none", *KINDS)))
+    if isinstance(kind, str) and kind not in POSITION_SCALINGS:
+        raise InputError(unknown_name("position scaling", kind, ("none", *POSITION_SCALINGS)))
     return read
 
 

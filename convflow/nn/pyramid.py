@@ -21,10 +21,10 @@ from convflow.nn.norm import Modulation, modulate
 from convflow.nn.resample import shuffle_down, shuffle_up
 from convflow.processes.decomposition import mean_down, nearest_up
 
-Condition = Tensor | tuple[Tensor, ...]
+PyramidCondition = Tensor | tuple[Tensor, ...]
 """What the blocks are told: a vector (B, D), or one for each level of the network."""
 
-Masked = TypeVar("Masked", Tensor, tuple[Tensor, ...], Condition)
+Masked = TypeVar("Masked", Tensor, tuple[Tensor, ...], PyramidCondition)
 
 
 class CoarseStem(nn.Conv2d):
@@ -129,7 +129,7 @@ def masked(x: Masked, keep: Bool[Tensor, " B"] | None) -> Masked:
     return x.masked_fill(~keep.view(-1, *(1,) * (x.dim() - 1)), 0)
 
 
-def add_conditions(conditions: Sequence[Condition]) -> Condition:
+def add_conditions(conditions: Sequence[PyramidCondition]) -> PyramidCondition:
     """Return the sum of conditions that are all vectors, or all one vector for each level."""
     if isinstance(conditions[0], Tensor):
         return reduce(torch.add, conditions)  # type: ignore[arg-type]

@@ -9,7 +9,7 @@ from torch import nn
 from convflow.bench import models, utilisation
 from convflow.bench.agreement import TOLERANCE, distance
 from convflow.bench.harness import Row
-from convflow.models.cost import measure
+from convflow.models.cost import measure_cost
 from convflow.models.zoo import create_model
 from convflow.types import Disagreement, InputError
 from tests.cases import TINY, TINY_DICO, TINY_DIT
@@ -140,7 +140,7 @@ def test_operations_are_those_of_the_line():
     embed, time = 8 * 16 * 16, 256 * 16 + 16 * 16
     block = 16 * 96 + 8 * 16 * 48 + 2 * 8 * 8 * 16 + 8 * 16 * 16 + 2 * 8 * 16 * 64
     macs = embed + time + 2 * block + 16 * 32 + 8 * 16 * 16
-    ours = measure(lambda: models.create_model("dico-s"), (32, 64), factor=8).gmacs * 1e9
+    ours = measure_cost(lambda: models.create_model("dico-s"), (32, 64), factor=8).gmacs * 1e9
     times = {"eager": 4.0, "product limit": 1.0, "dit-s/2 compiled": 2.0, "dit-s/2 float32": 8.0,
              "dit-s/2 float32 product limit": 2.0}  # fmt: skip
     for mode, passes in (("forward", 1), ("training", 3)):

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 import convflow
-from convflow.models.cost import measure
+from convflow.models.cost import measure_cost
 from convflow.models.families import BACKBONES
 from convflow.models.pyramid import Pyramid
 from convflow.models.zoo import SIZES, create_model, load_model
@@ -421,12 +421,14 @@ def test_at_size_xl_parameters_and_operations_grow_by_less_than_a_hundredth(name
 
 
 def test_its_cost_is_counted_as_that_of_any_network():
-    cost = measure(partial(create_model, "pyramid", **PYRAMIDS["dico-2-2-upsample"]), (8, 16), 2)
+    cost = measure_cost(
+        partial(create_model, "pyramid", **PYRAMIDS["dico-2-2-upsample"]), (8, 16), 2
+    )
     parameters, operations = counts("pyramid", (8, 16), **PYRAMIDS["dico-2-2-upsample"])
     assert cost.parameters == parameters
     assert cost.gmacs == pytest.approx(operations / 2e9)
     with pytest.raises(InputError, match="multiples of 4, got 8x18"):
-        measure(partial(create_model, "pyramid", **PYRAMIDS["dico-2-2-upsample"]), (8, 18))
+        measure_cost(partial(create_model, "pyramid", **PYRAMIDS["dico-2-2-upsample"]), (8, 18))
 
 
 TRAINED = [

@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from convflow.models.resolution import KINDS, Resolution, read_arguments
+from convflow.models.resolution import POSITION_SCALINGS, Resolution, read_arguments
 from convflow.models.zoo import create_model
 from convflow.nn.positions import SCALINGS, PositionScaling
 from convflow.nn.reach import ReachSchedule
@@ -176,4 +176,4 @@ def test_what_does_not_fit_is_refused_before_the_first_call():
         Resolution((8, 8), (1, 8)).check(build("sit"), {"position_scaling": "pi"})
     larger.check(build("sit"), {"position_scaling": "pi"})
     larger.check(build_pyramid(), {"reach": ReachSchedule(blocks=(0, 0))})
-    assert set(KINDS) == {"pi", "ei", "ntk", "yarn"}
+    assert set(POSITION_SCALINGS) == {"pi", "ei", "ntk", "yarn"}
