@@ -89,7 +89,7 @@ def main() -> None:
     inputs = watch(samples, batch)
     truth = evaluate(model, inputs[0], torch.float32)
     gmacs = measure_cost(partial(create_model, name, **settings), size, factor=8).gmacs
-    work = utilisation.Work(2e9 * gmacs * sum(len(x) for x, *_ in inputs), models.LIMIT)
+    workload = utilisation.Workload(2e9 * gmacs * sum(len(x) for x, *_ in inputs), models.LIMIT)
     dtype, rows = models.PRECISIONS[options.precision], list[table.Cells]()
     for variant in options.variants:
         VARIANTS[variant](model)
@@ -100,7 +100,7 @@ def main() -> None:
         shape = (batch, *samples.shape)
         case = harness.Case(f"{name} {SOLVER} {variant}", calls, [shape], [f"{steps} steps"])
         timed = harness.measure(case, rounds)
-        rated = utilisation.rate(timed, {row.rival: work for row in timed}, device)
+        rated = utilisation.rate(timed, {row.rival: workload for row in timed}, device)
         outside = 1 - next(row.ratio for row in rated if row.rival == NETWORK)
         rows += [table.cells(vars(row) | {"outside": outside}) for row in rated]
         print(*table.lines(rows[-len(rated) :]), "", sep="\n", flush=True)

@@ -9,13 +9,13 @@ from typing import NamedTuple
 
 import torch
 
-from convflow.bench.harness import Call, Row
+from convflow.bench.harness import BenchRow, Call
 
 SIDES = {True: 1024, False: 8192}
 """Rows and columns of the product's matrices, by whether the device is the CPU."""
 
 
-class Work(NamedTuple):
+class Workload(NamedTuple):
     """What a line of a table needs, and what it is held against.
 
     Attributes:
@@ -28,7 +28,7 @@ class Work(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Rated(Row):
+class Rated(BenchRow):
     """A row of a network with what it needs and reaches.
 
     Attributes:
@@ -51,18 +51,20 @@ def product(device: torch.device, dtype: torch.dtype) -> Call:
     return partial(torch.mm, left, right, out=torch.empty_like(left))
 
 
-def rate(rows: Sequence[Row], works: Mapping[str, Work], device: torch.device) -> list[Rated]:
+def rate(
+    rows: Sequence[BenchRow], workloads: Mapping[str, Workload], device: torch.device
+) -> list[Rated]:
     """Return rows with their utilisation; a product's line becomes the time of as many operations.
 
     Args:
         rows: of one shape and mode, timed in the same rounds; the shape begins with the batch.
-        works: of every line, by its name.
+        workloads: of every line, by its name.
         device: where the products ran.
     """
     count = 2.0 * SIDES[device.type == "cpu"] ** 3
     found, named = [], {row.rival: row for row in rows}
     for row in rows:
-        operations, limit = works[row.rival]
+        operations, limit = workloads[row.rival]
         products = operations / count
         least = products * named[limit].median_ms
         if row.rival == limit:

@@ -18,8 +18,7 @@ from convflow.cli.options import (
     size,
 )
 from convflow.cli.output import say
-from convflow.cli.speed import BENCHES as SPEED
-from convflow.cli.speed import check_out
+from convflow.cli.speed import SPEED_BENCHES, check_out
 from convflow.types import InputError, unknown_name
 
 SOLVERS = """Search for a solver with few steps for one model, and compare it with other solvers.
@@ -98,7 +97,7 @@ def bench_solvers(arguments: Sequence[str]) -> int:
     return 0
 
 
-BENCHES = SPEED | {
+BENCHES = SPEED_BENCHES | {
     "solvers": (
         "MODEL       search for a solver with few steps, and compare it with others",
         bench_solvers,

@@ -62,15 +62,15 @@ def bench_ops(arguments: Sequence[str]) -> int:
     device, dtype = choose_device(options.device), _dtype(options)
     shapes = ops.shapes_of(options.size, options.batch_size)
     for shape in shapes:
-        ops.check(shape, device, dtype)
+        ops.check_rivals(shape, device, dtype)
     say(*ops.NOTE.split("\n"), "")
 
     set_up = partial(ops.set_up, device=device, dtype=dtype)
     found = []
     for shape in shapes:
-        rows = measure(Case("deform_sample", set_up, [shape], ops.MODES), options.rounds, device)
+        rows = measure(Case("deform_sample", set_up, [shape], ops.OP_MODES), options.rounds, device)
         told = [table.cells(vars(row)) for row in rows]
-        sentences = [*over_limits(rows, ops.LIMITS.values()), *unsteady(rows)]
+        sentences = [*over_limits(rows, ops.LIMIT_BY_DEVICE.values()), *unsteady(rows)]
         say(*table.lines(told), *sentences, "")
         found += told
     return _finish(options, found, device)
@@ -102,7 +102,7 @@ def bench_samplers(arguments: Sequence[str]) -> int:
     from convflow.pipeline import Pipeline
     from convflow.samplers.ode import SCHEMES
 
-    solvers = options.solver.split(",") if options.solver else samplers.USUAL
+    solvers = options.solver.split(",") if options.solver else samplers.USUAL_SOLVERS
     for name in solvers:
         if name not in SCHEMES:
             raise InputError(f"--solver: {unknown_name('solver of fixed cost', name, SCHEMES)}")
@@ -116,7 +116,9 @@ def bench_samplers(arguments: Sequence[str]) -> int:
     given = {name: value for name, value in chosen.items() if value is not None}
     pipe.samples(**given)  # refuses now, before a word is printed
     number = options.batch_size or 16
-    rows = samplers.measure(pipe, solvers, guidances, num=number, rounds=options.rounds, **given)
+    rows = samplers.measure_samplers(
+        pipe, solvers, guidances, num=number, rounds=options.rounds, **given
+    )
     total = len(solvers) * (len(guidances) if pipe.model.num_classes else 1)
     shown = sys.stderr.isatty()
     say(*samplers.NOTE.split("\n"), "")
@@ -126,7 +128,7 @@ def bench_samplers(arguments: Sequence[str]) -> int:
     return _finish(options, found, pipe.device)
 
 
-BENCHES: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
+SPEED_BENCHES: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
     "ops": ("[options]       time the operator beside two rivals and a limit", bench_ops),
     "models": ("[NAME ...]   time networks beside DiT and their own floor", bench_models),
     "training": ("[NAME ...] time networks with all gradients", bench_training),
@@ -169,15 +171,15 @@ def _bench_networks(verb: str, mode: str, what: str, arguments: Sequence[str]) -
     device = choose_device(options.device)
     setting = models.Setting(device, _dtype(options), options.compile)
     shape = (options.batch_size or 2, *(options.size or (256, 256)))
-    names = list(dict.fromkeys(options.names)) or models.USUAL
+    names = list(dict.fromkeys(options.names)) or models.USUAL_MODELS
     rivals = [rival for name in names if (rival := models.rival_of(name)) is not None]
     models.check_work([*names, *dict.fromkeys(rivals)], shape, mode, setting)
     say(*models.NOTE.split("\n"), "")
     held: dict[str, Any] = {}
 
-    def find(name: str) -> models.Subject:
+    def find(name: str) -> models.PreparedModel:
         if name not in held:
-            held[name] = models.prepare(name, shape, [mode], setting)
+            held[name] = models.prepare_model(name, shape, [mode], setting)
         return held[name]
 
     found = []
@@ -191,7 +193,7 @@ def _bench_networks(verb: str, mode: str, what: str, arguments: Sequence[str]) -
         case = Case(ours.title, set_up, [shape], [mode])
         rows = models.rate_rows(name, measure(case, options.rounds, device), device)
         told = [table.cells(vars(row)) for row in rows]
-        sentences = [*over_limits(rows, models.LIMITS), *unsteady(rows)]
+        sentences = [*over_limits(rows, models.LIMIT_LINES), *unsteady(rows)]
         say(*table.lines(told), *sentences, "")
         found += told
     return _finish(options, found, device)
@@ -240,6 +242,6 @@ def _finish(
     notes = machine(device) | {"device": str(device), "precision": options.precision}
     say(", ".join(f"{name} {text}" for name, text in notes.items() if text))
     if options.csv is not None:
-        table.write(options.csv, rows, notes)
+        table.write_csv(options.csv, rows, notes)
         say(f"table in {options.csv}")
     return 0

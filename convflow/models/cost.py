@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from convflow.models.backbone import Backbone, check_size
 from convflow.types import InputError, Size
 
-COPIES = {"weights": 1, "averaged weights": 1, "gradients": 1, "AdamW moments": 2}
+TRAINING_COPIES = {"weights": 1, "averaged weights": 1, "gradients": 1, "AdamW moments": 2}
 """How many numbers a training holds for each parameter."""
 
 
@@ -49,7 +49,7 @@ class Cost(NamedTuple):
         A backward pass is taken to make temporary results as large as those of a forward pass.
         The allocator's rest and the data loader are not in it.
         """
-        held = {name: 4 * count * self.parameters for name, count in COPIES.items()}
+        held = {name: 4 * count * self.parameters for name, count in TRAINING_COPIES.items()}
         return held | {"activations": self.saved, "temporary results": self.live}
 
     @property

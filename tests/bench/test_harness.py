@@ -8,8 +8,8 @@ import torch
 
 from convflow.bench import harness
 from convflow.bench.harness import (
+    BenchRow,
     Case,
-    Row,
     deciles,
     machine,
     measure,
@@ -69,15 +69,15 @@ def test_memory_is_the_most_that_was_held_at_once():
 
 def test_a_limit_is_told_as_so_many_times():
     rows = [
-        Row("case", "1x2", "forward", rival, 1.0, 1.0, 1.0, ratio, math.nan)
+        BenchRow("case", "1x2", "forward", rival, 1.0, 1.0, 1.0, ratio, math.nan)
         for rival, ratio in (("ours", 1.0), ("floor", 0.8), ("dit", 1.3))
     ]
     assert over_limits(rows, ["floor"]) == ["case, 1x2, forward: 1.25 times its floor"]
 
 
 def test_times_that_vary_are_told_of():
-    steady = Row("case", "1x2", "forward", "ours", 1.0, 1.0, 1.4, 1.0, 0.0)
-    busy = Row("case", "1x2", "forward", "dit", 3.0, 1.0, 4.0, 3.0, 0.0)
+    steady = BenchRow("case", "1x2", "forward", "ours", 1.0, 1.0, 1.4, 1.0, 0.0)
+    busy = BenchRow("case", "1x2", "forward", "dit", 3.0, 1.0, 4.0, 3.0, 0.0)
     assert unsteady([steady]) == []
     (said,) = unsteady([steady, busy])
     assert said.startswith("times of dit vary from 1 to 4 ms")

@@ -73,7 +73,7 @@ def test_the_file_holds_what_is_printed(
         assert "times its product limit" in out
         assert all(float(row["utilisation"]) > 0 for row in rows)
     if name not in RIVALS:
-        solvers = ["euler", "ab4"] if name == "samplers" else samplers.USUAL
+        solvers = ["euler", "ab4"] if name == "samplers" else samplers.USUAL_SOLVERS
         assert [row["solver"] for row in rows] == solvers * 2
         assert {row["guidance"] for row in rows} == {"1", "2" if name == "run" else "1.5"}
     if name == "training":
