@@ -74,8 +74,8 @@ def score_objects(pixels: UInt8[Tensor, "B 3 H W"], labels: Int[Tensor, " B"]) -
         InputError: no pictures, or labels that do not fit them.
 
     Example:
-        >>> from convflow.evaluation.pictures import open_pictures
-        >>> pixels = open_pictures("shapes", size=(48, 32)).read(range(12))
+        >>> from convflow.evaluation.image_sets import open_image_set
+        >>> pixels = open_image_set("shapes", size=(48, 32)).read(range(12))
         >>> score_objects(pixels, torch.arange(12) % 6)
         ObjectScores(num=12, one=1.0, right=1.0, mean_count=1.0)
     """

@@ -19,7 +19,7 @@ from convflow.codecs import PixelCodec
 from convflow.data.check import check
 from convflow.data.selection import Selection
 from convflow.data.sources import open_source
-from convflow.evaluation import card, features, pictures, reference
+from convflow.evaluation import card, features, image_sets, reference
 from convflow.evaluation.detectors import Detector, open_detector
 from convflow.samplers import multistep
 from convflow.settings.read import to_dict
@@ -295,7 +295,7 @@ def make_samples(compressed: bool) -> Callable[[Path], None]:
 
 def read_samples(place: Path) -> None:
     """Read them all."""
-    found = pictures.NpzPictures(place / "s.npz")
+    found = image_sets.NpzImages(place / "s.npz")
     found.read(range(len(found)))
 
 
@@ -312,7 +312,7 @@ def read_card(place: Path) -> None:
     """Read and compare it."""
     path = place / "card.json"
     card.read_card(path).table()
-    card.compare([path, path])
+    card.compare_cards([path, path])
 
 
 class _Pictures:

@@ -118,10 +118,10 @@ def main(arguments: Sequence[str]) -> int:
 
 def _compare(paths: Sequence[Path], allow: Sequence[str]) -> int:
     """Print the scores of cards side by side, or what they differ in where they do not compare."""
-    from convflow.evaluation.card import compare, contrast
+    from convflow.evaluation.card import compare_cards, contrast
 
     try:
-        say(*compare(paths, allow).split("\n"))
+        say(*compare_cards(paths, allow).split("\n"))
     except InputError:
         if table := contrast(paths, allow):
             say(*table.split("\n"))
@@ -239,7 +239,7 @@ def _open_subject(options: argparse.Namespace) -> Subject:
         return Subject(samples, num or NUM_SAMPLES, model, samples.describe())
 
     from convflow import distributed
-    from convflow.evaluation.pictures import open_pictures
+    from convflow.evaluation.image_sets import open_image_set
     from convflow.models.memory import check_memory
 
     for name in ("labels", "label", "weights", *OPTIONS, *sampling_settings()[1]):
@@ -248,7 +248,7 @@ def _open_subject(options: argparse.Namespace) -> Subject:
                 f"--{name.replace('_', '-')}: expected a model to sample from, got the pictures "
                 f"{options.what}; leave it out"
             )
-    pictures = open_pictures(
+    pictures = open_image_set(
         options.what,
         split=options.split or "train",
         image_column=options.image_column or "",

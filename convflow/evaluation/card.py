@@ -133,7 +133,7 @@ def _unlike(a: dict[str, Any], b: dict[str, Any], ignored: Sequence[str]) -> lis
     ]
 
 
-def compare(paths: Sequence[Path], allow: Sequence[str] = ()) -> str:
+def compare_cards(paths: Sequence[Path], allow: Sequence[str] = ()) -> str:
     """Return a table of the scores of several cards, a column each.
 
     Args:

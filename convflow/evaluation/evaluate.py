@@ -19,11 +19,11 @@ from convflow import distributed
 from convflow.evaluation.card import Card, library, read_card, titled, write_json
 from convflow.evaluation.detectors import Detector
 from convflow.evaluation.features import Features, Progress, extract
-from convflow.evaluation.pictures import (
-    NpzPictures,
-    PictureSet,
-    SourcePictures,
-    open_pictures,
+from convflow.evaluation.image_sets import (
+    ImageSet,
+    NpzImages,
+    SourceImages,
+    open_image_set,
     write_samples,
 )
 from convflow.evaluation.reference import (
@@ -31,11 +31,11 @@ from convflow.evaluation.reference import (
     SUFFIXES,
     Reference,
     check_fits,
-    check_size,
+    check_image_size,
     holds_statistics,
     read_reference,
 )
-from convflow.evaluation.scores import LEAST, constants, describe_detector, score
+from convflow.evaluation.scores import MIN_IMAGES, constants, describe_detector, score
 from convflow.settings.read import differences
 from convflow.storage import claimed, read_json
 from convflow.types import InputError
@@ -52,7 +52,7 @@ class Subject:
         sampling: for the card; None for pictures that were given.
     """
 
-    pictures: PictureSet
+    pictures: ImageSet
     num: int
     model: dict[str, Any]
     sampling: dict[str, Any] | None = None
@@ -70,7 +70,7 @@ class Target:
     """What the subject is compared with: statistics, or pictures to take them from, or both."""
 
     known: Reference | None
-    pictures: SourcePictures | NpzPictures | None
+    pictures: SourceImages | NpzImages | None
     about: dict[str, Any]
 
 
@@ -122,10 +122,10 @@ def open_target(
         check_fits(known, path, describe_detector(detector, subject.pictures), size, channels)
         pictures = None
         if known.manifold is None and known.has_pictures:
-            pictures = NpzPictures(Path(path), most=MANIFOLD_SIZE)
-            check_size(path, pictures.size, size)
+            pictures = NpzImages(Path(path), most=MANIFOLD_SIZE)
+            check_image_size(path, pictures.size, size)
         return Target(known, pictures, known.about)
-    found = open_pictures(
+    found = open_image_set(
         path, split=split, image_column=image_column, size=size, channels=channels, num=num
     )
     return Target(None, found, {**found.describe(), "count": len(found)})
@@ -144,8 +144,8 @@ def make_reference(subject: Subject, detector: Detector, out: Path, work: Work) 
         "detector": describe_detector(detector, subject.pictures),
         "library": library(),
     }
-    if subject.num < LEAST:
-        raise InputError(f"expected at least {LEAST} pictures, got {subject.num}; give more")
+    if subject.num < MIN_IMAGES:
+        raise InputError(f"expected at least {MIN_IMAGES} pictures, got {subject.num}; give more")
     if _is_finished(out, about, work):
         return
     if out.exists():
@@ -229,14 +229,16 @@ def _check_new(out: Path, save_samples: Path | None) -> None:
 
 def _check_counts(subject: Subject, target: Target) -> None:
     """Raise InputError where either side has too few pictures for the metrics."""
-    compared = LEAST
+    compared = MIN_IMAGES
     if target.pictures is not None:
         compared = len(target.pictures)
     elif target.known is not None and target.known.manifold is not None:
         compared = len(target.known.manifold)
     for count, use in ((subject.num, "to score"), (compared, "in the reference")):
-        if count < LEAST:
-            raise InputError(f"expected at least {LEAST} pictures {use}, got {count}; give more")
+        if count < MIN_IMAGES:
+            raise InputError(
+                f"expected at least {MIN_IMAGES} pictures {use}, got {count}; give more"
+            )
 
 
 def _reference_of(target: Target, detector: Detector, folder: Path, work: Work) -> Reference:
@@ -250,7 +252,7 @@ def _reference_of(target: Target, detector: Detector, folder: Path, work: Work) 
 
 
 def _summarise(
-    pictures: PictureSet,
+    pictures: ImageSet,
     num: int,
     about: dict[str, Any],
     detector: Detector,
@@ -265,7 +267,7 @@ def _summarise(
 
 
 def _extract(
-    pictures: PictureSet,
+    pictures: ImageSet,
     num: int,
     word: str,
     detector: Detector,

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from convflow import distributed
 from convflow.evaluation.detectors import Detector
-from convflow.evaluation.pictures import PictureSet, choose
+from convflow.evaluation.image_sets import ImageSet, choose_indices
 from convflow.evaluation.reference import MANIFOLD_SIZE, SUFFIXES, Moments, Reference
 from convflow.evaluation.statistics import Statistics
 from convflow.storage import hash_tensors, writing_file
@@ -77,7 +77,7 @@ class Features:
     def summarise(self, about: dict[str, Any]) -> Reference:
         """Return the statistics that other pictures can be compared with."""
         kinds = self.kinds()
-        chosen = choose(self.num, min(self.num, MANIFOLD_SIZE), 0, "features")
+        chosen = choose_indices(self.num, min(self.num, MANIFOLD_SIZE), 0, "features")
         rows, starts = [], range(0, self.num, self.batch_size)
         for start, features in zip(starts, self.read("features"), strict=True):
             low, high = np.searchsorted(chosen, (start, start + self.batch_size))
@@ -95,7 +95,7 @@ def part_path(folder: Path, start: int) -> Path:
 
 
 def extract(
-    pictures: PictureSet,
+    pictures: ImageSet,
     num: int,
     detector: Detector,
     folder: Path,

@@ -125,7 +125,7 @@ def check_fits(
             f"{path} with {about['channels']}; make one with --save-statistics and --channels"
         )
     if "size" in about:
-        check_size(path, tuple(about["size"]), size)
+        check_image_size(path, tuple(about["size"]), size)
     theirs = about.get("detector", {"name": "inception"})
     for key in theirs:
         if theirs[key] != detector.get(key):
@@ -136,7 +136,7 @@ def check_fits(
             )
 
 
-def check_size(path: str, theirs: Size, ours: Size) -> None:
+def check_image_size(path: str, theirs: Size, ours: Size) -> None:
     """Raise InputError when a reference shows pictures of another size than those to score."""
     if theirs != ours:
         raise InputError(

@@ -16,7 +16,7 @@ from convflow.evaluation import metrics
 from convflow.evaluation.card import titled
 from convflow.evaluation.detectors import PUBLISHED, Detector
 from convflow.evaluation.features import Features
-from convflow.evaluation.pictures import PictureSet
+from convflow.evaluation.image_sets import ImageSet
 from convflow.evaluation.reference import MANIFOLD_SIZE, Reference
 from convflow.evaluation.statistics import float64_device
 from convflow.settings.kinds import Table
@@ -36,7 +36,7 @@ CONSTANTS = {
 NEIGHBOURS = {"dinov2": 5, "dinov2-8bit": 5}
 """k of precision and recall where it is another, by detector: Stein et al. 2023."""
 
-LEAST = 6
+MIN_IMAGES = 6
 """Pictures that density and coverage need on either side: five neighbours and the point."""
 
 _FDD = {"FD": "FDD", "sFD": "sFDD", "KD": "KDD", "KD-std": "KDD-std"}
@@ -222,7 +222,7 @@ def score(
     return scores, better
 
 
-def describe_detector(detector: Detector, pictures: PictureSet) -> dict[str, str]:
+def describe_detector(detector: Detector, pictures: ImageSet) -> dict[str, str]:
     """Return what a card says of a detector.
 
     The hash of the user's code may miss weights that it loads; what it makes of two pictures of

@@ -19,7 +19,7 @@ from convflow.evaluation.evaluate import (
     open_target,
 )
 from convflow.evaluation.features import part_path
-from convflow.evaluation.pictures import NpzPictures, write_samples
+from convflow.evaluation.image_sets import NpzImages, write_samples
 from convflow.evaluation.reference import read_reference
 from convflow.types import InputError
 from tests.evaluation.test_features import Pictures
@@ -87,7 +87,7 @@ def test_a_card_says_everything(scenes, detector, tmp_path):
     assert len(card.reference["sha256"]) == len(card.samples_sha256) == 64
     assert card.library["convflow"]
     assert card.machine["device"] == "cpu"
-    assert NpzPictures(tmp_path / "samples.npz").read(range(200)).equal(ours.pictures.pixels)
+    assert NpzImages(tmp_path / "samples.npz").read(range(200)).equal(ours.pictures.pixels)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["deep", "real.npz", "samples.npz"]
     assert [p.name for p in (tmp_path / "deep").iterdir()] == ["card.json"]
 
