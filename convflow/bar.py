@@ -8,9 +8,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from convflow.spoken import duration
+from convflow.units import duration
 
-FORMAT = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{spent}, {left} left, {rate_fmt}{postfix}]"
+BAR_FORMAT = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{spent}, {left} left, {rate_fmt}{postfix}]"
 
 
 class Bar(tqdm):
@@ -23,7 +23,7 @@ class Bar(tqdm):
 
     def __init__(self, *, until: float = math.inf, **options: Any) -> None:
         self.until = until
-        super().__init__(dynamic_ncols=True, bar_format=FORMAT, **options)
+        super().__init__(dynamic_ncols=True, bar_format=BAR_FORMAT, **options)
 
     @property
     def format_dict(self) -> dict[str, Any]:

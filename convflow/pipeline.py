@@ -21,10 +21,10 @@ from convflow import distributed
 from convflow.bundle.config import PipelineConfig, ResolutionConfig, SamplingConfig
 from convflow.bundle.folder import describe_codec, read_trained, write_description
 from convflow.bundle.paths import find_place
+from convflow.class_names import ClassLabels, Label
 from convflow.codecs import Codec, LatentCodec, picture_channels
 from convflow.data.grid import to_picture
 from convflow.generate import Precision, Progress, Samples
-from convflow.labels import ClassLabels, Label
 from convflow.models.backbone import Backbone, check_size
 from convflow.models.memory import MemoryEstimate
 from convflow.models.resolution import OWNERS, read_arguments

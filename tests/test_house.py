@@ -17,7 +17,7 @@ MAX_LINES = 400
 
 # Bottom to top. A folder imports from the rows below it and from itself, never from its own row.
 LAYERS = [
-    {"types", "spoken"},
+    {"types", "units"},
     {"settings"},
     {"hub"},
     {
@@ -28,7 +28,7 @@ LAYERS = [
         "storage",
         "arrays",
         "seeds",
-        "labels",
+        "class_names",
         "bar",
     },
     {"nn", "samplers", "data", "codecs", "parallel"},

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import convflow
 from convflow import recipes
 from convflow.codecs import PixelCodec
-from convflow.data.check import check
+from convflow.data.check import check_images
 from convflow.data.selection import Selection
 from convflow.data.sources import open_source
 from convflow.evaluation import card, features, image_sets, reference
@@ -52,11 +52,11 @@ def _picture(seed: int) -> Image.Image:
 
 def read_pictures(place: Path) -> None:
     """Look at every picture of a folder."""
-    _look(str(place))
+    _scan(str(place))
 
 
-def _look(path: str, memory: Path | None = None) -> None:
-    check(open_source(path), channels=3, size=(8, 8), memory=memory)
+def _scan(path: str, memory: Path | None = None) -> None:
+    check_images(open_source(path), channels=3, size=(8, 8), memory=memory)
 
 
 def make_labels(place: Path) -> None:
@@ -107,7 +107,7 @@ def make_zip(place: Path) -> None:
 
 def read_zip(place: Path) -> None:
     """Look at every picture of a zip."""
-    _look(str(place / "p.zip"))
+    _scan(str(place / "p.zip"))
 
 
 def make_parquet(place: Path) -> None:
@@ -126,17 +126,17 @@ def make_parquet(place: Path) -> None:
 
 def read_parquet(place: Path) -> None:
     """Look at every picture of a table."""
-    _look(str(place / "p.parquet"))
+    _scan(str(place / "p.parquet"))
 
 
-def make_look(place: Path) -> None:
+def make_scan(place: Path) -> None:
     """Remember a look at pictures."""
     (place / "data").mkdir()
     folder("png")(place / "data")
-    _look(str(place / "data"), place / "look")
+    _scan(str(place / "data"), place / "look")
 
 
-def read_look(place: Path) -> None:
+def read_scan(place: Path) -> None:
     """Look again, with whatever of the memory is of use.
 
     A copy of the pictures is not what was looked at, so the memory gets the name it is sought by.
@@ -144,10 +144,10 @@ def read_look(place: Path) -> None:
     (old,) = (place / "look").glob("*.npz")
     source = open_source(str(place / "data"))
     content = old.read_bytes()
-    check(source, channels=3, size=(8, 8), memory=place / "look")
+    check_images(source, channels=3, size=(8, 8), memory=place / "look")
     for path in (place / "look").glob("*.npz"):
         path.write_bytes(content)
-    check(source, channels=3, size=(8, 8), memory=place / "look")
+    check_images(source, channels=3, size=(8, 8), memory=place / "look")
 
 
 def make_model(place: Path) -> None:

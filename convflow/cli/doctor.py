@@ -12,7 +12,7 @@ from typing import Any
 from convflow import __version__
 from convflow.cli.main import Parser
 from convflow.cli.output import say
-from convflow.spoken import duration
+from convflow.units import duration
 
 PACKAGES = "torch numpy numba triton safetensors pillow scikit-learn pyarrow datasets tensorboard"
 

@@ -28,8 +28,8 @@ from convflow.cli.options import (
 )
 from convflow.cli.output import say
 from convflow.hub import is_id, missing
-from convflow.spoken import duration
 from convflow.types import InputError
+from convflow.units import duration
 
 if TYPE_CHECKING:
     from convflow.evaluation.evaluate import Subject

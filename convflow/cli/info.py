@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from convflow.training.config import TrainConfig
 
 WEIGHTS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
-SETTINGS = ("config.json", "pipeline.json", "state.json")
+SETTINGS_FILES = ("config.json", "pipeline.json", "state.json")
 
 NOTE = """\
 Parameters and GMACs are those of the published networks with 1000 classes and 8x latents. GMACs
@@ -261,7 +261,7 @@ def _unreadable(folder: Path) -> dict[str, Any]:
             continue
         check = check_tensors if path.suffix == ".safetensors" else read_json
         try:
-            if path.suffix == ".safetensors" or path.name in SETTINGS:
+            if path.suffix == ".safetensors" or path.name in SETTINGS_FILES:
                 check(path)
         except InputError as error:
             found.append(str(error).partition("; ")[0])

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from convflow.labels import composed
+from convflow.class_names import composed
 from convflow.types import InputError, Size, nearest_size
 
 if TYPE_CHECKING:

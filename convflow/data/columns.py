@@ -8,16 +8,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from convflow.data.files import read_below
-from convflow.data.labels import (
+from convflow.data.class_ids import (
     Choice,
-    Labels,
+    LabelSet,
     choose_column,
     find_column,
     from_values,
     not_used,
     unconditional,
 )
+from convflow.data.files import read_below
 from convflow.data.splits import (
     ALL,
     canonical,
@@ -86,7 +86,7 @@ def image_column(
     return pictures[0]
 
 
-class Table(NamedTuple):
+class ColumnTable(NamedTuple):
     """What labels are found in."""
 
     name: str
@@ -100,7 +100,7 @@ class Table(NamedTuple):
     names: Callable[[str], Sequence[str] | None]
     describe: Callable[[int], str]
 
-    def labels(self, choice: Choice) -> Labels:
+    def labels(self, choice: Choice) -> LabelSet:
         """Labels from the column that the user names, or from the one there is."""
         if choice.source in ("folders", "names"):
             raise InputError(

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from convflow.data.columns import Table, choose_rows, encoded_bytes, image_column
-from convflow.data.labels import AUTO, Choice, not_used
-from convflow.data.pictures import Pictures, one_line, require
+from convflow.data.class_ids import AUTO, Choice, not_used
+from convflow.data.columns import ColumnTable, choose_rows, encoded_bytes, image_column
+from convflow.data.source import StoredSource, one_line, require
 from convflow.data.splits import (
     ALL,
     SPLIT_COLUMNS,
@@ -19,7 +19,7 @@ from convflow.data.splits import (
 from convflow.types import InputError
 
 
-def open_hugging_face(name: str, split: str, choice: Choice = AUTO) -> Pictures:
+def open_hugging_face(name: str, split: str, choice: Choice = AUTO) -> StoredSource:
     """Pictures and labels of a Hugging Face dataset.
 
     Args:
@@ -58,7 +58,7 @@ def open_hugging_face(name: str, split: str, choice: Choice = AUTO) -> Pictures:
         words = table.unique(label) if text else []
         return 0 if None in words else len(words)
 
-    found = Table(
+    found = ColumnTable(
         name,
         len(table),
         [c for c in kinds if c not in pictures and not only_splits(names(c))],
@@ -69,7 +69,7 @@ def open_hugging_face(name: str, split: str, choice: Choice = AUTO) -> Pictures:
         describe := f"{name} row {{}}".format,
     ).labels(choice)
 
-    return Pictures(
+    return StoredSource(
         name,
         found.class_names,
         found.ids,

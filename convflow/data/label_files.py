@@ -11,9 +11,10 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
-from convflow.data.labels import (
+from convflow.class_names import composed
+from convflow.data.class_ids import (
     Choice,
-    Labels,
+    LabelSet,
     choose_column,
     find_column,
     from_values,
@@ -21,9 +22,8 @@ from convflow.data.labels import (
     plain,
     unconditional,
 )
-from convflow.data.pictures import one_line
+from convflow.data.source import one_line
 from convflow.data.splits import choose, find_split_column, some
-from convflow.labels import composed
 from convflow.types import InputError
 
 LABEL_FILES = ("dataset.json", "metadata.csv", "metadata.jsonl")
@@ -118,7 +118,7 @@ def _nearest(picture: str, by_folder: dict[str, dict[str, Any]]) -> dict[str, An
 
 def from_listings(
     listings: Sequence[Listing], pictures: Sequence[str], known: Iterable[str], where: str
-) -> Labels | None:
+) -> LabelSet | None:
     """Labels of the pictures, each from the nearest file above it; None where no file has any.
 
     Args:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from convflow.data.files import one_large_at_a_time
 from convflow.data.images import cover, crop, num_cores, to_uint8
-from convflow.data.pictures import Drawn, Source
+from convflow.data.source import Source, SyntheticSource
 from convflow.seeds import WORD, long_sequence
 from convflow.types import InputError, Size
 
@@ -203,7 +203,7 @@ class Images:
         place, source = int(self.indices[index]), self.source
         with one_large_at_a_time():
             try:
-                if isinstance(source, Drawn):
+                if isinstance(source, SyntheticSource):
                     picture = to_uint8(source.draw(place, size), self.shape[0])
                 else:
                     picture = to_uint8(source.read(place), self.shape[0])

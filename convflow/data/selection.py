@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from convflow.arrays import read_arrays
-from convflow.data.pictures import Source
+from convflow.data.source import Source
 from convflow.storage import writing_file
 from convflow.types import InputError
 
@@ -22,7 +22,7 @@ MOST_NAMES = 3
 
 @dataclass
 class Selection:
-    """The pictures of a run: the usable ones of its first look.
+    """The pictures of a run: the usable ones of its first scan.
 
     They keep their places in the order, and their buckets, when one of them turns out bad later.
 

@@ -28,7 +28,7 @@ MARGIN = 0.03
 """Least distance of that circle from the border, in shares of the shorter side."""
 
 
-class Shape(NamedTuple):
+class Outline(NamedTuple):
     """An outline around the origin, with its farthest points at distance 1.
 
     A point is turned and mirrored into the sector of angles [0, pi / folds], whose first edge
@@ -47,11 +47,11 @@ class Shape(NamedTuple):
     area: float
 
 
-def _star(name: str, folds: int, inner: float) -> Shape:
+def _star(name: str, folds: int, inner: float) -> Outline:
     """A star with its dents at distance `inner`; a polygon where that is cos(pi / folds)."""
     x, y = inner * math.cos(math.pi / folds), inner * math.sin(math.pi / folds)
     length = math.hypot(1 - x, y)
-    return Shape(name, folds, ((y / length, (1 - x) / length, y / length),), folds * y)
+    return Outline(name, folds, ((y / length, (1 - x) / length, y / length),), folds * y)
 
 
 _ARM = 0.32  # half the width of a cross's arm
@@ -59,12 +59,12 @@ _REACH = math.sqrt(1 - _ARM**2)
 _HOLE = 0.55  # radius of a ring's hole
 
 SHAPES = (
-    Shape("disc", 0, ((1, 0, 1),), math.pi),
+    Outline("disc", 0, ((1, 0, 1),), math.pi),
     _star("square", 4, math.cos(math.pi / 4)),
     _star("triangle", 3, math.cos(math.pi / 3)),
     _star("star", 5, 0.45),
-    Shape("ring", 0, ((1, 0, 1), (-1, 0, -_HOLE)), math.pi * (1 - _HOLE**2)),
-    Shape("cross", 4, ((1, 0, _REACH), (0, 1, _ARM)), 8 * _ARM * _REACH - 4 * _ARM**2),
+    Outline("ring", 0, ((1, 0, 1), (-1, 0, -_HOLE)), math.pi * (1 - _HOLE**2)),
+    Outline("cross", 4, ((1, 0, _REACH), (0, 1, _ARM)), 8 * _ARM * _REACH - 4 * _ARM**2),
 )
 """The outlines by class id."""
 

@@ -17,6 +17,15 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from convflow.data.class_ids import (
+    LABEL_SOURCES,
+    Choice,
+    LabelSet,
+    from_folders,
+    from_names,
+    offer_names,
+    unconditional,
+)
 from convflow.data.files import MAX_PIXELS, read_member, read_regular
 from convflow.data.formats import decoders, is_picture, unread
 from convflow.data.hugging_face import open_hugging_face
@@ -27,19 +36,10 @@ from convflow.data.label_files import (
     read_listings,
     sentences,
 )
-from convflow.data.labels import (
-    SETTINGS,
-    Choice,
-    Labels,
-    from_folders,
-    from_names,
-    offer_names,
-    unconditional,
-)
-from convflow.data.pictures import Pictures, Source, one_line, require, stamp_of
 from convflow.data.shapes import DrawnShapes
+from convflow.data.source import Source, StoredSource, one_line, require, stamp_of
 from convflow.data.splits import (
-    Part,
+    SplitFiles,
     canonical,
     choose_part,
     choose_tables,
@@ -92,7 +92,7 @@ def open_source(
         InputError: Nothing usable is there; the message says what was expected.
     """
     source = _open(path, split, labels, Choice(labels, label_column, image_column))
-    if isinstance(source, Pictures):
+    if isinstance(source, StoredSource):
         source.max_pixels = max_pixels
     return source
 
@@ -140,8 +140,8 @@ def _open_users(path: str, make: Callable[[str, bool], Source], split: str, labe
 def _open(path: str, split: str, labels: str, choice: Choice) -> Source:
     if not path:
         raise InputError("expected a path to pictures, got an empty one; 'shapes' always works")
-    if labels not in SETTINGS:
-        raise InputError(f"--data.labels: {unknown_name('kind of labels', labels, SETTINGS)}")
+    if labels not in LABEL_SOURCES:
+        raise InputError(f"--data.labels: {unknown_name('kind of labels', labels, LABEL_SOURCES)}")
     make = find_source(path)
     if make is not None or path in ("digits", "shapes"):
         if choice != Choice() and choice != Choice("none"):
@@ -175,10 +175,10 @@ def _open(path: str, split: str, labels: str, choice: Choice) -> Source:
     )
 
 
-def _open_digits(labelled: bool) -> Pictures:
+def _open_digits(labelled: bool) -> StoredSource:
     table = require("sklearn.datasets", "digits", "the digits").load_digits()
     levels = np.rint(table.images * (255 / 16)).astype(np.uint8)
-    return Pictures(
+    return StoredSource(
         name="digits",
         class_names=tuple("0123456789") if labelled else (),
         labels=table.target.astype(np.int64) * labelled,
@@ -187,7 +187,7 @@ def _open_digits(labelled: bool) -> Pictures:
     )
 
 
-def _open_folder(name: str, folder: Path, split: str, choice: Choice) -> Pictures:
+def _open_folder(name: str, folder: Path, split: str, choice: Choice) -> StoredSource:
     files, notes = walk(folder)
     if not any(map(is_picture, files)):
         tables = [file for file in sorted(files) if file.lower().endswith(".parquet")]
@@ -211,7 +211,7 @@ def _open_folder(name: str, folder: Path, split: str, choice: Choice) -> Picture
     def stamp() -> str:
         return stamp_of(place, pictures)
 
-    return Pictures(
+    return StoredSource(
         name,
         labels.class_names,
         labels.ids,
@@ -222,7 +222,7 @@ def _open_folder(name: str, folder: Path, split: str, choice: Choice) -> Picture
     )
 
 
-def _open_zip(name: str, path: Path, split: str, choice: Choice) -> Pictures:
+def _open_zip(name: str, path: Path, split: str, choice: Choice) -> StoredSource:
     try:
         with zipfile.ZipFile(path) as archive:
             infos = archive.infolist()
@@ -263,7 +263,7 @@ def _open_zip(name: str, path: Path, split: str, choice: Choice) -> Pictures:
         names = "\n".join(shown)
         return f"{names}\n{stamp_of(place.parent, [place.name])}"
 
-    return Pictures(
+    return StoredSource(
         name,
         labels.class_names,
         labels.ids,
@@ -292,7 +292,7 @@ def _plain(member: str) -> str:
 
 def _understand(
     name: str, files: Sequence[str], split: str, choice: Choice, read: Callable[[str], bytes]
-) -> tuple[Part, Labels, tuple[str, ...]]:
+) -> tuple[SplitFiles, LabelSet, tuple[str, ...]]:
     """Which of the files are pictures of the split, their labels, and what is said about it."""
     pictures = sorted(file for file in files if is_picture(file))
     if not pictures:
@@ -314,8 +314,8 @@ def _understand(
 
 
 def _labels(
-    name: str, files: Sequence[str], part: Part, choice: Choice, read: Callable[[str], bytes]
-) -> Labels:
+    name: str, files: Sequence[str], part: SplitFiles, choice: Choice, read: Callable[[str], bytes]
+) -> LabelSet:
     """Labels from where the user says, or from a file of labels, or else from folders."""
     if choice.source in ("auto", "table"):
         guess = choice.source == "table" or not any(part.folders)

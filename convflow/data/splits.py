@@ -53,7 +53,7 @@ Folders = tuple[str, ...]
 """A folder as the names on the way to it."""
 
 
-class Part(NamedTuple):
+class SplitFiles(NamedTuple):
     """The files of one split."""
 
     files: list[str]
@@ -64,7 +64,7 @@ class Part(NamedTuple):
 
 def choose_part(
     files: Sequence[str], where: str, split: str, labels: str = "auto", *, chosen: bool = False
-) -> Part:
+) -> SplitFiles:
     """Those of the pictures that belong to the split; all of them where no folder is one.
 
     Args:
@@ -98,7 +98,7 @@ def choose_part(
         kept = [file for file in files if file.rpartition("/")[0] in rests]
         notes += _check(set(rests.values()), where, True, split, labels)
     skipped = _num_around(set(rests.values()))
-    return Part(kept, [rests[file.rpartition("/")[0]][skipped:] for file in kept], notes)
+    return SplitFiles(kept, [rests[file.rpartition("/")[0]][skipped:] for file in kept], notes)
 
 
 def choose_tables(

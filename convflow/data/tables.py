@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from convflow.data.columns import Table, choose_rows, encoded_bytes, image_column
+from convflow.data.class_ids import AUTO, Choice, not_used
+from convflow.data.columns import ColumnTable, choose_rows, encoded_bytes, image_column
 from convflow.data.files import check_shrinking
-from convflow.data.labels import AUTO, Choice, not_used
-from convflow.data.pictures import Pictures, one_line, require, stamp_of
+from convflow.data.source import StoredSource, one_line, require, stamp_of
 from convflow.data.splits import some
 from convflow.types import InputError
 
@@ -30,7 +30,7 @@ def open_parquet(
     *,
     split: str = "train",
     own: str | None = None,
-) -> Pictures:
+) -> StoredSource:
     """Pictures and labels of parquet files, read one row group at a time.
 
     Neighbouring rows share a row group, so reading in random order is fast while the encoded
@@ -61,7 +61,7 @@ def open_parquet(
     def describe(index: int) -> str:
         return tables.describe(int(rows[index]))
 
-    found = Table(
+    found = ColumnTable(
         name,
         len(rows),
         [column for column in left if column != parted],
@@ -72,7 +72,7 @@ def open_parquet(
         describe,
     ).labels(choice)
     paths = [Path(os.path.relpath(file, tables.folder)).as_posix() for file in files]
-    return Pictures(
+    return StoredSource(
         name,
         found.class_names,
         found.ids,

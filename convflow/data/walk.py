@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from convflow.data.formats import is_picture
-from convflow.data.pictures import one_line
+from convflow.data.source import one_line
 from convflow.types import InputError
 
 

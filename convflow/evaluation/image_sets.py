@@ -19,7 +19,7 @@ from convflow import distributed
 from convflow.arrays import list_arrays, read_array_header, read_arrays
 from convflow.data.files import one_large_at_a_time
 from convflow.data.images import num_cores, resize_and_crop, to_uint8
-from convflow.data.pictures import Drawn, Source, one_line
+from convflow.data.source import Source, SyntheticSource, one_line
 from convflow.data.sources import open_source
 from convflow.storage import writing_file
 from convflow.types import LONGEST_SIDE, InputError, Size
@@ -94,7 +94,7 @@ class SourceImages:
             )
         self._source, self.channels = source, channels
         self._indices = choose_indices(len(source), num or len(source), seed, source.name)
-        self._drawn_at = size if isinstance(source, Drawn) else None
+        self._drawn_at = size if isinstance(source, SyntheticSource) else None
         self._resizes = size is not None and self._drawn_at is None
         height, width = size or self._pixels(0).shape[:2]
         self.size: Size = (height, width)
@@ -125,7 +125,7 @@ class SourceImages:
     def _pixels(self, index: int) -> np.ndarray:
         item, source = int(self._indices[index]), self._source
         try:
-            if self._drawn_at is not None and isinstance(source, Drawn):
+            if self._drawn_at is not None and isinstance(source, SyntheticSource):
                 return to_uint8(source.draw(item, self._drawn_at), self.channels)
             return to_uint8(source.read(item), self.channels)
         except InputError as error:

@@ -37,7 +37,6 @@ from convflow.bundle.run import (
     step_of,
 )
 from convflow.models.backbone import Backbone
-from convflow.spoken import bytes_of
 from convflow.storage import (
     UNFINISHED,
     check_sums,
@@ -49,6 +48,7 @@ from convflow.storage import (
 )
 from convflow.training.config import DataConfig
 from convflow.types import InputError
+from convflow.units import bytes_of
 
 log = logging.getLogger("convflow")
 

@@ -33,9 +33,9 @@ from convflow.training.changes import (
     record_changes,
 )
 from convflow.training.config import TrainConfig
+from convflow.training.data import SELECTION_FILE, keep_selection
 from convflow.training.keys import from_dict
 from convflow.training.length import count_images, say_end
-from convflow.training.pictures import SELECTION, keep_selection
 from convflow.training.places import find_paths, resolve_paths, store_paths
 from convflow.training.trainer import Trainer
 from convflow.types import InputError
@@ -87,7 +87,7 @@ class _Start(NamedTuple):
 
     Attributes:
         trainer: at the moment of the newest checkpoint, if there is one.
-        report: what a look at all pictures found.
+        report: what a scan of all pictures found.
         before: the settings in the newest checkpoint.
         known: whether the run folder was there.
     """
@@ -138,7 +138,7 @@ def _write_down(start: _Start, run: Path) -> None:
         changes = []  # nothing is trained with them
     else:
         changes = record_changes(changes, run, trainer.step, trainer.images_seen)
-    keep_selection(trainer.images, start.report, run / SELECTION)
+    keep_selection(trainer.images, start.report, run / SELECTION_FILE)
     _introduce(trainer, start.report, changes)
     if start.known and not checkpoint.list_steps(run):
         log.info(f"no checkpoint in {run} yet; beginning again from the start")

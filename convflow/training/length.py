@@ -6,9 +6,9 @@ import logging
 import shlex
 
 from convflow.settings.fields import LARGEST
-from convflow.spoken import duration
 from convflow.training.trainer import Trainer
 from convflow.types import InputError
+from convflow.units import duration
 
 log = logging.getLogger("convflow")
 

@@ -21,9 +21,9 @@ from convflow.settings.read import to_dict
 from convflow.storage import find_misfits, read_finite
 from convflow.training import checkpoint
 from convflow.training.changes import free_name
+from convflow.training.data import SELECTION_FILE
 from convflow.training.divergence import require_finite
 from convflow.training.optim import optimizer_tensors, restore_optimizer
-from convflow.training.pictures import SELECTION
 from convflow.training.places import find_paths
 from convflow.types import InputError
 
@@ -151,11 +151,11 @@ def _check_pictures(trainer: Trainer, state: Mapping[str, Any], folder: Path) ->
     found = f"{known:,} pictures, got {count:,} in {data.path}"
     if known == count:
         found = f"other pictures, classes or labels than are in {data.path} now"
-    if others := describe_others(run / SELECTION, trainer.images.source):
+    if others := describe_others(run / SELECTION_FILE, trainer.images.source):
         found += f" ({others})"
     ways = ["restore the data"]
-    if count < known and data.on_bad == "skip" and not (run / SELECTION).is_file():
-        ways = [f"restore {run / SELECTION}, which names the pictures of the run, or the data"]
+    if count < known and data.on_bad == "skip" and not (run / SELECTION_FILE).is_file():
+        ways = [f"restore {run / SELECTION_FILE}, which names the pictures of the run, or the data"]
     if "labels" not in state["config"].get("data", {}):
         names = map(trainer.images.item_name, range(count))
         added = newly_read(names) if known < count else {}

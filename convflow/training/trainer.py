@@ -31,7 +31,7 @@ from convflow.training.divergence import (
     first_nonfinite_module,
 )
 from convflow.training.ema import EMA
-from convflow.training.monitor import Monitor, Schedule
+from convflow.training.monitor import IntervalTimer, Monitor
 from convflow.training.optim import create_optimizer, learning_rate
 from convflow.training.previews import Previews, samples_of
 from convflow.training.state import kept, restore, save_before, store
@@ -152,7 +152,7 @@ class Trainer:
             self.images, self.order, self.images_seen, config.batch_size, share=self._share()
         )
         gap = 60 * config.checkpoint.every_minutes
-        clock = Schedule(gap, gap)
+        clock = IntervalTimer(gap, gap)
         saving_due = (lambda: False) if distributed.rank() else clock.due
         began = self.step
         deadline = None if distributed.rank() else deadline

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from convflow.data.buckets import BucketOrder, Buckets, batch_of, bucket_sizes, even_ratios
+from convflow.data.buckets import BucketOrder, Buckets, batch_size_of, bucket_sizes, even_ratios
 from convflow.data.loader import Order
 from convflow.types import InputError
 
@@ -103,7 +103,7 @@ def test_a_batch_holds_one_size_and_keeps_the_budget():
 @given(count=some.integers(1, 200), batch=some.integers(1, 40))
 def test_no_batch_has_more_pixels_than_it_may(count, batch):
     for rows in epoch_of(order_of(count), batch):
-        assert len(rows.indices) <= batch_of(rows.size, batch, 64)
+        assert len(rows.indices) <= batch_size_of(rows.size, batch, 64)
 
 
 def mixed_ratios():
@@ -133,7 +133,7 @@ def test_every_picture_weighs_the_same_in_an_epoch(pictures):
 def test_a_plain_order_is_divided_by_its_own_length():
     assert Order(30, 0, False).rows(28, 8).full is None
     rows = order_of(20).rows(0, 4)
-    assert rows.take(slice(0, 1)).full == rows.full == batch_of(rows.size, 4, 64)
+    assert rows.take(slice(0, 1)).full == rows.full == batch_size_of(rows.size, 4, 64)
 
 
 def test_the_fingerprint_tells_where_pictures_go():

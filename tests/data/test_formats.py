@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, features
 
 from convflow.data import formats
-from convflow.data.pictures import Pictures
+from convflow.data.source import StoredSource
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ def test_what_pillow_reads_is_a_picture(ending, kind):
     assert formats.is_picture(f"a/b.{ending}")
     file = BytesIO()
     Image.new("RGB", (16, 16), (200, 20, 20)).save(file, kind)
-    source = Pictures("x", (), np.zeros(1, np.int64), str, lambda index: file.getvalue())
+    source = StoredSource("x", (), np.zeros(1, np.int64), str, lambda index: file.getvalue())
     assert source.read(0).size == (16, 16)
 
 

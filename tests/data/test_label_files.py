@@ -5,8 +5,8 @@ import unicodedata
 
 import pytest
 
+from convflow.data.class_ids import AUTO, Choice
 from convflow.data.label_files import from_listings, read_listings
-from convflow.data.labels import AUTO, Choice
 from convflow.types import InputError
 
 PICTURES = ["a.png", "s/b.png"]

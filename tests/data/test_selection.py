@@ -6,12 +6,12 @@ import zipfile
 import numpy as np
 import pytest
 
-from convflow.data.pictures import Pictures
 from convflow.data.selection import Selection, describe_others
+from convflow.data.source import StoredSource
 
 
 def source_of(count, name="item{}"):
-    return Pictures("some", (), np.zeros(count, np.int64), name.format, lambda index: b"")
+    return StoredSource("some", (), np.zeros(count, np.int64), name.format, lambda index: b"")
 
 
 def test_it_is_read_for_the_same_pictures_alone(tmp_path):
