@@ -242,7 +242,7 @@ class _AutoencoderConfig:
     shift_factor: float | None = None
 
 
-KNOWN = {SD_VAE: _AutoencoderConfig(block_out_channels=(128, 256, 512, 512))}
+KNOWN_AUTOENCODERS = {SD_VAE: _AutoencoderConfig(block_out_channels=(128, 256, 512, 512))}
 """Autoencoders of the Hub whose `config.json` need not be read."""
 
 CODECS: Table[type[Codec]] = Table(
@@ -264,8 +264,8 @@ def picture_channels(codec: Codec, channels: int) -> int | None:
 
 def _read_config(name: str) -> _AutoencoderConfig:
     """Return what the `config.json` of an autoencoder says, without its weights."""
-    if name in KNOWN and not Path(name).is_dir():
-        return KNOWN[name]
+    if name in KNOWN_AUTOENCODERS and not Path(name).is_dir():
+        return KNOWN_AUTOENCODERS[name]
     path = _find(name, "config.json") / "config.json"
     try:
         return msgspec.convert(read_json(path), _AutoencoderConfig)

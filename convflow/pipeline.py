@@ -27,13 +27,13 @@ from convflow.data.grid import to_picture
 from convflow.generate import Precision, Progress, Samples
 from convflow.models.backbone import Backbone, check_size
 from convflow.models.memory import MemoryEstimate
-from convflow.models.resolution import OWNERS, read_arguments
+from convflow.models.resolution import SIZE_OPTIONS, read_arguments
 from convflow.models.zoo import check_process, create_model
 from convflow.processes.flow import FlowMatching, shift_of_size
 from convflow.processes.process import Process
 from convflow.samplers.ode import Callback
 from convflow.samplers.solvers import SOLVERS, Solver, check_shift
-from convflow.settings.read import hints_of, read_value, settings_of, to_dict
+from convflow.settings.read import hints_of, read_value, setting_hints, to_dict
 from convflow.storage import hash_tensors
 from convflow.types import InputError, Size, check_kinds, unknown_name
 
@@ -302,9 +302,9 @@ class Pipeline:
         solvers = {*SOLVERS.values(), type(solver or self.sampling.solver)}
         if isinstance(options["solver"], str):
             solvers.add(SOLVERS.find(options["solver"]))
-        common, own = hints_of(SamplingConfig), {n for cls in solvers for n in settings_of(cls)}
+        common, own = hints_of(SamplingConfig), {n for cls in solvers for n in setting_hints(cls)}
         arguments = {n: v for n, v in options.items() if n not in common and n not in own}
-        told = {*self.model.options, *OWNERS}
+        told = {*self.model.options, *SIZE_OPTIONS}
         for name in arguments.keys() - told:
             others = {*inspect.signature(self.samples).parameters, "num", "batch_size"} - {"more"}
             raise InputError(unknown_name("option", name, sorted({*others, *told, *common, *own})))

@@ -60,14 +60,14 @@ class Denoiser(Protocol):
     ) -> Float[Tensor, "B P H W"]: ...
 
 
-WORDS: dict[type, str] = {str: "a name", Integral: "a whole number", Real: "a number"}
+KIND_WORDS: dict[type, str] = {str: "a name", Integral: "a whole number", Real: "a number"}
 
 
 def check_kinds(kind: type, **given: object) -> None:
-    """Raise InputError unless all that is given is of a kind in `WORDS`; None passes."""
+    """Raise InputError unless all that is given is of a kind in `KIND_WORDS`; None passes."""
     for name, value in given.items():
         if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
-            raise InputError(f"expected {WORDS[kind]} for {name}, got {value!r}; change it")
+            raise InputError(f"expected {KIND_WORDS[kind]} for {name}, got {value!r}; change it")
 
 
 def nearest_size(size: Size, multiple: int) -> Size:
@@ -81,7 +81,7 @@ def nearest_size(size: Size, multiple: int) -> Size:
 
 
 def check_several(kind: type, **given: object) -> None:
-    """Raise InputError when something given is no sequence of numbers of a kind in `WORDS`."""
+    """Raise InputError when something given is no sequence of numbers of a kind in `KIND_WORDS`."""
     for name, values in given.items():
         if not isinstance(values, Sequence) or isinstance(values, str):
             raise InputError(f"expected several numbers for {name}, got {values!r}; change it")

@@ -169,7 +169,7 @@ def read_pipeline(place: Path) -> None:
 def make_table(place: Path) -> None:
     """Write the table of a searched solver."""
     multistep.write_table(
-        place / "steps_2.json", multistep.Table((0.0, 0.4, 1.0), ((1.0,), (-0.5, 1.5)))
+        place / "steps_2.json", multistep.CoefficientTable((0.0, 0.4, 1.0), ((1.0,), (-0.5, 1.5)))
     )
 
 

@@ -20,7 +20,7 @@ from convflow.samplers.solvers import SOLVERS, Solver, vary_solver
 from convflow.seeds import LabelPolicy
 from convflow.settings.fields import Count, Fraction, Natural, Pixels, doc
 from convflow.settings.kinds import Table
-from convflow.settings.read import hints_of, read, settings_of
+from convflow.settings.read import hints_of, read, setting_hints
 from convflow.types import InputError, unknown_name
 
 
@@ -179,6 +179,6 @@ def _own(table: Table[Any], part: Any) -> Any:
     """Return a part without the settings of others of its table."""
     if not isinstance(part, Mapping) or part.get("kind") not in table.parts:
         return part
-    others = {name for cls in table.values() for name in settings_of(cls)}
-    others -= settings_of(table[part["kind"]]).keys()
+    others = {name for cls in table.values() for name in setting_hints(cls)}
+    others -= setting_hints(table[part["kind"]]).keys()
     return {name: value for name, value in part.items() if name not in others}

@@ -21,7 +21,8 @@ from convflow.cli.output import say
 from convflow.cli.speed import SPEED_BENCHES, check_out
 from convflow.types import InputError, unknown_name
 
-SOLVERS = """Search for a solver with few steps for one model, and compare it with other solvers.
+SOLVERS_HELP = """\
+Search for a solver with few steps for one model, and compare it with other solvers.
 
 The search fits step lengths and coefficients, so that few steps end where many steps end. Then
 every solver of fixed cost without randomness makes the same samples, from noise that the search has
@@ -109,7 +110,7 @@ BENCHES = SPEED_BENCHES | {
 def _parser(arguments: Sequence[str]) -> Parser:
     parser = Parser(
         prog="convflow bench solvers",
-        description=SOLVERS,
+        description=SOLVERS_HELP,
         allow_abbrev=False,
         usage="convflow bench solvers MODEL [options]",
         formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("convflow")
 
 NUM_SAMPLES = 50_000
-SPOKEN_SECONDS = 30.0
+PROGRESS_SECONDS = 30.0
 
 DESCRIPTION = """Score samples of a model, or given images, against real images.
 
@@ -291,7 +291,7 @@ def _progress(num: int, word: str) -> Iterator[Callable[[float], None]]:
             nonlocal done, spoken
             done = min(done + count * share, num)
             bar.update(int(done) - bar.n)
-            if not shown and time.monotonic() > spoken + SPOKEN_SECONDS:
+            if not shown and time.monotonic() > spoken + PROGRESS_SECONDS:
                 spoken = time.monotonic()
                 left = duration((spoken - begun) * (num - done) / done)
                 log.info(f"{word}: {done:,.0f} of {num:,} pictures, {left} left")

@@ -20,14 +20,16 @@ if TYPE_CHECKING:
 
 PRECISIONS = ("float32", "bfloat16")
 
-OPS = """Time deform_sample beside the same sums by F.grid_sample and by gathers, forward and with
+OPS_HELP = """\
+Time deform_sample beside the same sums by F.grid_sample and by gathers, forward and with
 all gradients, and beside the limit of the machine. All must agree before anything is timed.
 
 "ratio" is a rival's time over the time of deform_sample: with 15, the rival takes 15 times as long.
 The ratio of the limit is below 1: with 0.5, deform_sample takes twice the time that the machine
 needs at least."""
 
-MODELS = """Time networks beside DiT of the same size and beside their own floor. The floor is the
+MODELS_HELP = """\
+Time networks beside DiT of the same size and beside their own floor. The floor is the
 time of their matrix products, convolutions and attentions alone. Before it is timed, each network
 must give the same numbers in every memory layout, and when it is compiled.
 {what}
@@ -38,10 +40,11 @@ everything else. "product limit" is the time that the network's operations ("tfl
 rate of one large matrix product. "utilisation" is this time over the time of the row: 1 is the best
 that the machine can do."""
 
-FORWARD = "This benchmark times one evaluation without gradients, as in sampling."
-TRAINING = "This benchmark times an evaluation and all gradients, without the optimizer step."
+FORWARD_HELP = "This benchmark times one evaluation without gradients, as in sampling."
+TRAINING_HELP = "This benchmark times an evaluation and all gradients, without the optimizer step."
 
-SAMPLERS = """Time the sampling of whole batches, and in the same runs every call of the network.
+SAMPLERS_HELP = """\
+Time the sampling of whole batches, and in the same runs every call of the network.
 "share" is the part of the time that is spent in the network. The rest is the cost of the solver,
 the guidance and the codec. A watched run must make the same images as an unwatched one.
 
@@ -51,7 +54,7 @@ is used that is as small as that of the digits recipe. Larger networks have a hi
 
 def bench_ops(arguments: Sequence[str]) -> int:
     """Time the operator beside its rivals."""
-    parser = _parser("ops", OPS, "batch size of every shape (default: 8 and 2)", rounds=5)
+    parser = _parser("ops", OPS_HELP, "batch size of every shape (default: 8 and 2)", rounds=5)
     parser.add_argument("--size", type=size, help="height x width in cells (default: 16x16, 32x32)")
     options = _parse(parser, arguments)
 
@@ -78,17 +81,17 @@ def bench_ops(arguments: Sequence[str]) -> int:
 
 def bench_models(arguments: Sequence[str]) -> int:
     """Time evaluations of networks."""
-    return _bench_networks("models", "forward", FORWARD, arguments)
+    return _bench_networks("models", "forward", FORWARD_HELP, arguments)
 
 
 def bench_training(arguments: Sequence[str]) -> int:
     """Time evaluations of networks with their gradients."""
-    return _bench_networks("training", "training", TRAINING, arguments)
+    return _bench_networks("training", "training", TRAINING_HELP, arguments)
 
 
 def bench_samplers(arguments: Sequence[str]) -> int:
     """Time sampling, and the network's share of it."""
-    parser = _parser("samplers", SAMPLERS, "images at once (default: 16)", "[MODEL]", rounds=5)
+    parser = _parser("samplers", SAMPLERS_HELP, "images at once (default: 16)", "[MODEL]", rounds=5)
     add = parser.add_argument
     add("model", nargs="?", help="run folder, checkpoint, model folder or Hub id")
     add("--size", type=size, help="height x width in pixels (default: the trained size)")
@@ -149,7 +152,7 @@ def check_out(out: Path, option: str = "out", example: str = "table.json") -> No
 
 
 def _bench_networks(verb: str, mode: str, what: str, arguments: Sequence[str]) -> int:
-    about = MODELS.format(what=what)
+    about = MODELS_HELP.format(what=what)
     parser = _parser(verb, about, "images at once (default: 2)", "[NAME ...]", rounds=5)
     add = parser.add_argument
     add("names", nargs="*", metavar="NAME", help="published sizes (default: three S sizes)")

@@ -233,10 +233,10 @@ def find_column(
     for name in ("label", "labels"):
         if name in columns:
             return name, ()
-    found = [name for name in columns if name in classes or plain(name) in LABEL_COLUMNS]
+    found = [name for name in columns if name in classes or plain_column(name) in LABEL_COLUMNS]
     said: tuple[str, ...] = ()
     if not found:
-        others = [name for name in columns if plain(name) not in TEXT_COLUMNS]
+        others = [name for name in columns if plain_column(name) not in TEXT_COLUMNS]
         found = [name for name in others if 2 <= num_words(name) <= num_rows // 2]
         if found and not guess:
             shown = f"{some(found)} of {where}"
@@ -250,7 +250,7 @@ def find_column(
     return (found[0], said) if found else (None, ())
 
 
-def plain(column: str) -> str:
+def plain_column(column: str) -> str:
     """The name of a column in small letters with underscores: `file_name` of `FileName`."""
     return re.sub(r"[\W_]+", "_", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", column)).strip("_").lower()
 

@@ -23,7 +23,7 @@ from convflow.data.splits import (
     canonical,
     choose,
     find_split_column,
-    require_whole,
+    require_unsplit,
 )
 from convflow.types import InputError
 
@@ -49,7 +49,7 @@ def choose_rows(
     """
     found = find_split_column(columns, values)
     if found is None or (own and canonical(split) not in (*found[1], ALL)):
-        require_whole(split, where, own)
+        require_unsplit(split, where, own)
         return None, None, ()
     column, kinds = found
     wanted, notes = choose(kinds, where, split)

@@ -19,7 +19,7 @@ from convflow.data.class_ids import (
     find_column,
     from_values,
     not_used,
-    plain,
+    plain_column,
     unconditional,
 )
 from convflow.data.source import one_line
@@ -223,7 +223,7 @@ def _of_rows(file: str, rows: list[dict[str, Any]], choice: Choice, guess: bool)
     if choice.image_column:
         path = choose_column("image", columns, choice.image_column, file)
     else:
-        named = {plain(name): name for name in reversed(columns)}
+        named = {plain_column(name): name for name in reversed(columns)}
         path = next((named[name] for name in _FILE_COLUMNS if name in named), "")
         if not path:
             shown = ", ".join(columns) or "nothing"

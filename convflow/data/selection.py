@@ -16,7 +16,7 @@ from convflow.types import InputError
 UTF8 = ("utf-8", "surrogatepass")
 """Of names; those of files may be no text."""
 
-MOST_NAMES = 3
+NAMED_IMAGES = 3
 """Pictures that a message names."""
 
 
@@ -83,8 +83,8 @@ def describe_others(path: Path, source: Source) -> str:
 
 
 def _some(names: list[str]) -> str:
-    more = f" and {len(names) - MOST_NAMES:,} more" if len(names) > MOST_NAMES else ""
-    return ", ".join(names[:MOST_NAMES]) + more
+    more = f" and {len(names) - NAMED_IMAGES:,} more" if len(names) > NAMED_IMAGES else ""
+    return ", ".join(names[:NAMED_IMAGES]) + more
 
 
 def _names(source: Source) -> list[str]:

@@ -43,7 +43,7 @@ from convflow.data.splits import (
     canonical,
     choose_part,
     choose_tables,
-    require_whole,
+    require_unsplit,
     split_of,
 )
 from convflow.data.tables import open_parquet
@@ -152,7 +152,7 @@ def _open(path: str, split: str, labels: str, choice: Choice) -> Source:
             return _open_users(path, make, split, labels)
         if path == "shapes":
             return DrawnShapes(split, labels != "none")
-        require_whole(split, path)
+        require_unsplit(split, path)
         return _open_digits(labels != "none")
     if path.startswith("hf:"):
         return open_hugging_face(path, split, choice)

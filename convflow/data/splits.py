@@ -83,7 +83,7 @@ def choose_part(
     found = _level(set(folders.values()))
     if found is None:
         notes = _check(set(folders.values()), where, False, split, labels)
-        require_whole(split, where, canonical(split) if chosen else None)
+        require_unsplit(split, where, canonical(split) if chosen else None)
         rests, kept = folders, list(files)
     else:
         around, at = found
@@ -205,7 +205,7 @@ def split_of(path: str) -> str | None:
     return None
 
 
-def require_whole(split: str, where: str, own: str | None = None) -> None:
+def require_unsplit(split: str, where: str, own: str | None = None) -> None:
     """Accept data without parts as `train` alone: scored as "test" it would hide a mistake.
 
     Raises:

@@ -101,7 +101,7 @@ TARGET = re.compile(
 )
 STRIDED = 7
 """The layout of dense tensors in a graph."""
-NAME = re.compile(r"([A-Za-z_]\w*)?", re.ASCII)
+IDENTIFIER = re.compile(r"([A-Za-z_]\w*)?", re.ASCII)
 DOTTED = re.compile(r"[\w .@+-]*", re.ASCII)
 DOTTED_KEYS = set(
     "parameter_name buffer_name tensor_constant_name fqn torch_version as_float".split()
@@ -247,7 +247,7 @@ def _check(path: Path, tree: Any, key: str) -> None:
             tree["metadata"] = {}
         for name, item in tree.items():
             dotted = key == "config" or name in ("", *DOTTED_KEYS)
-            if name == "as_operator" or not (DOTTED if dotted else NAME).fullmatch(name):
+            if name == "as_operator" or not (DOTTED if dotted else IDENTIFIER).fullmatch(name):
                 raise _refusal(path, f"{name!r} in its graph")
             if name in ("layout", "as_layout") and item != STRIDED:
                 raise _refusal(path, f"the layout {item!r} in its graph")
@@ -268,7 +268,7 @@ def _is_harmless(key: str, text: str) -> bool:
         return _is_structure(tree)
     if key == "as_string":  # an argument of an operator of torch
         return True
-    return (DOTTED if key in DOTTED_KEYS else NAME).fullmatch(text) is not None
+    return (DOTTED if key in DOTTED_KEYS else IDENTIFIER).fullmatch(text) is not None
 
 
 def _is_safe(name: str, overload: str) -> bool:

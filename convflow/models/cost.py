@@ -90,7 +90,7 @@ def measure_cost(
         saved = _Saved(model)
         with saved_tensors_hooks(saved.keep, _same):
             model(*inputs)
-        flops = FlopCounterMode(display=False, custom_mapping=MORE)
+        flops = FlopCounterMode(display=False, custom_mapping=EXTRA_OPERATORS)
         with torch.no_grad(), _Live(model) as live, flops:
             model(*inputs)
         parameters = sum(p.numel() for p in model.parameters())
@@ -109,7 +109,7 @@ def _attention(q: Any, k: Any, v: Any, *_: Any, **__: Any) -> int:
     return sdpa_flop_count(q, k, v)
 
 
-MORE = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention}
+EXTRA_OPERATORS = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention}
 """Operations whose counts torch lacks."""
 
 

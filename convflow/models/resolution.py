@@ -16,7 +16,7 @@ from convflow.nn.positions import SCALINGS, PositionScaling
 from convflow.nn.reach import ReachSchedule
 from convflow.types import InputError, Size, unknown_name
 
-OWNERS = {
+SIZE_OPTIONS = {
     "reach": "it belongs to flowdcn",
     "position_scaling": "it belongs to dit and sit",
 }
@@ -38,11 +38,13 @@ def read_arguments(model: Backbone, given: Mapping[str, Any]) -> dict[str, Any]:
         InputError: an argument that the network does not take, or an unknown word.
     """
     read = {name: value for name, value in given.items() if value is not None}
-    read = {name: v for name, v in read.items() if name not in OWNERS or not _is_none(v)}
+    read = {name: v for name, v in read.items() if name not in SIZE_OPTIONS or not _is_none(v)}
     for name, value in read.items():
-        if name in OWNERS and name not in model.options:
+        if name in SIZE_OPTIONS and name not in model.options:
             family = model.inner.family
-            raise InputError(f"{family} has no {name}, got {value}; leave it out, {OWNERS[name]}")
+            raise InputError(
+                f"{family} has no {name}, got {value}; leave it out, {SIZE_OPTIONS[name]}"
+            )
     if isinstance(read.get("reach"), str):
         if read["reach"] != "auto":
             raise InputError(f"expected a reach in cells or auto, got {read['reach']!r}; change it")

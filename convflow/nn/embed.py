@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from convflow.nn.norm import Condition, Modulation, modulate
 
 FREQUENCIES = 256
-MAX_PERIOD = 10_000.0
+MAX_TIME_PERIOD = 10_000.0
 
 
 class TimeEmbedding(nn.Module):
@@ -38,7 +38,7 @@ class TimeEmbedding(nn.Module):
         """Embed `t` in the process's own units; angles are formed in float32."""
         half = FREQUENCIES // 2
         index = torch.arange(half, device=t.device, dtype=torch.float32)
-        angles = t.float()[:, None] * torch.exp(-math.log(MAX_PERIOD) / self.spacing * index)
+        angles = t.float()[:, None] * torch.exp(-math.log(MAX_TIME_PERIOD) / self.spacing * index)
         waves = torch.cat([angles.cos(), angles.sin()], dim=-1)
         return self.out(nn.functional.silu(self.hidden(waves.to(self.hidden.weight.dtype))))
 

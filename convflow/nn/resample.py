@@ -21,7 +21,7 @@ from convflow.types import InputError
 LevelVectors = tuple[Float[Tensor, "B _"], ...]
 """The `Condition` of each level of a network, the finest first."""
 
-STAGES = 5
+NUM_STAGES = 5
 
 
 def shuffle_down(
@@ -103,10 +103,10 @@ class Hourglass(nn.Module):
         out_width: int,
     ) -> None:
         super().__init__()
-        if len(depths) != STAGES or min(depths) < 1 or width < 2 or width % 2:
+        if len(depths) != NUM_STAGES or min(depths) < 1 or width < 2 or width % 2:
             raise InputError(
-                f"expected an even width and {STAGES} depths of at least 1, two stages down, the "
-                f"middle and two up, got width {width} and depths {list(depths)}"
+                f"expected an even width and {NUM_STAGES} depths of at least 1, two stages down, "
+                f"the middle and two up, got width {width} and depths {list(depths)}"
             )
         near, mid, far = widths = self.widths_of(width)
         stages = (near, mid, far, mid, out_width)

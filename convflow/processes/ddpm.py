@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from convflow.processes.contract import Field, Process, Stage, beside
-from convflow.processes.flow import Draws
+from convflow.processes.flow import TrainingDraws
 from convflow.processes.prediction import Kind, Predicts
 from convflow.processes.schedule import Schedule, discrete
 from convflow.settings.fields import doc
@@ -142,11 +142,11 @@ class DDPM(Process):
         kept = torch.linspace(0, last, steps, dtype=torch.float64).round().long()
         return _Respaced(self.variance, self, kept if steps > 1 else torch.tensor([last]))
 
-    def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> Draws:
+    def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> TrainingDraws:
         """Return noise and uniform steps for a batch of `shape`, on the generator's device."""
         device = generator.device
         t = torch.randint(len(self), shape[:1], generator=generator, device=device).float()
-        return Draws(torch.randn(shape, generator=generator, device=device), t)
+        return TrainingDraws(torch.randn(shape, generator=generator, device=device), t)
 
     def mix(
         self,
@@ -231,7 +231,7 @@ class DDPM(Process):
         model: Denoiser,
         data: Float[Tensor, "B C H W"],
         labels: Int[Tensor, " B"],
-        draws: Draws,
+        draws: TrainingDraws,
     ) -> Float[Tensor, " B"]:
         """Return the loss of each sample for draws already made.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from convflow import distributed
 from convflow.settings.read import flatten, to_dict
 from convflow.storage import hash_tensors
-from convflow.training.state import parts_of
+from convflow.training.state import checkpoint_tensors
 from convflow.types import InputError
 
 if TYPE_CHECKING:
@@ -41,7 +41,9 @@ def agree_on_start(trainer: Trainer) -> None:
     if trainer.codec.network is not None:
         known = hash_tensors(trainer.codec.network.state_dict())
         agree("give all processes the same autoencoder", {"hash of the autoencoder": known})
-    weights = {f"hash of {name}": hash_tensors(held) for name, held in parts_of(trainer).items()}
+    weights = {
+        f"hash of {name}": hash_tensors(held) for name, held in checkpoint_tensors(trainer).items()
+    }
     agree(f"{FOLDER} and run the same versions", weights)
 
 

@@ -24,7 +24,7 @@ from convflow.models.zoo import create_model, settings_of
 from convflow.objectives.table import create_objectives
 from convflow.processes.flow import FlowMatching
 from convflow.processes.process import Process
-from convflow.seeds import TRAINING, generator_of
+from convflow.seeds import TRAINING_KEYS, generator_of
 from convflow.training import checkpoint
 from convflow.training.config import TrainConfig
 from convflow.training.data import (
@@ -201,7 +201,7 @@ def build_losses(config: TrainConfig, network: Backbone, process: Process, facto
     height, width = config.data.size
     cells = (height // factor, width // factor) if config.resolution.shift else None
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(generator_of(config.seed, *TRAINING, 0, 0, 0).initial_seed())
+        torch.manual_seed(generator_of(config.seed, *TRAINING_KEYS, 0, 0, 0).initial_seed())
         return Losses(network, create_objectives(config.objectives, network, process, cells))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shlex
 
-from convflow.settings.fields import LARGEST
+from convflow.settings.fields import LARGEST_COUNT
 from convflow.training.trainer import Trainer
 from convflow.types import InputError
 from convflow.units import duration
@@ -23,8 +23,8 @@ def count_images(epochs: float, pictures: int) -> tuple[int, str]:
     Raises:
         InputError: more images than can be counted.
     """
-    if epochs * pictures > LARGEST:
-        raise InputError(f"--epochs: expected at most {LARGEST:,} images, got more; lower it")
+    if epochs * pictures > LARGEST_COUNT:
+        raise InputError(f"--epochs: expected at most {LARGEST_COUNT:,} images, got more; lower it")
     images, word = max(1, round(epochs * pictures)), "epoch" if epochs == 1 else "epochs"
     return images, f"{epochs:,g} {word} of {pictures:,} pictures: {images:,} images"
 

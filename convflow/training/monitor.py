@@ -20,7 +20,7 @@ from convflow.units import duration
 
 log = logging.getLogger("convflow")
 
-SPOKEN_SECONDS = 15.0
+LOG_SECONDS = 15.0
 
 
 class IntervalTimer:
@@ -72,7 +72,7 @@ class Monitor:
         self.samples_due = IntervalTimer(
             60 * config.samples_minutes, 60 * config.samples_longest_minutes
         )
-        self.spoken = IntervalTimer(SPOKEN_SECONDS, SPOKEN_SECONDS)
+        self.spoken = IntervalTimer(LOG_SECONDS, LOG_SECONDS)
         self.began, self.images_begun, self.images = time.monotonic(), images_seen, images
         quiet = not sys.stderr.isatty()
         self.bar = Bar(

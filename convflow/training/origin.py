@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from convflow.bundle.config import read_pipeline
-from convflow.bundle.folder import DESCRIPTION, find_weights
+from convflow.bundle.folder import DESCRIPTION_FILE, find_weights
 from convflow.models.backbone import Backbone
 from convflow.models.zoo import load_model
 from convflow.nn.embed import LabelEmbedding
@@ -20,7 +20,7 @@ from convflow.storage import read_json
 from convflow.training.config import TrainConfig
 from convflow.types import InputError
 
-MOST_NAMES = 6
+NAMED_CLASSES = 6
 """Classes that a line names."""
 
 
@@ -45,7 +45,7 @@ def read_origin(config: TrainConfig) -> Origin:
         folder = find_weights(config.init, "ema")
         with torch.random.fork_rng(devices=[]):  # a new network draws its first weights
             model = load_model(folder, verify=config.checkpoint.verify)
-        described = folder / DESCRIPTION
+        described = folder / DESCRIPTION_FILE
         known = read_pipeline(read_json(described)) if described.is_file() else None
     except InputError as error:
         raise InputError(f"--init: {error}") from error
@@ -168,8 +168,8 @@ def _note(
 
 
 def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
-    return f" ({', '.join(names[:MOST_NAMES])}{more})" if names else ""
+    more = f" and {len(names) - NAMED_CLASSES} more" if len(names) > NAMED_CLASSES else ""
+    return f" ({', '.join(names[:NAMED_CLASSES])}{more})" if names else ""
 
 
 def _check_same(model: Backbone, trained: Backbone, name: str) -> None:

@@ -70,7 +70,7 @@ def override(config: TrainConfig, arguments: Sequence[str]) -> TrainConfig:
     return from_dict(tree | {"sampling": base.varied(process, **sampling)}, trusted=True)
 
 
-def describe(config: TrainConfig) -> list[tuple[str, str, str]]:
+def describe_options(config: TrainConfig) -> list[tuple[str, str, str]]:
     """Return (key, present value, help) for every key, in order, for `--help`."""
     rows, model = [], _model_settings(config)
     for key, hint in rows_of(TrainConfig, parts_of(config)):

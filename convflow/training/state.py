@@ -33,19 +33,19 @@ if TYPE_CHECKING:
 log = logging.getLogger("convflow")
 
 
-def parts_of(trainer: Trainer) -> dict[str, dict[str, Tensor]]:
+def checkpoint_tensors(trainer: Trainer) -> dict[str, dict[str, Tensor]]:
     """Return all tensors that training changes, by the file of a checkpoint that holds them."""
     parts = {
-        checkpoint.RAW: trainer.model.state_dict(),
-        checkpoint.EMA: trainer.ema.model.state_dict(),
-        checkpoint.OPTIMIZER: optimizer_tensors(trainer.losses, trainer.optimizer),
+        checkpoint.RAW_FILE: trainer.model.state_dict(),
+        checkpoint.EMA_FILE: trainer.ema.model.state_dict(),
+        checkpoint.OPTIMIZER_FILE: optimizer_tensors(trainer.losses, trainer.optimizer),
     }
     own = {
         f"{name}/{key}": tensor
         for name, module in _objectives(trainer).items()
         for key, tensor in module.state_dict().items()
     }
-    parts |= {checkpoint.OBJECTIVES: own} if own else {}
+    parts |= {checkpoint.OBJECTIVES_FILE: own} if own else {}
     return {name: trainer.parallel.save(tensors) for name, tensors in parts.items()}
 
 
@@ -64,7 +64,7 @@ def store(trainer: Trainer) -> Path:
         InputError: the disk is full or not writable; earlier checkpoints are untouched.
         Diverged: weights, average or the optimizer's state are not finite.
     """
-    run, config, parts = trainer.run_folder, trainer.config, parts_of(trainer)
+    run, config, parts = trainer.run_folder, trainer.config, checkpoint_tensors(trainer)
     folder = checkpoint.folder_of(run, trainer.step)
     if distributed.rank():
         return folder
@@ -81,7 +81,7 @@ def store(trainer: Trainer) -> Path:
         resolution=config.resolution,
     )
     if folder == trainer.saved and checkpoint.is_complete(folder):
-        checkpoint.describe(folder, known)
+        checkpoint.update_description(folder, known)
         return folder
     state = {
         "step": trainer.step,
@@ -112,13 +112,13 @@ def restore(trainer: Trainer, folder: Path) -> None:
     with checkpoint.readable(folder):
         if trainer.config.checkpoint.verify:
             checkpoint.require_whole(folder, state)
-        networks = {checkpoint.RAW: trainer.model, checkpoint.EMA: trainer.ema.model}
+        networks = {checkpoint.RAW_FILE: trainer.model, checkpoint.EMA_FILE: trainer.ema.model}
         for name, network in networks.items():
             tensors = trainer.parallel.load(read_finite(folder / name))
             load_strictly(network, tensors, folder / name)  # type: ignore[arg-type]
-        tensors = trainer.parallel.load(read_finite(folder / checkpoint.OPTIMIZER))
+        tensors = trainer.parallel.load(read_finite(folder / checkpoint.OPTIMIZER_FILE))
         restore_optimizer(trainer.losses, trainer.optimizer, tensors, state["step"])
-        _restore_objectives(trainer, folder / checkpoint.OBJECTIVES)
+        _restore_objectives(trainer, folder / checkpoint.OBJECTIVES_FILE)
     trainer.step, trainer.images_seen = state["step"], state["images_seen"]
     if trainer.config.precision == "auto":  # stays what it was
         trainer.precision = state.get("precision", trainer.precision)

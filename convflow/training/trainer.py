@@ -23,7 +23,7 @@ from convflow.models.zoo import check_process
 from convflow.objectives.objective import Inputs
 from convflow.parallel.ddp import create_parallel
 from convflow.processes.process import Process
-from convflow.seeds import TRAINING, generator_of
+from convflow.seeds import TRAINING_KEYS, generator_of
 from convflow.training import checkpoint
 from convflow.training.config import TrainConfig
 from convflow.training.divergence import (
@@ -243,7 +243,7 @@ class Trainer:
         The first objective and the labels share a generator; each further one has its own.
         """
         config, mine, draws = self.config, self._rows(shape[0]), dict[str, Any]()
-        key = (config.seed, *TRAINING, self.images_seen)
+        key = (config.seed, *TRAINING_KEYS, self.images_seen)
         generator = generator_of(*key, device=self.device)
         for place, (name, objective) in enumerate(self.losses.objectives.items()):
             own = generator_of(*key, 1 + place, device=self.device) if place else generator
@@ -256,7 +256,7 @@ class Trainer:
     def _draw_encoding(self, shape: tuple[int, ...]) -> Tensor | None:
         """Return the codec's noise for this process's rows, drawn for the whole batch too."""
         generator = generator_of(
-            self.config.seed, *TRAINING, self.images_seen, 1, device=self.device
+            self.config.seed, *TRAINING_KEYS, self.images_seen, 1, device=self.device
         )
         noise = self.codec.draw(shape, generator)
         return None if noise is None else noise[self._rows(shape[0])]

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from convflow.bench.floor import Products
-from convflow.models.cost import MORE
+from convflow.models.cost import EXTRA_OPERATORS
 from tests.cases import build, inputs
 
 
@@ -28,7 +28,7 @@ class Names(TorchDispatchMode):
 
 
 def operations(call):
-    with FlopCounterMode(display=False, custom_mapping=MORE) as counter:
+    with FlopCounterMode(display=False, custom_mapping=EXTRA_OPERATORS) as counter:
         call()
     return counter.get_total_flops()
 

@@ -21,7 +21,7 @@ from convflow.samplers.solvers import create_solver
 from convflow.settings.read import to_dict
 from convflow.training.build import build_network
 from convflow.training.keys import from_dict
-from convflow.training.overrides import describe, override
+from convflow.training.overrides import describe_options, override
 from tests.cases import build as build_case
 from tests.cases import inputs
 from tests.recipes.table import row
@@ -258,7 +258,7 @@ def test_help_prints_every_key_with_its_value(name, capsys):
     assert main(["train", name, "--help"]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines() if line]
     shown = {line[0]: line[1:] for line in lines}
-    for key, value, _ in describe(create_config(name)):
+    for key, value, _ in describe_options(create_config(name)):
         assert shown[f"--{key}"][: len(value.split())] == value.split()
 
 

@@ -14,14 +14,14 @@ from convflow.conditions.labels import Labels
 from convflow.pipeline import Pipeline
 from convflow.processes.process import create_process
 from convflow.samplers.guidance import guide
-from convflow.samplers.multistep import Table
+from convflow.samplers.multistep import CoefficientTable
 from convflow.samplers.ode import SCHEMES
 from convflow.samplers.solvers import SOLVERS, check_shift, create_solver
 from convflow.seeds import draw_noise
 from convflow.types import InputError
 from tests.cases import build, build_pyramid
 
-TABLE = Table((0.0, 0.3, 1.0), ((1.0,), (-0.5, 1.5)))
+TABLE = CoefficientTable((0.0, 0.3, 1.0), ((1.0,), (-0.5, 1.5)))
 CHAINS = ("ddpm", "ddim")
 RANDOM = ("euler-maruyama", "stochastic-heun", "ddpm")
 SEARCHED = "searched"

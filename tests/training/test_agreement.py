@@ -22,7 +22,7 @@ from convflow import distributed as d
 from convflow.data.loader import Images
 from convflow.recipes import create_config
 from convflow.training import build, launch
-from convflow.training.checkpoint import EMA
+from convflow.training.checkpoint import EMA_FILE
 from convflow.training.overrides import override
 from convflow.training.trainer import Trainer
 
@@ -65,7 +65,7 @@ DIFFERENT = """
     if rank:
         Path("data/odd/1.png").write_bytes(picture)
     copy = shutil.copytree(shared / "disk0/new", Path("flipped"))
-    path = copy / "checkpoints/step_000000004" / EMA
+    path = copy / "checkpoints/step_000000004" / EMA_FILE
     if rank:
         content = bytearray(path.read_bytes())
         content[-40] ^= 1
@@ -135,7 +135,7 @@ def test_processes_that_differ_stop_together(disks):
     )
     assert "rank 0, 0 on rank 1; let all processes see the same run folder" in first["step"]
     assert "the same --seed in all processes, got 0 on rank 0, 1 on rank 1" in first["settings"]
-    assert f"the same hash of {checkpoint.EMA} in all" in first["weights"]
+    assert f"the same hash of {checkpoint.EMA_FILE} in all" in first["weights"]
 
 
 def test_what_fails_in_one_process_stops_all_after_saving(disks):

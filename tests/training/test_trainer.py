@@ -273,7 +273,7 @@ def test_a_save_holds_what_others_read(tiny, trainer_of):
 def test_the_same_moment_is_saved_once_with_the_newest_way_to_sample(tiny, trainer_of):
     trainer = trainer_of(tiny())
     folder = trainer.save()
-    files = [folder / name for name in ("state.json", "raw/pipeline.json", checkpoint.RAW)]
+    files = [folder / name for name in ("state.json", "raw/pipeline.json", checkpoint.RAW_FILE)]
     before = [path.stat().st_mtime_ns for path in files]
     assert trainer.save() == folder
     assert [path.stat().st_mtime_ns for path in files] == before
