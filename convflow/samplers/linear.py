@@ -83,8 +83,8 @@ class GeneralLinear(GridSolver):
         if process.multiscale and guidance_kind == "cfg-zero" and self.kind != PAUSING_SOLVER:
             raise InputError(
                 f"expected the solver {PAUSING_SOLVER} for the guidance cfg-zero of a model "
-                f"trained with the process {process.kind}, got {self.kind}, which would keep the zeros of the "
-                "pause of each scale; choose another of the two"
+                f"trained with the process {process.kind}, got {self.kind}, which would keep the "
+                "zeros of the pause of each scale; choose another of the two"
             )
 
     @classmethod

@@ -196,7 +196,7 @@ def _table(logits: Tensor, lower: Tensor) -> CoefficientTable:
 
 
 def _run(model: Denoiser, batch: TeacherBatch, logits: Tensor, lower: Tensor) -> Tensor:
-    """Integrate with gradients to the numbers of the table; what `integrate` does with its solver."""
+    """Integrate with gradients to the numbers of the table; as `integrate` does with its solver."""
     x, slopes = batch.noise, list[Tensor]()
     lengths = logits.softmax(0)
     times = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
