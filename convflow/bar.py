@@ -28,10 +28,10 @@ class Bar(tqdm):
     @property
     def format_dict(self) -> dict[str, Any]:
         """What a line is made of."""
-        told = super().format_dict
-        done, elapsed = told["n"] - told["initial"], told["elapsed"]
-        rate = told["rate"] or (done / elapsed if elapsed else 0)
-        left = (told["total"] - told["n"]) / rate if rate else math.inf
+        fields = super().format_dict
+        done, elapsed = fields["n"] - fields["initial"], fields["elapsed"]
+        rate = fields["rate"] or (done / elapsed if elapsed else 0)
+        left = (fields["total"] - fields["n"]) / rate if rate else math.inf
         left = max(0.0, min(left, self.until - time.monotonic()))
         shown = duration(left) if left < math.inf else "?"
-        return told | {"spent": duration(elapsed), "left": shown}
+        return fields | {"spent": duration(elapsed), "left": shown}

@@ -249,8 +249,8 @@ class Samples:
         Its answers are copies: a network compiled to CUDA graphs writes the next one over the last.
         """
         given = self.model_arguments
-        told = self.resolution.network(model, given, self.process.flow_time) if given else model
-        return lambda *inputs: tree_map(Tensor.clone, told(*inputs))
+        network = self.resolution.network(model, given, self.process.flow_time) if given else model
+        return lambda *inputs: tree_map(Tensor.clone, network(*inputs))
 
     def describe(self) -> dict[str, Any]:
         """Return everything but the model that the pictures depend on, ready for JSON."""

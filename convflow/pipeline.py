@@ -304,10 +304,10 @@ class Pipeline:
             solvers.add(SOLVERS.find(options["solver"]))
         common, own = hints_of(SamplingConfig), {n for cls in solvers for n in setting_hints(cls)}
         arguments = {n: v for n, v in options.items() if n not in common and n not in own}
-        told = {*self.model.options, *SIZE_OPTIONS}
-        for name in arguments.keys() - told:
+        taken = {*self.model.options, *SIZE_OPTIONS}
+        for name in arguments.keys() - taken:
             others = {*inspect.signature(self.samples).parameters, "num", "batch_size"} - {"more"}
-            raise InputError(unknown_name("option", name, sorted({*others, *told, *common, *own})))
+            raise InputError(unknown_name("option", name, sorted({*others, *taken, *common, *own})))
         unset = ("steps", *common)  # None stands for what is stored
         given = {
             name: None if value == "all" else value

@@ -217,8 +217,8 @@ def test_autoencoders_that_cannot_be_had_are_refused(tmp_path, monkeypatch):
         raise OSError("no network\nat all")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
-    for name, told in (("who/what", "repository"), (str(tmp_path / "no"), "nothing")):
-        with pytest.raises(InputError, match=f"found .*{told}.*expected an autoencoder") as e:
+    for name, words in (("who/what", "repository"), (str(tmp_path / "no"), "nothing")):
+        with pytest.raises(InputError, match=f"found .*{words}.*expected an autoencoder") as e:
             LatentCodec(name).open()
         assert "\n" not in str(e.value)
     with pytest.raises(InputError, match="expected an autoencoder"):

@@ -240,8 +240,8 @@ def test_a_size_that_was_not_trained_at_changes_no_sampler(size, kind, options, 
     assert samples.describe()["size"] == list(there.size)
     assert pixels.float().std() > 5
     assert pixels.equal(there.samples(**options).read([0, 1]))
-    told, known = (json.dumps(s.describe()) for s in (samples, there.samples(**options)))
-    assert told == known
+    described, known = (json.dumps(s.describe()) for s in (samples, there.samples(**options)))
+    assert described == known
 
 
 def weaker_of(pipe):

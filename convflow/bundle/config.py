@@ -60,13 +60,13 @@ class ResolutionConfig:
 
     def arguments(self) -> dict[str, Any]:
         """Return what the network is to be told, as `read_arguments` takes it."""
-        told: dict[str, Any] = {}
+        model_kwargs: dict[str, Any] = {}
         if self.reach == "auto":
             first_last = (self.reach_blocks[0], self.reach_blocks[1]) if self.reach_blocks else None
-            told["reach"] = ReachSchedule(blocks=first_last)
+            model_kwargs["reach"] = ReachSchedule(blocks=first_last)
         if self.position_scaling != "none":
-            told["position_scaling"] = self.position_scaling
-        return told
+            model_kwargs["position_scaling"] = self.position_scaling
+        return model_kwargs
 
 
 @dataclass(frozen=True)

@@ -83,13 +83,13 @@ def bench_solvers(arguments: Sequence[str]) -> int:
     say(f"{'solver':12}{'calls':>7}{'error':>12}")
     for name, (calls, error) in compared.items():
         say(f"{name:12}{calls:7}{error:12.2e}")
-    told = samples.describe()
+    description = samples.describe()
     with explained(out):
         write_table(
             out,
             table,
             errors={name: {"calls": n, "error": error} for name, (n, error) in compared.items()},
-            **{key: told[key] for key in ("guidance", "labels", "size", "seed")},
+            **{key: description[key] for key in ("guidance", "labels", "size", "seed")},
             num=options.num,
             teacher_steps=options.teacher_steps,
             weights_sha256=hash_tensors(pipe.model.state_dict()),

@@ -96,8 +96,8 @@ def main(arguments: Sequence[str]) -> int:
                 make_reference(subject, detector, options.save_statistics, work)
                 if first:
                     height, width = subject.pictures.size
-                    told = f"{subject.num:,} pictures of {height}x{width}"
-                    say(f"statistics of {told} in {options.save_statistics}")
+                    counted = f"{subject.num:,} pictures of {height}x{width}"
+                    say(f"statistics of {counted} in {options.save_statistics}")
                 return 0
             card, path = evaluate(
                 subject,

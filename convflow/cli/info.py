@@ -172,10 +172,10 @@ def _describe(what: str, asked: _Asked, part: str | None) -> dict[str, Any]:
 
     if what in list_recipes():
         target = find_target(what)
-        told = {} if target is None else {"target": {"of": SOURCE, **target._asdict()}}
+        scores = {} if target is None else {"target": {"of": SOURCE, **target._asdict()}}
         config = create_config(what)
         memory = _memory_of_recipe(config, asked) if any(asked) else {}
-        return {"recipe": what, "about": list_recipes()[what]} | to_dict(config) | told | memory
+        return {"recipe": what, "about": list_recipes()[what]} | to_dict(config) | scores | memory
     if path.suffix in WEIGHTS:
         raise missing(what, "a file of weights")
     known = [*SIZES, *FAMILIES, *list_recipes()]
@@ -234,7 +234,7 @@ def _describe_folder(folder: Path, asked: _Asked) -> dict[str, Any]:
     if (checkpoint / "state.json").is_file():
         content = read_state(checkpoint)
         trained = {key: content[key] for key in ("step", "images_seen", "version", "config")}
-    told, named = to_dict(known), dict(model.settings)
+    described, named = to_dict(known), dict(model.settings)
     build = partial(create_model, named.pop("family"), **named)
     return {
         "weights": str(weights),
@@ -243,7 +243,7 @@ def _describe_folder(folder: Path, asked: _Asked) -> dict[str, Any]:
         "size": list(known.size),
         "multiple": model.multiple,
         "classes": list(known.class_names),
-        **({"codec": told["codec"]} if known.codec.kind == "latent" else {}),
+        **({"codec": described["codec"]} if known.codec.kind == "latent" else {}),
         **_scales(known, weights),
         **trained,
         **_unreadable(folder),

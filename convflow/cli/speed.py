@@ -72,10 +72,10 @@ def bench_ops(arguments: Sequence[str]) -> int:
     found = []
     for shape in shapes:
         rows = measure(Case("deform_sample", set_up, [shape], ops.OP_MODES), options.rounds, device)
-        told = [table.cells(vars(row)) for row in rows]
+        lines = [table.cells(vars(row)) for row in rows]
         sentences = [*over_limits(rows, ops.LIMIT_BY_DEVICE.values()), *unsteady(rows)]
-        say(*table.lines(told), *sentences, "")
-        found += told
+        say(*table.lines(lines), *sentences, "")
+        found += lines
     return _finish(options, found, device)
 
 
@@ -195,10 +195,10 @@ def _bench_networks(verb: str, mode: str, what: str, arguments: Sequence[str]) -
         set_up = partial(models.set_up, find, setting, name)
         case = Case(ours.title, set_up, [shape], [mode])
         rows = models.rate_rows(name, measure(case, options.rounds, device), device)
-        told = [table.cells(vars(row)) for row in rows]
+        lines = [table.cells(vars(row)) for row in rows]
         sentences = [*over_limits(rows, models.LIMIT_LINES), *unsteady(rows)]
-        say(*table.lines(told), *sentences, "")
-        found += told
+        say(*table.lines(lines), *sentences, "")
+        found += lines
     return _finish(options, found, device)
 
 

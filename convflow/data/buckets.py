@@ -110,11 +110,11 @@ class Buckets:
         lines = []
         if len(self.sizes) > 1:
             counts = np.bincount(self.groups, minlength=len(self.members))
-            told = [
+            shares = [
                 f"{'/'.join('x'.join(map(str, self.sizes[i])) for i in members)} {count:,}"
                 for members, count in zip(self.members, counts, strict=True)
             ]
-            lines.append(f"sizes and their pictures: {', '.join(told)}")
+            lines.append(f"sizes and their pictures: {', '.join(shares)}")
         if self.kept.min() < 0.995:
             lines.append(
                 f"cut to size they keep {self.kept.mean():.0%} of their area, "

@@ -48,8 +48,8 @@ def walk(folder: Path) -> tuple[list[str], tuple[str, ...]]:
     if not doubles:
         return files, said
     count = f"{len(doubles):,} link leads" if len(doubles) == 1 else f"{len(doubles):,} links lead"
-    told = f"{count} to what is there already and is read once: {doubles[0]}"
-    return files, (*said, told)
+    sentence = f"{count} to what is there already and is read once: {doubles[0]}"
+    return files, (*said, sentence)
 
 
 def say_empty(folders: Iterable[str], files: Iterable[str]) -> tuple[str, ...]:

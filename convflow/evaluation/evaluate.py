@@ -59,10 +59,16 @@ class Subject:
 
     def about(self) -> dict[str, Any]:
         """Return what a card says of the pictures themselves."""
-        told = {} if self.sampling is not None else self.pictures.describe()
-        told.pop("name", None)
+        described = {} if self.sampling is not None else self.pictures.describe()
+        described.pop("name", None)
         size, channels = list(self.pictures.size), self.pictures.channels
-        return {"count": self.num, "size": size, "channels": channels, "resize": "none", **told}
+        return {
+            "count": self.num,
+            "size": size,
+            "channels": channels,
+            "resize": "none",
+            **described,
+        }
 
 
 @dataclass(frozen=True)
@@ -308,9 +314,9 @@ def _parts_of(out: Path, settings: dict[str, Any], work: Work) -> Iterator[Path]
                     part.unlink()
             found = {} if known is None else differences(known, settings)
             if found:
-                told = "; ".join(f"{key}: {a!r}, now {b!r}" for key, (a, b) in found.items())
+                changes = "; ".join(f"{key}: {a!r}, now {b!r}" for key, (a, b) in found.items())
                 raise InputError(
-                    f"{parts} holds an unfinished evaluation with other settings ({told}); give "
+                    f"{parts} holds an unfinished evaluation with other settings ({changes}); give "
                     "those again, remove the folder, or choose another --out"
                 )
         worthless = False

@@ -126,7 +126,7 @@ def extract(
         InputError: unreadable pictures, a detector that fails, a full disk, or a folder that
             other processes do not see.
     """
-    told = progress or (lambda count: None)
+    report = progress or (lambda count: None)
     with distributed.all_or_none(device):
         folder.mkdir(parents=True, exist_ok=True)
         starts = range(0, num, batch_size)
@@ -134,9 +134,9 @@ def extract(
             indices, path = range(start, min(start + batch_size, num)), part_path(folder, start)
             known = _digests_in(path)
             if known is not None and pictures.reproducible:
-                told(len(indices))
+                report(len(indices))
                 continue
-            pixels = pictures.read(indices, told)
+            pixels = pictures.read(indices, report)
             digests = digest(pixels)
             if known is not None and known.equal(digests):
                 continue

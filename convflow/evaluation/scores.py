@@ -228,7 +228,7 @@ def describe_detector(detector: Detector, pictures: ImageSet) -> dict[str, str]:
     The hash of the user's code may miss weights that it loads; what it makes of two pictures of
     noise, at the size of `pictures`, tells such detectors apart.
     """
-    told = {
+    description = {
         "name": Path(detector.name).name,  # a path to the same file differs between machines
         "sha256": detector.sha256,
         "resize": detector.resize,
@@ -238,5 +238,5 @@ def describe_detector(detector: Detector, pictures: ImageSet) -> dict[str, str]:
         shape = (2, pictures.channels, *pictures.size)
         noise = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
         features = detector(torch.from_numpy(noise))["features"]
-        told["probe"] = f"{features.double().norm():.3g}"
-    return told
+        description["probe"] = f"{features.double().norm():.3g}"
+    return description

@@ -176,8 +176,8 @@ def _family_of(part: StoredNetwork, content: Any, origin: str) -> tuple[str, str
     command = content.get("args")
     named = command.get("model") if isinstance(command, Mapping) else getattr(command, "model", "")
     for words, where in ((named, "the command of its training"), (Path(origin).stem, "its name")):
-        if told := re.search(r"(?<![a-z])(dit|sit)(?![a-z])", str(words).lower()):
-            return told[1], f" by {where}"
+        if found := re.search(r"(?<![a-z])(dit|sit)(?![a-z])", str(words).lower()):
+            return found[1], f" by {where}"
     raise InputError(
         f"{origin}: expected a family, for the tensors of DiT and SiT are alike; give family='dit' "
         "or family='sit'"

@@ -90,27 +90,29 @@ class Resolution:
         Raises:
             InputError: a schedule that does not fit the network.
         """
-        inner, told = model.inner, {n: v for n, v in given.items() if n in model.options}
-        if isinstance(schedule := told.get("reach"), ReachSchedule):
+        inner, model_kwargs = model.inner, {n: v for n, v in given.items() if n in model.options}
+        if isinstance(schedule := model_kwargs.get("reach"), ReachSchedule):
             network = cast(FlowDCN, inner)
-            told["reach"] = schedule.at(t, self.ratio, network.reach, len(network.blocks))
-        if isinstance(kind := told.get("position_scaling"), str):
+            model_kwargs["reach"] = schedule.at(t, self.ratio, network.reach, len(network.blocks))
+        if isinstance(kind := model_kwargs.get("position_scaling"), str):
             rows, columns = (side // inner.multiple for side in self.trained)
-            told["position_scaling"] = PositionScaling(kind, rows, columns)
-        return told
+            model_kwargs["position_scaling"] = PositionScaling(kind, rows, columns)
+        return model_kwargs
 
     def describe(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Return what `read_arguments` has returned, ready for JSON, with what it rests on."""
-        told = {n: v.tolist() if isinstance(v, Tensor) else v for n, v in given.items()}
-        if isinstance(schedule := told.get("reach"), ReachSchedule):
+        model_kwargs = {n: v.tolist() if isinstance(v, Tensor) else v for n, v in given.items()}
+        if isinstance(schedule := model_kwargs.get("reach"), ReachSchedule):
             parts = {**dataclasses.asdict(schedule), "ratio": self.ratio}
-            told["reach"] = {n: [*v] if isinstance(v, tuple) else v for n, v in parts.items()}
-        scaling = told.get("position_scaling")
+            model_kwargs["reach"] = {
+                n: [*v] if isinstance(v, tuple) else v for n, v in parts.items()
+            }
+        scaling = model_kwargs.get("position_scaling")
         if isinstance(scaling, PositionScaling):
-            told["position_scaling"] = scaling._asdict()
+            model_kwargs["position_scaling"] = scaling._asdict()
         elif scaling is not None:
-            told["position_scaling"] = {"kind": scaling, "trained": list(self.trained)}
-        return told
+            model_kwargs["position_scaling"] = {"kind": scaling, "trained": list(self.trained)}
+        return model_kwargs
 
     def network(
         self,

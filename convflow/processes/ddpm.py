@@ -244,7 +244,7 @@ class DDPM(Process):
         """
         noise, t = draws
         x = self.mix(data, noise, t)
-        output = model(x, self.told(t), labels)
+        output = model(x, self.model_timesl_times(t), labels)
         self._check(output, data)
         output = output.to(torch.promote_types(output.dtype, torch.float32))
         prediction, v = output[:, : data.shape[1]], output[:, data.shape[1] :]
@@ -281,7 +281,7 @@ class DDPM(Process):
         """Return the flow time 1 - (step + 1) / N of what the network is told."""
         return 1 - (step + 1) / self.num_times
 
-    def told(self, t: Float[Tensor, " B"] | Int[Tensor, " B"]) -> Float[Tensor, " B"]:
+    def model_times(self, t: Float[Tensor, " B"] | Int[Tensor, " B"]) -> Float[Tensor, " B"]:
         """Return what the network is told at steps t of this chain, `times[t]` as float32."""
         return self.times.to(t.device)[t.round().long()].float()
 

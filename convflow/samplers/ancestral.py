@@ -223,8 +223,8 @@ def _walk(
 ) -> Tensor:
     chain, x = ddpm.respaced(steps), noise
     for step, k in enumerate(reversed(range(steps)), 1):
-        told, t = (times_like(x, number) for number in (chain.times[k].item(), k))
-        back = chain.posterior(model(x, told, labels).to(x.dtype), x, t, clip)
+        model_time, t = (times_like(x, number) for number in (chain.times[k].item(), k))
+        back = chain.posterior(model(x, model_time, labels).to(x.dtype), x, t, clip)
         x = move(chain, back, x, k, step)
         if callback is not None:
             callback(step, steps, x)

@@ -55,10 +55,10 @@ def agree(cure: str, facts: Mapping[str, object]) -> None:
         facts: short values by name.
     """
     everywhere = distributed.gather({name: str(value) for name, value in facts.items()})
-    for name in dict.fromkeys(name for told in everywhere for name in told):
+    for name in dict.fromkeys(name for theirs in everywhere for name in theirs):
         ranks: dict[str, list[int]] = {}
-        for rank, told in enumerate(everywhere):
-            ranks.setdefault(told.get(name, "none"), []).append(rank)
+        for rank, theirs in enumerate(everywhere):
+            ranks.setdefault(theirs.get(name, "none"), []).append(rank)
         if len(ranks) > 1:
             got = ", ".join(f"{value[:80]} on {_called(some)}" for value, some in ranks.items())
             raise InputError(f"expected the same {name} in all processes, got {got}; {cure}")

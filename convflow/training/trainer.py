@@ -82,10 +82,12 @@ class Trainer:
         self.parallel = create_parallel()
         self.prepared = self.parallel.prepare(losses, unused=losses.of_users)
         self.optimizer = create_optimizer(losses, config.optim)
-        self.told = read_arguments(model, config.resolution.arguments())
-        Resolution(self.shape[1:], self.shape[1:]).check(model, self.told)
+        self.model_kwargs = read_arguments(model, config.resolution.arguments())
+        Resolution(self.shape[1:], self.shape[1:]).check(model, self.model_kwargs)
         self.precision = choose_precision(config.precision, self.device)
-        samples = samples_of(config, model, process, codec, self.precision == "bfloat16", self.told)
+        samples = samples_of(
+            config, model, process, codec, self.precision == "bfloat16", self.model_kwargs
+        )
         self.previews = Previews(run / "samples", samples, config.monitor.num_samples)
         self.step, self.images_seen = 0, 0
         self.begun_from: Path | None = None  # the checkpoint that was loaded
@@ -285,10 +287,10 @@ class Trainer:
 
     def _network(self, model: Any, data: Tensor) -> Any:
         """Return a network with what it is told at the size of `data`."""
-        if not self.told:
+        if not self.model_kwargs:
             return model
         resolution = Resolution((data.shape[2], data.shape[3]), self.shape[1:])
-        return resolution.network(model, self.told, self.process.flow_time)
+        return resolution.network(model, self.model_kwargs, self.process.flow_time)
 
     def _share(self) -> slice:
         return slice(distributed.rank(), None, distributed.world_size())

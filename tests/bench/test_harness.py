@@ -26,7 +26,7 @@ def test_rivals_take_turns_and_ratios_are_of_their_round(monkeypatch):
 
     Ours needs 1, 2 and 4 seconds in them, the rival 10: ratios of 10, 5 and 2.5.
     """
-    told = []
+    seen = []
     needs = {
         "ours": [99, 99, 1, 0.012, 0.009, 2, 99, 4],
         "rival": [99, 99, 10, 99, 10, 99, 10],
@@ -36,14 +36,14 @@ def test_rivals_take_turns_and_ratios_are_of_their_round(monkeypatch):
         return {name: lambda name=name: name for name in needs}
 
     def seconds(call, device):
-        told.append(call())
-        return float(needs[told[-1]].pop(0))
+        seen.append(call())
+        return float(needs[seen[-1]].pop(0))
 
     monkeypatch.setattr(harness, "seconds", seconds)
     monkeypatch.setattr(harness, "peak_mib", lambda call, device: 1.5)
     ours, rival = measure(Case("case", set_up, [(2, 3)], ["forward"]), 3, CPU)
     usual, long = ["ours"] * 2 + ["rival"] * 2, ["ours"] * 3 + ["rival"] * 2
-    assert told == ["ours", "rival", *usual, *long, *usual]
+    assert seen == ["ours", "rival", *usual, *long, *usual]
     assert (ours.shape, ours.mode, ours.rival, ours.ratio) == ("2x3", "forward", "ours", 1)
     assert (ours.median_ms, rival.median_ms, rival.ratio) == (2000, 10_000, 5)
     assert rival.peak_mib == 1.5

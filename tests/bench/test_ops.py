@@ -42,12 +42,12 @@ def test_calls_are_those_of_the_rivals_and_the_limit(mode):
 
 def test_the_limit_counts_the_bytes_of_the_note(monkeypatch):
     """Per position and group: 4 K C + 3 K + 2 C numbers; backward 12 K C + 6 K + 3 C more."""
-    told = []
-    monkeypatch.setattr(ops, "_reader", told.append)
+    seen = []
+    monkeypatch.setattr(ops, "_reader", seen.append)
     for mode in ops.OP_MODES:
         ops.set_up((1, 1, 1, 1, 8), mode)
     forward = 4 * 9 * 8 + 3 * 9 + 2 * 8
-    assert told == [4 * forward, 4 * (forward + 12 * 9 * 8 + 6 * 9 + 3 * 8)]
+    assert seen == [4 * forward, 4 * (forward + 12 * 9 * 8 + 6 * 9 + 3 * 8)]
 
 
 def test_a_copy_reads_and_writes_its_bytes():

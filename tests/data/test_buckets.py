@@ -56,9 +56,9 @@ def test_pictures_go_to_the_nearest_ratio():
     assert buckets.kept == pytest.approx([14 / 15, 1, 0.9, 0.99, 0.2])
     # 16x8 fits into 30x14; of 8x8 and 16x16 the larger counts; 8x16 into 9x20, not into 5x50.
     assert buckets.enlarged.tolist() == [False, True, False, False, True]
-    told = buckets.describe()
-    assert told[0] == "sizes and their pictures: 16x8 1, 8x8/16x16 2, 8x16 2"
-    assert told[1] == "cut to size they keep 80% of their area, 20% at least"
+    described = buckets.describe()
+    assert described[0] == "sizes and their pictures: 16x8 1, 8x8/16x16 2, 8x16 2"
+    assert described[1] == "cut to size they keep 80% of their area, 20% at least"
 
 
 def test_pictures_without_a_size_go_everywhere():

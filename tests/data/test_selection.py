@@ -37,8 +37,8 @@ def test_what_is_new_and_what_is_gone_is_named(tmp_path):
     assert describe_others(path, source_of(4, "\udcffü{}")) == ""
     assert describe_others(path, source_of(3, "\udcffü{}")) == "gone: \udcffü3"
     assert describe_others(path, source_of(6, "\udcffü{}")) == "new: \udcffü4, \udcffü5"
-    told = "new: a0, a1; gone: \udcffü0, \udcffü1, \udcffü2 and 1 more"
-    assert describe_others(path, source_of(2, "a{}")) == told
+    words = "new: a0, a1; gone: \udcffü0, \udcffü1, \udcffü2 and 1 more"
+    assert describe_others(path, source_of(2, "a{}")) == words
 
 
 @pytest.mark.parametrize(

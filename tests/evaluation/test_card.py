@@ -64,9 +64,9 @@ def test_cards_that_differ_in_the_model_alone_compare(card, tmp_path):
     assert rows[2][:3] == ["precision-2k", "0.5000", "-"]
     assert "lower is better" in text.splitlines()[1], "cards of version 0.2 do not say it"
     assert "higher is better" in text.splitlines()[2]
-    told = dataclasses.replace(other, scores={"F1-2k": 0.5}, better={"F1-2k": "higher"})
-    assert "F1-2k 0.5000 higher is better" in " ".join(told.table().split())
-    text = compare_cards([write(tmp_path, "a", card), write(tmp_path, "c", told)])
+    reported = dataclasses.replace(other, scores={"F1-2k": 0.5}, better={"F1-2k": "higher"})
+    assert "F1-2k 0.5000 higher is better" in " ".join(reported.table().split())
+    text = compare_cards([write(tmp_path, "a", card), write(tmp_path, "c", reported)])
     assert text.splitlines()[3].endswith("  higher is better")
 
 

@@ -45,13 +45,13 @@ def run(pictures, detector, folder, num=23, batch_size=5, **more):
 
 
 def test_features_in_order(detector, tmp_path):
-    pictures, told = Pictures(), []
-    found = run(pictures, detector, tmp_path, progress=told.append)
+    pictures, reported = Pictures(), []
+    found = run(pictures, detector, tmp_path, progress=reported.append)
     expected = detector(pictures.pixels)
     assert found.kinds() == ["features", "logits", "spatial"]
     for kind in found.kinds():
         torch.testing.assert_close(found.stack(kind), expected[kind])
-    assert sum(told) == 23
+    assert sum(reported) == 23
     rows = expected["spatial"].double()
     mean, covariance = found.moments("spatial")
     torch.testing.assert_close(mean, rows.mean(0), rtol=1e-6, atol=1e-6)
@@ -63,10 +63,10 @@ def test_parts_that_are_there_are_not_made_again(detector, tmp_path):
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
     part_path(tmp_path, 10).unlink()
     part_path(tmp_path, 15).write_bytes(b"half a file")
-    pictures, told = Pictures(), []
-    run(pictures, detector, tmp_path, progress=told.append)
+    pictures, reported = Pictures(), []
+    run(pictures, detector, tmp_path, progress=reported.append)
     assert pictures.reads == list(range(10, 20))
-    assert sum(told) == 23
+    assert sum(reported) == 23
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
 
 

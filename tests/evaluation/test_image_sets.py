@@ -37,10 +37,10 @@ def nchw(pixels):
 
 
 def test_a_folder_as_it_is(folder, pixels):
-    pictures, told = open_image_set(str(folder)), []
+    pictures, described = open_image_set(str(folder)), []
     assert (len(pictures), pictures.size, pictures.channels) == (7, (6, 10), 3)
-    assert pictures.read([5, 0, 2], told.append).equal(nchw(pixels[[5, 0, 2]]))
-    assert sum(told) == 3
+    assert pictures.read([5, 0, 2], described.append).equal(nchw(pixels[[5, 0, 2]]))
+    assert sum(described) == 3
     about = pictures.describe()
     assert (about["name"], about["selection"], about["resize"]) == ("data", "all", "none")
 

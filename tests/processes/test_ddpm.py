@@ -60,7 +60,7 @@ def test_the_released_loss(golden):
 def test_the_released_respacing_and_step_back(golden):
     chain, x, t = FULL.respaced(50), golden["in.z"], golden["in.p_t"]
     assert chain.times.equal(golden["out.timestep_map_50"])
-    back = chain.posterior(toy(x, chain.told(t)), x, t)
+    back = chain.posterior(toy(x, chain.model_times(t)), x, t)
     for actual, key in (
         (back.mean, "mean"),
         (back.variance, "variance"),
@@ -81,7 +81,7 @@ def test_a_respaced_chain_has_the_noise_of_the_steps_it_keeps(steps):
     t = torch.rand(5, dtype=torch.float64)
     assert chain.path.alpha(t).equal(FULL.path.alpha(t))
     assert chain.step_at(t).equal(FULL.step_at(t))
-    assert chain.told(torch.tensor([steps - 1])).item() == 999
+    assert chain.model_times(torch.tensor([steps - 1])).item() == 999
 
 
 @pytest.mark.parametrize("steps", [1000, 50])
@@ -228,7 +228,7 @@ def test_a_step_a_rounding_away_is_that_step():
     data, noise = torch.randn(2, 1, 1, 2, 2).unbind()
     near, there = (FULL.mix(data, noise, torch.tensor([t])) for t in (798.9999, 799.0))
     assert near.equal(there)
-    assert FULL.told(torch.tensor([798.9999])).item() == 799
+    assert FULL.model_times(torch.tensor([798.9999])).item() == 799
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])

@@ -314,11 +314,11 @@ def test_the_running_picture_ends_as_the_result(stop):
         labels(2),
         stages,
         draw=lambda step: noise,
-        callback=lambda *told: seen.append(told),
+        callback=lambda *reported: seen.append(reported),
     )
     total = sum((4, 3, 2)[:stop])
-    assert [told[:2] for told in seen] == [(i + 1, total) for i in range(total)]
-    assert all(told[2].shape == out.shape for told in seen)
+    assert [reported[:2] for reported in seen] == [(i + 1, total) for i in range(total)]
+    assert all(reported[2].shape == out.shape for reported in seen)
     assert seen[-1][2].equal(out)
 
 

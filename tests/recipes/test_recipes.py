@@ -192,7 +192,7 @@ def test_the_time_embedding_sees_the_published_range(family, last):
     for times in t[:3999].view(3, -1).T[::100]:
         model(x, times, y)
         assert seen
-        assert all(told.equal(times) for told in seen)
+        assert all(reported.equal(times) for reported in seen)
         seen.clear()
     assert 0 <= t.min() < 0.002 * last
     assert 0.998 * last < t.max() <= last

@@ -47,11 +47,11 @@ def test_every_solver_runs_on_every_process_it_can(solver, kind):
         with pytest.raises(InputError, match=f"{solver} needs a model trained with the process"):
             pipe.samples(solver=solver)
         return
-    told = []
+    reported = []
     samples = pipe.samples(solver=solver, **more(solver))
-    pixels = samples.read([0, 1, 2], told.append)
+    pixels = samples.read([0, 1, 2], reported.append)
     assert pixels.shape == (3, 3, 4, 6)
-    assert sum(told) == pytest.approx(3)
+    assert sum(reported) == pytest.approx(3)
     assert pixels.float().std() > 5
     assert json.loads(json.dumps(samples.describe()))["solver"] == solver
 

@@ -158,18 +158,18 @@ def test_what_fails_in_one_process_stops_all_after_saving(disks):
 def test_an_autoencoder_is_known_by_its_weights(
     tiny, trainer_of, autoencoder, tmp_path, monkeypatch
 ):
-    trainer, told = trainer_of(tiny()), []
+    trainer, seen = trainer_of(tiny()), []
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
-    monkeypatch.setattr(distributed, "gather", lambda facts: told[-1].update(facts) or [facts])
+    monkeypatch.setattr(distributed, "gather", lambda facts: seen[-1].update(facts) or [facts])
     copy = str(shutil.copytree(autoencoder, tmp_path / "copy"))
     for place, factor in ((autoencoder, 1), (copy, 1), (copy, 2)):
         trainer.codec = LatentCodec(place)
         next(trainer.codec.network.parameters()).mul_(factor)
         codec = LatentCodec(autoencoder=place)
         trainer.config = dataclasses.replace(trainer.config, codec=codec)
-        told.append({})
+        seen.append({})
         agree_on_start(trainer)
-    here, there, other = told
+    here, there, other = seen
     assert here == there
     differing = {name for name in here if here[name] != other[name]}
     assert differing == {"hash of the autoencoder"}
@@ -177,8 +177,8 @@ def test_an_autoencoder_is_known_by_its_weights(
 
 @pytest.mark.parametrize("values", [(1, 1, 1), (1, 2, 1), (1, None, 2)])
 def test_values_are_told_with_their_ranks(monkeypatch, values):
-    told = [{"a": "same"} | ({} if v is None else {"step": str(v)}) for v in values]
-    monkeypatch.setattr(distributed, "gather", lambda _: told)
+    seen = [{"a": "same"} | ({} if v is None else {"step": str(v)}) for v in values]
+    monkeypatch.setattr(distributed, "gather", lambda _: seen)
     if len(set(values)) == 1:
         agree("mend it", {"a": "same", "step": 1})
         return

@@ -432,26 +432,26 @@ def test_a_process_without_a_picture_takes_part(tiny, trainer_of, monkeypatch):
 
 def test_larger_sizes_favour_noise_and_reach_farther(tiny, trainer_of, monkeypatch):
     words = "--resolution.shift true --model.depth 10 --resolution.reach auto"
-    plain, told = trainer_of(tiny("--model.depth 10")), trainer_of(tiny(words))
+    plain, adapted = trainer_of(tiny("--model.depth 10")), trainer_of(tiny(words))
     labels = torch.zeros(6, dtype=torch.int64)
     for shape, shift in (((6, 1, 8, 8), 1.0), ((6, 1, 16, 16), 2.0), ((6, 1, 8, 16), 2**0.5)):
-        t, later = (trainer._draw(labels, shape)[1]["process"].t for trainer in (plain, told))
+        t, later = (trainer._draw(labels, shape)[1]["process"].t for trainer in (plain, adapted))
         torch.testing.assert_close(later, t / (t + (1 - t) * shift))
     seen = []
-    trunk = type(told.model).trunk
+    trunk = type(adapted.model).trunk
 
     def spy(self, features, c, reach=None):
         seen.append(reach)
         return trunk(self, features, c, reach)
 
-    monkeypatch.setattr(type(told.model), "trunk", spy)
+    monkeypatch.setattr(type(adapted.model), "trunk", spy)
     for size in ((8, 8), (8, 16)):
-        pixels, _ = told.images.batch(np.arange(4), size=size)
-        assert told.train_step(pixels, labels[:4], np.arange(4), 4, 4)["loss"] > 0
+        pixels, _ = adapted.images.batch(np.arange(4), size=size)
+        assert adapted.train_step(pixels, labels[:4], np.arange(4), 4, 4)["loss"] > 0
     same, wider = seen
-    assert (same == told.model.reach).all()
-    assert (wider[..., 1] == told.model.reach).all()
-    assert wider[:, 5, 0].max() > told.model.reach
+    assert (same == adapted.model.reach).all()
+    assert (wider[..., 1] == adapted.model.reach).all()
+    assert wider[:, 5, 0].max() > adapted.model.reach
 
 
 def test_what_a_network_was_told_in_training_it_is_told_in_sampling(tiny, trainer_of):
