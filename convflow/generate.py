@@ -35,15 +35,12 @@ from convflow.seeds import (
 )
 from convflow.settings.read import to_dict
 from convflow.storage import hash_tensors
-from convflow.types import Denoiser, InputError, Size, nearest_size
+from convflow.types import Denoiser, InputError, Progress, Size, nearest_size
 
 Precision = Literal["float32", "bfloat16"]
 
 LITTLE_WORK = 2e9
 """An evaluation of fewer multiply-accumulates runs on one thread: see docs/performance.md."""
-
-Progress = Callable[[float], None]
-"""Told how many more pictures are done, in fractions: each step adds its share of a batch."""
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from convflow.bundle.paths import find_place
 from convflow.class_names import ClassLabels, Label
 from convflow.codecs import Codec, LatentCodec, picture_channels
 from convflow.data.grid import to_picture
-from convflow.generate import Precision, Progress, Samples
+from convflow.generate import Precision, Samples
 from convflow.models.backbone import Backbone, check_size
 from convflow.models.memory import MemoryEstimate
 from convflow.models.resolution import SIZE_OPTIONS, read_arguments
@@ -35,7 +35,7 @@ from convflow.samplers.ode import Callback
 from convflow.samplers.solvers import SOLVERS, Solver, check_shift
 from convflow.settings.read import hints_of, read_value, setting_hints, to_dict
 from convflow.storage import hash_tensors
-from convflow.types import InputError, Size, check_kinds, unknown_name
+from convflow.types import InputError, Progress, Size, check_kinds, unknown_name
 
 MOST_PICTURES = 10_000_000
 USUAL_BATCH = 64

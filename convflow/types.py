@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import difflib
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -21,6 +21,9 @@ if TYPE_CHECKING:  # torch takes a second to import, and `--help` needs only the
 Size = tuple[int, int]
 """Height and width, in pixels of model space unless said otherwise."""
 
+
+Progress = Callable[[float], None]
+"""Called with how many more pictures are done; a step of a batch counts as fractions of them."""
 
 LONGEST_SIDE = 2**16
 """The largest height or width in pixels that anything takes: more is a slip of the finger."""

@@ -89,8 +89,19 @@ def measure(case: Case, rounds: int = 11, device: torch.device | None = None) ->
                 ratio = median(t / o for t, o in zip(found, ours, strict=True))
                 label = "x".join(map(str, shape))
                 low, high = deciles(found)
-                spread = (1e3 * median(found), 1e3 * low, 1e3 * high)
-                rows.append(BenchRow(case.name, label, mode, name, *spread, ratio, peaks[name]))
+                rows.append(
+                    BenchRow(
+                        case.name,
+                        label,
+                        mode,
+                        name,
+                        median_ms=1e3 * median(found),
+                        low_ms=1e3 * low,
+                        high_ms=1e3 * high,
+                        ratio=ratio,
+                        peak_mib=peaks[name],
+                    )
+                )
     return rows
 
 

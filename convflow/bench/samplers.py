@@ -234,15 +234,17 @@ def _row(samples: Samples, found: Sequence[Spent], num: int) -> SamplerRow:
         return median(getattr(spent, name) for spent in found)
 
     total = middle("total")
+    low, high = deciles([spent.share for spent in found])
     return SamplerRow(
-        samples.solver.kind,
-        samples.guidance,
-        samples.solver.describe(samples.process)["steps"],
-        found[0].calls,
-        1e3 * total,
-        1e3 * middle("network"),
-        1e3 * middle("codec"),
-        middle("share"),
-        *deciles([spent.share for spent in found]),
-        num / total,
+        solver=samples.solver.kind,
+        guidance=samples.guidance,
+        steps=samples.solver.describe(samples.process)["steps"],
+        calls=found[0].calls,
+        total_ms=1e3 * total,
+        network_ms=1e3 * middle("network"),
+        codec_ms=1e3 * middle("codec"),
+        share=middle("share"),
+        low=low,
+        high=high,
+        images_per_s=num / total,
     )

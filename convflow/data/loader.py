@@ -328,8 +328,9 @@ def batches(
 
     def load(whole: Rows) -> Batch:
         rows = whole.take(share)
+        pixels, labels = images.batch(rows.indices, rows.flips, rows.crops, rows.size)
         total = len(whole.indices)
-        return Batch(*images.batch(*rows[:4]), rows.indices, total, rows.full or total)
+        return Batch(pixels, labels, rows.indices, total, rows.full or total)
 
     pending: deque[Future[Batch]] = deque()
     pool = ThreadPoolExecutor(1, thread_name_prefix="batches")

@@ -13,8 +13,8 @@ from convflow.data.source import Source
 from convflow.storage import writing_file
 from convflow.types import InputError
 
-UTF8 = ("utf-8", "surrogatepass")
-"""Of names; those of files may be no text."""
+ERRORS = "surrogatepass"
+"""How names that are no text are encoded in UTF-8; names of files may be none."""
 
 NAMED_IMAGES = 3
 """Pictures that a message names."""
@@ -41,7 +41,7 @@ class Selection:
             InputError: The disk is full or not writable.
         """
         with writing_file(path) as draft, draft.open("wb") as file:
-            names = np.frombuffer("\0".join(_names(source)).encode(*UTF8), np.uint8)
+            names = np.frombuffer("\0".join(_names(source)).encode("utf-8", ERRORS), np.uint8)
             items = np.array(_items(source))
             np.savez_compressed(
                 file, indices=self.indices, sides=self.sides, items=items, names=names
@@ -74,7 +74,7 @@ def describe_others(path: Path, source: Source) -> str:
     """
     try:
         with np.load(path, allow_pickle=False) as file:
-            before = file["names"].tobytes().decode(*UTF8).split("\0")
+            before = file["names"].tobytes().decode("utf-8", ERRORS).split("\0")
     except Exception:  # as in `Selection.read`
         return ""
     now = _names(source)

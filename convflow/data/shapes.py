@@ -163,15 +163,18 @@ class DrawnShapes:
 def _design(label: int, uniform: Callable[[float, float], float]) -> Design:
     light, tint, hue = uniform(0.3, 0.72), uniform(0.0, 0.05), uniform(0, 1)
     side = 1 if uniform(0, 1) < 0.5 else -1
-    other = light + side * uniform(0.05, 0.12), uniform(0.0, 0.05), hue + uniform(-0.2, 0.2)
+    ground = _colour(light, tint, hue)
+    other = _colour(
+        light + side * uniform(0.05, 0.12), uniform(0.0, 0.05), hue + uniform(-0.2, 0.2)
+    )
     course, cycles = uniform(0, 2 * math.pi), uniform(0.25, 0.55)
     return Design(
         label=label,
-        radius=uniform(*RADII),
+        radius=uniform(RADII[0], RADII[1]),
         place=(uniform(0, 1), uniform(0, 1)),
         angle=uniform(0, 2 * math.pi),
         colour=_colour(uniform(0.48, 0.55), uniform(0.39, 0.45), uniform(0, 1)),
-        ground=np.stack([_colour(light, tint, hue), _colour(*other)]),
+        ground=np.stack([ground, other]),
         wave=(cycles * math.sin(course), cycles * math.cos(course), uniform(0, 1)),
     )
 

@@ -18,7 +18,7 @@ import torch
 from convflow import distributed
 from convflow.evaluation.card import Card, library, read_card, titled, write_json
 from convflow.evaluation.detectors import Detector
-from convflow.evaluation.features import Features, Progress, extract
+from convflow.evaluation.features import Features, extract
 from convflow.evaluation.image_sets import (
     ImageSet,
     NpzImages,
@@ -38,7 +38,7 @@ from convflow.evaluation.reference import (
 from convflow.evaluation.scores import MIN_IMAGES, constants, describe_detector, score
 from convflow.settings.read import differences
 from convflow.storage import claimed, read_json
-from convflow.types import InputError
+from convflow.types import InputError, Progress
 
 
 @dataclass(frozen=True)

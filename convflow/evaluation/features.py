@@ -25,10 +25,7 @@ from convflow.evaluation.image_sets import ImageSet, choose_indices
 from convflow.evaluation.reference import MANIFOLD_SIZE, SUFFIXES, Moments, Reference
 from convflow.evaluation.statistics import Statistics
 from convflow.storage import hash_tensors, writing_file
-from convflow.types import InputError
-
-Progress = Callable[[float], None]
-"""Told how many more pictures this process has done."""
+from convflow.types import InputError, Progress
 
 
 @dataclass(frozen=True)

@@ -301,7 +301,7 @@ def _is_size(node: ast.expr) -> bool:
             isinstance(node.func, ast.Name)
             and node.func.id in FUNCTIONS
             and all(map(_is_size, parts))
-            and ("Pow" not in node.func.id or _is_small_power(*parts))
+            and ("Pow" not in node.func.id or _is_small_power(parts))
         )
     if isinstance(node, ast.UnaryOp):
         return isinstance(node.op, ast.USub) and _is_size(node.operand)
@@ -312,8 +312,11 @@ def _is_size(node: ast.expr) -> bool:
     return isinstance(node, ast.Constant)
 
 
-def _is_small_power(base: ast.expr, exponent: ast.expr) -> bool:
+def _is_small_power(parts: list[ast.expr]) -> bool:
     """Return whether a power cannot become an endless integer: of no power, and at most 9."""
+    if len(parts) != 2:
+        return False
+    base, exponent = parts
     return "Pow" not in ast.dump(base) and ast.unparse(exponent) in SMALL
 
 

@@ -86,8 +86,12 @@ class Comparison:
                 f"expected {len(ours.mean)} {kind} as {self.detector.name} gives, got a reference "
                 f"with {len(real.mean)}; make the reference with the same detector"
             )
-        a, b, c, d = (tensor.to(self.device) for tensor in (*ours, *real))
-        return a, b, c, d
+        return (
+            ours.mean.to(self.device),
+            ours.covariance.to(self.device),
+            real.mean.to(self.device),
+            real.covariance.to(self.device),
+        )
 
     @cached_property
     def fake(self) -> Tensor:
@@ -127,7 +131,11 @@ class Metric:
 
 
 def _frechet(kind: str) -> Callable[[Comparison], tuple[float, ...]]:
-    return lambda pair: (metrics.frechet_distance(*pair.moments(kind)),)
+    def compute(pair: Comparison) -> tuple[float, ...]:
+        mean, covariance, real_mean, real_covariance = pair.moments(kind)
+        return (metrics.frechet_distance(mean, covariance, real_mean, real_covariance),)
+
+    return compute
 
 
 def _inception_score(pair: Comparison) -> tuple[float, ...]:

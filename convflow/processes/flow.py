@@ -149,14 +149,15 @@ class FlowMatching(Process):
         Raises:
             InputError: the network predicts more channels than the data have.
         """
-        prediction = model(self.mix(data, *draws), draws.t, labels)
+        prediction = model(self.mix(data, draws.noise, draws.t), draws.t, labels)
         if prediction.shape[1] != data.shape[1]:
             raise InputError(
                 f"expected a prediction of {data.shape[1]} channels, got {prediction.shape[1]}; "
                 "flow matching has no use for a learned variance"
             )
         full = prediction.to(torch.promote_types(prediction.dtype, torch.float32))
-        error = self.row(data, draws.t).scale * full - self.target(data, *draws)
+        target = self.target(data, draws.noise, draws.t)
+        error = self.row(data, draws.t).scale * full - target
         return error.square().flatten(1).mean(1)
 
     def as_prediction(self, model: Denoiser, wanted: Kind = "velocity") -> Denoiser:

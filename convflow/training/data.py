@@ -129,7 +129,8 @@ def training_sizes(data: DataConfig, multiple: int) -> tuple[Size, ...]:
         InputError: ratios that are no range, or too few pixels for them.
     """
     if data.buckets > 1:
-        ratios = even_ratios(*data.ratios, data.buckets)
+        low, high = data.ratios
+        ratios = even_ratios(low, high, data.buckets)
         return bucket_sizes(math.prod(data.size), ratios, multiple)
     return tuple(dict.fromkeys(data.sizes)) or (data.size,)
 

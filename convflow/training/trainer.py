@@ -169,7 +169,9 @@ class Trainer:
                     if self.saving:
                         with distributed.all_or_none(self.device):
                             self.save(monitor)
-                    metrics = self.train_step(*batch)
+                    metrics = self.train_step(
+                        batch.pixels, batch.labels, batch.indices, batch.total, batch.full
+                    )
                     if monitor is None:
                         continue
                     monitor.step(self.step, self.images_seen, metrics)
@@ -320,8 +322,15 @@ class Trainer:
     def _monitor(self, deadline: float | None) -> AbstractContextManager[Monitor | None]:
         if distributed.rank():
             return nullcontext()
-        where = (self.step, self.images_seen, self.config.images)
-        return closing(Monitor(self.run_folder, self.config.monitor, *where, deadline))
+        monitor = Monitor(
+            self.run_folder,
+            self.config.monitor,
+            self.step,
+            self.images_seen,
+            self.config.images,
+            deadline,
+        )
+        return closing(monitor)
 
     def _diverged(
         self,
