@@ -133,20 +133,20 @@ class Pipeline:
         """
         if weights not in ("ema", "raw"):
             raise InputError(unknown_name("kind of weights", weights, ("ema", "raw")))
-        folder, known, model = read_trained(folder_or_id, weights, verify=verify)
-        codec = known.codec
+        folder, config, model = read_trained(folder_or_id, weights, verify=verify)
+        codec = config.codec
         if isinstance(codec, LatentCodec):
             place = find_place(codec.autoencoder, folder, inside=True)
             codec = dataclasses.replace(codec, autoencoder=place)
         pipe = cls(
             model,
             codec,
-            known.size,
-            class_names=known.class_names,
-            sampling=known.sampling,
+            config.size,
+            class_names=config.class_names,
+            sampling=config.sampling,
             device=device,
-            process=known.process,
-            resolution=known.resolution,
+            process=config.process,
+            resolution=config.resolution,
         )
         pipe.folder = folder
         return pipe
@@ -156,7 +156,7 @@ class Pipeline:
         place = Path(folder)
         place.mkdir(parents=True, exist_ok=True)
         self.model.save_weights(place)
-        known = PipelineConfig(
+        config = PipelineConfig(
             size=self.size,
             class_names=self.class_names,
             sampling=self.sampling,
@@ -164,7 +164,7 @@ class Pipeline:
             process=self.process,
             resolution=self.resolution,
         )
-        write_description(place, known)
+        write_description(place, config)
 
     def __call__(
         self,

@@ -114,15 +114,17 @@ class SamplingConfig:
         Raises:
             InputError: what is given means nothing, or is out of range.
         """
-        own = {name: getattr(self, name) for name in hints_of(SamplingConfig)}
-        mine = {name: value for name, value in given.items() if name in own and name != "solver"}
+        settings = {name: getattr(self, name) for name in hints_of(SamplingConfig)}
+        mine = {
+            name: value for name, value in given.items() if name in settings and name != "solver"
+        }
         others = {name: value for name, value in given.items() if name not in mine}
         solver = vary_solver(self.solver, process, others)
         try:
             solver.check(process, self.guidance_kind)
         except InputError:  # of the kind, or of what will be refused with any
-            own["guidance_kind"] = SamplingConfig.guidance_kind
-        return read(own | mine | {"solver": solver}, SamplingConfig)
+            settings["guidance_kind"] = SamplingConfig.guidance_kind
+        return read(settings | mine | {"solver": solver}, SamplingConfig)
 
 
 def _anything(*_: Any) -> Any:

@@ -102,8 +102,8 @@ def describe_codec(codec: Codec, folder: Path, known: str | None = None) -> Code
     return dataclasses.replace(codec, autoencoder=portable(codec.autoencoder, folder, known))
 
 
-def write_description(folder: Path, known: PipelineConfig) -> None:
+def write_description(folder: Path, config: PipelineConfig) -> None:
     """Write what pipelines are told beside a network, unless it is there."""
-    path, text = folder / DESCRIPTION_FILE, json.dumps(to_dict(known), indent=2)
+    path, text = folder / DESCRIPTION_FILE, json.dumps(to_dict(config), indent=2)
     if not path.is_file() or path.read_bytes() != text.encode():
         write_text(path, text)

@@ -188,11 +188,11 @@ def sampling_settings(solver: str | None = None) -> tuple[dict[str, Any], dict[s
     from convflow.samplers.solvers import SOLVERS
     from convflow.settings.read import hints_of, setting_hints
 
-    own = hints_of(SamplingConfig) | setting_hints(SOLVERS.find(solver or "euler"))
-    every = own.copy()
+    settings = hints_of(SamplingConfig) | setting_hints(SOLVERS.find(solver or "euler"))
+    every = settings.copy()
     for cls in dict.fromkeys(SOLVERS.values()):
         every = setting_hints(cls) | every
-    return own, every
+    return settings, every
 
 
 def word_after(option: str, arguments: Sequence[str]) -> str | None:

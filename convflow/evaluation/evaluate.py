@@ -75,7 +75,7 @@ class Subject:
 class Target:
     """What the subject is compared with: statistics, or pictures to take them from, or both."""
 
-    known: Reference | None
+    statistics: Reference | None
     pictures: SourceImages | NpzImages | None
     about: dict[str, Any]
 
@@ -124,13 +124,13 @@ def open_target(
     if path.endswith(".npz") and holds_statistics(Path(path)):
         if num is not None:
             raise InputError(f"--reference-num: {path} holds statistics already; leave it out")
-        known = read_reference(Path(path))
-        check_fits(known, path, describe_detector(detector, subject.pictures), size, channels)
+        statistics = read_reference(Path(path))
+        check_fits(statistics, path, describe_detector(detector, subject.pictures), size, channels)
         pictures = None
-        if known.manifold is None and known.has_pictures:
+        if statistics.manifold is None and statistics.has_pictures:
             pictures = NpzImages(Path(path), most=MANIFOLD_SIZE)
             check_image_size(path, pictures.size, size)
-        return Target(known, pictures, known.about)
+        return Target(statistics, pictures, statistics.about)
     found = open_image_set(
         path, split=split, image_column=image_column, size=size, channels=channels, num=num
     )
@@ -238,8 +238,8 @@ def _check_counts(subject: Subject, target: Target) -> None:
     compared = MIN_IMAGES
     if target.pictures is not None:
         compared = len(target.pictures)
-    elif target.known is not None and target.known.manifold is not None:
-        compared = len(target.known.manifold)
+    elif target.statistics is not None and target.statistics.manifold is not None:
+        compared = len(target.statistics.manifold)
     for count, use in ((subject.num, "to score"), (compared, "in the reference")):
         if count < MIN_IMAGES:
             raise InputError(
@@ -250,11 +250,11 @@ def _check_counts(subject: Subject, target: Target) -> None:
 def _reference_of(target: Target, detector: Detector, folder: Path, work: Work) -> Reference:
     """Return the statistics of a target, those of its pictures computed."""
     if target.pictures is None:
-        assert target.known is not None
-        return target.known
+        assert target.statistics is not None
+        return target.statistics
     found = _summarise(target.pictures, len(target.pictures), target.about, detector, folder, work)
-    known = target.known
-    return dataclasses.replace(known, manifold=found.manifold) if known else found
+    statistics = target.statistics
+    return dataclasses.replace(statistics, manifold=found.manifold) if statistics else found
 
 
 def _summarise(

@@ -63,13 +63,13 @@ class Backbone(nn.Module, PyTorchModelHubMixin, library_name="convflow", tags=["
     """Height and width must be multiples of this many pixels."""
     learned_variance: bool = False
     """Twice the channels come out: the prediction, then the variance's place in its bounds."""
-    shrinkage: tuple[int, ...] = (1,)
+    downsampling: tuple[int, ...] = (1,)
     """How many times smaller than the picture each scale is that it sees, from coarse to fine."""
 
     @property
     def num_scales(self) -> int:
         """How many scales a picture has, S; with one it is the picture itself."""
-        return len(self.shrinkage)
+        return len(self.downsampling)
 
     @property
     def conditions(self) -> Labels:
@@ -342,7 +342,7 @@ class LevelBackbone(PictureBackbone):
         return super().forward(x, t, y, **options)[:, :, : x.shape[2], : x.shape[3]]
 
 
-def halves_of_head(discard_half: bool, learned_variance: bool) -> int:
+def outputs_per_channel(discard_half: bool, learned_variance: bool) -> int:
     """Return 2 where a head computes twice the channels, else 1.
 
     Raises:

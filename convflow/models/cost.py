@@ -118,12 +118,12 @@ class _Saved:
 
     def __init__(self, model: Backbone) -> None:
         self.bytes = 0
-        self.known = set(_storages(model))  # held, so that they stay what they are
+        self.seen = set(_storages(model))  # held, so that they stay what they are
 
     def keep(self, tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage not in self.known:
-            self.known.add(storage)
+        if storage not in self.seen:
+            self.seen.add(storage)
             self.bytes += storage.nbytes()
         return tensor
 
@@ -134,7 +134,7 @@ class _Live(TorchDispatchMode):
     def __init__(self, model: Backbone) -> None:
         super().__init__()
         self.now = self.most = 0
-        self.known = weakref.WeakSet(_storages(model))
+        self.seen = weakref.WeakSet(_storages(model))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
@@ -144,9 +144,9 @@ class _Live(TorchDispatchMode):
         return out
 
     def _count(self, storage: torch.UntypedStorage) -> None:
-        if storage in self.known:
+        if storage in self.seen:
             return
-        self.known.add(storage)
+        self.seen.add(storage)
         self.now += storage.nbytes()
         self.most = max(self.most, self.now)
         weakref.finalize(storage, self._free, storage.nbytes())

@@ -204,9 +204,9 @@ def check_process(model: Backbone, process: Process) -> None:
 
     What no shape tells, such as the schedule, is taken on trust.
     """
-    shrinkages = [list(of.shrinkage[:-1]) for of in (process, model)]
-    if shrinkages[0] != shrinkages[1]:
-        ours, theirs = map(_scales, shrinkages)
+    downsamplings = [list(of.downsampling[:-1]) for of in (process, model)]
+    if downsamplings[0] != downsamplings[1]:
+        ours, theirs = map(_scales, downsamplings)
     else:
         ours, theirs = (
             f"with{'' if learned else 'out'} channels for a variance"
@@ -219,8 +219,8 @@ def check_process(model: Backbone, process: Process) -> None:
         )
 
 
-def _scales(shrinkage: Sequence[int]) -> str:
-    factors = [int(a / b) for a, b in itertools.pairwise([*shrinkage, 1])]
+def _scales(downsampling: Sequence[int]) -> str:
+    factors = [int(a / b) for a, b in itertools.pairwise([*downsampling, 1])]
     return f"of scales with the factors {factors}" if factors else "of one scale"
 
 
@@ -244,10 +244,10 @@ def find_folder(folder_or_id: str | Path) -> Path:
 
 def _split(settings: dict[str, Any]) -> dict[str, Any]:
     """Return the settings of a pyramid, those that are not its own given to its backbone."""
-    own = {name: settings[name] for name in settings_of(Pyramid.family) if name in settings}
-    size = _find(own["backbone"])
-    rest = {name: value for name, value in settings.items() if name not in own}
-    return own | {"backbone": {"family": size.family, **size.settings, **rest}}
+    pyramid = {name: settings[name] for name in settings_of(Pyramid.family) if name in settings}
+    size = _find(pyramid["backbone"])
+    rest = {name: value for name, value in settings.items() if name not in pyramid}
+    return pyramid | {"backbone": {"family": size.family, **size.settings, **rest}}
 
 
 def _find(name: str, trusted: bool = True) -> PublishedSize:

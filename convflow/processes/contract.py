@@ -106,7 +106,7 @@ class Process(Part):
         return 1
 
     @property
-    def shrinkage(self) -> tuple[int, ...]:
+    def downsampling(self) -> tuple[int, ...]:
         """How many times smaller than the picture each scale is, from coarse to fine."""
         return (1,)
 

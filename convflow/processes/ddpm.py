@@ -244,7 +244,7 @@ class DDPM(Process):
         """
         noise, t = draws
         x = self.mix(data, noise, t)
-        output = model(x, self.model_timesl_times(t), labels)
+        output = model(x, self.model_times(t), labels)
         self._check(output, data)
         output = output.to(torch.promote_types(output.dtype, torch.float32))
         prediction, v = output[:, : data.shape[1]], output[:, data.shape[1] :]

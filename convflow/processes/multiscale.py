@@ -172,9 +172,9 @@ class MultiscaleFlow(Process):
         return self.scales.multiple
 
     @property
-    def shrinkage(self) -> tuple[int, ...]:
+    def downsampling(self) -> tuple[int, ...]:
         """How many times smaller than the picture each scale is, from coarse to fine."""
-        return self.scales.shrinkage
+        return self.scales.downsampling
 
     @property
     def unmeasured(self) -> bool:

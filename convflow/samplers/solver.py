@@ -118,7 +118,7 @@ class Solver(Part):
 
     def enlargement(self, process: Process) -> int:
         """Return how many times larger than the result the noise is: above 1 after a stop."""
-        return process.shrinkage[len(self.stages(process)) - 1]
+        return process.downsampling[len(self.stages(process)) - 1]
 
     def size(self, process: Process, size: Size, factor: int = 1) -> Size:
         """Return the size in pixels of what becomes of whole pictures: smaller after a stop.

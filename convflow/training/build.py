@@ -152,10 +152,10 @@ def know_constants(
 
     All processes come here, whatever each knows, so that none waits for another.
     """
-    find = partial(_find_deviations, process, images, codec, device)
-    deviations = distributed.from_first(find, device)
+    find = partial(_measure_stds, process, images, codec, device)
+    stds = distributed.from_first(find, device)
     if process.unmeasured:
-        config = replace(config, process=process.measured(deviations))
+        config = replace(config, process=process.measured(stds))
     return replace(config, codec=config.codec.with_constants(codec))
 
 
@@ -221,7 +221,7 @@ def _check_memory(
     estimate.check(distributed.free_memory(device), "micro-batch")
 
 
-def _find_deviations(
+def _measure_stds(
     process: Process, images: Images, codec: Codec, device: torch.device
 ) -> tuple[float, ...]:
     """Return the deviations of the scales where they must be measured, else ()."""

@@ -109,7 +109,7 @@ def write(
     folder: Path,
     model: Backbone,
     parts: Mapping[str, Mapping[str, Tensor]],
-    known: PipelineConfig,
+    config: PipelineConfig,
     state: Mapping[str, Any],
 ) -> None:
     """Write a checkpoint, whole or not at all.
@@ -118,7 +118,7 @@ def write(
         folder: where nothing is yet.
         model: whose settings go beside the weights.
         parts: tensors by file, as in `PARTS`.
-        known: what pipelines are told.
+        config: what pipelines are told.
         state: the content of `state.json` beside the checksums, which are added.
 
     Raises:
@@ -128,7 +128,7 @@ def write(
         for name in (RAW_FILE, EMA_FILE):
             (draft / name).parent.mkdir()
             model.save_weights((draft / name).parent, parts[name])
-            write_description((draft / name).parent, known)
+            write_description((draft / name).parent, config)
         for name in parts.keys() - {RAW_FILE, EMA_FILE}:
             safetensors.torch.save_file(dict(parts[name]), draft / name)
         facts = {**state, "files": {name: checksum(draft / name) for name in (*FILES, *parts)}}
@@ -136,10 +136,10 @@ def write(
         (draft / "state.json").write_text(whole, encoding="utf-8")
 
 
-def update_description(folder: Path, known: PipelineConfig) -> None:
+def update_description(folder: Path, config: PipelineConfig) -> None:
     """Tell pipelines something else in a checkpoint that is there."""
     for name in (RAW_FILE, EMA_FILE):
-        write_description((folder / name).parent, known)
+        write_description((folder / name).parent, config)
 
 
 def describe_disk(parameters: int, keep: int, kept: int, folder: Path) -> tuple[str, bool]:

@@ -40,12 +40,12 @@ def checkpoint_tensors(trainer: Trainer) -> dict[str, dict[str, Tensor]]:
         checkpoint.EMA_FILE: trainer.ema.model.state_dict(),
         checkpoint.OPTIMIZER_FILE: optimizer_tensors(trainer.losses, trainer.optimizer),
     }
-    own = {
+    parameters = {
         f"{name}/{key}": tensor
         for name, module in _objectives(trainer).items()
         for key, tensor in module.state_dict().items()
     }
-    parts |= {checkpoint.OBJECTIVES_FILE: own} if own else {}
+    parts |= {checkpoint.OBJECTIVES_FILE: parameters} if parameters else {}
     return {name: trainer.parallel.save(tensors) for name, tensors in parts.items()}
 
 
@@ -70,7 +70,7 @@ def store(trainer: Trainer) -> Path:
         return folder
     named = {checkpoint.PARTS[name]: tensors for name, tensors in parts.items()}
     require_finite(named, lambda: kept(run))
-    known = PipelineConfig(
+    description = PipelineConfig(
         size=trainer.images.shape[1:],
         class_names=trainer.images.class_names,
         sampling=config.sampling,
@@ -81,7 +81,7 @@ def store(trainer: Trainer) -> Path:
         resolution=config.resolution,
     )
     if folder == trainer.saved and checkpoint.is_complete(folder):
-        checkpoint.update_description(folder, known)
+        checkpoint.update_description(folder, description)
         return folder
     state = {
         "step": trainer.step,
@@ -94,7 +94,7 @@ def store(trainer: Trainer) -> Path:
         "version": __version__,
     }
     checkpoint.move_aside(folder)
-    checkpoint.write(folder, trainer.model, parts, known, state)
+    checkpoint.write(folder, trainer.model, parts, description, state)
     trainer.saved = folder
     checkpoint.remove_old(run, config.checkpoint.keep)
     return folder
@@ -144,25 +144,25 @@ def _restore_objectives(trainer: Trainer, path: Path) -> None:
 def _check_pictures(trainer: Trainer, state: Mapping[str, Any], folder: Path) -> None:
     """Raise InputError where a state is of other pictures, with the ways out."""
     run, count = trainer.run_folder, len(trainer.images)
-    known = state.get("num_pictures", count)
-    if known == count and state.get("pictures", trainer.pictures) == trainer.pictures:
+    num_before = state.get("num_pictures", count)
+    if num_before == count and state.get("pictures", trainer.pictures) == trainer.pictures:
         return
     data = find_paths(trainer.config, run).data
-    found = f"{known:,} pictures, got {count:,} in {data.path}"
-    if known == count:
+    found = f"{num_before:,} pictures, got {count:,} in {data.path}"
+    if num_before == count:
         found = f"other pictures, classes or labels than are in {data.path} now"
     if others := describe_others(run / SELECTION_FILE, trainer.images.source):
         found += f" ({others})"
     ways = ["restore the data"]
-    if count < known and data.on_bad == "skip" and not (run / SELECTION_FILE).is_file():
+    if count < num_before and data.on_bad == "skip" and not (run / SELECTION_FILE).is_file():
         ways = [f"restore {run / SELECTION_FILE}, which names the pictures of the run, or the data"]
     if "labels" not in state["config"].get("data", {}):
         names = map(trainer.images.item_name, range(count))
-        added = newly_read(names) if known < count else {}
+        added = newly_read(names) if num_before < count else {}
         kinds = ", ".join(f"{number:,} {ending}" for ending, number in added.items())
         if kinds:
             ways = [f"since convflow now reads more kinds of files, move them away ({kinds})"]
-        if count - known != sum(added.values()) or not kinds:
+        if count - num_before != sum(added.values()) or not kinds:
             ways.append(
                 "since convflow now reads files of labels and takes folders such as test for "
                 "splits, pass --data.labels folders or --data.split all, or rename them"

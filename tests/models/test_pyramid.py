@@ -71,7 +71,7 @@ def inputs(model: Pyramid, batch: int = 3, size: tuple[int, int] = (1, 2)):
     height, width = (side * model.multiple for side in size)
     scales = [
         torch.randn(batch, model.in_channels, height // by, width // by, generator=generator)
-        for by in model.shrinkage
+        for by in model.downsampling
     ]
     y = (torch.arange(batch) + model.num_classes) % (model.num_classes + 1)
     return scales, torch.rand(batch, len(scales), generator=generator), y
@@ -333,11 +333,11 @@ def test_sides_are_multiples_of_the_backbones_and_of_all_factors(case, multiple)
     model = build(case)
     assert model.multiple == multiple
     model.inner.check_input(torch.zeros(1, model.in_channels, multiple, 3 * multiple))
-    x = torch.zeros(1, model.in_channels, multiple + model.shrinkage[0], multiple)
+    x = torch.zeros(1, model.in_channels, multiple + model.downsampling[0], multiple)
     if x.shape[2] % multiple:
         with pytest.raises(InputError, match=f"multiples of {multiple}, got"):
             model(
-                [x[:, :, :: model.shrinkage[0], :: model.shrinkage[0]]],
+                [x[:, :, :: model.downsampling[0], :: model.downsampling[0]]],
                 torch.zeros(1, 1),
                 torch.zeros(1).long(),
             )
@@ -453,7 +453,7 @@ def test_a_trained_network_is_the_first_stage_of_its_pyramid(case, factors):
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     pyramid = Pyramid.from_backbone(model, factors, stage_embedding=case == "dico")
     scales, t, y = inputs(pyramid)
-    factor = pyramid.shrinkage[0]
+    factor = pyramid.downsampling[0]
     large = F.interpolate(scales[0], scale_factor=factor)
     expected = F.avg_pool2d(model(large, t[:, 0], y), factor)
     assert expected.any()

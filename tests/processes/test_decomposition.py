@@ -140,7 +140,7 @@ def test_what_was_not_packed_is_refused():
 
 
 def test_shrinkage_multiplies_the_factors_from_the_fine_end():
-    assert Decomposition(factors=(2, 3)).shrinkage == (6, 3, 1)
+    assert Decomposition(factors=(2, 3)).downsampling == (6, 3, 1)
     assert Decomposition(factors=(4,)).num_scales == 2
     assert math.prod(Decomposition(factors=(2, 2)).sizes((32, 64))[0]) == 8 * 16
 
