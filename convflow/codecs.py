@@ -252,7 +252,7 @@ CODECS: Table[type[Codec]] = Table(
 Codec.kinds = CODECS
 
 
-def picture_channels(codec: Codec, channels: int) -> int | None:
+def image_channels(codec: Codec, channels: int) -> int | None:
     """Return 1 (grey) or 3 (colour), whichever has so many channels in model space, or None."""
     for image_channels in (3, 1):
         try:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from convflow import distributed
-from convflow.codecs import Codec, PixelCodec, picture_channels
+from convflow.codecs import Codec, PixelCodec, image_channels
 from convflow.models.backbone import Backbone
 from convflow.models.resolution import Resolution
 from convflow.models.zoo import check_process
@@ -117,7 +117,7 @@ class Samples:
     @property
     def channels(self) -> int:
         """Channels of the pictures: 1 for grey, 3 for colour."""
-        channels = picture_channels(self.codec, self.model.in_channels)
+        channels = image_channels(self.codec, self.model.in_channels)
         assert channels is not None, "Pipeline checks it"
         return channels
 

@@ -22,7 +22,7 @@ from convflow.bundle.config import PipelineConfig, ResolutionConfig, SamplingCon
 from convflow.bundle.folder import describe_codec, read_trained, write_description
 from convflow.bundle.paths import find_place
 from convflow.class_names import ClassLabels, Label
-from convflow.codecs import Codec, LatentCodec, picture_channels
+from convflow.codecs import Codec, LatentCodec, image_channels
 from convflow.data.grid import to_picture
 from convflow.generate import Precision, Samples
 from convflow.models.backbone import Backbone, check_size
@@ -37,7 +37,7 @@ from convflow.settings.read import hints_of, read_value, setting_hints, to_dict
 from convflow.storage import hash_tensors
 from convflow.types import InputError, Progress, Size, check_kinds, unknown_name
 
-MOST_PICTURES = 10_000_000
+MAX_IMAGES = 10_000_000
 USUAL_BATCH = 64
 
 
@@ -93,7 +93,7 @@ class Pipeline:
     ) -> None:
         self.device = distributed.choose_device(device)
         self.codec = codec.open(self.device)
-        channels = picture_channels(self.codec, model.in_channels)
+        channels = image_channels(self.codec, model.in_channels)
         if len(class_names) not in (0, model.num_classes) or channels is None:
             raise InputError(
                 "expected a network of grey or colour pictures and a name for each of its "
@@ -199,9 +199,9 @@ class Pipeline:
             raise InputError(
                 f"expected num >= 1 and batch_size >= 1, got {num} and {batch_size}; give more"
             )
-        if num > MOST_PICTURES:
+        if num > MAX_IMAGES:
             raise InputError(
-                f"expected at most {MOST_PICTURES:,} pictures, which are all held in memory, got "
+                f"expected at most {MAX_IMAGES:,} pictures, which are all held in memory, got "
                 f"{num}; take fewer, or read parts of `samples`"
             )
         self.check_batch(samples, min(batch_size, num))

@@ -76,14 +76,14 @@ def main() -> None:
             )
 
 
-def features(pictures: ImageSet, num: int) -> Tensor:
+def features(images: ImageSet, num: int) -> Tensor:
     """Return the (num, F) features of the first pictures."""
     detector = open_detector(DETECTOR, device=torch.device("cpu"))
 
     def batches() -> Iterator[Tensor]:
         for start in tqdm(range(0, num, BATCH), unit="batch", disable=not sys.stderr.isatty()):
             indices = range(start, min(start + BATCH, num))
-            yield detector(pictures.read(indices))["features"]
+            yield detector(images.read(indices))["features"]
 
     return torch.cat(list(batches()))
 

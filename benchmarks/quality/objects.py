@@ -245,7 +245,7 @@ def _around(combine: np.ufunc, values: np.ndarray) -> np.ndarray:
     return combine(combine(wide[:, :, :-2], wide[:, :, 2:]), tall)
 
 
-def _chunks(pictures: np.ndarray) -> list[np.ndarray]:
+def _chunks(images: np.ndarray) -> list[np.ndarray]:
     """A batch in parts that are worked on one after the other."""
-    pixels = len(pictures) * pictures.shape[-2] * pictures.shape[-1]
-    return np.array_split(pictures, max(math.ceil(pixels / _CHUNK), 1))
+    pixels = len(images) * images.shape[-2] * images.shape[-1]
+    return np.array_split(images, max(math.ceil(pixels / _CHUNK), 1))

@@ -98,9 +98,9 @@ class TimedCodec:
     def decode(self, x: Tensor) -> Tensor:
         """Return pictures."""
         self._spans.begin()
-        pictures = self._codec.decode(x)
+        images = self._codec.decode(x)
         self._spans.end()
-        return pictures
+        return images
 
 
 @contextmanager

@@ -70,11 +70,11 @@ def rate(
         if row.rival == limit:
             times = {f: products * getattr(row, f) for f in ("median_ms", "low_ms", "high_ms")}
             row = replace(row, **times, ratio=products * row.ratio)
-        pictures = int(row.shape.partition("x")[0])
+        num_images = int(row.shape.partition("x")[0])
         found.append(
             Rated(
                 **vars(row),
-                images_per_s=1e3 * pictures / row.median_ms,
+                images_per_s=1e3 * num_images / row.median_ms,
                 tflop=operations / 1e12,
                 utilisation=least / row.median_ms,
             )

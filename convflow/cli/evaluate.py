@@ -95,7 +95,7 @@ def main(arguments: Sequence[str]) -> int:
             if options.save_statistics:
                 make_reference(subject, detector, options.save_statistics, work)
                 if first:
-                    height, width = subject.pictures.size
+                    height, width = subject.images.size
                     counted = f"{subject.num:,} pictures of {height}x{width}"
                     say(f"statistics of {counted} in {options.save_statistics}")
                 return 0
@@ -248,7 +248,7 @@ def _open_subject(options: argparse.Namespace) -> Subject:
                 f"--{name.replace('_', '-')}: expected a model to sample from, got the pictures "
                 f"{options.what}; leave it out"
             )
-    pictures = open_image_set(
+    images = open_image_set(
         options.what,
         split=options.split or "train",
         image_column=options.image_column or "",
@@ -258,10 +258,10 @@ def _open_subject(options: argparse.Namespace) -> Subject:
         seed=options.seed or 0,
     )
     free = distributed.free_memory(distributed.choose_device(options.device))
-    each = 5 * pictures.channels * math.prod(pictures.size)  # bytes, and numbers of float32
-    batch = min(options.batch_size, len(pictures))
-    check_memory(lambda count: count * each, pictures.size, batch, free, "batch-size")
-    return Subject(pictures, len(pictures), {"name": pictures.describe()["name"]})
+    each = 5 * images.channels * math.prod(images.size)  # bytes, and numbers of float32
+    batch = min(options.batch_size, len(images))
+    check_memory(lambda count: count * each, images.size, batch, free, "batch-size")
+    return Subject(images, len(images), {"name": images.describe()["name"]})
 
 
 def _is_model(what: str) -> bool:

@@ -58,32 +58,32 @@ def choose_rows(
 
 
 def image_column(
-    where: str, types: Mapping[str, str], pictures: Sequence[str], choice: Choice
+    where: str, types: Mapping[str, str], image_columns: Sequence[str], choice: Choice
 ) -> str:
     """The column with the pictures, among those that may hold some; `types` is by column."""
     if choice.image_column:
         name = choose_column("image", list(types), choice.image_column, where)
-        if name not in pictures:
+        if name not in image_columns:
             raise InputError(
                 f"image-column: expected a column of pictures, got {name}; {where} has "
-                f"pictures in {', '.join(pictures) or 'no column'}"
+                f"pictures in {', '.join(image_columns) or 'no column'}"
             )
         return name
     for name in ("image", "img"):
-        if name in pictures:
+        if name in image_columns:
             return name
-    if len(pictures) > 1:
+    if len(image_columns) > 1:
         raise InputError(
-            f"expected one image column in {where}, got {', '.join(pictures)}; choose one as "
-            f"image-column, such as {pictures[0]}"
+            f"expected one image column in {where}, got {', '.join(image_columns)}; choose one as "
+            f"image-column, such as {image_columns[0]}"
         )
-    if not pictures:
+    if not image_columns:
         raise InputError(
             f"expected an image column (bytes, or a struct with bytes) in {where}, "
             f"got the columns {', '.join(f'{name} ({kind})' for name, kind in types.items())}; "
             "save the pictures as PNG or JPEG, one in each row"
         )
-    return pictures[0]
+    return image_columns[0]
 
 
 class ColumnTable(NamedTuple):

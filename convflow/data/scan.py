@@ -117,11 +117,11 @@ def scan_missing(
         """What the picture is like, or why it is bad."""
         try:
             with one_large_at_a_time():
-                picture = source.read(index)
-                pixels = to_uint8(picture, channels)
-                mode = picture.mode if isinstance(picture, Image.Image) else str(picture.dtype)
+                image = source.read(index)
+                pixels = to_uint8(image, channels)
+                mode = image.mode if isinstance(image, Image.Image) else str(image.dtype)
                 size = (pixels.shape[0], pixels.shape[1])
-                return Seen(mode, size, used_bits(picture), is_transparent(picture))
+                return Seen(mode, size, used_bits(image), is_transparent(image))
         except InputError as error:
             return str(error).removeprefix(f"{source.item_name(index)}: ")
         # Whatever else decoding trips over belongs to this picture, not to the program.

@@ -27,7 +27,7 @@ from convflow.data.class_ids import (
     unconditional,
 )
 from convflow.data.files import MAX_PIXELS, read_member, read_regular
-from convflow.data.formats import decoders, is_picture, unread
+from convflow.data.formats import decoders, is_image, unread
 from convflow.data.hugging_face import open_hugging_face
 from convflow.data.label_files import (
     choose_listed,
@@ -189,7 +189,7 @@ def _open_digits(labelled: bool) -> StoredSource:
 
 def _open_folder(name: str, folder: Path, split: str, choice: Choice) -> StoredSource:
     files, notes = walk(folder)
-    if not any(map(is_picture, files)):
+    if not any(map(is_image, files)):
         tables = [file for file in sorted(files) if file.lower().endswith(".parquet")]
         if tables:
             chosen, said = choose_tables(tables, name, split)
@@ -206,17 +206,17 @@ def _open_folder(name: str, folder: Path, split: str, choice: Choice) -> StoredS
         return read_regular(folder / file)
 
     part, labels, said = _understand(name, files, split, choice, read)
-    pictures, place = part.files, folder.resolve()
+    image_files, place = part.files, folder.resolve()
 
     def stamp() -> str:
-        return stamp_of(place, pictures)
+        return stamp_of(place, image_files)
 
     return StoredSource(
         name,
         labels.class_names,
         labels.ids,
-        describe=pictures.__getitem__,
-        fetch=lambda index: read(pictures[index]),
+        describe=image_files.__getitem__,
+        fetch=lambda index: read(image_files[index]),
         notes=(*said, *notes),
         stamp=stamp,
     )
@@ -255,8 +255,8 @@ def _open_zip(name: str, path: Path, split: str, choice: Choice) -> StoredSource
         return read_member(local.archive, members[file])
 
     part, labels, said = _understand(name, list(members), split, choice, read)
-    pictures = part.files
-    shown = [file.removeprefix(root) for file in pictures]
+    image_files = part.files
+    shown = [file.removeprefix(root) for file in image_files]
     place = path.resolve()
 
     def stamp() -> str:
@@ -268,7 +268,7 @@ def _open_zip(name: str, path: Path, split: str, choice: Choice) -> StoredSource
         labels.class_names,
         labels.ids,
         describe=shown.__getitem__,
-        fetch=lambda index: read(pictures[index]),
+        fetch=lambda index: read(image_files[index]),
         notes=(*said, *notes),
         stamp=stamp,
     )
@@ -294,22 +294,22 @@ def _understand(
     name: str, files: Sequence[str], split: str, choice: Choice, read: Callable[[str], bytes]
 ) -> tuple[SplitFiles, LabelSet, tuple[str, ...]]:
     """Which of the files are pictures of the split, their labels, and what is said about it."""
-    pictures = sorted(file for file in files if is_picture(file))
-    if not pictures:
+    image_files = sorted(file for file in files if is_image(file))
+    if not image_files:
         said = "".join(f": {sentence}" for sentence in unread(files)[:1])
         raise InputError(
             f"expected pictures ({' '.join(decoders())}) in {name}, got none among "
             f"{len(files)} files{said}; give a folder of pictures or of class folders"
         )
-    listings = read_listings(files, pictures, read, choice._replace(source="none"))
-    listed = choose_listed(listings, pictures, name, split)
+    listings = read_listings(files, image_files, read, choice._replace(source="none"))
+    listed = choose_listed(listings, image_files, name, split)
     if listed is not None:
-        pictures = listed[0]
-    part = choose_part(pictures, name, split, choice.source, chosen=listed is not None)
+        image_files = listed[0]
+    part = choose_part(image_files, name, split, choice.source, chosen=listed is not None)
     part = part._replace(notes=(*(listed[1] if listed else ()), *part.notes))
     labels = _labels(name, files, part, choice, read)
     tables = choice.source in ("auto", "table")
-    left = [f for f in files if not is_picture(f) and not (tables and is_label_file(f))]
+    left = [f for f in files if not is_image(f) and not (tables and is_label_file(f))]
     return part, labels, (*part.notes, *labels.notes, *unread(left))
 
 

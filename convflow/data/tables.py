@@ -48,8 +48,8 @@ def open_parquet(
         InputError: The files, their columns or their labels cannot be used.
     """
     tables = _Tables(name, files)
-    image = image_column(name, tables.types, tables.pictures, choice)
-    left = [column for column in tables.types if column not in tables.pictures]
+    image = image_column(name, tables.types, tables.image_columns, choice)
+    left = [column for column in tables.types if column not in tables.image_columns]
     chosen, parted, said = choose_rows(left, tables.cells, name, split, own)
     rows = np.arange(tables.num_rows) if chosen is None else chosen
     fetch = tables.fetcher(image)
@@ -78,7 +78,7 @@ def open_parquet(
         found.ids,
         describe,
         lambda index: fetch(int(rows[index])),
-        notes=(*notes, *said, *found.notes, *not_used(tables.pictures, image)),
+        notes=(*notes, *said, *found.notes, *not_used(tables.image_columns, image)),
         stamp=lambda: stamp_of(tables.folder, paths),
     )
 
@@ -88,7 +88,7 @@ class _Tables:
 
     Attributes:
         types: The kind of every column, by name.
-        pictures: The columns that may hold pictures.
+        image_columns: The columns that may hold pictures.
         classes: The columns whose type says that they are labels.
         folder: Where the files lie, and pictures that they name.
 
@@ -112,7 +112,7 @@ class _Tables:
         notes = ((layout.metadata or {}).get(b"huggingface", b"{}") for layout in self._layouts)
         self._features = [_features(note, name) for note in notes]
         self.types = {field.name: str(field.type) for field in schema}
-        self.pictures = [
+        self.image_columns = [
             column
             for column, kind in self.types.items()
             if kind in ("binary", "large_binary")

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 
-from convflow.data.formats import is_picture
+from convflow.data.formats import is_image
 from convflow.data.source import one_line
 from convflow.types import InputError
 
@@ -94,13 +94,13 @@ def _choose_links(
     used = {
         os.path.join(place(_above(file)), file.rpartition("/")[2]): file
         for file in files
-        if is_picture(file)
+        if is_image(file)
     }
     kept, others = list[str](), dict[str, dict[str, str]]()
     linked = dict[str, str]()
     for link in links:
         target = os.path.realpath(folder / link)
-        if not is_picture(link) or not os.path.exists(target):
+        if not is_image(link) or not os.path.exists(target):
             kept.append(link)
         elif target in used:
             if _above(link) != _above(used[target]):

@@ -70,8 +70,8 @@ def _real_digits() -> UInt8[Tensor, "N C H W"]:
     source = open_source("digits")
     labels = np.array([source.label(i) for i in range(len(source))])
     rows = [np.flatnonzero(labels == digit)[:PAGE_ROWS] for digit in range(10)]
-    pictures = [to_uint8(source.read(int(i)), 1) for i in np.stack(rows, axis=1).flatten()]
-    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
+    images = [to_uint8(source.read(int(i)), 1) for i in np.stack(rows, axis=1).flatten()]
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
 
 
 def _lay_out(panels: list[tuple[str, Image.Image]]) -> Image.Image:

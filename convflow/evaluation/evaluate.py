@@ -46,22 +46,22 @@ class Subject:
     """What is scored.
 
     Attributes:
-        pictures: read by number.
+        images: read by number.
         num: how many of them.
         model: for the card: a name and, for samples, the weights.
         sampling: for the card; None for pictures that were given.
     """
 
-    pictures: ImageSet
+    images: ImageSet
     num: int
     model: dict[str, Any]
     sampling: dict[str, Any] | None = None
 
     def about(self) -> dict[str, Any]:
         """Return what a card says of the pictures themselves."""
-        described = {} if self.sampling is not None else self.pictures.describe()
+        described = {} if self.sampling is not None else self.images.describe()
         described.pop("name", None)
-        size, channels = list(self.pictures.size), self.pictures.channels
+        size, channels = list(self.images.size), self.images.channels
         return {
             "count": self.num,
             "size": size,
@@ -76,7 +76,7 @@ class Target:
     """What the subject is compared with: statistics, or pictures to take them from, or both."""
 
     statistics: Reference | None
-    pictures: SourceImages | NpzImages | None
+    images: SourceImages | NpzImages | None
     about: dict[str, Any]
 
 
@@ -120,17 +120,17 @@ def open_target(
     Raises:
         InputError: nothing usable there; another size or detector than the subject's.
     """
-    size, channels = subject.pictures.size, subject.pictures.channels
+    size, channels = subject.images.size, subject.images.channels
     if path.endswith(".npz") and holds_statistics(Path(path)):
         if num is not None:
             raise InputError(f"--reference-num: {path} holds statistics already; leave it out")
         statistics = read_reference(Path(path))
-        check_fits(statistics, path, describe_detector(detector, subject.pictures), size, channels)
-        pictures = None
-        if statistics.manifold is None and statistics.has_pictures:
-            pictures = NpzImages(Path(path), most=MANIFOLD_SIZE)
-            check_image_size(path, pictures.size, size)
-        return Target(statistics, pictures, statistics.about)
+        check_fits(statistics, path, describe_detector(detector, subject.images), size, channels)
+        images = None
+        if statistics.manifold is None and statistics.has_images:
+            images = NpzImages(Path(path), most=MANIFOLD_SIZE)
+            check_image_size(path, images.size, size)
+        return Target(statistics, images, statistics.about)
     found = open_image_set(
         path, split=split, image_column=image_column, size=size, channels=channels, num=num
     )
@@ -147,7 +147,7 @@ def make_reference(subject: Subject, detector: Detector, out: Path, work: Work) 
         **subject.model,
         **subject.about(),
         "sampling": subject.sampling,
-        "detector": describe_detector(detector, subject.pictures),
+        "detector": describe_detector(detector, subject.images),
         "library": library(),
     }
     if subject.num < MIN_IMAGES:
@@ -157,7 +157,7 @@ def make_reference(subject: Subject, detector: Detector, out: Path, work: Work) 
     if out.exists():
         raise InputError(f"{out} is there already; remove it or choose another name")
     with _parts_of(out, about, work) as parts:
-        reference = _summarise(subject.pictures, subject.num, about, detector, parts, work)
+        reference = _summarise(subject.images, subject.num, about, detector, parts, work)
         if distributed.rank() == 0:
             reference.save(out)
 
@@ -195,7 +195,7 @@ def evaluate(
         model=subject.model,
         sampling=subject.sampling,
         pictures=subject.about(),
-        detector=describe_detector(detector, subject.pictures),
+        detector=describe_detector(detector, subject.images),
         reference=target.about,
         metrics=constants(detector.name),
         library=library(),
@@ -210,7 +210,7 @@ def evaluate(
         reference = _reference_of(target, detector, parts / "reference", work)
         folder, keep = parts / "samples", save_samples is not None
         features = _extract(
-            subject.pictures, subject.num, "scoring", detector, folder, work, keep_pixels=keep
+            subject.images, subject.num, "scoring", detector, folder, work, keep_pixels=keep
         )
         if distributed.rank() == 0:
             scores, better = score(features, reference, detector, work.device, metrics)
@@ -236,8 +236,8 @@ def _check_new(out: Path, save_samples: Path | None) -> None:
 def _check_counts(subject: Subject, target: Target) -> None:
     """Raise InputError where either side has too few pictures for the metrics."""
     compared = MIN_IMAGES
-    if target.pictures is not None:
-        compared = len(target.pictures)
+    if target.images is not None:
+        compared = len(target.images)
     elif target.statistics is not None and target.statistics.manifold is not None:
         compared = len(target.statistics.manifold)
     for count, use in ((subject.num, "to score"), (compared, "in the reference")):
@@ -249,16 +249,16 @@ def _check_counts(subject: Subject, target: Target) -> None:
 
 def _reference_of(target: Target, detector: Detector, folder: Path, work: Work) -> Reference:
     """Return the statistics of a target, those of its pictures computed."""
-    if target.pictures is None:
+    if target.images is None:
         assert target.statistics is not None
         return target.statistics
-    found = _summarise(target.pictures, len(target.pictures), target.about, detector, folder, work)
+    found = _summarise(target.images, len(target.images), target.about, detector, folder, work)
     statistics = target.statistics
     return dataclasses.replace(statistics, manifold=found.manifold) if statistics else found
 
 
 def _summarise(
-    pictures: ImageSet,
+    images: ImageSet,
     num: int,
     about: dict[str, Any],
     detector: Detector,
@@ -266,14 +266,14 @@ def _summarise(
     work: Work,
 ) -> Reference:
     kinds = tuple(SUFFIXES)
-    features = _extract(pictures, num, "reference", detector, folder, work, kinds=kinds)
+    features = _extract(images, num, "reference", detector, folder, work, kinds=kinds)
     if distributed.rank():  # the first process alone compares
         return Reference({}, None, about)
     return features.summarise(about)
 
 
 def _extract(
-    pictures: ImageSet,
+    images: ImageSet,
     num: int,
     word: str,
     detector: Detector,
@@ -283,7 +283,7 @@ def _extract(
 ) -> Features:
     with work.progress(num, word) as progress:
         return extract(
-            pictures,
+            images,
             num,
             detector,
             folder,

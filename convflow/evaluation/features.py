@@ -92,7 +92,7 @@ def part_path(folder: Path, start: int) -> Path:
 
 
 def extract(
-    pictures: ImageSet,
+    images: ImageSet,
     num: int,
     detector: Detector,
     folder: Path,
@@ -109,7 +109,7 @@ def extract(
     if they show the same pixels still.
 
     Args:
-        pictures: what to read.
+        images: what to read.
         num: how many of them.
         detector: from pictures to features.
         folder: of the parts; all processes must see it.
@@ -130,10 +130,10 @@ def extract(
         for start in starts[distributed.rank() :: distributed.world_size()]:
             indices, path = range(start, min(start + batch_size, num)), part_path(folder, start)
             known = _digests_in(path)
-            if known is not None and pictures.reproducible:
+            if known is not None and images.reproducible:
                 report(len(indices))
                 continue
-            pixels = pictures.read(indices, report)
+            pixels = images.read(indices, report)
             digests = digest(pixels)
             if known is not None and known.equal(digests):
                 continue
@@ -161,9 +161,9 @@ def _write(path: Path, part: dict[str, Tensor]) -> None:
 def digest(pixels: UInt8[Tensor, "B C H W"]) -> UInt8[Tensor, "B 32"]:
     """Return the SHA-256 of each picture's size and bytes, (C, H, W) in order."""
     rows = []
-    for picture in pixels.contiguous().numpy():
-        hashed = hashlib.sha256(repr(picture.shape).encode())
-        hashed.update(picture.tobytes())
+    for image in pixels.contiguous().numpy():
+        hashed = hashlib.sha256(repr(image.shape).encode())
+        hashed.update(image.tobytes())
         rows.append(np.frombuffer(hashed.digest(), np.uint8))
     return torch.from_numpy(np.stack(rows))
 

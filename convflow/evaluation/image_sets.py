@@ -224,13 +224,13 @@ def open_image_set(
         for note in said if distributed.rank() == 0 else ():
             log.info(f"{path}: {note}")
         return SourceImages(source, size=size, channels=channels, num=num, seed=seed)
-    pictures = NpzImages(Path(path), num, seed)
-    if size is not None and size != pictures.size:
+    images = NpzImages(Path(path), num, seed)
+    if size is not None and size != images.size:
         raise InputError(
             f"expected pictures of {size[0]}x{size[1]} in {path}, got "
-            f"{pictures.size[0]}x{pictures.size[1]}; an .npz is scored at its own size"
+            f"{images.size[0]}x{images.size[1]}; an .npz is scored at its own size"
         )
-    return pictures
+    return images
 
 
 def choose_indices(total: int, num: int, seed: int, name: str) -> np.ndarray:
@@ -276,16 +276,16 @@ def write_samples(path: Path, batches: Iterable[UInt8[Tensor, "B C H W"]], count
 
 
 def _describe(
-    pictures: SourceImages | NpzImages, name: str, total: int, seed: int, resize: str
+    images: SourceImages | NpzImages, name: str, total: int, seed: int, resize: str
 ) -> dict[str, Any]:
-    chosen = len(pictures)
+    chosen = len(images)
     drawn = f"{chosen} of {total}, drawn with seed {seed}"
     return {
         "name": Path(name).name,
         "selection": "all" if chosen == total else drawn,
         "resize": resize,
-        "size": list(pictures.size),
-        "channels": pictures.channels,
+        "size": list(images.size),
+        "channels": images.channels,
     }
 
 

@@ -44,13 +44,13 @@ class Reference:
         moments: by kind of feature, "features" and perhaps "spatial".
         manifold: (M, F) float32 features of some of the pictures; None when there are none.
         about: name, sha256, count, size, detector and so on, as far as known.
-        has_pictures: whether the file it was read from holds pictures too.
+        has_images: whether the file it was read from holds pictures too.
     """
 
     moments: dict[str, Moments]
     manifold: Tensor | None
     about: dict[str, Any] = field(default_factory=dict)
-    has_pictures: bool = False
+    has_images: bool = False
 
     def save(self, path: Path) -> None:
         """Write an .npz file, whole or not at all; its parent folders are made.
@@ -86,7 +86,7 @@ def read_reference(path: Path) -> Reference:
         InputError: a damaged file, or arrays that do not fit each other.
     """
     names = [f"{part}{suffix}" for suffix in SUFFIXES.values() for part in ("mu", "sigma")]
-    arrays, has_pictures = (
+    arrays, has_images = (
         read_arrays(path, [*names, "features", "about"]),
         "arr_0" in list_arrays(path),
     )
@@ -108,7 +108,7 @@ def read_reference(path: Path) -> Reference:
             digest = hashlib.file_digest(whole, "sha256").hexdigest()
         about = {"name": path.name, "sha256": digest, "file": "statistics made elsewhere"}
     kept = None if manifold is None else torch.from_numpy(manifold).float()
-    return Reference(moments, kept, about, has_pictures)
+    return Reference(moments, kept, about, has_images)
 
 
 def check_fits(

@@ -230,11 +230,11 @@ def score(
     return scores, better
 
 
-def describe_detector(detector: Detector, pictures: ImageSet) -> dict[str, str]:
+def describe_detector(detector: Detector, images: ImageSet) -> dict[str, str]:
     """Return what a card says of a detector.
 
     The hash of the user's code may miss weights that it loads; what it makes of two pictures of
-    noise, at the size of `pictures`, tells such detectors apart.
+    noise, at the size of `images`, tells such detectors apart.
     """
     description = {
         "name": Path(detector.name).name,  # a path to the same file differs between machines
@@ -243,7 +243,7 @@ def describe_detector(detector: Detector, pictures: ImageSet) -> dict[str, str]:
         "precision": "float32",
     }
     if detector.name not in PUBLISHED:
-        shape = (2, pictures.channels, *pictures.size)
+        shape = (2, images.channels, *images.size)
         noise = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
         features = detector(torch.from_numpy(noise))["features"]
         description["probe"] = f"{features.double().norm():.3g}"

@@ -77,11 +77,11 @@ class Backbone(nn.Module, PyTorchModelHubMixin, library_name="convflow", tags=["
         return Labels(self.num_classes)
 
     @property
-    def inner(self) -> PictureBackbone:
+    def inner(self) -> ImageBackbone:
         """The network on one picture inside; of a network on one picture itself."""
         raise InputError(
             f"expected a network of stem, condition, trunk and head, got {self.family}; derive it "
-            "from PictureBackbone"
+            "from ImageBackbone"
         )
 
     def __init__(self, **settings: Any) -> None:
@@ -187,11 +187,11 @@ class Backbone(nn.Module, PyTorchModelHubMixin, library_name="convflow", tags=["
         return x, torch.empty(batch), torch.empty(batch, dtype=torch.int64)
 
 
-class PictureBackbone(Backbone):
+class ImageBackbone(Backbone):
     """A Denoiser made of four parts: `stem`, `condition`, `trunk` and `head`."""
 
     @property
-    def inner(self) -> PictureBackbone:
+    def inner(self) -> ImageBackbone:
         """The network itself."""
         return self
 
@@ -260,7 +260,7 @@ class PictureBackbone(Backbone):
         check_size(x.shape[2], x.shape[3], self.multiple)
 
 
-class PatchBackbone(PictureBackbone):
+class PatchBackbone(ImageBackbone):
     """A network on a grid of patches: embeddings in front of the blocks, `PatchHead` behind."""
 
     embed_patches: PatchEmbedding
@@ -291,7 +291,7 @@ class PatchBackbone(PictureBackbone):
         return out if self.learned_variance else out[:, : self.in_channels]
 
 
-class LevelBackbone(PictureBackbone):
+class LevelBackbone(ImageBackbone):
     """A network with a condition for each level: `embed` in front of the trunk, `project` behind.
 
     Attributes:

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from convflow.models.backbone import Backbone, PictureBackbone, check_size
+from convflow.models.backbone import Backbone, ImageBackbone, check_size
 from convflow.models.families import BACKBONES, build
 from convflow.nn.embed import TimeEmbedding
 from convflow.nn.norm import residual
@@ -92,7 +92,7 @@ class Pyramid(Backbone):
             )
         self.downsampling = Decomposition(factors=self.config.factors).downsampling
         inner = dict(self.config.backbone)
-        self.backbone: PictureBackbone = build(inner.pop("family"), inner, BACKBONES)
+        self.backbone: ImageBackbone = build(inner.pop("family"), inner, BACKBONES)
         self.config = dataclasses.replace(self.config, backbone=self.backbone.settings)
         self.options = self.backbone.options  # type: ignore[misc]
         for setting in ("learned_variance", "pad"):
@@ -179,7 +179,7 @@ class Pyramid(Backbone):
         self.backbone.check_options(**options)
 
     @property
-    def inner(self) -> PictureBackbone:
+    def inner(self) -> ImageBackbone:
         """The network on one picture inside."""
         return self.backbone
 

@@ -74,8 +74,8 @@ def unpatchify(
     """Put patches back on the picture: P holds (row, column, channel), channel fastest."""
     batch, rows, columns, _ = patches.shape
     grid = patches.reshape(batch, rows, columns, patch_size, patch_size, channels)
-    picture = grid.permute(0, 5, 1, 3, 2, 4)
-    return picture.reshape(batch, channels, rows * patch_size, columns * patch_size)
+    image = grid.permute(0, 5, 1, 3, 2, 4)
+    return image.reshape(batch, channels, rows * patch_size, columns * patch_size)
 
 
 class PatchHead(nn.Module):

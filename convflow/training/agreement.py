@@ -36,8 +36,8 @@ def agree_on_start(trainer: Trainer) -> None:
     }
     agree("give all processes the same command", settings | {"precision": trainer.precision})
     agree(FOLDER, {"step": trainer.step, "number of images seen": trainer.images_seen})
-    pictures = {"number of pictures": len(trainer.images), "pictures": trainer.pictures}
-    agree("let all processes read the same data", pictures)
+    data = {"number of pictures": len(trainer.images), "pictures": trainer.data_fingerprint}
+    agree("let all processes read the same data", data)
     if trainer.codec.network is not None:
         known = hash_tensors(trainer.codec.network.state_dict())
         agree("give all processes the same autoencoder", {"hash of the autoencoder": known})

@@ -88,7 +88,7 @@ def store(trainer: Trainer) -> Path:
         "images_seen": trainer.images_seen,
         "precision": trainer.precision,
         "num_pictures": len(trainer.images),
-        "pictures": trainer.pictures,
+        "pictures": trainer.data_fingerprint,
         "stamp": trainer.images.stamp,
         "config": to_dict(config),
         "version": __version__,
@@ -107,7 +107,7 @@ def restore(trainer: Trainer, folder: Path) -> None:
         InputError: a damaged file, numbers that are not finite, another network, other pictures.
     """
     state = checkpoint.read_state(folder)
-    _check_pictures(trainer, state, folder)
+    _check_images(trainer, state, folder)
     checkpoint.compare_stamps(state.get("stamp"), trainer.images.stamp, folder, trainer.config.data)
     with checkpoint.readable(folder):
         if trainer.config.checkpoint.verify:
@@ -141,11 +141,14 @@ def _restore_objectives(trainer: Trainer, path: Path) -> None:
         module.load_state_dict(own)
 
 
-def _check_pictures(trainer: Trainer, state: Mapping[str, Any], folder: Path) -> None:
+def _check_images(trainer: Trainer, state: Mapping[str, Any], folder: Path) -> None:
     """Raise InputError where a state is of other pictures, with the ways out."""
     run, count = trainer.run_folder, len(trainer.images)
     num_before = state.get("num_pictures", count)
-    if num_before == count and state.get("pictures", trainer.pictures) == trainer.pictures:
+    if (
+        num_before == count
+        and state.get("pictures", trainer.data_fingerprint) == trainer.data_fingerprint
+    ):
         return
     data = find_paths(trainer.config, run).data
     found = f"{num_before:,} pictures, got {count:,} in {data.path}"

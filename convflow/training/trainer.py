@@ -71,7 +71,7 @@ class Trainer:
         self.images, self.run_folder = images, run
         check_process(model, process)
         self.order = order or Order(len(images), config.seed, config.data.flip)
-        self.pictures = images.fingerprint + self.order.fingerprint
+        self.data_fingerprint = images.fingerprint + self.order.fingerprint
         height, width = images.shape[1:]
         self.shape = (model.in_channels, height // codec.factor, width // codec.factor)
         self.device = next(model.parameters()).device
@@ -97,18 +97,18 @@ class Trainer:
         self.saving = False  # is due, by the clock of the first process
 
     def train_step(
-        self, pictures: Tensor, labels: Tensor, indices: Any, total: int, full: int
+        self, images: Tensor, labels: Tensor, indices: Any, total: int, full: int
     ) -> dict[str, float]:
         """Take one step on this process's share of `total` pictures, where `full` fill a batch."""
         config, divisor = self.config, float(full)
-        if not len(pictures):  # fewer than there are processes: a blank one, which adds nothing
-            pictures, labels = pictures.new_zeros(1, *pictures.shape[1:]), labels.new_zeros(1)
+        if not len(images):  # fewer than there are processes: a blank one, which adds nothing
+            images, labels = images.new_zeros(1, *images.shape[1:]), labels.new_zeros(1)
             divisor = math.inf
         mean, terms = torch.zeros((), device=self.device), dict[str, Tensor]()
-        *others, last = _slices(len(pictures), config.micro_batch)
+        *others, last = _slices(len(images), config.micro_batch)
 
         def loss_of(rows: slice) -> Tensor:
-            losses, found = self._losses(pictures[rows], take(labels, rows), draws, rows, noise)
+            losses, found = self._losses(images[rows], take(labels, rows), draws, rows, noise)
             for name, values in found.items():
                 terms[name] = terms.get(name, 0) + values.detach().sum() / divisor
             loss = losses.sum() / divisor
@@ -116,7 +116,7 @@ class Trainer:
             return loss
 
         with distributed.all_or_none(self.device, lambda failed: [mean]):
-            shape = (total, *self._shape(pictures))
+            shape = (total, *self._shape(images))
             labels, draws = self._draw(labels, shape)
             noise = self._draw_encoding(shape)
             for rows in others:
@@ -126,7 +126,7 @@ class Trainer:
         self.parallel.backward(loss)
         norm = self.parallel.clip(self.losses.parameters(), config.optim.clip)
         if not math.isfinite(float(mean)) or not math.isfinite(float(norm)):
-            raise self._diverged(pictures, labels, draws, indices, noise, total)
+            raise self._diverged(images, labels, draws, indices, noise, total)
 
         self.savable = False  # until this step is whole
         rate = learning_rate(config.optim, self.images_seen, total, config.images)
@@ -140,8 +140,8 @@ class Trainer:
         self.savable = True
         known = {"loss": mean} | (terms if len(terms) > 1 else {})
         distributed.sum_over_processes(list(known.values())[1:])
-        of_pictures = {name: float(value) * full / total for name, value in known.items()}
-        return {**of_pictures, "gradient_norm": float(norm), "learning_rate": rate}
+        metrics = {name: float(value) * full / total for name, value in known.items()}
+        return {**metrics, "gradient_norm": float(norm), "learning_rate": rate}
 
     def run(self, deadline: float | None = None) -> bool:
         """Train to the end of the settings; return False when Ctrl-C or SIGTERM came first.
@@ -235,9 +235,9 @@ class Trainer:
             log.info(f"samples after {self.images_seen:,} images: {self.previews.folder}")
         self.model.train()
 
-    def _shape(self, pictures: Tensor) -> tuple[int, int, int]:
+    def _shape(self, images: Tensor) -> tuple[int, int, int]:
         """Return the shape of pictures in model space."""
-        height, width = pictures.shape[2:]
+        height, width = images.shape[2:]
         return self.model.in_channels, height // self.codec.factor, width // self.codec.factor
 
     def _draw(self, labels: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, dict[str, Any]]:
@@ -267,7 +267,7 @@ class Trainer:
 
     def _losses(
         self,
-        pictures: Tensor,
+        images: Tensor,
         labels: Tensor,
         draws: Mapping[str, Any],
         rows: slice,
@@ -275,13 +275,13 @@ class Trainer:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss of each picture and its terms, see `Losses`."""
         noise = None if noise is None else noise[rows]
-        data = self.codec.encode(pictures.to(self.device), noise=noise)
+        data = self.codec.encode(images.to(self.device), noise=noise)
         losses = self.losses
         batch = Inputs(
             data,
             labels,
             average=self._network(self.ema.model, data) if losses.wants_average else None,
-            pixels=pictures.to(self.device) if losses.wants_pixels else None,
+            pixels=images.to(self.device) if losses.wants_pixels else None,
         )
         with self._autocast():
             mine = {name: take(drawn, rows) for name, drawn in draws.items()}
@@ -334,7 +334,7 @@ class Trainer:
 
     def _diverged(
         self,
-        pictures: Tensor,
+        images: Tensor,
         labels: Tensor,
         draws: Mapping[str, Any],
         indices: Any,
@@ -345,10 +345,8 @@ class Trainer:
         parts = [torch.zeros(0, device=self.device)]
 
         def forward() -> None:
-            for rows in _slices(len(pictures), self.config.micro_batch):
-                parts.append(
-                    self._losses(pictures[rows], take(labels, rows), draws, rows, noise)[0]
-                )
+            for rows in _slices(len(images), self.config.micro_batch):
+                parts.append(self._losses(images[rows], take(labels, rows), draws, rows, noise)[0])
 
         module = first_nonfinite_module(self.losses, forward)
         bad = (~torch.cat(parts).isfinite()).nonzero().flatten().tolist()

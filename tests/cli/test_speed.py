@@ -40,7 +40,7 @@ def _tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(models, "create_model", create)
     monkeypatch.setitem(utilisation.SIDES, True, 128)
-    monkeypatch.setattr(ops, "SHAPES", [(1, 4, 4, 2, 8), (1, 4, 4, 3, 4)])
+    monkeypatch.setattr(ops, "OP_SHAPES", [(1, 4, 4, 2, 8), (1, 4, 4, 3, 4)])
 
 
 def run(words: str, tiny_run: Path) -> int:
@@ -167,8 +167,9 @@ def test_bad_input_is_one_line(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for place in (harness, samplers):
-        monkeypatch.setattr(place, "measure", None)  # noticed before any work
+    # Noticed before any work.
+    monkeypatch.setattr(harness, "measure", None)
+    monkeypatch.setattr(samplers, "measure_samplers", None)
     if "--size 9x8" in words:
         monkeypatch.undo()
     assert run(words, tiny_run) == 2

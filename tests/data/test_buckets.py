@@ -117,10 +117,10 @@ def lone_panorama():
     return ((256, 256), (144, 432)), np.array([[512, 512]] * 999 + [[200, 600]])
 
 
-@pytest.mark.parametrize("pictures", [mixed_ratios, lone_panorama])
-def test_every_picture_weighs_the_same_in_an_epoch(pictures):
+@pytest.mark.parametrize("source_of_sides", [mixed_ratios, lone_panorama])
+def test_every_picture_weighs_the_same_in_an_epoch(source_of_sides):
     """A step divides by `full`, a picture's loss by its pixels; of these the sizes differ."""
-    sizes, sides = pictures()
+    sizes, sides = source_of_sides()
     order = BucketOrder(Buckets(sizes, sides, len(sides)), 256 * 256, 0, False, False)
     weights, steps, batch_size = np.zeros(len(sides)), np.zeros(len(sides)), 256
     for rows in epoch_of(order, batch_size):

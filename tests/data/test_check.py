@@ -87,8 +87,8 @@ def test_check_refusals(tmp_path):
     nothing = StoredSource("void", (), np.zeros(0, np.int64), str, lambda index: b"")
     with pytest.raises(InputError, match="expected pictures in void, got none"):
         check_images(nothing, channels=3, size=(8, 8))
-    picture = Image.new("L", (8, 8))
-    odd = StoredSource("odd", ("a",), np.array([0, 1]), "row {}".format, lambda index: picture)
+    image = Image.new("L", (8, 8))
+    odd = StoredSource("odd", ("a",), np.array([0, 1]), "row {}".format, lambda index: image)
     with pytest.raises(InputError, match=r"odd, row 1: expected a label in 0\.\.0, got 1"):
         check_images(odd, channels=1, size=(8, 8))
 

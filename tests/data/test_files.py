@@ -134,7 +134,7 @@ def png_of_size(width, height):
 
 
 def test_too_many_pixels_are_refused_before_they_are_decoded(tmp_path, monkeypatch):
-    def load(picture):
+    def load(image):
         raise AssertionError("decoded")
 
     monkeypatch.setattr(ImageFile.ImageFile, "load", load)

@@ -21,7 +21,7 @@ from convflow.data.source import StoredSource
 def test_what_pillow_reads_is_a_picture(ending, kind):
     if kind not in formats.decoders():
         pytest.skip(f"Pillow was built without {kind}")
-    assert formats.is_picture(f"a/b.{ending}")
+    assert formats.is_image(f"a/b.{ending}")
     file = BytesIO()
     Image.new("RGB", (16, 16), (200, 20, 20)).save(file, kind)
     source = StoredSource("x", (), np.zeros(1, np.int64), str, lambda index: file.getvalue())
@@ -34,7 +34,7 @@ def test_a_format_that_pillow_lacks_is_named(monkeypatch):
         function.cache_clear()
     try:
         assert "AVIF" not in formats.decoders()
-        assert not formats.is_picture("a.avif")
+        assert not formats.is_image("a.avif")
         assert formats.unread(["a.avif", "b.heic"]) == (
             "2 pictures are in an unsupported format: 1 avif, 1 heic; convert them to PNG or JPEG",
         )

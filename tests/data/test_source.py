@@ -25,9 +25,9 @@ def source_of(*items):
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "TGA"])
 def test_reads_the_format_whole(kind):
-    picture = source_of(encode(kind)).read(0)
-    assert picture.size == (40, 30)
-    assert np.asarray(picture).std() > 10
+    image = source_of(encode(kind)).read(0)
+    assert image.size == (40, 30)
+    assert np.asarray(image).std() > 10
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "TIFF"])

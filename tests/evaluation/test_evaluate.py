@@ -22,7 +22,7 @@ from convflow.evaluation.features import part_path
 from convflow.evaluation.image_sets import NpzImages, write_samples
 from convflow.evaluation.reference import read_reference
 from convflow.types import InputError
-from tests.evaluation.test_features import Pictures
+from tests.evaluation.test_features import RandomImages
 from tests.extending.detector import load
 
 CPU = torch.device("cpu")
@@ -45,10 +45,10 @@ def scenes():
 
 
 def subject(pixels, name="x", reproducible=False):
-    pictures = Pictures(len(pixels), reproducible=reproducible)
-    pictures.pixels = torch.from_numpy(np.ascontiguousarray(pixels))
-    pictures.size = pixels.shape[2:]
-    return Subject(pictures, len(pixels), {"name": name})
+    images = RandomImages(len(pixels), reproducible=reproducible)
+    images.pixels = torch.from_numpy(np.ascontiguousarray(pixels))
+    images.size = pixels.shape[2:]
+    return Subject(images, len(pixels), {"name": name})
 
 
 def save(path, pixels):
@@ -81,13 +81,13 @@ def test_a_card_says_everything(scenes, detector, tmp_path):
         "FD-200", "sFD-200", "IS-200", "precision-200", "recall-200", "density-200",
         "coverage-200", "KD-200", "KD-std-200",
     ]  # fmt: skip
-    assert card.pictures == {"count": 200, "size": [8, 8], "channels": 3, "resize": "none"}
+    assert card.images == {"count": 200, "size": [8, 8], "channels": 3, "resize": "none"}
     assert card.detector["name"] == "tiny"
     assert card.reference["count"] == 200
     assert len(card.reference["sha256"]) == len(card.samples_sha256) == 64
     assert card.library["convflow"]
     assert card.machine["device"] == "cpu"
-    assert NpzImages(tmp_path / "samples.npz").read(range(200)).equal(ours.pictures.pixels)
+    assert NpzImages(tmp_path / "samples.npz").read(range(200)).equal(ours.images.pixels)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["deep", "real.npz", "samples.npz"]
     assert [p.name for p in (tmp_path / "deep").iterdir()] == ["card.json"]
 
@@ -193,17 +193,17 @@ def test_an_interrupted_evaluation_ends_with_the_same_card(
 
     def go(folder, stop_after=None):
         ours = subject(scenes[200:], reproducible=True)
-        read = ours.pictures.read
+        read = ours.images.read
 
         def counted(indices, progress=None):
-            if stop_after is not None and len(ours.pictures.reads) >= stop_after:
+            if stop_after is not None and len(ours.images.reads) >= stop_after:
                 raise Interrupted
             return read(indices, progress)
 
-        ours.pictures.read = counted
+        ours.images.read = counted
         target = open_target(real, ours, detector)
         _, path = evaluate(ours, detector, target, WORK, out=folder / "card.json")
-        return path.read_bytes(), ours.pictures.reads
+        return path.read_bytes(), ours.images.reads
 
     straight, reads = go(tmp_path / "a")
     assert reads == list(range(200))
@@ -227,7 +227,7 @@ def test_unfinished_work_of_other_settings_is_not_mixed_in(scenes, detector, tmp
     def broken(indices, progress=None):
         raise Interrupted
 
-    ours.pictures.read = broken
+    ours.images.read = broken
     with pytest.raises(Interrupted):
         evaluate(ours, detector, target, WORK, out=tmp_path / "a.json")
     other = subject(scenes[200:], name="y")

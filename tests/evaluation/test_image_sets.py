@@ -37,19 +37,19 @@ def nchw(pixels):
 
 
 def test_a_folder_as_it_is(folder, pixels):
-    pictures, described = open_image_set(str(folder)), []
-    assert (len(pictures), pictures.size, pictures.channels) == (7, (6, 10), 3)
-    assert pictures.read([5, 0, 2], described.append).equal(nchw(pixels[[5, 0, 2]]))
+    images, described = open_image_set(str(folder)), []
+    assert (len(images), images.size, images.channels) == (7, (6, 10), 3)
+    assert images.read([5, 0, 2], described.append).equal(nchw(pixels[[5, 0, 2]]))
     assert sum(described) == 3
-    about = pictures.describe()
+    about = images.describe()
     assert (about["name"], about["selection"], about["resize"]) == ("data", "all", "none")
 
 
 def test_a_folder_brought_to_a_rectangle(folder, pixels):
-    pictures = open_image_set(str(folder), size=(3, 4))
+    images = open_image_set(str(folder), size=(3, 4))
     expected = resize_and_crop(pixels[6], (3, 4))
-    assert np.array_equal(pictures.read([6])[0].permute(1, 2, 0).numpy(), expected)
-    assert "bicubic" in pictures.describe()["resize"]
+    assert np.array_equal(images.read([6])[0].permute(1, 2, 0).numpy(), expected)
+    assert "bicubic" in images.describe()["resize"]
 
 
 def test_grey_pictures(folder):
@@ -57,17 +57,17 @@ def test_grey_pictures(folder):
 
 
 def test_a_draw_is_repeatable_and_told(folder):
-    pictures = open_image_set(str(folder), num=3, seed=1)
+    images = open_image_set(str(folder), num=3, seed=1)
     again = open_image_set(str(folder), num=3, seed=1)
-    assert pictures.read(range(3)).equal(again.read(range(3)))
-    assert pictures.describe()["selection"] == "3 of 7, drawn with seed 1"
+    assert images.read(range(3)).equal(again.read(range(3)))
+    assert images.describe()["selection"] == "3 of 7, drawn with seed 1"
 
 
 def test_another_size_is_named(folder):
     Image.new("RGB", (10, 5)).save(folder / "9.png")
-    pictures = open_image_set(str(folder))
+    images = open_image_set(str(folder))
     with pytest.raises(InputError, match=r"9\.png: expected 6x10 like the first picture, got 5x10"):
-        pictures.read(range(8))
+        images.read(range(8))
 
 
 def test_an_unreadable_picture_is_named(folder):
@@ -88,11 +88,11 @@ def test_samples_are_written_as_the_adm_suite_does(tmp_path, pixels):
         assert file.files == ["arr_0"]
         assert file["arr_0"].dtype == np.uint8
         assert np.array_equal(file["arr_0"], pixels)
-    pictures = open_image_set(str(path))
-    assert isinstance(pictures, NpzImages)
-    assert isinstance(pictures._pixels, np.memmap)
-    assert pictures.read([6, 1]).equal(nchw(pixels[[6, 1]]))
-    assert pictures.describe()["name"] == "samples.npz"
+    images = open_image_set(str(path))
+    assert isinstance(images, NpzImages)
+    assert isinstance(images._pixels, np.memmap)
+    assert images.read([6, 1]).equal(nchw(pixels[[6, 1]]))
+    assert images.describe()["name"] == "samples.npz"
 
 
 def test_grey_samples_get_three_channels(tmp_path, pixels):
@@ -103,8 +103,8 @@ def test_grey_samples_get_three_channels(tmp_path, pixels):
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
 def test_files_of_numpy_itself(tmp_path, pixels, save):
     save(tmp_path / "a.npz", arr_0=pixels, mu=np.zeros(3))
-    pictures = NpzImages(tmp_path / "a.npz")
-    assert pictures.read(range(7)).equal(nchw(pixels))
+    images = NpzImages(tmp_path / "a.npz")
+    assert images.read(range(7)).equal(nchw(pixels))
     few = NpzImages(tmp_path / "a.npz", most=3)
     assert len(few) == 3
     assert len(NpzImages(tmp_path / "a.npz", most=30)) == 7
@@ -161,15 +161,15 @@ def test_choosing():
 
 
 def test_the_digits():
-    pictures = SourceImages(open_source("digits"), channels=1)
-    assert (len(pictures), pictures.size) == (1797, (8, 8))
+    images = SourceImages(open_source("digits"), channels=1)
+    assert (len(images), images.size) == (1797, (8, 8))
 
 
 def test_shapes_are_drawn_at_the_wanted_size():
-    pictures = open_image_set("shapes", split="test", size=(40, 24), num=5, seed=1)
-    wanted = open_source("shapes", split="test").draw(int(pictures._indices[3]), (40, 24))
-    assert np.array_equal(pictures.read([3])[0].permute(1, 2, 0).numpy(), np.asarray(wanted))
-    about = pictures.describe()
+    images = open_image_set("shapes", split="test", size=(40, 24), num=5, seed=1)
+    wanted = open_source("shapes", split="test").draw(int(images._indices[3]), (40, 24))
+    assert np.array_equal(images.read([3])[0].permute(1, 2, 0).numpy(), np.asarray(wanted))
+    about = images.describe()
     assert (about["resize"], about["size"]) == ("none: drawn at this size", [40, 24])
     plain = open_image_set("shapes")
     assert (len(plain), plain.size, plain.describe()["resize"]) == (50_000, (32, 32), "none")

@@ -142,14 +142,14 @@ def test_sampled_pictures_have_the_moments_of_the_data(name):
     size, count = (max(4, process.multiple),) * 2, 4000
     data = Gaussian(process, size)
     stages, noises = plan_stages((40, 20), (0.9,)), torch.randn(2, count, 1, *size).double()
-    pictures = sample_staged(
+    images = sample_staged(
         data, process, noises[0], labels(count), stages, "ab2", draw=lambda step: noises[step]
     ).flatten(1)
     truth = data.root @ data.root.T
     limit = 4 * (truth.diagonal() / count).sqrt()  # four standard errors
-    assert ((pictures.mean(0) - data.mean).abs() < limit + 0.01).all()
+    assert ((images.mean(0) - data.mean).abs() < limit + 0.01).all()
     spread = (truth.diagonal()[:, None] * truth.diagonal() + truth.square()) / count
-    assert ((pictures.T.cov() - truth).abs() < 4.5 * spread.sqrt() + 0.01).all()
+    assert ((images.T.cov() - truth).abs() < 4.5 * spread.sqrt() + 0.01).all()
 
 
 @pytest.mark.parametrize("scales", FACTORS)

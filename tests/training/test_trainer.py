@@ -213,10 +213,10 @@ def test_eight_pictures_are_learnt(tiny, trainer_of):
     words = "--optim.lr 0.01 --optim.warmup-images 0 --model.width 32 --data.flip false"
     trainer = trainer_of(tiny(f"{words} --label-dropout 0"))
     rng = np.random.default_rng(0)
-    pictures = torch.from_numpy(rng.integers(0, 2, (8, 1, 1, 1)).repeat(64, axis=1)) * 255
-    pictures = pictures.reshape(8, 1, 8, 8).to(torch.uint8)
-    labels = (pictures[:, 0, 0, 0] > 0).long()
-    batch = (pictures, labels, np.arange(8), 8, 8)
+    images = torch.from_numpy(rng.integers(0, 2, (8, 1, 1, 1)).repeat(64, axis=1)) * 255
+    images = images.reshape(8, 1, 8, 8).to(torch.uint8)
+    labels = (images[:, 0, 0, 0] > 0).long()
+    batch = (images, labels, np.arange(8), 8, 8)
     losses = [trainer.train_step(*batch)["loss"] for _ in range(250)]
     assert np.mean(losses[-20:]) < 0.2 * losses[0]
 
@@ -469,7 +469,7 @@ def test_pictures_that_go_to_other_buckets_are_other_pictures(tiny, trainer_of):
     trainer = trainer_of(tiny(BUCKETS))
     folder = trainer.save()
     trainer.load(folder)
-    trainer.pictures += "0"
+    trainer.data_fingerprint += "0"
     with pytest.raises(InputError, match="was trained on other pictures"):
         trainer.load(folder)
 
