@@ -46,7 +46,7 @@ def main() -> None:
     add("--sizes", nargs="+", type=int, default=[256, 512], metavar="PIXELS")
     add("--batch", nargs="+", type=int, default=[8], help="pictures at once, halved until they fit")
     add("--modes", nargs="+", choices=models.MODEL_MODES, default=models.MODEL_MODES)
-    add("--precision", choices=models.PRECISIONS, default="float32", help="of the arithmetic")
+    add("--precision", choices=models.PRECISION_DTYPES, default="float32", help="of the arithmetic")
     add("--rounds", type=int, default=7, help="how often every rival has its turn")
     add("--compile", choices=[*get_args(models.Compilation), "none"], default="whole", dest="how")
     plain = "beside these also DiT in eager float32, as papers measured it"
@@ -57,7 +57,7 @@ def main() -> None:
     options = parser.parse_args()
     shapes = [(batch, side, side) for side, batch in product(options.sizes, options.batch)]
     rounds, how = options.rounds, None if options.how == "none" else options.how
-    setting = Setting(device, models.PRECISIONS[options.precision], how)
+    setting = Setting(device, models.PRECISION_DTYPES[options.precision], how)
     if options.quick:
         shapes, rounds = [(1, 256, 256)], 2
     # Convolutions in float32 as products are: torch rounds theirs to TF32 if it is not told.

@@ -66,7 +66,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
     add("--variants", nargs="+", choices=VARIANTS, default=["eager", "blocks"])
-    add("--precision", choices=models.PRECISIONS, default="bfloat16", help="of the arithmetic")
+    add(
+        "--precision", choices=models.PRECISION_DTYPES, default="bfloat16", help="of the arithmetic"
+    )
     add("--batch", type=int, default=32, help="latents at once; guidance evaluates twice as many")
     add("--size", type=int, default=256, metavar="PIXELS", help="eight times a side of the latents")
     add("--steps", type=int, default=16)
@@ -90,7 +92,7 @@ def main() -> None:
     truth = evaluate(model, inputs[0], torch.float32)
     gmacs = measure_cost(partial(create_model, name, **settings), size, factor=8).gmacs
     workload = utilisation.Workload(2e9 * gmacs * sum(len(x) for x, *_ in inputs), models.LIMIT)
-    dtype, rows = models.PRECISIONS[options.precision], list[table.Cells]()
+    dtype, rows = models.PRECISION_DTYPES[options.precision], list[table.Cells]()
     for variant in options.variants:
         VARIANTS[variant](model)
         found = evaluate(model, inputs[0], dtype)

@@ -31,7 +31,7 @@ BatchShape = tuple[int, ...]
 
 USUAL_MODELS = ["flowdcn-s/2", "dico-s", "fcdm-s"]
 MODEL_MODES = ["forward", "training"]
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+PRECISION_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 """Arithmetic by the name that commands take."""
 
 MEMORY_FORMATS = [torch.contiguous_format, torch.channels_last]

@@ -230,9 +230,9 @@ def _parse(parser: Parser, arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def _dtype(options: argparse.Namespace) -> torch.dtype:
-    from convflow.bench.models import PRECISIONS as DTYPES
+    from convflow.bench.models import PRECISION_DTYPES
 
-    return DTYPES[options.precision]
+    return PRECISION_DTYPES[options.precision]
 
 
 def _finish(

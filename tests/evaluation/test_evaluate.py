@@ -81,7 +81,7 @@ def test_a_card_says_everything(scenes, detector, tmp_path):
         "FD-200", "sFD-200", "IS-200", "precision-200", "recall-200", "density-200",
         "coverage-200", "KD-200", "KD-std-200",
     ]  # fmt: skip
-    assert card.images == {"count": 200, "size": [8, 8], "channels": 3, "resize": "none"}
+    assert card.pictures == {"count": 200, "size": [8, 8], "channels": 3, "resize": "none"}
     assert card.detector["name"] == "tiny"
     assert card.reference["count"] == 200
     assert len(card.reference["sha256"]) == len(card.samples_sha256) == 64
