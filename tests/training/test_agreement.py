@@ -88,16 +88,16 @@ FAILING = """
     Trainer.write_samples = samples
     attempt("batch", shared / "batch")
     if rank:
-        picture = Images._picture
+        image = Images._image
         def sometimes(self, index, size):
             if index % 2:
                 raise launch.InputError("damaged")
-            return picture(self, index, size)
-        Images._picture = sometimes
+            return image(self, index, size)
+        Images._image = sometimes
     logging.getLogger("convflow").setLevel("INFO")
     attempt("replaced", shared / "replaced", "--data.on-bad", "skip")
     if rank:
-        Images._picture = picture
+        Images._image = image
         build._measure = lambda *given: 1 / 0  # the first measures for all
     scales = ["--process.factors", "2", "--process.standardize", "true", "--sampling.steps", "2"]
     attempt("scales", shared / "scales", "--process", "dfm", *scales)
