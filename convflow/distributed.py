@@ -8,7 +8,7 @@ from __future__ import annotations
 import gc
 import importlib
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -121,7 +121,22 @@ class _Stopped(InputError):
     """A process has stopped that waits at the end of `all_or_none`, which this ends too."""
 
 
-_STOPPED = "another process stopped; see its message"
+def name_ranks(ranks: Sequence[int]) -> str:
+    """Return "rank 1", "ranks 0, 1" or "ranks 0, 1, 2, 3, ..." for a message."""
+    some = ", ".join(map(str, ranks[:4])) + ", ..." * (len(ranks) > 4)
+    return f"rank{'s' * (len(ranks) > 1)} {some}"
+
+
+def _say_stopped(ranks: Sequence[int]) -> str:
+    return f"{name_ranks(ranks)} stopped; see {'its message' if len(ranks) == 1 else 'why there'}"
+
+
+def _failed_ranks(failed: bool, device: torch.device, tensors: Iterable[Tensor] = ()) -> list[int]:
+    """Return which processes have failed; `tensors` become their sums in the same message."""
+    flags = torch.zeros(world_size(), device=device)
+    flags[rank()] = failed
+    sum_over_processes([*tensors, flags])
+    return flags.nonzero().flatten().tolist()
 
 
 def from_first(compute: Callable[[], T], device: torch.device) -> T:
@@ -135,13 +150,11 @@ def from_first(compute: Callable[[], T], device: torch.device) -> T:
     """
     if world_size() == 1:
         return compute()
-    failures = torch.zeros((), device=device)
-    sum_over_processes([failures])
-    if failures:
-        raise _Stopped(_STOPPED)
+    if stopped := _failed_ranks(False, device):
+        raise _Stopped(_say_stopped(stopped))
     with _connected():
         patient = dist.new_group(backend="gloo", timeout=timedelta(days=30))
-    answer: list[Any] = [None, _STOPPED]
+    answer: list[Any] = [None, _say_stopped([0])]
     try:
         if rank() == 0:
             answer = [compute(), None]
@@ -166,6 +179,11 @@ def _connected() -> Iterator[None]:
         raise lost(error) from error
 
 
+def is_lost(error: Exception) -> bool:
+    """Return whether torch says in `error` that another process is gone."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error)
+
+
 def lost(error: Exception) -> InputError:
     """Return the error to raise where torch says in `error` that another process is gone."""
     reason = str(error).splitlines()[0].rpartition("] ")[2]
@@ -184,25 +202,25 @@ def all_or_none(
             replaced by its sum over all processes in the same message. The same shapes on all.
 
     Raises:
-        InputError: another process failed.
+        InputError: another process failed; the message names its rank.
     """
     failure: Exception | None = None
+    stopped: list[int] = []
     try:
         yield
     except _Stopped as error:
-        raise InputError(_STOPPED) from error
+        raise InputError(str(error)) from error
     except Exception as error:  # whatever it is, the others must not wait for it
-        failure = error
-    failures = torch.tensor(float(failure is not None), device=device)
+        failure = lost(error) if is_lost(error) else error
     try:
-        sum_over_processes([*tensors(failure is not None), failures])
+        stopped = _failed_ranks(failure is not None, device, tensors(failure is not None))
     except InputError:
         if failure is None:
             raise
     if failure is not None:
         raise failure
-    if failures:
-        raise InputError(_STOPPED)
+    if stopped:
+        raise InputError(_say_stopped(stopped))
 
 
 @contextmanager

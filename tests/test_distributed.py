@@ -14,7 +14,13 @@ from tests.two_processes import run_two, start_two
 TOGETHER = """
 import torch
 from convflow import distributed as d
-with d.process_group(torch.device("cpu")):
+from convflow.types import InputError
+cpu = torch.device("cpu")
+
+def refuse(reason):
+    raise InputError(reason)
+
+with d.process_group(cpu):
     rank = d.rank()
     assert d.world_size() == 2
     a = torch.tensor([1.0, 2.0]) * (rank + 1)
@@ -28,22 +34,6 @@ with d.process_group(torch.device("cpu")):
         assert d.world_size() == 2
     assert d.world_size() == 2
     assert a.tolist() == [3, 6] and b.item() == 11 and c.tolist() == [[1, 1]] * 3, (a, b, c)
-assert d.world_size() == 1
-print("rank", rank)
-"""
-
-
-FROM_FIRST = """
-import torch
-from convflow import distributed as d
-from convflow.types import InputError
-cpu = torch.device("cpu")
-
-def refuse(reason):
-    raise InputError(reason)
-
-with d.process_group(cpu):
-    rank = d.rank()
     with d.all_or_none(cpu):
         found = d.from_first(lambda: {"rank": d.rank(), "of": [1, 2]}, cpu)
         assert found == {"rank": 0, "of": [1, 2]}, found
@@ -63,15 +53,15 @@ with d.process_group(cpu):
         said.append(str(error))
     with d.all_or_none(cpu):
         assert d.from_first(d.rank, cpu) == 0
+assert d.world_size() == 1
 print("|".join(said))
 """
 
 
-def test_what_the_first_process_finds_or_refuses_is_what_all_get():
-    stopped = "another process stopped; see its message"
-    assert run_two(["-c", FROM_FIRST]) == [
-        f"from the first|division by zero|{stopped}\n",
-        f"from the first|{stopped}|too early\n",
+def test_two_processes_sum_and_wait_and_get_what_the_first_finds_or_refuses():
+    assert run_two(["-c", TOGETHER]) == [
+        "from the first|division by zero|rank 1 stopped; see its message\n",
+        "from the first|rank 0 stopped; see its message|too early\n",
     ]
 
 
@@ -95,10 +85,6 @@ def test_a_first_process_that_is_lost_while_it_looks_is_one_line():
     assert said.startswith("another process stopped (")
     assert said.endswith("; see its message\n")
     assert said.count("\n") == 1
-
-
-def test_two_processes_sum_and_wait():
-    assert run_two(["-c", TOGETHER]) == ["rank 0\n", "rank 1\n"]
 
 
 def test_one_process_needs_no_set_up():
@@ -149,7 +135,7 @@ def test_an_error_elsewhere_stops_this_process_too(monkeypatch):
 
     monkeypatch.setattr(distributed, "sum_over_processes", one_failed)
     with (
-        pytest.raises(InputError, match="another process stopped"),
+        pytest.raises(InputError, match=r"^rank 0 stopped; see its message$"),
         distributed.all_or_none(torch.device("cpu")),
     ):
         pass

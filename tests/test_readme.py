@@ -26,6 +26,8 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 CODEC = ["--codec.autoencoder", "autoencoder", "--model.patch-size", "2"]
 TINY_DIT = ["--model.num-heads" if word == "--model.num-groups" else word for word in TINY]
 TINY = [*TINY, "--model.patch-size", "8"]
+SLOW = ("export_onnx", "convflow bench training")
+"""In blocks of over ten seconds, with siblings in models/test_export.py and cli/test_speed.py."""
 TINY_DETECTOR = ROOT / "tests/extending/detector.py"
 
 
@@ -36,7 +38,9 @@ def blocks(language: str) -> list:
         text = page.read_text()
         for match in re.finditer(rf"^```{language}\n(.*?)^```", text, re.M | re.S):
             line = text[: match.start()].count("\n") + 1
-            found.append(pytest.param(match[1], id=f"{page.relative_to(ROOT)}:{line}"))
+            name = f"{page.relative_to(ROOT)}:{line}"
+            marks = [pytest.mark.slow] if any(words in match[1] for words in SLOW) else []
+            found.append(pytest.param(match[1], id=name, marks=marks))
     return found
 
 

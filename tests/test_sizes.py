@@ -208,8 +208,11 @@ def pipe_of(autoencoder):
     return create
 
 
+ONE_OF_EACH = {cls: solver for solver, cls in SOLVERS.items()}.values()
+"""A solver of each class; the others of a class have other numbers alone."""
+
 PIPELINES = [
-    *(("flow", {"solver": solver}) for solver in SOLVERS if solver not in ANCESTRAL_SOLVERS),
+    *(("flow", {"solver": solver}) for solver in ONE_OF_EACH if solver not in ANCESTRAL_SOLVERS),
     *(("ddpm", {"solver": solver}) for solver in (*ANCESTRAL_SOLVERS, "heun", "unipc")),
     *((case, {"solver": "ab2"}) for case in MULTISCALE),
     ("dfm", {"guidance_kind": "cfg-zero"}),

@@ -33,7 +33,11 @@ def start_two(words: list[str], **environment: str) -> list[tuple[int, str, str]
         )
         for rank in range(2)
     ]
-    answers = [process.communicate(timeout=120) for process in both]
+    try:
+        answers = [process.communicate(timeout=60) for process in both]
+    finally:
+        for process in both:
+            process.kill()
     return [(p.returncode, *answer) for p, answer in zip(both, answers, strict=True)]
 
 

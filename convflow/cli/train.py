@@ -65,7 +65,6 @@ On several GPUs: torchrun --nproc-per-node 8 -m -- convflow train RECIPE ..."""
 def main(arguments: Sequence[str]) -> int:
     """Run the command; return 0 at the end of the run, 130 when it was interrupted."""
     from convflow import recipes
-    from convflow.training.overrides import describe_options, override
 
     if not arguments or arguments[0] in ("-h", "--help"):
         rows = (f"  {name:22} {text}" for name, text in recipes.list_recipes().items())
@@ -82,6 +81,8 @@ def main(arguments: Sequence[str]) -> int:
     options, rest = parser.parse_known_args(words)
     if options.epochs is not None and word_after("--images", rest) is not None:
         raise InputError("expected --epochs or --images, got both; drop one of them")
+    from convflow.training.overrides import describe_options, override
+
     config = override(_settings(recipe, options, rest), rest)
     if options.help:
         say(*(f"  --{key:32} {value:18} {text}" for key, value, text in describe_options(config)))

@@ -35,10 +35,20 @@ from convflow.evaluation.reference import (
     holds_statistics,
     read_reference,
 )
-from convflow.evaluation.scores import MIN_IMAGES, constants, describe_detector, score
+from convflow.evaluation.scores import (
+    MIN_IMAGES,
+    choose_metrics,
+    constants,
+    describe_detector,
+    probe,
+    score,
+)
 from convflow.settings.read import differences
 from convflow.storage import claimed, read_json
 from convflow.types import InputError, Progress
+
+NAMED = "metrics_named"
+"""The key of the metrics that were asked for. Unfinished features serve other metrics too."""
 
 
 @dataclass(frozen=True)
@@ -190,19 +200,21 @@ def evaluate(
         InputError: a card is there already, an unfinished one has other settings, or as `extract`
             and `score`.
     """
-    _check_counts(subject, target)
-    card = Card(
-        model=subject.model,
-        sampling=subject.sampling,
-        pictures=subject.about(),
-        detector=describe_detector(detector, subject.images),
-        reference=target.about,
-        metrics=constants(detector.name),
-        library=library(),
-        machine={"torch": torch.__version__, "device": work.device.type},
-    )
-    settings = dataclasses.asdict(card) | {"save_samples": str(save_samples)}
-    out = out or Path("scores") / f"{_short_name(card, subject.num)}.json"
+    with distributed.all_or_none(work.device):
+        _check_counts(subject, target)
+        _check_metrics(metrics, subject, detector, target)
+        card = Card(
+            model=subject.model,
+            sampling=subject.sampling,
+            pictures=subject.about(),
+            detector=describe_detector(detector, subject.images),
+            reference=target.about,
+            metrics=constants(detector.name),
+            library=library(),
+            machine={"torch": torch.__version__, "device": work.device.type},
+        )
+    settings = {**dataclasses.asdict(card), "save_samples": str(save_samples), NAMED: [*metrics]}
+    out = out or Path("scores") / f"{_short_name(card, subject.num, metrics)}.json"
     if _is_finished(out, settings, work):
         return read_card(out), out
     _check_new(out, save_samples)
@@ -245,6 +257,19 @@ def _check_counts(subject: Subject, target: Target) -> None:
             raise InputError(
                 f"expected at least {MIN_IMAGES} pictures {use}, got {count}; give more"
             )
+
+
+def _check_metrics(
+    names: Sequence[str], subject: Subject, detector: Detector, target: Target
+) -> None:
+    """Raise InputError where a metric cannot be computed, before any features are."""
+    ours = {kind: rows.shape[1] for kind, rows in probe(detector, subject.images).items()}
+    real = {kind: ours[kind] for kind in SUFFIXES if kind in ours}
+    if target.statistics is not None:
+        real = target.statistics.widths()
+    if target.images is not None:
+        real["manifold"] = ours["features"]
+    choose_metrics(names, detector.name, ours, real)
 
 
 def _reference_of(target: Target, detector: Detector, folder: Path, work: Work) -> Reference:
@@ -312,7 +337,8 @@ def _parts_of(out: Path, settings: dict[str, Any], work: Work) -> Iterator[Path]
             if known is None and first:
                 for part in parts.rglob("part_*"):  # of settings that nobody knows
                     part.unlink()
-            found = {} if known is None else differences(known, settings)
+            served = {NAMED: settings.get(NAMED)}
+            found = {} if known is None else differences(known | served, settings)
             if found:
                 changes = "; ".join(f"{key}: {a!r}, now {b!r}" for key, (a, b) in found.items())
                 raise InputError(
@@ -361,9 +387,10 @@ def _as_json(settings: dict[str, Any], work: Work) -> dict[str, Any]:
     return json.loads(json.dumps({**settings, "batch_size": work.batch_size}))
 
 
-def _short_name(card: Card, num: int) -> str:
+def _short_name(card: Card, num: int, metrics: Sequence[str]) -> str:
     """Return a file name that two different evaluations never share."""
     settings = dataclasses.asdict(card) | {"machine": None}
+    settings |= {NAMED: [*metrics]} if metrics else {}
     text = json.dumps(settings, sort_keys=True)
     detector = Path(card.detector["name"].partition(":")[0]).stem
     name = titled(f"{card.model['name']}-{detector}", num)

@@ -40,10 +40,11 @@ class Features:
         """Return the files of all parts in order."""
         return [part_path(self.folder, start) for start in range(0, self.num, self.batch_size)]
 
-    def kinds(self) -> list[str]:
-        """Return which features there are."""
+    def widths(self) -> dict[str, int]:
+        """Return which features there are, and how many numbers of each a picture has."""
         with safetensors.safe_open(self.paths()[0], "pt") as part:
-            return sorted(set(part.keys()) - {"digests", "pixels"})
+            kinds = sorted(set(part.keys()) - {"digests", "pixels"})
+            return {kind: part.get_slice(kind).get_shape()[1] for kind in kinds}
 
     def read(self, kind: str) -> Iterator[Tensor]:
         """Give one kind of feature, or the "pixels" or "digests", part by part."""
@@ -73,7 +74,7 @@ class Features:
 
     def summarise(self, about: dict[str, Any]) -> Reference:
         """Return the statistics that other pictures can be compared with."""
-        kinds = self.kinds()
+        kinds = self.widths()
         chosen = choose_indices(self.num, min(self.num, MANIFOLD_SIZE), 0, "features")
         rows, starts = [], range(0, self.num, self.batch_size)
         for start, features in zip(starts, self.read("features"), strict=True):

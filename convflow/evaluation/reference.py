@@ -52,6 +52,11 @@ class Reference:
     about: dict[str, Any] = field(default_factory=dict)
     has_images: bool = False
 
+    def widths(self) -> dict[str, int]:
+        """Return how long features are, by kind of moments and for the "manifold"."""
+        found = {kind: len(moments.mean) for kind, moments in self.moments.items()}
+        return found if self.manifold is None else found | {"manifold": self.manifold.shape[1]}
+
     def save(self, path: Path) -> None:
         """Write an .npz file, whole or not at all; its parent folders are made.
 

@@ -67,31 +67,11 @@ class Comparison:
     detector: Detector
     device: torch.device | None = None
 
-    def lacks(self, needs: Iterable[str]) -> list[str]:
-        """Return which of these are not there: "features", "spatial", "logits", "manifold"."""
-        ours = set(self.features.kinds())
-        there = {*(ours & self.reference.moments.keys()), *(ours & {"logits"})}
-        there |= {"manifold"} if self.reference.manifold is not None else set()
-        return [need for need in needs if need not in there]
-
     def moments(self, kind: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return our mean (F,) and covariance (F, F), then the real ones, of a kind of feature.
-
-        Raises:
-            InputError: features of another width than the reference's.
-        """
+        """Return our mean (F,) and covariance (F, F), then the real ones, of a kind of feature."""
         ours, real = self.features.moments(kind), self.reference.moments[kind]
-        if ours.mean.shape != real.mean.shape:
-            raise InputError(
-                f"expected {len(ours.mean)} {kind} as {self.detector.name} gives, got a reference "
-                f"with {len(real.mean)}; make the reference with the same detector"
-            )
-        return (
-            ours.mean.to(self.device),
-            ours.covariance.to(self.device),
-            real.mean.to(self.device),
-            real.covariance.to(self.device),
-        )
+        a, b, c, d = (tensor.to(self.device) for tensor in (*ours, *real))
+        return a, b, c, d
 
     @cached_property
     def fake(self) -> Tensor:
@@ -187,6 +167,43 @@ def constants(detector: str) -> dict[str, int]:
     return CONSTANTS | {"precision_recall_k": NEIGHBOURS.get(detector, usual)}
 
 
+def choose_metrics(
+    names: Iterable[str], detector: str, ours: Mapping[str, int], real: Mapping[str, int]
+) -> dict[str, Metric]:
+    """Return the metrics that can be computed, by name.
+
+    Args:
+        names: of the metrics, as of `score`.
+        detector: its name, for messages.
+        ours: how long the features of the detector are, by kind.
+        real: how long those of the reference are, see `Reference.widths`.
+
+    Raises:
+        InputError: no such metric, something that a named metric needs is not there, or features
+            of another width than the reference's.
+    """
+    names, found = list(names), dict[str, Metric]()
+    there = (ours.keys() & {*real, "logits"}) | (real.keys() & {"manifold"})
+    for name in names or METRICS:
+        metric = METRICS.find(name)
+        lacking = [need for need in metric.needs if need not in there]
+        if lacking and names:
+            raise InputError(
+                f"--metrics: expected {lacking[0]} of {detector} and of the reference for {name}, "
+                f"got none; leave {name} out, or use another detector or reference"
+            )
+        if not lacking:
+            found[name] = metric
+    for kind in (need for metric in found.values() for need in metric.needs if need in real):
+        width = ours["features" if kind == "manifold" else kind]
+        if width != real[kind]:
+            raise InputError(
+                f"expected {width} {kind} as {detector} gives, got a reference with {real[kind]}; "
+                "make the reference with the same detector"
+            )
+    return found
+
+
 def score(
     features: Features,
     reference: Reference,
@@ -205,8 +222,7 @@ def score(
             features and the reference allow.
 
     Raises:
-        InputError: too few pictures, features of another width than the reference's, or none of
-            those that a named metric needs.
+        InputError: too few pictures, or as `choose_metrics`.
     """
     known = detector.name in PUBLISHED
     known = known and detector.sha256.startswith(PUBLISHED[detector.name].sha256)
@@ -215,15 +231,8 @@ def score(
     pair = Comparison(features, reference, detector, device)
     scores: dict[str, float] = {}
     better: dict[str, Better] = {}
-    for name in names or METRICS:
-        metric = METRICS.find(name)
-        if lacking := pair.lacks(metric.needs):
-            if not names:
-                continue
-            raise InputError(
-                f"--metrics: expected {lacking[0]} of {detector.name} and of the reference for "
-                f"{name}, got none; leave {name} out, or use another detector or reference"
-            )
+    chosen = choose_metrics(names, detector.name, features.widths(), reference.widths())
+    for metric in chosen.values():
         for title, value in zip(metric.better, metric.compute(pair), strict=True):
             shown = titled(titles.get(title, title), features.num)
             scores[shown], better[shown] = float(value), metric.better[title]
@@ -243,8 +252,13 @@ def describe_detector(detector: Detector, images: ImageSet) -> dict[str, str]:
         "precision": "float32",
     }
     if detector.name not in PUBLISHED:
-        shape = (2, images.channels, *images.size)
-        noise = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-        features = detector(torch.from_numpy(noise))["features"]
-        description["probe"] = f"{features.double().norm():.3g}"
+        norm = probe(detector, images)["features"].double().norm()
+        description["probe"] = f"{norm:.3g}"
     return description
+
+
+def probe(detector: Detector, images: ImageSet) -> dict[str, Tensor]:
+    """Return what a detector makes of two pictures of noise, of the size of `images`."""
+    shape = (2, images.channels, *images.size)
+    noise = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    return detector(torch.from_numpy(noise))

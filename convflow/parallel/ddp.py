@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from contextlib import AbstractContextManager
-from typing import cast
+from contextlib import AbstractContextManager, suppress
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -13,6 +13,18 @@ from torch.nn.parallel import DistributedDataParallel
 
 from convflow import distributed
 from convflow.parallel.single import Single
+
+
+class _Skippable(nn.Module):
+    """A module that does nothing when it is called with nothing."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, *given: Any) -> Any:
+        """Return what the module makes of what is given, None of nothing."""
+        return self.module(*given) if given else None
 
 
 class DDP(Single):
@@ -25,7 +37,7 @@ class DDP(Single):
         """Return a module whose backward pass exchanges gradients."""
         with warnings.catch_warnings(action="ignore", category=FutureWarning):
             prepared = DistributedDataParallel(  # torch 2.13 renames an argument, not quite
-                module,
+                _Skippable(module),
                 broadcast_buffers=False,
                 init_sync=False,
                 gradient_as_bucket_view=True,
@@ -37,6 +49,11 @@ class DDP(Single):
     def accumulate(self, module: nn.Module) -> AbstractContextManager[object]:
         """Return a context in which forward and backward pass exchange nothing."""
         return cast(DistributedDataParallel, module).no_sync()
+
+    def empty_forward(self, module: nn.Module) -> None:
+        """Take part in what torch exchanges once, in the forward pass of the second step."""
+        with torch.enable_grad(), suppress(RuntimeError):  # of a process that is gone
+            module()
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of the sum of `loss` over all processes.
@@ -51,7 +68,7 @@ class DDP(Single):
             loss.backward()
         except Exception as error:
             dist.destroy_process_group()
-            if isinstance(error, dist.DistError) or "gloo" in str(error):
+            if distributed.is_lost(error):
                 raise distributed.lost(error) from error
             raise
 

@@ -31,6 +31,13 @@ class Single:
         """Add the gradients of the sum of `loss` over all processes, and of those accumulated."""
         loss.backward()
 
+    def empty_forward(self, module: nn.Module) -> None:
+        """Take the part of a prepared module in the forward passes of others, after an error here.
+
+        An engine may exchange messages in a forward pass. A process that fails before its own
+        would leave the others waiting.
+        """
+
     def clip(self, parameters: Iterable[nn.Parameter], most: float | None) -> Tensor:
         """Return the norm of all gradients, which are made shorter where it is above `most`.
 

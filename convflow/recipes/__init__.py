@@ -5,13 +5,16 @@ A recipe is called `file.function` on the command line, for example `cifar10.flo
 
 from __future__ import annotations
 
+import ast
 import importlib
-import inspect
 import pkgutil
-from typing import NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
-from convflow.training.config import TrainConfig
 from convflow.types import InputError, unknown_name
+
+if TYPE_CHECKING:
+    from convflow.training.config import TrainConfig
 
 SOURCE = "paper, not reproduced here"
 """Where all targets come from, said wherever one is printed."""
@@ -44,13 +47,18 @@ class TargetScores(NamedTuple):
 
 
 def list_recipes() -> dict[str, str]:
-    """Return the name of every recipe and the first line of its description."""
+    """Return the name of every recipe and the first line of its description.
+
+    They are read from the source, for the recipes import torch.
+    """
     found = {}
     for module in pkgutil.iter_modules(__path__):
-        content = importlib.import_module(f"{__name__}.{module.name}")
-        for name, function in inspect.getmembers(content, inspect.isfunction):
-            if function.__module__ == content.__name__ and not name.startswith("_"):
-                found[f"{module.name}.{name}"] = (inspect.getdoc(function) or "").splitlines()[0]
+        source = Path(__file__).with_name(f"{module.name}.py").read_text(encoding="utf-8")
+        functions = [node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)]
+        for function in sorted(functions, key=lambda function: function.name):
+            if not function.name.startswith("_"):
+                first = (ast.get_docstring(function) or "").partition("\n")[0]
+                found[f"{module.name}.{function.name}"] = first
     return found
 
 

@@ -46,9 +46,11 @@ class Part:
 class Table(Mapping[str, T]):
     """The parts of one kind by name, such as all solvers.
 
+    Where the parts of this package are classes, so are those of a user; else they are objects.
+
     Args:
         noun: what one of them is called, for messages.
-        kind: the class that each is a subclass or an instance of.
+        kind: the class that each is derived from, or that each is an instance of.
         parts: those of this package by name.
 
     Example:
@@ -59,6 +61,7 @@ class Table(Mapping[str, T]):
 
     def __init__(self, noun: str, kind: type, parts: Mapping[str, T]) -> None:
         self.noun, self.kind, self.parts = noun, kind, dict(parts)
+        self.of_classes = any(isinstance(part, type) for part in parts.values())
 
     def __getitem__(self, name: str) -> T:
         """Return a part of this package."""
@@ -97,15 +100,23 @@ class Table(Mapping[str, T]):
             raise InputError(
                 f"{self.noun} {name!r}: {unknown_name(f'name in {place}', attribute, public)}"
             )
-        if not (isinstance(found, type) and issubclass(found, self.kind)) and not isinstance(
-            found, self.kind
-        ):
+        if not self._holds(found):
             wanted = f"{self.kind.__module__}:{self.kind.__qualname__}"
+            is_class, plain = isinstance(found, type), self.kind.__name__
+            got = "a class" if is_class else f"an object of type {type(found).__name__}"
+            cure = f"derive a class from {plain}" if self.of_classes else f"make it a {plain}"
             raise InputError(
-                f"{self.noun} {name!r}: expected a subclass or an instance of {wanted}, got "
-                f"{type(found).__name__} {attribute}; derive it from {self.kind.__name__}"
+                f"{self.noun} {name!r}: expected {'a subclass' if self.of_classes else 'an object'}"
+                f" of {wanted}, got {got}; {cure}"
             )
         return cast(T, found)
+
+    def _holds(self, found: Any) -> bool:
+        """Return whether something of a user can stand beside the parts of this package."""
+        if not self.of_classes:
+            return isinstance(found, self.kind)
+        derived = isinstance(found, type) and issubclass(found, self.kind)
+        return derived and found is not self.kind
 
     def _module(self, place: str, name: str, trusted: bool) -> ModuleType:
         if not trusted:

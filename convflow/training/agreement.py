@@ -60,10 +60,7 @@ def agree(cure: str, facts: Mapping[str, object]) -> None:
         for rank, theirs in enumerate(everywhere):
             ranks.setdefault(theirs.get(name, "none"), []).append(rank)
         if len(ranks) > 1:
-            got = ", ".join(f"{value[:80]} on {_called(some)}" for value, some in ranks.items())
+            got = ", ".join(
+                f"{value[:80]} on {distributed.name_ranks(some)}" for value, some in ranks.items()
+            )
             raise InputError(f"expected the same {name} in all processes, got {got}; {cure}")
-
-
-def _called(ranks: list[int]) -> str:
-    some = ", ".join(map(str, ranks[:4])) + ", ..." * (len(ranks) > 4)
-    return f"rank{'s' * (len(ranks) > 1)} {some}"

@@ -3,7 +3,8 @@
 step_000001200/
   raw/  ema/             each a model folder that `convflow.load_model` and `Pipeline` read
   optimizer.safetensors
-  objectives.safetensors only where objectives have parameters: theirs, and the average of these
+  objectives.safetensors only where objectives have parameters: theirs, and the average of those
+                         that are trained
   state.json             step, images seen, the run's settings, sizes and checksums of the
                          files, and a checksum of these facts
 

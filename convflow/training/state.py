@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from convflow import __version__, distributed
 from convflow.bundle.config import PipelineConfig
@@ -42,16 +42,18 @@ def checkpoint_tensors(trainer: Trainer) -> dict[str, dict[str, Tensor]]:
     }
     parameters = {
         f"{name}/{key}": tensor
-        for name, module in _objectives(trainer).items()
-        for key, tensor in module.state_dict().items()
+        for name, tensors in _objectives(trainer).items()
+        for key, tensor in tensors.items()
     }
     parts |= {checkpoint.OBJECTIVES_FILE: parameters} if parameters else {}
     return {name: trainer.parallel.save(tensors) for name, tensors in parts.items()}
 
 
-def _objectives(trainer: Trainer) -> dict[str, nn.Module]:
-    """Return the objectives and their average by the names they have in a checkpoint."""
-    return {"raw": trainer.losses.objectives, "ema": trainer.objectives_ema.model}
+def _objectives(trainer: Trainer) -> dict[str, dict[str, Tensor]]:
+    """Return the state of the objectives, and the averages of what is trained in them."""
+    objectives = trainer.losses.objectives
+    averages = trainer.objectives_ema.averages(objectives)
+    return {"raw": objectives.state_dict(), "ema": averages}
 
 
 def store(trainer: Trainer) -> Path:
@@ -112,7 +114,8 @@ def restore(trainer: Trainer, folder: Path) -> None:
     with checkpoint.readable(folder):
         if trainer.config.checkpoint.verify:
             checkpoint.require_whole(folder, state)
-        networks = {checkpoint.RAW_FILE: trainer.model, checkpoint.EMA_FILE: trainer.ema.model}
+        # The average first, for earlier versions stored old values of buffers with it.
+        networks = {checkpoint.EMA_FILE: trainer.ema.model, checkpoint.RAW_FILE: trainer.model}
         for name, network in networks.items():
             tensors = trainer.parallel.load(read_finite(folder / name))
             load_strictly(network, tensors, folder / name)  # type: ignore[arg-type]
@@ -129,16 +132,20 @@ def restore(trainer: Trainer, folder: Path) -> None:
 
 def _restore_objectives(trainer: Trainer, path: Path) -> None:
     """Put parameters and average of objectives back, or raise InputError where they do not fit."""
-    modules = _objectives(trainer)
-    if not any(module.state_dict() for module in modules.values()):
+    held = _objectives(trainer)
+    if not any(held.values()):
         return
     tensors = trainer.parallel.load(read_finite(path))
+    # Earlier versions stored what is frozen with the average too.
+    twice = {f"ema/{name}" for name in held["raw"].keys() - held["ema"].keys()}
+    tensors = {name: tensor for name, tensor in tensors.items() if name not in twice}
+    modules = {"raw": trainer.losses.objectives, "ema": trainer.objectives_ema.model}
     for name, module in modules.items():
         start = f"{name}/"
         own = {k.removeprefix(start): t for k, t in tensors.items() if k.startswith(start)}
-        if problems := find_misfits(module.state_dict(), own):
+        if problems := find_misfits(held[name], own):
             raise InputError(f"{path} does not fit the objectives: {'; '.join(problems[:3])}")
-        module.load_state_dict(own)
+        module.load_state_dict(own, strict=False)
 
 
 def _check_images(trainer: Trainer, state: Mapping[str, Any], folder: Path) -> None:

@@ -115,7 +115,12 @@ class Trainer:
             mean.add_(loss.detach())
             return loss
 
-        with distributed.all_or_none(self.device, lambda failed: [mean]):
+        def mine(failed: bool) -> list[Tensor]:
+            if failed:
+                self.parallel.empty_forward(self.prepared)
+            return [mean]
+
+        with distributed.all_or_none(self.device, mine):
             shape = (total, *self._shape(images))
             labels, draws = self._draw(labels, shape)
             noise = self._draw_encoding(shape)
@@ -123,6 +128,8 @@ class Trainer:
                 with self.parallel.accumulate(self.prepared):
                     loss_of(rows).backward()
             loss = loss_of(last)
+        known = {"loss": mean} | (terms if len(terms) > 1 else {})
+        distributed.sum_over_processes(list(known.values())[1:])  # while none can have failed
         self.parallel.backward(loss)
         norm = self.parallel.clip(self.losses.parameters(), config.optim.clip)
         if not math.isfinite(float(mean)) or not math.isfinite(float(norm)):
@@ -138,8 +145,6 @@ class Trainer:
         self.ema.update(self.model, self.step)
         self.objectives_ema.update(self.losses.objectives, self.step)
         self.savable = True
-        known = {"loss": mean} | (terms if len(terms) > 1 else {})
-        distributed.sum_over_processes(list(known.values())[1:])
         metrics = {name: float(value) * full / total for name, value in known.items()}
         return {**metrics, "gradient_norm": float(norm), "learning_rate": rate}
 

@@ -259,6 +259,61 @@ def test_the_default_name_tells_evaluations_apart(scenes, detector, tmp_path, mo
     ]  # fmt: skip
 
 
+def test_a_finished_card_answers_for_its_own_metrics(scenes, detector, tmp_path, monkeypatch):
+    """Killed after the card is written and before its parts are removed."""
+    ours, out = subject(scenes[200:]), tmp_path / "a.json"
+    target = open_target(save(tmp_path / "real.npz", scenes[:200]), ours, detector)
+
+    def go(*metrics, **more):
+        return evaluate(ours, detector, target, WORK, metrics=metrics, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("convflow.evaluation.evaluate.shutil.rmtree", lambda *_, **__: None)
+        go("fid", out=out)
+    assert (tmp_path / "a.json.parts").is_dir()
+    with pytest.raises(InputError, match=r"got .*a\.json, which is there already"):
+        go("is", out=out)
+    assert go("fid", out=out) == (read_card(out), out)
+    assert not (tmp_path / "a.json.parts").exists()
+    monkeypatch.chdir(tmp_path)
+    names = {go(*metrics)[1].name for metrics in ((), ("fid",), ("is",))}
+    assert len(names) == 3
+
+
+def test_unfinished_features_serve_other_metrics(scenes, detector, tmp_path, monkeypatch):
+    ours, out = subject(scenes[200:], reproducible=True), tmp_path / "a.json"
+    target = open_target(save(tmp_path / "real.npz", scenes[:200]), ours, detector)
+    with monkeypatch.context() as patch:
+        patch.setattr("convflow.evaluation.evaluate.score", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            evaluate(ours, detector, target, WORK, out=out, metrics=["fid"])
+    ours.pictures.reads.clear()
+    card, _ = evaluate(ours, detector, target, WORK, out=out, metrics=["is"])
+    assert list(card.scores) == ["IS-200"]
+    assert ours.pictures.reads == []
+
+
+def test_what_cannot_be_computed_is_refused_before_any_picture_is_read(scenes, detector, tmp_path):
+    ours = subject(scenes[200:])
+    make_reference(subject(scenes[:200], "real"), detector, tmp_path / "ref.npz", WORK)
+    known = read_reference(tmp_path / "ref.npz")
+    rows = dataclasses.replace(known, manifold=None)
+    narrow = dataclasses.replace(known, moments={"features": known.moments["spatial"]})
+    pooled = dataclasses.replace(detector, network=lambda x: load()(x)["features"])
+    pictures = open_target(save(tmp_path / "real.npz", scenes[:200]), ours, detector)
+    cases = [
+        (detector, Target(rows, None, {}), ["fid", "kid"], "expected manifold of tiny .* for kid"),
+        (pooled, pictures, ["sfid"], "expected spatial of tiny and of the reference for sfid"),
+        (pooled, pictures, ["is"], "expected logits of tiny and of the reference for is"),
+        (detector, Target(narrow, None, {}), [], "expected 13 features as tiny gives, got .* 16;"),
+    ]
+    for network, target, names, message in cases:
+        with pytest.raises(InputError, match=message):
+            evaluate(ours, network, target, WORK, out=tmp_path / "a.json", metrics=names)
+    assert ours.pictures.reads == []
+    assert not (tmp_path / "a.json.parts").exists()
+
+
 def test_too_few_pictures(scenes, detector, tmp_path):
     with pytest.raises(InputError, match="at least 6 pictures to score, got 1"):
         scored(scenes[:1], scenes[:200], detector, tmp_path / "a")

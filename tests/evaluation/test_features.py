@@ -48,8 +48,8 @@ def test_features_in_order(detector, tmp_path):
     images, reported = RandomImages(), []
     found = run(images, detector, tmp_path, progress=reported.append)
     expected = detector(images.pixels)
-    assert found.kinds() == ["features", "logits", "spatial"]
-    for kind in found.kinds():
+    assert list(found.widths()) == ["features", "logits", "spatial"]
+    for kind in list(found.widths()):
         torch.testing.assert_close(found.stack(kind), expected[kind])
     assert sum(reported) == 23
     rows = expected["spatial"].double()
@@ -111,7 +111,7 @@ def test_a_digest_knows_the_shape():
 def test_pixels_and_chosen_kinds(detector, tmp_path):
     images = RandomImages()
     found = run(images, detector, tmp_path, kinds=("features", "absent"), keep_pixels=True)
-    assert found.kinds() == ["features"]
+    assert list(found.widths()) == ["features"]
     assert torch.cat(list(found.read("pixels"))).equal(images.pixels)
 
 

@@ -60,7 +60,10 @@ def test_a_file_alone_imports_no_module(tmp_path, monkeypatch):
     [
         ("tests.extending.network:Nte", "did you mean 'Net'"),
         ("tests.extending.nothing:Net", "expected a module tests.extending.nothing"),
-        ("tests.extending.network:nn", "expected a subclass .*Backbone, got module nn"),
+        (
+            "tests.extending.network:nn",
+            "expected a subclass .*Backbone, got an object of type module",
+        ),
     ],
 )
 def test_a_name_that_is_no_network_is_refused(name, message):

@@ -1,7 +1,7 @@
 """An objective of a user: trained, killed, gone on with, sampled, all from the command line."""
 
 import json
-import subprocess
+import shutil
 import sys
 
 import pytest
@@ -44,6 +44,7 @@ def test_its_parameters_are_trained_and_averaged_and_its_terms_logged(run, train
     assert not first["raw/align.project.weight"].equal(last["raw/align.project.weight"])
     assert not last["ema/align.project.weight"].equal(last["raw/align.project.weight"])
     assert first["raw/align.teacher.weight"].equal(last["raw/align.teacher.weight"])
+    assert "ema/align.teacher.weight" not in last, "it is frozen"
     *_, line = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
     names = {"step", "images", "gradient_norm", "learning_rate"}
     assert line.keys() == names | {"loss", "process.loss", "align.similarity"}
@@ -58,6 +59,16 @@ def test_a_run_in_parts_ends_with_the_same_bits(run, train, tmp_path):
         assert train(parts, "--images", images) == 0
     assert kills.differences(run, parts) == []
     assert (checkpoint.folder_of(parts, 4) / checkpoint.OBJECTIVES_FILE).is_file()
+
+
+def test_a_checkpoint_with_what_is_frozen_stored_twice_is_read(run, train, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "run")
+    folder = checkpoint.folder_of(copy, 4)
+    tensors = objectives(copy)
+    frozen = {n.replace("raw", "ema"): t.clone() for n, t in tensors.items() if "teacher" in n}
+    safetensors.torch.save_file(tensors | frozen, folder / checkpoint.OBJECTIVES)
+    assert train(copy, "--images", "40", "--checkpoint.verify", "false") == 0
+    assert objectives(copy, 5).keys() == tensors.keys()
 
 
 def test_it_is_sampled_as_any_model_is(run, tmp_path):
@@ -93,8 +104,8 @@ def test_another_weight_is_another_run(run, train, capsys):
     assert "other settings: objectives.align.weight (0.5, now 0)" in capsys.readouterr().err
 
 
-def test_a_file_alone_runs_no_code_of_a_user(run):
-    script = f"from convflow.cli.main import main; print(main(['train', '--resume', {str(run)!r}]))"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert done.stdout.strip() == "2"
-    assert "--import tests.extending.align" in done.stderr
+def test_a_file_alone_runs_no_code_of_a_user(run, monkeypatch, capsys):
+    monkeypatch.delitem(sys.modules, "tests.extending.align", raising=False)
+    assert main(["train", "--resume", str(run)]) == 2
+    assert "--import tests.extending.align" in capsys.readouterr().err
+    assert "tests.extending.align" not in sys.modules

@@ -41,7 +41,10 @@ def test_it_is_told_the_split_and_whether_labels_are_wanted():
     [
         ("tests.extending.source:Colour", "did you mean 'Colours'"),
         ("tests.extending.nothing:Colours", "expected a module tests.extending.nothing"),
-        ("tests.extending.source:np", "expected a subclass or an instance"),
+        (
+            "tests.extending.source:np",
+            "expected an object of .*:Callable, got an object of type module",
+        ),
         ("builtins:max", "expected a source of pictures of builtins:max, got TypeError"),
         ("operator:eq", r"expected operator:eq to make a source of pictures \(name,.* got bool"),
     ],

@@ -293,7 +293,7 @@ def test_it_is_one_graph_to_the_compiler(backbone):
         assert_close_rms(a, b)
 
 
-@pytest.mark.parametrize("case", PYRAMIDS)
+@pytest.mark.parametrize("case", FEW)
 def test_saving_and_loading_is_exact(case, tmp_path):
     model = build(case)
     model.save_pretrained(tmp_path)

@@ -38,7 +38,7 @@ def test_every_setting_has_a_line_of_help_and_is_read_from_json(kind):
 
 def test_a_process_of_the_users_own_module_is_found():
     assert type(create_process("tests.processes.test_process:Own", width=2)) is Own
-    with pytest.raises(InputError, match=r"expected a subclass or an instance of .*:Process"):
+    with pytest.raises(InputError, match=r"expected a subclass of .*:Process"):
         create_process("tests.processes.test_process:json")
 
 

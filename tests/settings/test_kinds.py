@@ -34,7 +34,15 @@ def module(tmp_path, monkeypatch):
         del sys.modules[name]
 
 
-MINE = "from tests.settings.test_kinds import Part\nclass Mine(Part): ...\nmade = Mine()\nother = 1"
+OBJECTS = Table("part", Part, {"ours": Ours()})
+
+MINE = """
+from tests.settings.test_kinds import Part
+class Mine(Part): ...
+class Other: ...
+made, number = Mine(), 1
+def make(): return Mine()
+"""
 
 
 def test_names_of_the_package_are_found():
@@ -48,7 +56,7 @@ def test_names_of_a_user_are_found_from_the_working_directory(module):
     module(MINE)
     paths = list(sys.path)
     assert TABLE.find("my_parts:Mine").__name__ == "Mine"
-    assert isinstance(TABLE.find("my_parts:made"), Part)
+    assert isinstance(OBJECTS.find("my_parts:made"), Part)
     assert sys.path == paths
 
 
@@ -57,13 +65,25 @@ def test_names_of_a_user_are_found_from_the_working_directory(module):
     [
         ("nowhere.parts:Mine", "expected a module nowhere.parts that Python can import, got none"),
         ("my_parts:Min", "unknown name in my_parts 'Min'; did you mean 'Mine'"),
-        ("my_parts:other", "expected a subclass or an instance of .*:Part, got int other; derive"),
+        ("my_parts:Other", "expected a subclass of .*:Part, got a class; derive a class from Part"),
+        ("my_parts:Part", "expected a subclass of .*:Part, got a class; derive a class from Part"),
+        ("my_parts:made", "expected a subclass of .*:Part, got an object of type Mine; deri"),
+        ("my_parts:number", "expected a subclass of .*:Part, got an object of type int; der"),
+        ("my_parts:make", "expected a subclass of .*:Part, got an object of type function; "),
     ],
 )
 def test_what_is_no_part_is_refused(module, name, message):
     module(MINE)
     with pytest.raises(InputError, match=f"part '{name}': {message}"):
         TABLE.find(name)
+
+
+@pytest.mark.parametrize("name", ["Mine", "Other", "number", "make"])
+def test_a_table_of_objects_refuses_classes_and_functions(module, name):
+    module(MINE)
+    got = "a class" if name[0].isupper() else "an object of type (int|function)"
+    with pytest.raises(InputError, match=f"expected an object of .*:Part, got {got}; make it a Pa"):
+        OBJECTS.find(f"my_parts:{name}")
 
 
 @pytest.mark.parametrize(
@@ -81,7 +101,7 @@ def test_a_name_from_a_file_runs_no_code(module, tmp_path):
     with pytest.raises(InputError, match="add --import my_parts if you trust it"):
         TABLE.find("my_parts:Mine", trusted=False)
     assert not (tmp_path / "ran").exists()
-    with pytest.raises(InputError, match="expected a subclass or an instance of"):
+    with pytest.raises(InputError, match="expected a subclass of"):
         TABLE.find("os:system", trusted=False)
     import_module("my_parts", "a test")
     assert (tmp_path / "ran").exists()

@@ -17,6 +17,7 @@ DISKS = """
 import logging, os, shutil, sys
 from pathlib import Path
 import torch
+from torch.optim import AdamW
 from benchmarks.reliability import kills
 from convflow import distributed as d
 from convflow.data.loader import Images
@@ -75,6 +76,7 @@ DIFFERENT = """
 
 FAILING = """
     batch, losses, samples = Images.batch, Trainer._losses, Trainer.write_samples
+    step = AdamW.step
     if rank:
         Images.batch = failing(batch, launch.InputError("odd/1.png: damaged; replace it"), 3)
     attempt("batch", shared / "batch")
@@ -82,7 +84,15 @@ FAILING = """
     if rank:
         Trainer._losses = failing(losses, MemoryError("too much"), 4)
     attempt("losses", shared / "losses")
+    if rank:  # before the first forward pass of the second step, where DDP exchanges messages
+        Trainer._losses = failing(losses, MemoryError("too much"), 2)
+    attempt("second", shared / "second")
     Trainer._losses = losses
+    if rank:  # after the exchange of gradients, with a loss of two terms
+        AdamW.step = failing(AdamW.step, MemoryError("too much"), 3)
+    align = ["--objectives.align.kind", "tests.extending.align:Align"]
+    attempt("optimizer", shared / "optimizer", *align)
+    AdamW.step = step
     Trainer.write_samples = failing(samples, launch.InputError("no space; free some"), 1)
     attempt("samples", shared / "samples", "--monitor.samples-minutes", "1e-9")
     Trainer.write_samples = samples
@@ -127,7 +137,7 @@ def test_processes_that_differ_stop_together(disks):
     first, second = answers(DIFFERENT, disks)
     assert "rank 1 does not see new" in first.pop("unseen")
     assert second.pop("unseen") == "True"
-    assert first.pop("pictures") == "InputError: another process stopped; see its message"
+    assert first.pop("pictures") == "InputError: rank 1 stopped; see its message"
     assert "that the first process sees, got 21 on process 1" in second.pop("pictures")
     assert first == second
     assert first["step"].startswith(
@@ -140,14 +150,16 @@ def test_processes_that_differ_stop_together(disks):
 
 def test_what_fails_in_one_process_stops_all_after_saving(disks):
     first, second = answers(FAILING, disks)
-    other = "InputError: another process stopped; see its message"
-    for name in ("batch", "losses", "samples"):
+    for name in ("batch", "losses", "second", "optimizer", "samples"):
         assert (checkpoint.list_steps(disks / name) or [0])[-1] > 0
-    assert second["losses"] == "MemoryError: too much"
-    assert first["losses"].startswith(other)
-    assert "saved before" in first["losses"]
+    other = "InputError: rank 1 stopped; see its message"
+    for name in ("losses", "second"):
+        assert first[name].startswith(f"{other}; saved before")
+    assert first["optimizer"] == other
+    for name in ("losses", "second", "optimizer"):
+        assert second[name] == "MemoryError: too much"
     assert first["samples"].startswith("InputError: no space; free some; saved before")
-    assert second["samples"] == other
+    assert second["samples"] == "InputError: rank 0 stopped; see its message"
     assert first["batch"] == second["batch"] == "True"  # it went on to its end
     assert "pictures could not be read; others stood in their places" in first["replaced"]
     assert second["scales"] == "True"

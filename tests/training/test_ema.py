@@ -75,3 +75,21 @@ def test_the_average_neither_trains_nor_drags_the_model_along():
     assert not ema.model.training
     assert all(p.requires_grad for p in model.parameters())
     assert all(torch.equal(before[n], t) for n, t in model.state_dict().items())
+
+
+def test_what_is_not_trained_is_neither_averaged_nor_copied():
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2).requires_grad_(False))
+    ema = EMA(model.to(torch.bfloat16), 0.9, 0)
+    model(torch.randn(5, 3, dtype=torch.bfloat16))  # moves the buffers of the norm
+    frozen = model[2].weight.clone()
+    with torch.no_grad():
+        model[0].weight.add_(1)
+    ema.update(model, 1)
+    assert ema.model[2].weight is model[2].weight
+    assert model[2].weight.equal(frozen)
+    assert ema.model[1].running_mean is model[1].running_mean
+    assert ema.model[0].weight.dtype == torch.float32
+    assert not ema.model[0].weight.equal(model[0].weight.float())
+    assert list(ema.averages(model)) == ["0.weight", "0.bias", "1.weight", "1.bias"]
+    assert model.training
+    assert not any(module.training for module in ema.model.modules())
