@@ -84,7 +84,7 @@ class Trainer:
         self.optimizer = create_optimizer(losses, config.optim)
         self.told = read_arguments(model, config.resolution.arguments())
         Resolution(self.shape[1:], self.shape[1:]).check(model, self.told)
-        self.precision = choose_precision(config.precision, self.device)
+        self.precision = distributed.choose_precision(config.precision, self.device)
         samples = samples_of(config, model, process, codec, self.precision == "bfloat16", self.told)
         self.previews = Previews(run / "samples", samples, config.monitor.num_samples)
         self.step, self.images_seen = 0, 0
@@ -358,13 +358,6 @@ class Trainer:
             f"{where}{f', with {names}' if names else ''}{', ...' if len(bad) > 3 else ''}; "
             f"kept: {good}; {cure}"
         )
-
-
-def choose_precision(name: str, device: torch.device) -> str:
-    """Return "float32" or "bfloat16"; "auto" takes bfloat16 where the hardware multiplies it."""
-    if name != "auto":
-        return name
-    return "bfloat16" if distributed.has_fast_bfloat16(device) else "float32"
 
 
 def _slices(count: int, most: int | None) -> list[slice]:
