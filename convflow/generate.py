@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar, Literal
 
@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_map
 from convflow import distributed
 from convflow.codecs import Codec, PixelCodec, image_channels
 from convflow.models.backbone import Backbone
+from convflow.models.half import cast_weights
 from convflow.models.resolution import Resolution
 from convflow.models.zoo import check_process
 from convflow.processes.contract import Field, Process
@@ -196,7 +197,17 @@ class Samples:
             distributed.one_thread(alone),
             torch.autocast(device.type, torch.bfloat16, enabled=half),
         ):
-            return self.solver.run(self.process, self.guided, noise, labels, draw, report)
+            guided = self._in_half().guided if half else self.guided
+            return self.solver.run(self.process, guided, noise, labels, draw, report)
+
+    def _in_half(self) -> Samples:
+        """Return these samples with networks whose weights are cast once for all steps."""
+
+        def cast(network: Backbone) -> Backbone:
+            return cast_weights(network) if _is_plain(network) else network
+
+        weaker = None if self.weaker is None else cast(self.weaker)
+        return replace(self, model=cast(self.model), weaker=weaker)
 
     def _work(self, num: int) -> float:
         """Return about how many multiply-accumulates an evaluation for `num` pictures takes.
@@ -205,7 +216,7 @@ class Samples:
         factor of two. Networks that are compiled or not of the library have no bound.
         """
         networks = [self.model] if self.weaker is None else [self.model, self.weaker]
-        if not all(_is_ours(module) for model in networks for module in model.modules()):
+        if not all(map(_is_plain, networks)):
             return math.inf
         weights = [sum(w.numel() for w in n.parameters()) / n.multiple**2 for n in networks]
         twice = 1 + (self.guidance != 1 and self.weaker is None)
@@ -282,8 +293,11 @@ class Samples:
         return to_dict(self.codec) | weights
 
 
-def _is_ours(module: nn.Module) -> bool:
-    """Return whether a module does what its class says, one of ours or of torch's, uncompiled."""
-    known = type(module).__module__.startswith(("convflow.", "torch.nn.modules."))
-    changed = any(callable(own) and hasattr(type(module), n) for n, own in vars(module).items())
-    return known and not changed
+def _is_plain(network: nn.Module) -> bool:
+    """Return whether all modules do what their classes say: ours or torch's, uncompiled."""
+    for module in network.modules():
+        if not type(module).__module__.startswith(("convflow.", "torch.nn.modules.")):
+            return False
+        if any(callable(own) and hasattr(type(module), n) for n, own in vars(module).items()):
+            return False
+    return True

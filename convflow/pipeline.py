@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import UInt8
@@ -221,7 +221,7 @@ class Pipeline:
         guidance: float | None = None,
         weaker: Backbone | Pipeline | None = None,
         seed: int = 0,
-        precision: Precision = "float32",
+        precision: Precision | Literal["auto"] = "float32",
         **more: Any,
     ) -> Samples:
         """Return the endless series of pictures that these settings define; none is made yet.
@@ -241,7 +241,8 @@ class Pipeline:
             guidance: scale, 1 for none; "cfg" and "cfg-zero" need classes.
             weaker: for the guidance "auto"; a Pipeline's process must be that of this one.
             seed: any non-negative integer.
-            precision: of the network's arithmetic; the picture itself is summed in float32.
+            precision: of the network's arithmetic: float32, bfloat16, or auto for bfloat16 where
+                the hardware multiplies it. The picture itself is summed in float32.
             **more: other settings of `SamplingConfig`: `guidance_kind` ("auto" with a `weaker`
                 model of the same data), `interval`, `channels_guided` ("all" too), `label_policy`.
                 Settings of the solver; the shift "auto" is `shift_of_size` times that of the
@@ -256,7 +257,7 @@ class Pipeline:
         check_kinds(Integral, seed=seed)
         if seed < 0:
             raise InputError(f"expected seed >= 0, got {seed}; change it")
-        if precision not in (known := get_args(Precision)):
+        if precision not in (known := ("auto", *get_args(Precision))):
             raise InputError(unknown_name("precision", precision, known))
         named = {"solver": solver, "steps": steps, "guidance": guidance}
         arguments, chosen, automatic = self._chosen(size, named | more)
@@ -283,7 +284,7 @@ class Pipeline:
             weaker=None if weaker is None else weaker.to(self.device).eval(),
             seed=seed,
             label_policy=chosen.label_policy,
-            precision=precision,
+            precision=distributed.choose_precision(precision, self.device),
             model_arguments=read_arguments(self.model, self.resolution.arguments() | arguments),
         )
 

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from convflow import generate
+from convflow import distributed, generate
 from convflow.bundle.config import SamplingConfig
 from convflow.codecs import LatentCodec, PixelCodec
 from convflow.models.zoo import create_model
@@ -77,6 +77,22 @@ def test_bfloat16_is_near_but_not_the_same(pipe):
         pipe.samples(precision=p).read(range(4)).float() for p in ("float32", "bfloat16")
     )
     assert 0 < (exact - half).abs().mean() < 2
+
+
+def test_weights_are_cast_once_for_all_steps(pipe, monkeypatch):
+    seen = []
+    monkeypatch.setattr(generate, "cast_weights", lambda model: seen.append(model) or model)
+    plain = pipe.samples(precision="bfloat16", steps=3).read(range(2))
+    assert seen == [pipe.model]
+    monkeypatch.undo()
+    assert pipe.samples(precision="bfloat16", steps=3).read(range(2)).equal(plain)
+
+
+@pytest.mark.parametrize(("fast", "precision"), [(True, "bfloat16"), (False, "float32")])
+def test_auto_precision_is_that_of_the_hardware(pipe, monkeypatch, fast, precision):
+    monkeypatch.setattr(distributed, "has_fast_bfloat16", lambda _: fast)
+    assert pipe.samples(precision="auto").precision == precision
+    assert pipe.samples().precision == "float32"
 
 
 def test_a_model_that_gives_nan_is_named_with_the_sample(pipe, monkeypatch):

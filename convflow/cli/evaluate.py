@@ -65,6 +65,7 @@ def main(arguments: Sequence[str]) -> int:
     _check(options)
 
     from convflow import distributed
+    from convflow.cli.precision import advise
     from convflow.evaluation.detectors import open_detector
     from convflow.evaluation.evaluate import Work, evaluate, make_reference, open_target
     from convflow.evaluation.scores import METRICS
@@ -77,6 +78,8 @@ def main(arguments: Sequence[str]) -> int:
         first = distributed.rank() == 0
         with distributed.all_or_none(device):
             subject = _open_subject(options)
+        if first and subject.sampling is not None:
+            advise(device, options.precision)
         origin = {"weights": options.detector_weights, "sha256": options.detector_sha256}
         for mine in (first, not first):  # the first process downloads, the others find it there
             with distributed.all_or_none(device):

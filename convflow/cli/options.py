@@ -127,7 +127,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "help": "scaling of the positions of DiT and SiT on larger grids: pi or ei; pi, ntk or yarn"
         " of rotary ones"
     },
-    "precision": {"help": "arithmetic of the network: float32 (default) or bfloat16"},
+    "precision": {
+        "help": "arithmetic of the network: float32 (default), bfloat16, or auto = bfloat16 where "
+        "it is fast"
+    },
 }
 """What `Pipeline.samples` takes beside settings, as options; size and seed stand with commands."""
 

@@ -48,6 +48,7 @@ def main(arguments: Sequence[str]) -> int:
         raise InputError("--preview-every: expected --previews with it, got none; add it")
 
     from convflow.bar import Bar
+    from convflow.cli.precision import advise
     from convflow.cli.strips import Strips
     from convflow.pipeline import Pipeline
 
@@ -55,6 +56,7 @@ def main(arguments: Sequence[str]) -> int:
     labels = chosen_labels(options, pipe.class_names)
     num = options.num or max(16, len(labels or ()))
     chosen = sampling_options(options)
+    advise(pipe.device, options.precision)
     wanted = fit_sizes(chosen.pop("size", None) or [pipe.size], multiple_of(pipe, chosen))
     series = [pipe.samples(labels, **chosen, size=size) for size in wanted]
     for samples in series:  # all of them are checked before the first picture is made

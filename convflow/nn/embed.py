@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from convflow.nn.linear import Linear
 from convflow.nn.norm import Condition, Modulation, modulate
 
 FREQUENCIES = 256
@@ -28,8 +29,8 @@ class TimeEmbedding(nn.Module):
     ) -> None:
         super().__init__()
         self.spacing = spacing
-        self.hidden = nn.Linear(FREQUENCIES, hidden or width)
-        self.out = nn.Linear(hidden or width, width)
+        self.hidden = Linear(FREQUENCIES, hidden or width)
+        self.out = Linear(hidden or width, width)
         for layer in (self.hidden, self.out):
             nn.init.normal_(layer.weight, std=0.02)
             nn.init.zeros_(layer.bias)
@@ -86,7 +87,7 @@ class PatchHead(nn.Module):
         self.width, self.patch_size, self.out_channels = width, patch_size, out_channels
         self.modulation = Modulation(width, 2)
         self.norm = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
-        self.out = nn.Linear(width, patch_size**2 * out_channels)
+        self.out = Linear(width, patch_size**2 * out_channels)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 

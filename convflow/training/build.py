@@ -37,7 +37,7 @@ from convflow.training.data import (
 from convflow.training.origin import begin_from, fit_settings, read_origin
 from convflow.training.places import describe_paths, find_paths
 from convflow.training.step import Losses
-from convflow.training.trainer import Trainer, choose_precision
+from convflow.training.trainer import Trainer
 from convflow.types import InputError, Size
 
 MEASURED_IMAGES = 10_000
@@ -216,7 +216,7 @@ def _check_memory(
     whole = batch_size_of(size, config.batch_size, math.prod(config.data.size))
     share = math.ceil(whole / distributed.world_size())
     batch = min(share, config.micro_batch or share)
-    half = choose_precision(config.precision, device) == "bfloat16"
+    half = distributed.choose_precision(config.precision, device) == "bfloat16"
     estimate = MemoryEstimate(build, size, batch, factor, half, training=True)
     estimate.check(distributed.free_memory(device), "micro-batch")
 

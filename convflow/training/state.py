@@ -125,7 +125,7 @@ def restore(trainer: Trainer, folder: Path) -> None:
     trainer.step, trainer.images_seen = state["step"], state["images_seen"]
     if trainer.config.precision == "auto":  # stays what it was
         trainer.precision = state.get("precision", trainer.precision)
-        samples = replace(trainer.previews.samples, precision=trainer.precision)  # type: ignore[arg-type]
+        samples = replace(trainer.previews.samples, precision=trainer.precision)
         trainer.previews = replace(trainer.previews, samples=samples)
     trainer.begun_from = trainer.saved = folder
 

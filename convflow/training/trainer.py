@@ -84,7 +84,7 @@ class Trainer:
         self.optimizer = create_optimizer(losses, config.optim)
         self.model_kwargs = read_arguments(model, config.resolution.arguments())
         Resolution(self.shape[1:], self.shape[1:]).check(model, self.model_kwargs)
-        self.precision = choose_precision(config.precision, self.device)
+        self.precision = distributed.choose_precision(config.precision, self.device)
         samples = samples_of(
             config, model, process, codec, self.precision == "bfloat16", self.model_kwargs
         )
@@ -372,13 +372,6 @@ class Trainer:
             f"{where}{f', with {names}' if names else ''}{', ...' if len(bad) > 3 else ''}; "
             f"kept: {good}; {cure}"
         )
-
-
-def choose_precision(name: str, device: torch.device) -> str:
-    """Return "float32" or "bfloat16"; "auto" takes bfloat16 where the hardware multiplies it."""
-    if name != "auto":
-        return name
-    return "bfloat16" if distributed.has_fast_bfloat16(device) else "float32"
 
 
 def _slices(count: int, most: int | None) -> list[slice]:

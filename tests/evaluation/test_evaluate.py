@@ -287,10 +287,10 @@ def test_unfinished_features_serve_other_metrics(scenes, detector, tmp_path, mon
         patch.setattr("convflow.evaluation.evaluate.score", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             evaluate(ours, detector, target, WORK, out=out, metrics=["fid"])
-    ours.pictures.reads.clear()
+    ours.images.reads.clear()
     card, _ = evaluate(ours, detector, target, WORK, out=out, metrics=["is"])
     assert list(card.scores) == ["IS-200"]
-    assert ours.pictures.reads == []
+    assert ours.images.reads == []
 
 
 def test_what_cannot_be_computed_is_refused_before_any_picture_is_read(scenes, detector, tmp_path):
@@ -310,7 +310,7 @@ def test_what_cannot_be_computed_is_refused_before_any_picture_is_read(scenes, d
     for network, target, names, message in cases:
         with pytest.raises(InputError, match=message):
             evaluate(ours, network, target, WORK, out=tmp_path / "a.json", metrics=names)
-    assert ours.pictures.reads == []
+    assert ours.images.reads == []
     assert not (tmp_path / "a.json.parts").exists()
 
 
