@@ -7,10 +7,10 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-Module = TypeVar("Module", bound=nn.Module)
+AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 
-def cast_weights(model: Module) -> Module:
+def cast_weights(model: AnyModule) -> AnyModule:
     """Return the network with bfloat16 weights where autocast would cast them at every call.
 
     The result under `torch.autocast` is the same, bit for bit. All other tensors, such as those of
