@@ -13,11 +13,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from convflow.bench import harness, table
-from convflow.bench.harness import Call, Case, Row, peak_mib
+from convflow.bench.harness import BenchRow, Call, Case, peak_mib
 
 __all__ = [
-    "DIRTY", "RESULTS", "Call", "Case", "Row", "machine", "measure", "peak_mib", "revision",
-    "write", "write_table",
+    "DIRTY",
+    "RESULTS",
+    "BenchRow",
+    "Call",
+    "Case",
+    "machine",
+    "measure",
+    "peak_mib",
+    "revision",
+    "write",
+    "write_table",
 ]  # fmt: skip
 
 RESULTS = Path(os.environ.get("BENCH_OUT") or Path(__file__).parent / "results").absolute()
@@ -25,7 +34,7 @@ DIRTY = "--dirty"
 """Given to a benchmark, it allows numbers from files that no revision holds."""
 
 
-def measure(case: Case, rounds: int = 11) -> list[Row]:
+def measure(case: Case, rounds: int = 11) -> list[BenchRow]:
     """Rows for every shape, mode and rival, see `convflow.bench.harness.measure`."""
     machine()  # refuses now rather than after minutes
     return harness.measure(case, rounds)
@@ -72,7 +81,7 @@ def revision(repository: Path, dirty: bool) -> str:
     return f"{name}-dirty" if changes else name
 
 
-def write(path: Path, rows: Sequence[Row], **more: str) -> None:
+def write(path: Path, rows: Sequence[BenchRow], **more: str) -> None:
     """Replace the table at `path` by these rows, each with the machine and `more` columns."""
     write_table(path, [table.cells(vars(row)) for row in rows], **more)
 
@@ -82,4 +91,4 @@ def write_table(path: Path, rows: Sequence[Mapping[str, object]], **more: object
 
     What `more` says of the machine, such as other threads, counts.
     """
-    table.write(path, rows, {**more, **machine(), **more})
+    table.write_csv(path, rows, {**more, **machine(), **more})

@@ -8,9 +8,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from convflow.spoken import duration
+from convflow.units import duration
 
-FORMAT = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{spent}, {left} left, {rate_fmt}{postfix}]"
+BAR_FORMAT = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{spent}, {left} left, {rate_fmt}{postfix}]"
 
 
 class Bar(tqdm):
@@ -23,15 +23,15 @@ class Bar(tqdm):
 
     def __init__(self, *, until: float = math.inf, **options: Any) -> None:
         self.until = until
-        super().__init__(dynamic_ncols=True, bar_format=FORMAT, **options)
+        super().__init__(dynamic_ncols=True, bar_format=BAR_FORMAT, **options)
 
     @property
     def format_dict(self) -> dict[str, Any]:
         """What a line is made of."""
-        told = super().format_dict
-        done, elapsed = told["n"] - told["initial"], told["elapsed"]
-        rate = told["rate"] or (done / elapsed if elapsed else 0)
-        left = (told["total"] - told["n"]) / rate if rate else math.inf
+        fields = super().format_dict
+        done, elapsed = fields["n"] - fields["initial"], fields["elapsed"]
+        rate = fields["rate"] or (done / elapsed if elapsed else 0)
+        left = (fields["total"] - fields["n"]) / rate if rate else math.inf
         left = max(0.0, min(left, self.until - time.monotonic()))
         shown = duration(left) if left < math.inf else "?"
-        return told | {"spent": duration(elapsed), "left": shown}
+        return fields | {"spent": duration(elapsed), "left": shown}

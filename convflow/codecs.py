@@ -131,15 +131,16 @@ class LatentCodec(Codec):
     ] = None
 
     @cached_property
-    def known(self) -> _AutoencoderConfig:
+    def autoencoder_config(self) -> _AutoencoderConfig:
         """What the `config.json` of the autoencoder says; InputError where it cannot be read."""
         return _read_config(self.autoencoder)
 
     @property
     def constants(self) -> tuple[float, float]:
         """Scale and shift, those of the autoencoder where they are None."""
-        scale = self.known.scaling_factor if self.scale is None else self.scale
-        return scale, (self.known.shift_factor or 0.0) if self.shift is None else self.shift
+        config = self.autoencoder_config
+        scale = config.scaling_factor if self.scale is None else self.scale
+        return scale, (config.shift_factor or 0.0) if self.shift is None else self.shift
 
     def with_constants(self, other: Codec) -> LatentCodec:
         """Return the codec with scale and shift of another where it has none."""
@@ -166,17 +167,17 @@ class LatentCodec(Codec):
     @cached_property
     def factor(self) -> int:
         """Pixels along a side of one cell of model space."""
-        return 2 ** (len(self.known.block_out_channels) - 1)
+        return 2 ** (len(self.autoencoder_config.block_out_channels) - 1)
 
     def channels(self, image_channels: int) -> int:
         """Return the channels of the latents."""
-        wanted = self.known.in_channels
+        wanted = self.autoencoder_config.in_channels
         if image_channels != wanted:
             raise InputError(
                 f"--data.channels: expected {wanted} as the autoencoder {self.autoencoder} has, "
                 f"got {image_channels}; set it to {wanted}, pictures are converted"
             )
-        return self.known.latent_channels
+        return self.autoencoder_config.latent_channels
 
     def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> Float[Tensor, "*shape"]:
         """Return the standard normal part of `encode`, on the generator's device."""
@@ -242,7 +243,7 @@ class _AutoencoderConfig:
     shift_factor: float | None = None
 
 
-KNOWN = {SD_VAE: _AutoencoderConfig(block_out_channels=(128, 256, 512, 512))}
+KNOWN_AUTOENCODERS = {SD_VAE: _AutoencoderConfig(block_out_channels=(128, 256, 512, 512))}
 """Autoencoders of the Hub whose `config.json` need not be read."""
 
 CODECS: Table[type[Codec]] = Table(
@@ -251,7 +252,7 @@ CODECS: Table[type[Codec]] = Table(
 Codec.kinds = CODECS
 
 
-def picture_channels(codec: Codec, channels: int) -> int | None:
+def image_channels(codec: Codec, channels: int) -> int | None:
     """Return 1 (grey) or 3 (colour), whichever has so many channels in model space, or None."""
     for image_channels in (3, 1):
         try:
@@ -264,8 +265,8 @@ def picture_channels(codec: Codec, channels: int) -> int | None:
 
 def _read_config(name: str) -> _AutoencoderConfig:
     """Return what the `config.json` of an autoencoder says, without its weights."""
-    if name in KNOWN and not Path(name).is_dir():
-        return KNOWN[name]
+    if name in KNOWN_AUTOENCODERS and not Path(name).is_dir():
+        return KNOWN_AUTOENCODERS[name]
     path = _find(name, "config.json") / "config.json"
     try:
         return msgspec.convert(read_json(path), _AutoencoderConfig)

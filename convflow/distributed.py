@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -64,6 +64,15 @@ def has_fast_bfloat16(device: torch.device) -> bool:
             capable.get("avx512_bf16") or capable.get("amx_bf16") or capable.get("amx_tile")
         )
     return False
+
+
+def choose_precision(
+    name: Literal["auto", "float32", "bfloat16"], device: torch.device
+) -> Literal["float32", "bfloat16"]:
+    """Return "float32" or "bfloat16"; "auto" takes bfloat16 where the hardware multiplies it."""
+    if name != "auto":
+        return name
+    return "bfloat16" if has_fast_bfloat16(device) else "float32"
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar, Literal
 
@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from convflow import distributed
-from convflow.codecs import Codec, PixelCodec, picture_channels
+from convflow.codecs import Codec, PixelCodec, image_channels
 from convflow.models.backbone import Backbone
+from convflow.models.half import cast_weights
 from convflow.models.resolution import Resolution
 from convflow.models.zoo import check_process
 from convflow.processes.contract import Field, Process
@@ -35,15 +36,12 @@ from convflow.seeds import (
 )
 from convflow.settings.read import to_dict
 from convflow.storage import hash_tensors
-from convflow.types import Denoiser, InputError, Size, nearest_size
+from convflow.types import Denoiser, InputError, Progress, Size, nearest_size
 
 Precision = Literal["float32", "bfloat16"]
 
 LITTLE_WORK = 2e9
 """An evaluation of fewer multiply-accumulates runs on one thread: see docs/performance.md."""
-
-Progress = Callable[[float], None]
-"""Told how many more pictures are done, in fractions: each step adds its share of a batch."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +118,7 @@ class Samples:
     @property
     def channels(self) -> int:
         """Channels of the pictures: 1 for grey, 3 for colour."""
-        channels = picture_channels(self.codec, self.model.in_channels)
+        channels = image_channels(self.codec, self.model.in_channels)
         assert channels is not None, "Pipeline checks it"
         return channels
 
@@ -199,7 +197,17 @@ class Samples:
             distributed.one_thread(alone),
             torch.autocast(device.type, torch.bfloat16, enabled=half),
         ):
-            return self.solver.run(self.process, self.guided, noise, labels, draw, report)
+            guided = self._in_half().guided if half else self.guided
+            return self.solver.run(self.process, guided, noise, labels, draw, report)
+
+    def _in_half(self) -> Samples:
+        """Return these samples with networks whose weights are cast once for all steps."""
+
+        def cast(network: Backbone) -> Backbone:
+            return cast_weights(network) if _is_plain(network) else network
+
+        weaker = None if self.weaker is None else cast(self.weaker)
+        return replace(self, model=cast(self.model), weaker=weaker)
 
     def _work(self, num: int) -> float:
         """Return about how many multiply-accumulates an evaluation for `num` pictures takes.
@@ -208,7 +216,7 @@ class Samples:
         factor of two. Networks that are compiled or not of the library have no bound.
         """
         networks = [self.model] if self.weaker is None else [self.model, self.weaker]
-        if not all(_is_ours(module) for model in networks for module in model.modules()):
+        if not all(map(_is_plain, networks)):
             return math.inf
         weights = [sum(w.numel() for w in n.parameters()) / n.multiple**2 for n in networks]
         twice = 1 + (self.guidance != 1 and self.weaker is None)
@@ -249,8 +257,8 @@ class Samples:
         Its answers are copies: a network compiled to CUDA graphs writes the next one over the last.
         """
         given = self.model_arguments
-        told = self.resolution.network(model, given, self.process.flow_time) if given else model
-        return lambda *inputs: tree_map(Tensor.clone, told(*inputs))
+        network = self.resolution.network(model, given, self.process.flow_time) if given else model
+        return lambda *inputs: tree_map(Tensor.clone, network(*inputs))
 
     def describe(self) -> dict[str, Any]:
         """Return everything but the model that the pictures depend on, ready for JSON."""
@@ -285,8 +293,11 @@ class Samples:
         return to_dict(self.codec) | weights
 
 
-def _is_ours(module: nn.Module) -> bool:
-    """Return whether a module does what its class says, one of ours or of torch's, uncompiled."""
-    known = type(module).__module__.startswith(("convflow.", "torch.nn.modules."))
-    changed = any(callable(own) and hasattr(type(module), n) for n, own in vars(module).items())
-    return known and not changed
+def _is_plain(network: nn.Module) -> bool:
+    """Return whether all modules do what their classes say: ours or torch's, uncompiled."""
+    for module in network.modules():
+        if not type(module).__module__.startswith(("convflow.", "torch.nn.modules.")):
+            return False
+        if any(callable(own) and hasattr(type(module), n) for n, own in vars(module).items()):
+            return False
+    return True

@@ -36,9 +36,11 @@ def missing(path: str | Path, wanted: str) -> InputError:
         wanted: what was expected there.
     """
     given = Path(path).expanduser()
-    told = f"found nothing at {str(path)!r}, expected {wanted}"
+    message = f"found nothing at {str(path)!r}, expected {wanted}"
     near = given if given.exists() else nearest(given)
-    return InputError(f"{told}; did you mean {str(near)!r}?" if near else f"{told}; check the path")
+    return InputError(
+        f"{message}; did you mean {str(near)!r}?" if near else f"{message}; check the path"
+    )
 
 
 def download(name: str, patterns: Sequence[str], wanted: str) -> Path:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import UInt8
@@ -21,23 +21,23 @@ from convflow import distributed
 from convflow.bundle.config import PipelineConfig, ResolutionConfig, SamplingConfig
 from convflow.bundle.folder import describe_codec, read_trained, write_description
 from convflow.bundle.paths import find_place
-from convflow.codecs import Codec, LatentCodec, picture_channels
+from convflow.class_names import ClassLabels, Label
+from convflow.codecs import Codec, LatentCodec, image_channels
 from convflow.data.grid import to_picture
-from convflow.generate import Precision, Progress, Samples
-from convflow.labels import ClassLabels, Label
+from convflow.generate import Precision, Samples
 from convflow.models.backbone import Backbone, check_size
 from convflow.models.memory import MemoryEstimate
-from convflow.models.resolution import OWNERS, read_arguments
+from convflow.models.resolution import SIZE_OPTIONS, read_arguments
 from convflow.models.zoo import check_process, create_model
 from convflow.processes.flow import FlowMatching, shift_of_size
 from convflow.processes.process import Process
 from convflow.samplers.ode import Callback
 from convflow.samplers.solvers import SOLVERS, Solver, check_shift
-from convflow.settings.read import hints_of, read_value, settings_of, to_dict
+from convflow.settings.read import hints_of, read_value, setting_hints, to_dict
 from convflow.storage import hash_tensors
-from convflow.types import InputError, Size, check_kinds, unknown_name
+from convflow.types import InputError, Progress, Size, check_kinds, unknown_name
 
-MOST_PICTURES = 10_000_000
+MAX_IMAGES = 10_000_000
 USUAL_BATCH = 64
 
 
@@ -93,7 +93,7 @@ class Pipeline:
     ) -> None:
         self.device = distributed.choose_device(device)
         self.codec = codec.open(self.device)
-        channels = picture_channels(self.codec, model.in_channels)
+        channels = image_channels(self.codec, model.in_channels)
         if len(class_names) not in (0, model.num_classes) or channels is None:
             raise InputError(
                 "expected a network of grey or colour pictures and a name for each of its "
@@ -133,20 +133,20 @@ class Pipeline:
         """
         if weights not in ("ema", "raw"):
             raise InputError(unknown_name("kind of weights", weights, ("ema", "raw")))
-        folder, known, model = read_trained(folder_or_id, weights, verify=verify)
-        codec = known.codec
+        folder, config, model = read_trained(folder_or_id, weights, verify=verify)
+        codec = config.codec
         if isinstance(codec, LatentCodec):
             place = find_place(codec.autoencoder, folder, inside=True)
             codec = dataclasses.replace(codec, autoencoder=place)
         pipe = cls(
             model,
             codec,
-            known.size,
-            class_names=known.class_names,
-            sampling=known.sampling,
+            config.size,
+            class_names=config.class_names,
+            sampling=config.sampling,
             device=device,
-            process=known.process,
-            resolution=known.resolution,
+            process=config.process,
+            resolution=config.resolution,
         )
         pipe.folder = folder
         return pipe
@@ -156,7 +156,7 @@ class Pipeline:
         place = Path(folder)
         place.mkdir(parents=True, exist_ok=True)
         self.model.save_weights(place)
-        known = PipelineConfig(
+        config = PipelineConfig(
             size=self.size,
             class_names=self.class_names,
             sampling=self.sampling,
@@ -164,7 +164,7 @@ class Pipeline:
             process=self.process,
             resolution=self.resolution,
         )
-        write_description(place, known)
+        write_description(place, config)
 
     def __call__(
         self,
@@ -199,9 +199,9 @@ class Pipeline:
             raise InputError(
                 f"expected num >= 1 and batch_size >= 1, got {num} and {batch_size}; give more"
             )
-        if num > MOST_PICTURES:
+        if num > MAX_IMAGES:
             raise InputError(
-                f"expected at most {MOST_PICTURES:,} pictures, which are all held in memory, got "
+                f"expected at most {MAX_IMAGES:,} pictures, which are all held in memory, got "
                 f"{num}; take fewer, or read parts of `samples`"
             )
         self.check_batch(samples, min(batch_size, num))
@@ -221,7 +221,7 @@ class Pipeline:
         guidance: float | None = None,
         weaker: Backbone | Pipeline | None = None,
         seed: int = 0,
-        precision: Precision = "float32",
+        precision: Precision | Literal["auto"] = "float32",
         **more: Any,
     ) -> Samples:
         """Return the endless series of pictures that these settings define; none is made yet.
@@ -241,7 +241,8 @@ class Pipeline:
             guidance: scale, 1 for none; "cfg" and "cfg-zero" need classes.
             weaker: for the guidance "auto"; a Pipeline's process must be that of this one.
             seed: any non-negative integer.
-            precision: of the network's arithmetic; the picture itself is summed in float32.
+            precision: of the network's arithmetic: float32, bfloat16, or auto for bfloat16 where
+                the hardware multiplies it. The picture itself is summed in float32.
             **more: other settings of `SamplingConfig`: `guidance_kind` ("auto" with a `weaker`
                 model of the same data), `interval`, `channels_guided` ("all" too), `label_policy`.
                 Settings of the solver; the shift "auto" is `shift_of_size` times that of the
@@ -256,7 +257,7 @@ class Pipeline:
         check_kinds(Integral, seed=seed)
         if seed < 0:
             raise InputError(f"expected seed >= 0, got {seed}; change it")
-        if precision not in (known := get_args(Precision)):
+        if precision not in (known := ("auto", *get_args(Precision))):
             raise InputError(unknown_name("precision", precision, known))
         named = {"solver": solver, "steps": steps, "guidance": guidance}
         arguments, chosen, automatic = self._chosen(size, named | more)
@@ -283,7 +284,7 @@ class Pipeline:
             weaker=None if weaker is None else weaker.to(self.device).eval(),
             seed=seed,
             label_policy=chosen.label_policy,
-            precision=precision,
+            precision=distributed.choose_precision(precision, self.device),
             model_arguments=read_arguments(self.model, self.resolution.arguments() | arguments),
         )
 
@@ -302,12 +303,12 @@ class Pipeline:
         solvers = {*SOLVERS.values(), type(solver or self.sampling.solver)}
         if isinstance(options["solver"], str):
             solvers.add(SOLVERS.find(options["solver"]))
-        common, own = hints_of(SamplingConfig), {n for cls in solvers for n in settings_of(cls)}
+        common, own = hints_of(SamplingConfig), {n for cls in solvers for n in setting_hints(cls)}
         arguments = {n: v for n, v in options.items() if n not in common and n not in own}
-        told = {*self.model.options, *OWNERS}
-        for name in arguments.keys() - told:
+        taken = {*self.model.options, *SIZE_OPTIONS}
+        for name in arguments.keys() - taken:
             others = {*inspect.signature(self.samples).parameters, "num", "batch_size"} - {"more"}
-            raise InputError(unknown_name("option", name, sorted({*others, *told, *common, *own})))
+            raise InputError(unknown_name("option", name, sorted({*others, *taken, *common, *own})))
         unset = ("steps", *common)  # None stands for what is stored
         given = {
             name: None if value == "all" else value

@@ -19,7 +19,7 @@ WORD = 2**32
 LabelPolicy = Literal["balanced", "random"]
 """Labels in turn (`assign_labels`), or drawn (`draw_labels`)."""
 
-TRAINING = (0, 256)
+TRAINING_KEYS = (0, 256)
 """Begins the keys of training and keeps them apart from those of samples."""
 
 SEED_RULE = "numpy PCG64 of SeedSequence(seed, spawn_key=(i,)), standard normal float32"

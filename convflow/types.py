@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import difflib
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -21,6 +21,9 @@ if TYPE_CHECKING:  # torch takes a second to import, and `--help` needs only the
 Size = tuple[int, int]
 """Height and width, in pixels of model space unless said otherwise."""
 
+
+Progress = Callable[[float], None]
+"""Called with how many more pictures are done; a step of a batch counts as fractions of them."""
 
 LONGEST_SIDE = 2**16
 """The largest height or width in pixels that anything takes: more is a slip of the finger."""
@@ -60,14 +63,14 @@ class Denoiser(Protocol):
     ) -> Float[Tensor, "B P H W"]: ...
 
 
-WORDS: dict[type, str] = {str: "a name", Integral: "a whole number", Real: "a number"}
+KIND_WORDS: dict[type, str] = {str: "a name", Integral: "a whole number", Real: "a number"}
 
 
 def check_kinds(kind: type, **given: object) -> None:
-    """Raise InputError unless all that is given is of a kind in `WORDS`; None passes."""
+    """Raise InputError unless all that is given is of a kind in `KIND_WORDS`; None passes."""
     for name, value in given.items():
         if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
-            raise InputError(f"expected {WORDS[kind]} for {name}, got {value!r}; change it")
+            raise InputError(f"expected {KIND_WORDS[kind]} for {name}, got {value!r}; change it")
 
 
 def nearest_size(size: Size, multiple: int) -> Size:
@@ -81,7 +84,7 @@ def nearest_size(size: Size, multiple: int) -> Size:
 
 
 def check_several(kind: type, **given: object) -> None:
-    """Raise InputError when something given is no sequence of numbers of a kind in `WORDS`."""
+    """Raise InputError when something given is no sequence of numbers of a kind in `KIND_WORDS`."""
     for name, values in given.items():
         if not isinstance(values, Sequence) or isinstance(values, str):
             raise InputError(f"expected several numbers for {name}, got {values!r}; change it")

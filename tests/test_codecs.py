@@ -12,7 +12,7 @@ import torch
 from diffusers import AutoencoderKL
 
 from convflow import codecs
-from convflow.codecs import SD_SCALE, Codec, LatentCodec, PixelCodec, picture_channels
+from convflow.codecs import SD_SCALE, Codec, LatentCodec, PixelCodec, image_channels
 from convflow.settings.read import read, to_dict
 from convflow.types import InputError
 from tests.autoencoder import save_autoencoder
@@ -60,7 +60,7 @@ def test_values_are_clamped_and_rounded(value, level):
     assert (out.item(), out.dtype) == (level, torch.uint8)
 
 
-def pictures(count=3, height=32, width=48):
+def random_images(count=3, height=32, width=48):
     generator = torch.Generator().manual_seed(5)
     return torch.randint(0, 256, (count, 3, height, width), dtype=torch.uint8, generator=generator)
 
@@ -80,14 +80,14 @@ def test_both_kinds_are_codecs(latent):
     assert (PixelCodec().factor, latent.factor) == (1, 8)
     assert [PixelCodec().channels(n) for n in (1, 3)] == [1, 3]
     assert latent.channels(3) == 4
-    assert [picture_channels(PixelCodec(), n) for n in (1, 3, 4)] == [1, 3, None]
-    assert [picture_channels(latent, n) for n in (1, 3, 4)] == [None, None, 3]
+    assert [image_channels(PixelCodec(), n) for n in (1, 3, 4)] == [1, 3, None]
+    assert [image_channels(latent, n) for n in (1, 3, 4)] == [None, None, 3]
 
 
 @pytest.mark.parametrize("size", [(32, 48), (8, 16), (72, 8)])
 def test_latents_are_those_of_diffusers(latent, autoencoder, size):
     plain = AutoencoderKL.from_pretrained(autoencoder, low_cpu_mem_usage=False).eval()
-    images = pictures(3, *size)
+    images = random_images(3, *size)
     with torch.no_grad():
         posterior = plain.encode(images.float() / 127.5 - 1).latent_dist
         drawn, mean = (posterior.sample(seeded()) - 0.25) * 0.5, (posterior.mean - 0.25) * 0.5
@@ -105,7 +105,7 @@ def test_latents_are_those_of_diffusers(latent, autoencoder, size):
 
 
 def test_the_noise_of_the_latents_is_standard_normal(latent):
-    images = pictures(1).expand(64, -1, -1, -1)
+    images = random_images(1).expand(64, -1, -1, -1)
     posterior = latent.network.encode(images[:1].float() / 127.5 - 1).latent_dist
     x = (latent.encode(images, seeded()) / 0.5 + 0.25 - posterior.mean) / posterior.std
     assert abs(float(x.mean())) < 0.05
@@ -113,7 +113,7 @@ def test_the_noise_of_the_latents_is_standard_normal(latent):
 
 
 def test_a_latent_is_a_function_of_the_generator_s_state(latent):
-    images, generator = pictures(), seeded()
+    images, generator = random_images(), seeded()
     first, second = (latent.encode(images, generator) for _ in range(2))
     assert first.equal(latent.encode(images, seeded()))
     assert not first.equal(second)
@@ -123,7 +123,7 @@ def test_a_latent_is_a_function_of_the_generator_s_state(latent):
 
 
 def test_chunks_change_nothing_but_memory(latent, monkeypatch):
-    images = pictures(5)
+    images = random_images(5)
     x = latent.encode(images, seeded())
     out = latent.decode(x)
     seen = []
@@ -141,7 +141,7 @@ def test_chunks_change_nothing_but_memory(latent, monkeypatch):
 
 
 def test_latents_in_float64_are_decoded_too(latent):
-    x = latent.encode(pictures(), seeded())
+    x = latent.encode(random_images(), seeded())
     assert (latent.decode(x.double()).int() - latent.decode(x).int()).abs().max() <= 1
     assert latent.decode(torch.full((1, 4, 2, 2), math.nan)).eq(0).all()
 
@@ -151,7 +151,7 @@ def test_the_autoencoder_is_frozen_and_can_be_made_again(latent):
     assert not latent.network.training
     again = read(to_dict(latent), Codec)
     assert again == latent
-    assert again.encode(pictures(), seeded()).equal(latent.encode(pictures(), seeded()))
+    assert again.encode(random_images(), seeded()).equal(latent.encode(random_images(), seeded()))
     assert read({}, Codec) == PixelCodec()
 
 
@@ -159,7 +159,7 @@ def test_what_does_not_fit_an_autoencoder_is_refused(latent):
     with pytest.raises(InputError, match=r"--data.channels: expected 3 .* got 1; set it to 3"):
         latent.channels(1)
     with pytest.raises(InputError, match="multiples of 8, got 32x44"):
-        latent.encode(pictures(width=44))
+        latent.encode(random_images(width=44))
     with pytest.raises(InputError, match="expected grey or colour pictures, got 4 channels"):
         PixelCodec().channels(4)
 
@@ -217,8 +217,8 @@ def test_autoencoders_that_cannot_be_had_are_refused(tmp_path, monkeypatch):
         raise OSError("no network\nat all")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
-    for name, told in (("who/what", "repository"), (str(tmp_path / "no"), "nothing")):
-        with pytest.raises(InputError, match=f"found .*{told}.*expected an autoencoder") as e:
+    for name, words in (("who/what", "repository"), (str(tmp_path / "no"), "nothing")):
+        with pytest.raises(InputError, match=f"found .*{words}.*expected an autoencoder") as e:
             LatentCodec(name).open()
         assert "\n" not in str(e.value)
     with pytest.raises(InputError, match="expected an autoencoder"):

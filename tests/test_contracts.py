@@ -10,7 +10,7 @@ import torch
 from convflow.conditions.labels import take
 from convflow.models.zoo import load_model
 from convflow.processes.ddpm import DDPM
-from convflow.processes.flow import Draws
+from convflow.processes.flow import TrainingDraws
 from convflow.processes.process import Process
 from convflow.samplers.guidance import ClassifierFreeGuidance
 from convflow.samplers.ode import SCHEMES, integrate, time_grid
@@ -212,7 +212,7 @@ def test_a_network_that_knows_the_answer_tells_every_kind(case):
     for wanted, expected in answers.items():
         assert_close_rms(process.as_prediction(oracle, wanted)(x, t, y), expected)
     if not process.learned_variance:
-        assert process.loss_at(oracle, data, y, Draws(noise, own)).max() < 1e-20
+        assert process.loss_at(oracle, data, y, TrainingDraws(noise, own)).max() < 1e-20
 
 
 @pytest.mark.parametrize("case", PROCESSES)

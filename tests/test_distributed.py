@@ -159,16 +159,18 @@ def test_a_lost_process_is_one_line(monkeypatch):
 
 
 def test_what_is_summed_is_told_whether_its_block_failed(monkeypatch):
-    told = []
+    reported = []
     monkeypatch.setattr(distributed, "sum_over_processes", lambda tensors: None)
     for error in (None, MemoryError()):
         with (
             contextlib.suppress(MemoryError),
-            distributed.all_or_none(torch.device("cpu"), lambda failed: told.append(failed) or []),
+            distributed.all_or_none(
+                torch.device("cpu"), lambda failed: reported.append(failed) or []
+            ),
         ):
             if error:
                 raise error
-    assert told == [False, True]
+    assert reported == [False, True]
     assert distributed.gather("one") == ["one"]
 
 

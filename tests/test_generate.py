@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from convflow import generate
+from convflow import distributed, generate
 from convflow.bundle.config import SamplingConfig
 from convflow.codecs import LatentCodec, PixelCodec
 from convflow.models.zoo import create_model
@@ -36,10 +36,10 @@ def test_reading_makes_the_pictures_of_the_pipeline(pipe):
 
 
 def test_progress_adds_up_to_the_number_of_pictures(pipe):
-    told = []
-    pipe.samples(steps=4).read(range(3), told.append)
-    assert len(told) == 4
-    assert sum(told) == pytest.approx(3)
+    reported = []
+    pipe.samples(steps=4).read(range(3), reported.append)
+    assert len(reported) == 4
+    assert sum(reported) == pytest.approx(3)
 
 
 def test_balanced_labels_come_in_turn(pipe):
@@ -77,6 +77,22 @@ def test_bfloat16_is_near_but_not_the_same(pipe):
         pipe.samples(precision=p).read(range(4)).float() for p in ("float32", "bfloat16")
     )
     assert 0 < (exact - half).abs().mean() < 2
+
+
+def test_weights_are_cast_once_for_all_steps(pipe, monkeypatch):
+    seen = []
+    monkeypatch.setattr(generate, "cast_weights", lambda model: seen.append(model) or model)
+    plain = pipe.samples(precision="bfloat16", steps=3).read(range(2))
+    assert seen == [pipe.model]
+    monkeypatch.undo()
+    assert pipe.samples(precision="bfloat16", steps=3).read(range(2)).equal(plain)
+
+
+@pytest.mark.parametrize(("fast", "precision"), [(True, "bfloat16"), (False, "float32")])
+def test_auto_precision_is_that_of_the_hardware(pipe, monkeypatch, fast, precision):
+    monkeypatch.setattr(distributed, "has_fast_bfloat16", lambda _: fast)
+    assert pipe.samples(precision="auto").precision == precision
+    assert pipe.samples().precision == "float32"
 
 
 def test_a_model_that_gives_nan_is_named_with_the_sample(pipe, monkeypatch):
@@ -170,11 +186,11 @@ def test_a_weaker_model_is_told_the_same_as_far_as_it_takes_it():
         weaker.project.out.bias += 0.3
     auto = {"weaker": weaker, "guidance_kind": "auto", "guidance": 2.0, "size": (8, 16)}
     plain, scaled = (pipe.samples(**auto, position_scaling=k) for k in ("none", "pi"))
-    told = []
-    weaker.register_forward_pre_hook(lambda _, __, more: told.append(more), with_kwargs=True)
+    reported = []
+    weaker.register_forward_pre_hook(lambda _, __, more: reported.append(more), with_kwargs=True)
     assert not plain.read([0]).equal(scaled.read([0]))
-    half = len(told) // 2
-    assert told == [{}] * half + [{"position_scaling": PositionScaling("pi", 4, 4)}] * half
+    half = len(reported) // 2
+    assert reported == [{}] * half + [{"position_scaling": PositionScaling("pi", 4, 4)}] * half
     auto["weaker"] = build("dico")
     pipe.samples(**auto, position_scaling="pi").read([0])
 

@@ -17,7 +17,7 @@ MAX_LINES = 400
 
 # Bottom to top. A folder imports from the rows below it and from itself, never from its own row.
 LAYERS = [
-    {"types", "spoken"},
+    {"types", "units"},
     {"settings"},
     {"hub"},
     {
@@ -28,7 +28,7 @@ LAYERS = [
         "storage",
         "arrays",
         "seeds",
-        "labels",
+        "class_names",
         "bar",
     },
     {"nn", "samplers", "data", "codecs", "parallel"},
@@ -44,6 +44,14 @@ DEVICE_FILES = {"ops/deform/gpu.py", "ops/deform/op.py", "ops/depthwise/op.py", 
 ENVIRONMENT_FILES = {"distributed.py", "cli/main.py"}  # the latter before torch loads
 SPEAKING = {"cli/output.py", "cli/main.py"}
 FORBIDDEN_IMPORTS = {"torchvision"}
+SHARED_NAMES = {
+    "NOTE": "the text that a command prints beside its own table",
+    "SIDE": "the side in pixels of what a feature network takes; each of the two has its own",
+    "T": "a type variable",
+    "TILE": "the constant of a kernel, and the same number for the code that launches it",
+    "CHUNKS": "the constant of a kernel, and the same number for the code that launches it",
+}
+"""Classes and constants that two modules may define, and why one name serves both."""
 
 FILES = sorted((ROOT / PACKAGE).rglob("*.py"))
 MODULES = [path for path in FILES if path.name != "__init__.py"]
@@ -138,6 +146,30 @@ def missing_docstrings(tree: ast.Module, path: Path) -> Iterator[Fault]:
                 yield node.lineno, f"{node.name} has no docstring"
 
 
+def public_names(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Classes, constants and aliases of a module, which begin with a capital; no functions."""
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef):
+            yield node.lineno, node.name
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            for part in (part for target in targets for part in ast.walk(target)):
+                if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store):
+                    yield node.lineno, part.id
+
+
+def shared_names(trees: dict[str, ast.Module]) -> dict[str, list[str]]:
+    """Where each public class or constant is defined that several modules define."""
+    places: dict[str, list[str]] = {}
+    for file, tree in trees.items():
+        for line, word in public_names(tree):
+            if word[0].isupper() and not any(
+                p.startswith(f"{file}:") for p in places.get(word, ())
+            ):
+                places.setdefault(word, []).append(f"{file}:{line}")
+    return {word: found for word, found in places.items() if len(found) > 1}
+
+
 RULES = [wrong_imports, device_names, environment_reads, loose_talk, missing_docstrings]
 
 
@@ -199,6 +231,28 @@ def test_each_rule_finds_its_fault(rule, file, text):
 def test_rules_leave_good_code_alone(text):
     path, tree = ROOT / PACKAGE / "data/grid.py", ast.parse(f"'''Doc.'''\n{text}")
     assert not [fault for rule in RULES for fault in rule(tree, path)]
+
+
+def test_a_class_or_constant_has_a_name_of_its_own():
+    shared = shared_names({name(path): ast.parse(path.read_text("utf-8")) for path in FILES})
+    faults = [f"{word}: {', '.join(shared[word])}" for word in shared if word not in SHARED_NAMES]
+    assert not faults, "\n".join(faults)
+    assert shared.keys() == SHARED_NAMES.keys(), "a name in SHARED_NAMES has one meaning now"
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "shared"),
+    [
+        ("class Row: ...", "class Row: ...", {"Row"}),
+        ("LIMIT = 1", "LIMIT: int = 2", {"LIMIT"}),
+        ("RAW, EMA = 1, 2", "class EMA: ...", {"EMA"}),
+        ("class Row: ...", "from a import Row\nlog = 1\n_Row = Row", set()),
+        ("log = 1\ndef main(): Row = 1", "log = 1\ndef main(): Row = 1", set()),
+        ("SIZE = 1\nSIZE = 2\nSIZE |= 3", "SIZES = 1\nSIZES[0] = SIZE", set()),
+    ],
+)
+def test_a_name_that_two_modules_define_is_found(one, other, shared):
+    assert shared_names({"a.py": ast.parse(one), "b.py": ast.parse(other)}).keys() == shared
 
 
 def test_every_module_has_a_mirrored_test():

@@ -50,9 +50,9 @@ def test_runs_is_a_folder_even_where_it_is_missing(tmp_path, monkeypatch):
     ],
 )
 def test_the_nearest_path_is_named(path, near):
-    told = str(missing(path, "a run"))
-    assert told.startswith(f"found nothing at {path!r}, expected a run; ")
-    assert f"{near}'?" in told if near else told.endswith("; check the path")
+    words = str(missing(path, "a run"))
+    assert words.startswith(f"found nothing at {path!r}, expected a run; ")
+    assert f"{near}'?" in words if near else words.endswith("; check the path")
 
 
 @pytest.mark.parametrize(

@@ -100,9 +100,9 @@ def test_the_commands_sample_score_and_tell(run, data, tmp_path, capsys, autoenc
     card = tmp_path / "card.json"
     words = ["--reference", str(data), "--detector", DETECTOR, "--out", str(card)]
     assert main(["evaluate", str(run), *given, *words]) == 0
-    told = json.loads(card.read_text())["sampling"]["codec"]
-    assert len(told.pop("sha256")) == 64
-    assert told == to_dict(LatentCodec(autoencoder, 0.5, 0.0))
+    described = json.loads(card.read_text())["sampling"]["codec"]
+    assert len(described.pop("sha256")) == 64
+    assert described == to_dict(LatentCodec(autoencoder, 0.5, 0.0))
     capsys.readouterr()
     assert main(["info", str(run), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)

@@ -250,10 +250,10 @@ def test_steps_shift_and_last_step_reach_the_solver(pipe):
 
 
 def test_progress_adds_up(pipe):
-    told = []
-    pipe(num=5, batch_size=2, steps=4, progress=told.append)
-    assert len(told) == 3 * 4
-    assert sum(told) == pytest.approx(5)
+    described = []
+    pipe(num=5, batch_size=2, steps=4, progress=described.append)
+    assert len(described) == 3 * 4
+    assert sum(described) == pytest.approx(5)
 
 
 @pytest.fixture
@@ -321,14 +321,18 @@ def test_what_is_saved_is_loaded(pipe, tmp_path):
 
 
 def test_it_describes_itself_for_a_result_card(pipe):
-    told = pipe.describe()
-    assert {"family": "flowdcn", "weights": "ema", "name": "flowdcn"}.items() <= told.items()
-    assert told["process"]["kind"] == "flow"
-    assert told["parameters"] == sum(p.numel() for p in pipe.model.parameters())
-    assert told["sha256"] == hash_tensors(pipe.model.state_dict())
+    described = pipe.describe()
+    assert {"family": "flowdcn", "weights": "ema", "name": "flowdcn"}.items() <= described.items()
+    assert described["process"]["kind"] == "flow"
+    assert described["parameters"] == sum(p.numel() for p in pipe.model.parameters())
+    assert described["sha256"] == hash_tensors(pipe.model.state_dict())
     scales = Pipeline(build_pyramid(), PixelCodec(), (8, 8), process=create_process("dfm"))
-    told = scales.describe("mine", "raw")
-    assert (told["name"], told["weights"], told["backbone"]) == ("mine", "raw", "flowdcn")
+    described = scales.describe("mine", "raw")
+    assert (described["name"], described["weights"], described["backbone"]) == (
+        "mine",
+        "raw",
+        "flowdcn",
+    )
 
 
 def test_missing_things_are_named(run, tmp_path_factory):
@@ -370,11 +374,15 @@ def published():
 
 
 def test_defaults_are_the_pipeline_s_and_what_is_given_wins(published, tmp_path):
-    told = published.samples().describe()
-    assert (told["diffusion"], told["last"], told["last_step"]) == ("flowdcn", "euler", 0.04)
-    assert told["guidance"]["channels"] == 1
-    assert told["guidance"]["interval"] == [0.1, 1.0]
-    assert told["labels"]["policy"] == "random"
+    described = published.samples().describe()
+    assert (described["diffusion"], described["last"], described["last_step"]) == (
+        "flowdcn",
+        "euler",
+        0.04,
+    )
+    assert described["guidance"]["channels"] == 1
+    assert described["guidance"]["interval"] == [0.1, 1.0]
+    assert described["labels"]["policy"] == "random"
     other = published.samples(
         diffusion="sigma", last_step=None, channels_guided="all", label_policy="balanced",
         interval=(0.0, 1.0), steps=7,
@@ -390,9 +398,9 @@ def test_defaults_are_the_pipeline_s_and_what_is_given_wins(published, tmp_path)
 
 
 def test_another_solver_forgets_the_defaults_of_this_one_and_not_what_is_given(published):
-    told = published.samples(solver="heun").describe()
-    assert (told["solver"], told["last_step"], told["steps"]) == ("heun", 0.04, 5)
-    assert "diffusion" not in told
+    described = published.samples(solver="heun").describe()
+    assert (described["solver"], described["last_step"], described["steps"]) == ("heun", 0.04, 5)
+    assert "diffusion" not in described
     assert published.samples(solver="heun", steps=1).describe()["last_step"] is None
     with pytest.raises(InputError, match="the solver heun has no diffusion"):
         published.samples(solver="heun", diffusion="constant")

@@ -246,10 +246,14 @@ def test_an_early_stop_has_its_own_size_and_is_told():
     samples = pipe.samples(steps=8, stop_scale=2, thresholds=(0.7,))
     assert samples.read([0]).shape == (1, 3, 4, 8)
     assert samples.size == (4, 8)
-    told = json.loads(json.dumps(samples.describe()))
+    described = json.loads(json.dumps(samples.describe()))
     # Of 8 steps 2 are for the later two scales, and the last of them is not reached.
-    assert (told["steps"], told["stage_steps"], told["stop_scale"]) == (7, [6, 1], 2)
-    assert (told["thresholds"], told["evaluations"], told["size"]) == ([0.7], 7, [4, 8])
+    assert (described["steps"], described["stage_steps"], described["stop_scale"]) == (7, [6, 1], 2)
+    assert (described["thresholds"], described["evaluations"], described["size"]) == (
+        [0.7],
+        7,
+        [4, 8],
+    )
     first = pipe.samples(steps=6, stage_steps=(4, 1, 1), stop_scale=1).read([0, 1])
     again = pipe.samples(stage_steps=(4, 3, 2), stop_scale=1).read([0, 1])
     assert first.equal(again)
@@ -329,8 +333,12 @@ def test_a_process_or_solver_leaves_behind_the_stages_of_the_stored():
     pipe = pipe_of((2, 2))
     stages = {"stage_steps": (5, 2, 1), "thresholds": (0.8, 0.7)}
     pipe.sampling = SamplingConfig(create_solver(steps=8, **stages, stop_scale=2), 1.5)
-    told = pipe.samples().describe()
-    assert (told["stage_steps"], told["thresholds"], told["size"]) == ([5, 2], [0.8], [4, 8])
+    described = pipe.samples().describe()
+    assert (described["stage_steps"], described["thresholds"], described["size"]) == (
+        [5, 2],
+        [0.8],
+        [4, 8],
+    )
     assert pipe.samples(steps=12, stop_scale=3).describe()["stage_steps"] == [9, 2, 1]
     plain = Pipeline(build("flowdcn"), PixelCodec(), (4, 4), sampling=pipe.sampling)
     assert plain.samples().describe()["steps"] == 8
@@ -426,11 +434,11 @@ def test_scores_of_a_model_of_scales(run, tmp_path):
     words = "--reference digits --num 8 --batch-size 4 --thresholds 0.8 --device cpu"
     given = ["evaluate", str(run), "--detector", detector, "--out", str(card), *words.split()]
     assert main(given) == 0
-    told = card.read_text()
-    assert json.loads(told)["model"]["family"] == "pyramid"
-    assert json.loads(told)["model"]["backbone"] == "flowdcn"
-    assert '"stage_steps"' in told
-    assert '"thresholds"' in told
+    described = card.read_text()
+    assert json.loads(described)["model"]["family"] == "pyramid"
+    assert json.loads(described)["model"]["backbone"] == "flowdcn"
+    assert '"stage_steps"' in described
+    assert '"thresholds"' in described
 
 
 def test_a_search_for_a_solver_is_refused(run, capsys):

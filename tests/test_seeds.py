@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from convflow.seeds import TRAINING, assign_labels, draw_noise, generator_of, long_sequence
+from convflow.seeds import TRAINING_KEYS, assign_labels, draw_noise, generator_of, long_sequence
 
 SEEDS = st.integers(0, 2**128 - 1)
 SHAPE = (1, 2, 3)
@@ -49,14 +49,14 @@ def test_training_keeps_its_streams(images_seen, seed):
     """They were those of the key 2^40, which are the words 0 and 256."""
     known = np.random.SeedSequence(seed, spawn_key=(1 << 40, images_seen))
     state_then = int(known.generate_state(1, np.uint64)[0])
-    assert state(seed, *TRAINING, images_seen) == state_then
+    assert state(seed, *TRAINING_KEYS, images_seen) == state_then
 
 
 def test_no_two_keys_meet_above_32_bits():
     """Side by side as words, a training's key after 2^32 + 7 images was the codec's after 7."""
     keys = [
-        (0, *TRAINING, 7 + 2**32),
-        (0, *TRAINING, 7, 1),
+        (0, *TRAINING_KEYS, 7 + 2**32),
+        (0, *TRAINING_KEYS, 7, 1),
         (0, 7 + 2**32),
         (0, 7, 1),
         (2**128, 7),

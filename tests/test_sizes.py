@@ -25,10 +25,10 @@ from convflow.processes.flow import FlowMatching
 from convflow.processes.multiscale import MultiscaleFlow
 from convflow.processes.process import create_process
 from convflow.samplers.exponential import EXPONENTIAL_SOLVERS
-from convflow.samplers.guidance import KINDS, guide
-from convflow.samplers.multistep import Table
+from convflow.samplers.guidance import GUIDANCE_KINDS, guide
+from convflow.samplers.multistep import CoefficientTable
 from convflow.samplers.ode import SCHEMES
-from convflow.samplers.search import Batch, error_of
+from convflow.samplers.search import TeacherBatch, error_of
 from convflow.samplers.solvers import SOLVERS, create_solver
 from convflow.types import InputError
 from tests.cases import (
@@ -45,7 +45,7 @@ from tests.processes.staged import integrate_staged
 from tests.tolerance import assert_close_rms
 
 ALL_PROCESSES = PROCESSES | MULTISCALE
-TABLE = Table((0.0, 0.3, 1.0), ((1.0,), (-0.5, 1.5)))
+TABLE = CoefficientTable((0.0, 0.3, 1.0), ((1.0,), (-0.5, 1.5)))
 
 
 def mirrored(x):
@@ -105,7 +105,7 @@ SEARCHED, ANCESTRAL_SOLVERS = "searched", ("ddpm", "ddim")
 RUNS = [
     *(("flow", solver, "cfg") for solver in SOLVERS if solver not in ANCESTRAL_SOLVERS),
     *(("ddpm", solver, "cfg") for solver in SOLVERS),
-    *(("flow", "ab3", kind) for kind in KINDS if kind != "cfg"),
+    *(("flow", "ab3", kind) for kind in GUIDANCE_KINDS if kind != "cfg"),
     *(("ddpm", solver, "auto") for solver in ("heun", *ANCESTRAL_SOLVERS)),
 ]
 
@@ -167,8 +167,8 @@ def test_scales_of_mirror_images_are_sampled_as_those_of_one(case, solver):
 
 
 def test_the_error_of_a_table_is_the_same_share_at_every_size():
-    batch = Batch(normal(2, 3, 2, 3), torch.tensor([1, 4]), normal(2, 3, 2, 3))
-    large = Batch(mirrored(batch.noise), batch.labels, mirrored(batch.goal))
+    batch = TeacherBatch(normal(2, 3, 2, 3), torch.tensor([1, 4]), normal(2, 3, 2, 3))
+    large = TeacherBatch(mirrored(batch.noise), batch.labels, mirrored(batch.goal))
     errors = [error_of(local(), [one], TABLE.times, TABLE.solver) for one in (batch, large)]
     assert errors[0] > 0
     assert errors[1] == pytest.approx(errors[0], rel=1e-12)
@@ -243,8 +243,8 @@ def test_a_size_that_was_not_trained_at_changes_no_sampler(size, kind, options, 
     assert samples.describe()["size"] == list(there.size)
     assert pixels.float().std() > 5
     assert pixels.equal(there.samples(**options).read([0, 1]))
-    told, known = (json.dumps(s.describe()) for s in (samples, there.samples(**options)))
-    assert told == known
+    described, known = (json.dumps(s.describe()) for s in (samples, there.samples(**options)))
+    assert described == known
 
 
 def weaker_of(pipe):

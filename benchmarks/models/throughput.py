@@ -23,7 +23,7 @@ from benchmarks import harness
 from convflow.bench import models, table
 from convflow.bench.floor import Products
 from convflow.bench.harness import over_limits
-from convflow.bench.models import Setting, Shape, Subject
+from convflow.bench.models import BatchShape, PreparedModel, Setting
 from convflow.distributed import choose_device
 from convflow.models.zoo import SIZES
 
@@ -45,8 +45,8 @@ def main() -> None:
     )
     add("--sizes", nargs="+", type=int, default=[256, 512], metavar="PIXELS")
     add("--batch", nargs="+", type=int, default=[8], help="pictures at once, halved until they fit")
-    add("--modes", nargs="+", choices=models.MODES, default=models.MODES)
-    add("--precision", choices=models.PRECISIONS, default="float32", help="of the arithmetic")
+    add("--modes", nargs="+", choices=models.MODEL_MODES, default=models.MODEL_MODES)
+    add("--precision", choices=models.PRECISION_DTYPES, default="float32", help="of the arithmetic")
     add("--rounds", type=int, default=7, help="how often every rival has its turn")
     add("--compile", choices=[*get_args(models.Compilation), "none"], default="whole", dest="how")
     plain = "beside these also DiT in eager float32, as papers measured it"
@@ -57,7 +57,7 @@ def main() -> None:
     options = parser.parse_args()
     shapes = [(batch, side, side) for side, batch in product(options.sizes, options.batch)]
     rounds, how = options.rounds, None if options.how == "none" else options.how
-    setting = Setting(device, models.PRECISIONS[options.precision], how)
+    setting = Setting(device, models.PRECISION_DTYPES[options.precision], how)
     if options.quick:
         shapes, rounds = [(1, 256, 256)], 2
     # Convolutions in float32 as products are: torch rounds theirs to TF32 if it is not told.
@@ -81,7 +81,9 @@ def main() -> None:
     raise SystemExit(failed)
 
 
-def measure(setting: Setting, name: str, shape: Shape, mode: str, rounds: int) -> list[table.Cells]:
+def measure(
+    setting: Setting, name: str, shape: BatchShape, mode: str, rounds: int
+) -> list[table.Cells]:
     """Print and return rows of one network; of half the batch while a GPU cannot hold it."""
     batch, *size = shape
     while batch:
@@ -97,9 +99,9 @@ def measure(setting: Setting, name: str, shape: Shape, mode: str, rounds: int) -
 
 
 def _measure(
-    setting: Setting, name: str, shape: Shape, mode: str, rounds: int
+    setting: Setting, name: str, shape: BatchShape, mode: str, rounds: int
 ) -> list[table.Cells]:
-    find = cache(partial(models.prepare, shape=shape, modes=[mode], setting=setting))
+    find = cache(partial(models.prepare_model, shape=shape, modes=[mode], setting=setting))
     ours, theirs = find(name), find(models.rival_of(name) or name)
     if isinstance(ours.compiled, str) and setting.compiles:
         print(f"{name}: no compiled numbers, {ours.compiled}")
@@ -112,23 +114,23 @@ def _measure(
         table.cells(vars(row) | {"attention": kernel if row.rival in whose else ""})
         for row in found
     ]
-    print(*table.lines(rows), *over_limits(found, models.LIMITS), "", sep="\n", flush=True)
+    print(*table.lines(rows), *over_limits(found, models.LIMIT_LINES), "", sep="\n", flush=True)
     return rows
 
 
-def attention(subject: Subject, shape: Shape, setting: Setting) -> str:
+def attention(prepared: PreparedModel, shape: BatchShape, setting: Setting) -> str:
     """The kernels that a network's attention runs through, if it has any.
 
     Raises:
         RuntimeError: on a GPU, in half precision, they are slow ones.
     """
     with Products() as products:
-        models.call(subject.model, subject.layout, shape, models.MODES[0], setting)()
+        models.call(prepared.model, prepared.layout, shape, models.MODEL_MODES[0], setting)()
     names = {function._schema.name for function, *_ in products.calls}  # type: ignore[attr-defined]
     kernel = ", ".join(sorted(n.split("_product_")[1] for n in names if "_product_" in n))
     half = setting.device.type == "cuda" and setting.dtype != torch.float32
     if half and kernel and not re.search("flash|cudnn", kernel):
-        raise RuntimeError(f"expected flash attention in {subject.name}, got {kernel}")
+        raise RuntimeError(f"expected flash attention in {prepared.name}, got {kernel}")
     return kernel
 
 

@@ -15,18 +15,18 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from benchmarks import harness
 from convflow.bench import table
-from convflow.bench.ops import MODES, NOTE, SHAPES, check, set_up
+from convflow.bench.ops import NOTE, OP_MODES, OP_SHAPES, check_rivals, set_up
 from convflow.types import Disagreement
 
 
 def main() -> None:
     """Check, measure, print and write the table."""
     try:
-        for shape in SHAPES:
-            check(shape)
+        for shape in OP_SHAPES:
+            check_rivals(shape)
     except Disagreement as error:
         raise SystemExit(str(error)) from error
-    rows = harness.measure(harness.Case("deform_sample", set_up, SHAPES, MODES))
+    rows = harness.measure(harness.Case("deform_sample", set_up, OP_SHAPES, OP_MODES))
     print(NOTE, "\n")
     print(*table.lines([table.cells(vars(row)) for row in rows]), sep="\n")
     path = harness.RESULTS / "deform_cpu.csv"

@@ -78,7 +78,7 @@ def copy(num_bytes: int) -> harness.Call:
 def run(cases: Iterable[harness.Case], rounds: int, note: str, path: Path | None) -> None:
     """Measure cases of repeated calls and print the times of one; `path` grows with each case."""
     print(note, "\n")
-    times, rows = ("median_ms", "low_ms", "high_ms"), list[harness.Row]()
+    times, rows = ("median_ms", "low_ms", "high_ms"), list[harness.BenchRow]()
     for case in cases:
         found = [
             replace(row, **{time: getattr(row, time) / REPEATS for time in times})

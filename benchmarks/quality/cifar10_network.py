@@ -251,7 +251,7 @@ def main() -> None:
     try:
         held_out = read(options.data, "test")
         if options.verb == "train":
-            pictures = read(options.data, "train")
+            images = read(options.data, "train")
     except InputError as error:
         parser.exit(2, f"{error}\n")
     if options.verb == "test":
@@ -260,7 +260,7 @@ def main() -> None:
     torch.manual_seed(options.seed)
     network = Cifar10Network()
     start = time.perf_counter()
-    train(network, *pictures, epochs=options.epochs, seed=options.seed)
+    train(network, *images, epochs=options.epochs, seed=options.seed)
     seconds = time.perf_counter() - start
     share = accuracy(network, *held_out)
     notes = {

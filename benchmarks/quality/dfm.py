@@ -52,10 +52,10 @@ def main() -> None:
     for backbone in SMALL:
         for way in WAYS:
             found = {each: _mean(rows, f"{backbone}-{each}", way.name) for each in PROCESSES}
-            told = (
+            reported = (
                 f"{name} {fd:.2f} ({fd / found['flow'] - 1:+.0%})" for name, fd in found.items()
             )
-            print(f"{backbone}, {way.name}: FD {', '.join(told)}")
+            print(f"{backbone}, {way.name}: FD {', '.join(reported)}")
     _draw(rows, RESULTS.parents[1] / "docs/images/dfm.png")
 
 

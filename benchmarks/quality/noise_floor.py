@@ -23,8 +23,8 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from benchmarks.harness import RESULTS, machine
 from convflow.evaluation.detectors import open_detector
+from convflow.evaluation.image_sets import ImageSet, open_image_set
 from convflow.evaluation.metrics import frechet_distance, kernel_distance, precision_recall
-from convflow.evaluation.pictures import PictureSet, open_pictures
 from convflow.evaluation.statistics import Statistics
 from convflow.pipeline import Pipeline
 
@@ -45,7 +45,7 @@ def main() -> None:
     options = parser.parse_args()
     notes = machine()
 
-    real = features(open_pictures(str(options.data / "test.parquet"), split="test"), 10_000)
+    real = features(open_image_set(str(options.data / "test.parquet"), split="test"), 10_000)
     rows = []
     for count in COUNTS:
         pairs = []
@@ -54,7 +54,7 @@ def main() -> None:
             pairs.append(compare(real[order[:count]], real[order[count : 2 * count]]))
         rows += summary("two disjoint sets of test pictures", count, pairs)
     if options.run:
-        train = open_pictures(str(options.data / "train.parquet"), num=10_000)
+        train = open_image_set(str(options.data / "train.parquet"), num=10_000)
         reference = features(train, 10_000)
         pipe = Pipeline.from_pretrained(options.run, device="cpu")
         series = [
@@ -76,14 +76,14 @@ def main() -> None:
             )
 
 
-def features(pictures: PictureSet, num: int) -> Tensor:
+def features(images: ImageSet, num: int) -> Tensor:
     """Return the (num, F) features of the first pictures."""
     detector = open_detector(DETECTOR, device=torch.device("cpu"))
 
     def batches() -> Iterator[Tensor]:
         for start in tqdm(range(0, num, BATCH), unit="batch", disable=not sys.stderr.isatty()):
             indices = range(start, min(start + BATCH, num))
-            yield detector(pictures.read(indices))["features"]
+            yield detector(images.read(indices))["features"]
 
     return torch.cat(list(batches()))
 

@@ -74,8 +74,8 @@ def score_objects(pixels: UInt8[Tensor, "B 3 H W"], labels: Int[Tensor, " B"]) -
         InputError: no pictures, or labels that do not fit them.
 
     Example:
-        >>> from convflow.evaluation.pictures import open_pictures
-        >>> pixels = open_pictures("shapes", size=(48, 32)).read(range(12))
+        >>> from convflow.evaluation.image_sets import open_image_set
+        >>> pixels = open_image_set("shapes", size=(48, 32)).read(range(12))
         >>> score_objects(pixels, torch.arange(12) % 6)
         ObjectScores(num=12, one=1.0, right=1.0, mean_count=1.0)
     """
@@ -245,7 +245,7 @@ def _around(combine: np.ufunc, values: np.ndarray) -> np.ndarray:
     return combine(combine(wide[:, :, :-2], wide[:, :, 2:]), tall)
 
 
-def _chunks(pictures: np.ndarray) -> list[np.ndarray]:
+def _chunks(images: np.ndarray) -> list[np.ndarray]:
     """A batch in parts that are worked on one after the other."""
-    pixels = len(pictures) * pictures.shape[-2] * pictures.shape[-1]
-    return np.array_split(pictures, max(math.ceil(pixels / _CHUNK), 1))
+    pixels = len(images) * images.shape[-2] * images.shape[-1]
+    return np.array_split(images, max(math.ceil(pixels / _CHUNK), 1))

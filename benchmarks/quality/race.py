@@ -100,9 +100,9 @@ def race(
                       "--size", size, *kept, *words)  # fmt: skip
         known = json.loads(card.read_text())
         found = {title.rpartition("-")[0]: value for title, value in known["scores"].items()}
-        told = {title: f"{found[title]:.5g}" for title in SCORES}
-        told["scored_by"] = (known["library"]["commit"] or "")[:7]
-        return told | (judge(samples) if judge and what != test else {})
+        reported = {title: f"{found[title]:.5g}" for title in SCORES}
+        reported["scored_by"] = (known["library"]["commit"] or "")[:7]
+        return reported | (judge(samples) if judge and what != test else {})
 
     def run(contender: Contender, seed: int) -> list[dict[str, str]]:
         rows = []

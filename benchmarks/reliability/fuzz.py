@@ -65,7 +65,7 @@ def formats() -> dict[str, Format]:
         "metadata.csv": Format(f.make_csv, f.read_pictures, "metadata.csv"),
         "metadata.jsonl": Format(f.make_jsonl, f.read_pictures, "metadata.jsonl"),
         "selection": Format(f.make_selection, f.read_selection, "pictures.npz", remembers=True),
-        "look": Format(f.make_look, f.read_look, "look/*.npz", remembers=True),
+        "look": Format(f.make_scan, f.read_scan, "look/*.npz", remembers=True),
         "model config": Format(f.make_model, f.read_model, "config.json"),
         "model weights": Format(f.make_model, f.read_model, "model.safetensors"),
         "pipeline": Format(f.make_model, f.read_pipeline, "pipeline.json"),

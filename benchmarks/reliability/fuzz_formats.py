@@ -16,10 +16,10 @@ from torch import Tensor, nn
 import convflow
 from convflow import recipes
 from convflow.codecs import PixelCodec
-from convflow.data.check import check
+from convflow.data.check import check_images
 from convflow.data.selection import Selection
 from convflow.data.sources import open_source
-from convflow.evaluation import card, features, pictures, reference
+from convflow.evaluation import card, features, image_sets, reference
 from convflow.evaluation.detectors import Detector, open_detector
 from convflow.samplers import multistep
 from convflow.settings.read import to_dict
@@ -52,11 +52,11 @@ def _picture(seed: int) -> Image.Image:
 
 def read_pictures(place: Path) -> None:
     """Look at every picture of a folder."""
-    _look(str(place))
+    _scan(str(place))
 
 
-def _look(path: str, memory: Path | None = None) -> None:
-    check(open_source(path), channels=3, size=(8, 8), memory=memory)
+def _scan(path: str, memory: Path | None = None) -> None:
+    check_images(open_source(path), channels=3, size=(8, 8), memory=memory)
 
 
 def make_labels(place: Path) -> None:
@@ -107,7 +107,7 @@ def make_zip(place: Path) -> None:
 
 def read_zip(place: Path) -> None:
     """Look at every picture of a zip."""
-    _look(str(place / "p.zip"))
+    _scan(str(place / "p.zip"))
 
 
 def make_parquet(place: Path) -> None:
@@ -126,17 +126,17 @@ def make_parquet(place: Path) -> None:
 
 def read_parquet(place: Path) -> None:
     """Look at every picture of a table."""
-    _look(str(place / "p.parquet"))
+    _scan(str(place / "p.parquet"))
 
 
-def make_look(place: Path) -> None:
+def make_scan(place: Path) -> None:
     """Remember a look at pictures."""
     (place / "data").mkdir()
     folder("png")(place / "data")
-    _look(str(place / "data"), place / "look")
+    _scan(str(place / "data"), place / "look")
 
 
-def read_look(place: Path) -> None:
+def read_scan(place: Path) -> None:
     """Look again, with whatever of the memory is of use.
 
     A copy of the pictures is not what was looked at, so the memory gets the name it is sought by.
@@ -144,10 +144,10 @@ def read_look(place: Path) -> None:
     (old,) = (place / "look").glob("*.npz")
     source = open_source(str(place / "data"))
     content = old.read_bytes()
-    check(source, channels=3, size=(8, 8), memory=place / "look")
+    check_images(source, channels=3, size=(8, 8), memory=place / "look")
     for path in (place / "look").glob("*.npz"):
         path.write_bytes(content)
-    check(source, channels=3, size=(8, 8), memory=place / "look")
+    check_images(source, channels=3, size=(8, 8), memory=place / "look")
 
 
 def make_model(place: Path) -> None:
@@ -169,7 +169,7 @@ def read_pipeline(place: Path) -> None:
 def make_table(place: Path) -> None:
     """Write the table of a searched solver."""
     multistep.write_table(
-        place / "steps_2.json", multistep.Table((0.0, 0.4, 1.0), ((1.0,), (-0.5, 1.5)))
+        place / "steps_2.json", multistep.CoefficientTable((0.0, 0.4, 1.0), ((1.0,), (-0.5, 1.5)))
     )
 
 
@@ -295,7 +295,7 @@ def make_samples(compressed: bool) -> Callable[[Path], None]:
 
 def read_samples(place: Path) -> None:
     """Read them all."""
-    found = pictures.NpzPictures(place / "s.npz")
+    found = image_sets.NpzImages(place / "s.npz")
     found.read(range(len(found)))
 
 
@@ -312,7 +312,7 @@ def read_card(place: Path) -> None:
     """Read and compare it."""
     path = place / "card.json"
     card.read_card(path).table()
-    card.compare([path, path])
+    card.compare_cards([path, path])
 
 
 class _Pictures:

@@ -28,7 +28,7 @@ from convflow.distributed import choose_device
 from convflow.generate import Samples
 from convflow.models.backbone import Backbone
 from convflow.models.blocks import compile_blocks
-from convflow.models.cost import measure as measure_cost
+from convflow.models.cost import measure_cost as measure_cost
 from convflow.models.zoo import create_model
 from convflow.pipeline import Pipeline
 from convflow.types import Disagreement
@@ -66,7 +66,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
     add("--variants", nargs="+", choices=VARIANTS, default=["eager", "blocks"])
-    add("--precision", choices=models.PRECISIONS, default="bfloat16", help="of the arithmetic")
+    add(
+        "--precision", choices=models.PRECISION_DTYPES, default="bfloat16", help="of the arithmetic"
+    )
     add("--batch", type=int, default=32, help="latents at once; guidance evaluates twice as many")
     add("--size", type=int, default=256, metavar="PIXELS", help="eight times a side of the latents")
     add("--steps", type=int, default=16)
@@ -89,8 +91,8 @@ def main() -> None:
     inputs = watch(samples, batch)
     truth = evaluate(model, inputs[0], torch.float32)
     gmacs = measure_cost(partial(create_model, name, **settings), size, factor=8).gmacs
-    work = utilisation.Work(2e9 * gmacs * sum(len(x) for x, *_ in inputs), models.LIMIT)
-    dtype, rows = models.PRECISIONS[options.precision], list[table.Cells]()
+    workload = utilisation.Workload(2e9 * gmacs * sum(len(x) for x, *_ in inputs), models.LIMIT)
+    dtype, rows = models.PRECISION_DTYPES[options.precision], list[table.Cells]()
     for variant in options.variants:
         VARIANTS[variant](model)
         found = evaluate(model, inputs[0], dtype)
@@ -100,7 +102,7 @@ def main() -> None:
         shape = (batch, *samples.shape)
         case = harness.Case(f"{name} {SOLVER} {variant}", calls, [shape], [f"{steps} steps"])
         timed = harness.measure(case, rounds)
-        rated = utilisation.rate(timed, {row.rival: work for row in timed}, device)
+        rated = utilisation.rate(timed, {row.rival: workload for row in timed}, device)
         outside = 1 - next(row.ratio for row in rated if row.rival == NETWORK)
         rows += [table.cells(vars(row) | {"outside": outside}) for row in rated]
         print(*table.lines(rows[-len(rated) :]), "", sep="\n", flush=True)

@@ -46,7 +46,7 @@ def main() -> None:
     options = parser.parse_args()
 
     harness.machine()  # refuses now rather than after minutes
-    rows = list[harness.Row]()
+    rows = list[harness.BenchRow]()
     with busy(options.beside):
         for name in ["tiny"] if options.quick else NETWORKS:
             settings = {**NETWORKS[name], "in_channels": 1, "num_classes": 10}

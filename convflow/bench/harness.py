@@ -42,7 +42,7 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Row:
+class BenchRow:
     """Times of one rival; `ratio` is the median over rounds of its time over ours.
 
     Low and high are the first and the ninth decile; `peak_mib` is the most that tensors held at
@@ -60,7 +60,7 @@ class Row:
     peak_mib: float
 
 
-def measure(case: Case, rounds: int = 11, device: torch.device | None = None) -> list[Row]:
+def measure(case: Case, rounds: int = 11, device: torch.device | None = None) -> list[BenchRow]:
     """Return a row for every shape, mode and rival.
 
     Args:
@@ -89,12 +89,23 @@ def measure(case: Case, rounds: int = 11, device: torch.device | None = None) ->
                 ratio = median(t / o for t, o in zip(found, ours, strict=True))
                 label = "x".join(map(str, shape))
                 low, high = deciles(found)
-                spread = (1e3 * median(found), 1e3 * low, 1e3 * high)
-                rows.append(Row(case.name, label, mode, name, *spread, ratio, peaks[name]))
+                rows.append(
+                    BenchRow(
+                        case.name,
+                        label,
+                        mode,
+                        name,
+                        median_ms=1e3 * median(found),
+                        low_ms=1e3 * low,
+                        high_ms=1e3 * high,
+                        ratio=ratio,
+                        peak_mib=peaks[name],
+                    )
+                )
     return rows
 
 
-def over_limits(rows: Sequence[Row], limits: Collection[str]) -> list[str]:
+def over_limits(rows: Sequence[BenchRow], limits: Collection[str]) -> list[str]:
     """Return a sentence for each row of a rival that is a limit: how many times it ours takes."""
     return [
         f"{row.case}, {row.shape}, {row.mode}: {1 / row.ratio:.2f} times its {row.rival}"
@@ -103,7 +114,7 @@ def over_limits(rows: Sequence[Row], limits: Collection[str]) -> list[str]:
     ]
 
 
-def unsteady(rows: Sequence[Row]) -> list[str]:
+def unsteady(rows: Sequence[BenchRow]) -> list[str]:
     """Return a sentence if times of one call vary so much that something else was running."""
     worst = max(rows, key=lambda row: row.high_ms / row.low_ms)
     if worst.high_ms < UNSTEADY * worst.low_ms:

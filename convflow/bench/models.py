@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from convflow.bench.agreement import require_agreement
 from convflow.bench.floor import Products
-from convflow.bench.harness import Call, Row, seconds
-from convflow.bench.utilisation import Rated, Work, product, rate
+from convflow.bench.harness import BenchRow, Call, seconds
+from convflow.bench.utilisation import Rated, Workload, product, rate
 from convflow.distributed import free_memory
 from convflow.models.backbone import Backbone, check_size
 from convflow.models.blocks import compile_blocks
-from convflow.models.cost import measure
+from convflow.models.cost import measure_cost
 from convflow.models.memory import MemoryEstimate
 from convflow.models.zoo import SIZES, create_model
 from convflow.types import InputError, Size, unknown_name
@@ -26,17 +26,17 @@ from convflow.types import InputError, Size, unknown_name
 Compilation = Literal["whole", "blocks"]
 """A graph of all, or one of each kind of block, which takes seconds where that takes minutes."""
 
-Shape = tuple[int, ...]
+BatchShape = tuple[int, ...]
 """Batch, height and width in pixels."""
 
-USUAL = ["flowdcn-s/2", "dico-s", "fcdm-s"]
-MODES = ["forward", "training"]
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+USUAL_MODELS = ["flowdcn-s/2", "dico-s", "fcdm-s"]
+MODEL_MODES = ["forward", "training"]
+PRECISION_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 """Arithmetic by the name that commands take."""
 
-LAYOUTS = [torch.contiguous_format, torch.channels_last]
+MEMORY_FORMATS = [torch.contiguous_format, torch.channels_last]
 EAGER, COMPILED, FLOOR, LIMIT, FLOAT32 = "eager", "compiled", "floor", "product limit", "float32"
-LIMITS = (FLOOR, LIMIT)
+LIMIT_LINES = (FLOOR, LIMIT)
 FACTOR = 8
 """Pixels along a side of a cell of the latents."""
 
@@ -91,7 +91,7 @@ class Setting(NamedTuple):
         return torch.autocast(self.device.type, self.dtype, enabled=half)
 
 
-class Subject(NamedTuple):
+class PreparedModel(NamedTuple):
     """A network in its best layout, and its compiled twin or why there is none."""
 
     name: str
@@ -111,7 +111,7 @@ def rival_of(name: str) -> str | None:
     return rival if rival in SIZES and rival != name else None
 
 
-def check_work(names: Sequence[str], shape: Shape, mode: str, setting: Setting) -> None:
+def check_work(names: Sequence[str], shape: BatchShape, mode: str, setting: Setting) -> None:
     """Raise InputError for an unknown name, a size that does not fit it, or lack of memory."""
     batch, height, width = shape
     for name in names:
@@ -121,7 +121,7 @@ def check_work(names: Sequence[str], shape: Shape, mode: str, setting: Setting) 
         build, half = partial(create_model, name), setting.dtype != torch.float32
         with torch.device("meta"):
             check_size(height, width, FACTOR * build().multiple)
-        training = mode != MODES[0]
+        training = mode != MODEL_MODES[0]
         estimate = MemoryEstimate(build, (height, width), batch, FACTOR, half, training)
         estimate.check(free_memory(setting.device), "batch-size")
 
@@ -137,7 +137,9 @@ def perturb(model: Module, scale: float = 0.1) -> Module:
     return model
 
 
-def prepare(name: str, shape: Shape, modes: Sequence[str], setting: Setting) -> Subject:
+def prepare_model(
+    name: str, shape: BatchShape, modes: Sequence[str], setting: Setting
+) -> PreparedModel:
     """Return a network with random weights in its best layout, checked at one shape.
 
     Every layout and the compiled twin must give what the network gives in float32 as it was
@@ -158,7 +160,7 @@ def prepare(name: str, shape: Shape, modes: Sequence[str], setting: Setting) -> 
 
     convolves = any(isinstance(module, nn.Conv2d) for module in _inner(model))
     times = {}
-    for layout in LAYOUTS if convolves else LAYOUTS[:1]:
+    for layout in MEMORY_FORMATS if convolves else MEMORY_FORMATS[:1]:
         model.to(memory_format=layout)  # type: ignore[call-overload]
         check(model, layout, f"in {layout}")
         run = call(model, layout, shape, modes[0], setting)
@@ -166,15 +168,17 @@ def prepare(name: str, shape: Shape, modes: Sequence[str], setting: Setting) -> 
     best = min(times, key=times.__getitem__)
     model.to(memory_format=best)  # type: ignore[call-overload]
     if setting.compiles is None:
-        return Subject(name, best, model, "none were asked for")
+        return PreparedModel(name, best, model, "none were asked for")
     try:
         compiled = _compile(model, setting.compiles)
         for mode in modes:
             call(compiled, best, shape, mode, setting)()
     except Exception as error:  # whatever the compiler lacks, the eager numbers remain
-        return Subject(name, best, model, f"{type(error).__name__}: {str(error).strip()[:200]}")
+        return PreparedModel(
+            name, best, model, f"{type(error).__name__}: {str(error).strip()[:200]}"
+        )
     check(compiled, best, "compiled")
-    return Subject(name, best, model, compiled)
+    return PreparedModel(name, best, model, compiled)
 
 
 def create_noisy(name: str, device: torch.device | str = "cpu", **settings: Any) -> Backbone:
@@ -193,7 +197,7 @@ def create_seeded(name: str, device: torch.device | str = "cpu", **settings: Any
         return create_model(name, **settings).to(device)
 
 
-def batch_of(shape: Shape, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+def random_batch(shape: BatchShape, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """Return latents, times and labels for a batch, height and width in pixels."""
     number, height, width = shape
     generator = torch.Generator().manual_seed(0)
@@ -204,10 +208,10 @@ def batch_of(shape: Shape, device: torch.device) -> tuple[Tensor, Tensor, Tensor
 
 
 def call(
-    model: nn.Module, layout: torch.memory_format, shape: Shape, mode: str, setting: Setting
+    model: nn.Module, layout: torch.memory_format, shape: BatchShape, mode: str, setting: Setting
 ) -> Call:
     """Return one forward pass, or one with all gradients, to be called again and again."""
-    x, t, y = batch_of(shape, setting.device)
+    x, t, y = random_batch(shape, setting.device)
     x = x.contiguous(memory_format=layout)
 
     def forward() -> None:
@@ -220,11 +224,11 @@ def call(
         loss.backward()
         model.zero_grad(set_to_none=True)
 
-    return forward if mode == MODES[0] else training
+    return forward if mode == MODEL_MODES[0] else training
 
 
 def set_up(
-    find: Callable[[str], Subject], setting: Setting, name: str, shape: Shape, mode: str
+    find: Callable[[str], PreparedModel], setting: Setting, name: str, shape: BatchShape, mode: str
 ) -> Mapping[str, Call]:
     """Return calls of the network eager and compiled, its floor and limit, and DiT of its size.
 
@@ -252,7 +256,7 @@ def set_up(
         if isinstance(theirs.compiled, nn.Module):
             compiled = call(theirs.compiled, theirs.layout, shape, mode, setting)
             calls[f"{rival} {COMPILED}"] = compiled
-        if setting.float32_rival and mode == MODES[0]:
+        if setting.float32_rival and mode == MODEL_MODES[0]:
             plain = Setting(setting.device)
             alone = f"{rival} {FLOAT32}"
             calls[alone] = call(theirs.model, theirs.layout, shape, mode, plain)
@@ -260,7 +264,7 @@ def set_up(
     return calls
 
 
-def rate_rows(name: str, rows: Sequence[Row], device: torch.device) -> list[Rated]:
+def rate_rows(name: str, rows: Sequence[BenchRow], device: torch.device) -> list[Rated]:
     """Return rows with operations and utilisation, limits as times of the network's operations.
 
     Args:
@@ -269,19 +273,19 @@ def rate_rows(name: str, rows: Sequence[Row], device: torch.device) -> list[Rate
         device: where it ran.
     """
     rival, (batch, height, width) = rival_of(name), map(int, rows[0].shape.split("x"))
-    passes = 1 if rows[0].mode == MODES[0] else 3
+    passes = 1 if rows[0].mode == MODEL_MODES[0] else 3
 
-    def work(line: str) -> Work:
+    def workload(line: str) -> Workload:
         whose = rival if rival is not None and line.startswith(rival) else name
         macs = 1e9 * _gmacs(create_model, whose, (height, width)) * batch * passes
-        return Work(2 * macs, f"{rival} {FLOAT32} {LIMIT}" if FLOAT32 in line else LIMIT)
+        return Workload(2 * macs, f"{rival} {FLOAT32} {LIMIT}" if FLOAT32 in line else LIMIT)
 
-    return rate(rows, {row.rival: work(row.rival) for row in rows}, device)
+    return rate(rows, {row.rival: workload(row.rival) for row in rows}, device)
 
 
 @cache
 def _gmacs(create: Callable[[str], Backbone], name: str, size: Size) -> float:
-    return measure(partial(create, name), size, factor=FACTOR).gmacs
+    return measure_cost(partial(create, name), size, factor=FACTOR).gmacs
 
 
 def _compile(model: nn.Module, how: Compilation) -> nn.Module:
@@ -296,20 +300,20 @@ def _compile(model: nn.Module, how: Compilation) -> nn.Module:
 
 def _answers(
     model: nn.Module,
-    shape: Shape,
+    shape: BatchShape,
     mode: str,
     setting: Setting,
-    layout: torch.memory_format = LAYOUTS[0],
+    layout: torch.memory_format = MEMORY_FORMATS[0],
     piece: int | None = None,
 ) -> list[Tensor]:
     """Return the output, or the gradients of its mean square, in float32; `piece` by piece."""
     pieces = [
         (x.contiguous(memory_format=layout), t, y)
         for x, t, y in zip(
-            *(t.split(piece or len(t)) for t in batch_of(shape, setting.device)), strict=True
+            *(t.split(piece or len(t)) for t in random_batch(shape, setting.device)), strict=True
         )
     ]
-    if mode == MODES[0]:
+    if mode == MODEL_MODES[0]:
         with torch.no_grad(), setting.arithmetic():
             return [torch.cat([model(*part).float() for part in pieces])]
     for part in pieces:

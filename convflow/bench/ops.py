@@ -16,17 +16,17 @@ from convflow.bench.agreement import TOLERANCE, require_agreement
 from convflow.bench.harness import Call
 from convflow.ops import deform_sample
 from convflow.ops.deform.cpu import find_numba
+from convflow.ops.deform.reference import TAPS
 from convflow.types import InputError, Size
 
-Shape = tuple[int, ...]
+OpShape = tuple[int, ...]
 """B, H, W, G and C of the operator."""
 
-SHAPES: list[Shape] = [(8, 16, 16, 12, 64), (2, 32, 32, 16, 72)]
+OP_SHAPES: list[OpShape] = [(8, 16, 16, 12, 64), (2, 32, 32, 16, 72)]
 """FlowDCN-B/2 at 256 pixels and FlowDCN-XL/2 at 512."""
 
-MODES = ["forward", "forward+backward"]
-TAPS = 9
-LIMITS = {True: "L2 limit", False: "copy limit"}
+OP_MODES = ["forward", "forward+backward"]
+LIMIT_BY_DEVICE = {True: "L2 limit", False: "copy limit"}
 """By whether the device is the CPU."""
 
 NOTE = """\
@@ -44,7 +44,7 @@ gradients again."""
 
 
 def draw(
-    shape: Shape, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    shape: OpShape, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> tuple[Tensor, ...]:
     """Return upstream gradient, values, offsets and weights; the latter two are float32."""
     generator = torch.Generator().manual_seed(0)
@@ -72,7 +72,7 @@ def grid_sample(values: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
     return total.permute(0, 3, 4, 1, 2).to(values.dtype)
 
 
-def gather(values: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
+def sample_by_gather(values: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
     """Return what `deform_sample` does through four gathers, all taps at once."""
     batch, height, width, groups, channels = values.shape
     maps = values.permute(0, 3, 1, 2, 4).reshape(batch, groups, height * width, channels)
@@ -96,23 +96,23 @@ def gather(values: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
 RIVALS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "deform_sample": deform_sample,
     "grid_sample": grid_sample,
-    "gather": gather,
+    "gather": sample_by_gather,
 }
 
 
-def shapes_of(size: Size | None = None, batch: int | None = None) -> list[Shape]:
-    """Return `SHAPES`, all with another height and width or batch where these are given.
+def shapes_of(size: Size | None = None, batch: int | None = None) -> list[OpShape]:
+    """Return `OP_SHAPES`, all with another height and width or batch where these are given.
 
     Raises:
         InputError: a side of no cells.
     """
     if size is not None and min(size) < 1:
         raise InputError(f"--size: expected sides of at least 1 cell, got {size[0]}x{size[1]}")
-    return [(batch or shape[0], *(size or shape[1:3]), *shape[3:]) for shape in SHAPES]
+    return [(batch or shape[0], *(size or shape[1:3]), *shape[3:]) for shape in OP_SHAPES]
 
 
 def set_up(
-    shape: Shape,
+    shape: OpShape,
     mode: str,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
@@ -122,7 +122,7 @@ def set_up(
     On the CPU there is none where numba is missing.
     """
     grad, *inputs = draw(shape, device, dtype)
-    if mode == MODES[0]:
+    if mode == OP_MODES[0]:
         calls: dict[str, Call] = {n: partial(f, *inputs) for n, f in RIVALS.items()}
     else:
         leaves = [tensor.requires_grad_() for tensor in inputs]
@@ -130,15 +130,15 @@ def set_up(
     on_cpu = grad.device.type == "cpu"
     if not on_cpu:
         once, again = (sum(t.nbytes for t in some) for some in ((grad, *inputs), inputs))
-        num_bytes = once if mode == MODES[0] else 2 * once + again
-        calls[LIMITS[on_cpu]] = _copier(num_bytes, grad.device)
+        num_bytes = once if mode == OP_MODES[0] else 2 * once + again
+        calls[LIMIT_BY_DEVICE[on_cpu]] = _copier(num_bytes, grad.device)
     elif find_numba()[0] is not None:
-        calls[LIMITS[on_cpu]] = _reader(4 * prod(shape[:4]) * _numbers(shape[4], mode))
+        calls[LIMIT_BY_DEVICE[on_cpu]] = _reader(4 * prod(shape[:4]) * _numbers(shape[4], mode))
     return calls
 
 
-def check(
-    shape: Shape, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+def check_rivals(
+    shape: OpShape, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> None:
     """Raise Disagreement unless all rivals give the same outputs and gradients."""
     grad, *inputs = draw(shape, device, dtype)
@@ -153,7 +153,7 @@ def check(
 def _numbers(channels: int, mode: str) -> int:
     """Return how many numbers pass through the cache for a position and group, see `NOTE`."""
     numbers = 4 * TAPS * channels + 3 * TAPS + 2 * channels
-    if mode != MODES[0]:
+    if mode != OP_MODES[0]:
         numbers += 12 * TAPS * channels + 6 * TAPS + 3 * channels
     return numbers
 

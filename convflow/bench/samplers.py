@@ -24,10 +24,10 @@ from convflow.recipes.digits import flowdcn
 from convflow.samplers.linear import GeneralLinear
 from convflow.types import Disagreement
 
-Clock = Callable[[], float]
+WallClock = Callable[[], float]
 """The time in seconds, once everything that was begun is done."""
 
-USUAL = ["euler", "heun", "ab4"]
+USUAL_SOLVERS = ["euler", "heun", "ab4"]
 
 NOTE = """\
 "total_ms" is the time of one batch from noise to pictures; "network_ms" the time within the calls
@@ -54,7 +54,7 @@ class Spent:
 
 
 @dataclass(frozen=True)
-class Row:
+class SamplerRow:
     """One way of sampling; times are medians over the rounds, `share` too."""
 
     solver: str
@@ -73,7 +73,7 @@ class Row:
 class Spans:
     """Sums up the time between beginnings and ends."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: WallClock) -> None:
         self.clock, self.total, self.count, self._begun = clock, 0.0, 0, 0.0
 
     def begin(self, *_: Any) -> None:
@@ -98,13 +98,13 @@ class TimedCodec:
     def decode(self, x: Tensor) -> Tensor:
         """Return pictures."""
         self._spans.begin()
-        pictures = self._codec.decode(x)
+        images = self._codec.decode(x)
         self._spans.end()
-        return pictures
+        return images
 
 
 @contextmanager
-def watching(network: nn.Module, clock: Clock) -> Iterator[Spans]:
+def watching(network: nn.Module, clock: WallClock) -> Iterator[Spans]:
     """Time every call of a network within the block."""
     spans = Spans(clock)
     hooks = [
@@ -119,7 +119,7 @@ def watching(network: nn.Module, clock: Clock) -> Iterator[Spans]:
 
 
 def spend(
-    run: Callable[[Spans], object], network: nn.Module, clock: Clock = time.perf_counter
+    run: Callable[[Spans], object], network: nn.Module, clock: WallClock = time.perf_counter
 ) -> Spent:
     """Return where the time of one run went.
 
@@ -136,7 +136,7 @@ def spend(
     return Spent(total, spans.total, codec.total, spans.count)
 
 
-def clock_of(device: torch.device) -> Clock:
+def clock_of(device: torch.device) -> WallClock:
     """Return a clock that waits for a device."""
 
     def clock() -> float:
@@ -161,15 +161,15 @@ def create_digits(device: str = "auto") -> Pipeline:
     return Pipeline(model, config.codec, size, (), sampling, device, config.process)
 
 
-def measure(
+def measure_samplers(
     pipe: Pipeline,
-    solvers: Sequence[str] = USUAL,
+    solvers: Sequence[str] = USUAL_SOLVERS,
     guidances: Sequence[float] = (1.0, 1.5),
     *,
     num: int = 16,
     rounds: int = 5,
     **options: Any,
-) -> Iterator[Row]:
+) -> Iterator[SamplerRow]:
     """Return a row for every guidance and solver, as they are measured.
 
     Args:
@@ -195,12 +195,12 @@ def measure(
             for _ in range(rounds):
                 made: list[Tensor] = []
                 spent = spend(_reading(samples, num, made), pipe.model, clock)
-                check(samples, spent, made[0], plain)
+                check_run(samples, spent, made[0], plain)
                 found.append(spent)
             yield _row(samples, found, num)
 
 
-def check(samples: Samples, spent: Spent, watched: Tensor, plain: Tensor) -> None:
+def check_run(samples: Samples, spent: Spent, watched: Tensor, plain: Tensor) -> None:
     """Raise Disagreement unless a watched run is what it would have been unwatched."""
     name, expected = samples.solver.kind, count_calls(samples)
     if spent.calls != expected:
@@ -229,20 +229,22 @@ def _reading(samples: Samples, num: int, made: list[Tensor]) -> Callable[[Spans]
     return run
 
 
-def _row(samples: Samples, found: Sequence[Spent], num: int) -> Row:
+def _row(samples: Samples, found: Sequence[Spent], num: int) -> SamplerRow:
     def middle(name: str) -> float:
         return median(getattr(spent, name) for spent in found)
 
     total = middle("total")
-    return Row(
-        samples.solver.kind,
-        samples.guidance,
-        samples.solver.describe(samples.process)["steps"],
-        found[0].calls,
-        1e3 * total,
-        1e3 * middle("network"),
-        1e3 * middle("codec"),
-        middle("share"),
-        *deciles([spent.share for spent in found]),
-        num / total,
+    low, high = deciles([spent.share for spent in found])
+    return SamplerRow(
+        solver=samples.solver.kind,
+        guidance=samples.guidance,
+        steps=samples.solver.describe(samples.process)["steps"],
+        calls=found[0].calls,
+        total_ms=1e3 * total,
+        network_ms=1e3 * middle("network"),
+        codec_ms=1e3 * middle("codec"),
+        share=middle("share"),
+        low=low,
+        high=high,
+        images_per_s=num / total,
     )

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from convflow.generate import Samples
 from convflow.pipeline import Pipeline
-from convflow.samplers.multistep import Table
+from convflow.samplers.multistep import CoefficientTable
 from convflow.samplers.search import compare, search, teach
 from convflow.seeds import draw_noise
 from convflow.types import InputError
@@ -54,7 +54,7 @@ def search_solver(
     samples: Samples,
     settings: SolverSearch,
     progress: Callable[[int, float], None] | None = None,
-) -> tuple[Table, dict[str, tuple[int, float]]]:
+) -> tuple[CoefficientTable, dict[str, tuple[int, float]]]:
     """Return the table that was found, and (calls, error) of it and of every other solver.
 
     Fitted, chosen and compared is on samples of three different ranges of numbers.

@@ -32,7 +32,7 @@ def lines(rows: Sequence[Mapping[str, str]]) -> list[str]:
     return ["  ".join(parts).rstrip() for parts in zip(*shown, strict=True)]
 
 
-def write(
+def write_csv(
     path: Path, rows: Sequence[Mapping[str, object]], notes: Mapping[str, object] | None = None
 ) -> None:
     """Replace the table at `path`: a line for each row, with its notes behind.

@@ -9,13 +9,14 @@ from typing import NamedTuple
 
 import torch
 
-from convflow.bench.harness import Call, Row
+from convflow.bench.floor import least_seconds, other_engine
+from convflow.bench.harness import BenchRow, Call
 
 SIDES = {True: 1024, False: 8192}
 """Rows and columns of the product's matrices, by whether the device is the CPU."""
 
 
-class Work(NamedTuple):
+class Workload(NamedTuple):
     """What a line of a table needs, and what it is held against.
 
     Attributes:
@@ -28,7 +29,7 @@ class Work(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Rated(Row):
+class Rated(BenchRow):
     """A row of a network with what it needs and reaches.
 
     Attributes:
@@ -43,36 +44,42 @@ class Rated(Row):
 
 
 def product(device: torch.device, dtype: torch.dtype) -> Call:
-    """Return a call of one square matrix product, large enough that nothing else counts."""
+    """Return a call of one square matrix product, large enough that nothing else counts.
+
+    On a CPU it takes the faster of two engines: torch's product, or a 1x1 convolution.
+    """
     side, generator = SIDES[device.type == "cpu"], torch.Generator(device).manual_seed(0)
     left, right = (
         torch.randn(side, side, generator=generator, device=device).to(dtype) for _ in range(2)
     )
-    return partial(torch.mm, left, right, out=torch.empty_like(left))
+    call: Call = partial(torch.mm, left, right, out=torch.empty_like(left))
+    return min([call, *other_engine(torch.ops.aten.mm.default, (left, right))], key=least_seconds)
 
 
-def rate(rows: Sequence[Row], works: Mapping[str, Work], device: torch.device) -> list[Rated]:
+def rate(
+    rows: Sequence[BenchRow], workloads: Mapping[str, Workload], device: torch.device
+) -> list[Rated]:
     """Return rows with their utilisation; a product's line becomes the time of as many operations.
 
     Args:
         rows: of one shape and mode, timed in the same rounds; the shape begins with the batch.
-        works: of every line, by its name.
+        workloads: of every line, by its name.
         device: where the products ran.
     """
     count = 2.0 * SIDES[device.type == "cpu"] ** 3
     found, named = [], {row.rival: row for row in rows}
     for row in rows:
-        operations, limit = works[row.rival]
+        operations, limit = workloads[row.rival]
         products = operations / count
         least = products * named[limit].median_ms
         if row.rival == limit:
             times = {f: products * getattr(row, f) for f in ("median_ms", "low_ms", "high_ms")}
             row = replace(row, **times, ratio=products * row.ratio)
-        pictures = int(row.shape.partition("x")[0])
+        num_images = int(row.shape.partition("x")[0])
         found.append(
             Rated(
                 **vars(row),
-                images_per_s=1e3 * pictures / row.median_ms,
+                images_per_s=1e3 * num_images / row.median_ms,
                 tflop=operations / 1e12,
                 utilisation=least / row.median_ms,
             )

@@ -20,7 +20,7 @@ from convflow.samplers.solvers import SOLVERS, Solver, vary_solver
 from convflow.seeds import LabelPolicy
 from convflow.settings.fields import Count, Fraction, Natural, Pixels, doc
 from convflow.settings.kinds import Table
-from convflow.settings.read import hints_of, read, settings_of
+from convflow.settings.read import hints_of, read, setting_hints
 from convflow.types import InputError, unknown_name
 
 
@@ -60,13 +60,13 @@ class ResolutionConfig:
 
     def arguments(self) -> dict[str, Any]:
         """Return what the network is to be told, as `read_arguments` takes it."""
-        told: dict[str, Any] = {}
+        model_kwargs: dict[str, Any] = {}
         if self.reach == "auto":
             first_last = (self.reach_blocks[0], self.reach_blocks[1]) if self.reach_blocks else None
-            told["reach"] = ReachSchedule(blocks=first_last)
+            model_kwargs["reach"] = ReachSchedule(blocks=first_last)
         if self.position_scaling != "none":
-            told["position_scaling"] = self.position_scaling
-        return told
+            model_kwargs["position_scaling"] = self.position_scaling
+        return model_kwargs
 
 
 @dataclass(frozen=True)
@@ -114,15 +114,17 @@ class SamplingConfig:
         Raises:
             InputError: what is given means nothing, or is out of range.
         """
-        own = {name: getattr(self, name) for name in hints_of(SamplingConfig)}
-        mine = {name: value for name, value in given.items() if name in own and name != "solver"}
+        settings = {name: getattr(self, name) for name in hints_of(SamplingConfig)}
+        mine = {
+            name: value for name, value in given.items() if name in settings and name != "solver"
+        }
         others = {name: value for name, value in given.items() if name not in mine}
         solver = vary_solver(self.solver, process, others)
         try:
             solver.check(process, self.guidance_kind)
         except InputError:  # of the kind, or of what will be refused with any
-            own["guidance_kind"] = SamplingConfig.guidance_kind
-        return read(own | mine | {"solver": solver}, SamplingConfig)
+            settings["guidance_kind"] = SamplingConfig.guidance_kind
+        return read(settings | mine | {"solver": solver}, SamplingConfig)
 
 
 def _anything(*_: Any) -> Any:
@@ -179,6 +181,6 @@ def _own(table: Table[Any], part: Any) -> Any:
     """Return a part without the settings of others of its table."""
     if not isinstance(part, Mapping) or part.get("kind") not in table.parts:
         return part
-    others = {name for cls in table.values() for name in settings_of(cls)}
-    others -= settings_of(table[part["kind"]]).keys()
+    others = {name for cls in table.values() for name in setting_hints(cls)}
+    others -= setting_hints(table[part["kind"]]).keys()
     return {name: value for name, value in part.items() if name not in others}

@@ -25,7 +25,7 @@ from convflow.settings.read import to_dict
 from convflow.storage import read_json, write_text
 from convflow.types import InputError
 
-DESCRIPTION = "pipeline.json"
+DESCRIPTION_FILE = "pipeline.json"
 """What a pipeline is told beside the network."""
 
 
@@ -59,7 +59,7 @@ def find_weights(folder_or_id: str | Path, weights: str) -> Path:
 
 def read_description(folder: Path) -> PipelineConfig:
     """Return what the `pipeline.json` of a model folder says, or raise InputError."""
-    path = folder / DESCRIPTION
+    path = folder / DESCRIPTION_FILE
     if not path.is_file():
         raise InputError(
             f"{folder} holds a network but no pipeline.json with its size and classes; "
@@ -102,8 +102,8 @@ def describe_codec(codec: Codec, folder: Path, known: str | None = None) -> Code
     return dataclasses.replace(codec, autoencoder=portable(codec.autoencoder, folder, known))
 
 
-def write_description(folder: Path, known: PipelineConfig) -> None:
+def write_description(folder: Path, config: PipelineConfig) -> None:
     """Write what pipelines are told beside a network, unless it is there."""
-    path, text = folder / DESCRIPTION, json.dumps(to_dict(known), indent=2)
+    path, text = folder / DESCRIPTION_FILE, json.dumps(to_dict(config), indent=2)
     if not path.is_file() or path.read_bytes() != text.encode():
         write_text(path, text)

@@ -18,11 +18,11 @@ from convflow.cli.options import (
     size,
 )
 from convflow.cli.output import say
-from convflow.cli.speed import BENCHES as SPEED
-from convflow.cli.speed import check_out
+from convflow.cli.speed import SPEED_BENCHES, check_out
 from convflow.types import InputError, unknown_name
 
-SOLVERS = """Search for a solver with few steps for one model, and compare it with other solvers.
+SOLVERS_HELP = """\
+Search for a solver with few steps for one model, and compare it with other solvers.
 
 The search fits step lengths and coefficients, so that few steps end where many steps end. Then
 every solver of fixed cost without randomness makes the same samples, from noise that the search has
@@ -83,13 +83,13 @@ def bench_solvers(arguments: Sequence[str]) -> int:
     say(f"{'solver':12}{'calls':>7}{'error':>12}")
     for name, (calls, error) in compared.items():
         say(f"{name:12}{calls:7}{error:12.2e}")
-    told = samples.describe()
+    description = samples.describe()
     with explained(out):
         write_table(
             out,
             table,
             errors={name: {"calls": n, "error": error} for name, (n, error) in compared.items()},
-            **{key: told[key] for key in ("guidance", "labels", "size", "seed")},
+            **{key: description[key] for key in ("guidance", "labels", "size", "seed")},
             num=options.num,
             teacher_steps=options.teacher_steps,
             weights_sha256=hash_tensors(pipe.model.state_dict()),
@@ -98,7 +98,7 @@ def bench_solvers(arguments: Sequence[str]) -> int:
     return 0
 
 
-BENCHES = SPEED | {
+BENCHES = SPEED_BENCHES | {
     "solvers": (
         "MODEL       search for a solver with few steps, and compare it with others",
         bench_solvers,
@@ -110,7 +110,7 @@ BENCHES = SPEED | {
 def _parser(arguments: Sequence[str]) -> Parser:
     parser = Parser(
         prog="convflow bench solvers",
-        description=SOLVERS,
+        description=SOLVERS_HELP,
         allow_abbrev=False,
         usage="convflow bench solvers MODEL [options]",
         formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(

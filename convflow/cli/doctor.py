@@ -12,7 +12,7 @@ from typing import Any
 from convflow import __version__
 from convflow.cli.main import Parser
 from convflow.cli.output import say
-from convflow.spoken import duration
+from convflow.units import duration
 
 PACKAGES = "torch numpy numba triton safetensors pillow scikit-learn pyarrow datasets tensorboard"
 
@@ -28,6 +28,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse(arguments)
     report = {"versions": _versions(), "devices": _devices(), "operator": _operator()}
+    report["products"] = {"cpu": " - ".join(_products())}
     if not options.json:
         _print(report)
     tests = _self_test()
@@ -81,6 +82,12 @@ def _operator() -> dict[str, str]:
 
     kinds = dict.fromkeys(("cpu", choose_device().type))
     return {kind: " - ".join(filter(None, backend_and_reason(kind))) for kind in kinds}
+
+
+def _products() -> tuple[str, str]:
+    from convflow.nn.linear import fastest_engine
+
+    return fastest_engine()
 
 
 def _self_test() -> dict[str, str]:

@@ -28,8 +28,8 @@ from convflow.cli.options import (
 )
 from convflow.cli.output import say
 from convflow.hub import is_id, missing
-from convflow.spoken import duration
 from convflow.types import InputError
+from convflow.units import duration
 
 if TYPE_CHECKING:
     from convflow.evaluation.evaluate import Subject
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("convflow")
 
 NUM_SAMPLES = 50_000
-SPOKEN_SECONDS = 30.0
+PROGRESS_SECONDS = 30.0
 
 DESCRIPTION = """Score samples of a model, or given images, against real images.
 
@@ -65,6 +65,7 @@ def main(arguments: Sequence[str]) -> int:
     _check(options)
 
     from convflow import distributed
+    from convflow.cli.precision import advise
     from convflow.evaluation.detectors import open_detector
     from convflow.evaluation.evaluate import Work, evaluate, make_reference, open_target
     from convflow.evaluation.scores import METRICS
@@ -77,6 +78,8 @@ def main(arguments: Sequence[str]) -> int:
         first = distributed.rank() == 0
         with distributed.all_or_none(device):
             subject = _open_subject(options)
+        if first and subject.sampling is not None:
+            advise(device, options.precision)
         origin = {"weights": options.detector_weights, "sha256": options.detector_sha256}
         for mine in (first, not first):  # the first process downloads, the others find it there
             with distributed.all_or_none(device):
@@ -95,9 +98,9 @@ def main(arguments: Sequence[str]) -> int:
             if options.save_statistics:
                 make_reference(subject, detector, options.save_statistics, work)
                 if first:
-                    height, width = subject.pictures.size
-                    told = f"{subject.num:,} pictures of {height}x{width}"
-                    say(f"statistics of {told} in {options.save_statistics}")
+                    height, width = subject.images.size
+                    counted = f"{subject.num:,} pictures of {height}x{width}"
+                    say(f"statistics of {counted} in {options.save_statistics}")
                 return 0
             card, path = evaluate(
                 subject,
@@ -118,10 +121,10 @@ def main(arguments: Sequence[str]) -> int:
 
 def _compare(paths: Sequence[Path], allow: Sequence[str]) -> int:
     """Print the scores of cards side by side, or what they differ in where they do not compare."""
-    from convflow.evaluation.card import compare, contrast
+    from convflow.evaluation.card import compare_cards, contrast
 
     try:
-        say(*compare(paths, allow).split("\n"))
+        say(*compare_cards(paths, allow).split("\n"))
     except InputError:
         if table := contrast(paths, allow):
             say(*table.split("\n"))
@@ -239,7 +242,7 @@ def _open_subject(options: argparse.Namespace) -> Subject:
         return Subject(samples, num or NUM_SAMPLES, model, samples.describe())
 
     from convflow import distributed
-    from convflow.evaluation.pictures import open_pictures
+    from convflow.evaluation.image_sets import open_image_set
     from convflow.models.memory import check_memory
 
     for name in ("labels", "label", "weights", *OPTIONS, *sampling_settings()[1]):
@@ -248,7 +251,7 @@ def _open_subject(options: argparse.Namespace) -> Subject:
                 f"--{name.replace('_', '-')}: expected a model to sample from, got the pictures "
                 f"{options.what}; leave it out"
             )
-    pictures = open_pictures(
+    images = open_image_set(
         options.what,
         split=options.split or "train",
         image_column=options.image_column or "",
@@ -258,10 +261,10 @@ def _open_subject(options: argparse.Namespace) -> Subject:
         seed=options.seed or 0,
     )
     free = distributed.free_memory(distributed.choose_device(options.device))
-    each = 5 * pictures.channels * math.prod(pictures.size)  # bytes, and numbers of float32
-    batch = min(options.batch_size, len(pictures))
-    check_memory(lambda count: count * each, pictures.size, batch, free, "batch-size")
-    return Subject(pictures, len(pictures), {"name": pictures.describe()["name"]})
+    each = 5 * images.channels * math.prod(images.size)  # bytes, and numbers of float32
+    batch = min(options.batch_size, len(images))
+    check_memory(lambda count: count * each, images.size, batch, free, "batch-size")
+    return Subject(images, len(images), {"name": images.describe()["name"]})
 
 
 def _is_model(what: str) -> bool:
@@ -291,7 +294,7 @@ def _progress(num: int, word: str) -> Iterator[Callable[[float], None]]:
             nonlocal done, spoken
             done = min(done + count * share, num)
             bar.update(int(done) - bar.n)
-            if not shown and time.monotonic() > spoken + SPOKEN_SECONDS:
+            if not shown and time.monotonic() > spoken + PROGRESS_SECONDS:
                 spoken = time.monotonic()
                 left = duration((spoken - begun) * (num - done) / done)
                 log.info(f"{word}: {done:,.0f} of {num:,} pictures, {left} left")

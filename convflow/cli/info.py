@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from convflow.training.config import TrainConfig
 
 WEIGHTS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
-SETTINGS = ("config.json", "pipeline.json", "state.json")
+SETTINGS_FILES = ("config.json", "pipeline.json", "state.json")
 
 NOTE = """\
 Parameters and GMACs are those of the published networks with 1000 classes and 8x latents. GMACs
@@ -112,10 +112,10 @@ class _Asked(NamedTuple):
         self, build: Callable[[], Backbone], pixels: Size = (256, 256), factor: int = 8
     ) -> dict[str, Any]:
         """Return the bytes that training and sampling need, item by item."""
-        from convflow.models.cost import measure
+        from convflow.models.cost import measure_cost
 
         batch, pixels = self.batch or 1, self.pixels or pixels
-        cost = measure(build, pixels, batch, factor)
+        cost = measure_cost(build, pixels, batch, factor)
         items = {"training": cost.training, "sampling": cost.sampling}
         return {
             "batch_size": batch,
@@ -132,11 +132,11 @@ class _Asked(NamedTuple):
         return {"memory": self.memory(build, pixels, codec.factor), "note": MEMORY_NOTE}
 
 
-def _codec(known: PipelineConfig | TrainConfig, folder: Path | None = None) -> Codec:
+def _codec(config: PipelineConfig | TrainConfig, folder: Path | None = None) -> Codec:
     """Return a codec that knows the shape of model space and holds no weights.
 
     Args:
-        known: settings with those of the codec.
+        config: settings with those of the codec.
         folder: in which they are stored, if they are.
     """
     from dataclasses import replace
@@ -144,7 +144,7 @@ def _codec(known: PipelineConfig | TrainConfig, folder: Path | None = None) -> C
     from convflow.codecs import LatentCodec
     from convflow.training.places import find_place
 
-    codec = known.codec
+    codec = config.codec
     if folder is not None and isinstance(codec, LatentCodec):
         codec = replace(codec, autoencoder=find_place(codec.autoencoder, folder, inside=True))
     return codec
@@ -172,10 +172,10 @@ def _describe(what: str, asked: _Asked, part: str | None) -> dict[str, Any]:
 
     if what in list_recipes():
         target = find_target(what)
-        told = {} if target is None else {"target": {"of": SOURCE, **target._asdict()}}
+        scores = {} if target is None else {"target": {"of": SOURCE, **target._asdict()}}
         config = create_config(what)
         memory = _memory_of_recipe(config, asked) if any(asked) else {}
-        return {"recipe": what, "about": list_recipes()[what]} | to_dict(config) | told | memory
+        return {"recipe": what, "about": list_recipes()[what]} | to_dict(config) | scores | memory
     if path.suffix in WEIGHTS:
         raise missing(what, "a file of weights")
     known = [*SIZES, *FAMILIES, *list_recipes()]
@@ -229,25 +229,25 @@ def _describe_folder(folder: Path, asked: _Asked) -> dict[str, Any]:
     from convflow.training.checkpoint import read_state
 
     weights = find_weights(folder, "ema")
-    known, model = read_description(weights), load_model(weights)
+    config, model = read_description(weights), load_model(weights)
     checkpoint, trained = weights.parent, {}
     if (checkpoint / "state.json").is_file():
         content = read_state(checkpoint)
         trained = {key: content[key] for key in ("step", "images_seen", "version", "config")}
-    told, named = to_dict(known), dict(model.settings)
+    described, named = to_dict(config), dict(model.settings)
     build = partial(create_model, named.pop("family"), **named)
     return {
         "weights": str(weights),
         "parameters": sum(p.numel() for p in model.parameters()),
         "model": model.settings,
-        "size": list(known.size),
+        "size": list(config.size),
         "multiple": model.multiple,
-        "classes": list(known.class_names),
-        **({"codec": told["codec"]} if known.codec.kind == "latent" else {}),
-        **_scales(known, weights),
+        "classes": list(config.class_names),
+        **({"codec": described["codec"]} if config.codec.kind == "latent" else {}),
+        **_scales(config, weights),
         **trained,
         **_unreadable(folder),
-        **(asked.rows(build, _codec(known, weights), known.size) if any(asked) else {}),
+        **(asked.rows(build, _codec(config, weights), config.size) if any(asked) else {}),
     }
 
 
@@ -261,20 +261,20 @@ def _unreadable(folder: Path) -> dict[str, Any]:
             continue
         check = check_tensors if path.suffix == ".safetensors" else read_json
         try:
-            if path.suffix == ".safetensors" or path.name in SETTINGS:
+            if path.suffix == ".safetensors" or path.name in SETTINGS_FILES:
                 check(path)
         except InputError as error:
             found.append(str(error).partition("; ")[0])
     return {"problem": "; ".join(found)} if found else {}
 
 
-def _scales(known: PipelineConfig, folder: Path) -> dict[str, Any]:
+def _scales(config: PipelineConfig, folder: Path) -> dict[str, Any]:
     """Return how a model of scales sees a picture, and how it samples one; of others nothing."""
-    process = known.process
+    process = config.process
     if not process.multiscale:
         return {}
-    scales = process.describe(known.size, _codec(known, folder).factor)
-    solver = known.sampling.varied(process).solver
+    scales = process.describe(config.size, _codec(config, folder).factor)
+    solver = config.sampling.varied(process).solver
     solver.check(process)
     scales["sizes"] = [f"{height}x{width}" for height, width in scales["sizes"]]
     scales["deviations"] = scales["deviations"] or "as they are"

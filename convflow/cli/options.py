@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from convflow.labels import composed
+from convflow.class_names import composed
 from convflow.types import InputError, Size, nearest_size
 
 if TYPE_CHECKING:
@@ -127,7 +127,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "help": "scaling of the positions of DiT and SiT on larger grids: pi or ei; pi, ntk or yarn"
         " of rotary ones"
     },
-    "precision": {"help": "arithmetic of the network: float32 (default) or bfloat16"},
+    "precision": {
+        "help": "arithmetic of the network: float32 (default), bfloat16, or auto = bfloat16 where "
+        "it is fast"
+    },
 }
 """What `Pipeline.samples` takes beside settings, as options; size and seed stand with commands."""
 
@@ -148,7 +151,7 @@ def add_sampling_options(
     The settings of solvers are those of `--solver` where it is among the arguments. All others are
     taken too, for what they mean is known only once the model is; `--help` leaves them out.
     """
-    from convflow.settings.read import plain
+    from convflow.settings.read import unannotated
     from convflow.settings.words import help_of
 
     parser.add_argument(
@@ -171,7 +174,7 @@ def add_sampling_options(
             said += "; with --help its settings are shown, without it those of euler"
         said = said.replace("%", "%%") if name in shown else argparse.SUPPRESS
         more: dict[str, Any] = {"help": said}
-        if plain(hint) is bool:
+        if unannotated(hint) is bool:
             more["action"] = argparse.BooleanOptionalAction
         parser.add_argument(f"--{name.replace('_', '-')}", **more)
     for name in OPTIONS if names is None else [name for name in OPTIONS if name in names]:
@@ -186,13 +189,13 @@ def sampling_settings(solver: str | None = None) -> tuple[dict[str, Any], dict[s
     """
     from convflow.bundle.config import SamplingConfig
     from convflow.samplers.solvers import SOLVERS
-    from convflow.settings.read import hints_of, settings_of
+    from convflow.settings.read import hints_of, setting_hints
 
-    own = hints_of(SamplingConfig) | settings_of(SOLVERS.find(solver or "euler"))
-    every = own.copy()
+    settings = hints_of(SamplingConfig) | setting_hints(SOLVERS.find(solver or "euler"))
+    every = settings.copy()
     for cls in dict.fromkeys(SOLVERS.values()):
-        every = settings_of(cls) | every
-    return own, every
+        every = setting_hints(cls) | every
+    return settings, every
 
 
 def word_after(option: str, arguments: Sequence[str]) -> str | None:

@@ -48,13 +48,15 @@ def main(arguments: Sequence[str]) -> int:
         raise InputError("--preview-every: expected --previews with it, got none; add it")
 
     from convflow.bar import Bar
-    from convflow.cli.previews import Previews
+    from convflow.cli.precision import advise
+    from convflow.cli.strips import Strips
     from convflow.pipeline import Pipeline
 
     pipe = Pipeline.from_pretrained(options.model, weights=options.weights, device=options.device)
     labels = chosen_labels(options, pipe.class_names)
     num = options.num or max(16, len(labels or ()))
     chosen = sampling_options(options)
+    advise(pipe.device, options.precision)
     wanted = fit_sizes(chosen.pop("size", None) or [pipe.size], multiple_of(pipe, chosen))
     series = [pipe.samples(labels, **chosen, size=size) for size in wanted]
     for samples in series:  # all of them are checked before the first picture is made
@@ -67,7 +69,7 @@ def main(arguments: Sequence[str]) -> int:
         watch = None
         if previews is not None:
             every, zoom = options.preview_every, options.zoom
-            watch = Previews(previews, samples, pipe.name_of, every=every, zoom=zoom)
+            watch = Strips(previews, samples, pipe.name_of, every=every, zoom=zoom)
         shown = sys.stderr.isatty()
         with Bar(total=num, unit="img", disable=not shown) as bar:
             made = pipe(
@@ -89,7 +91,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _write(made: Output, out: Path, single: bool, options: argparse.Namespace) -> None:
     """Write pictures of one size as files of their own or as a grid, and say so."""
-    from convflow.cli.previews import file_name
+    from convflow.cli.strips import file_name
     from convflow.data.grid import tile
     from convflow.data.images import num_cores
     from convflow.storage import explained, writing_file

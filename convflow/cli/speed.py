@@ -20,14 +20,16 @@ if TYPE_CHECKING:
 
 PRECISIONS = ("float32", "bfloat16")
 
-OPS = """Time deform_sample beside the same sums by F.grid_sample and by gathers, forward and with
+OPS_HELP = """\
+Time deform_sample beside the same sums by F.grid_sample and by gathers, forward and with
 all gradients, and beside the limit of the machine. All must agree before anything is timed.
 
 "ratio" is a rival's time over the time of deform_sample: with 15, the rival takes 15 times as long.
 The ratio of the limit is below 1: with 0.5, deform_sample takes twice the time that the machine
 needs at least."""
 
-MODELS = """Time networks beside DiT of the same size and beside their own floor. The floor is the
+MODELS_HELP = """\
+Time networks beside DiT of the same size and beside their own floor. The floor is the
 time of their matrix products, convolutions and attentions alone. Before it is timed, each network
 must give the same numbers in every memory layout, and when it is compiled.
 {what}
@@ -38,10 +40,11 @@ everything else. "product limit" is the time that the network's operations ("tfl
 rate of one large matrix product. "utilisation" is this time over the time of the row: 1 is the best
 that the machine can do."""
 
-FORWARD = "This benchmark times one evaluation without gradients, as in sampling."
-TRAINING = "This benchmark times an evaluation and all gradients, without the optimizer step."
+FORWARD_HELP = "This benchmark times one evaluation without gradients, as in sampling."
+TRAINING_HELP = "This benchmark times an evaluation and all gradients, without the optimizer step."
 
-SAMPLERS = """Time the sampling of whole batches, and in the same runs every call of the network.
+SAMPLERS_HELP = """\
+Time the sampling of whole batches, and in the same runs every call of the network.
 "share" is the part of the time that is spent in the network. The rest is the cost of the solver,
 the guidance and the codec. A watched run must make the same images as an unwatched one.
 
@@ -51,7 +54,7 @@ is used that is as small as that of the digits recipe. Larger networks have a hi
 
 def bench_ops(arguments: Sequence[str]) -> int:
     """Time the operator beside its rivals."""
-    parser = _parser("ops", OPS, "batch size of every shape (default: 8 and 2)", rounds=5)
+    parser = _parser("ops", OPS_HELP, "batch size of every shape (default: 8 and 2)", rounds=5)
     parser.add_argument("--size", type=size, help="height x width in cells (default: 16x16, 32x32)")
     options = _parse(parser, arguments)
 
@@ -62,33 +65,33 @@ def bench_ops(arguments: Sequence[str]) -> int:
     device, dtype = choose_device(options.device), _dtype(options)
     shapes = ops.shapes_of(options.size, options.batch_size)
     for shape in shapes:
-        ops.check(shape, device, dtype)
+        ops.check_rivals(shape, device, dtype)
     say(*ops.NOTE.split("\n"), "")
 
     set_up = partial(ops.set_up, device=device, dtype=dtype)
     found = []
     for shape in shapes:
-        rows = measure(Case("deform_sample", set_up, [shape], ops.MODES), options.rounds, device)
-        told = [table.cells(vars(row)) for row in rows]
-        sentences = [*over_limits(rows, ops.LIMITS.values()), *unsteady(rows)]
-        say(*table.lines(told), *sentences, "")
-        found += told
+        rows = measure(Case("deform_sample", set_up, [shape], ops.OP_MODES), options.rounds, device)
+        lines = [table.cells(vars(row)) for row in rows]
+        sentences = [*over_limits(rows, ops.LIMIT_BY_DEVICE.values()), *unsteady(rows)]
+        say(*table.lines(lines), *sentences, "")
+        found += lines
     return _finish(options, found, device)
 
 
 def bench_models(arguments: Sequence[str]) -> int:
     """Time evaluations of networks."""
-    return _bench_networks("models", "forward", FORWARD, arguments)
+    return _bench_networks("models", "forward", FORWARD_HELP, arguments)
 
 
 def bench_training(arguments: Sequence[str]) -> int:
     """Time evaluations of networks with their gradients."""
-    return _bench_networks("training", "training", TRAINING, arguments)
+    return _bench_networks("training", "training", TRAINING_HELP, arguments)
 
 
 def bench_samplers(arguments: Sequence[str]) -> int:
     """Time sampling, and the network's share of it."""
-    parser = _parser("samplers", SAMPLERS, "images at once (default: 16)", "[MODEL]", rounds=5)
+    parser = _parser("samplers", SAMPLERS_HELP, "images at once (default: 16)", "[MODEL]", rounds=5)
     add = parser.add_argument
     add("model", nargs="?", help="run folder, checkpoint, model folder or Hub id")
     add("--size", type=size, help="height x width in pixels (default: the trained size)")
@@ -102,7 +105,7 @@ def bench_samplers(arguments: Sequence[str]) -> int:
     from convflow.pipeline import Pipeline
     from convflow.samplers.ode import SCHEMES
 
-    solvers = options.solver.split(",") if options.solver else samplers.USUAL
+    solvers = options.solver.split(",") if options.solver else samplers.USUAL_SOLVERS
     for name in solvers:
         if name not in SCHEMES:
             raise InputError(f"--solver: {unknown_name('solver of fixed cost', name, SCHEMES)}")
@@ -116,7 +119,9 @@ def bench_samplers(arguments: Sequence[str]) -> int:
     given = {name: value for name, value in chosen.items() if value is not None}
     pipe.samples(**given)  # refuses now, before a word is printed
     number = options.batch_size or 16
-    rows = samplers.measure(pipe, solvers, guidances, num=number, rounds=options.rounds, **given)
+    rows = samplers.measure_samplers(
+        pipe, solvers, guidances, num=number, rounds=options.rounds, **given
+    )
     total = len(solvers) * (len(guidances) if pipe.model.num_classes else 1)
     shown = sys.stderr.isatty()
     say(*samplers.NOTE.split("\n"), "")
@@ -126,7 +131,7 @@ def bench_samplers(arguments: Sequence[str]) -> int:
     return _finish(options, found, pipe.device)
 
 
-BENCHES: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
+SPEED_BENCHES: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
     "ops": ("[options]       time the operator beside two rivals and a limit", bench_ops),
     "models": ("[NAME ...]   time networks beside DiT and their own floor", bench_models),
     "training": ("[NAME ...] time networks with all gradients", bench_training),
@@ -147,7 +152,7 @@ def check_out(out: Path, option: str = "out", example: str = "table.json") -> No
 
 
 def _bench_networks(verb: str, mode: str, what: str, arguments: Sequence[str]) -> int:
-    about = MODELS.format(what=what)
+    about = MODELS_HELP.format(what=what)
     parser = _parser(verb, about, "images at once (default: 2)", "[NAME ...]", rounds=5)
     add = parser.add_argument
     add("names", nargs="*", metavar="NAME", help="published sizes (default: three S sizes)")
@@ -169,15 +174,15 @@ def _bench_networks(verb: str, mode: str, what: str, arguments: Sequence[str]) -
     device = choose_device(options.device)
     setting = models.Setting(device, _dtype(options), options.compile)
     shape = (options.batch_size or 2, *(options.size or (256, 256)))
-    names = list(dict.fromkeys(options.names)) or models.USUAL
+    names = list(dict.fromkeys(options.names)) or models.USUAL_MODELS
     rivals = [rival for name in names if (rival := models.rival_of(name)) is not None]
     models.check_work([*names, *dict.fromkeys(rivals)], shape, mode, setting)
     say(*models.NOTE.split("\n"), "")
     held: dict[str, Any] = {}
 
-    def find(name: str) -> models.Subject:
+    def find(name: str) -> models.PreparedModel:
         if name not in held:
-            held[name] = models.prepare(name, shape, [mode], setting)
+            held[name] = models.prepare_model(name, shape, [mode], setting)
         return held[name]
 
     found = []
@@ -190,10 +195,10 @@ def _bench_networks(verb: str, mode: str, what: str, arguments: Sequence[str]) -
         set_up = partial(models.set_up, find, setting, name)
         case = Case(ours.title, set_up, [shape], [mode])
         rows = models.rate_rows(name, measure(case, options.rounds, device), device)
-        told = [table.cells(vars(row)) for row in rows]
-        sentences = [*over_limits(rows, models.LIMITS), *unsteady(rows)]
-        say(*table.lines(told), *sentences, "")
-        found += told
+        lines = [table.cells(vars(row)) for row in rows]
+        sentences = [*over_limits(rows, models.LIMIT_LINES), *unsteady(rows)]
+        say(*table.lines(lines), *sentences, "")
+        found += lines
     return _finish(options, found, device)
 
 
@@ -225,9 +230,9 @@ def _parse(parser: Parser, arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def _dtype(options: argparse.Namespace) -> torch.dtype:
-    from convflow.bench.models import PRECISIONS as DTYPES
+    from convflow.bench.models import PRECISION_DTYPES
 
-    return DTYPES[options.precision]
+    return PRECISION_DTYPES[options.precision]
 
 
 def _finish(
@@ -240,6 +245,6 @@ def _finish(
     notes = machine(device) | {"device": str(device), "precision": options.precision}
     say(", ".join(f"{name} {text}" for name, text in notes.items() if text))
     if options.csv is not None:
-        table.write(options.csv, rows, notes)
+        table.write_csv(options.csv, rows, notes)
         say(f"table in {options.csv}")
     return 0

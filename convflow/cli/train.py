@@ -81,11 +81,11 @@ def main(arguments: Sequence[str]) -> int:
     options, rest = parser.parse_known_args(words)
     if options.epochs is not None and word_after("--images", rest) is not None:
         raise InputError("expected --epochs or --images, got both; drop one of them")
-    from convflow.training.overrides import describe, override
+    from convflow.training.overrides import describe_options, override
 
     config = override(_settings(recipe, options, rest), rest)
     if options.help:
-        say(*(f"  --{key:32} {value:18} {text}" for key, value, text in describe(config)))
+        say(*(f"  --{key:32} {value:18} {text}" for key, value, text in describe_options(config)))
         if recipe is not None and (target := recipes.find_target(recipe)):
             say("", f"target: {target}")
         return 0

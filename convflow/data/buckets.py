@@ -66,7 +66,7 @@ def even_ratios(low: float, high: float, count: int) -> list[float]:
     return [low * (high / low) ** (i / max(count - 1, 1)) for i in range(count)]
 
 
-def batch_of(size: Size, batch_size: int, budget: int) -> int:
+def batch_size_of(size: Size, batch_size: int, budget: int) -> int:
     """Return how many pictures of a size have as many pixels as `batch_size` of `budget` pixels."""
     return max(1, round(batch_size * budget / (size[0] * size[1])))
 
@@ -110,11 +110,11 @@ class Buckets:
         lines = []
         if len(self.sizes) > 1:
             counts = np.bincount(self.groups, minlength=len(self.members))
-            told = [
+            shares = [
                 f"{'/'.join('x'.join(map(str, self.sizes[i])) for i in members)} {count:,}"
                 for members, count in zip(self.members, counts, strict=True)
             ]
-            lines.append(f"sizes and their pictures: {', '.join(told)}")
+            lines.append(f"sizes and their pictures: {', '.join(shares)}")
         if self.kept.min() < 0.995:
             lines.append(
                 f"cut to size they keep {self.kept.mean():.0%} of their area, "
@@ -126,7 +126,7 @@ class Buckets:
 class BucketOrder(Order):
     """An order whose batches hold one size each; still a function of seed and images seen alone.
 
-    Every epoch shows every picture once, in batches of no more than `batch_of` pictures. A
+    Every epoch shows every picture once, in batches of no more than `batch_size_of` pictures. A
     bucket's pictures are cut into batches as even as can be, and the batches of all buckets are
     shuffled; one with few pictures makes a small batch. The loss of a batch is to be divided by
     its `full`, not by its own length: then a pixel of a rare ratio weighs what all others weigh.
@@ -151,7 +151,7 @@ class BucketOrder(Order):
 
     def largest(self, batch_size: int) -> int:
         """Return a bound on the pictures of a batch."""
-        return max(batch_of(size, batch_size, self.budget) for size in self.buckets.sizes)
+        return max(batch_size_of(size, batch_size, self.budget) for size in self.buckets.sizes)
 
     def rows(self, start: int, batch_size: int) -> Rows:
         """Return the batch that begins at position `start`, where an earlier one ended."""
@@ -162,7 +162,7 @@ class BucketOrder(Order):
         order, mirrored = self._epoch(epoch)
         crops = self._places(epoch)[here] if self.crop else None
         size = self.buckets.sizes[numbers[batch]]
-        full = batch_of(size, batch_size, self.budget)
+        full = batch_size_of(size, batch_size, self.budget)
         return Rows(order[here], mirrored[here], crops, size, full)
 
     def _cut(self, epoch: int, batch_size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -178,7 +178,7 @@ class BucketOrder(Order):
         for number, size in enumerate(self.buckets.sizes):
             places = np.flatnonzero(chosen == number)
             if len(places):
-                count = math.ceil(len(places) / batch_of(size, batch_size, self.budget))
+                count = math.ceil(len(places) / batch_size_of(size, batch_size, self.budget))
                 parts += np.array_split(places, count)
                 numbers += [number] * count
         turn = np.argsort(self._words(epoch, 5)[: len(parts)], kind="stable")

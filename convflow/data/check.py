@@ -1,4 +1,4 @@
-"""A look at every picture before a training: which can be used, and how large they are.
+"""A scan of every picture before a training: which can be used, and how large they are.
 
 What was seen is remembered, so that the next training on the same files begins at once.
 """
@@ -15,9 +15,9 @@ from typing import Any, Literal
 import numpy as np
 
 from convflow.data.images import to_uint8
-from convflow.data.look import FORMAT, Look, look_at
-from convflow.data.pictures import Drawn, Source
+from convflow.data.scan import SCAN_FORMAT, Scan, scan_missing
 from convflow.data.selection import Selection
+from convflow.data.source import Source, SyntheticSource
 from convflow.types import InputError, Size
 
 _MOST_DIM = 14  # pictures of 16 bits that use no more of them come out dark
@@ -25,7 +25,7 @@ _MOST_DIM = 14  # pictures of 16 bits that use no more of them come out dark
 
 @dataclass
 class Report:
-    """What a look at every picture found.
+    """What a scan of every picture found.
 
     Args:
         count: Usable pictures.
@@ -38,7 +38,7 @@ class Report:
         num_transparent: Usable pictures that let through what they are laid on.
         num_deep: Usable pictures of 16 bits whose files do not say that fewer are used.
         used_bits: The most bits that one of those uses.
-        total: Pictures looked at, usable or not.
+        total: Pictures scanned, usable or not.
         stamp: Changes when the pictures may have; None where nothing tells.
         kept: Whether these are the pictures that a run began with.
         notes: More lines to show, about what becomes of the pictures.
@@ -100,7 +100,7 @@ class Report:
         return "\n".join([*lines, *self.notes])
 
 
-def check(
+def check_images(
     source: Source,
     *,
     channels: int,
@@ -112,18 +112,18 @@ def check(
 ) -> tuple[Report, np.ndarray]:
     """Decode every picture once, on all cores, and say what is there.
 
-    Drawn pictures cannot be bad: only the first of them is drawn.
+    Synthetic pictures cannot be bad: only the first of them is drawn.
 
     Args:
         source: The pictures.
         channels: Wanted channels.
-        size: Height and width in pixels at which drawn pictures are looked at.
+        size: Height and width in pixels at which synthetic pictures are scanned.
         on_bad: `stop` raises if any picture is bad; `skip` leaves bad ones out.
-        memory: Folder where a look is kept for the next time, if the source can tell its content
-            apart by a stamp; pictures that were bad are looked at again.
+        memory: Folder where a scan is kept for the next time, if the source can tell its content
+            apart by a stamp; pictures that were bad are scanned again.
         selection: What a run that goes on began with: these pictures are returned, and with `skip`
             those of them that are bad by now are too, to be replaced where they are read.
-        progress: Called with (pictures looked at, pictures in all) now and then.
+        progress: Called with (pictures scanned, pictures in all) now and then.
 
     Returns:
         The report, and the sorted indices (int64) of the usable pictures.
@@ -136,13 +136,13 @@ def check(
     total = len(source)
     if total == 0:
         raise InputError(f"expected pictures in {source.name}, got none")
-    if isinstance(source, Drawn):
-        return _drawn(source, source, channels, size), np.arange(total)
+    if isinstance(source, SyntheticSource):
+        return _synthetic(source, source, channels, size), np.arange(total)
     tell = getattr(source, "stamp", None)
     stamp = None if tell is None else tell()
-    look = _look(source, channels, memory, stamp, progress)
+    scan = _scan(source, channels, memory, stamp, progress)
     labels = np.array([source.label(index) for index in range(total)], np.int64)
-    bad = look.problems | _wrong_labels(labels, len(source.class_names))
+    bad = scan.problems | _wrong_labels(labels, len(source.class_names))
     wanted = np.arange(total) if selection is None else selection.indices
     good = wanted[~np.isin(wanted, list(bad))]
     _refuse_bad(source, on_bad, bad, wanted, len(good))
@@ -151,31 +151,31 @@ def check(
     report = Report(
         count=len(chosen),
         per_class=dict(zip(source.class_names, counts.tolist(), strict=False)),
-        sides=look.sides[good] if selection is None else selection.sides,
+        sides=scan.sides[good] if selection is None else selection.sides,
         unreadable=[(source.item_name(index), bad[index]) for index in sorted(bad)],
         understood=getattr(source, "notes", ()),
         total=total,
         stamp=stamp,
         kept=selection is not None,
-        **_seen(look, good),
+        **_seen(scan, good),
     )
     return report, chosen
 
 
-def _seen(look: Look, good: np.ndarray) -> dict[str, Any]:
-    """What a look saw in usable pictures, as fields of a `Report`."""
-    deep = look.bits[good][look.bits[good] > 0]
-    counted = np.bincount(look.modes[good], minlength=len(look.names)).tolist()
-    modes = Counter(dict(zip(look.names, counted, strict=True)))
+def _seen(scan: Scan, good: np.ndarray) -> dict[str, Any]:
+    """What a scan saw in usable pictures, as fields of a `Report`."""
+    deep = scan.bits[good][scan.bits[good] > 0]
+    counted = np.bincount(scan.modes[good], minlength=len(scan.names)).tolist()
+    modes = Counter(dict(zip(scan.names, counted, strict=True)))
     return {
         "modes": {mode: n for mode, n in modes.most_common() if n},
-        "num_transparent": int(look.transparent[good].sum()),
+        "num_transparent": int(scan.transparent[good].sum()),
         "num_deep": len(deep),
         "used_bits": int(deep.max(initial=0)),
     }
 
 
-def _drawn(source: Source, drawn: Drawn, channels: int, size: Size) -> Report:
+def _synthetic(source: Source, drawn: SyntheticSource, channels: int, size: Size) -> Report:
     """What is known of pictures that are drawn; the first is, for its faults."""
     to_uint8(drawn.draw(0, size), channels)
     total, names = len(source), source.class_names
@@ -185,27 +185,27 @@ def _drawn(source: Source, drawn: Drawn, channels: int, size: Size) -> Report:
     )
 
 
-def _look(
+def _scan(
     source: Source,
     channels: int,
     memory: Path | None,
     stamp: str | None,
     progress: Callable[[int, int], None] | None,
-) -> Look:
-    """Decode what no earlier look remembers, and remember it."""
+) -> Scan:
+    """Decode what no earlier scan remembers, and remember it."""
     total, path = len(source), None
     if memory is not None and stamp is not None:
         place = Path(source.name).expanduser().absolute()
         limit = getattr(source, "max_pixels", None)
-        known = repr((FORMAT, str(place), stamp, total, channels, limit))
+        known = repr((SCAN_FORMAT, str(place), stamp, total, channels, limit))
         path = memory / f"{hashlib.sha256(known.encode()).hexdigest()[:32]}.npz"
-    look = Look.read(path, total) if path is not None else Look(total)
-    missing = np.flatnonzero(look.modes < 0)
+    scan = Scan.read(path, total) if path is not None else Scan(total)
+    missing = np.flatnonzero(scan.modes < 0)
     if missing.size:
-        look_at(source, channels, look, missing, progress)
+        scan_missing(source, channels, scan, missing, progress)
         if path is not None:
-            look.write(path)
-    return look
+            scan.write(path)
+    return scan
 
 
 def _wrong_labels(labels: np.ndarray, num_classes: int) -> dict[int, str]:

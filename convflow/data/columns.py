@@ -8,22 +8,22 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from convflow.data.files import read_below
-from convflow.data.labels import (
+from convflow.data.class_ids import (
     Choice,
-    Labels,
+    LabelSet,
     choose_column,
     find_column,
     from_values,
     not_used,
     unconditional,
 )
+from convflow.data.files import read_below
 from convflow.data.splits import (
     ALL,
     canonical,
     choose,
     find_split_column,
-    require_whole,
+    require_unsplit,
 )
 from convflow.types import InputError
 
@@ -49,7 +49,7 @@ def choose_rows(
     """
     found = find_split_column(columns, values)
     if found is None or (own and canonical(split) not in (*found[1], ALL)):
-        require_whole(split, where, own)
+        require_unsplit(split, where, own)
         return None, None, ()
     column, kinds = found
     wanted, notes = choose(kinds, where, split)
@@ -58,35 +58,35 @@ def choose_rows(
 
 
 def image_column(
-    where: str, types: Mapping[str, str], pictures: Sequence[str], choice: Choice
+    where: str, types: Mapping[str, str], image_columns: Sequence[str], choice: Choice
 ) -> str:
     """The column with the pictures, among those that may hold some; `types` is by column."""
     if choice.image_column:
         name = choose_column("image", list(types), choice.image_column, where)
-        if name not in pictures:
+        if name not in image_columns:
             raise InputError(
                 f"image-column: expected a column of pictures, got {name}; {where} has "
-                f"pictures in {', '.join(pictures) or 'no column'}"
+                f"pictures in {', '.join(image_columns) or 'no column'}"
             )
         return name
     for name in ("image", "img"):
-        if name in pictures:
+        if name in image_columns:
             return name
-    if len(pictures) > 1:
+    if len(image_columns) > 1:
         raise InputError(
-            f"expected one image column in {where}, got {', '.join(pictures)}; choose one as "
-            f"image-column, such as {pictures[0]}"
+            f"expected one image column in {where}, got {', '.join(image_columns)}; choose one as "
+            f"image-column, such as {image_columns[0]}"
         )
-    if not pictures:
+    if not image_columns:
         raise InputError(
             f"expected an image column (bytes, or a struct with bytes) in {where}, "
             f"got the columns {', '.join(f'{name} ({kind})' for name, kind in types.items())}; "
             "save the pictures as PNG or JPEG, one in each row"
         )
-    return pictures[0]
+    return image_columns[0]
 
 
-class Table(NamedTuple):
+class ColumnTable(NamedTuple):
     """What labels are found in."""
 
     name: str
@@ -100,7 +100,7 @@ class Table(NamedTuple):
     names: Callable[[str], Sequence[str] | None]
     describe: Callable[[int], str]
 
-    def labels(self, choice: Choice) -> Labels:
+    def labels(self, choice: Choice) -> LabelSet:
         """Labels from the column that the user names, or from the one there is."""
         if choice.source in ("folders", "names"):
             raise InputError(

@@ -145,11 +145,11 @@ def decode(data: bytes, formats: Sequence[str], max_pixels: int = MAX_PIXELS) ->
             accepted = accepts is None or accepts(data[:16])
             if not accepted or isinstance(accepted, str):  # a text says why not
                 continue
-            picture = factory(BytesIO(data), "")
+            image = factory(BytesIO(data), "")
         except (SyntaxError, IndexError, TypeError, struct.error):  # so says a plugin "not mine"
             continue
-        width, height = picture.size
-        tags = getattr(picture, "tag_v2", {})
+        width, height = image.size
+        tags = getattr(image, "tag_v2", {})
         tile = tags.get(_TILE_WIDTH, 0) * tags.get(_TILE_HEIGHT, 0)  # decoded whole
         if max(width * height, tile) > max_pixels:
             raise InputError(
@@ -160,23 +160,23 @@ def decode(data: bytes, formats: Sequence[str], max_pixels: int = MAX_PIXELS) ->
         with ExitStack() as call:
             if width * height > LARGE_PIXELS:
                 (block or call).enter_context(_LARGE_TURN)
-            _load(picture)
+            _load(image)
         if name == "PNG":
-            picture.info |= {"depth": data[24], "sBIT": _significant_bits(data)}
-        return picture
+            image.info |= {"depth": data[24], "sBIT": _significant_bits(data)}
+        return image
     raise UnidentifiedImageError("no known picture format")
 
 
-def _load(picture: Image.Image) -> None:
+def _load(image: Image.Image) -> None:
     """Decode, whatever limit the program has set for Pillow: TIFF asks for that once more."""
-    pixels = math.prod(picture.size)
-    if picture.format != "TIFF" or pixels <= (Image.MAX_IMAGE_PIXELS or pixels):
-        picture.load()
+    pixels = math.prod(image.size)
+    if image.format != "TIFF" or pixels <= (Image.MAX_IMAGE_PIXELS or pixels):
+        image.load()
         return
     with _ONE_AT_A_TIME:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, pixels
         try:
-            picture.load()
+            image.load()
         finally:
             Image.MAX_IMAGE_PIXELS = limit
 

@@ -54,14 +54,14 @@ def endings() -> tuple[str, ...]:
     return tuple(ending for kind in decoders() for ending in _ENDINGS[kind].split())
 
 
-def is_picture(file: str) -> bool:
+def is_image(file: str) -> bool:
     """Whether a file is read as a picture, by its name."""
     return file.lower().endswith(endings())
 
 
 def newly_read(files: Iterable[str]) -> dict[str, int]:
     """How many pictures have each ending that was not read until version 0.2."""
-    counts = Counter(_ending(file) for file in files if is_picture(file))
+    counts = Counter(_ending(file) for file in files if is_image(file))
     return {ending: counts[ending] for ending in sorted(counts) if ending not in FIRST_READ}
 
 
@@ -74,14 +74,14 @@ def unread(files: Iterable[str]) -> tuple[str, ...]:
     """
     counts = Counter(_ending(file) for file in files)
     known = UNSUPPORTED | {ending for text in _ENDINGS.values() for ending in text.split()}
-    pictures = {ending: counts[ending] for ending in counts if ending in known}
+    unsupported = {ending: counts[ending] for ending in counts if ending in known}
     others = {ending: counts[ending] for ending in counts if ending not in known}
     sentences = []
-    if number := sum(pictures.values()):
+    if number := sum(unsupported.values()):
         start = "1 picture is in an" if number == 1 else f"{number:,} pictures are in an"
         cure = "it" if number == 1 else "them"
         sentences.append(
-            f"{start} unsupported format: {_listed(pictures)}; convert {cure} to PNG or JPEG"
+            f"{start} unsupported format: {_listed(unsupported)}; convert {cure} to PNG or JPEG"
         )
     if number := sum(others.values()):
         start = "1 file is not read" if number == 1 else f"{number:,} files are not read"

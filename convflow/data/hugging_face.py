@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from convflow.data.columns import Table, choose_rows, encoded_bytes, image_column
-from convflow.data.labels import AUTO, Choice, not_used
-from convflow.data.pictures import Pictures, one_line, require
+from convflow.data.class_ids import AUTO, Choice, not_used
+from convflow.data.columns import ColumnTable, choose_rows, encoded_bytes, image_column
+from convflow.data.source import StoredSource, one_line, require
 from convflow.data.splits import (
     ALL,
     SPLIT_COLUMNS,
@@ -19,7 +19,7 @@ from convflow.data.splits import (
 from convflow.types import InputError
 
 
-def open_hugging_face(name: str, split: str, choice: Choice = AUTO) -> Pictures:
+def open_hugging_face(name: str, split: str, choice: Choice = AUTO) -> StoredSource:
     """Pictures and labels of a Hugging Face dataset.
 
     Args:
@@ -45,9 +45,9 @@ def open_hugging_face(name: str, split: str, choice: Choice = AUTO) -> Pictures:
     if rows is not None:
         table, notes = table.select(rows).remove_columns([parted]), (*notes, *said)
     kinds = {column: type(feature).__name__ for column, feature in table.features.items()}
-    pictures = [column for column, kind in kinds.items() if kind == "Image"]
-    image = image_column(name, kinds, pictures, choice)
-    below = _picture_folders(datasets, folder)
+    image_columns = [column for column, kind in kinds.items() if kind == "Image"]
+    image = image_column(name, kinds, image_columns, choice)
+    below = _image_folders(datasets, folder)
     encoded = table.select_columns([image]).cast_column(image, datasets.Image(decode=False))
 
     def names(label: str) -> Sequence[str] | None:
@@ -58,10 +58,10 @@ def open_hugging_face(name: str, split: str, choice: Choice = AUTO) -> Pictures:
         words = table.unique(label) if text else []
         return 0 if None in words else len(words)
 
-    found = Table(
+    found = ColumnTable(
         name,
         len(table),
-        [c for c in kinds if c not in pictures and not only_splits(names(c))],
+        [c for c in kinds if c not in image_columns and not only_splits(names(c))],
         [column for column, kind in kinds.items() if kind == "ClassLabel"],
         num_words,
         lambda label: list(table[label]),
@@ -69,13 +69,13 @@ def open_hugging_face(name: str, split: str, choice: Choice = AUTO) -> Pictures:
         describe := f"{name} row {{}}".format,
     ).labels(choice)
 
-    return Pictures(
+    return StoredSource(
         name,
         found.class_names,
         found.ids,
         describe,
         lambda index: encoded_bytes(encoded[index][image], below),
-        (*notes, *found.notes, *not_used(pictures, image)),
+        (*notes, *found.notes, *not_used(image_columns, image)),
         lambda: str(encoded._fingerprint),
     )
 
@@ -117,7 +117,7 @@ def _parts(names: Sequence[str], where: str, split: str) -> tuple[list[str], tup
     return parts, notes
 
 
-def _picture_folders(datasets: Any, folder: Path) -> list[Path]:
+def _image_folders(datasets: Any, folder: Path) -> list[Path]:
     """Where the paths of a Hugging Face dataset may lead: its own folder, or what it downloaded."""
     hub = require("huggingface_hub.constants", "hub", "hf:")
     config = datasets.config

@@ -20,7 +20,7 @@ _MOST_TARGETS = 16  # a cover of more than so many times the target is not made
 _SUPPORT = 3  # source pixels beside a piece that bicubic enlarging may look at: two, and rounding
 
 
-def to_uint8(picture: Image.Image | np.ndarray, channels: int) -> np.ndarray:
+def to_uint8(image: Image.Image | np.ndarray, channels: int) -> np.ndarray:
     """Pixels of any picture as (H, W, channels) uint8.
 
     Pillow pictures are turned as their EXIF says (a damaged one says nothing), laid on white where
@@ -29,22 +29,22 @@ def to_uint8(picture: Image.Image | np.ndarray, channels: int) -> np.ndarray:
     bits; mode F is read as [0, 1]. Arrays keep their channels.
 
     Args:
-        picture: A Pillow picture, or an array (H, W) or (H, W, channels): uint8, uint16,
+        image: A Pillow picture, or an array (H, W) or (H, W, channels): uint8, uint16,
             bool, or float in [0, 1].
         channels: 1 or 3 for Pillow pictures, any number for arrays.
 
     Raises:
         InputError: The channels, the type or the range of the values do not fit.
     """
-    if isinstance(picture, np.ndarray):
-        return _array_to_uint8(picture, channels)
+    if isinstance(image, np.ndarray):
+        return _array_to_uint8(image, channels)
     if channels not in (1, 3):
         raise InputError(f"expected 1 or 3 channels for pictures, got {channels}; use arrays")
-    significant = _said_bits(picture)
-    picture = _upright(picture)
-    if picture.mode == "F" or picture.mode.startswith("I"):
-        values = np.asarray(picture)
-        if picture.mode == "I":
+    significant = _said_bits(image)
+    image = _upright(image)
+    if image.mode == "F" or image.mode.startswith("I"):
+        values = np.asarray(image)
+        if image.mode == "I":
             if values.min() < 0 or values.max() > 65535:
                 raise InputError(
                     "expected 32-bit integer pixels in 0..65535 (16 bits), "
@@ -54,64 +54,64 @@ def to_uint8(picture: Image.Image | np.ndarray, channels: int) -> np.ndarray:
         grey = _array_to_uint8(values, 1, (1 << significant) - 1)
         return np.repeat(grey, channels, axis=2)
     try:
-        if picture.has_transparency_data:
-            white = Image.new("RGBA", picture.size, "white")
-            picture = Image.alpha_composite(white, picture.convert("RGBA"))
-        picture = picture.convert("L" if channels == 1 else "RGB")
+        if image.has_transparency_data:
+            white = Image.new("RGBA", image.size, "white")
+            image = Image.alpha_composite(white, image.convert("RGBA"))
+        image = image.convert("L" if channels == 1 else "RGB")
     except ValueError as error:
-        raise InputError(f"expected grey or colour, got mode {picture.mode}") from error
-    pixels = np.asarray(picture)
+        raise InputError(f"expected grey or colour, got mode {image.mode}") from error
+    pixels = np.asarray(image)
     return pixels[:, :, None] if channels == 1 else pixels
 
 
-def _upright(picture: Image.Image) -> Image.Image:
+def _upright(image: Image.Image) -> Image.Image:
     """The picture turned as its EXIF says; as it is where the EXIF is damaged."""
     try:
-        return ImageOps.exif_transpose(picture)
+        return ImageOps.exif_transpose(image)
     except Exception:  # of many kinds; the pixels are whole
-        return picture
+        return image
 
 
-def is_transparent(picture: Image.Image | np.ndarray) -> bool:
+def is_transparent(image: Image.Image | np.ndarray) -> bool:
     """Whether any pixel lets through what the picture is laid on."""
-    if isinstance(picture, np.ndarray) or not picture.has_transparency_data:
+    if isinstance(image, np.ndarray) or not image.has_transparency_data:
         return False
-    return bool(np.asarray(picture.convert("RGBA").getchannel("A")).min() < 255)
+    return bool(np.asarray(image.convert("RGBA").getchannel("A")).min() < 255)
 
 
-def used_bits(picture: Image.Image | np.ndarray) -> int:
+def used_bits(image: Image.Image | np.ndarray) -> int:
     """Bits that the highest value of a picture of 16 bits takes, at least 1.
 
     0 for other pictures, and where the file itself says how many bits are significant.
     """
-    if isinstance(picture, np.ndarray):
-        said = 16 if picture.dtype.kind == "u" and picture.dtype.itemsize == 2 else 0
-    elif picture.mode.startswith("I"):
-        said = _said_bits(picture)
-    elif _depth(picture) == 16:  # in colour, of which Pillow keeps the upper half
-        return 8 + int(np.asarray(picture).max()).bit_length()
+    if isinstance(image, np.ndarray):
+        said = 16 if image.dtype.kind == "u" and image.dtype.itemsize == 2 else 0
+    elif image.mode.startswith("I"):
+        said = _said_bits(image)
+    elif _depth(image) == 16:  # in colour, of which Pillow keeps the upper half
+        return 8 + int(np.asarray(image).max()).bit_length()
     else:
         said = 0
-    return max(int(np.asarray(picture).max()).bit_length(), 1) if said == 16 else 0
+    return max(int(np.asarray(image).max()).bit_length(), 1) if said == 16 else 0
 
 
-def _depth(picture: Image.Image) -> int:
+def _depth(image: Image.Image) -> int:
     """Bits a value in the file; 8 where it does not say."""
-    tags = getattr(picture, "tag_v2", {})
-    return tags.get(_BITS_PER_SAMPLE, (picture.info.get("depth", 8),))[0]
+    tags = getattr(image, "tag_v2", {})
+    return tags.get(_BITS_PER_SAMPLE, (image.info.get("depth", 8),))[0]
 
 
-def _said_bits(picture: Image.Image) -> int:
+def _said_bits(image: Image.Image) -> int:
     """Bits of 16 that the file says its values use: a TIFF of 12, a PNG whose sBIT has fewer.
 
     PNG wants values scaled to all bits, whatever sBIT says; they are if those below are as in a
     copy of those above, which in values that need no bit above means zero.
     """
-    if 8 < (depth := _depth(picture)) < 16:
+    if 8 < (depth := _depth(image)) < 16:
         return depth
-    bits = (picture.info.get("sBIT") or b"\x10")[0]
-    if picture.mode.startswith("I;16") and 0 < bits < 16:
-        values = np.asarray(picture)
+    bits = (image.info.get("sBIT") or b"\x10")[0]
+    if image.mode.startswith("I;16") and 0 < bits < 16:
+        values = np.asarray(image)
         if values.max() < 2**bits and np.any(values % 2 ** (16 - bits)):
             return bits
     return 16
@@ -139,22 +139,22 @@ def _array_to_uint8(values: np.ndarray, channels: int, top: int = 65535) -> np.n
     return np.rint(values * 255).astype(np.uint8)
 
 
-def resize_and_crop(picture: np.ndarray, size: Size) -> np.ndarray:
+def resize_and_crop(image: np.ndarray, size: Size) -> np.ndarray:
     """The middle of the picture at exactly `size`, its shape kept and the overhang cut off.
 
     A picture that already has the size comes back untouched.
 
     Args:
-        picture: (h, w, C) uint8.
+        image: (h, w, C) uint8.
         size: Target height and width H, W in pixels.
 
     Returns:
         (H, W, C) uint8.
     """
-    return crop(cover(picture, size), size)
+    return crop(cover(image, size), size)
 
 
-def cover(picture: np.ndarray, size: Size) -> np.ndarray:
+def cover(image: np.ndarray, size: Size) -> np.ndarray:
     """The smallest resizing of a picture (h, w, C) that covers `size`, its shape kept; uint8.
 
     Halved with a box filter while it is at least twice the target both ways, then bicubic by
@@ -162,41 +162,41 @@ def cover(picture: np.ndarray, size: Size) -> np.ndarray:
     `size` is not enlarged: `crop` enlarges the piece that is kept.
     """
     height, width = size
-    h, w = picture.shape[:2]
+    h, w = image.shape[:2]
     if (h, w) == (height, width):
-        return picture
+        return image
     while min(h / height, w / width) >= 2:
         h, w = h // 2, w // 2
-        picture = _resize(picture, (h, w), Image.Resampling.BOX)
+        image = _resize(image, (h, w), Image.Resampling.BOX)
     whole = _covering((h, w), size)
     if math.prod(whole) > max(_MOST_TARGETS * height * width, h * w):
-        return picture
-    return _resize(picture, whole, Image.Resampling.BICUBIC)
+        return image
+    return _resize(image, whole, Image.Resampling.BICUBIC)
 
 
-def crop(picture: np.ndarray, size: Size, place: Sequence[float] | None = None) -> np.ndarray:
+def crop(image: np.ndarray, size: Size, place: Sequence[float] | None = None) -> np.ndarray:
     """A piece (H, W, C) of a picture (h, w, C) that comes from `cover`.
 
     Args:
-        picture: At least as large as `size`, or a thin strip that is enlarged here.
+        image: At least as large as `size`, or a thin strip that is enlarged here.
         size: Height and width H, W in pixels.
         place: Where along both axes, in [0, 1), 0 the top or left end; None for the middle.
     """
-    whole = _covering(picture.shape[:2], size)
+    whole = _covering(image.shape[:2], size)
     gaps = (whole[0] - size[0], whole[1] - size[1])
     top, left = (gap // 2 for gap in gaps)
     if place is not None:
         top, left = (math.floor(at * (gap + 1)) for at, gap in zip(place, gaps, strict=True))
-    if picture.shape[:2] == whole:
-        return picture[top : top + size[0], left : left + size[1]]
+    if image.shape[:2] == whole:
+        return image[top : top + size[0], left : left + size[1]]
     cuts, box = [], []
-    for n, side, start, part in zip(picture.shape, whole, (top, left), size, strict=False):
+    for n, side, start, part in zip(image.shape, whole, (top, left), size, strict=False):
         low, high = start * n / side, (start + part) * n / side
         first = max(math.floor(low) - _SUPPORT, 0)
         cuts.append(slice(first, math.ceil(high) + _SUPPORT))
         box.append((low - first, high - first))
     (y0, y1), (x0, x1) = box
-    return _resize(picture[tuple(cuts)], size, Image.Resampling.BICUBIC, (x0, y0, x1, y1))
+    return _resize(image[tuple(cuts)], size, Image.Resampling.BICUBIC, (x0, y0, x1, y1))
 
 
 def _covering(shape: Sequence[int], size: Size) -> Size:
@@ -206,16 +206,16 @@ def _covering(shape: Sequence[int], size: Size) -> Size:
 
 
 def _resize(
-    picture: np.ndarray,
+    image: np.ndarray,
     size: Size,
     how: Image.Resampling,
     box: tuple[float, float, float, float] | None = None,
 ) -> np.ndarray:
     """The part of a picture in `box` (left, top, right, bottom), or all of it, at `size`."""
     height, width = size
-    if picture.shape[2] == 3:
-        return np.asarray(Image.fromarray(picture).resize((width, height), how, box))
-    planes = [Image.fromarray(plane) for plane in np.moveaxis(picture, 2, 0)]
+    if image.shape[2] == 3:
+        return np.asarray(Image.fromarray(image).resize((width, height), how, box))
+    planes = [Image.fromarray(plane) for plane in np.moveaxis(image, 2, 0)]
     return np.stack([np.asarray(p.resize((width, height), how, box)) for p in planes], axis=2)
 
 

@@ -11,19 +11,19 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
-from convflow.data.labels import (
+from convflow.class_names import composed
+from convflow.data.class_ids import (
     Choice,
-    Labels,
+    LabelSet,
     choose_column,
     find_column,
     from_values,
     not_used,
-    plain,
+    plain_column,
     unconditional,
 )
-from convflow.data.pictures import one_line
+from convflow.data.source import one_line
 from convflow.data.splits import choose, find_split_column, some
-from convflow.labels import composed
 from convflow.types import InputError
 
 LABEL_FILES = ("dataset.json", "metadata.csv", "metadata.jsonl")
@@ -52,7 +52,7 @@ def is_label_file(file: str) -> bool:
 
 def read_listings(
     files: Iterable[str],
-    pictures: Sequence[str],
+    image_files: Sequence[str],
     read: Callable[[str], bytes],
     choice: Choice,
     guess: bool = True,
@@ -61,7 +61,7 @@ def read_listings(
 
     Args:
         files: Paths of all files with forward slashes.
-        pictures: Paths of the pictures that are used.
+        image_files: Paths of the pictures that are used.
         read: Path to bytes.
         choice: What the user says about labels and columns; labels are read where the source is
             `auto` or `table`, splits always.
@@ -70,7 +70,7 @@ def read_listings(
     Raises:
         InputError: A file is damaged, or says no labels in the way that is known.
     """
-    folders = {picture.rpartition("/")[0] for picture in pictures}
+    folders = {image_file.rpartition("/")[0] for image_file in image_files}
     above = {"", *folders}
     for folder in folders:
         while folder := folder.rpartition("/")[0]:
@@ -82,13 +82,13 @@ def read_listings(
 
 
 def choose_listed(
-    listings: Sequence[Listing], pictures: Sequence[str], where: str, split: str
+    listings: Sequence[Listing], image_files: Sequence[str], where: str, split: str
 ) -> tuple[list[str], tuple[str, ...]] | None:
     """The pictures of a split by the nearest file that says splits, and sentences; None if none.
 
     Args:
         listings: What the files say.
-        pictures: Paths of all pictures.
+        image_files: Paths of all pictures.
         where: What the user gave, for messages.
         split: A name in `SPLITS`, or `all`.
 
@@ -100,30 +100,34 @@ def choose_listed(
     }
     if not by_folder:
         return None
-    kinds = [_nearest(picture, by_folder).get(composed(picture)) for picture in pictures]
+    kinds = [
+        _nearest(image_file, by_folder).get(composed(image_file)) for image_file in image_files
+    ]
     wanted, notes = choose(filter(None, kinds), where, split)
-    missing = [picture for picture, kind in zip(pictures, kinds, strict=True) if kind is None]
+    missing = [
+        image_file for image_file, kind in zip(image_files, kinds, strict=True) if kind is None
+    ]
     if missing:
         notes += (f"{len(missing):,} pictures without a split are not taken: {some(missing)}",)
-    return [file for file, kind in zip(pictures, kinds, strict=True) if kind in wanted], notes
+    return [file for file, kind in zip(image_files, kinds, strict=True) if kind in wanted], notes
 
 
-def _nearest(picture: str, by_folder: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def _nearest(image_file: str, by_folder: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """What the nearest folder above a picture holds, nothing where none does."""
-    folder = picture.rpartition("/")[0]
+    folder = image_file.rpartition("/")[0]
     while folder and folder not in by_folder:
         folder = folder.rpartition("/")[0]
     return by_folder.get(folder, {})
 
 
 def from_listings(
-    listings: Sequence[Listing], pictures: Sequence[str], known: Iterable[str], where: str
-) -> Labels | None:
+    listings: Sequence[Listing], image_files: Sequence[str], known: Iterable[str], where: str
+) -> LabelSet | None:
     """Labels of the pictures, each from the nearest file above it; None where no file has any.
 
     Args:
         listings: What the files say.
-        pictures: Paths of the pictures that are used.
+        image_files: Paths of the pictures that are used.
         known: Paths of all files there are.
         where: What the user gave, for messages.
 
@@ -144,14 +148,14 @@ def from_listings(
         final = [listing for listing in listings if listing.final]
         if not final:
             return None
-        return unconditional(len(pictures), f"{final[0].file} has no labels")
+        return unconditional(len(image_files), f"{final[0].file} has no labels")
     known_labels = {folder: listing.labels or {} for folder, listing in by_folder.items()}
     values, missing = [], []
-    for picture in pictures:
-        labels = _nearest(picture, known_labels)
-        if composed(picture) not in labels:
-            missing.append(picture)
-        values.append(labels.get(composed(picture)))
+    for image_file in image_files:
+        labels = _nearest(image_file, known_labels)
+        if composed(image_file) not in labels:
+            missing.append(image_file)
+        values.append(labels.get(composed(image_file)))
     present = set(map(composed, known))
     origins = " and ".join(_few([listing.origin for listing in by_folder.values()]))
     if missing:
@@ -159,10 +163,10 @@ def from_listings(
         other = next((f", but one for {file}" for file in named if file not in present), "")
         raise InputError(
             f"expected a label for every picture of {where} in {origins}, got none for "
-            f"{missing[0]} ({len(missing):,} of {len(pictures):,} have none){other}; add them, "
+            f"{missing[0]} ({len(missing):,} of {len(image_files):,} have none){other}; add them, "
             "or pass --data.labels folders or --data.labels none"
         )
-    found = from_values(values, None, pictures.__getitem__, origins)
+    found = from_values(values, None, image_files.__getitem__, origins)
     lost = [file for at in by_folder.values() for file in at.labels or () if file not in present]
     word = "1 row names" if len(lost) == 1 else f"{len(lost):,} rows name"
     absent = [f"{word} no file that is there: {', '.join(_few(lost))}"] if lost else []
@@ -223,7 +227,7 @@ def _of_rows(file: str, rows: list[dict[str, Any]], choice: Choice, guess: bool)
     if choice.image_column:
         path = choose_column("image", columns, choice.image_column, file)
     else:
-        named = {plain(name): name for name in reversed(columns)}
+        named = {plain_column(name): name for name in reversed(columns)}
         path = next((named[name] for name in _FILE_COLUMNS if name in named), "")
         if not path:
             shown = ", ".join(columns) or "nothing"

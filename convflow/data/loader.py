@@ -17,7 +17,7 @@ from torch import Tensor
 
 from convflow.data.files import one_large_at_a_time
 from convflow.data.images import cover, crop, num_cores, to_uint8
-from convflow.data.pictures import Drawn, Source
+from convflow.data.source import Source, SyntheticSource
 from convflow.seeds import WORD, long_sequence
 from convflow.types import InputError, Size
 
@@ -154,10 +154,10 @@ class Images:
         shown = np.empty(len(indices), np.int64)
         for row, index in enumerate(indices.tolist()):
             found = self._kept.get((index, size)) or decoded[index]
-            pixels[row] = crop(found.picture, size, None if crops is None else crops[row])
+            pixels[row] = crop(found.image, size, None if crops is None else crops[row])
             shown[row] = found.place
-        for index, (picture, place) in decoded.items():
-            kept = picture if self._crop else np.ascontiguousarray(crop(picture, size))
+        for index, (image, place) in decoded.items():
+            kept = image if self._crop else np.ascontiguousarray(crop(image, size))
             if kept.nbytes <= self._free_bytes:
                 self._free_bytes -= kept.nbytes
                 self._kept[index, size] = _Found(kept, place)
@@ -180,7 +180,7 @@ class Images:
         for step in range(min(len(self), _MOST_BAD)):
             place = (index + step) % len(self)
             try:
-                found = _Found(self._picture(place, size), place)
+                found = _Found(self._image(place, size), place)
             except InputError as error:
                 failed = failed or error
                 if self._on_bad == "stop":
@@ -199,24 +199,24 @@ class Images:
                 log.warning(f"{failed}; {self.item_name(place)} is shown in its place")
             self.replaced[index] = place
 
-    def _picture(self, index: int, size: Size) -> np.ndarray:
+    def _image(self, index: int, size: Size) -> np.ndarray:
         place, source = int(self.indices[index]), self.source
         with one_large_at_a_time():
             try:
-                if isinstance(source, Drawn):
-                    picture = to_uint8(source.draw(place, size), self.shape[0])
+                if isinstance(source, SyntheticSource):
+                    image = to_uint8(source.draw(place, size), self.shape[0])
                 else:
-                    picture = to_uint8(source.read(place), self.shape[0])
+                    image = to_uint8(source.read(place), self.shape[0])
             except InputError as error:
                 name = source.item_name(place)
                 raise InputError(f"{name}: {str(error).removeprefix(f'{name}: ')}") from error
-            return cover(picture, size)
+            return cover(image, size)
 
 
 class _Found(NamedTuple):
     """A picture that covers its size, and the index it has."""
 
-    picture: np.ndarray
+    image: np.ndarray
     place: int
 
 
@@ -328,8 +328,9 @@ def batches(
 
     def load(whole: Rows) -> Batch:
         rows = whole.take(share)
+        pixels, labels = images.batch(rows.indices, rows.flips, rows.crops, rows.size)
         total = len(whole.indices)
-        return Batch(*images.batch(*rows[:4]), rows.indices, total, rows.full or total)
+        return Batch(pixels, labels, rows.indices, total, rows.full or total)
 
     pending: deque[Future[Batch]] = deque()
     pool = ThreadPoolExecutor(1, thread_name_prefix="batches")

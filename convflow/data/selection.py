@@ -9,20 +9,20 @@ from pathlib import Path
 import numpy as np
 
 from convflow.arrays import read_arrays
-from convflow.data.pictures import Source
+from convflow.data.source import Source
 from convflow.storage import writing_file
 from convflow.types import InputError
 
-UTF8 = ("utf-8", "surrogatepass")
-"""Of names; those of files may be no text."""
+ERRORS = "surrogatepass"
+"""How names that are no text are encoded in UTF-8; names of files may be none."""
 
-MOST_NAMES = 3
+NAMED_IMAGES = 3
 """Pictures that a message names."""
 
 
 @dataclass
 class Selection:
-    """The pictures of a run: the usable ones of its first look.
+    """The pictures of a run: the usable ones of its first scan.
 
     They keep their places in the order, and their buckets, when one of them turns out bad later.
 
@@ -41,7 +41,7 @@ class Selection:
             InputError: The disk is full or not writable.
         """
         with writing_file(path) as draft, draft.open("wb") as file:
-            names = np.frombuffer("\0".join(_names(source)).encode(*UTF8), np.uint8)
+            names = np.frombuffer("\0".join(_names(source)).encode("utf-8", ERRORS), np.uint8)
             items = np.array(_items(source))
             np.savez_compressed(
                 file, indices=self.indices, sides=self.sides, items=items, names=names
@@ -74,7 +74,7 @@ def describe_others(path: Path, source: Source) -> str:
     """
     try:
         with np.load(path, allow_pickle=False) as file:
-            before = file["names"].tobytes().decode(*UTF8).split("\0")
+            before = file["names"].tobytes().decode("utf-8", ERRORS).split("\0")
     except Exception:  # as in `Selection.read`
         return ""
     now = _names(source)
@@ -83,8 +83,8 @@ def describe_others(path: Path, source: Source) -> str:
 
 
 def _some(names: list[str]) -> str:
-    more = f" and {len(names) - MOST_NAMES:,} more" if len(names) > MOST_NAMES else ""
-    return ", ".join(names[:MOST_NAMES]) + more
+    more = f" and {len(names) - NAMED_IMAGES:,} more" if len(names) > NAMED_IMAGES else ""
+    return ", ".join(names[:NAMED_IMAGES]) + more
 
 
 def _names(source: Source) -> list[str]:

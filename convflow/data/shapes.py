@@ -28,7 +28,7 @@ MARGIN = 0.03
 """Least distance of that circle from the border, in shares of the shorter side."""
 
 
-class Shape(NamedTuple):
+class Outline(NamedTuple):
     """An outline around the origin, with its farthest points at distance 1.
 
     A point is turned and mirrored into the sector of angles [0, pi / folds], whose first edge
@@ -47,11 +47,11 @@ class Shape(NamedTuple):
     area: float
 
 
-def _star(name: str, folds: int, inner: float) -> Shape:
+def _star(name: str, folds: int, inner: float) -> Outline:
     """A star with its dents at distance `inner`; a polygon where that is cos(pi / folds)."""
     x, y = inner * math.cos(math.pi / folds), inner * math.sin(math.pi / folds)
     length = math.hypot(1 - x, y)
-    return Shape(name, folds, ((y / length, (1 - x) / length, y / length),), folds * y)
+    return Outline(name, folds, ((y / length, (1 - x) / length, y / length),), folds * y)
 
 
 _ARM = 0.32  # half the width of a cross's arm
@@ -59,12 +59,12 @@ _REACH = math.sqrt(1 - _ARM**2)
 _HOLE = 0.55  # radius of a ring's hole
 
 SHAPES = (
-    Shape("disc", 0, ((1, 0, 1),), math.pi),
+    Outline("disc", 0, ((1, 0, 1),), math.pi),
     _star("square", 4, math.cos(math.pi / 4)),
     _star("triangle", 3, math.cos(math.pi / 3)),
     _star("star", 5, 0.45),
-    Shape("ring", 0, ((1, 0, 1), (-1, 0, -_HOLE)), math.pi * (1 - _HOLE**2)),
-    Shape("cross", 4, ((1, 0, _REACH), (0, 1, _ARM)), 8 * _ARM * _REACH - 4 * _ARM**2),
+    Outline("ring", 0, ((1, 0, 1), (-1, 0, -_HOLE)), math.pi * (1 - _HOLE**2)),
+    Outline("cross", 4, ((1, 0, _REACH), (0, 1, _ARM)), 8 * _ARM * _REACH - 4 * _ARM**2),
 )
 """The outlines by class id."""
 
@@ -163,15 +163,18 @@ class DrawnShapes:
 def _design(label: int, uniform: Callable[[float, float], float]) -> Design:
     light, tint, hue = uniform(0.3, 0.72), uniform(0.0, 0.05), uniform(0, 1)
     side = 1 if uniform(0, 1) < 0.5 else -1
-    other = light + side * uniform(0.05, 0.12), uniform(0.0, 0.05), hue + uniform(-0.2, 0.2)
+    ground = _colour(light, tint, hue)
+    other = _colour(
+        light + side * uniform(0.05, 0.12), uniform(0.0, 0.05), hue + uniform(-0.2, 0.2)
+    )
     course, cycles = uniform(0, 2 * math.pi), uniform(0.25, 0.55)
     return Design(
         label=label,
-        radius=uniform(*RADII),
+        radius=uniform(RADII[0], RADII[1]),
         place=(uniform(0, 1), uniform(0, 1)),
         angle=uniform(0, 2 * math.pi),
         colour=_colour(uniform(0.48, 0.55), uniform(0.39, 0.45), uniform(0, 1)),
-        ground=np.stack([_colour(light, tint, hue), _colour(*other)]),
+        ground=np.stack([ground, other]),
         wave=(cycles * math.sin(course), cycles * math.cos(course), uniform(0, 1)),
     )
 

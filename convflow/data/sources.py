@@ -17,8 +17,17 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from convflow.data.class_ids import (
+    LABEL_SOURCES,
+    Choice,
+    LabelSet,
+    from_folders,
+    from_names,
+    offer_names,
+    unconditional,
+)
 from convflow.data.files import MAX_PIXELS, read_member, read_regular
-from convflow.data.formats import decoders, is_picture, unread
+from convflow.data.formats import decoders, is_image, unread
 from convflow.data.hugging_face import open_hugging_face
 from convflow.data.label_files import (
     choose_listed,
@@ -27,23 +36,14 @@ from convflow.data.label_files import (
     read_listings,
     sentences,
 )
-from convflow.data.labels import (
-    SETTINGS,
-    Choice,
-    Labels,
-    from_folders,
-    from_names,
-    offer_names,
-    unconditional,
-)
-from convflow.data.pictures import Pictures, Source, one_line, require, stamp_of
 from convflow.data.shapes import DrawnShapes
+from convflow.data.source import Source, StoredSource, one_line, require, stamp_of
 from convflow.data.splits import (
-    Part,
+    SplitFiles,
     canonical,
     choose_part,
     choose_tables,
-    require_whole,
+    require_unsplit,
     split_of,
 )
 from convflow.data.tables import open_parquet
@@ -92,7 +92,7 @@ def open_source(
         InputError: Nothing usable is there; the message says what was expected.
     """
     source = _open(path, split, labels, Choice(labels, label_column, image_column))
-    if isinstance(source, Pictures):
+    if isinstance(source, StoredSource):
         source.max_pixels = max_pixels
     return source
 
@@ -140,8 +140,8 @@ def _open_users(path: str, make: Callable[[str, bool], Source], split: str, labe
 def _open(path: str, split: str, labels: str, choice: Choice) -> Source:
     if not path:
         raise InputError("expected a path to pictures, got an empty one; 'shapes' always works")
-    if labels not in SETTINGS:
-        raise InputError(f"--data.labels: {unknown_name('kind of labels', labels, SETTINGS)}")
+    if labels not in LABEL_SOURCES:
+        raise InputError(f"--data.labels: {unknown_name('kind of labels', labels, LABEL_SOURCES)}")
     make = find_source(path)
     if make is not None or path in ("digits", "shapes"):
         if choice != Choice() and choice != Choice("none"):
@@ -152,7 +152,7 @@ def _open(path: str, split: str, labels: str, choice: Choice) -> Source:
             return _open_users(path, make, split, labels)
         if path == "shapes":
             return DrawnShapes(split, labels != "none")
-        require_whole(split, path)
+        require_unsplit(split, path)
         return _open_digits(labels != "none")
     if path.startswith("hf:"):
         return open_hugging_face(path, split, choice)
@@ -175,10 +175,10 @@ def _open(path: str, split: str, labels: str, choice: Choice) -> Source:
     )
 
 
-def _open_digits(labelled: bool) -> Pictures:
+def _open_digits(labelled: bool) -> StoredSource:
     table = require("sklearn.datasets", "digits", "the digits").load_digits()
     levels = np.rint(table.images * (255 / 16)).astype(np.uint8)
-    return Pictures(
+    return StoredSource(
         name="digits",
         class_names=tuple("0123456789") if labelled else (),
         labels=table.target.astype(np.int64) * labelled,
@@ -187,9 +187,9 @@ def _open_digits(labelled: bool) -> Pictures:
     )
 
 
-def _open_folder(name: str, folder: Path, split: str, choice: Choice) -> Pictures:
+def _open_folder(name: str, folder: Path, split: str, choice: Choice) -> StoredSource:
     files, notes = walk(folder)
-    if not any(map(is_picture, files)):
+    if not any(map(is_image, files)):
         tables = [file for file in sorted(files) if file.lower().endswith(".parquet")]
         if tables:
             chosen, said = choose_tables(tables, name, split)
@@ -206,23 +206,23 @@ def _open_folder(name: str, folder: Path, split: str, choice: Choice) -> Picture
         return read_regular(folder / file)
 
     part, labels, said = _understand(name, files, split, choice, read)
-    pictures, place = part.files, folder.resolve()
+    image_files, place = part.files, folder.resolve()
 
     def stamp() -> str:
-        return stamp_of(place, pictures)
+        return stamp_of(place, image_files)
 
-    return Pictures(
+    return StoredSource(
         name,
         labels.class_names,
         labels.ids,
-        describe=pictures.__getitem__,
-        fetch=lambda index: read(pictures[index]),
+        describe=image_files.__getitem__,
+        fetch=lambda index: read(image_files[index]),
         notes=(*said, *notes),
         stamp=stamp,
     )
 
 
-def _open_zip(name: str, path: Path, split: str, choice: Choice) -> Pictures:
+def _open_zip(name: str, path: Path, split: str, choice: Choice) -> StoredSource:
     try:
         with zipfile.ZipFile(path) as archive:
             infos = archive.infolist()
@@ -255,20 +255,20 @@ def _open_zip(name: str, path: Path, split: str, choice: Choice) -> Pictures:
         return read_member(local.archive, members[file])
 
     part, labels, said = _understand(name, list(members), split, choice, read)
-    pictures = part.files
-    shown = [file.removeprefix(root) for file in pictures]
+    image_files = part.files
+    shown = [file.removeprefix(root) for file in image_files]
     place = path.resolve()
 
     def stamp() -> str:
         names = "\n".join(shown)
         return f"{names}\n{stamp_of(place.parent, [place.name])}"
 
-    return Pictures(
+    return StoredSource(
         name,
         labels.class_names,
         labels.ids,
         describe=shown.__getitem__,
-        fetch=lambda index: read(pictures[index]),
+        fetch=lambda index: read(image_files[index]),
         notes=(*said, *notes),
         stamp=stamp,
     )
@@ -292,30 +292,30 @@ def _plain(member: str) -> str:
 
 def _understand(
     name: str, files: Sequence[str], split: str, choice: Choice, read: Callable[[str], bytes]
-) -> tuple[Part, Labels, tuple[str, ...]]:
+) -> tuple[SplitFiles, LabelSet, tuple[str, ...]]:
     """Which of the files are pictures of the split, their labels, and what is said about it."""
-    pictures = sorted(file for file in files if is_picture(file))
-    if not pictures:
+    image_files = sorted(file for file in files if is_image(file))
+    if not image_files:
         said = "".join(f": {sentence}" for sentence in unread(files)[:1])
         raise InputError(
             f"expected pictures ({' '.join(decoders())}) in {name}, got none among "
             f"{len(files)} files{said}; give a folder of pictures or of class folders"
         )
-    listings = read_listings(files, pictures, read, choice._replace(source="none"))
-    listed = choose_listed(listings, pictures, name, split)
+    listings = read_listings(files, image_files, read, choice._replace(source="none"))
+    listed = choose_listed(listings, image_files, name, split)
     if listed is not None:
-        pictures = listed[0]
-    part = choose_part(pictures, name, split, choice.source, chosen=listed is not None)
+        image_files = listed[0]
+    part = choose_part(image_files, name, split, choice.source, chosen=listed is not None)
     part = part._replace(notes=(*(listed[1] if listed else ()), *part.notes))
     labels = _labels(name, files, part, choice, read)
     tables = choice.source in ("auto", "table")
-    left = [f for f in files if not is_picture(f) and not (tables and is_label_file(f))]
+    left = [f for f in files if not is_image(f) and not (tables and is_label_file(f))]
     return part, labels, (*part.notes, *labels.notes, *unread(left))
 
 
 def _labels(
-    name: str, files: Sequence[str], part: Part, choice: Choice, read: Callable[[str], bytes]
-) -> Labels:
+    name: str, files: Sequence[str], part: SplitFiles, choice: Choice, read: Callable[[str], bytes]
+) -> LabelSet:
     """Labels from where the user says, or from a file of labels, or else from folders."""
     if choice.source in ("auto", "table"):
         guess = choice.source == "table" or not any(part.folders)

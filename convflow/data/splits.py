@@ -53,7 +53,7 @@ Folders = tuple[str, ...]
 """A folder as the names on the way to it."""
 
 
-class Part(NamedTuple):
+class SplitFiles(NamedTuple):
     """The files of one split."""
 
     files: list[str]
@@ -64,7 +64,7 @@ class Part(NamedTuple):
 
 def choose_part(
     files: Sequence[str], where: str, split: str, labels: str = "auto", *, chosen: bool = False
-) -> Part:
+) -> SplitFiles:
     """Those of the pictures that belong to the split; all of them where no folder is one.
 
     Args:
@@ -83,7 +83,7 @@ def choose_part(
     found = _level(set(folders.values()))
     if found is None:
         notes = _check(set(folders.values()), where, False, split, labels)
-        require_whole(split, where, canonical(split) if chosen else None)
+        require_unsplit(split, where, canonical(split) if chosen else None)
         rests, kept = folders, list(files)
     else:
         around, at = found
@@ -98,7 +98,7 @@ def choose_part(
         kept = [file for file in files if file.rpartition("/")[0] in rests]
         notes += _check(set(rests.values()), where, True, split, labels)
     skipped = _num_around(set(rests.values()))
-    return Part(kept, [rests[file.rpartition("/")[0]][skipped:] for file in kept], notes)
+    return SplitFiles(kept, [rests[file.rpartition("/")[0]][skipped:] for file in kept], notes)
 
 
 def choose_tables(
@@ -205,7 +205,7 @@ def split_of(path: str) -> str | None:
     return None
 
 
-def require_whole(split: str, where: str, own: str | None = None) -> None:
+def require_unsplit(split: str, where: str, own: str | None = None) -> None:
     """Accept data without parts as `train` alone: scored as "test" it would hide a mistake.
 
     Raises:

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from convflow.data.columns import Table, choose_rows, encoded_bytes, image_column
+from convflow.data.class_ids import AUTO, Choice, not_used
+from convflow.data.columns import ColumnTable, choose_rows, encoded_bytes, image_column
 from convflow.data.files import check_shrinking
-from convflow.data.labels import AUTO, Choice, not_used
-from convflow.data.pictures import Pictures, one_line, require, stamp_of
+from convflow.data.source import StoredSource, one_line, require, stamp_of
 from convflow.data.splits import some
 from convflow.types import InputError
 
@@ -30,7 +30,7 @@ def open_parquet(
     *,
     split: str = "train",
     own: str | None = None,
-) -> Pictures:
+) -> StoredSource:
     """Pictures and labels of parquet files, read one row group at a time.
 
     Neighbouring rows share a row group, so reading in random order is fast while the encoded
@@ -48,8 +48,8 @@ def open_parquet(
         InputError: The files, their columns or their labels cannot be used.
     """
     tables = _Tables(name, files)
-    image = image_column(name, tables.types, tables.pictures, choice)
-    left = [column for column in tables.types if column not in tables.pictures]
+    image = image_column(name, tables.types, tables.image_columns, choice)
+    left = [column for column in tables.types if column not in tables.image_columns]
     chosen, parted, said = choose_rows(left, tables.cells, name, split, own)
     rows = np.arange(tables.num_rows) if chosen is None else chosen
     fetch = tables.fetcher(image)
@@ -61,7 +61,7 @@ def open_parquet(
     def describe(index: int) -> str:
         return tables.describe(int(rows[index]))
 
-    found = Table(
+    found = ColumnTable(
         name,
         len(rows),
         [column for column in left if column != parted],
@@ -72,13 +72,13 @@ def open_parquet(
         describe,
     ).labels(choice)
     paths = [Path(os.path.relpath(file, tables.folder)).as_posix() for file in files]
-    return Pictures(
+    return StoredSource(
         name,
         found.class_names,
         found.ids,
         describe,
         lambda index: fetch(int(rows[index])),
-        notes=(*notes, *said, *found.notes, *not_used(tables.pictures, image)),
+        notes=(*notes, *said, *found.notes, *not_used(tables.image_columns, image)),
         stamp=lambda: stamp_of(tables.folder, paths),
     )
 
@@ -88,7 +88,7 @@ class _Tables:
 
     Attributes:
         types: The kind of every column, by name.
-        pictures: The columns that may hold pictures.
+        image_columns: The columns that may hold pictures.
         classes: The columns whose type says that they are labels.
         folder: Where the files lie, and pictures that they name.
 
@@ -112,7 +112,7 @@ class _Tables:
         notes = ((layout.metadata or {}).get(b"huggingface", b"{}") for layout in self._layouts)
         self._features = [_features(note, name) for note in notes]
         self.types = {field.name: str(field.type) for field in schema}
-        self.pictures = [
+        self.image_columns = [
             column
             for column, kind in self.types.items()
             if kind in ("binary", "large_binary")

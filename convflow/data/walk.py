@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 
-from convflow.data.formats import is_picture
-from convflow.data.pictures import one_line
+from convflow.data.formats import is_image
+from convflow.data.source import one_line
 from convflow.types import InputError
 
 
@@ -48,8 +48,8 @@ def walk(folder: Path) -> tuple[list[str], tuple[str, ...]]:
     if not doubles:
         return files, said
     count = f"{len(doubles):,} link leads" if len(doubles) == 1 else f"{len(doubles):,} links lead"
-    told = f"{count} to what is there already and is read once: {doubles[0]}"
-    return files, (*said, told)
+    sentence = f"{count} to what is there already and is read once: {doubles[0]}"
+    return files, (*said, sentence)
 
 
 def say_empty(folders: Iterable[str], files: Iterable[str]) -> tuple[str, ...]:
@@ -94,25 +94,25 @@ def _choose_links(
     used = {
         os.path.join(place(_above(file)), file.rpartition("/")[2]): file
         for file in files
-        if is_picture(file)
+        if is_image(file)
     }
-    own, others = list[str](), dict[str, dict[str, str]]()
+    kept, others = list[str](), dict[str, dict[str, str]]()
     linked = dict[str, str]()
     for link in links:
         target = os.path.realpath(folder / link)
-        if not is_picture(link) or not os.path.exists(target):
-            own.append(link)
+        if not is_image(link) or not os.path.exists(target):
+            kept.append(link)
         elif target in used:
             if _above(link) != _above(used[target]):
                 others.setdefault(used[target], {}).setdefault(_above(link), link)
         elif target not in linked:
             linked[target] = link
-    own += linked.values()
+    kept += linked.values()
     ways: dict[str, set[str]] = {}
     for file, found in others.items():
         ways.setdefault(_above(file), set()).update(found)
     if all(len(found) == 1 for found in ways.values()):
-        return own, set(), ()
+        return kept, set(), ()
     replaced = {file for file in used.values() if _above(file) in ways}
     first = min(others)
     unclear = next((file for file in sorted(replaced) if len(others.get(file, ())) != 1), None)
@@ -124,7 +124,7 @@ def _choose_links(
         )
     chosen = [link for found in others.values() for link in found.values()]
     said = f"{len(chosen):,} pictures are read as links name them: {chosen[0]} for {first}"
-    return own + chosen, replaced, (said,)
+    return kept + chosen, replaced, (said,)
 
 
 def _above(file: str) -> str:

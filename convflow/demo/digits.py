@@ -18,7 +18,7 @@ from convflow.pipeline import Pipeline
 from convflow.recipes.digits import flowdcn
 from convflow.training.launch import train
 
-ROWS = 6
+PAGE_ROWS = 6
 PANEL_ROOM = 30
 INK, PAPER = 20, 255
 
@@ -63,15 +63,15 @@ def draw_page(pipe: Pipeline) -> Image.Image:
 
 
 def _samples(pipe: Pipeline, **options: object) -> UInt8[Tensor, "N C H W"]:
-    return pipe(num=10 * ROWS, **options).pixels  # type: ignore[arg-type]
+    return pipe(num=10 * PAGE_ROWS, **options).pixels  # type: ignore[arg-type]
 
 
 def _real_digits() -> UInt8[Tensor, "N C H W"]:
     source = open_source("digits")
     labels = np.array([source.label(i) for i in range(len(source))])
-    rows = [np.flatnonzero(labels == digit)[:ROWS] for digit in range(10)]
-    pictures = [to_uint8(source.read(int(i)), 1) for i in np.stack(rows, axis=1).flatten()]
-    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
+    rows = [np.flatnonzero(labels == digit)[:PAGE_ROWS] for digit in range(10)]
+    images = [to_uint8(source.read(int(i)), 1) for i in np.stack(rows, axis=1).flatten()]
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
 
 
 def _lay_out(panels: list[tuple[str, Image.Image]]) -> Image.Image:

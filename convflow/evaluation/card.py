@@ -24,7 +24,7 @@ from convflow.types import InputError
 ORIGIN = ("reference.resize", "reference.selection", "reference.detector", "reference.library")
 """How a reference was made; the hash of its pictures says what it is."""
 
-FREE = ("model", "scores", "better", "samples_sha256", "machine", *ORIGIN)
+MAY_DIFFER = ("model", "scores", "better", "samples_sha256", "machine", *ORIGIN)
 """What compared cards may differ in: the model, what came out, and where it ran."""
 
 FULL_COUNT = 50_000
@@ -133,7 +133,7 @@ def _unlike(a: dict[str, Any], b: dict[str, Any], ignored: Sequence[str]) -> lis
     ]
 
 
-def compare(paths: Sequence[Path], allow: Sequence[str] = ()) -> str:
+def compare_cards(paths: Sequence[Path], allow: Sequence[str] = ()) -> str:
     """Return a table of the scores of several cards, a column each.
 
     Args:
@@ -149,7 +149,7 @@ def compare(paths: Sequence[Path], allow: Sequence[str] = ()) -> str:
         if not any(k == word or k.startswith(f"{word}.") for c in cards for k in flatten(c)):
             raise InputError(f"--allow: expected a key of the cards, got {word!r}; look into one")
     for path, card in zip(paths[1:], cards[1:], strict=True):
-        found = _unlike(cards[0], card, (*FREE, *allow))
+        found = _unlike(cards[0], card, (*MAY_DIFFER, *allow))
         if found:
             more = f" and {len(found) - 3} more" if len(found) > 3 else ""
             raise InputError(
@@ -188,7 +188,7 @@ def contrast(paths: Sequence[Path], allow: Sequence[str] = ()) -> str:
         InputError: no such file, or no result card.
     """
     cards = [dataclasses.asdict(read_card(path)) for path in paths]
-    ignored = (*FREE, *allow)
+    ignored = (*MAY_DIFFER, *allow)
     keys = dict.fromkeys(key for card in cards[1:] for key in _unlike(cards[0], card, ignored))
     if not keys:
         return ""

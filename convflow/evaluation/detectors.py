@@ -31,7 +31,7 @@ from convflow.storage import find_misfits, hash_tensors, read_weights
 from convflow.types import InputError, unknown_name
 
 
-class Published(NamedTuple):
+class PublishedDetector(NamedTuple):
     """A network with published weights; `sha256` is the start of their checksum, where known."""
 
     url: str
@@ -42,21 +42,21 @@ class Published(NamedTuple):
 
 DINOV2 = "https://dl.fbaipublicfiles.com/dinov2/dinov2_vitl14/dinov2_vitl14_pretrain.pth"
 
-PUBLISHED: dict[str, Published] = {
-    "inception": Published(
+PUBLISHED: dict[str, PublishedDetector] = {
+    "inception": PublishedDetector(
         "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
         "pt_inception-2015-12-05-6726825d.pth",
         "6726825d",
         "299x299 bilinear as in TensorFlow 1, no half-pixel shift, no antialias, (x - 128) / 128",
         lambda weights: InceptionFID(),
     ),
-    "dinov2": Published(
+    "dinov2": PublishedDetector(
         DINOV2,
         "",
         "224x224 bicubic with antialias as in Pillow, not rounded, clamped, ImageNet mean and std",
         DINOv2.fitting,
     ),
-    "dinov2-8bit": Published(
+    "dinov2-8bit": PublishedDetector(
         DINOV2,
         "",
         "224x224 bicubic by Pillow in 8 bits, rounded after each pass, ImageNet mean and std",

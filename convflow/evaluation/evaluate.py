@@ -18,12 +18,12 @@ import torch
 from convflow import distributed
 from convflow.evaluation.card import Card, library, read_card, titled, write_json
 from convflow.evaluation.detectors import Detector
-from convflow.evaluation.features import Features, Progress, extract
-from convflow.evaluation.pictures import (
-    NpzPictures,
-    PictureSet,
-    SourcePictures,
-    open_pictures,
+from convflow.evaluation.features import Features, extract
+from convflow.evaluation.image_sets import (
+    ImageSet,
+    NpzImages,
+    SourceImages,
+    open_image_set,
     write_samples,
 )
 from convflow.evaluation.reference import (
@@ -31,12 +31,12 @@ from convflow.evaluation.reference import (
     SUFFIXES,
     Reference,
     check_fits,
-    check_size,
+    check_image_size,
     holds_statistics,
     read_reference,
 )
 from convflow.evaluation.scores import (
-    LEAST,
+    MIN_IMAGES,
     choose_metrics,
     constants,
     describe_detector,
@@ -45,7 +45,7 @@ from convflow.evaluation.scores import (
 )
 from convflow.settings.read import differences
 from convflow.storage import claimed, read_json
-from convflow.types import InputError
+from convflow.types import InputError, Progress
 
 NAMED = "metrics_named"
 """The key of the metrics that were asked for. Unfinished features serve other metrics too."""
@@ -56,31 +56,37 @@ class Subject:
     """What is scored.
 
     Attributes:
-        pictures: read by number.
+        images: read by number.
         num: how many of them.
         model: for the card: a name and, for samples, the weights.
         sampling: for the card; None for pictures that were given.
     """
 
-    pictures: PictureSet
+    images: ImageSet
     num: int
     model: dict[str, Any]
     sampling: dict[str, Any] | None = None
 
     def about(self) -> dict[str, Any]:
         """Return what a card says of the pictures themselves."""
-        told = {} if self.sampling is not None else self.pictures.describe()
-        told.pop("name", None)
-        size, channels = list(self.pictures.size), self.pictures.channels
-        return {"count": self.num, "size": size, "channels": channels, "resize": "none", **told}
+        described = {} if self.sampling is not None else self.images.describe()
+        described.pop("name", None)
+        size, channels = list(self.images.size), self.images.channels
+        return {
+            "count": self.num,
+            "size": size,
+            "channels": channels,
+            "resize": "none",
+            **described,
+        }
 
 
 @dataclass(frozen=True)
 class Target:
     """What the subject is compared with: statistics, or pictures to take them from, or both."""
 
-    known: Reference | None
-    pictures: SourcePictures | NpzPictures | None
+    statistics: Reference | None
+    images: SourceImages | NpzImages | None
     about: dict[str, Any]
 
 
@@ -124,18 +130,18 @@ def open_target(
     Raises:
         InputError: nothing usable there; another size or detector than the subject's.
     """
-    size, channels = subject.pictures.size, subject.pictures.channels
+    size, channels = subject.images.size, subject.images.channels
     if path.endswith(".npz") and holds_statistics(Path(path)):
         if num is not None:
             raise InputError(f"--reference-num: {path} holds statistics already; leave it out")
-        known = read_reference(Path(path))
-        check_fits(known, path, describe_detector(detector, subject.pictures), size, channels)
-        pictures = None
-        if known.manifold is None and known.has_pictures:
-            pictures = NpzPictures(Path(path), most=MANIFOLD_SIZE)
-            check_size(path, pictures.size, size)
-        return Target(known, pictures, known.about)
-    found = open_pictures(
+        statistics = read_reference(Path(path))
+        check_fits(statistics, path, describe_detector(detector, subject.images), size, channels)
+        images = None
+        if statistics.manifold is None and statistics.has_images:
+            images = NpzImages(Path(path), most=MANIFOLD_SIZE)
+            check_image_size(path, images.size, size)
+        return Target(statistics, images, statistics.about)
+    found = open_image_set(
         path, split=split, image_column=image_column, size=size, channels=channels, num=num
     )
     return Target(None, found, {**found.describe(), "count": len(found)})
@@ -151,17 +157,17 @@ def make_reference(subject: Subject, detector: Detector, out: Path, work: Work) 
         **subject.model,
         **subject.about(),
         "sampling": subject.sampling,
-        "detector": describe_detector(detector, subject.pictures),
+        "detector": describe_detector(detector, subject.images),
         "library": library(),
     }
-    if subject.num < LEAST:
-        raise InputError(f"expected at least {LEAST} pictures, got {subject.num}; give more")
+    if subject.num < MIN_IMAGES:
+        raise InputError(f"expected at least {MIN_IMAGES} pictures, got {subject.num}; give more")
     if _is_finished(out, about, work):
         return
     if out.exists():
         raise InputError(f"{out} is there already; remove it or choose another name")
     with _parts_of(out, about, work) as parts:
-        reference = _summarise(subject.pictures, subject.num, about, detector, parts, work)
+        reference = _summarise(subject.images, subject.num, about, detector, parts, work)
         if distributed.rank() == 0:
             reference.save(out)
 
@@ -201,7 +207,7 @@ def evaluate(
             model=subject.model,
             sampling=subject.sampling,
             pictures=subject.about(),
-            detector=describe_detector(detector, subject.pictures),
+            detector=describe_detector(detector, subject.images),
             reference=target.about,
             metrics=constants(detector.name),
             library=library(),
@@ -216,7 +222,7 @@ def evaluate(
         reference = _reference_of(target, detector, parts / "reference", work)
         folder, keep = parts / "samples", save_samples is not None
         features = _extract(
-            subject.pictures, subject.num, "scoring", detector, folder, work, keep_pixels=keep
+            subject.images, subject.num, "scoring", detector, folder, work, keep_pixels=keep
         )
         if distributed.rank() == 0:
             scores, better = score(features, reference, detector, work.device, metrics)
@@ -241,41 +247,43 @@ def _check_new(out: Path, save_samples: Path | None) -> None:
 
 def _check_counts(subject: Subject, target: Target) -> None:
     """Raise InputError where either side has too few pictures for the metrics."""
-    compared = LEAST
-    if target.pictures is not None:
-        compared = len(target.pictures)
-    elif target.known is not None and target.known.manifold is not None:
-        compared = len(target.known.manifold)
+    compared = MIN_IMAGES
+    if target.images is not None:
+        compared = len(target.images)
+    elif target.statistics is not None and target.statistics.manifold is not None:
+        compared = len(target.statistics.manifold)
     for count, use in ((subject.num, "to score"), (compared, "in the reference")):
-        if count < LEAST:
-            raise InputError(f"expected at least {LEAST} pictures {use}, got {count}; give more")
+        if count < MIN_IMAGES:
+            raise InputError(
+                f"expected at least {MIN_IMAGES} pictures {use}, got {count}; give more"
+            )
 
 
 def _check_metrics(
     names: Sequence[str], subject: Subject, detector: Detector, target: Target
 ) -> None:
     """Raise InputError where a metric cannot be computed, before any features are."""
-    ours = {kind: rows.shape[1] for kind, rows in probe(detector, subject.pictures).items()}
+    ours = {kind: rows.shape[1] for kind, rows in probe(detector, subject.images).items()}
     real = {kind: ours[kind] for kind in SUFFIXES if kind in ours}
-    if target.known is not None:
-        real = target.known.widths()
-    if target.pictures is not None:
+    if target.statistics is not None:
+        real = target.statistics.widths()
+    if target.images is not None:
         real["manifold"] = ours["features"]
     choose_metrics(names, detector.name, ours, real)
 
 
 def _reference_of(target: Target, detector: Detector, folder: Path, work: Work) -> Reference:
     """Return the statistics of a target, those of its pictures computed."""
-    if target.pictures is None:
-        assert target.known is not None
-        return target.known
-    found = _summarise(target.pictures, len(target.pictures), target.about, detector, folder, work)
-    known = target.known
-    return dataclasses.replace(known, manifold=found.manifold) if known else found
+    if target.images is None:
+        assert target.statistics is not None
+        return target.statistics
+    found = _summarise(target.images, len(target.images), target.about, detector, folder, work)
+    statistics = target.statistics
+    return dataclasses.replace(statistics, manifold=found.manifold) if statistics else found
 
 
 def _summarise(
-    pictures: PictureSet,
+    images: ImageSet,
     num: int,
     about: dict[str, Any],
     detector: Detector,
@@ -283,14 +291,14 @@ def _summarise(
     work: Work,
 ) -> Reference:
     kinds = tuple(SUFFIXES)
-    features = _extract(pictures, num, "reference", detector, folder, work, kinds=kinds)
+    features = _extract(images, num, "reference", detector, folder, work, kinds=kinds)
     if distributed.rank():  # the first process alone compares
         return Reference({}, None, about)
     return features.summarise(about)
 
 
 def _extract(
-    pictures: PictureSet,
+    images: ImageSet,
     num: int,
     word: str,
     detector: Detector,
@@ -300,7 +308,7 @@ def _extract(
 ) -> Features:
     with work.progress(num, word) as progress:
         return extract(
-            pictures,
+            images,
             num,
             detector,
             folder,
@@ -332,9 +340,9 @@ def _parts_of(out: Path, settings: dict[str, Any], work: Work) -> Iterator[Path]
             served = {NAMED: settings.get(NAMED)}
             found = {} if known is None else differences(known | served, settings)
             if found:
-                told = "; ".join(f"{key}: {a!r}, now {b!r}" for key, (a, b) in found.items())
+                changes = "; ".join(f"{key}: {a!r}, now {b!r}" for key, (a, b) in found.items())
                 raise InputError(
-                    f"{parts} holds an unfinished evaluation with other settings ({told}); give "
+                    f"{parts} holds an unfinished evaluation with other settings ({changes}); give "
                     "those again, remove the folder, or choose another --out"
                 )
         worthless = False

@@ -7,7 +7,7 @@ make a part depends on their number alone, so the scores do not depend on who ma
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,14 +21,11 @@ from torch import Tensor
 
 from convflow import distributed
 from convflow.evaluation.detectors import Detector
-from convflow.evaluation.pictures import PictureSet, choose
+from convflow.evaluation.image_sets import ImageSet, choose_indices
 from convflow.evaluation.reference import MANIFOLD_SIZE, SUFFIXES, Moments, Reference
 from convflow.evaluation.statistics import Statistics
 from convflow.storage import hash_tensors, writing_file
-from convflow.types import InputError
-
-Progress = Callable[[float], None]
-"""Told how many more pictures this process has done."""
+from convflow.types import InputError, Progress
 
 
 @dataclass(frozen=True)
@@ -78,7 +75,7 @@ class Features:
     def summarise(self, about: dict[str, Any]) -> Reference:
         """Return the statistics that other pictures can be compared with."""
         kinds = self.widths()
-        chosen = choose(self.num, min(self.num, MANIFOLD_SIZE), 0, "features")
+        chosen = choose_indices(self.num, min(self.num, MANIFOLD_SIZE), 0, "features")
         rows, starts = [], range(0, self.num, self.batch_size)
         for start, features in zip(starts, self.read("features"), strict=True):
             low, high = np.searchsorted(chosen, (start, start + self.batch_size))
@@ -96,7 +93,7 @@ def part_path(folder: Path, start: int) -> Path:
 
 
 def extract(
-    pictures: PictureSet,
+    images: ImageSet,
     num: int,
     detector: Detector,
     folder: Path,
@@ -113,7 +110,7 @@ def extract(
     if they show the same pixels still.
 
     Args:
-        pictures: what to read.
+        images: what to read.
         num: how many of them.
         detector: from pictures to features.
         folder: of the parts; all processes must see it.
@@ -127,17 +124,17 @@ def extract(
         InputError: unreadable pictures, a detector that fails, a full disk, or a folder that
             other processes do not see.
     """
-    told = progress or (lambda count: None)
+    report = progress or (lambda count: None)
     with distributed.all_or_none(device):
         folder.mkdir(parents=True, exist_ok=True)
         starts = range(0, num, batch_size)
         for start in starts[distributed.rank() :: distributed.world_size()]:
             indices, path = range(start, min(start + batch_size, num)), part_path(folder, start)
             known = _digests_in(path)
-            if known is not None and pictures.reproducible:
-                told(len(indices))
+            if known is not None and images.reproducible:
+                report(len(indices))
                 continue
-            pixels = pictures.read(indices, told)
+            pixels = images.read(indices, report)
             digests = digest(pixels)
             if known is not None and known.equal(digests):
                 continue
@@ -165,9 +162,9 @@ def _write(path: Path, part: dict[str, Tensor]) -> None:
 def digest(pixels: UInt8[Tensor, "B C H W"]) -> UInt8[Tensor, "B 32"]:
     """Return the SHA-256 of each picture's size and bytes, (C, H, W) in order."""
     rows = []
-    for picture in pixels.contiguous().numpy():
-        hashed = hashlib.sha256(repr(picture.shape).encode())
-        hashed.update(picture.tobytes())
+    for image in pixels.contiguous().numpy():
+        hashed = hashlib.sha256(repr(image.shape).encode())
+        hashed.update(image.tobytes())
         rows.append(np.frombuffer(hashed.digest(), np.uint8))
     return torch.from_numpy(np.stack(rows))
 

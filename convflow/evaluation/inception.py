@@ -20,7 +20,7 @@ SIDE = 299
 NUM_CLASSES = 1008
 
 
-class Conv(NamedTuple):
+class ConvRow(NamedTuple):
     """A row of the tables below: a convolution with batch normalisation and ReLU."""
 
     name: str
@@ -30,7 +30,7 @@ class Conv(NamedTuple):
     padded: bool = True
 
 
-Step = Conv | tuple[Conv, Conv] | str
+Step = ConvRow | tuple[ConvRow, ConvRow] | str
 """A convolution, two of the same input side by side, or a pool: "average", "maximum", "halve"."""
 
 Branches = list[list[Step]]
@@ -39,59 +39,59 @@ Branches = list[list[Step]]
 
 def _35(pool: int) -> Branches:
     return [
-        [Conv("branch1x1", 64)],
-        [Conv("branch5x5_1", 48), Conv("branch5x5_2", 64, (5, 5))],
+        [ConvRow("branch1x1", 64)],
+        [ConvRow("branch5x5_1", 48), ConvRow("branch5x5_2", 64, (5, 5))],
         [
-            Conv("branch3x3dbl_1", 64),
-            Conv("branch3x3dbl_2", 96, (3, 3)),
-            Conv("branch3x3dbl_3", 96, (3, 3)),
+            ConvRow("branch3x3dbl_1", 64),
+            ConvRow("branch3x3dbl_2", 96, (3, 3)),
+            ConvRow("branch3x3dbl_3", 96, (3, 3)),
         ],
-        ["average", Conv("branch_pool", pool)],
+        ["average", ConvRow("branch_pool", pool)],
     ]
 
 
 def _17(width: int) -> Branches:
     return [
-        [Conv("branch1x1", 192)],
+        [ConvRow("branch1x1", 192)],
         [
-            Conv("branch7x7_1", width),
-            Conv("branch7x7_2", width, (1, 7)),
-            Conv("branch7x7_3", 192, (7, 1)),
+            ConvRow("branch7x7_1", width),
+            ConvRow("branch7x7_2", width, (1, 7)),
+            ConvRow("branch7x7_3", 192, (7, 1)),
         ],
         [
-            Conv("branch7x7dbl_1", width),
-            Conv("branch7x7dbl_2", width, (7, 1)),
-            Conv("branch7x7dbl_3", width, (1, 7)),
-            Conv("branch7x7dbl_4", width, (7, 1)),
-            Conv("branch7x7dbl_5", 192, (1, 7)),
+            ConvRow("branch7x7dbl_1", width),
+            ConvRow("branch7x7dbl_2", width, (7, 1)),
+            ConvRow("branch7x7dbl_3", width, (1, 7)),
+            ConvRow("branch7x7dbl_4", width, (7, 1)),
+            ConvRow("branch7x7dbl_5", 192, (1, 7)),
         ],
-        ["average", Conv("branch_pool", 192)],
+        ["average", ConvRow("branch_pool", 192)],
     ]
 
 
 def _8(pool: str) -> Branches:
     return [
-        [Conv("branch1x1", 320)],
+        [ConvRow("branch1x1", 320)],
         [
-            Conv("branch3x3_1", 384),
-            (Conv("branch3x3_2a", 384, (1, 3)), Conv("branch3x3_2b", 384, (3, 1))),
+            ConvRow("branch3x3_1", 384),
+            (ConvRow("branch3x3_2a", 384, (1, 3)), ConvRow("branch3x3_2b", 384, (3, 1))),
         ],
         [
-            Conv("branch3x3dbl_1", 448),
-            Conv("branch3x3dbl_2", 384, (3, 3)),
-            (Conv("branch3x3dbl_3a", 384, (1, 3)), Conv("branch3x3dbl_3b", 384, (3, 1))),
+            ConvRow("branch3x3dbl_1", 448),
+            ConvRow("branch3x3dbl_2", 384, (3, 3)),
+            (ConvRow("branch3x3dbl_3a", 384, (1, 3)), ConvRow("branch3x3dbl_3b", 384, (3, 1))),
         ],
-        [pool, Conv("branch_pool", 192)],
+        [pool, ConvRow("branch_pool", 192)],
     ]
 
 
 STEM: list[Step] = [
-    Conv("Conv2d_1a_3x3", 32, (3, 3), stride=2, padded=False),
-    Conv("Conv2d_2a_3x3", 32, (3, 3), padded=False),
-    Conv("Conv2d_2b_3x3", 64, (3, 3)),
+    ConvRow("Conv2d_1a_3x3", 32, (3, 3), stride=2, padded=False),
+    ConvRow("Conv2d_2a_3x3", 32, (3, 3), padded=False),
+    ConvRow("Conv2d_2b_3x3", 64, (3, 3)),
     "halve",
-    Conv("Conv2d_3b_1x1", 80),
-    Conv("Conv2d_4a_3x3", 192, (3, 3), padded=False),
+    ConvRow("Conv2d_3b_1x1", 80),
+    ConvRow("Conv2d_4a_3x3", 192, (3, 3), padded=False),
     "halve",
 ]
 
@@ -100,11 +100,11 @@ BLOCKS: dict[str, Branches] = {
     "Mixed_5c": _35(64),
     "Mixed_5d": _35(64),
     "Mixed_6a": [
-        [Conv("branch3x3", 384, (3, 3), stride=2, padded=False)],
+        [ConvRow("branch3x3", 384, (3, 3), stride=2, padded=False)],
         [
-            Conv("branch3x3dbl_1", 64),
-            Conv("branch3x3dbl_2", 96, (3, 3)),
-            Conv("branch3x3dbl_3", 96, (3, 3), stride=2, padded=False),
+            ConvRow("branch3x3dbl_1", 64),
+            ConvRow("branch3x3dbl_2", 96, (3, 3)),
+            ConvRow("branch3x3dbl_3", 96, (3, 3), stride=2, padded=False),
         ],
         ["halve"],
     ],
@@ -114,14 +114,14 @@ BLOCKS: dict[str, Branches] = {
     "Mixed_6e": _17(192),
     "Mixed_7a": [
         [
-            Conv("branch3x3_1", 192),
-            Conv("branch3x3_2", 320, (3, 3), stride=2, padded=False),
+            ConvRow("branch3x3_1", 192),
+            ConvRow("branch3x3_2", 320, (3, 3), stride=2, padded=False),
         ],
         [
-            Conv("branch7x7x3_1", 192),
-            Conv("branch7x7x3_2", 192, (1, 7)),
-            Conv("branch7x7x3_3", 192, (7, 1)),
-            Conv("branch7x7x3_4", 192, (3, 3), stride=2, padded=False),
+            ConvRow("branch7x7x3_1", 192),
+            ConvRow("branch7x7x3_2", 192, (1, 7)),
+            ConvRow("branch7x7x3_3", 192, (7, 1)),
+            ConvRow("branch7x7x3_4", 192, (3, 3), stride=2, padded=False),
         ],
         ["halve"],
     ],
@@ -131,7 +131,7 @@ BLOCKS: dict[str, Branches] = {
 
 
 class _Unit(nn.Module):
-    def __init__(self, in_channels: int, row: Conv) -> None:
+    def __init__(self, in_channels: int, row: ConvRow) -> None:
         super().__init__()
         padding = (row.kernel[0] // 2, row.kernel[1] // 2) if row.padded else 0
         self.conv = nn.Conv2d(in_channels, row.width, row.kernel, row.stride, padding, bias=False)
@@ -146,7 +146,7 @@ def _add(parent: nn.Module, steps: list[Step], channels: int) -> int:
     for step in steps:
         if isinstance(step, str):
             continue
-        rows = [step] if isinstance(step, Conv) else list(step)
+        rows = [step] if isinstance(step, ConvRow) else list(step)
         for row in rows:
             parent.add_module(row.name, _Unit(channels, row))
         channels = sum(row.width for row in rows)
@@ -161,9 +161,9 @@ def _run(parent: nn.Module, step: Step, x: Tensor) -> Tensor:
             return F.max_pool2d(x, 3, stride=1, padding=1)
         case "halve":
             return F.max_pool2d(x, 3, stride=2)
-        case Conv(name=name):
+        case ConvRow(name=name):
             return parent.get_submodule(name)(x)
-    return torch.cat([_run(parent, row, x) for row in step if isinstance(row, Conv)], dim=1)
+    return torch.cat([_run(parent, row, x) for row in step if isinstance(row, ConvRow)], dim=1)
 
 
 class InceptionFID(nn.Module):

@@ -101,7 +101,7 @@ TARGET = re.compile(
 )
 STRIDED = 7
 """The layout of dense tensors in a graph."""
-NAME = re.compile(r"([A-Za-z_]\w*)?", re.ASCII)
+IDENTIFIER = re.compile(r"([A-Za-z_]\w*)?", re.ASCII)
 DOTTED = re.compile(r"[\w .@+-]*", re.ASCII)
 DOTTED_KEYS = set(
     "parameter_name buffer_name tensor_constant_name fqn torch_version as_float".split()
@@ -247,7 +247,7 @@ def _check(path: Path, tree: Any, key: str) -> None:
             tree["metadata"] = {}
         for name, item in tree.items():
             dotted = key == "config" or name in ("", *DOTTED_KEYS)
-            if name == "as_operator" or not (DOTTED if dotted else NAME).fullmatch(name):
+            if name == "as_operator" or not (DOTTED if dotted else IDENTIFIER).fullmatch(name):
                 raise _refusal(path, f"{name!r} in its graph")
             if name in ("layout", "as_layout") and item != STRIDED:
                 raise _refusal(path, f"the layout {item!r} in its graph")
@@ -268,7 +268,7 @@ def _is_harmless(key: str, text: str) -> bool:
         return _is_structure(tree)
     if key == "as_string":  # an argument of an operator of torch
         return True
-    return (DOTTED if key in DOTTED_KEYS else NAME).fullmatch(text) is not None
+    return (DOTTED if key in DOTTED_KEYS else IDENTIFIER).fullmatch(text) is not None
 
 
 def _is_safe(name: str, overload: str) -> bool:
@@ -301,7 +301,7 @@ def _is_size(node: ast.expr) -> bool:
             isinstance(node.func, ast.Name)
             and node.func.id in FUNCTIONS
             and all(map(_is_size, parts))
-            and ("Pow" not in node.func.id or _is_small_power(*parts))
+            and ("Pow" not in node.func.id or _is_small_power(parts))
         )
     if isinstance(node, ast.UnaryOp):
         return isinstance(node.op, ast.USub) and _is_size(node.operand)
@@ -312,8 +312,11 @@ def _is_size(node: ast.expr) -> bool:
     return isinstance(node, ast.Constant)
 
 
-def _is_small_power(base: ast.expr, exponent: ast.expr) -> bool:
+def _is_small_power(parts: list[ast.expr]) -> bool:
     """Return whether a power cannot become an endless integer: of no power, and at most 9."""
+    if len(parts) != 2:
+        return False
+    base, exponent = parts
     return "Pow" not in ast.dump(base) and ast.unparse(exponent) in SMALL
 
 

@@ -44,13 +44,13 @@ class Reference:
         moments: by kind of feature, "features" and perhaps "spatial".
         manifold: (M, F) float32 features of some of the pictures; None when there are none.
         about: name, sha256, count, size, detector and so on, as far as known.
-        has_pictures: whether the file it was read from holds pictures too.
+        has_images: whether the file it was read from holds pictures too.
     """
 
     moments: dict[str, Moments]
     manifold: Tensor | None
     about: dict[str, Any] = field(default_factory=dict)
-    has_pictures: bool = False
+    has_images: bool = False
 
     def widths(self) -> dict[str, int]:
         """Return how long features are, by kind of moments and for the "manifold"."""
@@ -91,7 +91,7 @@ def read_reference(path: Path) -> Reference:
         InputError: a damaged file, or arrays that do not fit each other.
     """
     names = [f"{part}{suffix}" for suffix in SUFFIXES.values() for part in ("mu", "sigma")]
-    arrays, has_pictures = (
+    arrays, has_images = (
         read_arrays(path, [*names, "features", "about"]),
         "arr_0" in list_arrays(path),
     )
@@ -113,7 +113,7 @@ def read_reference(path: Path) -> Reference:
             digest = hashlib.file_digest(whole, "sha256").hexdigest()
         about = {"name": path.name, "sha256": digest, "file": "statistics made elsewhere"}
     kept = None if manifold is None else torch.from_numpy(manifold).float()
-    return Reference(moments, kept, about, has_pictures)
+    return Reference(moments, kept, about, has_images)
 
 
 def check_fits(
@@ -130,7 +130,7 @@ def check_fits(
             f"{path} with {about['channels']}; make one with --save-statistics and --channels"
         )
     if "size" in about:
-        check_size(path, tuple(about["size"]), size)
+        check_image_size(path, tuple(about["size"]), size)
     theirs = about.get("detector", {"name": "inception"})
     for key in theirs:
         if theirs[key] != detector.get(key):
@@ -141,7 +141,7 @@ def check_fits(
             )
 
 
-def check_size(path: str, theirs: Size, ours: Size) -> None:
+def check_image_size(path: str, theirs: Size, ours: Size) -> None:
     """Raise InputError when a reference shows pictures of another size than those to score."""
     if theirs != ours:
         raise InputError(

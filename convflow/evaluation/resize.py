@@ -83,9 +83,9 @@ def resize_in_8_bits(
         size: the new height and width.
     """
     height, width = size
-    pictures = images.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    arrays = images.permute(0, 2, 3, 1).contiguous().cpu().numpy()
     resized = [
-        np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BICUBIC))
-        for picture in pictures
+        np.asarray(Image.fromarray(array).resize((width, height), Image.Resampling.BICUBIC))
+        for array in arrays
     ]
     return torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2).to(images.device)

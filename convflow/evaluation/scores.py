@@ -16,7 +16,7 @@ from convflow.evaluation import metrics
 from convflow.evaluation.card import titled
 from convflow.evaluation.detectors import PUBLISHED, Detector
 from convflow.evaluation.features import Features
-from convflow.evaluation.pictures import PictureSet
+from convflow.evaluation.image_sets import ImageSet
 from convflow.evaluation.reference import MANIFOLD_SIZE, Reference
 from convflow.evaluation.statistics import float64_device
 from convflow.settings.kinds import Table
@@ -36,7 +36,7 @@ CONSTANTS = {
 NEIGHBOURS = {"dinov2": 5, "dinov2-8bit": 5}
 """k of precision and recall where it is another, by detector: Stein et al. 2023."""
 
-LEAST = 6
+MIN_IMAGES = 6
 """Pictures that density and coverage need on either side: five neighbours and the point."""
 
 _FDD = {"FD": "FDD", "sFD": "sFDD", "KD": "KDD", "KD-std": "KDD-std"}
@@ -111,7 +111,11 @@ class Metric:
 
 
 def _frechet(kind: str) -> Callable[[Comparison], tuple[float, ...]]:
-    return lambda pair: (metrics.frechet_distance(*pair.moments(kind)),)
+    def compute(pair: Comparison) -> tuple[float, ...]:
+        mean, covariance, real_mean, real_covariance = pair.moments(kind)
+        return (metrics.frechet_distance(mean, covariance, real_mean, real_covariance),)
+
+    return compute
 
 
 def _inception_score(pair: Comparison) -> tuple[float, ...]:
@@ -235,25 +239,26 @@ def score(
     return scores, better
 
 
-def describe_detector(detector: Detector, pictures: PictureSet) -> dict[str, str]:
+def describe_detector(detector: Detector, images: ImageSet) -> dict[str, str]:
     """Return what a card says of a detector.
 
     The hash of the user's code may miss weights that it loads; what it makes of two pictures of
-    noise, at the size of `pictures`, tells such detectors apart.
+    noise, at the size of `images`, tells such detectors apart.
     """
-    told = {
+    description = {
         "name": Path(detector.name).name,  # a path to the same file differs between machines
         "sha256": detector.sha256,
         "resize": detector.resize,
         "precision": "float32",
     }
     if detector.name not in PUBLISHED:
-        told["probe"] = f"{probe(detector, pictures)['features'].double().norm():.3g}"
-    return told
+        norm = probe(detector, images)["features"].double().norm()
+        description["probe"] = f"{norm:.3g}"
+    return description
 
 
-def probe(detector: Detector, pictures: PictureSet) -> dict[str, Tensor]:
-    """Return what a detector makes of two pictures of noise, of the size of `pictures`."""
-    shape = (2, pictures.channels, *pictures.size)
+def probe(detector: Detector, images: ImageSet) -> dict[str, Tensor]:
+    """Return what a detector makes of two pictures of noise, of the size of `images`."""
+    shape = (2, images.channels, *images.size)
     noise = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     return detector(torch.from_numpy(noise))

@@ -20,7 +20,7 @@ from convflow.conditions.labels import Labels
 from convflow.nn.conv import ConvHead, ConvStem
 from convflow.nn.embed import PatchEmbedding, PatchHead
 from convflow.nn.norm import Condition, Modulation, residual
-from convflow.nn.resample import Conditions, LevelConditions, Levels, mirror
+from convflow.nn.resample import LevelConditions, Levels, LevelVectors, mirror
 from convflow.settings.parts import read_part
 from convflow.types import LONGEST_SIDE, InputError, Size, nearest_size
 
@@ -63,13 +63,13 @@ class Backbone(nn.Module, PyTorchModelHubMixin, library_name="convflow", tags=["
     """Height and width must be multiples of this many pixels."""
     learned_variance: bool = False
     """Twice the channels come out: the prediction, then the variance's place in its bounds."""
-    shrinkage: tuple[int, ...] = (1,)
+    downsampling: tuple[int, ...] = (1,)
     """How many times smaller than the picture each scale is that it sees, from coarse to fine."""
 
     @property
     def num_scales(self) -> int:
         """How many scales a picture has, S; with one it is the picture itself."""
-        return len(self.shrinkage)
+        return len(self.downsampling)
 
     @property
     def conditions(self) -> Labels:
@@ -77,11 +77,11 @@ class Backbone(nn.Module, PyTorchModelHubMixin, library_name="convflow", tags=["
         return Labels(self.num_classes)
 
     @property
-    def inner(self) -> PictureBackbone:
+    def inner(self) -> ImageBackbone:
         """The network on one picture inside; of a network on one picture itself."""
         raise InputError(
             f"expected a network of stem, condition, trunk and head, got {self.family}; derive it "
-            "from PictureBackbone"
+            "from ImageBackbone"
         )
 
     def __init__(self, **settings: Any) -> None:
@@ -187,11 +187,11 @@ class Backbone(nn.Module, PyTorchModelHubMixin, library_name="convflow", tags=["
         return x, torch.empty(batch), torch.empty(batch, dtype=torch.int64)
 
 
-class PictureBackbone(Backbone):
+class ImageBackbone(Backbone):
     """A Denoiser made of four parts: `stem`, `condition`, `trunk` and `head`."""
 
     @property
-    def inner(self) -> PictureBackbone:
+    def inner(self) -> ImageBackbone:
         """The network itself."""
         return self
 
@@ -260,7 +260,7 @@ class PictureBackbone(Backbone):
         check_size(x.shape[2], x.shape[3], self.multiple)
 
 
-class PatchBackbone(PictureBackbone):
+class PatchBackbone(ImageBackbone):
     """A network on a grid of patches: embeddings in front of the blocks, `PatchHead` behind."""
 
     embed_patches: PatchEmbedding
@@ -291,7 +291,7 @@ class PatchBackbone(PictureBackbone):
         return out if self.learned_variance else out[:, : self.in_channels]
 
 
-class LevelBackbone(PictureBackbone):
+class LevelBackbone(ImageBackbone):
     """A network with a condition for each level: `embed` in front of the trunk, `project` behind.
 
     Attributes:
@@ -319,15 +319,15 @@ class LevelBackbone(PictureBackbone):
         """Return features, channels last; float32 under autocast too."""
         return residual(self.embed(mirror(x, self.cells)))
 
-    def condition(self, t: Float[Tensor, " B"], y: Int[Tensor, " B"]) -> Conditions:
+    def condition(self, t: Float[Tensor, " B"], y: Int[Tensor, " B"]) -> LevelVectors:
         """Return the condition vectors of time and label, one for each level."""
         return self.embed_condition(t, y)
 
-    def head_vector(self, c: Conditions) -> Condition:
+    def head_vector(self, c: LevelVectors) -> Condition:
         """Return the condition of the level on which the trunk ends."""
         return c[self.last_level]
 
-    def head(self, features: Float[Tensor, "B h w E"], c: Conditions) -> Float[Tensor, "B O H W"]:
+    def head(self, features: Float[Tensor, "B h w E"], c: LevelVectors) -> Float[Tensor, "B O H W"]:
         """Return the prediction, O = 2C channels where the variance is learned, else C."""
         return self.project(features, self.head_vector(c))
 
@@ -342,7 +342,7 @@ class LevelBackbone(PictureBackbone):
         return super().forward(x, t, y, **options)[:, :, : x.shape[2], : x.shape[3]]
 
 
-def halves_of_head(discard_half: bool, learned_variance: bool) -> int:
+def outputs_per_channel(discard_half: bool, learned_variance: bool) -> int:
     """Return 2 where a head computes twice the channels, else 1.
 
     Raises:

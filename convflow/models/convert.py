@@ -24,8 +24,8 @@ from convflow.models.layouts import (
     our_name,
     published_name,
 )
-from convflow.models.published import Part, find_file, read_config, read_file, take
-from convflow.models.zoo import PUBLISHED, SIZES, create_model
+from convflow.models.published import StoredNetwork, find_file, read_config, read_file, take_network
+from convflow.models.zoo import RELEASED_SETTINGS, SIZES, create_model
 from convflow.nn.positions import sincos_positions
 from convflow.storage import find_nonfinite
 from convflow.types import InputError, unknown_name
@@ -87,7 +87,7 @@ def load_official(
     if not isinstance(weights, str | Path | Mapping):
         raise InputError(f"expected a file of weights or a state dict, got {weights!r}; give one")
     origin, content, config = _read(weights)
-    found = take(content, origin, LAYOUTS[family] if family else tuple(SIGNS), part)
+    found = take_network(content, origin, LAYOUTS[family] if family else tuple(SIGNS), part)
     family, reason = (family, "") if family else _family_of(found.part, content, origin)
     heads = num_heads or config.get("num_attention_heads")
     settings, tensors = _import(found.part, family, origin, keep_half, heads)
@@ -120,7 +120,7 @@ def describe_weights(path: Path, part: str | None = None) -> dict[str, Any]:
             something else than named tensors.
     """
     origin, content, config = _read(path)
-    found = take(content, origin, part=part)
+    found = take_network(content, origin, part=part)
     chosen = found.part
     described: dict[str, Any] = {
         "file": origin,
@@ -159,7 +159,7 @@ def _read(weights: str | Path | Mapping[str, Any]) -> tuple[str, Any, dict[str, 
     return str(weights), read_file(file), read_config(file)
 
 
-def _family_of(part: Part, content: Any, origin: str) -> tuple[str, str]:
+def _family_of(part: StoredNetwork, content: Any, origin: str) -> tuple[str, str]:
     """Return the family of published weights, and how it is known where the tensors do not tell."""
     if part.layout is None:
         if {"embed_patches.weight", "embed_condition.label.0.weight"} & part.tensors.keys():
@@ -176,8 +176,8 @@ def _family_of(part: Part, content: Any, origin: str) -> tuple[str, str]:
     command = content.get("args")
     named = command.get("model") if isinstance(command, Mapping) else getattr(command, "model", "")
     for words, where in ((named, "the command of its training"), (Path(origin).stem, "its name")):
-        if told := re.search(r"(?<![a-z])(dit|sit)(?![a-z])", str(words).lower()):
-            return told[1], f" by {where}"
+        if found := re.search(r"(?<![a-z])(dit|sit)(?![a-z])", str(words).lower()):
+            return found[1], f" by {where}"
     raise InputError(
         f"{origin}: expected a family, for the tensors of DiT and SiT are alike; give family='dit' "
         "or family='sit'"
@@ -192,7 +192,9 @@ def _size_of(family: str, settings: dict[str, Any]) -> str:
     return "not a published one"
 
 
-def _import(part: Part, family: str, origin: str, keep_half: bool, num_heads: int | None) -> Import:
+def _import(
+    part: StoredNetwork, family: str, origin: str, keep_half: bool, num_heads: int | None
+) -> Import:
     """Return settings and tensors of a family, or raise InputError in the file's own names."""
     if part.layout and part.layout not in LAYOUTS[family]:
         other = FAMILY_OF[part.layout]
@@ -226,7 +228,7 @@ def _import(part: Part, family: str, origin: str, keep_half: bool, num_heads: in
         ) from error
 
 
-def _check_numbers(part: Part, origin: str) -> None:
+def _check_numbers(part: StoredNetwork, origin: str) -> None:
     """Raise InputError unless all tensors of a network hold finite floating-point numbers."""
     for name, tensor in part.tensors.items():
         if tensor.dtype not in DTYPES or tensor.layout != torch.strided or tensor.is_meta:
@@ -242,7 +244,7 @@ def _check_numbers(part: Part, origin: str) -> None:
         )
 
 
-def _misfits(model: Backbone, tensors: Mapping[str, Tensor], part: Part) -> list[str]:
+def _misfits(model: Backbone, tensors: Mapping[str, Tensor], part: StoredNetwork) -> list[str]:
     """Return what is missing, unknown or of another shape, by the names of the file."""
     layout = part.layout or LAYOUTS[model.family][0]
     expected = model.state_dict()
@@ -261,7 +263,7 @@ def _misfits(model: Backbone, tensors: Mapping[str, Tensor], part: Part) -> list
     return [*sorted(missing), *sorted(others)]
 
 
-def _merged(part: Part) -> dict[str, Tensor]:
+def _merged(part: StoredNetwork) -> dict[str, Tensor]:
     """Return tensors in diffusers' names, queries, keys and values as one named as the queries.
 
     Raises:
@@ -284,7 +286,7 @@ def _merged(part: Part) -> dict[str, Tensor]:
 
 def _flowdcn(tensors: dict[str, Tensor], keep_half: bool) -> Import:
     tensors |= {n: t.flatten() for n, t in tensors.items() if n.endswith("prior_scale")}
-    settings = _patch_settings(tensors) | PUBLISHED["flowdcn"]
+    settings = _patch_settings(tensors) | RELEASED_SETTINGS["flowdcn"]
     settings["num_groups"] = len(tensors["blocks.0.mix.prior_scale"])
     return settings, tensors if keep_half else _drop_half(settings, tensors)
 

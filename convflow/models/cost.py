@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from convflow.models.backbone import Backbone, check_size
 from convflow.types import InputError, Size
 
-COPIES = {"weights": 1, "averaged weights": 1, "gradients": 1, "AdamW moments": 2}
+TRAINING_COPIES = {"weights": 1, "averaged weights": 1, "gradients": 1, "AdamW moments": 2}
 """How many numbers a training holds for each parameter."""
 
 
@@ -49,7 +49,7 @@ class Cost(NamedTuple):
         A backward pass is taken to make temporary results as large as those of a forward pass.
         The allocator's rest and the data loader are not in it.
         """
-        held = {name: 4 * count * self.parameters for name, count in COPIES.items()}
+        held = {name: 4 * count * self.parameters for name, count in TRAINING_COPIES.items()}
         return held | {"activations": self.saved, "temporary results": self.live}
 
     @property
@@ -62,7 +62,7 @@ MOST_PLACES = 2**33
 """The largest batch times height times width in model space: torch counts bytes in 63 bits."""
 
 
-def measure(
+def measure_cost(
     build: Callable[[], Backbone], size: Size, batch: int = 1, factor: int = 1, half: bool = False
 ) -> Cost:
     """Return what a network costs for `batch` pictures of a height and width.
@@ -90,7 +90,7 @@ def measure(
         saved = _Saved(model)
         with saved_tensors_hooks(saved.keep, _same):
             model(*inputs)
-        flops = FlopCounterMode(display=False, custom_mapping=MORE)
+        flops = FlopCounterMode(display=False, custom_mapping=EXTRA_OPERATORS)
         with torch.no_grad(), _Live(model) as live, flops:
             model(*inputs)
         parameters = sum(p.numel() for p in model.parameters())
@@ -109,7 +109,7 @@ def _attention(q: Any, k: Any, v: Any, *_: Any, **__: Any) -> int:
     return sdpa_flop_count(q, k, v)
 
 
-MORE = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention}
+EXTRA_OPERATORS = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention}
 """Operations whose counts torch lacks."""
 
 
@@ -118,12 +118,12 @@ class _Saved:
 
     def __init__(self, model: Backbone) -> None:
         self.bytes = 0
-        self.known = set(_storages(model))  # held, so that they stay what they are
+        self.seen = set(_storages(model))  # held, so that they stay what they are
 
     def keep(self, tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage not in self.known:
-            self.known.add(storage)
+        if storage not in self.seen:
+            self.seen.add(storage)
             self.bytes += storage.nbytes()
         return tensor
 
@@ -134,7 +134,7 @@ class _Live(TorchDispatchMode):
     def __init__(self, model: Backbone) -> None:
         super().__init__()
         self.now = self.most = 0
-        self.known = weakref.WeakSet(_storages(model))
+        self.seen = weakref.WeakSet(_storages(model))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
@@ -144,9 +144,9 @@ class _Live(TorchDispatchMode):
         return out
 
     def _count(self, storage: torch.UntypedStorage) -> None:
-        if storage in self.known:
+        if storage in self.seen:
             return
-        self.known.add(storage)
+        self.seen.add(storage)
         self.now += storage.nbytes()
         self.most = max(self.most, self.now)
         weakref.finalize(storage, self._free, storage.nbytes())

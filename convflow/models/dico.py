@@ -21,7 +21,7 @@ from convflow.nn.conv import AttentionName, ConvHead, ConvMix, ConvStem
 from convflow.nn.dense import MLP, ActivationName, create_activation
 from convflow.nn.embed import PatchEmbedding, PatchHead
 from convflow.nn.norm import Condition, Modulation, gated, modulate, residual
-from convflow.nn.resample import Conditions, Hourglass, Join, LevelConditions
+from convflow.nn.resample import Hourglass, Join, LevelConditions, LevelVectors
 from convflow.settings.fields import Positive
 from convflow.settings.parts import Classes, Depths, Width
 from convflow.types import InputError
@@ -76,7 +76,7 @@ class Stack(nn.Module):
         count = (depths[0] - 1) // 2 if skips else 0
         self.join = nn.ModuleList(Join(width, width) for _ in range(count))
 
-    def forward(self, x: Float[Tensor, "B H W D"], c: Conditions) -> Float[Tensor, "B H W D"]:
+    def forward(self, x: Float[Tensor, "B H W D"], c: LevelVectors) -> Float[Tensor, "B H W D"]:
         """Return refined features."""
         first_joined = len(self.blocks) - len(self.join)
         outputs: list[Tensor] = []
@@ -162,6 +162,8 @@ class DiCo(LevelBackbone):
         self.embed_condition = LevelConditions(c.num_classes, widths)
         self.multiple = 1 if c.pad else self.cells
 
-    def trunk(self, features: Float[Tensor, "B h w D"], c: Conditions) -> Float[Tensor, "B h w E"]:
+    def trunk(
+        self, features: Float[Tensor, "B h w D"], c: LevelVectors
+    ) -> Float[Tensor, "B h w E"]:
         """Return refined features."""
         return self.body(features, c)

@@ -12,7 +12,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from convflow.models.backbone import PatchBackbone, check_ratio, halves_of_head
+from convflow.models.backbone import PatchBackbone, check_ratio, outputs_per_channel
 from convflow.nn.attention import Attention
 from convflow.nn.dense import GELUMLP
 from convflow.nn.embed import (
@@ -109,7 +109,7 @@ class DiT(PatchBackbone):
                 f"expected {'width / num_heads' if c.positions == 'rotary' else 'a width'} that 4 "
                 f"divides, for positions along two axes, got {turned}; change the width"
             )
-        halves = halves_of_head(c.discard_half, c.learned_variance)
+        num_outputs = outputs_per_channel(c.discard_half, c.learned_variance)
         self.in_channels, self.num_classes = c.in_channels, c.num_classes
         self.multiple, self.learned_variance = c.patch_size, c.learned_variance
         self.positions, self.position_width = c.positions, turned
@@ -119,7 +119,7 @@ class DiT(PatchBackbone):
         self.blocks = nn.ModuleList(
             DiTBlock(width, c.num_heads, c.mlp_ratio, c.qk_norm) for _ in range(c.depth)
         )
-        self.project = PatchHead(width, c.patch_size, c.in_channels * halves)
+        self.project = PatchHead(width, c.patch_size, c.in_channels * num_outputs)
 
     def trunk(
         self,

@@ -12,8 +12,8 @@ from convflow.storage import writing_file
 from convflow.types import InputError
 
 OPSET = 20
-LARGEST = 2**31 - 2**20
-CELLS = (4, 6)
+LARGEST_FILE = 2**31 - 2**20
+EXAMPLE_CELLS = (4, 6)
 """Height and width of the example, in multiples of the network: not equal, and not one."""
 
 
@@ -40,7 +40,7 @@ def export_program(model: Backbone) -> ExportedProgram:
             "and the same weights, and pad outside"
         )
     first = next(model.parameters())
-    height, width = (side * model.multiple for side in CELLS)
+    height, width = (side * model.multiple for side in EXAMPLE_CELLS)
     x = torch.zeros(3, model.in_channels, height, width, dtype=first.dtype, device=first.device)
     example = (x, x.new_zeros(3), x.new_zeros(3, dtype=torch.int64))
     free = Dim.AUTO
@@ -63,7 +63,7 @@ def export_onnx(model: Backbone, path: str | Path) -> None:
     """
     _check_plain(model)
     size = sum(p.numel() * p.element_size() for p in model.parameters())
-    if size > LARGEST:
+    if size > LARGEST_FILE:
         raise InputError(
             f"expected a network of at most 2 GB, which is all that an ONNX file holds, got "
             f"{size / 1e9:.1f} GB; export it in half precision: model.half()"

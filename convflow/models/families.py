@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from convflow.models.backbone import Backbone, PictureBackbone
+from convflow.models.backbone import Backbone, ImageBackbone
 from convflow.models.dico import DiCo
 from convflow.models.dit import DiT, SiT
 from convflow.models.fcdm import FCDM
@@ -17,8 +17,8 @@ from convflow.types import InputError
 
 Network = TypeVar("Network", bound=Backbone)
 
-BACKBONES: Table[type[PictureBackbone]] = Table(
-    "model family", PictureBackbone, {cls.family: cls for cls in (FlowDCN, DiCo, FCDM, DiT, SiT)}
+BACKBONES: Table[type[ImageBackbone]] = Table(
+    "model family", ImageBackbone, {cls.family: cls for cls in (FlowDCN, DiCo, FCDM, DiT, SiT)}
 )
 """The networks on one picture; around any of them goes a `Pyramid`."""
 

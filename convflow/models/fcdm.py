@@ -19,7 +19,7 @@ from convflow.models.backbone import LevelBackbone
 from convflow.nn.conv import Conv, ConvHead, ConvStem, ResponseNorm
 from convflow.nn.dense import create_linear
 from convflow.nn.norm import Condition, Modulation, gated, modulate
-from convflow.nn.resample import Conditions, Hourglass, LevelConditions
+from convflow.nn.resample import Hourglass, LevelConditions, LevelVectors
 from convflow.settings.parts import Classes, Depths, Width
 
 KERNEL = 7
@@ -95,6 +95,8 @@ class FCDM(LevelBackbone):
         self.refine = Conv(width, width)
         self.project = ConvHead(width, c.in_channels * (2 if c.learned_variance else 1))
 
-    def trunk(self, features: Float[Tensor, "B h w D"], c: Conditions) -> Float[Tensor, "B h w D"]:
+    def trunk(
+        self, features: Float[Tensor, "B h w D"], c: LevelVectors
+    ) -> Float[Tensor, "B h w D"]:
         """Return refined features."""
         return self.refine(self.body(features, c))

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from convflow.models.backbone import PatchBackbone, halves_of_head
+from convflow.models.backbone import PatchBackbone, outputs_per_channel
 from convflow.nn.conv import ConvMix
 from convflow.nn.deform import DEFAULT_REACH, GroupwiseMSDCN, Reach
 from convflow.nn.dense import MLPName, create_mlp
@@ -102,7 +102,7 @@ class FlowDCN(PatchBackbone):
         super().__init__(**settings)
         c, width = self.config, self.config.width
         _check_reach(c.reach)
-        halves = halves_of_head(c.discard_half, c.learned_variance)
+        num_outputs = outputs_per_channel(c.discard_half, c.learned_variance)
         self.in_channels, self.num_classes = c.in_channels, c.num_classes
         self.learned_variance = c.learned_variance
         self.multiple, self.reach = c.patch_size, c.reach
@@ -118,7 +118,7 @@ class FlowDCN(PatchBackbone):
         self.blocks = nn.ModuleList(
             FlowDCNBlock(width, create_mix(), c.norm, c.mlp) for _ in range(c.depth)
         )
-        self.project = PatchHead(width, c.patch_size, c.in_channels * halves)
+        self.project = PatchHead(width, c.patch_size, c.in_channels * num_outputs)
 
     def trunk(
         self,

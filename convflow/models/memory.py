@@ -9,13 +9,13 @@ from typing import NamedTuple
 import torch
 
 from convflow.models.backbone import Backbone
-from convflow.models.cost import MOST_PLACES, measure
+from convflow.models.cost import MOST_PLACES, measure_cost
 from convflow.types import InputError, Size
 
 TRUST = 1.25
 """Only what needs so many times the free memory is refused: estimates are of what tensors hold."""
 
-COPIES = 16
+MOST_COPIES = 16
 """A bound on how often a number is held: results of a layer before and after what follows it,
 their gradients; weights, their average, gradients and two moments."""
 
@@ -44,12 +44,12 @@ class MemoryEstimate(NamedTuple):
     def bound(self) -> int:
         """Return more bytes than `needs` does, at once: a place has fewer numbers than a network.
 
-        Every number of a layer's result has a parameter of its own; `COPIES` of it may be kept.
+        Every number of a layer's result has a parameter of its own; `MOST_COPIES` may be kept.
         """
         with torch.device("meta"):
             parameters = sum(p.numel() for p in self.build().parameters())
         places = self.batch * self.evaluations * math.prod(self.size) // self.factor**2
-        return 4 * COPIES * parameters * (1 + places)
+        return 4 * MOST_COPIES * parameters * (1 + places)
 
     def needs(self) -> int:
         """Return an estimate of the bytes, those of weights included."""
@@ -58,7 +58,7 @@ class MemoryEstimate(NamedTuple):
             # Beyond counting it goes on as it grew.
             one, two = (self._replace(batch=count, evaluations=1).needs() for count in (1, 2))
             return one + (evaluations - 1) * (two - one)
-        cost = measure(self.build, self.size, evaluations, self.factor, self.half)
+        cost = measure_cost(self.build, self.size, evaluations, self.factor, self.half)
         return sum((cost.training if self.training else cost.sampling).values())
 
     def check(self, free: int | None, option: str) -> None:

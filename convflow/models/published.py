@@ -26,7 +26,7 @@ WRAPPERS = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wra
 AVERAGED = {"ema", "averaged", "average", "avg", "swa", "shadow"}
 RAW = {"raw", "online", "noema", "nonema"}
 """Words of a name that tell which of two networks is the average."""
-NOT = {"no", "non", "not", "without"}
+NEGATIONS = {"no", "non", "not", "without"}
 """Words that turn the next one into its opposite."""
 
 EXTRAS = re.compile(
@@ -49,7 +49,7 @@ DEEPEST = 6
 
 
 @dataclass
-class Part:
+class StoredNetwork:
     """One network of a file.
 
     Attributes:
@@ -98,7 +98,7 @@ class Published:
         dropped: what was left out, by the file's names; groups as `projectors.*`.
     """
 
-    part: Part
+    part: StoredNetwork
     dropped: list[str]
 
     def describe(self) -> str:
@@ -154,7 +154,7 @@ def read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def take(
+def take_network(
     content: Any, origin: str, layouts: tuple[str, ...] = tuple(SIGNS), part: str | None = None
 ) -> Published:
     """Return the network in a checkpoint, its averaged weights where there are any.
@@ -200,7 +200,7 @@ def _dicts(
             yield from _dicts(value, (*path, key), seen | {id(content)})
 
 
-def _parts(path: tuple[str, ...], content: Mapping[Any, Any], origin: str) -> list[Part]:
+def _parts(path: tuple[str, ...], content: Mapping[Any, Any], origin: str) -> list[StoredNetwork]:
     """Return the networks whose names stand in one dict."""
     plain = {n: WRAPPERS.sub("", n) for n, value in content.items() if _is_tensor(n, value)}
     ends = (*SIGNS.values(), *ENTRY)
@@ -211,7 +211,9 @@ def _parts(path: tuple[str, ...], content: Mapping[Any, Any], origin: str) -> li
         if name == end or name.endswith(f".{end}")
     }
     # Longest first: of ema.x and x the first belongs to ema alone.
-    parts = {prefix: Part(path, prefix, False) for prefix in sorted(prefixes, key=len)[::-1]}
+    parts = {
+        prefix: StoredNetwork(path, prefix, False) for prefix in sorted(prefixes, key=len)[::-1]
+    }
     for file, name in plain.items():
         owner = next((part for prefix, part in parts.items() if name.startswith(prefix)), None)
         if owner is None:
@@ -238,11 +240,11 @@ def _is_averaged(names: list[str], counted: bool = False) -> bool:
     words = re.findall("[a-z]+", ".".join(names).lower())
     for before, word in list(itertools.pairwise(["", *words]))[::-1]:
         if word in AVERAGED | RAW:
-            return (word in AVERAGED) != (before in NOT)
+            return (word in AVERAGED) != (before in NEGATIONS)
     return counted
 
 
-def _choose(parts: list[Part], origin: str, wanted: str | None) -> Part:
+def _choose(parts: list[StoredNetwork], origin: str, wanted: str | None) -> StoredNetwork:
     names = [part.name for part in parts]
     if wanted is not None:
         found = [p for p in parts if p.name == wanted]
@@ -260,7 +262,9 @@ def _choose(parts: list[Part], origin: str, wanted: str | None) -> Part:
     )
 
 
-def _nameless(dicts: Mapping[tuple[str, ...], Mapping[Any, Any]], parts: list[Part]) -> str | None:
+def _nameless(
+    dicts: Mapping[tuple[str, ...], Mapping[Any, Any]], parts: list[StoredNetwork]
+) -> str | None:
     """Return where averaged weights lie that are no network by their names, if there are any."""
     known = {(part.path, file) for part in parts for file in part.files.values()}
     for path, content in dicts.items():
@@ -280,8 +284,8 @@ def _holds_weights(value: Any, depth: int = DEEPEST) -> bool:
 
 
 def _clean(
-    part: Part,
-    parts: list[Part],
+    part: StoredNetwork,
+    parts: list[StoredNetwork],
     dicts: Mapping[tuple[str, ...], Mapping[Any, Any]],
     origin: str,
 ) -> Published:
@@ -309,12 +313,12 @@ def _clean(
     return Published(part, list(dict.fromkeys([*others, *modules])))
 
 
-def _largest(dicts: Mapping[tuple[str, ...], Mapping[Any, Any]], origin: str) -> Part:
+def _largest(dicts: Mapping[tuple[str, ...], Mapping[Any, Any]], origin: str) -> StoredNetwork:
     """Return the dict with the most tensors as a part of no layout."""
     parts = []
     for path, content in dicts.items():
         tensors = {name: value for name, value in content.items() if _is_tensor(name, value)}
-        parts.append(Part(path, "", False, tensors, {name: name for name in tensors}))
+        parts.append(StoredNetwork(path, "", False, tensors, {name: name for name in tensors}))
     largest = max(parts, key=lambda part: len(part.tensors))
     if not largest.tensors:
         held = ", ".join(f"{type(v).__name__} {k!r}" for k, v in [*dicts[()].items()][:3])

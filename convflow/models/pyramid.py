@@ -19,15 +19,15 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from convflow.models.backbone import Backbone, PictureBackbone, check_size
+from convflow.models.backbone import Backbone, ImageBackbone, check_size
 from convflow.models.families import BACKBONES, build
 from convflow.nn.embed import TimeEmbedding
 from convflow.nn.norm import residual
 from convflow.nn.pyramid import (
     CoarseHead,
     CoarseStem,
-    Condition,
     MeanHead,
+    PyramidCondition,
     RepeatStem,
     StageEmbedding,
     add_conditions,
@@ -90,9 +90,9 @@ class Pyramid(Backbone):
                 f"expected a backbone as settings with a family, got {self.config.backbone!r}; "
                 'try {"family": "dico"}'
             )
-        self.shrinkage = Decomposition(factors=self.config.factors).shrinkage
+        self.downsampling = Decomposition(factors=self.config.factors).downsampling
         inner = dict(self.config.backbone)
-        self.backbone: PictureBackbone = build(inner.pop("family"), inner, BACKBONES)
+        self.backbone: ImageBackbone = build(inner.pop("family"), inner, BACKBONES)
         self.config = dataclasses.replace(self.config, backbone=self.backbone.settings)
         self.options = self.backbone.options  # type: ignore[misc]
         for setting in ("learned_variance", "pad"):
@@ -102,10 +102,10 @@ class Pyramid(Backbone):
                     f"{setting}={self.backbone.settings[setting]}; leave it out"
                 )
         self.in_channels, self.num_classes = self.backbone.in_channels, self.backbone.num_classes
-        self.multiple = math.lcm(self.backbone.multiple, self.shrinkage[0])
-        added = [self._create_parts(shrinkage) for shrinkage in self.shrinkage[:-1]]
+        self.multiple = math.lcm(self.backbone.multiple, self.downsampling[0])
+        added = [self._create_parts(downsampling) for downsampling in self.downsampling[:-1]]
         if self.config.coarse == "upsample":
-            added[0] = self._repeat_parts(self.shrinkage[0])
+            added[0] = self._repeat_parts(self.downsampling[0])
         self.stems = nn.ModuleList(stem for stem, _, _ in added)
         self.times = nn.ModuleList(time for _, time, _ in added)
         self.heads = nn.ModuleList(head for _, _, head in added)
@@ -179,7 +179,7 @@ class Pyramid(Backbone):
         self.backbone.check_options(**options)
 
     @property
-    def inner(self) -> PictureBackbone:
+    def inner(self) -> ImageBackbone:
         """The network on one picture inside."""
         return self.backbone
 
@@ -195,7 +195,9 @@ class Pyramid(Backbone):
         ]
         return sum(parts[1:], parts[0])
 
-    def condition(self, t: Float[Tensor, "B S"], y: Int[Tensor, " B"], keep: Keep) -> Condition:
+    def condition(
+        self, t: Float[Tensor, "B S"], y: Int[Tensor, " B"], keep: Keep
+    ) -> PyramidCondition:
         """Return the condition of all active scales' times, the label, and the stage."""
         times = (*self.times, self.backbone.parts.time)
         parts = [self.backbone.parts.label(y)]
@@ -205,12 +207,12 @@ class Pyramid(Backbone):
             parts.append(self.stage(_last_active(t, keep)))
         return add_conditions(parts)
 
-    def trunk(self, features: Tensor, c: Condition, **arguments: Any) -> Tensor:
+    def trunk(self, features: Tensor, c: PyramidCondition, **arguments: Any) -> Tensor:
         """Return refined features; `arguments` are the backbone's own, such as `reach`."""
         return self.backbone.trunk(features, c, **arguments)
 
     def head(
-        self, features: Tensor, c: Condition, keep: Keep
+        self, features: Tensor, c: PyramidCondition, keep: Keep
     ) -> tuple[Float[Tensor, "B C _ _"], ...]:
         """Return the prediction of each scale, zero where it takes no part."""
         heads, seen = (*self.heads, self.backbone.parts.head), self.backbone.head_vector(c)
@@ -232,7 +234,7 @@ class Pyramid(Backbone):
 
         Args:
             scales: the first k of the S scales, coarse to fine; the height and width of each are
-                those of the finest scale, multiples of `multiple`, over its shrinkage.
+                those of the finest scale, multiples of `multiple`, over its downsampling.
             t: each scale's own flow time, in [0, 1], 0 = noise, 1 = data.
             y: labels in [0, num_classes].
             active: how many of the k scales take part in each sample, 1 .. k; None for all. Of
@@ -257,27 +259,27 @@ class Pyramid(Backbone):
         """Return arguments of `forward` without numbers, for pictures of a height and width."""
         scales = [
             torch.empty(batch, self.in_channels, size[0] // by, size[1] // by)
-            for by in self.shrinkage
+            for by in self.downsampling
         ]
         t = torch.empty(batch, self.num_scales)
         return scales, t, torch.empty(batch, dtype=torch.int64)
 
-    def _create_parts(self, shrinkage: int) -> tuple[nn.Module, nn.Module, nn.Module]:
+    def _create_parts(self, downsampling: int) -> tuple[nn.Module, nn.Module, nn.Module]:
         """Return stem, time embedding and head of a scale, on the grid of the backbone."""
         own = self.backbone.parts
-        stem = CoarseStem(own.stem, shrinkage)
+        stem = CoarseStem(own.stem, downsampling)
         # As wide inside as the stem: of wider levels' embeddings, which see a number, this is most.
         make = partial(TimeEmbedding, hidden=stem.width)
         return stem, self.backbone.create_condition(make), CoarseHead(own.head.width, stem)
 
-    def _repeat_parts(self, shrinkage: int) -> tuple[nn.Module, nn.Module, nn.Module]:
+    def _repeat_parts(self, downsampling: int) -> tuple[nn.Module, nn.Module, nn.Module]:
         """Return copies of the backbone's own parts, for pictures brought to its resolution."""
         own = self.backbone.parts
         parts = nn.ModuleList([own.stem, own.time, own.head])
         # Weights are cloned by hand: deepcopy would take those without memory out of their mode.
         clones = {id(p): nn.Parameter(p.detach().clone()) for p in parts.parameters()}
         stem, time, head = copy.deepcopy(parts, clones)
-        return RepeatStem(stem, shrinkage), time, MeanHead(head, shrinkage)
+        return RepeatStem(stem, downsampling), time, MeanHead(head, downsampling)
 
     def _check(self, scales: Sequence[Tensor], t: Tensor, active: Tensor | None) -> None:
         """Raise InputError unless the shapes fit each other and the network."""
@@ -286,12 +288,12 @@ class Pyramid(Backbone):
                 f"expected 1 to {self.num_scales} scales, coarse to fine, got {len(scales)}; "
                 "this network was built for other factors"
             )
-        *_, height, width = (1, 1, *(side * self.shrinkage[0] for side in scales[0].shape))
+        *_, height, width = (1, 1, *(side * self.downsampling[0] for side in scales[0].shape))
         batch = len(t)
         check_size(height, width, self.multiple)
         shapes = [
             (batch, self.in_channels, height // by, width // by)
-            for by in self.shrinkage[: len(scales)]
+            for by in self.downsampling[: len(scales)]
         ]
         found = [tuple(x.shape) for x in scales]
         if found != shapes:

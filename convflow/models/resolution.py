@@ -16,13 +16,13 @@ from convflow.nn.positions import SCALINGS, PositionScaling
 from convflow.nn.reach import ReachSchedule
 from convflow.types import InputError, Size, unknown_name
 
-OWNERS = {
+SIZE_OPTIONS = {
     "reach": "it belongs to flowdcn",
     "position_scaling": "it belongs to dit and sit",
 }
 """Arguments of networks that speak of the size, and whose they are."""
 
-KINDS = tuple(dict.fromkeys(kind for kinds in SCALINGS.values() for kind in kinds))
+POSITION_SCALINGS = tuple(dict.fromkeys(kind for kinds in SCALINGS.values() for kind in kinds))
 
 
 def read_arguments(model: Backbone, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -31,25 +31,27 @@ def read_arguments(model: Backbone, given: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         model: which is to take them.
         given: reach: a number, (x, y), a tensor, a `ReachSchedule`, "auto" or "none";
-            position_scaling: a name in `KINDS`, "none", or a `PositionScaling`; any other
-            argument of the network.
+            position_scaling: a name in `POSITION_SCALINGS`, "none", or a `PositionScaling`; any
+            other argument of the network.
 
     Raises:
         InputError: an argument that the network does not take, or an unknown word.
     """
     read = {name: value for name, value in given.items() if value is not None}
-    read = {name: v for name, v in read.items() if name not in OWNERS or not _is_none(v)}
+    read = {name: v for name, v in read.items() if name not in SIZE_OPTIONS or not _is_none(v)}
     for name, value in read.items():
-        if name in OWNERS and name not in model.options:
+        if name in SIZE_OPTIONS and name not in model.options:
             family = model.inner.family
-            raise InputError(f"{family} has no {name}, got {value}; leave it out, {OWNERS[name]}")
+            raise InputError(
+                f"{family} has no {name}, got {value}; leave it out, {SIZE_OPTIONS[name]}"
+            )
     if isinstance(read.get("reach"), str):
         if read["reach"] != "auto":
             raise InputError(f"expected a reach in cells or auto, got {read['reach']!r}; change it")
         read["reach"] = ReachSchedule()
     kind = read.get("position_scaling")
-    if isinstance(kind, str) and kind not in KINDS:
-        raise InputError(unknown_name("position scaling", kind, ("none", *KINDS)))
+    if isinstance(kind, str) and kind not in POSITION_SCALINGS:
+        raise InputError(unknown_name("position scaling", kind, ("none", *POSITION_SCALINGS)))
     return read
 
 
@@ -88,27 +90,29 @@ class Resolution:
         Raises:
             InputError: a schedule that does not fit the network.
         """
-        inner, told = model.inner, {n: v for n, v in given.items() if n in model.options}
-        if isinstance(schedule := told.get("reach"), ReachSchedule):
+        inner, model_kwargs = model.inner, {n: v for n, v in given.items() if n in model.options}
+        if isinstance(schedule := model_kwargs.get("reach"), ReachSchedule):
             network = cast(FlowDCN, inner)
-            told["reach"] = schedule.at(t, self.ratio, network.reach, len(network.blocks))
-        if isinstance(kind := told.get("position_scaling"), str):
+            model_kwargs["reach"] = schedule.at(t, self.ratio, network.reach, len(network.blocks))
+        if isinstance(kind := model_kwargs.get("position_scaling"), str):
             rows, columns = (side // inner.multiple for side in self.trained)
-            told["position_scaling"] = PositionScaling(kind, rows, columns)
-        return told
+            model_kwargs["position_scaling"] = PositionScaling(kind, rows, columns)
+        return model_kwargs
 
     def describe(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Return what `read_arguments` has returned, ready for JSON, with what it rests on."""
-        told = {n: v.tolist() if isinstance(v, Tensor) else v for n, v in given.items()}
-        if isinstance(schedule := told.get("reach"), ReachSchedule):
+        model_kwargs = {n: v.tolist() if isinstance(v, Tensor) else v for n, v in given.items()}
+        if isinstance(schedule := model_kwargs.get("reach"), ReachSchedule):
             parts = {**dataclasses.asdict(schedule), "ratio": self.ratio}
-            told["reach"] = {n: [*v] if isinstance(v, tuple) else v for n, v in parts.items()}
-        scaling = told.get("position_scaling")
+            model_kwargs["reach"] = {
+                n: [*v] if isinstance(v, tuple) else v for n, v in parts.items()
+            }
+        scaling = model_kwargs.get("position_scaling")
         if isinstance(scaling, PositionScaling):
-            told["position_scaling"] = scaling._asdict()
+            model_kwargs["position_scaling"] = scaling._asdict()
         elif scaling is not None:
-            told["position_scaling"] = {"kind": scaling, "trained": list(self.trained)}
-        return told
+            model_kwargs["position_scaling"] = {"kind": scaling, "trained": list(self.trained)}
+        return model_kwargs
 
     def network(
         self,

@@ -25,10 +25,10 @@ FAMILIES: Table[type[Backbone]] = Table(
 )
 
 
-class Size(NamedTuple):
+class PublishedSize(NamedTuple):
     """A published size: its settings, and the counts of the released module with 1000 classes.
 
-    `params` are the released module's trainable parameters, in `settings | PUBLISHED[family]`;
+    `params` are the released module's trainable parameters, with `RELEASED_SETTINGS[family]`;
     `gmacs` its matrix products and convolutions in 10^9 multiply-accumulates at 256, 512 and 1024
     pixels (8x latents), those of attention included. Deformable sampling is not in `gmacs`.
     """
@@ -41,30 +41,32 @@ class Size(NamedTuple):
 
 def _flowdcn(
     width: int, depth: int, num_groups: int, params: int, gmacs: tuple[float, ...]
-) -> Size:
+) -> PublishedSize:
     settings = {"width": width, "depth": depth, "num_groups": num_groups}
-    return Size("flowdcn", settings, params, gmacs)
+    return PublishedSize("flowdcn", settings, params, gmacs)
 
 
 def _dico(
     width: int, depths: tuple[int, ...], ratio: float, params: int, gmacs: tuple[float, ...]
-) -> Size:
+) -> PublishedSize:
     settings = {"width": width, "depths": depths, "mlp_ratio": ratio}
-    return Size("dico", settings, params, gmacs)
+    return PublishedSize("dico", settings, params, gmacs)
 
 
-def _fcdm(width: int, depths: tuple[int, ...], params: int, gmacs: tuple[float, ...]) -> Size:
-    return Size("fcdm", {"width": width, "depths": depths}, params, gmacs)
+def _fcdm(
+    width: int, depths: tuple[int, ...], params: int, gmacs: tuple[float, ...]
+) -> PublishedSize:
+    return PublishedSize("fcdm", {"width": width, "depths": depths}, params, gmacs)
 
 
-def _transformer(family: str, row: tuple[Any, ...]) -> Size:
+def _transformer(family: str, row: tuple[Any, ...]) -> PublishedSize:
     width, depth, num_heads, patch_size, params, gmacs = row
     settings = {"width": width, "depth": depth, "num_heads": num_heads, "patch_size": patch_size}
-    return Size(family, settings, params, gmacs)
+    return PublishedSize(family, settings, params, gmacs)
 
 
 # fmt: off
-SIZES: dict[str, Size] = {  # width, depth, groups, parameters, GMACs at 256, 512 and 1024
+SIZES: dict[str, PublishedSize] = {  # width, depth, groups, parameters, GMACs at 256, 512 and 1024
     "flowdcn-s/2":  _flowdcn(384,  12, 6,   30_300_416, (4.801, 19.169, 76.641)),
     "flowdcn-b/2":  _flowdcn(768,  12, 12, 120_099_296, (19.192, 76.637, 306.413)),
     "flowdcn-l/2":  _flowdcn(1024, 24, 16, 421_503_520, (68.203, 272.348, 1088.929)),
@@ -101,7 +103,7 @@ counts at /4 and /8 and all at 1024 pixels are our own."""
 for _family in ("dit", "sit"):
     SIZES |= {f"{_family}-{name}": _transformer(_family, row) for name, row in TRANSFORMERS.items()}
 
-PUBLISHED: dict[str, dict[str, Any]] = {
+RELEASED_SETTINGS: dict[str, dict[str, Any]] = {
     "flowdcn": {"border": "truncate", "discard_half": True},
     "dico": {"learned_variance": True},
     "fcdm": {"learned_variance": True},
@@ -202,9 +204,9 @@ def check_process(model: Backbone, process: Process) -> None:
 
     What no shape tells, such as the schedule, is taken on trust.
     """
-    shrinkages = [list(of.shrinkage[:-1]) for of in (process, model)]
-    if shrinkages[0] != shrinkages[1]:
-        ours, theirs = map(_scales, shrinkages)
+    downsamplings = [list(of.downsampling[:-1]) for of in (process, model)]
+    if downsamplings[0] != downsamplings[1]:
+        ours, theirs = map(_scales, downsamplings)
     else:
         ours, theirs = (
             f"with{'' if learned else 'out'} channels for a variance"
@@ -217,8 +219,8 @@ def check_process(model: Backbone, process: Process) -> None:
         )
 
 
-def _scales(shrinkage: Sequence[int]) -> str:
-    factors = [int(a / b) for a, b in itertools.pairwise([*shrinkage, 1])]
+def _scales(downsampling: Sequence[int]) -> str:
+    factors = [int(a / b) for a, b in itertools.pairwise([*downsampling, 1])]
     return f"of scales with the factors {factors}" if factors else "of one scale"
 
 
@@ -242,13 +244,13 @@ def find_folder(folder_or_id: str | Path) -> Path:
 
 def _split(settings: dict[str, Any]) -> dict[str, Any]:
     """Return the settings of a pyramid, those that are not its own given to its backbone."""
-    own = {name: settings[name] for name in settings_of(Pyramid.family) if name in settings}
-    size = _find(own["backbone"])
-    rest = {name: value for name, value in settings.items() if name not in own}
-    return own | {"backbone": {"family": size.family, **size.settings, **rest}}
+    pyramid = {name: settings[name] for name in settings_of(Pyramid.family) if name in settings}
+    size = _find(pyramid["backbone"])
+    rest = {name: value for name, value in settings.items() if name not in pyramid}
+    return pyramid | {"backbone": {"family": size.family, **size.settings, **rest}}
 
 
-def _find(name: str, trusted: bool = True) -> Size:
+def _find(name: str, trusted: bool = True) -> PublishedSize:
     """Return a published size, or a family as a size without settings."""
     if name in SIZES:
         return SIZES[name]
@@ -256,4 +258,4 @@ def _find(name: str, trusted: bool = True) -> Size:
         known = unknown_name("model", name, [*SIZES, *FAMILIES])
         raise InputError(f"{known}; or give package.module:Name")
     FAMILIES.find(name, trusted=trusted)
-    return Size(name, {}, 0, ())
+    return PublishedSize(name, {}, 0, ())

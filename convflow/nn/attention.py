@@ -5,6 +5,7 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from convflow.nn.linear import Linear
 from convflow.nn.norm import RMSNorm
 from convflow.nn.positions import rotate
 from convflow.types import InputError
@@ -30,8 +31,8 @@ class Attention(nn.Module):
                 f"and num_heads {num_heads}; change one of them"
             )
         self.num_heads = num_heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
+        self.qkv = Linear(width, 3 * width)
+        self.out = Linear(width, width)
         self.norm_q = RMSNorm(width // num_heads) if qk_norm else nn.Identity()
         self.norm_k = RMSNorm(width // num_heads) if qk_norm else nn.Identity()
         for layer in (self.qkv, self.out):

@@ -7,8 +7,8 @@ from typing import get_args
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from convflow.nn.linear import Linear, linear
 from convflow.ops.deform.op import Border, msdcn_sample
 from convflow.ops.deform.reference import TAPS
 from convflow.types import InputError, unknown_name
@@ -43,11 +43,11 @@ class GroupwiseMSDCN(nn.Module):
         if border not in (known := get_args(Border)):
             raise InputError(unknown_name("border", border, known))
         self.num_groups, self.border = num_groups, border
-        self.value = nn.Linear(width, width)
-        self.direction = nn.Linear(width, num_groups * TAPS * 2)
-        self.scale = nn.Linear(width, num_groups * TAPS, bias=False)
-        self.weight = nn.Linear(width, num_groups * TAPS)
-        self.out = nn.Linear(width, width)
+        self.value = Linear(width, width)
+        self.direction = Linear(width, num_groups * TAPS * 2)
+        self.scale = Linear(width, num_groups * TAPS, bias=False)
+        self.weight = Linear(width, num_groups * TAPS)
+        self.out = Linear(width, width)
         share = torch.arange(1, num_groups + 1) / num_groups
         self.prior_scale = nn.Parameter(torch.logit(share - 1e-4))
         for layer in (self.direction, self.scale, self.weight):
@@ -69,11 +69,12 @@ class GroupwiseMSDCN(nn.Module):
             return torch.cat([layer(x) for layer in layers], -1)
         no_bias = torch.zeros_like(self.scale.weight[:, 0])
         biases = [self.value.bias, self.direction.bias, no_bias, self.weight.bias]
-        return F.linear(x, torch.cat([layer.weight for layer in layers]), torch.cat(biases))
+        weight = torch.cat([layer.weight for layer in layers])
+        return linear(x, weight, torch.cat(biases), self.value.engine)
 
 
 def _is_plain(layer: nn.Module) -> bool:
-    return type(layer) is nn.Linear and not (layer._forward_hooks or layer._forward_pre_hooks)
+    return type(layer) is Linear and not (layer._forward_hooks or layer._forward_pre_hooks)
 
 
 def _as_rows(reach: Reach, x: Tensor) -> Float[Tensor, "N 2"]:

@@ -7,6 +7,7 @@ from typing import Literal, get_args
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from convflow.nn.linear import Linear
 from convflow.types import InputError, unknown_name
 
 MLPName = Literal["swiglu", "gelu"]
@@ -19,9 +20,9 @@ class SwiGLU(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         hidden = 8 * width // 3
-        self.gate = nn.Linear(width, hidden, bias=False)
-        self.up = nn.Linear(width, hidden, bias=False)
-        self.out = nn.Linear(hidden, width, bias=False)
+        self.gate = Linear(width, hidden, bias=False)
+        self.up = Linear(width, hidden, bias=False)
+        self.out = Linear(hidden, width, bias=False)
         for layer in (self.gate, self.up, self.out):
             nn.init.xavier_uniform_(layer.weight)
 
@@ -44,9 +45,9 @@ class GELUMLP(MLP):
         super().__init__(width, int(ratio * width), nn.GELU("tanh"))
 
 
-def create_linear(in_width: int, out_width: int) -> nn.Linear:
+def create_linear(in_width: int, out_width: int) -> Linear:
     """Return a linear layer with Xavier-uniform weights and a bias of zero."""
-    linear = nn.Linear(in_width, out_width)
+    linear = Linear(in_width, out_width)
     nn.init.xavier_uniform_(linear.weight)
     nn.init.zeros_(linear.bias)
     return linear

@@ -8,10 +8,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from convflow.nn.linear import Linear
 from convflow.nn.norm import Condition, Modulation, modulate
 
 FREQUENCIES = 256
-MAX_PERIOD = 10_000.0
+MAX_TIME_PERIOD = 10_000.0
 
 
 class TimeEmbedding(nn.Module):
@@ -28,8 +29,8 @@ class TimeEmbedding(nn.Module):
     ) -> None:
         super().__init__()
         self.spacing = spacing
-        self.hidden = nn.Linear(FREQUENCIES, hidden or width)
-        self.out = nn.Linear(hidden or width, width)
+        self.hidden = Linear(FREQUENCIES, hidden or width)
+        self.out = Linear(hidden or width, width)
         for layer in (self.hidden, self.out):
             nn.init.normal_(layer.weight, std=0.02)
             nn.init.zeros_(layer.bias)
@@ -38,7 +39,7 @@ class TimeEmbedding(nn.Module):
         """Embed `t` in the process's own units; angles are formed in float32."""
         half = FREQUENCIES // 2
         index = torch.arange(half, device=t.device, dtype=torch.float32)
-        angles = t.float()[:, None] * torch.exp(-math.log(MAX_PERIOD) / self.spacing * index)
+        angles = t.float()[:, None] * torch.exp(-math.log(MAX_TIME_PERIOD) / self.spacing * index)
         waves = torch.cat([angles.cos(), angles.sin()], dim=-1)
         return self.out(nn.functional.silu(self.hidden(waves.to(self.hidden.weight.dtype))))
 
@@ -74,8 +75,8 @@ def unpatchify(
     """Put patches back on the picture: P holds (row, column, channel), channel fastest."""
     batch, rows, columns, _ = patches.shape
     grid = patches.reshape(batch, rows, columns, patch_size, patch_size, channels)
-    picture = grid.permute(0, 5, 1, 3, 2, 4)
-    return picture.reshape(batch, channels, rows * patch_size, columns * patch_size)
+    image = grid.permute(0, 5, 1, 3, 2, 4)
+    return image.reshape(batch, channels, rows * patch_size, columns * patch_size)
 
 
 class PatchHead(nn.Module):
@@ -86,7 +87,7 @@ class PatchHead(nn.Module):
         self.width, self.patch_size, self.out_channels = width, patch_size, out_channels
         self.modulation = Modulation(width, 2)
         self.norm = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
-        self.out = nn.Linear(width, patch_size**2 * out_channels)
+        self.out = Linear(width, patch_size**2 * out_channels)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from convflow.nn.linear import Linear
 from convflow.types import InputError, unknown_name
 
 NormName = Literal["rms", "layer"]
@@ -77,7 +78,7 @@ class Modulation(nn.Sequential):
     """adaLN-Zero: a condition vector becomes `count` vectors per sample, all zero at first."""
 
     def __init__(self, width: int, count: int) -> None:
-        linear = nn.Linear(width, count * width)
+        linear = Linear(width, count * width)
         nn.init.zeros_(linear.weight)
         nn.init.zeros_(linear.bias)
         super().__init__(nn.SiLU(), linear)

@@ -23,7 +23,7 @@ Positions = Literal["sincos", "rotary"]
 SCALINGS: dict[str, tuple[str, ...]] = {"sincos": ("pi", "ei"), "rotary": ("pi", "ntk", "yarn")}
 """The kinds of `PositionScaling` that each kind of positions has."""
 
-MAX_PERIOD = 10_000.0
+MAX_POSITION_PERIOD = 10_000.0
 
 FEW_TURNS, MANY_TURNS = 1.0, 32.0
 """Turns over the trained length below which YaRN scales in full, and above which not at all."""
@@ -147,7 +147,7 @@ def _axis(
     dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
     index = torch.arange(count, device=like.device, dtype=dtype)
     places = torch.arange(length, device=like.device, dtype=dtype)
-    frequencies, one = torch.exp(-math.log(MAX_PERIOD) / count * index), index.new_ones(())
+    frequencies, one = torch.exp(-math.log(MAX_POSITION_PERIOD) / count * index), index.new_ones(())
     if kind is None:
         return places, frequencies, one
     # A tensor: a branch on a length would be a graph of its own in the compiler.

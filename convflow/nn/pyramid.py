@@ -21,28 +21,28 @@ from convflow.nn.norm import Modulation, modulate
 from convflow.nn.resample import shuffle_down, shuffle_up
 from convflow.processes.decomposition import mean_down, nearest_up
 
-Condition = Tensor | tuple[Tensor, ...]
+PyramidCondition = Tensor | tuple[Tensor, ...]
 """What the blocks are told: a vector (B, D), or one for each level of the network."""
 
-Masked = TypeVar("Masked", Tensor, tuple[Tensor, ...], Condition)
+Masked = TypeVar("Masked", Tensor, tuple[Tensor, ...], PyramidCondition)
 
 
 class CoarseStem(nn.Conv2d):
     """A stem for pictures that are smaller than those of another stem, onto the same grid.
 
-    With patches of p pixels there and pictures `shrinkage` times smaller, the patch becomes
-    p / gcd(p, shrinkage) pixels, and each of them shrinkage / gcd(p, shrinkage) cells along a side,
-    by a pixel shuffle. Where `shrinkage` divides p this is a plain, smaller patch.
+    With patches of p pixels there and pictures s = `downsampling` times smaller, the patch becomes
+    p / gcd(p, s) pixels, and each of them s / gcd(p, s) cells along a side, by a pixel shuffle.
+    Where s divides p this is a plain, smaller patch.
 
     Args:
         fine: the other stem: patches without overlap, or a 3x3 convolution (p = 1).
-        shrinkage: how many times smaller the pictures are.
+        downsampling: how many times smaller the pictures are.
     """
 
-    def __init__(self, fine: nn.Conv2d, shrinkage: int) -> None:
+    def __init__(self, fine: nn.Conv2d, downsampling: int) -> None:
         patch, width, channels = fine.stride[0], fine.out_channels, fine.in_channels
-        shared = math.gcd(patch, shrinkage)
-        self.patch_size, self.cells, self.width = patch // shared, shrinkage // shared, width
+        shared = math.gcd(patch, downsampling)
+        self.patch_size, self.cells, self.width = patch // shared, downsampling // shared, width
         self.reach = fine.kernel_size[0] - patch
         """Pixels that the kernel is wider than the patch."""
         kernel = self.patch_size + self.reach
@@ -129,7 +129,7 @@ def masked(x: Masked, keep: Bool[Tensor, " B"] | None) -> Masked:
     return x.masked_fill(~keep.view(-1, *(1,) * (x.dim() - 1)), 0)
 
 
-def add_conditions(conditions: Sequence[Condition]) -> Condition:
+def add_conditions(conditions: Sequence[PyramidCondition]) -> PyramidCondition:
     """Return the sum of conditions that are all vectors, or all one vector for each level."""
     if isinstance(conditions[0], Tensor):
         return reduce(torch.add, conditions)  # type: ignore[arg-type]

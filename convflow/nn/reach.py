@@ -18,7 +18,7 @@ from convflow.types import InputError, check_kinds, unknown_name
 
 Form = Literal["linear", "constant"]
 
-SPARED = (5, 4)
+UNSCALED_BLOCKS = (5, 4)
 """How many of the first and of the last blocks keep their reach, as published."""
 
 
@@ -79,11 +79,11 @@ class ReachSchedule:
         Raises:
             InputError: blocks that are not there; too few for the published ones.
         """
-        first, last = self.blocks or (SPARED[0], depth - 1 - SPARED[1])
+        first, last = self.blocks or (UNSCALED_BLOCKS[0], depth - 1 - UNSCALED_BLOCKS[1])
         if self.blocks is None and first > last:
             raise InputError(
-                f"expected more than {sum(SPARED)} blocks for the published reach-blocks, which "
-                f"leave out so many, got {depth}; choose reach-blocks such as 0,{depth - 1}"
+                f"expected more than {sum(UNSCALED_BLOCKS)} blocks for the published reach-blocks, "
+                f"which leave out so many, got {depth}; choose reach-blocks such as 0,{depth - 1}"
             )
         if last >= depth:
             raise InputError(

@@ -18,10 +18,10 @@ from convflow.nn.embed import LabelEmbedding, TimeEmbedding
 from convflow.nn.norm import residual
 from convflow.types import InputError
 
-Conditions = tuple[Float[Tensor, "B _"], ...]
+LevelVectors = tuple[Float[Tensor, "B _"], ...]
 """The `Condition` of each level of a network, the finest first."""
 
-STAGES = 5
+NUM_STAGES = 5
 
 
 def shuffle_down(
@@ -103,10 +103,10 @@ class Hourglass(nn.Module):
         out_width: int,
     ) -> None:
         super().__init__()
-        if len(depths) != STAGES or min(depths) < 1 or width < 2 or width % 2:
+        if len(depths) != NUM_STAGES or min(depths) < 1 or width < 2 or width % 2:
             raise InputError(
-                f"expected an even width and {STAGES} depths of at least 1, two stages down, the "
-                f"middle and two up, got width {width} and depths {list(depths)}"
+                f"expected an even width and {NUM_STAGES} depths of at least 1, two stages down, "
+                f"the middle and two up, got width {width} and depths {list(depths)}"
             )
         near, mid, far = widths = self.widths_of(width)
         stages = (near, mid, far, mid, out_width)
@@ -124,7 +124,7 @@ class Hourglass(nn.Module):
         """Return the channels of the three levels."""
         return width, 2 * width, 4 * width
 
-    def forward(self, x: Float[Tensor, "B H W D"], c: Conditions) -> Float[Tensor, "B H W E"]:
+    def forward(self, x: Float[Tensor, "B H W D"], c: LevelVectors) -> Float[Tensor, "B H W E"]:
         """Return refined features; height and width are multiples of 4."""
         near = self._run(0, x, c)
         mid = self._run(1, self.down[0](near), c)
@@ -132,7 +132,7 @@ class Hourglass(nn.Module):
         mid = self._run(3, self.join[0](self.up[0](far), mid), c)
         return self._run(4, self.join[1](self.up[1](mid), near), c)
 
-    def _run(self, stage: int, x: Tensor, c: Conditions) -> Tensor:
+    def _run(self, stage: int, x: Tensor, c: LevelVectors) -> Tensor:
         x = residual(x)
         for block in self.stages[stage]:  # type: ignore[attr-defined]
             x = block(x, c[self.levels[stage]])
@@ -150,7 +150,7 @@ class Levels(nn.ModuleList):
     def __init__(self, make: Callable[[int], nn.Module], widths: Sequence[int]) -> None:
         super().__init__(make(width) for width in widths)
 
-    def forward(self, x: Tensor) -> Conditions:
+    def forward(self, x: Tensor) -> LevelVectors:
         """Return what the modules make of `x`, times (B,) or labels (B,)."""
         return tuple(module(x) for module in self)
 
@@ -167,7 +167,7 @@ class LevelConditions(nn.Module):
         self.time = Levels(TimeEmbedding, widths)
         self.label = Levels(partial(LabelEmbedding, num_classes), widths)
 
-    def forward(self, t: Float[Tensor, " B"], y: Int[Tensor, " B"]) -> Conditions:
+    def forward(self, t: Float[Tensor, " B"], y: Int[Tensor, " B"]) -> LevelVectors:
         """Return the condition vectors of time and label, the finest level first."""
         return tuple(map(torch.add, self.time(t), self.label(y)))
 

@@ -9,7 +9,7 @@ from torch.autograd import forward_ad
 from convflow.types import InputError
 
 
-def check_kinds(**tensors: Tensor) -> None:
+def check_operands(**tensors: Tensor) -> None:
     """Raise InputError unless all are floating and on the device of the first."""
     first, *_ = tensors
     device = tensors[first].device

@@ -24,7 +24,7 @@ Clock = Callable[[Tensor], Tensor]
 """From times that a network is told to flow times, 0 = noise and 1 = data, beside each number of a
 state: (B, 1, 1, 1), or (B, 1, 1, N) where the numbers of a state have times of their own."""
 
-Draw = Callable[[int], Tensor]
+MoreNoise = Callable[[int], Tensor]
 """From 1, 2, ... to more standard normal noise of the shape of the first."""
 
 Guided = TypeVar("Guided", bound="Field")
@@ -106,7 +106,7 @@ class Process(Part):
         return 1
 
     @property
-    def shrinkage(self) -> tuple[int, ...]:
+    def downsampling(self) -> tuple[int, ...]:
         """How many times smaller than the picture each scale is, from coarse to fine."""
         return (1,)
 
@@ -188,7 +188,7 @@ class Process(Part):
     def start(
         self,
         noise: Float[Tensor, "B C H W"],
-        draw: Draw,
+        draw: MoreNoise,
         stage: Stage,
         state: Float[Tensor, "B C _ _"] | None = None,
     ) -> Float[Tensor, "B C _ _"]:

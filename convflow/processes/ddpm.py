@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from convflow.processes.contract import Field, Process, Stage, beside
-from convflow.processes.flow import Draws
+from convflow.processes.flow import TrainingDraws
 from convflow.processes.prediction import Kind, Predicts
 from convflow.processes.schedule import Schedule, discrete
 from convflow.settings.fields import doc
@@ -142,11 +142,11 @@ class DDPM(Process):
         kept = torch.linspace(0, last, steps, dtype=torch.float64).round().long()
         return _Respaced(self.variance, self, kept if steps > 1 else torch.tensor([last]))
 
-    def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> Draws:
+    def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> TrainingDraws:
         """Return noise and uniform steps for a batch of `shape`, on the generator's device."""
         device = generator.device
         t = torch.randint(len(self), shape[:1], generator=generator, device=device).float()
-        return Draws(torch.randn(shape, generator=generator, device=device), t)
+        return TrainingDraws(torch.randn(shape, generator=generator, device=device), t)
 
     def mix(
         self,
@@ -231,7 +231,7 @@ class DDPM(Process):
         model: Denoiser,
         data: Float[Tensor, "B C H W"],
         labels: Int[Tensor, " B"],
-        draws: Draws,
+        draws: TrainingDraws,
     ) -> Float[Tensor, " B"]:
         """Return the loss of each sample for draws already made.
 
@@ -244,7 +244,7 @@ class DDPM(Process):
         """
         noise, t = draws
         x = self.mix(data, noise, t)
-        output = model(x, self.told(t), labels)
+        output = model(x, self.model_times(t), labels)
         self._check(output, data)
         output = output.to(torch.promote_types(output.dtype, torch.float32))
         prediction, v = output[:, : data.shape[1]], output[:, data.shape[1] :]
@@ -281,7 +281,7 @@ class DDPM(Process):
         """Return the flow time 1 - (step + 1) / N of what the network is told."""
         return 1 - (step + 1) / self.num_times
 
-    def told(self, t: Float[Tensor, " B"] | Int[Tensor, " B"]) -> Float[Tensor, " B"]:
+    def model_times(self, t: Float[Tensor, " B"] | Int[Tensor, " B"]) -> Float[Tensor, " B"]:
         """Return what the network is told at steps t of this chain, `times[t]` as float32."""
         return self.times.to(t.device)[t.round().long()].float()
 

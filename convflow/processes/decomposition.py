@@ -112,7 +112,7 @@ class Decomposition:
         return len(self.factors) + 1
 
     @property
-    def shrinkage(self) -> tuple[int, ...]:
+    def downsampling(self) -> tuple[int, ...]:
         """How many times smaller than the picture each scale is, from coarse to fine."""
         return tuple(math.prod(self.factors[scale:]) for scale in range(self.num_scales))
 
@@ -120,7 +120,7 @@ class Decomposition:
     def multiple(self) -> int:
         """Height and width are multiples of it: of the factors' product, and of whole blocks."""
         block = self.resampling.block
-        pairs = zip(self.factors, self.shrinkage[1:], strict=True)
+        pairs = zip(self.factors, self.downsampling[1:], strict=True)
         return math.lcm(*(_small_cells(block, factor) * factor * by for factor, by in pairs))
 
     def sizes(self, size: Size, cell: int = 1) -> tuple[Size, ...]:
@@ -141,7 +141,7 @@ class Decomposition:
                 f"the factors {list(self.factors)}, got {size[0]}x{size[1]}; the nearest that "
                 f"works is {near}, or change the factors"
             )
-        return tuple((size[0] // (by * cell), size[1] // (by * cell)) for by in self.shrinkage)
+        return tuple((size[0] // (by * cell), size[1] // (by * cell)) for by in self.downsampling)
 
     def split(self, x: Float[Tensor, "*N H W"]) -> tuple[Float[Tensor, "*N _ _"], ...]:
         """Return the scales of pictures or videos, from coarse to fine; leading axes stay.

@@ -26,7 +26,7 @@ TimesName = Literal["uniform", "logit-normal"]
 Time = TypeVar("Time", float, Tensor)
 
 
-class Draws(NamedTuple):
+class TrainingDraws(NamedTuple):
     """Everything random in one training batch, one row per sample; `t` in the process's time."""
 
     noise: Float[Tensor, "B C H W"]
@@ -91,10 +91,10 @@ class FlowMatching(Process):
             t = torch.sigmoid(self.location + self.scale * normal)
         return shift_times(t, self.shift)
 
-    def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> Draws:
+    def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> TrainingDraws:
         """Return noise and times for a batch of `shape` (B, C, H, W), on the generator's device."""
         t = self.draw_times(shape[0], generator)
-        return Draws(torch.randn(shape, generator=generator, device=generator.device), t)
+        return TrainingDraws(torch.randn(shape, generator=generator, device=generator.device), t)
 
     def flow_time(self, t: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
         """Return the flow time of what the network is told, which is that time."""
@@ -139,7 +139,7 @@ class FlowMatching(Process):
         model: Denoiser,
         data: Float[Tensor, "B C H W"],
         labels: Int[Tensor, " B"],
-        draws: Draws,
+        draws: TrainingDraws,
     ) -> Float[Tensor, " B"]:
         """Return the loss of each sample for draws already made.
 
@@ -149,14 +149,15 @@ class FlowMatching(Process):
         Raises:
             InputError: the network predicts more channels than the data have.
         """
-        prediction = model(self.mix(data, *draws), draws.t, labels)
+        prediction = model(self.mix(data, draws.noise, draws.t), draws.t, labels)
         if prediction.shape[1] != data.shape[1]:
             raise InputError(
                 f"expected a prediction of {data.shape[1]} channels, got {prediction.shape[1]}; "
                 "flow matching has no use for a learned variance"
             )
         full = prediction.to(torch.promote_types(prediction.dtype, torch.float32))
-        error = self.row(data, draws.t).scale * full - self.target(data, *draws)
+        target = self.target(data, draws.noise, draws.t)
+        error = self.row(data, draws.t).scale * full - target
         return error.square().flatten(1).mean(1)
 
     def as_prediction(self, model: Denoiser, wanted: Kind = "velocity") -> Denoiser:

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from convflow.processes.contract import Draw, Process, Stage
+from convflow.processes.contract import MoreNoise, Process, Stage
 from convflow.processes.decomposition import Decomposition, pack, unpack
 from convflow.processes.prediction import Kind
 from convflow.processes.schedule import LINEAR, Schedule
@@ -24,10 +24,10 @@ from convflow.processes.stages import StageField, run_stages, spread
 from convflow.settings.fields import Factor, Positive, Share, doc
 from convflow.types import InputError, Size, check_kinds, check_several
 
-FIRST = 0.9
+COARSEST_SHARE = 0.9
 """How often the coarsest scale is the main one; the finer ones share the rest (appendix A.5)."""
 
-SUM_TOLERANCE = 1e-6
+SHARES_TOLERANCE = 1e-6
 
 
 @runtime_checkable  # for the shape checks in tests
@@ -129,7 +129,7 @@ class MultiscaleFlow(Process):
                     f"expected {scales} {name} above 0, one for each scale, got {list(numbers)}; "
                     "give as many as factors and one more, for with 0 a scale never learns"
                 )
-        if abs(sum(self.shares) - 1) > SUM_TOLERANCE:
+        if abs(sum(self.shares) - 1) > SHARES_TOLERANCE:
             raise InputError(
                 f"expected probabilities that sum to 1, got {list(self.shares)}; change them"
             )
@@ -156,7 +156,10 @@ class MultiscaleFlow(Process):
     def shares(self) -> tuple[float, ...]:
         """How often each scale is the main one."""
         later = self.scales.num_scales - 1
-        return tuple(self.probabilities) or (FIRST, *[(1 - FIRST) / later] * later)
+        return tuple(self.probabilities) or (
+            COARSEST_SHARE,
+            *[(1 - COARSEST_SHARE) / later] * later,
+        )
 
     @property
     def means(self) -> tuple[float, ...]:
@@ -169,9 +172,9 @@ class MultiscaleFlow(Process):
         return self.scales.multiple
 
     @property
-    def shrinkage(self) -> tuple[int, ...]:
+    def downsampling(self) -> tuple[int, ...]:
         """How many times smaller than the picture each scale is, from coarse to fine."""
-        return self.scales.shrinkage
+        return self.scales.downsampling
 
     @property
     def unmeasured(self) -> bool:
@@ -323,7 +326,7 @@ class MultiscaleFlow(Process):
     def start(
         self,
         noise: Float[Tensor, "B C H W"],
-        draw: Draw,
+        draw: MoreNoise,
         stage: Stage,
         state: Float[Tensor, "B C 1 _"] | None = None,
     ) -> Float[Tensor, "B C 1 _"]:

@@ -21,7 +21,7 @@ from convflow.types import Denoiser, InputError, Size
 THRESHOLD = 0.9
 """Time at which a scale lets the next one begin (appendix A.5)."""
 
-LATER = 0.25
+LATER_SHARE = 0.25
 """Share of the steps after the first stage: 40 are 30 + 10 (section 4.3)."""
 
 
@@ -38,7 +38,7 @@ def split_steps(total: int, num_scales: int) -> tuple[int, ...]:
         raise InputError(
             f"expected at least {num_scales} steps, one for each scale, got {total}; take more"
         )
-    rest = max(later, round(LATER * total)) if later else 0
+    rest = max(later, round(LATER_SHARE * total)) if later else 0
     shares = [rest // later + (stage < rest % later) for stage in range(later)]
     return (total - rest, *shares)
 

@@ -20,7 +20,7 @@ SOURCE = "paper, not reproduced here"
 """Where all targets come from, said wherever one is printed."""
 
 
-class Target(NamedTuple):
+class TargetScores(NamedTuple):
     """Scores that a paper reports for a recipe's settings; None where none was found.
 
     `guided` says whether with guidance, `samples` of how many samples, `citation` by whom.
@@ -74,7 +74,7 @@ def create_config(name: str) -> TrainConfig:
     return getattr(importlib.import_module(f"{__name__}.{module}"), function)()
 
 
-def find_target(name: str) -> Target | None:
+def find_target(name: str) -> TargetScores | None:
     """Return the paper's scores for a known recipe, None where it has no paper."""
     module, _, function = name.partition(".")
     return getattr(importlib.import_module(f"{__name__}.{module}"), "TARGETS", {}).get(function)

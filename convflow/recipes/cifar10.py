@@ -13,7 +13,7 @@ SCALES = MultiscaleFlow(factors=(2,), decomposition="dct", location=0.5)
 (`benchmarks/quality/dfm_sweep.py`, `dfm.py`). The paper has "laplacian" and 0, for latents.
 """
 
-DFM = SamplingConfig(
+DFM_SAMPLING = SamplingConfig(
     create_solver("euler", steps=40, stage_steps=(30, 10), thresholds=(0.9,)), guidance=1.5
 )
 """30 steps for 16x16 pixels, 10 for the rest of 32x32."""
@@ -58,14 +58,14 @@ def dit() -> TrainConfig:
 
 def flowdcn_dfm() -> TrainConfig:
     """CIFAR-10 in two scales, 16 to 32 pixels, a 5 M FlowDCN; otherwise like cifar10.flowdcn."""
-    return replace(flowdcn(), process=SCALES, sampling=DFM)
+    return replace(flowdcn(), process=SCALES, sampling=DFM_SAMPLING)
 
 
 def dico_dfm() -> TrainConfig:
     """CIFAR-10 in two scales as published, a 5 M DiCo; otherwise like cifar10.dico."""
-    return replace(dico(), process=MultiscaleFlow(factors=(2,)), sampling=DFM)
+    return replace(dico(), process=MultiscaleFlow(factors=(2,)), sampling=DFM_SAMPLING)
 
 
 def sit_dfm() -> TrainConfig:
     """CIFAR-10 in two scales, 16 to 32 pixels, a 5 M SiT; otherwise like cifar10.sit."""
-    return replace(sit(), process=SCALES, sampling=DFM)
+    return replace(sit(), process=SCALES, sampling=DFM_SAMPLING)

@@ -15,7 +15,7 @@ from convflow.data.buckets import bucket_sizes
 from convflow.processes.ddpm import DDPM
 from convflow.processes.flow import FlowMatching
 from convflow.processes.multiscale import MultiscaleFlow
-from convflow.recipes import Target
+from convflow.recipes import TargetScores
 from convflow.samplers.solvers import create_solver
 from convflow.training.config import DataConfig, EMAConfig, OptimConfig, TrainConfig
 
@@ -246,34 +246,34 @@ _DFM = (
 _ELIT = "the README of DFM's authors' code (snap-research/elit), whose recall and precision differ"
 
 # fmt: off
-TARGETS: dict[str, Target] = {  # FID, sFID, IS, precision, recall, guided, samples, citation
-    "flowdcn_s":   Target(54.6,  8.8,   26.4,   None, None, False, 50_000, _FLOWDCN),
-    "flowdcn_b":   Target(28.5,  6.09,  51.0,   None, None, False, 50_000, _FLOWDCN),
-    "flowdcn_b_var": Target(23.6, 7.72, 62.8,  None, None, False, 50_000, _FLOWDCN),
-    "flowdcn_l":   Target(13.8,  4.69,  None,   None, None, False, 50_000, _FLOWDCN),
-    "flowdcn_xl":  Target(2.00,  4.37,  263.1,  0.82, 0.58, True,  50_000, _FLOWDCN),
-    "dico_s":      Target(49.97, 11.41, 31.38,  0.48, 0.58, False, 50_000, _DICO),
-    "dico_b":      Target(27.20, 7.43,  56.52,  0.60, 0.61, False, 50_000, _DICO),
-    "dico_l":      Target(13.66, 5.50,  91.37,  0.69, 0.61, False, 50_000, _DICO),
-    "dico_xl":     Target(2.05,  None,  282.17, 0.83, 0.59, True,  50_000, _DICO),
-    "dico_h":      Target(1.90,  None,  284.31, 0.83, 0.61, True,  50_000, _DICO),
-    "dico_xl_512": Target(2.53,  None,  275.74, 0.83, 0.56, True,  50_000, _DICO),
-    "dit_s":       Target(68.40, None,  None,   None, None, False, 50_000, _DIT),
-    "dit_b":       Target(43.47, None,  None,   None, None, False, 50_000, _DIT),
-    "dit_l":       Target(23.33, None,  None,   None, None, False, 50_000, _DIT),
-    "dit_xl":      Target(2.27,  4.60,  278.24, 0.83, 0.57, True,  50_000, _DIT),
-    "dit_xl_512":  Target(3.04,  5.02,  240.82, 0.84, 0.54, True,  50_000, _DIT),
-    "sit_s":       Target(57.6,  None,  None,   None, None, False, 50_000, _SIT),
-    "sit_b":       Target(33.0,  None,  None,   None, None, False, 50_000, _SIT),
-    "sit_l":       Target(18.8,  None,  None,   None, None, False, 50_000, _SIT),
-    "sit_xl":      Target(2.06,  4.49,  277.50, 0.83, 0.59, True,  50_000, _SIT),
-    "sit_xl_512":  Target(2.62,  4.18,  252.21, 0.84, 0.57, True,  50_000, _SIT),
-    "fcdm_s":      Target(None,  None,  None,   None, None, False, None,   _FCDM),
-    "fcdm_b":      Target(None,  None,  None,   None, None, False, None,   _FCDM),
-    "fcdm_l":      Target(None,  None,  None,   None, None, False, None,   _FCDM),
-    "dfm_dit_xl_512": Target(4.28, None, 196.8, None, None, True, 50_000, _DFM),
-    "dfm_sit_xl_512": Target(18.74, None, 80.16, None, None, False, 50_000, _ELIT),
-    "fcdm_xl":     Target(2.03,  None,  None,   None, None, True,  None,   _FCDM),
+TARGETS: dict[str, TargetScores] = {  # FID, sFID, IS, precision, recall, guided, samples, citation
+    "flowdcn_s":   TargetScores(54.6,  8.8,   26.4,   None, None, False, 50_000, _FLOWDCN),
+    "flowdcn_b":   TargetScores(28.5,  6.09,  51.0,   None, None, False, 50_000, _FLOWDCN),
+    "flowdcn_b_var": TargetScores(23.6, 7.72, 62.8,  None, None, False, 50_000, _FLOWDCN),
+    "flowdcn_l":   TargetScores(13.8,  4.69,  None,   None, None, False, 50_000, _FLOWDCN),
+    "flowdcn_xl":  TargetScores(2.00,  4.37,  263.1,  0.82, 0.58, True,  50_000, _FLOWDCN),
+    "dico_s":      TargetScores(49.97, 11.41, 31.38,  0.48, 0.58, False, 50_000, _DICO),
+    "dico_b":      TargetScores(27.20, 7.43,  56.52,  0.60, 0.61, False, 50_000, _DICO),
+    "dico_l":      TargetScores(13.66, 5.50,  91.37,  0.69, 0.61, False, 50_000, _DICO),
+    "dico_xl":     TargetScores(2.05,  None,  282.17, 0.83, 0.59, True,  50_000, _DICO),
+    "dico_h":      TargetScores(1.90,  None,  284.31, 0.83, 0.61, True,  50_000, _DICO),
+    "dico_xl_512": TargetScores(2.53,  None,  275.74, 0.83, 0.56, True,  50_000, _DICO),
+    "dit_s":       TargetScores(68.40, None,  None,   None, None, False, 50_000, _DIT),
+    "dit_b":       TargetScores(43.47, None,  None,   None, None, False, 50_000, _DIT),
+    "dit_l":       TargetScores(23.33, None,  None,   None, None, False, 50_000, _DIT),
+    "dit_xl":      TargetScores(2.27,  4.60,  278.24, 0.83, 0.57, True,  50_000, _DIT),
+    "dit_xl_512":  TargetScores(3.04,  5.02,  240.82, 0.84, 0.54, True,  50_000, _DIT),
+    "sit_s":       TargetScores(57.6,  None,  None,   None, None, False, 50_000, _SIT),
+    "sit_b":       TargetScores(33.0,  None,  None,   None, None, False, 50_000, _SIT),
+    "sit_l":       TargetScores(18.8,  None,  None,   None, None, False, 50_000, _SIT),
+    "sit_xl":      TargetScores(2.06,  4.49,  277.50, 0.83, 0.59, True,  50_000, _SIT),
+    "sit_xl_512":  TargetScores(2.62,  4.18,  252.21, 0.84, 0.57, True,  50_000, _SIT),
+    "fcdm_s":      TargetScores(None,  None,  None,   None, None, False, None,   _FCDM),
+    "fcdm_b":      TargetScores(None,  None,  None,   None, None, False, None,   _FCDM),
+    "fcdm_l":      TargetScores(None,  None,  None,   None, None, False, None,   _FCDM),
+    "dfm_dit_xl_512": TargetScores(4.28, None, 196.8, None, None, True, 50_000, _DFM),
+    "dfm_sit_xl_512": TargetScores(18.74, None, 80.16, None, None, False, 50_000, _ELIT),
+    "fcdm_xl":     TargetScores(2.03,  None,  None,   None, None, True,  None,   _FCDM),
 }
 """The papers' scores by recipe; None = not found. DiT's at 400K steps are with sd-vae-ft-mse."""
 # fmt: on

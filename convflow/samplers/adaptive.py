@@ -13,13 +13,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from convflow.processes.contract import Draw, Field, Process, Stage
+from convflow.processes.contract import Field, MoreNoise, Process, Stage
 from convflow.samplers.ode import Callback
 from convflow.samplers.solver import Solver
 from convflow.settings.fields import Positive, doc
 from convflow.types import Denoiser, InputError
 
-MOST_STEPS = 10_000
+MOST_ADAPTIVE_STEPS = 10_000
 
 
 class Adaptive(NamedTuple):
@@ -48,7 +48,7 @@ class Dopri5(Solver):
         x: Tensor,
         labels: Tensor,
         stage: Stage,
-        draw: Draw,
+        draw: MoreNoise,
         callback: Callback,
     ) -> Tensor:
         """Return the state at the end of a stage."""
@@ -114,7 +114,7 @@ def integrate_adaptive(
 
     begin = noise.to(torch.promote_types(noise.dtype, torch.float32))  # half precision rounds times
     times = begin.new_tensor([start, end])
-    options = {"step_t": times[1:], "norm": worst, "max_num_steps": MOST_STEPS}
+    options = {"step_t": times[1:], "norm": worst, "max_num_steps": MOST_ADAPTIVE_STEPS}
     try:
         state = odeint(slope, begin, times, rtol=rtol, atol=atol, method="dopri5", options=options)
     except AssertionError as error:

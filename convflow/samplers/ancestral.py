@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from convflow.processes.contract import Draw, Field, Process, Stage
+from convflow.processes.contract import Field, MoreNoise, Process, Stage
 from convflow.processes.ddpm import DDPM, Posterior
 from convflow.samplers.ode import Callback, times_like
 from convflow.samplers.solver import Solver
@@ -72,7 +72,7 @@ class Ancestral(Chain):
         x: Tensor,
         labels: Tensor,
         stage: Stage,
-        draw: Draw,
+        draw: MoreNoise,
         callback: Callback,
     ) -> Tensor:
         """Return the state at the end of a stage."""
@@ -103,7 +103,7 @@ class DDIM(Chain):
         x: Tensor,
         labels: Tensor,
         stage: Stage,
-        draw: Draw,
+        draw: MoreNoise,
         callback: Callback,
     ) -> Tensor:
         """Return the state at the end of a stage."""
@@ -127,7 +127,7 @@ def ancestral(
     noise: Float[Tensor, "B C H W"],
     labels: Int[Tensor, " B"],
     steps: int,
-    draw: Draw,
+    draw: MoreNoise,
     *,
     clip: bool = False,
     callback: Callback | None = None,
@@ -166,7 +166,7 @@ def ddim(
     noise: Float[Tensor, "B C H W"],
     labels: Int[Tensor, " B"],
     steps: int,
-    draw: Draw | None = None,
+    draw: MoreNoise | None = None,
     *,
     eta: float = 0.0,
     clip: bool = False,
@@ -223,8 +223,8 @@ def _walk(
 ) -> Tensor:
     chain, x = ddpm.respaced(steps), noise
     for step, k in enumerate(reversed(range(steps)), 1):
-        told, t = (times_like(x, number) for number in (chain.times[k].item(), k))
-        back = chain.posterior(model(x, told, labels).to(x.dtype), x, t, clip)
+        model_time, t = (times_like(x, number) for number in (chain.times[k].item(), k))
+        back = chain.posterior(model(x, model_time, labels).to(x.dtype), x, t, clip)
         x = move(chain, back, x, k, step)
         if callback is not None:
             callback(step, steps, x)

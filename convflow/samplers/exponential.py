@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from convflow.processes.contract import Draw, Field, Process, Stage
+from convflow.processes.contract import Field, MoreNoise, Process, Stage
 from convflow.processes.prediction import convert
 from convflow.processes.schedule import Schedule
 from convflow.samplers.ode import Callback, times_like
@@ -47,7 +47,7 @@ class Exponential(GridSolver):
         x: Tensor,
         labels: Tensor,
         stage: Stage,
-        draw: Draw,
+        draw: MoreNoise,
         callback: Callback,
     ) -> Tensor:
         """Return the state at the end of a stage."""

@@ -22,7 +22,7 @@ from convflow.types import Denoiser, InputError, unknown_name
 Pair = tuple[Tensor, Tensor]
 Null = Callable[[Any], Any]
 
-ZEROED = 0.04
+ZERO_UNTIL = 0.04
 """The flow time before which CFG-Zero* does not move."""
 
 
@@ -128,7 +128,7 @@ class ZeroStarGuidance(ClassifierFreeGuidance):
     arguments are as in `Guidance`.
     """
 
-    zeroed: float = ZEROED
+    zeroed: float = ZERO_UNTIL
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -167,7 +167,7 @@ class Autoguidance(Guidance):
         return self.model(x, t, y), self.weaker(x, t, y)
 
 
-KINDS: dict[str, type[Guidance]] = {
+GUIDANCE_KINDS: dict[str, type[Guidance]] = {
     "cfg": ClassifierFreeGuidance,
     "cfg-zero": ZeroStarGuidance,
     "auto": Autoguidance,
@@ -188,14 +188,14 @@ def guide(model: Denoiser, null: Null, scale: float, kind: str = "cfg", **option
     Raises:
         InputError: an unknown kind, a missing or needless `weaker`, a number out of range.
     """
-    if kind not in KINDS:
-        raise InputError(unknown_name("kind of guidance", kind, KINDS))
+    if kind not in GUIDANCE_KINDS:
+        raise InputError(unknown_name("kind of guidance", kind, GUIDANCE_KINDS))
     if ("weaker" in options) != (kind == "auto"):
         raise InputError(
             'expected a weaker model for the guidance "auto" and for no other, '
             f"got {'one' if 'weaker' in options else 'none'} for {kind!r}; change one of the two"
         )
-    return KINDS[kind](model, null, scale, **options)
+    return GUIDANCE_KINDS[kind](model, null, scale, **options)
 
 
 def _at_least_float32(tensor: Tensor) -> torch.dtype:

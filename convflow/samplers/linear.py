@@ -12,18 +12,18 @@ from typing import Annotated, Any, ClassVar
 
 from torch import Tensor
 
-from convflow.processes.contract import Draw, Field, Process, Stage
-from convflow.samplers.multistep import Table, read_table, table_path
+from convflow.processes.contract import Field, MoreNoise, Process, Stage
+from convflow.samplers.multistep import CoefficientTable, read_table, table_path
 from convflow.samplers.ode import SCHEMES, Callback, integrate, time_grid
 from convflow.samplers.solver import GridSolver, Solver
 from convflow.samplers.tableaus import Scheme, count_evaluations
 from convflow.settings.fields import Count, Fraction, doc
 from convflow.types import InputError, unknown_name
 
-STAGES = ("stage_steps", "thresholds", "stop_scale")
+STAGE_SETTINGS = ("stage_steps", "thresholds", "stop_scale")
 """Settings of a run over scales."""
 
-PAUSING = "euler"
+PAUSING_SOLVER = "euler"
 """The solver that a zero velocity only makes stand still: it remembers and looks ahead nothing."""
 
 
@@ -80,18 +80,20 @@ class GeneralLinear(GridSolver):
                 f"expected equal steps in each stage of the process {process.kind}, got shift "
                 f"{self.shift} and last-step {self.last_step}; leave them out"
             )
-        if process.multiscale and guidance_kind == "cfg-zero" and self.kind != PAUSING:
+        if process.multiscale and guidance_kind == "cfg-zero" and self.kind != PAUSING_SOLVER:
             raise InputError(
-                f"expected the solver {PAUSING} for the guidance cfg-zero of a model trained with "
-                f"the process {process.kind}, got {self.kind}, which would keep the zeros of the "
-                "pause of each scale; choose another of the two"
+                f"expected the solver {PAUSING_SOLVER} for the guidance cfg-zero of a model "
+                f"trained with the process {process.kind}, got {self.kind}, which would keep the "
+                "zeros of the pause of each scale; choose another of the two"
             )
 
     @classmethod
     def unfit(cls, process: Process, given: Mapping[str, Any]) -> set[str]:
         """Return which settings mean nothing for a process, or beside settings that are given."""
         other_sum = {"stage_steps"} if "steps" in given else set()
-        return super().unfit(process, given) | (other_sum if process.multiscale else set(STAGES))
+        return super().unfit(process, given) | (
+            other_sum if process.multiscale else set(STAGE_SETTINGS)
+        )
 
     def count_evaluations(self, process: Process) -> int:
         """Return how often a run calls the network."""
@@ -119,7 +121,7 @@ class GeneralLinear(GridSolver):
         x: Tensor,
         labels: Tensor,
         stage: Stage,
-        draw: Draw,
+        draw: MoreNoise,
         callback: Callback,
     ) -> Tensor:
         """Return the state at the end of a stage."""
@@ -186,9 +188,9 @@ class Searched(Solver):
         x: Tensor,
         labels: Tensor,
         stage: Stage,
-        draw: Draw,
+        draw: MoreNoise,
         callback: Callback,
     ) -> Tensor:
         """Return the state at the end of a stage."""
-        table: Table = self.beside(None).table
+        table: CoefficientTable = self.beside(None).table
         return integrate(field, x, labels, table.times, table.solver, callback)

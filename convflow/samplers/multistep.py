@@ -22,7 +22,7 @@ from convflow.types import InputError
 START = {2: HEUN, 3: RK3, 4: RK4}
 """The one-step rule of the same order that a multistep solver begins with."""
 
-SUM_TOLERANCE = 1e-4
+ROW_TOLERANCE = 1e-4
 """How far a row of a table may be from a sum of 1: JSON files are often rounded."""
 
 
@@ -79,7 +79,7 @@ MULTISTEP = {f"ab{order}": adams_bashforth(order) for order in (2, 3, 4)} | {
 """`abN`: exact on any grid, started at its order; `adamsN`: as published."""
 
 
-class Table(NamedTuple):
+class CoefficientTable(NamedTuple):
     """A solver with a grid of its own: x_(i+1) = x_i + (t_(i+1) - t_i) sum_j c_ij v_j, j <= i.
 
     Attributes:
@@ -98,7 +98,7 @@ class Table(NamedTuple):
         )
 
 
-def read_table(source: Path | Mapping[str, Any]) -> Table:
+def read_table(source: Path | Mapping[str, Any]) -> CoefficientTable:
     """Return a checked table of times and coefficients.
 
     Args:
@@ -127,7 +127,7 @@ def read_table(source: Path | Mapping[str, Any]) -> Table:
             f'{name}: expected lists of finite numbers "times" (or "steps") and "coefficients", '
             f"got {json.dumps(content, default=str)[:80]}; write it with `convflow bench solvers`"
         )
-    close = abs(times[0]) < SUM_TOLERANCE and abs(times[-1] - 1) < SUM_TOLERANCE
+    close = abs(times[0]) < ROW_TOLERANCE and abs(times[-1] - 1) < ROW_TOLERANCE
     if not close or any(a >= b for a, b in itertools.pairwise(times)):
         raise InputError(
             f"{name}: expected times that rise from 0 to 1 (steps above 0 that sum to 1), "
@@ -139,12 +139,12 @@ def read_table(source: Path | Mapping[str, Any]) -> Table:
             f"got rows of {[len(row) for row in rows]}; correct them"
         )
     for i, row in enumerate(rows):
-        if any(row[i + 1 :]) or abs(sum(row) - 1) > SUM_TOLERANCE:
+        if any(row[i + 1 :]) or abs(sum(row) - 1) > ROW_TOLERANCE:
             raise InputError(
                 f"{name}: expected coefficients on and below the diagonal that sum to 1 in each "
                 f"row, got {list(row)} in row {i}; correct them"
             )
-    return Table(
+    return CoefficientTable(
         (0.0, *map(float, times[1:-1]), 1.0),
         tuple(tuple(map(float, row[: i + 1])) for i, row in enumerate(rows)),
     )
@@ -155,7 +155,7 @@ def table_path(folder: Path, steps: int) -> Path:
     return folder / "solvers" / f"steps_{steps}.json"
 
 
-def write_table(path: Path, table: Table, **more: Any) -> None:
+def write_table(path: Path, table: CoefficientTable, **more: Any) -> None:
     """Write a table as JSON, with `more` about how it came about; the folder is made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps(table._asdict() | more, indent=1) + "\n")

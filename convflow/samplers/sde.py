@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from convflow.processes.contract import Draw, Field, Process, Stage
+from convflow.processes.contract import Field, MoreNoise, Process, Stage
 from convflow.processes.prediction import convert
 from convflow.processes.schedule import Schedule
 from convflow.samplers.ode import Callback, times_like
@@ -24,13 +24,13 @@ from convflow.samplers.solver import GridSolver
 from convflow.settings.fields import NotNegative, doc
 from convflow.types import Denoiser, InputError, unknown_name
 
-FIRST = 1e-3
+SBDM_START = 1e-3
 """Before this time "sbdm" stays as it is there: the linear schedule's has no bound at 0. SiT starts
 at this time instead."""
 
 
 def _sbdm(schedule: Schedule, t: Tensor) -> Tensor:
-    t = t.clamp(min=FIRST)
+    t = t.clamp(min=SBDM_START)
     alpha, sigma = schedule.alpha(t), schedule.sigma(t)
     return sigma * (schedule.alpha_rate(t) / alpha * sigma - schedule.sigma_rate(t))
 
@@ -83,7 +83,7 @@ class SDE(GridSolver):
         x: Tensor,
         labels: Tensor,
         stage: Stage,
-        draw: Draw,
+        draw: MoreNoise,
         callback: Callback,
     ) -> Tensor:
         """Return the state at the end of a stage."""
@@ -111,7 +111,7 @@ def integrate_sde(
     grid: Sequence[float],
     solver: str = "euler-maruyama",
     *,
-    draw: Draw,
+    draw: MoreNoise,
     diffusion: str = "sigma",
     strength: float = 1.0,
     last: str = "mean",

@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from convflow.processes.schedule import Schedule
 from convflow.samplers.exponential import EXPONENTIAL_SOLVERS, integrate_exponential
-from convflow.samplers.multistep import Table, adams_weights
+from convflow.samplers.multistep import CoefficientTable, adams_weights
 from convflow.samplers.ode import SCHEMES, integrate, time_grid
 from convflow.samplers.tableaus import Scheme, count_evaluations
 from convflow.types import Denoiser, InputError
@@ -32,7 +32,7 @@ RATE = 0.01
 """Adam's first learning rate, of logarithms of step lengths and of coefficients; falls to 0."""
 
 
-class Batch(NamedTuple):
+class TeacherBatch(NamedTuple):
     """Noise, its labels, and where the teacher ends up."""
 
     noise: Float[Tensor, "B C H W"]
@@ -44,7 +44,7 @@ def teach(
     model: Denoiser,
     starts: Sequence[tuple[Tensor, Tensor]],
     steps: int = 100,
-) -> list[Batch]:
+) -> list[TeacherBatch]:
     """Return batches with the ends that a teacher of many steps reaches, order 4.
 
     Args:
@@ -53,18 +53,18 @@ def teach(
         steps: of the teacher.
     """
     grid = time_grid(steps)
-    return [Batch(x, y, integrate(model, x, y, grid, TEACHER)) for x, y in starts]
+    return [TeacherBatch(x, y, integrate(model, x, y, grid, TEACHER)) for x, y in starts]
 
 
 def search(
     model: Denoiser,
-    batches: Sequence[Batch],
-    held_out: Sequence[Batch],
+    batches: Sequence[TeacherBatch],
+    held_out: Sequence[TeacherBatch],
     steps: int,
     *,
     iterations: int = 200,
     progress: Callable[[int, float], None] | None = None,
-) -> Table:
+) -> CoefficientTable:
     """Return the table of `steps` calls of the network whose ends are nearest to the teacher's.
 
     It begins with the best Adams-Bashforth on the best of a few grids. Adam then lowers the mean
@@ -115,8 +115,8 @@ def search(
 
 def compare(
     model: Denoiser,
-    batches: Sequence[Batch],
-    table: Table,
+    batches: Sequence[TeacherBatch],
+    table: CoefficientTable,
     schedule: Schedule | None = None,
 ) -> dict[str, tuple[int, float]]:
     """Return calls and error of a table, as "searched", and of others with as many calls.
@@ -149,13 +149,13 @@ def compare(
 
 
 def error_of(
-    model: Denoiser, batches: Sequence[Batch], grid: Sequence[float], solver: str | Scheme
+    model: Denoiser, batches: Sequence[TeacherBatch], grid: Sequence[float], solver: str | Scheme
 ) -> float:
     """Return rms(end - goal) / rms(goal) of a solver over batches; infinite where it diverges."""
     return _error(batches, partial(integrate, model, grid=grid, solver=solver))
 
 
-def _error(batches: Sequence[Batch], run: Callable[[Tensor, Tensor], Tensor]) -> float:
+def _error(batches: Sequence[TeacherBatch], run: Callable[[Tensor, Tensor], Tensor]) -> float:
     error = size = 0.0
     for noise, labels, goal in batches:
         end = run(noise, labels)
@@ -165,16 +165,16 @@ def _error(batches: Sequence[Batch], run: Callable[[Tensor, Tensor], Tensor]) ->
     return ratio if ratio < float("inf") else float("inf")
 
 
-def adams_table(grid: Sequence[float], order: int) -> Table:
+def adams_table(grid: Sequence[float], order: int) -> CoefficientTable:
     """Return Adams-Bashforth as a table: the order grows with the steps up to `order`."""
     rows = []
     for i in range(len(grid) - 1):
         weights = adams_weights(grid, i, min(order, i + 1))[::-1]
         rows.append((*[0.0] * (i + 1 - len(weights)), *weights))
-    return Table(tuple(grid), tuple(rows))
+    return CoefficientTable(tuple(grid), tuple(rows))
 
 
-def _parameters(table: Table) -> tuple[Tensor, Tensor]:
+def _parameters(table: CoefficientTable) -> tuple[Tensor, Tensor]:
     """Logarithms of the step lengths, and the coefficients below the diagonal, as leaves."""
     lengths = torch.tensor([b - a for a, b in itertools.pairwise(table.times)], dtype=torch.float64)
     below = [number for row in table.coefficients for number in row[:-1]]
@@ -188,15 +188,15 @@ def _rows(lower: Tensor, steps: int) -> list[Tensor]:
     return [torch.cat([part, 1 - part.sum()[None]]) for part in parts]
 
 
-def _table(logits: Tensor, lower: Tensor) -> Table:
+def _table(logits: Tensor, lower: Tensor) -> CoefficientTable:
     lengths = logits.detach().softmax(0).tolist()
     times = list(itertools.accumulate(lengths, initial=0.0))
     rows = _rows(lower.detach(), len(lengths))
-    return Table((*times[:-1], 1.0), tuple(tuple(row.tolist()) for row in rows))
+    return CoefficientTable((*times[:-1], 1.0), tuple(tuple(row.tolist()) for row in rows))
 
 
-def _run(model: Denoiser, batch: Batch, logits: Tensor, lower: Tensor) -> Tensor:
-    """Integrate with gradients to the table's numbers; what `integrate` does with a `Table`."""
+def _run(model: Denoiser, batch: TeacherBatch, logits: Tensor, lower: Tensor) -> Tensor:
+    """Integrate with gradients to the numbers of the table; as `integrate` does with its solver."""
     x, slopes = batch.noise, list[Tensor]()
     lengths = logits.softmax(0)
     times = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])

@@ -10,11 +10,11 @@ from typing import Annotated, Any, ClassVar, TypeVar
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from convflow.processes.contract import Draw, Field, Process, Stage
+from convflow.processes.contract import Field, MoreNoise, Process, Stage
 from convflow.samplers.ode import Callback, time_grid
 from convflow.settings.fields import Count, Positive, doc
 from convflow.settings.kinds import Part
-from convflow.settings.read import settings_of, to_dict
+from convflow.settings.read import setting_hints, to_dict
 from convflow.types import InputError, Size
 
 Guide = Callable[[Callable[[Any], Field]], Field]
@@ -47,7 +47,7 @@ class Solver(Part):
         x: Float[Tensor, "B C H W"],
         labels: Int[Tensor, " B"],
         stage: Stage,
-        draw: Draw,
+        draw: MoreNoise,
         callback: Callback,
     ) -> Float[Tensor, "B C H W"]:
         """Return the state at the end of a stage.
@@ -109,7 +109,7 @@ class Solver(Part):
     def describe(self, process: Process) -> dict[str, Any]:
         """Return kind, steps and settings for a process, ready for JSON."""
         unfit = self.unfit(process, {})
-        own = {name: getattr(self, name) for name in settings_of(type(self)) if name not in unfit}
+        own = {name: getattr(self, name) for name in setting_hints(type(self)) if name not in unfit}
         return {"solver": self.kind, "steps": self.num_steps} | to_dict(own)
 
     def stage_ends(self, process: Process) -> tuple[int, ...]:
@@ -118,7 +118,7 @@ class Solver(Part):
 
     def enlargement(self, process: Process) -> int:
         """Return how many times larger than the result the noise is: above 1 after a stop."""
-        return process.shrinkage[len(self.stages(process)) - 1]
+        return process.downsampling[len(self.stages(process)) - 1]
 
     def size(self, process: Process, size: Size, factor: int = 1) -> Size:
         """Return the size in pixels of what becomes of whole pictures: smaller after a stop.
@@ -140,7 +140,7 @@ class Solver(Part):
         guide: Guide,
         noise: Float[Tensor, "B C H W"],
         labels: Int[Tensor, " B"],
-        draw: Draw,
+        draw: MoreNoise,
         callback: Callback | None = None,
     ) -> Float[Tensor, "B C _ _"]:
         """Return data in model space, smaller than the noise only after a `stop_scale`.

@@ -15,7 +15,7 @@ from convflow.samplers.ode import SCHEMES
 from convflow.samplers.sde import SDE, SDE_SOLVERS
 from convflow.samplers.solver import Solver as Solver
 from convflow.settings.kinds import Table
-from convflow.settings.read import read, settings_of
+from convflow.settings.read import read, setting_hints
 from convflow.types import InputError
 
 SOLVERS: Table[type[Solver]] = Table(
@@ -72,15 +72,17 @@ def vary_solver(stored: Solver, process: Process, given: Mapping[str, Any]) -> S
     if "steps" not in own and counts and isinstance(counts, (list, tuple)):
         own["steps"] = sum(count for count in counts if isinstance(count, Integral))
     unfit = kind.unfit(process, own)
-    kept = {name: getattr(stored, name) for name in settings_of(type(stored)) if name not in unfit}
-    common = {name: value for name, value in kept.items() if name in settings_of(kind)}
+    kept = {
+        name: getattr(stored, name) for name in setting_hints(type(stored)) if name not in unfit
+    }
+    common = {name: value for name, value in kept.items() if name in setting_hints(kind)}
     return create_solver(solver, **common | own)
 
 
 def check_shift(solver: Solver, process: Process) -> None:
     """Raise InputError when a solver has no shift for a process, were it 1."""
     if not hasattr(solver, "shift") or process.multiscale:
-        others = [name for name, cls in SOLVERS.items() if "shift" in settings_of(cls)]
+        others = [name for name, cls in SOLVERS.items() if "shift" in setting_hints(cls)]
         raise InputError(
             "expected a solver with a shift, and another process than dfm, for the shift auto, got "
             f"the solver {solver.kind} and the process {process.kind}; leave it out, or choose "

@@ -6,12 +6,12 @@ from typing import Annotated
 
 from msgspec import Meta
 
-LARGEST = 2**53
+LARGEST_COUNT = 2**53
 """Up to here JSON, float64 and int64 agree about whole numbers."""
 
-Count = Annotated[int, Meta(ge=1, le=LARGEST)]
-Natural = Annotated[int, Meta(ge=0, le=LARGEST)]
-Factor = Annotated[int, Meta(ge=2, le=LARGEST)]
+Count = Annotated[int, Meta(ge=1, le=LARGEST_COUNT)]
+Natural = Annotated[int, Meta(ge=0, le=LARGEST_COUNT)]
+Factor = Annotated[int, Meta(ge=2, le=LARGEST_COUNT)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 Share = Annotated[float, Meta(gt=0, le=1)]
 Momentum = Annotated[float, Meta(ge=0, lt=1)]

@@ -20,7 +20,7 @@ Classes = Annotated[int, Meta(ge=0, le=2**24)]
 Depth = Annotated[int, Meta(ge=1, le=256)]
 Depths = Annotated[tuple[Depth, ...], Meta(max_length=256)]
 
-WORDS = {
+MSGSPEC_WORDS = {
     "Expected ": "", "`int`": "a whole number", "`float`": "a number", "`bool`": "true or false",
     "`str`": "a word", "`array`": "a list", "`object`": "settings by name",
     "of length <=": "no longer than", ">=": "of at least", "<=": "of at most", ">": "above",
@@ -77,7 +77,7 @@ def read_part(kind: type[T], given: Mapping[str, Any], owner: str) -> T:
             message = unknown_name(name, given[name], map(str, typing.get_args(hint)))
             raise InputError(f"{owner}: {message}") from error
         wanted = reason.split(", got")[0]
-        for word, plain in WORDS.items():
+        for word, plain in MSGSPEC_WORDS.items():
             wanted = wanted.replace(word, plain)
         got = repr(given[name])[:80]
         raise InputError(f"{owner}: expected {wanted} for {name}, got {got}; change it") from error

@@ -30,7 +30,7 @@ HINTS: dict[Any, str] = {
 }
 """What to call a type in a message."""
 
-LIMITS = {">=": "of at least", "<=": "of at most", ">": "above", "<": "below"}
+LIMIT_WORDS = {">=": "of at least", "<=": "of at most", ">": "above", "<": "below"}
 """Signs in words."""
 
 
@@ -92,7 +92,7 @@ def read_value(
     Raises:
         InputError: a wrong type, or a number out of range or not finite.
     """
-    kind = plain(hint)
+    kind = unannotated(hint)
     if isinstance(kind, type) and (issubclass(kind, Part) or dataclasses.is_dataclass(kind)):
         return read(value, kind, trusted=trusted, place=f"{key}.")
     value = _native(value)
@@ -115,12 +115,12 @@ def check_settings(part: type[Part], names: typing.Iterable[str], kind: str) -> 
         names: of the settings.
         kind: the name of the part.
     """
-    noun, known = f"the {part.kinds.noun} {kind}", list(settings_of(part))
+    noun, known = f"the {part.kinds.noun} {kind}", list(setting_hints(part))
     for name in names:
         if name in known:
             continue
         shown = name.replace("_", "-")
-        if others := [other for other, cls in part.kinds.items() if name in settings_of(cls)]:
+        if others := [other for other, cls in part.kinds.items() if name in setting_hints(cls)]:
             raise InputError(
                 f"{noun} has no {shown}; leave it out, or choose {' or '.join(others[:4])}"
             )
@@ -128,7 +128,7 @@ def check_settings(part: type[Part], names: typing.Iterable[str], kind: str) -> 
         raise InputError(f"{noun}: {near}")
 
 
-def settings_of(part: type[Part]) -> dict[str, Any]:
+def setting_hints(part: type[Part]) -> dict[str, Any]:
     """Return the annotations of the settings of a part by name."""
     return {name: hint for name, hint in hints_of(part).items() if name != "kind"}
 
@@ -145,12 +145,12 @@ def _wanted(reason: str, kind: Any) -> str:
     if limit := re.fullmatch(r"(int|float) (>=|<=|>|<) (-?\d+)(\.0)?(.*)", wanted):
         number, sign, value, _, rest = limit.groups()
         noun = "a whole number" if number == "int" else "a number"
-        return f"{noun} {LIMITS[sign]} {value}{rest}"
+        return f"{noun} {LIMIT_WORDS[sign]} {value}{rest}"
     if typing.get_origin(kind) is Literal:
         return " or ".join(map(str, typing.get_args(kind)))
     kinds = [k for k in typing.get_args(kind) if k is not type(None)]
     several = ... if ... in kinds else typing.get_origin(kind)
-    optional = plain(kinds[0]) if type(None) in typing.get_args(kind) else kind
+    optional = unannotated(kinds[0]) if type(None) in typing.get_args(kind) else kind
     return HINTS.get(kind) or HINTS.get(several) or HINTS.get(optional) or wanted
 
 
@@ -210,7 +210,7 @@ def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[A
     return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
 
 
-def plain(kind: Any) -> Any:
+def unannotated(kind: Any) -> Any:
     """Return an annotation without its limits and its help."""
     return kind.__origin__ if hasattr(kind, "__metadata__") else kind
 
@@ -226,4 +226,4 @@ def show(value: Any, kind: Any = None) -> Any:
         return value
     if value and isinstance(value[0], (list, tuple)):
         return ",".join(str(show(size, Pixels)) for size in value)
-    return ("x" if plain(kind) == Pixels else ",").join(map(str, value))
+    return ("x" if unannotated(kind) == Pixels else ",").join(map(str, value))

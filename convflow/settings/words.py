@@ -11,16 +11,23 @@ from typing import Any
 
 from convflow.settings.fields import Pixels
 from convflow.settings.kinds import Part
-from convflow.settings.read import check_settings, hints_of, plain, read_value, settings_of, show
+from convflow.settings.read import (
+    check_settings,
+    hints_of,
+    read_value,
+    setting_hints,
+    show,
+    unannotated,
+)
 from convflow.types import InputError, unknown_name
 
-Parts = dict[str, tuple[str, type[Part]]]
+PartKinds = dict[str, tuple[str, type[Part]]]
 """Kinds and classes of parts by the dotted keys where they stand."""
 
 
-def parts_of(config: Any, place: str = "") -> Parts:
+def parts_of(config: Any, place: str = "") -> PartKinds:
     """Return kinds and classes of the parts within settings, by their dotted keys."""
-    found: Parts = {}
+    found: PartKinds = {}
     for name in hints_of(type(config)):
         value = getattr(config, name)
         if isinstance(value, Part):
@@ -50,7 +57,7 @@ def pairs_of(arguments: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def read_words(
-    kind: type, pairs: Sequence[tuple[str, str]], parts: Parts, others: Iterable[str] = ()
+    kind: type, pairs: Sequence[tuple[str, str]], parts: PartKinds, others: Iterable[str] = ()
 ) -> dict[str, Any]:
     """Return values by complete dotted keys, those of parts as the names of their kinds.
 
@@ -88,7 +95,7 @@ def parse(text: str, hint: Any, key: str) -> Any:
     Raises:
         InputError: a group in place of a setting, or an unfit value.
     """
-    kind, value = plain(hint), text  # type: tuple[Any, Any]
+    kind, value = unannotated(hint), text  # type: tuple[Any, Any]
     if isinstance(kind, type) and issubclass(kind, Part):
         return text
     if kind is dict or typing.get_origin(kind) is dict:
@@ -118,12 +125,12 @@ def _guess(text: str) -> Any:
         return text
 
 
-def _locate(kind: type, key: str, parts: Parts, others: Iterable[str]) -> tuple[str, Any]:
+def _locate(kind: type, key: str, parts: PartKinds, others: Iterable[str]) -> tuple[str, Any]:
     """Return the complete key and the annotation of a setting, or raise InputError."""
     place, hint = "", kind  # type: tuple[str, Any]
     for name in key.split("."):
-        if typing.get_origin(plain(hint)) is dict:
-            place, hint = f"{place}.{name}", typing.get_args(plain(hint))[1]
+        if typing.get_origin(unannotated(hint)) is dict:
+            place, hint = f"{place}.{name}", typing.get_args(unannotated(hint))[1]
             if not name or (hint is Any and place != key):
                 place = place.rpartition(".")[0]
                 raise InputError(f"expected --{place}.SETTING, got --{key}; --help lists them")
@@ -133,10 +140,10 @@ def _locate(kind: type, key: str, parts: Parts, others: Iterable[str]) -> tuple[
         hints = _hints(hint, place, parts)
         inner = [f"{place}.{n}".strip(".") for n, h in hints.items() if _is_part(h)]
         if name not in hints and len(inner) == 1:
-            place, hints = inner[0], settings_of(parts[inner[0]][1])
+            place, hints = inner[0], setting_hints(parts[inner[0]][1])
         if name not in hints:
             if place in parts and any(
-                name in settings_of(c) for c in parts[place][1].kinds.values()
+                name in setting_hints(c) for c in parts[place][1].kinds.values()
             ):
                 check_settings(parts[place][1], [name], parts[place][0])
             known = [*(row[0] for row in rows_of(kind, parts)), *others]
@@ -146,19 +153,19 @@ def _locate(kind: type, key: str, parts: Parts, others: Iterable[str]) -> tuple[
     return place, hint
 
 
-def _hints(hint: Any, place: str, parts: Parts) -> dict[str, Any]:
+def _hints(hint: Any, place: str, parts: PartKinds) -> dict[str, Any]:
     if place in parts:
-        return settings_of(parts[place][1])
-    kind = plain(hint)
+        return setting_hints(parts[place][1])
+    kind = unannotated(hint)
     return hints_of(kind) if dataclasses.is_dataclass(kind) else {}
 
 
 def _is_part(hint: Any) -> bool:
-    kind = plain(hint)
+    kind = unannotated(hint)
     return isinstance(kind, type) and issubclass(kind, Part)
 
 
-def rows_of(kind: Any, parts: Parts, place: str = "") -> Iterator[tuple[str, Any]]:
+def rows_of(kind: Any, parts: PartKinds, place: str = "") -> Iterator[tuple[str, Any]]:
     """Yield the dotted key and the annotation of every setting, in order.
 
     Args:
@@ -166,8 +173,8 @@ def rows_of(kind: Any, parts: Parts, place: str = "") -> Iterator[tuple[str, Any
         parts: kinds and classes of the parts within.
         place: what stands before its keys, with a dot.
     """
-    for name, hint in (settings_of(kind) if issubclass(kind, Part) else hints_of(kind)).items():
-        key, inner = place + name, plain(hint)
+    for name, hint in (setting_hints(kind) if issubclass(kind, Part) else hints_of(kind)).items():
+        key, inner = place + name, unannotated(hint)
         if _is_part(hint):
             yield key, hint
             yield from rows_of(parts[key][1], parts, f"{key}.")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from convflow import distributed
 from convflow.settings.read import flatten, to_dict
 from convflow.storage import hash_tensors
-from convflow.training.state import parts_of
+from convflow.training.state import checkpoint_tensors
 from convflow.types import InputError
 
 if TYPE_CHECKING:
@@ -36,12 +36,14 @@ def agree_on_start(trainer: Trainer) -> None:
     }
     agree("give all processes the same command", settings | {"precision": trainer.precision})
     agree(FOLDER, {"step": trainer.step, "number of images seen": trainer.images_seen})
-    pictures = {"number of pictures": len(trainer.images), "pictures": trainer.pictures}
-    agree("let all processes read the same data", pictures)
+    data = {"number of pictures": len(trainer.images), "pictures": trainer.data_fingerprint}
+    agree("let all processes read the same data", data)
     if trainer.codec.network is not None:
         known = hash_tensors(trainer.codec.network.state_dict())
         agree("give all processes the same autoencoder", {"hash of the autoencoder": known})
-    weights = {f"hash of {name}": hash_tensors(held) for name, held in parts_of(trainer).items()}
+    weights = {
+        f"hash of {name}": hash_tensors(held) for name, held in checkpoint_tensors(trainer).items()
+    }
     agree(f"{FOLDER} and run the same versions", weights)
 
 
@@ -53,10 +55,10 @@ def agree(cure: str, facts: Mapping[str, object]) -> None:
         facts: short values by name.
     """
     everywhere = distributed.gather({name: str(value) for name, value in facts.items()})
-    for name in dict.fromkeys(name for told in everywhere for name in told):
+    for name in dict.fromkeys(name for theirs in everywhere for name in theirs):
         ranks: dict[str, list[int]] = {}
-        for rank, told in enumerate(everywhere):
-            ranks.setdefault(told.get(name, "none"), []).append(rank)
+        for rank, theirs in enumerate(everywhere):
+            ranks.setdefault(theirs.get(name, "none"), []).append(rank)
         if len(ranks) > 1:
             got = ", ".join(
                 f"{value[:80]} on {distributed.name_ranks(some)}" for value, some in ranks.items()

@@ -14,7 +14,7 @@ import torch
 
 from convflow import distributed
 from convflow.codecs import Codec
-from convflow.data.buckets import batch_of
+from convflow.data.buckets import batch_size_of
 from convflow.data.check import Report
 from convflow.data.loader import Images, Order
 from convflow.data.sources import Source
@@ -24,28 +24,28 @@ from convflow.models.zoo import create_model, settings_of
 from convflow.objectives.table import create_objectives
 from convflow.processes.flow import FlowMatching
 from convflow.processes.process import Process
-from convflow.seeds import TRAINING, generator_of
+from convflow.seeds import TRAINING_KEYS, generator_of
 from convflow.training import checkpoint
 from convflow.training.config import TrainConfig
-from convflow.training.origin import begin_from, fit_settings, read_origin
-from convflow.training.pictures import (
-    SELECTION,
-    look_at_pictures,
-    open_pictures,
-    order_pictures,
+from convflow.training.data import (
+    SELECTION_FILE,
+    open_images,
+    order_images,
+    scan_images,
     training_sizes,
 )
+from convflow.training.origin import begin_from, fit_settings, read_origin
 from convflow.training.places import describe_paths, find_paths
 from convflow.training.step import Losses
-from convflow.training.trainer import Trainer, choose_precision
+from convflow.training.trainer import Trainer
 from convflow.types import InputError, Size
 
-MEASURED_PICTURES = 10_000
+MEASURED_IMAGES = 10_000
 """Of so many pictures at most the deviations of the scales are measured."""
 
 
 class Data(NamedTuple):
-    """The pictures of a training, their order, and what a look at all of them found."""
+    """The pictures of a training, their order, and what a scan of all found."""
 
     images: Images
     order: Order
@@ -53,7 +53,7 @@ class Data(NamedTuple):
 
 
 def build_trainer(config: TrainConfig, run: Path, device: torch.device) -> tuple[Trainer, Report]:
-    """Return a Trainer with its network on `device`, and what a look at all pictures found.
+    """Return a Trainer with its network on `device`, and what a scan of all pictures found.
 
     Raises:
         InputError: settings, data or weights to begin from that do not fit each other.
@@ -65,7 +65,7 @@ def build_trainer(config: TrainConfig, run: Path, device: torch.device) -> tuple
             f"got {config.batch_size}; raise it or use fewer processes"
         )
     found = find_paths(config, run) if (run / "config.json").is_file() else config
-    source = open_pictures(found.data)
+    source = open_images(found.data)
     process = open_process(config)
     codec = found.codec.open(device)
     begun = bool(checkpoint.list_steps(run))
@@ -127,7 +127,7 @@ def open_data(
     begun: Path | None,
     device: torch.device,
 ) -> Data:
-    """Return the pictures of a training after a look at all of them.
+    """Return the pictures of a training after a scan of all of them.
 
     Args:
         config: the complete settings.
@@ -138,11 +138,11 @@ def open_data(
         device: of this process.
 
     Raises:
-        InputError: as of `look_at_pictures`.
+        InputError: as of `scan_images`.
     """
-    kept = begun / SELECTION if begun else None
-    images, report = look_at_pictures(source, config.data, kept, device)
-    return Data(images, order_pictures(images, report, sizes, config.data, config.seed), report)
+    kept = begun / SELECTION_FILE if begun else None
+    images, report = scan_images(source, config.data, kept, device)
+    return Data(images, order_images(images, report, sizes, config.data, config.seed), report)
 
 
 def know_constants(
@@ -152,10 +152,10 @@ def know_constants(
 
     All processes come here, whatever each knows, so that none waits for another.
     """
-    find = partial(_find_deviations, process, images, codec, device)
-    deviations = distributed.from_first(find, device)
+    find = partial(_measure_stds, process, images, codec, device)
+    stds = distributed.from_first(find, device)
     if process.unmeasured:
-        config = replace(config, process=process.measured(deviations))
+        config = replace(config, process=process.measured(stds))
     return replace(config, codec=config.codec.with_constants(codec))
 
 
@@ -201,7 +201,7 @@ def build_losses(config: TrainConfig, network: Backbone, process: Process, facto
     height, width = config.data.size
     cells = (height // factor, width // factor) if config.resolution.shift else None
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(generator_of(config.seed, *TRAINING, 0, 0, 0).initial_seed())
+        torch.manual_seed(generator_of(config.seed, *TRAINING_KEYS, 0, 0, 0).initial_seed())
         return Losses(network, create_objectives(config.objectives, network, process, cells))
 
 
@@ -213,15 +213,15 @@ def _check_memory(
     device: torch.device,
 ) -> None:
     """Raise InputError when a step at the largest size cannot fit into memory."""
-    whole = batch_of(size, config.batch_size, math.prod(config.data.size))
+    whole = batch_size_of(size, config.batch_size, math.prod(config.data.size))
     share = math.ceil(whole / distributed.world_size())
     batch = min(share, config.micro_batch or share)
-    half = choose_precision(config.precision, device) == "bfloat16"
+    half = distributed.choose_precision(config.precision, device) == "bfloat16"
     estimate = MemoryEstimate(build, size, batch, factor, half, training=True)
     estimate.check(distributed.free_memory(device), "micro-batch")
 
 
-def _find_deviations(
+def _measure_stds(
     process: Process, images: Images, codec: Codec, device: torch.device
 ) -> tuple[float, ...]:
     """Return the deviations of the scales where they must be measured, else ()."""
@@ -232,7 +232,7 @@ def _measure(
     process: Process, images: Images, codec: Codec, device: torch.device
 ) -> tuple[float, ...]:
     """Return the deviations of the scales over evenly spaced pictures."""
-    count = min(len(images), MEASURED_PICTURES)
+    count = min(len(images), MEASURED_IMAGES)
     places = np.linspace(0, len(images) - 1, count).round().astype(np.int64)
     parts = np.array_split(places, math.ceil(count / 64))
     batches = (codec.encode(images.batch(part)[0].to(device)) for part in parts)

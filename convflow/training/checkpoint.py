@@ -28,7 +28,7 @@ from torch import Tensor
 
 from convflow import distributed
 from convflow.bundle.config import PipelineConfig
-from convflow.bundle.folder import DESCRIPTION, write_description
+from convflow.bundle.folder import DESCRIPTION_FILE, write_description
 from convflow.bundle.run import (
     folder_of,
     list_remains,
@@ -38,7 +38,6 @@ from convflow.bundle.run import (
     step_of,
 )
 from convflow.models.backbone import Backbone
-from convflow.spoken import bytes_of
 from convflow.storage import (
     UNFINISHED,
     check_sums,
@@ -50,20 +49,21 @@ from convflow.storage import (
 )
 from convflow.training.config import DataConfig
 from convflow.types import InputError
+from convflow.units import bytes_of
 
 log = logging.getLogger("convflow")
 
-RAW, EMA = "raw/model.safetensors", "ema/model.safetensors"
-OPTIMIZER = "optimizer.safetensors"
-OBJECTIVES = "objectives.safetensors"
+RAW_FILE, EMA_FILE = "raw/model.safetensors", "ema/model.safetensors"
+OPTIMIZER_FILE = "optimizer.safetensors"
+OBJECTIVES_FILE = "objectives.safetensors"
 PARTS = {
-    RAW: "the weights",
-    EMA: "the average of the weights",
-    OPTIMIZER: "the state of the optimizer",
-    OBJECTIVES: "the parameters of the objectives",
+    RAW_FILE: "the weights",
+    EMA_FILE: "the average of the weights",
+    OPTIMIZER_FILE: "the state of the optimizer",
+    OBJECTIVES_FILE: "the parameters of the objectives",
 }
 """What training changes, by the file that holds it."""
-FILES = (RAW, EMA, OPTIMIZER, "raw/config.json", "ema/config.json")
+FILES = (RAW_FILE, EMA_FILE, OPTIMIZER_FILE, "raw/config.json", "ema/config.json")
 """The files of every checkpoint whose checksums are in `state.json`."""
 
 
@@ -78,7 +78,9 @@ def remove_old(run: Path, keep: int) -> None:
 
 def is_complete(folder: Path) -> bool:
     """Return whether all files of a checkpoint are there."""
-    described = all((folder / name).with_name(DESCRIPTION).is_file() for name in (RAW, EMA))
+    described = all(
+        (folder / name).with_name(DESCRIPTION_FILE).is_file() for name in (RAW_FILE, EMA_FILE)
+    )
     return described and all((folder / name).is_file() for name in (*FILES, "state.json"))
 
 
@@ -108,7 +110,7 @@ def write(
     folder: Path,
     model: Backbone,
     parts: Mapping[str, Mapping[str, Tensor]],
-    known: PipelineConfig,
+    config: PipelineConfig,
     state: Mapping[str, Any],
 ) -> None:
     """Write a checkpoint, whole or not at all.
@@ -117,28 +119,28 @@ def write(
         folder: where nothing is yet.
         model: whose settings go beside the weights.
         parts: tensors by file, as in `PARTS`.
-        known: what pipelines are told.
+        config: what pipelines are told.
         state: the content of `state.json` beside the checksums, which are added.
 
     Raises:
         InputError: the disk is full or not writable.
     """
     with writing_folder(folder) as draft:
-        for name in (RAW, EMA):
+        for name in (RAW_FILE, EMA_FILE):
             (draft / name).parent.mkdir()
             model.save_weights((draft / name).parent, parts[name])
-            write_description((draft / name).parent, known)
-        for name in parts.keys() - {RAW, EMA}:
+            write_description((draft / name).parent, config)
+        for name in parts.keys() - {RAW_FILE, EMA_FILE}:
             safetensors.torch.save_file(dict(parts[name]), draft / name)
         facts = {**state, "files": {name: checksum(draft / name) for name in (*FILES, *parts)}}
         whole = json.dumps({**facts, "sha256": _sum_of(facts)}, indent=2)
         (draft / "state.json").write_text(whole, encoding="utf-8")
 
 
-def describe(folder: Path, known: PipelineConfig) -> None:
+def update_description(folder: Path, config: PipelineConfig) -> None:
     """Tell pipelines something else in a checkpoint that is there."""
-    for name in (RAW, EMA):
-        write_description((folder / name).parent, known)
+    for name in (RAW_FILE, EMA_FILE):
+        write_description((folder / name).parent, config)
 
 
 def describe_disk(parameters: int, keep: int, kept: int, folder: Path) -> tuple[str, bool]:
@@ -177,7 +179,7 @@ def find_good(run: Path, before: int | None = None) -> Path | None:
             if before is None or step < before:
                 require_whole(folder, read_state(folder))
                 for name in PARTS:
-                    if name != OBJECTIVES or (folder / name).is_file():
+                    if name != OBJECTIVES_FILE or (folder / name).is_file():
                         read_finite(folder / name)
                 return folder
         except InputError:
@@ -194,7 +196,7 @@ def require_whole(folder: Path, state: Mapping[str, Any]) -> None:
     """
     if state.get("sha256") not in (None, _sum_of(state)):
         raise InputError(f"{folder / 'state.json'} is damaged: its SHA-256 is not that it holds")
-    check_sums(folder, state, (*FILES, OBJECTIVES))
+    check_sums(folder, state, (*FILES, OBJECTIVES_FILE))
 
 
 def _sum_of(state: Mapping[str, Any]) -> str:

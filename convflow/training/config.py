@@ -25,7 +25,7 @@ from convflow.settings.fields import (
     doc,
 )
 
-Precision = Literal["auto", "float32", "bfloat16"]
+PrecisionChoice = Literal["auto", "float32", "bfloat16"]
 
 
 @dataclass(frozen=True)
@@ -162,5 +162,5 @@ class TrainConfig:
     seed: Annotated[Natural, doc("seed of weights, data order, noise and times")] = 0
     device: Annotated[str, doc("device to train on: auto, cpu, ...")] = "auto"
     precision: Annotated[
-        Precision, doc("arithmetic of the network; auto = bfloat16 where fast")
+        PrecisionChoice, doc("arithmetic of the network; auto = bfloat16 where fast")
     ] = "auto"

@@ -33,9 +33,9 @@ from convflow.training.changes import (
     record_changes,
 )
 from convflow.training.config import TrainConfig
+from convflow.training.data import SELECTION_FILE, keep_selection
 from convflow.training.keys import from_dict
 from convflow.training.length import count_images, say_end
-from convflow.training.pictures import SELECTION, keep_selection
 from convflow.training.places import find_paths, resolve_paths, store_paths
 from convflow.training.trainer import Trainer
 from convflow.types import InputError
@@ -87,23 +87,23 @@ class _Start(NamedTuple):
 
     Attributes:
         trainer: at the moment of the newest checkpoint, if there is one.
-        report: what a look at all pictures found.
+        report: what a scan of all pictures found.
         before: the settings in the newest checkpoint.
-        known: whether the run folder was there.
+        existed: whether the run folder was there.
     """
 
     trainer: Trainer
     report: Report
     before: TrainConfig | None
-    known: bool
+    existed: bool
 
 
 def _prepare(
     config: TrainConfig, run: Path, device: torch.device, epochs: float | None, held: ExitStack
 ) -> _Start:
     """Return a training with everything checked; `held` keeps the run folder for this program."""
-    known = (run / "config.json").is_file()
-    if known:
+    existed = (run / "config.json").is_file()
+    if existed:
         held.enter_context(claimed(run, "training", "--run", distributed.rank() == 0))
     config, before = _check_folder(store_paths(config, run), run)
     trainer, report = build_trainer(config, run, device)
@@ -111,7 +111,7 @@ def _prepare(
         images, line = count_images(epochs, len(trainer.images))
         report.notes = [*report.notes, line]
         trainer.config = replace(trainer.config, images=images)
-    if not known:
+    if not existed:
         held.enter_context(claimed(run, "training", "--run", distributed.rank() == 0))
     config = trainer.config
     if steps := checkpoint.list_steps(run):
@@ -123,7 +123,7 @@ def _prepare(
                 f"{trainer.images_seen:,} images that {run} has seen, got {config.images:,}; "
                 "raise it to go on"
             )
-    return _Start(trainer, report, before, known)
+    return _Start(trainer, report, before, existed)
 
 
 def _write_down(start: _Start, run: Path) -> None:
@@ -138,9 +138,9 @@ def _write_down(start: _Start, run: Path) -> None:
         changes = []  # nothing is trained with them
     else:
         changes = record_changes(changes, run, trainer.step, trainer.images_seen)
-    keep_selection(trainer.images, start.report, run / SELECTION)
+    keep_selection(trainer.images, start.report, run / SELECTION_FILE)
     _introduce(trainer, start.report, changes)
-    if start.known and not checkpoint.list_steps(run):
+    if start.existed and not checkpoint.list_steps(run):
         log.info(f"no checkpoint in {run} yet; beginning again from the start")
 
 

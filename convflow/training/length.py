@@ -5,28 +5,28 @@ from __future__ import annotations
 import logging
 import shlex
 
-from convflow.settings.fields import LARGEST
-from convflow.spoken import duration
+from convflow.settings.fields import LARGEST_COUNT
 from convflow.training.trainer import Trainer
 from convflow.types import InputError
+from convflow.units import duration
 
 log = logging.getLogger("convflow")
 
 
-def count_images(epochs: float, pictures: int) -> tuple[int, str]:
+def count_images(epochs: float, num_images: int) -> tuple[int, str]:
     """Return the images to see, and a line such as "3 epochs of 1,797 pictures: 5,391 images".
 
     Args:
         epochs: passes over the pictures, above 0; part of one is rounded to whole images.
-        pictures: in an epoch.
+        num_images: in an epoch.
 
     Raises:
         InputError: more images than can be counted.
     """
-    if epochs * pictures > LARGEST:
-        raise InputError(f"--epochs: expected at most {LARGEST:,} images, got more; lower it")
-    images, word = max(1, round(epochs * pictures)), "epoch" if epochs == 1 else "epochs"
-    return images, f"{epochs:,g} {word} of {pictures:,} pictures: {images:,} images"
+    if epochs * num_images > LARGEST_COUNT:
+        raise InputError(f"--epochs: expected at most {LARGEST_COUNT:,} images, got more; lower it")
+    images, word = max(1, round(epochs * num_images)), "epoch" if epochs == 1 else "epochs"
+    return images, f"{epochs:,g} {word} of {num_images:,} pictures: {images:,} images"
 
 
 def say_end(trainer: Trainer, finished: bool, spent: float | None) -> None:

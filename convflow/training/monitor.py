@@ -14,16 +14,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 from convflow.bar import Bar
-from convflow.spoken import duration
 from convflow.training.config import MonitorConfig
 from convflow.training.loggers import LOGGERS, Logger
+from convflow.units import duration
 
 log = logging.getLogger("convflow")
 
-SPOKEN_SECONDS = 15.0
+LOG_SECONDS = 15.0
 
 
-class Schedule:
+class IntervalTimer:
     """Says when something is due: first after `first` seconds, then after gaps that double."""
 
     def __init__(self, first: float, longest: float, clock: Callable[[], float] = time.monotonic):
@@ -69,10 +69,10 @@ class Monitor:
         kinds = ["file", *["tensorboard"] * config.tensorboard, *filter(None, [config.logger])]
         found = [LOGGERS.find(kind, trusted=False) for kind in kinds]
         self.loggers: list[Logger] = [kind(run, step, images_seen) for kind in found]
-        self.samples_due = Schedule(
+        self.samples_due = IntervalTimer(
             60 * config.samples_minutes, 60 * config.samples_longest_minutes
         )
-        self.spoken = Schedule(SPOKEN_SECONDS, SPOKEN_SECONDS)
+        self.spoken = IntervalTimer(LOG_SECONDS, LOG_SECONDS)
         self.began, self.images_begun, self.images = time.monotonic(), images_seen, images
         quiet = not sys.stderr.isatty()
         self.bar = Bar(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from convflow.bundle.config import read_pipeline
-from convflow.bundle.folder import DESCRIPTION, find_weights
+from convflow.bundle.folder import DESCRIPTION_FILE, find_weights
 from convflow.models.backbone import Backbone
 from convflow.models.zoo import load_model
 from convflow.nn.embed import LabelEmbedding
@@ -20,7 +20,7 @@ from convflow.storage import read_json
 from convflow.training.config import TrainConfig
 from convflow.types import InputError
 
-MOST_NAMES = 6
+NAMED_CLASSES = 6
 """Classes that a line names."""
 
 
@@ -45,18 +45,18 @@ def read_origin(config: TrainConfig) -> Origin:
         folder = find_weights(config.init, "ema")
         with torch.random.fork_rng(devices=[]):  # a new network draws its first weights
             model = load_model(folder, verify=config.checkpoint.verify)
-        described = folder / DESCRIPTION
-        known = read_pipeline(read_json(described)) if described.is_file() else None
+        described = folder / DESCRIPTION_FILE
+        stored = read_pipeline(read_json(described)) if described.is_file() else None
     except InputError as error:
         raise InputError(f"--init: {error}") from error
-    misfits = config.process.misfits(known.process) if known else {}
+    misfits = config.process.misfits(stored.process) if stored else {}
     for key, (ours, theirs) in misfits.items():
         if not (key == "kind" and theirs in config.process.begins_from):
             raise InputError(
                 f"--init: expected weights trained with the process {key} {ours}, got "
                 f"{config.init} with {theirs}; give others, or --process.{key} {theirs}"
             )
-    return Origin(config.init, model, known.class_names if known else ())
+    return Origin(config.init, model, stored.class_names if stored else ())
 
 
 def fit_settings(config: TrainConfig, trained: Backbone) -> TrainConfig:
@@ -144,20 +144,20 @@ def _note(
     names: tuple[str, ...], num_classes: int, origin: Origin, rows: Sequence[int | None]
 ) -> str:
     """Return what becomes of the label table in a line, empty where the classes are the same."""
-    known = origin.model.num_classes
-    if not known and not num_classes:
+    num_before = origin.model.num_classes
+    if not num_before and not num_classes:
         return ""
     if not num_classes:
-        return f"label table: no classes here, {known} of {origin.name} left out"
-    if not known:
+        return f"label table: no classes here, {num_before} of {origin.name} left out"
+    if not num_before:
         return f"label table: {num_classes} classes drawn anew, for {origin.name} has none"
     if not _tell(origin.class_names) or not _tell(names):
         why = "numbers are no names" if origin.class_names else "it has no names"
         how = f"{num_classes} classes taken from {origin.name} by position"
-        if known != num_classes:
-            how = f"{num_classes} classes drawn anew, for {origin.name} has {known}"
+        if num_before != num_classes:
+            how = f"{num_classes} classes drawn anew, for {origin.name} has {num_before}"
         return f"label table: {how}; {why}"
-    if rows == [*range(known)]:
+    if rows == [*range(num_before)]:
         return ""
     taken = [name for name, row in zip(names, rows, strict=True) if row is not None]
     new = [name for name, row in zip(names, rows, strict=True) if row is None]
@@ -168,8 +168,8 @@ def _note(
 
 
 def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
-    return f" ({', '.join(names[:MOST_NAMES])}{more})" if names else ""
+    more = f" and {len(names) - NAMED_CLASSES} more" if len(names) > NAMED_CLASSES else ""
+    return f" ({', '.join(names[:NAMED_CLASSES])}{more})" if names else ""
 
 
 def _check_same(model: Backbone, trained: Backbone, name: str) -> None:

@@ -70,18 +70,18 @@ def override(config: TrainConfig, arguments: Sequence[str]) -> TrainConfig:
     return from_dict(tree | {"sampling": base.varied(process, **sampling)}, trusted=True)
 
 
-def describe(config: TrainConfig) -> list[tuple[str, str, str]]:
+def describe_options(config: TrainConfig) -> list[tuple[str, str, str]]:
     """Return (key, present value, help) for every key, in order, for `--help`."""
     rows, model = [], _model_settings(config)
     for key, hint in rows_of(TrainConfig, parts_of(config)):
         if key == "objectives":
-            own = {
+            losses = {
                 f"{name}.{s}": v
                 for name, some in config.objectives.items()
                 for s, v in some.items()
             }
             rows += [
-                (f"objectives.{name}", show(value), help_of(hint)) for name, value in own.items()
+                (f"objectives.{name}", show(value), help_of(hint)) for name, value in losses.items()
             ]
         elif key == "model":
             shown = {name: show(value) for name, value in model.items()}
@@ -97,5 +97,5 @@ def _model_settings(config: TrainConfig) -> dict[str, Any]:
     if config.process.multiscale:
         settings = settings | settings_of("pyramid")
     of_data = ("num_classes", "in_channels", "learned_variance", "backbone", "factors")
-    own = {name: value for name, value in settings.items() if name not in of_data}
-    return {"name": config.model["name"], **own, **config.model}
+    shown = {name: value for name, value in settings.items() if name not in of_data}
+    return {"name": config.model["name"], **shown, **config.model}

@@ -17,7 +17,7 @@ from convflow.processes.process import Process
 from convflow.storage import writing_file
 from convflow.training.config import TrainConfig
 
-NAME = re.compile(r"images_(\d{10,})_(raw|ema)\.png")
+FILE_NAME = re.compile(r"images_(\d{10,})_(raw|ema)\.png")
 
 
 class _Stopped(Exception):
@@ -123,7 +123,7 @@ def thin(folder: Path) -> None:
     """
     seen: dict[str, dict[int, Path]] = {"raw": {}, "ema": {}}
     for path in folder.iterdir():
-        if match := NAME.fullmatch(path.name):
+        if match := FILE_NAME.fullmatch(path.name):
             seen[match[2]][int(match[1])] = path
     for grids in seen.values():
         kept = {count.bit_length(): count for count in sorted(grids, reverse=True)}

@@ -21,9 +21,9 @@ from convflow.settings.read import to_dict
 from convflow.storage import find_misfits, read_finite
 from convflow.training import checkpoint
 from convflow.training.changes import free_name
+from convflow.training.data import SELECTION_FILE
 from convflow.training.divergence import require_finite
 from convflow.training.optim import optimizer_tensors, restore_optimizer
-from convflow.training.pictures import SELECTION
 from convflow.training.places import find_paths
 from convflow.types import InputError
 
@@ -33,19 +33,19 @@ if TYPE_CHECKING:
 log = logging.getLogger("convflow")
 
 
-def parts_of(trainer: Trainer) -> dict[str, dict[str, Tensor]]:
+def checkpoint_tensors(trainer: Trainer) -> dict[str, dict[str, Tensor]]:
     """Return all tensors that training changes, by the file of a checkpoint that holds them."""
     parts = {
-        checkpoint.RAW: trainer.model.state_dict(),
-        checkpoint.EMA: trainer.ema.model.state_dict(),
-        checkpoint.OPTIMIZER: optimizer_tensors(trainer.losses, trainer.optimizer),
+        checkpoint.RAW_FILE: trainer.model.state_dict(),
+        checkpoint.EMA_FILE: trainer.ema.model.state_dict(),
+        checkpoint.OPTIMIZER_FILE: optimizer_tensors(trainer.losses, trainer.optimizer),
     }
-    own = {
+    parameters = {
         f"{name}/{key}": tensor
         for name, tensors in _objectives(trainer).items()
         for key, tensor in tensors.items()
     }
-    parts |= {checkpoint.OBJECTIVES: own} if own else {}
+    parts |= {checkpoint.OBJECTIVES_FILE: parameters} if parameters else {}
     return {name: trainer.parallel.save(tensors) for name, tensors in parts.items()}
 
 
@@ -66,13 +66,13 @@ def store(trainer: Trainer) -> Path:
         InputError: the disk is full or not writable; earlier checkpoints are untouched.
         Diverged: weights, average or the optimizer's state are not finite.
     """
-    run, config, parts = trainer.run_folder, trainer.config, parts_of(trainer)
+    run, config, parts = trainer.run_folder, trainer.config, checkpoint_tensors(trainer)
     folder = checkpoint.folder_of(run, trainer.step)
     if distributed.rank():
         return folder
     named = {checkpoint.PARTS[name]: tensors for name, tensors in parts.items()}
     require_finite(named, lambda: kept(run))
-    known = PipelineConfig(
+    description = PipelineConfig(
         size=trainer.images.shape[1:],
         class_names=trainer.images.class_names,
         sampling=config.sampling,
@@ -83,20 +83,20 @@ def store(trainer: Trainer) -> Path:
         resolution=config.resolution,
     )
     if folder == trainer.saved and checkpoint.is_complete(folder):
-        checkpoint.describe(folder, known)
+        checkpoint.update_description(folder, description)
         return folder
     state = {
         "step": trainer.step,
         "images_seen": trainer.images_seen,
         "precision": trainer.precision,
         "num_pictures": len(trainer.images),
-        "pictures": trainer.pictures,
+        "pictures": trainer.data_fingerprint,
         "stamp": trainer.images.stamp,
         "config": to_dict(config),
         "version": __version__,
     }
     checkpoint.move_aside(folder)
-    checkpoint.write(folder, trainer.model, parts, known, state)
+    checkpoint.write(folder, trainer.model, parts, description, state)
     trainer.saved = folder
     checkpoint.remove_old(run, config.checkpoint.keep)
     return folder
@@ -109,23 +109,23 @@ def restore(trainer: Trainer, folder: Path) -> None:
         InputError: a damaged file, numbers that are not finite, another network, other pictures.
     """
     state = checkpoint.read_state(folder)
-    _check_pictures(trainer, state, folder)
+    _check_images(trainer, state, folder)
     checkpoint.compare_stamps(state.get("stamp"), trainer.images.stamp, folder, trainer.config.data)
     with checkpoint.readable(folder):
         if trainer.config.checkpoint.verify:
             checkpoint.require_whole(folder, state)
         # The average first, for earlier versions stored old values of buffers with it.
-        networks = {checkpoint.EMA: trainer.ema.model, checkpoint.RAW: trainer.model}
+        networks = {checkpoint.EMA_FILE: trainer.ema.model, checkpoint.RAW_FILE: trainer.model}
         for name, network in networks.items():
             tensors = trainer.parallel.load(read_finite(folder / name))
             load_strictly(network, tensors, folder / name)  # type: ignore[arg-type]
-        tensors = trainer.parallel.load(read_finite(folder / checkpoint.OPTIMIZER))
+        tensors = trainer.parallel.load(read_finite(folder / checkpoint.OPTIMIZER_FILE))
         restore_optimizer(trainer.losses, trainer.optimizer, tensors, state["step"])
-        _restore_objectives(trainer, folder / checkpoint.OBJECTIVES)
+        _restore_objectives(trainer, folder / checkpoint.OBJECTIVES_FILE)
     trainer.step, trainer.images_seen = state["step"], state["images_seen"]
     if trainer.config.precision == "auto":  # stays what it was
         trainer.precision = state.get("precision", trainer.precision)
-        samples = replace(trainer.previews.samples, precision=trainer.precision)  # type: ignore[arg-type]
+        samples = replace(trainer.previews.samples, precision=trainer.precision)
         trainer.previews = replace(trainer.previews, samples=samples)
     trainer.begun_from = trainer.saved = folder
 
@@ -148,28 +148,31 @@ def _restore_objectives(trainer: Trainer, path: Path) -> None:
         module.load_state_dict(own, strict=False)
 
 
-def _check_pictures(trainer: Trainer, state: Mapping[str, Any], folder: Path) -> None:
+def _check_images(trainer: Trainer, state: Mapping[str, Any], folder: Path) -> None:
     """Raise InputError where a state is of other pictures, with the ways out."""
     run, count = trainer.run_folder, len(trainer.images)
-    known = state.get("num_pictures", count)
-    if known == count and state.get("pictures", trainer.pictures) == trainer.pictures:
+    num_before = state.get("num_pictures", count)
+    if (
+        num_before == count
+        and state.get("pictures", trainer.data_fingerprint) == trainer.data_fingerprint
+    ):
         return
     data = find_paths(trainer.config, run).data
-    found = f"{known:,} pictures, got {count:,} in {data.path}"
-    if known == count:
+    found = f"{num_before:,} pictures, got {count:,} in {data.path}"
+    if num_before == count:
         found = f"other pictures, classes or labels than are in {data.path} now"
-    if others := describe_others(run / SELECTION, trainer.images.source):
+    if others := describe_others(run / SELECTION_FILE, trainer.images.source):
         found += f" ({others})"
     ways = ["restore the data"]
-    if count < known and data.on_bad == "skip" and not (run / SELECTION).is_file():
-        ways = [f"restore {run / SELECTION}, which names the pictures of the run, or the data"]
+    if count < num_before and data.on_bad == "skip" and not (run / SELECTION_FILE).is_file():
+        ways = [f"restore {run / SELECTION_FILE}, which names the pictures of the run, or the data"]
     if "labels" not in state["config"].get("data", {}):
         names = map(trainer.images.item_name, range(count))
-        added = newly_read(names) if known < count else {}
+        added = newly_read(names) if num_before < count else {}
         kinds = ", ".join(f"{number:,} {ending}" for ending, number in added.items())
         if kinds:
             ways = [f"since convflow now reads more kinds of files, move them away ({kinds})"]
-        if count - known != sum(added.values()) or not kinds:
+        if count - num_before != sum(added.values()) or not kinds:
             ways.append(
                 "since convflow now reads files of labels and takes folders such as test for "
                 "splits, pass --data.labels folders or --data.split all, or rename them"

@@ -23,7 +23,7 @@ from convflow.models.zoo import check_process
 from convflow.objectives.objective import Inputs
 from convflow.parallel.ddp import create_parallel
 from convflow.processes.process import Process
-from convflow.seeds import TRAINING, generator_of
+from convflow.seeds import TRAINING_KEYS, generator_of
 from convflow.training import checkpoint
 from convflow.training.config import TrainConfig
 from convflow.training.divergence import (
@@ -31,7 +31,7 @@ from convflow.training.divergence import (
     first_nonfinite_module,
 )
 from convflow.training.ema import EMA
-from convflow.training.monitor import Monitor, Schedule
+from convflow.training.monitor import IntervalTimer, Monitor
 from convflow.training.optim import create_optimizer, learning_rate
 from convflow.training.previews import Previews, samples_of
 from convflow.training.state import kept, restore, save_before, store
@@ -71,7 +71,7 @@ class Trainer:
         self.images, self.run_folder = images, run
         check_process(model, process)
         self.order = order or Order(len(images), config.seed, config.data.flip)
-        self.pictures = images.fingerprint + self.order.fingerprint
+        self.data_fingerprint = images.fingerprint + self.order.fingerprint
         height, width = images.shape[1:]
         self.shape = (model.in_channels, height // codec.factor, width // codec.factor)
         self.device = next(model.parameters()).device
@@ -82,10 +82,12 @@ class Trainer:
         self.parallel = create_parallel()
         self.prepared = self.parallel.prepare(losses, unused=losses.of_users)
         self.optimizer = create_optimizer(losses, config.optim)
-        self.told = read_arguments(model, config.resolution.arguments())
-        Resolution(self.shape[1:], self.shape[1:]).check(model, self.told)
-        self.precision = choose_precision(config.precision, self.device)
-        samples = samples_of(config, model, process, codec, self.precision == "bfloat16", self.told)
+        self.model_kwargs = read_arguments(model, config.resolution.arguments())
+        Resolution(self.shape[1:], self.shape[1:]).check(model, self.model_kwargs)
+        self.precision = distributed.choose_precision(config.precision, self.device)
+        samples = samples_of(
+            config, model, process, codec, self.precision == "bfloat16", self.model_kwargs
+        )
         self.previews = Previews(run / "samples", samples, config.monitor.num_samples)
         self.step, self.images_seen = 0, 0
         self.begun_from: Path | None = None  # the checkpoint that was loaded
@@ -95,18 +97,18 @@ class Trainer:
         self.saving = False  # is due, by the clock of the first process
 
     def train_step(
-        self, pictures: Tensor, labels: Tensor, indices: Any, total: int, full: int
+        self, images: Tensor, labels: Tensor, indices: Any, total: int, full: int
     ) -> dict[str, float]:
         """Take one step on this process's share of `total` pictures, where `full` fill a batch."""
         config, divisor = self.config, float(full)
-        if not len(pictures):  # fewer than there are processes: a blank one, which adds nothing
-            pictures, labels = pictures.new_zeros(1, *pictures.shape[1:]), labels.new_zeros(1)
+        if not len(images):  # fewer than there are processes: a blank one, which adds nothing
+            images, labels = images.new_zeros(1, *images.shape[1:]), labels.new_zeros(1)
             divisor = math.inf
         mean, terms = torch.zeros((), device=self.device), dict[str, Tensor]()
-        *others, last = _slices(len(pictures), config.micro_batch)
+        *others, last = _slices(len(images), config.micro_batch)
 
         def loss_of(rows: slice) -> Tensor:
-            losses, found = self._losses(pictures[rows], take(labels, rows), draws, rows, noise)
+            losses, found = self._losses(images[rows], take(labels, rows), draws, rows, noise)
             for name, values in found.items():
                 terms[name] = terms.get(name, 0) + values.detach().sum() / divisor
             loss = losses.sum() / divisor
@@ -119,7 +121,7 @@ class Trainer:
             return [mean]
 
         with distributed.all_or_none(self.device, mine):
-            shape = (total, *self._shape(pictures))
+            shape = (total, *self._shape(images))
             labels, draws = self._draw(labels, shape)
             noise = self._draw_encoding(shape)
             for rows in others:
@@ -131,7 +133,7 @@ class Trainer:
         self.parallel.backward(loss)
         norm = self.parallel.clip(self.losses.parameters(), config.optim.clip)
         if not math.isfinite(float(mean)) or not math.isfinite(float(norm)):
-            raise self._diverged(pictures, labels, draws, indices, noise, total)
+            raise self._diverged(images, labels, draws, indices, noise, total)
 
         self.savable = False  # until this step is whole
         rate = learning_rate(config.optim, self.images_seen, total, config.images)
@@ -143,8 +145,8 @@ class Trainer:
         self.ema.update(self.model, self.step)
         self.objectives_ema.update(self.losses.objectives, self.step)
         self.savable = True
-        of_pictures = {name: float(value) * full / total for name, value in known.items()}
-        return {**of_pictures, "gradient_norm": float(norm), "learning_rate": rate}
+        metrics = {name: float(value) * full / total for name, value in known.items()}
+        return {**metrics, "gradient_norm": float(norm), "learning_rate": rate}
 
     def run(self, deadline: float | None = None) -> bool:
         """Train to the end of the settings; return False when Ctrl-C or SIGTERM came first.
@@ -157,7 +159,7 @@ class Trainer:
             self.images, self.order, self.images_seen, config.batch_size, share=self._share()
         )
         gap = 60 * config.checkpoint.every_minutes
-        clock = Schedule(gap, gap)
+        clock = IntervalTimer(gap, gap)
         saving_due = (lambda: False) if distributed.rank() else clock.due
         began = self.step
         deadline = None if distributed.rank() else deadline
@@ -172,7 +174,9 @@ class Trainer:
                     if self.saving:
                         with distributed.all_or_none(self.device):
                             self.save(monitor)
-                    metrics = self.train_step(*batch)
+                    metrics = self.train_step(
+                        batch.pixels, batch.labels, batch.indices, batch.total, batch.full
+                    )
                     if monitor is None:
                         continue
                     monitor.step(self.step, self.images_seen, metrics)
@@ -236,9 +240,9 @@ class Trainer:
             log.info(f"samples after {self.images_seen:,} images: {self.previews.folder}")
         self.model.train()
 
-    def _shape(self, pictures: Tensor) -> tuple[int, int, int]:
+    def _shape(self, images: Tensor) -> tuple[int, int, int]:
         """Return the shape of pictures in model space."""
-        height, width = pictures.shape[2:]
+        height, width = images.shape[2:]
         return self.model.in_channels, height // self.codec.factor, width // self.codec.factor
 
     def _draw(self, labels: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, dict[str, Any]]:
@@ -248,7 +252,7 @@ class Trainer:
         The first objective and the labels share a generator; each further one has its own.
         """
         config, mine, draws = self.config, self._rows(shape[0]), dict[str, Any]()
-        key = (config.seed, *TRAINING, self.images_seen)
+        key = (config.seed, *TRAINING_KEYS, self.images_seen)
         generator = generator_of(*key, device=self.device)
         for place, (name, objective) in enumerate(self.losses.objectives.items()):
             own = generator_of(*key, 1 + place, device=self.device) if place else generator
@@ -261,14 +265,14 @@ class Trainer:
     def _draw_encoding(self, shape: tuple[int, ...]) -> Tensor | None:
         """Return the codec's noise for this process's rows, drawn for the whole batch too."""
         generator = generator_of(
-            self.config.seed, *TRAINING, self.images_seen, 1, device=self.device
+            self.config.seed, *TRAINING_KEYS, self.images_seen, 1, device=self.device
         )
         noise = self.codec.draw(shape, generator)
         return None if noise is None else noise[self._rows(shape[0])]
 
     def _losses(
         self,
-        pictures: Tensor,
+        images: Tensor,
         labels: Tensor,
         draws: Mapping[str, Any],
         rows: slice,
@@ -276,13 +280,13 @@ class Trainer:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss of each picture and its terms, see `Losses`."""
         noise = None if noise is None else noise[rows]
-        data = self.codec.encode(pictures.to(self.device), noise=noise)
+        data = self.codec.encode(images.to(self.device), noise=noise)
         losses = self.losses
         batch = Inputs(
             data,
             labels,
             average=self._network(self.ema.model, data) if losses.wants_average else None,
-            pixels=pictures.to(self.device) if losses.wants_pixels else None,
+            pixels=images.to(self.device) if losses.wants_pixels else None,
         )
         with self._autocast():
             mine = {name: take(drawn, rows) for name, drawn in draws.items()}
@@ -290,10 +294,10 @@ class Trainer:
 
     def _network(self, model: Any, data: Tensor) -> Any:
         """Return a network with what it is told at the size of `data`."""
-        if not self.told:
+        if not self.model_kwargs:
             return model
         resolution = Resolution((data.shape[2], data.shape[3]), self.shape[1:])
-        return resolution.network(model, self.told, self.process.flow_time)
+        return resolution.network(model, self.model_kwargs, self.process.flow_time)
 
     def _share(self) -> slice:
         return slice(distributed.rank(), None, distributed.world_size())
@@ -323,12 +327,19 @@ class Trainer:
     def _monitor(self, deadline: float | None) -> AbstractContextManager[Monitor | None]:
         if distributed.rank():
             return nullcontext()
-        where = (self.step, self.images_seen, self.config.images)
-        return closing(Monitor(self.run_folder, self.config.monitor, *where, deadline))
+        monitor = Monitor(
+            self.run_folder,
+            self.config.monitor,
+            self.step,
+            self.images_seen,
+            self.config.images,
+            deadline,
+        )
+        return closing(monitor)
 
     def _diverged(
         self,
-        pictures: Tensor,
+        images: Tensor,
         labels: Tensor,
         draws: Mapping[str, Any],
         indices: Any,
@@ -339,10 +350,8 @@ class Trainer:
         parts = [torch.zeros(0, device=self.device)]
 
         def forward() -> None:
-            for rows in _slices(len(pictures), self.config.micro_batch):
-                parts.append(
-                    self._losses(pictures[rows], take(labels, rows), draws, rows, noise)[0]
-                )
+            for rows in _slices(len(images), self.config.micro_batch):
+                parts.append(self._losses(images[rows], take(labels, rows), draws, rows, noise)[0])
 
         module = first_nonfinite_module(self.losses, forward)
         bad = (~torch.cat(parts).isfinite()).nonzero().flatten().tolist()
@@ -363,13 +372,6 @@ class Trainer:
             f"{where}{f', with {names}' if names else ''}{', ...' if len(bad) > 3 else ''}; "
             f"kept: {good}; {cure}"
         )
-
-
-def choose_precision(name: str, device: torch.device) -> str:
-    """Return "float32" or "bfloat16"; "auto" takes bfloat16 where the hardware multiplies it."""
-    if name != "auto":
-        return name
-    return "bfloat16" if distributed.has_fast_bfloat16(device) else "float32"
 
 
 def _slices(count: int, most: int | None) -> list[slice]:

@@ -8,11 +8,14 @@ import pytest
 import torch
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
-from convflow.bench.floor import Products
-from convflow.models.cost import MORE
+from convflow.bench import floor as floors
+from convflow.bench.floor import Products, other_engine
+from convflow.models.cost import EXTRA_OPERATORS
 from tests.cases import build, inputs
+from tests.tolerance import assert_close_rms
 
 
 class Names(TorchDispatchMode):
@@ -28,7 +31,7 @@ class Names(TorchDispatchMode):
 
 
 def operations(call):
-    with FlopCounterMode(display=False, custom_mapping=MORE) as counter:
+    with FlopCounterMode(display=False, custom_mapping=EXTRA_OPERATORS) as counter:
         call()
     return counter.get_total_flops()
 
@@ -80,3 +83,42 @@ def test_shapes_strides_and_dtypes_are_those_of_the_network():
         ((3, 5), (5, 1), torch.bfloat16),
     ]
     products.replay()()
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_each_engine_of_a_large_product_is_tried_and_gives_the_same(bias):
+    """2^25 multiply-adds, as matrix products and as 1x1 convolutions, forward and backward."""
+    maps = torch.randn(2, 128, 16, 32).to(memory_format=torch.channels_last).requires_grad_()
+    weight, shift = torch.randn(256, 128, requires_grad=True), torch.randn(256) if bias else None
+    runs = {
+        "product": lambda: F.linear(maps.permute(0, 2, 3, 1).reshape(-1, 128), weight, shift),
+        "convolution": lambda: F.conv2d(maps, weight[:, :, None, None], shift),
+    }
+    for run in runs.values():
+        with Products() as products:
+            run().square().sum().backward()
+        for function, specs, _ in products.calls:
+            args = tree_map_only(floors.Spec, floors._draw, specs, is_leaf=floors._is_spec)
+            (other,) = other_engine(function, args)
+            if function is not torch.ops.aten.convolution_backward.default:
+                found, wanted = other(), function(*args)
+                assert_close_rms(found.squeeze().flatten(), _as_rows(wanted, found).flatten())
+
+
+def _as_rows(wanted, found):
+    """Bring the axes of a product's result into the order of the other engine's."""
+    if wanted.dim() == 4:
+        return wanted.permute(0, 2, 3, 1)
+    return wanted.t() if found.dim() == 4 else wanted
+
+
+def test_the_floor_takes_the_faster_engine(monkeypatch):
+    monkeypatch.setattr(floors, "least_seconds", lambda call: call.func is not F.conv2d)
+    with Products() as products:
+        torch.randn(1024, 128) @ torch.randn(128, 256)
+        torch.randn(8, 128) @ torch.randn(128, 256)  # too small for another engine
+    floor = products.replay()
+    with Names() as names:
+        floor()
+    assert names.found["aten::convolution"] == 1
+    assert names.found["aten::mm"] == 1

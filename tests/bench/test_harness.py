@@ -8,8 +8,8 @@ import torch
 
 from convflow.bench import harness
 from convflow.bench.harness import (
+    BenchRow,
     Case,
-    Row,
     deciles,
     machine,
     measure,
@@ -26,7 +26,7 @@ def test_rivals_take_turns_and_ratios_are_of_their_round(monkeypatch):
 
     Ours needs 1, 2 and 4 seconds in them, the rival 10: ratios of 10, 5 and 2.5.
     """
-    told = []
+    seen = []
     needs = {
         "ours": [99, 99, 1, 0.012, 0.009, 2, 99, 4],
         "rival": [99, 99, 10, 99, 10, 99, 10],
@@ -36,14 +36,14 @@ def test_rivals_take_turns_and_ratios_are_of_their_round(monkeypatch):
         return {name: lambda name=name: name for name in needs}
 
     def seconds(call, device):
-        told.append(call())
-        return float(needs[told[-1]].pop(0))
+        seen.append(call())
+        return float(needs[seen[-1]].pop(0))
 
     monkeypatch.setattr(harness, "seconds", seconds)
     monkeypatch.setattr(harness, "peak_mib", lambda call, device: 1.5)
     ours, rival = measure(Case("case", set_up, [(2, 3)], ["forward"]), 3, CPU)
     usual, long = ["ours"] * 2 + ["rival"] * 2, ["ours"] * 3 + ["rival"] * 2
-    assert told == ["ours", "rival", *usual, *long, *usual]
+    assert seen == ["ours", "rival", *usual, *long, *usual]
     assert (ours.shape, ours.mode, ours.rival, ours.ratio) == ("2x3", "forward", "ours", 1)
     assert (ours.median_ms, rival.median_ms, rival.ratio) == (2000, 10_000, 5)
     assert rival.peak_mib == 1.5
@@ -69,15 +69,15 @@ def test_memory_is_the_most_that_was_held_at_once():
 
 def test_a_limit_is_told_as_so_many_times():
     rows = [
-        Row("case", "1x2", "forward", rival, 1.0, 1.0, 1.0, ratio, math.nan)
+        BenchRow("case", "1x2", "forward", rival, 1.0, 1.0, 1.0, ratio, math.nan)
         for rival, ratio in (("ours", 1.0), ("floor", 0.8), ("dit", 1.3))
     ]
     assert over_limits(rows, ["floor"]) == ["case, 1x2, forward: 1.25 times its floor"]
 
 
 def test_times_that_vary_are_told_of():
-    steady = Row("case", "1x2", "forward", "ours", 1.0, 1.0, 1.4, 1.0, 0.0)
-    busy = Row("case", "1x2", "forward", "dit", 3.0, 1.0, 4.0, 3.0, 0.0)
+    steady = BenchRow("case", "1x2", "forward", "ours", 1.0, 1.0, 1.4, 1.0, 0.0)
+    busy = BenchRow("case", "1x2", "forward", "dit", 3.0, 1.0, 4.0, 3.0, 0.0)
     assert unsteady([steady]) == []
     (said,) = unsteady([steady, busy])
     assert said.startswith("times of dit vary from 1 to 4 ms")

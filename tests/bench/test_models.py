@@ -8,8 +8,8 @@ from torch import nn
 
 from convflow.bench import models, utilisation
 from convflow.bench.agreement import TOLERANCE, distance
-from convflow.bench.harness import Row
-from convflow.models.cost import measure
+from convflow.bench.harness import BenchRow
+from convflow.models.cost import measure_cost
 from convflow.models.zoo import create_model
 from convflow.types import Disagreement, InputError
 from tests.cases import TINY, TINY_DICO, TINY_DIT
@@ -35,11 +35,11 @@ def _tiny(monkeypatch):
 
 
 def find(name):
-    return models.prepare(name, SHAPE, models.MODES, CPU)
+    return models.prepare_model(name, SHAPE, models.MODEL_MODES, CPU)
 
 
 @pytest.mark.parametrize("name", TINY_SIZES)
-@pytest.mark.parametrize("mode", models.MODES)
+@pytest.mark.parametrize("mode", models.MODEL_MODES)
 def test_calls_are_those_of_the_network_its_floor_and_dit(name, mode):
     calls = models.set_up(find, CPU, name, SHAPE, mode)
     rival = [] if name == "dit-s/2" else ["dit-s/2"]
@@ -50,21 +50,24 @@ def test_calls_are_those_of_the_network_its_floor_and_dit(name, mode):
 
 def test_bfloat16_agrees_with_float32():
     setting = CPU._replace(dtype=torch.bfloat16)
-    assert models.prepare("dico-s", SHAPE, models.MODES, setting).layout in models.LAYOUTS
+    assert (
+        models.prepare_model("dico-s", SHAPE, models.MODEL_MODES, setting).layout
+        in models.MEMORY_FORMATS
+    )
 
 
 @pytest.mark.parametrize(("mode", "wrong"), [("forward", "forward"), ("training", "training")])
 def test_a_layout_that_changes_the_numbers_is_found(mode, wrong, monkeypatch):
     honest = models._answers
 
-    def broken(model, shape, mode, setting, layout=models.LAYOUTS[0], **more):
+    def broken(model, shape, mode, setting, layout=models.MEMORY_FORMATS[0], **more):
         out = honest(model, shape, mode, setting, layout, **more)
         return [1.001 * part for part in out] if layout == torch.channels_last else out
 
     monkeypatch.setattr(models, "_answers", broken)
     text = f"dico-s and itself in torch.channels_last, {wrong}: expected the same numbers"
     with pytest.raises(Disagreement, match=text):
-        models.prepare("dico-s", SHAPE, [mode], CPU)
+        models.prepare_model("dico-s", SHAPE, [mode], CPU)
 
 
 def test_a_compiled_twin_that_differs_is_found(monkeypatch):
@@ -75,7 +78,7 @@ def test_a_compiled_twin_that_differs_is_found(monkeypatch):
     monkeypatch.setattr(torch, "compile", compile_wrongly)
     setting = CPU._replace(compiles="whole")
     with pytest.raises(Disagreement, match="dico-s and itself compiled, forward"):
-        models.prepare("dico-s", SHAPE, ["forward"], setting)
+        models.prepare_model("dico-s", SHAPE, ["forward"], setting)
 
 
 def test_a_compiler_that_fails_leaves_the_eager_numbers(monkeypatch):
@@ -86,7 +89,7 @@ def test_a_compiler_that_fails_leaves_the_eager_numbers(monkeypatch):
         return call
 
     monkeypatch.setattr(torch, "compile", fail)
-    found = models.prepare("dico-s", SHAPE, ["forward"], CPU._replace(compiles="whole"))
+    found = models.prepare_model("dico-s", SHAPE, ["forward"], CPU._replace(compiles="whole"))
     assert found.compiled == "RuntimeError: no C++ compiler here"
     calls = models.set_up(lambda _: found, CPU, "dit-s/2", SHAPE, "forward")
     assert [*calls] == ["eager", "floor", "product limit"]
@@ -97,7 +100,7 @@ def test_compiled_twins_and_float32_rivals_have_their_own_lines(monkeypatch):
     setting = models.Setting(CPU.device, torch.bfloat16, "whole", float32_rival=True)
 
     def find(name):
-        return models.prepare(name, SHAPE, ["forward"], setting)
+        return models.prepare_model(name, SHAPE, ["forward"], setting)
 
     calls = models.set_up(find, setting, "dico-s", SHAPE, "forward")
     theirs = ["dit-s/2", "dit-s/2 compiled", "dit-s/2 float32", "dit-s/2 float32 product limit"]
@@ -107,7 +110,7 @@ def test_compiled_twins_and_float32_rivals_have_their_own_lines(monkeypatch):
 def test_a_twin_of_compiled_blocks_shares_its_weights_and_leaves_the_network_eager(monkeypatch):
     compiled = []
     monkeypatch.setattr(nn.Module, "compile", lambda module, **_: compiled.append(module))
-    found = models.prepare("dit-s/2", SHAPE, ["forward"], CPU._replace(compiles="blocks"))
+    found = models.prepare_model("dit-s/2", SHAPE, ["forward"], CPU._replace(compiles="blocks"))
     assert [type(m).__name__ for m in compiled] == ["DiTBlock", "DiTBlock", "PatchHead"]
     pairs = zip(found.model.parameters(), found.compiled.parameters(), strict=True)
     assert all(ours is theirs for ours, theirs in pairs)
@@ -126,7 +129,7 @@ def test_noise_on_more_weights_has_the_same_norm(monkeypatch):
         assert noise.std().item() == pytest.approx(scale, rel=0.02)
 
 
-@pytest.mark.parametrize("mode", models.MODES)
+@pytest.mark.parametrize("mode", models.MODEL_MODES)
 def test_the_truth_is_the_same_piece_by_piece(mode):
     model = models.perturb(models.create_seeded("dico-s"))
     whole, pieces = (
@@ -140,12 +143,12 @@ def test_operations_are_those_of_the_line():
     embed, time = 8 * 16 * 16, 256 * 16 + 16 * 16
     block = 16 * 96 + 8 * 16 * 48 + 2 * 8 * 8 * 16 + 8 * 16 * 16 + 2 * 8 * 16 * 64
     macs = embed + time + 2 * block + 16 * 32 + 8 * 16 * 16
-    ours = measure(lambda: models.create_model("dico-s"), (32, 64), factor=8).gmacs * 1e9
+    ours = measure_cost(lambda: models.create_model("dico-s"), (32, 64), factor=8).gmacs * 1e9
     times = {"eager": 4.0, "product limit": 1.0, "dit-s/2 compiled": 2.0, "dit-s/2 float32": 8.0,
              "dit-s/2 float32 product limit": 2.0}  # fmt: skip
     for mode, passes in (("forward", 1), ("training", 3)):
         rows = [
-            Row("dico-s", "2x32x64", mode, line, ms, ms, ms, ms / 4, 0.0)
+            BenchRow("dico-s", "2x32x64", mode, line, ms, ms, ms, ms / 4, 0.0)
             for line, ms in times.items()
         ]
         eager, limit, compiled, plain, plain_limit = models.rate_rows("dico-s", rows, CPU.device)

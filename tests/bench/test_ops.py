@@ -13,7 +13,7 @@ SHAPE = (1, 5, 4, 3, 8)
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_rivals_agree(dtype):
-    ops.check(SHAPE, dtype=dtype)
+    ops.check_rivals(SHAPE, dtype=dtype)
 
 
 @pytest.mark.parametrize("rival", ["grid_sample", "gather"])
@@ -28,10 +28,10 @@ def test_the_rivals_agree(dtype):
 def test_a_broken_rival_is_found(rival, fault, part, monkeypatch):
     monkeypatch.setitem(ops.RIVALS, rival, fault(ops.RIVALS[rival]))
     with pytest.raises(Disagreement, match=f"deform_sample and {rival}, {part}"):
-        ops.check(SHAPE)
+        ops.check_rivals(SHAPE)
 
 
-@pytest.mark.parametrize("mode", ops.MODES)
+@pytest.mark.parametrize("mode", ops.OP_MODES)
 def test_calls_are_those_of_the_rivals_and_the_limit(mode):
     calls = ops.set_up(SHAPE, mode)
     assert [*calls] == [*ops.RIVALS, "L2 limit"]
@@ -42,12 +42,12 @@ def test_calls_are_those_of_the_rivals_and_the_limit(mode):
 
 def test_the_limit_counts_the_bytes_of_the_note(monkeypatch):
     """Per position and group: 4 K C + 3 K + 2 C numbers; backward 12 K C + 6 K + 3 C more."""
-    told = []
-    monkeypatch.setattr(ops, "_reader", told.append)
-    for mode in ops.MODES:
+    seen = []
+    monkeypatch.setattr(ops, "_reader", seen.append)
+    for mode in ops.OP_MODES:
         ops.set_up((1, 1, 1, 1, 8), mode)
     forward = 4 * 9 * 8 + 3 * 9 + 2 * 8
-    assert told == [4 * forward, 4 * (forward + 12 * 9 * 8 + 6 * 9 + 3 * 8)]
+    assert seen == [4 * forward, 4 * (forward + 12 * 9 * 8 + 6 * 9 + 3 * 8)]
 
 
 def test_a_copy_reads_and_writes_its_bytes():
@@ -63,7 +63,7 @@ def test_without_numba_there_is_no_limit(monkeypatch):
 
 
 def test_size_and_batch_replace_those_of_the_shapes():
-    assert ops.shapes_of() == ops.SHAPES
+    assert ops.shapes_of() == ops.OP_SHAPES
     assert ops.shapes_of((3, 5), 7) == [(7, 3, 5, 12, 64), (7, 3, 5, 16, 72)]
     with pytest.raises(InputError, match="--size: expected sides of at least 1 cell, got 0x4"):
         ops.shapes_of((0, 4))

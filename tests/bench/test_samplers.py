@@ -106,9 +106,11 @@ def pipeline(kind="flow"):
 
 @pytest.mark.parametrize("kind", ["flow", "ddpm", "dfm"])
 def test_every_solver_is_measured_on_every_process(kind):
-    rows = [*samplers.measure(pipeline(kind), guidances=(1.0, 2.0), num=2, rounds=2, steps=6)]
+    rows = [
+        *samplers.measure_samplers(pipeline(kind), guidances=(1.0, 2.0), num=2, rounds=2, steps=6)
+    ]
     assert [(row.guidance, row.solver) for row in rows] == [
-        (guidance, solver) for guidance in (1.0, 2.0) for solver in samplers.USUAL
+        (guidance, solver) for guidance in (1.0, 2.0) for solver in samplers.USUAL_SOLVERS
     ]
     for row in rows:
         assert row.steps == 6
@@ -121,7 +123,7 @@ def test_every_solver_is_measured_on_every_process(kind):
 
 def test_a_model_without_classes_has_no_guidance():
     pipe = Pipeline(build("flowdcn-no-classes"), PixelCodec(), (4, 6), (), None, "cpu")
-    rows = samplers.measure(pipe, ["euler"], (1.0, 2.0), num=1, rounds=1, steps=2)
+    rows = samplers.measure_samplers(pipe, ["euler"], (1.0, 2.0), num=1, rounds=1, steps=2)
     assert [row.guidance for row in rows] == [1.0]
 
 
@@ -129,17 +131,17 @@ def test_a_run_that_is_not_the_unwatched_one_is_found():
     samples = pipeline().samples(steps=3)
     plain = samples.read(range(2))
     spent = Spent(1.0, 0.5, 0.1, calls=3)
-    samplers.check(samples, spent, plain, plain)
+    samplers.check_run(samples, spent, plain, plain)
     with pytest.raises(Disagreement, match="euler: expected the same pictures"):
-        samplers.check(samples, spent, plain + 1, plain)
+        samplers.check_run(samples, spent, plain + 1, plain)
     with pytest.raises(Disagreement, match="euler: expected 3 calls of the network, got 4"):
-        samplers.check(samples, Spent(1.0, 0.5, 0.1, calls=4), plain, plain)
+        samplers.check_run(samples, Spent(1.0, 0.5, 0.1, calls=4), plain, plain)
 
 
 def test_a_network_that_escapes_its_watch_is_found(monkeypatch):
     monkeypatch.setattr(samplers, "spend", lambda run, *_: run(Spans(float)) or Spent(1, 0, 0, 0))
     with pytest.raises(Disagreement, match="expected 2 calls of the network, got 0"):
-        [*samplers.measure(pipeline(), ["euler"], (1.0,), num=1, rounds=1, steps=2)]
+        [*samplers.measure_samplers(pipeline(), ["euler"], (1.0,), num=1, rounds=1, steps=2)]
 
 
 def test_the_pipeline_without_a_model_is_the_recipes_and_always_the_same():

@@ -28,7 +28,7 @@ def test_columns_stand_below_each_other():
 
 def test_a_file_holds_rows_and_notes(tmp_path):
     path = tmp_path / "new/table.csv"
-    table.write(path, [table.cells(row) for row in ROWS], {"cpu": "x"})
+    table.write_csv(path, [table.cells(row) for row in ROWS], {"cpu": "x"})
     with path.open(newline="") as file:
         found = list(csv.DictReader(file))
     assert found == [table.cells(row) | {"cpu": "x"} for row in ROWS]
@@ -43,6 +43,6 @@ def test_a_full_disk_leaves_the_old_table(tmp_path, monkeypatch):
 
     monkeypatch.setattr(csv.DictWriter, "writerows", fail)
     with pytest.raises(InputError, match="No space left"):
-        table.write(path, ROWS)
+        table.write_csv(path, ROWS)
     assert path.read_text() == "precious"
     assert [p.name for p in tmp_path.iterdir()] == ["table.csv"]

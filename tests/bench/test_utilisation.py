@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from convflow.bench import utilisation
-from convflow.bench.harness import Row
-from convflow.bench.utilisation import Rated, Work, product, rate
+from convflow.bench.harness import BenchRow
+from convflow.bench.utilisation import Rated, Workload, product, rate
 
 CPU = torch.device("cpu")
 
@@ -20,10 +20,10 @@ def _small(monkeypatch):
 
 def test_half_the_rate_of_the_product_is_half_of_it():
     """The product takes 2 ms: 10^9 operations a second. Ours needs 4 million, 4 ms, and takes 8."""
-    ours = Row("dico-s", "8x256x256", "forward", "eager", 8.0, 7.0, 9.0, 1.0, 3.0)
-    limit = Row("dico-s", "8x256x256", "forward", "limit", 2.0, 1.0, 3.0, 0.25, 0.0)
-    works = dict.fromkeys(("eager", "limit"), Work(4e6, "limit"))
-    found = rate([ours, limit], works, CPU)
+    ours = BenchRow("dico-s", "8x256x256", "forward", "eager", 8.0, 7.0, 9.0, 1.0, 3.0)
+    limit = BenchRow("dico-s", "8x256x256", "forward", "limit", 2.0, 1.0, 3.0, 0.25, 0.0)
+    workloads = dict.fromkeys(("eager", "limit"), Workload(4e6, "limit"))
+    found = rate([ours, limit], workloads, CPU)
     assert found[0] == Rated(*vars(ours).values(), 1000.0, 4e-6, 0.5)
     times = (4.0, 2.0, 6.0, 0.5, 0.0)  # as long as two products
     assert found[1] == Rated(*[*vars(limit).values()][:4], *times, 2000.0, 4e-6, 1.0)

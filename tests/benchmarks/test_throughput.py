@@ -52,14 +52,14 @@ def test_xl_in_bfloat16_beside_dit_in_both(table, capsys):
 
 
 def test_what_does_not_fit_is_halved(table, monkeypatch, capsys):
-    honest = models.prepare
+    honest = models.prepare_model
 
     def prepare(name, shape, modes, setting):
         if shape[0] > 2 or shape[1] > 32:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return honest(name, shape, modes, setting)
 
-    monkeypatch.setattr(models, "prepare", prepare)
+    monkeypatch.setattr(models, "prepare_model", prepare)
     failed, rows = table("--models dico-xl --sizes 32 64 --batch 8 --modes training --compile none")
     assert {row["shape"] for row in rows} == {"2x32x32"}
     out = capsys.readouterr().out
@@ -70,14 +70,14 @@ def test_what_does_not_fit_is_halved(table, monkeypatch, capsys):
 
 
 def test_a_failure_is_told_and_the_others_go_on(table, monkeypatch, capsys):
-    honest = models.prepare
+    honest = models.prepare_model
 
     def prepare(name, shape, modes, setting):
         if modes == ["training"]:
             raise RuntimeError("no such kernel")
         return honest(name, shape, modes, setting)
 
-    monkeypatch.setattr(models, "prepare", prepare)
+    monkeypatch.setattr(models, "prepare_model", prepare)
     failed, rows = table(
         "--models dico-xl --sizes 32 --batch 1 --modes training forward --compile none"
     )

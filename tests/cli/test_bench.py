@@ -55,12 +55,12 @@ def test_it_searches_with_the_guidance_that_is_sampled_with(tiny_run: Path, tmp_
     words += ["--guidance-kind", "auto", "--weaker", str(tiny_run), "--out", str(out)]
     words += ["--size", "10x6"]
     assert main(["bench", "solvers", str(tiny_run), "--steps", "2", *words, *FEW]) == 0
-    told = json.loads(out.read_text())
+    described = json.loads(out.read_text())
     wanted = {"kind": "auto", "scale": 2.0, "channels": 1, "interval": [0.0, 0.5]}
-    assert wanted.items() <= told["guidance"].items()
-    assert told["guidance"]["weaker"]
-    assert told["size"] == [10, 6]
-    assert told["labels"]["policy"] == "random"
+    assert wanted.items() <= described["guidance"].items()
+    assert described["guidance"]["weaker"]
+    assert described["size"] == [10, 6]
+    assert described["labels"]["policy"] == "random"
 
 
 @pytest.mark.parametrize("words", [[], ["--help"]])

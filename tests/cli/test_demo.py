@@ -25,9 +25,9 @@ def test_draws_a_page_and_finds_the_training_done(
     monkeypatch.setattr(digits, "flowdcn", tiny)
     run = tmp_path / "demo"
     assert main(["demo", "--run", str(run)]) == 0
-    told = capsys.readouterr().out
-    assert str(run / "page.png") in told
-    assert f"convflow sample {run}" in told
+    words = capsys.readouterr().out
+    assert str(run / "page.png") in words
+    assert f"convflow sample {run}" in words
     with Image.open(run / "page.png") as page:
         assert page.width > 500
     steps = sorted((run / "checkpoints").iterdir())

@@ -65,8 +65,8 @@ def test_a_reach_is_a_number_two_or_a_schedule():
     words = "--reach-times 0.1,0.5 --reach-blocks 1,2 --reach-form constant --reach-peak 3"
     schedule = ReachSchedule(3.0, (0.1, 0.5), (1, 2), "constant")
     assert options_of(f"--reach auto {words}") == {"reach": schedule}
-    for reach, told in (("", "none"), ("--reach 4", "4.0")):
-        with pytest.raises(InputError, match=f"--reach-peak: expected --reach auto .*got {told};"):
+    for reach, got in (("", "none"), ("--reach 4", "4.0")):
+        with pytest.raises(InputError, match=f"--reach-peak: expected --reach auto .*got {got};"):
             options_of(f"{reach} --reach-peak 3")
 
 

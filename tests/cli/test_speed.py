@@ -40,7 +40,7 @@ def _tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(models, "create_model", create)
     monkeypatch.setitem(utilisation.SIDES, True, 128)
-    monkeypatch.setattr(ops, "SHAPES", [(1, 4, 4, 2, 8), (1, 4, 4, 3, 4)])
+    monkeypatch.setattr(ops, "OP_SHAPES", [(1, 4, 4, 2, 8), (1, 4, 4, 3, 4)])
 
 
 def run(words: str, tiny_run: Path) -> int:
@@ -73,7 +73,7 @@ def test_the_file_holds_what_is_printed(
         assert "times its product limit" in out
         assert all(float(row["utilisation"]) > 0 for row in rows)
     if name not in RIVALS:
-        solvers = ["euler", "ab4"] if name == "samplers" else samplers.USUAL
+        solvers = ["euler", "ab4"] if name == "samplers" else samplers.USUAL_SOLVERS
         assert [row["solver"] for row in rows] == solvers * 2
         assert {row["guidance"] for row in rows} == {"1", "2" if name == "run" else "1.5"}
     if name == "training":
@@ -167,8 +167,9 @@ def test_bad_input_is_one_line(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for place in (harness, samplers):
-        monkeypatch.setattr(place, "measure", None)  # noticed before any work
+    # Noticed before any work.
+    monkeypatch.setattr(harness, "measure", None)
+    monkeypatch.setattr(samplers, "measure_samplers", None)
     if "--size 9x8" in words:
         monkeypatch.undo()
     assert run(words, tiny_run) == 2

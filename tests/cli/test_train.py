@@ -93,7 +93,7 @@ def test_lengths_by_time_and_by_passes(monkeypatch):
 def test_bad_weights_in_a_checkpoint_are_named_and_not_called_kept(data, tmp_path, capsys):
     run = tmp_path / "run"
     assert main(["train", *words(data, run, "--images", "16")]) == 0
-    path = checkpoint.folder_of(run, 2) / checkpoint.RAW
+    path = checkpoint.folder_of(run, 2) / checkpoint.RAW_FILE
     good = path.read_bytes()
     weights = safetensors.torch.load(good)
     again = ["train", "--resume", str(run), "--images", "32"]

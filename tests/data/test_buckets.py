@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from convflow.data.buckets import BucketOrder, Buckets, batch_of, bucket_sizes, even_ratios
+from convflow.data.buckets import BucketOrder, Buckets, batch_size_of, bucket_sizes, even_ratios
 from convflow.data.loader import Order
 from convflow.types import InputError
 
@@ -56,9 +56,9 @@ def test_pictures_go_to_the_nearest_ratio():
     assert buckets.kept == pytest.approx([14 / 15, 1, 0.9, 0.99, 0.2])
     # 16x8 fits into 30x14; of 8x8 and 16x16 the larger counts; 8x16 into 9x20, not into 5x50.
     assert buckets.enlarged.tolist() == [False, True, False, False, True]
-    told = buckets.describe()
-    assert told[0] == "sizes and their pictures: 16x8 1, 8x8/16x16 2, 8x16 2"
-    assert told[1] == "cut to size they keep 80% of their area, 20% at least"
+    described = buckets.describe()
+    assert described[0] == "sizes and their pictures: 16x8 1, 8x8/16x16 2, 8x16 2"
+    assert described[1] == "cut to size they keep 80% of their area, 20% at least"
 
 
 def test_pictures_without_a_size_go_everywhere():
@@ -103,7 +103,7 @@ def test_a_batch_holds_one_size_and_keeps_the_budget():
 @given(count=some.integers(1, 200), batch=some.integers(1, 40))
 def test_no_batch_has_more_pixels_than_it_may(count, batch):
     for rows in epoch_of(order_of(count), batch):
-        assert len(rows.indices) <= batch_of(rows.size, batch, 64)
+        assert len(rows.indices) <= batch_size_of(rows.size, batch, 64)
 
 
 def mixed_ratios():
@@ -117,10 +117,10 @@ def lone_panorama():
     return ((256, 256), (144, 432)), np.array([[512, 512]] * 999 + [[200, 600]])
 
 
-@pytest.mark.parametrize("pictures", [mixed_ratios, lone_panorama])
-def test_every_picture_weighs_the_same_in_an_epoch(pictures):
+@pytest.mark.parametrize("source_of_sides", [mixed_ratios, lone_panorama])
+def test_every_picture_weighs_the_same_in_an_epoch(source_of_sides):
     """A step divides by `full`, a picture's loss by its pixels; of these the sizes differ."""
-    sizes, sides = pictures()
+    sizes, sides = source_of_sides()
     order = BucketOrder(Buckets(sizes, sides, len(sides)), 256 * 256, 0, False, False)
     weights, steps, batch_size = np.zeros(len(sides)), np.zeros(len(sides)), 256
     for rows in epoch_of(order, batch_size):
@@ -133,7 +133,7 @@ def test_every_picture_weighs_the_same_in_an_epoch(pictures):
 def test_a_plain_order_is_divided_by_its_own_length():
     assert Order(30, 0, False).rows(28, 8).full is None
     rows = order_of(20).rows(0, 4)
-    assert rows.take(slice(0, 1)).full == rows.full == batch_of(rows.size, 4, 64)
+    assert rows.take(slice(0, 1)).full == rows.full == batch_size_of(rows.size, 4, 64)
 
 
 def test_the_fingerprint_tells_where_pictures_go():

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from convflow.data.check import check
-from convflow.data.pictures import Pictures
+from convflow.data.check import check_images
 from convflow.data.selection import Selection
+from convflow.data.source import StoredSource
 from convflow.data.sources import open_source
 from convflow.types import InputError
 
@@ -35,7 +35,7 @@ def spoil(folder):
 
 def test_report(folder):
     seen = []
-    report, indices = check(
+    report, indices = check_images(
         open_source(str(folder)), channels=3, size=(8, 12), progress=lambda *at: seen.append(at)
     )
     assert (report.count, len(indices)) == (130, 130)
@@ -55,12 +55,12 @@ def test_bad_pictures_stop_or_are_skipped(folder):
     spoil(folder)
     source = open_source(str(folder))
     with pytest.raises(InputError) as caught:
-        check(source, channels=3, size=(8, 8))
+        check_images(source, channels=3, size=(8, 8))
     message = str(caught.value)
     assert "\n" not in message
     for words in ("c0/cut.jpg", "truncated", "2 more of 133", "--data.on-bad skip"):
         assert words in message
-    report, indices = check(source, channels=3, size=(8, 8), on_bad="skip")
+    report, indices = check_images(source, channels=3, size=(8, 8), on_bad="skip")
     assert (report.count, len(indices)) == (130, 130)
     reasons = dict(report.unreadable)
     assert set(reasons) == {"c0/cut.jpg", "c0/empty.png", "c1/text.png"}
@@ -73,7 +73,7 @@ def test_bad_pictures_stop_or_are_skipped(folder):
 def test_a_class_without_a_usable_picture_is_said(folder):
     (folder / "c2").mkdir()
     (folder / "c2/x.png").write_text("text")
-    report, _ = check(open_source(str(folder)), channels=3, size=(8, 8), on_bad="skip")
+    report, _ = check_images(open_source(str(folder)), channels=3, size=(8, 8), on_bad="skip")
     assert "classes without a usable picture: c2" in str(report)
 
 
@@ -81,16 +81,16 @@ def test_check_refusals(tmp_path):
     (tmp_path / "x.png").write_text("text")
     source = open_source(str(tmp_path))
     with pytest.raises(InputError, match="none of the pictures is usable"):
-        check(source, channels=3, size=(8, 8), on_bad="skip")
+        check_images(source, channels=3, size=(8, 8), on_bad="skip")
     with pytest.raises(InputError, match="'stop' or 'skip', got 'ignore'"):
-        check(source, channels=3, size=(8, 8), on_bad="ignore")
-    nothing = Pictures("void", (), np.zeros(0, np.int64), str, lambda index: b"")
+        check_images(source, channels=3, size=(8, 8), on_bad="ignore")
+    nothing = StoredSource("void", (), np.zeros(0, np.int64), str, lambda index: b"")
     with pytest.raises(InputError, match="expected pictures in void, got none"):
-        check(nothing, channels=3, size=(8, 8))
-    picture = Image.new("L", (8, 8))
-    odd = Pictures("odd", ("a",), np.array([0, 1]), "row {}".format, lambda index: picture)
+        check_images(nothing, channels=3, size=(8, 8))
+    image = Image.new("L", (8, 8))
+    odd = StoredSource("odd", ("a",), np.array([0, 1]), "row {}".format, lambda index: image)
     with pytest.raises(InputError, match=r"odd, row 1: expected a label in 0\.\.0, got 1"):
-        check(odd, channels=1, size=(8, 8))
+        check_images(odd, channels=1, size=(8, 8))
 
 
 def test_pillow_does_not_warn_and_filters_come_back(folder):
@@ -99,7 +99,7 @@ def test_pillow_does_not_warn_and_filters_come_back(folder):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         before = list(warnings.filters)
-        check(open_source(str(folder)), channels=1, size=(8, 8), on_bad="skip")
+        check_images(open_source(str(folder)), channels=1, size=(8, 8), on_bad="skip")
         assert warnings.filters == before
     assert not caught
 
@@ -107,36 +107,36 @@ def test_pillow_does_not_warn_and_filters_come_back(folder):
 def test_a_second_look_is_remembered(folder, tmp_path_factory):
     memory, reads = tmp_path_factory.mktemp("memory"), []
 
-    def look(**options):
+    def scan(**options):
         source = open_source(str(folder))
         fetch = source.fetch
         source.fetch = lambda index: reads.append(index) or fetch(index)
         given = {"channels": 3, "size": (8, 12), "memory": memory} | options
-        report, indices = check(source, **given)
+        report, indices = check_images(source, **given)
         count = len(reads)
         reads.clear()
         return str(report), indices.tolist(), count
 
-    first = look()
-    assert look() == (*first[:2], 0)
-    assert look(channels=1)[2] == 130
+    first = scan()
+    assert scan() == (*first[:2], 0)
+    assert scan(channels=1)[2] == 130
     (folder / "c0/000.png").write_bytes((folder / "c0/002.png").read_bytes())
-    assert look()[2] == 130
+    assert scan()[2] == 130
     (folder / "c0/002.png").write_bytes(b"text")
     for _ in range(2):  # what is bad is looked at again
-        report, indices, count = look(on_bad="skip")
+        report, indices, count = scan(on_bad="skip")
         assert "1 cannot be used: c0/002.png" in report
         assert len(indices) == 129
     assert count == 1
     for file in memory.iterdir():
         file.write_bytes(b"damaged")
-    assert look(on_bad="skip")[2] == 130
+    assert scan(on_bad="skip")[2] == 130
 
 
 def test_no_memory_is_no_trouble(folder, tmp_path):
     blocked = tmp_path / "file"
     blocked.write_text("no folder")
-    report, _ = check(open_source(str(folder)), channels=3, size=(8, 8), memory=blocked)
+    report, _ = check_images(open_source(str(folder)), channels=3, size=(8, 8), memory=blocked)
     assert report.count == 130
 
 
@@ -145,36 +145,38 @@ def test_transparent_pictures_and_12_bits_in_16_are_said(tmp_path):
         clear = Image.new("RGBA", (8, 8), (9, 9, 9, 255 if number else 0))
         clear.save(tmp_path / f"a{number}.png")
         Image.fromarray(np.full((8, 8), 4000 - number, np.uint16)).save(tmp_path / f"b{number}.png")
-    report = str(check(open_source(str(tmp_path)), channels=3, size=(8, 8))[0])
+    report = str(check_images(open_source(str(tmp_path)), channels=3, size=(8, 8))[0])
     assert "1 pictures are transparent: they are laid on white" in report
     assert "3 pictures look like 12 bits in 16: they come out 16 times too dark;" in report
     assert "multiply their values by 16 " in report
     Image.fromarray(np.full((8, 8), 40_000, np.uint16)).save(tmp_path / "b3.png")
-    assert "bits" not in str(check(open_source(str(tmp_path)), channels=3, size=(8, 8))[0])
+    assert "bits" not in str(check_images(open_source(str(tmp_path)), channels=3, size=(8, 8))[0])
 
 
 def test_a_run_that_goes_on_keeps_its_pictures(folder):
     spoil(folder)
     source = open_source(str(folder))
-    report, indices = check(source, channels=3, size=(8, 8), on_bad="skip")
+    report, indices = check_images(source, channels=3, size=(8, 8), on_bad="skip")
     begun = Selection(indices, report.sides)
     (folder / "c0/000.png").write_bytes(b"damaged since")
     Image.new("L", (3, 3)).save(folder / "c0/empty.png")  # and this one repaired
     options = {"channels": 3, "size": (8, 8), "selection": begun}
-    later, kept = check(source, on_bad="skip", **options)
+    later, kept = check_images(source, on_bad="skip", **options)
     assert np.array_equal(kept, indices)
     assert np.array_equal(later.sides, report.sides)
     assert later.per_class == report.per_class
     assert {name for name, _ in later.unreadable} == {"c0/000.png", "c0/cut.jpg", "c1/text.png"}
     with pytest.raises(InputError, match=r"c0/000.png: .*; repair it or pass --data.on-bad skip"):
-        check(source, on_bad="stop", **options)
+        check_images(source, on_bad="stop", **options)
     (folder / "c0/000.png").write_bytes((folder / "c0/002.png").read_bytes())
-    assert check(source, on_bad="stop", **options)[0].count == 130  # others were left out before
+    assert (
+        check_images(source, on_bad="stop", **options)[0].count == 130
+    )  # others were left out before
 
 
 def test_the_stamp_follows_the_files_not_their_place(folder, tmp_path_factory):
     def stamp(of):
-        return check(open_source(str(of)), channels=3, size=(8, 8))[0].stamp
+        return check_images(open_source(str(of)), channels=3, size=(8, 8))[0].stamp
 
     before = stamp(folder)
     moved = folder.rename(tmp_path_factory.mktemp("elsewhere") / "moved")

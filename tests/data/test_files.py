@@ -14,7 +14,7 @@ import pytest
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from convflow.data import files
-from convflow.data.check import check
+from convflow.data.check import check_images
 from convflow.data.files import decode, read_below, read_member, read_regular
 from convflow.data.sources import open_source
 from convflow.types import InputError
@@ -43,7 +43,7 @@ def test_a_pipe_and_a_device_among_pictures_are_bad_pictures(tmp_path):
     (tmp_path / "a.png").write_bytes(encode())
     os.mkfifo(tmp_path / "b.png")
     (tmp_path / "c.png").symlink_to("/dev/zero")
-    report, good = check(open_source(str(tmp_path)), channels=1, size=(4, 4), on_bad="skip")
+    report, good = check_images(open_source(str(tmp_path)), channels=1, size=(4, 4), on_bad="skip")
     assert good.tolist() == [0]
     assert dict(report.unreadable) == {
         "b.png": "expected a regular file, got a named pipe",
@@ -134,7 +134,7 @@ def png_of_size(width, height):
 
 
 def test_too_many_pixels_are_refused_before_they_are_decoded(tmp_path, monkeypatch):
-    def load(picture):
+    def load(image):
         raise AssertionError("decoded")
 
     monkeypatch.setattr(ImageFile.ImageFile, "load", load)

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, features
 
 from convflow.data import formats
-from convflow.data.pictures import Pictures
+from convflow.data.source import StoredSource
 
 
 @pytest.mark.parametrize(
@@ -21,10 +21,10 @@ from convflow.data.pictures import Pictures
 def test_what_pillow_reads_is_a_picture(ending, kind):
     if kind not in formats.decoders():
         pytest.skip(f"Pillow was built without {kind}")
-    assert formats.is_picture(f"a/b.{ending}")
+    assert formats.is_image(f"a/b.{ending}")
     file = BytesIO()
     Image.new("RGB", (16, 16), (200, 20, 20)).save(file, kind)
-    source = Pictures("x", (), np.zeros(1, np.int64), str, lambda index: file.getvalue())
+    source = StoredSource("x", (), np.zeros(1, np.int64), str, lambda index: file.getvalue())
     assert source.read(0).size == (16, 16)
 
 
@@ -34,7 +34,7 @@ def test_a_format_that_pillow_lacks_is_named(monkeypatch):
         function.cache_clear()
     try:
         assert "AVIF" not in formats.decoders()
-        assert not formats.is_picture("a.avif")
+        assert not formats.is_image("a.avif")
         assert formats.unread(["a.avif", "b.heic"]) == (
             "2 pictures are in an unsupported format: 1 avif, 1 heic; convert them to PNG or JPEG",
         )

@@ -37,28 +37,28 @@ def test_grey_and_colour():
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I;16", "I"])
 def test_white_is_white_in_every_mode(mode, channels):
     if mode == "I;16":
-        picture = Image.fromarray(np.full((2, 3), 65535, np.uint16))
+        image = Image.fromarray(np.full((2, 3), 65535, np.uint16))
     elif mode == "I":
-        picture = Image.fromarray(np.full((2, 3), 65535, np.int32))
+        image = Image.fromarray(np.full((2, 3), 65535, np.int32))
     else:
-        picture = Image.new("RGB", (3, 2), "white").convert(mode)
-    pixels = to_uint8(picture, channels)
+        image = Image.new("RGB", (3, 2), "white").convert(mode)
+    pixels = to_uint8(image, channels)
     assert (pixels.shape, pixels.dtype) == ((2, 3, channels), np.uint8)
     assert (pixels >= 254).all()
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
 def test_transparency_lies_on_white(tmp_path, mode):
-    picture = Image.new("RGBA", (2, 1), (0, 0, 0, 0))
-    picture.putpixel((1, 0), (0, 0, 0, 255))
+    image = Image.new("RGBA", (2, 1), (0, 0, 0, 0))
+    image.putpixel((1, 0), (0, 0, 0, 255))
     if mode == "P":
-        picture.save(tmp_path / "x.gif", transparency=0)
-        picture = Image.open(tmp_path / "x.gif")
-        assert picture.mode == "P"
+        image.save(tmp_path / "x.gif", transparency=0)
+        image = Image.open(tmp_path / "x.gif")
+        assert image.mode == "P"
     else:
-        picture = picture.convert(mode)
-    assert to_uint8(picture, 1).ravel().tolist() == [255, 0]
-    assert to_uint8(picture, 3).reshape(2, 3).tolist() == [[255] * 3, [0] * 3]
+        image = image.convert(mode)
+    assert to_uint8(image, 1).ravel().tolist() == [255, 0]
+    assert to_uint8(image, 3).reshape(2, 3).tolist() == [[255] * 3, [0] * 3]
 
 
 def test_half_transparent_black_is_grey():
@@ -114,9 +114,9 @@ TWELVE = [0, 7, 8, 2000, 4095, 1]
     ],
 )
 def test_fewer_bits_than_their_container_are_taken_at_their_word(data, levels, used):
-    picture = decode(data, ["PNG", "TIFF"])
-    assert to_uint8(picture, 3)[..., 1].ravel().tolist() == levels
-    assert used_bits(picture) == used
+    image = decode(data, ["PNG", "TIFF"])
+    assert to_uint8(image, 3)[..., 1].ravel().tolist() == levels
+    assert used_bits(image) == used
 
 
 def test_bits_that_are_used():
@@ -160,7 +160,7 @@ def test_arrays():
 
 
 @pytest.mark.parametrize(
-    ("picture", "channels", "message"),
+    ("image", "channels", "message"),
     [
         (np.zeros((2, 3), np.uint8), 3, r"\(height, width, 3\), got \(2, 3, 1\)"),
         (np.zeros((2, 3, 4), np.uint8), 3, r"got \(2, 3, 4\)"),
@@ -173,24 +173,24 @@ def test_arrays():
         (Image.new("L", (2, 2)), 2, "1 or 3 channels"),
     ],
 )
-def test_refused(picture, channels, message):
+def test_refused(image, channels, message):
     with pytest.raises(InputError, match=message):
-        to_uint8(picture, channels)
+        to_uint8(image, channels)
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3])
 @pytest.mark.parametrize("size", [(8, 8), (5, 13), (40, 7), (64, 64)])
 def test_constant_stays_constant(size, channels):
-    picture = np.full((37, 51, channels), 77, np.uint8)
-    result = resize_and_crop(picture, size)
+    image = np.full((37, 51, channels), 77, np.uint8)
+    result = resize_and_crop(image, size)
     assert (result.shape, result.dtype) == ((*size, channels), np.uint8)
     assert (result == 77).all()
 
 
 def test_same_size_is_untouched():
-    picture = RAMP[:, :, None]
-    assert cover(picture, (16, 16)) is picture
-    assert np.array_equal(resize_and_crop(picture, (16, 16)), picture)
+    image = RAMP[:, :, None]
+    assert cover(image, (16, 16)) is image
+    assert np.array_equal(resize_and_crop(image, (16, 16)), image)
 
 
 def test_halving_a_checkerboard_gives_its_mean():
@@ -201,18 +201,18 @@ def test_halving_a_checkerboard_gives_its_mean():
 
 @pytest.mark.parametrize("size", [(16, 64), (16, 40), (24, 100)])
 def test_a_gradient_stays_monotone(size):
-    picture = np.broadcast_to(np.arange(64, dtype=np.uint8) * 4, (32, 64))[:, :, None]
-    result = resize_and_crop(picture, size)[:, :, 0].astype(int)
+    image = np.broadcast_to(np.arange(64, dtype=np.uint8) * 4, (32, 64))[:, :, None]
+    result = resize_and_crop(image, size)[:, :, 0].astype(int)
     assert (np.diff(result, axis=1) >= 0).all()
     assert np.ptp(result, axis=0).max() == 0
 
 
 @pytest.mark.parametrize(("size", "axis"), [((10, 10), 1), ((10, 20), 0)])
 def test_the_middle_is_kept(size, axis):
-    picture = np.zeros((30, 42, 1), np.uint8) if axis else np.zeros((40, 40, 1), np.uint8)
-    middle = picture.shape[axis] // 2
-    picture[(slice(None),) * axis + (slice(middle, None),)] = 255
-    result = resize_and_crop(picture, size)
+    image = np.zeros((30, 42, 1), np.uint8) if axis else np.zeros((40, 40, 1), np.uint8)
+    middle = image.shape[axis] // 2
+    image[(slice(None),) * axis + (slice(middle, None),)] = 255
+    result = resize_and_crop(image, size)
     first, second = np.split(result, 2, axis)
     assert first.mean() < 16
     assert second.mean() > 239
@@ -220,12 +220,12 @@ def test_the_middle_is_kept(size, axis):
 
 
 def test_crops_reach_both_ends():
-    picture = np.broadcast_to(np.arange(100, dtype=np.uint8), (10, 100))[:, :, None]
-    firsts = [int(crop(picture, (10, 10), (0, at))[0, 0, 0]) for at in (0, 0.5, 1 - 1e-9)]
+    image = np.broadcast_to(np.arange(100, dtype=np.uint8), (10, 100))[:, :, None]
+    firsts = [int(crop(image, (10, 10), (0, at))[0, 0, 0]) for at in (0, 0.5, 1 - 1e-9)]
     assert firsts == [0, 45, 90]
-    assert np.array_equal(crop(picture, (10, 11)), picture[:, 44:55])
+    assert np.array_equal(crop(image, (10, 11)), image[:, 44:55])
     places = np.random.default_rng(0).random((999, 2))
-    assert {int(crop(picture, (10, 95), at)[0, 0, 0]) for at in places} == set(range(6))
+    assert {int(crop(image, (10, 95), at)[0, 0, 0]) for at in places} == set(range(6))
 
 
 def test_a_cover_is_the_smallest_that_keeps_the_shape():
@@ -238,9 +238,9 @@ def test_a_cover_is_the_smallest_that_keeps_the_shape():
 def test_a_thin_strip_takes_memory_in_proportion_to_the_target(monkeypatch, shape, place):
     sizes, resize = [], images._resize
 
-    def watched(picture, size, *more):
-        sizes.append(picture.size + 3 * size[0] * size[1])
-        return resize(picture, size, *more)
+    def watched(image, size, *more):
+        sizes.append(image.size + 3 * size[0] * size[1])
+        return resize(image, size, *more)
 
     monkeypatch.setattr(images, "_resize", watched)
     strip = np.zeros((*shape, 3), np.uint8)
@@ -262,12 +262,12 @@ def test_a_thin_strip_takes_memory_in_proportion_to_the_target(monkeypatch, shap
     some.integers(0, 99),
 )
 def test_a_piece_enlarged_alone_is_the_piece_of_the_whole(shape, size, channels, place, seed):
-    picture = np.random.default_rng(seed).integers(0, 256, (*shape, channels), np.uint8)
+    image = np.random.default_rng(seed).integers(0, 256, (*shape, channels), np.uint8)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(images, "_MOST_TARGETS", float("inf"))
-        whole = crop(cover(picture, size), size, place)
+        whole = crop(cover(image, size), size, place)
         patch.setattr(images, "_MOST_TARGETS", 0)
-        piece = crop(cover(picture, size), size, place)
+        piece = crop(cover(image, size), size, place)
     assert piece.shape == whole.shape
     assert np.abs(piece.astype(int) - whole).max() <= 1  # rounding where a sum ends in a half
 

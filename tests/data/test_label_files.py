@@ -5,19 +5,19 @@ import unicodedata
 
 import pytest
 
+from convflow.data.class_ids import AUTO, Choice
 from convflow.data.label_files import from_listings, read_listings
-from convflow.data.labels import AUTO, Choice
 from convflow.types import InputError
 
 PICTURES = ["a.png", "s/b.png"]
 PAIRS = [["a.png", 1], ["s/b.png", 0]]
 
 
-def labels(files, choice=AUTO, pictures=PICTURES, guess=True):
+def labels(files, choice=AUTO, image_files=PICTURES, guess=True):
     """Labels by picture, or why there are none, then the sentences."""
-    every = [*files, *pictures]
-    listings = read_listings(every, pictures, lambda file: files[file].encode(), choice, guess)
-    found = from_listings(listings, pictures, every, "here")
+    every = [*files, *image_files]
+    listings = read_listings(every, image_files, lambda file: files[file].encode(), choice, guess)
+    found = from_listings(listings, image_files, every, "here")
     if found is None:
         return None, tuple(note for listing in listings for note in listing.notes)
     names = [found.class_names[i] for i in found.ids] if found.class_names else None
@@ -60,7 +60,7 @@ def test_cells_of_lists_and_objects_are_no_labels(cell):
 
 def test_names_of_files_and_columns_as_they_come():
     text = "FileName,Label\ncafe\u0301/\u00e9.png,x"
-    assert labels({"Metadata.csv": text}, pictures=["caf\u00e9/e\u0301.png"])[0] == ["x"]
+    assert labels({"Metadata.csv": text}, image_files=["caf\u00e9/e\u0301.png"])[0] == ["x"]
     refuse("two columns are called 'label'", {"metadata.csv": "file_name,label,label\na.png,x,y"})
     refuse("none for a.png .2 of 2 have none., but one for /d/a.png".replace("/d", "d"),
            {"metadata.csv": "file_name,label\n/d/a.png,x\n/d/s/b.png,y"})  # fmt: skip
@@ -81,9 +81,9 @@ def test_what_is_said():
             "1 row names no file that is there: c.png",
         ),
     )
-    pictures = [f"{i}/0.png" for i in range(9)]
+    image_files = [f"{i}/0.png" for i in range(9)]
     files = {f"{i}/metadata.csv": f"file_name,label,text\n0.png,{i},\n" for i in range(9)}
-    names, notes = labels(files, pictures=pictures)
+    names, notes = labels(files, image_files=image_files)
     assert names == list("012345678")
     assert (len(notes), notes[-1]) == (5, "6 more")
     assert notes[0].startswith(
@@ -125,7 +125,7 @@ def test_a_column_that_is_not_called_labels_is_only_offered_beside_classes():
 @pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC")])
 def test_names_are_the_same_in_either_form_of_unicode(forms):
     listed, there = (unicodedata.normalize(form, "caf\u00e9.png") for form in forms)
-    found = labels({"metadata.csv": f"file_name,label\n{listed},p\n"}, pictures=[there])
+    found = labels({"metadata.csv": f"file_name,label\n{listed},p\n"}, image_files=[there])
     assert found == (["p"], ("labels from column `label` of metadata.csv: 1 class, p",))
 
 

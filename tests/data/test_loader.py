@@ -12,7 +12,7 @@ from hypothesis import strategies as some
 from PIL import Image
 
 from convflow.data.loader import Images, Order, batches
-from convflow.data.pictures import Pictures
+from convflow.data.source import StoredSource
 from convflow.types import InputError
 
 
@@ -27,7 +27,7 @@ def source_of(count=10, names=("a", "b"), size=(6, 4)):
         return Image.fromarray(pixels)
 
     labels = np.arange(count) % max(len(names), 1)
-    source = Pictures("some", names, labels, "item{}".format, fetch)
+    source = StoredSource("some", names, labels, "item{}".format, fetch)
     source.reads = reads
     return source
 

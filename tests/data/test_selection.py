@@ -6,12 +6,12 @@ import zipfile
 import numpy as np
 import pytest
 
-from convflow.data.pictures import Pictures
 from convflow.data.selection import Selection, describe_others
+from convflow.data.source import StoredSource
 
 
 def source_of(count, name="item{}"):
-    return Pictures("some", (), np.zeros(count, np.int64), name.format, lambda index: b"")
+    return StoredSource("some", (), np.zeros(count, np.int64), name.format, lambda index: b"")
 
 
 def test_it_is_read_for_the_same_pictures_alone(tmp_path):
@@ -37,8 +37,8 @@ def test_what_is_new_and_what_is_gone_is_named(tmp_path):
     assert describe_others(path, source_of(4, "\udcffü{}")) == ""
     assert describe_others(path, source_of(3, "\udcffü{}")) == "gone: \udcffü3"
     assert describe_others(path, source_of(6, "\udcffü{}")) == "new: \udcffü4, \udcffü5"
-    told = "new: a0, a1; gone: \udcffü0, \udcffü1, \udcffü2 and 1 more"
-    assert describe_others(path, source_of(2, "a{}")) == told
+    words = "new: a0, a1; gone: \udcffü0, \udcffü1, \udcffü2 and 1 more"
+    assert describe_others(path, source_of(2, "a{}")) == words
 
 
 @pytest.mark.parametrize(

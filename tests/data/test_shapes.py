@@ -6,9 +6,8 @@ import math
 import numpy as np
 import pytest
 
-from convflow.data.check import check
+from convflow.data.check import check_images
 from convflow.data.loader import Images
-from convflow.data.pictures import Drawn, Source
 from convflow.data.shapes import (
     MARGIN,
     RADII,
@@ -17,6 +16,7 @@ from convflow.data.shapes import (
     coverage,
     draw_design,
 )
+from convflow.data.source import Source, SyntheticSource
 from convflow.data.sources import open_source
 from convflow.types import InputError
 
@@ -43,7 +43,7 @@ def silhouette(design, size):
 def test_what_there_is():
     train, test = open_source("shapes"), open_source("shapes", split="test")
     assert isinstance(train, Source)
-    assert isinstance(train, Drawn)
+    assert isinstance(train, SyntheticSource)
     validation = open_source("shapes", split="val")
     assert (len(train), len(validation), len(test)) == (50_000, 10_000, 10_000)
     assert train.class_names == NAMES
@@ -159,7 +159,7 @@ def test_a_look_at_all_draws_one(monkeypatch):
     source, drawn = DrawnShapes("test"), []
     draw = source.draw
     monkeypatch.setattr(source, "draw", lambda *at: drawn.append(at) or draw(*at))
-    report, good = check(source, channels=3, size=(48, 32))
+    report, good = check_images(source, channels=3, size=(48, 32))
     assert drawn == [(0, (48, 32))]
     assert good.tolist() == list(range(10_000))
     assert report.per_class["disc"] == 1667

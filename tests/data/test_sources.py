@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from convflow.data.check import check
+from convflow.data.check import check_images
 from convflow.data.sources import open_source
 from convflow.types import InputError
 from tests.data.made import labelled, level, pack, refuse, save
@@ -164,7 +164,7 @@ def test_cifar10():
 
 
 def test_check_finds_classes_of_folder(classes):
-    report, indices = check(open_source(str(classes)), channels=3, size=(4, 6))
+    report, indices = check_images(open_source(str(classes)), channels=3, size=(4, 6))
     assert report.per_class == {"class2": 2, "class10": 1}
     assert indices.tolist() == [0, 1, 2]
     assert "2 classes from folders: class2, class10\n1 file is not read: 1 txt" in str(report)
@@ -301,7 +301,7 @@ def test_how_labels_may_be_asked_for(classes):
     for name in ("digits", "shapes"):
         source = open_source(name, labels="none")
         assert (source.class_names, source.label(1)) == ((), 0)
-        assert not check(source, channels=1, size=(8, 8))[0].per_class
+        assert not check_images(source, channels=1, size=(8, 8))[0].per_class
     refuse(classes, "got class2/metadata.csv is not read: no file_name", labels="table")
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from convflow.data.splits import choose_part, choose_tables, require_whole, split_in, split_of
+from convflow.data.splits import choose_part, choose_tables, require_unsplit, split_in, split_of
 from convflow.types import InputError
 
 
@@ -153,8 +153,8 @@ def test_tables():
         InputError, match=r"got test.parquet, .* beside other; give one of the files"
     ):
         choose_tables([*names, "other"], "x", "train")
-    require_whole("test", "x", "test")
-    require_whole("all", "x")
+    require_unsplit("test", "x", "test")
+    require_unsplit("all", "x")
 
 
 def test_pictures_without_classes_are_spoken_of_without_options_of_training():

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from convflow.data.check import check
+from convflow.data.check import check_images
 from convflow.data.sources import open_source
 from convflow.types import InputError
 from tests.data.made import labelled, level, link, refuse, save
@@ -66,7 +66,7 @@ def test_every_file_is_visited_once(tmp_path):
     assert {name: level(source, items[name]) for name in wanted} == wanted
     assert all(source.class_names[source.label(i)] == name[0] for name, i in items.items())
     assert source.notes[-1].startswith("6 links lead to what is there already and is read once: ")
-    report, _ = check(source, channels=1, size=(4, 6), on_bad="skip", memory=tmp_path / "m")
+    report, _ = check_images(source, channels=1, size=(4, 6), on_bad="skip", memory=tmp_path / "m")
     assert {name for name, _ in report.unreadable} == broken
     with pytest.raises(
         InputError, match=r"^x/gone.png: expected a readable picture, got .*No such"

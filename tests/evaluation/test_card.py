@@ -9,7 +9,7 @@ import pytest
 
 from convflow import __version__
 from convflow.evaluation import card as cards
-from convflow.evaluation.card import Card, compare, contrast, library, read_card, titled
+from convflow.evaluation.card import Card, compare_cards, contrast, library, read_card, titled
 from convflow.types import InputError
 
 
@@ -57,16 +57,16 @@ def test_cards_that_differ_in_the_model_alone_compare(card, tmp_path):
         samples_sha256="8",
         machine={"device": "other"},
     )
-    text = compare([write(tmp_path, "a", card), write(tmp_path, "b", other)])
+    text = compare_cards([write(tmp_path, "a", card), write(tmp_path, "b", other)])
     rows = [line.split() for line in text.splitlines()]
     assert rows[0] == ["a", "b"]
     assert rows[1][:3] == ["FID-2k", "12.3456", "9.5000"]
     assert rows[2][:3] == ["precision-2k", "0.5000", "-"]
     assert "lower is better" in text.splitlines()[1], "cards of version 0.2 do not say it"
     assert "higher is better" in text.splitlines()[2]
-    told = dataclasses.replace(other, scores={"F1-2k": 0.5}, better={"F1-2k": "higher"})
-    assert "F1-2k 0.5000 higher is better" in " ".join(told.table().split())
-    text = compare([write(tmp_path, "a", card), write(tmp_path, "c", told)])
+    reported = dataclasses.replace(other, scores={"F1-2k": 0.5}, better={"F1-2k": "higher"})
+    assert "F1-2k 0.5000 higher is better" in " ".join(reported.table().split())
+    text = compare_cards([write(tmp_path, "a", card), write(tmp_path, "c", reported)])
     assert text.splitlines()[3].endswith("  higher is better")
 
 
@@ -87,11 +87,11 @@ def test_any_other_difference_is_a_row(card, tmp_path, group, change, row):
     paths = [write(tmp_path, "a", card), write(tmp_path, "b", other)]
     key, first, second = row.split()
     with pytest.raises(InputError, match=f"cannot be compared, they differ in {re.escape(key)}"):
-        compare(paths)
+        compare_cards(paths)
     rows = [line.split() for line in contrast(paths).splitlines()]
     assert rows[0] == ["setting", *map(str, paths)]
     assert [key, first, second] in rows[1:]
-    assert "which are allowed" in compare(paths, [group])
+    assert "which are allowed" in compare_cards(paths, [group])
     assert contrast(paths, [group]) == ""
 
 
@@ -101,7 +101,7 @@ def test_many_differences_are_aligned_rows_and_a_short_error(card, tmp_path):
     theirs = dataclasses.replace(card, sampling=None, detector=hashes[1])
     paths = [write(tmp_path, "a", ours), write(tmp_path, "b", theirs)]
     with pytest.raises(InputError, match=r"sampling\.solver, .* and 2 more; score both") as error:
-        compare(paths)
+        compare_cards(paths)
     assert len(str(error.value)) < 400
     head, *rows = contrast(paths).splitlines()
     assert len(rows) == 5
@@ -124,16 +124,16 @@ def test_the_third_card_is_compared_too(card, tmp_path):
     other = dataclasses.replace(card, pictures={"count": 3})
     paths = [write(tmp_path, n, c) for n, c in (("a", card), ("b", card), ("c", other))]
     with pytest.raises(InputError, match=r"c\.json cannot be compared"):
-        compare(paths)
+        compare_cards(paths)
 
 
 def test_one_card_is_shown(card, tmp_path):
-    assert "12.3456" in compare([write(tmp_path, "a", card)])
+    assert "12.3456" in compare_cards([write(tmp_path, "a", card)])
 
 
 def test_an_unknown_key_cannot_be_allowed(card, tmp_path):
     with pytest.raises(InputError, match="--allow: expected a key of the cards, got 'stepz'"):
-        compare([write(tmp_path, "a", card)], ["stepz"])
+        compare_cards([write(tmp_path, "a", card)], ["stepz"])
 
 
 @pytest.mark.parametrize("content", ["{}", "[]", "half", '{"scores": 3}'])

@@ -26,7 +26,7 @@ from tests.tolerance import GOLDEN, assert_close_rms
 CPU, META = torch.device("cpu"), torch.device("meta")
 
 
-def pictures(batch=3, channels=3, size=(6, 8)):
+def random_images(batch=3, channels=3, size=(6, 8)):
     return torch.randint(256, (batch, channels, *size), dtype=torch.uint8)
 
 
@@ -60,7 +60,7 @@ def same_features(detector, weights):
     with torch.device("meta"):
         network = DINOv2.fitting(weights)
     network.load_state_dict(weights, assign=True)
-    images = pictures()
+    images = random_images()
     assert detector(images)["features"].equal(network(images)["features"].detach())
 
 
@@ -82,7 +82,7 @@ def test_inception_from_its_published_layout(inception_file):
 
 def test_rectangles_grey_and_batches(tiny, tiny_file):
     detector = open_detector("dinov2", weights=str(tiny_file), device=CPU)
-    grey = pictures(3, 1, (30, 20))
+    grey = random_images(3, 1, (30, 20))
     out = detector(grey)["features"]
     assert out.shape == (3, 32)
     assert out.equal(detector(grey.repeat(1, 3, 1, 1))["features"])
@@ -99,7 +99,7 @@ def test_dinov2_of_both_resizes_from_one_file(tiny_file):
     assert clean.sha256 == rounded.sha256
     assert "not rounded" in clean.resize
     assert "8 bits, rounded after each pass" in rounded.resize
-    images = pictures(2, 3, (300, 200))
+    images = random_images(2, 3, (300, 200))
     one, other = (detector(images)["features"] for detector in (clean, rounded))
     assert 0 < (one - other).norm() < 0.1 * one.norm()
 
@@ -339,7 +339,7 @@ def program(tmp_path_factory):
     path = tmp_path_factory.mktemp("program") / "small.pt2"
     network = Small().eval()
     shapes = {"images": {0: torch.export.Dim("batch", min=1)}}
-    exported = torch.export.export(network, (pictures(2),), dynamic_shapes=shapes)
+    exported = torch.export.export(network, (random_images(2),), dynamic_shapes=shapes)
     torch.export.save(exported, path)
     return path, network
 
@@ -350,7 +350,7 @@ def test_an_exported_program(program):
     assert (detector.sha256, detector.resize) == (checksum(path), "its own")
     assert not any(p.requires_grad for p in detector.network.parameters())
     for batch in (1, 5):
-        images = pictures(batch)
+        images = random_images(batch)
         out, expected = detector(images), network(images)
         assert out["features"].shape == (batch, 5)
         assert out["spatial"].shape == (batch, 5 * 4 * 6)
@@ -366,7 +366,7 @@ def test_an_exported_program_moves(program):
 def test_pictures_the_program_was_not_exported_for(program):
     detector = open_detector(str(program[0]), device=CPU)
     with pytest.raises(InputError, match=r"small\.pt2' failed on pictures \(2, 3, 9, 9\): "):
-        detector(pictures(2, size=(9, 9)))
+        detector(random_images(2, size=(9, 9)))
 
 
 def test_programs_that_cannot_be_opened(program, tmp_path):
@@ -449,7 +449,7 @@ def test_a_module(place):
     assert detector.resize == "its own"
     assert not detector.network.training
     assert not any(p.requires_grad for p in detector.network.parameters())
-    images = pictures()
+    images = random_images()
     out = detector(images)
     assert list(out) == ["features"]
     assert out["features"].dtype == torch.float32
@@ -458,7 +458,7 @@ def test_a_module(place):
 
 
 def test_a_function(place):
-    images = pictures()
+    images = random_images()
     out = open_detector(f"{place}:mapping", device=CPU)(images)
     assert {name: tuple(rows.shape) for name, rows in out.items()} == {
         "features": (3, 3 * 6 * 8),
@@ -530,7 +530,7 @@ def test_an_edit_of_the_same_second_counts(users_file, monkeypatch):
     for value in (1, 2):
         users_file.write_text(code.format(value))
         os.utime(users_file, (1_700_000_000, 1_700_000_000))
-        out = open_detector(f"{users_file}:f", device=CPU)(pictures())
+        out = open_detector(f"{users_file}:f", device=CPU)(random_images())
         assert out["features"].eq(value).all()
 
 
@@ -565,16 +565,18 @@ def test_an_edit_of_the_same_second_counts(users_file, monkeypatch):
 def test_results_that_are_refused(result, message):
     detector = Detector("mine", "", "its own", result)
     with pytest.raises(InputError, match=f"detector 'mine'.*{message}"):
-        detector(pictures() | 1)
+        detector(random_images() | 1)
 
 
 def test_one_number_per_picture_is_a_feature():
     detector = Detector("mine", "", "its own", lambda images: images.float().mean((1, 2, 3)))
-    assert detector(pictures())["features"].shape == (3, 1)
+    assert detector(random_images())["features"].shape == (3, 1)
 
 
 @pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize("images", [pictures().float(), pictures()[0], pictures()[:0]])
+@pytest.mark.parametrize(
+    "images", [random_images().float(), random_images()[0], random_images()[:0]]
+)
 def test_other_pictures_are_refused(images):
     with pytest.raises(
         InputError, match=r"detector 'mine': expected uint8 pictures \(B, C, H, W\)"
@@ -587,7 +589,7 @@ def test_memory_that_runs_out_stays_what_it_is():
         raise torch.OutOfMemoryError("full")
 
     with pytest.raises(torch.OutOfMemoryError):
-        Detector("mine", "", "its own", network)(pictures())
+        Detector("mine", "", "its own", network)(random_images())
 
 
 # State that belongs to others
@@ -618,7 +620,7 @@ def test_features_are_computed_in_float32(fails):
         seen.append(product.dtype)
         return product * (float("nan") if fails else 1)
 
-    images = pictures()
+    images = random_images()
     detector = Detector("mine", "", "its own", network)
     with torch.autocast("cpu", torch.bfloat16):
         if fails:
@@ -635,9 +637,9 @@ def test_features_are_computed_in_float32(fails):
 
 UNTOUCHED = """
 import torch
-from tests.evaluation.test_detectors import Detector, pictures, precisions
+from tests.evaluation.test_detectors import Detector, random_images, precisions
 before = precisions()
-Detector("mine", "", "its own", lambda images: images)(pictures())
+Detector("mine", "", "its own", lambda images: images)(random_images())
 assert precisions() == before
 torch.backends.fp32_precision = "ieee"
 assert precisions() == ["ieee"] * 4, precisions()

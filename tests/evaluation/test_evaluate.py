@@ -19,10 +19,10 @@ from convflow.evaluation.evaluate import (
     open_target,
 )
 from convflow.evaluation.features import part_path
-from convflow.evaluation.pictures import NpzPictures, write_samples
+from convflow.evaluation.image_sets import NpzImages, write_samples
 from convflow.evaluation.reference import read_reference
 from convflow.types import InputError
-from tests.evaluation.test_features import Pictures
+from tests.evaluation.test_features import RandomImages
 from tests.extending.detector import load
 
 CPU = torch.device("cpu")
@@ -45,10 +45,10 @@ def scenes():
 
 
 def subject(pixels, name="x", reproducible=False):
-    pictures = Pictures(len(pixels), reproducible=reproducible)
-    pictures.pixels = torch.from_numpy(np.ascontiguousarray(pixels))
-    pictures.size = pixels.shape[2:]
-    return Subject(pictures, len(pixels), {"name": name})
+    images = RandomImages(len(pixels), reproducible=reproducible)
+    images.pixels = torch.from_numpy(np.ascontiguousarray(pixels))
+    images.size = pixels.shape[2:]
+    return Subject(images, len(pixels), {"name": name})
 
 
 def save(path, pixels):
@@ -87,7 +87,7 @@ def test_a_card_says_everything(scenes, detector, tmp_path):
     assert len(card.reference["sha256"]) == len(card.samples_sha256) == 64
     assert card.library["convflow"]
     assert card.machine["device"] == "cpu"
-    assert NpzPictures(tmp_path / "samples.npz").read(range(200)).equal(ours.pictures.pixels)
+    assert NpzImages(tmp_path / "samples.npz").read(range(200)).equal(ours.images.pixels)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["deep", "real.npz", "samples.npz"]
     assert [p.name for p in (tmp_path / "deep").iterdir()] == ["card.json"]
 
@@ -193,17 +193,17 @@ def test_an_interrupted_evaluation_ends_with_the_same_card(
 
     def go(folder, stop_after=None):
         ours = subject(scenes[200:], reproducible=True)
-        read = ours.pictures.read
+        read = ours.images.read
 
         def counted(indices, progress=None):
-            if stop_after is not None and len(ours.pictures.reads) >= stop_after:
+            if stop_after is not None and len(ours.images.reads) >= stop_after:
                 raise Interrupted
             return read(indices, progress)
 
-        ours.pictures.read = counted
+        ours.images.read = counted
         target = open_target(real, ours, detector)
         _, path = evaluate(ours, detector, target, WORK, out=folder / "card.json")
-        return path.read_bytes(), ours.pictures.reads
+        return path.read_bytes(), ours.images.reads
 
     straight, reads = go(tmp_path / "a")
     assert reads == list(range(200))
@@ -227,7 +227,7 @@ def test_unfinished_work_of_other_settings_is_not_mixed_in(scenes, detector, tmp
     def broken(indices, progress=None):
         raise Interrupted
 
-    ours.pictures.read = broken
+    ours.images.read = broken
     with pytest.raises(Interrupted):
         evaluate(ours, detector, target, WORK, out=tmp_path / "a.json")
     other = subject(scenes[200:], name="y")
@@ -287,10 +287,10 @@ def test_unfinished_features_serve_other_metrics(scenes, detector, tmp_path, mon
         patch.setattr("convflow.evaluation.evaluate.score", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             evaluate(ours, detector, target, WORK, out=out, metrics=["fid"])
-    ours.pictures.reads.clear()
+    ours.images.reads.clear()
     card, _ = evaluate(ours, detector, target, WORK, out=out, metrics=["is"])
     assert list(card.scores) == ["IS-200"]
-    assert ours.pictures.reads == []
+    assert ours.images.reads == []
 
 
 def test_what_cannot_be_computed_is_refused_before_any_picture_is_read(scenes, detector, tmp_path):
@@ -310,7 +310,7 @@ def test_what_cannot_be_computed_is_refused_before_any_picture_is_read(scenes, d
     for network, target, names, message in cases:
         with pytest.raises(InputError, match=message):
             evaluate(ours, network, target, WORK, out=tmp_path / "a.json", metrics=names)
-    assert ours.pictures.reads == []
+    assert ours.images.reads == []
     assert not (tmp_path / "a.json.parts").exists()
 
 

@@ -334,8 +334,8 @@ class Flat(torch.nn.Module):
         super().__init__()
         self.num_features = num_features
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        return pictures.flatten(1)
+    def forward(self, images: Tensor) -> Tensor:
+        return images.flatten(1)
 
 
 @pytest.mark.parametrize("sizes", [(60, 60, 8), (40, 90, 3), (90, 41, 33)])

@@ -49,7 +49,7 @@ def test_a_round_trip(reference, tmp_path):
     again = read_reference(path)
     assert again.about == reference.about
     assert again.manifold.equal(reference.manifold)
-    assert not again.has_pictures
+    assert not again.has_images
     for kind, (mean, covariance) in reference.moments.items():
         assert again.moments[kind].mean.equal(mean)
         assert again.moments[kind].covariance.equal(covariance)
@@ -67,7 +67,7 @@ def test_a_file_of_the_adm_suite(tmp_path):
     assert set(reference.moments) == {"features", "spatial"}
     assert reference.moments["features"].mean.dtype == torch.float64
     assert reference.manifold is None
-    assert reference.has_pictures
+    assert reference.has_images
     assert reference.about["name"] == "a.npz"
     assert len(reference.about["sha256"]) == 64
     check_fits(reference, "a.npz", DETECTOR, (8, 6), 3)
@@ -76,7 +76,7 @@ def test_a_file_of_the_adm_suite(tmp_path):
 def test_statistics_alone_are_enough(tmp_path):
     reference = read_reference(adm(tmp_path / "a.npz", mu_s=None, sigma_s=None, arr_0=None))
     assert list(reference.moments) == ["features"]
-    assert not reference.has_pictures
+    assert not reference.has_images
 
 
 def test_pictures_alone_are_no_statistics(tmp_path):

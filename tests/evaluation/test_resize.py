@@ -22,13 +22,13 @@ SIZES = [
 ]
 
 
-def pictures(size, batch=2, channels=3):
+def random_images(size, batch=2, channels=3):
     return torch.rand(batch, channels, *size) * 255
 
 
 @pytest.mark.parametrize(("old", "new"), SIZES)
 def test_tensorflow_against_its_formula(old, new):
-    images = pictures(old, batch=1, channels=1)
+    images = random_images(old, batch=1, channels=1)
     source, expected = images[0, 0].double().numpy(), np.zeros(new)
     places = [
         np.arange(n, dtype=np.float32) * (np.float32(o) / np.float32(n))
@@ -46,7 +46,7 @@ def test_tensorflow_against_its_formula(old, new):
 
 
 def test_tensorflow_is_neither_of_torchs_bilinear_resizes():
-    images = pictures((48, 64))
+    images = random_images((48, 64))
     actual = resize_as_tensorflow(images, (299, 299))
     for corners in (False, True):
         other = F.interpolate(images, (299, 299), mode="bilinear", align_corners=corners)
@@ -54,13 +54,13 @@ def test_tensorflow_is_neither_of_torchs_bilinear_resizes():
 
 
 def test_the_same_size_changes_nothing():
-    images = pictures((299, 299), batch=1)
+    images = random_images((299, 299), batch=1)
     assert resize_as_tensorflow(images, (299, 299)).equal(images)
 
 
 @pytest.mark.parametrize(("old", "new"), [*SIZES, ((300, 500), (224, 224)), ((40, 30), (224, 224))])
 def test_pillow_against_pillow(old, new):
-    images = pictures(old)
+    images = random_images(old)
     expected = [
         [
             np.asarray(Image.fromarray(plane.numpy()).resize(new[::-1], Image.Resampling.BICUBIC))
@@ -75,7 +75,7 @@ def test_pillow_against_pillow(old, new):
 
 
 def test_pillows_filter_is_antialiased_and_not_rounded():
-    images = pictures((300, 500)).round()
+    images = random_images((300, 500)).round()
     actual = resize_as_pillow(images, (224, 224))
     other = F.interpolate(images, (224, 224), mode="bicubic", align_corners=False)
     assert (actual - other).abs().max() > 10

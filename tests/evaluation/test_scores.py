@@ -11,7 +11,7 @@ from convflow.evaluation.features import extract
 from convflow.evaluation.reference import Reference
 from convflow.evaluation.scores import describe_detector, score
 from convflow.types import InputError
-from tests.evaluation.test_features import CPU, Pictures
+from tests.evaluation.test_features import CPU, RandomImages
 from tests.extending.detector import load
 
 
@@ -22,7 +22,7 @@ def detector():
 
 @pytest.fixture
 def features(detector, tmp_path):
-    return extract(Pictures(), 23, detector, tmp_path, batch_size=23, device=CPU)
+    return extract(RandomImages(), 23, detector, tmp_path, batch_size=23, device=CPU)
 
 
 def titles(features, detector):
@@ -55,18 +55,18 @@ def test_features_of_another_width(features, detector):
 
 
 def test_a_probe_tells_detectors_apart_whose_code_is_the_same(detector):
-    pictures = Pictures()
+    images = RandomImages()
     other = dataclasses.replace(
         detector, network=lambda x: {"features": 1.1 * load()(x)["features"]}
     )
-    one, two = (describe_detector(d, pictures) for d in (detector, other))
+    one, two = (describe_detector(d, images) for d in (detector, other))
     assert one["sha256"] == two["sha256"]
     assert float(two["probe"]) == pytest.approx(1.1 * float(one["probe"]), rel=0.01)
-    assert describe_detector(detector, pictures) == one
+    assert describe_detector(detector, images) == one
     published = dataclasses.replace(detector, name="inception")
-    assert "probe" not in describe_detector(published, pictures)
+    assert "probe" not in describe_detector(published, images)
     assert (
-        describe_detector(dataclasses.replace(detector, name="a/b.py:c"), pictures)["name"]
+        describe_detector(dataclasses.replace(detector, name="a/b.py:c"), images)["name"]
         == "b.py:c"
     )
 

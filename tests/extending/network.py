@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from convflow.models.backbone import PictureBackbone
+from convflow.models.backbone import ImageBackbone
 from convflow.nn.embed import LabelEmbedding, TimeEmbedding
 
 
-class Net(PictureBackbone):
+class Net(ImageBackbone):
     """`depth` convolutions of `width` channels. A new network predicts zero."""
 
     multiple = 1  # images of any height and width

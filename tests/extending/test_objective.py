@@ -34,7 +34,7 @@ def run(train, tmp_path_factory):
 
 
 def objectives(run, step=4):
-    path = checkpoint.folder_of(run, step) / checkpoint.OBJECTIVES
+    path = checkpoint.folder_of(run, step) / checkpoint.OBJECTIVES_FILE
     return safetensors.torch.load_file(path)
 
 
@@ -58,7 +58,7 @@ def test_a_run_in_parts_ends_with_the_same_bits(run, train, tmp_path):
     for images in ("16", "32"):
         assert train(parts, "--images", images) == 0
     assert kills.differences(run, parts) == []
-    assert (checkpoint.folder_of(parts, 4) / checkpoint.OBJECTIVES).is_file()
+    assert (checkpoint.folder_of(parts, 4) / checkpoint.OBJECTIVES_FILE).is_file()
 
 
 def test_a_checkpoint_with_what_is_frozen_stored_twice_is_read(run, train, tmp_path):

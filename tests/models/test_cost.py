@@ -9,15 +9,15 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
-from convflow.models.cost import measure
-from convflow.models.zoo import PUBLISHED, SIZES, create_model
+from convflow.models.cost import measure_cost
+from convflow.models.zoo import RELEASED_SETTINGS, SIZES, create_model
 from convflow.types import InputError
 from tests.cases import MODELS, build, inputs
 
 
 def test_the_counts_are_those_of_the_table():
-    published = PUBLISHED[SIZES["dit-s/2"].family]
-    cost = measure(partial(create_model, "dit-s/2", **published), (64, 64), batch=2)
+    published = RELEASED_SETTINGS[SIZES["dit-s/2"].family]
+    cost = measure_cost(partial(create_model, "dit-s/2", **published), (64, 64), batch=2)
     assert cost.parameters == SIZES["dit-s/2"].params
     assert cost.gmacs == pytest.approx(SIZES["dit-s/2"].gmacs[1], abs=6e-4)
 
@@ -39,7 +39,7 @@ def test_a_real_run_keeps_the_bytes_and_counts_what_was_foreseen(case):
         model(x, t, y)
     expected = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
     family, settings = MODELS[case]
-    cost = measure(partial(create_model, family, **settings), tuple(x.shape[2:]), batch=3)
+    cost = measure_cost(partial(create_model, family, **settings), tuple(x.shape[2:]), batch=3)
     assert cost.saved == pytest.approx(expected, rel=0.02)  # the batch itself, a few numbers
     assert cost.parameters == sum(p.numel() for p in model.parameters())
     with FlopCounterMode(display=False) as counter:
@@ -49,10 +49,10 @@ def test_a_real_run_keeps_the_bytes_and_counts_what_was_foreseen(case):
 
 def test_memory_grows_as_it_must():
     settings = {"width": 64, "num_heads": 2, "num_classes": 3}
-    small = measure(partial(create_model, "dit", **settings, depth=2), (16, 16), 4)
-    batch = measure(partial(create_model, "dit", **settings, depth=2), (16, 16), 8)
-    deep = measure(partial(create_model, "dit", **settings, depth=4), (16, 16), 4)
-    wide = measure(partial(create_model, "dit", **settings, depth=2), (16, 32), 4)
+    small = measure_cost(partial(create_model, "dit", **settings, depth=2), (16, 16), 4)
+    batch = measure_cost(partial(create_model, "dit", **settings, depth=2), (16, 16), 8)
+    deep = measure_cost(partial(create_model, "dit", **settings, depth=4), (16, 16), 4)
+    wide = measure_cost(partial(create_model, "dit", **settings, depth=2), (16, 32), 4)
     for more in (batch, wide):
         assert more.saved == pytest.approx(2 * small.saved, rel=0.02)
         assert more.live == pytest.approx(2 * small.live, rel=0.02)
@@ -70,7 +70,7 @@ def test_memory_grows_as_it_must():
 
 
 def test_items_of_the_estimate():
-    cost = measure(partial(create_model, "dit", width=16, depth=1, num_heads=2), (8, 8))
+    cost = measure_cost(partial(create_model, "dit", width=16, depth=1, num_heads=2), (8, 8))
     numbers = 4 * cost.parameters
     assert cost.training == {
         "weights": numbers,
@@ -86,14 +86,14 @@ def test_items_of_the_estimate():
 def test_it_leaves_nothing_behind_and_refuses_sizes():
     before = torch.get_rng_state()
     build_tiny = partial(create_model, "sit", width=16, depth=1, num_heads=2)
-    measure(build_tiny, (8, 8))
+    measure_cost(build_tiny, (8, 8))
     assert before.equal(torch.get_rng_state())
     assert type(torch.zeros(1)) is torch.Tensor
     with pytest.raises(InputError, match="multiples of 2, got 7x8"):
-        measure(build_tiny, (7, 8))
+        measure_cost(build_tiny, (7, 8))
     with pytest.raises(InputError, match="multiples of 16, got 24x64; the nearest"):
-        measure(build_tiny, (24, 64), factor=8)
-    assert measure(build_tiny, (16, 64), factor=8) == measure(build_tiny, (2, 8))
-    measure(build_tiny, (2, 8), 2**28)
+        measure_cost(build_tiny, (24, 64), factor=8)
+    assert measure_cost(build_tiny, (16, 64), factor=8) == measure_cost(build_tiny, (2, 8))
+    measure_cost(build_tiny, (2, 8), 2**28)
     with pytest.raises(InputError, match="bytes can be counted, got 1000000000 pictures of 2x8"):
-        measure(build_tiny, (2, 8), 10**9)
+        measure_cost(build_tiny, (2, 8), 10**9)

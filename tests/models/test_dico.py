@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from convflow.models.convert import load_official
 from convflow.models.dico import DiCoBlock
-from convflow.models.zoo import PUBLISHED, SIZES, create_model
+from convflow.models.zoo import RELEASED_SETTINGS, SIZES, create_model
 from convflow.nn.conv import use_depthwise
 from convflow.nn.resample import mirror
 from convflow.types import InputError
@@ -130,7 +130,7 @@ def test_settings_come_back_as_json_has_them():
 def counts(name: str, **settings) -> tuple[float, float]:
     """Millions of parameters, and GMACs at 256 pixels, as released but for `settings`."""
     with torch.device("meta"):
-        model = create_model(name, **PUBLISHED[name.split("-")[0]] | settings)
+        model = create_model(name, **RELEASED_SETTINGS[name.split("-")[0]] | settings)
         x, t, y = torch.empty(1, 4, 32, 32), torch.empty(1), torch.empty(1, dtype=torch.int64)
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             model(x, t, y)

@@ -98,7 +98,7 @@ def test_onnx_gives_the_same_prediction_at_any_size(case, tmp_path):
 def test_what_cannot_be_exported_is_refused(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="without padding"):
         export_program(build("dico-pad"))
-    monkeypatch.setattr("convflow.models.export.LARGEST", 100)
+    monkeypatch.setattr("convflow.models.export.LARGEST_FILE", 100)
     with pytest.raises(InputError, match=r"at most 2 GB.*half precision"):
         export_onnx(build("dit"), tmp_path / "network.onnx")
     assert not list(tmp_path.iterdir())

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from convflow.models.layouts import SIGNS
-from convflow.models.published import take
+from convflow.models.published import take_network
 from convflow.types import InputError
 
 SIGN = SIGNS["dit"]
@@ -36,7 +36,7 @@ SCALAR = torch.tensor(1)
     ],
 )
 def test_a_network_is_found_by_its_sign(content):
-    found = take(content, "there")
+    found = take_network(content, "there")
     assert not found.part.averaged
     assert found.part.layout == "dit"
     assert {name: tensor[0].item() for name, tensor in found.part.tensors.items()} == {
@@ -85,7 +85,7 @@ def test_a_network_is_found_by_its_sign(content):
     ],
 )
 def test_the_average_is_taken_and_the_rest_is_told(content, name, dropped):
-    found = take(content, "there")
+    found = take_network(content, "there")
     assert found.part.averaged
     assert (found.part.name, found.dropped) == (name, dropped)
     assert {tensor[0].item() for tensor in found.part.tensors.values()} == {2.0}
@@ -97,29 +97,31 @@ def test_the_average_is_taken_and_the_rest_is_told(content, name, dropped):
 @pytest.mark.parametrize("name", ["non_ema", "model_no_ema", "nonema", "model-without-ema"])
 def test_what_is_no_average_is_not_taken_for_one(name):
     with pytest.raises(InputError, match=f"got 2 that could be meant: target, {name}; choose"):
-        take({"target": EMA, name: RAW}, "there")
-    assert not take({name: RAW}, "there").part.averaged
+        take_network({"target": EMA, name: RAW}, "there")
+    assert not take_network({name: RAW}, "there").part.averaged
 
 
 def test_where_several_could_be_meant_a_choice_is_asked_for():
     several = {"ema_0.999": EMA, "ema_0.9999": RAW, "model": RAW}
     message = "got 2 that could be meant: ema_0.999, ema_0.9999; choose with part="
     with pytest.raises(InputError, match=message):
-        take(several, "there")
-    assert take(several, "there", part="ema_0.999").part.name == "ema_0.999"
-    assert take(several, "there", part="model").part.averaged is False
+        take_network(several, "there")
+    assert take_network(several, "there", part="ema_0.999").part.name == "ema_0.999"
+    assert take_network(several, "there", part="model").part.averaged is False
     assert (
-        take({"state_dict": under("a.", RAW) | under("b.", RAW)}, "", part="b").part.prefix == "b."
+        take_network({"state_dict": under("a.", RAW) | under("b.", RAW)}, "", part="b").part.prefix
+        == "b."
     )
     with pytest.raises(InputError, match="2 that could be meant: model, module; choose"):
-        take({"model": RAW, "module": RAW}, "there")
+        take_network({"model": RAW, "module": RAW}, "there")
     with pytest.raises(InputError, match=r"3 that could be meant: model, emas\.0, emas\.1; choose"):
-        take({"model": RAW, "emas": [EMA, EMA]}, "there")
+        take_network({"model": RAW, "emas": [EMA, EMA]}, "there")
     with pytest.raises(InputError, match="unknown part 'modle'; did you mean 'model'"):
-        take(several, "there", part="modle")
+        take_network(several, "there", part="modle")
     both = {"both": network(0.0) | {"encoder_level_1.0.ca.1.weight": SCALAR}, "dico": {}}
     assert (
-        take({"a": RAW, "b": under("x.", both["both"])}, "there", ("dico",), "b").part.name == "b.x"
+        take_network({"a": RAW, "b": under("x.", both["both"])}, "there", ("dico",), "b").part.name
+        == "b.x"
     )
 
 
@@ -141,8 +143,8 @@ def test_where_several_could_be_meant_a_choice_is_asked_for():
 )
 def test_an_average_under_no_names_is_not_passed_over(content, place):
     with pytest.raises(InputError, match=f"got {place}.*; give part='model' to take the raw ones"):
-        take(content, "there")
-    assert take(content, "there", part="model").part.tensors.keys() == RAW.keys()
+        take_network(content, "there")
+    assert take_network(content, "there", part="model").part.tensors.keys() == RAW.keys()
 
 
 @pytest.mark.parametrize(
@@ -161,11 +163,13 @@ def test_an_average_under_no_names_is_not_passed_over(content, place):
 )
 def test_what_is_neither_the_network_nor_of_training_is_an_error(content, message):
     with pytest.raises(InputError, match=message):
-        take(content, "there")
+        take_network(content, "there")
 
 
 def test_tensors_of_no_layout_are_described_as_the_file_has_them():
-    part = take({"x": {"a": torch.zeros(2, 3), "b": SCALAR}, "y": {"c": SCALAR}}, "there").part
+    part = take_network(
+        {"x": {"a": torch.zeros(2, 3), "b": SCALAR}, "y": {"c": SCALAR}}, "there"
+    ).part
     assert part.layout is None
     assert part.describe() == "2 tensors such as a (2, 3), b ()"
 
@@ -173,11 +177,11 @@ def test_tensors_of_no_layout_are_described_as_the_file_has_them():
 def test_a_checkpoint_that_holds_itself_ends():
     content = {"model": RAW}
     content["self"] = content
-    assert take(content, "there", part="model").part.name == "model"
+    assert take_network(content, "there", part="model").part.name == "model"
 
 
 @pytest.mark.parametrize("name", ["optimizer", "optimizer_states", "optim_state_dict"])
 def test_the_averages_of_an_optimizer_are_none_of_weights(name):
     moments = {"state": {SIGN: {"exp_avg": torch.ones(2)}}}
     content = {"model": RAW, name: [moments] if name.endswith("s") else moments}
-    assert take(content, "there").part.name == "model"
+    assert take_network(content, "there").part.name == "model"

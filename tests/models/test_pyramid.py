@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 import convflow
-from convflow.models.cost import measure
+from convflow.models.cost import measure_cost
 from convflow.models.families import BACKBONES
 from convflow.models.pyramid import Pyramid
 from convflow.models.zoo import SIZES, create_model, load_model
@@ -71,7 +71,7 @@ def inputs(model: Pyramid, batch: int = 3, size: tuple[int, int] = (1, 2)):
     height, width = (side * model.multiple for side in size)
     scales = [
         torch.randn(batch, model.in_channels, height // by, width // by, generator=generator)
-        for by in model.shrinkage
+        for by in model.downsampling
     ]
     y = (torch.arange(batch) + model.num_classes) % (model.num_classes + 1)
     return scales, torch.rand(batch, len(scales), generator=generator), y
@@ -333,11 +333,11 @@ def test_sides_are_multiples_of_the_backbones_and_of_all_factors(case, multiple)
     model = build(case)
     assert model.multiple == multiple
     model.inner.check_input(torch.zeros(1, model.in_channels, multiple, 3 * multiple))
-    x = torch.zeros(1, model.in_channels, multiple + model.shrinkage[0], multiple)
+    x = torch.zeros(1, model.in_channels, multiple + model.downsampling[0], multiple)
     if x.shape[2] % multiple:
         with pytest.raises(InputError, match=f"multiples of {multiple}, got"):
             model(
-                [x[:, :, :: model.shrinkage[0], :: model.shrinkage[0]]],
+                [x[:, :, :: model.downsampling[0], :: model.downsampling[0]]],
                 torch.zeros(1, 1),
                 torch.zeros(1).long(),
             )
@@ -421,12 +421,14 @@ def test_at_size_xl_parameters_and_operations_grow_by_less_than_a_hundredth(name
 
 
 def test_its_cost_is_counted_as_that_of_any_network():
-    cost = measure(partial(create_model, "pyramid", **PYRAMIDS["dico-2-2-upsample"]), (8, 16), 2)
+    cost = measure_cost(
+        partial(create_model, "pyramid", **PYRAMIDS["dico-2-2-upsample"]), (8, 16), 2
+    )
     parameters, operations = counts("pyramid", (8, 16), **PYRAMIDS["dico-2-2-upsample"])
     assert cost.parameters == parameters
     assert cost.gmacs == pytest.approx(operations / 2e9)
     with pytest.raises(InputError, match="multiples of 4, got 8x18"):
-        measure(partial(create_model, "pyramid", **PYRAMIDS["dico-2-2-upsample"]), (8, 18))
+        measure_cost(partial(create_model, "pyramid", **PYRAMIDS["dico-2-2-upsample"]), (8, 18))
 
 
 TRAINED = [
@@ -451,7 +453,7 @@ def test_a_trained_network_is_the_first_stage_of_its_pyramid(case, factors):
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     pyramid = Pyramid.from_backbone(model, factors, stage_embedding=case == "dico")
     scales, t, y = inputs(pyramid)
-    factor = pyramid.shrinkage[0]
+    factor = pyramid.downsampling[0]
     large = F.interpolate(scales[0], scale_factor=factor)
     expected = F.avg_pool2d(model(large, t[:, 0], y), factor)
     assert expected.any()

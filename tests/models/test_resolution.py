@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from convflow.models.resolution import KINDS, Resolution, read_arguments
+from convflow.models.resolution import POSITION_SCALINGS, Resolution, read_arguments
 from convflow.models.zoo import create_model
 from convflow.nn.positions import SCALINGS, PositionScaling
 from convflow.nn.reach import ReachSchedule
@@ -65,8 +65,8 @@ def test_numbers_pass_and_records_are_worked_out():
     found = wide.arguments(model, {"reach": SCHEDULE}, t)["reach"]
     assert found.equal(SCHEDULE.at(t, (1.5, 1.0), 2.5, 2))  # its own reach and depth
     kind = {"position_scaling": "ei"}
-    told = Resolution((48, 48), (24, 16)).arguments(build("dit-patch-4"), kind, t)
-    assert told == {"position_scaling": PositionScaling("ei", 6, 4)}
+    described = Resolution((48, 48), (24, 16)).arguments(build("dit-patch-4"), kind, t)
+    assert described == {"position_scaling": PositionScaling("ei", 6, 4)}
     assert wide.arguments(build("dico"), {"reach": SCHEDULE}, t) == {}  # for a weaker model
 
 
@@ -144,8 +144,8 @@ def test_one_graph_serves_all_schedules_times_and_sizes(unchecked):
 
 def test_what_it_tells_is_json_and_holds_the_sizes():
     resolution = Resolution((16, 8), (8, 8))
-    told = resolution.describe({"reach": SCHEDULE, "position_scaling": "pi"})
-    assert told == {
+    described = resolution.describe({"reach": SCHEDULE, "position_scaling": "pi"})
+    assert described == {
         "reach": {
             "peak": 2.0,
             "times": [0.0, 0.6],
@@ -161,7 +161,7 @@ def test_what_it_tells_is_json_and_holds_the_sizes():
         "position_scaling": {"kind": "ei", "rows": 4, "columns": 4},
     }
     assert resolution.describe({"reach": 4.0}) == {"reach": 4.0}
-    assert json.loads(json.dumps(told)) == told
+    assert json.loads(json.dumps(described)) == described
 
 
 def test_what_does_not_fit_is_refused_before_the_first_call():
@@ -176,4 +176,4 @@ def test_what_does_not_fit_is_refused_before_the_first_call():
         Resolution((8, 8), (1, 8)).check(build("sit"), {"position_scaling": "pi"})
     larger.check(build("sit"), {"position_scaling": "pi"})
     larger.check(build_pyramid(), {"reach": ReachSchedule(blocks=(0, 0))})
-    assert set(KINDS) == {"pi", "ei", "ntk", "yarn"}
+    assert set(POSITION_SCALINGS) == {"pi", "ei", "ntk", "yarn"}

@@ -13,7 +13,7 @@ from convflow.codecs import PixelCodec
 from convflow.models.families import BACKBONES
 from convflow.models.zoo import (
     FAMILIES,
-    PUBLISHED,
+    RELEASED_SETTINGS,
     SIZES,
     check_process,
     create_model,
@@ -60,7 +60,7 @@ SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in COUNTED if name n
 def released(request):
     """A published size exactly as released, without memory."""
     with torch.device("meta"):
-        model = create_model(request.param, **PUBLISHED[SIZES[request.param].family])
+        model = create_model(request.param, **RELEASED_SETTINGS[SIZES[request.param].family])
     return request.param, model
 
 
@@ -98,7 +98,7 @@ def test_a_sit_is_the_dit_of_its_size():
     assert len(sizes) == 12
     assert all(SIZES[name.replace("sit", "dit")][1:] == size[1:] for name, size in sizes.items())
     with torch.device("meta"):
-        model = create_model("sit-b/4", **PUBLISHED["sit"])
+        model = create_model("sit-b/4", **RELEASED_SETTINGS["sit"])
     assert sum(p.numel() for p in model.parameters()) == SIZES["sit-b/4"].params
 
 
@@ -166,7 +166,7 @@ def test_the_public_names():
 
 
 def test_every_size_belongs_to_a_family():
-    assert {size.family for size in SIZES.values()} == set(BACKBONES) == set(PUBLISHED)
+    assert {size.family for size in SIZES.values()} == set(BACKBONES) == set(RELEASED_SETTINGS)
     assert set(FAMILIES) == {*BACKBONES, "pyramid"}
 
 

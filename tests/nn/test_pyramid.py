@@ -48,7 +48,7 @@ def fine_stem(patch: int) -> nn.Conv2d:
 
 
 @pytest.mark.parametrize(
-    ("patch", "shrinkage", "coarse_patch", "cells"),
+    ("patch", "downsampling", "coarse_patch", "cells"),
     [
         (2, 2, 1, 1),
         (4, 2, 2, 1),
@@ -61,10 +61,10 @@ def fine_stem(patch: int) -> nn.Conv2d:
     ],
 )
 def test_a_coarse_stem_and_head_are_a_convolution_and_a_shuffle(
-    patch, shrinkage, coarse_patch, cells
+    patch, downsampling, coarse_patch, cells
 ):
     fine = fine_stem(patch)
-    stem = noisy(CoarseStem(fine, shrinkage))
+    stem = noisy(CoarseStem(fine, downsampling))
     assert (stem.patch_size, stem.cells) == (coarse_patch, cells)
     rows, columns = 2 * coarse_patch, 3 * coarse_patch
     x = torch.randn(2, C, rows, columns, dtype=torch.float64)
@@ -73,7 +73,7 @@ def test_a_coarse_stem_and_head_are_a_convolution_and_a_shuffle(
     assert_close_rms(features, last(F.pixel_shuffle(filtered, cells)))
     assert features.is_contiguous()
     # The grid is that of the finest scale.
-    large = torch.zeros(2, C, rows * shrinkage, columns * shrinkage)
+    large = torch.zeros(2, C, rows * downsampling, columns * downsampling)
     assert features.shape == fine(large).shape
 
     head, c = noisy(CoarseHead(D, stem)), torch.randn(2, D, dtype=torch.float64)

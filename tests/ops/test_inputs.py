@@ -7,16 +7,16 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from convflow.ops.inputs import check_kinds, is_transformed
+from convflow.ops.inputs import check_operands, is_transformed
 from convflow.types import InputError
 
 
 def test_dtypes_and_devices() -> None:
-    check_kinds(x=torch.zeros(1), weight=torch.zeros(2, dtype=torch.float16))
+    check_operands(x=torch.zeros(1), weight=torch.zeros(2, dtype=torch.float16))
     with pytest.raises(InputError, match=r"x: expected a floating dtype, got torch.int64; convert"):
-        check_kinds(x=torch.arange(2))
+        check_operands(x=torch.arange(2))
     with pytest.raises(InputError, match="weight: expected device cpu as of x, got meta; move"):
-        check_kinds(x=torch.zeros(1), weight=torch.zeros(1, device="meta"))
+        check_operands(x=torch.zeros(1), weight=torch.zeros(1, device="meta"))
 
 
 def test_transforms_and_tangents_are_seen() -> None:

@@ -17,7 +17,11 @@ def test_states_are_pictures_unless_a_process_says_otherwise():
     assert process.stages(7) == stages
     assert process.start(X, torch.zeros, stages[0]) is X
     assert process.finish(X, (4, 4), stages) is X
-    assert (process.sizes((16, 32), 8), process.shrinkage, process.multiple) == (((2, 4),), (1,), 1)
+    assert (process.sizes((16, 32), 8), process.downsampling, process.multiple) == (
+        ((2, 4),),
+        (1,),
+        1,
+    )
     assert process.adapt({"name": "dit", "width": 8}) == {"name": "dit", "width": 8}
     assert (process.unmeasured, process.measure([X]), process.describe((4, 4))) == (False, (), {})
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from convflow.conditions.labels import take
 from convflow.processes import ddpm as module
 from convflow.processes.ddpm import DDPM
-from convflow.processes.flow import Draws
+from convflow.processes.flow import TrainingDraws
 from convflow.samplers.ode import integrate, time_grid
 from convflow.types import InputError
 from tests.cases import GOLDENS, exact
@@ -49,7 +49,7 @@ def test_the_released_betas_and_mix(golden):
 def test_the_released_loss(golden):
     """Steps 0, with its likelihood of pixels, 17, 500 and 999."""
     data, t, y = golden["in.x0"], golden["in.t"], none(4)
-    draws = Draws(golden["in.noise"], t.float())
+    draws = TrainingDraws(golden["in.noise"], t.float())
     assert_close_rms(FULL.loss_at(toy, data, y, draws), golden["out.loss"], limit=GOLDEN)
     error = DDPM("small").loss_at(noise_only, data, y, draws)
     assert_close_rms(error, golden["out.mse"], limit=GOLDEN)
@@ -60,7 +60,7 @@ def test_the_released_loss(golden):
 def test_the_released_respacing_and_step_back(golden):
     chain, x, t = FULL.respaced(50), golden["in.z"], golden["in.p_t"]
     assert chain.times.equal(golden["out.timestep_map_50"])
-    back = chain.posterior(toy(x, chain.told(t)), x, t)
+    back = chain.posterior(toy(x, chain.model_times(t)), x, t)
     for actual, key in (
         (back.mean, "mean"),
         (back.variance, "variance"),
@@ -81,7 +81,7 @@ def test_a_respaced_chain_has_the_noise_of_the_steps_it_keeps(steps):
     t = torch.rand(5, dtype=torch.float64)
     assert chain.path.alpha(t).equal(FULL.path.alpha(t))
     assert chain.step_at(t).equal(FULL.step_at(t))
-    assert chain.told(torch.tensor([steps - 1])).item() == 999
+    assert chain.model_times(torch.tensor([steps - 1])).item() == 999
 
 
 @pytest.mark.parametrize("steps", [1000, 50])
@@ -138,7 +138,7 @@ def test_steps_are_uniform_and_follow_the_generator_alone():
 
 def test_the_mean_learns_from_the_error_and_the_variance_from_the_bound():
     data, y = torch.randn(3, 2, 4, 4), none(3)
-    draws = Draws(torch.randn_like(data), torch.tensor([0.0, 40.0, 999.0]))
+    draws = TrainingDraws(torch.randn_like(data), torch.tensor([0.0, 40.0, 999.0]))
     output = toy(FULL.mix(data, *draws), draws.t).requires_grad_()
     FULL.loss_at(lambda x, t, y: output, data, y, draws).sum().backward()
     plain = output.detach()[:, :2].requires_grad_()
@@ -228,13 +228,13 @@ def test_a_step_a_rounding_away_is_that_step():
     data, noise = torch.randn(2, 1, 1, 2, 2).unbind()
     near, there = (FULL.mix(data, noise, torch.tensor([t])) for t in (798.9999, 799.0))
     assert near.equal(there)
-    assert FULL.told(torch.tensor([798.9999])).item() == 799
+    assert FULL.model_times(torch.tensor([798.9999])).item() == 799
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_the_loss_is_summed_in_float32_at_least(dtype):
     data, y = torch.randn(2, 1, 4, 4), none(2)
-    draws = Draws(torch.randn_like(data), torch.tensor([3.0, 700.0]))
+    draws = TrainingDraws(torch.randn_like(data), torch.tensor([3.0, 700.0]))
     model = exact(lambda x, t: torch.full((2, 2, 4, 4), 0.5, dtype=dtype))
     losses = FULL.loss_at(model, data, y, draws)
     assert losses.dtype == torch.promote_types(dtype, torch.float32)

@@ -10,7 +10,7 @@ from convflow.types import InputError
 FACTORS = [(2,), (4,), (3,), (2, 2), (2, 3), (2, 2, 2)]
 
 
-def pictures(*leading, height=96, width=192):
+def random_images(*leading, height=96, width=192):
     return torch.randn(*leading, height, width, dtype=torch.float64)
 
 
@@ -19,7 +19,7 @@ def pictures(*leading, height=96, width=192):
 def test_the_scales_sum_up_to_the_picture(name, factors):
     decomposition = Decomposition(name, factors)
     for leading in ((2, 3), (0, 3), ()) + ((2, 3, 5),) * (factors == (2, 3)):
-        x = pictures(*leading)
+        x = random_images(*leading)
         parts = decomposition.split(x)
         assert [part.shape[-2:] for part in parts] == [*decomposition.sizes((96, 192))]
         assert all(part.shape[:-2] == leading for part in parts)
@@ -34,14 +34,14 @@ def test_going_up_and_down_again_keeps_what_both_hold(name, factor):
     torch.testing.assert_close(up(flat, factor), flat.new_full((1, 4 * factor, 8 * factor), 0.7))
     torch.testing.assert_close(down(up(flat, factor), factor), flat)
     if name != "laplacian":
-        x = pictures(1, height=4, width=8)
+        x = random_images(1, height=4, width=8)
         torch.testing.assert_close(down(up(x, factor), factor), x)
 
 
 @pytest.mark.parametrize("name", DECOMPOSITIONS)
 def test_the_first_scales_are_the_picture_at_their_resolution(name):
     decomposition = Decomposition(name, (2, 3))
-    x = pictures(2)
+    x = random_images(2)
     parts = decomposition.split(x)
     down = decomposition.resampling.down
     torch.testing.assert_close(decomposition.join(parts[:2]), down(x, 3))
@@ -51,7 +51,7 @@ def test_the_first_scales_are_the_picture_at_their_resolution(name):
 @pytest.mark.parametrize("name", DECOMPOSITIONS)
 def test_growing_a_coarse_picture_adds_nothing_to_it(name):
     decomposition = Decomposition(name, (2, 3))
-    parts = decomposition.split(pictures(2))
+    parts = decomposition.split(random_images(2))
     alone = decomposition.join([parts[0], *(torch.zeros_like(part) for part in parts[1:])])
     torch.testing.assert_close(decomposition.grow(parts[0], 0), alone)
     assert decomposition.grow(parts[2], 2) is parts[2]
@@ -74,7 +74,7 @@ def test_means_and_interpolation_are_those_of_torch():
 
 
 def test_haar_details_have_no_mean_and_are_orthogonal_to_the_coarse_scale():
-    x = pictures(2)
+    x = random_images(2)
     coarse, fine = Decomposition("haar", (2,)).split(x)
     blocks = torch.nn.functional.avg_pool2d(fine, 2)
     torch.testing.assert_close(blocks, torch.zeros_like(blocks))
@@ -140,7 +140,7 @@ def test_what_was_not_packed_is_refused():
 
 
 def test_shrinkage_multiplies_the_factors_from_the_fine_end():
-    assert Decomposition(factors=(2, 3)).shrinkage == (6, 3, 1)
+    assert Decomposition(factors=(2, 3)).downsampling == (6, 3, 1)
     assert Decomposition(factors=(4,)).num_scales == 2
     assert math.prod(Decomposition(factors=(2, 2)).sizes((32, 64))[0]) == 8 * 16
 
@@ -178,9 +178,9 @@ def test_cosine_blocks_do_not_depend_on_the_size(factors, multiple):
     assert decomposition.multiple == multiple
     assert Decomposition("haar", factors).multiple == math.prod(factors)
     if min(factors) < 8:  # blocks of one cell below are means
-        haar = Decomposition("haar", factors).split(x := pictures(1, height=48, width=48))
+        haar = Decomposition("haar", factors).split(x := random_images(1, height=48, width=48))
         assert (haar[0] - decomposition.split(x)[0]).abs().max() > 0.01
-    x = pictures(1, height=multiple, width=3 * multiple)
+    x = random_images(1, height=multiple, width=3 * multiple)
     whole, one = decomposition.split(x), decomposition.split(x[..., :multiple])
     for part, piece in zip(whole, one, strict=True):
         torch.testing.assert_close(part[..., : piece.shape[-1]], piece)

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from convflow.processes.flow import Draws, FlowMatching, shift_of_size, shift_times
+from convflow.processes.flow import FlowMatching, TrainingDraws, shift_of_size, shift_times
 from convflow.processes.prediction import Kind
 from convflow.processes.schedule import SCHEDULES
 from convflow.types import InputError
@@ -141,7 +141,7 @@ def test_the_loss_of_the_answer_is_zero_and_the_model_sees_the_path():
 )
 def test_the_loss_is_summed_in_float32_at_least(low, full):
     data, noise = torch.randn(2, 2, 1, 4, 4, dtype=full).unbind()
-    draws = Draws(noise, torch.tensor([0.2, 0.7]))
+    draws = TrainingDraws(noise, torch.tensor([0.2, 0.7]))
     model = exact(lambda x, t: torch.full_like(x, 1 / 3, dtype=low))
     losses = FlowMatching().loss_at(model, data, torch.zeros(2, dtype=torch.int64), draws)
     third = torch.tensor(1 / 3, dtype=low).double()

@@ -142,14 +142,14 @@ def test_sampled_pictures_have_the_moments_of_the_data(name):
     size, count = (max(4, process.multiple),) * 2, 4000
     data = Gaussian(process, size)
     stages, noises = plan_stages((40, 20), (0.9,)), torch.randn(2, count, 1, *size).double()
-    pictures = sample_staged(
+    images = sample_staged(
         data, process, noises[0], labels(count), stages, "ab2", draw=lambda step: noises[step]
     ).flatten(1)
     truth = data.root @ data.root.T
     limit = 4 * (truth.diagonal() / count).sqrt()  # four standard errors
-    assert ((pictures.mean(0) - data.mean).abs() < limit + 0.01).all()
+    assert ((images.mean(0) - data.mean).abs() < limit + 0.01).all()
     spread = (truth.diagonal()[:, None] * truth.diagonal() + truth.square()) / count
-    assert ((pictures.T.cov() - truth).abs() < 4.5 * spread.sqrt() + 0.01).all()
+    assert ((images.T.cov() - truth).abs() < 4.5 * spread.sqrt() + 0.01).all()
 
 
 @pytest.mark.parametrize("scales", FACTORS)
@@ -314,11 +314,11 @@ def test_the_running_picture_ends_as_the_result(stop):
         labels(2),
         stages,
         draw=lambda step: noise,
-        callback=lambda *told: seen.append(told),
+        callback=lambda *reported: seen.append(reported),
     )
     total = sum((4, 3, 2)[:stop])
-    assert [told[:2] for told in seen] == [(i + 1, total) for i in range(total)]
-    assert all(told[2].shape == out.shape for told in seen)
+    assert [reported[:2] for reported in seen] == [(i + 1, total) for i in range(total)]
+    assert all(reported[2].shape == out.shape for reported in seen)
     assert seen[-1][2].equal(out)
 
 

@@ -21,7 +21,7 @@ from convflow.samplers.solvers import create_solver
 from convflow.settings.read import to_dict
 from convflow.training.build import build_network
 from convflow.training.keys import from_dict
-from convflow.training.overrides import describe, override
+from convflow.training.overrides import describe_options, override
 from tests.cases import build as build_case
 from tests.cases import inputs
 from tests.recipes.table import row
@@ -192,7 +192,7 @@ def test_the_time_embedding_sees_the_published_range(family, last):
     for times in t[:3999].view(3, -1).T[::100]:
         model(x, times, y)
         assert seen
-        assert all(told.equal(times) for told in seen)
+        assert all(reported.equal(times) for reported in seen)
         seen.clear()
     assert 0 <= t.min() < 0.002 * last
     assert 0.998 * last < t.max() <= last
@@ -258,7 +258,7 @@ def test_help_prints_every_key_with_its_value(name, capsys):
     assert main(["train", name, "--help"]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines() if line]
     shown = {line[0]: line[1:] for line in lines}
-    for key, value, _ in describe(create_config(name)):
+    for key, value, _ in describe_options(create_config(name)):
         assert shown[f"--{key}"][: len(value.split())] == value.split()
 
 

@@ -46,8 +46,8 @@ def test_ancestral_steps_by_hand(variance):
 
     x = NOISE
     for step, k in ((1, 2), (2, 1), (3, 0)):
-        told = torch.full((2,), float(chain.times[k]), dtype=torch.float64)
-        output = network(x, told, Y)
+        at = torch.full((2,), float(chain.times[k]), dtype=torch.float64)
+        output = network(x, at, Y)
         back = chain.posterior(output, x, torch.full((2,), k))
         x = back.mean + (torch.exp(back.log_variance / 2) * draw(step) if k else 0)
     assert_close_rms(ancestral(network, ddpm, NOISE, Y, 3, draw), x)
@@ -57,9 +57,9 @@ def test_ancestral_steps_by_hand(variance):
 def test_ddim_steps_by_hand(eta):
     ddpm, x = DDPM(), NOISE
     signal = [1.0, *(ddpm.signal[k].item() for k in (0, 500, 999))]  # linspace rounds 499.5 to 500
-    for step, told, now, before in ((1, 999, 3, 2), (2, 500, 2, 1), (3, 0, 1, 0)):
+    for step, at, now, before in ((1, 999, 3, 2), (2, 500, 2, 1), (3, 0, 1, 0)):
         now, before = signal[now], signal[before]
-        eps = toy(x, torch.full((2,), told).double(), Y)[:, :3]
+        eps = toy(x, torch.full((2,), at).double(), Y)[:, :3]
         data = (x - math.sqrt(1 - now) * eps) / math.sqrt(now)
         spread = eta * math.sqrt((1 - before) / (1 - now)) * math.sqrt(1 - now / before)
         x = math.sqrt(before) * data + math.sqrt(1 - before - spread**2) * eps + spread * draw(step)
@@ -118,18 +118,18 @@ def test_a_sample_depends_on_its_seed_and_number_alone(sampler):
 
 @pytest.mark.parametrize("sampler", [ancestral, ddim])
 def test_one_call_a_step_every_step_reported_and_data_kept_within_bounds(sampler):
-    calls, told = [], []
+    calls, seen = [], []
 
     def network(x, t, y):
         calls.append(t.unique().item())
         return toy(x, t, y)
 
     def callback(step, of, x):
-        told.append((step, of))
+        seen.append((step, of))
 
     clipped = sampler(network, DDPM(), NOISE, Y, 5, draw, clip=True, callback=callback)
     assert calls == [999, 749, 500, 250, 0]
-    assert told == [(i, 5) for i in range(1, 6)]
+    assert seen == [(i, 5) for i in range(1, 6)]
     assert clipped.abs().max() <= 1 < sampler(toy, DDPM(), NOISE, Y, 5, draw).abs().max()
     assert sampler(toy, DDPM(), NOISE, Y, 1, draw).isfinite().all()
 

@@ -137,17 +137,17 @@ def test_on_schedules_of_the_score_they_want_their_steps_near_the_data(solver, s
 
 @pytest.mark.parametrize("solver", EXPONENTIAL_SOLVERS)
 def test_a_sample_does_not_see_its_neighbours_and_every_step_is_reported(solver):
-    told = []
+    reported = []
     whole = integrate_exponential(
-        field, LINEAR, NOISE, Y, time_grid(6), solver, lambda *now: told.append(now)
+        field, LINEAR, NOISE, Y, time_grid(6), solver, lambda *now: reported.append(now)
     )
     alone = [
         integrate_exponential(field, LINEAR, one[None], Y[:1], time_grid(6), solver)
         for one in NOISE
     ]
     assert_close_rms(whole, torch.cat(alone))
-    assert [step[:2] for step in told] == [(i, 6) for i in range(1, 7)]
-    assert told[-1][2].equal(whole)
+    assert [step[:2] for step in reported] == [(i, 6) for i in range(1, 7)]
+    assert reported[-1][2].equal(whole)
     assert integrate_exponential(field, LINEAR, NOISE, Y, [0.0, 1.0], solver).isfinite().all()
 
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from convflow.conditions.labels import Labels
 from convflow.models.convert import load_official
 from convflow.processes.contract import beside
-from convflow.samplers.guidance import KINDS, ClassifierFreeGuidance, guide
+from convflow.samplers.guidance import GUIDANCE_KINDS, ClassifierFreeGuidance, guide
 from convflow.types import InputError
 from tests.cases import GOLDENS, build, inputs, read_golden
 from tests.tolerance import GOLDEN, assert_close_rms
@@ -105,7 +105,7 @@ def build_kind(kind, scale, **options):
     return guide(strong, NONE, scale, kind, **options)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", GUIDANCE_KINDS)
 def test_every_kind_is_its_formula_and_the_variance_is_that_of_the_label(kind):
     x, t, y = X.double(), torch.tensor([0.1, 0.5, 0.9]).double(), torch.tensor([0, 3, 1])
     out, label = build_kind(kind, 2.5)(x, t, y), strong(x, t, y)
@@ -119,7 +119,7 @@ def test_every_kind_is_its_formula_and_the_variance_is_that_of_the_label(kind):
 
 
 @pytest.mark.parametrize("interval", [(0.0, 1.0), (0.2, 0.6)])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", GUIDANCE_KINDS)
 def test_half_predictions_are_combined_with_the_scale_itself(kind, interval):
     """In bfloat16 1.4 is 1.3984: the numbers of the formula are never rounded to it."""
 
@@ -134,13 +134,13 @@ def test_half_predictions_are_combined_with_the_scale_itself(kind, interval):
     assert_close_rms(guided(torch.bfloat16), guided(torch.float64), torch.float32)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", GUIDANCE_KINDS)
 def test_every_kind_with_a_scale_of_one_is_the_model_itself(kind):
     for t in (torch.zeros(3), T):
         assert build_kind(kind, 1.0)(X, t, Y).equal(strong(X, t, Y))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", GUIDANCE_KINDS)
 def test_every_kind_guides_the_first_channels_alone_when_told(kind):
     t = torch.full((3,), 0.5)
     out, label = build_kind(kind, 3.0, channels=1)(X, t, Y), strong(X, t, Y)
@@ -151,7 +151,7 @@ def test_every_kind_guides_the_first_channels_alone_when_told(kind):
     assert build_kind(kind, 3.0, channels=7)(X, t, Y).equal(build_kind(kind, 3.0)(X, t, Y))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", GUIDANCE_KINDS)
 def test_every_kind_keeps_to_its_interval_on_the_clock_of_the_process(kind):
     steps = torch.tensor([900.0, 500.0, 100.0])
     out = build_kind(kind, 3.0, interval=(0.4, 0.6), clock=lambda t: beside(1 - t / 1000))(

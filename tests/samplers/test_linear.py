@@ -4,12 +4,12 @@ import pytest
 
 from convflow.processes.process import create_process
 from convflow.samplers.linear import GeneralLinear, Searched
-from convflow.samplers.multistep import Table, table_path, write_table
+from convflow.samplers.multistep import CoefficientTable, table_path, write_table
 from convflow.samplers.solver import Solver
 from convflow.settings.read import read, to_dict
 from convflow.types import InputError
 
-TABLE = Table((0.0, 0.3, 1.0), ((1.0,), (-0.5, 1.5)))
+TABLE = CoefficientTable((0.0, 0.3, 1.0), ((1.0,), (-0.5, 1.5)))
 
 
 def test_a_table_is_given_or_lies_beside_the_weights(tmp_path):

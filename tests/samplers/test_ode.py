@@ -73,16 +73,21 @@ def test_the_model_is_asked_at_times_within_the_grid(solver):
 
 
 def test_every_step_is_reported():
-    told = []
+    reported = []
     noise = torch.zeros(1, 1, 1, 1)
     model = exact(lambda x, t: torch.ones_like(x))
     out = integrate(
-        model, noise, LABELS, time_grid(4), "euler", lambda *now: told.append((*now[:2], now[2]))
+        model,
+        noise,
+        LABELS,
+        time_grid(4),
+        "euler",
+        lambda *now: reported.append((*now[:2], now[2])),
     )
-    assert [step[:2] for step in told] == [(1, 4), (2, 4), (3, 4), (4, 4)]
-    assert [step[2].item() for step in told] == [0.25, 0.5, 0.75, 1.0]
+    assert [step[:2] for step in reported] == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert [step[2].item() for step in reported] == [0.25, 0.5, 0.75, 1.0]
     assert noise.item() == 0, "the noise was changed in place"
-    assert told[-1][2].equal(out)
+    assert reported[-1][2].equal(out)
 
 
 def test_labels_reach_the_model_and_no_gradient_leaves():

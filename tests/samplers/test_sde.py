@@ -127,11 +127,11 @@ def test_without_strength_it_is_the_ode(solver):
 @pytest.mark.parametrize("last", LAST_STEPS)
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_the_last_step_by_hand(last, schedule):
-    path, kick, told = SCHEDULES[schedule], torch.full_like(X, 0.5), []
+    path, kick, reported = SCHEDULES[schedule], torch.full_like(X, 0.5), []
     t, h = 0.96, 0.04
 
     def draw(step):
-        told.append(step)
+        reported.append(step)
         return kick
 
     out = integrate_sde(field, path, X, Y, [t, 1.0], draw=draw, diffusion="linear", last=last)
@@ -147,7 +147,7 @@ def test_the_last_step_by_hand(last, schedule):
         "none": X + h * drift + math.sqrt(2 * h * (1 - t)) * kick,
     }[last]
     assert_close_rms(out, hand)
-    assert told == ([1] if last == "none" else [])
+    assert reported == ([1] if last == "none" else [])
 
 
 def test_defaults_are_those_of_sit():
@@ -157,20 +157,20 @@ def test_defaults_are_those_of_sit():
 
 @pytest.mark.parametrize("solver", SDE_SOLVERS)
 def test_each_step_has_its_noise_and_is_reported(solver):
-    told, drawn = [], []
+    reported, drawn = [], []
 
     def draw(step):
         drawn.append(step)
         return torch.zeros(2, 1, 1, 1)
 
     def callback(step, of, x):
-        told.append((step, of, x))
+        reported.append((step, of, x))
 
     grid = time_grid(5, last_step=0.04)
     out = integrate_sde(field, LINEAR, X, Y, grid, solver, draw=draw, callback=callback)
     assert drawn == [1, 2, 3, 4]
-    assert [step[:2] for step in told] == [(i, 5) for i in range(1, 6)]
-    assert told[-1][2].equal(out)
+    assert [step[:2] for step in reported] == [(i, 5) for i in range(1, 6)]
+    assert reported[-1][2].equal(out)
 
 
 @pytest.mark.parametrize("solver", SDE_SOLVERS)

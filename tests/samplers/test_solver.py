@@ -35,7 +35,7 @@ def test_a_solver_of_a_user_has_a_name_settings_and_a_run():
     assert to_dict(solver) == {
         "kind": kind, "steps": 4, "shift": 1.0, "last_step": None, "factor": 0.5
     }  # fmt: skip
-    told = []
+    reported = []
     noise = torch.zeros(2, 3, 4, 4)
     end = solver.run(
         process,
@@ -43,10 +43,10 @@ def test_a_solver_of_a_user_has_a_name_settings_and_a_run():
         noise,
         torch.zeros(2, dtype=torch.int64),
         lambda step: noise,
-        lambda step, of, x: told.append((step, of)),
+        lambda step, of, x: reported.append((step, of)),
     )
     torch.testing.assert_close(end, torch.full_like(end, 0.5))
-    assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert reported == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
 
 def test_settings_that_both_have_are_carried_over():

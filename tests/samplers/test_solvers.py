@@ -14,14 +14,14 @@ from convflow.conditions.labels import Labels
 from convflow.pipeline import Pipeline
 from convflow.processes.process import create_process
 from convflow.samplers.guidance import guide
-from convflow.samplers.multistep import Table
+from convflow.samplers.multistep import CoefficientTable
 from convflow.samplers.ode import SCHEMES
 from convflow.samplers.solvers import SOLVERS, check_shift, create_solver
 from convflow.seeds import draw_noise
 from convflow.types import InputError
 from tests.cases import build, build_pyramid
 
-TABLE = Table((0.0, 0.3, 1.0), ((1.0,), (-0.5, 1.5)))
+TABLE = CoefficientTable((0.0, 0.3, 1.0), ((1.0,), (-0.5, 1.5)))
 CHAINS = ("ddpm", "ddim")
 RANDOM = ("euler-maruyama", "stochastic-heun", "ddpm")
 SEARCHED = "searched"
@@ -47,11 +47,11 @@ def test_every_solver_runs_on_every_process_it_can(solver, kind):
         with pytest.raises(InputError, match=f"{solver} needs a model trained with the process"):
             pipe.samples(solver=solver)
         return
-    told = []
+    reported = []
     samples = pipe.samples(solver=solver, **more(solver))
-    pixels = samples.read([0, 1, 2], told.append)
+    pixels = samples.read([0, 1, 2], reported.append)
     assert pixels.shape == (3, 3, 4, 6)
-    assert sum(told) == pytest.approx(3)
+    assert sum(reported) == pytest.approx(3)
     assert pixels.float().std() > 5
     assert json.loads(json.dumps(samples.describe()))["solver"] == solver
 

@@ -23,7 +23,7 @@ from convflow import distributed as d
 from convflow.data.loader import Images
 from convflow.recipes import create_config
 from convflow.training import build, launch
-from convflow.training.checkpoint import EMA
+from convflow.training.checkpoint import EMA_FILE
 from convflow.training.overrides import override
 from convflow.training.trainer import Trainer
 
@@ -66,7 +66,7 @@ DIFFERENT = """
     if rank:
         Path("data/odd/1.png").write_bytes(picture)
     copy = shutil.copytree(shared / "disk0/new", Path("flipped"))
-    path = copy / "checkpoints/step_000000004" / EMA
+    path = copy / "checkpoints/step_000000004" / EMA_FILE
     if rank:
         content = bytearray(path.read_bytes())
         content[-40] ^= 1
@@ -98,16 +98,16 @@ FAILING = """
     Trainer.write_samples = samples
     attempt("batch", shared / "batch")
     if rank:
-        picture = Images._picture
+        image = Images._image
         def sometimes(self, index, size):
             if index % 2:
                 raise launch.InputError("damaged")
-            return picture(self, index, size)
-        Images._picture = sometimes
+            return image(self, index, size)
+        Images._image = sometimes
     logging.getLogger("convflow").setLevel("INFO")
     attempt("replaced", shared / "replaced", "--data.on-bad", "skip")
     if rank:
-        Images._picture = picture
+        Images._image = image
         build._measure = lambda *given: 1 / 0  # the first measures for all
     scales = ["--process.factors", "2", "--process.standardize", "true", "--sampling.steps", "2"]
     attempt("scales", shared / "scales", "--process", "dfm", *scales)
@@ -145,7 +145,7 @@ def test_processes_that_differ_stop_together(disks):
     )
     assert "rank 0, 0 on rank 1; let all processes see the same run folder" in first["step"]
     assert "the same --seed in all processes, got 0 on rank 0, 1 on rank 1" in first["settings"]
-    assert f"the same hash of {checkpoint.EMA} in all" in first["weights"]
+    assert f"the same hash of {checkpoint.EMA_FILE} in all" in first["weights"]
 
 
 def test_what_fails_in_one_process_stops_all_after_saving(disks):
@@ -170,18 +170,18 @@ def test_what_fails_in_one_process_stops_all_after_saving(disks):
 def test_an_autoencoder_is_known_by_its_weights(
     tiny, trainer_of, autoencoder, tmp_path, monkeypatch
 ):
-    trainer, told = trainer_of(tiny()), []
+    trainer, seen = trainer_of(tiny()), []
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
-    monkeypatch.setattr(distributed, "gather", lambda facts: told[-1].update(facts) or [facts])
+    monkeypatch.setattr(distributed, "gather", lambda facts: seen[-1].update(facts) or [facts])
     copy = str(shutil.copytree(autoencoder, tmp_path / "copy"))
     for place, factor in ((autoencoder, 1), (copy, 1), (copy, 2)):
         trainer.codec = LatentCodec(place)
         next(trainer.codec.network.parameters()).mul_(factor)
         codec = LatentCodec(autoencoder=place)
         trainer.config = dataclasses.replace(trainer.config, codec=codec)
-        told.append({})
+        seen.append({})
         agree_on_start(trainer)
-    here, there, other = told
+    here, there, other = seen
     assert here == there
     differing = {name for name in here if here[name] != other[name]}
     assert differing == {"hash of the autoencoder"}
@@ -189,8 +189,8 @@ def test_an_autoencoder_is_known_by_its_weights(
 
 @pytest.mark.parametrize("values", [(1, 1, 1), (1, 2, 1), (1, None, 2)])
 def test_values_are_told_with_their_ranks(monkeypatch, values):
-    told = [{"a": "same"} | ({} if v is None else {"step": str(v)}) for v in values]
-    monkeypatch.setattr(distributed, "gather", lambda _: told)
+    seen = [{"a": "same"} | ({} if v is None else {"step": str(v)}) for v in values]
+    monkeypatch.setattr(distributed, "gather", lambda _: seen)
     if len(set(values)) == 1:
         agree("mend it", {"a": "same", "step": 1})
         return

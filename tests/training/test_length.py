@@ -8,7 +8,7 @@ from convflow.types import InputError
 
 
 @pytest.mark.parametrize(
-    ("epochs", "pictures", "images", "line"),
+    ("epochs", "num_images", "images", "line"),
     [
         (3, 1797, 5391, "3 epochs of 1,797 pictures: 5,391 images"),
         (1, 22, 22, "1 epoch of 22 pictures: 22 images"),
@@ -16,8 +16,8 @@ from convflow.types import InputError
         (1e-9, 23, 1, "1e-09 epochs of 23 pictures: 1 images"),
     ],
 )
-def test_epochs_are_images(epochs, pictures, images, line):
-    assert count_images(epochs, pictures) == (images, line)
+def test_epochs_are_images(epochs, num_images, images, line):
+    assert count_images(epochs, num_images) == (images, line)
 
 
 def test_epochs_without_end_are_refused():

@@ -3,7 +3,7 @@
 import json
 
 from convflow.training.config import MonitorConfig
-from convflow.training.monitor import Monitor, Schedule
+from convflow.training.monitor import IntervalTimer, Monitor
 
 METRICS = {"loss": 0.5, "gradient_norm": 1.0, "learning_rate": 1e-3}
 QUIET = MonitorConfig(log_every=2, tensorboard=False)
@@ -19,7 +19,7 @@ class Clock:
 
 def test_gaps_double_up_to_the_longest():
     clock = Clock()
-    schedule = Schedule(10, 35, clock)
+    schedule = IntervalTimer(10, 35, clock)
     due = []
     for _ in range(200):
         if schedule.due():
@@ -30,7 +30,7 @@ def test_gaps_double_up_to_the_longest():
 
 def test_after_a_long_wait_it_is_due_once():
     clock = Clock()
-    schedule = Schedule(10, 10, clock)
+    schedule = IntervalTimer(10, 10, clock)
     clock.now += 500
     assert schedule.due()
     assert not schedule.due()
@@ -39,7 +39,7 @@ def test_after_a_long_wait_it_is_due_once():
 
 
 def test_a_gap_of_zero_is_always_due():
-    schedule = Schedule(0, 0, Clock())
+    schedule = IntervalTimer(0, 0, Clock())
     assert [schedule.due() for _ in range(3)] == [True] * 3
 
 

@@ -9,7 +9,7 @@ import pytest
 from convflow.recipes import create_config
 from convflow.samplers.solvers import create_solver
 from convflow.training.config import TrainConfig
-from convflow.training.overrides import describe, override
+from convflow.training.overrides import describe_options, override
 from convflow.types import InputError
 
 
@@ -37,7 +37,9 @@ def test_several_numbers_for_a_setting_of_the_network(text):
 
 def test_every_setting_of_the_network_is_described_with_its_default():
     recipe = create_config("digits.flowdcn")
-    rows = {key: value for key, value, _ in describe(override(recipe, ["--model.name", "dico"]))}
+    rows = {
+        key: value for key, value, _ in describe_options(override(recipe, ["--model.name", "dico"]))
+    }
     assert rows["model.name"] == "dico"
     assert rows["model.depths"].count(",") == 4
     assert not {"model.num-groups", "model.num-classes", "model.in-channels"} & rows.keys()
@@ -142,14 +144,14 @@ def test_what_does_not_fit_is_named(words, message):
 
 def test_describe_lists_every_key_in_a_form_that_can_be_given_back():
     config = create_config("digits.flowdcn")
-    rows = {key: value for key, value, _ in describe(config)}
+    rows = {key: value for key, value, _ in describe_options(config)}
     groups = [f for f in dataclasses.fields(config) if dataclasses.is_dataclass(f.default)]
     assert {f"{f.name}." for f in groups} <= {key.split(".")[0] + "." for key in rows}
     words = [word for key, value in rows.items() for word in (f"--{key}", value)]
     again = override(TrainConfig(), words)
     assert dataclasses.replace(again, model=config.model) == config
     assert config.model.items() <= again.model.items()
-    assert all(text for key, _, text in describe(config) if not key.startswith("model."))
+    assert all(text for key, _, text in describe_options(config) if not key.startswith("model."))
 
 
 def test_another_solver_starts_without_the_settings_of_the_recipe_s():
@@ -173,7 +175,7 @@ def test_stages_on_the_command_line():
     assert override(scales, split("--sampling.steps 8")).sampling.solver.stage_steps == ()
     assert override(scales, split("--sampling.stage-steps none")).sampling.solver.steps == 40
     assert override(scales, ["--process", "flow"]).sampling.solver.stage_steps == ()
-    rows = {key: value for key, value, _ in describe(scales)}
+    rows = {key: value for key, value, _ in describe_options(scales)}
     assert rows["sampling.solver.stage-steps"] == "30,10"
     assert (rows["optim.betas"], rows["data.size"]) == ("0.9,0.999", "8x8")
     assert (rows["process.weights"], rows["model.stage-embedding"]) == ("none", "False")

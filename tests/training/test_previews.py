@@ -10,7 +10,7 @@ from PIL import Image
 from convflow.bench.models import perturb
 from convflow.data.grid import tile
 from convflow.pipeline import Pipeline
-from convflow.samplers.guidance import KINDS
+from convflow.samplers.guidance import GUIDANCE_KINDS
 from convflow.training import checkpoint
 from convflow.training.previews import thin
 
@@ -25,7 +25,7 @@ CHOICES = {
 @pytest.mark.parametrize("choice", CHOICES)
 def test_a_grid_shows_what_sample_and_evaluate_draw(choice, tiny, trainer_of, tmp_path):
     """From the same weights, seed and settings; CFG-Zero* leaves out the same steps."""
-    kind = choice if choice in KINDS else "cfg"
+    kind = choice if choice in GUIDANCE_KINDS else "cfg"
     words = f"{CHOICES[choice]} --sampling.guidance-kind {kind} --sampling.steps 30"
     trainer = trainer_of(tiny(f"{words} --monitor.num-samples 5"))
     perturb(trainer.ema.model)

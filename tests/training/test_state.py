@@ -19,7 +19,7 @@ from convflow.training.keys import from_dict
 from convflow.types import Diverged, InputError
 from tests.cases import GOLDENS
 
-OF_ALL = (checkpoint.RAW, checkpoint.EMA, checkpoint.OPTIMIZER)
+OF_ALL = (checkpoint.RAW_FILE, checkpoint.EMA_FILE, checkpoint.OPTIMIZER_FILE)
 """What every checkpoint holds; one of objectives with parameters holds theirs too."""
 
 
@@ -69,7 +69,7 @@ def test_one_flipped_bit_is_refused(saved, name):
     message = rf"{name} is damaged: .*; move {folder} elsewhere to go on from the checkpoint before"
     with pytest.raises(InputError, match=message):
         trainer.load(folder)
-    if name.endswith("model.safetensors") or name == checkpoint.OPTIMIZER:
+    if name.endswith("model.safetensors") or name == checkpoint.OPTIMIZER_FILE:
         settings = dataclasses.replace(trainer.config.checkpoint, verify=False)
         trainer.config = dataclasses.replace(trainer.config, checkpoint=settings)
         trainer.load(folder)
@@ -142,9 +142,9 @@ def test_what_is_not_finite_is_neither_saved_nor_loaded(saved, part):
     trainer, folder = saved
     tensors = trainer.optimizer.state[trainer.model.blocks[0].mlp.out.weight]
     held = {
-        checkpoint.RAW: trainer.model.blocks[0].mlp.out.weight,
-        checkpoint.EMA: trainer.ema.model.blocks[0].mlp.out.weight,
-        checkpoint.OPTIMIZER: tensors["exp_avg"],
+        checkpoint.RAW_FILE: trainer.model.blocks[0].mlp.out.weight,
+        checkpoint.EMA_FILE: trainer.ema.model.blocks[0].mlp.out.weight,
+        checkpoint.OPTIMIZER_FILE: tensors["exp_avg"],
     }[part]
     with torch.no_grad():
         held[0, 0] = torch.nan
@@ -164,7 +164,7 @@ def test_what_is_not_finite_is_neither_saved_nor_loaded(saved, part):
 def test_the_first_step_after_a_bad_checkpoint_does_not_blame_the_learning_rate(saved):
     trainer, folder = saved
     forget_sums(folder)
-    poison(folder / checkpoint.RAW, 1e38)
+    poison(folder / checkpoint.RAW_FILE, 1e38)
     trainer.load(folder)
     older = checkpoint.folder_of(trainer.run_folder, 1)
     message = f"kept: {older}; the first step after {folder} was read, which may be bad: move it"
@@ -181,11 +181,11 @@ def test_a_folder_in_the_way_is_moved_aside(tiny, trainer_of, whole, caplog):
         folder = other.save()
         if not whole:
             (folder / "state.json").unlink()
-        content[name] = (folder / checkpoint.RAW).read_bytes()
+        content[name] = (folder / checkpoint.RAW_FILE).read_bytes()
         trainer.saved = other.saved = None
         assert trainer.save() == folder
         aside = folder.with_name(f"{folder.name}.aside{number}")
-        assert (aside / checkpoint.RAW).read_bytes() == content[name]
+        assert (aside / checkpoint.RAW_FILE).read_bytes() == content[name]
         assert f"what lay there is now {aside}" in caplog.text
         shutil.rmtree(folder)
     trainer.save()
@@ -194,7 +194,7 @@ def test_a_folder_in_the_way_is_moved_aside(tiny, trainer_of, whole, caplog):
 
 def test_a_part_that_went_missing_is_written_again(saved):
     trainer, folder = saved
-    (folder / checkpoint.OPTIMIZER).unlink()
+    (folder / checkpoint.OPTIMIZER_FILE).unlink()
     trainer.save()
     trainer.load(folder)
 
@@ -336,7 +336,7 @@ def test_a_run_of_an_earlier_version_goes_on(tmp_path):
     shutil.copytree(GOLDENS / "run_0_1", run)
     old = checkpoint.folder_of(run, 2)
     assert "files" not in checkpoint.read_state(old)
-    weights = storage.read_tensors(old / checkpoint.EMA)
+    weights = storage.read_tensors(old / checkpoint.EMA_FILE)
     model = Pipeline.from_pretrained(run).model
     assert all(torch.equal(model.state_dict()[name], w) for name, w in weights.items())
     config = launch.read_run_config(run)

@@ -213,10 +213,10 @@ def test_eight_pictures_are_learnt(tiny, trainer_of):
     words = "--optim.lr 0.01 --optim.warmup-images 0 --model.width 32 --data.flip false"
     trainer = trainer_of(tiny(f"{words} --label-dropout 0"))
     rng = np.random.default_rng(0)
-    pictures = torch.from_numpy(rng.integers(0, 2, (8, 1, 1, 1)).repeat(64, axis=1)) * 255
-    pictures = pictures.reshape(8, 1, 8, 8).to(torch.uint8)
-    labels = (pictures[:, 0, 0, 0] > 0).long()
-    batch = (pictures, labels, np.arange(8), 8, 8)
+    images = torch.from_numpy(rng.integers(0, 2, (8, 1, 1, 1)).repeat(64, axis=1)) * 255
+    images = images.reshape(8, 1, 8, 8).to(torch.uint8)
+    labels = (images[:, 0, 0, 0] > 0).long()
+    batch = (images, labels, np.arange(8), 8, 8)
     losses = [trainer.train_step(*batch)["loss"] for _ in range(250)]
     assert np.mean(losses[-20:]) < 0.2 * losses[0]
 
@@ -273,7 +273,7 @@ def test_a_save_holds_what_others_read(tiny, trainer_of):
 def test_the_same_moment_is_saved_once_with_the_newest_way_to_sample(tiny, trainer_of):
     trainer = trainer_of(tiny())
     folder = trainer.save()
-    files = [folder / name for name in ("state.json", "raw/pipeline.json", checkpoint.RAW)]
+    files = [folder / name for name in ("state.json", "raw/pipeline.json", checkpoint.RAW_FILE)]
     before = [path.stat().st_mtime_ns for path in files]
     assert trainer.save() == folder
     assert [path.stat().st_mtime_ns for path in files] == before
@@ -432,26 +432,26 @@ def test_a_process_without_a_picture_takes_part(tiny, trainer_of, monkeypatch):
 
 def test_larger_sizes_favour_noise_and_reach_farther(tiny, trainer_of, monkeypatch):
     words = "--resolution.shift true --model.depth 10 --resolution.reach auto"
-    plain, told = trainer_of(tiny("--model.depth 10")), trainer_of(tiny(words))
+    plain, adapted = trainer_of(tiny("--model.depth 10")), trainer_of(tiny(words))
     labels = torch.zeros(6, dtype=torch.int64)
     for shape, shift in (((6, 1, 8, 8), 1.0), ((6, 1, 16, 16), 2.0), ((6, 1, 8, 16), 2**0.5)):
-        t, later = (trainer._draw(labels, shape)[1]["process"].t for trainer in (plain, told))
+        t, later = (trainer._draw(labels, shape)[1]["process"].t for trainer in (plain, adapted))
         torch.testing.assert_close(later, t / (t + (1 - t) * shift))
     seen = []
-    trunk = type(told.model).trunk
+    trunk = type(adapted.model).trunk
 
     def spy(self, features, c, reach=None):
         seen.append(reach)
         return trunk(self, features, c, reach)
 
-    monkeypatch.setattr(type(told.model), "trunk", spy)
+    monkeypatch.setattr(type(adapted.model), "trunk", spy)
     for size in ((8, 8), (8, 16)):
-        pixels, _ = told.images.batch(np.arange(4), size=size)
-        assert told.train_step(pixels, labels[:4], np.arange(4), 4, 4)["loss"] > 0
+        pixels, _ = adapted.images.batch(np.arange(4), size=size)
+        assert adapted.train_step(pixels, labels[:4], np.arange(4), 4, 4)["loss"] > 0
     same, wider = seen
-    assert (same == told.model.reach).all()
-    assert (wider[..., 1] == told.model.reach).all()
-    assert wider[:, 5, 0].max() > told.model.reach
+    assert (same == adapted.model.reach).all()
+    assert (wider[..., 1] == adapted.model.reach).all()
+    assert wider[:, 5, 0].max() > adapted.model.reach
 
 
 def test_what_a_network_was_told_in_training_it_is_told_in_sampling(tiny, trainer_of):
@@ -469,7 +469,7 @@ def test_pictures_that_go_to_other_buckets_are_other_pictures(tiny, trainer_of):
     trainer = trainer_of(tiny(BUCKETS))
     folder = trainer.save()
     trainer.load(folder)
-    trainer.pictures += "0"
+    trainer.data_fingerprint += "0"
     with pytest.raises(InputError, match="was trained on other pictures"):
         trainer.load(folder)
 

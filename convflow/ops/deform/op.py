@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from convflow.ops.deform import cpu, gpu, reference
-from convflow.ops.inputs import check_kinds, is_transformed
+from convflow.ops.inputs import check_operands, is_transformed
 from convflow.ops.launch import FEATURES, find_triton
 from convflow.types import InputError
 
@@ -175,7 +175,7 @@ def _check(values: Tensor, offsets: Tensor, weights: Tensor, border: str) -> Non
                 f"weights {tuple(weights.shape)}, got {tuple(tensor.shape)}; "
                 "give one entry per position, group and tap"
             )
-    check_kinds(values=values, offsets=offsets, weights=weights)
+    check_operands(values=values, offsets=offsets, weights=weights)
     _check_sides("values", values)
 
 
@@ -194,7 +194,7 @@ def _check_merged(merged: Tensor, prior_scale: Tensor, reach: Tensor, border: st
             f"reach: expected shape (1, 2) or {(merged.shape[0], 2)} to fit merged "
             f"{tuple(merged.shape)}, got {tuple(reach.shape)}; give (x, y) once or for each sample"
         )
-    check_kinds(merged=merged, prior_scale=prior_scale, reach=reach)
+    check_operands(merged=merged, prior_scale=prior_scale, reach=reach)
     _check_sides("merged", merged)
 
 

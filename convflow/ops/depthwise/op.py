@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from convflow.ops.depthwise import gpu, reference
-from convflow.ops.inputs import check_kinds, is_transformed
+from convflow.ops.inputs import check_operands, is_transformed
 from convflow.types import InputError
 
 MOST_SIDE = 9
@@ -75,7 +75,7 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
             f"bias: expected shape ({channels},) to fit x {tuple(x.shape)}, got "
             f"{tuple(bias.shape)}; give one number for each channel"
         )
-    check_kinds(x=x, weight=weight, **({} if bias is None else {"bias": bias}))
+    check_operands(x=x, weight=weight, **({} if bias is None else {"bias": bias}))
 
 
 _conv = torch.library.custom_op(

@@ -19,7 +19,7 @@ from convflow import distributed
 from convflow.arrays import list_arrays, read_array_header, read_arrays
 from convflow.data.files import one_large_at_a_time
 from convflow.data.images import num_cores, resize_and_crop, to_uint8
-from convflow.data.pictures import Drawn, Source, one_line
+from convflow.data.source import Source, SyntheticSource, one_line
 from convflow.data.sources import open_source
 from convflow.storage import writing_file
 from convflow.types import LONGEST_SIDE, InputError, Size
@@ -31,7 +31,7 @@ DRAWN = "none: drawn at this size"
 
 
 @runtime_checkable  # for the shape checks in tests
-class PictureSet(Protocol):
+class ImageSet(Protocol):
     """Pictures of one size by number.
 
     `reproducible` says whether the same number always gives the same picture; files may change.
@@ -60,7 +60,7 @@ class PictureSet(Protocol):
         ...
 
 
-class SourcePictures:
+class SourceImages:
     """Pictures of a folder, zip, table or dataset, or drawn ones.
 
     Args:
@@ -93,8 +93,8 @@ class SourcePictures:
                 f"{size[0]}x{size[1]}; give a size such as 64x48"
             )
         self._source, self.channels = source, channels
-        self._indices = choose(len(source), num or len(source), seed, source.name)
-        self._drawn_at = size if isinstance(source, Drawn) else None
+        self._indices = choose_indices(len(source), num or len(source), seed, source.name)
+        self._drawn_at = size if isinstance(source, SyntheticSource) else None
         self._resizes = size is not None and self._drawn_at is None
         height, width = size or self._pixels(0).shape[:2]
         self.size: Size = (height, width)
@@ -125,7 +125,7 @@ class SourcePictures:
     def _pixels(self, index: int) -> np.ndarray:
         item, source = int(self._indices[index]), self._source
         try:
-            if self._drawn_at is not None and isinstance(source, Drawn):
+            if self._drawn_at is not None and isinstance(source, SyntheticSource):
                 return to_uint8(source.draw(item, self._drawn_at), self.channels)
             return to_uint8(source.read(item), self.channels)
         except InputError as error:
@@ -151,7 +151,7 @@ class SourcePictures:
         return pixels
 
 
-class NpzPictures:
+class NpzImages:
     """Pictures of an .npz file as the ADM suite writes it: `arr_0`, (N, H, W, C) uint8.
 
     An uncompressed file is mapped, so that fifty thousand samples need no memory.
@@ -180,7 +180,7 @@ class NpzPictures:
                 f"{dtype} {shape}; save them with numpy.savez(path, arr_0=pixels)"
             )
         num = num or min(shape[0], most or shape[0])
-        self._indices = choose(shape[0], num, seed, str(path))
+        self._indices = choose_indices(shape[0], num, seed, str(path))
         self.size: Size = (shape[1], shape[2])
         self.channels = shape[3]
 
@@ -201,7 +201,7 @@ class NpzPictures:
         return _describe(self, str(self._path), len(self._pixels), self._seed, "none")
 
 
-def open_pictures(
+def open_image_set(
     path: str,
     *,
     split: str = "train",
@@ -210,7 +210,7 @@ def open_pictures(
     channels: int = 3,
     num: int | None = None,
     seed: int = 0,
-) -> SourcePictures | NpzPictures:
+) -> SourceImages | NpzImages:
     """Return the pictures that `path` names: an .npz file, or anything `open_source` reads.
 
     What was understood of the data is logged: the split, files that are not read.
@@ -223,17 +223,17 @@ def open_pictures(
         said = [note for note in getattr(source, "notes", ()) if not note.startswith("no classes")]
         for note in said if distributed.rank() == 0 else ():
             log.info(f"{path}: {note}")
-        return SourcePictures(source, size=size, channels=channels, num=num, seed=seed)
-    pictures = NpzPictures(Path(path), num, seed)
-    if size is not None and size != pictures.size:
+        return SourceImages(source, size=size, channels=channels, num=num, seed=seed)
+    images = NpzImages(Path(path), num, seed)
+    if size is not None and size != images.size:
         raise InputError(
             f"expected pictures of {size[0]}x{size[1]} in {path}, got "
-            f"{pictures.size[0]}x{pictures.size[1]}; an .npz is scored at its own size"
+            f"{images.size[0]}x{images.size[1]}; an .npz is scored at its own size"
         )
-    return pictures
+    return images
 
 
-def choose(total: int, num: int, seed: int, name: str) -> np.ndarray:
+def choose_indices(total: int, num: int, seed: int, name: str) -> np.ndarray:
     """Return `num` of the numbers below `total` in rising order, drawn without replacement.
 
     Raises:
@@ -276,16 +276,16 @@ def write_samples(path: Path, batches: Iterable[UInt8[Tensor, "B C H W"]], count
 
 
 def _describe(
-    pictures: SourcePictures | NpzPictures, name: str, total: int, seed: int, resize: str
+    images: SourceImages | NpzImages, name: str, total: int, seed: int, resize: str
 ) -> dict[str, Any]:
-    chosen = len(pictures)
+    chosen = len(images)
     drawn = f"{chosen} of {total}, drawn with seed {seed}"
     return {
         "name": Path(name).name,
         "selection": "all" if chosen == total else drawn,
         "resize": resize,
-        "size": list(pictures.size),
-        "channels": pictures.channels,
+        "size": list(images.size),
+        "channels": images.channels,
     }
 
 

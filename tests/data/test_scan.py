@@ -6,14 +6,14 @@ import zipfile
 import numpy as np
 import pytest
 
-from convflow.data.look import Look, Seen
+from convflow.data.scan import Scan, Seen
 
 
-def look_of(total=5):
-    look = Look(total)
+def scan_of(total=5):
+    scan = Scan(total)
     for index in range(total - 1):
-        look.note(index, Seen("LI"[index % 2], (index + 1, 7), 3 * index, index == 2))
-    return look
+        scan.note(index, Seen("LI"[index % 2], (index + 1, 7), 3 * index, index == 2))
+    return scan
 
 
 def same(one, other):
@@ -24,10 +24,10 @@ def same(one, other):
 
 
 def test_it_comes_back(tmp_path):
-    look, path = look_of(), tmp_path / "deep/x.npz"
-    look.write(path)
-    assert same(Look.read(path, 5), look)
-    assert same(Look.read(path, 6), Look(6))
+    scan, path = scan_of(), tmp_path / "deep/x.npz"
+    scan.write(path)
+    assert same(Scan.read(path, 5), scan)
+    assert same(Scan.read(path, 6), Scan(6))
 
 
 def npy(shape, data=b"", descr="<i8"):
@@ -68,21 +68,21 @@ SPOILT = {
 @pytest.mark.parametrize("members", SPOILT.values(), ids=SPOILT)
 def test_what_is_of_no_use_is_thrown_away(tmp_path, members):
     path = tmp_path / "x.npz"
-    look_of().write(path)
+    scan_of().write(path)
     rewrite(path)
-    assert same(Look.read(path, 5), look_of())
+    assert same(Scan.read(path, 5), scan_of())
     rewrite(path, **members)
-    assert same(Look.read(path, 5), Look(5))
+    assert same(Scan.read(path, 5), Scan(5))
 
 
 def test_any_damaged_byte_is_no_error(tmp_path):
     path = tmp_path / "x.npz"
-    look_of().write(path)
+    scan_of().write(path)
     whole = path.read_bytes()
     for at in range(0, len(whole), 9):
         damaged = bytearray(whole)
         damaged[at] ^= 0xFF
         path.write_bytes(damaged)
-        Look.read(path, 5)
+        Scan.read(path, 5)
         path.write_bytes(whole[:at])
-        assert same(Look.read(path, 5), Look(5))
+        assert same(Scan.read(path, 5), Scan(5))

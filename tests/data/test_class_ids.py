@@ -2,7 +2,7 @@
 
 import pytest
 
-from convflow.data.labels import (
+from convflow.data.class_ids import (
     find_column,
     from_folders,
     from_values,

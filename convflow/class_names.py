@@ -62,12 +62,12 @@ class ClassLabels:
             raise InputError(
                 f"this model was trained without labels, got {label!r}; leave the labels out"
             )
-        told = unknown_name("label", label, self.names or [f"0 to {self.count - 1}"])
+        message = unknown_name("label", label, self.names or [f"0 to {self.count - 1}"])
         if numbers and index is not None:
-            told += "; all class names are numbers here, so a number is a name and no index"
+            message += "; all class names are numbers here, so a number is a name and no index"
         elif index is not None:
-            told += f" (or 0 to {self.count - 1})" if self.names else ""
-        raise InputError(told)
+            message += f" (or 0 to {self.count - 1})" if self.names else ""
+        raise InputError(message)
 
     def _tell(self, found: int, index: int | None) -> None:
         """Say once that a class was found by its name where another one has this index."""

@@ -18,7 +18,7 @@ TILES = 8
 """About so many pictures in a strip, unless told otherwise."""
 
 
-class Previews:
+class Strips:
     """Collects running pictures batch by batch, and writes the strips of each when it is done.
 
     Tiles are those after every n-th step, after each stage of a model of scales, and after the

@@ -46,8 +46,8 @@ class Source(Protocol):
 
 
 @runtime_checkable
-class Drawn(Protocol):
-    """What a Source can do besides when its pictures are drawn, not stored.
+class SyntheticSource(Protocol):
+    """What a Source can do besides when its pictures are synthetic, drawn and not stored.
 
     They are exact at every size, so that nothing resizes them, and none can be unreadable.
     """
@@ -58,8 +58,8 @@ class Drawn(Protocol):
 
 
 @dataclass
-class Pictures:
-    """The Source behind every kind of data.
+class StoredSource:
+    """The Source behind every kind of stored data.
 
     Args:
         name: What the user gave.

@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from convflow.data.pictures import natural_key
+from convflow.class_names import composed
+from convflow.data.source import natural_key
 from convflow.data.splits import Folders, some, split_in
-from convflow.labels import composed
 from convflow.types import InputError, unknown_name
 
-SETTINGS = ("auto", "folders", "table", "names", "none")
+LABEL_SOURCES = ("auto", "folders", "table", "names", "none")
 """Where labels may be asked for from."""
 
 LABEL_COLUMNS = frozenset(
@@ -35,7 +35,7 @@ class Choice(NamedTuple):
     """What the user says about labels."""
 
     source: str = "auto"
-    """One of `SETTINGS`."""
+    """One of `LABEL_SOURCES`."""
     label_column: str = ""
     """Of a table; empty to find it."""
     image_column: str = ""
@@ -45,7 +45,7 @@ class Choice(NamedTuple):
 AUTO = Choice()
 
 
-class Labels(NamedTuple):
+class LabelSet(NamedTuple):
     """The class of each picture."""
 
     ids: np.ndarray
@@ -56,13 +56,13 @@ class Labels(NamedTuple):
     """Sentences about where they come from."""
 
 
-def unconditional(count: int, reason: str = "") -> Labels:
+def unconditional(count: int, reason: str = "") -> LabelSet:
     """No labels for `count` pictures, and why."""
     note = "no classes: the model will be unconditional" + (f" ({reason})" if reason else "")
-    return Labels(np.zeros(count, np.int64), (), (note,))
+    return LabelSet(np.zeros(count, np.int64), (), (note,))
 
 
-def from_folders(folders: Sequence[Folders], where: str) -> Labels:
+def from_folders(folders: Sequence[Folders], where: str) -> LabelSet:
     """Classes by the first folder of each picture; none where all pictures are in no folder.
 
     Raises:
@@ -82,7 +82,7 @@ def from_folders(folders: Sequence[Folders], where: str) -> Labels:
     ids = {top: number for number, top in enumerate(class_names)}
     note = f"{_classes_word(len(class_names))} from folders: {some(class_names)}"
     found = np.array([ids[top] for top in tops], np.int64)
-    return Labels(found, class_names, (note, *_alike(class_names)))
+    return LabelSet(found, class_names, (note, *_alike(class_names)))
 
 
 def prefix_of(file: str) -> str:
@@ -92,7 +92,7 @@ def prefix_of(file: str) -> str:
     return prefix if prefix != stem else ""
 
 
-def from_names(files: Sequence[str], where: str) -> Labels:
+def from_names(files: Sequence[str], where: str) -> LabelSet:
     """Classes by the names of the files up to their last numbers.
 
     Raises:
@@ -108,7 +108,7 @@ def from_names(files: Sequence[str], where: str) -> Labels:
     ids = {prefix: number for number, prefix in enumerate(class_names)}
     note = f"{_classes_word(len(class_names))} from file names: {some(class_names)}"
     found = np.array([ids[prefix] for prefix in prefixes], np.int64)
-    return Labels(found, class_names, (note, *_alike(class_names)))
+    return LabelSet(found, class_names, (note, *_alike(class_names)))
 
 
 def offer_names(files: Sequence[str]) -> tuple[str, ...]:
@@ -127,7 +127,7 @@ def from_values(
     names: Sequence[str] | None,
     describe: Callable[[int], str],
     origin: str,
-) -> Labels:
+) -> LabelSet:
     """Classes by a value for each picture: class ids, or text; all None or all -1 mean no class.
 
     Args:
@@ -162,7 +162,7 @@ def from_values(
     labels = _without_gaps(values, len(names) if names else None, describe)
     class_names = tuple(names or map(str, range(int(labels.max()) + 1)))
     note = f"labels from {origin}: {_classes_word(len(class_names))}, {some(class_names)}"
-    return Labels(labels, class_names, (note, *_alike(class_names)))
+    return LabelSet(labels, class_names, (note, *_alike(class_names)))
 
 
 def _without_gaps(
@@ -233,10 +233,10 @@ def find_column(
     for name in ("label", "labels"):
         if name in columns:
             return name, ()
-    found = [name for name in columns if name in classes or plain(name) in LABEL_COLUMNS]
+    found = [name for name in columns if name in classes or plain_column(name) in LABEL_COLUMNS]
     said: tuple[str, ...] = ()
     if not found:
-        others = [name for name in columns if plain(name) not in TEXT_COLUMNS]
+        others = [name for name in columns if plain_column(name) not in TEXT_COLUMNS]
         found = [name for name in others if 2 <= num_words(name) <= num_rows // 2]
         if found and not guess:
             shown = f"{some(found)} of {where}"
@@ -250,7 +250,7 @@ def find_column(
     return (found[0], said) if found else (None, ())
 
 
-def plain(column: str) -> str:
+def plain_column(column: str) -> str:
     """The name of a column in small letters with underscores: `file_name` of `FileName`."""
     return re.sub(r"[\W_]+", "_", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", column)).strip("_").lower()
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from convflow.spoken import bytes_of, duration
+from convflow.units import bytes_of, duration
 
 
 @pytest.mark.parametrize(

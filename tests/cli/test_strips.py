@@ -7,7 +7,7 @@ from PIL import Image
 
 from convflow.bundle.config import SamplingConfig
 from convflow.cli.main import main
-from convflow.cli.previews import Previews, file_name
+from convflow.cli.strips import Strips, file_name
 from convflow.codecs import PixelCodec
 from convflow.pipeline import Pipeline
 from convflow.samplers.solvers import create_solver
@@ -18,7 +18,7 @@ def watched(folder, every=None, **options):
     sampling = SamplingConfig(create_solver("euler", steps=40), 1.0)
     pipe = Pipeline(build("flowdcn-patch-1"), PixelCodec(), (4, 6), sampling=sampling)
     samples = pipe.samples(**options)
-    return samples, Previews(folder, samples, str, every=every, zoom=1)
+    return samples, Strips(folder, samples, str, every=every, zoom=1)
 
 
 @pytest.mark.parametrize(

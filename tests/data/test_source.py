@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from convflow.data.pictures import Pictures, natural_key, one_line, require, stamp_of
+from convflow.data.source import StoredSource, natural_key, one_line, require, stamp_of
 from convflow.types import InputError
 
 
@@ -18,14 +18,16 @@ def encode(kind, mode="RGB", size=(40, 30), **options):
 
 
 def source_of(*items):
-    return Pictures("some", (), np.zeros(len(items), np.int64), "item{}".format, items.__getitem__)
+    return StoredSource(
+        "some", (), np.zeros(len(items), np.int64), "item{}".format, items.__getitem__
+    )
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "TGA"])
 def test_reads_the_format_whole(kind):
-    picture = source_of(encode(kind)).read(0)
-    assert picture.size == (40, 30)
-    assert np.asarray(picture).std() > 10
+    image = source_of(encode(kind)).read(0)
+    assert image.size == (40, 30)
+    assert np.asarray(image).std() > 10
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "TIFF"])
@@ -54,7 +56,7 @@ def test_a_failing_fetch_is_an_unreadable_picture():
     def fetch(index):
         raise PermissionError("Permission\ndenied")
 
-    source = Pictures("some", (), np.zeros(1, np.int64), "item{}".format, fetch)
+    source = StoredSource("some", (), np.zeros(1, np.int64), "item{}".format, fetch)
     with pytest.raises(InputError, match=r"item0: .* got Permission denied$"):
         source.read(0)
 

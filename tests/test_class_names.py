@@ -5,7 +5,7 @@ import logging
 import numpy as np
 import pytest
 
-from convflow.labels import ClassLabels
+from convflow.class_names import ClassLabels
 from convflow.types import InputError
 
 NUMBERED = ("1", "10", "2", "3")  # as folders of these names are sorted

@@ -8,15 +8,16 @@ import shutil
 
 import pytest
 
-from convflow.training import checkpoint, launch, pictures
+from convflow.training import checkpoint, launch
+from convflow.training import data as training_data
 from convflow.types import InputError
 
 
 @pytest.mark.parametrize("names", [("a", "a"), ("caf\u00e9", "cafe\u0301")])
 def test_class_names_must_differ(tiny, tmp_path, monkeypatch, names):
-    source = pictures.open_source(tiny().data.path)
+    source = training_data.open_source(tiny().data.path)
     monkeypatch.setattr(
-        pictures,
+        training_data,
         "open_source",
         lambda path, *split, **options: dataclasses.replace(source, class_names=names),
     )
@@ -26,8 +27,8 @@ def test_class_names_must_differ(tiny, tmp_path, monkeypatch, names):
 
 @pytest.fixture
 def pets(data, tmp_path, monkeypatch):
-    """Pictures that may be damaged, and a memory of their look."""
-    monkeypatch.setattr(pictures, "_memory", lambda: tmp_path / "memory")
+    """Pictures that may be damaged, and a memory of their scan."""
+    monkeypatch.setattr(training_data, "_memory", lambda: tmp_path / "memory")
     return shutil.copytree(data, tmp_path / "pets")
 
 
@@ -81,10 +82,10 @@ def test_a_picture_written_anew_is_said_or_refused(tiny, pets, tmp_path, caplog)
     old = json.loads(state.read_text())
     del old["stamp"], old["sha256"]
     state.write_text(json.dumps(old))
-    (tmp_path / "run" / pictures.SELECTION).unlink()
+    (tmp_path / "run" / training_data.SELECTION_FILE).unlink()
     (pets / "even/0.png").touch()
     assert train(40, "--data.on-change stop")  # an older run knows nothing of it
-    assert (tmp_path / "run" / pictures.SELECTION).exists()
+    assert (tmp_path / "run" / training_data.SELECTION_FILE).exists()
 
 
 def test_the_first_process_looks_for_all(tiny, tmp_path, monkeypatch):
@@ -92,7 +93,7 @@ def test_the_first_process_looks_for_all(tiny, tmp_path, monkeypatch):
         report, good = compute()
         return dataclasses.replace(report, total=21), good
 
-    monkeypatch.setattr(pictures.distributed, "from_first", as_from_another_disk)
+    monkeypatch.setattr(training_data.distributed, "from_first", as_from_another_disk)
     with pytest.raises(InputError, match=r"the 21 pictures in .* first process sees, got 22"):
         launch.train(tiny(), tmp_path / "run")
     assert not (tmp_path / "run").exists()

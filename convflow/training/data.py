@@ -1,4 +1,4 @@
-"""The pictures of a training: opened, looked at once, brought into an order.
+"""The pictures of a training: opened, scanned once, brought into an order.
 
 A run keeps which pictures it began with, so that one which becomes unreadable later changes neither
 their number nor their order.
@@ -19,24 +19,24 @@ from huggingface_hub import cached_assets_path
 
 from convflow import distributed
 from convflow.bar import Bar
+from convflow.class_names import composed
 from convflow.data.buckets import BucketOrder, Buckets, bucket_sizes, even_ratios
-from convflow.data.check import Report, check
+from convflow.data.check import Report, check_images
 from convflow.data.loader import Images, Order
-from convflow.data.pictures import Drawn
 from convflow.data.selection import Selection
+from convflow.data.source import SyntheticSource
 from convflow.data.sources import Source, open_source
-from convflow.labels import composed
 from convflow.training.config import DataConfig
 from convflow.types import InputError, Size
 
 log = logging.getLogger("convflow")
 
-MANY_PICTURES = 10_000
-SELECTION = "pictures.npz"
+MANY_IMAGES = 10_000
+SELECTION_FILE = "pictures.npz"
 """File of a run folder: the pictures that the run began with."""
 
 
-def open_pictures(data: DataConfig) -> Source:
+def open_images(data: DataConfig) -> Source:
     """Return the pictures and labels that the settings name.
 
     Raises:
@@ -65,12 +65,12 @@ def open_pictures(data: DataConfig) -> Source:
     return source
 
 
-def look_at_pictures(
+def scan_images(
     source: Source, data: DataConfig, kept: Path | None, device: torch.device
 ) -> tuple[Images, Report]:
-    """Return the pictures to train on, and what a look at all of them found.
+    """Return the pictures to train on, and what a scan of all of them found.
 
-    Of several processes the first looks, and all get the result.
+    Of several processes the first scans, and all get the result.
 
     Args:
         source: the pictures.
@@ -82,7 +82,7 @@ def look_at_pictures(
         InputError: unreadable pictures that are not to be skipped, or processes that see other
             pictures.
     """
-    report, good = distributed.from_first(partial(_look_at_all, source, data, kept), device)
+    report, good = distributed.from_first(partial(_scan_all, source, data, kept), device)
     if report.total != len(source):
         raise InputError(
             f"expected the {report.total:,} pictures in {data.path} that the first process sees, "
@@ -100,7 +100,7 @@ def look_at_pictures(
     return images, report
 
 
-def order_pictures(
+def order_images(
     images: Images, report: Report, sizes: tuple[Size, ...], data: DataConfig, seed: int
 ) -> Order:
     """Return the order of the pictures, in buckets where there are several sizes.
@@ -114,7 +114,7 @@ def order_pictures(
         data: their settings.
         seed: of the order.
     """
-    sides = None if isinstance(images.source, Drawn) else report.sides
+    sides = None if isinstance(images.source, SyntheticSource) else report.sides
     buckets, random = Buckets(sizes, sides, len(images)), data.crop == "random"
     report.notes, report.num_smaller = buckets.describe(), int(buckets.enlarged.sum())
     if sizes == (data.size,):
@@ -129,20 +129,21 @@ def training_sizes(data: DataConfig, multiple: int) -> tuple[Size, ...]:
         InputError: ratios that are no range, or too few pixels for them.
     """
     if data.buckets > 1:
-        ratios = even_ratios(*data.ratios, data.buckets)
+        low, high = data.ratios
+        ratios = even_ratios(low, high, data.buckets)
         return bucket_sizes(math.prod(data.size), ratios, multiple)
     return tuple(dict.fromkeys(data.sizes)) or (data.size,)
 
 
-def _look_at_all(source: Source, data: DataConfig, kept: Path | None) -> tuple[Report, np.ndarray]:
+def _scan_all(source: Source, data: DataConfig, kept: Path | None) -> tuple[Report, np.ndarray]:
     shown = sys.stderr.isatty() and distributed.rank() == 0
-    many = len(source) > MANY_PICTURES and not isinstance(source, Drawn)
+    many = len(source) > MANY_IMAGES and not isinstance(source, SyntheticSource)
     if many and not shown and distributed.rank() == 0:
         log.info(f"looking at all {len(source):,} pictures once")
     with Bar(
         total=len(source), desc="checking", unit="img", delay=1, leave=False, disable=not shown
     ) as bar:
-        return check(
+        return check_images(
             source,
             channels=data.channels,
             size=data.size,
@@ -155,12 +156,12 @@ def _look_at_all(source: Source, data: DataConfig, kept: Path | None) -> tuple[R
 
 def keep_selection(images: Images, report: Report, path: Path) -> None:
     """Write down which pictures a run trains on, where that is not known yet."""
-    if not isinstance(images.source, Drawn) and not report.kept:
+    if not isinstance(images.source, SyntheticSource) and not report.kept:
         Selection(images.indices, report.sides).write(path, images.source)
 
 
 def _memory() -> Path | None:
-    """Return the folder where looks are remembered, None where nothing may be written."""
+    """Return the folder where scans are remembered, None where nothing may be written."""
     try:
         return cached_assets_path("convflow", "looks")
     except OSError:

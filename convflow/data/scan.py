@@ -1,4 +1,4 @@
-"""What a look at every picture saw, kept in a file, so that the next training begins at once."""
+"""What a scan of every picture saw, kept in a file, so that the next training begins at once."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from PIL import Image
 from convflow.arrays import read_array_header
 from convflow.data.files import one_large_at_a_time
 from convflow.data.images import is_transparent, num_cores, to_uint8, used_bits
-from convflow.data.pictures import Source, one_line
+from convflow.data.source import Source, one_line
 from convflow.storage import writing_file
 from convflow.types import InputError, Size
 
 _BLOCK = 64  # pictures per task: small pictures decode faster than a task is handed over
-FORMAT = 2
+SCAN_FORMAT = 2
 
 
 class Seen(NamedTuple):
@@ -39,7 +39,7 @@ class Seen(NamedTuple):
     """Anywhere."""
 
 
-class Look:
+class Scan:
     """What was seen of each picture, or its problem.
 
     Attributes:
@@ -67,19 +67,19 @@ class Look:
         self.bits[index], self.transparent[index] = seen.bits, seen.transparent
 
     @classmethod
-    def read(cls, path: Path, total: int) -> Look:
+    def read(cls, path: Path, total: int) -> Scan:
         """Return what is remembered; nothing where the file is missing or of no use."""
-        look = cls(total)
+        scan = cls(total)
         try:
             with zipfile.ZipFile(path) as archive:
                 found = {name: _array(archive, name, total) for name in (*_ARRAYS, "names")}
             names = json.loads(str(found.pop("names")))
         # A damaged file raises nearly anything; it was only there to save time.
         except Exception:
-            return look
+            return scan
         known = found["modes"] >= 0
         fits = [
-            (array.shape, array.dtype) == (getattr(look, name).shape, getattr(look, name).dtype)
+            (array.shape, array.dtype) == (getattr(scan, name).shape, getattr(scan, name).dtype)
             for name, array in found.items()
         ]
         if (
@@ -89,8 +89,8 @@ class Look:
             and found["modes"].max(initial=-1) < len(names)
             and (found["sides"][known] > 0).all()
         ):
-            vars(look).update(found, names=names)
-        return look
+            vars(scan).update(found, names=names)
+        return scan
 
     def write(self, path: Path) -> None:
         """Remember it; a folder that cannot be written to is no reason to stop."""
@@ -104,24 +104,24 @@ class Look:
 _ARRAYS = ("sides", "modes", "bits", "transparent")
 
 
-def look_at(
+def scan_missing(
     source: Source,
     channels: int,
-    look: Look,
+    scan: Scan,
     missing: np.ndarray,
     progress: Callable[[int, int], None] | None,
 ) -> None:
-    """Decode the pictures that are not known yet, on all cores, and note in `look` what is seen."""
+    """Decode the pictures that are not known yet, on all cores, and note in `scan` what is seen."""
 
     def inspect(index: int) -> Seen | str:
         """What the picture is like, or why it is bad."""
         try:
             with one_large_at_a_time():
-                picture = source.read(index)
-                pixels = to_uint8(picture, channels)
-                mode = picture.mode if isinstance(picture, Image.Image) else str(picture.dtype)
+                image = source.read(index)
+                pixels = to_uint8(image, channels)
+                mode = image.mode if isinstance(image, Image.Image) else str(image.dtype)
                 size = (pixels.shape[0], pixels.shape[1])
-                return Seen(mode, size, used_bits(picture), is_transparent(picture))
+                return Seen(mode, size, used_bits(image), is_transparent(image))
         except InputError as error:
             return str(error).removeprefix(f"{source.item_name(index)}: ")
         # Whatever else decoding trips over belongs to this picture, not to the program.
@@ -134,16 +134,16 @@ def look_at(
     # Odd metadata makes Pillow warn once per picture; a bad picture is reported.
     with warnings.catch_warnings(), ThreadPoolExecutor(num_cores()) as pool:
         warnings.filterwarnings("ignore", module="PIL")
-        done = len(look.modes) - len(missing)
+        done = len(scan.modes) - len(missing)
         for block in pool.map(inspect_block, range(0, len(missing), _BLOCK)):
             for index, found in block:
                 if isinstance(found, str):
-                    look.problems[index] = found
+                    scan.problems[index] = found
                 else:
-                    look.note(index, found)
+                    scan.note(index, found)
             done += len(block)
             if progress is not None:
-                progress(done, len(look.modes))
+                progress(done, len(scan.modes))
 
 
 def _array(archive: zipfile.ZipFile, name: str, total: int) -> np.ndarray:

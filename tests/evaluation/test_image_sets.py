@@ -9,11 +9,11 @@ from PIL import Image
 
 from convflow.data.images import resize_and_crop
 from convflow.data.sources import open_source
-from convflow.evaluation.pictures import (
-    NpzPictures,
-    SourcePictures,
-    choose,
-    open_pictures,
+from convflow.evaluation.image_sets import (
+    NpzImages,
+    SourceImages,
+    choose_indices,
+    open_image_set,
     write_samples,
 )
 from convflow.types import InputError
@@ -37,48 +37,48 @@ def nchw(pixels):
 
 
 def test_a_folder_as_it_is(folder, pixels):
-    pictures, told = open_pictures(str(folder)), []
-    assert (len(pictures), pictures.size, pictures.channels) == (7, (6, 10), 3)
-    assert pictures.read([5, 0, 2], told.append).equal(nchw(pixels[[5, 0, 2]]))
-    assert sum(told) == 3
-    about = pictures.describe()
+    images, described = open_image_set(str(folder)), []
+    assert (len(images), images.size, images.channels) == (7, (6, 10), 3)
+    assert images.read([5, 0, 2], described.append).equal(nchw(pixels[[5, 0, 2]]))
+    assert sum(described) == 3
+    about = images.describe()
     assert (about["name"], about["selection"], about["resize"]) == ("data", "all", "none")
 
 
 def test_a_folder_brought_to_a_rectangle(folder, pixels):
-    pictures = open_pictures(str(folder), size=(3, 4))
+    images = open_image_set(str(folder), size=(3, 4))
     expected = resize_and_crop(pixels[6], (3, 4))
-    assert np.array_equal(pictures.read([6])[0].permute(1, 2, 0).numpy(), expected)
-    assert "bicubic" in pictures.describe()["resize"]
+    assert np.array_equal(images.read([6])[0].permute(1, 2, 0).numpy(), expected)
+    assert "bicubic" in images.describe()["resize"]
 
 
 def test_grey_pictures(folder):
-    assert open_pictures(str(folder), channels=1).read([0]).shape == (1, 1, 6, 10)
+    assert open_image_set(str(folder), channels=1).read([0]).shape == (1, 1, 6, 10)
 
 
 def test_a_draw_is_repeatable_and_told(folder):
-    pictures = open_pictures(str(folder), num=3, seed=1)
-    again = open_pictures(str(folder), num=3, seed=1)
-    assert pictures.read(range(3)).equal(again.read(range(3)))
-    assert pictures.describe()["selection"] == "3 of 7, drawn with seed 1"
+    images = open_image_set(str(folder), num=3, seed=1)
+    again = open_image_set(str(folder), num=3, seed=1)
+    assert images.read(range(3)).equal(again.read(range(3)))
+    assert images.describe()["selection"] == "3 of 7, drawn with seed 1"
 
 
 def test_another_size_is_named(folder):
     Image.new("RGB", (10, 5)).save(folder / "9.png")
-    pictures = open_pictures(str(folder))
+    images = open_image_set(str(folder))
     with pytest.raises(InputError, match=r"9\.png: expected 6x10 like the first picture, got 5x10"):
-        pictures.read(range(8))
+        images.read(range(8))
 
 
 def test_an_unreadable_picture_is_named(folder):
     (folder / "9.png").write_bytes(b"no picture")
     with pytest.raises(InputError, match=r"data, 9\.png: expected a readable picture.*repair"):
-        open_pictures(str(folder)).read(range(8))
+        open_image_set(str(folder)).read(range(8))
 
 
 def test_more_than_there_are(folder):
     with pytest.raises(InputError, match=r"expected at least 8 pictures in .*data, got 7"):
-        open_pictures(str(folder), num=8)
+        open_image_set(str(folder), num=8)
 
 
 def test_samples_are_written_as_the_adm_suite_does(tmp_path, pixels):
@@ -88,11 +88,11 @@ def test_samples_are_written_as_the_adm_suite_does(tmp_path, pixels):
         assert file.files == ["arr_0"]
         assert file["arr_0"].dtype == np.uint8
         assert np.array_equal(file["arr_0"], pixels)
-    pictures = open_pictures(str(path))
-    assert isinstance(pictures, NpzPictures)
-    assert isinstance(pictures._pixels, np.memmap)
-    assert pictures.read([6, 1]).equal(nchw(pixels[[6, 1]]))
-    assert pictures.describe()["name"] == "samples.npz"
+    images = open_image_set(str(path))
+    assert isinstance(images, NpzImages)
+    assert isinstance(images._pixels, np.memmap)
+    assert images.read([6, 1]).equal(nchw(pixels[[6, 1]]))
+    assert images.describe()["name"] == "samples.npz"
 
 
 def test_grey_samples_get_three_channels(tmp_path, pixels):
@@ -103,11 +103,11 @@ def test_grey_samples_get_three_channels(tmp_path, pixels):
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
 def test_files_of_numpy_itself(tmp_path, pixels, save):
     save(tmp_path / "a.npz", arr_0=pixels, mu=np.zeros(3))
-    pictures = NpzPictures(tmp_path / "a.npz")
-    assert pictures.read(range(7)).equal(nchw(pixels))
-    few = NpzPictures(tmp_path / "a.npz", most=3)
+    images = NpzImages(tmp_path / "a.npz")
+    assert images.read(range(7)).equal(nchw(pixels))
+    few = NpzImages(tmp_path / "a.npz", most=3)
     assert len(few) == 3
-    assert len(NpzPictures(tmp_path / "a.npz", most=30)) == 7
+    assert len(NpzImages(tmp_path / "a.npz", most=30)) == 7
 
 
 def test_a_failed_write_leaves_nothing(tmp_path, pixels):
@@ -134,44 +134,44 @@ def test_a_failed_write_leaves_nothing(tmp_path, pixels):
 def test_other_arrays_are_refused(tmp_path, content, message):
     np.savez(tmp_path / "a.npz", **content)
     with pytest.raises(InputError, match=message):
-        NpzPictures(tmp_path / "a.npz")
+        NpzImages(tmp_path / "a.npz")
 
 
 def test_damaged_and_missing_files(tmp_path):
     (tmp_path / "a.npz").write_bytes(b"PK half a file")
     with pytest.raises(InputError, match=r"damaged or no \.npz"):
-        NpzPictures(tmp_path / "a.npz")
+        NpzImages(tmp_path / "a.npz")
     with pytest.raises(InputError, match="no such file"):
-        NpzPictures(tmp_path / "b.npz")
+        NpzImages(tmp_path / "b.npz")
 
 
 def test_an_npz_keeps_its_size(tmp_path, pixels):
     write_samples(tmp_path / "a.npz", [nchw(pixels)], 7)
     with pytest.raises(InputError, match=r"expected pictures of 8x8 .*got 6x10"):
-        open_pictures(str(tmp_path / "a.npz"), size=(8, 8))
+        open_image_set(str(tmp_path / "a.npz"), size=(8, 8))
 
 
 def test_choosing():
-    assert choose(5, 5, 0, "x").tolist() == [0, 1, 2, 3, 4]
-    few = choose(1000, 100, 3, "x")
+    assert choose_indices(5, 5, 0, "x").tolist() == [0, 1, 2, 3, 4]
+    few = choose_indices(1000, 100, 3, "x")
     assert len(set(few.tolist())) == 100
     assert (np.diff(few) > 0).all()
     assert few.max() > 900
-    assert not np.array_equal(few, choose(1000, 100, 4, "x"))
+    assert not np.array_equal(few, choose_indices(1000, 100, 4, "x"))
 
 
 def test_the_digits():
-    pictures = SourcePictures(open_source("digits"), channels=1)
-    assert (len(pictures), pictures.size) == (1797, (8, 8))
+    images = SourceImages(open_source("digits"), channels=1)
+    assert (len(images), images.size) == (1797, (8, 8))
 
 
 def test_shapes_are_drawn_at_the_wanted_size():
-    pictures = open_pictures("shapes", split="test", size=(40, 24), num=5, seed=1)
-    wanted = open_source("shapes", split="test").draw(int(pictures._indices[3]), (40, 24))
-    assert np.array_equal(pictures.read([3])[0].permute(1, 2, 0).numpy(), np.asarray(wanted))
-    about = pictures.describe()
+    images = open_image_set("shapes", split="test", size=(40, 24), num=5, seed=1)
+    wanted = open_source("shapes", split="test").draw(int(images._indices[3]), (40, 24))
+    assert np.array_equal(images.read([3])[0].permute(1, 2, 0).numpy(), np.asarray(wanted))
+    about = images.describe()
     assert (about["resize"], about["size"]) == ("none: drawn at this size", [40, 24])
-    plain = open_pictures("shapes")
+    plain = open_image_set("shapes")
     assert (len(plain), plain.size, plain.describe()["resize"]) == (50_000, (32, 32), "none")
 
 
@@ -182,7 +182,7 @@ def test_what_was_understood_is_logged_and_labels_are_of_no_matter(tmp_path, pix
             Image.fromarray(pixels[0]).save(tmp_path / split / name / "0.png")
     (tmp_path / "train/metadata.csv").write_text("damaged, and not about labels")
     with caplog.at_level("INFO", logger="convflow"):
-        assert len(open_pictures(str(tmp_path), split="test")) == 2
+        assert len(open_image_set(str(tmp_path), split="test")) == 2
     said = [record.message.removeprefix(f"{tmp_path}: ") for record in caplog.records]
     assert said == ["split test of train, test", "1 file is not read: 1 csv"]
 
@@ -200,7 +200,7 @@ def test_the_column_of_pictures_is_named(tmp_path):
         Image.new("L", (4, 4)).save(tmp_path / file)
     for path, column in (("x.parquet", ""), ("x.parquet", "befor"), ("flat", "x"), ("mixed", "")):
         with pytest.raises(InputError) as caught:
-            open_pictures(str(tmp_path / path), image_column=column)
+            open_image_set(str(tmp_path / path), image_column=column)
         assert "--" not in str(caught.value)  # of options of training
-    found = open_pictures(str(tmp_path / "x.parquet"), image_column="after", channels=1)
+    found = open_image_set(str(tmp_path / "x.parquet"), image_column="after", channels=1)
     assert found.read([0]).unique().tolist() == [2]
