@@ -66,7 +66,7 @@ def test_a_checkpoint_with_what_is_frozen_stored_twice_is_read(run, train, tmp_p
     folder = checkpoint.folder_of(copy, 4)
     tensors = objectives(copy)
     frozen = {n.replace("raw", "ema"): t.clone() for n, t in tensors.items() if "teacher" in n}
-    safetensors.torch.save_file(tensors | frozen, folder / checkpoint.OBJECTIVES)
+    safetensors.torch.save_file(tensors | frozen, folder / checkpoint.OBJECTIVES_FILE)
     assert train(copy, "--images", "40", "--checkpoint.verify", "false") == 0
     assert objectives(copy, 5).keys() == tensors.keys()
 
