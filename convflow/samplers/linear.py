@@ -12,10 +12,10 @@ from typing import Annotated, Any, ClassVar
 
 from torch import Tensor
 
-from convflow.processes.contract import Draw, Field, Process, Stage
+from convflow.processes.contract import Process, Stage
 from convflow.samplers.multistep import Table, read_table, table_path
-from convflow.samplers.ode import SCHEMES, Callback, integrate, time_grid
-from convflow.samplers.solver import GridSolver, Solver
+from convflow.samplers.ode import SCHEMES, integrate, time_grid
+from convflow.samplers.solver import GridSolver, Problem, Solver
 from convflow.samplers.tableaus import Scheme, count_evaluations
 from convflow.settings.fields import Count, Fraction, doc
 from convflow.types import InputError, unknown_name
@@ -112,19 +112,12 @@ class GeneralLinear(GridSolver):
             "evaluations": self.count_evaluations(process),
         }
 
-    def solve(
-        self,
-        field: Field,
-        process: Process,
-        x: Tensor,
-        labels: Tensor,
-        stage: Stage,
-        draw: Draw,
-        callback: Callback,
-    ) -> Tensor:
+    def solve(self, problem: Problem) -> Tensor:
         """Return the state at the end of a stage."""
-        grid = self.grid(stage.steps, field.begin)
-        return integrate(field, x, labels, grid, self.scheme, callback)
+        grid = self.grid(problem.stage.steps, problem.field.begin)
+        return integrate(
+            problem.field, problem.x, problem.labels, grid, self.scheme, problem.callback
+        )
 
 
 @dataclass(frozen=True)
@@ -179,16 +172,9 @@ class Searched(Solver):
             )
         return replace(self, table=read_table(table_path(folder, self.steps)))
 
-    def solve(
-        self,
-        field: Field,
-        process: Process,
-        x: Tensor,
-        labels: Tensor,
-        stage: Stage,
-        draw: Draw,
-        callback: Callback,
-    ) -> Tensor:
+    def solve(self, problem: Problem) -> Tensor:
         """Return the state at the end of a stage."""
         table: Table = self.beside(None).table
-        return integrate(field, x, labels, table.times, table.solver, callback)
+        return integrate(
+            problem.field, problem.x, problem.labels, table.times, table.solver, problem.callback
+        )
