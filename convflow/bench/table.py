@@ -19,11 +19,7 @@ def cells(row: Mapping[str, object]) -> Cells:
 
 
 def lines(rows: Sequence[Mapping[str, str]]) -> list[str]:
-    """Return a headline and a line for each row, in columns; numbers stand to the right.
-
-    Args:
-        rows: of the same columns, at least one.
-    """
+    """Return a headline and a line for each row, in columns; numbers stand to the right."""
     columns = [[name, *(row[name] for row in rows)] for name in rows[0]]
     shown = []
     for column in columns:

@@ -133,12 +133,7 @@ class _Asked(NamedTuple):
 
 
 def _codec(known: PipelineConfig | TrainConfig, folder: Path | None = None) -> Codec:
-    """Return a codec that knows the shape of model space and holds no weights.
-
-    Args:
-        known: settings with those of the codec.
-        folder: in which they are stored, if they are.
-    """
+    """Return a codec that knows the shape of model space and holds no weights."""
     from dataclasses import replace
 
     from convflow.codecs import LatentCodec

@@ -142,8 +142,8 @@ def compare(
             found[name] = (calls, error_of(model, batches, fitting[-1], solver))
     if process is not None and importlib.util.find_spec("diffusers"):
         for name in EXPONENTIAL_SOLVERS:
-            solver = Exponential(name, evaluations)
-            run = partial(solver.run, process, lambda _: Field(model), draw=_draw_nothing)
+            integrator = Exponential(name, evaluations)
+            run = partial(integrator.run, process, lambda _: Field(model), draw=_draw_nothing)
             found[name] = (evaluations, _error(batches, run))
     return found
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import math
 import re
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from numbers import Integral, Real
 from typing import Any, Literal, TypeVar
 
@@ -23,6 +24,7 @@ HINTS: dict[Any, str] = {
     int: "a whole number",
     float: "a number",
     str: "a name",
+    dict: "settings by name",
     tuple: "two numbers such as 0.5,2",
     Pixels: "two numbers such as 64x48",
     ...: "several numbers such as 2,2",
@@ -30,8 +32,11 @@ HINTS: dict[Any, str] = {
 }
 """What to call a type in a message."""
 
-LIMITS = {">=": "of at least", "<=": "of at most", ">": "above", "<": "below"}
-"""Signs in words."""
+LIMITS = {
+    "int": "a whole number", "float": "a number", "array of length": "a list with a length",
+    ">=": "of at least", "<=": "of at most", ">": "above", "<": "below",
+}  # fmt: skip
+"""What to call a limit of msgspec in a message."""
 
 
 def read(tree: Any, kind: type[T], *, trusted: bool = False, place: str = "") -> T:
@@ -101,20 +106,15 @@ def read_value(
     except UnicodeEncodeError as error:  # half a character, as of bytes that are no UTF-8
         raise InputError(f"expected text, got {error.object[:80]!r}; write it in UTF-8") from error
     except msgspec.ValidationError as error:
-        raise _unfit(key, _wanted(str(error), kind), show(value, hint)) from error
+        known = typing.get_args(kind) if typing.get_origin(kind) is Literal else ()
+        raise _unfit(key, _wanted(str(error), kind), show(value, hint), known) from error
     if not all(math.isfinite(n) for n in _floats(found)):
         raise _unfit(key, "a finite number", show(value, hint))
     return found
 
 
-def check_settings(part: type[Part], names: typing.Iterable[str], kind: str) -> None:
-    """Raise InputError when a part does not have settings; the message names those that do.
-
-    Args:
-        part: a class.
-        names: of the settings.
-        kind: the name of the part.
-    """
+def check_settings(part: type[Part], names: Iterable[str], kind: str) -> None:
+    """Raise InputError when a part does not have settings; the message names those that do."""
     noun, known = f"the {part.kinds.noun} {kind}", list(settings_of(part))
     for name in names:
         if name in known:
@@ -133,6 +133,11 @@ def settings_of(part: type[Part]) -> dict[str, Any]:
     return {name: hint for name, hint in hints_of(part).items() if name != "kind"}
 
 
+def defaults(kind: Any) -> dict[str, Any]:
+    """Return the defaults of a dataclass by field, `dataclasses.MISSING` where there is none."""
+    return {field.name: field.default for field in dataclasses.fields(kind)}
+
+
 def hints_of(kind: Any) -> dict[str, Any]:
     """Return the annotations of the fields of a dataclass by name."""
     hints = typing.get_type_hints(kind, include_extras=True)
@@ -142,10 +147,10 @@ def hints_of(kind: Any) -> dict[str, Any]:
 def _wanted(reason: str, kind: Any) -> str:
     """Return what a setting of some kind should be, from msgspec's reason."""
     wanted = reason.split(", got")[0].split(" - at")[0].removeprefix("Expected ").replace("`", "")
-    if limit := re.fullmatch(r"(int|float) (>=|<=|>|<) (-?\d+)(\.0)?(.*)", wanted):
-        number, sign, value, _, rest = limit.groups()
-        noun = "a whole number" if number == "int" else "a number"
-        return f"{noun} {LIMITS[sign]} {value}{rest}"
+    limited = r"(int|float|array of length) (>=|<=|>|<) (-?\d+)(\.0)?(.*)"
+    if limit := re.fullmatch(limited, wanted):
+        noun, sign, value, _, rest = limit.groups()
+        return f"{LIMITS[noun]} {LIMITS[sign]} {value}{rest}"
     if typing.get_origin(kind) is Literal:
         return " or ".join(map(str, typing.get_args(kind)))
     kinds = [k for k in typing.get_args(kind) if k is not type(None)]
@@ -154,9 +159,11 @@ def _wanted(reason: str, kind: Any) -> str:
     return HINTS.get(kind) or HINTS.get(several) or HINTS.get(optional) or wanted
 
 
-def _unfit(key: str, wanted: str, got: Any) -> InputError:
+def _unfit(key: str, wanted: str, got: Any, known: Iterable[Any] = ()) -> InputError:
     key = key.replace("_", "-")
+    near = difflib.get_close_matches(str(got), map(str, known), n=1, cutoff=0.4)
     cure = "--help lists values that work" if key.startswith("--") else "change it"
+    cure = f"did you mean {near[0]!r}?" if near else cure
     said = f"{key}: " if key.strip("-") else ""
     return InputError(f"{said}expected {wanted}, got {str(got)[:80]!r}; {cure}")
 
