@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import difflib
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -99,3 +99,9 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(given, others, n=1, cutoff=0.4)
     hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(known)}"
     return f"unknown {kind} {name!r}; {hint}"
+
+
+def check_name(kind: str, name: object, known: Collection[str]) -> None:
+    """Raise InputError when `name` is no known `kind`, see `unknown_name`."""
+    if name not in known:
+        raise InputError(unknown_name(kind, name, known))

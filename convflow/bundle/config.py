@@ -21,7 +21,7 @@ from convflow.seeds import LabelPolicy
 from convflow.settings.fields import Count, Fraction, Natural, Pixels, doc
 from convflow.settings.kinds import Table
 from convflow.settings.read import hints_of, read, settings_of
-from convflow.types import InputError, unknown_name
+from convflow.types import InputError, check_name
 
 
 @dataclass(frozen=True)
@@ -94,8 +94,7 @@ class SamplingConfig:
 
     def __post_init__(self) -> None:
         """Check the whole combination."""
-        if self.label_policy not in (known := typing.get_args(LabelPolicy)):
-            raise InputError(unknown_name("label policy", self.label_policy, known))
+        check_name("label policy", self.label_policy, typing.get_args(LabelPolicy))
         guide(_anything, _anything, self.guidance, self.guidance_kind, **self.guided())
 
     def guided(self) -> dict[str, Any]:

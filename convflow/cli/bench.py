@@ -20,7 +20,7 @@ from convflow.cli.options import (
 from convflow.cli.output import say
 from convflow.cli.speed import BENCHES as SPEED
 from convflow.cli.speed import check_out
-from convflow.types import InputError, unknown_name
+from convflow.types import check_name
 
 SOLVERS = """Search for a solver with few steps for one model, and compare it with other solvers.
 
@@ -50,8 +50,7 @@ def main(arguments: Sequence[str]) -> int:
             say(f"  {name} {text}")
         say("", "convflow bench WHAT --help describes a benchmark.")
         return 0
-    if verb not in BENCHES:
-        raise InputError(unknown_name("benchmark", verb, BENCHES))
+    check_name("benchmark", verb, BENCHES)
     return BENCHES[verb][1](words)
 
 

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 from convflow import __version__
 from convflow.cli.output import open_terminal, plain, say
 from convflow.settings.kinds import import_module
-from convflow.types import Disagreement, Diverged, InputError, unknown_name
+from convflow.types import Disagreement, Diverged, InputError, check_name, unknown_name
 
 VERBS = {
     "train": "train a model from a recipe, or continue a run",
@@ -111,8 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for chatty in ("httpx", "datasets", "huggingface_hub", "numba"):
         logging.getLogger(chatty).setLevel(logging.ERROR)
     try:
-        if verb not in VERBS:
-            raise InputError(unknown_name("verb", verb, VERBS))
+        check_name("verb", verb, VERBS)
         return importlib.import_module(f"convflow.cli.{verb}").main(_imported(words[1:]))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from convflow.types import InputError, check_kinds, unknown_name
+from convflow.types import InputError, check_kinds, check_name
 
 Form = Literal["linear", "constant"]
 
@@ -70,8 +70,7 @@ class ReachSchedule:
             raise InputError(
                 f"expected reach-blocks 0 <= first <= last, got {list(self.blocks)}; change them"
             )
-        if self.form not in (known := get_args(Form)):
-            raise InputError(unknown_name("reach-form", self.form, known))
+        check_name("reach-form", self.form, get_args(Form))
 
     def blocks_of(self, depth: int) -> tuple[int, int]:
         """Return the first and the last block that take part, of `depth` blocks.

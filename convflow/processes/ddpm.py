@@ -20,7 +20,7 @@ from convflow.processes.flow import Draws
 from convflow.processes.prediction import Kind, Predicts
 from convflow.processes.schedule import Schedule, discrete
 from convflow.settings.fields import doc
-from convflow.types import Denoiser, InputError, unknown_name
+from convflow.types import Denoiser, InputError, check_name
 
 VarianceName = Literal["learned", "small", "large"]
 
@@ -68,8 +68,7 @@ class DDPM(Process):
 
     def __post_init__(self) -> None:
         """Check the variance and the betas."""
-        if self.variance not in (known := get_args(VarianceName)):
-            raise InputError(unknown_name("variance", self.variance, known))
+        check_name("variance", self.variance, get_args(VarianceName))
         betas = self.betas
         if not len(betas) or not bool(((betas > 0) & (betas < 1)).all()):
             raise InputError(f"expected betas within (0, 1), got {betas.tolist()[:3]}, ...")

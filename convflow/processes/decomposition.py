@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from convflow.types import InputError, Size, check_several, unknown_name
+from convflow.types import InputError, Size, check_name, check_several
 
 BLOCK = 8
 """Longest block of the cosine transform, as in JPEG."""
@@ -95,8 +95,7 @@ class Decomposition:
     """
 
     def __init__(self, name: str = "laplacian", factors: Sequence[int] = (2,)) -> None:
-        if name not in DECOMPOSITIONS:
-            raise InputError(unknown_name("decomposition", name, DECOMPOSITIONS))
+        check_name("decomposition", name, DECOMPOSITIONS)
         check_several(Integral, factors=factors)
         if not factors or min(factors) < 2:
             raise InputError(

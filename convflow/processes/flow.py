@@ -20,7 +20,7 @@ from convflow.processes.contract import Field, Process, Stage
 from convflow.processes.prediction import ROWS, Kind, Predicts, Row, check_kind
 from convflow.processes.schedule import LINEAR, Schedule, find_schedule
 from convflow.settings.fields import Positive, doc
-from convflow.types import Denoiser, InputError, Size, unknown_name
+from convflow.types import Denoiser, InputError, Size, check_name
 
 TimesName = Literal["uniform", "logit-normal"]
 Time = TypeVar("Time", float, Tensor)
@@ -67,8 +67,7 @@ class FlowMatching(Process):
 
     def __post_init__(self) -> None:
         """Check names and numbers."""
-        if self.times not in (known := get_args(TimesName)):
-            raise InputError(unknown_name("distribution of times", self.times, known))
+        check_name("distribution of times", self.times, get_args(TimesName))
         if not (self.shift > 0 and self.scale > 0):
             raise InputError(
                 f"expected a shift and a scale above 0, got {self.shift} and {self.scale}"

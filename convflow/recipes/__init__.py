@@ -11,7 +11,7 @@ import pkgutil
 from typing import NamedTuple
 
 from convflow.training.config import TrainConfig
-from convflow.types import InputError, unknown_name
+from convflow.types import check_name
 
 SOURCE = "paper, not reproduced here"
 """Where all targets come from, said wherever one is printed."""
@@ -60,8 +60,7 @@ def create_config(name: str) -> TrainConfig:
     Raises:
         InputError: no such recipe; the message names the nearest.
     """
-    if name not in (known := list_recipes()):
-        raise InputError(unknown_name("recipe", name, known))
+    check_name("recipe", name, list_recipes())
     module, _, function = name.partition(".")
     return getattr(importlib.import_module(f"{__name__}.{module}"), function)()
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from convflow.processes.prediction import convert
 from convflow.samplers.ode import times_like
 from convflow.samplers.solver import GridSolver, Problem
-from convflow.types import InputError, unknown_name
+from convflow.types import InputError, check_name
 
 EXPONENTIAL_SOLVERS: dict[str, tuple[str, str, int]] = {
     "dpm++": ("scheduling_dpmsolver_multistep", "DPMSolverMultistepScheduler", 2),
@@ -67,8 +67,7 @@ class Exponential(GridSolver):
         return straight * size[-1].item()
 
     def _scheduler(self) -> Any:
-        if self.kind not in EXPONENTIAL_SOLVERS:
-            raise InputError(unknown_name("solver", self.kind, EXPONENTIAL_SOLVERS))
+        check_name("solver", self.kind, EXPONENTIAL_SOLVERS)
         module, name, order = EXPONENTIAL_SOLVERS[self.kind]
         try:
             found = getattr(importlib.import_module(f"diffusers.schedulers.{module}"), name)

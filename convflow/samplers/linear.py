@@ -18,7 +18,7 @@ from convflow.samplers.ode import SCHEMES, integrate, time_grid
 from convflow.samplers.solver import GridSolver, Problem, Solver
 from convflow.samplers.tableaus import Scheme, count_evaluations
 from convflow.settings.fields import Count, Fraction, doc
-from convflow.types import InputError, unknown_name
+from convflow.types import InputError, check_name
 
 STAGES = ("stage_steps", "thresholds", "stop_scale")
 """Settings of a run over scales."""
@@ -64,8 +64,7 @@ class GeneralLinear(GridSolver):
     @property
     def scheme(self) -> Scheme:
         """The rows of its steps."""
-        if self.kind not in SCHEMES:
-            raise InputError(unknown_name("solver", self.kind, SCHEMES))
+        check_name("solver", self.kind, SCHEMES)
         return SCHEMES[self.kind]
 
     def stages(self, process: Process) -> list[Stage]:

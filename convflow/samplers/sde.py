@@ -20,7 +20,7 @@ from convflow.processes.schedule import Schedule
 from convflow.samplers.ode import times_like
 from convflow.samplers.solver import GridSolver, Problem
 from convflow.settings.fields import NotNegative, doc
-from convflow.types import InputError, unknown_name
+from convflow.types import InputError, check_name, unknown_name
 
 FIRST = 1e-3
 """Before this time "sbdm" stays as it is there: the linear schedule's has no bound at 0. SiT starts
@@ -97,8 +97,7 @@ class SDE(GridSolver):
         Raises:
             InputError: an unknown name.
         """
-        if self.kind not in SDE_SOLVERS:
-            raise InputError(unknown_name("SDE solver", self.kind, SDE_SOLVERS))
+        check_name("SDE solver", self.kind, SDE_SOLVERS)
         grid = self.grid(problem.stage.steps, problem.field.begin)
         path, x = problem.process.path, problem.x
         for step, (start, end) in enumerate(itertools.pairwise(grid), 1):

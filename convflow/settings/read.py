@@ -68,10 +68,12 @@ def read(tree: Any, kind: type[T], *, trusted: bool = False, place: str = "") ->
         own |= {"kind": name} if "kind" in hints_of(found) else {}
     hints = hints_of(found)
     for key, value in own.items():
-        if key not in hints:
+        if key not in hints and "--" in place:
             known = [f"{place}{name}".replace("_", "-") for name in hints]
-            key = f"{place}{key}".replace("_", "-")
-            raise InputError(unknown_name("option" if "--" in place else "key", key, known))
+            raise InputError(unknown_name("option", f"{place}{key}".replace("_", "-"), known))
+        if key not in hints:
+            owner = f"{place.rstrip('.')}: " if place else ""
+            raise InputError(f"{owner}{unknown_name('setting', key, hints)}")
         own[key] = read_value(value, hints[key], f"{place}{key}", trusted=trusted)
     try:
         return msgspec.convert(own, found)

@@ -162,7 +162,7 @@ CASES = [
     ("run without folder", "train digits.flowdcn --run", "expected one argument"),
     ("near key", f"{TRAIN} --imags 5", "did you mean '--images'?"),
     ("key of another case", f"{TRAIN} --optim.LR 1", "did you mean '--optim.lr'?"),
-    ("near setting", f"{TRAIN} --model.widht 32", "did you mean 'flowdcn.width'?"),
+    ("near setting", f"{TRAIN} --model.widht 32", "did you mean 'width'?"),
     ("no value", f"{TRAIN} --images", "--images: expected a value after it"),
     ("a group", f"{TRAIN} --optim 3", "--optim is a group"),
     ("near option of sample", f"{SAMPLE} --guidence 2", "did you mean '--guidance'?"),

@@ -25,7 +25,7 @@ def test_every_family_is_built_by_its_name():
         ("flowdnc", {}, "unknown model family 'flowdnc'; did you mean 'flowdcn'"),
         (None, {}, "unknown model family None"),
         (["dit"], {}, "unknown model family"),
-        ("dit", {"widht": 3}, r"unknown key 'dit\.widht'; did you mean 'dit\.width'"),
+        ("dit", {"widht": 3}, "dit: unknown setting 'widht'; did you mean 'width'"),
         ("flowdcn", TINY | {"width": "wide"}, "width: expected a whole number, got 'wide'"),
         ("flowdcn", TINY | {"width": 16.0}, r"width: expected a whole number, got '16\.0'"),
         ("flowdcn", TINY | {"depth": True}, "depth: expected a whole number, got 'True'"),

@@ -381,7 +381,7 @@ def test_scales_that_do_not_fit_are_refused(change, message, unchecked):
         ({"backbone": {"width": 8}}, "expected a backbone as settings with a family"),
         ({"backbone": {"family": "dicoo"}}, "unknown model family 'dicoo'; did you mean 'dico'"),
         ({"backbone": {"family": "pyramid"}}, "unknown model family 'pyramid'"),
-        ({"backbone": {"family": "fcdm", "witdh": 8}}, r"unknown key 'fcdm\.witdh'; did you"),
+        ({"backbone": {"family": "fcdm", "witdh": 8}}, "fcdm: unknown setting 'witdh'; did you"),
         ({"backbone": settings_of("dico-pad")}, "expected a backbone without pad, .* pad=True"),
         (
             {"backbone": settings_of("flowdcn-learned-variance")},
@@ -392,7 +392,7 @@ def test_scales_that_do_not_fit_are_refused(change, message, unchecked):
         ({"factors": 2}, "factors: expected several numbers such as 2,2, got '2'"),
         ({"factors": [2.5]}, r"factors: expected several numbers such as 2,2, got '2\.5'"),
         ({"coarse": "ptach"}, "coarse: expected patch or upsample, got 'ptach'"),
-        ({"factor": [2]}, r"unknown key 'pyramid\.factor'; did you mean 'pyramid\.factors'"),
+        ({"factor": [2]}, "pyramid: unknown setting 'factor'; did you mean 'factors'"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(settings, message, unchecked):

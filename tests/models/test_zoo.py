@@ -148,7 +148,7 @@ def test_a_size_takes_other_settings():
     ("name", "settings", "message"),
     [
         ("flowdnc-s/2", {}, r"unknown model 'flowdnc-s/2'; did you mean 'flowdcn-s/2'\?"),
-        ("flowdcn", {"widht": 8}, r"unknown key 'flowdcn\.widht'; did you mean 'flowdcn\.width'\?"),
+        ("flowdcn", {"widht": 8}, r"flowdcn: unknown setting 'widht'; did you mean 'width'\?"),
         ("flowdcn", {"width": "wide"}, "width: expected a whole number, got 'wide'"),
         ("flowdcn", {"width": 10, "num_groups": 3}, "got width 10 and num_groups 3"),
     ],
@@ -186,7 +186,7 @@ def spoil(folder, **changes):
     [
         ({"family": "flowdc"}, r"config.json: unknown model family 'flowdc'; did you mean 'flowdc"),
         ({"family": None}, "unknown model family None"),
-        ({"widht": 3}, r"widht'; did you mean 'flowdcn\.width'\?"),
+        ({"widht": 3}, r"unknown setting 'widht'; did you mean 'width'\?"),
         ({"depth": 3}, r"model.safetensors does not fit flowdcn: missing blocks.2"),
         ({"depth": 1}, r"does not fit flowdcn: unused blocks.1.* and \d+ more; use the config"),
         ({"num_classes": 7}, r"embed_label.weight is \(6, 16\), expected \(8, 16\)"),

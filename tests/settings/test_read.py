@@ -90,7 +90,7 @@ def test_settings_of_a_network_are_read_with_its_defaults():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"widht": 3}, "unknown key 'net.widht'; did you mean 'net.width'"),
+        ({"widht": 3}, "net: unknown setting 'widht'; did you mean 'width'"),
         ({"width": 16.0}, r"net\.width: expected a whole number, got '16.0'; change it"),
         ({"width": True}, "width: expected a whole number, got 'True'"),
         ({"width": 0}, "width: expected a whole number of at least 1, got '0'"),
