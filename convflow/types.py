@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import difflib
 import unicodedata
-from collections.abc import Collection, Iterable, Sequence
-from numbers import Integral, Real
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:  # torch takes a second to import, and `--help` needs only the words below
@@ -60,16 +59,6 @@ class Denoiser(Protocol):
     ) -> Float[Tensor, "B P H W"]: ...
 
 
-WORDS: dict[type, str] = {str: "a name", Integral: "a whole number", Real: "a number"}
-
-
-def check_kinds(kind: type, **given: object) -> None:
-    """Raise InputError unless all that is given is of a kind in `WORDS`; None passes."""
-    for name, value in given.items():
-        if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
-            raise InputError(f"expected {WORDS[kind]} for {name}, got {value!r}; change it")
-
-
 def nearest_size(size: Size, multiple: int) -> Size:
     """Return the height and width nearest to `size` that `multiple` divides, at least one each.
 
@@ -78,15 +67,6 @@ def nearest_size(size: Size, multiple: int) -> Size:
     """
     height, width = (max(multiple, round(side / multiple) * multiple) for side in size)
     return height, width
-
-
-def check_several(kind: type, **given: object) -> None:
-    """Raise InputError when something given is no sequence of numbers of a kind in `WORDS`."""
-    for name, values in given.items():
-        if not isinstance(values, Sequence) or isinstance(values, str):
-            raise InputError(f"expected several numbers for {name}, got {values!r}; change it")
-        for value in values:
-            check_kinds(kind, **{name: value})
 
 
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> str:

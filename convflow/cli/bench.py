@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
-from convflow.cli.main import Parser
+from convflow.cli.main import Parser, wide
 from convflow.cli.options import (
     add_sampling_options,
     chosen_labels,
@@ -110,11 +109,8 @@ def _parser(arguments: Sequence[str]) -> Parser:
     parser = Parser(
         prog="convflow bench solvers",
         description=SOLVERS,
-        allow_abbrev=False,
         usage="convflow bench solvers MODEL [options]",
-        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(
-            prog, max_help_position=26, width=100
-        ),
+        formatter_class=wide,
     )
     add = parser.add_argument
     add("model", help="run folder, checkpoint, model folder or Hub id")

@@ -23,7 +23,6 @@ def main(arguments: Sequence[str]) -> int:
         prog="convflow doctor",
         description="Print versions, devices and which code runs the operator. Then run a "
         "self-test of about five seconds. Please put the output into a bug report.",
-        allow_abbrev=False,
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse(arguments)

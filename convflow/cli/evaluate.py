@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from convflow.cli.main import Parser
+from convflow.cli.main import Parser, wide
 from convflow.cli.options import (
     OPTIONS,
     add_sampling_options,
@@ -134,13 +134,10 @@ def _parser(arguments: Sequence[str]) -> Parser:
         prog="convflow evaluate",
         description=DESCRIPTION,
         epilog=EXAMPLES,
-        allow_abbrev=False,
         usage="convflow evaluate WHAT --reference REF [options]\n"
         "       convflow evaluate WHAT --save-statistics REF.npz [options]\n"
         "       convflow evaluate --compare A.json B.json ...",
-        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(
-            prog, max_help_position=28, width=100
-        ),
+        formatter_class=wide,
     )
     add = parser.add_argument
     add("what", nargs="?", help="model or images to score")

@@ -44,7 +44,6 @@ def main(arguments: Sequence[str]) -> int:
         "folder, a checkpoint, a model folder, a file of published weights, or a folder in which "
         "diffusers has saved a DiT. Without WHAT, or with a family (dit), list the sizes. With "
         "--batch-size or --size, also estimate the memory for training and sampling.",
-        allow_abbrev=False,
     )
     add = parser.add_argument
     add("what", nargs="?", help="family, size, recipe, folder or file")

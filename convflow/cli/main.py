@@ -42,6 +42,11 @@ USAGE = "\n".join(
 )
 
 
+def wide(prog: str) -> argparse.HelpFormatter:
+    """Return the formatter of a long help: 100 columns, the description as it is written."""
+    return argparse.RawDescriptionHelpFormatter(prog, max_help_position=28, width=100)
+
+
 class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line, and which names the nearest option.
 
@@ -49,7 +54,7 @@ class Parser(argparse.ArgumentParser):
     """
 
     def __init__(self, *arguments: Any, **more: Any) -> None:
-        super().__init__(*arguments, **more)
+        super().__init__(*arguments, allow_abbrev=False, **more)
         self.add_argument(
             "--import",
             action="append",

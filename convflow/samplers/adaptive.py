@@ -5,7 +5,6 @@ Its step lengths follow from tolerances; SiT's released sampler uses it with 1e-
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from convflow.samplers.solver import Problem, Solver
 from convflow.settings.fields import Positive, doc
+from convflow.settings.read import check_fields
 from convflow.types import InputError
 
 MOST_STEPS = 10_000
@@ -41,10 +41,7 @@ class Dopri5(Solver):
 
     def __post_init__(self) -> None:
         """Check the tolerances."""
-        if not (0 < self.atol < math.inf and 0 < self.rtol < math.inf):
-            raise InputError(
-                f"expected atol > 0 and rtol > 0, got {self.atol} and {self.rtol}; change them"
-            )
+        check_fields(self)
 
     def solve(self, problem: Problem) -> Tensor:
         """Return the state at the end of a stage.

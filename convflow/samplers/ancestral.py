@@ -19,6 +19,7 @@ from convflow.processes.ddpm import DDPM, Posterior
 from convflow.samplers.ode import times_like
 from convflow.samplers.solver import Problem, Solver
 from convflow.settings.fields import Count, Fraction, doc
+from convflow.settings.read import check_fields
 from convflow.types import InputError
 
 
@@ -30,6 +31,10 @@ class Chain(Solver):
 
     steps: Annotated[Count, doc("number of the chain's steps to take, evenly spaced")] = 50
     clip: Annotated[bool, doc("clip the predicted data to [-1, 1]; for pixels")] = False
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        check_fields(self)
 
     @property
     def num_steps(self) -> int:
@@ -105,18 +110,11 @@ class DDIM(Chain):
     With eta 0 no noise is drawn: a fixed map from noise to data; with 1 as much as in ancestral
     sampling with the "small" variance. A variance that the network predicts is not used.
 
-    Raises:
-        InputError: eta outside [0, 1].
     """
 
     kind: ClassVar[str] = "ddim"
 
     eta: Annotated[Fraction, doc("noise of each step of ddim: 0 = none, 1 = as ddpm")] = 0.0
-
-    def __post_init__(self) -> None:
-        """Check eta."""
-        if not 0 <= self.eta <= 1:
-            raise InputError(f"expected eta in [0, 1], got {self.eta}; change it")
 
     def move(
         self, chain: DDPM, back: Posterior, x: Tensor, k: int, draw: Callable[[], Tensor]

@@ -86,10 +86,6 @@ class SDE(GridSolver):
         ):
             if name not in known:
                 raise InputError(unknown_name(what, name, known))
-        if not 0 <= self.strength < math.inf:
-            raise InputError(
-                f"expected a finite strength of at least 0, got {self.strength}; change it"
-            )
 
     def solve(self, problem: Problem) -> Tensor:
         """Return the state at the end of a stage.

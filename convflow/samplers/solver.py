@@ -15,7 +15,7 @@ from convflow.processes.contract import Draw, Field, Process, Stage
 from convflow.samplers.ode import Callback, time_grid
 from convflow.settings.fields import Count, Positive, doc
 from convflow.settings.kinds import Part
-from convflow.settings.read import settings_of, to_dict
+from convflow.settings.read import check_fields, settings_of, to_dict
 from convflow.types import InputError, Size
 
 Guide = Callable[[Callable[[Any], Field]], Field]
@@ -198,7 +198,8 @@ class GridSolver(Solver):
     ] = None
 
     def __post_init__(self) -> None:
-        """Check the grid."""
+        """Check the numbers and the grid."""
+        check_fields(self)
         self.grid(self.steps)
 
     @property

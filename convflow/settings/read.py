@@ -115,6 +115,17 @@ def read_value(
     return found
 
 
+def check_fields(config: Any, place: str = "") -> None:
+    """Raise InputError unless the fields of a dataclass hold what their annotations say.
+
+    Args:
+        config: made in Python; `read` has looked at what it reads.
+        place: what stands before their names in messages.
+    """
+    for name, hint in hints_of(type(config)).items():
+        read_value(getattr(config, name), hint, f"{place}{name}")
+
+
 def check_settings(part: type[Part], names: Iterable[str], kind: str) -> None:
     """Raise InputError when a part does not have settings; the message names those that do."""
     noun, known = f"the {part.kinds.noun} {kind}", list(settings_of(part))

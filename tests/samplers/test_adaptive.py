@@ -82,7 +82,7 @@ def test_a_batch_of_none():
 
 @pytest.mark.parametrize("bad", [{"atol": 0.0}, {"rtol": float("nan")}, {"rtol": float("inf")}])
 def test_numbers_out_of_range_are_refused(bad):
-    with pytest.raises(InputError, match=r"expected atol > 0 and rtol > 0, got"):
+    with pytest.raises(InputError, match=r"[ar]tol: expected a (finite )?number"):
         Dopri5(**bad)
 
 

@@ -137,7 +137,7 @@ def test_one_call_a_step_every_step_reported_and_data_kept_within_bounds(solver)
 
 @pytest.mark.parametrize("eta", [-0.1, 1.5, float("nan")])
 def test_an_impossible_eta_is_refused(eta):
-    with pytest.raises(InputError, match=r"expected eta in \[0, 1\], got"):
+    with pytest.raises(InputError, match="eta: expected a number"):
         DDIM(eta=eta)
 
 

@@ -203,8 +203,8 @@ def test_the_ends_of_time_are_finite(solver, schedule, diffusion):
         ({"kind": "euler"}, "unknown SDE solver 'euler'; did you mean 'euler-maruyama'"),
         ({"diffusion": "SBDM"}, "unknown diffusion 'SBDM'"),
         ({"last": "Mean"}, "unknown last step 'Mean'; did you mean 'mean'"),
-        ({"strength": -1.0}, "a finite strength of at least 0, got -1.0"),
-        ({"strength": math.inf}, "a finite strength"),
+        ({"strength": -1.0}, "strength: expected a number of at least 0, got '-1.0'"),
+        ({"strength": math.inf}, "strength: expected a finite number"),
     ],
 )
 def test_what_is_not_there_is_refused(options, message):
