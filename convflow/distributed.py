@@ -128,10 +128,6 @@ def from_first(compute: Callable[[], T], device: torch.device) -> T:
     """Return on every process what the first computes, or raise its InputError on all.
 
     The others wait as long as it takes. To be called within `all_or_none`, by all processes.
-
-    Args:
-        compute: gives something that can be pickled.
-        device: of this process.
     """
     if world_size() == 1:
         return compute()

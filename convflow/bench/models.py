@@ -260,13 +260,7 @@ def set_up(
 
 
 def rate_rows(name: str, rows: Sequence[Row], device: torch.device) -> list[Rated]:
-    """Return rows with operations and utilisation, limits as times of the network's operations.
-
-    Args:
-        name: a published size.
-        rows: of what `set_up` gave for one shape and mode.
-        device: where it ran.
-    """
+    """Return rows with operations and utilisation, limits as times of the network's operations."""
     rival, (batch, height, width) = rival_of(name), map(int, rows[0].shape.split("x"))
     passes = 1 if rows[0].mode == MODES[0] else 3
 

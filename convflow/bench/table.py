@@ -33,11 +33,6 @@ def write(
 ) -> None:
     """Replace the table at `path`: a line for each row, with its notes behind.
 
-    Args:
-        path: of the file; its folder is made.
-        rows: of the same columns, at least one.
-        notes: more columns, the same in every line.
-
     Raises:
         InputError: it cannot be written; an old table is untouched.
     """

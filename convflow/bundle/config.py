@@ -176,7 +176,7 @@ def upgrade(tree: Any) -> Any:
 
 def _own(table: Table[Any], part: Any) -> Any:
     """Return a part without the settings of others of its table."""
-    if not isinstance(part, Mapping) or part.get("kind") not in table.parts:
+    if not isinstance(part, Mapping) or part.get("kind") not in table:
         return part
     others = {name for cls in table.values() for name in settings_of(cls)}
     others -= settings_of(table[part["kind"]]).keys()
