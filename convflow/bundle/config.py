@@ -71,7 +71,7 @@ class ResolutionConfig:
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """Defaults of `convflow sample` for the trained model; `Pipeline.samples` explains them.
+    """Defaults of `convflow sample` for the trained model; `Pipeline.choose` explains them.
 
     Raises:
         InputError: an unknown name, or a number out of range.
