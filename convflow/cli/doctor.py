@@ -108,10 +108,11 @@ def _check_operator(backward: bool) -> None:
     from convflow.ops import deform_sample
     from convflow.ops.deform import reference
 
-    double = [part.double() for part in _operator_inputs()]
-    wanted: Any = [reference.deform_sample(*double, "zeros")]
+    values, offsets, weights = (part.double() for part in _operator_inputs())
+    wanted = [reference.deform_sample(values, offsets, weights, "zeros")]
     if backward:
-        wanted = reference.deform_sample_backward(torch.ones_like(double[0]), *double, "zeros")
+        ones = torch.ones_like(values)
+        wanted = [*reference.deform_sample_backward(ones, values, offsets, weights, "zeros")]
     limit = 1e-3 if backward else 1e-4
     for device in {torch.device("cpu"), choose_device()}:
         inputs = [part.to(device).requires_grad_(backward) for part in _operator_inputs()]

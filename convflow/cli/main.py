@@ -53,8 +53,8 @@ class Parser(argparse.ArgumentParser):
     All have `--import`, which `main` has obeyed before.
     """
 
-    def __init__(self, *arguments: Any, **more: Any) -> None:
-        super().__init__(*arguments, allow_abbrev=False, **more)
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(allow_abbrev=False, **settings)
         self.add_argument(
             "--import",
             action="append",
