@@ -47,10 +47,6 @@ def read_arrays(path: Path, names: Collection[str]) -> dict[str, np.ndarray]:
 def read_array_header(file: IO[bytes], size: int) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     """Return shape, Fortran order and dtype of an .npy; the file is left where the numbers begin.
 
-    Args:
-        file: at the beginning of the .npy.
-        size: its bytes, header and numbers.
-
     Raises:
         ValueError: no such header, Python objects, or a shape that does not fill the bytes.
     """

@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from convflow.types import InputError
+from convflow.types import InputError, Precision, PrecisionChoice
 
 T = TypeVar("T")
 
@@ -66,9 +66,7 @@ def has_fast_bfloat16(device: torch.device) -> bool:
     return False
 
 
-def choose_precision(
-    name: Literal["auto", "float32", "bfloat16"], device: torch.device
-) -> Literal["float32", "bfloat16"]:
+def choose_precision(name: PrecisionChoice, device: torch.device) -> Precision:
     """Return "float32" or "bfloat16"; "auto" takes bfloat16 where the hardware multiplies it."""
     if name != "auto":
         return name
@@ -152,10 +150,6 @@ def from_first(compute: Callable[[], T], device: torch.device) -> T:
     """Return on every process what the first computes, or raise its InputError on all.
 
     The others wait as long as it takes. To be called within `all_or_none`, by all processes.
-
-    Args:
-        compute: gives something that can be pickled.
-        device: of this process.
     """
     if world_size() == 1:
         return compute()

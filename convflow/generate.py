@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int, UInt8
@@ -36,9 +36,7 @@ from convflow.seeds import (
 )
 from convflow.settings.read import to_dict
 from convflow.storage import hash_tensors
-from convflow.types import Denoiser, InputError, Progress, Size, nearest_size
-
-Precision = Literal["float32", "bfloat16"]
+from convflow.types import Denoiser, InputError, Precision, Progress, Size, nearest_size
 
 LITTLE_WORK = 2e9
 """An evaluation of fewer multiply-accumulates runs on one thread: see docs/performance.md."""

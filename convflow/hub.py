@@ -29,12 +29,7 @@ def is_id(name: str) -> bool:
 
 
 def missing(path: str | Path, wanted: str) -> InputError:
-    """Return the error that says that nothing is at a path, with the nearest name that is there.
-
-    Args:
-        path: as the user gave it.
-        wanted: what was expected there.
-    """
+    """Return the error that says that nothing is at a path, with the nearest name that is there."""
     given = Path(path).expanduser()
     message = f"found nothing at {str(path)!r}, expected {wanted}"
     near = given if given.exists() else nearest(given)
@@ -45,11 +40,6 @@ def missing(path: str | Path, wanted: str) -> InputError:
 
 def download(name: str, patterns: Sequence[str], wanted: str) -> Path:
     """Return a folder with the files of a repository on the Hub.
-
-    Args:
-        name: `owner/name`.
-        patterns: of the names of the files.
-        wanted: what was expected, for messages.
 
     Raises:
         InputError: a path with nothing there, or no such repository, or no way to it.
@@ -72,12 +62,7 @@ def download(name: str, patterns: Sequence[str], wanted: str) -> Path:
 
 
 def nearest(path: Path, words: Sequence[str] = ()) -> Path | None:
-    """Return what is most like a path that does not exist, None if nothing is.
-
-    Args:
-        path: as the user gave it.
-        words: that mean something in its place, beside the paths that exist.
-    """
+    """Return what is most like a path that does not exist, None if nothing is."""
     lost = path
     while not lost.parent.exists():
         lost = lost.parent

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import inspect
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import UInt8
+from msgspec import Meta
 from PIL import Image
 from torch import Tensor
 
@@ -24,7 +24,7 @@ from convflow.bundle.paths import find_place
 from convflow.class_names import ClassLabels, Label
 from convflow.codecs import Codec, LatentCodec, image_channels
 from convflow.data.grid import to_picture
-from convflow.generate import Precision, Samples
+from convflow.generate import Samples
 from convflow.models.backbone import Backbone, check_size
 from convflow.models.memory import MemoryEstimate
 from convflow.models.resolution import SIZE_OPTIONS, read_arguments
@@ -35,10 +35,19 @@ from convflow.samplers.ode import Callback
 from convflow.samplers.solvers import SOLVERS, Solver, check_shift
 from convflow.settings.read import hints_of, read_value, setting_hints, to_dict
 from convflow.storage import hash_tensors
-from convflow.types import InputError, Progress, Size, check_kinds, unknown_name
+from convflow.types import InputError, PrecisionChoice, Progress, Size, unknown_name
 
 MAX_IMAGES = 10_000_000
 USUAL_BATCH = 64
+
+Seed = Annotated[int, Meta(ge=0)]
+Number = Annotated[int, Meta(ge=1)]
+
+Asked = Sequence[Label | None] | Label | None
+"""Labels by name or index; None within a list asks for no label."""
+
+CALLED = ("labels", "size", "weaker", "seed", "precision", "num", "batch_size")
+"""Other options of a call, for messages."""
 
 
 @dataclass
@@ -168,7 +177,7 @@ class Pipeline:
 
     def __call__(
         self,
-        labels: Sequence[Label | None] | Label | None = None,
+        labels: Asked = None,
         *,
         num: int | None = None,
         batch_size: int = 64,
@@ -193,12 +202,9 @@ class Pipeline:
             InputError: an unknown label, an impossible size, a number out of range.
         """
         samples = self.samples(labels, **options)
-        check_kinds(Integral, num=num, batch_size=batch_size)
-        num = num if num is not None else (16 if labels is None else len(samples.classes))
-        if num < 1 or batch_size < 1:
-            raise InputError(
-                f"expected num >= 1 and batch_size >= 1, got {num} and {batch_size}; give more"
-            )
+        usual = 16 if labels is None else len(samples.classes)
+        num = read_value(usual if num is None else num, Number, "num")
+        batch_size = read_value(batch_size, Number, "batch_size")
         if num > MAX_IMAGES:
             raise InputError(
                 f"expected at most {MAX_IMAGES:,} pictures, which are all held in memory, got "
@@ -213,16 +219,13 @@ class Pipeline:
 
     def samples(
         self,
-        labels: Sequence[Label | None] | Label | None = None,
+        labels: Asked = None,
         *,
         size: Size | int | None = None,
-        solver: str | Solver | None = None,
-        steps: int | None = None,
-        guidance: float | None = None,
         weaker: Backbone | Pipeline | None = None,
         seed: int = 0,
-        precision: Precision | Literal["auto"] = "float32",
-        **more: Any,
+        precision: PrecisionChoice = "float32",
+        **settings: Any,
     ) -> Samples:
         """Return the endless series of pictures that these settings define; none is made yet.
 
@@ -230,63 +233,93 @@ class Pipeline:
         another solver has other settings.
 
         Args:
-            labels: class names or indices; None within the list asks for no label. By default
-                all classes. A name goes before an index.
-
-        Other arguments:
+            labels: class names or indices, see `__call__`.
             size: height and width in pixels, multiples of the model's `multiple`; one number
                 stands for a square.
-            solver: a name in `convflow.samplers.solvers.SOLVERS`, or a solver.
-            steps: solver steps; by default the sum of `stage_steps`, where these are given.
-            guidance: scale, 1 for none; "cfg" and "cfg-zero" need classes.
             weaker: for the guidance "auto"; a Pipeline's process must be that of this one.
             seed: any non-negative integer.
             precision: of the network's arithmetic: float32, bfloat16, or auto for bfloat16 where
-                the hardware multiplies it. The picture itself is summed in float32.
-            **more: other settings of `SamplingConfig`: `guidance_kind` ("auto" with a `weaker`
-                model of the same data), `interval`, `channels_guided` ("all" too), `label_policy`.
-                Settings of the solver; the shift "auto" is `shift_of_size` times that of the
-                recipe. Or arguments of the network at every call, such as `reach` of FlowDCN and
-                `position_scaling` of DiT and SiT, see `read_arguments`; "none" for what it was
-                trained with and shall do without.
+                the hardware multiplies it. The image itself is summed in float32.
+            **settings: of `SamplingConfig`, of the solver or of the network, see `choose`.
 
         Raises:
             InputError: an unknown label or name, an impossible size, a number out of range.
         """
-        size = self._size(size)
-        check_kinds(Integral, seed=seed)
-        if seed < 0:
-            raise InputError(f"expected seed >= 0, got {seed}; change it")
-        if precision not in (known := ("auto", *get_args(Precision))):
-            raise InputError(unknown_name("precision", precision, known))
-        named = {"solver": solver, "steps": steps, "guidance": guidance}
-        arguments, chosen, automatic = self._chosen(size, named | more)
-        solver = chosen.solver.beside(self.folder)
-        if not self.model.num_classes and not automatic and guidance not in (None, 1):
-            raise InputError(
-                f"expected guidance 1 for a model without classes, got {guidance}; leave it out, "
-                "or give a weaker model and the guidance kind auto"
-            )
-        weaker = weaker._model_for(self.process) if isinstance(weaker, Pipeline) else weaker
-        solver.check(self.process)
         return Samples(
             self.model,
             self.codec,
             self.process,
+            **self.choose(self._size(size), settings),
             classes=tuple(self._label_ids(labels)),
-            size=solver.size(self.process, size, self.codec.factor),
             trained_size=self.size,
-            solver=solver,
-            guidance=chosen.guidance if self.model.num_classes or automatic else 1.0,
-            guidance_kind="auto" if automatic else chosen.guidance_kind,
-            interval=chosen.interval,
-            channels_guided=chosen.channels_guided,
-            weaker=None if weaker is None else weaker.to(self.device).eval(),
-            seed=seed,
-            label_policy=chosen.label_policy,
-            precision=distributed.choose_precision(precision, self.device),
-            model_arguments=read_arguments(self.model, self.resolution.arguments() | arguments),
+            weaker=self._weaker(weaker),
+            seed=read_value(seed, Seed, "seed"),
+            precision=distributed.choose_precision(
+                read_value(precision, PrecisionChoice, "precision"), self.device
+            ),
         )
+
+    def choose(self, size: Size, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the fields of `Samples` that settings by name define for a size in pixels.
+
+        They are those of `SamplingConfig`: `solver` (a name in `convflow.samplers.solvers.SOLVERS`
+        or a solver), `guidance` (1 for none; "cfg" and "cfg-zero" need classes), `guidance_kind`
+        ("auto" with a `weaker` model of the same data), `interval`, `channels_guided` ("all" too)
+        and `label_policy`. Those of the solver: `steps` are by default the sum of `stage_steps`,
+        where these are given; the shift "auto" is `shift_of_size` times that of the recipe. And
+        arguments of the network at every call, such as `reach` of FlowDCN and `position_scaling`
+        of DiT and SiT, see `read_arguments`; "none" for what it was trained with and shall do
+        without.
+
+        Raises:
+            InputError: an unknown name, or a value that does not fit.
+        """
+        told, given = self._sort(settings)
+        automatic = given.get("guidance_kind") == "auto"  # it needs a model, so is never stored
+        if automatic:
+            del given["guidance_kind"]
+        if given.get("shift") == "auto":
+            del given["shift"]
+            check_shift(self.sampling.varied(self.process, **given).solver, self.process)
+            stored = getattr(self.sampling.solver, "shift", 1.0)
+            given["shift"] = stored * shift_of_size(size, self.size)
+        chosen = self.sampling.varied(self.process, **given)
+        solver = chosen.solver.beside(self.folder)
+        unguided = not self.model.num_classes and not automatic
+        if unguided and given.get("guidance", 1) != 1:
+            raise InputError(
+                f"expected guidance 1 for a model without classes, got {chosen.guidance}; leave it "
+                "out, or give a weaker model and the guidance kind auto"
+            )
+        solver.check(self.process)
+        return {
+            **vars(chosen),
+            "solver": solver,
+            "size": solver.size(self.process, size, self.codec.factor),
+            "guidance": 1.0 if unguided else chosen.guidance,
+            "guidance_kind": "auto" if automatic else chosen.guidance_kind,
+            "model_arguments": read_arguments(self.model, self.resolution.arguments() | told),
+        }
+
+    def _sort(self, settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return what the network is told, and what is given in place of stored settings."""
+        solver, parts = settings.get("solver"), {*SOLVERS.values(), type(self.sampling.solver)}
+        if isinstance(solver, str | Solver):
+            parts.add(SOLVERS.find(solver) if isinstance(solver, str) else type(solver))
+        common, own = (
+            hints_of(SamplingConfig),
+            {name for cls in parts for name in setting_hints(cls)},
+        )
+        told = {n: value for n, value in settings.items() if n not in common and n not in own}
+        options = {*self.model.options, *SIZE_OPTIONS}
+        for name in told.keys() - options:
+            known = {*CALLED, *options, *common, *own}
+            raise InputError(unknown_name("option", name, sorted(known)))
+        given = {n: value for n, value in settings.items() if n not in told}
+        for name in ("steps", *common):  # None stands for what is stored
+            if given.get(name, ...) is None:
+                del given[name]
+        return told, {n: None if _is_all(value) else value for n, value in given.items()}
 
     def _size(self, size: Any) -> Size:
         """Return a height and width that the model takes."""
@@ -295,44 +328,16 @@ class Pipeline:
         check_size(height, width, self.multiple)
         return height, width
 
-    def _chosen(
-        self, size: Size, options: dict[str, Any]
-    ) -> tuple[dict[str, Any], SamplingConfig, bool]:
-        """Return arguments of the network, how to sample, and whether the guidance is "auto"."""
-        solver = options["solver"] if isinstance(options["solver"], Solver) else None
-        solvers = {*SOLVERS.values(), type(solver or self.sampling.solver)}
-        if isinstance(options["solver"], str):
-            solvers.add(SOLVERS.find(options["solver"]))
-        common, own = hints_of(SamplingConfig), {n for cls in solvers for n in setting_hints(cls)}
-        arguments = {n: v for n, v in options.items() if n not in common and n not in own}
-        taken = {*self.model.options, *SIZE_OPTIONS}
-        for name in arguments.keys() - taken:
-            others = {*inspect.signature(self.samples).parameters, "num", "batch_size"} - {"more"}
-            raise InputError(unknown_name("option", name, sorted({*others, *taken, *common, *own})))
-        unset = ("steps", *common)  # None stands for what is stored
-        given = {
-            name: None if value == "all" else value
-            for name, value in options.items()
-            if name not in arguments and (value is not None or name not in unset)
-        }
-        automatic = given.get("guidance_kind") == "auto"  # it needs a model, so is never stored
-        if automatic:
-            del given["guidance_kind"]
-        if given.get("shift") == "auto":
-            kept = {name: value for name, value in given.items() if name != "shift"}
-            check_shift(self.sampling.varied(self.process, **kept).solver, self.process)
-            stored = getattr(self.sampling.solver, "shift", 1.0)
-            given["shift"] = stored * shift_of_size(size, self.size)
-        return arguments, self.sampling.varied(self.process, **given), automatic
-
-    def _model_for(self, process: Process) -> Backbone:
-        """Return the network, if it is asked and answers as one trained by `process`."""
-        for key, (ours, theirs) in process.misfits(self.process).items():
-            raise InputError(
-                f"expected a weaker model with the process {key} {ours}, as the other has, got "
-                f"{theirs}; choose another"
-            )
-        return self.model
+    def _weaker(self, weaker: Backbone | Pipeline | None) -> Backbone | None:
+        """Return the weaker network, if it is asked and answers as one trained by the process."""
+        if isinstance(weaker, Pipeline):
+            for key, (ours, theirs) in self.process.misfits(weaker.process).items():
+                raise InputError(
+                    f"expected a weaker model with the process {key} {ours}, as the other has, got "
+                    f"{theirs}; choose another"
+                )
+            weaker = weaker.model
+        return None if weaker is None else weaker.to(self.device).eval()
 
     def check_batch(self, samples: Samples, batch_size: int) -> None:
         """Raise InputError when a batch of samples that is larger than usual cannot fit."""
@@ -368,7 +373,7 @@ class Pipeline:
             "sha256": hash_tensors(self.model.state_dict()),
         }
 
-    def _label_ids(self, labels: Sequence[Label | None] | Label | None) -> list[int]:
+    def _label_ids(self, labels: Asked) -> list[int]:
         null = self.model.num_classes
         if labels is None:
             return list(range(null)) or [null]
@@ -384,3 +389,7 @@ class Pipeline:
         if label == self.model.num_classes:
             return ""
         return self.class_names[label] if self.class_names else str(label)
+
+
+def _is_all(value: Any) -> bool:
+    return isinstance(value, str) and value == "all"

@@ -83,9 +83,6 @@ def long_sequence(*numbers: int) -> np.random.SeedSequence:
     as `n` and `m`. Here their count and the length of each are laid beside them. The pool is larger
     than the usual one, so that these words never are those of short numbers.
 
-    Args:
-        numbers: at least 0.
-
     Raises:
         ValueError: a number below 0.
 

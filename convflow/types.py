@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import difflib
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
-from numbers import Integral, Real
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from collections.abc import Callable, Collection, Iterable
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:  # torch takes a second to import, and `--help` needs only the words below
     from jaxtyping import Float, Int
@@ -24,6 +23,12 @@ Size = tuple[int, int]
 
 Progress = Callable[[float], None]
 """Called with how many more pictures are done; a step of a batch counts as fractions of them."""
+
+Precision = Literal["float32", "bfloat16"]
+"""Arithmetic of a network."""
+
+PrecisionChoice = Literal["auto", "float32", "bfloat16"]
+"""Likewise, as asked for: "auto" is bfloat16 where the hardware multiplies it."""
 
 LONGEST_SIDE = 2**16
 """The largest height or width in pixels that anything takes: more is a slip of the finger."""
@@ -63,16 +68,6 @@ class Denoiser(Protocol):
     ) -> Float[Tensor, "B P H W"]: ...
 
 
-KIND_WORDS: dict[type, str] = {str: "a name", Integral: "a whole number", Real: "a number"}
-
-
-def check_kinds(kind: type, **given: object) -> None:
-    """Raise InputError unless all that is given is of a kind in `KIND_WORDS`; None passes."""
-    for name, value in given.items():
-        if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
-            raise InputError(f"expected {KIND_WORDS[kind]} for {name}, got {value!r}; change it")
-
-
 def nearest_size(size: Size, multiple: int) -> Size:
     """Return the height and width nearest to `size` that `multiple` divides, at least one each.
 
@@ -81,15 +76,6 @@ def nearest_size(size: Size, multiple: int) -> Size:
     """
     height, width = (max(multiple, round(side / multiple) * multiple) for side in size)
     return height, width
-
-
-def check_several(kind: type, **given: object) -> None:
-    """Raise InputError when something given is no sequence of numbers of a kind in `KIND_WORDS`."""
-    for name, values in given.items():
-        if not isinstance(values, Sequence) or isinstance(values, str):
-            raise InputError(f"expected several numbers for {name}, got {values!r}; change it")
-        for value in values:
-            check_kinds(kind, **{name: value})
 
 
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> str:
@@ -102,3 +88,9 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(given, others, n=1, cutoff=0.4)
     hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(known)}"
     return f"unknown {kind} {name!r}; {hint}"
+
+
+def check_name(kind: str, name: object, known: Collection[str]) -> None:
+    """Raise InputError when `name` is no known `kind`, see `unknown_name`."""
+    if name not in known:
+        raise InputError(unknown_name(kind, name, known))

@@ -10,9 +10,6 @@ def duration(seconds: float) -> str:
     """Return at most two units: "0.4 s", "45 s", "3 min 20 s", "2 h 5 min", "9 days 11 h".
 
     What is smaller is cut off, as clocks do. Seconds have a decimal below ten.
-
-    Args:
-        seconds: from 0, finite.
     """
     for large, word, small, rest in STEPS:
         whole, left = divmod(int(seconds // small), large // small)

@@ -108,7 +108,10 @@ def test_a_model_that_gives_nan_is_named_with_the_sample(pipe, monkeypatch):
     ("bad", "message"),
     [
         ({"label_policy": "balance"}, "label-policy: expected balanced or random, got 'balance'"),
-        ({"precision": "float16"}, "unknown precision 'float16'"),
+        (
+            {"precision": "float16"},
+            "precision: .* got 'float16'; did you mean 'bfloat16'",
+        ),
         ({"solver": "hoin"}, "unknown solver"),
         ({"stepss": 3}, "unknown option 'stepss'; did you mean 'steps'"),
     ],

@@ -14,6 +14,9 @@ import pytest
 PACKAGE = "convflow"
 ROOT = Path(__file__).resolve().parents[1]
 MAX_LINES = 400
+MAX_FUNCTION = 60
+MAX_PARAMETERS = 10
+KERNELS = "_kernels.py"  # kernels of Triton and numba are long, and take their strides one by one
 
 # Bottom to top. A folder imports from the rows below it and from itself, never from its own row.
 LAYERS = [
@@ -170,7 +173,31 @@ def shared_names(trees: dict[str, ast.Module]) -> dict[str, list[str]]:
     return {word: found for word, found in places.items() if len(found) > 1}
 
 
-RULES = [wrong_imports, device_names, environment_reads, loose_talk, missing_docstrings]
+def large_functions(tree: ast.AST, path: Path) -> Iterator[Fault]:
+    """Functions that are too long, docstring included, or take too much; not those of kernels."""
+    if path.name.endswith(KERNELS):
+        return
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        lines = (node.end_lineno or 0) - node.lineno + 1
+        given = node.args
+        several = [*given.posonlyargs, *given.args, *given.kwonlyargs]
+        several += [each for each in (given.vararg, given.kwarg) if each]
+        if lines > MAX_FUNCTION:
+            yield node.lineno, f"{node.name} has {lines} lines, more than {MAX_FUNCTION}"
+        if len(several) > MAX_PARAMETERS:
+            yield node.lineno, f"{node.name} takes {len(several)}, more than {MAX_PARAMETERS}"
+
+
+RULES = [
+    wrong_imports,
+    device_names,
+    environment_reads,
+    loose_talk,
+    missing_docstrings,
+    large_functions,
+]
 
 
 @pytest.mark.parametrize("path", FILES, ids=name)
@@ -213,6 +240,9 @@ def test_rules(path):
             "nn/norm.py",
             "'''Doc.'''\nclass A:\n  '''Doc.'''\n  def f(self): ...",
         ),
+        (large_functions, "nn/norm.py", "def f():" + "\n    x = 1" * 60),
+        (large_functions, "nn/norm.py", "class A:\n  async def f(self):" + "\n    x = 1" * 60),
+        (large_functions, "nn/norm.py", "def f(a, b, c, d, e, /, f, g, *h, i, j, **k): ..."),
     ],
 )
 def test_each_rule_finds_its_fault(rule, file, text):

@@ -54,14 +54,7 @@ def require_agreement(
     expected: Tensor | Sequence[Tensor],
     limit: float,
 ) -> None:
-    """Raise Disagreement unless the distance is at most `limit`.
-
-    Args:
-        what: the two that are compared, for the message.
-        actual: see `distance`.
-        expected: see `distance`.
-        limit: the largest distance.
-    """
+    """Raise Disagreement unless the distance is at most `limit`."""
     found = distance(actual, expected)
     if not found <= limit:  # written so that NaN fails
         raise Disagreement(

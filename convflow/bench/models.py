@@ -21,7 +21,7 @@ from convflow.models.blocks import compile_blocks
 from convflow.models.cost import measure_cost
 from convflow.models.memory import MemoryEstimate
 from convflow.models.zoo import SIZES, create_model
-from convflow.types import InputError, Size, unknown_name
+from convflow.types import Size, check_name
 
 Compilation = Literal["whole", "blocks"]
 """A graph of all, or one of each kind of block, which takes seconds where that takes minutes."""
@@ -115,8 +115,7 @@ def check_work(names: Sequence[str], shape: BatchShape, mode: str, setting: Sett
     """Raise InputError for an unknown name, a size that does not fit it, or lack of memory."""
     batch, height, width = shape
     for name in names:
-        if name not in SIZES:
-            raise InputError(unknown_name("model", name, SIZES))
+        check_name("model", name, SIZES)
     for name in names:
         build, half = partial(create_model, name), setting.dtype != torch.float32
         with torch.device("meta"):
@@ -265,13 +264,7 @@ def set_up(
 
 
 def rate_rows(name: str, rows: Sequence[BenchRow], device: torch.device) -> list[Rated]:
-    """Return rows with operations and utilisation, limits as times of the network's operations.
-
-    Args:
-        name: a published size.
-        rows: of what `set_up` gave for one shape and mode.
-        device: where it ran.
-    """
+    """Return rows with operations and utilisation, limits as times of the network's operations."""
     rival, (batch, height, width) = rival_of(name), map(int, rows[0].shape.split("x"))
     passes = 1 if rows[0].mode == MODEL_MODES[0] else 3
 

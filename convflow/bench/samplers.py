@@ -147,11 +147,7 @@ def clock_of(device: torch.device) -> WallClock:
 
 
 def create_digits(device: str = "auto") -> Pipeline:
-    """Return a pipeline as the digits recipe trains it, but with random weights, always the same.
-
-    Args:
-        device: "auto" takes a GPU where there is one.
-    """
+    """Return a pipeline as the digits recipe trains it, with random weights, always the same."""
     config = flowdcn()
     settings = dict(config.model)
     model = create_noisy(

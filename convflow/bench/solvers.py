@@ -87,5 +87,5 @@ def search_solver(
     table = search(
         model, fit, held_out, settings.steps, iterations=settings.iterations, progress=progress
     )
-    compared = compare(model, unseen, table, samples.process.path)
+    compared = compare(model, unseen, table, samples.process)
     return table, dict(sorted(compared.items(), key=lambda row: row[1][1]))

@@ -19,11 +19,7 @@ def cells(row: Mapping[str, object]) -> Cells:
 
 
 def lines(rows: Sequence[Mapping[str, str]]) -> list[str]:
-    """Return a headline and a line for each row, in columns; numbers stand to the right.
-
-    Args:
-        rows: of the same columns, at least one.
-    """
+    """Return a headline and a line for each row, in columns; numbers stand to the right."""
     columns = [[name, *(row[name] for row in rows)] for name in rows[0]]
     shown = []
     for column in columns:
@@ -36,11 +32,6 @@ def write_csv(
     path: Path, rows: Sequence[Mapping[str, object]], notes: Mapping[str, object] | None = None
 ) -> None:
     """Replace the table at `path`: a line for each row, with its notes behind.
-
-    Args:
-        path: of the file; its folder is made.
-        rows: of the same columns, at least one.
-        notes: more columns, the same in every line.
 
     Raises:
         InputError: it cannot be written; an old table is untouched.

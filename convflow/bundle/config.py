@@ -21,7 +21,7 @@ from convflow.seeds import LabelPolicy
 from convflow.settings.fields import Count, Fraction, Natural, Pixels, doc
 from convflow.settings.kinds import Table
 from convflow.settings.read import hints_of, read, setting_hints
-from convflow.types import InputError, unknown_name
+from convflow.types import InputError, check_name
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class ResolutionConfig:
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """Defaults of `convflow sample` for the trained model; `Pipeline.samples` explains them.
+    """Defaults of `convflow sample` for the trained model; `Pipeline.choose` explains them.
 
     Raises:
         InputError: an unknown name, or a number out of range.
@@ -94,8 +94,7 @@ class SamplingConfig:
 
     def __post_init__(self) -> None:
         """Check the whole combination."""
-        if self.label_policy not in (known := typing.get_args(LabelPolicy)):
-            raise InputError(unknown_name("label policy", self.label_policy, known))
+        check_name("label policy", self.label_policy, typing.get_args(LabelPolicy))
         guide(_anything, _anything, self.guidance, self.guidance_kind, **self.guided())
 
     def guided(self) -> dict[str, Any]:
@@ -179,7 +178,7 @@ def upgrade(tree: Any) -> Any:
 
 def _own(table: Table[Any], part: Any) -> Any:
     """Return a part without the settings of others of its table."""
-    if not isinstance(part, Mapping) or part.get("kind") not in table.parts:
+    if not isinstance(part, Mapping) or part.get("kind") not in table:
         return part
     others = {name for cls in table.values() for name in setting_hints(cls)}
     others -= setting_hints(table[part["kind"]]).keys()

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
-from convflow.cli.main import Parser
+from convflow.cli.main import Parser, wide
 from convflow.cli.options import (
     add_sampling_options,
     chosen_labels,
@@ -19,7 +18,7 @@ from convflow.cli.options import (
 )
 from convflow.cli.output import say
 from convflow.cli.speed import SPEED_BENCHES, check_out
-from convflow.types import InputError, unknown_name
+from convflow.types import check_name
 
 SOLVERS_HELP = """\
 Search for a solver with few steps for one model, and compare it with other solvers.
@@ -50,8 +49,7 @@ def main(arguments: Sequence[str]) -> int:
             say(f"  {name} {text}")
         say("", "convflow bench WHAT --help describes a benchmark.")
         return 0
-    if verb not in BENCHES:
-        raise InputError(unknown_name("benchmark", verb, BENCHES))
+    check_name("benchmark", verb, BENCHES)
     return BENCHES[verb][1](words)
 
 
@@ -111,11 +109,8 @@ def _parser(arguments: Sequence[str]) -> Parser:
     parser = Parser(
         prog="convflow bench solvers",
         description=SOLVERS_HELP,
-        allow_abbrev=False,
         usage="convflow bench solvers MODEL [options]",
-        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(
-            prog, max_help_position=26, width=100
-        ),
+        formatter_class=wide,
     )
     add = parser.add_argument
     add("model", help="run folder, checkpoint, model folder or Hub id")

@@ -24,7 +24,6 @@ def main(arguments: Sequence[str]) -> int:
         description="Train a small FlowDCN on 1,797 handwritten digits (at most two minutes on "
         "two idle cores), then draw a page of samples. A second call does not train again; to "
         "train again, remove the run folder.",
-        allow_abbrev=False,
     )
     parser.add_argument("--run", type=Path, default=Path("runs/demo"), help="run folder")
     run = parser.parse(arguments).run

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from convflow.cli.main import Parser
+from convflow.cli.main import Parser, wide
 from convflow.cli.options import (
     OPTIONS,
     add_sampling_options,
@@ -65,7 +65,6 @@ def main(arguments: Sequence[str]) -> int:
     _check(options)
 
     from convflow import distributed
-    from convflow.cli.precision import advise
     from convflow.evaluation.detectors import open_detector
     from convflow.evaluation.evaluate import Work, evaluate, make_reference, open_target
     from convflow.evaluation.scores import METRICS
@@ -78,8 +77,6 @@ def main(arguments: Sequence[str]) -> int:
         first = distributed.rank() == 0
         with distributed.all_or_none(device):
             subject = _open_subject(options)
-        if first and subject.sampling is not None:
-            advise(device, options.precision)
         origin = {"weights": options.detector_weights, "sha256": options.detector_sha256}
         for mine in (first, not first):  # the first process downloads, the others find it there
             with distributed.all_or_none(device):
@@ -137,13 +134,10 @@ def _parser(arguments: Sequence[str]) -> Parser:
         prog="convflow evaluate",
         description=DESCRIPTION,
         epilog=EXAMPLES,
-        allow_abbrev=False,
         usage="convflow evaluate WHAT --reference REF [options]\n"
         "       convflow evaluate WHAT --save-statistics REF.npz [options]\n"
         "       convflow evaluate --compare A.json B.json ...",
-        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(
-            prog, max_help_position=28, width=100
-        ),
+        formatter_class=wide,
     )
     add = parser.add_argument
     add("what", nargs="?", help="model or images to score")
@@ -224,6 +218,8 @@ def _open_subject(options: argparse.Namespace) -> Subject:
     if local and not path.exists():
         raise missing(options.what, "a model or pictures to score")
     if _is_model(options.what):
+        from convflow import distributed
+        from convflow.cli.precision import advise
         from convflow.pipeline import Pipeline
 
         for name in ("split", "image_column", "channels"):
@@ -232,6 +228,8 @@ def _open_subject(options: argparse.Namespace) -> Subject:
                 raise InputError(f"--{word}: expected pictures to score with it, got a model")
         weights = options.weights or "ema"
         pipe = Pipeline.from_pretrained(options.what, weights=weights, device=options.device)
+        if distributed.rank() == 0:
+            advise(pipe.device, options.precision)
         labels = chosen_labels(options, pipe.class_names)
         chosen = sampling_options(options)
         if options.size is not None:

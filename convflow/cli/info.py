@@ -44,7 +44,6 @@ def main(arguments: Sequence[str]) -> int:
         "folder, a checkpoint, a model folder, a file of published weights, or a folder in which "
         "diffusers has saved a DiT. Without WHAT, or with a family (dit), list the sizes. With "
         "--batch-size or --size, also estimate the memory for training and sampling.",
-        allow_abbrev=False,
     )
     add = parser.add_argument
     add("what", nargs="?", help="family, size, recipe, folder or file")
@@ -133,12 +132,7 @@ class _Asked(NamedTuple):
 
 
 def _codec(config: PipelineConfig | TrainConfig, folder: Path | None = None) -> Codec:
-    """Return a codec that knows the shape of model space and holds no weights.
-
-    Args:
-        config: settings with those of the codec.
-        folder: in which they are stored, if they are.
-    """
+    """Return a codec that knows the shape of model space and holds no weights."""
     from dataclasses import replace
 
     from convflow.codecs import LatentCodec

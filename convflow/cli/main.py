@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 from convflow import __version__
 from convflow.cli.output import open_terminal, plain, say
 from convflow.settings.kinds import import_module
-from convflow.types import Disagreement, Diverged, InputError, unknown_name
+from convflow.types import Disagreement, Diverged, InputError, check_name, unknown_name
 
 VERBS = {
     "train": "train a model from a recipe, or continue a run",
@@ -42,14 +42,19 @@ USAGE = "\n".join(
 )
 
 
+def wide(prog: str) -> argparse.HelpFormatter:
+    """Return the formatter of a long help: 100 columns, the description as it is written."""
+    return argparse.RawDescriptionHelpFormatter(prog, max_help_position=28, width=100)
+
+
 class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line, and which names the nearest option.
 
     All have `--import`, which `main` has obeyed before.
     """
 
-    def __init__(self, *arguments: Any, **more: Any) -> None:
-        super().__init__(*arguments, **more)
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(allow_abbrev=False, **settings)
         self.add_argument(
             "--import",
             action="append",
@@ -111,8 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for chatty in ("httpx", "datasets", "huggingface_hub", "numba"):
         logging.getLogger(chatty).setLevel(logging.ERROR)
     try:
-        if verb not in VERBS:
-            raise InputError(unknown_name("verb", verb, VERBS))
+        check_name("verb", verb, VERBS)
         return importlib.import_module(f"convflow.cli.{verb}").main(_imported(words[1:]))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

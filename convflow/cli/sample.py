@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from convflow.cli.main import Parser
+from convflow.cli.main import Parser, wide
 from convflow.cli.options import (
     add_sampling_options,
     chosen_labels,
@@ -118,9 +118,8 @@ def _parser(arguments: Sequence[str]) -> Parser:
     parser = Parser(
         prog="convflow sample",
         description="Generate images with a trained model.",
-        allow_abbrev=False,
         usage="convflow sample MODEL [options]",
-        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=26, width=100),
+        formatter_class=wide,
     )
     add = parser.add_argument
     add("model", help="run folder, checkpoint, model folder or Hub id")

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from convflow.cli.main import Parser
+from convflow.cli.main import Parser, wide
 from convflow.cli.options import above_zero, positive, size
 from convflow.cli.output import say
 from convflow.types import InputError, unknown_name
@@ -206,11 +206,8 @@ def _parser(verb: str, about: str, batch: str, words: str = "", *, rounds: int) 
     parser = Parser(
         prog=f"convflow bench {verb}",
         description=about,
-        allow_abbrev=False,
         usage=" ".join(f"convflow bench {verb} {words} [options]".split()),
-        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(
-            prog, max_help_position=26, width=100
-        ),
+        formatter_class=wide,
     )
     add = parser.add_argument
     add("--batch-size", type=positive, help=batch)

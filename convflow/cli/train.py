@@ -70,7 +70,7 @@ def main(arguments: Sequence[str]) -> int:
         rows = (f"  {name:22} {text}" for name, text in recipes.list_recipes().items())
         say(*HELP.format(recipes="\n".join(rows)).split("\n"))
         return 0
-    parser = Parser(prog="convflow train", add_help=False, allow_abbrev=False)
+    parser = Parser(prog="convflow train", add_help=False)
     parser.add_argument("--resume", type=Path)
     parser.add_argument("--run", type=Path)
     parser.add_argument("--epochs", type=above_zero)

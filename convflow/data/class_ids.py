@@ -191,12 +191,6 @@ def _without_gaps(
 def choose_column(kind: str, columns: Sequence[str], wanted: str, where: str) -> str:
     """The column that the user names.
 
-    Args:
-        kind: `label` or `image`.
-        columns: Those there are.
-        wanted: What the user says.
-        where: What they are columns of.
-
     Raises:
         InputError: There is no such column; the message shows them.
     """

@@ -37,13 +37,6 @@ def choose_rows(
 ) -> tuple[np.ndarray | None, str | None, tuple[str, ...]]:
     """Rows of the split and the column that says so, None where none does, and sentences.
 
-    Args:
-        columns: Of the table.
-        values: Name to the values of a column.
-        where: What the user gave, for messages.
-        split: A name in `SPLITS`, or `all`.
-        own: The split that the table is by its name.
-
     Raises:
         InputError: There is no such split.
     """

@@ -22,11 +22,6 @@ from convflow.types import InputError
 def open_hugging_face(name: str, split: str, choice: Choice = AUTO) -> StoredSource:
     """Pictures and labels of a Hugging Face dataset.
 
-    Args:
-        name: `hf:` and the dataset's name or the folder it was saved to.
-        split: Which part, where it has parts.
-        choice: What the user says about labels and columns.
-
     Raises:
         InputError: There is no such dataset or split, or its columns cannot be used.
     """

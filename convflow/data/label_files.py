@@ -86,12 +86,6 @@ def choose_listed(
 ) -> tuple[list[str], tuple[str, ...]] | None:
     """The pictures of a split by the nearest file that says splits, and sentences; None if none.
 
-    Args:
-        listings: What the files say.
-        image_files: Paths of all pictures.
-        where: What the user gave, for messages.
-        split: A name in `SPLITS`, or `all`.
-
     Raises:
         InputError: There is no such split, or a picture has none.
     """
@@ -124,12 +118,6 @@ def from_listings(
     listings: Sequence[Listing], image_files: Sequence[str], known: Iterable[str], where: str
 ) -> LabelSet | None:
     """Labels of the pictures, each from the nearest file above it; None where no file has any.
-
-    Args:
-        listings: What the files say.
-        image_files: Paths of the pictures that are used.
-        known: Paths of all files there are.
-        where: What the user gave, for messages.
 
     Raises:
         InputError: A picture has no label, or two files in one folder have labels.

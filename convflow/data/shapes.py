@@ -187,10 +187,6 @@ def _colour(light: float, chroma: float, hue: float) -> np.ndarray:
 def draw_design(design: Design, size: Size) -> np.ndarray:
     """The picture of a design, its edges smoothed by the share of a pixel they cover.
 
-    Args:
-        design: What to show.
-        size: Height and width H, W in pixels, each at least 1.
-
     Returns:
         (H, W, 3) uint8.
 

@@ -131,11 +131,6 @@ def natural_key(text: str) -> tuple[list[Any], str]:
 def require(module: str, extra: str, what: str) -> Any:
     """The module of an optional dependency.
 
-    Args:
-        module: What to import.
-        extra: The extra of convflow that brings it.
-        what: What the user asked for that needs it.
-
     Raises:
         InputError: It is not installed; the message says how to install it.
     """

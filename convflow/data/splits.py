@@ -136,10 +136,6 @@ def find_split_column(
 ) -> tuple[str, list[str]] | None:
     """The column that says the split of each row, and the split of each; None if there is none.
 
-    Args:
-        columns: Names of columns.
-        values: Name to the values of a column.
-
     Raises:
         InputError: Only some of the rows have one.
     """
@@ -162,11 +158,6 @@ def find_split_column(
 
 def choose(kinds: Iterable[str], where: str, split: str) -> tuple[set[str], tuple[str, ...]]:
     """Which of the splits are meant, and what is to be said about it.
-
-    Args:
-        kinds: The splits there are.
-        where: What the user gave, for the message.
-        split: A name in `SPLITS`, or `all`.
 
     Raises:
         InputError: It is not among them.
@@ -276,15 +267,7 @@ def _inside(folders: Iterable[Folders], at: int) -> dict[Folders, int]:
 def _check(
     folders: set[Folders], where: str, parted: bool, split: str, labels: str
 ) -> tuple[str, ...]:
-    """Refuse folders that look like splits; a sentence about those that are classes.
-
-    Args:
-        folders: Where the pictures are.
-        where: What the user gave, for messages.
-        parted: Whether the splits are known, and these are folders in one.
-        split: What the user asks for.
-        labels: Where classes come from.
-    """
+    """Refuse folders that look like splits; a sentence about those that are classes."""
     clear = labels == "folders" or (labels == "none" and split == ALL)
     inner: dict[tuple[Folders, str], set[str]] = {}
     for names in folders:

@@ -36,14 +36,6 @@ def open_parquet(
     Neighbouring rows share a row group, so reading in random order is fast while the encoded
     pictures fit the cache of 256 MiB, and slow beyond it.
 
-    Args:
-        name: What the user gave.
-        files: The files, in order; all with the columns of the first.
-        choice: What the user says about labels and columns.
-        notes: Sentences about the files, to which those about labels are added.
-        split: Which rows, where a column says the split of each.
-        own: The split that the names of the files say.
-
     Raises:
         InputError: The files, their columns or their labels cannot be used.
     """

@@ -53,12 +53,7 @@ def walk(folder: Path) -> tuple[list[str], tuple[str, ...]]:
 
 
 def say_empty(folders: Iterable[str], files: Iterable[str]) -> tuple[str, ...]:
-    """A sentence about folders with nothing in them, which would be classes if they had pictures.
-
-    Args:
-        folders: those that may be empty.
-        files: all there are.
-    """
+    """A sentence about folders without files, which would be classes if they had pictures."""
     above = {
         "/".join(parts[:n])
         for file in files

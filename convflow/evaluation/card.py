@@ -180,10 +180,6 @@ def contrast(paths: Sequence[Path], allow: Sequence[str] = ()) -> str:
 
     A row is a setting, a column a card; "-" stands for nothing.
 
-    Args:
-        paths: of the cards.
-        allow: dotted keys, or groups, that are left out.
-
     Raises:
         InputError: no such file, or no result card.
     """

@@ -38,10 +38,6 @@ def resize_as_tensorflow(
 
     Output pixel i lies at i * old / new in the input, computed in float32 as there; neighbours
     beyond the last pixel are the last pixel.
-
-    Args:
-        images: pictures in any range.
-        size: the new height and width.
     """
     for axis, new in ((-1, size[1]), (-2, size[0])):
         old = images.shape[axis]
@@ -63,10 +59,6 @@ def resize_as_pillow(
     """Return pictures resized by Pillow's bicubic filter, which is antialiased, without rounding.
 
     Equal to `Image.resize(..., BICUBIC)` in Pillow's mode "F"; values may overshoot the range.
-
-    Args:
-        images: pictures in any range.
-        size: the new height and width.
     """
     return F.interpolate(images, size, mode="bicubic", align_corners=False, antialias=True)
 

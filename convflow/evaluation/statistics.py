@@ -116,11 +116,6 @@ def as_float64(tensor: Tensor) -> Tensor:
 def check_rows(rows: Tensor, name: str, at_least: int = 1) -> None:
     """Refuse what is not one finite vector a row.
 
-    Args:
-        rows: should be (N, F) with F of at least 1.
-        name: what they are called, in the plural.
-        at_least: the smallest N.
-
     Raises:
         InputError: another shape, too few rows, NaN or infinity; that names the first bad row.
     """

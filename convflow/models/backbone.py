@@ -21,7 +21,7 @@ from convflow.nn.conv import ConvHead, ConvStem
 from convflow.nn.embed import PatchEmbedding, PatchHead
 from convflow.nn.norm import Condition, Modulation, residual
 from convflow.nn.resample import LevelConditions, Levels, LevelVectors, mirror
-from convflow.settings.parts import read_part
+from convflow.settings.read import read
 from convflow.types import LONGEST_SIDE, InputError, Size, nearest_size
 
 
@@ -89,7 +89,7 @@ class Backbone(nn.Module, PyTorchModelHubMixin, library_name="convflow", tags=["
         # Of the class as it is now: an engine that shards a network may put its own in its place.
         network = type(self)
         self.family = vars(network).get("family", f"{network.__module__}:{network.__qualname__}")
-        self.config = read_part(self.Config, settings, self.family)
+        self.config = read(settings, self.Config, place=f"{self.family}.")
 
     @property
     def settings(self) -> dict[str, Any]:

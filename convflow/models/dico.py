@@ -22,8 +22,7 @@ from convflow.nn.dense import MLP, ActivationName, create_activation
 from convflow.nn.embed import PatchEmbedding, PatchHead
 from convflow.nn.norm import Condition, Modulation, gated, modulate, residual
 from convflow.nn.resample import Hourglass, Join, LevelConditions, LevelVectors
-from convflow.settings.fields import Positive
-from convflow.settings.parts import Classes, Depths, Width
+from convflow.settings.fields import Classes, Depths, Positive, Width
 from convflow.types import InputError
 
 Layout = Literal["u", "isotropic", "isotropic-skip"]

@@ -23,8 +23,7 @@ from convflow.nn.embed import (
 )
 from convflow.nn.norm import Condition, Modulation, gated, modulate
 from convflow.nn.positions import Positions, PositionScaling, rotary_positions, sincos_positions
-from convflow.settings.fields import Positive
-from convflow.settings.parts import Classes, Depth, Width
+from convflow.settings.fields import Classes, Depth, Positive, Width
 from convflow.types import InputError
 
 

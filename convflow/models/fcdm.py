@@ -20,7 +20,7 @@ from convflow.nn.conv import Conv, ConvHead, ConvStem, ResponseNorm
 from convflow.nn.dense import create_linear
 from convflow.nn.norm import Condition, Modulation, gated, modulate
 from convflow.nn.resample import Hourglass, LevelConditions, LevelVectors
-from convflow.settings.parts import Classes, Depths, Width
+from convflow.settings.fields import Classes, Depths, Width
 
 KERNEL = 7
 EXPANSION = 3

@@ -16,7 +16,7 @@ from convflow.nn.dense import MLPName, create_mlp
 from convflow.nn.embed import LabelEmbedding, PatchEmbedding, PatchHead, TimeEmbedding
 from convflow.nn.norm import Condition, Modulation, NormName, create_norm, gated, modulate
 from convflow.ops.deform.op import Border
-from convflow.settings.parts import Classes, Depth, Width
+from convflow.settings.fields import Classes, Depth, Width
 from convflow.types import InputError
 
 MixName = Literal["deform", "dico"]

@@ -161,12 +161,6 @@ def take_network(
 
     Where no network is known by its names, the dict with the most tensors counts.
 
-    Args:
-        content: a state dict, or dicts around one or several.
-        origin: what to call it in a message.
-        layouts: keys of `SIGNS` that may be meant.
-        part: chooses where several networks could be meant.
-
     Raises:
         InputError: no tensors, several networks that could be meant, or tensors beside a network
             that belong to no training.

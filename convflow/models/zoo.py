@@ -16,7 +16,7 @@ from convflow.models.families import BACKBONES, build
 from convflow.models.pyramid import Pyramid
 from convflow.processes.contract import Process
 from convflow.settings.kinds import Table
-from convflow.settings.parts import defaults
+from convflow.settings.read import defaults
 from convflow.storage import check_sums_of, find_misfits, read_finite, read_json, read_tensors
 from convflow.types import InputError, unknown_name
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from convflow.nn.dense import ActivationName, create_activation, create_linear
 from convflow.nn.norm import Condition, Modulation, modulate, per_sample, widen
 from convflow.ops import depthwise_conv
-from convflow.types import InputError, unknown_name
+from convflow.types import InputError, check_name
 
 AttentionName = Literal["cca", "se", "none"]
 Backend = Literal["library", "triton"]
@@ -185,8 +185,7 @@ def use_depthwise(model: nn.Module, backend: Backend) -> None:
     Raises:
         InputError: the name is unknown, or the model has no depthwise convolution.
     """
-    if backend not in (known := get_args(Backend)):
-        raise InputError(unknown_name("backend", backend, known))
+    check_name("backend", backend, get_args(Backend))
     found = [
         layer
         for layer in model.modules()
@@ -211,8 +210,7 @@ def as_autocast(x: Tensor) -> Tensor:
 
 def create_attention(name: AttentionName, width: int) -> nn.Module:
     """Return the channel attention `name` for features of `width` channels."""
-    if name not in (known := get_args(AttentionName)):
-        raise InputError(unknown_name("attention", name, known))
+    check_name("attention", name, get_args(AttentionName))
     if name == "none":
         return nn.Identity()
     return ChannelAttention(width) if name == "cca" else SqueezeExcitation(width)

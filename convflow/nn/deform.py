@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from convflow.nn.linear import Linear, linear
 from convflow.ops.deform.op import Border, msdcn_sample
 from convflow.ops.deform.reference import TAPS
-from convflow.types import InputError, unknown_name
+from convflow.types import InputError, check_name
 
 DEFAULT_REACH = 6.0
 
@@ -40,8 +40,7 @@ class GroupwiseMSDCN(nn.Module):
                 f"expected a width that num_groups divides, got width {width} "
                 f"and num_groups {num_groups}; change one of them"
             )
-        if border not in (known := get_args(Border)):
-            raise InputError(unknown_name("border", border, known))
+        check_name("border", border, get_args(Border))
         self.num_groups, self.border = num_groups, border
         self.value = Linear(width, width)
         self.direction = Linear(width, num_groups * TAPS * 2)

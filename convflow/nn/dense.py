@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from convflow.nn.linear import Linear
-from convflow.types import InputError, unknown_name
+from convflow.types import check_name
 
 MLPName = Literal["swiglu", "gelu"]
 ActivationName = Literal["gelu", "relu"]
@@ -55,13 +55,11 @@ def create_linear(in_width: int, out_width: int) -> Linear:
 
 def create_activation(name: ActivationName) -> nn.Module:
     """Return the activation `name`; "gelu" is the exact one."""
-    if name not in (known := get_args(ActivationName)):
-        raise InputError(unknown_name("activation", name, known))
+    check_name("activation", name, get_args(ActivationName))
     return nn.GELU() if name == "gelu" else nn.ReLU()
 
 
 def create_mlp(name: MLPName, width: int) -> nn.Module:
     """Return the feed-forward layer `name` for features of `width` channels."""
-    if name not in (known := get_args(MLPName)):
-        raise InputError(unknown_name("mlp", name, known))
+    check_name("mlp", name, get_args(MLPName))
     return SwiGLU(width) if name == "swiglu" else GELUMLP(width)

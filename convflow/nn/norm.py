@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from convflow.nn.linear import Linear
-from convflow.types import InputError, unknown_name
+from convflow.types import check_name
 
 NormName = Literal["rms", "layer"]
 
@@ -50,8 +50,7 @@ def residual(x: Tensor) -> Tensor:
 
 def create_norm(name: NormName, width: int) -> nn.Module:
     """Return the norm `name` over the last axis, with a learned scale per channel."""
-    if name not in (known := get_args(NormName)):
-        raise InputError(unknown_name("norm", name, known))
+    check_name("norm", name, get_args(NormName))
     return RMSNorm(width) if name == "rms" else nn.LayerNorm(width, eps=1e-6)
 
 

@@ -7,14 +7,16 @@ are those of its released sampler.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from numbers import Integral, Real
-from typing import Literal, get_args
+from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float
+from msgspec import Meta
 from torch import Tensor
 
-from convflow.types import InputError, check_kinds, unknown_name
+from convflow.settings.fields import Fraction, Natural
+from convflow.settings.read import check_fields
+from convflow.types import InputError
 
 Form = Literal["linear", "constant"]
 
@@ -46,32 +48,23 @@ class ReachSchedule:
         [[6.0, 6.0], [9.0, 6.0]]
     """
 
-    peak: float = 2.0
-    times: tuple[float, float] = (0.0, 0.6)
-    blocks: tuple[int, int] | None = None
+    peak: Annotated[float, Meta(ge=1)] = 2.0
+    times: tuple[Fraction, Fraction] = (0.0, 0.6)
+    blocks: tuple[Natural, Natural] | None = None
     form: Form = "linear"
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        check_kinds(Real, peak=self.peak)
-        for name, pair, kind in (("times", self.times, Real), ("blocks", self.blocks, Integral)):
-            if pair is not None and (not isinstance(pair, tuple) or len(pair) != 2):
-                raise InputError(f"expected two numbers for {name}, got {pair!r}; change it")
-            for number in pair or ():
-                check_kinds(kind, **{name: number})
-        if not 1 <= self.peak < float("inf"):
-            raise InputError(f"expected a finite peak of at least 1, got {self.peak}; try 2")
-        if not 0 <= self.times[0] < self.times[1] <= 1:
+        check_fields(self, "reach-")
+        if self.times[0] >= self.times[1]:
             raise InputError(
                 f"expected reach-times 0 <= low < high <= 1, got {list(self.times)}; published "
                 "are 0 and 0.6"
             )
-        if self.blocks is not None and not 0 <= self.blocks[0] <= self.blocks[1]:
+        if self.blocks is not None and self.blocks[0] > self.blocks[1]:
             raise InputError(
                 f"expected reach-blocks 0 <= first <= last, got {list(self.blocks)}; change them"
             )
-        if self.form not in (known := get_args(Form)):
-            raise InputError(unknown_name("reach-form", self.form, known))
 
     def blocks_of(self, depth: int) -> tuple[int, int]:
         """Return the first and the last block that take part, of `depth` blocks.

@@ -20,9 +20,12 @@ from convflow.processes.flow import TrainingDraws
 from convflow.processes.prediction import Kind, Predicts
 from convflow.processes.schedule import Schedule, discrete
 from convflow.settings.fields import doc
-from convflow.types import Denoiser, InputError, unknown_name
+from convflow.types import Denoiser, InputError, check_name
 
 VarianceName = Literal["learned", "small", "large"]
+
+Steps = Float[Tensor, " B"] | Int[Tensor, " B"]
+"""Numbers of steps of a chain, one for each sample."""
 
 
 class Posterior(NamedTuple):
@@ -68,8 +71,7 @@ class DDPM(Process):
 
     def __post_init__(self) -> None:
         """Check the variance and the betas."""
-        if self.variance not in (known := get_args(VarianceName)):
-            raise InputError(unknown_name("variance", self.variance, known))
+        check_name("variance", self.variance, get_args(VarianceName))
         betas = self.betas
         if not len(betas) or not bool(((betas > 0) & (betas < 1)).all()):
             raise InputError(f"expected betas within (0, 1), got {betas.tolist()[:3]}, ...")
@@ -149,29 +151,20 @@ class DDPM(Process):
         return TrainingDraws(torch.randn(shape, generator=generator, device=device), t)
 
     def mix(
-        self,
-        data: Float[Tensor, "B C H W"],
-        noise: Float[Tensor, "B C H W"],
-        t: Float[Tensor, " B"] | Int[Tensor, " B"],
+        self, data: Float[Tensor, "B C H W"], noise: Float[Tensor, "B C H W"], t: Steps
     ) -> Float[Tensor, "B C H W"]:
         """Return x_t at the steps t."""
         alpha, sigma = (self._at(name, t, data) for name in ("alpha", "sigma"))
         return (alpha * data + sigma * noise).to(data.dtype)
 
     def predict_data(
-        self,
-        noise: Float[Tensor, "B C H W"],
-        x: Float[Tensor, "B C H W"],
-        t: Float[Tensor, " B"] | Int[Tensor, " B"],
+        self, noise: Float[Tensor, "B C H W"], x: Float[Tensor, "B C H W"], t: Steps
     ) -> Float[Tensor, "B C H W"]:
         """Return the data that x_t and a prediction of its noise speak of."""
         return (x - self._at("sigma", t, x) * noise) / self._at("alpha", t, x)
 
     def predict_noise(
-        self,
-        data: Float[Tensor, "B C H W"],
-        x: Float[Tensor, "B C H W"],
-        t: Float[Tensor, " B"] | Int[Tensor, " B"],
+        self, data: Float[Tensor, "B C H W"], x: Float[Tensor, "B C H W"], t: Steps
     ) -> Float[Tensor, "B C H W"]:
         """Return the noise that x_t and a prediction of its data speak of."""
         return (x - self._at("alpha", t, x) * data) / self._at("sigma", t, x)
@@ -180,7 +173,7 @@ class DDPM(Process):
         self,
         output: Float[Tensor, "B P H W"],
         x: Float[Tensor, "B C H W"],
-        t: Float[Tensor, " B"] | Int[Tensor, " B"],
+        t: Steps,
         clip: bool = False,
     ) -> Posterior:
         """Return the step back from x_t that the network's output describes.
@@ -210,7 +203,7 @@ class DDPM(Process):
         output: Float[Tensor, "B P H W"],
         data: Float[Tensor, "B C H W"],
         x: Float[Tensor, "B C H W"],
-        t: Float[Tensor, " B"] | Int[Tensor, " B"],
+        t: Steps,
     ) -> Float[Tensor, " B"]:
         """Return the term of the variational bound at steps t, in bits per number of the data.
 
@@ -277,11 +270,11 @@ class DDPM(Process):
         """
         return (self.num_times * (1 - t) - 1).clamp(min=0)
 
-    def flow_time(self, step: Float[Tensor, " B"] | Int[Tensor, " B"]) -> Float[Tensor, " B"]:
+    def flow_time(self, step: Steps) -> Float[Tensor, " B"]:
         """Return the flow time 1 - (step + 1) / N of what the network is told."""
         return 1 - (step + 1) / self.num_times
 
-    def model_times(self, t: Float[Tensor, " B"] | Int[Tensor, " B"]) -> Float[Tensor, " B"]:
+    def model_times(self, t: Steps) -> Float[Tensor, " B"]:
         """Return what the network is told at steps t of this chain, `times[t]` as float32."""
         return self.times.to(t.device)[t.round().long()].float()
 

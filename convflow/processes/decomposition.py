@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from numbers import Integral
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from convflow.types import InputError, Size, check_several, unknown_name
+from convflow.settings.fields import Factor
+from convflow.settings.read import read_value
+from convflow.types import InputError, Size, check_name
 
 BLOCK = 8
 """Longest block of the cosine transform, as in JPEG."""
@@ -95,13 +96,12 @@ class Decomposition:
     """
 
     def __init__(self, name: str = "laplacian", factors: Sequence[int] = (2,)) -> None:
-        if name not in DECOMPOSITIONS:
-            raise InputError(unknown_name("decomposition", name, DECOMPOSITIONS))
-        check_several(Integral, factors=factors)
-        if not factors or min(factors) < 2:
+        check_name("decomposition", name, DECOMPOSITIONS)
+        read_value(factors, tuple[Factor, ...], "factors")
+        if not factors:
             raise InputError(
-                "expected one or more factors of at least 2 between the scales, "
-                f"got {list(factors)}; two scales are the factor 2"
+                "expected one or more factors of at least 2 between the scales, got none; two "
+                "scales are the factor 2"
             )
         self.name, self.factors = name, tuple(factors)
         self.resampling = DECOMPOSITIONS[name]

@@ -10,17 +10,18 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, ClassVar, Literal, NamedTuple, TypeVar, get_args
+from typing import Annotated, ClassVar, Literal, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from convflow.processes.contract import Field, Process, Stage
-from convflow.processes.prediction import ROWS, Kind, Predicts, Row, check_kind
+from convflow.processes.prediction import ROWS, Kind, Predicts, Row
 from convflow.processes.schedule import LINEAR, Schedule, find_schedule
 from convflow.settings.fields import Positive, doc
-from convflow.types import Denoiser, InputError, Size, unknown_name
+from convflow.settings.read import check_fields
+from convflow.types import Denoiser, InputError, Size
 
 TimesName = Literal["uniform", "logit-normal"]
 Time = TypeVar("Time", float, Tensor)
@@ -67,13 +68,7 @@ class FlowMatching(Process):
 
     def __post_init__(self) -> None:
         """Check names and numbers."""
-        if self.times not in (known := get_args(TimesName)):
-            raise InputError(unknown_name("distribution of times", self.times, known))
-        if not (self.shift > 0 and self.scale > 0):
-            raise InputError(
-                f"expected a shift and a scale above 0, got {self.shift} and {self.scale}"
-            )
-        check_kind(self.prediction)
+        check_fields(self)
         find_schedule(self.schedule)
 
     @cached_property

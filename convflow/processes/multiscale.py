@@ -5,11 +5,9 @@ Decomposable flow matching (DFM): Haji-Ali et al. 2025, arXiv 2506.19839, sectio
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from numbers import Real
 from typing import Annotated, Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -22,7 +20,8 @@ from convflow.processes.prediction import Kind
 from convflow.processes.schedule import LINEAR, Schedule
 from convflow.processes.stages import StageField, run_stages, spread
 from convflow.settings.fields import Factor, Positive, Share, doc
-from convflow.types import InputError, Size, check_kinds, check_several
+from convflow.settings.read import check_fields
+from convflow.types import InputError, Size
 
 COARSEST_SHARE = 0.9
 """How often the coarsest scale is the main one; the finer ones share the rest (appendix A.5)."""
@@ -120,31 +119,18 @@ class MultiscaleFlow(Process):
 
     def __post_init__(self) -> None:
         """Check names and numbers."""
+        check_fields(self)
         scales = self.scales.num_scales
-        several = {n: getattr(self, n) for n in ("probabilities", "weights", "deviations")}
-        check_several(Real, **several, locations=self.locations)
-        for name, numbers in several.items():
-            if numbers and (len(numbers) != scales or not all(0 < n < math.inf for n in numbers)):
+        for name in ("probabilities", "weights", "deviations", "locations"):
+            numbers = getattr(self, name)
+            if numbers and len(numbers) != scales:
                 raise InputError(
-                    f"expected {scales} {name} above 0, one for each scale, got {list(numbers)}; "
-                    "give as many as factors and one more, for with 0 a scale never learns"
+                    f"expected {scales} {name}, one for each scale, got {list(numbers)}; give as "
+                    "many as factors and one more"
                 )
         if abs(sum(self.shares) - 1) > SHARES_TOLERANCE:
             raise InputError(
                 f"expected probabilities that sum to 1, got {list(self.shares)}; change them"
-            )
-        names = ("location", "scale", "earlier_location", "earlier_scale")
-        check_kinds(Real, **{name: getattr(self, name) for name in names})
-        places, spreads = (self.location, self.earlier_location), (self.scale, self.earlier_scale)
-        if not min(spreads) > 0 or not all(map(math.isfinite, places)):
-            raise InputError(
-                "expected finite locations and scales above 0, got "
-                f"{places[0]}, {places[1]} and {spreads[0]}, {spreads[1]}; change them"
-            )
-        if len(self.means) != scales or not all(map(math.isfinite, self.means)):
-            raise InputError(
-                f"expected {scales} finite locations, one for each scale, got "
-                f"{list(self.means)}; give as many as factors and one more"
             )
 
     @cached_property

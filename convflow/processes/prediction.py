@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from convflow.processes.schedule import Schedule
-from convflow.types import Denoiser, InputError, unknown_name
+from convflow.types import Denoiser, check_name
 
 Kind = Literal["data", "noise", "velocity", "score"]
 """What a prediction is: of the data, the noise, d x_t / dt, or grad log p(x_t) = -noise / sigma."""
@@ -113,8 +113,7 @@ class Predicts:
 
 def check_kind(kind: str) -> None:
     """Raise InputError unless `kind` is a kind of prediction."""
-    if kind not in (known := get_args(Kind)):
-        raise InputError(unknown_name("prediction", kind, known))
+    check_name("prediction", kind, get_args(Kind))
 
 
 def _reciprocal(divisor: Tensor) -> Tensor:

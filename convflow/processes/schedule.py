@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from convflow.types import InputError, unknown_name
+from convflow.types import check_name
 
 Function = Callable[[Tensor], Tensor]
 """Of flow times in any shape; elementwise."""
@@ -128,6 +128,5 @@ def find_schedule(schedule: str | Schedule) -> Schedule:
     """
     if isinstance(schedule, Schedule):
         return schedule
-    if schedule not in SCHEDULES:
-        raise InputError(unknown_name("schedule", schedule, SCHEDULES))
+    check_name("schedule", schedule, SCHEDULES)
     return SCHEDULES[schedule]

@@ -11,7 +11,7 @@ import pkgutil
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from convflow.types import InputError, unknown_name
+from convflow.types import check_name
 
 if TYPE_CHECKING:
     from convflow.training.config import TrainConfig
@@ -68,8 +68,7 @@ def create_config(name: str) -> TrainConfig:
     Raises:
         InputError: no such recipe; the message names the nearest.
     """
-    if name not in (known := list_recipes()):
-        raise InputError(unknown_name("recipe", name, known))
+    check_name("recipe", name, list_recipes())
     module, _, function = name.partition(".")
     return getattr(importlib.import_module(f"{__name__}.{module}"), function)()
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from convflow.conditions.labels import cat
 from convflow.processes.contract import Clock, beside
-from convflow.types import Denoiser, InputError, unknown_name
+from convflow.types import Denoiser, InputError, check_name
 
 Pair = tuple[Tensor, Tensor]
 Null = Callable[[Any], Any]
@@ -188,8 +188,7 @@ def guide(model: Denoiser, null: Null, scale: float, kind: str = "cfg", **option
     Raises:
         InputError: an unknown kind, a missing or needless `weaker`, a number out of range.
     """
-    if kind not in GUIDANCE_KINDS:
-        raise InputError(unknown_name("kind of guidance", kind, GUIDANCE_KINDS))
+    check_name("kind of guidance", kind, GUIDANCE_KINDS)
     if ("weaker" in options) != (kind == "auto"):
         raise InputError(
             'expected a weaker model for the guidance "auto" and for no other, '

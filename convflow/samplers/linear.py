@@ -12,13 +12,13 @@ from typing import Annotated, Any, ClassVar
 
 from torch import Tensor
 
-from convflow.processes.contract import Field, MoreNoise, Process, Stage
+from convflow.processes.contract import Process, Stage
 from convflow.samplers.multistep import CoefficientTable, read_table, table_path
-from convflow.samplers.ode import SCHEMES, Callback, integrate, time_grid
-from convflow.samplers.solver import GridSolver, Solver
+from convflow.samplers.ode import SCHEMES, integrate, time_grid
+from convflow.samplers.solver import GridSolver, Problem, Solver
 from convflow.samplers.tableaus import Scheme, count_evaluations
 from convflow.settings.fields import Count, Fraction, doc
-from convflow.types import InputError, unknown_name
+from convflow.types import InputError, check_name
 
 STAGE_SETTINGS = ("stage_steps", "thresholds", "stop_scale")
 """Settings of a run over scales."""
@@ -64,8 +64,7 @@ class GeneralLinear(GridSolver):
     @property
     def scheme(self) -> Scheme:
         """The rows of its steps."""
-        if self.kind not in SCHEMES:
-            raise InputError(unknown_name("solver", self.kind, SCHEMES))
+        check_name("solver", self.kind, SCHEMES)
         return SCHEMES[self.kind]
 
     def stages(self, process: Process) -> list[Stage]:
@@ -114,19 +113,12 @@ class GeneralLinear(GridSolver):
             "evaluations": self.count_evaluations(process),
         }
 
-    def solve(
-        self,
-        field: Field,
-        process: Process,
-        x: Tensor,
-        labels: Tensor,
-        stage: Stage,
-        draw: MoreNoise,
-        callback: Callback,
-    ) -> Tensor:
+    def solve(self, problem: Problem) -> Tensor:
         """Return the state at the end of a stage."""
-        grid = self.grid(stage.steps, field.begin)
-        return integrate(field, x, labels, grid, self.scheme, callback)
+        grid = self.grid(problem.stage.steps, problem.field.begin)
+        return integrate(
+            problem.field, problem.x, problem.labels, grid, self.scheme, problem.callback
+        )
 
 
 @dataclass(frozen=True)
@@ -181,16 +173,9 @@ class Searched(Solver):
             )
         return replace(self, table=read_table(table_path(folder, self.steps)))
 
-    def solve(
-        self,
-        field: Field,
-        process: Process,
-        x: Tensor,
-        labels: Tensor,
-        stage: Stage,
-        draw: MoreNoise,
-        callback: Callback,
-    ) -> Tensor:
+    def solve(self, problem: Problem) -> Tensor:
         """Return the state at the end of a stage."""
         table: CoefficientTable = self.beside(None).table
-        return integrate(field, x, labels, table.times, table.solver, callback)
+        return integrate(
+            problem.field, problem.x, problem.labels, table.times, table.solver, problem.callback
+        )

@@ -16,7 +16,7 @@ from torch import Tensor
 from convflow.processes.flow import shift_times
 from convflow.samplers.multistep import MULTISTEP
 from convflow.samplers.tableaus import RUNGE_KUTTA, Scheme
-from convflow.types import Denoiser, InputError, unknown_name
+from convflow.types import Denoiser, InputError, check_name
 
 Callback = Callable[[int, int, Tensor], None]
 """Called after each step with its number from 1, the number of steps, and the state."""
@@ -86,8 +86,7 @@ def integrate(
         InputError: an unknown solver.
     """
     if isinstance(solver, str):
-        if solver not in SCHEMES:
-            raise InputError(unknown_name("solver", solver, SCHEMES))
+        check_name("solver", solver, SCHEMES)
         solver = SCHEMES[solver]
     x, earlier = noise, list[Tensor]()
     for step, (start, end) in enumerate(itertools.pairwise(grid)):

@@ -8,21 +8,19 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
 
-from convflow.processes.contract import Field, MoreNoise, Process, Stage
 from convflow.processes.prediction import convert
 from convflow.processes.schedule import Schedule
-from convflow.samplers.ode import Callback, times_like
-from convflow.samplers.solver import GridSolver
+from convflow.samplers.ode import times_like
+from convflow.samplers.solver import GridSolver, Problem
 from convflow.settings.fields import NotNegative, doc
-from convflow.types import Denoiser, InputError, unknown_name
+from convflow.types import InputError, check_name, unknown_name
 
 SBDM_START = 1e-3
 """Before this time "sbdm" stays as it is there: the linear schedule's has no bound at 0. SiT starts
@@ -56,7 +54,15 @@ LAST_STEPS = ("mean", "euler", "tweedie", "none")
 
 @dataclass(frozen=True)
 class SDE(GridSolver):
-    """A solver of the SDE, named in `SDE_SOLVERS`; see `integrate_sde`.
+    """A solver of the SDE, named in `SDE_SOLVERS`.
+
+    A random step of length h from t, with z its noise, is x + h f(x, t) + sqrt(2 h w(t)) z in
+    Euler-Maruyama, f = v + w s. Stochastic Heun takes for f the mean of both ends of the step, and
+    for w too, which is of weak order 2; a step that ends at t = 1, where the score has no bound, is
+    Euler-Maruyama's. (SiT's Heun adds the noise first and is of weak order 1.)
+
+    SiT's default for the last step is "mean", FlowDCN's is "euler"; see `LAST_STEPS`. The published
+    steps are 250, the last of them 0.04 long.
 
     Raises:
         InputError: an unknown name, or a number out of range.
@@ -74,120 +80,50 @@ class SDE(GridSolver):
     def __post_init__(self) -> None:
         """Check names and numbers."""
         super().__post_init__()
-        check_diffusion(self.diffusion, self.strength, self.last)
+        for what, name, known in (
+            ("diffusion", self.diffusion, DIFFUSIONS),
+            ("last step", self.last, LAST_STEPS),
+        ):
+            if name not in known:
+                raise InputError(unknown_name(what, name, known))
 
-    def solve(
-        self,
-        field: Field,
-        process: Process,
-        x: Tensor,
-        labels: Tensor,
-        stage: Stage,
-        draw: MoreNoise,
-        callback: Callback,
-    ) -> Tensor:
-        """Return the state at the end of a stage."""
-        return integrate_sde(
-            field,
-            process.path,
-            x,
-            labels,
-            self.grid(stage.steps, field.begin),
-            self.kind,
-            draw=draw,
-            diffusion=self.diffusion,
-            strength=self.strength,
-            last=self.last,
-            callback=callback,
-        )
+    def solve(self, problem: Problem) -> Tensor:
+        """Return the state at the end of a stage.
 
+        Raises:
+            InputError: an unknown name.
+        """
+        check_name("SDE solver", self.kind, SDE_SOLVERS)
+        grid = self.grid(problem.stage.steps, problem.field.begin)
+        path, x = problem.process.path, problem.x
+        for step, (start, end) in enumerate(itertools.pairwise(grid), 1):
+            length = end - start
+            velocity, drift, data = self._slopes(problem, x, start)
+            if step == len(grid) - 1 and self.last != "none":
+                ends = {"mean": x + length * drift, "euler": x + length * velocity, "tweedie": data}
+                x = ends[self.last]
+            else:
+                heun = self.kind == "stochastic-heun" and end < 1
+                weights = self._weigh(path, start) + self._weigh(path, end if heun else start)
+                kick = math.sqrt(length * weights) * problem.draw(step).to(x)
+                if heun:
+                    ahead = self._slopes(problem, x + length * drift + kick, end)[1]
+                    drift = (drift + ahead) / 2
+                x = x + length * drift + kick
+            problem.callback(step, len(grid) - 1, x)
+        return x
 
-@torch.no_grad()
-def integrate_sde(
-    model: Denoiser,
-    schedule: Schedule,
-    noise: Float[Tensor, "B C H W"],
-    labels: Int[Tensor, " B"],
-    grid: Sequence[float],
-    solver: str = "euler-maruyama",
-    *,
-    draw: MoreNoise,
-    diffusion: str = "sigma",
-    strength: float = 1.0,
-    last: str = "mean",
-    callback: Callback | None = None,
-) -> Float[Tensor, "B C H W"]:
-    """Return the state at the end of `grid`, starting from `noise` at its beginning.
-
-    A random step of length h from t, with z its noise, is x + h f(x, t) + sqrt(2 h w(t)) z in
-    Euler-Maruyama, f = v + w s. Stochastic Heun takes for f the mean of both ends of the step, and
-    for w too, which is of weak order 2; a step that ends at t = 1, where the score has no bound, is
-    Euler-Maruyama's. (SiT's Heun adds the noise first and is of weak order 1.)
-
-    Args:
-        model: predicts the velocity.
-        schedule: of the process; turns the velocity into the score.
-        noise: the state at time `grid[0]`; sums are kept in its dtype.
-        labels: class labels, `num_classes` for none.
-        grid: increasing times; `time_grid(250, last_step=0.04)` is the published one.
-        solver: a name in `SDE_SOLVERS`.
-
-    Other arguments:
-        draw: gives the noise of a step, such as `draw_noise(seed, indices, shape, step)`.
-        diffusion: a name in `DIFFUSIONS`.
-        strength: multiplies the diffusion; 0 gives the ODE.
-        last: a name in `LAST_STEPS`, how the last step goes. "mean" is SiT's default: no noise;
-            FlowDCN's is "euler".
-        callback: told of every step, for progress bars and previews.
-
-    Raises:
-        InputError: an unknown name, or a strength below 0.
-    """
-    if solver not in SDE_SOLVERS:
-        raise InputError(unknown_name("SDE solver", solver, SDE_SOLVERS))
-    check_diffusion(diffusion, strength, last)
-
-    def weigh(time: float) -> float:
-        t = torch.tensor(time, dtype=torch.float64)
-        return strength * DIFFUSIONS[diffusion](schedule, t).item()
-
-    def slopes(x: Tensor, time: float) -> tuple[Tensor, Tensor, Tensor]:
-        """The velocity, the SDE's drift and the expected data."""
-        t = times_like(x, time)
-        velocity = model(x, t, labels).to(x.dtype)
+    def _slopes(self, problem: Problem, x: Tensor, time: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the velocity, the SDE's drift and the expected data."""
+        t, path = times_like(x, time), problem.process.path
+        velocity = problem.field(x, t, problem.labels).to(x.dtype)
         score, data = (
-            convert(velocity, x, t, schedule, "velocity", wanted).to(x.dtype)
+            convert(velocity, x, t, path, "velocity", wanted).to(x.dtype)
             for wanted in ("score", "data")
         )
         full = velocity.to(t.dtype)  # half precision rounds alpha
-        return velocity, torch.add(full, score, alpha=weigh(time)).to(x.dtype), data
+        return velocity, torch.add(full, score, alpha=self._weigh(path, time)).to(x.dtype), data
 
-    x, steps = noise, len(grid) - 1
-    for step, (start, end) in enumerate(itertools.pairwise(grid), 1):
-        length = end - start
-        velocity, drift, data = slopes(x, start)
-        if step == steps and last != "none":
-            x = {"mean": x + length * drift, "euler": x + length * velocity, "tweedie": data}[last]
-        else:
-            heun = solver == "stochastic-heun" and end < 1
-            variance = length * (weigh(start) + weigh(end if heun else start))
-            kick = math.sqrt(variance) * draw(step).to(x)
-            if heun:
-                ahead = slopes(x + length * drift + kick, end)[1]
-                drift = (drift + ahead) / 2
-            x = x + length * drift + kick
-        if callback is not None:
-            callback(step, steps, x)
-    return x
-
-
-def check_diffusion(diffusion: str, strength: float, last: str) -> None:
-    """Raise InputError unless these are settings of `integrate_sde`."""
-    for kind, name, known in (
-        ("diffusion", diffusion, DIFFUSIONS),
-        ("last step", last, LAST_STEPS),
-    ):
-        if name not in known:
-            raise InputError(unknown_name(kind, name, known))
-    if not 0 <= strength < math.inf:
-        raise InputError(f"expected a finite strength of at least 0, got {strength}; change it")
+    def _weigh(self, path: Schedule, time: float) -> float:
+        t = torch.tensor(time, dtype=torch.float64)
+        return self.strength * DIFFUSIONS[self.diffusion](path, t).item()

@@ -17,8 +17,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from convflow.processes.schedule import Schedule
-from convflow.samplers.exponential import EXPONENTIAL_SOLVERS, integrate_exponential
+from convflow.processes.contract import Field, Process
+from convflow.samplers.exponential import EXPONENTIAL_SOLVERS, Exponential
 from convflow.samplers.multistep import CoefficientTable, adams_weights
 from convflow.samplers.ode import SCHEMES, integrate, time_grid
 from convflow.samplers.tableaus import Scheme, count_evaluations
@@ -117,7 +117,7 @@ def compare(
     model: Denoiser,
     batches: Sequence[TeacherBatch],
     table: CoefficientTable,
-    schedule: Schedule | None = None,
+    process: Process | None = None,
 ) -> dict[str, tuple[int, float]]:
     """Return calls and error of a table, as "searched", and of others with as many calls.
 
@@ -129,7 +129,8 @@ def compare(
         model: predicts the velocity.
         batches: of noise that the search has not seen, from `teach`.
         table: from `search`.
-        schedule: of the process; with it, and with diffusers, the exponential solvers too.
+        process: that the model was trained with; with it, and with diffusers, the exponential
+            solvers too.
     """
     evaluations = len(table.coefficients)
     found = {"searched": (evaluations, error_of(model, batches, table.times, table.solver))}
@@ -139,13 +140,16 @@ def compare(
         if fitting:
             calls = count_evaluations(solver, fitting[-1])
             found[name] = (calls, error_of(model, batches, fitting[-1], solver))
-    if schedule is not None and importlib.util.find_spec("diffusers"):
+    if process is not None and importlib.util.find_spec("diffusers"):
         for name in EXPONENTIAL_SOLVERS:
-            run = partial(
-                integrate_exponential, model, schedule, grid=time_grid(evaluations), solver=name
-            )
+            integrator = Exponential(name, evaluations)
+            run = partial(integrator.run, process, lambda _: Field(model), draw=_draw_nothing)
             found[name] = (evaluations, _error(batches, run))
     return found
+
+
+def _draw_nothing(step: int) -> Tensor:
+    raise AssertionError("solvers of the ODE draw no noise")
 
 
 def error_of(

@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, NamedTuple, TypeVar
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -14,13 +15,35 @@ from convflow.processes.contract import Field, MoreNoise, Process, Stage
 from convflow.samplers.ode import Callback, time_grid
 from convflow.settings.fields import Count, Positive, doc
 from convflow.settings.kinds import Part
-from convflow.settings.read import setting_hints, to_dict
+from convflow.settings.read import check_fields, setting_hints, to_dict
 from convflow.types import InputError, Size
 
 Guide = Callable[[Callable[[Any], Field]], Field]
 """Makes the guided field of a run, given what makes the field of any network."""
 
 Own = TypeVar("Own", bound="Solver")
+
+
+class Problem(NamedTuple):
+    """A stage of a run, for a solver to solve.
+
+    Attributes:
+        field: what moves states, with guidance: made by `Solver.field`.
+        process: that the model was trained with.
+        x: the state at the start of the stage; the state is kept in its dtype.
+        labels: class labels, `num_classes` for none.
+        stage: its steps.
+        draw: from 1, 2, ... to more noise, of that step for random solvers.
+        callback: to be told of every step: its number from 1, their number, and the state.
+    """
+
+    field: Field
+    process: Process
+    x: Float[Tensor, "B C H W"]
+    labels: Int[Tensor, " B"]
+    stage: Stage
+    draw: MoreNoise
+    callback: Callback
 
 
 class Solver(Part):
@@ -40,27 +63,8 @@ class Solver(Part):
         """How many steps a run has; None where the solver finds them itself."""
         raise NotImplementedError
 
-    def solve(
-        self,
-        field: Field,
-        process: Process,
-        x: Float[Tensor, "B C H W"],
-        labels: Int[Tensor, " B"],
-        stage: Stage,
-        draw: MoreNoise,
-        callback: Callback,
-    ) -> Float[Tensor, "B C H W"]:
-        """Return the state at the end of a stage.
-
-        Args:
-            field: what moves states, with guidance: made by `field`.
-            process: that the model was trained with.
-            x: the state at the start of the stage.
-            labels: class labels, `num_classes` for none.
-            stage: its steps.
-            draw: from 1, 2, ... to more noise, of that step for random solvers.
-            callback: to be told of every step: its number from 1, their number, and the state.
-        """
+    def solve(self, problem: Problem) -> Float[Tensor, "B C H W"]:
+        """Return the state at the end of a stage."""
         raise NotImplementedError
 
     def field(
@@ -134,6 +138,7 @@ class Solver(Part):
         height, width = process.sizes(size, factor)[len(self.stages(process)) - 1]
         return height * factor, width * factor
 
+    @torch.no_grad()
     def run(
         self,
         process: Process,
@@ -171,7 +176,8 @@ class Solver(Part):
                 return self.field(process, network, here, noise)
 
             state = process.start(noise, draw, stage, state)
-            state = self.solve(guide(field_of), process, state, labels, stage, draw, report)
+            problem = Problem(guide(field_of), process, state, labels, stage, draw, report)
+            state = self.solve(problem)
             done += stage.steps
         assert state is not None
         return process.finish(state, size, stages)
@@ -192,7 +198,8 @@ class GridSolver(Solver):
     ] = None
 
     def __post_init__(self) -> None:
-        """Check the grid."""
+        """Check the numbers and the grid."""
+        check_fields(self)
         self.grid(self.steps)
 
     @property

@@ -19,6 +19,12 @@ NotNegative = Annotated[float, Meta(ge=0)]
 Positive = Annotated[float, Meta(gt=0)]
 Pixels = tuple[Count, Count]
 
+Width = Annotated[int, Meta(ge=1, le=2**24)]
+"""A number of channels, heads or pixels of a network. More than that tells a damaged file."""
+Classes = Annotated[int, Meta(ge=0, le=2**24)]
+Depth = Annotated[int, Meta(ge=1, le=256)]
+Depths = Annotated[tuple[Depth, ...], Meta(max_length=256)]
+
 
 def doc(text: str) -> Meta:
     """Return a line of help, for use within an annotation."""

@@ -7,7 +7,7 @@ import difflib
 import importlib
 import pkgutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar, TypeVar, cast
@@ -43,7 +43,7 @@ class Part:
             cls.kind = f"{cls.__module__}:{cls.__qualname__}"  # type: ignore[assignment, method-assign]
 
 
-class Table(Mapping[str, T]):
+class Table(dict[str, T]):
     """The parts of one kind by name, such as all solvers.
 
     Where the parts of this package are classes, so are those of a user; else they are objects.
@@ -60,20 +60,9 @@ class Table(Mapping[str, T]):
     """
 
     def __init__(self, noun: str, kind: type, parts: Mapping[str, T]) -> None:
-        self.noun, self.kind, self.parts = noun, kind, dict(parts)
+        super().__init__(parts)
+        self.noun, self.kind = noun, kind
         self.of_classes = any(isinstance(part, type) for part in parts.values())
-
-    def __getitem__(self, name: str) -> T:
-        """Return a part of this package."""
-        return self.parts[name]
-
-    def __iter__(self) -> Iterator[str]:
-        """Yield the names of this package's parts."""
-        return iter(self.parts)
-
-    def __len__(self) -> int:
-        """Return how many parts this package has."""
-        return len(self.parts)
 
     def find(self, name: str, *, trusted: bool = True) -> T:
         """Return the part called `name`, of this package or `package.module:Name` of a user.
@@ -89,8 +78,8 @@ class Table(Mapping[str, T]):
         """
         if not isinstance(name, str):  # read from a file
             raise InputError(unknown_name(self.noun, name, self))
-        if name in self.parts:
-            return self.parts[name]
+        if name in self:
+            return self[name]
         place, colon, attribute = name.rpartition(":")
         if not colon:
             raise InputError(f"{unknown_name(self.noun, name, self)}; or give package.module:Name")

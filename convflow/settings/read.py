@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import math
 import re
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from numbers import Integral, Real
 from typing import Any, Literal, TypeVar
 
@@ -23,6 +24,7 @@ HINTS: dict[Any, str] = {
     int: "a whole number",
     float: "a number",
     str: "a name",
+    dict: "settings by name",
     tuple: "two numbers such as 0.5,2",
     Pixels: "two numbers such as 64x48",
     ...: "several numbers such as 2,2",
@@ -30,8 +32,11 @@ HINTS: dict[Any, str] = {
 }
 """What to call a type in a message."""
 
-LIMIT_WORDS = {">=": "of at least", "<=": "of at most", ">": "above", "<": "below"}
-"""Signs in words."""
+LIMIT_WORDS = {
+    "int": "a whole number", "float": "a number", "array of length": "a list with a length",
+    ">=": "of at least", "<=": "of at most", ">": "above", "<": "below",
+}  # fmt: skip
+"""What to call a limit of msgspec in a message."""
 
 
 def read(tree: Any, kind: type[T], *, trusted: bool = False, place: str = "") -> T:
@@ -63,10 +68,12 @@ def read(tree: Any, kind: type[T], *, trusted: bool = False, place: str = "") ->
         own |= {"kind": name} if "kind" in hints_of(found) else {}
     hints = hints_of(found)
     for key, value in own.items():
-        if key not in hints:
+        if key not in hints and "--" in place:
             known = [f"{place}{name}".replace("_", "-") for name in hints]
-            key = f"{place}{key}".replace("_", "-")
-            raise InputError(unknown_name("option" if "--" in place else "key", key, known))
+            raise InputError(unknown_name("option", f"{place}{key}".replace("_", "-"), known))
+        if key not in hints:
+            owner = f"{place.rstrip('.')}: " if place else ""
+            raise InputError(f"{owner}{unknown_name('setting', key, hints)}")
         own[key] = read_value(value, hints[key], f"{place}{key}", trusted=trusted)
     try:
         return msgspec.convert(own, found)
@@ -101,20 +108,26 @@ def read_value(
     except UnicodeEncodeError as error:  # half a character, as of bytes that are no UTF-8
         raise InputError(f"expected text, got {error.object[:80]!r}; write it in UTF-8") from error
     except msgspec.ValidationError as error:
-        raise _unfit(key, _wanted(str(error), kind), show(value, hint)) from error
+        known = typing.get_args(kind) if typing.get_origin(kind) is Literal else ()
+        raise _unfit(key, _wanted(str(error), kind), show(value, hint), known) from error
     if not all(math.isfinite(n) for n in _floats(found)):
         raise _unfit(key, "a finite number", show(value, hint))
     return found
 
 
-def check_settings(part: type[Part], names: typing.Iterable[str], kind: str) -> None:
-    """Raise InputError when a part does not have settings; the message names those that do.
+def check_fields(config: Any, place: str = "") -> None:
+    """Raise InputError unless the fields of a dataclass hold what their annotations say.
 
     Args:
-        part: a class.
-        names: of the settings.
-        kind: the name of the part.
+        config: made in Python; `read` has looked at what it reads.
+        place: what stands before their names in messages.
     """
+    for name, hint in hints_of(type(config)).items():
+        read_value(getattr(config, name), hint, f"{place}{name}")
+
+
+def check_settings(part: type[Part], names: Iterable[str], kind: str) -> None:
+    """Raise InputError when a part does not have settings; the message names those that do."""
     noun, known = f"the {part.kinds.noun} {kind}", list(setting_hints(part))
     for name in names:
         if name in known:
@@ -133,6 +146,11 @@ def setting_hints(part: type[Part]) -> dict[str, Any]:
     return {name: hint for name, hint in hints_of(part).items() if name != "kind"}
 
 
+def defaults(kind: Any) -> dict[str, Any]:
+    """Return the defaults of a dataclass by field, `dataclasses.MISSING` where there is none."""
+    return {field.name: field.default for field in dataclasses.fields(kind)}
+
+
 def hints_of(kind: Any) -> dict[str, Any]:
     """Return the annotations of the fields of a dataclass by name."""
     hints = typing.get_type_hints(kind, include_extras=True)
@@ -142,10 +160,10 @@ def hints_of(kind: Any) -> dict[str, Any]:
 def _wanted(reason: str, kind: Any) -> str:
     """Return what a setting of some kind should be, from msgspec's reason."""
     wanted = reason.split(", got")[0].split(" - at")[0].removeprefix("Expected ").replace("`", "")
-    if limit := re.fullmatch(r"(int|float) (>=|<=|>|<) (-?\d+)(\.0)?(.*)", wanted):
-        number, sign, value, _, rest = limit.groups()
-        noun = "a whole number" if number == "int" else "a number"
-        return f"{noun} {LIMIT_WORDS[sign]} {value}{rest}"
+    limited = r"(int|float|array of length) (>=|<=|>|<) (-?\d+)(\.0)?(.*)"
+    if limit := re.fullmatch(limited, wanted):
+        noun, sign, value, _, rest = limit.groups()
+        return f"{LIMIT_WORDS[noun]} {LIMIT_WORDS[sign]} {value}{rest}"
     if typing.get_origin(kind) is Literal:
         return " or ".join(map(str, typing.get_args(kind)))
     kinds = [k for k in typing.get_args(kind) if k is not type(None)]
@@ -154,9 +172,11 @@ def _wanted(reason: str, kind: Any) -> str:
     return HINTS.get(kind) or HINTS.get(several) or HINTS.get(optional) or wanted
 
 
-def _unfit(key: str, wanted: str, got: Any) -> InputError:
+def _unfit(key: str, wanted: str, got: Any, known: Iterable[Any] = ()) -> InputError:
     key = key.replace("_", "-")
+    near = difflib.get_close_matches(str(got), map(str, known), n=1, cutoff=0.4)
     cure = "--help lists values that work" if key.startswith("--") else "change it"
+    cure = f"did you mean {near[0]!r}?" if near else cure
     said = f"{key}: " if key.strip("-") else ""
     return InputError(f"{said}expected {wanted}, got {str(got)[:80]!r}; {cure}")
 

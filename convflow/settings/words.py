@@ -166,13 +166,7 @@ def _is_part(hint: Any) -> bool:
 
 
 def rows_of(kind: Any, parts: PartKinds, place: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the dotted key and the annotation of every setting, in order.
-
-    Args:
-        kind: the dataclass that holds the settings, or the class of a part.
-        parts: kinds and classes of the parts within.
-        place: what stands before its keys, with a dot.
-    """
+    """Yield the dotted key and the annotation of every setting, in order."""
     for name, hint in (setting_hints(kind) if issubclass(kind, Part) else hints_of(kind)).items():
         key, inner = place + name, unannotated(hint)
         if _is_part(hint):

@@ -24,8 +24,7 @@ from convflow.settings.fields import (
     Positive,
     doc,
 )
-
-PrecisionChoice = Literal["auto", "float32", "bfloat16"]
+from convflow.types import PrecisionChoice
 
 
 @dataclass(frozen=True)

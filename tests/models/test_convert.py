@@ -268,7 +268,10 @@ def test_dico_without_variance_and_with_a_wider_kernel():
             lambda s: {n: t for n, t in s.items() if "latent.0.ca" not in n},
             r"does not fit dico: expected latent\.0\.ca\.1\.bias, which is not there",
         ),
-        (lambda s: {n: t for n, t in s.items() if "latent" not in n}, "at least 1 for depths"),
+        (
+            lambda s: {n: t for n, t in s.items() if "latent" not in n},
+            "depths: expected a whole num",
+        ),
         (
             lambda s: read_golden("flowdcn_tiny")[0],
             "no published dico weights, but those of flowdcn",

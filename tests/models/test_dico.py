@@ -183,14 +183,20 @@ def test_options_change_the_count_by_what_they_are():
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        ({"width": 0}, "expected a whole number of at least 1 for width, got 0"),
+        ({"width": 0}, "width: expected a whole number of at least 1, got '0'"),
         ({"width": 7}, "expected an even width and 5 depths .* got width 7"),
-        ({"num_classes": -1}, "of at least 0 for num_classes, got -1"),
-        ({"mlp_ratio": 0.0}, r"expected a number above 0.0 for mlp_ratio, got 0.0"),
+        ({"num_classes": -1}, "num-classes: expected a whole number of at least 0, got '-1'"),
+        ({"mlp_ratio": 0.0}, r"mlp-ratio: expected a number above 0, got '0\.0'"),
         ({"depths": [1, 1, 1]}, r"5 depths of at least 1, .* depths \[1, 1, 1\]"),
         ({"layout": "isotropic"}, r"depths of one number .* got \[1, 2, 1, 1, 1\]; try \[24\]"),
-        ({"layout": "isotropic", "depths": [0]}, r"of at least 1 for depths, got \[0\]"),
-        ({"layout": "isotropc"}, "unknown layout 'isotropc'; did you mean 'isotropic'"),
+        (
+            {"layout": "isotropic", "depths": [0]},
+            "depths: expected a whole number of at least 1",
+        ),
+        (
+            {"layout": "isotropc"},
+            "layout: expected u or isotropic or isotropic-skip, got",
+        ),
         ({"kernel_size": 4}, "kernel_size of 3, 5 or 7, got 4"),
     ],
 )

@@ -158,12 +158,12 @@ def test_options_change_the_network(unchecked):
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        ({"width": 0}, "dit: expected a whole number of at least 1 for width, got 0"),
-        ({"depth": 0}, "of at least 1 for depth, got 0"),
-        ({"num_heads": 0}, "of at least 1 for num_heads"),
-        ({"patch_size": 0}, "of at least 1 for patch_size"),
-        ({"num_classes": -1}, "of at least 0 for num_classes, got -1"),
-        ({"mlp_ratio": 0.0}, r"expected a number above 0.0 for mlp_ratio, got 0.0"),
+        ({"width": 0}, r"dit\.width: expected a whole number of at least 1, got '0'"),
+        ({"depth": 0}, "depth: expected a whole number of at least 1, got '0'"),
+        ({"num_heads": 0}, "num-heads: expected a whole number of at least 1"),
+        ({"patch_size": 0}, "patch-size: expected a whole number of at least 1"),
+        ({"num_classes": -1}, "num-classes: expected a whole number of at least 0, got '-1'"),
+        ({"mlp_ratio": 0.0}, r"mlp-ratio: expected a number above 0, got '0\.0'"),
         ({"mlp_ratio": 0.01}, r"expected an mlp_ratio above 0, got 0.01"),
         ({"num_heads": 3}, "got width 16 and num_heads 3"),
         ({"width": 18}, "expected a width that 4 divides, .* got 18"),

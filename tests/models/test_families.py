@@ -6,7 +6,7 @@ import pytest
 
 from convflow.models.families import BACKBONES, build
 from convflow.models.zoo import FAMILIES
-from convflow.settings.parts import defaults
+from convflow.settings.read import defaults
 from convflow.types import InputError
 from tests.cases import MODELS, TINY
 
@@ -26,20 +26,20 @@ def test_every_family_is_built_by_its_name():
         (None, {}, "unknown model family None"),
         (["dit"], {}, "unknown model family"),
         ("dit", {"widht": 3}, "dit: unknown setting 'widht'; did you mean 'width'"),
-        ("flowdcn", TINY | {"width": "wide"}, "expected a whole number for width, got 'wide'"),
-        ("flowdcn", TINY | {"width": 16.0}, "expected a whole number for width, got 16.0"),
-        ("flowdcn", TINY | {"depth": True}, "expected a whole number for depth, got True"),
+        ("flowdcn", TINY | {"width": "wide"}, "width: expected a whole number, got 'wide'"),
+        ("flowdcn", TINY | {"width": 16.0}, r"width: expected a whole number, got '16\.0'"),
+        ("flowdcn", TINY | {"depth": True}, "depth: expected a whole number, got 'True'"),
         (
             "flowdcn",
             TINY | {"width": 10**9},
-            "a whole number of at most 16777216 for width, got 100",
+            "width: expected a whole number of at most 16777216, got '100",
         ),
         (
             "flowdcn",
             TINY | {"depth": 10**7},
-            "a whole number of at most 256 for depth, got 10000000",
+            "depth: expected a whole number of at most 256, got '10000000'",
         ),
-        ("dico", {"depths": [1] * 1000}, "expected a list no longer than 256 for depths"),
+        ("dico", {"depths": [1] * 1000}, "depths: expected a list with a length of at most 256"),
         ("flowdcn", TINY | {"width": 2**20}, r"at most 100,000,000,000 parameters, got "),
     ],
 )
@@ -60,7 +60,7 @@ SWITCHES = [
 @pytest.mark.parametrize("value", ["no", 1, None])
 def test_a_switch_of_any_network_is_true_or_false(family, name, value, unchecked):
     settings = {"backbone": {"family": "dit"}} if family == "pyramid" else {}
-    message = f"{family}: expected true or false for {name}, got {value!r}"
+    message = f"{family}.{name.replace('_', '-')}: expected true or false, got '{value}'"
     with pytest.raises(InputError, match=message):
         build(family, settings | {name: value}, FAMILIES)
     assert {family for family, _ in SWITCHES} == FAMILIES.keys()

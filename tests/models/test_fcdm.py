@@ -69,9 +69,9 @@ def test_the_published_counts_are_met_to_the_last_digit(name, params, gmacs, gma
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        ({"width": 0}, "expected a whole number of at least 1 for width, got 0"),
+        ({"width": 0}, "width: expected a whole number of at least 1, got '0'"),
         ({"width": 7}, "expected an even width and 5 depths"),
-        ({"num_classes": -1}, "of at least 0 for num_classes, got -1"),
+        ({"num_classes": -1}, "num-classes: expected a whole number of at least 0, got '-1'"),
         ({"depths": [1, 1]}, r"5 depths of at least 1, .* depths \[1, 1\]"),
     ],
 )

@@ -149,7 +149,7 @@ def test_a_size_takes_other_settings():
     [
         ("flowdnc-s/2", {}, r"unknown model 'flowdnc-s/2'; did you mean 'flowdcn-s/2'\?"),
         ("flowdcn", {"widht": 8}, r"flowdcn: unknown setting 'widht'; did you mean 'width'\?"),
-        ("flowdcn", {"width": "wide"}, "expected a whole number for width, got 'wide'"),
+        ("flowdcn", {"width": "wide"}, "width: expected a whole number, got 'wide'"),
         ("flowdcn", {"width": 10, "num_groups": 3}, "got width 10 and num_groups 3"),
     ],
 )

@@ -150,11 +150,11 @@ def test_shrinkage_multiplies_the_factors_from_the_fine_end():
     [
         ("laplace", (2,), "did you mean 'laplacian'"),
         ("haar", (), "one or more factors of at least 2"),
-        ("haar", (2, 1), r"at least 2 between the scales, got \[2, 1\]"),
-        ("haar", (2.5,), r"expected a whole number for factors, got 2\.5"),
-        ("haar", ("2",), "expected a whole number for factors, got '2'"),
-        ("haar", "22", "expected several numbers for factors, got '22'"),
-        ("haar", 2, "expected several numbers for factors, got 2"),
+        ("haar", (2, 1), "factors: expected a whole number of at least 2, got '2,1'"),
+        ("haar", (2.5,), r"factors: expected .*, got '2\.5'"),
+        ("haar", ("2",), "factors: expected .*, got '2'"),
+        ("haar", "22", "factors: expected several numbers such as 2,2, got '22'"),
+        ("haar", 2, "factors: expected several numbers such as 2,2, got '2'"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(name, factors, message, unchecked):

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from convflow.processes.schedule import Schedule
+from convflow.processes.contract import Field
+from convflow.processes.flow import FlowMatching
+from convflow.processes.schedule import LINEAR, Schedule
+from convflow.samplers.solver import Solver
 from tests.cases import exact
 
 START = 2.0
@@ -36,6 +40,28 @@ def distance(state: Tensor, t: float = 1.0) -> float:
     inner = (weights * np.exp(-np.sin(k * s) / k) / (1 + s)).sum(1) * t / 2
     answer = np.exp(np.sin(k[:, 0] * t) / k[:, 0]) * (START + inner)
     return float(np.sqrt(np.mean((state.flatten().numpy() - answer) ** 2)))
+
+
+def no_noise(step: int) -> Tensor:
+    return torch.zeros(())
+
+
+def solve(
+    solver: Solver,
+    model: Callable[..., Tensor],
+    noise: Tensor,
+    labels: Tensor,
+    schedule: Schedule = LINEAR,
+    *,
+    grid: Sequence[float] = (),
+    draw: Callable[[int], Tensor] = no_noise,
+    callback: Any = None,
+) -> Tensor:
+    """Where a solver brings states that move with the velocity of a model, on times of its own."""
+    if grid:
+        object.__setattr__(solver, "grid", lambda steps, begin: list(grid))
+    process = FlowMatching(schedule=schedule)
+    return solver.run(process, lambda field_of: Field(model), noise, labels, draw, callback)
 
 
 def rough(steps: int) -> list[float]:

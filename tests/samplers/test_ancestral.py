@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from convflow.processes.ddpm import DDPM
-from convflow.samplers.ancestral import ancestral, ddim
+from convflow.samplers.ancestral import DDIM, Ancestral
 from convflow.seeds import draw_noise
 from convflow.types import InputError
 from tests.cases import GOLDENS
@@ -26,13 +26,18 @@ def toy(x, t, y):
     return torch.cat([torch.sin(1.3 * x + s), torch.tanh(x - 2 * s)], 1)
 
 
+def walk(solver, network, process, noise, labels, draw, callback=None):
+    """Data, from the noise at the end of a chain."""
+    return solver.run(process, lambda of: of(network), noise, labels, draw, callback)
+
+
 def draw(step):
     return torch.randn(NOISE.shape, generator=torch.Generator().manual_seed(step)).double()
 
 
 def test_ddim_is_that_of_the_released_code():
     golden = load_file(GOLDENS / "gaussian_diffusion.safetensors")
-    out = ddim(toy, DDPM(), golden["in.z"], Y, 50)
+    out = walk(DDIM(50), toy, DDPM(), golden["in.z"], Y, draw)
     assert_close_rms(out, golden["out.ddim50"], limit=GOLDEN)
 
 
@@ -50,7 +55,7 @@ def test_ancestral_steps_by_hand(variance):
         output = network(x, at, Y)
         back = chain.posterior(output, x, torch.full((2,), k))
         x = back.mean + (torch.exp(back.log_variance / 2) * draw(step) if k else 0)
-    assert_close_rms(ancestral(network, ddpm, NOISE, Y, 3, draw), x)
+    assert_close_rms(walk(Ancestral(3), network, ddpm, NOISE, Y, draw), x)
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.4, 1.0])
@@ -63,7 +68,7 @@ def test_ddim_steps_by_hand(eta):
         data = (x - math.sqrt(1 - now) * eps) / math.sqrt(now)
         spread = eta * math.sqrt((1 - before) / (1 - now)) * math.sqrt(1 - now / before)
         x = math.sqrt(before) * data + math.sqrt(1 - before - spread**2) * eps + spread * draw(step)
-    assert_close_rms(ddim(toy, ddpm, NOISE, Y, 3, draw, eta=eta), x)
+    assert_close_rms(walk(DDIM(3, eta=eta), toy, ddpm, NOISE, Y, draw), x)
 
 
 def test_all_of_eta_is_ancestral_sampling_with_the_small_variance():
@@ -73,12 +78,12 @@ def test_all_of_eta_is_ancestral_sampling_with_the_small_variance():
         return toy(x, t, y)[:, :3]
 
     ddpm = DDPM("small")
-    one = ancestral(network, ddpm, NOISE, Y, 20, draw)
-    assert_close_rms(ddim(network, ddpm, NOISE, Y, 20, draw, eta=1.0), one)
+    one = walk(Ancestral(20), network, ddpm, NOISE, Y, draw)
+    assert_close_rms(walk(DDIM(20, eta=1.0), network, ddpm, NOISE, Y, draw), one)
 
 
-@pytest.mark.parametrize("sampler", ["ancestral", "ddim", "ddim with noise"])
-def test_normal_data_come_out_with_their_mean_and_variance(sampler):
+@pytest.mark.parametrize("solver", [Ancestral(500), DDIM(500), DDIM(500, eta=0.7)], ids=str)
+def test_normal_data_come_out_with_their_mean_and_variance(solver):
     ddpm, batch, generator = DDPM("small"), 2000, torch.Generator().manual_seed(1)
     data, tables = Normal(ddpm.path), (ddpm.signal.sqrt(), (1 - ddpm.signal).sqrt())
 
@@ -91,24 +96,20 @@ def test_normal_data_come_out_with_their_mean_and_variance(sampler):
         return torch.randn(batch, 1, 1, 3, generator=generator, dtype=torch.float64)
 
     noise, y = kick(0), torch.zeros(batch, dtype=torch.int64)
-    if sampler == "ancestral":
-        out = ancestral(network, ddpm, noise, y, 500, kick)
-    else:
-        eta = 0.7 if "noise" in sampler else 0.0
-        out = ddim(network, ddpm, noise, y, 500, kick, eta=eta)
+    out = walk(solver, network, ddpm, noise, y, kick)
     sampling = 4 * math.sqrt(2 / batch)
     assert ((out.mean(0).flatten() - data.mean) / data.stds).abs().max() < sampling + 0.02
     assert (out.var(0).flatten() / data.stds**2 - 1).abs().max() < sampling + 0.03
 
 
-@pytest.mark.parametrize("sampler", [ancestral, ddim])
-def test_a_sample_depends_on_its_seed_and_number_alone(sampler):
+@pytest.mark.parametrize("solver", [Ancestral, DDIM])
+def test_a_sample_depends_on_its_seed_and_number_alone(solver):
     def sample(indices):
         def kick(step):
             return draw_noise(4, indices, (3, 2, 2), step)
 
         y = torch.zeros(len(indices), dtype=torch.int64)
-        return sampler(toy, DDPM(), kick(0), y, 8, kick)
+        return walk(solver(8), toy, DDPM(), kick(0), y, kick)
 
     whole = sample([0, 1, 5])
     assert whole.dtype == torch.float32
@@ -116,8 +117,8 @@ def test_a_sample_depends_on_its_seed_and_number_alone(sampler):
     assert sample([]).shape == (0, 3, 2, 2)
 
 
-@pytest.mark.parametrize("sampler", [ancestral, ddim])
-def test_one_call_a_step_every_step_reported_and_data_kept_within_bounds(sampler):
+@pytest.mark.parametrize("solver", [Ancestral, DDIM])
+def test_one_call_a_step_every_step_reported_and_data_kept_within_bounds(solver):
     calls, seen = [], []
 
     def network(x, t, y):
@@ -127,24 +128,22 @@ def test_one_call_a_step_every_step_reported_and_data_kept_within_bounds(sampler
     def callback(step, of, x):
         seen.append((step, of))
 
-    clipped = sampler(network, DDPM(), NOISE, Y, 5, draw, clip=True, callback=callback)
+    clipped = walk(solver(5, clip=True), network, DDPM(), NOISE, Y, draw, callback)
     assert calls == [999, 749, 500, 250, 0]
     assert seen == [(i, 5) for i in range(1, 6)]
-    assert clipped.abs().max() <= 1 < sampler(toy, DDPM(), NOISE, Y, 5, draw).abs().max()
-    assert sampler(toy, DDPM(), NOISE, Y, 1, draw).isfinite().all()
+    assert clipped.abs().max() <= 1 < walk(solver(5), toy, DDPM(), NOISE, Y, draw).abs().max()
+    assert walk(solver(1), toy, DDPM(), NOISE, Y, draw).isfinite().all()
 
 
-@pytest.mark.parametrize(
-    "options", [{"eta": -0.1}, {"eta": 1.5}, {"eta": float("nan")}, {"eta": 0.5, "draw": None}]
-)
-def test_an_impossible_eta_is_refused(options):
-    with pytest.raises(InputError, match=r"expected eta in \[0, 1\], and draw"):
-        ddim(toy, DDPM(), NOISE, Y, 5, **{"draw": draw, **options})
+@pytest.mark.parametrize("eta", [-0.1, 1.5, float("nan")])
+def test_an_impossible_eta_is_refused(eta):
+    with pytest.raises(InputError, match="eta: expected a number"):
+        DDIM(eta=eta)
 
 
-@pytest.mark.parametrize("sampler", [ancestral, ddim])
-def test_impossible_steps_and_networks_are_refused(sampler):
+@pytest.mark.parametrize("solver", [Ancestral, DDIM])
+def test_impossible_steps_and_networks_are_refused(solver):
     with pytest.raises(InputError, match="expected 1 to 1000 steps, got 1001"):
-        sampler(toy, DDPM(), NOISE, Y, 1001, draw)
+        walk(solver(1001), toy, DDPM(), NOISE, Y, draw)
     with pytest.raises(InputError, match="expected a network output of 3 channels"):
-        sampler(toy, DDPM("large"), NOISE, Y, 2, draw)
+        walk(solver(2), toy, DDPM("large"), NOISE, Y, draw)

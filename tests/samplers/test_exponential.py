@@ -10,11 +10,11 @@ import torch
 from convflow.processes.ddpm import DDPM
 from convflow.processes.prediction import convert
 from convflow.processes.schedule import SCHEDULES, VP
-from convflow.samplers.exponential import EXPONENTIAL_SOLVERS, integrate_exponential
+from convflow.samplers.exponential import EXPONENTIAL_SOLVERS, Exponential
 from convflow.samplers.ode import integrate, time_grid
 from convflow.types import InputError
 from tests.cases import exact
-from tests.samplers.equation import Normal, order
+from tests.samplers.equation import Normal, order, solve
 from tests.tolerance import assert_close_rms
 
 NOISE = torch.randn(3, 2, 2, 3, generator=torch.Generator().manual_seed(0))
@@ -44,7 +44,7 @@ def test_it_is_the_loop_of_diffusers(solver):
     for time, sigma in zip(twin.timesteps, twin.sigmas, strict=False):
         x = twin.step(-field(x, 1 - sigma.expand(3), Y), time, x).prev_sample
     grid = (1 - twin.sigmas.double()).tolist()
-    assert_close_rms(integrate_exponential(field, LINEAR, NOISE, Y, grid, solver), x)
+    assert_close_rms(solve(Exponential(solver), field, NOISE, Y, grid=grid), x)
 
 
 @pytest.mark.parametrize("solver", EXPONENTIAL_SOLVERS)
@@ -53,9 +53,8 @@ def test_normal_data_are_reached_from_noise(solver, schedule):
     """The flow of normal data only stretches, so the answer is known."""
     model = Normal(SCHEDULES[schedule])
     noise = model.start(50, 0.0).float()
-    out = integrate_exponential(
-        model, model.schedule, noise, torch.zeros(50, dtype=torch.int64), time_grid(40), solver
-    )
+    labels = torch.zeros(50, dtype=torch.int64)
+    out = solve(Exponential(solver, 40), model, noise, labels, model.schedule)
     assert model.calls == 40
     (before, spread), (after, wanted) = model.at(0.0), model.at(1.0)
     truth = after + (wanted / spread).sqrt() * (noise - before)
@@ -74,7 +73,7 @@ def test_the_measured_order_is_two(solver, schedule):
     for n in steps:
         grid = [0.2 + 0.6 * i / n for i in range(n + 1)]
         labels = torch.zeros(20, dtype=torch.int64)
-        out = integrate_exponential(model, model.schedule, noise, labels, grid, solver)
+        out = solve(Exponential(solver, n), model, noise, labels, model.schedule, grid=grid)
         errors.append((out - truth).norm().item())
     assert order(steps, errors) == pytest.approx(2, abs=0.2)
 
@@ -90,7 +89,7 @@ def test_on_the_linear_path_ab2_and_heun_are_better_than_dpm():
         for solver, steps in (("ab2", calls), ("heun", calls // 2)):
             out = integrate(model, noise, labels, time_grid(steps), solver)
             errors[solver, calls] = (out - truth).norm().item()
-        out = integrate_exponential(model, LINEAR, noise, labels, time_grid(calls), "dpm++")
+        out = solve(Exponential("dpm++", calls), model, noise, labels)
         errors["dpm++", calls] = (out - truth).norm().item()
         assert max(errors["ab2", calls], errors["heun", calls]) < 0.9 * errors["dpm++", calls]
     assert order([20, 40], [errors["dpm++", calls] for calls in (20, 40)]) < 1.3
@@ -100,7 +99,7 @@ def test_on_the_linear_path_ab2_and_heun_are_better_than_dpm():
 def test_few_steps_beat_euler(solver):
     grid = time_grid(8)
     truth = integrate(field, NOISE, Y, time_grid(400), "rk4")
-    ours = integrate_exponential(field, LINEAR, NOISE, Y, grid, solver)
+    ours = solve(Exponential(solver, 8), field, NOISE, Y)
     euler = integrate(field, NOISE, Y, grid, "euler")
     assert (ours - truth).norm() < (euler - truth).norm() / 1.5
 
@@ -116,18 +115,18 @@ def test_on_schedules_of_the_score_they_want_their_steps_near_the_data(solver, s
         data = 0.5 + 0.09 * alpha / (0.09 * alpha**2 + sigma**2) * (x - 0.5 * alpha)
         return convert(data, x, t, schedule, "data", "velocity")
 
-    def miss(solve, shift):
-        out = solve(exact_field, time_grid(20, shift=shift))
+    def miss(run, shift):
+        out = run(shift)
         return (out - truth).square().mean().sqrt() / 0.3
 
     noise, y = torch.randn(64, 1, 2, 2, dtype=torch.float64), torch.zeros(64, dtype=torch.int64)
     truth = integrate(exact_field, noise, y, time_grid(2000, shift=0.3), "rk4")
 
-    def ours(field, grid):
-        return integrate_exponential(field, schedule, noise, y, grid, solver).double()
+    def ours(shift):
+        return solve(Exponential(solver, 20, shift), exact_field, noise, y, schedule).double()
 
-    def euler(field, grid):
-        return integrate(field, noise, y, grid, "euler")
+    def euler(shift):
+        return integrate(exact_field, noise, y, time_grid(20, shift=shift), "euler")
 
     best = miss(ours, 0.3)
     assert best < 0.01
@@ -137,35 +136,30 @@ def test_on_schedules_of_the_score_they_want_their_steps_near_the_data(solver, s
 
 @pytest.mark.parametrize("solver", EXPONENTIAL_SOLVERS)
 def test_a_sample_does_not_see_its_neighbours_and_every_step_is_reported(solver):
-    reported = []
-    whole = integrate_exponential(
-        field, LINEAR, NOISE, Y, time_grid(6), solver, lambda *now: reported.append(now)
-    )
-    alone = [
-        integrate_exponential(field, LINEAR, one[None], Y[:1], time_grid(6), solver)
-        for one in NOISE
-    ]
+    told = []
+    part = Exponential(solver, 6)
+    whole = solve(part, field, NOISE, Y, callback=lambda *now: told.append(now))
+    alone = [solve(part, field, one[None], Y[:1]) for one in NOISE]
     assert_close_rms(whole, torch.cat(alone))
-    assert [step[:2] for step in reported] == [(i, 6) for i in range(1, 7)]
-    assert reported[-1][2].equal(whole)
-    assert integrate_exponential(field, LINEAR, NOISE, Y, [0.0, 1.0], solver).isfinite().all()
+    assert [step[:2] for step in told] == [(i, 6) for i in range(1, 7)]
+    assert told[-1][2].equal(whole)
+    assert solve(Exponential(solver, 1), field, NOISE, Y).isfinite().all()
 
 
 @pytest.mark.parametrize("solver", EXPONENTIAL_SOLVERS)
 def test_the_model_is_asked_at_the_times_of_the_grid(solver):
     seen = []
     model = exact(lambda x, t: seen.append(t.flatten()) or x)
-    grid = time_grid(9, shift=1.7)
-    integrate_exponential(model, LINEAR, NOISE.double(), Y, grid, solver)
-    assert torch.stack(seen)[:, 0].tolist() == grid[:-1]
+    solve(Exponential(solver, 9, shift=1.7), model, NOISE.double(), Y)
+    assert torch.stack(seen)[:, 0].tolist() == time_grid(9, shift=1.7)[:-1]
 
 
 def test_an_unknown_solver_is_refused():
     with pytest.raises(InputError, match=r"unknown solver 'dpm'; did you mean 'dpm\+\+'"):
-        integrate_exponential(field, LINEAR, NOISE, Y, [0.0, 1.0], "dpm")
+        solve(Exponential("dpm"), field, NOISE, Y)
 
 
 def test_what_to_install_is_said(monkeypatch):
     monkeypatch.setitem(sys.modules, "diffusers.schedulers.scheduling_dpmsolver_multistep", None)
     with pytest.raises(InputError, match=r"pip install convflow\[diffusers\]"):
-        integrate_exponential(field, LINEAR, NOISE, Y, [0.0, 1.0])
+        solve(Exponential(), field, NOISE, Y)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from convflow.processes.schedule import SCHEDULES
+from convflow.processes.flow import FlowMatching
 from convflow.samplers.exponential import EXPONENTIAL_SOLVERS
 from convflow.samplers.multistep import MULTISTEP, read_table
 from convflow.samplers.ode import SCHEMES, integrate, time_grid
@@ -144,7 +144,7 @@ def test_every_solver_gets_as_many_calls_as_there_are():
 def test_exponential_solvers_are_compared_where_the_schedule_is_known():
     pytest.importorskip("diffusers")
     table, unseen = adams_table(time_grid(6), 2), batches(1, 1)
-    rows = compare(mixture, unseen, table, SCHEDULES["linear"])
+    rows = compare(mixture, unseen, table, FlowMatching())
     assert rows.keys() - compare(mixture, unseen, table).keys() == set(EXPONENTIAL_SOLVERS)
     for name in EXPONENTIAL_SOLVERS:
         assert rows[name][0] == 6

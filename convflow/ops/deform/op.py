@@ -116,20 +116,12 @@ def fuses(values: Tensor) -> bool:
 
 
 def active_backend(device_type: str) -> str:
-    """Name of what runs `deform_sample` on a type of device: "numba", "triton" or "reference".
-
-    Args:
-        device_type: as in `torch.device(...).type`, such as "cpu".
-    """
+    """Name of what runs `deform_sample` on a type of device: "numba", "triton" or "reference"."""
     return backend_and_reason(device_type)[0]
 
 
 def backend_and_reason(device_type: str) -> tuple[str, str]:
-    """Name of what runs `deform_sample` on a type of device, and why, in words for a person.
-
-    Args:
-        device_type: as in `torch.device(...).type`, such as "cpu".
-    """
+    """Name of what runs `deform_sample` on a type of device, and why, in words for a person."""
     if device_type == "cpu":
         numba, reason = cpu.find_numba()
         return ("reference" if numba is None else "numba"), reason

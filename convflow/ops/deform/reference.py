@@ -68,12 +68,7 @@ def deform_sample_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of `deform_sample` with respect to its three tensors, written out by hand.
 
-    Args:
-        grad: gradient of the result.
-        values: as given to `deform_sample`.
-        offsets: as given to `deform_sample`.
-        weights: as given to `deform_sample`.
-        border: as given to `deform_sample`.
+    `grad` is the gradient of the result; other arguments are those of `deform_sample`.
 
     Returns:
         The gradients of values, offsets and weights, each in its tensor's shape and dtype.
@@ -169,12 +164,7 @@ def msdcn_sample_backward(
 ) -> tuple[Tensor, Tensor]:
     """Gradients of `msdcn_sample` with respect to `merged` and `prior_scale`, by hand.
 
-    Args:
-        grad: gradient of the result.
-        merged: as given to `msdcn_sample`.
-        prior_scale: as given to `msdcn_sample`.
-        reach: as given to `msdcn_sample`.
-        border: as given to `msdcn_sample`.
+    `grad` is the gradient of the result; other arguments are those of `msdcn_sample`.
 
     Returns:
         Both gradients, each in its tensor's shape and dtype.

@@ -35,10 +35,7 @@ def depthwise_conv_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of `depthwise_conv`.
 
-    Args:
-        grad: gradient of the result.
-        x: as given to `depthwise_conv`.
-        weight: as given to `depthwise_conv`.
+    `grad` is the gradient of the result; other arguments are those of `depthwise_conv`.
 
     Returns:
         The gradients of x, weight and a bias, each contiguous and in its tensor's dtype.
