@@ -476,7 +476,11 @@ CASES = [
         f"{EVALUATE} --label-policy randm",
         "expected balanced or random, got 'randm'",
     ),
-    ("unknown precision to score", f"{EVALUATE} --precision half", "unknown precision 'half'"),
+    (
+        "unknown precision to score",
+        f"{EVALUATE} --precision half",
+        "precision: expected float32 or bfloat16, got 'half'",
+    ),
     ("unknown label to score", f"{EVALUATE} --labels cat", "unknown label 'cat'"),
     ("no card to compare", "evaluate --compare P/a.json", "expected a result card at"),
     ("no card but text", "evaluate --compare P/a.json", "not JSON", file("a.json")),
@@ -531,7 +535,7 @@ CASES = [
     (
         "form of a schedule",
         f"{SAMPLE} --reach auto --reach-form line",
-        "unknown reach-form 'line'; did you mean 'linear'?",
+        "reach-form: expected linear or constant, got 'line'; did you mean 'linear'?",
     ),
     (
         "positions of a convolution",

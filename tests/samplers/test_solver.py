@@ -19,12 +19,13 @@ class Leap(GridSolver):
 
     factor: float = 1.0
 
-    def solve(self, field, process, x, labels, stage, draw, callback):
+    def solve(self, problem):
         """Return the state at the end of a stage."""
-        grid = self.grid(stage.steps, field.begin)
+        grid, x = self.grid(problem.stage.steps, problem.field.begin), problem.x
         for step, (start, end) in enumerate(itertools.pairwise(grid), 1):
-            x = x + self.factor * (end - start) * field(x, torch.full((len(x),), start), labels)
-            callback(step, len(grid) - 1, x)
+            slope = problem.field(x, torch.full((len(x),), start), problem.labels)
+            x = x + self.factor * (end - start) * slope
+            problem.callback(step, len(grid) - 1, x)
         return x
 
 
