@@ -1,4 +1,4 @@
-"""ImageNet (Russakovsky et al. 2015) in latents: 1.28 M pictures, 1000 classes, as published.
+"""ImageNet (Russakovsky et al. 2015) in latents: 1.28 M images, 1000 classes, as published.
 
 Lengths, optimizers and samplers are those of the papers; where one was not found, a comment says so
 and what stands there instead. The networks are ours: they leave out what is not used, and FlowDCN

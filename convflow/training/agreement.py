@@ -24,7 +24,7 @@ def agree_on_start(trainer: Trainer) -> None:
     """Raise InputError on every process unless all are about to train the same from here on.
 
     One process agrees with itself at no cost. Several compare their settings, their place in the
-    run, their pictures, and a SHA-256 of autoencoder, weights, average and optimizer, which takes
+    run, their images, and a SHA-256 of autoencoder, weights, average and optimizer, which takes
     about 0.6 s for each GiB (AMD EPYC with SHA instructions).
     """
     if distributed.world_size() == 1:
@@ -36,7 +36,7 @@ def agree_on_start(trainer: Trainer) -> None:
     }
     agree("give all processes the same command", settings | {"precision": trainer.precision})
     agree(FOLDER, {"step": trainer.step, "number of images seen": trainer.images_seen})
-    data = {"number of pictures": len(trainer.images), "pictures": trainer.data_fingerprint}
+    data = {"number of images": len(trainer.images), "pictures": trainer.data_fingerprint}
     agree("let all processes read the same data", data)
     if trainer.codec.network is not None:
         known = hash_tensors(trainer.codec.network.state_dict())

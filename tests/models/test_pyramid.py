@@ -403,7 +403,7 @@ def test_settings_that_do_not_fit_are_refused(settings, message, unchecked):
 
 
 def counts(name: str, size: tuple[int, int] = (64, 64), **settings) -> tuple[int, int]:
-    """Parameters, and twice the multiply-accumulates for one picture."""
+    """Parameters, and twice the multiply-accumulates for one image."""
     with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
         model = create_model(name, **settings)
         model(*model.blank_inputs(1, size))

@@ -118,7 +118,7 @@ def test_what_is_published_of_the_sizes_is_compared():
     ],
 )
 def test_the_sampling_counted_separately(name, gmacs, monkeypatch):
-    """At each tap every channel takes four corners and a weight; here of a picture of 256 pixels.
+    """At each tap every channel takes four corners and a weight; here of an image of 256 pixels.
 
     The published figures are those of notes on the paper (its own column is not known), rounded
     to 0.01; they are not part of `SIZES[name].gmacs`.
