@@ -157,7 +157,7 @@ def describe_settings(name: str) -> dict[str, str]:
     """Return what each setting of a size or family means, as the docstring of its `Config` says."""
     text = inspect.getdoc(FAMILIES.find(_find(name, True).family).Config) or ""
     entries = re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", text.partition("Attributes:\n")[2], re.M)
-    return {setting: " ".join(meaning.split()) for setting, meaning in entries}
+    return {name: " ".join(meaning.split()).removesuffix(".") for name, meaning in entries}
 
 
 def load_model(folder_or_id: str | Path, *, verify: bool = True) -> Backbone:
