@@ -32,7 +32,8 @@ from convflow.types import InputError
 from convflow.units import duration
 
 if TYPE_CHECKING:
-    from convflow.evaluation.evaluate import Subject
+    from convflow.evaluation.detectors import Detector
+    from convflow.evaluation.evaluate import Subject, Target
 
 log = logging.getLogger("convflow")
 
@@ -65,8 +66,9 @@ def main(arguments: Sequence[str]) -> int:
     _check(options)
 
     from convflow import distributed
+    from convflow.cli.precision import advise
     from convflow.evaluation.detectors import open_detector
-    from convflow.evaluation.evaluate import Work, evaluate, make_reference, open_target
+    from convflow.evaluation.evaluate import Work, evaluate, make_reference
     from convflow.evaluation.scores import METRICS
 
     for name in options.metrics:
@@ -83,14 +85,7 @@ def main(arguments: Sequence[str]) -> int:
                 if mine:
                     detector = open_detector(options.detector, **origin, device=device)
         with distributed.all_or_none(device):
-            target = options.reference and open_target(
-                options.reference,
-                subject,
-                detector,
-                split=options.reference_split,
-                image_column=options.reference_image_column or "",
-                num=options.reference_num,
-            )
+            target = options.reference and _open_target(options, subject, detector)
         try:
             if options.save_statistics:
                 make_reference(subject, detector, options.save_statistics, work)
@@ -113,7 +108,23 @@ def main(arguments: Sequence[str]) -> int:
             raise
         if first:
             say(*card.table().split("\n"), f"result card in {path}")
+            if subject.sampling is not None:
+                advise(device, options.precision)
     return 0
+
+
+def _open_target(options: argparse.Namespace, subject: Subject, detector: Detector) -> Target:
+    """Return what `--reference` names."""
+    from convflow.evaluation.evaluate import open_target
+
+    return open_target(
+        options.reference,
+        subject,
+        detector,
+        split=options.reference_split,
+        image_column=options.reference_image_column or "",
+        num=options.reference_num,
+    )
 
 
 def _compare(paths: Sequence[Path], allow: Sequence[str]) -> int:
@@ -218,8 +229,6 @@ def _open_subject(options: argparse.Namespace) -> Subject:
     if local and not path.exists():
         raise missing(options.what, "a model or images to score")
     if _is_model(options.what):
-        from convflow import distributed
-        from convflow.cli.precision import advise
         from convflow.pipeline import Pipeline
 
         for name in ("split", "image_column", "channels"):
@@ -228,8 +237,6 @@ def _open_subject(options: argparse.Namespace) -> Subject:
                 raise InputError(f"--{word}: expected images to score with it, got a model")
         weights = options.weights or "ema"
         pipe = Pipeline.from_pretrained(options.what, weights=weights, device=options.device)
-        if distributed.rank() == 0:
-            advise(pipe.device, options.precision)
         labels = chosen_labels(options, pipe.class_names)
         chosen = sampling_options(options)
         if options.size is not None:

@@ -56,7 +56,6 @@ def main(arguments: Sequence[str]) -> int:
     labels = chosen_labels(options, pipe.class_names)
     num = options.num or max(16, len(labels or ()))
     chosen = sampling_options(options)
-    advise(pipe.device, options.precision)
     wanted = fit_sizes(chosen.pop("size", None) or [pipe.size], multiple_of(pipe, chosen))
     series = [pipe.samples(labels, **chosen, size=size) for size in wanted]
     for samples in series:  # all of them are checked before the first image is made
@@ -84,6 +83,7 @@ def main(arguments: Sequence[str]) -> int:
         _write(made, out, single, options)
         if watch is not None:
             say(f"after steps {', '.join(map(str, watch.steps))}: strips in {previews}")
+    advise(pipe.device, options.precision)
     if not single:
         say(f"rows from the top left: {', '.join(dict.fromkeys(made.labels)) or 'no labels'}")
     return 0

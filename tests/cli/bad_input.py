@@ -479,7 +479,7 @@ CASES = [
     (
         "unknown precision to score",
         f"{EVALUATE} --precision half",
-        "precision: expected float32 or bfloat16, got 'half'",
+        "precision: expected auto or float32 or bfloat16, got 'half'",
     ),
     ("unknown label to score", f"{EVALUATE} --labels cat", "unknown label 'cat'"),
     ("no card to compare", "evaluate --compare P/a.json", "expected a result card at"),
@@ -501,7 +501,7 @@ CASES = [
     ("unknown label", f"{SAMPLE} --labels 3,cat", "unknown label 'cat'"),
     ("label out of range", f"{SAMPLE} --labels 10", "unknown label '10'"),
     ("empty label", f"{SAMPLE} --labels 1,,2", "unknown label ''"),
-    ("no images", f"{SAMPLE} --num 0", "expected a whole number of at least 1, got '0'"),
+    ("no images to sample", f"{SAMPLE} --num 0", "expected a whole number of at least 1, got '0'"),
     ("no steps to take", f"{SAMPLE} --steps 0", "expected a whole number of at least 1, got '0'"),
     ("no images at once", f"{SAMPLE} --batch-size 0", "expected a whole number of at least 1"),
     ("negative seed of sample", f"{SAMPLE} --seed -1", "expected a whole number of at least 0"),
