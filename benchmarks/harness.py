@@ -16,17 +16,8 @@ from convflow.bench import harness, table
 from convflow.bench.harness import BenchRow, Call, Case, peak_mib
 
 __all__ = [
-    "DIRTY",
-    "RESULTS",
-    "BenchRow",
-    "Call",
-    "Case",
-    "machine",
-    "measure",
-    "peak_mib",
-    "revision",
-    "write",
-    "write_table",
+    "DIRTY", "RESULTS", "BenchRow", "Call", "Case", "machine", "measure", "peak_mib", "revision",
+    "write", "write_table",
 ]  # fmt: skip
 
 RESULTS = Path(os.environ.get("BENCH_OUT") or Path(__file__).parent / "results").absolute()

@@ -46,8 +46,8 @@ LITTLE_WORK = 2e9
 class Samples:
     """An endless series of images: the i-th depends on these settings and i alone.
 
-    Made by `Pipeline.samples`, which explains the settings; `classes` holds label numbers, `size`
-    is that of the result, and `trained_size` that of training.
+    `Pipeline.samples` makes it, and `Pipeline.choose` explains the settings. `classes` holds label
+    numbers, `size` is that of the result, and `trained_size` that of training.
     """
 
     reproducible: ClassVar[bool] = True

@@ -9,11 +9,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 from jaxtyping import UInt8
-from msgspec import Meta
 from PIL import Image
 from torch import Tensor
 
@@ -33,15 +32,13 @@ from convflow.processes.flow import FlowMatching, shift_of_size
 from convflow.processes.process import Process
 from convflow.samplers.ode import Callback
 from convflow.samplers.solvers import SOLVERS, Solver, check_shift
+from convflow.settings.fields import Count, Seed
 from convflow.settings.read import hints_of, read_value, setting_hints, to_dict
 from convflow.storage import hash_tensors
 from convflow.types import InputError, PrecisionChoice, Progress, Size, unknown_name
 
 MAX_IMAGES = 10_000_000
 USUAL_BATCH = 64
-
-Seed = Annotated[int, Meta(ge=0)]
-Number = Annotated[int, Meta(ge=1)]
 
 Asked = Sequence[Label | None] | Label | None
 """Labels by name or index; None within a list asks for no label."""
@@ -203,8 +200,8 @@ class Pipeline:
         """
         samples = self.samples(labels, **options)
         usual = 16 if labels is None else len(samples.classes)
-        num = read_value(usual if num is None else num, Number, "num")
-        batch_size = read_value(batch_size, Number, "batch_size")
+        num = read_value(usual if num is None else num, Count, "num")
+        batch_size = read_value(batch_size, Count, "batch_size")
         if num > MAX_IMAGES:
             raise InputError(
                 f"expected at most {MAX_IMAGES:,} images, which are all held in memory, got "

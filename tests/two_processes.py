@@ -34,7 +34,7 @@ def start_two(words: list[str], **environment: str) -> list[tuple[int, str, str]
         for rank in range(2)
     ]
     try:
-        answers = [process.communicate(timeout=60) for process in both]
+        answers = [process.communicate(timeout=120) for process in both]
     finally:
         for process in both:
             process.kill()

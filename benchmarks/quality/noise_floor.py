@@ -52,7 +52,7 @@ def main() -> None:
         for draw in range(DRAWS):
             order = np.random.default_rng(draw).permutation(len(real))
             pairs.append(compare(real[order[:count]], real[order[count : 2 * count]]))
-        rows += summary("two disjoint sets of test images", count, pairs)
+        rows += summary("two disjoint sets of test pictures", count, pairs)
     if options.run:
         train = open_image_set(str(options.data / "train.parquet"), num=10_000)
         reference = features(train, 10_000)
@@ -63,7 +63,7 @@ def main() -> None:
         ]
         first, second = (features(samples, options.num) for samples in series)
         against = [compare(reference, fake) for fake in (first, second)]
-        rows += summary("samples of one model against training images", options.num, against)
+        rows += summary("samples of one model against training pictures", options.num, against)
         between = [compare(first, second)]
         rows += summary("samples of one model, seed 0 against 1", options.num, between)
     with (RESULTS / "noise_floor.csv").open("w", newline="") as file:

@@ -21,7 +21,7 @@ from benchmarks.harness import RESULTS, machine, write_table
 
 DETECTOR = f"{Path(__file__).with_name('cifar10_network.py')}:load"
 SCORES = ("FD", "KD", "precision", "recall")
-FLOOR = "real test images"
+FLOOR = "real test pictures"
 Judge = Callable[[Path], dict[str, str]]
 """From an .npz of images, arr_0 (N, H, W, 3) uint8, to more of their scores."""
 

@@ -28,7 +28,7 @@ from convflow.distributed import choose_device
 from convflow.generate import Samples
 from convflow.models.backbone import Backbone
 from convflow.models.blocks import compile_blocks
-from convflow.models.cost import measure_cost as measure_cost
+from convflow.models.cost import measure_cost
 from convflow.models.zoo import create_model
 from convflow.pipeline import Pipeline
 from convflow.types import Disagreement

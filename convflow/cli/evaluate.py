@@ -7,7 +7,7 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,7 +28,7 @@ from convflow.cli.options import (
 )
 from convflow.cli.output import say
 from convflow.hub import is_id, missing
-from convflow.types import InputError
+from convflow.types import InputError, Progress
 from convflow.units import duration
 
 if TYPE_CHECKING:
@@ -281,7 +281,7 @@ def _is_model(what: str) -> bool:
 
 
 @contextmanager
-def _progress(num: int, word: str) -> Iterator[Callable[[float], None]]:
+def _progress(num: int, word: str) -> Iterator[Progress]:
     """Show how many of `num` images all processes have done, and the time left."""
     from convflow import distributed
     from convflow.bar import Bar

@@ -47,7 +47,7 @@ class Card:
         model: what was scored: weights with their hash, or the name of given images.
         sampling: solver, steps, guidance, labels, seed rule, codec, precision; None for images
             that were given.
-        images: their count, size, selection and resize chain.
+        pictures: count, size, selection and resize chain of the images.
         detector: name, hash of the weights, resize chain, precision.
         reference: name, hash, count and so on of the images compared with.
         metrics: the constants of the metrics.

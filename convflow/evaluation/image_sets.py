@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import struct
 import zipfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
@@ -22,7 +22,7 @@ from convflow.data.images import num_cores, resize_and_crop, to_uint8
 from convflow.data.source import Source, SyntheticSource, one_line
 from convflow.data.sources import open_source
 from convflow.storage import writing_file
-from convflow.types import LONGEST_SIDE, InputError, Size
+from convflow.types import LONGEST_SIDE, InputError, Progress, Size
 
 log = logging.getLogger("convflow")
 
@@ -50,7 +50,7 @@ class ImageSet(Protocol):
         ...
 
     def read(
-        self, indices: Sequence[int], progress: Callable[[float], None] | None = None
+        self, indices: Sequence[int], progress: Progress | None = None
     ) -> UInt8[Tensor, "B C H W"]:
         """Return the images `indices`, on the CPU; `progress` is told of each as it is done."""
         ...
@@ -104,7 +104,7 @@ class SourceImages:
         return len(self._indices)
 
     def read(
-        self, indices: Sequence[int], progress: Callable[[float], None] | None = None
+        self, indices: Sequence[int], progress: Progress | None = None
     ) -> UInt8[Tensor, "B C H W"]:
         """Return the images `indices`, decoded on all cores.
 
@@ -188,7 +188,7 @@ class NpzImages:
         return len(self._indices)
 
     def read(
-        self, indices: Sequence[int], progress: Callable[[float], None] | None = None
+        self, indices: Sequence[int], progress: Progress | None = None
     ) -> UInt8[Tensor, "B C H W"]:
         """Return the images `indices`."""
         pixels = self._pixels[self._indices[np.asarray(indices)]]

@@ -83,7 +83,7 @@ class Statistics:
         if self.count < 2:
             raise InputError(
                 f"expected at least 2 feature vectors for a covariance, got {self.count}; add "
-                "pictures"
+                "images"
             )
         return self.scatter / (self.count - 1)
 
@@ -121,8 +121,7 @@ def check_rows(rows: Tensor, name: str, at_least: int = 1) -> None:
     """
     if rows.ndim != 2 or rows.shape[1] == 0:
         raise InputError(
-            f"expected {name} of shape (N, F), got {tuple(rows.shape)}; give one row for each "
-            "picture"
+            f"expected {name} of shape (N, F), got {tuple(rows.shape)}; give one row for each image"
         )
     if len(rows) < at_least:
         raise InputError(f"expected at least {at_least} {name}, got {len(rows)}; add images")

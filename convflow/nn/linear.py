@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from convflow.types import InputError, unknown_name
+from convflow.types import check_name
 
 Engine = Literal["blas", "convolution"]
 
@@ -62,7 +62,9 @@ def linear(
     """
     if engine == "blas" or not _gains(x, weight):
         return F.linear(x, weight, bias)
-    columns = x.reshape(1, -1, 1, x.shape[-1]).permute(0, 3, 1, 2)  # a view: channels last
+    columns = x.reshape(1, -1, 1, x.shape[-1]).permute(
+        0, 3, 1, 2
+    )  # channels last: a view of contiguous features
     out = F.conv2d(columns, weight[:, :, None, None], bias)
     return out.permute(0, 2, 3, 1).reshape(*x.shape[:-1], weight.shape[0])
 
@@ -101,14 +103,13 @@ def use_engine(model: nn.Module, engine: Engine) -> None:
     Raises:
         InputError: the name is unknown.
     """
-    if engine not in (known := get_args(Engine)):
-        raise InputError(unknown_name("engine", engine, known))
+    check_name("engine", engine, get_args(Engine))
     for layer in model.modules():
         if isinstance(layer, Linear):
             layer.engine = engine
 
 
 def _processor() -> str:
-    """Return the processor's vendor in words, as Linux or Python tell it."""
+    """Return what Linux or Python say of the processor, with the name of its vendor."""
     info = Path("/proc/cpuinfo")
     return info.read_text(errors="replace") if info.exists() else platform.processor()

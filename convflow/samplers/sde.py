@@ -20,7 +20,7 @@ from convflow.processes.schedule import Schedule
 from convflow.samplers.ode import times_like
 from convflow.samplers.solver import GridSolver, Problem
 from convflow.settings.fields import NotNegative, doc
-from convflow.types import InputError, check_name, unknown_name
+from convflow.types import check_name
 
 SBDM_START = 1e-3
 """Before this time "sbdm" stays as it is there: the linear schedule's has no bound at 0. SiT starts
@@ -84,8 +84,7 @@ class SDE(GridSolver):
             ("diffusion", self.diffusion, DIFFUSIONS),
             ("last step", self.last, LAST_STEPS),
         ):
-            if name not in known:
-                raise InputError(unknown_name(what, name, known))
+            check_name(what, name, known)
 
     def solve(self, problem: Problem) -> Tensor:
         """Return the state at the end of a stage.

@@ -33,8 +33,8 @@ HINTS: dict[Any, str] = {
 """What to call a type in a message."""
 
 LIMIT_WORDS = {
-    "int": "a whole number", "float": "a number", "array of length": "a list with a length",
-    ">=": "of at least", "<=": "of at most", ">": "above", "<": "below",
+    "int": "a whole number", "float": "a number", "array": "a list with a length",
+    ">=": "of at least", "<=": "of at most", ">": "above", "<": "below", "=": "of",
 }  # fmt: skip
 """What to call a limit of msgspec in a message."""
 
@@ -80,8 +80,9 @@ def read(tree: Any, kind: type[T], *, trusted: bool = False, place: str = "") ->
     except msgspec.ValidationError as error:
         if isinstance(error.__cause__, InputError):
             raise error.__cause__ from None
-        wanted = str(error).replace("Object missing required field", "the key").replace("`", "")
-        raise _unfit(place.rstrip("."), wanted, tree) from error
+        missing = str(error).removeprefix("Object missing required field ").strip("`")
+        said = f"{place.rstrip('.')}: " if place else ""
+        raise InputError(f"{said}expected a value for {missing}, got none; give one") from error
 
 
 def read_value(
@@ -109,7 +110,8 @@ def read_value(
         raise InputError(f"expected text, got {error.object[:80]!r}; write it in UTF-8") from error
     except msgspec.ValidationError as error:
         known = typing.get_args(kind) if typing.get_origin(kind) is Literal else ()
-        raise _unfit(key, _wanted(str(error), kind), show(value, hint), known) from error
+        wanted = _wanted(str(error), kind, words)
+        raise _unfit(key, wanted, show(value, hint), known) from error
     if not all(math.isfinite(n) for n in _floats(found)):
         raise _unfit(key, "a finite number", show(value, hint))
     return found
@@ -157,13 +159,15 @@ def hints_of(kind: Any) -> dict[str, Any]:
     return {field.name: hints[field.name] for field in dataclasses.fields(kind) if field.init}
 
 
-def _wanted(reason: str, kind: Any) -> str:
+def _wanted(reason: str, kind: Any, words: bool) -> str:
     """Return what a setting of some kind should be, from msgspec's reason."""
-    wanted = reason.split(", got")[0].split(" - at")[0].removeprefix("Expected ").replace("`", "")
-    limited = r"(int|float|array of length) (>=|<=|>|<) (-?\d+)(\.0)?(.*)"
-    if limit := re.fullmatch(limited, wanted):
-        noun, sign, value, _, rest = limit.groups()
-        return f"{LIMIT_WORDS[noun]} {LIMIT_WORDS[sign]} {value}{rest}"
+    wanted, _, place = reason.replace("`", "").removeprefix("Expected ").partition(" - at ")
+    wanted = wanted.split(", got")[0]
+    limited = r"(int|float|array)(?: of length)?(?: (>=|<=|>|<)?\s?(-?\d+)(?:\.0)?)?(.*)"
+    if (limit := re.fullmatch(limited, wanted)) and (limit[3] or ("[" in place and not words)):
+        noun, sign, value, rest = limit.groups()
+        bound = f" {LIMIT_WORDS[sign or '=']} {value}" if value else ""
+        return f"{LIMIT_WORDS[noun]}{bound}{rest}"
     if typing.get_origin(kind) is Literal:
         return " or ".join(map(str, typing.get_args(kind)))
     kinds = [k for k in typing.get_args(kind) if k is not type(None)]
@@ -173,7 +177,7 @@ def _wanted(reason: str, kind: Any) -> str:
 
 
 def _unfit(key: str, wanted: str, got: Any, known: Iterable[Any] = ()) -> InputError:
-    key = key.replace("_", "-")
+    key = key.replace("_", "-") if key.startswith("--") else key
     near = difflib.get_close_matches(str(got), map(str, known), n=1, cutoff=0.4)
     cure = "--help lists values that work" if key.startswith("--") else "change it"
     cure = f"did you mean {near[0]!r}?" if near else cure

@@ -36,7 +36,7 @@ def agree_on_start(trainer: Trainer) -> None:
     }
     agree("give all processes the same command", settings | {"precision": trainer.precision})
     agree(FOLDER, {"step": trainer.step, "number of images seen": trainer.images_seen})
-    data = {"number of images": len(trainer.images), "pictures": trainer.data_fingerprint}
+    data = {"number of images": len(trainer.images), "images": trainer.data_fingerprint}
     agree("let all processes read the same data", data)
     if trainer.codec.network is not None:
         known = hash_tensors(trainer.codec.network.state_dict())

@@ -71,7 +71,7 @@ def test_the_published_counts_are_met_to_the_last_digit(name, params, gmacs, gma
     [
         ({"width": 0}, "width: expected a whole number of at least 1, got '0'"),
         ({"width": 7}, "expected an even width and 5 depths"),
-        ({"num_classes": -1}, "num-classes: expected a whole number of at least 0, got '-1'"),
+        ({"num_classes": -1}, "num_classes: expected a whole number of at least 0, got '-1'"),
         ({"depths": [1, 1]}, r"5 depths of at least 1, .* depths \[1, 1\]"),
     ],
 )

@@ -99,7 +99,7 @@ def test_settings_of_a_network_are_read_with_its_defaults():
         ({"depths": [1, 0]}, "depths: expected a whole number of at least 1, got '1,0'"),
         ({"depths": [1] * 300}, "depths: expected a list with a length of at most 256"),
         ({"depths": 3}, "depths: expected several numbers such as 2,2, got '3'"),
-        ({"num_classes": -1}, "num-classes: expected a whole number of at least 0, got '-1'"),
+        ({"num_classes": -1}, "num_classes: expected a whole number of at least 0, got '-1'"),
         ({"ratio": float("nan")}, "ratio: expected a number above 0, got 'nan'"),
         ({"ratio": float("inf")}, "ratio: expected a finite number, got 'inf'"),
         ({"norm": "rns"}, "norm: expected rms or layer, got 'rns'"),
@@ -113,5 +113,5 @@ def test_what_does_not_fit_is_refused(given, message):
 
 
 def test_what_is_missing_is_named():
-    with pytest.raises(InputError, match="net: expected the key inner"):
+    with pytest.raises(InputError, match="net: expected a value for inner, got none"):
         read({}, Net, place="net.")
