@@ -62,9 +62,7 @@ def linear(
     """
     if engine == "blas" or not _gains(x, weight):
         return F.linear(x, weight, bias)
-    columns = x.reshape(1, -1, 1, x.shape[-1]).permute(
-        0, 3, 1, 2
-    )  # channels last: a view of contiguous features
+    columns = x.reshape(1, -1, 1, x.shape[-1]).permute(0, 3, 1, 2)  # channels last, no copy
     out = F.conv2d(columns, weight[:, :, None, None], bias)
     return out.permute(0, 2, 3, 1).reshape(*x.shape[:-1], weight.shape[0])
 
