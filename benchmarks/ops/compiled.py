@@ -10,9 +10,7 @@ import csv
 import json
 import math
 import re
-import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import product
@@ -28,6 +26,7 @@ from triton.compiler import ASTSource
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from benchmarks import harness
+from benchmarks.ops import assembly as assembly_counts
 from convflow.ops.deform import gpu as deform
 from convflow.ops.deform import gpu_kernels as deform_kernels
 from convflow.ops.depthwise import gpu as depthwise
@@ -43,7 +42,11 @@ NOTE = """\
 Every kernel as the launcher would compile it: of deformable sampling for offsets and weights
 ("offsets") and for raw heads ("heads"), and of depthwise convolution ("depthwise").
 "spills": bytes of stack a thread on NVIDIA, vector registers on AMD. "wide_loads" and "loads":
-instructions that read global memory, those of 16 bytes among them."""
+instructions that read global memory, those of 16 bytes among them. "instructions": of the whole
+kernel. "loop": of its longest loop without a loop inside, in one turn, those of branches in it that
+may be skipped too. "barriers": of the whole block. "shared_stores": instructions that write shared
+memory; "wavefronts": what one warp needs for all of them that have addresses without run-time
+numbers, over the fewest that as many bytes need: 1 without bank conflicts (NVIDIA only)."""
 
 
 class Form(NamedTuple):
@@ -88,6 +91,11 @@ class Result(Variant):
     shared_bytes: int
     wide_loads: int
     loads: int
+    instructions: int
+    loop: int
+    barriers: int
+    shared_stores: int
+    wavefronts: float
 
 
 def compile_variant(variant: Variant) -> Result:
@@ -131,8 +139,8 @@ def pointers(features: str, merged: bool) -> dict[str, str]:
     return types | {"taps": taps, "weights": taps, "grad_taps": taps, "boxes": "*i32"}
 
 
-def usage(assembly: dict[str, Any]) -> dict[str, int]:
-    """Registers, spills and loads that a compiled kernel's assembly shows."""
+def usage(assembly: dict[str, Any]) -> dict[str, float]:
+    """What a compiled kernel's assembly shows."""
     if "amdgcn" in assembly:
         text = assembly["amdgcn"]
         loads = re.findall(r"(?:global|buffer)_load_(?!lds)(\w+)", text)
@@ -141,21 +149,25 @@ def usage(assembly: dict[str, Any]) -> dict[str, int]:
             int(re.search(rf"\.{name}:\s+(\d+)", text)[1])
             for name in ("vgpr_count", "vgpr_spill_count")
         )
+        code = re.findall(r"^\t([a-z]+_\w+)", text, re.MULTILINE)
+        counted = {
+            "registers": registers,
+            "spills": spills,
+            "instructions": len(code),
+            "loop": 0,
+            "barriers": code.count("s_barrier"),
+        }
+        stores, turns = sum(name.startswith("ds_write") for name in code), 0.0
     else:
         loads = re.findall(r"ld\.global\S*", assembly["ptx"])
         wide = sum(load.endswith((".v4.b32", ".v4.f32", ".v2.b64")) for load in loads)
-        tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
-        with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-            file.write(assembly["cubin"])
-            file.flush()
-            call = [str(tool), "-res-usage", file.name]
-            text = subprocess.run(call, capture_output=True, text=True, check=True).stdout
-        registers, spills = map(int, re.search(r"REG:(\d+) STACK:(\d+)", text).groups())
-    return {
-        "registers": registers,
-        "spills": spills,
+        counted = assembly_counts.count(assembly["cubin"])._asdict()
+        stores, turns = assembly_counts.shared_stores(assembly["ptx"])
+    return counted | {
         "wide_loads": wide,
         "loads": len(loads),
+        "shared_stores": stores,
+        "wavefronts": round(turns, 2),
     }
 
 
@@ -180,6 +192,7 @@ def main() -> None:
     add("--taps", nargs="+", type=int, default=[9, 25, 49, 81])
     add("--borders", nargs="+", choices=BORDERS, default=["zeros"])
     add("--forms", nargs="+", choices=FORMS, default=list(FORMS))
+    add("--append", action="store_true", help="keep the table's other revisions and versions")
     add("--quick", action="store_true", help="print what was asked for as JSON, write no table")
     add(harness.DIRTY, action="store_true", help="allow numbers that no revision can repeat")
     options = parser.parse_args()
@@ -191,10 +204,15 @@ def main() -> None:
     print(NOTE, "\n")
     rows = [compile_variant(variant) for variant in variants(options)]
     path = harness.RESULTS / "compiled.csv"
+    found = [asdict(row) | notes for row in rows]
+    if options.append:
+        with path.open(newline="") as file:
+            kept = [row for row in csv.DictReader(file) if any(row[k] != notes[k] for k in notes)]
+        found = kept + found
     with path.open("w", newline="") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow([*Result.__dataclass_fields__, *notes])
-        table.writerows([*asdict(row).values(), *notes.values()] for row in rows)
+        table = csv.DictWriter(file, [*Result.__dataclass_fields__, *notes], lineterminator="\n")
+        table.writeheader()
+        table.writerows(found)
     for form, kernel, target in product(options.forms, KERNELS, options.targets):
         ours = [row for row in rows if (row.form, row.kernel, row.target) == (form, kernel, target)]
         if ours:
