@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from benchmarks import harness
 from benchmarks.ops import assembly as assembly_counts
 from convflow.ops.deform import gpu as deform
-from convflow.ops.deform import gpu_kernels as deform_kernels
+from convflow.ops.deform import gpu_gradients, gpu_kernels
 from convflow.ops.depthwise import gpu as depthwise
 from convflow.ops.depthwise import gpu_kernels as depthwise_kernels
 
@@ -52,20 +52,21 @@ numbers, over the fewest that as many bytes need: 1 without bank conflicts (NVID
 class Form(NamedTuple):
     """Kernels that take their taps in one form: where they are, and what they are made for."""
 
-    home: ModuleType
+    homes: tuple[ModuleType, ...]
     kernels: tuple[str, ...]
     taps: tuple[int, ...]
     borders: tuple[str, ...]
 
 
-DEFORM = (deform_kernels, ("forward", "taps_gradient", "values_gradient"))
+KERNELS = ("forward", "taps_gradient", "tap_boxes", "values_gradient")
+DEFORM = ((gpu_kernels, gpu_gradients), KERNELS)
+LAUNCH = ("num_warps", "enable_fp_fusion", "maxnreg")
 BORDERS = ("zeros", "truncate")
 FORMS = {
     "offsets": Form(*DEFORM, (9, 25), BORDERS),
     "heads": Form(*DEFORM, (9,), BORDERS),
-    "depthwise": Form(depthwise_kernels, DEFORM[1][:2], (9, 25, 49, 81), BORDERS[:1]),
+    "depthwise": Form((depthwise_kernels,), KERNELS[:2], (9, 25, 49, 81), BORDERS[:1]),
 }
-KERNELS = DEFORM[1]
 
 
 @dataclass(frozen=True)
@@ -102,8 +103,9 @@ def compile_variant(variant: Variant) -> Result:
     """Compile one variant; whatever the compiler raises comes through."""
     target = TARGETS[variant.target]
     options = dict(constants(variant)[variant.kernel])
-    warps = options.pop("num_warps")
-    kernel = getattr(FORMS[variant.form].home, variant.kernel)
+    launch = {name: options.pop(name) for name in LAUNCH if name in options}
+    homes = (vars(home) for home in FORMS[variant.form].homes)
+    kernel = next(home[variant.kernel] for home in homes if variant.kernel in home)
     types = pointers(DTYPES[variant.dtype], variant.form == "heads")
     for parameter in kernel.params:
         fixed = parameter.is_constexpr or parameter.do_not_specialize or parameter.name in types
@@ -114,9 +116,12 @@ def compile_variant(variant: Variant) -> Result:
         if name in types:
             attributes[(place,)] = [["tt.divisibility", 16]]
     source = ASTSource(kernel, signature, options, attributes)
-    compiled = triton.compile(source, target=target, options={"num_warps": warps})
+    compiled = triton.compile(source, target=target, options=launch)
     return Result(
-        **asdict(variant), warps=warps, shared_bytes=compiled.metadata.shared, **usage(compiled.asm)
+        **asdict(variant),
+        warps=launch["num_warps"],
+        shared_bytes=compiled.metadata.shared,
+        **usage(compiled.asm),
     )
 
 
@@ -124,7 +129,8 @@ def constants(variant: Variant) -> dict[str, dict[str, Any]]:
     """What the launcher compiles in, for each kernel."""
     dtype, amd = getattr(torch, variant.dtype), TARGETS[variant.target].backend == "hip"
     if variant.form == "depthwise":
-        return depthwise.variants(dtype, variant.channels, math.isqrt(variant.taps), amd=amd)
+        found = depthwise.variants(dtype, variant.channels, math.isqrt(variant.taps), amd=amd)
+        return found | {"forward": found["forward"] | {"TURNED": False, "BIASED": True}}
     return deform.variants(
         dtype, variant.channels, variant.taps, variant.border, merged=variant.form == "heads",
         amd=amd,
@@ -135,8 +141,9 @@ def pointers(features: str, merged: bool) -> dict[str, str]:
     """Types of the tensors by the names of the kernels' arguments."""
     taps = features if merged else "*fp32"
     types = dict.fromkeys(("values", "x", "grad", "out", "grad_values"), features)
-    types |= dict.fromkeys(("prior_scale", "reach", "grad_weights", "grad_prior", "sums"), "*fp32")
-    return types | {"taps": taps, "weights": taps, "grad_taps": taps, "boxes": "*i32"}
+    floats = "prior_scale reach grad_weights grad_prior sums weight bias".split()
+    types |= dict.fromkeys(floats, "*fp32") | dict.fromkeys(("boxes", "spans", "windows"), "*i32")
+    return types | {"taps": taps, "weights": taps, "grad_taps": taps}
 
 
 def usage(assembly: dict[str, Any]) -> dict[str, float]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -29,3 +32,19 @@ def test_without_triton_each_operator_warns_once(no_triton: None) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert not launch.usable("first")
+
+
+def test_operators_alone_need_torch_and_jaxtyping_alone() -> None:
+    code = (
+        "import sys\n"
+        "for name in ('msgspec', 'beartype', 'safetensors', 'huggingface_hub', 'PIL', 'tqdm'):\n"
+        "    sys.modules[name] = None\n"
+        "import torch\n"
+        "from convflow.ops import deform_sample, depthwise_conv\n"
+        "x = torch.ones(1, 2, 2, 1, 4, requires_grad=True)\n"
+        "out = deform_sample(x, torch.zeros(1, 2, 2, 1, 1, 2), torch.ones(1, 2, 2, 1, 1))\n"
+        "depthwise_conv(out.flatten(3), torch.ones(4, 1, 1, 1)).sum().backward()\n"
+        "assert x.grad.eq(1).all()\n"
+    )
+    root = Path(__file__).parents[2]
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=root)

@@ -208,8 +208,8 @@ _sample_backward = torch.library.custom_op(
     "convflow::deform_sample_backward",
     reference.deform_sample_backward,
     mutates_args=(),
-    schema="(Tensor grad, Tensor values, Tensor offsets, Tensor weights, str border)"
-    " -> (Tensor, Tensor, Tensor)",
+    schema="(Tensor grad, Tensor values, Tensor offsets, Tensor weights, str border, "
+    "bool want_values=True, bool want_taps=True) -> (Tensor, Tensor, Tensor)",
 )
 _msdcn = torch.library.custom_op(
     "convflow::msdcn_sample",
@@ -238,8 +238,17 @@ def _(values: Tensor, *others: Any) -> Tensor:
 
 
 @_sample_backward.register_fake
-def _(grad: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
-    return tuple(tensor.new_empty(tensor.shape) for tensor in inputs[:3])
+def _(
+    grad: Tensor,
+    values: Tensor,
+    offsets: Tensor,
+    weights: Tensor,
+    border: str,
+    want_values: bool = True,
+    want_taps: bool = True,
+) -> tuple[Tensor, ...]:
+    wanted = (values, want_values), (offsets, want_taps), (weights, want_taps)
+    return tuple(tensor.new_empty(tensor.shape if want else 0) for tensor, want in wanted)
 
 
 @_msdcn.register_fake
@@ -259,7 +268,10 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    return *_sample_backward(grad.contiguous(), *ctx.saved_tensors, ctx.border), None
+    wanted = ctx.needs_input_grad[:3]
+    flags = wanted[0], wanted[1] or wanted[2]
+    found = _sample_backward(grad.contiguous(), *ctx.saved_tensors, ctx.border, *flags)
+    return *(one if want else None for one, want in zip(found, wanted, strict=True)), None
 
 
 def _differentiate_msdcn(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:

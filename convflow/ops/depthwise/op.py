@@ -88,7 +88,8 @@ _conv_backward = torch.library.custom_op(
     "convflow::depthwise_conv_backward",
     reference.depthwise_conv_backward,
     mutates_args=(),
-    schema="(Tensor grad, Tensor x, Tensor weight) -> (Tensor, Tensor, Tensor)",
+    schema="(Tensor grad, Tensor x, Tensor weight, bool want_x=True, bool want_weight=True)"
+    " -> (Tensor, Tensor, Tensor)",
 )
 _conv.register_kernel("cuda")(gpu.depthwise_conv)
 _conv_backward.register_kernel("cuda")(gpu.depthwise_conv_backward)
@@ -100,19 +101,26 @@ def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 @_conv_backward.register_fake
-def _(grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    return x.new_empty(x.shape), weight.new_empty(weight.shape), weight.new_empty(len(weight))
+def _(
+    grad: Tensor, x: Tensor, weight: Tensor, want_x: bool = True, want_weight: bool = True
+) -> tuple[Tensor, Tensor, Tensor]:
+    return (
+        x.new_empty(x.shape if want_x else 0),
+        weight.new_empty(weight.shape if want_weight else 0),
+        weight.new_empty(len(weight) if want_weight else 0),
+    )
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, weight, bias = inputs
-    ctx.has_bias = bias is not None
+    x, weight, _ = inputs
     ctx.save_for_backward(x, weight)
 
 
 def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    grad_x, grad_weight, grad_bias = _conv_backward(grad.contiguous(), *ctx.saved_tensors)
-    return grad_x, grad_weight, grad_bias if ctx.has_bias else None
+    wanted = ctx.needs_input_grad
+    flags = wanted[0], wanted[1] or wanted[2]
+    found = _conv_backward(grad.contiguous(), *ctx.saved_tensors, *flags)
+    return tuple(one if want else None for one, want in zip(found, wanted, strict=True))
 
 
 def _refuse(ctx: Any, *grads: Tensor) -> None:
