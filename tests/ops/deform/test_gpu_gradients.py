@@ -74,9 +74,7 @@ def test_boxes_and_spans_hold_what_is_touched(border: str, far: float) -> None:
 
 
 @INTERPRETED
-@pytest.mark.parametrize(
-    "side", [16, 64, *(pytest.param(side, marks=pytest.mark.slow) for side in (128, 256))]
-)
+@pytest.mark.parametrize("side", [16, 64, pytest.param(128, marks=pytest.mark.slow)])
 def test_tiles_looked_at_grow_as_the_pixels_do(side: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Taps of less than a tile reach 3 x 3 tiles, however large the map."""
     from convflow.ops.deform import gpu_gradients
@@ -84,18 +82,14 @@ def test_tiles_looked_at_grow_as_the_pixels_do(side: int, monkeypatch: pytest.Mo
     grad, *inputs = draw(1, side, side, 1, 1, taps=1, far=7.0)
     looks, reaches = [0], gpu_gradients._reaches
 
-    def count(*arguments: Any) -> Any:
+    def count(box: Any, first_x: Any, *others: Any) -> Any:
+        """What is looked at, found out of reach so that nothing is multiplied."""
         looks[0] += 1
-        return reaches(*arguments)
+        return reaches(box, first_x + 2**20, *others)
 
     monkeypatch.setattr(gpu_gradients, "_reaches", count)
-    found = gpu.deform_sample_backward(grad, *inputs, "zeros", want_taps=False)[0]
-    truth = reference.deform_sample_backward(grad, *inputs, "zeros")[0]
-    assert_close_rms(found, truth)
-    across = side // 8
-    # One look at all taps of each tile in the window, and one at the tap of each tile that reaches.
-    tiles = (3 * across - 2) ** 2
-    assert tiles < looks[0] <= 2 * tiles
+    gpu.deform_sample_backward(grad, *inputs, "zeros", want_taps=False)
+    assert looks[0] == (3 * side // 8 - 2) ** 2
 
 
 def test_one_far_tap_is_not_lost() -> None:
