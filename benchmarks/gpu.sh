@@ -5,7 +5,7 @@
 # PART is one or more of: truth kernels speed networks training sampling (all of them by default).
 #   truth     the kernels against the float64 reference; if anything is wrong, nothing is timed
 #   kernels   each kernel alone: errors at the timed sizes, times, graphs, other launch constants
-#   speed     the operators beside the limits of the memory, then beside rivals
+#   speed     the operators beside the limits of the memory, then beside rivals; calls and graphs
 #   networks  XL networks beside DiT-XL/2, evaluations;  training: steps;  sampling: what is outside
 # A second call with the same OUT goes on with the steps that did not end well.
 # Environment: PYTHON (python3), REVISION (of a checkout without git), JOBS (8, for pytest),
@@ -93,10 +93,9 @@ truth() {
 }
 kernels() { step 100 kernels "$PYTHON" benchmarks/ops/kernels_gpu.py $quick; }
 speed() {
-  if [ -n "$DRY" ]; then echo "== speed left out: rivals need a GPU"; return; fi
-  step 40 deform "$PYTHON" benchmarks/ops/deform_gpu.py --dtypes bfloat16 float32 --rounds 5
-  step 30 depthwise "$PYTHON" benchmarks/ops/depthwise_gpu.py --dtypes bfloat16 --rounds 5
-  step 40 rivals "$PYTHON" benchmarks/ops/deform_gpu.py --rivals --dtypes bfloat16 --rounds 3
+  step 40 deform "$PYTHON" benchmarks/ops/deform_gpu.py --dtypes bfloat16 float32 --rounds 5 $quick
+  step 30 depthwise "$PYTHON" benchmarks/ops/depthwise_gpu.py --dtypes bfloat16 --rounds 5 $quick
+  step 40 rivals "$PYTHON" benchmarks/ops/deform_gpu.py --rivals --dtypes bfloat16 --rounds 3 $quick
 }
 networks() {
   step 110 networks $throughput --models $flow $dico --modes forward --batch 64 --sizes 256 512 \

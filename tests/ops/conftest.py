@@ -41,7 +41,12 @@ def no_plans() -> Iterator[None]:
     from convflow.ops.deform import gpu as deform
     from convflow.ops.depthwise import gpu as depthwise
 
-    plans = deform.plan, depthwise.forward_launch, depthwise.taps_gradient_launch
+    plans = (
+        deform.plan,
+        deform.plan_merged,
+        depthwise.forward_launch,
+        depthwise.taps_gradient_launch,
+    )
     for cached in plans:
         cached.cache_clear()
     yield

@@ -139,21 +139,37 @@ def _plan_merged(
     merged: Tensor, prior_scale: Tensor, reach: Tensor, border: str
 ) -> tuple[Tensor, tuple[Tensor, ...], _Plan]:
     """Rows padded to whole vectors, where an odd number of groups makes others; inputs, plan."""
-    groups = prior_scale.shape[0]
-    channels = merged.shape[-1] // groups - 4 * reference.TAPS
-    missing = -merged.shape[-1] % _vector(merged.dtype, channels)
+    dtypes = merged.dtype, prior_scale.dtype, reach.dtype
+    groups, reaches = prior_scale.shape[0], 1 if reach.shape[0] == 1 else 2
+    missing, found = plan_merged(dtypes, merged.device, merged.shape, groups, border, reaches)
     padded = functional.pad(merged, (0, missing)) if missing else aligned(merged)
-    found = plan(
-        (padded.dtype, prior_scale.dtype, reach.dtype),
-        padded.device,
-        torch.Size((*merged.shape[:3], groups, channels)),
-        padded.shape[-1],
-        reference.TAPS,
-        border,
-        1 if reach.shape[0] == 1 else 2,
-    )
-    inputs = padded, padded, padded, aligned(prior_scale), aligned(reach)
-    return padded, inputs, found
+    return padded, (padded, padded, padded, aligned(prior_scale), aligned(reach)), found
+
+
+@lru_cache(NUM_PLANS)
+def plan_merged(
+    dtypes: tuple[torch.dtype, ...],
+    device: torch.device,
+    shape: torch.Size,
+    groups: int,
+    border: str,
+    reaches: int,
+) -> tuple[int, _Plan]:
+    """How many numbers rows of raw heads (B, H, W, .) lack, and the launches when they have them.
+
+    Args:
+        dtypes: of the heads, prior and reach.
+        device: where they are.
+        shape: of the merged tensor.
+        groups: G.
+        border: "zeros" or "truncate".
+        reaches: 1 for one reach, 2 for one of each sample.
+    """
+    channels = shape[3] // groups - 4 * reference.TAPS
+    missing = -shape[3] % _vector(dtypes[0], channels)
+    sizes = torch.Size((*shape[:3], groups, channels))
+    row = shape[3] + missing
+    return missing, plan(dtypes, device, sizes, row, reference.TAPS, border, reaches)
 
 
 @lru_cache(NUM_PLANS)
