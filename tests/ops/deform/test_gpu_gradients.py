@@ -10,7 +10,6 @@ from torch import Tensor
 
 from convflow.ops import launch
 from convflow.ops.deform import gpu, reference
-from tests.ops.offline import compile_all
 from tests.tolerance import assert_close_rms
 
 pytestmark = [
@@ -115,17 +114,3 @@ def test_shares_in_two_bfloat16_numbers(monkeypatch: pytest.MonkeyPatch) -> None
     assert_close_rms(found, truth, limit=2**-15)  # the interpreter cuts off; a GPU rounds
     with pytest.raises(AssertionError, match="rms error"):
         assert_close_rms(found, truth)
-
-
-@pytest.mark.slow
-def test_half_gradients_on_hopper_have_room_and_few_conflicts() -> None:
-    options = "--targets sm_90 --channels 64 72 --taps 9 --borders zeros --forms offsets heads"
-    rows = compile_all(*options.split(), "--dtypes", "bfloat16")
-    for row in rows:
-        assert row["spills"] == 0, row
-        if row["kernel"] == "values_gradient":
-            assert row["wavefronts"] == 1, "banks of shared memory are asked twice"
-            assert row["registers"] <= 168, "only two programs fit on a multiprocessor"
-        if row["kernel"] == "taps_gradient":
-            assert row["barriers"] <= 8, "threads wait for each other at every tap"
-            assert row["registers"] <= 128, "only one program fits on a multiprocessor"

@@ -52,6 +52,20 @@ def test_compiles_every_dtype_and_channel_count(target: str) -> None:
     assert not [row for row in rows if row["spills"]]
 
 
+@pytest.mark.slow
+def test_half_gradients_on_hopper_have_room_and_few_conflicts() -> None:
+    options = "--targets sm_90 --channels 64 72 --taps 9 --borders zeros --forms offsets heads"
+    rows = compile_all(*options.split(), "--dtypes", "bfloat16")
+    for row in rows:
+        assert row["spills"] == 0, row
+        if row["kernel"] == "values_gradient":
+            assert row["wavefronts"] == 1, "banks of shared memory are asked twice"
+            assert row["registers"] <= 168, "only two programs fit on a multiprocessor"
+        if row["kernel"] == "taps_gradient":
+            assert row["barriers"] <= 8, "threads wait for each other at every tap"
+            assert row["registers"] <= 128, "only one program fits on a multiprocessor"
+
+
 def test_no_size_is_compiled_in() -> None:
     code = (
         "from convflow.ops.deform import gpu_kernels as k, gpu_gradients as g\n"
