@@ -1,19 +1,17 @@
-"""What the gradient of the values looks at, for maps of several sizes and as many pixels in all.
+"""What the gradient of the values looks at, for maps of several sizes.
 
 Run it as `python benchmarks/ops/gather.py` from the repository; it needs no GPU. Taps are drawn as
-in `deform_gpu.py`, with one group of the greatest reach. Triton's interpreter runs the kernel that
-finds which cells the taps of each tile reach; the rest is counted from what it found.
+in `deform_gpu.py`. What their kernel finds for each tile is computed here by PyTorch.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
-
-os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
@@ -32,45 +30,65 @@ least."""
 
 
 def count(side: int) -> dict[str, float]:
-    """Means of what one tile of cells needs, over all groups."""
-    shape = (1, side, side, GROUPS, 1)
-    _, *inputs = truth.inputs_of(shape, torch.float32, "cpu")
-    plan = gpu._plan_for(*inputs, "zeros")
-    boxes = torch.empty(*plan.programs, 4, plan.num_taps, dtype=torch.int32)
-    spans = torch.empty(*plan.programs, 4, dtype=torch.int32)
-    plan.tap_boxes(*gpu._tensors(*inputs)[1:], boxes, spans)
-    across = -(-side // gpu.TILE)
-    windows = spans.amax(2)[0]
-    place = torch.arange(across)
-    sides = []
-    for towards, away in ((0, 1), (2, 3)):
-        last = (place + windows[:, towards, None]).clamp(max=across - 1)
-        first = (place - windows[:, away, None]).clamp(min=0)
-        sides.append((last - first + 1).double().mean(1))
-    least_x, most_x, least_y, most_y = boxes[0].unbind(2)
-
-    def reached(least: torch.Tensor, most: torch.Tensor) -> torch.Tensor:
-        """How many tiles along one axis each box touches."""
-        first = least.clamp(min=0) // gpu.TILE
-        return ((most + 1).clamp(max=side - 1) // gpu.TILE - first + 1).clamp(min=0)
-
-    pairs = (reached(least_x, most_x) * reached(least_y, most_y)).double().sum() / least_x[
-        ..., 0
-    ].numel()
-    edges = [tile * gpu.TILE for tile in range(across)]
-    touched = torch.zeros(GROUPS)
-    for first_y in edges:
-        rows = (least_y < first_y + gpu.TILE) & (most_y + 1 >= first_y)
-        for first_x in edges:
-            columns = (least_x < first_x + gpu.TILE) & (most_x + 1 >= first_x)
-            touched += (rows & columns).any(-1).sum(-1)
+    """Means of what one tile of cells needs, over all groups; `side` is a multiple of 8."""
+    _, values, offsets, _ = truth.inputs_of((1, side, side, GROUPS, 1), torch.float32, "cpu")
+    del values
+    across = side // gpu.TILE
+    x = (offsets[0, ..., 0] + torch.arange(side).view(-1, 1, 1)).floor()
+    y = (offsets[0, ..., 1] + torch.arange(side).view(-1, 1, 1, 1)).floor()
+    touches = (x >= -1) & (x < side) & (y >= -1) & (y < side)
+    columns, rows = boxes(x, touches, side), boxes(y, touches, side)
+    pairs = (columns.size * rows.size).double().sum() / (GROUPS * across**2)
+    looked_at = window(columns, 1) * window(rows, 0)
+    multiplied = torch.zeros(())
+    for tile_y in range(across):
+        above = (rows.first <= tile_y) & (tile_y <= rows.last)
+        for tile_x in range(across):
+            beside = (columns.first <= tile_x) & (tile_x <= columns.last)
+            multiplied += (above & beside).any(-1).sum()
     return {
         "side": side,
         "tiles": across**2,
-        "looked_at": round(float((sides[0] * sides[1]).mean()), 1),
-        "multiplied": round(float(touched.mean()) / across**2, 1),
+        "looked_at": round(float(looked_at.mean()), 1),
+        "multiplied": round(float(multiplied) / (GROUPS * across**2), 1),
         "pairs": round(float(pairs), 1),
     }
+
+
+class Boxes(NamedTuple):
+    """Along one axis, the first and the last tile that each tap touches, (tiles, tiles, G, K)."""
+
+    first: Tensor
+    last: Tensor
+
+    @property
+    def size(self) -> Tensor:
+        """How many tiles it touches."""
+        return (self.last - self.first + 1).clamp(min=0)
+
+
+def boxes(place: Tensor, touches: Tensor, side: int) -> Boxes:
+    """Of taps at north west cells (H, W, G, K) along one axis."""
+    size = gpu.TILE
+
+    def tiles(place: Tensor) -> Tensor:
+        return place.unflatten(1, (-1, size)).unflatten(0, (-1, size))
+
+    least = tiles(torch.where(touches, place, 2.0 * side)).amin((1, 3))
+    most = tiles(torch.where(touches, place, -2.0 * side)).amax((1, 3))
+    first, last = least.clamp(min=0) // size, (most + 1).clamp(max=side - 1) // size
+    return Boxes(first, torch.where(most < -1, -1.0, last))
+
+
+def window(found: Boxes, axis: int) -> Tensor:
+    """How many tiles along an axis are looked at, the mean for each group."""
+    across = found.first.shape[0]
+    place = torch.arange(across)
+    own = place.view(-1, 1, 1, 1) if axis == 0 else place.view(-1, 1, 1)
+    before, after = (own - found.first).amax((0, 1, 3)), (found.last - own).amax((0, 1, 3))
+    last = (place + before[:, None]).clamp(max=across - 1)
+    first = (place - after[:, None]).clamp(min=0)
+    return (last - first + 1).clamp(min=0).mean(1)
 
 
 def main() -> None:

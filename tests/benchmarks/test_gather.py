@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
-
-pytest.importorskip("triton")
 
 from benchmarks.ops import gather
 
