@@ -60,7 +60,7 @@ if [ -z "$DRY" ]; then
     { echo "expected a C compiler, which Triton needs, found none; install gcc" >&2; exit 2; }
   flow=flowdcn-xl/2 dico=dico-xl how=blocks quick= patience=1
 else
-  flow=flowdcn-s/2 dico=dico-s how=none quick="--quick --dirty" patience=9 # two cores, interpreted
+  flow=flowdcn-s/2 dico=dico-s how=none quick="--quick --dirty" patience=30 # two busy cores, interpreted
   export TRITON_INTERPRET=1
 fi
 
