@@ -23,7 +23,7 @@ TILE = 8
 _LIMIT = 2**31
 _MOST_CHANNELS = 128
 _MOST_TAPS = 16
-"""Taps whose gradients are kept in registers until they are stored together."""
+"""Taps whose gradients are kept in registers until they are stored together; of more, half."""
 
 
 def deform_sample(values: Tensor, offsets: Tensor, weights: Tensor, border: str) -> Tensor:
@@ -258,7 +258,10 @@ def variants(
         # A lane locates its taps once for all of its pieces.
         "forward": {"LANES": 128, "PIECES": next(n for n in (3, 2, 1) if chunks % n == 0)},
         # Four threads to a row: few idle ones at 72 channels, and few steps to sum over them.
-        "taps_gradient": {"BLOCK": min(even, 4 * vector), "TAPS": min(taps, _MOST_TAPS)},
+        "taps_gradient": {
+            "BLOCK": min(even, 4 * vector),
+            "TAPS": taps if taps <= _MOST_TAPS else _MOST_TAPS // 2,
+        },
         "tap_boxes": {"TAPS": taps},
         "values_gradient": {"SLICE": min(max(even, 16), _MOST_CHANNELS), "TAPS": taps}
         | {"PART": part, "PRECISION": precision},
