@@ -36,7 +36,7 @@ from convflow.ops.deform import reference
 from convflow.ops.deform.op import msdcn_sample
 
 SHAPES = [(64, 16, 16, 16, 72), (16, 32, 32, 16, 72), (4, 64, 64, 16, 72)] if GPU else [
-    (1, 6, 5, 2, 8)
+    (1, 3, 4, 2, 8)
 ]  # fmt: skip
 OURS = "deform_sample"
 TAPS = reference.TAPS
