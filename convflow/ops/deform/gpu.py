@@ -23,7 +23,7 @@ TILE = 8
 _LIMIT = 2**31
 _MOST_CHANNELS = 128
 _MOST_TAPS = 16
-"""Taps whose gradients are kept in registers until they are stored together; of more, half."""
+"""Taps whose gradients are kept in registers until they are stored together."""
 
 
 def deform_sample(values: Tensor, offsets: Tensor, weights: Tensor, border: str) -> Tensor:
@@ -251,6 +251,8 @@ def variants(
     # Shares have the range of bfloat16, but not of float16.
     precisions = {torch.float32: "tf32x3", torch.float16: "tf32", torch.bfloat16: "bf16x2"}
     precision = "ieee" if amd and dtype != torch.bfloat16 else precisions[dtype]
+    # Converted half features need registers, too.
+    block = _MOST_TAPS // (1 if dtype == torch.float32 else 2)
     part = TILE**2 // (2 if dtype == torch.float32 else 1)  # its products need the registers
     shared = {"C": channels, "K": num_taps, "VECTOR": vector, "TRUNCATE": border == "truncate"}
     shared |= {"MERGED": merged, "WIDE": wide}
@@ -260,7 +262,7 @@ def variants(
         # Four threads to a row: few idle ones at 72 channels, and few steps to sum over them.
         "taps_gradient": {
             "BLOCK": min(even, 4 * vector),
-            "TAPS": taps if taps <= _MOST_TAPS else _MOST_TAPS // 2,
+            "TAPS": taps if taps <= _MOST_TAPS else block,
         },
         "tap_boxes": {"TAPS": taps},
         "values_gradient": {"SLICE": min(max(even, 16), _MOST_CHANNELS), "TAPS": taps}
