@@ -5,7 +5,7 @@
 # PART is one or more of: truth kernels speed networks training sampling (all of them by default).
 #   truth     the kernels against the float64 reference; if anything is wrong, nothing is timed
 #   kernels   each kernel alone: errors at the timed sizes, times, graphs, other launch constants
-#   speed     the operators beside the limits of the memory, then beside rivals
+#   speed     the operators beside the limits of the memory, then beside rivals; calls and graphs
 #   networks  XL networks beside DiT-XL/2, evaluations;  training: steps;  sampling: what is outside
 # A second call with the same OUT goes on with the steps that did not end well.
 # Environment: PYTHON (python3), REVISION (of a checkout without git), JOBS (8, for pytest),
@@ -60,7 +60,7 @@ if [ -z "$DRY" ]; then
     { echo "expected a C compiler, which Triton needs, found none; install gcc" >&2; exit 2; }
   flow=flowdcn-xl/2 dico=dico-xl how=blocks quick= patience=1
 else
-  flow=flowdcn-s/2 dico=dico-s how=none quick="--quick --dirty" patience=9 # two cores, interpreted
+  flow=flowdcn-s/2 dico=dico-s how=none quick="--quick --dirty" patience=30 # two busy cores, interpreted
   export TRITON_INTERPRET=1
 fi
 
@@ -78,7 +78,8 @@ step() { # step SECONDS NAME COMMAND...: done once in OUT, and its exit code
   return $code
 }
 
-tests="tests/ops/deform/test_gpu.py tests/ops/depthwise/test_gpu.py tests/nn/test_deform.py"
+tests="tests/ops/deform/test_gpu.py tests/ops/deform/test_gpu_gradients.py"
+tests="$tests tests/ops/depthwise/test_gpu.py tests/nn/test_deform.py"
 throughput="$PYTHON benchmarks/models/throughput.py --precision bfloat16 --compile $how --rounds 3 $quick"
 
 truth() {
@@ -93,10 +94,9 @@ truth() {
 }
 kernels() { step 100 kernels "$PYTHON" benchmarks/ops/kernels_gpu.py $quick; }
 speed() {
-  if [ -n "$DRY" ]; then echo "== speed left out: rivals need a GPU"; return; fi
-  step 40 deform "$PYTHON" benchmarks/ops/deform_gpu.py --dtypes bfloat16 float32 --rounds 5
-  step 30 depthwise "$PYTHON" benchmarks/ops/depthwise_gpu.py --dtypes bfloat16 --rounds 5
-  step 40 rivals "$PYTHON" benchmarks/ops/deform_gpu.py --rivals --dtypes bfloat16 --rounds 3
+  step 40 deform "$PYTHON" benchmarks/ops/deform_gpu.py --dtypes bfloat16 float32 --rounds 5 $quick
+  step 30 depthwise "$PYTHON" benchmarks/ops/depthwise_gpu.py --dtypes bfloat16 --rounds 5 $quick
+  step 40 rivals "$PYTHON" benchmarks/ops/deform_gpu.py --rivals --dtypes bfloat16 --rounds 3 $quick
 }
 networks() {
   step 110 networks $throughput --models $flow $dico --modes forward --batch 64 --sizes 256 512 \

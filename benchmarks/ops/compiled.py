@@ -10,9 +10,7 @@ import csv
 import json
 import math
 import re
-import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import product
@@ -28,8 +26,9 @@ from triton.compiler import ASTSource
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from benchmarks import harness
+from benchmarks.ops import assembly as assembly_counts
 from convflow.ops.deform import gpu as deform
-from convflow.ops.deform import gpu_kernels as deform_kernels
+from convflow.ops.deform import gpu_gradients, gpu_kernels
 from convflow.ops.depthwise import gpu as depthwise
 from convflow.ops.depthwise import gpu_kernels as depthwise_kernels
 
@@ -43,26 +42,31 @@ NOTE = """\
 Every kernel as the launcher would compile it: of deformable sampling for offsets and weights
 ("offsets") and for raw heads ("heads"), and of depthwise convolution ("depthwise").
 "spills": bytes of stack a thread on NVIDIA, vector registers on AMD. "wide_loads" and "loads":
-instructions that read global memory, those of 16 bytes among them."""
+instructions that read global memory, those of 16 bytes among them. "instructions": of the whole
+kernel. "loop": of its longest loop without a loop inside, in one turn, those of branches in it that
+may be skipped too. "barriers": of the whole block. "shared_stores": instructions that write shared
+memory; "wavefronts": what one warp needs for all of them that have addresses without run-time
+numbers, over the fewest that as many bytes need: 1 without bank conflicts (NVIDIA only)."""
 
 
 class Form(NamedTuple):
     """Kernels that take their taps in one form: where they are, and what they are made for."""
 
-    home: ModuleType
+    homes: tuple[ModuleType, ...]
     kernels: tuple[str, ...]
     taps: tuple[int, ...]
     borders: tuple[str, ...]
 
 
-DEFORM = (deform_kernels, ("forward", "taps_gradient", "values_gradient"))
+KERNELS = ("forward", "taps_gradient", "tap_boxes", "values_gradient")
+DEFORM = ((gpu_kernels, gpu_gradients), KERNELS)
+LAUNCH = ("num_warps", "enable_fp_fusion", "maxnreg")
 BORDERS = ("zeros", "truncate")
 FORMS = {
     "offsets": Form(*DEFORM, (9, 25), BORDERS),
     "heads": Form(*DEFORM, (9,), BORDERS),
-    "depthwise": Form(depthwise_kernels, DEFORM[1][:2], (9, 25, 49, 81), BORDERS[:1]),
+    "depthwise": Form((depthwise_kernels,), KERNELS[:2], (9, 25, 49, 81), BORDERS[:1]),
 }
-KERNELS = DEFORM[1]
 
 
 @dataclass(frozen=True)
@@ -88,14 +92,20 @@ class Result(Variant):
     shared_bytes: int
     wide_loads: int
     loads: int
+    instructions: int
+    loop: int
+    barriers: int
+    shared_stores: int
+    wavefronts: float
 
 
 def compile_variant(variant: Variant) -> Result:
     """Compile one variant; whatever the compiler raises comes through."""
     target = TARGETS[variant.target]
     options = dict(constants(variant)[variant.kernel])
-    warps = options.pop("num_warps")
-    kernel = getattr(FORMS[variant.form].home, variant.kernel)
+    launch = {name: options.pop(name) for name in LAUNCH if name in options}
+    homes = (vars(home) for home in FORMS[variant.form].homes)
+    kernel = next(home[variant.kernel] for home in homes if variant.kernel in home)
     types = pointers(DTYPES[variant.dtype], variant.form == "heads")
     for parameter in kernel.params:
         fixed = parameter.is_constexpr or parameter.do_not_specialize or parameter.name in types
@@ -106,9 +116,12 @@ def compile_variant(variant: Variant) -> Result:
         if name in types:
             attributes[(place,)] = [["tt.divisibility", 16]]
     source = ASTSource(kernel, signature, options, attributes)
-    compiled = triton.compile(source, target=target, options={"num_warps": warps})
+    compiled = triton.compile(source, target=target, options=launch)
     return Result(
-        **asdict(variant), warps=warps, shared_bytes=compiled.metadata.shared, **usage(compiled.asm)
+        **asdict(variant),
+        warps=launch["num_warps"],
+        shared_bytes=compiled.metadata.shared,
+        **usage(compiled.asm),
     )
 
 
@@ -116,7 +129,8 @@ def constants(variant: Variant) -> dict[str, dict[str, Any]]:
     """What the launcher compiles in, for each kernel."""
     dtype, amd = getattr(torch, variant.dtype), TARGETS[variant.target].backend == "hip"
     if variant.form == "depthwise":
-        return depthwise.variants(dtype, variant.channels, math.isqrt(variant.taps), amd=amd)
+        found = depthwise.variants(dtype, variant.channels, math.isqrt(variant.taps), amd=amd)
+        return found | {"forward": found["forward"] | {"TURNED": False, "BIASED": True}}
     return deform.variants(
         dtype, variant.channels, variant.taps, variant.border, merged=variant.form == "heads",
         amd=amd,
@@ -127,12 +141,13 @@ def pointers(features: str, merged: bool) -> dict[str, str]:
     """Types of the tensors by the names of the kernels' arguments."""
     taps = features if merged else "*fp32"
     types = dict.fromkeys(("values", "x", "grad", "out", "grad_values"), features)
-    types |= dict.fromkeys(("prior_scale", "reach", "grad_weights", "grad_prior", "sums"), "*fp32")
-    return types | {"taps": taps, "weights": taps, "grad_taps": taps, "boxes": "*i32"}
+    floats = "prior_scale reach grad_weights grad_prior sums weight bias".split()
+    types |= dict.fromkeys(floats, "*fp32") | dict.fromkeys(("boxes", "spans", "windows"), "*i32")
+    return types | {"taps": taps, "weights": taps, "grad_taps": taps}
 
 
-def usage(assembly: dict[str, Any]) -> dict[str, int]:
-    """Registers, spills and loads that a compiled kernel's assembly shows."""
+def usage(assembly: dict[str, Any]) -> dict[str, float]:
+    """What a compiled kernel's assembly shows."""
     if "amdgcn" in assembly:
         text = assembly["amdgcn"]
         loads = re.findall(r"(?:global|buffer)_load_(?!lds)(\w+)", text)
@@ -141,21 +156,25 @@ def usage(assembly: dict[str, Any]) -> dict[str, int]:
             int(re.search(rf"\.{name}:\s+(\d+)", text)[1])
             for name in ("vgpr_count", "vgpr_spill_count")
         )
+        code = re.findall(r"^\t([a-z]+_\w+)", text, re.MULTILINE)
+        counted = {
+            "registers": registers,
+            "spills": spills,
+            "instructions": len(code),
+            "loop": 0,
+            "barriers": code.count("s_barrier"),
+        }
+        stores, turns = sum(name.startswith("ds_write") for name in code), 0.0
     else:
         loads = re.findall(r"ld\.global\S*", assembly["ptx"])
         wide = sum(load.endswith((".v4.b32", ".v4.f32", ".v2.b64")) for load in loads)
-        tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
-        with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-            file.write(assembly["cubin"])
-            file.flush()
-            call = [str(tool), "-res-usage", file.name]
-            text = subprocess.run(call, capture_output=True, text=True, check=True).stdout
-        registers, spills = map(int, re.search(r"REG:(\d+) STACK:(\d+)", text).groups())
-    return {
-        "registers": registers,
-        "spills": spills,
+        counted = assembly_counts.count(assembly["cubin"])._asdict()
+        stores, turns = assembly_counts.shared_stores(assembly["ptx"])
+    return counted | {
         "wide_loads": wide,
         "loads": len(loads),
+        "shared_stores": stores,
+        "wavefronts": round(turns, 2),
     }
 
 
@@ -180,6 +199,7 @@ def main() -> None:
     add("--taps", nargs="+", type=int, default=[9, 25, 49, 81])
     add("--borders", nargs="+", choices=BORDERS, default=["zeros"])
     add("--forms", nargs="+", choices=FORMS, default=list(FORMS))
+    add("--append", action="store_true", help="keep the table's other revisions and versions")
     add("--quick", action="store_true", help="print what was asked for as JSON, write no table")
     add(harness.DIRTY, action="store_true", help="allow numbers that no revision can repeat")
     options = parser.parse_args()
@@ -191,10 +211,15 @@ def main() -> None:
     print(NOTE, "\n")
     rows = [compile_variant(variant) for variant in variants(options)]
     path = harness.RESULTS / "compiled.csv"
+    found = [asdict(row) | notes for row in rows]
+    if options.append:
+        with path.open(newline="") as file:
+            kept = [row for row in csv.DictReader(file) if any(row[k] != notes[k] for k in notes)]
+        found = kept + found
     with path.open("w", newline="") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow([*Result.__dataclass_fields__, *notes])
-        table.writerows([*asdict(row).values(), *notes.values()] for row in rows)
+        table = csv.DictWriter(file, [*Result.__dataclass_fields__, *notes], lineterminator="\n")
+        table.writeheader()
+        table.writerows(found)
     for form, kernel, target in product(options.forms, KERNELS, options.targets):
         ours = [row for row in rows if (row.form, row.kernel, row.target) == (form, kernel, target)]
         if ours:

@@ -22,11 +22,12 @@ from benchmarks.ops import truth
 from benchmarks.ops.gpu import (
     DEVICE,
     DTYPES,
+    GPU,
     MODES,
     REPEATS,
+    beside_graphs,
     copy,
     parse,
-    repeat,
     run,
     timed,
 )
@@ -34,14 +35,17 @@ from convflow.ops import deform_sample
 from convflow.ops.deform import reference
 from convflow.ops.deform.op import msdcn_sample
 
-SHAPES = [(64, 16, 16, 16, 72), (16, 32, 32, 16, 72), (4, 64, 64, 16, 72)]
+SHAPES = [(64, 16, 16, 16, 72), (16, 32, 32, 16, 72), (4, 64, 64, 16, 72)] if GPU else [
+    (1, 3, 4, 2, 8)
+]  # fmt: skip
 OURS = "deform_sample"
 TAPS = reference.TAPS
 NOTE = f"""\
 Shapes are B x H x W x G x C with K = 9 taps. Offsets: the 3 x 3 grid of a new FlowDCN, dilated
 6 g / G cells in group g, plus normal noise of half a cell; whole thirty-seconds of a cell, which
 bfloat16 holds and float32 adds exactly, so that all rivals compute the same. Times are of one
-call, the mean of {REPEATS} that follow each other.
+call, the mean of {REPEATS} that follow each other: of calls from Python, and in lines with "graph"
+of a replayed CUDA graph, which has no Python and one launch.
 "ratio" is the rival's time over ours, the median over rounds in which the rivals take turns.
 "HBM limit" copies as many bytes as inputs and outputs have; "L2 limit" reads as many bytes as all
 corners have from a block that stays in the second-level cache (backward: two times more, for the
@@ -119,7 +123,7 @@ def limits(shape: tuple[int, ...], dtype: torch.dtype, mode: str) -> Mapping[str
     features, taps = positions * channels * size, positions * TAPS * 12
     moved = 2 * features + taps + training * (3 * features + 2 * taps)
     corners = positions * 4 * TAPS * channels * size * (3 if training else 1)
-    near = torch.zeros(2**22, device=DEVICE)  # 16 MiB
+    near = torch.zeros(2**22 if GPU else 2**12, device=DEVICE)  # 16 MiB
     turns = max(1, corners // (near.numel() * 4))
 
     def read() -> None:
@@ -139,7 +143,7 @@ def set_up(
     for name in others:
         calls[name] = timed(rivals()[name], inputs, grad, mode)
     beside = {} if others else limits(shape, dtype, mode)
-    return {name: repeat(call) for name, call in (calls | beside).items()}
+    return beside_graphs(calls | beside)
 
 
 def set_up_heads(
@@ -148,10 +152,11 @@ def set_up_heads(
     """The operator of raw heads beside its composition."""
     grad, *inputs, reach = truth.draw_merged(shape, dtype, DEVICE)
     functions = {"msdcn_sample": msdcn_sample, "composition": composed}
-    return {
-        name: repeat(timed(lambda *t, f=function: f(*t, reach), inputs, grad, mode))
+    calls = {
+        name: timed(lambda *t, f=function: f(*t, reach), inputs, grad, mode)
         for name, function in functions.items()
     }
+    return beside_graphs(calls)
 
 
 def check(shape: tuple[int, ...], dtype: torch.dtype) -> None:

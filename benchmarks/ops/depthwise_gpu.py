@@ -20,11 +20,12 @@ from benchmarks import harness
 from benchmarks.ops.gpu import (
     DEVICE,
     DTYPES,
+    GPU,
     MODES,
     REPEATS,
+    beside_graphs,
     copy,
     parse,
-    repeat,
     run,
     timed,
 )
@@ -32,16 +33,20 @@ from benchmarks.ops.truth import found_by
 from convflow.ops import depthwise_conv
 from tests.tolerance import GOLDEN, TOLERANCE, assert_close_rms
 
-SHAPES = [(64, 32, 32, 416, 3), (64, 16, 16, 832, 3), (16, 64, 64, 416, 3), (64, 32, 32, 416, 7)]
+SHAPES = [
+    (64, 32, 32, 416, 3), (64, 16, 16, 832, 3), (16, 64, 64, 416, 3), (64, 32, 32, 416, 7)
+] if GPU else [(1, 5, 6, 8, 3)]  # fmt: skip
 OURS = "depthwise_conv"
 RIVALS = [OURS, "channels_last", "contiguous"]
 NOTE = f"""\
 Shapes are B x H x W x C and the side of the kernel. The rivals are `F.conv2d` on memory in
 `torch.channels_last` format and on contiguous memory, with weights in the dtype of the features,
 cuDNN's choice of the fastest, and no TF32; ours has float32 weights. Times are of one call, the
-mean of {REPEATS} that follow each other. "ratio" is the rival's time over ours, the median over
-rounds in which the rivals take turns. "HBM limit" copies as many bytes as inputs and outputs have,
-each read or written once in the forward and once in the backward; "share" is its time over ours."""
+mean of {REPEATS} that follow each other: of calls from Python, and in lines with "graph" of a
+replayed CUDA graph, which has no Python and one launch. "ratio" is the rival's time over ours, the
+median over rounds in which the rivals take turns. "HBM limit" copies as many bytes as inputs and
+outputs have, each read or written once in the forward and once in the backward; "share" is its time
+over ours."""
 
 
 def draw(shape: tuple[int, ...], dtype: torch.dtype) -> list[Tensor]:
@@ -112,7 +117,7 @@ def set_up(
     features, taps = (tensor.nbytes for tensor in tensors[1:3])
     once = 2 * features + taps
     calls["HBM limit"] = copy(once if mode == MODES[0] else once + 3 * features + 2 * taps)
-    return {name: repeat(call) for name, call in calls.items()}
+    return beside_graphs(calls)
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,9 +15,10 @@ from benchmarks import harness
 from convflow.ops.deform.op import active_backend
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+GPU = torch.cuda.is_available()
+DEVICE = "cuda" if GPU else "cpu"
 MODES = ["forward", "forward+backward"]
-REPEATS = 10
+REPEATS = 10 if GPU else 1
 
 
 def parse(description: str | None, rivals: str = "") -> argparse.Namespace:
@@ -31,14 +32,16 @@ def parse(description: str | None, rivals: str = "") -> argparse.Namespace:
     add = parser.add_argument
     add("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
     add("--rounds", type=int, default=11, help="how often every rival has its turn")
-    add("--quick", action="store_true", help="the first shape, two rounds, no table")
+    quick = "the first shape, two rounds, no table; without a GPU a dry run of a tiny shape"
+    add("--quick", action="store_true", help=quick)
     if rivals:
         add("--rivals", action="store_true", help=rivals)
     add(harness.DIRTY, action="store_true", help="allow numbers that no revision can repeat")
     options = parser.parse_args()
-    if not torch.cuda.is_available() or active_backend("cuda") != "triton":
+    if not (GPU or options.quick) or active_backend("cuda") != "triton":
         raise SystemExit("expected a GPU and Triton, found none; see benchmarks/ops/compiled.py")
     harness.machine()  # refuses now rather than after minutes
+    torch.manual_seed(0)  # every run draws the same
     if options.quick:
         options.rounds = 2
     return options
@@ -58,8 +61,34 @@ def timed(
     return partial(function, *leaves) if mode == MODES[0] else partial(both, function, leaves, grad)
 
 
+def beside_graphs(calls: Mapping[str, harness.Call]) -> dict[str, harness.Call]:
+    """Every call several times over, and after all of these the same calls from graphs.
+
+    Calls take as long as Python and launches do, where these take longer than the kernels. A
+    replayed graph takes as long as the kernels.
+    """
+    found = {name: repeat(call) for name, call in calls.items()}
+    for name, call in calls.items() if GPU else ():
+        try:
+            found[f"{name}, graph"] = replayed(call)
+        except Exception as error:  # a rival may not be recordable
+            print(f"{name} is not replayed from a graph: {type(error).__name__}: {error}")
+    return found
+
+
+def replayed(call: harness.Call) -> harness.Call:
+    """A replay of as many calls as `repeat` makes, without Python and with one launch."""
+    for _ in range(3):
+        call()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        repeat(call)()
+    return graph.replay
+
+
 def repeat(call: harness.Call) -> harness.Call:
-    """The call, several times over, so that launching hides behind the GPU's work."""
+    """The call, several times over, so that what it waits for counts once."""
 
     def calls() -> None:
         for _ in range(REPEATS):
@@ -87,7 +116,7 @@ def run(cases: Iterable[harness.Case], rounds: int, note: str, path: Path | None
         for row in found:
             share = f"  share {row.ratio:.2f}" if "limit" in row.rival else ""
             print(
-                f"{row.case:24}{row.shape:17}{row.mode:18}{row.rival:15}"
+                f"{row.case:24}{row.shape:17}{row.mode:18}{row.rival:22}"
                 f"{1e3 * row.median_ms:9.1f} us{row.ratio:8.2f}{share}"
             )
         rows += found

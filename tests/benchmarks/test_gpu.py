@@ -84,6 +84,28 @@ def test_a_wrong_kernel_stops_the_rest(tmp_path: Path):
     found = run(tmp_path / "out", "kernels", "speed", root=checkout, DRY="1")
     assert found.returncode == 1, found.stdout + found.stderr
     assert "what is wrong has no speed" in found.stderr
-    assert "speed left out" not in found.stdout
+    assert "== deform" not in found.stdout
     rows = (tmp_path / "out/kernels_gpu.jsonl").read_text().splitlines()
     assert any('"wrong": true' in row for row in rows)
+
+
+@pytest.mark.slow
+@ON_CPU
+def test_a_killed_step_is_named_and_done_again(tmp_path: Path):
+    python, out = tmp_path / "python", tmp_path / "out"
+    python.write_text(
+        f"#!/bin/sh\nfor word; do case $word in *deform_gpu.py) kill -9 $$ ;; esac; done\n"
+        f'exec {sys.executable} "$@"\n'
+    )
+    python.chmod(0o755)
+    found = run(out, "speed", DRY="1", PYTHON=str(python))
+    assert found.returncode == 1, found.stdout + found.stderr
+    assert "these failed, with their exit codes (124: out of time): deform (137) rivals (137)" in (
+        found.stdout
+    )
+    found = run(out, "speed", DRY="1")
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert "== depthwise: done before" in found.stdout
+    steps = [line.split()[:2] for line in (out / "steps.txt").read_text().splitlines()]
+    first, again = [["deform", "137"], ["depthwise", "0"], ["rivals", "137"]], ["deform", "rivals"]
+    assert steps == [*first, *([name, "0"] for name in again)]

@@ -33,3 +33,22 @@ def no_triton(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
     for cached in (launch.find_triton, launch.usable):
         cached.cache_clear()
+
+
+@pytest.fixture
+def no_plans() -> Iterator[None]:
+    """Plan all launches anew, with what a test changes in a launcher, and forget them after it."""
+    from convflow.ops.deform import gpu as deform
+    from convflow.ops.depthwise import gpu as depthwise
+
+    plans = (
+        deform.plan,
+        deform.plan_merged,
+        depthwise.forward_launch,
+        depthwise.taps_gradient_launch,
+    )
+    for cached in plans:
+        cached.cache_clear()
+    yield
+    for cached in plans:
+        cached.cache_clear()

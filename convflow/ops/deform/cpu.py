@@ -36,11 +36,22 @@ def deform_sample(values: Tensor, offsets: Tensor, weights: Tensor, border: str)
 
 
 def deform_sample_backward(
-    grad: Tensor, values: Tensor, offsets: Tensor, weights: Tensor, border: str
+    grad: Tensor,
+    values: Tensor,
+    offsets: Tensor,
+    weights: Tensor,
+    border: str,
+    want_values: bool = True,
+    want_taps: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The kernel's twin of `reference.deform_sample_backward`; float64 goes to the reference."""
+    """The kernel's twin of `reference.deform_sample_backward`; float64 goes to the reference.
+
+    The kernel computes all three gradients in one pass, whichever of them are wanted.
+    """
     if not _serves(values, offsets):
-        return reference.deform_sample_backward(grad, values, offsets, weights, border)
+        return reference.deform_sample_backward(
+            grad, values, offsets, weights, border, want_values, want_taps
+        )
     from convflow.ops.deform.cpu_kernels import backward_kernel
 
     # Left for the kernel to fill: PyTorch's threads would clear them and then spin for a while.
@@ -50,7 +61,8 @@ def deform_sample_backward(
     ]
     kernel = backward_kernel(values.shape[-1], weights.shape[-1])
     _run(kernel, (grad, values, offsets, weights, *grads), border)
-    return grads[0].to(values.dtype), grads[1], grads[2]
+    found = grads[0].to(values.dtype), grads[1], grads[2]
+    return reference.pick(found, want_values, want_taps)
 
 
 @cache

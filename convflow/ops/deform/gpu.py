@@ -1,13 +1,14 @@
 """Deformable sampling on GPUs: launches the Triton kernels, and says why where it cannot.
 
 Coordinates and sums are float32. Non-finite numbers: as on the CPU, but that one in an upstream
-gradient or a weight may spread over the gradient of the values of its map.
+gradient or a weight may spread over the gradient of the values of its map, or become NaN there.
 """
 
 from __future__ import annotations
 
 import math
-from functools import cache
+from functools import cache, lru_cache
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
@@ -15,33 +16,51 @@ from torch import Tensor
 from torch.nn import functional
 
 from convflow.ops.deform import reference
-from convflow.ops.launch import FEATURES, aligned, usable
+from convflow.ops.launch import FEATURES, NUM_PLANS, Launch, aligned, usable
 
 TILE = 8
 """Cells along one side of the squares that the backward's programs own."""
 _LIMIT = 2**31
 _MOST_CHANNELS = 128
+_MOST_TAPS = 16
+"""Taps whose gradients are kept in registers until they are stored together."""
 
 
 def deform_sample(values: Tensor, offsets: Tensor, weights: Tensor, border: str) -> Tensor:
     """The kernel's twin of `reference.deform_sample`; float64 goes to the reference."""
     if not _serves(values, offsets):
         return reference.deform_sample(values, offsets, weights, border)
-    return _forward(_Inputs(values, values.shape, offsets, weights), border)
+    out = torch.empty_like(values, memory_format=torch.contiguous_format)
+    _plan_for(values, offsets, weights, border).forward(*_tensors(values, offsets, weights), out)
+    return out
 
 
 def deform_sample_backward(
-    grad: Tensor, values: Tensor, offsets: Tensor, weights: Tensor, border: str
+    grad: Tensor,
+    values: Tensor,
+    offsets: Tensor,
+    weights: Tensor,
+    border: str,
+    want_values: bool = True,
+    want_taps: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The kernel's twin of `reference.deform_sample_backward`; float64 goes to the reference."""
     if not _serves(values, offsets):
-        return reference.deform_sample_backward(grad, values, offsets, weights, border)
+        return reference.deform_sample_backward(
+            grad, values, offsets, weights, border, want_values, want_taps
+        )
+    plan, inputs = _plan_for(values, offsets, weights, border), _tensors(values, offsets, weights)
+    grad = aligned(grad)
     grad_values, grad_offsets, grad_weights = (
         torch.empty_like(tensor, memory_format=torch.contiguous_format)
-        for tensor in (values, offsets, weights)
+        if wanted
+        else tensor.new_empty(0)
+        for tensor, wanted in ((values, want_values), (offsets, want_taps), (weights, want_taps))
     )
-    inputs = _Inputs(values, values.shape, offsets, weights)
-    _backward(grad, inputs, border, grad_values, grad_offsets, grad_weights)
+    if want_taps:
+        plan.taps_gradient(grad, *inputs, grad_offsets, grad_weights, grad_weights)
+    if want_values:
+        _values_gradient(plan, grad, inputs, grad_values)
     return grad_values, grad_offsets, grad_weights
 
 
@@ -49,7 +68,11 @@ def msdcn_sample(merged: Tensor, prior_scale: Tensor, reach: Tensor, border: str
     """The kernel's twin of `reference.msdcn_sample`; float64 goes to the reference."""
     if not _serves(merged, merged):
         return reference.msdcn_sample(merged, prior_scale, reach, border)
-    return _forward(_merged_inputs(merged, prior_scale, reach), border).flatten(3)
+    padded, inputs, plan = _plan_merged(merged, prior_scale, reach, border)
+    heads = 4 * reference.TAPS * prior_scale.shape[0]
+    out = padded.new_empty((*merged.shape[:3], merged.shape[3] - heads))
+    plan.forward(*inputs, out)
+    return out
 
 
 def msdcn_sample_backward(
@@ -58,58 +81,27 @@ def msdcn_sample_backward(
     """The kernel's twin of `reference.msdcn_sample_backward`; float64 goes to the reference."""
     if not _serves(merged, merged):
         return reference.msdcn_sample_backward(grad, merged, prior_scale, reach, border)
-    inputs = _merged_inputs(merged, prior_scale, reach)
-    grad_merged = torch.empty_like(inputs.values)
-    by_tile = merged.new_empty(inputs.programs, dtype=torch.float32)
-    _backward(grad, inputs, border, grad_merged, grad_merged, by_tile)
+    padded, inputs, plan = _plan_merged(merged, prior_scale, reach, border)
+    grad, grad_merged = aligned(grad), torch.empty_like(padded)
+    by_tile = merged.new_empty(plan.programs, dtype=torch.float32)
+    plan.taps_gradient(grad, *inputs, grad_merged, by_tile, by_tile)
+    _values_gradient(plan, grad, inputs, grad_merged)
     return grad_merged[..., : merged.shape[-1]].contiguous(), by_tile.sum((0, 2))
 
 
-class _Inputs(NamedTuple):
-    """Values with offsets and weights, or one merged tensor with what makes both of its heads."""
-
-    values: Tensor
-    shape: tuple[int, ...]
-    """(B, H, W, G, C) of the values; in a merged tensor they stand at the front of a row."""
-    taps: Tensor
-    weights: Tensor | None = None
-    prior_scale: Tensor | None = None
-    reach: Tensor | None = None
-
-    @property
-    def num_taps(self) -> int:
-        return reference.TAPS if self.weights is None else self.weights.shape[-1]
-
-    @property
-    def row(self) -> int:
-        """Numbers from one cell of the values to the next."""
-        return math.prod(self.shape[3:]) if self.weights is not None else self.values.shape[-1]
-
-    @property
-    def programs(self) -> tuple[int, int, int]:
-        """Images, groups and tiles: the programs of a backward."""
-        batch, height, width, groups, _ = self.shape
-        return batch, groups, -(-height // TILE) * -(-width // TILE)
-
-    def tensors(self) -> tuple[Tensor, ...]:
-        """What a kernel takes; what it does not look at is any tensor of a fixed dtype."""
-        fields = self.values, self.taps, self.weights, self.prior_scale, self.reach
-        return tuple(aligned(self.taps if field is None else field) for field in fields)
-
-    def sizes(self, vector: int) -> tuple[int, ...]:
-        """The numbers that every kernel takes."""
-        shared = self.reach is None or self.reach.shape[0] == 1
-        return self.row // vector, 0 if shared else 2, *self.shape[1:4]
+def _values_gradient(
+    plan: _Plan, grad: Tensor, inputs: tuple[Tensor, ...], grad_values: Tensor
+) -> None:
+    boxes = grad.new_empty((*plan.programs, 4, plan.num_taps), dtype=torch.int32)
+    spans = grad.new_empty((*plan.programs, 4), dtype=torch.int32)
+    plan.tap_boxes(*inputs[1:], boxes, spans)
+    plan.values_gradient(grad, *inputs[1:], boxes, spans.amax(2), grad_values)
 
 
-def _merged_inputs(merged: Tensor, prior_scale: Tensor, reach: Tensor) -> _Inputs:
-    """Inputs with rows of whole vectors: padded where an odd number of groups makes others."""
-    groups = prior_scale.shape[0]
-    channels = merged.shape[-1] // groups - 4 * reference.TAPS
-    shape = (*merged.shape[:3], groups, channels)
-    missing = -merged.shape[-1] % _vector(merged.dtype, channels)
-    merged = functional.pad(merged, (0, missing)) if missing else merged
-    return _Inputs(merged, shape, merged, None, prior_scale, reach)
+def _tensors(values: Tensor, offsets: Tensor, weights: Tensor) -> tuple[Tensor, ...]:
+    """What a kernel takes; what it does not look at is any tensor of a fixed dtype."""
+    values, offsets, weights = aligned(values), aligned(offsets), aligned(weights)
+    return values, offsets, weights, offsets, offsets
 
 
 def _vector(dtype: torch.dtype, channels: int) -> int:
@@ -125,60 +117,108 @@ def _serves(values: Tensor, taps: Tensor) -> bool:
     return bool(counted) and usable("deform_sample")
 
 
-def _forward(inputs: _Inputs, border: str) -> Tensor:
-    from convflow.ops.deform import gpu_kernels
+class _Plan(NamedTuple):
+    """The launches of every kernel for one kind of call."""
 
-    batch, height, width, groups, channels = inputs.shape
-    out = inputs.values.new_empty(inputs.shape)
-    options = _variants_for(inputs, border)["forward"]
-    vectors = height * width * (channels // options["VECTOR"])
-    blocks = -(-vectors // options["LANES"])
-    with torch.cuda.device_of(out):
-        gpu_kernels.forward[(batch * groups * blocks,)](
-            *inputs.tensors(), out, *inputs.sizes(options["VECTOR"]), blocks, **options
-        )
-    return out
+    programs: tuple[int, int, int]
+    """Images, groups and tiles: the programs of a backward."""
+    num_taps: int
+    forward: Launch
+    taps_gradient: Launch
+    tap_boxes: Launch
+    values_gradient: Launch
 
 
-def _backward(
-    grad: Tensor,
-    inputs: _Inputs,
+def _plan_for(values: Tensor, offsets: Tensor, weights: Tensor, border: str) -> _Plan:
+    dtypes = values.dtype, offsets.dtype, weights.dtype
+    shape, num_taps = values.shape, weights.shape[-1]
+    return plan(dtypes, values.device, shape, shape[3] * shape[4], num_taps, border)
+
+
+def _plan_merged(
+    merged: Tensor, prior_scale: Tensor, reach: Tensor, border: str
+) -> tuple[Tensor, tuple[Tensor, ...], _Plan]:
+    """Rows padded to whole vectors, where an odd number of groups makes others; inputs, plan."""
+    dtypes = merged.dtype, prior_scale.dtype, reach.dtype
+    groups, reaches = prior_scale.shape[0], 1 if reach.shape[0] == 1 else 2
+    missing, found = plan_merged(dtypes, merged.device, merged.shape, groups, border, reaches)
+    padded = functional.pad(merged, (0, missing)) if missing else aligned(merged)
+    return padded, (padded, padded, padded, aligned(prior_scale), aligned(reach)), found
+
+
+@lru_cache(NUM_PLANS)
+def plan_merged(
+    dtypes: tuple[torch.dtype, ...],
+    device: torch.device,
+    shape: torch.Size,
+    groups: int,
     border: str,
-    grad_values: Tensor,
-    grad_taps: Tensor,
-    last: Tensor,
-) -> None:
-    """Fill the gradients, the last of which is that of the weights or, by tile, of the prior."""
-    from convflow.ops.deform import gpu_kernels
+    reaches: int,
+) -> tuple[int, _Plan]:
+    """How many numbers rows of raw heads (B, H, W, .) lack, and the launches when they have them.
 
-    grad, (values, *taps) = aligned(grad), inputs.tensors()
-    boxes = grad.new_empty((*inputs.programs, 4, inputs.num_taps), dtype=torch.int32)
-    variants = _variants_for(inputs, border)
-    tiles, programs = inputs.programs[-1], math.prod(inputs.programs)
-    sizes = inputs.sizes(variants["taps_gradient"]["VECTOR"])
-    slices = -(-inputs.shape[-1] // variants["values_gradient"]["SLICE"])
-    with torch.cuda.device_of(grad):
-        gpu_kernels.taps_gradient[(programs,)](
-            *(grad, values, *taps, grad_taps, last, last, boxes, *sizes, tiles),
-            **variants["taps_gradient"],
-        )
-        gpu_kernels.values_gradient[(programs * slices,)](
-            *(grad, *taps, boxes, grad_values, *sizes, tiles, slices),
-            **variants["values_gradient"],
-        )
+    Args:
+        dtypes: of the heads, prior and reach.
+        device: where they are.
+        shape: of the merged tensor.
+        groups: G.
+        border: "zeros" or "truncate".
+        reaches: 1 for one reach, 2 for one of each sample.
+    """
+    channels = shape[3] // groups - 4 * reference.TAPS
+    missing = -shape[3] % _vector(dtypes[0], channels)
+    sizes = torch.Size((*shape[:3], groups, channels))
+    row = shape[3] + missing
+    return missing, plan(dtypes, device, sizes, row, reference.TAPS, border, reaches)
 
 
-def _variants_for(inputs: _Inputs, border: str) -> dict[str, dict[str, Any]]:
-    _, height, width, groups, channels = inputs.shape
-    longest = max(inputs.row, groups * 2 * inputs.num_taps)
-    return variants(
-        inputs.values.dtype,
-        channels,
-        inputs.num_taps,
-        border,
-        merged=inputs.weights is None,
-        wide=height * width * longest >= _LIMIT,
+@lru_cache(NUM_PLANS)
+def plan(
+    dtypes: tuple[torch.dtype, ...],
+    device: torch.device,
+    shape: torch.Size,
+    row: int,
+    num_taps: int,
+    border: str,
+    reaches: int = 0,
+) -> _Plan:
+    """The launches for one kind of call.
+
+    Args:
+        dtypes: of the features, and of the other tensors that differ in it.
+        device: where they are, which every launch belongs to.
+        shape: (B, H, W, G, C) of the values; in a merged tensor they stand at the front of a row.
+        row: numbers from one cell of the values to the next.
+        num_taps: K.
+        border: "zeros" or "truncate".
+        reaches: 0 for offsets and weights, 1 for raw heads with one reach, 2 for more of them.
+    """
+    from convflow.ops.deform import gpu_gradients, gpu_kernels
+
+    batch, height, width, groups, channels = shape
+    wide = height * width * max(row, groups * 2 * num_taps) >= _LIMIT
+    options = variants(
+        dtypes[0], channels, num_taps, border, merged=reaches > 0, wide=wide,
         amd=torch.version.hip is not None,
+    )  # fmt: skip
+    constants = options["forward"]
+    sizes = row // constants["VECTOR"], 2 if reaches > 1 else 0, height, width, groups
+    lanes = height * width * (channels // (constants["VECTOR"] * constants["PIECES"]))
+    blocks = -(-lanes // constants["LANES"])
+    tiles = -(-height // TILE) * -(-width // TILE)
+    programs = batch * groups * tiles
+    slices = -(-channels // options["values_gradient"]["SLICE"])
+
+    def launch(home: ModuleType, name: str, count: int, *more: int) -> Launch:
+        return Launch(getattr(home, name), count, (*sizes, *more), options[name])
+
+    return _Plan(
+        (batch, groups, tiles),
+        num_taps,
+        launch(gpu_kernels, "forward", batch * groups * blocks, blocks),
+        launch(gpu_gradients, "taps_gradient", programs, tiles),
+        launch(gpu_gradients, "tap_boxes", programs, tiles),
+        launch(gpu_gradients, "values_gradient", programs * slices, tiles, slices),
     )
 
 
@@ -205,25 +245,39 @@ def variants(
         amd: for AMD's GPUs: 64 threads to a warp, and matrix units that take float32 as it is.
     """
     vector = _vector(dtype, channels)
+    chunks = channels // vector
     even, taps = _power_of_two(channels), _power_of_two(num_taps)
     # Half features are exact in tf32, so that only the shares are rounded, as finely as float16.
-    precision = "ieee" if amd else "tf32x3" if dtype == torch.float32 else "tf32"
+    # Shares have the range of bfloat16, but not of float16.
+    precisions = {torch.float32: "tf32x3", torch.float16: "tf32", torch.bfloat16: "bf16x2"}
+    precision = "ieee" if amd and dtype != torch.bfloat16 else precisions[dtype]
+    # Converted half features need registers, too.
+    block = _MOST_TAPS // (1 if dtype == torch.float32 else 2)
     part = TILE**2 // (2 if dtype == torch.float32 else 1)  # its products need the registers
     shared = {"C": channels, "K": num_taps, "VECTOR": vector, "TRUNCATE": border == "truncate"}
     shared |= {"MERGED": merged, "WIDE": wide}
     constants: dict[str, dict[str, Any]] = {
-        "forward": {"LANES": 128},
+        # A lane locates its taps once for all of its pieces.
+        "forward": {"LANES": 128, "PIECES": next(n for n in (3, 2, 1) if chunks % n == 0)},
         # Four threads to a row: few idle ones at 72 channels, and few steps to sum over them.
-        "taps_gradient": {"BLOCK": min(even, 4 * vector), "TAPS": taps},
+        "taps_gradient": {
+            "BLOCK": min(even, 4 * vector),
+            "TAPS": taps if taps <= _MOST_TAPS else block,
+        },
+        "tap_boxes": {"TAPS": taps},
         "values_gradient": {"SLICE": min(max(even, 16), _MOST_CHANNELS), "TAPS": taps}
         | {"PART": part, "PRECISION": precision},
     }
     # As many threads as there are pieces of 16 bytes; products of float32 need the registers.
-    warps = {"forward": 4, "taps_gradient": 8, "values_gradient": 4}
+    warps = {"forward": 4, "taps_gradient": 8, "tap_boxes": 4, "values_gradient": 4}
     if dtype == torch.float32:
         warps["values_gradient"] = 8
+    if not amd and dtype != torch.float32 and even > _MOST_CHANNELS // 2:
+        constants["values_gradient"] |= {"maxnreg": 168}  # three programs on a multiprocessor
     return {
-        name: shared | constants[name] | {"num_warps": warps[name] // (2 if amd else 1)}
+        name: shared
+        | constants[name]
+        | {"num_warps": warps[name] // (2 if amd else 1), "enable_fp_fusion": True}
         for name in constants
     }
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from convflow.ops.deform import cpu, gpu, reference
 from convflow.ops.inputs import check_operands, is_transformed
 from convflow.ops.launch import FEATURES, find_triton
+from convflow.ops.register import register
 from convflow.types import InputError
 
 Border = Literal["zeros", "truncate"]
@@ -190,58 +191,29 @@ def _check_merged(merged: Tensor, prior_scale: Tensor, reach: Tensor, border: st
     _check_sides("merged", merged)
 
 
-_sample = torch.library.custom_op(
-    "convflow::deform_sample",
-    reference.deform_sample,
-    mutates_args=(),
-    schema="(Tensor values, Tensor offsets, Tensor weights, str border) -> Tensor",
-)
-_sample_backward = torch.library.custom_op(
-    "convflow::deform_sample_backward",
-    reference.deform_sample_backward,
-    mutates_args=(),
-    schema="(Tensor grad, Tensor values, Tensor offsets, Tensor weights, str border)"
-    " -> (Tensor, Tensor, Tensor)",
-)
-_msdcn = torch.library.custom_op(
-    "convflow::msdcn_sample",
-    reference.msdcn_sample,
-    mutates_args=(),
-    schema="(Tensor merged, Tensor prior_scale, Tensor reach, str border) -> Tensor",
-)
-_msdcn_backward = torch.library.custom_op(
-    "convflow::msdcn_sample_backward",
-    reference.msdcn_sample_backward,
-    mutates_args=(),
-    schema="(Tensor grad, Tensor merged, Tensor prior_scale, Tensor reach, str border)"
-    " -> (Tensor, Tensor)",
-)
-_sample.register_kernel("cpu")(cpu.deform_sample)
-_sample_backward.register_kernel("cpu")(cpu.deform_sample_backward)
-_sample.register_kernel("cuda")(gpu.deform_sample)
-_sample_backward.register_kernel("cuda")(gpu.deform_sample_backward)
-_msdcn.register_kernel("cuda")(gpu.msdcn_sample)
-_msdcn_backward.register_kernel("cuda")(gpu.msdcn_sample_backward)
-
-
-@_sample.register_fake
-def _(values: Tensor, *others: Any) -> Tensor:
+def _fake_sample(values: Tensor, *others: Any) -> Tensor:
     return values.new_empty(values.shape)
 
 
-@_sample_backward.register_fake
-def _(grad: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
-    return tuple(tensor.new_empty(tensor.shape) for tensor in inputs[:3])
+def _fake_sample_backward(
+    grad: Tensor,
+    values: Tensor,
+    offsets: Tensor,
+    weights: Tensor,
+    border: str,
+    want_values: bool = True,
+    want_taps: bool = True,
+) -> tuple[Tensor, ...]:
+    wanted = (values, want_values), (offsets, want_taps), (weights, want_taps)
+    return tuple(tensor.new_empty(tensor.shape if want else 0) for tensor, want in wanted)
 
 
-@_msdcn.register_fake
-def _(merged: Tensor, prior_scale: Tensor, *others: Any) -> Tensor:
+def _fake_msdcn(merged: Tensor, prior_scale: Tensor, *others: Any) -> Tensor:
     heads = 4 * reference.TAPS * prior_scale.shape[0]
     return merged.new_empty((*merged.shape[:3], merged.shape[3] - heads))
 
 
-@_msdcn_backward.register_fake
-def _(grad: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
+def _fake_msdcn_backward(grad: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
     return tuple(tensor.new_empty(tensor.shape) for tensor in inputs[:2])
 
 
@@ -251,7 +223,10 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    return *_sample_backward(grad.contiguous(), *ctx.saved_tensors, ctx.border), None
+    wanted = ctx.needs_input_grad[:3]
+    flags = wanted[0], wanted[1] or wanted[2]
+    found = _sample_backward(grad.contiguous(), *ctx.saved_tensors, ctx.border, *flags)
+    return *(one if want else None for one, want in zip(found, wanted, strict=True)), None
 
 
 def _differentiate_msdcn(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -265,7 +240,39 @@ def _refuse(ctx: Any, *grads: Tensor) -> None:
     )
 
 
-_sample.register_autograd(_differentiate, setup_context=_save)
-_sample_backward.register_autograd(_refuse)
-_msdcn.register_autograd(_differentiate_msdcn, setup_context=_save)
-_msdcn_backward.register_autograd(_refuse)
+_sample_backward = register(
+    "deform_sample_backward",
+    "(Tensor grad, Tensor values, Tensor offsets, Tensor weights, str border, "
+    "bool want_values=True, bool want_taps=True) -> (Tensor, Tensor, Tensor)",
+    reference.deform_sample_backward,
+    {"cpu": cpu.deform_sample_backward, "cuda": gpu.deform_sample_backward},
+    _fake_sample_backward,
+    _refuse,
+)
+_sample = register(
+    "deform_sample",
+    "(Tensor values, Tensor offsets, Tensor weights, str border) -> Tensor",
+    reference.deform_sample,
+    {"cpu": cpu.deform_sample, "cuda": gpu.deform_sample},
+    _fake_sample,
+    _differentiate,
+    _save,
+)
+_msdcn_backward = register(
+    "msdcn_sample_backward",
+    "(Tensor grad, Tensor merged, Tensor prior_scale, Tensor reach, str border)"
+    " -> (Tensor, Tensor)",
+    reference.msdcn_sample_backward,
+    {"cuda": gpu.msdcn_sample_backward},
+    _fake_msdcn_backward,
+    _refuse,
+)
+_msdcn = register(
+    "msdcn_sample",
+    "(Tensor merged, Tensor prior_scale, Tensor reach, str border) -> Tensor",
+    reference.msdcn_sample,
+    {"cuda": gpu.msdcn_sample},
+    _fake_msdcn,
+    _differentiate_msdcn,
+    _save,
+)

@@ -65,13 +65,23 @@ def deform_sample_backward(
     offsets: Float[Tensor, "B H W G K 2"],
     weights: Float[Tensor, "B H W G K"],
     border: str,
+    want_values: bool = True,
+    want_taps: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of `deform_sample` with respect to its three tensors, written out by hand.
 
-    `grad` is the gradient of the result; other arguments are those of `deform_sample`.
+    Args:
+        grad: gradient of the result.
+        values: as given to `deform_sample`.
+        offsets: as given to `deform_sample`.
+        weights: as given to `deform_sample`.
+        border: as given to `deform_sample`.
+        want_values: compute the gradient of the values.
+        want_taps: compute the gradients of offsets and weights.
 
     Returns:
-        The gradients of values, offsets and weights, each in its tensor's shape and dtype.
+        The gradients of values, offsets and weights, each in its tensor's shape and dtype; of shape
+        (0,) where it is not wanted.
     """
     rows, taps = _pad(values, offsets.dtype), _locate(offsets, border)
     upstream = grad.to(offsets.dtype)
@@ -82,17 +92,32 @@ def deform_sample_backward(
         dots = []
         for step, share in _corners(tap, values):
             corner = tap.row + step
-            dots.append(torch.where(tap.inside, (upstream * rows[corner]).sum(-1), 0.0))
-            spread = (weight * share).unsqueeze(-1) * upstream
-            grad_rows.index_add_(0, corner.flatten(), spread.flatten(0, -2))
-            grad_weights[..., k] += share * dots[-1]
+            if want_values:
+                spread = (weight * share).unsqueeze(-1) * upstream
+                grad_rows.index_add_(0, corner.flatten(), spread.flatten(0, -2))
+            if want_taps:
+                dots.append(torch.where(tap.inside, (upstream * rows[corner]).sum(-1), 0.0))
+                grad_weights[..., k] += share * dots[-1]
+        if not want_taps:
+            continue
         nw, ne, sw, se = dots
         grad_offsets[..., k, 0] = weight * ((1 - tap.y) * (ne - nw) + tap.y * (se - sw))
         grad_offsets[..., k, 1] = weight * ((1 - tap.x) * (sw - nw) + tap.x * (se - ne))
     batch, height, width, groups, channels = values.shape
     padded = grad_rows.view(batch, height + 2, width + 3, groups, channels)
-    grad_values = padded[:, 1:-1, 1:-2].to(values.dtype).contiguous()
-    return grad_values, grad_offsets, grad_weights
+    grads = padded[:, 1:-1, 1:-2].to(values.dtype).contiguous(), grad_offsets, grad_weights
+    return pick(grads, want_values, want_taps)
+
+
+def pick(
+    grads: tuple[Tensor, Tensor, Tensor], want_values: bool, want_taps: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of values, offsets and weights; an empty tensor for each that is not wanted."""
+    wanted = want_values, want_taps, want_taps
+    first, second, third = (
+        grad if want else grad.new_empty(0) for grad, want in zip(grads, wanted, strict=True)
+    )
+    return first, second, third
 
 
 def prior_grid(device: torch.device | None = None) -> Float[Tensor, "9 2"]:

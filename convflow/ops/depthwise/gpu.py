@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from convflow.ops.depthwise import reference
-from convflow.ops.launch import FEATURES, aligned, usable
+from convflow.ops.launch import FEATURES, NUM_PLANS, Launch, aligned, usable
 
 CHUNKS = 4
 """Lanes side by side along channels, as in `gpu_kernels`."""
@@ -28,17 +28,19 @@ def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """The kernel's twin of `reference.depthwise_conv`; float64 goes to the reference."""
     if not _serves(x):
         return reference.depthwise_conv(x, weight, bias)
-    return _forward(x, weight.flatten(1), bias)
+    return _forward(x, weight, bias)
 
 
 def depthwise_conv_backward(
-    grad: Tensor, x: Tensor, weight: Tensor
+    grad: Tensor, x: Tensor, weight: Tensor, want_x: bool = True, want_weight: bool = True
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The kernel's twin of `reference.depthwise_conv_backward`; float64 goes to the reference."""
     if not _serves(x):
-        return reference.depthwise_conv_backward(grad, x, weight)
-    grad_weight, grad_bias = _taps_gradient(grad, x, weight)
-    return _forward(grad, weight.flatten(1).flip(1), None), grad_weight, grad_bias
+        return reference.depthwise_conv_backward(grad, x, weight, want_x, want_weight)
+    grad_x = _forward(grad, weight, None, turned=True) if want_x else x.new_empty(0)
+    if not want_weight:
+        return grad_x, weight.new_empty(0), weight.new_empty(0)
+    return grad_x, *_taps_gradient(grad, x, weight)
 
 
 def _serves(x: Tensor) -> bool:
@@ -47,38 +49,21 @@ def _serves(x: Tensor) -> bool:
     return x.dtype in FEATURES and counted and usable("depthwise_conv")
 
 
-def _forward(x: Tensor, kernels: Tensor, bias: Tensor | None) -> Tensor:
-    from convflow.ops.depthwise import gpu_kernels
-
-    num_taps = kernels.shape[1]
-    taps = kernels.new_empty(num_taps + 1, x.shape[3], dtype=torch.float32)
-    taps[:-1] = kernels.T
-    taps[-1] = 0 if bias is None else bias
+def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, turned: bool = False) -> Tensor:
     out = torch.empty_like(x, memory_format=torch.contiguous_format)
-    side = math.isqrt(num_taps)
-    options = _variants_for(x, side)["forward"]
-    num_strips, num_blocks, sizes = _sizes(x, options)
-    programs = num_blocks * -(-num_strips * CHUNKS // _LANES)
-    with torch.cuda.device_of(x):
-        gpu_kernels.forward[(programs,)](aligned(x), taps, out, *sizes, side, **options)
+    added = weight if bias is None else bias
+    launch = forward_launch(
+        x.dtype, x.device, x.shape, weight.shape[-1], turned=turned, biased=bias is not None
+    )
+    launch(aligned(x), aligned(weight), aligned(added), out)
     return out
 
 
 def _taps_gradient(grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    from convflow.ops.depthwise import gpu_kernels
-
     channels, _, side, _ = weight.shape
-    options = _variants_for(x, side)["taps_gradient"]
-    num_strips, num_blocks, sizes = _sizes(x, options)
-    steps = -(-num_strips * CHUNKS * options["COLUMNS"] // _LANES)  # of one program alone
-    most_slabs = max(1, _PROGRAMS // (options["COLUMNS"] * num_blocks))
-    num_steps = -(-steps // most_slabs)
-    num_slabs = -(-steps // num_steps)
+    num_slabs, launch = taps_gradient_launch(x.dtype, x.device, x.shape, side)
     sums = x.new_empty(num_slabs, side, side + 1, channels, dtype=torch.float32)
-    with torch.cuda.device_of(x):
-        gpu_kernels.taps_gradient[(num_slabs * num_blocks,)](
-            aligned(grad), aligned(x), sums, *sizes, num_steps, **options
-        )
+    launch(aligned(grad), aligned(x), sums)
     total = sums.sum(0).to(weight.dtype)
     # A copy: two results of an operator may not share memory, as they would for one tap.
     return total[:, :side].permute(2, 0, 1).reshape(weight.shape).contiguous(), total[
@@ -86,19 +71,57 @@ def _taps_gradient(grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Ten
     ].clone()
 
 
-def _sizes(x: Tensor, options: dict[str, Any]) -> tuple[int, int, tuple[int, ...]]:
+@lru_cache(NUM_PLANS)
+def forward_launch(
+    dtype: torch.dtype,
+    device: torch.device,
+    shape: torch.Size,
+    side: int,
+    *,
+    turned: bool,
+    biased: bool,
+) -> Launch:
+    """The launch on a device of the sums of features (B, H, W, C), or with the kernel turned."""
+    from convflow.ops.depthwise import gpu_kernels
+
+    options = _variants_for(dtype, shape, side)["forward"] | {"TURNED": turned, "BIASED": biased}
+    num_strips, num_blocks, sizes = _sizes(shape, options)
+    programs = num_blocks * -(-num_strips * CHUNKS // _LANES)
+    return Launch(gpu_kernels.forward, programs, (*sizes, side), options)
+
+
+@lru_cache(NUM_PLANS)
+def taps_gradient_launch(
+    dtype: torch.dtype,
+    device: torch.device,
+    shape: torch.Size,
+    side: int,
+) -> tuple[int, Launch]:
+    """How many slabs of sums the weights' gradient of features (B, H, W, C) has, and its launch."""
+    from convflow.ops.depthwise import gpu_kernels
+
+    options = _variants_for(dtype, shape, side)["taps_gradient"]
+    num_strips, num_blocks, sizes = _sizes(shape, options)
+    steps = -(-num_strips * CHUNKS * options["COLUMNS"] // _LANES)  # of one program alone
+    most_slabs = max(1, _PROGRAMS // (options["COLUMNS"] * num_blocks))
+    num_steps = -(-steps // most_slabs)
+    num_slabs = -(-steps // num_steps)
+    programs = num_slabs * num_blocks
+    return num_slabs, Launch(gpu_kernels.taps_gradient, programs, (*sizes, num_steps), options)
+
+
+def _sizes(shape: torch.Size, options: dict[str, Any]) -> tuple[int, int, tuple[int, ...]]:
     """Numbers of strips and of blocks of channels, and what both kernels are told of sizes."""
-    batch, height, width, channels = x.shape
+    batch, height, width, channels = shape
     num_strips = batch * -(-height // options["STRIP"]) * width
     chunks = channels // options["VECTOR"]
     num_blocks = -(-chunks // CHUNKS)
     return num_strips, num_blocks, (num_strips, height, width, chunks, num_blocks)
 
 
-def _variants_for(x: Tensor, side: int) -> dict[str, dict[str, Any]]:
-    return variants(
-        x.dtype, x.shape[3], side, wide=x.numel() >= _LIMIT, amd=torch.version.hip is not None
-    )
+def _variants_for(dtype: torch.dtype, shape: torch.Size, side: int) -> dict[str, dict[str, Any]]:
+    wide = shape.numel() >= _LIMIT
+    return variants(dtype, shape[3], side, wide=wide, amd=torch.version.hip is not None)
 
 
 @cache
@@ -116,7 +139,7 @@ def variants(
     """
     vector = math.gcd(channels, 16 // dtype.itemsize)
     shared = {"K": side, "VECTOR": vector, "LANES": _LANES, "WIDE": wide}
-    shared |= {"num_warps": 2 if amd else 4}
+    shared |= {"num_warps": 2 if amd else 4, "enable_fp_fusion": True}
     return {
         "forward": shared | {"STRIP": min(8, _SUMS // vector)},
         "taps_gradient": shared

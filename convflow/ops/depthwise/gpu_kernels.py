@@ -43,15 +43,16 @@ def _load(source, offset, real, other):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _add(totals, index: tl.constexpr, product):  # type: ignore[no-untyped-def]
-    """The tuple with `product` added to one of its entries."""
-    return totals[:index] + (totals[index] + product,) + totals[index + 1 :]  # noqa: RUF005
+def _put(totals, index: tl.constexpr, total):  # type: ignore[no-untyped-def]
+    """The tuple with another entry in one place."""
+    return totals[:index] + (total,) + totals[index + 1 :]  # noqa: RUF005
 
 
 @triton.jit(do_not_specialize=_SIZES)
 def forward(  # type: ignore[no-untyped-def]
     x,
-    taps,
+    weight,
+    bias,
     out,
     num_strips,
     height,
@@ -63,14 +64,15 @@ def forward(  # type: ignore[no-untyped-def]
     VECTOR: tl.constexpr,
     STRIP: tl.constexpr,
     LANES: tl.constexpr,
+    TURNED: tl.constexpr,
+    BIASED: tl.constexpr,
     WIDE: tl.constexpr,
 ):
-    """Fill `out` (B, H, W, C) from `x`; with the kernel turned around, the gradient of `x`.
+    """Fill `out` (B, H, W, C) from `x`; with the kernel TURNED around, the gradient of `x`.
 
     Grid: num_blocks programs, one for each CHUNKS chunks of channels, for every LANES / CHUNKS
-    strips. `taps` (K * K + 1, C) are the kernel's, row by row, and then the bias, in float32.
-    num_columns is K, as a number that no compiler unrolls a loop by. WIDE: a tensor has 2^31
-    numbers or more.
+    strips. `weight` (C, K, K) and, if BIASED, `bias` (C) are float32. num_columns is K, as a
+    number that no compiler unrolls a loop by. WIDE: a tensor has 2^31 numbers or more.
     """
     program = tl.program_id(0)
     lane = tl.arange(0, LANES)
@@ -84,12 +86,18 @@ def forward(  # type: ignore[no-untyped-def]
     below = width * right
     x += _numbers(first, VECTOR)
     out += _numbers(first, VECTOR)
-    taps += _numbers(tl.minimum(chunk, chunks - 1), VECTOR)
-    totals = (tl.load(taps + K * K * right),) * STRIP
+    some = tl.minimum(chunk, chunks - 1)
+    # In two steps, so that places differ by constants.
+    weight += (some * (VECTOR * K * K))[:, None]
+    weight += tl.arange(0, VECTOR)[None, :] * (K * K)
+    totals = (tl.zeros((LANES, VECTOR), tl.float32),) * STRIP
+    if BIASED:
+        totals = (tl.load(bias + _numbers(some, VECTOR)),) * STRIP
     for j in tl.range(0, num_columns):
         weights = ()
         for i in tl.static_range(K):
-            weights += (tl.load(taps + (i * K + j) * right),)  # type: ignore[assignment]
+            tap = K * K - 1 - (i * K + j) if TURNED else i * K + j
+            weights += (tl.load(weight + tap),)  # type: ignore[assignment]
         beside = column + j - K // 2
         there = real & (beside >= 0) & (beside < width)
         for r in tl.static_range(STRIP + K - 1):
@@ -97,7 +105,7 @@ def forward(  # type: ignore[no-untyped-def]
             step = (r - K // 2) * below + (j - K // 2) * right
             value = _load(x, step, there & (row >= 0) & (row < height), 0.0)
             for s in tl.static_range(max(0, r - K + 1), min(STRIP, r + 1)):
-                totals = _add(totals, s, value * weights[r - s])
+                totals = _put(totals, s, totals[s] + value * weights[r - s])
     for s in tl.static_range(STRIP):
         inside = (real & (top + s < height))[:, None]
         tl.store(out + s * below, totals[s].to(out.dtype.element_ty), inside)
@@ -159,7 +167,10 @@ def taps_gradient(  # type: ignore[no-untyped-def]
             inside = there & (row >= 0) & (row < height)
             value = _load(x + place, (r - K // 2) * below, inside, one)
             for s in tl.static_range(max(0, r - K + 1), min(STRIP, r + 1)):
-                totals = _add(totals, r - s, value * upstream[s])
+                total = totals[r - s] + value * upstream[s]
+                # Nothing times an infinity would be NaN.
+                beneath = (top + s < height)[:, None]
+                totals = _put(totals, r - s, tl.where(beneath, total, totals[r - s]))
 
     spot = tl.arange(0, COLUMNS * CHUNKS)
     chunk, j = block + spot % CHUNKS, spot // CHUNKS

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from convflow.ops.depthwise import gpu, reference
 from convflow.ops.inputs import check_operands, is_transformed
+from convflow.ops.register import register
 from convflow.types import InputError
 
 MOST_SIDE = 9
@@ -78,41 +79,30 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
     check_operands(x=x, weight=weight, **({} if bias is None else {"bias": bias}))
 
 
-_conv = torch.library.custom_op(
-    "convflow::depthwise_conv",
-    reference.depthwise_conv,
-    mutates_args=(),
-    schema="(Tensor x, Tensor weight, Tensor? bias) -> Tensor",
-)
-_conv_backward = torch.library.custom_op(
-    "convflow::depthwise_conv_backward",
-    reference.depthwise_conv_backward,
-    mutates_args=(),
-    schema="(Tensor grad, Tensor x, Tensor weight) -> (Tensor, Tensor, Tensor)",
-)
-_conv.register_kernel("cuda")(gpu.depthwise_conv)
-_conv_backward.register_kernel("cuda")(gpu.depthwise_conv_backward)
-
-
-@_conv.register_fake
-def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def _fake(x: Tensor, *others: Any) -> Tensor:
     return x.new_empty(x.shape)
 
 
-@_conv_backward.register_fake
-def _(grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    return x.new_empty(x.shape), weight.new_empty(weight.shape), weight.new_empty(len(weight))
+def _fake_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, want_x: bool = True, want_weight: bool = True
+) -> tuple[Tensor, Tensor, Tensor]:
+    return (
+        x.new_empty(x.shape if want_x else 0),
+        weight.new_empty(weight.shape if want_weight else 0),
+        weight.new_empty(len(weight) if want_weight else 0),
+    )
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, weight, bias = inputs
-    ctx.has_bias = bias is not None
+    x, weight, _ = inputs
     ctx.save_for_backward(x, weight)
 
 
 def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    grad_x, grad_weight, grad_bias = _conv_backward(grad.contiguous(), *ctx.saved_tensors)
-    return grad_x, grad_weight, grad_bias if ctx.has_bias else None
+    wanted = ctx.needs_input_grad
+    flags = wanted[0], wanted[1] or wanted[2]
+    found = _conv_backward(grad.contiguous(), *ctx.saved_tensors, *flags)
+    return tuple(one if want else None for one, want in zip(found, wanted, strict=True))
 
 
 def _refuse(ctx: Any, *grads: Tensor) -> None:
@@ -122,5 +112,21 @@ def _refuse(ctx: Any, *grads: Tensor) -> None:
     )
 
 
-_conv.register_autograd(_differentiate, setup_context=_save)
-_conv_backward.register_autograd(_refuse)
+_conv_backward = register(
+    "depthwise_conv_backward",
+    "(Tensor grad, Tensor x, Tensor weight, bool want_x=True, bool want_weight=True)"
+    " -> (Tensor, Tensor, Tensor)",
+    reference.depthwise_conv_backward,
+    {"cuda": gpu.depthwise_conv_backward},
+    _fake_backward,
+    _refuse,
+)
+_conv = register(
+    "depthwise_conv",
+    "(Tensor x, Tensor weight, Tensor? bias) -> Tensor",
+    reference.depthwise_conv,
+    {"cuda": gpu.depthwise_conv},
+    _fake,
+    _differentiate,
+    _save,
+)

@@ -32,23 +32,33 @@ def depthwise_conv_backward(
     grad: Float[Tensor, "B H W C"],
     x: Float[Tensor, "B H W C"],
     weight: Float[Tensor, "C 1 k k"],
+    want_x: bool = True,
+    want_weight: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of `depthwise_conv`.
 
-    `grad` is the gradient of the result; other arguments are those of `depthwise_conv`.
+    Args:
+        grad: gradient of the result.
+        x: as given to `depthwise_conv`.
+        weight: as given to `depthwise_conv`.
+        want_x: compute the gradient of x.
+        want_weight: compute the gradients of weight and bias.
 
     Returns:
-        The gradients of x, weight and a bias, each contiguous and in its tensor's dtype.
+        The gradients of x, weight and a bias, each contiguous and in its tensor's dtype; of shape
+        (0,) where it is not wanted.
     """
     grad_x, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
         _turn(grad, weight),
         _turn(x, weight),
         weight,
         bias_sizes=[len(weight)],
-        output_mask=[True] * 3,
+        output_mask=[want_x, want_weight, want_weight],
         **_settings(weight),
     )
-    grad_x = grad_x.permute(0, 2, 3, 1).to(x.dtype).contiguous()
+    grad_x = grad_x.permute(0, 2, 3, 1).to(x.dtype).contiguous() if want_x else x.new_empty(0)
+    if not want_weight:
+        return grad_x, weight.new_empty(0), weight.new_empty(0)
     return grad_x, grad_weight.contiguous(), grad_bias
 
 

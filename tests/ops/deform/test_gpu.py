@@ -20,7 +20,7 @@ pytestmark = [
     pytest.mark.skipif(
         launch.find_triton()[0] is None, reason=f"no Triton to run: {launch.find_triton()[1]}"
     ),
-    pytest.mark.usefixtures("poisoned"),
+    pytest.mark.usefixtures("poisoned", "no_plans"),
 ]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 """The interpreter runs kernels on tensors of the CPU; see conftest.py."""
@@ -188,6 +188,39 @@ def test_unaligned_memory() -> None:
     compare(grad, inputs, "zeros")
 
 
+def test_unaligned_heads_are_copied_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, merged, *others = draw_merged((1, 3, 4, 2, 4), torch.float32, 1)
+    moved = torch.cat((merged.new_zeros(1), merged.flatten()))[1:].view_as(merged)
+    copies, clone = [], Tensor.clone
+    monkeypatch.setattr(Tensor, "clone", lambda self: copies.append(self) or clone(self))
+    gpu.msdcn_sample(moved, *others, "zeros")
+    assert len(copies) == 1
+
+
+@pytest.mark.parametrize("want_values", [False, True])
+def test_gradients_that_are_not_wanted_cost_nothing(
+    want_values: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grad, *inputs = draw((1, 3, 4, 1, 4, 2))
+    wanted = {"tap_boxes", "values_gradient"} if want_values else {"taps_gradient"}
+    launched, call = set(), launch.Launch.__call__
+
+    def spy(self: launch.Launch, *tensors: Tensor) -> None:
+        names = (name for name in gpu._Plan._fields if getattr(plan, name) is self)
+        launched.update(names)
+        call(self, *tensors)
+
+    plan = gpu._plan_for(*inputs, "zeros")
+    everything = gpu.deform_sample_backward(grad, *inputs, "zeros")
+    monkeypatch.setattr(launch.Launch, "__call__", spy)
+    found = gpu.deform_sample_backward(grad, *inputs, "zeros", want_values, not want_values)
+    assert launched == wanted
+    for one, other, want in zip(
+        found, everything, (want_values, not want_values, not want_values), strict=True
+    ):
+        assert one.equal(other) if want else one.shape == (0,)
+
+
 def test_pictures_of_many_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     """With 64-bit positions, here of a small image."""
     monkeypatch.setattr(gpu, "_LIMIT", 1)
@@ -210,9 +243,14 @@ def test_same_bits_on_every_run(deterministic: bool) -> None:
 
 @pytest.mark.skipif(DEVICE == "cpu", reason="the interpreter compiles nothing")
 def test_compiles_once_for_all_sizes() -> None:
-    from convflow.ops.deform import gpu_kernels
+    from convflow.ops.deform import gpu_gradients, gpu_kernels
 
-    kernels = (gpu_kernels.forward, gpu_kernels.taps_gradient, gpu_kernels.values_gradient)
+    kernels = (
+        gpu_kernels.forward,
+        gpu_gradients.taps_gradient,
+        gpu_gradients.tap_boxes,
+        gpu_gradients.values_gradient,
+    )
     counts = []
     for size in ((1, 1, 1, 1), (2, 8, 8, 3), (3, 17, 5, 2), (5, 16, 16, 16)):
         grad, *inputs = draw((*size, 40, 5))

@@ -67,6 +67,31 @@ def test_gradients_of_a_sum_and_of_permuted_inputs(border: str) -> None:
         assert_close_rms(one, other)
 
 
+@pytest.mark.parametrize(
+    ("needed", "flags"),
+    [((0,), (True, False)), ((1,), (False, True)), ((2,), (False, True)), ((0, 2), (True, True))],
+)
+def test_only_the_gradients_that_are_needed_are_asked_for(
+    needed: tuple[int, ...], flags: tuple[bool, bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, backward = [], op._sample_backward
+    leaves = draw(2, 4, 5, 2, 3, grad=True)
+    truths = torch.autograd.grad(deform_sample(*leaves).sum(), leaves)
+    for place, leaf in enumerate(leaves):
+        leaf.requires_grad_(place in needed)
+
+    def spy(*arguments: object) -> object:
+        asked.append(arguments[-2:])
+        return backward(*arguments)
+
+    monkeypatch.setattr(op, "_sample_backward", spy)
+    wanted = [leaves[place] for place in needed]
+    found = torch.autograd.grad(deform_sample(*leaves).sum(), wanted)
+    assert asked == [flags]
+    for one, place in zip(found, needed, strict=True):
+        assert one.equal(truths[place])
+
+
 def test_an_empty_batch_passes_through() -> None:
     leaves = draw(0, 4, 4, 2, 8, grad=True)
     out = deform_sample(*leaves)
@@ -132,7 +157,9 @@ def test_opcheck(border: str) -> None:
     leaves = draw(2, 4, 5, 2, 3, grad=True)
     torch.library.opcheck(op._sample, (*leaves, border))
     detached = [leaf.detach() for leaf in leaves]
-    torch.library.opcheck(op._sample_backward, (torch.randn(2, 4, 5, 2, 3), *detached, border))
+    for wanted in ((), (True, False), (False, True)):
+        inputs = (torch.randn(2, 4, 5, 2, 3), *detached, border, *wanted)
+        torch.library.opcheck(op._sample_backward, inputs)
 
 
 def test_meta_tensors_have_shapes() -> None:

@@ -17,7 +17,7 @@ pytestmark = [
     pytest.mark.skipif(
         launch.find_triton()[0] is None, reason=f"no Triton to run: {launch.find_triton()[1]}"
     ),
-    pytest.mark.usefixtures("poisoned"),
+    pytest.mark.usefixtures("poisoned", "no_plans"),
 ]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 """The interpreter runs kernels on tensors of the CPU; see conftest.py."""
@@ -94,6 +94,31 @@ def test_no_two_gradients_share_memory(side: int) -> None:
     weight = torch.randn(8, 1, side, side, device=DEVICE)
     grads = gpu.depthwise_conv_backward(x, x, weight)
     assert len({grad.untyped_storage().data_ptr() for grad in grads}) == 3
+
+
+@pytest.mark.parametrize("want_x", [False, True])
+def test_gradients_that_are_not_wanted_cost_nothing(
+    want_x: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grad, x, weight, _ = draw((1, 3, 4, 8, 3))
+    everything = gpu.depthwise_conv_backward(grad, x, weight)
+    unwanted = "_taps_gradient" if want_x else "_forward"
+    monkeypatch.setattr(gpu, unwanted, lambda *a, **k: pytest.fail(f"{unwanted} was called"))
+    found = gpu.depthwise_conv_backward(grad, x, weight, want_x, not want_x)
+    for one, other, want in zip(found, everything, (want_x, not want_x, not want_x), strict=True):
+        assert one.equal(other) if want else one.shape == (0,)
+
+
+@pytest.mark.parametrize("height", [5, 8, 9])
+@pytest.mark.parametrize("row", [0, -1])
+def test_an_infinity_stays_with_the_taps_that_read_it(height: int, row: int) -> None:
+    """The first row of taps never reads the last row of positions, nor the last the first."""
+    grad, x, weight, _ = draw((1, height, 4, 8, 3))
+    x[0, row] = torch.inf
+    _, of_weight, of_bias = gpu.depthwise_conv_backward(grad, x, weight)
+    finite = of_weight.isfinite().all((0, 1, 3))
+    assert finite.tolist() == ([False, False, True] if row == 0 else [True, False, False])
+    assert of_bias.isfinite().all()
 
 
 def test_nothing_to_do() -> None:

@@ -44,6 +44,30 @@ def test_permuted_inputs_and_the_gradient_of_a_sum(device: str) -> None:
         assert_close_rms(one, other)
 
 
+@pytest.mark.parametrize(
+    ("needed", "flags"), [((0,), (True, False)), ((1,), (False, True)), ((2,), (False, True))]
+)
+def test_only_the_gradients_that_are_needed_are_asked_for(
+    needed: tuple[int, ...], flags: tuple[bool, bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, backward = [], op._conv_backward
+    leaves = draw(2, 6, 5, 8)
+    truths = torch.autograd.grad(depthwise_conv(*leaves).square().sum(), leaves)
+    for place, leaf in enumerate(leaves):
+        leaf.requires_grad_(place in needed)
+
+    def spy(*arguments: object) -> object:
+        asked.append(arguments[-2:])
+        return backward(*arguments)
+
+    monkeypatch.setattr(op, "_conv_backward", spy)
+    wanted = [leaves[place] for place in needed]
+    found = torch.autograd.grad(depthwise_conv(*leaves).square().sum(), wanted)
+    assert asked == [flags]
+    for one, place in zip(found, needed, strict=True):
+        assert_close_rms(one, truths[place])
+
+
 def test_an_empty_batch_passes_through() -> None:
     leaves = draw(0, 4, 4, 8)
     out = depthwise_conv(*leaves)
@@ -107,7 +131,8 @@ def test_opcheck(has_bias: bool) -> None:
     x, weight, bias = draw(2, 4, 5, 3)
     torch.library.opcheck(op._conv, (x, weight, bias if has_bias else None))
     inputs = (torch.randn(2, 4, 5, 3), x.detach(), weight.detach())
-    torch.library.opcheck(op._conv_backward, inputs)
+    for wanted in ((), (True, False), (False, True)):
+        torch.library.opcheck(op._conv_backward, (*inputs, *wanted))
 
 
 def test_meta_tensors_have_shapes() -> None:
