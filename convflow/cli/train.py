@@ -46,6 +46,8 @@ common settings
   --batch-size 128         global batch size, for any number of devices
   --micro-batch 32         largest batch on a device at once; a small one saves memory
   --optim.lr 2e-4          learning rate
+  --optim.kind muon        optimizer: adamw, muon, or package.module:Name
+  --optim.schedule cosine  learning rate over the run: constant, linear, cosine or wsd
   --device cpu             device to train on; auto uses a GPU if there is one
   --precision float32      arithmetic of the network; auto uses bfloat16 where it is fast
   --codec latent           train in latents of an autoencoder (needs convflow[diffusers])

@@ -41,6 +41,7 @@ ON_RESUME: dict[str, Rule] = {
     "process.decomposition": "new",
     "objectives": "init",
     "optim": "recorded",
+    "optim.kind": "init",
     "ema": "recorded",
     "monitor": "free",
     "checkpoint": "free",

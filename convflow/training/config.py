@@ -17,13 +17,13 @@ from convflow.processes.process import Process
 from convflow.settings.fields import (
     Count,
     Fraction,
-    Momentum,
     Natural,
     NotNegative,
     Pixels,
     Positive,
     doc,
 )
+from convflow.training.optimizers import AdamW, Optimizer
 
 PrecisionChoice = Literal["auto", "float32", "bfloat16"]
 
@@ -72,25 +72,6 @@ class DataConfig:
     on_change: Annotated[
         Literal["warn", "stop"], doc("what to do on resume where pictures were written anew")
     ] = "warn"
-
-
-@dataclass(frozen=True)
-class OptimConfig:
-    """AdamW and what surrounds it."""
-
-    lr: Annotated[Positive, doc("peak learning rate")] = 1e-4
-    betas: Annotated[tuple[Momentum, Momentum], doc("AdamW's momenta")] = (0.9, 0.999)
-    weight_decay: Annotated[
-        NotNegative, doc("AdamW's weight decay; spares norms, biases, embeddings")
-    ] = 0.0
-    warmup_images: Annotated[
-        Natural, doc("images over which the learning rate rises at the start")
-    ] = 0
-    schedule: Annotated[
-        Literal["constant", "linear"],
-        doc("learning rate after warm-up: constant, or linear to zero"),
-    ] = "constant"
-    clip: Annotated[Positive | None, doc("largest gradient norm, or none")] = 1.0
 
 
 @dataclass(frozen=True)
@@ -149,7 +130,9 @@ class TrainConfig:
         dict[str, dict[str, Any]],
         doc("losses beside that of the process, by name: kind, weight, settings of the kind"),
     ] = field(default_factory=dict)
-    optim: OptimConfig = OptimConfig()
+    optim: Annotated[Optimizer, doc("optimizer: adamw, muon or package.module:Name")] = field(
+        default_factory=AdamW
+    )
     ema: EMAConfig = EMAConfig()
     monitor: MonitorConfig = MonitorConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
