@@ -49,6 +49,7 @@ common settings
   --optim.kind muon        optimizer: adamw, muon, or package.module:Name
   --optim.schedule cosine  learning rate over the run: constant, linear, cosine or wsd
   --device cpu             device to train on; auto uses a GPU if there is one
+  --compile blocks         torch.compile of the network: off, blocks or whole; needs a compiler
   --precision float32      arithmetic of the network; auto uses bfloat16 where it is fast
   --codec latent           train in latents of an autoencoder (needs convflow[diffusers])
   --process ddpm           use DDPM instead of flow matching; see also --process.schedule

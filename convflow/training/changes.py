@@ -53,6 +53,7 @@ ON_RESUME: dict[str, Rule] = {
     "label_dropout": "recorded",
     "seed": "init",
     "device": "free",
+    "compile": "recorded",
     "precision": "recorded",
 }
 """The rule of every key, or of its group where the key is not named."""

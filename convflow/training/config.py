@@ -23,6 +23,7 @@ from convflow.settings.fields import (
     Positive,
     doc,
 )
+from convflow.training.compiling import CompileChoice
 from convflow.training.optimizers import AdamW, Optimizer
 
 PrecisionChoice = Literal["auto", "float32", "bfloat16"]
@@ -144,6 +145,10 @@ class TrainConfig:
     label_dropout: Annotated[Fraction, doc("share of labels replaced by 'no label'")] = 0.1
     seed: Annotated[Natural, doc("seed of weights, data order, noise and times")] = 0
     device: Annotated[str, doc("device to train on: auto, cpu, ...")] = "auto"
+    compile: Annotated[
+        CompileChoice,
+        doc("torch.compile of the network: off, blocks (quick to compile) or whole"),
+    ] = "off"
     precision: Annotated[
         PrecisionChoice, doc("arithmetic of the network; auto = bfloat16 where fast")
     ] = "auto"

@@ -25,6 +25,7 @@ from convflow.parallel.ddp import create_parallel
 from convflow.processes.process import Process
 from convflow.seeds import TRAINING_KEYS, generator_of
 from convflow.training import checkpoint
+from convflow.training.compiling import BatchShapes, compile_network, uncompiled
 from convflow.training.config import TrainConfig
 from convflow.training.divergence import (
     first_nonfinite_gradient,
@@ -79,6 +80,8 @@ class Trainer:
             EMA(module, config.ema.decay, config.ema.warmup)
             for module in (model, losses.objectives)
         )
+        compile_network(model, config.compile, bool(losses.blocks))  # not the average, a copy
+        self.shapes = BatchShapes()
         self.parallel = create_parallel()
         self.prepared = self.parallel.prepare(losses, unused=losses.of_users)
         self.optimizer = create_optimizer(losses, config.optim)
@@ -236,7 +239,9 @@ class Trainer:
         """Write a grid of samples from raw weights and one from their average, unless stopped."""
         networks: dict[str, Any] = {"raw": self.model, "ema": self.ema.model}
         self.model.eval()
-        if self.previews.write(networks, self.images_seen, stop):
+        with uncompiled(self.config.compile != "off"):  # other shapes, and few batches
+            written = self.previews.write(networks, self.images_seen, stop)
+        if written:
             log.info(f"samples after {self.images_seen:,} images: {self.previews.folder}")
         self.model.train()
 
@@ -281,6 +286,8 @@ class Trainer:
         """Return the loss of each picture and its terms, see `Losses`."""
         noise = None if noise is None else noise[rows]
         data = self.codec.encode(images.to(self.device), noise=noise)
+        if self.config.compile != "off":
+            self.shapes.add(data.shape)
         losses = self.losses
         batch = Inputs(
             data,
@@ -353,7 +360,8 @@ class Trainer:
             for rows in _slices(len(images), self.config.micro_batch):
                 parts.append(self._losses(images[rows], take(labels, rows), draws, rows, noise)[0])
 
-        module = first_nonfinite_module(self.losses, forward)
+        with uncompiled(self.config.compile != "off"):
+            module = first_nonfinite_module(self.losses, forward)
         bad = (~torch.cat(parts).isfinite()).nonzero().flatten().tolist()
         names = ", ".join(
             self.images.item_name(int(indices[i])) for i in bad[:3] if i < len(indices)
