@@ -45,6 +45,7 @@ ON_RESUME: dict[str, Rule] = {
     "ema": "recorded",
     "monitor": "free",
     "checkpoint": "free",
+    "memory": "free",
     "sampling": "free",
     "init": "new",
     "images": "recorded",

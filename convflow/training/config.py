@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from convflow.bundle.config import ResolutionConfig, SamplingConfig
 from convflow.codecs import Codec, PixelCodec
 from convflow.data.files import MAX_PIXELS
+from convflow.models.blocks import RecomputeChoice
 from convflow.processes.flow import FlowMatching
 from convflow.processes.process import Process
 from convflow.settings.fields import (
@@ -113,6 +114,16 @@ class CheckpointConfig:
 
 
 @dataclass(frozen=True)
+class MemoryConfig:
+    """What saves memory and costs time."""
+
+    recompute: Annotated[
+        RecomputeChoice,
+        doc("blocks whose results the backward pass computes again: none, blocks = all, every-2"),
+    ] = "none"
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """Everything a training run depends on."""
 
@@ -137,6 +148,7 @@ class TrainConfig:
     ema: EMAConfig = EMAConfig()
     monitor: MonitorConfig = MonitorConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    memory: MemoryConfig = MemoryConfig()
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     init: Annotated[str, doc("run, checkpoint or model folder whose weights it begins from")] = ""
     images: Annotated[Count, doc("length of the run in images seen")] = 1_000_000

@@ -18,6 +18,7 @@ from convflow import distributed
 from convflow.codecs import Codec
 from convflow.conditions.labels import take
 from convflow.data.loader import Batch, Images, Order, batches
+from convflow.models.blocks import recompute_blocks
 from convflow.models.resolution import Resolution, read_arguments
 from convflow.models.zoo import check_process
 from convflow.objectives.objective import Inputs
@@ -80,7 +81,8 @@ class Trainer:
             EMA(module, config.ema.decay, config.ema.warmup)
             for module in (model, losses.objectives)
         )
-        compile_network(model, config.compile, bool(losses.blocks))  # not the average, a copy
+        recompute_blocks(model, config.memory.recompute)  # not of the average, a copy
+        compile_network(model, config.compile, bool(losses.blocks))
         self.shapes = BatchShapes()
         self.parallel = create_parallel()
         self.prepared = self.parallel.prepare(losses, unused=losses.of_users)
