@@ -84,6 +84,9 @@ class EMAConfig:
     warmup: Annotated[
         NotNegative, doc("step n of the average keeps (1 + n) / (warmup + n); 0 = off")
     ] = 10.0
+    every: Annotated[
+        Count, doc("steps between updates of the average, whose half-life stays the same")
+    ] = 1
 
 
 @dataclass(frozen=True)

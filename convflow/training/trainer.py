@@ -78,7 +78,7 @@ class Trainer:
         self.shape = (model.in_channels, height // codec.factor, width // codec.factor)
         self.device = next(model.parameters()).device
         self.ema, self.objectives_ema = (
-            EMA(module, config.ema.decay, config.ema.warmup)
+            EMA(module, config.ema.decay, config.ema.warmup, config.ema.every)
             for module in (model, losses.objectives)
         )
         recompute_blocks(model, config.memory.recompute)  # not of the average, a copy
