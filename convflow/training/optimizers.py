@@ -38,6 +38,10 @@ class Optimizer(Part):
         """
         raise NotImplementedError
 
+    def numbers_kept(self, model: nn.Module) -> int:
+        """Return how many numbers the optimizer keeps beside the parameters: usually two each."""
+        return 2 * sum(p.numel() for p in trained_parameters(model).values())
+
 
 @dataclass(frozen=True)
 class OptimConfig(Optimizer):
@@ -211,6 +215,12 @@ class Muon(AdamW):
             adjust_lr_fn="match_rms_adamw",
         )
         return Joined([muon, self._adamw(others)])
+
+    def numbers_kept(self, model: nn.Module) -> int:
+        """Return how many numbers the optimizer keeps: of a matrix one for each of its own."""
+        inside = _matrices(model)
+        matrices = [p.numel() for p in model.parameters() if id(p) in inside]
+        return super().numbers_kept(model) - sum(matrices)
 
 
 class Joined(torch.optim.Optimizer):
