@@ -45,8 +45,13 @@ common settings
   --minutes 20             save and end after this time, or at the full length if that is earlier
   --batch-size 128         global batch size, for any number of devices
   --micro-batch 32         largest batch on a device at once; a small one saves memory
+  --memory.recompute blocks  saves memory: the backward pass computes the results of all blocks
+                           (or of every other one: every-2) a second time
   --optim.lr 2e-4          learning rate
+  --optim.kind muon        optimizer: adamw, muon, or package.module:Name
+  --optim.schedule cosine  learning rate over the run: constant, linear, cosine or wsd
   --device cpu             device to train on; auto uses a GPU if there is one
+  --compile blocks         torch.compile of the network: off, blocks or whole; needs a compiler
   --precision float32      arithmetic of the network; auto uses bfloat16 where it is fast
   --codec latent           train in latents of an autoencoder (needs convflow[diffusers])
   --process ddpm           use DDPM instead of flow matching; see also --process.schedule

@@ -1,15 +1,19 @@
-"""The blocks of a network, compiled in place: one graph for each kind, not for each block."""
+"""The blocks of a network, changed in place: compiled, or computed again in the backward pass."""
 
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
+from convflow.models.backbone import Backbone
 from convflow.nn.norm import Modulation
 from convflow.types import InputError
+
+RecomputeChoice = Literal["none", "blocks", "every-2"]
 
 MOST_GRAPHS = 64
 """Graphs of one kind of block: one for each width, size, dtype and with or without gradients."""
@@ -45,3 +49,41 @@ def compile_blocks(model: nn.Module, **options: Any) -> None:
     usual = {"dynamic": False, **({"recompile_limit": MOST_GRAPHS} if has_limit else {})}
     for part in parts:
         part.compile(**usual | options)
+
+
+def recompute_blocks(model: Backbone, which: RecomputeChoice) -> None:
+    """Let blocks keep their input alone for the backward pass, which computes the rest again.
+
+    It costs a second forward pass of these blocks in each step, and saves what autograd keeps of
+    them. Losses and gradients stay as they are. It happens in place: names in the state dict, hooks
+    and weights stay. Without gradients nothing changes.
+
+    Args:
+        model: any network with blocks, before it is compiled.
+        which: "blocks", all; "every-2", the first, the third and so on; "none".
+
+    Raises:
+        InputError: nothing in the network is modulated.
+
+    Example:
+        >>> from convflow import create_model
+        >>> recompute_blocks(create_model("dico", width=16), "blocks")
+    """
+    if which == "none":
+        return
+    if not model.trunk_blocks:
+        raise InputError(
+            f"expected a network with blocks that have a Modulation, got {type(model).__name__} "
+            "without; leave out --memory.recompute"
+        )
+    for block in model.trunk_blocks[:: 2 if which == "every-2" else 1]:
+        block.forward = _recomputed(block.forward)
+
+
+def _recomputed(forward: Any) -> Any:
+    def again(*given: Any, **named: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return forward(*given, **named)
+        return checkpoint(forward, *given, use_reentrant=False, **named)
+
+    return again

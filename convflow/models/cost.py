@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from convflow.models.backbone import Backbone, check_size
+from convflow.models.blocks import RecomputeChoice, recompute_blocks
 from convflow.types import InputError, Size
 
 TRAINING_COPIES = {"weights": 1, "averaged weights": 1, "gradients": 1, "AdamW moments": 2}
@@ -35,12 +36,14 @@ class Cost(NamedTuple):
         saved: bytes that autograd keeps of one forward pass for the backward pass.
         live: the most bytes that exist at once in a forward pass without gradients, beside the
             weights and the batch itself.
+        again: bytes that autograd keeps of the largest block, where blocks are computed again.
     """
 
     parameters: int
     gmacs: float
     saved: int
     live: int
+    again: int = 0
 
     @property
     def training(self) -> dict[str, int]:
@@ -50,7 +53,8 @@ class Cost(NamedTuple):
         The allocator's rest and the data loader are not in it.
         """
         held = {name: 4 * count * self.parameters for name, count in TRAINING_COPIES.items()}
-        return held | {"activations": self.saved, "temporary results": self.live}
+        activations = self.saved + self.again
+        return held | {"activations": activations, "temporary results": self.live}
 
     @property
     def sampling(self) -> dict[str, int]:
@@ -63,7 +67,12 @@ MOST_PLACES = 2**33
 
 
 def measure_cost(
-    build: Callable[[], Backbone], size: Size, batch: int = 1, factor: int = 1, half: bool = False
+    build: Callable[[], Backbone],
+    size: Size,
+    batch: int = 1,
+    factor: int = 1,
+    half: bool = False,
+    recompute: RecomputeChoice = "none",
 ) -> Cost:
     """Return what a network costs for `batch` images of a height and width.
 
@@ -73,6 +82,7 @@ def measure_cost(
         batch: images at once; guidance evaluates two for each that it makes.
         factor: pixels along a side of one cell of model space.
         half: whether the arithmetic is in bfloat16, the weights in float32.
+        recompute: blocks that the backward pass computes again, see `recompute_blocks`.
 
     Raises:
         InputError: a size that does not fit the network, or a batch beyond counting.
@@ -87,6 +97,8 @@ def measure_cost(
                 f"{size[0]}x{size[1]}; give fewer or smaller ones"
             )
         inputs = model.blank_inputs(batch, cells)
+        again = _largest_block(model, inputs) if recompute != "none" else 0
+        recompute_blocks(model, recompute)
         saved = _Saved(model)
         with saved_tensors_hooks(saved.keep, _same):
             model(*inputs)
@@ -94,7 +106,21 @@ def measure_cost(
         with torch.no_grad(), _Live(model) as live, flops:
             model(*inputs)
         parameters = sum(p.numel() for p in model.parameters())
-        return Cost(parameters, flops.get_total_flops() / 2e9 / batch, saved.bytes, live.most)
+        return Cost(
+            parameters, flops.get_total_flops() / 2e9 / batch, saved.bytes, live.most, again
+        )
+
+
+def _largest_block(model: Backbone, inputs: tuple[Any, ...]) -> int:
+    """Return the bytes that autograd keeps of the block of which it keeps most."""
+    saved, sizes = _Saved(model), [0]
+    begun: list[int] = []
+    for block in model.trunk_blocks:
+        block.register_forward_pre_hook(lambda *_: begun.append(saved.bytes))
+        block.register_forward_hook(lambda *_: sizes.append(saved.bytes - begun.pop()))
+    with saved_tensors_hooks(saved.keep, _same):
+        model(*inputs)
+    return max(sizes)
 
 
 def _storages(model: Backbone) -> list[torch.UntypedStorage]:

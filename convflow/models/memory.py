@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 
 from convflow.models.backbone import Backbone
+from convflow.models.blocks import RecomputeChoice
 from convflow.models.cost import MOST_PLACES, measure_cost
 from convflow.types import InputError, Size
 
@@ -31,6 +32,7 @@ class MemoryEstimate(NamedTuple):
         half: whether the arithmetic is in bfloat16.
         training: whether gradients and the optimizer are held too.
         evaluations: of the network side by side for one image; guidance needs 2.
+        recompute: blocks that the backward pass computes again, see `recompute_blocks`.
     """
 
     build: Callable[[], Backbone]
@@ -40,6 +42,7 @@ class MemoryEstimate(NamedTuple):
     half: bool = False
     training: bool = False
     evaluations: int = 1
+    recompute: RecomputeChoice = "none"
 
     def bound(self) -> int:
         """Return more bytes than `needs` does, at once: a place has fewer numbers than a network.
@@ -58,7 +61,9 @@ class MemoryEstimate(NamedTuple):
             # Beyond counting it goes on as it grew.
             one, two = (self._replace(batch=count, evaluations=1).needs() for count in (1, 2))
             return one + (evaluations - 1) * (two - one)
-        cost = measure_cost(self.build, self.size, evaluations, self.factor, self.half)
+        cost = measure_cost(
+            self.build, self.size, evaluations, self.factor, self.half, self.recompute
+        )
         return sum((cost.training if self.training else cost.sampling).values())
 
     def check(self, free: int | None, option: str) -> None:

@@ -6,7 +6,8 @@ from convflow.bundle.config import SamplingConfig
 from convflow.processes.ddpm import DDPM
 from convflow.processes.multiscale import MultiscaleFlow
 from convflow.samplers.solvers import create_solver
-from convflow.training.config import DataConfig, EMAConfig, OptimConfig, TrainConfig
+from convflow.training.config import DataConfig, EMAConfig, TrainConfig
+from convflow.training.optimizers import AdamW
 
 SCALES = MultiscaleFlow(factors=(2,), decomposition="dct", location=0.5)
 """16x16 pixels, then 32x32, as was best for a small FlowDCN after 20,480 images and good for SiT
@@ -24,7 +25,7 @@ def flowdcn() -> TrainConfig:
     return TrainConfig(
         model={"name": "flowdcn", "width": 192, "depth": 8, "num_groups": 6, "patch_size": 2},
         data=DataConfig(path="hf:uoft-cs/cifar10", size=(32, 32), channels=3),
-        optim=OptimConfig(lr=4e-4, betas=(0.9, 0.99), warmup_images=10_000),
+        optim=AdamW(lr=4e-4, betas=(0.9, 0.99), warmup_images=10_000),
         ema=EMAConfig(decay=0.999),
         sampling=SamplingConfig(create_solver("heun", steps=25), guidance=1.5),
         images=10_000_000,

@@ -2,7 +2,8 @@
 
 from convflow.bundle.config import SamplingConfig
 from convflow.samplers.solvers import create_solver
-from convflow.training.config import DataConfig, EMAConfig, OptimConfig, TrainConfig
+from convflow.training.config import DataConfig, EMAConfig, TrainConfig
+from convflow.training.optimizers import AdamW
 
 
 def flowdcn() -> TrainConfig:
@@ -10,7 +11,7 @@ def flowdcn() -> TrainConfig:
     return TrainConfig(
         model={"name": "flowdcn", "width": 192, "depth": 5, "num_groups": 6, "reach": 2.0},
         data=DataConfig(path="digits", size=(8, 8), channels=1, flip=False),
-        optim=OptimConfig(lr=2e-3, betas=(0.9, 0.99), warmup_images=5_000, schedule="linear"),
+        optim=AdamW(lr=2e-3, betas=(0.9, 0.99), warmup_images=5_000, schedule="linear"),
         ema=EMAConfig(decay=0.995),
         sampling=SamplingConfig(create_solver("heun", steps=20), guidance=1.5),
         images=56_000,

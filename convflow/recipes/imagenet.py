@@ -17,7 +17,8 @@ from convflow.processes.flow import FlowMatching
 from convflow.processes.multiscale import MultiscaleFlow
 from convflow.recipes import TargetScores
 from convflow.samplers.solvers import create_solver
-from convflow.training.config import DataConfig, EMAConfig, OptimConfig, TrainConfig
+from convflow.training.config import DataConfig, EMAConfig, TrainConfig
+from convflow.training.optimizers import AdamW
 
 DDPM_250 = SamplingConfig(
     create_solver("ddpm", steps=250), 1.0, channels_guided=3, label_policy="random"
@@ -56,7 +57,7 @@ def _recipe(model: str, steps: int, sampling: SamplingConfig, guidance: float) -
         data=DataConfig(path="hf:ILSVRC/imagenet-1k", size=(256, 256), channels=3, flip=True),
         codec=LatentCodec(),
         process=DDPM() if sampling.solver.kind == "ddpm" else FlowMatching(),
-        optim=OptimConfig(lr=1e-4, betas=(0.9, 0.999), clip=None),
+        optim=AdamW(lr=1e-4, betas=(0.9, 0.999), clip=None),
         ema=EMAConfig(decay=0.9999, warmup=0.0),
         sampling=replace(sampling, guidance=guidance),
         images=steps * 256,
@@ -125,7 +126,7 @@ def dico_h() -> TrainConfig:
     The scale of the guidance was not found.
     """
     recipe = _recipe("dico-h", 1_000_000, DDPM_250, 1.4)  # the scale is DiCo-XL's
-    optim = replace(recipe.optim, lr=2e-4, betas=(0.99, 0.99), warmup_images=5_000 * 1024)
+    optim = AdamW(2e-4, betas=(0.99, 0.99), warmup_images=5_000 * 1024, clip=None)
     return replace(recipe, optim=optim, batch_size=1024, images=1_000_000 * 1024)
 
 
@@ -220,7 +221,7 @@ def dfm_dit_xl_512() -> TrainConfig:
     """
     # The network is SiT's, which is DiT's with flow times.
     recipe = _recipe("sit-xl/2", 500_000, DFM_ODE, 1.5)
-    optim = OptimConfig(1e-4, (0.9, 0.99), 0.01, warmup_images=10_000 * 256, clip=1.0)
+    optim = AdamW(1e-4, betas=(0.9, 0.99), weight_decay=0.01, warmup_images=10_000 * 256, clip=1.0)
     model = {"name": "sit-xl/2", "stage_embedding": True, "positions": "rotary"}
     return replace(_at_512(recipe, 500_000), model=model, process=DFM, optim=optim)
 
@@ -229,7 +230,7 @@ def dfm_sit_xl_512() -> TrainConfig:
     """DFM, SiT-XL/2 at 512, 400K steps; FID 18.74 without guidance (paper, not reproduced here)."""
     solver = create_solver("euler", steps=50, stage_steps=(40, 10), thresholds=(0.9,))
     recipe = _recipe("sit-xl/2", 400_000, SamplingConfig(solver, label_policy="random"), 1.0)
-    process, optim = replace(DFM, earlier_location=2.0), replace(recipe.optim, clip=1.0)
+    process, optim = replace(DFM, earlier_location=2.0), AdamW(lr=1e-4, clip=1.0)
     recipe = replace(recipe, process=process, optim=optim, precision="bfloat16")
     return _at_512(recipe, 400_000)
 

@@ -2,7 +2,8 @@
 
 from convflow.bundle.config import SamplingConfig
 from convflow.samplers.solvers import create_solver
-from convflow.training.config import DataConfig, EMAConfig, OptimConfig, TrainConfig
+from convflow.training.config import DataConfig, EMAConfig, TrainConfig
+from convflow.training.optimizers import AdamW
 
 
 def flowdcn() -> TrainConfig:
@@ -10,7 +11,7 @@ def flowdcn() -> TrainConfig:
     return TrainConfig(
         model={"name": "flowdcn", "width": 256, "depth": 12, "num_groups": 8, "patch_size": 4},
         data=DataConfig(path="", size=(64, 64), channels=3),
-        optim=OptimConfig(lr=3e-4, betas=(0.9, 0.99), warmup_images=20_000),
+        optim=AdamW(lr=3e-4, betas=(0.9, 0.99), warmup_images=20_000),
         ema=EMAConfig(decay=0.9995),
         sampling=SamplingConfig(create_solver("heun", steps=25), guidance=1.5),
         images=10_000_000,

@@ -9,7 +9,8 @@ from dataclasses import replace
 from convflow.bundle.config import SamplingConfig
 from convflow.processes.flow import FlowMatching
 from convflow.samplers.solvers import create_solver
-from convflow.training.config import DataConfig, EMAConfig, OptimConfig, TrainConfig
+from convflow.training.config import DataConfig, EMAConfig, TrainConfig
+from convflow.training.optimizers import AdamW
 
 
 def shapes() -> TrainConfig:
@@ -18,7 +19,7 @@ def shapes() -> TrainConfig:
         model={"name": "flowdcn", "width": 64, "depth": 6, "num_groups": 4, "patch_size": 4},
         data=DataConfig(path="shapes", size=(32, 32), channels=3, flip=False),
         process=FlowMatching(times="logit-normal", location=-0.3),
-        optim=OptimConfig(lr=1.5e-3, betas=(0.9, 0.99), warmup_images=2048, schedule="linear"),
+        optim=AdamW(lr=1.5e-3, betas=(0.9, 0.99), warmup_images=2048, schedule="linear"),
         ema=EMAConfig(decay=0.999),
         sampling=SamplingConfig(create_solver("heun", steps=25), guidance=1.5),
         images=100_000,

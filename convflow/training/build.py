@@ -217,7 +217,9 @@ def _check_memory(
     share = math.ceil(whole / distributed.world_size())
     batch = min(share, config.micro_batch or share)
     half = distributed.choose_precision(config.precision, device) == "bfloat16"
-    estimate = MemoryEstimate(build, size, batch, factor, half, training=True)
+    estimate = MemoryEstimate(
+        build, size, batch, factor, half, training=True, recompute=config.memory.recompute
+    )
     estimate.check(distributed.free_memory(device), "micro-batch")
 
 

@@ -41,9 +41,11 @@ ON_RESUME: dict[str, Rule] = {
     "process.decomposition": "new",
     "objectives": "init",
     "optim": "recorded",
+    "optim.kind": "init",
     "ema": "recorded",
     "monitor": "free",
     "checkpoint": "free",
+    "memory": "free",
     "sampling": "free",
     "init": "new",
     "images": "recorded",
@@ -52,6 +54,7 @@ ON_RESUME: dict[str, Rule] = {
     "label_dropout": "recorded",
     "seed": "init",
     "device": "free",
+    "compile": "recorded",
     "precision": "recorded",
 }
 """The rule of every key, or of its group where the key is not named."""

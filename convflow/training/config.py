@@ -12,18 +12,20 @@ from typing import Annotated, Any, Literal
 from convflow.bundle.config import ResolutionConfig, SamplingConfig
 from convflow.codecs import Codec, PixelCodec
 from convflow.data.files import MAX_PIXELS
+from convflow.models.blocks import RecomputeChoice
 from convflow.processes.flow import FlowMatching
 from convflow.processes.process import Process
 from convflow.settings.fields import (
     Count,
     Fraction,
-    Momentum,
     Natural,
     NotNegative,
     Pixels,
     Positive,
     doc,
 )
+from convflow.training.compiling import CompileChoice
+from convflow.training.optimizers import AdamW, Optimizer
 from convflow.types import PrecisionChoice
 
 
@@ -74,25 +76,6 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
-class OptimConfig:
-    """AdamW and what surrounds it."""
-
-    lr: Annotated[Positive, doc("peak learning rate")] = 1e-4
-    betas: Annotated[tuple[Momentum, Momentum], doc("AdamW's momenta")] = (0.9, 0.999)
-    weight_decay: Annotated[
-        NotNegative, doc("AdamW's weight decay; spares norms, biases, embeddings")
-    ] = 0.0
-    warmup_images: Annotated[
-        Natural, doc("images over which the learning rate rises at the start")
-    ] = 0
-    schedule: Annotated[
-        Literal["constant", "linear"],
-        doc("learning rate after warm-up: constant, or linear to zero"),
-    ] = "constant"
-    clip: Annotated[Positive | None, doc("largest gradient norm, or none")] = 1.0
-
-
-@dataclass(frozen=True)
 class EMAConfig:
     """The running average of the weights, kept in float32."""
 
@@ -100,6 +83,9 @@ class EMAConfig:
     warmup: Annotated[
         NotNegative, doc("step n of the average keeps (1 + n) / (warmup + n); 0 = off")
     ] = 10.0
+    every: Annotated[
+        Count, doc("steps between updates of the average, whose half-life stays the same")
+    ] = 1
 
 
 @dataclass(frozen=True)
@@ -130,6 +116,16 @@ class CheckpointConfig:
 
 
 @dataclass(frozen=True)
+class MemoryConfig:
+    """What saves memory and costs time."""
+
+    recompute: Annotated[
+        RecomputeChoice,
+        doc("blocks whose results the backward pass computes again: none, blocks = all, every-2"),
+    ] = "none"
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """Everything a training run depends on."""
 
@@ -148,10 +144,13 @@ class TrainConfig:
         dict[str, dict[str, Any]],
         doc("losses beside that of the process, by name: kind, weight, settings of the kind"),
     ] = field(default_factory=dict)
-    optim: OptimConfig = OptimConfig()
+    optim: Annotated[Optimizer, doc("optimizer: adamw, muon or package.module:Name")] = field(
+        default_factory=AdamW
+    )
     ema: EMAConfig = EMAConfig()
     monitor: MonitorConfig = MonitorConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    memory: MemoryConfig = MemoryConfig()
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     init: Annotated[str, doc("run, checkpoint or model folder whose weights it begins from")] = ""
     images: Annotated[Count, doc("length of the run in images seen")] = 1_000_000
@@ -160,6 +159,10 @@ class TrainConfig:
     label_dropout: Annotated[Fraction, doc("share of labels replaced by 'no label'")] = 0.1
     seed: Annotated[Natural, doc("seed of weights, data order, noise and times")] = 0
     device: Annotated[str, doc("device to train on: auto, cpu, ...")] = "auto"
+    compile: Annotated[
+        CompileChoice,
+        doc("torch.compile of the network: off, blocks (quick to compile) or whole"),
+    ] = "off"
     precision: Annotated[
         PrecisionChoice, doc("arithmetic of the network; auto = bfloat16 where fast")
     ] = "auto"

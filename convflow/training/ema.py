@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import torch
 from torch import Tensor, nn
@@ -19,15 +20,21 @@ class EMA:
         decay: d in the long run.
         warmup: step n uses d = min(decay, (1 + n) / (warmup + n)), so that short runs forget their
             beginning; 0 switches this off.
+        every: steps between updates. An update then forgets as much as one after each of these
+            steps would, so that the half-life stays.
     """
 
-    def __init__(self, model: nn.Module, decay: float, warmup: float) -> None:
+    def __init__(self, model: nn.Module, decay: float, warmup: float, every: int = 1) -> None:
         frozen = [p for p in model.parameters() if not p.requires_grad]
         shared = {id(tensor): tensor for tensor in [*frozen, *model.buffers()]}
         self.model = copy.deepcopy(model, shared).eval().requires_grad_(False)
-        self.decay, self.warmup = decay, warmup
+        self.decay, self.warmup, self.every = decay, warmup, every
         for average, _ in self._pairs(model):
             average.data = average.data.float()
+
+    def _decay(self, step: int) -> float:
+        """Return the share that an update after each step would keep at `step`."""
+        return min(self.decay, (1 + step) / (self.warmup + step)) if self.warmup else self.decay
 
     def _pairs(self, model: nn.Module) -> list[tuple[nn.Parameter, nn.Parameter]]:
         """Return each average and what it follows."""
@@ -41,8 +48,12 @@ class EMA:
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
-        """Take in the weights after optimizer step `step`, counted from 1."""
-        decay = min(self.decay, (1 + step) / (self.warmup + step)) if self.warmup else self.decay
+        """Take in the weights after optimizer step `step`, counted from 1, where it is time."""
+        if step % self.every:
+            return
+        decay = math.prod(
+            self._decay(earlier) for earlier in range(step - self.every + 1, step + 1)
+        )
         if pairs := self._pairs(model):
             averages, new = zip(*pairs, strict=True)
             torch._foreach_lerp_(averages, [p.float() for p in new], 1 - decay)

@@ -166,6 +166,8 @@ def read_run_config(run: Path) -> TrainConfig:
     try:
         config = find_paths(from_dict(read_json(path)), run)
     except InputError as error:
+        if "add --import" in str(error):  # the file is good
+            raise
         reason = str(error).partition("; ")[0].removeprefix(f"{path} ")
         raise InputError(
             f"{path} cannot be used: {reason}; restore it from state.json of a checkpoint"

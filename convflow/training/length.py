@@ -46,7 +46,7 @@ def say_end(trainer: Trainer, finished: bool, spent: float | None) -> None:
             log.info(f"all {config.images:,} images are seen after {duration(spent)}")
         log.info(f"done; try: convflow sample {word}")
         return
-    if config.optim.schedule == "linear":
+    if config.optim.schedule != "constant":
         log.info("the learning rate has not fallen to zero yet: it does with the last image")
     log.info(
         f"time is over at {trainer.images_seen:,} of {config.images:,} images; saved; "

@@ -1,40 +1,40 @@
-"""AdamW (Loshchilov & Hutter 2019), its learning rate as a function of images seen, its state."""
+"""The optimizer of a run, its learning rate as a function of images seen, its state."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor, nn
 
-from convflow.training.config import OptimConfig
+from convflow.training.optimizers import Optimizer, trained_parameters
 from convflow.types import InputError
 
 
-def create_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
-    """Return AdamW over all parameters of `model` that are trained.
+def create_optimizer(model: nn.Module, config: Optimizer) -> torch.optim.Optimizer:
+    """Return the optimizer of all parameters of `model` that are trained.
 
-    Weights that multiply features decay, where a decay is set. Biases, norms and priors, all of one
-    dimension, and the tables of embeddings do not.
+    Raises:
+        InputError: an optimizer of a user that cannot be built, or that misses a parameter.
     """
-    tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-    groups: dict[float, list[nn.Parameter]] = {}
-    for parameter in trained_parameters(model).values():
-        spared = parameter.ndim < 2 or id(parameter) in tables
-        groups.setdefault(0.0 if spared else config.weight_decay, []).append(parameter)
-    return torch.optim.AdamW(
-        [{"params": group, "weight_decay": decay} for decay, group in groups.items()],
-        lr=config.lr,
-        betas=config.betas,
-        fused=True,
-    )
+    place, own = f"--optim.kind {config.kind}", ":" not in config.kind
+    try:
+        optimizer = config.create(model)
+    except (TypeError, ValueError, NotImplementedError) as error:
+        if own:
+            raise
+        raise InputError(f"{place}: cannot be built ({error}); change it") from error
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    for name, parameter in trained_parameters(model).items():
+        if id(parameter) not in held:
+            raise InputError(
+                f"{place}: expected it to take all that is trained, got none for {name}; build it "
+                "of self.groups(model)"
+            )
+    return optimizer
 
 
-def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Return the parameters that are trained by name; in `Losses` the network's own names stay."""
-    named = model.named_parameters()
-    return {name.removeprefix("network."): p for name, p in named if p.requires_grad}
-
-
-def learning_rate(config: OptimConfig, images_seen: int, batch: int, images: int) -> float:
+def learning_rate(config: Optimizer, images_seen: int, batch: int, images: int) -> float:
     """Return the rate of the step on `batch` images after `images_seen` of a run of `images`.
 
     The fall counts the images seen before the step, so that the last step still learns; the rise
@@ -42,7 +42,13 @@ def learning_rate(config: OptimConfig, images_seen: int, batch: int, images: int
     """
     seen = images_seen + batch
     warm = min(1.0, seen / config.warmup_images) if config.warmup_images else 1.0
-    left = max(0.0, 1 - images_seen / images) if config.schedule == "linear" else 1.0
+    left = 1.0
+    if config.schedule in ("linear", "cosine"):
+        left = max(0.0, 1 - images_seen / images)
+    elif config.schedule == "wsd":
+        left = min(1.0, max(0.0, (images - images_seen) / config.decay_images))
+    if config.schedule == "cosine":
+        left = (1 - math.cos(math.pi * left)) / 2
     return config.lr * warm * left
 
 
@@ -65,18 +71,25 @@ def restore_optimizer(
     """
     state: dict[int, dict[str, Tensor]] = {}
     expected: dict[str, tuple[int, ...]] = {}
+    groups = [group for group in optimizer.param_groups for _ in group["params"]]
     held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     places = {id(parameter): place for place, parameter in enumerate(held)}
+    given: dict[str, list[str]] = {}
+    for key in tensors:
+        given.setdefault(key.rpartition("/")[0], []).append(key.rpartition("/")[2])
     for name, parameter in trained_parameters(model).items():
-        shapes = {"step": (), "exp_avg": parameter.shape, "exp_avg_sq": parameter.shape}
-        expected |= {f"{name}/{entry}": tuple(shape) for entry, shape in shapes.items()}
-        state[places[id(parameter)]] = {
-            entry: tensors[key] for entry in shapes if (key := f"{name}/{entry}") in tensors
-        }
+        place, shape = places[id(parameter)], tuple(parameter.shape)
+        entries = groups[place].get("keeps")
+        if entries is None:  # of a user's optimizer, which alone knows
+            entries = given.get(name, [])
+            expected |= {f"{name}/{e}": tuple(tensors[f"{name}/{e}"].shape) for e in entries}
+        else:
+            expected |= {f"{name}/{e}": () if e == "step" else shape for e in entries}
+        state[place] = {e: tensors[key] for e in entries if (key := f"{name}/{e}") in tensors}
     got = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
     if got != (expected if step else {}):
         odd = sorted(dict(got.items() ^ expected.items()))
         raise InputError(f"the optimizer's state does not fit the network, first at {odd[0]}")
     if step:
-        groups = optimizer.state_dict()["param_groups"]
-        optimizer.load_state_dict({"state": state, "param_groups": groups})
+        settings = optimizer.state_dict()["param_groups"]
+        optimizer.load_state_dict({"state": state, "param_groups": settings})

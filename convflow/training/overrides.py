@@ -10,7 +10,7 @@ from convflow.models.zoo import describe_settings, settings_of
 from convflow.objectives.table import OBJECTIVES
 from convflow.processes.process import Process
 from convflow.samplers.linear import GeneralLinear
-from convflow.settings.read import read, show, to_dict
+from convflow.settings.read import read, setting_hints, show, to_dict
 from convflow.settings.words import (
     help_of,
     pairs_of,
@@ -22,6 +22,7 @@ from convflow.settings.words import (
 from convflow.training.config import TrainConfig
 from convflow.training.keys import from_dict
 from convflow.training.loggers import LOGGERS
+from convflow.training.optimizers import OPTIMIZERS
 
 SHORT = {"data": "data.path"}
 """Groups that stand for one of their keys."""
@@ -39,7 +40,8 @@ def override(config: TrainConfig, arguments: Sequence[str]) -> TrainConfig:
     """Return `config` with command-line words such as `--optim.lr 2e-4` or `--data.size=64x48` set.
 
     Dashes and underscores are the same. `--data X` is short for `--data.path X`; `--process X` and
-    `--codec X` choose a kind, whose settings are then its own defaults.
+    `--codec X` choose a kind, whose settings are then its own defaults. `--optim X` keeps those of
+    the recipe's optimizer that X has too.
 
     Raises:
         InputError: an unknown key (the nearest is named), a missing or an unfit value.
@@ -53,6 +55,11 @@ def override(config: TrainConfig, arguments: Sequence[str]) -> TrainConfig:
     for place in ("process", "codec"):
         if (kind := given.pop(place, tree[place]["kind"])) != tree[place]["kind"]:
             tree[place] = {"kind": kind}
+    # Another optimizer keeps what it shares with the recipe's.
+    if (kind := given.pop("optim", tree["optim"]["kind"])) != tree["optim"]["kind"]:
+        shared = setting_hints(OPTIMIZERS.find(kind))
+        kept = {key: value for key, value in tree["optim"].items() if key in shared}
+        tree["optim"] = {**kept, "kind": kind}
     sampling: dict[str, Any] = {}
     for key, value in given.items():
         *groups, leaf = key.split(".")

@@ -18,6 +18,7 @@ from convflow import distributed
 from convflow.codecs import Codec
 from convflow.conditions.labels import take
 from convflow.data.loader import Batch, Images, Order, batches
+from convflow.models.blocks import recompute_blocks
 from convflow.models.resolution import Resolution, read_arguments
 from convflow.models.zoo import check_process
 from convflow.objectives.objective import Inputs
@@ -25,6 +26,7 @@ from convflow.parallel.ddp import create_parallel
 from convflow.processes.process import Process
 from convflow.seeds import TRAINING_KEYS, generator_of
 from convflow.training import checkpoint
+from convflow.training.compiling import BatchShapes, compile_network, uncompiled
 from convflow.training.config import TrainConfig
 from convflow.training.divergence import (
     first_nonfinite_gradient,
@@ -76,9 +78,12 @@ class Trainer:
         self.shape = (model.in_channels, height // codec.factor, width // codec.factor)
         self.device = next(model.parameters()).device
         self.ema, self.objectives_ema = (
-            EMA(module, config.ema.decay, config.ema.warmup)
+            EMA(module, config.ema.decay, config.ema.warmup, config.ema.every)
             for module in (model, losses.objectives)
         )
+        recompute_blocks(model, config.memory.recompute)  # not of the average, a copy
+        compile_network(model, config.compile, bool(losses.blocks))
+        self.shapes = BatchShapes()
         self.parallel = create_parallel()
         self.prepared = self.parallel.prepare(losses, unused=losses.of_users)
         self.optimizer = create_optimizer(losses, config.optim)
@@ -139,7 +144,7 @@ class Trainer:
         rate = learning_rate(config.optim, self.images_seen, total, config.images)
         self.step, self.images_seen = self.step + 1, self.images_seen + total
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("lr_scale", 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.ema.update(self.model, self.step)
@@ -236,7 +241,9 @@ class Trainer:
         """Write a grid of samples from raw weights and one from their average, unless stopped."""
         networks: dict[str, Any] = {"raw": self.model, "ema": self.ema.model}
         self.model.eval()
-        if self.previews.write(networks, self.images_seen, stop):
+        with uncompiled(self.config.compile != "off"):  # other shapes, and few batches
+            written = self.previews.write(networks, self.images_seen, stop)
+        if written:
             log.info(f"samples after {self.images_seen:,} images: {self.previews.folder}")
         self.model.train()
 
@@ -281,6 +288,8 @@ class Trainer:
         """Return the loss of each image and its terms, see `Losses`."""
         noise = None if noise is None else noise[rows]
         data = self.codec.encode(images.to(self.device), noise=noise)
+        if self.config.compile != "off":
+            self.shapes.add(data.shape)
         losses = self.losses
         batch = Inputs(
             data,
@@ -353,7 +362,8 @@ class Trainer:
             for rows in _slices(len(images), self.config.micro_batch):
                 parts.append(self._losses(images[rows], take(labels, rows), draws, rows, noise)[0])
 
-        module = first_nonfinite_module(self.losses, forward)
+        with uncompiled(self.config.compile != "off"):
+            module = first_nonfinite_module(self.losses, forward)
         bad = (~torch.cat(parts).isfinite()).nonzero().flatten().tolist()
         names = ", ".join(
             self.images.item_name(int(indices[i])) for i in bad[:3] if i < len(indices)

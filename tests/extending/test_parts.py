@@ -47,6 +47,20 @@ def test_a_part_of_a_user_is_trained_with_and_sampled(place, tmp_path, capsys, m
     assert main(["info", run]) == 0
 
 
+def test_an_optimizer_of_a_user_trains_and_is_not_needed_to_sample(tmp_path, capsys, monkeypatch):
+    name, run, out = "tests.extending.optimizer:SGD", str(tmp_path / "run"), str(tmp_path / "a.png")
+    train = ["train", "digits.flowdcn", "--run", run, *TINY, "--optim.kind", name, "--images", "4"]
+    assert main([*train, "--optim.momentum", "0.8"]) == 0
+    stored = json.loads((tmp_path / "run/config.json").read_text())["optim"]
+    assert (stored["kind"], stored["momentum"], stored["lr"]) == (name, 0.8, 2e-3)
+    monkeypatch.delitem(sys.modules, "tests.extending.optimizer")
+    assert main(["sample", run, "--num", "2", "--device", "cpu", "--out", out]) == 0
+    assert main(["train", "--resume", run, "--images", "8"]) == 2
+    assert "--import tests.extending.optimizer" in capsys.readouterr().err
+    module = ["--import", "tests.extending.optimizer"]
+    assert main(["train", *module, "--resume", run, "--images", "8"]) == 0
+
+
 def test_a_solver_of_a_user_samples_any_model(tmp_path, capsys):
     run, name = str(tmp_path / "run"), DOORS["sampling.solver"][0]
     assert main(["train", "digits.flowdcn", "--run", run, *TINY, "--images", "4"]) == 0

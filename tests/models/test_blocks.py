@@ -1,4 +1,4 @@
-"""Blocks of one kind share a graph, and a compiled network gives the same numbers."""
+"""Compiled blocks, and blocks that are computed again, give the same numbers."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import torch
 from torch import nn
 
 from convflow.bench.agreement import TOLERANCE, distance
-from convflow.models.blocks import compile_blocks
+from convflow.models.blocks import compile_blocks, recompute_blocks
 from convflow.models.families import BACKBONES, build
 from convflow.nn.norm import Modulation, modulate
 from convflow.types import InputError
 from tests.cases import TINY, TINY_DICO, TINY_DIT, perturb
+from tests.extending.network import Net
 
 DEEP = {"depth": 5}
 DEEP_U = {"depths": [2, 2, 2, 2, 2]}
@@ -93,3 +94,41 @@ def test_many_sizes_stay_compiled():
 def test_a_network_without_blocks_is_refused():
     with pytest.raises(InputError, match="expected a network with blocks that have a Modulation"):
         compile_blocks(nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize("which", ["blocks", "every-2"])
+@pytest.mark.parametrize("family", CASES)
+def test_blocks_that_are_computed_again_keep_less_and_give_the_same_bits(family, which):
+    model, batch = perturb(build(family, CASES[family][0], BACKBONES)), inputs()
+
+    def step():
+        model.zero_grad()
+        kept = {}
+
+        def keep(tensor):
+            storage = tensor.untyped_storage()
+            kept[storage.data_ptr()] = tensor
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            loss = model(*batch).square().mean()
+        size = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+        loss.backward()
+        return loss.detach(), [p.grad.clone() for p in model.parameters()], size
+
+    names, (loss, gradients, size) = [*model.state_dict()], step()
+    recompute_blocks(model, which)
+    again, others, less = step()
+    assert torch.equal(loss, again)
+    assert all(map(torch.equal, gradients, others))
+    assert less < (0.6 if which == "blocks" else 0.9) * size
+    assert [*model.state_dict()] == names
+    with model.features_after([1]) as found, torch.no_grad():
+        model(*batch)
+    assert [*found] == [1]
+
+
+def test_a_network_without_blocks_has_nothing_to_compute_again():
+    with pytest.raises(InputError, match=r"leave out --memory\.recompute"):
+        recompute_blocks(Net(), "blocks")
+    recompute_blocks(Net(), "none")

@@ -9,6 +9,7 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
+from convflow.models.blocks import recompute_blocks
 from convflow.models.cost import measure_cost
 from convflow.models.zoo import RELEASED_SETTINGS, SIZES, create_model
 from convflow.types import InputError
@@ -45,6 +46,38 @@ def test_a_real_run_keeps_the_bytes_and_counts_what_was_foreseen(case):
     with FlopCounterMode(display=False) as counter:
         model.to("meta")(*(tensor.to("meta") for tensor in (x, t, y)))
     assert cost.gmacs == pytest.approx(counter.get_total_flops() / 2e9 / 3)
+
+
+@pytest.mark.parametrize("which", ["blocks", "every-2"])
+@pytest.mark.parametrize("case", ["flowdcn", "dico", "fcdm", "dit"])
+def test_the_bytes_of_blocks_that_are_computed_again_are_foreseen(case, which):
+    """What is kept, and while the largest block is computed again: its results beside it."""
+    family, settings = MODELS[case]
+    create = partial(create_model, family, **settings)
+    model = build(case)
+    x, t, y = inputs(model, batch=3, size=(4, 6))
+    plain, cost = (
+        measure_cost(create, tuple(x.shape[2:]), batch=3, recompute=choice)
+        for choice in ("none", which)
+    )
+    weights = {p.untyped_storage().data_ptr() for p in (*model.parameters(), *model.buffers())}
+    recompute_blocks(model, which)
+    kept = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = tensor
+        return tensor
+
+    with saved_tensors_hooks(keep, lambda tensor: tensor):
+        model(x, t, y)
+    expected = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    assert cost.saved == pytest.approx(expected, rel=0.02)
+    assert 0 < cost.again < plain.saved
+    assert cost.saved < 0.95 * plain.saved
+    assert cost.training["activations"] == cost.saved + cost.again
+    assert (cost.live, cost.gmacs) == (plain.live, plain.gmacs)
 
 
 def test_memory_grows_as_it_must():

@@ -34,6 +34,30 @@ def test_equal_to_a_plain_loop_in_float32(dtype, warmup):
         torch.testing.assert_close(average.double(), truth, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("warmup", [0.0, 10.0])
+@pytest.mark.parametrize("every", [2, 5])
+def test_an_update_every_few_steps_has_the_same_half_life(every, warmup):
+    """Once weights stay, both averages come as near to them."""
+    model = network()
+    usual, rare = EMA(model, 0.95, warmup), EMA(model, 0.95, warmup, every)
+    start = [p.detach().clone() for p in model.parameters()]
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1)
+    for step in range(1, 31):
+        usual.update(model, step)
+        before = [p.clone() for p in rare.model.parameters()]
+        rare.update(model, step)
+        moved = not all(map(torch.equal, before, rare.model.parameters()))
+        assert moved == (step % every == 0)
+        if step % every == 0:
+            for average, other in zip(
+                usual.model.parameters(), rare.model.parameters(), strict=True
+            ):
+                torch.testing.assert_close(average, other, rtol=1e-5, atol=1e-6)
+    assert not torch.equal(start[0], next(rare.model.parameters()))
+
+
 def test_small_steps_are_not_lost_as_they_would_be_in_bfloat16():
     model = network(torch.bfloat16)
     ema = EMA(model, decay=0.999, warmup=0)

@@ -1,4 +1,4 @@
-"""AdamW's learning rate, and its state there and back."""
+"""The learning rate, and its state there and back."""
 
 import re
 
@@ -7,13 +7,13 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from convflow.training.config import OptimConfig
 from convflow.training.optim import (
     create_optimizer,
     learning_rate,
     optimizer_tensors,
     restore_optimizer,
 )
+from convflow.training.optimizers import AdamW
 from convflow.types import InputError
 from tests.cases import build
 
@@ -32,28 +32,41 @@ def steps(model, optimizer, count):
 
 
 def test_constant_rate_with_warm_up():
-    config = OptimConfig(lr=0.1, warmup_images=100)
+    config = AdamW(lr=0.1, warmup_images=100)
     assert learning_rate(config, 0, 10, 1000) == pytest.approx(0.01)
     assert learning_rate(config, 90, 10, 1000) == 0.1
     assert learning_rate(config, 990, 10, 1000) == 0.1
 
 
 def test_no_warm_up():
-    assert learning_rate(OptimConfig(lr=0.1), 0, 1, 1000) == 0.1
+    assert learning_rate(AdamW(lr=0.1), 0, 1, 1000) == 0.1
 
 
 def test_a_linear_rate_falls_towards_zero_and_no_further():
-    config = OptimConfig(lr=0.1, warmup_images=100, schedule="linear")
+    config = AdamW(lr=0.1, warmup_images=100, schedule="linear")
     assert learning_rate(config, 40, 10, 1000) == pytest.approx(0.1 * 0.5 * 0.96)
     assert learning_rate(config, 500, 10, 1000) == pytest.approx(0.05)
     assert learning_rate(config, 1000, 10, 1000) == 0
     assert learning_rate(config, 1064, 10, 1000) == 0
 
 
+def test_a_cosine_rate_falls_slowly_then_quickly_then_slowly():
+    config = AdamW(lr=0.1, warmup_images=100, schedule="cosine")
+    rates = [learning_rate(config, seen, 10, 1000) for seen in (40, 250, 500, 750, 1000)]
+    expected = [0.1 * 0.5 * 0.99606, 0.0853553, 0.05, 0.0146447, 0]
+    assert rates == pytest.approx(expected, rel=1e-4, abs=1e-12)
+
+
+def test_a_stable_rate_falls_at_the_end_alone():
+    config = AdamW(lr=0.1, warmup_images=100, schedule="wsd", decay_images=200)
+    rates = [learning_rate(config, seen, 10, 1000) for seen in (40, 200, 800, 850, 990, 1000)]
+    assert rates == pytest.approx([0.05, 0.1, 0.1, 0.075, 0.005, 0])
+
+
 @pytest.mark.parametrize("warmup", [0, 64])
 def test_every_step_of_a_linear_run_learns(warmup):
     """Also the last one, and the only one of a run of one step."""
-    config = OptimConfig(lr=0.1, warmup_images=warmup, schedule="linear")
+    config = AdamW(lr=0.1, warmup_images=warmup, schedule="linear")
     assert learning_rate(config, 0, 64, 64) == 0.1
     assert learning_rate(config, 936, 64, 1000) == pytest.approx(0.1 * 0.064)
 
@@ -65,7 +78,7 @@ SPARED = r"bias$|norm\w*\.weight$|prior_scale$|gamma$|beta$|label(\.\d)?\.weight
 def test_norms_biases_priors_and_tables_are_spared_the_decay(name):
     model = build(name)
     before = {key: value.clone() for key, value in model.named_parameters()}
-    optimizer = create_optimizer(model, OptimConfig(lr=0.5, weight_decay=0.1))
+    optimizer = create_optimizer(model, AdamW(lr=0.5, weight_decay=0.1))
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()  # without a gradient the decay alone moves
@@ -75,19 +88,19 @@ def test_norms_biases_priors_and_tables_are_spared_the_decay(name):
 
 
 def test_without_a_decay_there_is_one_group_as_ever():
-    assert len(create_optimizer(build("flowdcn"), OptimConfig()).param_groups) == 1
+    assert len(create_optimizer(build("flowdcn"), AdamW()).param_groups) == 1
 
 
 def test_the_state_survives_a_file_bit_for_bit(tmp_path):
     model = network()
-    optimizer = create_optimizer(model, OptimConfig(lr=0.01, weight_decay=0.1))
+    optimizer = create_optimizer(model, AdamW(lr=0.01, weight_decay=0.1))
     steps(model, optimizer, 3)
     path = tmp_path / "optimizer.safetensors"
     safetensors.torch.save_file(optimizer_tensors(model, optimizer), path)
 
     other = network()
     other.load_state_dict(model.state_dict())
-    restored = create_optimizer(other, OptimConfig(lr=0.01, weight_decay=0.1))
+    restored = create_optimizer(other, AdamW(lr=0.01, weight_decay=0.1))
     restore_optimizer(other, restored, safetensors.torch.load_file(path), 3)
     first, second = optimizer_tensors(model, optimizer), optimizer_tensors(other, restored)
     assert first.keys() == second.keys()
@@ -102,7 +115,7 @@ def test_the_state_survives_a_file_bit_for_bit(tmp_path):
 
 def test_no_step_has_no_state():
     model = network()
-    optimizer = create_optimizer(model, OptimConfig())
+    optimizer = create_optimizer(model, AdamW())
     assert optimizer_tensors(model, optimizer) == {}
     restore_optimizer(model, optimizer, {}, 0)
 
@@ -110,7 +123,7 @@ def test_no_step_has_no_state():
 @pytest.mark.parametrize("fault", ["missing", "unknown", "shape", "empty"])
 def test_a_state_that_does_not_fit_is_refused(fault):
     model = network()
-    optimizer = create_optimizer(model, OptimConfig())
+    optimizer = create_optimizer(model, AdamW())
     steps(model, optimizer, 1)
     tensors = optimizer_tensors(model, optimizer)
     if fault == "missing":
@@ -121,7 +134,7 @@ def test_a_state_that_does_not_fit_is_refused(fault):
         tensors["1.bias/exp_avg"] = torch.zeros(3)
     else:
         tensors = {}
-    fresh = create_optimizer(model, OptimConfig())
+    fresh = create_optimizer(model, AdamW())
     with pytest.raises(InputError, match="does not fit the network"):
         restore_optimizer(model, fresh, tensors, 1)
     assert not fresh.state

@@ -378,6 +378,35 @@ def test_a_small_batch_of_a_bucket_is_a_part_of_a_step(tiny, trainer_of, monkeyp
         torch.testing.assert_close(sum(parts), known, rtol=1e-4, atol=1e-7)
 
 
+def test_going_on_is_exact_with_an_average_every_few_steps(tiny, trainer_of, tmp_path):
+    config = tiny("--ema.every 4")
+    straight = trainer_of(config, tmp_path / "straight")
+    stream = stream_of(straight)
+    for _ in range(6):
+        straight.train_step(*next(stream))
+    resumed = trainer_of(config, tmp_path / "resumed")
+    resumed.load(straight.save())
+    again = stream_of(resumed)
+    for _ in range(3):
+        straight.train_step(*next(stream))
+        resumed.train_step(*next(again))
+    first, second = weights(straight), weights(resumed)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_blocks_computed_again_train_the_same_bits(tiny, trainer_of, precision):
+    words = f"--precision {precision} --model.depth 3"
+    plain, saving = (
+        trainer_of(tiny(f"{words} --memory.recompute {which}")) for which in ("none", "every-2")
+    )
+    for batch in itertools.islice(stream_of(plain), 3):
+        assert plain.train_step(*batch) == saving.train_step(*batch)
+    first, second = weights(plain), weights(saving)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
 @pytest.mark.parametrize("stop", [1, 3, 7])
 def test_going_on_is_exact_with_buckets_and_random_crops(tiny, trainer_of, tmp_path, stop):
     config = tiny(f"{BUCKETS} --data.crop random --data.flip true")

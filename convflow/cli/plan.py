@@ -1,0 +1,237 @@
+"""`convflow plan`: what a training needs, before a machine is rented: memory, time and disk."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from convflow.cli.main import Parser
+from convflow.cli.options import above_zero, positive
+from convflow.cli.output import say
+from convflow.types import InputError
+
+if TYPE_CHECKING:
+    from convflow.models.backbone import Backbone
+    from convflow.training.config import TrainConfig
+
+USABLE = 0.9
+"""The share of a device's memory that is planned with; the rest is the allocator's and driver's."""
+
+UNITS = {"GB": 10**9, "GiB": 2**30, "MB": 10**6, "MiB": 2**20, "TB": 10**12, "TiB": 2**40}
+RECOMPUTE = ("none", "every-2", "blocks")
+
+PLAN_HELP = """usage: convflow plan RECIPE [--devices N] [--memory 80GB] [--KEY VALUE ...] [--json]
+
+Print what the training of a recipe needs, without data and without computing anything:
+parameters, memory on each device, a batch that fits, hours and disk.
+
+options
+  --devices 8              number of devices (default: 1)
+  --memory 80GB            memory of each device, in GB, GiB, MB, MiB, TB or TiB; with it a batch
+                           that fits is found, with a tenth of the memory left free
+  --images-per-second 900  speed of all devices together; with it the hours are printed
+  --num-images 1281167     number of images in the data; with it the disk for latents is printed
+  --json                   print JSON; all memory is in bytes
+  --KEY VALUE              any setting of convflow train, such as --data.size 512x512
+
+what is counted
+  single, ddp   each device holds all float32 weights, their average (EMA), their gradients and the
+                state of the optimizer
+  fsdp          each device holds its share of these, the weights outside of blocks, the weights of
+                two blocks (one is computed while the next arrives) and the gradients of one block
+  an image      its activations for each choice of --memory.recompute, see convflow info
+
+The memory is an estimate, without codec and data loader. Where the recipe sets no number of
+classes, it is 1000. Precision auto is counted as bfloat16.
+
+example
+  convflow plan imagenet.dico_xl --devices 8 --memory 80GB --images-per-second 900"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command and return its exit code."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        say(*PLAN_HELP.split("\n"))
+        return 0
+    parser = Parser(prog="convflow plan", add_help=False, allow_abbrev=False)
+    parser.add_argument("recipe")
+    parser.add_argument("--devices", type=positive, default=1)
+    parser.add_argument("--memory", type=memory_bytes)
+    parser.add_argument("--images-per-second", type=above_zero)
+    parser.add_argument("--num-images", type=positive)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("-h", "--help", action="store_true")
+    if arguments[0].startswith("-"):
+        raise InputError(
+            f"expected a recipe first, got {arguments[0]!r}; convflow train --help lists them"
+        )
+    options, rest = parser.parse_known_args(list(arguments))
+    if options.help:
+        say(*PLAN_HELP.split("\n"))
+        return 0
+    from convflow.recipes import create_config
+    from convflow.training.overrides import override
+
+    found = plan(override(create_config(options.recipe), rest), options)
+    if options.json:
+        say(*json.dumps(found, indent=2).split("\n"))
+    else:
+        _print_plan(found, options)
+    return 0
+
+
+def memory_bytes(text: str) -> int:
+    """Return the bytes of "80GB" or "79.5 GiB"; for `argparse`."""
+    found = re.fullmatch(rf"(\d+(?:\.\d+)?) ?({'|'.join(UNITS)})", text)
+    if not found or not (count := int(float(found[1]) * UNITS[found[2]])):
+        raise argparse.ArgumentTypeError(f"expected memory such as 80GB or 24GiB, got {text!r}")
+    return count
+
+
+class _Numbers(NamedTuple):
+    """Numbers of a network in training: all weights, those in the largest block and outside of
+    blocks, and those that the optimizer keeps."""
+
+    parameters: int
+    block: int
+    outside: int
+    optimizer: int
+
+    def held(self, devices: int, half: bool) -> dict[str, dict[str, int]]:
+        """Return the bytes on a device by engine, without activations."""
+        whole = {
+            "weights": 4 * self.parameters,
+            "average": 4 * self.parameters,
+            "gradients": 4 * self.parameters,
+            "optimizer": 4 * self.optimizer,
+        }
+        size = 2 if half else 4
+        shares = {name: -(-count // devices) for name, count in whole.items()}
+        shares["gathered"] = size * (self.outside + 3 * self.block) if devices > 1 else 0
+        single = {"single": whole}
+        return single if devices == 1 else single | {"ddp": whole, "fsdp": shares}
+
+
+def count_numbers(build: Any, config: TrainConfig) -> _Numbers:
+    """Return the numbers of a network in training; its weights take no memory."""
+    import torch
+
+    with torch.device("meta"):
+        model: Backbone = build()
+
+    def size(module: Any) -> int:
+        return sum(p.numel() for p in module.parameters())
+
+    blocks = [size(block) for block in model.trunk_blocks]
+    whole = size(model)
+    kept = config.optim.numbers_kept(model)
+    return _Numbers(whole, max(blocks, default=whole), whole - sum(blocks), kept)
+
+
+def plan(config: TrainConfig, options: argparse.Namespace) -> dict[str, Any]:
+    """Return what a training needs, in bytes, images and hours.
+
+    Args:
+        config: the complete settings.
+        options: `devices`, `memory`, `images_per_second` and `num_images`, see the help.
+    """
+    from convflow.models.cost import measure_cost
+    from convflow.training.build import build_network
+
+    classes, codec, size = config.model.get("num_classes", 1000), config.codec, config.data.size
+    half = config.precision != "float32"
+    build = partial(build_network, config, classes, codec, config.process)
+    numbers = count_numbers(build, config)
+    image, gmacs = {}, 0.0
+    for choice in RECOMPUTE:
+        cost = measure_cost(build, size, 1, codec.factor, half, choice)  # type: ignore[arg-type]
+        items, gmacs = cost.training, cost.gmacs
+        image[choice] = items["activations"] + items["temporary results"]
+    share = -(-config.batch_size // options.devices)
+    engines = {}
+    for name, held in numbers.held(options.devices, half).items():
+        fixed = sum(held.values())
+        rows = {}
+        for choice, bytes_each in image.items():
+            batch = min(share, config.micro_batch or share)
+            rows[choice] = {"total": fixed + batch * bytes_each}
+            if options.memory:
+                most = max(0, int((USABLE * options.memory - fixed) // bytes_each))
+                rows[choice]["batch_that_fits"] = most
+        engines[name] = {**held, "held": fixed, "recompute": rows}
+    found: dict[str, Any] = {
+        "recipe": options.recipe,
+        "parameters": numbers.parameters,
+        "gmacs": gmacs,
+        "size": list(size),
+        "precision": "bfloat16" if half else "float32",
+        "devices": options.devices,
+        "batch_size": config.batch_size,
+        "batch_on_a_device": min(share, config.micro_batch or share),
+        "bytes_for_an_image": image,
+        "memory": engines,
+        "checkpoint": 4 * (2 * numbers.parameters + numbers.optimizer),
+        "checkpoints_kept": config.checkpoint.keep,
+        "images": config.images,
+    }
+    if options.images_per_second:
+        found["hours"] = config.images / options.images_per_second / 3600
+    if options.num_images and codec.factor > 1:
+        cells = size[0] // codec.factor * (size[1] // codec.factor)
+        found["latents"] = 8 * options.num_images * codec.channels(config.data.channels) * cells
+    return found
+
+
+def _print_plan(found: dict[str, Any], options: argparse.Namespace) -> None:
+    from convflow.settings.fields import Pixels
+    from convflow.settings.read import show
+    from convflow.units import bytes_of
+
+    say(
+        f"{found['recipe']}: {found['parameters'] / 1e6:,.1f} M parameters, {found['gmacs']:,.1f} "
+        f"GMACs for an image of {show(found['size'], Pixels)}, in {found['precision']}",
+        f"batch {found['batch_size']} on {found['devices']} devices: "
+        f"{found['batch_on_a_device']} at once on each",
+        "",
+        f"{'engine':8}{'recompute':11}{'held':>12}{'an image':>12}{'together':>12}"
+        + (f"{'batch that fits':>18}" if options.memory else ""),
+    )
+    for name, engine in found["memory"].items():
+        for choice, row in engine["recompute"].items():
+            image = found["bytes_for_an_image"][choice]
+            sizes = (engine["held"], image, row["total"])
+            line = f"{name:8}{choice:11}" + "".join(f"{bytes_of(count):>12}" for count in sizes)
+            say(line + (f"{row['batch_that_fits']:>18,}" if options.memory else ""))
+    kept = found["checkpoints_kept"]
+    say("", f"held: {_items(found['memory'])}")
+    say(
+        f"checkpoints: {bytes_of(found['checkpoint'])} each; {kept} are kept and one is being "
+        f"written: {bytes_of((kept + 1) * found['checkpoint'])} on the disk"
+    )
+    if "latents" in found:
+        latents = bytes_of(found["latents"])
+        say(f"latents (mean and deviation, float32) of {options.num_images:,} images: {latents}")
+    if "hours" in found:
+        say(
+            f"{found['images']:,} images at {options.images_per_second:,g} images/s: "
+            f"{found['hours']:,.1f} hours"
+        )
+
+
+def _items(engines: dict[str, Any]) -> str:
+    """Return what each engine holds, such as "single = weights 1 GiB + ..."."""
+    from convflow.units import bytes_of
+
+    held = {
+        name: " + ".join(
+            f"{item} {bytes_of(count)}"
+            for item, count in engine.items()
+            if item not in ("held", "recompute")
+        )
+        for name, engine in engines.items()
+    }
+    return "; ".join(f"{name} = {text}" for name, text in held.items() if name != "ddp")

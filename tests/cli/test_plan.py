@@ -1,0 +1,97 @@
+"""The plan of a training, against counts by hand and against the estimate it stands on."""
+
+import json
+
+import pytest
+
+from convflow.cli.main import main
+from convflow.cli.plan import UNITS, USABLE
+from convflow.models.cost import measure_cost
+from convflow.models.zoo import create_model
+
+SETTINGS = {"width": 8, "depths": [1, 1, 1, 1, 1]}
+WORDS = "--model.name dico --model.width 8 --model.depths 1,1,1,1,1 --data.size 16x16"
+DICO = ["digits.flowdcn", *WORDS.split()]
+
+
+def planned(capsys, *words):
+    assert main(["plan", *words, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_the_numbers_add_up(capsys):
+    words = ["--devices", "4", "--memory", "1GB", "--precision", "float32", "--batch-size", "10"]
+    found = planned(capsys, *DICO, *words)
+    model = create_model("dico", **SETTINGS, in_channels=1, num_classes=1000)
+    whole = sum(p.numel() for p in model.parameters())
+    blocks = [sum(p.numel() for p in block.parameters()) for block in model.trunk_blocks]
+    assert found["parameters"] == whole
+    assert found["memory"]["ddp"] == found["memory"]["single"]
+    single, fsdp = found["memory"]["single"], found["memory"]["fsdp"]
+    assert single["held"] == 20 * whole
+    gathered = 4 * (whole - sum(blocks) + 3 * max(blocks))
+    assert fsdp["gathered"] == gathered
+    assert fsdp["held"] == pytest.approx(5 * whole + gathered, abs=16)
+    assert (found["checkpoint"], found["batch_on_a_device"]) == (16 * whole, 3)
+    assert [*single["recompute"]] == ["none", "every-2", "blocks"]
+    for choice, each in found["bytes_for_an_image"].items():
+        row = single["recompute"][choice]
+        assert row["total"] == 20 * whole + 3 * each
+        left = USABLE * UNITS["GB"] - 20 * whole
+        assert row["batch_that_fits"] * each <= left < (row["batch_that_fits"] + 1) * each
+
+
+def test_an_image_takes_what_the_estimate_says_and_less_where_blocks_are_computed_again(capsys):
+    found = planned(capsys, *DICO, "--precision", "float32")["bytes_for_an_image"]
+
+    def build():
+        return create_model("dico", **SETTINGS, in_channels=1, num_classes=1000)
+
+    cost = measure_cost(build, (16, 16))
+    assert found["none"] == cost.saved + cost.live
+    assert found["blocks"] < found["every-2"] < found["none"]
+    half = planned(capsys, *DICO, "--precision", "bfloat16")["bytes_for_an_image"]
+    assert half["none"] < found["none"]
+
+
+def test_one_device_has_one_engine_and_muon_keeps_less(capsys):
+    adamw, muon = (planned(capsys, *DICO, "--optim.kind", kind) for kind in ("adamw", "muon"))
+    assert [*adamw["memory"]] == ["single"]
+    less, usual = (plan["memory"]["single"]["optimizer"] for plan in (muon, adamw))
+    assert 4 * adamw["parameters"] < less < usual == 8 * adamw["parameters"]
+    assert "hours" not in adamw
+
+
+def test_hours_and_latents(capsys):
+    words = ["--images-per-second", "100", "--num-images", "10", "--images", "720000"]
+    latent = ["--codec", "latent", "--data.size", "32x64", "--data.channels", "3"]
+    found = planned(capsys, *DICO, *latent, *words)
+    assert found["hours"] == 2
+    assert found["latents"] == 10 * 2 * 4 * (4 * 8 * 4)  # images, moments, bytes, cells
+    assert main(["plan", *DICO, *latent, *words, "--devices", "2", "--memory", "1GiB"]) == 0
+    said = capsys.readouterr().out
+    assert "720,000 images at 100 images/s: 2.0 hours" in said
+    assert said.count("every-2") == 3
+    assert "fsdp = weights" in said
+
+
+def test_help_teaches(capsys):
+    for words in (["--help"], ["digits.flowdcn", "--help"]):
+        assert main(["plan", *words]) == 0
+        assert "--images-per-second" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--devices", "8"], "expected a recipe first"),
+        (["digits.flowdc"], "did you mean 'digits.flowdcn'"),
+        (["digits.flowdcn", "--memory", "80"], "memory such as 80GB"),
+        (["digits.flowdcn", "--memory", "0GB"], "memory such as 80GB"),
+        (["digits.flowdcn", "--devices", "0"], "--devices"),
+        (["digits.flowdcn", "--optim.lt", "1"], "did you mean '--optim.lr'"),
+    ],
+)
+def test_what_does_not_fit_is_named(words, message, capsys):
+    assert main(["plan", *words]) == 2
+    assert message in capsys.readouterr().err
