@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from convflow.bundle.config import ResolutionConfig, SamplingConfig
 from convflow.codecs import Codec, PixelCodec
 from convflow.data.files import MAX_PIXELS
+from convflow.parallel.engines import Automatic, Parallel
 from convflow.processes.flow import FlowMatching
 from convflow.processes.process import Process
 from convflow.settings.fields import (
@@ -160,6 +161,9 @@ class TrainConfig:
     label_dropout: Annotated[Fraction, doc("share of labels replaced by 'no label'")] = 0.1
     seed: Annotated[Natural, doc("seed of weights, data order, noise and times")] = 0
     device: Annotated[str, doc("device to train on: auto, cpu, ...")] = "auto"
+    parallel: Annotated[
+        Parallel, doc("what several devices share: auto or ddp (the batch), fsdp (the network too)")
+    ] = field(default_factory=Automatic)
     precision: Annotated[
         PrecisionChoice, doc("arithmetic of the network; auto = bfloat16 where fast")
     ] = "auto"
