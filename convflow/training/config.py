@@ -127,6 +127,9 @@ class CheckpointConfig:
 
     every_minutes: Annotated[NotNegative, doc("minutes between checkpoints")] = 5.0
     keep: Annotated[Count, doc("newest checkpoints kept; older ones are removed")] = 3
+    keep_every: Annotated[
+        Natural, doc("the first checkpoint after each so many steps stays for good; 0 = none")
+    ] = 0
     verify: Annotated[bool, doc("compare checksums of checkpoints that are read")] = True
 
 

@@ -99,7 +99,7 @@ def store(trainer: Trainer) -> Path:
     checkpoint.move_aside(folder)
     checkpoint.write(folder, trainer.model, parts, description, state)
     trainer.saved = folder
-    checkpoint.remove_old(run, config.checkpoint.keep)
+    checkpoint.remove_old(run, config.checkpoint.keep, config.checkpoint.keep_every)
     return folder
 
 
