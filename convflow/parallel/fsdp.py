@@ -6,8 +6,9 @@ Torch's FSDP2, the algorithm of Rajbhandari et al. 2020 (ZeRO, stage 3) and Zhao
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import cast
 
 import torch
@@ -15,11 +16,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
 from torch.nn.modules.module import register_module_module_registration_hook
 
 from convflow import distributed
 from convflow.parallel.single import Built, Single
+from convflow.storage import read_finite_parts
 from convflow.types import InputError
 
 
@@ -131,21 +133,34 @@ class FSDP(Single):
         """Give an empty sharded module the numbers that `create` draws, a block at a time."""
         if not _is_empty(module) or self.create is None:
             return
-        module.to_empty(device=self.device)
         with _keeping_shares(self.is_block, self._rows) as shares:
             drawn = self.create()
         if any(p.is_meta and (id(p) not in shares or p._version) for p in drawn.parameters()):
             shares, drawn = {}, self.create()  # what was copied or drawn after its block was built
-        sources = dict(drawn.named_parameters())
-        with torch.no_grad():
-            for name, parameter in module.named_parameters():
-                source = sources.pop(name)
-                kept = shares.get(id(source))
-                rows = self._rows(source) if kept is None else kept[1]
-                cast(DTensor, parameter).to_local().copy_(rows)
-            buffers = dict(drawn.named_buffers())
-            for name, buffer in module.named_buffers():
-                buffer.copy_(buffers[name])
+        sources, state = dict(drawn.named_parameters()), {}
+        for name, parameter in module.named_parameters():
+            kept = shares.get(id(sources[name]))
+            rows = self._rows(sources[name]).clone() if kept is None else kept[1]
+            state[name] = self._as(cast(DTensor, parameter), rows)
+        module.load_state_dict(state, strict=False, assign=True)
+        for own, other in zip(module.modules(), drawn.modules(), strict=True):
+            for name, buffer in other.named_buffers(recurse=False):
+                setattr(own, name, buffer.to(self.device))
+        if _is_empty(module):
+            raise InputError(
+                "expected a network without a weight in two places, which fsdp cannot share yet; "
+                "use --parallel ddp"
+            )
+
+    def _as(self, cut: DTensor, rows: Tensor) -> DTensor:
+        """Return the tensor of which `rows` are ours, cut as another of the same shape."""
+        return DTensor.from_local(
+            rows.to(self.device),
+            cut.device_mesh,
+            cut.placements,
+            shape=cut.shape,  # torch would guess it from our rows; others have fewer
+            stride=cut.stride(),
+        )
 
     def _rows(self, whole: Tensor) -> Tensor:
         """Return the rows of this process; of few rows some processes have none."""
@@ -198,9 +213,16 @@ class FSDP(Single):
                 whole[name] = tensor.cpu()
         return whole
 
-    def load(self, tensors: dict[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the rows of this process of whole tensors, cut as those of the same name are."""
-        return {name: _cut(tensor, like.get(name)) for name, tensor in tensors.items()}
+    def read(self, path: Path, like: Callable[[str], Tensor | None]) -> dict[str, Tensor]:
+        """Return the rows of this process; one tensor at a time is whole in memory."""
+
+        def part(name: str, tensor: Tensor) -> Tensor:
+            cut = like(name)
+            if not isinstance(cut, DTensor) or cut.shape != tensor.shape:
+                return tensor
+            return self._as(cut, self._rows(tensor).clone())
+
+        return read_finite_parts(path, part)
 
     def check_precision(self, precision: str) -> None:
         """Raise InputError where weights travel as bfloat16 and a run goes on in float32."""
@@ -213,16 +235,6 @@ class FSDP(Single):
 
 def _is_empty(module: nn.Module) -> bool:
     return any(parameter.is_meta for parameter in module.parameters())
-
-
-def _cut(tensor: Tensor, like: Tensor | None) -> Tensor:
-    """Return a tensor cut as another of its shape; without an exchange, each has it whole."""
-    if not isinstance(like, DTensor) or like.shape != tensor.shape:
-        return tensor
-    mesh = like.device_mesh
-    return distribute_tensor(
-        tensor.to(like.device), mesh, like.placements, src_data_rank=None
-    ).detach()
 
 
 @contextmanager

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from convflow import distributed
+from convflow.storage import read_finite
 
 Built = TypeVar("Built", bound=nn.Module)
 
@@ -115,14 +117,18 @@ class Single:
         """Return the state of a prepared module, whole where it is written; all come here."""
         return tensors
 
-    def load(self, tensors: dict[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the share of this process in whole tensors.
+    def read(self, path: Path, like: Callable[[str], Tensor | None]) -> dict[str, Tensor]:
+        """Return the share of this process in the tensors of a file.
 
         Args:
-            tensors: as `save` returns them.
-            like: tensors by the same names that are cut as the result is to be.
+            path: a safetensors file of what `save` returned.
+            like: from a name to a tensor that is cut as the result is to be; None for one that is
+                not cut.
+
+        Raises:
+            InputError: a damaged file, or numbers that are not finite.
         """
-        return tensors
+        return read_finite(path)
 
     def check_precision(self, precision: str) -> None:
         """Raise InputError where a prepared module cannot go on in this precision."""

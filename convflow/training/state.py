@@ -18,7 +18,7 @@ from convflow.data.formats import newly_read
 from convflow.data.selection import describe_others
 from convflow.models.zoo import load_strictly
 from convflow.settings.read import to_dict
-from convflow.storage import find_misfits, read_finite
+from convflow.storage import find_misfits
 from convflow.training import checkpoint
 from convflow.training.changes import free_name
 from convflow.training.data import SELECTION_FILE
@@ -118,14 +118,12 @@ def restore(trainer: Trainer, folder: Path) -> None:
         # The average first, for earlier versions stored old values of buffers with it.
         networks = {checkpoint.EMA_FILE: trainer.ema.model, checkpoint.RAW_FILE: trainer.model}
         for name, network in networks.items():
-            tensors = trainer.parallel.load(read_finite(folder / name), network.state_dict())
+            tensors = trainer.parallel.read(folder / name, network.state_dict().get)
             load_strictly(network, tensors, folder / name)  # type: ignore[arg-type]
-        tensors = read_finite(folder / checkpoint.OPTIMIZER_FILE)
         trained = trained_parameters(trainer.losses)
-        like = {
-            key: trained[name] for key in tensors if (name := key.rpartition("/")[0]) in trained
-        }
-        tensors = trainer.parallel.load(tensors, like)
+        tensors = trainer.parallel.read(
+            folder / checkpoint.OPTIMIZER_FILE, lambda key: trained.get(key.rpartition("/")[0])
+        )
         restore_optimizer(trainer.losses, trainer.optimizer, tensors, state["step"])
         _restore_objectives(trainer, folder / checkpoint.OBJECTIVES_FILE)
     trainer.step, trainer.images_seen = state["step"], state["images_seen"]
@@ -143,7 +141,7 @@ def _restore_objectives(trainer: Trainer, path: Path) -> None:
     if not any(held.values()):
         return
     held_flat = {f"{part}/{key}": t for part, some in held.items() for key, t in some.items()}
-    tensors = trainer.parallel.load(read_finite(path), held_flat)
+    tensors = trainer.parallel.read(path, held_flat.get)
     # Earlier versions stored what is frozen with the average too.
     twice = {f"ema/{name}" for name in held["raw"].keys() - held["ema"].keys()}
     tensors = {name: tensor for name, tensor in tensors.items() if name not in twice}
