@@ -195,6 +195,25 @@ def lost(error: Exception) -> InputError:
 
 
 @contextmanager
+def leaving_group() -> Iterator[None]:
+    """Leave the group of processes on any error, for the others wait in the midst of an exchange.
+
+    They then leave too.
+
+    Raises:
+        InputError: another process was lost.
+    """
+    try:
+        yield
+    except Exception as error:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+        if is_lost(error):
+            raise lost(error) from error
+        raise
+
+
+@contextmanager
 def all_or_none(
     device: torch.device, tensors: Callable[[bool], list[Tensor]] = lambda failed: []
 ) -> Iterator[None]:

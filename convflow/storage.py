@@ -10,7 +10,7 @@ import os
 import shutil
 import warnings
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -134,12 +134,32 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 def read_finite(path: Path) -> dict[str, Tensor]:
     """Read a safetensors file, or raise InputError when it holds NaN or infinity, or as above."""
     tensors = read_tensors(path)
+    _require_finite(path, tensors)
+    return tensors
+
+
+def read_finite_parts(path: Path, part: Callable[[str, Tensor], Tensor]) -> dict[str, Tensor]:
+    """Read as `read_finite` does, one tensor after the other, and return a part of each.
+
+    Args:
+        path: a safetensors file.
+        part: makes of the name and the whole tensor what is kept.
+    """
+    parts = {}
+    with _whole(path), safetensors.safe_open(path, "pt") as file:
+        for name in file.keys():  # noqa: SIM118, it is no dict
+            tensor = file.get_tensor(name)
+            _require_finite(path, {name: tensor})
+            parts[name] = part(name, tensor)
+    return parts
+
+
+def _require_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
     if name := find_nonfinite(tensors):
         raise InputError(
             f"{path} holds numbers that are not finite, first in {name}; copy it again or use "
             "another"
         )
-    return tensors
 
 
 def check_tensors(path: Path) -> None:

@@ -3,6 +3,7 @@
 import math
 
 import pytest
+import safetensors.torch
 import torch
 
 from convflow import storage
@@ -129,3 +130,23 @@ def test_whole_numbers_are_no_weights():
     assert storage.find_misfits(weights, weights | {"a": torch.zeros(2).half()}) == []
     misfits = storage.find_misfits(weights, weights | {"a": torch.zeros(2).int()})
     assert misfits == ["a holds int32, expected floating point"]
+
+
+def test_parts_of_tensors_are_read_one_by_one_and_checked(tmp_path):
+    path = tmp_path / "model.safetensors"
+    safetensors.torch.save_file({"a": torch.ones(4), "b": torch.zeros(2)}, path)
+    seen = []
+
+    def first(name, tensor):
+        seen.append(name)
+        return tensor[:1].clone()
+
+    parts = storage.read_finite_parts(path, first)
+    assert {name: tensor.tolist() for name, tensor in parts.items()} == {"a": [1], "b": [0]}
+    safetensors.torch.save_file({"a": torch.ones(4), "b": torch.tensor([torch.nan])}, path)
+    with pytest.raises(InputError, match="not finite, first in b; copy it again"):
+        storage.read_finite_parts(path, first)
+    assert sorted(seen) == ["a", "a", "b"]
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(InputError, match="is damaged or no safetensors file"):
+        storage.read_finite_parts(path, first)

@@ -1,4 +1,4 @@
-"""Two processes that meet through gloo, as torchrun would start them."""
+"""Two or more processes that meet through gloo, as torchrun would start them."""
 
 from __future__ import annotations
 
@@ -13,16 +13,23 @@ ROOT = Path(__file__).parents[1]
 
 def start_two(words: list[str], **environment: str) -> list[tuple[int, str, str]]:
     """Run `python WORDS` twice, as ranks 0 and 1: exit code, output and complaints of each."""
+    return start_many(2, words, 60, **environment)
+
+
+def start_many(
+    num: int, words: list[str], seconds: float, **environment: str
+) -> list[tuple[int, str, str]]:
+    """Run `python WORDS` as ranks 0 to `num` - 1, for at most so many seconds, as `start_two`."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     shared = {
-        "WORLD_SIZE": "2",
+        "WORLD_SIZE": str(num),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": port,
         "OMP_NUM_THREADS": "1",
     } | environment
-    both = [
+    each = [
         subprocess.Popen(
             [sys.executable, *words],
             cwd=ROOT,
@@ -31,14 +38,14 @@ def start_two(words: list[str], **environment: str) -> list[tuple[int, str, str]
             stderr=subprocess.PIPE,
             text=True,
         )
-        for rank in range(2)
+        for rank in range(num)
     ]
     try:
-        answers = [process.communicate(timeout=120) for process in both]
+        answers = [process.communicate(timeout=seconds) for process in each]
     finally:
-        for process in both:
+        for process in each:
             process.kill()
-    return [(p.returncode, *answer) for p, answer in zip(both, answers, strict=True)]
+    return [(p.returncode, *answer) for p, answer in zip(each, answers, strict=True)]
 
 
 def run_two(words: list[str]) -> list[str]:

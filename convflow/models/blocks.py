@@ -19,6 +19,11 @@ MOST_GRAPHS = 64
 """Graphs of one kind of block: one for each width, size, dtype and with or without gradients."""
 
 
+def is_block(module: nn.Module) -> bool:
+    """Return whether a condition modulates this very module: a block or a head."""
+    return any(isinstance(child, Modulation) for child in module.children())
+
+
 def compile_blocks(model: nn.Module, **options: Any) -> None:
     """Compile every part of a network that a condition modulates: its blocks and its heads.
 
@@ -38,7 +43,7 @@ def compile_blocks(model: nn.Module, **options: Any) -> None:
         >>> from convflow import create_model
         >>> compile_blocks(create_model("dico", width=16))
     """
-    parts = [m for m in model.modules() if any(isinstance(c, Modulation) for c in m.children())]
+    parts = [module for module in model.modules() if is_block(module)]
     if not parts:
         raise InputError(
             f"expected a network with blocks that have a Modulation, got {type(model).__name__} "

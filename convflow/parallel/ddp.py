@@ -64,18 +64,8 @@ class DDP(Single):
         Raises:
             InputError: another process was lost.
         """
-        try:
+        with distributed.leaving_group():
             loss.backward()
-        except Exception as error:
-            dist.destroy_process_group()
-            if distributed.is_lost(error):
-                raise distributed.lost(error) from error
-            raise
-
-
-def create_parallel() -> Single:
-    """Return the engine for as many processes as there are."""
-    return DDP() if distributed.world_size() > 1 else Single()
 
 
 def _sum(bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:

@@ -2,17 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from convflow import distributed
+from convflow.storage import read_finite
+
+Built = TypeVar("Built", bound=nn.Module)
 
 
 class Single:
-    """The whole network and the whole batch on one device."""
+    """The whole network and the whole batch on one device.
+
+    Args:
+        device: of this process.
+
+    Attributes:
+        sharded: whether a process holds a share of the weights, so that all must call a network.
+        shards: processes that hold one copy of the weights.
+    """
+
+    sharded = False
+    shards = 1
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    @property
+    def draws(self) -> bool:
+        """Whether this process draws samples: the first does, or all that share a network."""
+        return self.sharded or not distributed.rank()
+
+    def build(self, create: Callable[[], Built]) -> Built:
+        """Return what `create` does, maybe without numbers until `prepare` gives them."""
+        return create()
+
+    def place(self, module: Built) -> Built:
+        """Return a module on the device of this process, as far as it is to be there now."""
+        return module.to(self.device)
 
     def prepare(self, module: nn.Module, *, unused: bool = False) -> nn.Module:
         """Return what is called in place of `module` in training; all processes come here.
@@ -22,6 +54,28 @@ class Single:
             unused: whether some of its parameters may take no part in a step.
         """
         return module
+
+    def prepare_average(self, average: nn.Module, module: nn.Module, called: bool) -> None:
+        """Keep an average where what it follows is, which is prepared already.
+
+        Args:
+            average: a copy of `module` that was made before.
+            module: the network or the objectives in what was prepared.
+            called: whether the average is called too.
+        """
+
+    def passes(self, own: int, most: int) -> int:
+        """Return how many forward passes this process takes in a step.
+
+        Args:
+            own: as many as its rows need.
+            most: as many as the rows of any process need.
+        """
+        return own
+
+    def together(self) -> AbstractContextManager[object]:
+        """Return a context in which the processes that must call a module in common do so."""
+        return nullcontext()
 
     def accumulate(self, module: nn.Module) -> AbstractContextManager[object]:
         """Return a context in which gradients of a prepared module stay on this process."""
@@ -55,10 +109,26 @@ class Single:
         distributed.sum_over_processes([raised])
         return raised.bool().tolist()
 
+    def alike(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return those tensors that must be the same on all processes."""
+        return tensors
+
     def save(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the state of a prepared module, whole where it is written; all come here."""
         return tensors
 
-    def load(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return the share of this process in what `save` has returned."""
-        return tensors
+    def read(self, path: Path, like: Callable[[str], Tensor | None]) -> dict[str, Tensor]:
+        """Return the share of this process in the tensors of a file.
+
+        Args:
+            path: a safetensors file of what `save` returned.
+            like: from a name to a tensor that is cut as the result is to be; None for one that is
+                not cut.
+
+        Raises:
+            InputError: a damaged file, or numbers that are not finite.
+        """
+        return read_finite(path)
+
+    def check_precision(self, precision: str) -> None:
+        """Raise InputError where a prepared module cannot go on in this precision."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from convflow import distributed
 from convflow.settings.read import flatten, to_dict
-from convflow.storage import hash_tensors
+from convflow.storage import checksum, hash_tensors
 from convflow.training.state import checkpoint_tensors
 from convflow.types import InputError
 
@@ -35,14 +35,17 @@ def agree_on_start(trainer: Trainer) -> None:
         if key not in LOCAL
     }
     agree("give all processes the same command", settings | {"precision": trainer.precision})
-    agree(FOLDER, {"step": trainer.step, "number of images seen": trainer.images_seen})
+    state = None if trainer.saved is None else checksum(trainer.saved / "state.json")["sha256"]
+    place = {"step": trainer.step, "number of images seen": trainer.images_seen}
+    agree(FOLDER, place | {"checkpoint's state.json": state})
     data = {"number of images": len(trainer.images), "images": trainer.data_fingerprint}
     agree("let all processes read the same data", data)
     if trainer.codec.network is not None:
         known = hash_tensors(trainer.codec.network.state_dict())
         agree("give all processes the same autoencoder", {"hash of the autoencoder": known})
     weights = {
-        f"hash of {name}": hash_tensors(held) for name, held in checkpoint_tensors(trainer).items()
+        f"hash of {name}": hash_tensors(trainer.parallel.alike(held))
+        for name, held in checkpoint_tensors(trainer).items()
     }
     agree(f"{FOLDER} and run the same versions", weights)
 

@@ -19,9 +19,11 @@ from convflow.data.check import Report
 from convflow.data.loader import Images, Order
 from convflow.data.sources import Source
 from convflow.models.backbone import Backbone, check_size
+from convflow.models.blocks import is_block
 from convflow.models.memory import MemoryEstimate
 from convflow.models.zoo import create_model, settings_of
 from convflow.objectives.table import create_objectives
+from convflow.parallel.single import Single
 from convflow.processes.flow import FlowMatching
 from convflow.processes.process import Process
 from convflow.seeds import TRAINING_KEYS, generator_of
@@ -74,16 +76,19 @@ def build_trainer(config: TrainConfig, run: Path, device: torch.device) -> tuple
         config = fit_settings(config, origin.model)
     build = partial(build_network, config, len(source.class_names), codec, process)
     sizes = fitting_sizes(config, build, codec.factor, process)
-    _check_memory(config, build, max(sizes, key=math.prod), codec.factor, device)
+    half = distributed.choose_precision(config.precision, device) == "bfloat16"
+    parallel = config.parallel.create(device, half, is_block)
+    _check_memory(config, build, max(sizes, key=math.prod), codec.factor, parallel)
     images, order, report = open_data(config, source, sizes, run if begun else None, device)
     config = know_constants(config, codec, process, images, device)
     process = config.process
-    model = build()
+    model = parallel.build(build) if origin is None else build()
     losses = build_losses(config, model, process, codec.factor)
     report.notes = [*report.notes, *describe_paths(config, found)]
     if origin is not None:
         report.notes = [*report.notes, *begin_from(model, origin, source.class_names)]
-    return Trainer(config, losses.to(device), process, codec, images, run, order), report
+    losses = parallel.place(losses)
+    return Trainer(config, losses, process, codec, images, run, order, parallel), report
 
 
 def open_process(config: TrainConfig) -> Process:
@@ -210,9 +215,10 @@ def _check_memory(
     build: Callable[[], Backbone],
     size: Size,
     factor: int,
-    device: torch.device,
+    parallel: Single,
 ) -> None:
     """Raise InputError when a step at the largest size cannot fit into memory."""
+    device = parallel.device
     whole = batch_size_of(size, config.batch_size, math.prod(config.data.size))
     share = math.ceil(whole / distributed.world_size())
     batch = min(share, config.micro_batch or share)
@@ -220,7 +226,12 @@ def _check_memory(
     estimate = MemoryEstimate(
         build, size, batch, factor, half, training=True, recompute=config.memory.recompute
     )
-    estimate.check(distributed.free_memory(device), "micro-batch")
+    free = distributed.free_memory(device)
+    if free is not None and parallel.sharded:  # weights, average, gradients and two moments
+        with torch.device("meta"):
+            held = 20 * sum(parameter.numel() for parameter in build().parameters())
+        free += held - held // parallel.shards
+    estimate.check(free, "micro-batch")
 
 
 def _measure_stds(

@@ -55,13 +55,14 @@ ON_RESUME: dict[str, Rule] = {
     "seed": "init",
     "device": "free",
     "compile": "recorded",
+    "parallel": "free",
     "precision": "recorded",
 }
 """The rule of every key, or of its group where the key is not named."""
 
 RECORD = "changes.jsonl"
 
-OF_KINDS = ("model.", "codec.", "process.", "sampling.solver.")
+OF_KINDS = ("model.", "codec.", "process.", "parallel.", "sampling.solver.")
 """Groups whose settings are those of a kind."""
 
 

@@ -67,9 +67,22 @@ FILES = (RAW_FILE, EMA_FILE, OPTIMIZER_FILE, "raw/config.json", "ema/config.json
 """The files of every checkpoint whose checksums are in `state.json`."""
 
 
-def remove_old(run: Path, keep: int) -> None:
-    """Remove all but the newest `keep` checkpoints, and drafts that a killed process left."""
-    for step in list_steps(run)[:-keep]:
+def remove_old(run: Path, keep: int, keep_every: int = 0) -> None:
+    """Remove old checkpoints, and drafts that a killed process left.
+
+    Args:
+        run: the run folder.
+        keep: the newest that stay.
+        keep_every: the first at or after each multiple of so many steps stays too; 0 for none.
+    """
+    steps, last = list_steps(run), 0
+    old = []
+    for step in steps[:-keep]:
+        if keep_every and step // keep_every > last:
+            last = step // keep_every
+        else:
+            old.append(step)
+    for step in old:
         doomed = folder_of(run, step).with_name(f"{UNFINISHED}old-{step}")
         folder_of(run, step).rename(doomed)
     for draft in (run / "checkpoints").glob(f"{UNFINISHED}*"):
@@ -143,7 +156,9 @@ def update_description(folder: Path, config: PipelineConfig) -> None:
         write_description((folder / name).parent, config)
 
 
-def describe_disk(parameters: int, keep: int, kept: int, folder: Path) -> tuple[str, bool]:
+def describe_disk(
+    parameters: int, keep: int, kept: int, folder: Path, keep_every: int = 0
+) -> tuple[str, bool]:
     """Return a line about the disk that checkpoints will take, and whether it is free.
 
     A checkpoint holds weights, their average and two moments in float32; one more than are kept is
@@ -154,12 +169,14 @@ def describe_disk(parameters: int, keep: int, kept: int, folder: Path) -> tuple[
         keep: checkpoints that are kept.
         kept: checkpoints that are there already.
         folder: on the disk; it exists.
+        keep_every: as in `remove_old`.
     """
     each, free = 16 * parameters, shutil.disk_usage(folder).free
     many = f"{keep} are kept" if keep > 1 else "1 is kept"
+    also = f", and 1 for each {keep_every:,} steps" if keep_every else ""
     line = (
         f"checkpoints take about {bytes_of(each)} each, at most {many} and 1 is being written: "
-        f"{bytes_of(each * (keep + 1))}; {bytes_of(free)} are free here"
+        f"{bytes_of(each * (keep + 1))}{also}; {bytes_of(free)} are free here"
     )
     if fits := each * max(1, keep + 1 - kept) <= free:
         return line, fits

@@ -13,6 +13,7 @@ from convflow.bundle.config import ResolutionConfig, SamplingConfig
 from convflow.codecs import Codec, PixelCodec
 from convflow.data.files import MAX_PIXELS
 from convflow.models.blocks import RecomputeChoice
+from convflow.parallel.engines import Automatic, Parallel
 from convflow.processes.flow import FlowMatching
 from convflow.processes.process import Process
 from convflow.settings.fields import (
@@ -112,6 +113,9 @@ class CheckpointConfig:
 
     every_minutes: Annotated[NotNegative, doc("minutes between checkpoints")] = 5.0
     keep: Annotated[Count, doc("newest checkpoints kept; older ones are removed")] = 3
+    keep_every: Annotated[
+        Natural, doc("the first checkpoint after each so many steps stays for good; 0 = none")
+    ] = 0
     verify: Annotated[bool, doc("compare checksums of checkpoints that are read")] = True
 
 
@@ -159,6 +163,9 @@ class TrainConfig:
     label_dropout: Annotated[Fraction, doc("share of labels replaced by 'no label'")] = 0.1
     seed: Annotated[Natural, doc("seed of weights, data order, noise and times")] = 0
     device: Annotated[str, doc("device to train on: auto, cpu, ...")] = "auto"
+    parallel: Annotated[
+        Parallel, doc("what several devices share: auto or ddp (the batch), fsdp (the network too)")
+    ] = field(default_factory=Automatic)
     compile: Annotated[
         CompileChoice,
         doc("torch.compile of the network: off, blocks (quick to compile) or whole"),

@@ -246,8 +246,9 @@ def _introduce(trainer: Trainer, report: Report, changes: Sequence[Change]) -> N
     if changes:
         log.info(f"changed, noted in {RECORD}: {', '.join(map(str, changes))}")
     kept = len(checkpoint.list_steps(trainer.run_folder))
+    saving = config.checkpoint
     line, fits = checkpoint.describe_disk(
-        parameters, config.checkpoint.keep, kept, trainer.run_folder
+        parameters, saving.keep, kept, trainer.run_folder, saving.keep_every
     )
     log.log(logging.INFO if fits else logging.WARNING, line)
     say_passed_over(trainer.run_folder)

@@ -39,9 +39,9 @@ FOR_SCALES = GeneralLinear("euler", 40)
 def override(config: TrainConfig, arguments: Sequence[str]) -> TrainConfig:
     """Return `config` with command-line words such as `--optim.lr 2e-4` or `--data.size=64x48` set.
 
-    Dashes and underscores are the same. `--data X` is short for `--data.path X`; `--process X` and
-    `--codec X` choose a kind, whose settings are then its own defaults. `--optim X` keeps those of
-    the recipe's optimizer that X has too.
+    Dashes and underscores are the same. `--data X` is short for `--data.path X`; `--process X`,
+    `--codec X` and `--parallel X` choose a kind, whose settings are then its own defaults.
+    `--optim X` keeps those of the recipe's optimizer that X has too.
 
     Raises:
         InputError: an unknown key (the nearest is named), a missing or an unfit value.
@@ -52,7 +52,7 @@ def override(config: TrainConfig, arguments: Sequence[str]) -> TrainConfig:
     # Another network, process or codec starts from its own settings, not from the recipe's.
     if given.get("model.name", tree["model"]["name"]) != tree["model"]["name"]:
         tree["model"] = {}
-    for place in ("process", "codec"):
+    for place in ("process", "codec", "parallel"):
         if (kind := given.pop(place, tree[place]["kind"])) != tree[place]["kind"]:
             tree[place] = {"kind": kind}
     # Another optimizer keeps what it shares with the recipe's.

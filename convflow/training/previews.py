@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from convflow import distributed
 from convflow.codecs import Codec
 from convflow.data.grid import tile
 from convflow.generate import Samples
@@ -43,6 +44,8 @@ class Previews:
     ) -> bool:
         """Write a grid from each network, thin the folder, and return True.
 
+        Where processes share the networks all come here, and the first writes.
+
         Args:
             networks: by the name that the file gets, "raw" or "ema".
             images_seen: so far.
@@ -64,6 +67,8 @@ class Previews:
             finally:
                 hook.remove()
             pixels[name] = self.samples.codec.decode(x)
+        if distributed.rank():
+            return True
         self.folder.mkdir(exist_ok=True)
         zoom = max(1, 64 // max(self.samples.size))
         for name, grid in pixels.items():

@@ -18,12 +18,12 @@ from convflow.data.formats import newly_read
 from convflow.data.selection import describe_others
 from convflow.models.zoo import load_strictly
 from convflow.settings.read import to_dict
-from convflow.storage import find_misfits, read_finite
+from convflow.storage import find_misfits
 from convflow.training import checkpoint
 from convflow.training.changes import free_name
 from convflow.training.data import SELECTION_FILE
 from convflow.training.divergence import require_finite
-from convflow.training.optim import optimizer_tensors, restore_optimizer
+from convflow.training.optim import optimizer_tensors, restore_optimizer, trained_parameters
 from convflow.training.places import find_paths
 from convflow.types import InputError
 
@@ -45,8 +45,7 @@ def checkpoint_tensors(trainer: Trainer) -> dict[str, dict[str, Tensor]]:
         for name, tensors in _objectives(trainer).items()
         for key, tensor in tensors.items()
     }
-    parts |= {checkpoint.OBJECTIVES_FILE: parameters} if parameters else {}
-    return {name: trainer.parallel.save(tensors) for name, tensors in parts.items()}
+    return parts | ({checkpoint.OBJECTIVES_FILE: parameters} if parameters else {})
 
 
 def _objectives(trainer: Trainer) -> dict[str, dict[str, Tensor]]:
@@ -66,7 +65,9 @@ def store(trainer: Trainer) -> Path:
         InputError: the disk is full or not writable; earlier checkpoints are untouched.
         Diverged: weights, average or the optimizer's state are not finite.
     """
-    run, config, parts = trainer.run_folder, trainer.config, checkpoint_tensors(trainer)
+    run, config = trainer.run_folder, trainer.config
+    tensors = checkpoint_tensors(trainer)
+    parts = {name: trainer.parallel.save(held) for name, held in tensors.items()}
     folder = checkpoint.folder_of(run, trainer.step)
     if distributed.rank():
         return folder
@@ -98,7 +99,7 @@ def store(trainer: Trainer) -> Path:
     checkpoint.move_aside(folder)
     checkpoint.write(folder, trainer.model, parts, description, state)
     trainer.saved = folder
-    checkpoint.remove_old(run, config.checkpoint.keep)
+    checkpoint.remove_old(run, config.checkpoint.keep, config.checkpoint.keep_every)
     return folder
 
 
@@ -117,14 +118,18 @@ def restore(trainer: Trainer, folder: Path) -> None:
         # The average first, for earlier versions stored old values of buffers with it.
         networks = {checkpoint.EMA_FILE: trainer.ema.model, checkpoint.RAW_FILE: trainer.model}
         for name, network in networks.items():
-            tensors = trainer.parallel.load(read_finite(folder / name))
+            tensors = trainer.parallel.read(folder / name, network.state_dict().get)
             load_strictly(network, tensors, folder / name)  # type: ignore[arg-type]
-        tensors = trainer.parallel.load(read_finite(folder / checkpoint.OPTIMIZER_FILE))
+        trained = trained_parameters(trainer.losses)
+        tensors = trainer.parallel.read(
+            folder / checkpoint.OPTIMIZER_FILE, lambda key: trained.get(key.rpartition("/")[0])
+        )
         restore_optimizer(trainer.losses, trainer.optimizer, tensors, state["step"])
         _restore_objectives(trainer, folder / checkpoint.OBJECTIVES_FILE)
     trainer.step, trainer.images_seen = state["step"], state["images_seen"]
     if trainer.config.precision == "auto":  # stays what it was
         trainer.precision = state.get("precision", trainer.precision)
+        trainer.parallel.check_precision(trainer.precision)
         samples = replace(trainer.previews.samples, precision=trainer.precision)
         trainer.previews = replace(trainer.previews, samples=samples)
     trainer.begun_from = trainer.saved = folder
@@ -135,7 +140,8 @@ def _restore_objectives(trainer: Trainer, path: Path) -> None:
     held = _objectives(trainer)
     if not any(held.values()):
         return
-    tensors = trainer.parallel.load(read_finite(path))
+    held_flat = {f"{part}/{key}": t for part, some in held.items() for key, t in some.items()}
+    tensors = trainer.parallel.read(path, held_flat.get)
     # Earlier versions stored what is frozen with the average too.
     twice = {f"ema/{name}" for name in held["raw"].keys() - held["ema"].keys()}
     tensors = {name: tensor for name, tensor in tensors.items() if name not in twice}
@@ -198,3 +204,14 @@ def save_before(error: Exception, save: Callable[[], Path]) -> Exception:
 def kept(run: Path, before: int | None = None) -> str:
     """Return the name of the newest good checkpoint of a run, for a message."""
     return str(checkpoint.find_good(run, before) or "no good checkpoint")
+
+
+def advise(trainer: Trainer) -> str:
+    """Return what is kept of a training that diverges, and what to do, for the message."""
+    run, begun = trainer.run_folder, trainer.begun_from
+    if begun == checkpoint.folder_of(run, trainer.step):
+        good = kept(run, before=trainer.step)
+        cure = f"the first step after {begun} was read, which may be bad: move it elsewhere"
+    else:
+        good, cure = kept(run), "try a lower --optim.lr in a new run"
+    return f"kept: {good}; {cure}"

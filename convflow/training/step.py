@@ -8,10 +8,32 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from convflow import distributed
 from convflow.models.backbone import Backbone
 from convflow.objectives.objective import Inputs, Objective
 from convflow.objectives.regression import Regression
 from convflow.objectives.table import Weighted
+from convflow.parallel.single import Single
+
+
+def passes(
+    count: int, total: int, micro_batch: int | None, parallel: Single
+) -> list[tuple[slice, bool]]:
+    """Return the rows of each forward pass of a step on this process, and whether it is blank.
+
+    A blank pass adds nothing. It is there where others take one more and all must take part.
+
+    Args:
+        count: rows of this process.
+        total: rows of all processes.
+        micro_batch: most rows at once.
+        parallel: says who takes part.
+    """
+    most = max(-(-total // distributed.world_size()), 1)
+    size = micro_batch or most
+    slices = [slice(start, start + size) for start in range(0, count, size)]
+    blank = parallel.passes(len(slices), -(-most // size)) - len(slices)
+    return [(rows, False) for rows in slices] + [(slice(0, 1), True)] * blank
 
 
 class Losses(nn.Module):

@@ -22,10 +22,9 @@ from convflow.models.blocks import recompute_blocks
 from convflow.models.resolution import Resolution, read_arguments
 from convflow.models.zoo import check_process
 from convflow.objectives.objective import Inputs
-from convflow.parallel.ddp import create_parallel
+from convflow.parallel.single import Single
 from convflow.processes.process import Process
 from convflow.seeds import TRAINING_KEYS, generator_of
-from convflow.training import checkpoint
 from convflow.training.compiling import BatchShapes, compile_network, uncompiled
 from convflow.training.config import TrainConfig
 from convflow.training.divergence import (
@@ -36,8 +35,8 @@ from convflow.training.ema import EMA
 from convflow.training.monitor import IntervalTimer, Monitor
 from convflow.training.optim import create_optimizer, learning_rate
 from convflow.training.previews import Previews, samples_of
-from convflow.training.state import kept, restore, save_before, store
-from convflow.training.step import Losses
+from convflow.training.state import advise, restore, save_before, store
+from convflow.training.step import Losses, passes
 from convflow.training.stopping import Stop, asked_to_stop
 from convflow.types import Diverged, InputError
 
@@ -55,6 +54,7 @@ class Trainer:
         images: the training images.
         run: the run folder; it exists.
         order: of the images; None for one size.
+        parallel: what the processes share; None for one process.
     """
 
     def __init__(
@@ -66,6 +66,7 @@ class Trainer:
         images: Images,
         run: Path,
         order: Order | None = None,
+        parallel: Single | None = None,
     ) -> None:
         model = losses.network
         self.config, self.process, self.codec = config, process, codec
@@ -76,7 +77,8 @@ class Trainer:
         self.data_fingerprint = images.fingerprint + self.order.fingerprint
         height, width = images.shape[1:]
         self.shape = (model.in_channels, height // codec.factor, width // codec.factor)
-        self.device = next(model.parameters()).device
+        self.parallel = parallel or Single(next(model.parameters()).device)
+        self.device = self.parallel.device
         self.ema, self.objectives_ema = (
             EMA(module, config.ema.decay, config.ema.warmup, config.ema.every)
             for module in (model, losses.objectives)
@@ -84,8 +86,10 @@ class Trainer:
         recompute_blocks(model, config.memory.recompute)  # not of the average, a copy
         compile_network(model, config.compile, bool(losses.blocks))
         self.shapes = BatchShapes()
-        self.parallel = create_parallel()
         self.prepared = self.parallel.prepare(losses, unused=losses.of_users)
+        self.parallel.prepare_average(self.ema.model, model, called=True)
+        averaged = self.objectives_ema.model
+        self.parallel.prepare_average(averaged, losses.objectives, called=False)
         self.optimizer = create_optimizer(losses, config.optim)
         self.model_kwargs = read_arguments(model, config.resolution.arguments())
         Resolution(self.shape[1:], self.shape[1:]).check(model, self.model_kwargs)
@@ -100,19 +104,21 @@ class Trainer:
         self.savable = True  # between two whole steps, and no save has failed
         self.interrupted = False  # by a signal, on any process
         self.saving = False  # is due, by the clock of the first process
+        self.drawing = False  # of samples is due, likewise
+        self.broken = False  # between two whole steps, or by a failed save, on any process
 
     def train_step(
         self, images: Tensor, labels: Tensor, indices: Any, total: int, full: int
     ) -> dict[str, float]:
         """Take one step on this process's share of `total` images, where `full` fill a batch."""
-        config, divisor = self.config, float(full)
-        if not len(images):  # fewer than there are processes: a blank one, which adds nothing
+        config, missing = self.config, not len(images)
+        if missing:  # fewer than there are processes: a blank one, which adds nothing
             images, labels = images.new_zeros(1, *images.shape[1:]), labels.new_zeros(1)
-            divisor = math.inf
         mean, terms = torch.zeros((), device=self.device), dict[str, Tensor]()
-        *others, last = _slices(len(images), config.micro_batch)
+        *others, last = self._passes(len(images), total)
 
-        def loss_of(rows: slice) -> Tensor:
+        def loss_of(rows: slice, blank: bool) -> Tensor:
+            divisor = math.inf if blank or missing else float(full)
             losses, found = self._losses(images[rows], take(labels, rows), draws, rows, noise)
             for name, values in found.items():
                 terms[name] = terms.get(name, 0) + values.detach().sum() / divisor
@@ -129,10 +135,10 @@ class Trainer:
             shape = (total, *self._shape(images))
             labels, draws = self._draw(labels, shape)
             noise = self._draw_encoding(shape)
-            for rows in others:
+            for one in others:
                 with self.parallel.accumulate(self.prepared):
-                    loss_of(rows).backward()
-            loss = loss_of(last)
+                    loss_of(*one).backward()
+            loss = loss_of(*last)
         known = {"loss": mean} | (terms if len(terms) > 1 else {})
         distributed.sum_over_processes(list(known.values())[1:])  # while none can have failed
         self.parallel.backward(loss)
@@ -165,60 +171,75 @@ class Trainer:
         )
         gap = 60 * config.checkpoint.every_minutes
         clock = IntervalTimer(gap, gap)
-        saving_due = (lambda: False) if distributed.rank() else clock.due
         began = self.step
         deadline = None if distributed.rank() else deadline
         self.model.train()
         with distributed.all_or_none(self.device), ExitStack() as held:
             with distributed.all_or_none(self.device):
                 monitor = held.enter_context(self._monitor(deadline))
+
+            def due() -> tuple[bool, bool]:
+                draw = monitor is not None and self.step > began and monitor.samples_due.due()
+                return monitor is not None and clock.due(), draw
+
             held.enter_context(closing(stream))
             stop = held.enter_context(asked_to_stop(deadline))
             try:
-                while batch := self._next(stream, stop, saving_due):
+                while batch := self._next(stream, stop, due):
                     if self.saving:
                         with distributed.all_or_none(self.device):
                             self.save(monitor)
+                    if self.drawing and self._draw_samples(monitor, stop):
+                        break
                     metrics = self.train_step(
                         batch.pixels, batch.labels, batch.indices, batch.total, batch.full
                     )
-                    if monitor is None:
-                        continue
-                    monitor.step(self.step, self.images_seen, metrics)
-                    if monitor.samples_due.due():
-                        self.write_samples(partial(self._agree, stop, busy=True))
-                        monitor.samples_due.restart()
+                    if monitor is not None:
+                        monitor.step(self.step, self.images_seen, metrics)
             except Exception as error:
                 raise self._stop_all(error, monitor, stop) from error.__cause__
             finished = self.images_seen >= config.images
+            if self.broken and self.parallel.sharded:  # a process cannot save its share
+                return False
             folder = self.save(monitor)
-            if monitor is not None:
-                if finished and self.step > began:
-                    self.write_samples(stop)
-                if not finished and not stop():
-                    log.info(f"saved before: {folder}")
+            if finished and self.step > began and self.parallel.draws:
+                shared = self.parallel.sharded
+                self.write_samples(partial(self._agree, stop, busy=True) if shared else stop)
+            if monitor is not None and not finished and not stop():
+                log.info(f"saved before: {folder}")
         return finished or not self.interrupted
 
     def _next(
-        self, stream: Iterator[Batch], stop: Stop, saving_due: Callable[[], bool]
+        self, stream: Iterator[Batch], stop: Stop, due: Callable[[], tuple[bool, bool]]
     ) -> Batch | None:
         """Return the next batch; None at the end, or where any process is to stop.
 
-        No process goes on before all have their batch, and know whether to save before it.
+        No process goes on before all have their batch, and know whether to save or to draw
+        samples before it.
         """
         batch = next(stream) if self.images_seen < self.config.images else None
-        return None if self._agree(stop, saving_due()) else batch
+        return None if self._agree(stop, *due()) else batch
+
+    def _draw_samples(self, monitor: Monitor | None, stop: Stop) -> bool:
+        """Write samples while other processes wait, or help; return whether any is to stop."""
+        if self.parallel.draws:
+            self.write_samples(partial(self._agree, stop, busy=True))
+        if monitor is not None:
+            monitor.samples_due.restart()
+        return self._agree(stop)
 
     def _stop_all(self, error: Exception, monitor: Monitor | None, stop: Stop) -> Exception:
         """Save before an error ends the run, where that can be; return what to raise.
 
         The other processes are told where they ask each other, and save as if asked to stop.
         """
-        if monitor is not None and self.savable and not isinstance(error, Diverged):
-            error = save_before(error, partial(self.save, monitor))
         stop.failed = True
+        self.savable = self.savable and not isinstance(error, Diverged)
         with suppress(InputError):  # a process that is gone
             self._agree(stop)
+        mine = not self.broken if self.parallel.sharded else monitor is not None
+        if mine and self.savable:
+            error = save_before(error, partial(self.save, monitor))
         return error
 
     def save(self, monitor: Monitor | None = None) -> Path:
@@ -241,9 +262,9 @@ class Trainer:
         """Write a grid of samples from raw weights and one from their average, unless stopped."""
         networks: dict[str, Any] = {"raw": self.model, "ema": self.ema.model}
         self.model.eval()
-        with uncompiled(self.config.compile != "off"):  # other shapes, and few batches
+        with self.parallel.together(), uncompiled(self.config.compile != "off"):
             written = self.previews.write(networks, self.images_seen, stop)
-        if written:
+        if written and not distributed.rank():
             log.info(f"samples after {self.images_seen:,} images: {self.previews.folder}")
         self.model.train()
 
@@ -308,6 +329,10 @@ class Trainer:
         resolution = Resolution((data.shape[2], data.shape[3]), self.shape[1:])
         return resolution.network(model, self.model_kwargs, self.process.flow_time)
 
+    def _passes(self, count: int, total: int) -> list[tuple[slice, bool]]:
+        """Return the forward passes over our `count` rows of `total`, see `passes`."""
+        return passes(count, total, self.config.micro_batch, self.parallel)
+
     def _share(self) -> slice:
         return slice(distributed.rank(), None, distributed.world_size())
 
@@ -320,16 +345,19 @@ class Trainer:
         on = self.precision == "bfloat16"
         return torch.autocast(self.device.type, torch.bfloat16, enabled=on)
 
-    def _agree(self, stop: Stop, save: bool = False, busy: bool = False) -> bool:
-        """Return whether any process is to stop; note whether for a signal, and whether to save.
+    def _agree(
+        self, stop: Stop, save: bool = False, draw: bool = False, busy: bool = False
+    ) -> bool:
+        """Return whether any process is to stop; note why, and what is due before the next step.
 
         While the first process draws images it asks as one who is busy, again and again; the
         others, which have come to the next step, then answer and wait.
         """
         while True:
-            flags = [stop(), busy, stop.signalled(), save]
+            broken = stop.failed and not self.savable
+            flags = [stop(), busy, stop.signalled(), save, draw, broken]
             agreed = self.parallel.agree(flags, self.device)
-            stopped, waited_for, self.interrupted, self.saving = agreed
+            stopped, waited_for, self.interrupted, self.saving, self.drawing, self.broken = agreed
             if busy or not waited_for:
                 return stopped
 
@@ -359,7 +387,7 @@ class Trainer:
         parts = [torch.zeros(0, device=self.device)]
 
         def forward() -> None:
-            for rows in _slices(len(images), self.config.micro_batch):
+            for rows, _ in self._passes(len(images), total):
                 parts.append(self._losses(images[rows], take(labels, rows), draws, rows, noise)[0])
 
         with uncompiled(self.config.compile != "off"):
@@ -370,21 +398,9 @@ class Trainer:
         )
         gradient = first_nonfinite_gradient(self.losses)
         where = module or (f"the gradient of {gradient}" if gradient else "the gradient's norm")
-        begun = self.begun_from
-        if begun == checkpoint.folder_of(self.run_folder, self.step):
-            good = kept(self.run_folder, before=self.step)
-            cure = f"the first step after {begun} was read, which may be bad: move it elsewhere"
-        else:
-            good, cure = kept(self.run_folder), "try a lower --optim.lr in a new run"
         return Diverged(
             f"the loss or its gradient is not finite at step {self.step + 1} (images "
             f"{self.images_seen:,} to {self.images_seen + total:,}); first in "
             f"{where}{f', with {names}' if names else ''}{', ...' if len(bad) > 3 else ''}; "
-            f"kept: {good}; {cure}"
+            + advise(self)
         )
-
-
-def _slices(count: int, most: int | None) -> list[slice]:
-    """Cut `count` rows into pieces of at most `most`."""
-    most = most or max(count, 1)
-    return [slice(start, start + most) for start in range(0, count, most)]

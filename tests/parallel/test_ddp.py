@@ -1,14 +1,13 @@
 """Two processes sum their gradients in the backward pass, and an error in it ends both."""
 
-from convflow.parallel.ddp import create_parallel
-from convflow.parallel.single import Single
 from tests.two_processes import run_two
 
 STEPS = """
 import torch
 from torch import nn
 from convflow import distributed as d
-from convflow.parallel.ddp import create_parallel
+from convflow.models.blocks import is_block
+from convflow.parallel.engines import Automatic
 from convflow.types import InputError
 
 class Failing(torch.autograd.Function):
@@ -21,7 +20,7 @@ class Failing(torch.autograd.Function):
 
 cpu = torch.device("cpu")
 with d.process_group(cpu):
-    rank, parallel = d.rank(), create_parallel()
+    rank, parallel = d.rank(), Automatic().create(cpu, False, is_block)
     module = nn.Linear(2, 1, bias=False)
     with torch.no_grad():
         module.weight.fill_(1)
@@ -47,7 +46,3 @@ def test_gradients_are_summed_and_an_error_ends_all():
     first, second = run_two(["-c", STEPS])
     assert first == "InputError another process stopped \n"
     assert second == "MemoryError too much\n"
-
-
-def test_one_process_needs_no_exchange():
-    assert type(create_parallel()) is Single

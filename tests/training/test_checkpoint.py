@@ -28,6 +28,16 @@ def test_old_ones_and_drafts_are_removed(tmp_path):
     assert names == ["step_000000004", "step_000000005"]
 
 
+def test_the_first_checkpoint_after_each_so_many_steps_stays(tmp_path):
+    left = []
+    for step in (3, 9, 12, 19, 20, 21, 47, 48, 49):  # removed as a run would, one by one
+        make(tmp_path, step, STATE | {"step": step})
+        checkpoint.remove_old(tmp_path, keep=2, keep_every=10)
+        left.append(checkpoint.list_steps(tmp_path))
+    assert left[2:5] == [[9, 12], [12, 19], [12, 19, 20]]
+    assert left[-1] == [12, 20, 47, 48, 49]
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -85,6 +95,8 @@ def test_disk_that_is_needed_is_said_and_too_little_is_noticed(
 ):
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=free))
     line, found = checkpoint.describe_disk(75_000_000, 3, kept, tmp_path)
+    longer, _ = checkpoint.describe_disk(75_000_000, 3, kept, tmp_path, 10_000)
+    assert "4.8 GB, and 1 for each 10,000 steps; " in longer
     assert line.startswith(
         "checkpoints take about 1.2 GB each, at most 3 are kept and 1 is being written: 4.8 GB; "
     )

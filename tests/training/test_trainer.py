@@ -141,7 +141,7 @@ def test_a_stopped_run_goes_on_to_the_same_files(tiny, trainer_of, tmp_path, mon
     config = tiny()
     straight, first = trainer_of(config, tmp_path / "a"), trainer_of(config, tmp_path / "b")
     assert straight.run()
-    monkeypatch.setattr(first, "_agree", lambda stop, save: first.step == 7)
+    monkeypatch.setattr(first, "_agree", lambda stop, *due: first.step == 7)
     assert first.run()  # as where the time is over; no signal came
     assert checkpoint.list_steps(tmp_path / "b") == [7]
     assert not (tmp_path / "b/samples").exists()
@@ -192,11 +192,14 @@ def test_who_waits_for_previews_answers_until_they_end(tiny, trainer_of, monkeyp
         tensors[0] += torch.tensor(others.pop(0))
 
     monkeypatch.setattr("convflow.distributed.sum_over_processes", add_another)
-    others[:] = [(0, 1, 0, 0), (1, 1, 0, 0), (1, 0, signal_came, 1)]
+    others[:] = [(0, 1, 0, 0, 0, 0), (1, 1, 0, 0, 0, 0), (1, 0, signal_came, 1, 0, 0)]
     assert trainer._agree(stop)
     assert others == []
     assert (trainer.interrupted, trainer.saving) == (bool(signal_came), True)
-    others[:] = [(1, 0, 1, 0), (0, 0, 0, 0)]  # of who waits: who draws is told, or goes on
+    others[:] = [
+        (1, 0, 1, 0, 0, 0),
+        (0, 0, 0, 0, 0, 0),
+    ]  # of who waits: who draws is told, or goes on
     assert trainer._agree(stop, busy=True)
     assert not trainer._agree(stop, busy=True)
 
