@@ -1,4 +1,4 @@
-"""Codecs between uint8 pictures and model space; each owns its constants."""
+"""Codecs between uint8 images and model space; each owns its constants."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ SD_SCALE = 0.18215
 
 
 CHUNK_PIXELS = 2**20
-"""Pixels that an autoencoder sees at once: 16 pictures of 256x256."""
+"""Pixels that an autoencoder sees at once: 16 images of 256x256."""
 
 
 class Codec(Part):
-    """From uint8 pictures to model space and back; a frozen dataclass of its settings.
+    """From uint8 images to model space and back; a frozen dataclass of its settings.
 
     Whatever else it needs, such as an autoencoder, it reads when it is first used, or in `open`.
     """
@@ -55,7 +55,7 @@ class Codec(Part):
         return self
 
     def channels(self, image_channels: int) -> int:
-        """Return the channels of model space for pictures of so many, or raise InputError."""
+        """Return the channels of model space for images of so many, or raise InputError."""
         raise NotImplementedError
 
     def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor | None:
@@ -69,11 +69,11 @@ class Codec(Part):
         *,
         noise: Float[Tensor, "B C h w"] | None = None,
     ) -> Float[Tensor, "B C h w"]:
-        """Return pictures of K channels in model space, h = H / factor and w = W / factor."""
+        """Return images of K channels in model space, h = H / factor and w = W / factor."""
         raise NotImplementedError
 
     def decode(self, x: Float[Tensor, "B C h w"]) -> UInt8[Tensor, "B K H W"]:
-        """Return pictures; values out of range are clamped."""
+        """Return images; values out of range are clamped."""
         raise NotImplementedError
 
 
@@ -87,7 +87,7 @@ class PixelCodec(Codec):
     def channels(self, image_channels: int) -> int:
         """Return the same number; 1 for grey and 3 for colour."""
         if image_channels not in (1, 3):
-            raise InputError(f"expected grey or colour pictures, got {image_channels} channels")
+            raise InputError(f"expected grey or colour images, got {image_channels} channels")
         return image_channels
 
     def encode(
@@ -97,7 +97,7 @@ class PixelCodec(Codec):
         *,
         noise: Tensor | None = None,
     ) -> Float[Tensor, "B C H W"]:
-        """Return float32 pictures in [-1, 1]; nothing is drawn, the mapping is exact."""
+        """Return float32 images in [-1, 1]; nothing is drawn, the mapping is exact."""
         return images.float() / 127.5 - 1
 
     def decode(self, x: Float[Tensor, "B C H W"]) -> UInt8[Tensor, "B C H W"]:
@@ -175,7 +175,7 @@ class LatentCodec(Codec):
         if image_channels != wanted:
             raise InputError(
                 f"--data.channels: expected {wanted} as the autoencoder {self.autoencoder} has, "
-                f"got {image_channels}; set it to {wanted}, pictures are converted"
+                f"got {image_channels}; set it to {wanted}, images are converted"
             )
         return self.autoencoder_config.latent_channels
 
@@ -205,7 +205,7 @@ class LatentCodec(Codec):
         if height % self.factor or width % self.factor:
             raise InputError(
                 f"expected a height and width that are multiples of {self.factor}, got "
-                f"{height}x{width}; crop the pictures"
+                f"{height}x{width}; crop the images"
             )
         found = [
             self.network.encode(part.to(self.network.dtype) / 127.5 - 1).latent_dist
@@ -221,7 +221,7 @@ class LatentCodec(Codec):
 
     @torch.no_grad()
     def decode(self, x: Float[Tensor, "B C h w"]) -> UInt8[Tensor, "B K H W"]:
-        """Return the pictures of latents, rounded to the nearest levels and clamped."""
+        """Return the images of latents, rounded to the nearest levels and clamped."""
         scale, shift = self.constants
         latents = (x / scale + shift).to(self.network.dtype)
         chunk = max(1, CHUNK_PIXELS // (self.factor**2 * x.shape[2] * x.shape[3]))

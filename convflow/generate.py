@@ -1,6 +1,6 @@
-"""An endless, reproducible series of pictures drawn from a trained model.
+"""An endless, reproducible series of images drawn from a trained model.
 
-Every picture is made here: previews of a training, those of `convflow sample` and of pipelines, and
+Every image is made here: previews of a training, those of `convflow sample` and of pipelines, and
 those that `convflow evaluate` scores.
 """
 
@@ -44,7 +44,7 @@ LITTLE_WORK = 2e9
 
 @dataclass(frozen=True)
 class Samples:
-    """An endless series of pictures: the i-th depends on these settings and i alone.
+    """An endless series of images: the i-th depends on these settings and i alone.
 
     Made by `Pipeline.samples`, which explains the settings; `classes` holds label numbers, `size`
     is that of the result, and `trained_size` that of training.
@@ -70,7 +70,7 @@ class Samples:
     model_arguments: dict[str, Any]
 
     def __post_init__(self) -> None:
-        """Raise InputError now rather than at the first picture."""
+        """Raise InputError now rather than at the first image."""
         check_process(self.model, self.process)
         self.solver.check(self.process, self.guidance_kind)
         if self.process.multiscale and self.guidance_kind == "auto":
@@ -103,7 +103,7 @@ class Samples:
         self.guided(Field)
 
     def _check_size_of(self, weaker: Backbone) -> None:
-        """Raise InputError unless a weaker model takes pictures of this size too."""
+        """Raise InputError unless a weaker model takes images of this size too."""
         multiple = self.codec.factor * math.lcm(self.model.multiple, weaker.multiple)
         if any(side % multiple for side in self.size):
             near = nearest_size(self.size, multiple)
@@ -115,25 +115,25 @@ class Samples:
 
     @property
     def channels(self) -> int:
-        """Channels of the pictures: 1 for grey, 3 for colour."""
+        """Channels of the images: 1 for grey, 3 for colour."""
         channels = image_channels(self.codec, self.model.in_channels)
         assert channels is not None, "Pipeline checks it"
         return channels
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of the noise in model space, where whole pictures are made."""
+        """Channels, height and width of the noise in model space, where whole images are made."""
         height, width = (side * self.solver.enlargement(self.process) for side in self.size)
         return self.model.in_channels, height // self.codec.factor, width // self.codec.factor
 
     @property
     def resolution(self) -> Resolution:
-        """How large whole pictures are beside those of training, in pixels of model space."""
+        """How large whole images are beside those of training, in pixels of model space."""
         height, width = (side // self.codec.factor for side in self.trained_size)
         return Resolution(self.shape[1:], (height, width))
 
     def labels(self, indices: Sequence[int]) -> Int[Tensor, " B"]:
-        """Return the label numbers of the pictures `indices`."""
+        """Return the label numbers of the images `indices`."""
         if self.label_policy == "random":
             return draw_labels(self.seed, indices, self.classes)
         return assign_labels(indices, self.classes)
@@ -145,12 +145,12 @@ class Samples:
         progress: Progress | None = None,
         watch: Callback | None = None,
     ) -> UInt8[Tensor, "B C H W"]:
-        """Make the pictures `indices` in one batch; they come back on the CPU.
+        """Make the images `indices` in one batch; they come back on the CPU.
 
         Args:
-            indices: numbers of the pictures.
-            progress: told how many more pictures are done.
-            watch: told of every step: its number from 1, their number, and the running pictures in
+            indices: numbers of the images.
+            progress: told how many more images are done.
+            watch: told of every step: its number from 1, their number, and the running images in
                 model space, which `codec.decode` shows.
 
         Raises:
@@ -172,7 +172,7 @@ class Samples:
         progress: Progress | None = None,
         watch: Callback | None = None,
     ) -> Float[Tensor, "B C _ _"]:
-        """Return the pictures in model space, on the device of the model, whatever their numbers.
+        """Return the images in model space, on the device of the model, whatever their numbers.
 
         Arguments are those of `read`.
         """
@@ -208,7 +208,7 @@ class Samples:
         return replace(self, model=cast(self.model), weaker=weaker)
 
     def _work(self, num: int) -> float:
-        """Return about how many multiply-accumulates an evaluation for `num` pictures takes.
+        """Return about how many multiply-accumulates an evaluation for `num` images takes.
 
         Each weight counts once for each token at the network's coarsest, which is right within a
         factor of two. Networks that are compiled or not of the library have no bound.
@@ -234,15 +234,15 @@ class Samples:
         return field_of(self._network(self.model)).guided(around)
 
     def velocity(self) -> Field:
-        """Return the guided velocity of pictures in flow time.
+        """Return the guided velocity of images in flow time.
 
         Raises:
-            InputError: pictures with several times.
+            InputError: images with several times.
         """
         process = self.process
         if process.multiscale:
             raise InputError(
-                "expected a process with one time for the whole picture, to predict its velocity, "
+                "expected a process with one time for the whole image, to predict its velocity, "
                 f"got {process.kind} with one for each scale; sample it with a solver of fixed "
                 "cost, without a search"
             )
@@ -259,7 +259,7 @@ class Samples:
         return lambda *inputs: tree_map(Tensor.clone, network(*inputs))
 
     def describe(self) -> dict[str, Any]:
-        """Return everything but the model that the pictures depend on, ready for JSON."""
+        """Return everything but the model that the images depend on, ready for JSON."""
         every = self.classes == tuple(range(self.model.num_classes))
         return {
             **self.solver.describe(self.process),

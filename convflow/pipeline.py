@@ -1,4 +1,4 @@
-"""From a trained model to pictures, in the manner of a diffusers pipeline."""
+"""From a trained model to images, in the manner of a diffusers pipeline."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ CALLED = ("labels", "size", "weaker", "seed", "precision", "num", "batch_size")
 
 @dataclass
 class Output:
-    """Generated pictures with their labels.
+    """Generated images with their labels.
 
     Attributes:
-        images: one PIL picture per sample.
+        images: one PIL image per sample.
         labels: class names, or numbers where the model has no names; "" for no label.
-        pixels: the same pictures as one (N, C, H, W) uint8 tensor on the CPU.
+        pixels: the same images as one (N, C, H, W) uint8 tensor on the CPU.
     """
 
     images: list[Image.Image]
@@ -66,11 +66,11 @@ class Output:
 
 
 class Pipeline:
-    """Generates pictures with a trained model.
+    """Generates images with a trained model.
 
     Args:
         model: predicts velocities; moved to `device`.
-        codec: from model space to pictures, on `device`.
+        codec: from model space to images, on `device`.
         size: default height and width in pixels, usually those of training.
         class_names: names of the labels 0, 1, ...; empty when there are none.
         sampling: defaults of `samples`.
@@ -105,7 +105,7 @@ class Pipeline:
         channels = image_channels(self.codec, model.in_channels)
         if len(class_names) not in (0, model.num_classes) or channels is None:
             raise InputError(
-                "expected a network of grey or colour pictures and a name for each of its "
+                "expected a network of grey or colour images and a name for each of its "
                 f"{model.num_classes} classes or none, got {model.in_channels} channels and "
                 f"{len(class_names)} names"
             )
@@ -121,7 +121,7 @@ class Pipeline:
 
     @property
     def multiple(self) -> int:
-        """What divides the height and width of every picture, in pixels."""
+        """What divides the height and width of every image, in pixels."""
         return self.codec.factor * math.lcm(self.model.multiple, self.process.multiple)
 
     @classmethod
@@ -185,16 +185,16 @@ class Pipeline:
         watch: Callback | None = None,
         **options: Any,
     ) -> Output:
-        """Generate pictures; the noise of picture i depends on (seed, i) alone.
+        """Generate images; the noise of image i depends on (seed, i) alone.
 
         Args:
-            labels: class names or indices, given to the pictures in turn; None within the list
+            labels: class names or indices, given to the images in turn; None within the list
                 asks for no label. By default all classes in turn. A name goes before an index.
-            num: number of pictures; by default one per label given, else 16.
+            num: number of images; by default one per label given, else 16.
 
         Other arguments:
-            batch_size: pictures at once; changes memory and speed, not the pictures.
-            progress: called with the (fractional) number of pictures done since the last call.
+            batch_size: images at once; changes memory and speed, not the images.
+            progress: called with the (fractional) number of images done since the last call.
             watch: told of every step of every batch, see `Samples.read`.
             **options: size, steps, guidance, seed and whatever else `samples` takes.
 
@@ -207,7 +207,7 @@ class Pipeline:
         batch_size = read_value(batch_size, Number, "batch_size")
         if num > MAX_IMAGES:
             raise InputError(
-                f"expected at most {MAX_IMAGES:,} pictures, which are all held in memory, got "
+                f"expected at most {MAX_IMAGES:,} images, which are all held in memory, got "
                 f"{num}; take fewer, or read parts of `samples`"
             )
         self.check_batch(samples, min(batch_size, num))
@@ -227,7 +227,7 @@ class Pipeline:
         precision: PrecisionChoice = "float32",
         **settings: Any,
     ) -> Samples:
-        """Return the endless series of pictures that these settings define; none is made yet.
+        """Return the endless series of images that these settings define; none is made yet.
 
         What is not given is taken from `sampling`, unless it means nothing beside what is given:
         another solver has other settings.

@@ -22,7 +22,7 @@ Size = tuple[int, int]
 
 
 Progress = Callable[[float], None]
-"""Called with how many more pictures are done; a step of a batch counts as fractions of them."""
+"""Called with how many more images are done; a step of a batch counts as fractions of them."""
 
 Precision = Literal["float32", "bfloat16"]
 """Arithmetic of a network."""

@@ -106,7 +106,7 @@ def build_pyramid(factors: Sequence[int] = (2,), channels: int = 3) -> Any:
 
 
 def inputs(model: Backbone, batch: int = 3, size: tuple[int, int] = (4, 6)) -> tuple[Tensor, ...]:
-    """Pictures of `size` patches, times and labels for a model, "no label" among them."""
+    """Images of `size` patches, times and labels for a model, "no label" among them."""
     generator = torch.Generator().manual_seed(batch)
     height, width = (side * model.multiple for side in size)
     x = torch.randn(batch, model.in_channels, height, width, generator=generator)

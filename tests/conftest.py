@@ -15,7 +15,7 @@ if sys.dont_write_bytecode:
     sys.pycache_prefix = f"{tempfile.gettempdir()}/convflow-bytecode"
     os.environ |= {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": sys.pycache_prefix}
 
-# What trainings remember of their pictures stays out of the home folder; read when imported.
+# What trainings remember of their images stays out of the home folder; read when imported.
 os.environ["HF_ASSETS_CACHE"] = str(Path(tempfile.gettempdir()) / "convflow-tests")
 
 import hypothesis

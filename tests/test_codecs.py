@@ -160,7 +160,7 @@ def test_what_does_not_fit_an_autoencoder_is_refused(latent):
         latent.channels(1)
     with pytest.raises(InputError, match="multiples of 8, got 32x44"):
         latent.encode(random_images(width=44))
-    with pytest.raises(InputError, match="expected grey or colour pictures, got 4 channels"):
+    with pytest.raises(InputError, match="expected grey or colour images, got 4 channels"):
         PixelCodec().channels(4)
 
 

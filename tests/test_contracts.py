@@ -127,7 +127,7 @@ def test_saving_and_loading_is_exact(case, tmp_path):
 def test_pictures_that_do_not_fit_are_refused(case):
     model = build(case)
     x, t, y = inputs(model)
-    with pytest.raises(InputError, match=rf"expected pictures of shape \(B, {model.in_channels}"):
+    with pytest.raises(InputError, match=rf"expected images of shape \(B, {model.in_channels}"):
         model(x[:, :0], t, y)
     if model.multiple > 1:
         with pytest.raises(InputError, match=f"multiples of {model.multiple}, got"):

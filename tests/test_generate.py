@@ -1,4 +1,4 @@
-"""A series of samples: each picture depends on the settings and its number alone."""
+"""A series of samples: each image depends on the settings and its number alone."""
 
 import json
 
@@ -122,7 +122,7 @@ def test_unknown_words_are_refused(pipe, bad, message, unchecked):
 
 
 def sizes(case, process="flow", **sampling):
-    """A pipeline of networks trained on pictures of 8x8, of ten blocks where they are FlowDCN."""
+    """A pipeline of networks trained on images of 8x8, of ten blocks where they are FlowDCN."""
     family, settings = MODELS[case]
     model = perturb(create_model(family, **settings | {"depth": 10}).eval())
     kind = create_process(process, **({"variance": "small"} if process == "ddpm" else {}))
@@ -247,7 +247,7 @@ def two_threads():
 
 
 def threads_within(series, num, monkeypatch):
-    """The numbers of threads that the network's calls find, and the pictures."""
+    """The numbers of threads that the network's calls find, and the images."""
     found, forward = [], type(series.model).forward
 
     def spy(model, *inputs, **more):

@@ -96,7 +96,7 @@ def test_the_commands_sample_score_and_tell(run, data, tmp_path, capsys, autoenc
     given = ["--num", "8", "--device", "cpu"]
     grid = str(tmp_path / "grid.png")
     assert main(["sample", str(run), *given, "--size", "16x32", "--out", grid]) == 0
-    assert "8 pictures of 16x32" in capsys.readouterr().out
+    assert "8 images of 16x32" in capsys.readouterr().out
     card = tmp_path / "card.json"
     words = ["--reference", str(data), "--detector", DETECTOR, "--out", str(card)]
     assert main(["evaluate", str(run), *given, *words]) == 0
@@ -148,7 +148,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(
 
 
 def test_a_network_of_other_channels_does_not_fit(autoencoder):
-    with pytest.raises(InputError, match=r"a network of grey or colour pictures .* got 3 channels"):
+    with pytest.raises(InputError, match=r"a network of grey or colour images .* got 3 channels"):
         Pipeline(build("flowdcn"), LatentCodec(autoencoder), (16, 16))
 
 

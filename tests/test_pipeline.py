@@ -1,4 +1,4 @@
-"""From a trained model to pictures: labels, sizes, seeds, and the folders it comes from."""
+"""From a trained model to images: labels, sizes, seeds, and the folders it comes from."""
 
 from __future__ import annotations
 
@@ -193,7 +193,7 @@ def test_a_network_without_reach_says_so():
 
 @pytest.mark.parametrize("seed", [0, 7, 2**64 + 1])
 def test_a_picture_depends_on_its_seed_and_number_alone(pipe, seed, monkeypatch):
-    """Noise bit for bit; pictures up to the rounding of sums that another batch size orders
+    """Noise bit for bit; images up to the rounding of sums that another batch size orders
     otherwise: one level of 255 in at most 0.1 % of the pixels."""
     noises = []
 

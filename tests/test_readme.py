@@ -1,4 +1,4 @@
-"""Every block of the README and of the docs runs, on a tiny model and a tiny folder of pictures.
+"""Every block of the README and of the docs runs, on a tiny model and a tiny folder of images.
 
 `tests/extending/test_page.py` runs the commands of docs/extending.md, which are tiny as printed.
 """

@@ -306,7 +306,7 @@ def test_reach_is_that_of_the_network_inside():
 
 
 def test_the_reach_follows_the_time_of_the_coarsest_scale(monkeypatch):
-    """On whole pictures, even where a run stops at a smaller scale; a shift has no place."""
+    """On whole images, even where a run stops at a smaller scale; a shift has no place."""
     pipe, seen = pipe_of(), []
     trunk = pipe.model.backbone.trunk
 
@@ -355,7 +355,7 @@ def test_cfg_zero_stands_still_early_in_each_scale():
 
 
 def test_latents_of_scales(tmp_path, autoencoder):
-    """Pictures of 64x32 are 8x4 in latents, with 4x2 below; a stop there gives 32x16 pixels."""
+    """Images of 64x32 are 8x4 in latents, with 4x2 below; a stop there gives 32x16 pixels."""
     for i in range(4):
         noise = np.random.default_rng(i).integers(0, 256, (64, 32, 3), dtype=np.uint8)
         (tmp_path / "pictures").mkdir(exist_ok=True)
@@ -415,7 +415,7 @@ def test_previews_on_the_command_line(run, tmp_path, capsys):
 def test_a_stopped_run_on_the_command_line(run, tmp_path, capsys):
     out = tmp_path / "small.png"
     assert main(["sample", str(run), "--out", str(out), "--num", "2", "--stop-scale", "2"]) == 0
-    assert "2 pictures of 4x4" in capsys.readouterr().out
+    assert "2 images of 4x4" in capsys.readouterr().out
 
 
 def test_info_tells_the_scales(run, capsys):

@@ -87,7 +87,7 @@ def test_zero_and_large_seeds_give_normal_noise(seed):
 
 
 def test_noise_stays_as_it_is():
-    """These numbers are part of what a seed means: pictures in papers and issues rest on them."""
+    """These numbers are part of what a seed means: images in papers and issues rest on them."""
     for step, numbers in KNOWN.items():
         known = draw_noise(0, [0, 1], (1, 1, 2), step).flatten().tolist()
         assert known == pytest.approx(numbers, abs=1e-6)

@@ -1,8 +1,8 @@
 """Every process, sampler, guidance and codec at rectangles, larger and smaller than in training.
 
-Two arguments make these tests exact. A picture of mirror images that meet edge to edge looks the
+Two arguments make these tests exact. An image of mirror images that meet edge to edge looks the
 same from each of them, so what is asked at every cell alike must answer with mirror images. And a
-network has no size of its own, so a pipeline that was trained at a size makes the same pictures
+network has no size of its own, so a pipeline that was trained at a size makes the same images
 there as one that was not.
 """
 
@@ -248,7 +248,7 @@ def test_a_size_that_was_not_trained_at_changes_no_sampler(size, kind, options, 
 
 
 def weaker_of(pipe):
-    """Another network of the same pictures: half of every weight."""
+    """Another network of the same images: half of every weight."""
     settings = dict(pipe.model.settings)
     weaker = create_model(settings.pop("family"), **settings)
     weaker.load_state_dict({n: 0.5 * t for n, t in pipe.model.state_dict().items()})

@@ -3,7 +3,7 @@
 THP_MEM_ALLOC_ENABLE=1 python benchmarks/models/scaling.py
 
 The variable, which `convflow sample` sets itself, puts large tensors into huge pages. Networks of
-1000 classes on 8x latents of random numbers, one square picture at a time, float32, eager. Memory
+1000 classes on 8x latents of random numbers, one square image at a time, float32, eager. Memory
 is the most that tensors held at once beside weights and inputs. Exponents are fitted from 512
 pixels a side on, so that the fixed cost of a call does not count.
 """

@@ -44,7 +44,7 @@ def main() -> None:
         help="default: all S and B",
     )
     add("--sizes", nargs="+", type=int, default=[256, 512], metavar="PIXELS")
-    add("--batch", nargs="+", type=int, default=[8], help="pictures at once, halved until they fit")
+    add("--batch", nargs="+", type=int, default=[8], help="images at once, halved until they fit")
     add("--modes", nargs="+", choices=models.MODEL_MODES, default=models.MODEL_MODES)
     add("--precision", choices=models.PRECISION_DTYPES, default="float32", help="of the arithmetic")
     add("--rounds", type=int, default=7, help="how often every rival has its turn")
@@ -52,7 +52,7 @@ def main() -> None:
     plain = "beside these also DiT in eager float32, as papers measured it"
     add("--float32-rival", nargs="+", choices=SIZES, default=[], metavar="NAME", help=plain)
     add("--table", default=f"throughput_{device.type}", metavar="NAME", help="in results/")
-    add("--quick", action="store_true", help="one picture of 256 pixels, two rounds, no table")
+    add("--quick", action="store_true", help="one image of 256 pixels, two rounds, no table")
     add(harness.DIRTY, action="store_true", help="allow numbers that no revision can repeat")
     options = parser.parse_args()
     shapes = [(batch, side, side) for side, batch in product(options.sizes, options.batch)]

@@ -1,4 +1,4 @@
-"""A small CIFAR-10 classifier whose pooled features compare sets of 32x32 pictures in seconds.
+"""A small CIFAR-10 classifier whose pooled features compare sets of 32x32 images in seconds.
 
     python benchmarks/quality/cifar10_network.py train [--data FOLDER] [--epochs N] [--seed 0]
     python benchmarks/quality/cifar10_network.py test [--data FOLDER]
@@ -33,7 +33,7 @@ WEIGHTS = Path(__file__).with_suffix(".safetensors")
 DATA = Path(__file__).resolve().parents[3] / "shared/data/cifar10"
 SIDE = 32
 MEAN = (125.3, 122.9, 113.9)
-"""Of the red, green and blue levels of the training pictures."""
+"""Of the red, green and blue levels of the training images."""
 STD = (62.5, 61.9, 66.5)
 NUM_CLASSES = 10
 WIDTHS = (32, 64, 128, 192)
@@ -46,13 +46,13 @@ PADDING = 4
 
 
 class Cifar10Network(nn.Module):
-    """Features and class scores of pictures of any size.
+    """Features and class scores of images of any size.
 
     A residual network (He et al., 2016) of nine convolutions: those of stride 2 lie
     between 32x32, 16x16, 8x8 and 4x4 cells, residual blocks at the last three, the mean over all
     cells, and one dense layer. The features are what the dense layer sees: at least 0.
 
-    Pictures of another size than 32x32 are brought to it as float by bilinear interpolation with
+    Images of another size than 32x32 are brought to it as float by bilinear interpolation with
     antialiasing, both sides independently, and not rounded afterwards. Levels are normalised
     inside.
 
@@ -87,7 +87,7 @@ class Cifar10Network(nn.Module):
         self.register_buffer("std", torch.tensor(STD).view(3, 1, 1), persistent=False)
 
     def forward(self, pixels: UInt8[Tensor, "B 3 H W"]) -> dict[str, Float[Tensor, "B F"]]:
-        """Look at pictures.
+        """Look at images.
 
         Args:
             pixels: (B, 3, H, W) uint8, any size.
@@ -157,15 +157,15 @@ def train(
 ) -> list[float]:
     """Train in place: bfloat16, Nesterov momentum, one cycle of the learning rate.
 
-    Pictures are mirrored at random and shifted by up to 4 pixels, the border reflected.
+    Images are mirrored at random and shifted by up to 4 pixels, the border reflected.
 
     Args:
         network: Freshly made.
         pixels: (N, 3, 32, 32) uint8, at least one batch.
         labels: (N,) int64 in 0..9.
-        epochs: Times that every picture is shown.
+        epochs: Times that every image is shown.
         seed: Of the order and the shifts; the caller seeds the first weights.
-        batch_size: Pictures per step.
+        batch_size: Images per step.
 
     Returns:
         The loss of every step, in nats with smoothed labels.
@@ -206,7 +206,7 @@ def train(
 
 
 def shift(pixels: UInt8[Tensor, "B 3 H W"], generator: torch.Generator) -> UInt8[Tensor, "B 3 H W"]:
-    """Move each picture by -4..4 pixels both ways; what comes in is the border reflected."""
+    """Move each image by -4..4 pixels both ways; what comes in is the border reflected."""
     size, height, width = len(pixels), *pixels.shape[2:]
     wide = F.pad(pixels.float(), (PADDING,) * 4, mode="reflect").to(torch.uint8)
     top, left = torch.randint(2 * PADDING + 1, (2, size, 1), generator=generator)
@@ -218,7 +218,7 @@ def shift(pixels: UInt8[Tensor, "B 3 H W"], generator: torch.Generator) -> UInt8
 def accuracy(
     network: Cifar10Network, pixels: UInt8[Tensor, "N 3 H W"], labels: Int[Tensor, " N"]
 ) -> float:
-    """Share of pictures whose highest score is the right class, computed in float32."""
+    """Share of images whose highest score is the right class, computed in float32."""
     with torch.inference_mode():
         best = [network(batch)["logits"].argmax(1) for batch in pixels.split(500)]
     return (torch.cat(best) == labels).double().mean().item()
@@ -255,7 +255,7 @@ def main() -> None:
     except InputError as error:
         parser.exit(2, f"{error}\n")
     if options.verb == "test":
-        print(f"accuracy on {len(held_out[1]):,} test pictures: {accuracy(load(), *held_out):.2%}")
+        print(f"accuracy on {len(held_out[1]):,} test images: {accuracy(load(), *held_out):.2%}")
         return
     torch.manual_seed(options.seed)
     network = Cifar10Network()
@@ -274,7 +274,7 @@ def main() -> None:
         "threads": str(torch.get_num_threads()),
     }
     save(network, WEIGHTS, notes)
-    print(f"accuracy on {len(held_out[1]):,} test pictures: {share:.2%} after {seconds:.0f} s")
+    print(f"accuracy on {len(held_out[1]):,} test images: {share:.2%} after {seconds:.0f} s")
 
 
 def _cpu() -> str:

@@ -1,8 +1,8 @@
-"""What does it cost to score ten thousand pictures with the small detector?
+"""What does it cost to score ten thousand images with the small detector?
 
     python benchmarks/quality/cost.py [--data ../shared/data/cifar10]
 
-`convflow evaluate` scores the test pictures of CIFAR-10 against ten thousand training pictures in a
+`convflow evaluate` scores the test images of CIFAR-10 against ten thousand training images in a
 process of its own; its time and peak memory stand beside those of the detector alone.
 """
 

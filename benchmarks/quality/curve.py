@@ -14,7 +14,7 @@ import numpy as np
 
 
 def main() -> None:
-    """Read `metrics.jsonl` of a run and write the picture."""
+    """Read `metrics.jsonl` of a run and write the image."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path)
     parser.add_argument("out", type=Path)

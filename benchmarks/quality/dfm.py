@@ -1,4 +1,4 @@
-"""Flow matching against decomposable flow matching: the same backbones, pictures and seeds.
+"""Flow matching against decomposable flow matching: the same backbones, images and seeds.
 
 python benchmarks/quality/dfm.py [--data ../shared/data/cifar10]
 
@@ -84,7 +84,7 @@ def _draw(rows: list[dict[str, str]], out: Path) -> None:
                 axis.plot(list(points), means, style, color=color, label=label)
                 for images, values in points.items():
                     axis.plot([images] * len(values), values, ".", color=color)
-        axis.axhline(float(rows[-1]["FD"]), color="0.6", linestyle=":", label="real test pictures")
+        axis.axhline(float(rows[-1]["FD"]), color="0.6", linestyle=":", label="real test images")
         axis.set_ylim(bottom=0)
         axis.set_title(backbone)
         axis.set_xlabel("images seen")

@@ -1,4 +1,4 @@
-"""What matters in decomposable flow matching of small pictures.
+"""What matters in decomposable flow matching of small images.
 
 python benchmarks/quality/dfm_sweep.py [--data ../shared/data/cifar10] [--backbone dico]
 

@@ -2,9 +2,9 @@
 
     python benchmarks/quality/noise_floor.py [--data ../shared/data/cifar10] [--run RUN]
 
-With the small CIFAR-10 network: disjoint sets of N real test pictures against each other, for
+With the small CIFAR-10 network: disjoint sets of N real test images against each other, for
 several N; and, with a run, samples of one model with two seeds, each against the training
-pictures and against each other. A row for each goes to results/noise_floor.csv.
+images and against each other. A row for each goes to results/noise_floor.csv.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def main() -> None:
         for draw in range(DRAWS):
             order = np.random.default_rng(draw).permutation(len(real))
             pairs.append(compare(real[order[:count]], real[order[count : 2 * count]]))
-        rows += summary("two disjoint sets of test pictures", count, pairs)
+        rows += summary("two disjoint sets of test images", count, pairs)
     if options.run:
         train = open_image_set(str(options.data / "train.parquet"), num=10_000)
         reference = features(train, 10_000)
@@ -63,7 +63,7 @@ def main() -> None:
         ]
         first, second = (features(samples, options.num) for samples in series)
         against = [compare(reference, fake) for fake in (first, second)]
-        rows += summary("samples of one model against training pictures", options.num, against)
+        rows += summary("samples of one model against training images", options.num, against)
         between = [compare(first, second)]
         rows += summary("samples of one model, seed 0 against 1", options.num, between)
     with (RESULTS / "noise_floor.csv").open("w", newline="") as file:
@@ -77,7 +77,7 @@ def main() -> None:
 
 
 def features(images: ImageSet, num: int) -> Tensor:
-    """Return the (num, F) features of the first pictures."""
+    """Return the (num, F) features of the first images."""
     detector = open_detector(DETECTOR, device=torch.device("cpu"))
 
     def batches() -> Iterator[Tensor]:

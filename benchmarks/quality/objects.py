@@ -1,7 +1,7 @@
-"""What pictures of `shapes` show, seen in the pixels alone: how many objects, and which.
+"""What images of `shapes` show, seen in the pixels alone: how many objects, and which.
 
 This is the truth about samples at sizes nobody trained on, where a network likes to repeat the
-object. A picture is parted into a smooth ground and what stands out from it; connected parts are
+object. An image is parted into a smooth ground and what stands out from it; connected parts are
 counted; a single one is laid over the six outlines at its own area, centre and angle.
 """
 
@@ -25,7 +25,7 @@ CONTRAST = 32.0
 """Least distance of an object from the ground, in levels of RGB."""
 
 STANDS_OUT = 0.4
-"""Of the strongest contrast of a picture: where its objects begin."""
+"""Of the strongest contrast of an image: where its objects begin."""
 
 MISFIT = 0.15
 """Largest squared difference from an outline, in shares of the object's area."""
@@ -35,7 +35,7 @@ _CHUNK = 2**17  # pixels at once: their arrays stay in the cache
 
 
 class Objects(NamedTuple):
-    """What stands out from the ground of each picture.
+    """What stands out from the ground of each image.
 
     Args:
         counts: (B,) connected objects, 0 or more.
@@ -48,13 +48,13 @@ class Objects(NamedTuple):
 
 
 class ObjectScores(NamedTuple):
-    """What a set of pictures is worth.
+    """What a set of images is worth.
 
     Args:
-        num: Pictures looked at.
+        num: Images looked at.
         one: Share with exactly one object.
         right: Share with exactly one object, of the class asked for.
-        mean_count: Objects a picture, 1 at best.
+        mean_count: Objects an image, 1 at best.
     """
 
     num: int
@@ -64,14 +64,14 @@ class ObjectScores(NamedTuple):
 
 
 def score_objects(pixels: UInt8[Tensor, "B 3 H W"], labels: Int[Tensor, " B"]) -> ObjectScores:
-    """Return how many pictures show exactly one object, and the one that was asked for.
+    """Return how many images show exactly one object, and the one that was asked for.
 
     Args:
-        pixels: pictures meant to be of `shapes`, of any size from 16x16 on.
+        pixels: images meant to be of `shapes`, of any size from 16x16 on.
         labels: class ids asked for, in [0, 6).
 
     Raises:
-        InputError: no pictures, or labels that do not fit them.
+        InputError: no images, or labels that do not fit them.
 
     Example:
         >>> from convflow.evaluation.image_sets import open_image_set
@@ -82,7 +82,7 @@ def score_objects(pixels: UInt8[Tensor, "B 3 H W"], labels: Int[Tensor, " B"]) -
     num = len(pixels)
     if num == 0 or len(labels) != num or labels.min() < 0 or labels.max() >= len(SHAPES):
         raise InputError(
-            f"expected pictures and a label in 0..{len(SHAPES) - 1} for each, got {num} pictures "
+            f"expected images and a label in 0..{len(SHAPES) - 1} for each, got {num} images "
             f"and the labels {sorted(set(labels.tolist()))}; give those that were asked for"
         )
     counts, covers = find_objects(pixels)
@@ -104,17 +104,17 @@ def find_objects(pixels: UInt8[Tensor, "B 3 H W"]) -> Objects:
     specks.
 
     Args:
-        pixels: pictures of one size, from 16x16 on.
+        pixels: images of one size, from 16x16 on.
 
     Returns:
         Counts and covers, on the CPU.
 
     Raises:
-        InputError: the pictures are smaller.
+        InputError: the images are smaller.
     """
     height, width = pixels.shape[2:]
     if min(height, width) < 16:
-        raise InputError(f"expected pictures of at least 16x16, got {height}x{width}; sample more")
+        raise InputError(f"expected images of at least 16x16, got {height}x{width}; sample more")
     found = [_find(part) for part in _chunks(pixels.cpu().numpy())]
     counts, covers = (np.concatenate(parts) for parts in zip(*found, strict=True))
     return Objects(torch.from_numpy(counts), torch.from_numpy(covers))
@@ -168,7 +168,7 @@ def misfit(cover: np.ndarray) -> np.ndarray:
 
 
 def _find(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Counts (B,) and covers (B, H, W) of pictures (B, 3, H, W)."""
+    """Counts (B,) and covers (B, H, W) of images (B, 3, H, W)."""
     levels = pixels.astype(np.float32)
     height, width = levels.shape[2:]
     above = levels - _ground(levels)

@@ -1,6 +1,6 @@
 """Train contenders alike, and score them on the way with the small network of CIFAR-10.
 
-Every contender sees the same pictures in the same order. Each trains and samples in processes of
+Every contender sees the same images in the same order. Each trains and samples in processes of
 its own, several contenders at once; run again, it goes on where it stopped.
 """
 
@@ -21,9 +21,9 @@ from benchmarks.harness import RESULTS, machine, write_table
 
 DETECTOR = f"{Path(__file__).with_name('cifar10_network.py')}:load"
 SCORES = ("FD", "KD", "precision", "recall")
-FLOOR = "real test pictures"
+FLOOR = "real test images"
 Judge = Callable[[Path], dict[str, str]]
-"""From an .npz of pictures, arr_0 (N, H, W, 3) uint8, to more of their scores."""
+"""From an .npz of images, arr_0 (N, H, W, 3) uint8, to more of their scores."""
 
 
 class Way(NamedTuple):
@@ -73,7 +73,7 @@ def race(
     Returns:
         The rows: contender, seed, images seen, way, size, seed of the samples, the scores, and the
         revision that drew and scored them, while `revision` is that of the table. The last rows
-        hold as many real test pictures instead of samples: the floor of every score.
+        hold as many real test images instead of samples: the floor of every score.
     """
     machine()  # refuses now rather than after hours
     known = {each.name: each for each in contenders}

@@ -2,7 +2,7 @@
 
 python benchmarks/quality/recipes.py [--data ../shared/data/cifar10]
 
-FlowDCN, DiCo, FCDM and SiT of about 5 million parameters see the same pictures, with the settings
+FlowDCN, DiCo, FCDM and SiT of about 5 million parameters see the same images, with the settings
 of `cifar10.flowdcn` but for batches of 32 and a shorter warm-up of the learning rate. Samples are
 drawn without guidance.
 """

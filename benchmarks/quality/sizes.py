@@ -3,7 +3,7 @@
 Small networks learn `shapes` at 32x32 alone, at four of the sizes, or in buckets with ratios from
 1/3 to 3, of as many pixels or of three times as many; then they are sampled at other sizes, plainly
 and with a larger reach (FlowDCN) or scaled positions (SiT). FD is that of the small network of
-CIFAR-10 on pictures brought to 32x32; `one` is the share of pictures with exactly one object,
+CIFAR-10 on images brought to 32x32; `one` is the share of images with exactly one object,
 `right` with the one asked for.
 Writes `results/sizes.csv` and a sheet of samples for each network, `docs/images/sizes_*.png`.
 """

@@ -17,7 +17,7 @@ RUNS = [(30, 10), (20, 10, 10)]
 
 
 def main() -> None:
-    """Write the picture."""
+    """Write the image."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path)
     options = parser.parse_args()

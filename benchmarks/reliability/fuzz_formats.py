@@ -36,7 +36,7 @@ TINY = {"width": 16, "depth": 1, "num_groups": 2, "in_channels": 3, "num_classes
 
 
 def folder(kind: str) -> Callable[[Path], None]:
-    """Return what fills a folder with three pictures of a kind in two classes."""
+    """Return what fills a folder with three images of a kind in two classes."""
 
     def make(place: Path) -> None:
         for i, name in enumerate(("a", "b", "c")):
@@ -51,7 +51,7 @@ def _picture(seed: int) -> Image.Image:
 
 
 def read_pictures(place: Path) -> None:
-    """Look at every picture of a folder."""
+    """Look at every image of a folder."""
     _scan(str(place))
 
 
@@ -60,20 +60,20 @@ def _scan(path: str, memory: Path | None = None) -> None:
 
 
 def make_labels(place: Path) -> None:
-    """Write pictures with labels as StyleGAN and EDM store them."""
+    """Write images with labels as StyleGAN and EDM store them."""
     folder("png")(place)
     labels = [["a.png", 0], ["b.png", 1], ["c.png", 0]]
     write_text(place / "dataset.json", json.dumps({"labels": labels}))
 
 
 def make_csv(place: Path) -> None:
-    """Write pictures with labels in a table of comma-separated values."""
+    """Write images with labels in a table of comma-separated values."""
     folder("png")(place)
     write_text(place / "metadata.csv", "file_name,label\na.png,x\nb.png,y\nc.png,x\n")
 
 
 def make_jsonl(place: Path) -> None:
-    """Write pictures with labels as lines of JSON."""
+    """Write images with labels as lines of JSON."""
     folder("png")(place)
     rows = (
         {"file_name": f"{name}.png", "label": label}
@@ -83,7 +83,7 @@ def make_jsonl(place: Path) -> None:
 
 
 def make_selection(place: Path) -> None:
-    """Write which pictures a run began with."""
+    """Write which images a run began with."""
     (place / "data").mkdir()
     folder("png")(place / "data")
     selection = Selection(np.arange(3), np.full((3, 2), 8))
@@ -91,7 +91,7 @@ def make_selection(place: Path) -> None:
 
 
 def read_selection(place: Path) -> None:
-    """Read which pictures a run began with."""
+    """Read which images a run began with."""
     Selection.read(place / "pictures.npz", open_source(str(place / "data")))
 
 
@@ -106,12 +106,12 @@ def make_zip(place: Path) -> None:
 
 
 def read_zip(place: Path) -> None:
-    """Look at every picture of a zip."""
+    """Look at every image of a zip."""
     _scan(str(place / "p.zip"))
 
 
 def make_parquet(place: Path) -> None:
-    """Write a table of pictures and labels."""
+    """Write a table of images and labels."""
     import io
 
     import pyarrow as pa
@@ -125,12 +125,12 @@ def make_parquet(place: Path) -> None:
 
 
 def read_parquet(place: Path) -> None:
-    """Look at every picture of a table."""
+    """Look at every image of a table."""
     _scan(str(place / "p.parquet"))
 
 
 def make_scan(place: Path) -> None:
-    """Remember a look at pictures."""
+    """Remember a look at images."""
     (place / "data").mkdir()
     folder("png")(place / "data")
     _scan(str(place / "data"), place / "look")
@@ -139,7 +139,7 @@ def make_scan(place: Path) -> None:
 def read_scan(place: Path) -> None:
     """Look again, with whatever of the memory is of use.
 
-    A copy of the pictures is not what was looked at, so the memory gets the name it is sought by.
+    A copy of the images is not what was looked at, so the memory gets the name it is sought by.
     """
     (old,) = (place / "look").glob("*.npz")
     source = open_source(str(place / "data"))

@@ -62,7 +62,7 @@ class Kill:
 
 
 def make_pictures(folder: Path) -> Path:
-    """Write 22 grey pictures in two classes: no multiple of the batch, so that epochs straddle."""
+    """Write 22 grey images in two classes: no multiple of the batch, so that epochs straddle."""
     rng = np.random.default_rng(0)
     for i in range(22):
         place = folder / ("even" if i % 2 == 0 else "odd") / f"{i}.png"

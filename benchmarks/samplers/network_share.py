@@ -52,7 +52,7 @@ are waited for once, at their end, and take turns: "ratio" of the latter is the 
 
 
 class Latents(PixelCodec):
-    """Four channels at an eighth of the size, of which numbers are made and no pictures."""
+    """Four channels at an eighth of the size, of which numbers are made and no images."""
 
     factor = 8
 

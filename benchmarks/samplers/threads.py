@@ -65,7 +65,7 @@ def main() -> None:
 def set_up(
     series: generate.Samples, shape: tuple[int, ...], mode: str
 ) -> Mapping[str, harness.Call]:
-    """One batch on all threads and on one, which must give the same pictures.
+    """One batch on all threads and on one, which must give the same images.
 
     Raises:
         Disagreement: they do not.
@@ -78,7 +78,7 @@ def set_up(
     rivals = {"one thread": partial(read, torch.inf), "all threads": partial(read, 0)}
     one, other = (rival() for rival in rivals.values())
     if not one.equal(other):
-        raise Disagreement("expected the same pictures on one thread and on several")
+        raise Disagreement("expected the same images on one thread and on several")
     return rivals
 
 

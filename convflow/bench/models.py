@@ -47,7 +47,7 @@ FlowDCN-XL/2 with noise of 0.02 multiplies rounding errors: its gradients in bfl
 """
 
 PIECE = 8
-"""Pictures at once for the float32 truth, which takes more memory than what is timed."""
+"""Images at once for the float32 truth, which takes more memory than what is timed."""
 
 THROUGH_NETWORK = {torch.float32: 1e-5, torch.bfloat16: 3e-2}
 """As `TOLERANCE` in `agreement.py`, of whole networks, whose errors add up over their layers.

@@ -30,8 +30,8 @@ WallClock = Callable[[], float]
 USUAL_SOLVERS = ["euler", "heun", "ab4"]
 
 NOTE = """\
-"total_ms" is the time of one batch from noise to pictures; "network_ms" the time within the calls
-of the network, measured in the same run; "codec_ms" that from model space to pictures; what is left
+"total_ms" is the time of one batch from noise to images; "network_ms" the time within the calls
+of the network, measured in the same run; "codec_ms" that from model space to images; what is left
 is the loop: the solver's sums, guidance and noise. "share" is network_ms over total_ms, "low" and
 "high" its first and ninth decile over the rounds. With guidance each call is one of twice the
 batch. On a GPU every call is waited for, so that nothing hides behind it: the share is a lower
@@ -96,7 +96,7 @@ class TimedCodec:
         return getattr(self._codec, name)
 
     def decode(self, x: Tensor) -> Tensor:
-        """Return pictures."""
+        """Return images."""
         self._spans.begin()
         images = self._codec.decode(x)
         self._spans.end()
@@ -173,12 +173,12 @@ def measure_samplers(
         solvers: of fixed cost, names in `SOLVERS`.
         guidances: scales of classifier-free guidance, 1 for none; a model without classes has no
             other.
-        num: pictures in one batch.
+        num: images in one batch.
         rounds: how often each is run, after once to warm up.
         **options: steps, size and whatever else `Pipeline.samples` takes.
 
     Raises:
-        Disagreement: watched, a run makes other pictures, or calls the network as often as its
+        Disagreement: watched, a run makes other images, or calls the network as often as its
             solver does not.
         InputError: settings that do not fit the model.
     """
@@ -206,7 +206,7 @@ def check_run(samples: Samples, spent: Spent, watched: Tensor, plain: Tensor) ->
         )
     if not watched.equal(plain):
         raise Disagreement(
-            f"{name}: expected the same pictures from the same seed, got others; there is nothing "
+            f"{name}: expected the same images from the same seed, got others; there is nothing "
             "to time, please report it with the output of convflow doctor"
         )
 

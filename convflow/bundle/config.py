@@ -77,7 +77,7 @@ class SamplingConfig:
         InputError: an unknown name, or a number out of range.
     """
 
-    solver: Annotated[Solver, doc("solver that makes pictures of noise: heun, ab4, ddpm, ...")] = (
+    solver: Annotated[Solver, doc("solver that makes images of noise: heun, ab4, ddpm, ...")] = (
         field(default_factory=GeneralLinear)
     )
     guidance: Annotated[float, doc("scale of classifier-free guidance; 1 = none")] = 1.5
@@ -89,7 +89,7 @@ class SamplingConfig:
         Count | None, doc("number of channels guided, from the first; none = all, published: 3")
     ] = None
     label_policy: Annotated[
-        LabelPolicy, doc("balanced gives the labels in turn, random draws one for each picture")
+        LabelPolicy, doc("balanced gives the labels in turn, random draws one for each image")
     ] = "balanced"
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""`convflow evaluate`: score a model's samples or given pictures, and compare result cards."""
+"""`convflow evaluate`: score a model's samples or given images, and compare result cards."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ from convflow.types import InputError
 from convflow.units import duration
 
 if TYPE_CHECKING:
-    from convflow.evaluation.evaluate import Subject
+    from convflow.evaluation.detectors import Detector
+    from convflow.evaluation.evaluate import Subject, Target
 
 log = logging.getLogger("convflow")
 
@@ -65,8 +66,9 @@ def main(arguments: Sequence[str]) -> int:
     _check(options)
 
     from convflow import distributed
+    from convflow.cli.precision import advise
     from convflow.evaluation.detectors import open_detector
-    from convflow.evaluation.evaluate import Work, evaluate, make_reference, open_target
+    from convflow.evaluation.evaluate import Work, evaluate, make_reference
     from convflow.evaluation.scores import METRICS
 
     for name in options.metrics:
@@ -83,20 +85,13 @@ def main(arguments: Sequence[str]) -> int:
                 if mine:
                     detector = open_detector(options.detector, **origin, device=device)
         with distributed.all_or_none(device):
-            target = options.reference and open_target(
-                options.reference,
-                subject,
-                detector,
-                split=options.reference_split,
-                image_column=options.reference_image_column or "",
-                num=options.reference_num,
-            )
+            target = options.reference and _open_target(options, subject, detector)
         try:
             if options.save_statistics:
                 make_reference(subject, detector, options.save_statistics, work)
                 if first:
                     height, width = subject.images.size
-                    counted = f"{subject.num:,} pictures of {height}x{width}"
+                    counted = f"{subject.num:,} images of {height}x{width}"
                     say(f"statistics of {counted} in {options.save_statistics}")
                 return 0
             card, path = evaluate(
@@ -113,7 +108,23 @@ def main(arguments: Sequence[str]) -> int:
             raise
         if first:
             say(*card.table().split("\n"), f"result card in {path}")
+            if subject.sampling is not None:
+                advise(device, options.precision)
     return 0
+
+
+def _open_target(options: argparse.Namespace, subject: Subject, detector: Detector) -> Target:
+    """Return what `--reference` names."""
+    from convflow.evaluation.evaluate import open_target
+
+    return open_target(
+        options.reference,
+        subject,
+        detector,
+        split=options.reference_split,
+        image_column=options.reference_image_column or "",
+        num=options.reference_num,
+    )
 
 
 def _compare(paths: Sequence[Path], allow: Sequence[str]) -> int:
@@ -186,10 +197,10 @@ def _check(options: argparse.Namespace) -> None:
     see = "see convflow evaluate --help"
     if options.reference and _is_model(options.reference) and Path(options.reference).exists():
         raise InputError(
-            f"--reference: expected real pictures or statistics, got the model {options.reference}"
+            f"--reference: expected real images or statistics, got the model {options.reference}"
         )
     if options.what is None:
-        raise InputError(f"expected a model or pictures to score, got none; {see}")
+        raise InputError(f"expected a model or images to score, got none; {see}")
     if (options.reference is None) == (options.save_statistics is None):
         given = "neither" if options.reference is None else "both"
         raise InputError(f"expected --reference or --save-statistics, got {given}; {see}")
@@ -210,26 +221,22 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _open_subject(options: argparse.Namespace) -> Subject:
-    """Return the pictures that WHAT names: samples of a model, or given ones."""
+    """Return the images that WHAT names: samples of a model, or given ones."""
     from convflow.evaluation.evaluate import Subject
 
     path, num = Path(options.what), options.num
     local = "/" in options.what and ":" not in options.what and not is_id(options.what)
     if local and not path.exists():
-        raise missing(options.what, "a model or pictures to score")
+        raise missing(options.what, "a model or images to score")
     if _is_model(options.what):
-        from convflow import distributed
-        from convflow.cli.precision import advise
         from convflow.pipeline import Pipeline
 
         for name in ("split", "image_column", "channels"):
             if getattr(options, name) is not None:
                 word = name.replace("_", "-")
-                raise InputError(f"--{word}: expected pictures to score with it, got a model")
+                raise InputError(f"--{word}: expected images to score with it, got a model")
         weights = options.weights or "ema"
         pipe = Pipeline.from_pretrained(options.what, weights=weights, device=options.device)
-        if distributed.rank() == 0:
-            advise(pipe.device, options.precision)
         labels = chosen_labels(options, pipe.class_names)
         chosen = sampling_options(options)
         if options.size is not None:
@@ -246,7 +253,7 @@ def _open_subject(options: argparse.Namespace) -> Subject:
     for name in ("labels", "label", "weights", *OPTIONS, *sampling_settings()[1]):
         if getattr(options, name) is not None:
             raise InputError(
-                f"--{name.replace('_', '-')}: expected a model to sample from, got the pictures "
+                f"--{name.replace('_', '-')}: expected a model to sample from, got the images "
                 f"{options.what}; leave it out"
             )
     images = open_image_set(
@@ -275,7 +282,7 @@ def _is_model(what: str) -> bool:
 
 @contextmanager
 def _progress(num: int, word: str) -> Iterator[Callable[[float], None]]:
-    """Show how many of `num` pictures all processes have done, and the time left."""
+    """Show how many of `num` images all processes have done, and the time left."""
     from convflow import distributed
     from convflow.bar import Bar
 
@@ -295,6 +302,6 @@ def _progress(num: int, word: str) -> Iterator[Callable[[float], None]]:
             if not shown and time.monotonic() > spoken + PROGRESS_SECONDS:
                 spoken = time.monotonic()
                 left = duration((spoken - begun) * (num - done) / done)
-                log.info(f"{word}: {done:,.0f} of {num:,} pictures, {left} left")
+                log.info(f"{word}: {done:,.0f} of {num:,} images, {left} left")
 
         yield tell

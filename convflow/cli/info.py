@@ -263,7 +263,7 @@ def _unreadable(folder: Path) -> dict[str, Any]:
 
 
 def _scales(config: PipelineConfig, folder: Path) -> dict[str, Any]:
-    """Return how a model of scales sees a picture, and how it samples one; of others nothing."""
+    """Return how a model of scales sees an image, and how it samples one; of others nothing."""
     process = config.process
     if not process.multiscale:
         return {}

@@ -97,7 +97,7 @@ def prepare(verb: str) -> None:
     # Its profiler, which measures memory, tells every beginning and end.
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     if verb in ("sample", "evaluate"):
-        # Memory in huge pages: large pictures take less time; training gains nothing.
+        # Memory in huge pages: large images take less time; training gains nothing.
         os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 

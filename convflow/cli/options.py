@@ -146,7 +146,7 @@ def add_sampling_options(
     arguments: Sequence[str] = (),
     names: Sequence[str] | None = None,
 ) -> None:
-    """Add the options that say how a model makes pictures, all or some; None unless given.
+    """Add the options that say how a model makes images, all or some; None unless given.
 
     The settings of solvers are those of `--solver` where it is among the arguments. All others are
     taken too, for what they mean is known only once the model is; `--help` leaves them out.
@@ -278,7 +278,7 @@ def chosen_labels(options: argparse.Namespace, known: Sequence[str]) -> list[str
 
 
 def multiple_of(pipe: Pipeline, chosen: dict[str, Any]) -> int:
-    """Return what divides the sides of all pictures, of which a weaker model makes some too."""
+    """Return what divides the sides of all images, of which a weaker model makes some too."""
     return math.lcm(pipe.multiple, getattr(chosen.get("weaker"), "multiple", 1))
 
 

@@ -1,4 +1,4 @@
-"""`convflow sample`: generate pictures with a trained model."""
+"""`convflow sample`: generate images with a trained model."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str]) -> int:
         if single and options.previews.resolve() == options.out.resolve():
             raise InputError(
                 f"--previews: expected another folder than --out, got {options.previews} for both, "
-                "where strips and pictures would have the same names; choose another"
+                "where strips and images would have the same names; choose another"
             )
     elif options.preview_every is not None:
         raise InputError("--preview-every: expected --previews with it, got none; add it")
@@ -56,10 +56,9 @@ def main(arguments: Sequence[str]) -> int:
     labels = chosen_labels(options, pipe.class_names)
     num = options.num or max(16, len(labels or ()))
     chosen = sampling_options(options)
-    advise(pipe.device, options.precision)
     wanted = fit_sizes(chosen.pop("size", None) or [pipe.size], multiple_of(pipe, chosen))
     series = [pipe.samples(labels, **chosen, size=size) for size in wanted]
-    for samples in series:  # all of them are checked before the first picture is made
+    for samples in series:  # all of them are checked before the first image is made
         pipe.check_batch(samples, min(options.batch_size, num))
     for size, samples in zip(wanted, series, strict=True):
         out, previews = (
@@ -84,13 +83,14 @@ def main(arguments: Sequence[str]) -> int:
         _write(made, out, single, options)
         if watch is not None:
             say(f"after steps {', '.join(map(str, watch.steps))}: strips in {previews}")
+    advise(pipe.device, options.precision)
     if not single:
         say(f"rows from the top left: {', '.join(dict.fromkeys(made.labels)) or 'no labels'}")
     return 0
 
 
 def _write(made: Output, out: Path, single: bool, options: argparse.Namespace) -> None:
-    """Write pictures of one size as files of their own or as a grid, and say so."""
+    """Write images of one size as files of their own or as a grid, and say so."""
     from convflow.cli.strips import file_name
     from convflow.data.grid import tile
     from convflow.data.images import num_cores
@@ -111,7 +111,7 @@ def _write(made: Output, out: Path, single: bool, options: argparse.Namespace) -
         zoom = options.zoom or max(1, 64 // max(height, width))
         with writing_file(out) as draft:
             tile(made.pixels, columns=options.columns, zoom=zoom).save(draft, format="png")
-    say(f"{len(made.images)} pictures of {height}x{width} in {out}")
+    say(f"{len(made.images)} images of {height}x{width} in {out}")
 
 
 def _parser(arguments: Sequence[str]) -> Parser:
@@ -141,7 +141,7 @@ def _parser(arguments: Sequence[str]) -> Parser:
 
 
 def _check_target(out: Path, single: bool, option: str = "out") -> None:
-    """Raise InputError when the pictures could not be written, before any is made."""
+    """Raise InputError when the images could not be written, before any is made."""
     if single and out.exists() and not out.is_dir():
         raise InputError(f"--{option}: expected a folder, got the file {out}; choose another name")
     if not single and out.is_dir():
@@ -155,6 +155,6 @@ def _check_target(out: Path, single: bool, option: str = "out") -> None:
 
 
 def _of_size(place: Path, size: Size) -> Path:
-    """Return where the pictures of one of several sizes go."""
+    """Return where the images of one of several sizes go."""
     name = f"{size[0]}x{size[1]}"
     return place.with_name(f"{place.stem}_{name}.png") if place.suffix == ".png" else place / name

@@ -1,4 +1,4 @@
-"""Running pictures of `convflow sample --previews`: a strip for each, from noise to the result."""
+"""Running images of `convflow sample --previews`: a strip for each, from noise to the result."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from convflow.generate import Samples
 from convflow.storage import explained, writing_file
 
 TILES = 8
-"""About so many pictures in a strip, unless told otherwise."""
+"""About so many images in a strip, unless told otherwise."""
 
 
 class Strips:
-    """Collects running pictures batch by batch, and writes the strips of each when it is done.
+    """Collects running images batch by batch, and writes the strips of each when it is done.
 
     Tiles are those after every n-th step, after each stage of a model of scales, and after the
     last step, left to right. Given to `Pipeline.__call__` or `Samples.read` as `watch`.
 
     Args:
-        folder: where the strips go, named as the pictures of `--single` are.
+        folder: where the strips go, named as the images of `--single` are.
         samples: what is watched.
         name_of: from a label's number to its name.
         every: steps between two tiles; by default such that there are about eight.
-        zoom: magnification; by default small pictures are shown larger.
+        zoom: magnification; by default small images are shown larger.
 
     Attributes:
         steps: of which there is a tile.
@@ -53,7 +53,7 @@ class Strips:
         self.done = 0
 
     def __call__(self, step: int, of: int, x: Tensor) -> None:
-        """Keep the running pictures of a batch where a tile is due; write them after its end."""
+        """Keep the running images of a batch where a tile is due; write them after its end."""
         if step in self.steps or step == of:
             self.tiles.append(self.samples.codec.decode(x).cpu())
         if step == of:
@@ -73,6 +73,6 @@ class Strips:
 
 
 def file_name(number: int, label: str, seed: int) -> str:
-    """Return what the file of a picture is called: its number, label and seed."""
+    """Return what the file of an image is called: its number, label and seed."""
     safe = re.sub(r"[^\w-]+", "-", label).strip("-")
     return "_".join(filter(None, (f"{number:05d}", safe, f"seed{seed}"))) + ".png"

@@ -1,1 +1,1 @@
-"""Data: where pictures come from, how they become uint8 tensors, and in which order."""
+"""Data: where images come from, how they become uint8 tensors, and in which order."""

@@ -1,8 +1,8 @@
-"""Sizes to train at: buckets of one pixel budget, which picture goes where, and in what order.
+"""Sizes to train at: buckets of one pixel budget, which image goes where, and in what order.
 
 Buckets of aspect ratios follow Wang et al. (2024), FlowDCN, arXiv 2410.22655, section 4 and code,
 but for this: ratios are spaced, and the nearest is found, by factors, not by differences, so that
-tall and wide pictures fare alike.
+tall and wide images fare alike.
 """
 
 from __future__ import annotations
@@ -67,26 +67,26 @@ def even_ratios(low: float, high: float, count: int) -> list[float]:
 
 
 def batch_size_of(size: Size, batch_size: int, budget: int) -> int:
-    """Return how many pictures of a size have as many pixels as `batch_size` of `budget` pixels."""
+    """Return how many images of a size have as many pixels as `batch_size` of `budget` pixels."""
     return max(1, round(batch_size * budget / (size[0] * size[1])))
 
 
 class Buckets:
-    """Which sizes each picture may be trained at.
+    """Which sizes each image may be trained at.
 
-    A picture goes to the sizes whose ratio is nearest to its own; where several are, one of them
-    is drawn anew in every epoch. Pictures that are drawn at any size may go everywhere.
+    An image goes to the sizes whose ratio is nearest to its own; where several are, one of them
+    is drawn anew in every epoch. Images that are drawn at any size may go everywhere.
 
     Args:
         sizes: height and width of every bucket in pixels.
-        sides: (N, 2) height and width of the pictures; None where they have no size of their own.
-        count: number N of pictures.
+        sides: (N, 2) height and width of the images; None where they have no size of their own.
+        count: number N of images.
 
     Attributes:
-        groups: (N,) which of `members` each picture belongs to.
+        groups: (N,) which of `members` each image belongs to.
         members: bucket numbers of one ratio, group by group.
-        kept: (N,) the share of its area that a picture keeps when it is resized and cut.
-        enlarged: (N,) bool, whether a picture is smaller than the largest size it may come to.
+        kept: (N,) the share of its area that an image keeps when it is resized and cut.
+        enlarged: (N,) bool, whether an image is smaller than the largest size it may come to.
     """
 
     def __init__(self, sizes: Sequence[Size], sides: np.ndarray | None, count: int) -> None:
@@ -106,7 +106,7 @@ class Buckets:
         self.enlarged = np.any(sides < largest[self.groups], axis=1)
 
     def describe(self) -> list[str]:
-        """Return what becomes of the pictures, in a line or two."""
+        """Return what becomes of the images, in a line or two."""
         lines = []
         if len(self.sizes) > 1:
             counts = np.bincount(self.groups, minlength=len(self.members))
@@ -114,7 +114,7 @@ class Buckets:
                 f"{'/'.join('x'.join(map(str, self.sizes[i])) for i in members)} {count:,}"
                 for members, count in zip(self.members, counts, strict=True)
             ]
-            lines.append(f"sizes and their pictures: {', '.join(shares)}")
+            lines.append(f"sizes and their images: {', '.join(shares)}")
         if self.kept.min() < 0.995:
             lines.append(
                 f"cut to size they keep {self.kept.mean():.0%} of their area, "
@@ -126,17 +126,17 @@ class Buckets:
 class BucketOrder(Order):
     """An order whose batches hold one size each; still a function of seed and images seen alone.
 
-    Every epoch shows every picture once, in batches of no more than `batch_size_of` pictures. A
-    bucket's pictures are cut into batches as even as can be, and the batches of all buckets are
-    shuffled; one with few pictures makes a small batch. The loss of a batch is to be divided by
+    Every epoch shows every image once, in batches of no more than `batch_size_of` images. A
+    bucket's images are cut into batches as even as can be, and the batches of all buckets are
+    shuffled; one with few images makes a small batch. The loss of a batch is to be divided by
     its `full`, not by its own length: then a pixel of a rare ratio weighs what all others weigh.
 
     Args:
-        buckets: where the pictures go.
+        buckets: where the images go.
         budget: pixels of the plain size, of which a batch holds as many as it is told.
         seed: any integer >= 0.
         flip: mirror a random half.
-        crop: cut pictures at random places instead of from the middle.
+        crop: cut images at random places instead of from the middle.
     """
 
     def __init__(self, buckets: Buckets, budget: int, seed: int, flip: bool, crop: bool) -> None:
@@ -146,11 +146,11 @@ class BucketOrder(Order):
 
     @property
     def fingerprint(self) -> str:
-        """Changes when a picture goes to another bucket."""
+        """Changes when an image goes to another bucket."""
         return f"-{hashlib.sha256(self.buckets.groups.tobytes()).hexdigest()}"
 
     def largest(self, batch_size: int) -> int:
-        """Return a bound on the pictures of a batch."""
+        """Return a bound on the images of a batch."""
         return max(batch_size_of(size, batch_size, self.budget) for size in self.buckets.sizes)
 
     def rows(self, start: int, batch_size: int) -> Rows:

@@ -1,4 +1,4 @@
-"""A scan of every picture before a training: which can be used, and how large they are.
+"""A scan of every image before a training: which can be used, and how large they are.
 
 What was seen is remembered, so that the next training on the same files begins at once.
 """
@@ -20,28 +20,28 @@ from convflow.data.selection import Selection
 from convflow.data.source import Source, SyntheticSource
 from convflow.types import InputError, Size
 
-_MOST_DIM = 14  # pictures of 16 bits that use no more of them come out dark
+_MOST_DIM = 14  # images of 16 bits that use no more of them come out dark
 
 
 @dataclass
 class Report:
-    """What a scan of every picture found.
+    """What a scan of every image found.
 
     Args:
-        count: Usable pictures.
-        per_class: Usable pictures by class name; empty for unconditional data.
-        sides: (count, 2) height and width of the usable pictures.
-        modes: Pictures by Pillow mode or array type.
-        num_smaller: Usable pictures that must be enlarged to a size to train at.
-        unreadable: (item name, reason) of every picture that cannot be used.
+        count: Usable images.
+        per_class: Usable images by class name; empty for unconditional data.
+        sides: (count, 2) height and width of the usable images.
+        modes: Images by Pillow mode or array type.
+        num_smaller: Usable images that must be enlarged to a size to train at.
+        unreadable: (item name, reason) of every image that cannot be used.
         understood: Sentences about split, labels and files that are not read, shown first.
-        num_transparent: Usable pictures that let through what they are laid on.
-        num_deep: Usable pictures of 16 bits whose files do not say that fewer are used.
+        num_transparent: Usable images that let through what they are laid on.
+        num_deep: Usable images of 16 bits whose files do not say that fewer are used.
         used_bits: The most bits that one of those uses.
-        total: Pictures scanned, usable or not.
-        stamp: Changes when the pictures may have; None where nothing tells.
-        kept: Whether these are the pictures that a run began with.
-        notes: More lines to show, about what becomes of the pictures.
+        total: Images scanned, usable or not.
+        stamp: Changes when the images may have; None where nothing tells.
+        kept: Whether these are the images that a run began with.
+        notes: More lines to show, about what becomes of the images.
     """
 
     count: int
@@ -69,28 +69,26 @@ class Report:
         least, median, most = (f"{height}x{width}" for height, width in self.sizes)
         size = least if least == most else f"{least} to {most}, median {median}"
         modes = ", ".join(f"{count:,} {mode}" for mode, count in self.modes.items())
-        lines = [f"{self.count:,} pictures, {size} (height x width); {modes}", *self.understood]
+        lines = [f"{self.count:,} images, {size} (height x width); {modes}", *self.understood]
         if self.per_class:
             fewest, largest = (
                 f(self.per_class, key=self.per_class.__getitem__) for f in (min, max)
             )
             low, high = self.per_class[fewest], self.per_class[largest]
-            span = f"{low:,} ({fewest}) to {high:,} ({largest}) pictures"
-            each = f"{low:,} pictures each" if low == high else span
+            span = f"{low:,} ({fewest}) to {high:,} ({largest}) images"
+            each = f"{low:,} images each" if low == high else span
             lines.append(f"{len(self.per_class)} classes: {each}")
             if lost := [name for name, count in self.per_class.items() if not count]:
                 named = ", ".join([*lost[:5], "..."] if len(lost) > 5 else lost)
-                lines.append(f"classes without a usable picture: {named}")
+                lines.append(f"classes without a usable image: {named}")
         if self.num_smaller:
             lines.append(f"{self.num_smaller:,} are smaller than wanted and will be enlarged")
         if self.num_transparent:
-            lines.append(
-                f"{self.num_transparent:,} pictures are transparent: they are laid on white"
-            )
+            lines.append(f"{self.num_transparent:,} images are transparent: they are laid on white")
         if self.num_deep and self.used_bits <= _MOST_DIM:
             factor = 2 ** (16 - self.used_bits)
             lines.append(
-                f"{self.num_deep:,} pictures look like {self.used_bits} bits in 16: they come out "
+                f"{self.num_deep:,} images look like {self.used_bits} bits in 16: they come out "
                 f"{factor} times too dark; multiply their values by {factor} and save them again"
             )
         if self.unreadable:
@@ -110,32 +108,32 @@ def check_images(
     selection: Selection | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Report, np.ndarray]:
-    """Decode every picture once, on all cores, and say what is there.
+    """Decode every image once, on all cores, and say what is there.
 
-    Synthetic pictures cannot be bad: only the first of them is drawn.
+    Synthetic images cannot be bad: only the first of them is drawn.
 
     Args:
-        source: The pictures.
+        source: The images.
         channels: Wanted channels.
-        size: Height and width in pixels at which synthetic pictures are scanned.
-        on_bad: `stop` raises if any picture is bad; `skip` leaves bad ones out.
+        size: Height and width in pixels at which synthetic images are scanned.
+        on_bad: `stop` raises if any image is bad; `skip` leaves bad ones out.
         memory: Folder where a scan is kept for the next time, if the source can tell its content
-            apart by a stamp; pictures that were bad are scanned again.
-        selection: What a run that goes on began with: these pictures are returned, and with `skip`
+            apart by a stamp; images that were bad are scanned again.
+        selection: What a run that goes on began with: these images are returned, and with `skip`
             those of them that are bad by now are too, to be replaced where they are read.
-        progress: Called with (pictures scanned, pictures in all) now and then.
+        progress: Called with (images scanned, images in all) now and then.
 
     Returns:
-        The report, and the sorted indices (int64) of the usable pictures.
+        The report, and the sorted indices (int64) of the usable images.
 
     Raises:
-        InputError: A picture is bad and `on_bad` is `stop`, all are, or there are none.
+        InputError: An image is bad and `on_bad` is `stop`, all are, or there are none.
     """
     if on_bad not in ("stop", "skip"):
         raise InputError(f"expected on-bad 'stop' or 'skip', got {on_bad!r}")
     total = len(source)
     if total == 0:
-        raise InputError(f"expected pictures in {source.name}, got none")
+        raise InputError(f"expected images in {source.name}, got none")
     if isinstance(source, SyntheticSource):
         return _synthetic(source, source, channels, size), np.arange(total)
     tell = getattr(source, "stamp", None)
@@ -163,7 +161,7 @@ def check_images(
 
 
 def _seen(scan: Scan, good: np.ndarray) -> dict[str, Any]:
-    """What a scan saw in usable pictures, as fields of a `Report`."""
+    """What a scan saw in usable images, as fields of a `Report`."""
     deep = scan.bits[good][scan.bits[good] > 0]
     counted = np.bincount(scan.modes[good], minlength=len(scan.names)).tolist()
     modes = Counter(dict(zip(scan.names, counted, strict=True)))
@@ -176,7 +174,7 @@ def _seen(scan: Scan, good: np.ndarray) -> dict[str, Any]:
 
 
 def _synthetic(source: Source, drawn: SyntheticSource, channels: int, size: Size) -> Report:
-    """What is known of pictures that are drawn; the first is, for its faults."""
+    """What is known of images that are drawn; the first is, for its faults."""
     to_uint8(drawn.draw(0, size), channels)
     total, names = len(source), source.class_names
     named = Counter(names[source.label(i)] for i in range(total)) if names else {}
@@ -209,7 +207,7 @@ def _scan(
 
 
 def _wrong_labels(labels: np.ndarray, num_classes: int) -> dict[int, str]:
-    """Why pictures whose label is no class are bad, by index."""
+    """Why images whose label is no class are bad, by index."""
     most = max(num_classes, 1) - 1
     wrong = np.flatnonzero((labels < 0) | (labels > most)).tolist()
     return {i: f"expected a label in 0..{most}, got {labels[i]}" for i in wrong}
@@ -218,11 +216,11 @@ def _wrong_labels(labels: np.ndarray, num_classes: int) -> dict[int, str]:
 def _refuse_bad(
     source: Source, on_bad: str, bad: dict[int, str], wanted: np.ndarray, num_good: int
 ) -> None:
-    """Raise InputError for a bad picture among the wanted ones, or where none is usable."""
+    """Raise InputError for a bad image among the wanted ones, or where none is usable."""
     met = np.intersect1d(wanted, list(bad)).tolist()
     if not met or (on_bad == "skip" and num_good):
         return
     others = ", ".join([*map(source.item_name, met[1:6]), *["..."] * (len(met) > 6)])
     more = f" (and {len(met) - 1:,} more of {len(wanted):,}: {others})" if len(met) > 1 else ""
-    cure = "repair it or pass --data.on-bad skip" if num_good else "none of the pictures is usable"
+    cure = "repair it or pass --data.on-bad skip" if num_good else "none of the images is usable"
     raise InputError(f"{source.name}, {source.item_name(met[0])}: {bad[met[0]]}{more}; {cure}")

@@ -46,7 +46,7 @@ AUTO = Choice()
 
 
 class LabelSet(NamedTuple):
-    """The class of each picture."""
+    """The class of each image."""
 
     ids: np.ndarray
     """(N,) int64."""
@@ -57,16 +57,16 @@ class LabelSet(NamedTuple):
 
 
 def unconditional(count: int, reason: str = "") -> LabelSet:
-    """No labels for `count` pictures, and why."""
+    """No labels for `count` images, and why."""
     note = "no classes: the model will be unconditional" + (f" ({reason})" if reason else "")
     return LabelSet(np.zeros(count, np.int64), (), (note,))
 
 
 def from_folders(folders: Sequence[Folders], where: str) -> LabelSet:
-    """Classes by the first folder of each picture; none where all pictures are in no folder.
+    """Classes by the first folder of each image; none where all images are in no folder.
 
     Raises:
-        InputError: Some pictures are in folders and some are not.
+        InputError: Some images are in folders and some are not.
     """
     tops = [names[0] if names else "" for names in folders]
     class_names = tuple(sorted(set(tops) - {""}, key=natural_key))
@@ -75,9 +75,9 @@ def from_folders(folders: Sequence[Folders], where: str) -> LabelSet:
         return unconditional(len(tops), "no class folders")
     if loose:
         raise InputError(
-            f"expected class folders or loose pictures in {where}, got {len(class_names)} folders "
-            f"with pictures beside {loose} loose pictures; move those into a class folder, or all "
-            "pictures into one folder, or pass --data.labels none for no classes"
+            f"expected class folders or loose images in {where}, got {len(class_names)} folders "
+            f"with images beside {loose} loose images; move those into a class folder, or all "
+            "images into one folder, or pass --data.labels none for no classes"
         )
     ids = {top: number for number, top in enumerate(class_names)}
     note = f"{_classes_word(len(class_names))} from folders: {some(class_names)}"
@@ -128,7 +128,7 @@ def from_values(
     describe: Callable[[int], str],
     origin: str,
 ) -> LabelSet:
-    """Classes by a value for each picture: class ids, or text; all None or all -1 mean no class.
+    """Classes by a value for each image: class ids, or text; all None or all -1 mean no class.
 
     Args:
         values: (N,) of one kind.
@@ -214,7 +214,7 @@ def find_column(
     Returns it, or None, and a sentence where neither type nor name say that it holds labels.
 
     Args:
-        columns: Those there are, but for pictures.
+        columns: Those there are, but for images.
         classes: Those whose type says that they are labels.
         num_words: Returns how many different words a column of text holds; 0 for other columns.
         num_rows: Of the table.

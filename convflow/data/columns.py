@@ -1,4 +1,4 @@
-"""What tables of pictures have in common: which rows, which columns, and a picture's cell."""
+"""What tables of images have in common: which rows, which columns, and an image's cell."""
 
 from __future__ import annotations
 
@@ -53,13 +53,13 @@ def choose_rows(
 def image_column(
     where: str, types: Mapping[str, str], image_columns: Sequence[str], choice: Choice
 ) -> str:
-    """The column with the pictures, among those that may hold some; `types` is by column."""
+    """The column with the images, among those that may hold some; `types` is by column."""
     if choice.image_column:
         name = choose_column("image", list(types), choice.image_column, where)
         if name not in image_columns:
             raise InputError(
-                f"image-column: expected a column of pictures, got {name}; {where} has "
-                f"pictures in {', '.join(image_columns) or 'no column'}"
+                f"image-column: expected a column of images, got {name}; {where} has "
+                f"images in {', '.join(image_columns) or 'no column'}"
             )
         return name
     for name in ("image", "img"):
@@ -74,7 +74,7 @@ def image_column(
         raise InputError(
             f"expected an image column (bytes, or a struct with bytes) in {where}, "
             f"got the columns {', '.join(f'{name} ({kind})' for name, kind in types.items())}; "
-            "save the pictures as PNG or JPEG, one in each row"
+            "save the images as PNG or JPEG, one in each row"
         )
     return image_columns[0]
 
@@ -85,7 +85,7 @@ class ColumnTable(NamedTuple):
     name: str
     num_rows: int
     columns: Sequence[str]
-    """All but those of pictures."""
+    """All but those of images."""
     classes: Sequence[str]
     """Those whose type says that they are labels."""
     num_words: Callable[[str], int]
@@ -125,7 +125,7 @@ class ColumnTable(NamedTuple):
 
 
 def encoded_bytes(value: Any, below: Sequence[Path]) -> bytes:
-    """Picture bytes of a table cell: bytes, or a struct of bytes and a path below a folder."""
+    """Image bytes of a table cell: bytes, or a struct of bytes and a path below a folder."""
     data = value.get("bytes") if isinstance(value, dict) else value
     if data is None and isinstance(value, dict) and value.get("path"):
         return read_below(below, value["path"])

@@ -1,4 +1,4 @@
-"""Bytes and pictures out of files that a stranger may have made: read within limits, or refused."""
+"""Bytes and images out of files that a stranger may have made: read within limits, or refused."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from PIL import Image, UnidentifiedImageError
 from convflow.types import InputError
 
 MAX_PIXELS = 178_956_970
-"""Pixels of a picture, by default: as many as Pillow decodes."""
+"""Pixels of an image, by default: as many as Pillow decodes."""
 
 MAX_BYTES = 2**30
-"""Bytes of a picture's file: `MAX_PIXELS` of 16-bit colour without compression."""
+"""Bytes of an image's file: `MAX_PIXELS` of 16-bit colour without compression."""
 
 LARGE_PIXELS = 2**25
-"""Pixels above which pictures are decoded one at a time."""
+"""Pixels above which images are decoded one at a time."""
 
 _FREE_BYTES = 2**26  # few bytes are unpacked whatever they shrank by
 _MOST_SHRINKING = 100
@@ -87,7 +87,7 @@ def read_member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, limit: int = M
 
     Raises:
         InputError: it would be longer than `limit` bytes, or is long and shrank so much that it
-            can be no picture.
+            can be no image.
         zipfile.BadZipFile: its header lies, or it is damaged.
     """
     _check_length(entry.file_size, limit)
@@ -98,7 +98,7 @@ def read_member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, limit: int = M
 
 
 def check_shrinking(unpacked: int, packed: int) -> None:
-    """Raise InputError when bytes are many and shrank so much that they can be no pictures."""
+    """Raise InputError when bytes are many and shrank so much that they can be no images."""
     if unpacked > max(_FREE_BYTES, _MOST_SHRINKING * packed):
         raise InputError(
             f"expected at most {_MOST_SHRINKING} bytes out of each packed one, "
@@ -108,9 +108,9 @@ def check_shrinking(unpacked: int, packed: int) -> None:
 
 @contextmanager
 def one_large_at_a_time() -> Iterator[None]:
-    """Give a block in which a large picture keeps all others waiting until the block ends.
+    """Give a block in which a large image keeps all others waiting until the block ends.
 
-    So threads hold one large picture at most, if they decode and use pictures in such blocks.
+    So threads hold one large image at most, if they decode and use images in such blocks.
     """
     with ExitStack() as block:
         _blocks.open = block
@@ -121,7 +121,7 @@ def one_large_at_a_time() -> Iterator[None]:
 
 
 def decode(data: bytes, formats: Sequence[str], max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Return the first frame of an encoded picture, wholly decoded.
+    """Return the first frame of an encoded image, wholly decoded.
 
     What a PNG says of bits stands in `info` then: "depth", and "sBIT" by channel. Pillow's own
     limit, which is one for the whole program and warns, plays no part.
@@ -164,7 +164,7 @@ def decode(data: bytes, formats: Sequence[str], max_pixels: int = MAX_PIXELS) ->
         if name == "PNG":
             image.info |= {"depth": data[24], "sBIT": _significant_bits(data)}
         return image
-    raise UnidentifiedImageError("no known picture format")
+    raise UnidentifiedImageError("no known image format")
 
 
 def _load(image: Image.Image) -> None:
@@ -183,7 +183,7 @@ def _load(image: Image.Image) -> None:
 
 def _check_length(length: int, limit: int) -> None:
     if length > limit:
-        raise InputError(f"expected a picture of at most {limit:,} bytes, got {length:,}")
+        raise InputError(f"expected an image of at most {limit:,} bytes, got {length:,}")
 
 
 def _significant_bits(png: bytes) -> bytes:

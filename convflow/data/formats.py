@@ -1,4 +1,4 @@
-"""Which files are pictures: endings that are read, Pillow's decoders, endings that are not read."""
+"""Which files are images: endings that are read, Pillow's decoders, endings that are not read."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ UNSUPPORTED = frozenset(
     ".pcd .pcx .pef .pfm .pict .psb .psd .qoi .raf .raw .rw2 .sgi .sr2 .srw .svg .svgz .wdp .wmf "
     ".xcf .xpm".split()
 )
-"""Endings of pictures that are not read."""
+"""Endings of images that are not read."""
 
 
 @cache
@@ -50,26 +50,26 @@ def decoders() -> tuple[str, ...]:
 
 @cache
 def endings() -> tuple[str, ...]:
-    """Endings of the pictures that are read, in small letters with a dot."""
+    """Endings of the images that are read, in small letters with a dot."""
     return tuple(ending for kind in decoders() for ending in _ENDINGS[kind].split())
 
 
 def is_image(file: str) -> bool:
-    """Whether a file is read as a picture, by its name."""
+    """Whether a file is read as an image, by its name."""
     return file.lower().endswith(endings())
 
 
 def newly_read(files: Iterable[str]) -> dict[str, int]:
-    """How many pictures have each ending that was not read until version 0.2."""
+    """How many images have each ending that was not read until version 0.2."""
     counts = Counter(_ending(file) for file in files if is_image(file))
     return {ending: counts[ending] for ending in sorted(counts) if ending not in FIRST_READ}
 
 
 def unread(files: Iterable[str]) -> tuple[str, ...]:
-    """Sentences about files that are not read: how many of which ending, pictures apart.
+    """Sentences about files that are not read: how many of which ending, images apart.
 
     >>> unread(["a/readme.txt", "b.txt", "c.HEIC"])
-    ('1 picture is in an unsupported format: 1 heic; convert it to PNG or JPEG', \
+    ('1 image is in an unsupported format: 1 heic; convert it to PNG or JPEG', \
 '2 files are not read: 2 txt')
     """
     counts = Counter(_ending(file) for file in files)
@@ -78,7 +78,7 @@ def unread(files: Iterable[str]) -> tuple[str, ...]:
     others = {ending: counts[ending] for ending in counts if ending not in known}
     sentences = []
     if number := sum(unsupported.values()):
-        start = "1 picture is in an" if number == 1 else f"{number:,} pictures are in an"
+        start = "1 image is in an" if number == 1 else f"{number:,} images are in an"
         cure = "it" if number == 1 else "them"
         sentences.append(
             f"{start} unsupported format: {_listed(unsupported)}; convert {cure} to PNG or JPEG"

@@ -1,4 +1,4 @@
-"""Many pictures as one: tiles in rows, for previews and pages."""
+"""Many images as one: tiles in rows, for previews and pages."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def tile(
     gap: int = 2,
     background: int = 255,
 ) -> Image.Image:
-    """Return one picture with all images in rows, each pixel drawn as a `zoom` x `zoom` square.
+    """Return one image with all images in rows, each pixel drawn as a `zoom` x `zoom` square.
 
     Args:
-        images: grey (C = 1) or colour (C = 3) pictures of one size, at least one.
+        images: grey (C = 1) or colour (C = 3) images of one size, at least one.
         columns: images in a row; by default about as many as rows.
         zoom: integer magnification.
         gap: pixels between images and around them.
@@ -52,5 +52,5 @@ def tile(
 
 
 def to_picture(image: UInt8[Tensor, "C H W"]) -> Image.Image:
-    """Return one grey or colour image as a PIL picture."""
+    """Return one grey or colour image as a PIL image."""
     return tile(image[None], gap=0)

@@ -1,4 +1,4 @@
-"""Pictures of a Hugging Face dataset, by its name or from the folder that it was saved to."""
+"""Images of a Hugging Face dataset, by its name or from the folder that it was saved to."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from convflow.types import InputError
 
 
 def open_hugging_face(name: str, split: str, choice: Choice = AUTO) -> StoredSource:
-    """Pictures and labels of a Hugging Face dataset.
+    """Images and labels of a Hugging Face dataset.
 
     Raises:
         InputError: There is no such dataset or split, or its columns cannot be used.

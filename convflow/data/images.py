@@ -1,4 +1,4 @@
-"""From any picture to uint8 of the wanted size.
+"""From any image to uint8 of the wanted size.
 
 The resizing follows Dhariwal and Nichol (2021), "Diffusion Models Beat GANs on Image Synthesis":
 halve with a box filter, then bicubic to the covering size, then crop.
@@ -21,17 +21,17 @@ _SUPPORT = 3  # source pixels beside a piece that bicubic enlarging may look at:
 
 
 def to_uint8(image: Image.Image | np.ndarray, channels: int) -> np.ndarray:
-    """Pixels of any picture as (H, W, channels) uint8.
+    """Pixels of any image as (H, W, channels) uint8.
 
-    Pillow pictures are turned as their EXIF says (a damaged one says nothing), laid on white where
+    Pillow images are turned as their EXIF says (a damaged one says nothing), laid on white where
     transparent, and changed between grey and colour as needed. 16-bit grey (modes I;16 and I) is
     divided by 257, or scaled by what its highest value is where the file says that it uses fewer
     bits; mode F is read as [0, 1]. Arrays keep their channels.
 
     Args:
-        image: A Pillow picture, or an array (H, W) or (H, W, channels): uint8, uint16,
+        image: A Pillow image, or an array (H, W) or (H, W, channels): uint8, uint16,
             bool, or float in [0, 1].
-        channels: 1 or 3 for Pillow pictures, any number for arrays.
+        channels: 1 or 3 for Pillow images, any number for arrays.
 
     Raises:
         InputError: The channels, the type or the range of the values do not fit.
@@ -39,7 +39,7 @@ def to_uint8(image: Image.Image | np.ndarray, channels: int) -> np.ndarray:
     if isinstance(image, np.ndarray):
         return _array_to_uint8(image, channels)
     if channels not in (1, 3):
-        raise InputError(f"expected 1 or 3 channels for pictures, got {channels}; use arrays")
+        raise InputError(f"expected 1 or 3 channels for images, got {channels}; use arrays")
     significant = _said_bits(image)
     image = _upright(image)
     if image.mode == "F" or image.mode.startswith("I"):
@@ -65,7 +65,7 @@ def to_uint8(image: Image.Image | np.ndarray, channels: int) -> np.ndarray:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """The picture turned as its EXIF says; as it is where the EXIF is damaged."""
+    """The image turned as its EXIF says; as it is where the EXIF is damaged."""
     try:
         return ImageOps.exif_transpose(image)
     except Exception:  # of many kinds; the pixels are whole
@@ -73,16 +73,16 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def is_transparent(image: Image.Image | np.ndarray) -> bool:
-    """Whether any pixel lets through what the picture is laid on."""
+    """Whether any pixel lets through what the image is laid on."""
     if isinstance(image, np.ndarray) or not image.has_transparency_data:
         return False
     return bool(np.asarray(image.convert("RGBA").getchannel("A")).min() < 255)
 
 
 def used_bits(image: Image.Image | np.ndarray) -> int:
-    """Bits that the highest value of a picture of 16 bits takes, at least 1.
+    """Bits that the highest value of an image of 16 bits takes, at least 1.
 
-    0 for other pictures, and where the file itself says how many bits are significant.
+    0 for other images, and where the file itself says how many bits are significant.
     """
     if isinstance(image, np.ndarray):
         said = 16 if image.dtype.kind == "u" and image.dtype.itemsize == 2 else 0
@@ -140,9 +140,9 @@ def _array_to_uint8(values: np.ndarray, channels: int, top: int = 65535) -> np.n
 
 
 def resize_and_crop(image: np.ndarray, size: Size) -> np.ndarray:
-    """The middle of the picture at exactly `size`, its shape kept and the overhang cut off.
+    """The middle of the image at exactly `size`, its shape kept and the overhang cut off.
 
-    A picture that already has the size comes back untouched.
+    An image that already has the size comes back untouched.
 
     Args:
         image: (h, w, C) uint8.
@@ -155,7 +155,7 @@ def resize_and_crop(image: np.ndarray, size: Size) -> np.ndarray:
 
 
 def cover(image: np.ndarray, size: Size) -> np.ndarray:
-    """The smallest resizing of a picture (h, w, C) that covers `size`, its shape kept; uint8.
+    """The smallest resizing of an image (h, w, C) that covers `size`, its shape kept; uint8.
 
     Halved with a box filter while it is at least twice the target both ways, then bicubic by
     max(H / h, W / w). A strip so thin that the result would have more than 16 times the pixels of
@@ -175,7 +175,7 @@ def cover(image: np.ndarray, size: Size) -> np.ndarray:
 
 
 def crop(image: np.ndarray, size: Size, place: Sequence[float] | None = None) -> np.ndarray:
-    """A piece (H, W, C) of a picture (h, w, C) that comes from `cover`.
+    """A piece (H, W, C) of an image (h, w, C) that comes from `cover`.
 
     Args:
         image: At least as large as `size`, or a thin strip that is enlarged here.
@@ -211,7 +211,7 @@ def _resize(
     how: Image.Resampling,
     box: tuple[float, float, float, float] | None = None,
 ) -> np.ndarray:
-    """The part of a picture in `box` (left, top, right, bottom), or all of it, at `size`."""
+    """The part of an image in `box` (left, top, right, bottom), or all of it, at `size`."""
     height, width = size
     if image.shape[2] == 3:
         return np.asarray(Image.fromarray(image).resize((width, height), how, box))

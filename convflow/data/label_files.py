@@ -1,4 +1,4 @@
-"""Labels from files beside the pictures: `dataset.json`, `metadata.csv`, `metadata.jsonl`.
+"""Labels from files beside the images: `dataset.json`, `metadata.csv`, `metadata.jsonl`.
 
 The first is the layout of StyleGAN and EDM, the others are Hugging Face's.
 """
@@ -31,7 +31,7 @@ _FILE_COLUMNS = ("file_name", "filename", "file", "image", "path", "image_path")
 
 
 class Listing(NamedTuple):
-    """What one file says about the pictures in its folder and below."""
+    """What one file says about the images in its folder and below."""
 
     file: str
     labels: dict[str, Any] | None
@@ -46,7 +46,7 @@ class Listing(NamedTuple):
 
 
 def is_label_file(file: str) -> bool:
-    """Whether a file may say the labels of pictures, by its name."""
+    """Whether a file may say the labels of images, by its name."""
     return file.rpartition("/")[2].lower() in LABEL_FILES
 
 
@@ -57,11 +57,11 @@ def read_listings(
     choice: Choice,
     guess: bool = True,
 ) -> list[Listing]:
-    """What the files of labels say that lie in the folders of the pictures or above.
+    """What the files of labels say that lie in the folders of the images or above.
 
     Args:
         files: Paths of all files with forward slashes.
-        image_files: Paths of the pictures that are used.
+        image_files: Paths of the images that are used.
         read: Path to bytes.
         choice: What the user says about labels and columns; labels are read where the source is
             `auto` or `table`, splits always.
@@ -84,10 +84,10 @@ def read_listings(
 def choose_listed(
     listings: Sequence[Listing], image_files: Sequence[str], where: str, split: str
 ) -> tuple[list[str], tuple[str, ...]] | None:
-    """The pictures of a split by the nearest file that says splits, and sentences; None if none.
+    """The images of a split by the nearest file that says splits, and sentences; None if none.
 
     Raises:
-        InputError: There is no such split, or a picture has none.
+        InputError: There is no such split, or an image has none.
     """
     by_folder = {
         listing.file.rpartition("/")[0]: listing.splits for listing in listings if listing.splits
@@ -102,12 +102,12 @@ def choose_listed(
         image_file for image_file, kind in zip(image_files, kinds, strict=True) if kind is None
     ]
     if missing:
-        notes += (f"{len(missing):,} pictures without a split are not taken: {some(missing)}",)
+        notes += (f"{len(missing):,} images without a split are not taken: {some(missing)}",)
     return [file for file, kind in zip(image_files, kinds, strict=True) if kind in wanted], notes
 
 
 def _nearest(image_file: str, by_folder: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """What the nearest folder above a picture holds, nothing where none does."""
+    """What the nearest folder above an image holds, nothing where none does."""
     folder = image_file.rpartition("/")[0]
     while folder and folder not in by_folder:
         folder = folder.rpartition("/")[0]
@@ -117,10 +117,10 @@ def _nearest(image_file: str, by_folder: dict[str, dict[str, Any]]) -> dict[str,
 def from_listings(
     listings: Sequence[Listing], image_files: Sequence[str], known: Iterable[str], where: str
 ) -> LabelSet | None:
-    """Labels of the pictures, each from the nearest file above it; None where no file has any.
+    """Labels of the images, each from the nearest file above it; None where no file has any.
 
     Raises:
-        InputError: A picture has no label, or two files in one folder have labels.
+        InputError: An image has no label, or two files in one folder have labels.
     """
     by_folder: dict[str, Listing] = {}
     for listing in listings:
@@ -150,7 +150,7 @@ def from_listings(
         named = [file for listing in by_folder.values() for file in listing.labels or ()]
         other = next((f", but one for {file}" for file in named if file not in present), "")
         raise InputError(
-            f"expected a label for every picture of {where} in {origins}, got none for "
+            f"expected a label for every image of {where} in {origins}, got none for "
             f"{missing[0]} ({len(missing):,} of {len(image_files):,} have none){other}; add them, "
             "or pass --data.labels folders or --data.labels none"
         )

@@ -1,4 +1,4 @@
-"""Batches of uint8 pictures in an order that depends on the seed and the images seen alone."""
+"""Batches of uint8 images in an order that depends on the seed and the images seen alone."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from convflow.types import InputError, Size
 
 log = logging.getLogger("convflow")
 
-_MOST_BAD = 100  # bad pictures in a row that are passed over; more is a disk that is not there
+_MOST_BAD = 100  # bad images in a row that are passed over; more is a disk that is not there
 
 
 class Rows(NamedTuple):
-    """Which pictures make up a global batch, and how they are turned and cut."""
+    """Which images make up a global batch, and how they are turned and cut."""
 
     indices: np.ndarray
     """(B,) int64."""
@@ -38,7 +38,7 @@ class Rows(NamedTuple):
     size: Size | None = None
     """Height and width in pixels; None for the plain size."""
     full: int | None = None
-    """Pictures of a full batch of this size; None for as many as there are."""
+    """Images of a full batch of this size; None for as many as there are."""
 
     def take(self, share: slice) -> Rows:
         """Return some of the rows."""
@@ -56,27 +56,27 @@ class Batch(NamedTuple):
     indices: np.ndarray
     """(B,) int64."""
     total: int
-    """Pictures of all processes together."""
+    """Images of all processes together."""
     full: int
-    """Pictures of a full batch of this size, all processes together; at least `total`."""
+    """Images of a full batch of this size, all processes together; at least `total`."""
 
 
 class Images:
-    """Pictures by index, with their labels.
+    """Images by index, with their labels.
 
-    Pictures are decoded on all cores when they are asked for, and kept as uint8 of the size that
+    Images are decoded on all cores when they are asked for, and kept as uint8 of the size that
     was wanted until `cache_bytes` are full. In the place of one that has become unreadable stands
     the next by index that can be read, with its label, if `on_bad` is `skip`: which one depends on
     the files alone.
 
     Args:
-        source: Where the pictures come from.
-        indices: (N,) those of the source's pictures to use; their places here become 0..N-1.
+        source: Where the images come from.
+        indices: (N,) those of the source's images to use; their places here become 0..N-1.
         channels: Channels C of the result.
         size: Height and width H, W in pixels, where no other is asked for.
         crop: Keep what random crops need beside the middle.
-        cache_bytes: Memory that decoded pictures may take.
-        on_bad: `stop` raises where a picture cannot be read; `skip` puts another in its place.
+        cache_bytes: Memory that decoded images may take.
+        on_bad: `stop` raises where an image cannot be read; `skip` puts another in its place.
         stamp: Of the files, as in `Report`.
 
     Attributes:
@@ -85,7 +85,7 @@ class Images:
         source, indices: As given.
         shape: (C, H, W).
         stamp: Changes when the files may have; None where nothing tells.
-        replaced: Places of unreadable pictures met so far, and of those that stand for them.
+        replaced: Places of unreadable images met so far, and of those that stand for them.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class Images:
         return hashlib.sha256(text.encode()).hexdigest()
 
     def item_name(self, index: int) -> str:
-        """File name or table row of a picture, for messages."""
+        """File name or table row of an image, for messages."""
         return self.source.item_name(int(self.indices[index]))
 
     def batch(
@@ -133,7 +133,7 @@ class Images:
         crops: np.ndarray | None = None,
         size: Size | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Pixels and labels of some pictures; safe to call from several threads.
+        """Pixels and labels of some images; safe to call from several threads.
 
         Args:
             indices: (B,) places in [0, N).
@@ -145,7 +145,7 @@ class Images:
             Pixels (B, C, H, W) uint8 and labels (B,) int64, both contiguous.
 
         Raises:
-            InputError: A picture cannot be read; the message names it.
+            InputError: An image cannot be read; the message names it.
         """
         indices, size = np.asarray(indices, np.int64), size or self.size
         missing = [i for i in dict.fromkeys(indices.tolist()) if (i, size) not in self._kept]
@@ -167,7 +167,7 @@ class Images:
         return torch.from_numpy(planes), torch.from_numpy(self.labels[shown])
 
     def _decode(self, indices: Sequence[int], size: Size) -> Iterator[list[tuple[int, _Found]]]:
-        """Some pictures, each covering `size`, in parts made side by side."""
+        """Some images, each covering `size`, in parts made side by side."""
 
         def decode(part: Sequence[int]) -> list[tuple[int, _Found]]:
             return [(index, self._find(index, size)) for index in part]
@@ -175,7 +175,7 @@ class Images:
         return self._pool.map(decode, [indices[i :: num_cores()] for i in range(num_cores())])
 
     def _find(self, index: int, size: Size) -> _Found:
-        """The picture of an index, or where it cannot be read the next one that can."""
+        """The image of an index, or where it cannot be read the next one that can."""
         failed: InputError | None = None
         for step in range(min(len(self), _MOST_BAD)):
             place = (index + step) % len(self)
@@ -214,7 +214,7 @@ class Images:
 
 
 class _Found(NamedTuple):
-    """A picture that covers its size, and the index it has."""
+    """An image that covers its size, and the index it has."""
 
     image: np.ndarray
     place: int
@@ -223,15 +223,15 @@ class _Found(NamedTuple):
 class Order:
     """The data order as a pure function of the seed and the images seen.
 
-    Position p belongs to epoch p // count; every epoch shows every picture once, in a fresh
+    Position p belongs to epoch p // count; every epoch shows every image once, in a fresh
     order. Sorting raw PCG64 words gives that order, since NumPy promises that those words never
     change between its versions, and promises no such thing for `permutation`.
 
     Args:
-        count: Number of pictures N, at least 1.
+        count: Number of images N, at least 1.
         seed: Any integer >= 0.
         flip: Mirror a random half.
-        crop: Cut pictures at random places instead of from the middle.
+        crop: Cut images at random places instead of from the middle.
 
     Example:
         >>> indices, flips = Order(count=3, seed=0, flip=False).at(start=0, n=6)
@@ -248,7 +248,7 @@ class Order:
 
     @property
     def fingerprint(self) -> str:
-        """Changes with what the order knows of the pictures beside their number."""
+        """Changes with what the order knows of the images beside their number."""
         return ""
 
     def at(self, start: int, n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -275,18 +275,18 @@ class Order:
         )
 
     def largest(self, batch_size: int) -> int:
-        """The most pictures in a batch."""
+        """The most images in a batch."""
         return batch_size
 
     def _draw(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """Pictures in order, and which of them are mirrored."""
+        """Images in order, and which of them are mirrored."""
         order = np.argsort(self._words(epoch), kind="stable")
         if not self.flip:
             return order, np.zeros(self.count, np.bool_)
         return order, (self._words(epoch, 1) >> np.uint64(63)).astype(np.bool_)
 
     def _draw_places(self, epoch: int) -> np.ndarray:
-        """(N, 2) where pictures are cut, in order."""
+        """(N, 2) where images are cut, in order."""
         return np.stack([uniform(self._words(epoch, axis)) for axis in (2, 3)], axis=1)
 
     def _words(self, *key: int) -> np.ndarray:
@@ -313,7 +313,7 @@ def batches(
     """Batches for ever, the next ones prepared by a thread while this one is used.
 
     Args:
-        images: The pictures.
+        images: The images.
         order: Their order.
         start: Images seen so far, by all processes together.
         batch_size: Images per step of all processes together; where sizes differ, of the plain

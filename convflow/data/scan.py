@@ -1,4 +1,4 @@
-"""What a scan of every picture saw, kept in a file, so that the next training begins at once."""
+"""What a scan of every image saw, kept in a file, so that the next training begins at once."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from convflow.data.source import Source, one_line
 from convflow.storage import writing_file
 from convflow.types import InputError, Size
 
-_BLOCK = 64  # pictures per task: small pictures decode faster than a task is handed over
+_BLOCK = 64  # images per task: small images decode faster than a task is handed over
 SCAN_FORMAT = 2
 
 
 class Seen(NamedTuple):
-    """What a usable picture is like."""
+    """What a usable image is like."""
 
     mode: str
     """Pillow mode or array type."""
@@ -40,7 +40,7 @@ class Seen(NamedTuple):
 
 
 class Scan:
-    """What was seen of each picture, or its problem.
+    """What was seen of each image, or its problem.
 
     Attributes:
         sides: (N, 2) int64 height and width.
@@ -48,7 +48,7 @@ class Scan:
         bits: (N,) uint8 as in `Seen`.
         transparent: (N,) bool.
         names: Of the modes.
-        problems: Why pictures are bad, by index; not kept.
+        problems: Why images are bad, by index; not kept.
     """
 
     def __init__(self, total: int) -> None:
@@ -60,7 +60,7 @@ class Scan:
         self.problems: dict[int, str] = {}
 
     def note(self, index: int, seen: Seen) -> None:
-        """Keep what a usable picture is like."""
+        """Keep what a usable image is like."""
         if seen.mode not in self.names:
             self.names.append(seen.mode)
         self.modes[index], self.sides[index] = self.names.index(seen.mode), seen.size
@@ -111,10 +111,10 @@ def scan_missing(
     missing: np.ndarray,
     progress: Callable[[int, int], None] | None,
 ) -> None:
-    """Decode the pictures that are not known yet, on all cores, and note in `scan` what is seen."""
+    """Decode the images that are not known yet, on all cores, and note in `scan` what is seen."""
 
     def inspect(index: int) -> Seen | str:
-        """What the picture is like, or why it is bad."""
+        """What the image is like, or why it is bad."""
         try:
             with one_large_at_a_time():
                 image = source.read(index)
@@ -124,14 +124,14 @@ def scan_missing(
                 return Seen(mode, size, used_bits(image), is_transparent(image))
         except InputError as error:
             return str(error).removeprefix(f"{source.item_name(index)}: ")
-        # Whatever else decoding trips over belongs to this picture, not to the program.
+        # Whatever else decoding trips over belongs to this image, not to the program.
         except Exception as error:
-            return f"expected a usable picture, got {one_line(error)}"
+            return f"expected a usable image, got {one_line(error)}"
 
     def inspect_block(start: int) -> list[tuple[int, Seen | str]]:
         return [(i, inspect(i)) for i in missing[start : start + _BLOCK].tolist()]
 
-    # Odd metadata makes Pillow warn once per picture; a bad picture is reported.
+    # Odd metadata makes Pillow warn once per image; a bad image is reported.
     with warnings.catch_warnings(), ThreadPoolExecutor(num_cores()) as pool:
         warnings.filterwarnings("ignore", module="PIL")
         done = len(scan.modes) - len(missing)
@@ -147,7 +147,7 @@ def scan_missing(
 
 
 def _array(archive: zipfile.ZipFile, name: str, total: int) -> np.ndarray:
-    """Return an array of an .npz, which is no longer than `total` pictures can make it."""
+    """Return an array of an .npz, which is no longer than `total` images can make it."""
     limit = 16 * total + 2**20
     with archive.open(f"{name}.npy") as file:
         data = file.read(limit + 1)

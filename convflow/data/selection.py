@@ -1,4 +1,4 @@
-"""Which pictures a run trains on, as they were when it began, whatever becomes of the files."""
+"""Which images a run trains on, as they were when it began, whatever becomes of the files."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ ERRORS = "surrogatepass"
 """How names that are no text are encoded in UTF-8; names of files may be none."""
 
 NAMED_IMAGES = 3
-"""Pictures that a message names."""
+"""Images that a message names."""
 
 
 @dataclass
 class Selection:
-    """The pictures of a run: the usable ones of its first scan.
+    """The images of a run: the usable ones of its first scan.
 
     They keep their places in the order, and their buckets, when one of them turns out bad later.
 
     Args:
-        indices: (N,) int64, sorted, of the source's pictures.
+        indices: (N,) int64, sorted, of the source's images.
         sides: (N, 2) int64 their height and width in pixels.
     """
 
@@ -49,11 +49,11 @@ class Selection:
 
     @classmethod
     def read(cls, path: Path, source: Source) -> Selection | None:
-        """Return what is kept; None where it is missing, damaged, or of other pictures."""
+        """Return what is kept; None where it is missing, damaged, or of other images."""
         try:
             found = read_arrays(path, ["indices", "sides", "items"])
             indices, sides, items = found["indices"], found["sides"], str(found["items"])
-        except (InputError, KeyError):  # without it the pictures are chosen anew
+        except (InputError, KeyError):  # without it the images are chosen anew
             return None
         count = indices.size
         fits = (
@@ -68,7 +68,7 @@ class Selection:
 
 
 def describe_others(path: Path, source: Source) -> str:
-    """Return which pictures are new and which are gone since a selection was kept, with some names.
+    """Return which images are new and which are gone since a selection was kept, with some names.
 
     Empty where the names are the same, and where the file is missing, damaged or an earlier one.
     """
@@ -92,5 +92,5 @@ def _names(source: Source) -> list[str]:
 
 
 def _items(source: Source) -> str:
-    """Return the SHA-256 of the names of all pictures."""
+    """Return the SHA-256 of the names of all images."""
     return hashlib.sha256(repr(_names(source)).encode()).hexdigest()

@@ -1,6 +1,6 @@
-"""Drawn pictures of one object each, exact at any size and ratio: the data set `shapes`.
+"""Drawn images of one object each, exact at any size and ratio: the data set `shapes`.
 
-Picture i of a split is a pure function of (split, i, size). Its design is drawn from raw words of
+Image i of a split is a pure function of (split, i, size). Its design is drawn from raw words of
 NumPy's PCG64, which NumPy promises never to change, and lives in continuous coordinates: lengths
 of the object in shares of the shorter side, places and background in shares of each side.
 """
@@ -69,12 +69,12 @@ SHAPES = (
 """The outlines by class id."""
 
 _STREAMS = {"train": (0, 50_000), "validation": (1, 10_000), "test": (2, 10_000)}
-"""Seed and number of pictures of each split."""
+"""Seed and number of images of each split."""
 
 
 @dataclass(frozen=True)
 class Design:
-    """A picture before it has a size; colours are RGB in [0, 1].
+    """An image before it has a size; colours are RGB in [0, 1].
 
     Args:
         label: Class id.
@@ -83,7 +83,7 @@ class Design:
         angle: Of a tip, in radians from the right, clockwise as rows run down.
         colour: (3,) of the object.
         ground: (2, 3), the two colours that the background goes between.
-        wave: Cycles down and across the whole picture, and phase in cycles, of the background.
+        wave: Cycles down and across the whole image, and phase in cycles, of the background.
     """
 
     label: int
@@ -99,7 +99,7 @@ class DrawnShapes:
     """The Source `shapes`: disc, square, triangle, star, ring and cross in turn.
 
     Args:
-        split: `train` (50,000 pictures), `validation` or `test` (10,000 each); each has designs
+        split: `train` (50,000 images), `validation` or `test` (10,000 each); each has designs
             of its own.
         labelled: Whether they have classes.
 
@@ -127,30 +127,30 @@ class DrawnShapes:
         return self._count
 
     def label(self, index: int) -> int:
-        """Class of the picture, in [0, 6); 0 without classes."""
+        """Class of the image, in [0, 6); 0 without classes."""
         return int(index) % len(SHAPES) if self.class_names else 0
 
     def item_name(self, index: int) -> str:
-        """Class and number of the picture, for messages."""
+        """Class and number of the image, for messages."""
         return f"{SHAPES[int(index) % len(SHAPES)].name} {index}"
 
     def read(self, index: int) -> Image.Image:
-        """The picture at 32x32."""
+        """The image at 32x32."""
         return self.draw(index, SIZE)
 
     def draw(self, index: int, size: Size) -> Image.Image:
-        """The picture at `size` (height, width) in pixels."""
+        """The image at `size` (height, width) in pixels."""
         return Image.fromarray(draw_design(self.design(index), size))
 
     def design(self, index: int) -> Design:
-        """What the picture shows, the same at every size.
+        """What the image shows, the same at every size.
 
         Raises:
-            InputError: There is no such picture.
+            InputError: There is no such image.
         """
         if not 0 <= index < self._count:
             raise InputError(
-                f"expected a picture in 0..{self._count - 1} of shapes, got {index}; choose less"
+                f"expected an image in 0..{self._count - 1} of shapes, got {index}; choose less"
             )
         words = np.random.PCG64(np.random.SeedSequence(self._seed, spawn_key=(int(index),)))
         # Top 53 bits as a share of 1.
@@ -185,7 +185,7 @@ def _colour(light: float, chroma: float, hue: float) -> np.ndarray:
 
 
 def draw_design(design: Design, size: Size) -> np.ndarray:
-    """The picture of a design, its edges smoothed by the share of a pixel they cover.
+    """The image of a design, its edges smoothed by the share of a pixel they cover.
 
     Returns:
         (H, W, 3) uint8.

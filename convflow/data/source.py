@@ -1,4 +1,4 @@
-"""What every source of pictures is: labels known at once, pixels fetched when asked for."""
+"""What every source of images is: labels known at once, pixels fetched when asked for."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from convflow.types import InputError, Size
 
 @runtime_checkable  # for the shape checks in tests
 class Source(Protocol):
-    """Labelled pictures by index.
+    """Labelled images by index.
 
     `class_names` is empty for unconditional data, and `label` is then 0 everywhere, which is
     "no label" because `num_classes` is 0 too.
@@ -33,27 +33,27 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def label(self, index: int) -> int:
-        """Class of the picture, in [0, len(class_names))."""
+        """Class of the image, in [0, len(class_names))."""
         ...
 
     def item_name(self, index: int) -> str:
-        """File name or table row of the picture, for messages."""
+        """File name or table row of the image, for messages."""
         ...
 
     def read(self, index: int) -> Image.Image | np.ndarray:
-        """The decoded picture as stored; raises InputError naming it if it cannot be read."""
+        """The decoded image as stored; raises InputError naming it if it cannot be read."""
         ...
 
 
 @runtime_checkable
 class SyntheticSource(Protocol):
-    """What a Source can do besides when its pictures are synthetic, drawn and not stored.
+    """What a Source can do besides when its images are synthetic, drawn and not stored.
 
     They are exact at every size, so that nothing resizes them, and none can be unreadable.
     """
 
     def draw(self, index: int, size: Size) -> Image.Image:
-        """The picture at `size` (height, width) in pixels."""
+        """The image at `size` (height, width) in pixels."""
         ...
 
 
@@ -66,10 +66,10 @@ class StoredSource:
         class_names: Names by class id; empty for unconditional data.
         labels: (N,) int64 class ids.
         describe: Index to the item's name.
-        fetch: Index to the encoded bytes, or to a picture where nothing is encoded.
+        fetch: Index to the encoded bytes, or to an image where nothing is encoded.
         notes: Sentences about what was understood: split, labels, files that are not read.
-        stamp: Returns a text that changes when the pictures may have; None if nothing tells.
-        max_pixels: A picture of more pixels is refused before it is decoded.
+        stamp: Returns a text that changes when the images may have; None if nothing tells.
+        max_pixels: An image of more pixels is refused before it is decoded.
     """
 
     name: str
@@ -85,18 +85,18 @@ class StoredSource:
         return len(self.labels)
 
     def label(self, index: int) -> int:
-        """Class of the picture, in [0, len(class_names)); 0 for unconditional data."""
+        """Class of the image, in [0, len(class_names)); 0 for unconditional data."""
         return int(self.labels[index])
 
     def item_name(self, index: int) -> str:
-        """File name or table row of the picture, for messages."""
+        """File name or table row of the image, for messages."""
         return self.describe(int(index))
 
     def read(self, index: int) -> Image.Image:
-        """The picture, or the first frame of several, wholly decoded.
+        """The image, or the first frame of several, wholly decoded.
 
         Raises:
-            InputError: It is missing, empty, truncated, too large or no picture; the message
+            InputError: It is missing, empty, truncated, too large or no image; the message
                 names it.
         """
         try:
@@ -107,14 +107,14 @@ class StoredSource:
         except InputError as error:
             raise InputError(f"{self.item_name(index)}: {error}") from error
         except UnidentifiedImageError as error:
-            got = "bytes of no known picture format" if data else "an empty file"
+            got = "bytes of no known image format" if data else "an empty file"
             raise InputError(self._unreadable(index, got)) from error
         # Decoders raise nearly any exception on damaged bytes; each means "unreadable".
         except Exception as error:
             raise InputError(self._unreadable(index, one_line(error))) from error
 
     def _unreadable(self, index: int, got: str) -> str:
-        return f"{self.item_name(index)}: expected a readable picture, got {got}"
+        return f"{self.item_name(index)}: expected a readable image, got {got}"
 
 
 def natural_key(text: str) -> tuple[list[Any], str]:

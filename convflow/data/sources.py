@@ -1,4 +1,4 @@
-"""Where pictures come from: a folder, zip, parquet, Hugging Face dataset; digits, shapes; yours.
+"""Where images come from: a folder, zip, parquet, Hugging Face dataset; digits, shapes; yours.
 
 Opening reads names and labels only; pixels wait until they are asked for.
 """
@@ -54,7 +54,7 @@ from convflow.types import InputError, unknown_name
 
 __all__ = ["Source", "open_source"]
 
-SOURCES: Table[Callable[[str, bool], Source]] = Table("source of pictures", Callable, {})  # type: ignore[arg-type]
+SOURCES: Table[Callable[[str, bool], Source]] = Table("source of images", Callable, {})  # type: ignore[arg-type]
 
 _IS_UTF8 = 0x800  # a flag of a zip's member: so is its name
 
@@ -68,7 +68,7 @@ def open_source(
     image_column: str = "",
     max_pixels: int = MAX_PIXELS,
 ) -> Source:
-    """Pictures and labels from whatever `path` names.
+    """Images and labels from whatever `path` names.
 
     What was understood stands in the `notes` of the source: the split, where the labels come from,
     which files are not read.
@@ -85,8 +85,8 @@ def open_source(
             and `names` (`cat_0.png`) ask for one kind; `none` is unconditional. With `folders`
             those are classes too that are called like splits beside others that are not.
         label_column: The column of labels in a table; empty to find it.
-        image_column: The column of pictures, or of file names; empty to find it.
-        max_pixels: A picture of more pixels cannot be read, and is refused before it is decoded.
+        image_column: The column of images, or of file names; empty to find it.
+        max_pixels: An image of more pixels cannot be read, and is refused before it is decoded.
 
     Raises:
         InputError: Nothing usable is there; the message says what was expected.
@@ -102,7 +102,7 @@ def find_source(path: str, *, trusted: bool = True) -> Callable[[str, bool], Sou
 
     Args:
         path: `package.module:Name` of a class or function; it takes the split, and whether the
-            pictures are to have labels, and returns a `Source`.
+            images are to have labels, and returns a `Source`.
         trusted: whether the module may be imported, and anything be called; not by a name that a
             file holds, which must be that of a class derived from `Source`.
 
@@ -128,10 +128,10 @@ def _open_users(path: str, make: Callable[[str, bool], Source], split: str, labe
         raise
     except Exception as error:  # whatever the code of a user raises
         reason = f"{type(error).__name__}: {one_line(error)}"
-        raise InputError(f"expected a source of pictures of {path}, got {reason}") from error
+        raise InputError(f"expected a source of images of {path}, got {reason}") from error
     if not isinstance(source, Source):
         raise InputError(
-            f"expected {path} to make a source of pictures (name, class_names, len, label, "
+            f"expected {path} to make a source of images (name, class_names, len, label, "
             f"item_name, read), got {type(source).__name__}; add what it lacks"
         )
     return source
@@ -139,7 +139,7 @@ def _open_users(path: str, make: Callable[[str, bool], Source], split: str, labe
 
 def _open(path: str, split: str, labels: str, choice: Choice) -> Source:
     if not path:
-        raise InputError("expected a path to pictures, got an empty one; 'shapes' always works")
+        raise InputError("expected a path to images, got an empty one; 'shapes' always works")
     if labels not in LABEL_SOURCES:
         raise InputError(f"--data.labels: {unknown_name('kind of labels', labels, LABEL_SOURCES)}")
     make = find_source(path)
@@ -171,7 +171,7 @@ def _open(path: str, split: str, labels: str, choice: Choice) -> Source:
         return _open_zip(path, place, split, choice)
     raise InputError(
         f"expected a folder, a .zip or a .parquet file, got the file {path}; "
-        "put pictures into a folder and give the folder"
+        "put images into a folder and give the folder"
     )
 
 
@@ -199,7 +199,7 @@ def _open_folder(name: str, folder: Path, split: str, choice: Choice) -> StoredS
             return open_parquet(name, paths, choice, (*said, *left, *notes), split=split, own=own)
         if {"state.json", "dataset_dict.json"} & set(files):
             raise InputError(
-                f"expected pictures in {name}, got a saved Hugging Face dataset; write hf:{name}"
+                f"expected images in {name}, got a saved Hugging Face dataset; write hf:{name}"
             )
 
     def read(file: str) -> bytes:
@@ -240,7 +240,7 @@ def _open_zip(name: str, path: Path, split: str, choice: Choice) -> StoredSource
     odd = [f for f, info in others.items() if not f.isascii() and _decoded(info) == info.filename]
     if odd:
         notes.append(f"names are not in UTF-8 and may come out wrong: {odd[0]}")
-    # Zipping a folder puts the folder's own name before everything; no picture is called by it,
+    # Zipping a folder puts the folder's own name before everything; no image is called by it,
     # and where the zip is called by it too, it is no class of a flat folder.
     tops = {file.partition("/")[0] if "/" in file else "" for file in members}
     root = f"{tops.pop()}/" if len(tops) == 1 and "" not in tops else ""
@@ -293,13 +293,13 @@ def _plain(member: str) -> str:
 def _understand(
     name: str, files: Sequence[str], split: str, choice: Choice, read: Callable[[str], bytes]
 ) -> tuple[SplitFiles, LabelSet, tuple[str, ...]]:
-    """Which of the files are pictures of the split, their labels, and what is said about it."""
+    """Which of the files are images of the split, their labels, and what is said about it."""
     image_files = sorted(file for file in files if is_image(file))
     if not image_files:
         said = "".join(f": {sentence}" for sentence in unread(files)[:1])
         raise InputError(
-            f"expected pictures ({' '.join(decoders())}) in {name}, got none among "
-            f"{len(files)} files{said}; give a folder of pictures or of class folders"
+            f"expected images ({' '.join(decoders())}) in {name}, got none among "
+            f"{len(files)} files{said}; give a folder of images or of class folders"
         )
     listings = read_listings(files, image_files, read, choice._replace(source="none"))
     listed = choose_listed(listings, image_files, name, split)
@@ -336,7 +336,7 @@ def _labels(
     if choice.label_column or choice.image_column:
         raise InputError(
             f"expected a table for the column {choice.label_column or choice.image_column}, got "
-            f"the pictures of {name} without one (labels: {choice.source}); leave the column out"
+            f"the images of {name} without one (labels: {choice.source}); leave the column out"
         )
     if choice.source == "folders":
         return from_folders(part.folders, name)

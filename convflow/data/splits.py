@@ -65,7 +65,7 @@ class SplitFiles(NamedTuple):
 def choose_part(
     files: Sequence[str], where: str, split: str, labels: str = "auto", *, chosen: bool = False
 ) -> SplitFiles:
-    """Those of the pictures that belong to the split; all of them where no folder is one.
+    """Those of the images that belong to the split; all of them where no folder is one.
 
     Args:
         files: Paths with forward slashes.
@@ -205,7 +205,7 @@ def require_unsplit(split: str, where: str, own: str | None = None) -> None:
     if canonical(split) not in ("train", ALL, own):
         raise InputError(
             f"expected a {split!r} split in {where}, got data that is not split like that; "
-            "give the path of the pictures themselves, and no split"
+            "give the path of the images themselves, and no split"
         )
 
 
@@ -242,7 +242,7 @@ def _spaced(name: str) -> str:
 
 
 def _is_around(folders: set[Folders], depth: int) -> bool:
-    """Whether there is one folder at this depth, which holds no picture itself."""
+    """Whether there is one folder at this depth, which holds no image itself."""
     return (
         all(len(names) > depth + 1 for names in folders) and len({n[depth] for n in folders}) == 1
     )
@@ -294,7 +294,7 @@ def _unclear(
     below = {names[depth:] for names in folders if names[:depth] == above}
     others = sorted({names[0] for names in below if names and names[0] not in found})
     if () in below:
-        others.append("loose pictures")
+        others.append("loose images")
     beside = f" beside {some(others)}" if others else ""
     first = sorted(found, key=lambda name: _ORDER.index(split_in(name) or "train"))
     inside = f" of {'/'.join(above)}" if above else ""

@@ -1,4 +1,4 @@
-"""Pictures in tables: parquet files in the Hugging Face layout."""
+"""Images in tables: parquet files in the Hugging Face layout."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def open_parquet(
     split: str = "train",
     own: str | None = None,
 ) -> StoredSource:
-    """Pictures and labels of parquet files, read one row group at a time.
+    """Images and labels of parquet files, read one row group at a time.
 
     Neighbouring rows share a row group, so reading in random order is fast while the encoded
-    pictures fit the cache of 256 MiB, and slow beyond it.
+    images fit the cache of 256 MiB, and slow beyond it.
 
     Raises:
         InputError: The files, their columns or their labels cannot be used.
@@ -80,9 +80,9 @@ class _Tables:
 
     Attributes:
         types: The kind of every column, by name.
-        image_columns: The columns that may hold pictures.
+        image_columns: The columns that may hold images.
         classes: The columns whose type says that they are labels.
-        folder: Where the files lie, and pictures that they name.
+        folder: Where the files lie, and images that they name.
 
     Raises:
         InputError: The files cannot be read.
@@ -156,7 +156,7 @@ class _Tables:
         return known
 
     def fetcher(self, image: str) -> Callable[[int], bytes]:
-        """From a row to the encoded picture in a column; groups of rows are cached."""
+        """From a row to the encoded image in a column; groups of rows are cached."""
         groups = [
             (file, number, layout.row_group(number).num_rows)
             for file, layout in zip(self.files, self._layouts, strict=True)

@@ -1,4 +1,4 @@
-"""The names of all files below a folder: each picture once, however many links lead to it."""
+"""The names of all files below a folder: each image once, however many links lead to it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from convflow.types import InputError
 def walk(folder: Path) -> tuple[list[str], tuple[str, ...]]:
     """Names of all files below, relative, with forward slashes, without hidden ones; sentences.
 
-    Every folder and every picture is found once, however many links lead to it.
+    Every folder and every image is found once, however many links lead to it.
     """
     files, doubles, empty = list[str](), list[str](), list[str]()
     to_folders, to_files = [""], list[str]()
@@ -53,7 +53,7 @@ def walk(folder: Path) -> tuple[list[str], tuple[str, ...]]:
 
 
 def say_empty(folders: Iterable[str], files: Iterable[str]) -> tuple[str, ...]:
-    """A sentence about folders without files, which would be classes if they had pictures."""
+    """A sentence about folders without files, which would be classes if they had images."""
     above = {
         "/".join(parts[:n])
         for file in files
@@ -77,11 +77,11 @@ def _choose_links(
 ) -> tuple[list[str], set[str], tuple[str, ...]]:
     """Links that are files of their own, files that links stand for, and what is said about it.
 
-    A picture is read once, by its own name. Links stand for it where they tell pictures of one
-    folder apart by the folders that they are in, and every picture is in one of those.
+    An image is read once, by its own name. Links stand for it where they tell images of one
+    folder apart by the folders that they are in, and every image is in one of those.
 
     Raises:
-        InputError: Links tell some pictures of a folder apart, but not all, or not in one way.
+        InputError: Links tell some images of a folder apart, but not all, or not in one way.
     """
     if not links:
         return [], set(), ()
@@ -113,12 +113,12 @@ def _choose_links(
     unclear = next((file for file in sorted(replaced) if len(others.get(file, ())) != 1), None)
     if unclear is not None:
         raise InputError(
-            f"expected each picture in one folder, got {first} linked as "
+            f"expected each image in one folder, got {first} linked as "
             f"{next(iter(others[first].values()))}, but {unclear} in "
             f"{len(others.get(unclear, ()))} folders of links; mend the links, or move them away"
         )
     chosen = [link for found in others.values() for link in found.values()]
-    said = f"{len(chosen):,} pictures are read as links name them: {chosen[0]} for {first}"
+    said = f"{len(chosen):,} images are read as links name them: {chosen[0]} for {first}"
     return kept + chosen, replaced, (said,)
 
 

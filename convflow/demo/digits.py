@@ -39,7 +39,7 @@ def run_demo(run: Path) -> Path | None:
 
 
 def draw_page(pipe: Pipeline) -> Image.Image:
-    """Return one picture: samples as trained, larger and as rectangles, and real digits."""
+    """Return one image: samples as trained, larger and as rectangles, and real digits."""
     height, width = pipe.size
     reach = float(pipe.model.settings["reach"])
     larger = (height + 2, width + 2)

@@ -1,1 +1,1 @@
-"""Scores of generated pictures: features, statistics and metrics."""
+"""Scores of generated images: features, statistics and metrics."""

@@ -22,7 +22,7 @@ from convflow.storage import read_json, write_text
 from convflow.types import InputError
 
 ORIGIN = ("reference.resize", "reference.selection", "reference.detector", "reference.library")
-"""How a reference was made; the hash of its pictures says what it is."""
+"""How a reference was made; the hash of its images says what it is."""
 
 MAY_DIFFER = ("model", "scores", "better", "samples_sha256", "machine", *ORIGIN)
 """What compared cards may differ in: the model, what came out, and where it ran."""
@@ -44,18 +44,18 @@ class Card:
     """Scores and how they were made.
 
     Attributes:
-        model: what was scored: weights with their hash, or the name of given pictures.
-        sampling: solver, steps, guidance, labels, seed rule, codec, precision; None for pictures
+        model: what was scored: weights with their hash, or the name of given images.
+        sampling: solver, steps, guidance, labels, seed rule, codec, precision; None for images
             that were given.
-        pictures: their count, size, selection and resize chain.
+        images: their count, size, selection and resize chain.
         detector: name, hash of the weights, resize chain, precision.
-        reference: name, hash, count and so on of the pictures compared with.
+        reference: name, hash, count and so on of the images compared with.
         metrics: the constants of the metrics.
         library: version and commit of convflow.
         machine: device and torch version; free to differ.
         scores: by title, with the count in it unless it is 50,000.
         better: "lower", "higher" or "spread" for each score, a word of `DIRECTIONS`.
-        samples_sha256: of the scored pictures in their order.
+        samples_sha256: of the scored images in their order.
     """
 
     model: dict[str, Any]

@@ -67,14 +67,14 @@ PUBLISHED: dict[str, PublishedDetector] = {
 
 @dataclass(frozen=True)
 class Detector:
-    """Turns uint8 pictures into named features.
+    """Turns uint8 images into named features.
 
     Attributes:
         name: what `open_detector` was given.
         sha256: the checksum of its weights (and of its source, for the user's code), in hex.
-        resize: how pictures are prepared, in words.
-        network: what is called with the pictures; returns features, or a mapping of names to them.
-        device: where pictures are moved first; None leaves them where they are.
+        resize: how images are prepared, in words.
+        network: what is called with the images; returns features, or a mapping of names to them.
+        device: where images are moved first; None leaves them where they are.
     """
 
     name: str
@@ -84,29 +84,29 @@ class Detector:
     device: torch.device | None = None
 
     def __call__(self, images: UInt8[Tensor, "B C H W"]) -> dict[str, Float[Tensor, "B F"]]:
-        """Return the features of a batch, each row of one picture, in float32 on the device.
+        """Return the features of a batch, each row of one image, in float32 on the device.
 
         The network runs in inference mode and in full float32: no autocast, no TF32.
 
         Args:
-            images: pictures in 0..255, at least one; the published networks take RGB and grey.
+            images: images in 0..255, at least one; the published networks take RGB and grey.
 
         Returns:
             "features", and whatever else the network names: "spatial" and "logits" where it has
             them. What has more than two axes is flattened.
 
         Raises:
-            InputError: other pictures, a network that fails, or one that returns something else
-                than finite features, one row per picture.
+            InputError: other images, a network that fails, or one that returns something else
+                than finite features, one row per image.
         """
         if images.dtype != torch.uint8 or images.ndim != 4 or 0 in images.shape:
             raise InputError(
-                f"detector {self.name!r}: expected uint8 pictures (B, C, H, W), "
-                f"got {images.dtype} {tuple(images.shape)}; give at least one picture in 0..255"
+                f"detector {self.name!r}: expected uint8 images (B, C, H, W), "
+                f"got {images.dtype} {tuple(images.shape)}; give at least one image in 0..255"
             )
         images = images if self.device is None else images.to(self.device)
         with torch.inference_mode(), torch.autocast(images.device.type, enabled=False), _float32():
-            with _users_code(self.name, f"failed on pictures {tuple(images.shape)}"):
+            with _users_code(self.name, f"failed on images {tuple(images.shape)}"):
                 result = self.network(images)
             return self._checked(result, len(images))
 
@@ -125,15 +125,15 @@ class Detector:
         if not isinstance(value, Tensor) or not value.ndim or len(value) != batch or 0 in shape:
             raise InputError(
                 f"detector {self.name!r}: expected {name!r} to be a tensor with one row for each "
-                f"of {batch} pictures, got {shape}; return (B, F)"
+                f"of {batch} images, got {shape}; return (B, F)"
             )
         rows = value.reshape(batch, -1).float()
         bad = ~rows.isfinite().all(dim=1)
         if bad.any():
             raise InputError(
                 f"detector {self.name!r}: expected finite {name!r}, got NaN or infinity for "
-                f"picture {int(bad.int().argmax())} of a batch of {batch} (from 0); "
-                "look at that picture and at the network's weights"
+                f"image {int(bad.int().argmax())} of a batch of {batch} (from 0); "
+                "look at that image and at the network's weights"
             )
         return rows
 
@@ -144,7 +144,7 @@ def open_detector(
     """Return the feature network called `name`, frozen, on a device.
 
     - "inception": the network of FID, sFID and the Inception Score; "dinov2" and "dinov2-8bit":
-      that of FD-DINOv2, with pictures resized without rounding and in 8 bits. Their weights are
+      that of FD-DINOv2, with images resized without rounding and in 8 bits. Their weights are
       downloaded once, into torch.hub's folder.
     - a path ending in `.pt2`: a program of `torch.export`, exported with a dynamic batch. A file
       that holds more than plain tensors and operators is refused, so none of its content runs.
@@ -241,7 +241,7 @@ def _open_function(name: str, wanted: str, device: torch.device) -> Detector:
     if not callable(network):
         raise InputError(
             f"{what}: expected {function}() to return a module or a function, "
-            f"got {type(network).__name__}; return what takes the pictures"
+            f"got {type(network).__name__}; return what takes the images"
         )
     digest = hashlib.sha256(Path(module.__file__).read_bytes() if module.__file__ else b"")
     if isinstance(network, nn.Module):

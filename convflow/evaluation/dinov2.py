@@ -1,6 +1,6 @@
-"""DINOv2 as FD-DINOv2 uses it: a vision transformer whose class token describes a picture.
+"""DINOv2 as FD-DINOv2 uses it: a vision transformer whose class token describes an image.
 
-Oquab et al. 2023, "DINOv2: Learning Robust Visual Features without Supervision"; the picture is
+Oquab et al. 2023, "DINOv2: Learning Robust Visual Features without Supervision"; the image is
 prepared as in Stein et al. 2023, "Exposing Flaws of Generative Model Evaluation Metrics".
 """
 
@@ -26,7 +26,7 @@ GRID_OFFSET = 0.1
 
 
 class DINOv2(nn.Module):
-    """A DINOv2 transformer, from uint8 pictures to its class token.
+    """A DINOv2 transformer, from uint8 images to its class token.
 
     The state dict has the published layout of `dinov2_vitl14_pretrain.pth` (torch.hub), which the
     default arguments fit.
@@ -36,8 +36,8 @@ class DINOv2(nn.Module):
         depth: transformer blocks.
         heads: attention heads, of `width / heads` channels each.
         patch_size: side of a patch, in pixels.
-        image_size: side of the pretraining pictures, in pixels; sets the position embedding's grid.
-        eight_bit: resize pictures in 8 bits, the default of the code of Stein et al.; otherwise
+        image_size: side of the pretraining images, in pixels; sets the position embedding's grid.
+        eight_bit: resize images in 8 bits, the default of the code of Stein et al.; otherwise
             without rounding, which is that code's option of a clean resize.
 
     Raises:
@@ -103,20 +103,20 @@ class DINOv2(nn.Module):
         """Return {"features": (B, D)}, the class token behind the last normalisation.
 
         Args:
-            images: RGB or grey (C = 1) pictures in 0..255, of any size.
+            images: RGB or grey (C = 1) images in 0..255, of any size.
 
         Raises:
-            InputError: other pictures.
+            InputError: other images.
         """
         return {"features": self.encode(self.prepare(images))}
 
     def prepare(self, images: UInt8[Tensor, "B C H W"]) -> Float[Tensor, "B 3 224 224"]:
-        """Return pictures resized to 224x224 and normalised by ImageNet's mean and deviation.
+        """Return images resized to 224x224 and normalised by ImageNet's mean and deviation.
 
         Pillow's bicubic filter resizes them, in 8 bits or without rounding and clamped to 0..255.
 
         Raises:
-            InputError: other pictures.
+            InputError: other images.
         """
         dtype, images = self.norm.weight.dtype, to_colour(images)
         if self.eight_bit:
@@ -129,7 +129,7 @@ class DINOv2(nn.Module):
         return (x / 255 - mean) / std
 
     def encode(self, x: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D"]:
-        """Return the class token of normalised pictures; the patch size divides H and W."""
+        """Return the class token of normalised images; the patch size divides H and W."""
         patches = self.patch_embed["proj"](x)
         tokens = patches.flatten(2).transpose(1, 2)
         tokens = torch.cat([self.cls_token.expand(len(x), -1, -1), tokens], dim=1)

@@ -1,4 +1,4 @@
-"""From pictures to scores and a result card."""
+"""From images to scores and a result card."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Subject:
         images: read by number.
         num: how many of them.
         model: for the card: a name and, for samples, the weights.
-        sampling: for the card; None for pictures that were given.
+        sampling: for the card; None for images that were given.
     """
 
     images: ImageSet
@@ -68,7 +68,7 @@ class Subject:
     sampling: dict[str, Any] | None = None
 
     def about(self) -> dict[str, Any]:
-        """Return what a card says of the pictures themselves."""
+        """Return what a card says of the images themselves."""
         described = {} if self.sampling is not None else self.images.describe()
         described.pop("name", None)
         size, channels = list(self.images.size), self.images.channels
@@ -83,7 +83,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Target:
-    """What the subject is compared with: statistics, or pictures to take them from, or both."""
+    """What the subject is compared with: statistics, or images to take them from, or both."""
 
     statistics: Reference | None
     images: SourceImages | NpzImages | None
@@ -96,8 +96,8 @@ class Work:
 
     Attributes:
         device: where detector and model are.
-        batch_size: pictures at once.
-        progress: from a number of pictures and a word to a context that gives a `Progress`.
+        batch_size: images at once.
+        progress: from a number of images and a word to a context that gives a `Progress`.
     """
 
     device: torch.device
@@ -119,13 +119,13 @@ def open_target(
     """Return what `path` names, checked against subject and detector; nothing is computed yet.
 
     Args:
-        path: an .npz of statistics or of pictures, or any data `open_source` reads, which are
+        path: an .npz of statistics or of images, or any data `open_source` reads, which are
             brought to the subject's size.
         subject: what will be compared.
         detector: the features' origin.
         split: which split, where the data have several.
-        image_column: the column of pictures, where a table has several.
-        num: how many pictures, drawn with seed 0; None for all.
+        image_column: the column of images, where a table has several.
+        num: how many images, drawn with seed 0; None for all.
 
     Raises:
         InputError: nothing usable there; another size or detector than the subject's.
@@ -161,7 +161,7 @@ def make_reference(subject: Subject, detector: Detector, out: Path, work: Work) 
         "library": library(),
     }
     if subject.num < MIN_IMAGES:
-        raise InputError(f"expected at least {MIN_IMAGES} pictures, got {subject.num}; give more")
+        raise InputError(f"expected at least {MIN_IMAGES} images, got {subject.num}; give more")
     if _is_finished(out, about, work):
         return
     if out.exists():
@@ -186,11 +186,11 @@ def evaluate(
 
     Args:
         subject: what is scored.
-        detector: from pictures to features.
+        detector: from images to features.
         target: what it is compared with.
         work: device, batch size, progress.
         out: file of the card; by default scores/NAME-DETECTOR-COUNT-HASH.json.
-        save_samples: an .npz for the pictures, as the ADM suite writes it.
+        save_samples: an .npz for the images, as the ADM suite writes it.
         metrics: names of them, as `score` takes them; by default all there are.
 
     Returns:
@@ -246,7 +246,7 @@ def _check_new(out: Path, save_samples: Path | None) -> None:
 
 
 def _check_counts(subject: Subject, target: Target) -> None:
-    """Raise InputError where either side has too few pictures for the metrics."""
+    """Raise InputError where either side has too few images for the metrics."""
     compared = MIN_IMAGES
     if target.images is not None:
         compared = len(target.images)
@@ -254,9 +254,7 @@ def _check_counts(subject: Subject, target: Target) -> None:
         compared = len(target.statistics.manifold)
     for count, use in ((subject.num, "to score"), (compared, "in the reference")):
         if count < MIN_IMAGES:
-            raise InputError(
-                f"expected at least {MIN_IMAGES} pictures {use}, got {count}; give more"
-            )
+            raise InputError(f"expected at least {MIN_IMAGES} images {use}, got {count}; give more")
 
 
 def _check_metrics(
@@ -273,7 +271,7 @@ def _check_metrics(
 
 
 def _reference_of(target: Target, detector: Detector, folder: Path, work: Work) -> Reference:
-    """Return the statistics of a target, those of its pictures computed."""
+    """Return the statistics of a target, those of its images computed."""
     if target.images is None:
         assert target.statistics is not None
         return target.statistics

@@ -1,6 +1,6 @@
-"""Features of many pictures, in parts on disk.
+"""Features of many images, in parts on disk.
 
-The parts make an evaluation restartable and let any number of processes share it: which pictures
+The parts make an evaluation restartable and let any number of processes share it: which images
 make a part depends on their number alone, so the scores do not depend on who made which part.
 """
 
@@ -30,7 +30,7 @@ from convflow.types import InputError, Progress
 
 @dataclass(frozen=True)
 class Features:
-    """Features of `num` pictures in a folder, in parts of `batch_size`."""
+    """Features of `num` images in a folder, in parts of `batch_size`."""
 
     folder: Path
     num: int
@@ -41,7 +41,7 @@ class Features:
         return [part_path(self.folder, start) for start in range(0, self.num, self.batch_size)]
 
     def widths(self) -> dict[str, int]:
-        """Return which features there are, and how many numbers of each a picture has."""
+        """Return which features there are, and how many numbers of each an image has."""
         with safetensors.safe_open(self.paths()[0], "pt") as part:
             kinds = sorted(set(part.keys()) - {"digests", "pixels"})
             return {kind: part.get_slice(kind).get_shape()[1] for kind in kinds}
@@ -53,7 +53,7 @@ class Features:
                 yield part.get_tensor(kind)
 
     def stack(self, kind: str) -> Float[Tensor, "N F"]:
-        """Return one kind of feature of all pictures."""
+        """Return one kind of feature of all images."""
         return torch.cat(list(self.read(kind)))
 
     def moments(self, kind: str) -> Moments:
@@ -66,14 +66,14 @@ class Features:
         return Moments(statistics.mean, statistics.covariance)
 
     def sha256(self) -> str:
-        """Return a hash of all pictures in their order, whatever the size of the parts."""
+        """Return a hash of all images in their order, whatever the size of the parts."""
         whole = hashlib.sha256()
         for digests in self.read("digests"):
             whole.update(digests.numpy().tobytes())
         return whole.hexdigest()
 
     def summarise(self, about: dict[str, Any]) -> Reference:
-        """Return the statistics that other pictures can be compared with."""
+        """Return the statistics that other images can be compared with."""
         kinds = self.widths()
         chosen = choose_indices(self.num, min(self.num, MANIFOLD_SIZE), 0, "features")
         rows, starts = [], range(0, self.num, self.batch_size)
@@ -88,7 +88,7 @@ class Features:
 
 
 def part_path(folder: Path, start: int) -> Path:
-    """Return the file of the part that begins with picture `start`."""
+    """Return the file of the part that begins with image `start`."""
     return folder / f"part_{start:09d}.safetensors"
 
 
@@ -104,24 +104,24 @@ def extract(
     keep_pixels: bool = False,
     progress: Progress | None = None,
 ) -> Features:
-    """Bring the features of pictures 0..num-1 to a folder, sharing the work with all processes.
+    """Bring the features of images 0..num-1 to a folder, sharing the work with all processes.
 
-    Parts that are there already are kept: those of samples as they are, those of given pictures
+    Parts that are there already are kept: those of samples as they are, those of given images
     if they show the same pixels still.
 
     Args:
         images: what to read.
         num: how many of them.
-        detector: from pictures to features.
+        detector: from images to features.
         folder: of the parts; all processes must see it.
-        batch_size: pictures in a part, and at once.
+        batch_size: images in a part, and at once.
         device: where the detector is.
         kinds: the features wanted; None for all that the detector gives.
-        keep_pixels: keep the pictures themselves too.
-        progress: told of every picture that this process has done.
+        keep_pixels: keep the images themselves too.
+        progress: told of every image that this process has done.
 
     Raises:
-        InputError: unreadable pictures, a detector that fails, a full disk, or a folder that
+        InputError: unreadable images, a detector that fails, a full disk, or a folder that
             other processes do not see.
     """
     report = progress or (lambda count: None)
@@ -160,7 +160,7 @@ def _write(path: Path, part: dict[str, Tensor]) -> None:
 
 
 def digest(pixels: UInt8[Tensor, "B C H W"]) -> UInt8[Tensor, "B 32"]:
-    """Return the SHA-256 of each picture's size and bytes, (C, H, W) in order."""
+    """Return the SHA-256 of each image's size and bytes, (C, H, W) in order."""
     rows = []
     for image in pixels.contiguous().numpy():
         hashed = hashlib.sha256(repr(image.shape).encode())

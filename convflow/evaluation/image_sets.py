@@ -1,4 +1,4 @@
-"""Sets of uint8 pictures of one size: a data source, or a samples file of the ADM suite."""
+"""Sets of uint8 images of one size: a data source, or a samples file of the ADM suite."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ DRAWN = "none: drawn at this size"
 
 @runtime_checkable  # for the shape checks in tests
 class ImageSet(Protocol):
-    """Pictures of one size by number.
+    """Images of one size by number.
 
-    `reproducible` says whether the same number always gives the same picture; files may change.
+    `reproducible` says whether the same number always gives the same image; files may change.
     """
 
     reproducible: ClassVar[bool]
@@ -52,16 +52,16 @@ class ImageSet(Protocol):
     def read(
         self, indices: Sequence[int], progress: Callable[[float], None] | None = None
     ) -> UInt8[Tensor, "B C H W"]:
-        """Return the pictures `indices`, on the CPU; `progress` is told of each as it is done."""
+        """Return the images `indices`, on the CPU; `progress` is told of each as it is done."""
         ...
 
     def describe(self) -> dict[str, Any]:
-        """Return how the pictures came about, ready for JSON."""
+        """Return how the images came about, ready for JSON."""
         ...
 
 
 class SourceImages:
-    """Pictures of a folder, zip, table or dataset, or drawn ones.
+    """Images of a folder, zip, table or dataset, or drawn ones.
 
     Args:
         source: where they come from.
@@ -72,7 +72,7 @@ class SourceImages:
         seed: of that draw.
 
     Raises:
-        InputError: fewer than `num` pictures, a first picture that cannot be read, or a size of
+        InputError: fewer than `num` images, a first image that cannot be read, or a size of
             no pixels or absurdly many.
     """
 
@@ -106,7 +106,7 @@ class SourceImages:
     def read(
         self, indices: Sequence[int], progress: Callable[[float], None] | None = None
     ) -> UInt8[Tensor, "B C H W"]:
-        """Return the pictures `indices`, decoded on all cores.
+        """Return the images `indices`, decoded on all cores.
 
         Raises:
             InputError: one cannot be read, or has another size than the first.
@@ -145,20 +145,20 @@ class SourceImages:
             (h, w), (height, width) = pixels.shape[:2], self.size
             item = self._source.item_name(int(self._indices[index]))
             raise InputError(
-                f"{self._source.name}, {item}: expected {height}x{width} like the first picture, "
+                f"{self._source.name}, {item}: expected {height}x{width} like the first image, "
                 f"got {h}x{w}; give --size to bring all to one size"
             )
         return pixels
 
 
 class NpzImages:
-    """Pictures of an .npz file as the ADM suite writes it: `arr_0`, (N, H, W, C) uint8.
+    """Images of an .npz file as the ADM suite writes it: `arr_0`, (N, H, W, C) uint8.
 
     An uncompressed file is mapped, so that fifty thousand samples need no memory.
 
     Args:
         path: of the file.
-        num: how many of its pictures, drawn without replacement; None for all.
+        num: how many of its images, drawn without replacement; None for all.
         seed: of that draw.
         most: take no more than these when `num` is None.
 
@@ -176,7 +176,7 @@ class NpzImages:
         shape, dtype = self._pixels.shape, self._pixels.dtype
         if dtype != np.uint8 or len(shape) != 4 or shape[3] not in (1, 3) or 0 in shape:
             raise InputError(
-                f"{path}: expected arr_0 to be uint8 pictures (N, height, width, 1 or 3), got "
+                f"{path}: expected arr_0 to be uint8 images (N, height, width, 1 or 3), got "
                 f"{dtype} {shape}; save them with numpy.savez(path, arr_0=pixels)"
             )
         num = num or min(shape[0], most or shape[0])
@@ -190,7 +190,7 @@ class NpzImages:
     def read(
         self, indices: Sequence[int], progress: Callable[[float], None] | None = None
     ) -> UInt8[Tensor, "B C H W"]:
-        """Return the pictures `indices`."""
+        """Return the images `indices`."""
         pixels = self._pixels[self._indices[np.asarray(indices)]]
         if progress is not None:
             progress(len(indices))
@@ -211,7 +211,7 @@ def open_image_set(
     num: int | None = None,
     seed: int = 0,
 ) -> SourceImages | NpzImages:
-    """Return the pictures that `path` names: an .npz file, or anything `open_source` reads.
+    """Return the images that `path` names: an .npz file, or anything `open_source` reads.
 
     What was understood of the data is logged: the split, files that are not read.
 
@@ -227,7 +227,7 @@ def open_image_set(
     images = NpzImages(Path(path), num, seed)
     if size is not None and size != images.size:
         raise InputError(
-            f"expected pictures of {size[0]}x{size[1]} in {path}, got "
+            f"expected images of {size[0]}x{size[1]} in {path}, got "
             f"{images.size[0]}x{images.size[1]}; an .npz is scored at its own size"
         )
     return images
@@ -240,18 +240,18 @@ def choose_indices(total: int, num: int, seed: int, name: str) -> np.ndarray:
         InputError: there are fewer.
     """
     if num > total:
-        raise InputError(f"expected at least {num:,} pictures in {name}, got {total:,}; ask less")
+        raise InputError(f"expected at least {num:,} images in {name}, got {total:,}; ask less")
     if num == total:
         return np.arange(total)
     return np.sort(np.random.Generator(np.random.PCG64(seed)).permutation(total)[:num])
 
 
 def write_samples(path: Path, batches: Iterable[UInt8[Tensor, "B C H W"]], count: int) -> None:
-    """Write pictures as the ADM suite reads them: `arr_0`, (N, H, W, 3) uint8, uncompressed.
+    """Write images as the ADM suite reads them: `arr_0`, (N, H, W, 3) uint8, uncompressed.
 
     Args:
         path: of the .npz file; parent folders are made.
-        batches: the pictures in order; grey ones are repeated to three channels.
+        batches: the images in order; grey ones are repeated to three channels.
         count: their number N.
 
     Raises:
@@ -297,7 +297,7 @@ def _map_array(path: Path, name: str) -> np.ndarray:
             "give it as --reference" if "mu" in members else "save them as numpy.savez(arr_0=...)"
         )
         raise InputError(
-            f"expected the pictures {name} in {path}, got {', '.join(members) or 'nothing'}; {cure}"
+            f"expected the images {name} in {path}, got {', '.join(members) or 'nothing'}; {cure}"
         )
     entry = members[name]
     if entry.compress_type != zipfile.ZIP_STORED:

@@ -167,9 +167,9 @@ def _run(parent: nn.Module, step: Step, x: Tensor) -> Tensor:
 
 
 class InceptionFID(nn.Module):
-    """The network behind FID, sFID and the Inception Score, from uint8 pictures to features.
+    """The network behind FID, sFID and the Inception Score, from uint8 images to features.
 
-    Pictures are resized to 299x299 as TensorFlow 1 did and become (x - 128) / 128. The state dict
+    Images are resized to 299x299 as TensorFlow 1 did and become (x - 128) / 128. The state dict
     has the published layout of `pt_inception-2015-12-05-6726825d.pth`.
 
     Example:
@@ -195,7 +195,7 @@ class InceptionFID(nn.Module):
         """Return what FID, sFID and the Inception Score take.
 
         Args:
-            images: RGB or grey (C = 1) pictures in 0..255, of any size.
+            images: RGB or grey (C = 1) images in 0..255, of any size.
 
         Returns:
             "features" (B, 2048), pooled, at least 0; "spatial" (B, 2023), for sFID, the first
@@ -203,7 +203,7 @@ class InceptionFID(nn.Module):
             without bias, as the Inception Score of ADM takes them.
 
         Raises:
-            InputError: other pictures.
+            InputError: other images.
         """
         everything = self.every_depth(images)
         return {name: everything[name] for name in ("features", "spatial", "logits")}

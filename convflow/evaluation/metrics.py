@@ -121,7 +121,7 @@ def precision_recall(
     two blocks of memory; time grows as (N^2 + N M + M^2) F.
 
     Args:
-        real: features of real pictures, more than k.
+        real: features of real images, more than k.
         fake: features of generated ones, more than k.
         k: which neighbour, at least 1.
         block_bytes: of distances in memory at once; any number gives the same result.
@@ -159,7 +159,7 @@ def density_coverage(
     The balls are those of `precision_recall` around the real vectors.
 
     Args:
-        real: features of real pictures, more than k.
+        real: features of real images, more than k.
         fake: features of generated ones, at least 1.
         k: which neighbour, at least 1.
         block_bytes: as in `precision_recall`.
@@ -200,7 +200,7 @@ def kernel_distance(
     taken over random subsets. Being unbiased, it may fall below zero.
 
     Args:
-        real: features of real pictures, at least 2.
+        real: features of real images, at least 2.
         fake: features of generated ones, at least 2.
         seed: at least 0. A subset takes the `subset_size` smallest of as many raw words of
             NumPy's PCG64(seed) as the set has rows, first of `real`, then of `fake`: without

@@ -35,7 +35,7 @@ TABLES = {
     "data/constants/": "data/constants/model_constants_config.json",
 }
 TENSORS = re.compile(r"(data/weights/weight_|data/constants/tensor_)\d+")
-IGNORED = re.compile(  # what pictures do not need: never given to torch
+IGNORED = re.compile(  # what images do not need: never given to torch
     r"archive_format|archive_version|byteorder|\.(format_)?version|\.storage_alignment"
     r"|\.data/(version|serialization_id)|data/sample_inputs/model\.pt|extra/.*",
     re.DOTALL,

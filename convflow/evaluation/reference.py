@@ -1,8 +1,8 @@
-"""What pictures are compared with: statistics of real ones, kept in an .npz file.
+"""What images are compared with: statistics of real ones, kept in an .npz file.
 
 The names are those of the reference files of Dhariwal and Nichol (2021): `mu` and `sigma` of the
-pooled features, `mu_s` and `sigma_s` of the spatial ones. Ours add `features` of some pictures,
-for precision and recall, and `about`, which says how the file was made; theirs hold pictures,
+pooled features, `mu_s` and `sigma_s` of the spatial ones. Ours add `features` of some images,
+for precision and recall, and `about`, which says how the file was made; theirs hold images,
 `arr_0`.
 """
 
@@ -24,7 +24,7 @@ from convflow.storage import parse_json, writing_file
 from convflow.types import InputError, Size
 
 MANIFOLD_SIZE = 10_000
-"""Pictures whose features are kept for precision, recall and their kin, as in the ADM suite."""
+"""Images whose features are kept for precision, recall and their kin, as in the ADM suite."""
 
 SUFFIXES = {"features": "", "spatial": "_s"}
 
@@ -38,13 +38,13 @@ class Moments(NamedTuple):
 
 @dataclass
 class Reference:
-    """Statistics of a set of pictures.
+    """Statistics of a set of images.
 
     Attributes:
         moments: by kind of feature, "features" and perhaps "spatial".
-        manifold: (M, F) float32 features of some of the pictures; None when there are none.
+        manifold: (M, F) float32 features of some of the images; None when there are none.
         about: name, sha256, count, size, detector and so on, as far as known.
-        has_images: whether the file it was read from holds pictures too.
+        has_images: whether the file it was read from holds images too.
     """
 
     moments: dict[str, Moments]
@@ -76,7 +76,7 @@ class Reference:
 
 
 def holds_statistics(path: Path) -> bool:
-    """Return whether an .npz holds statistics rather than only pictures.
+    """Return whether an .npz holds statistics rather than only images.
 
     Raises:
         InputError: no such file, or a damaged one.
@@ -126,7 +126,7 @@ def check_fits(
     about = reference.about
     if about.get("channels", channels) != channels:
         raise InputError(
-            f"expected a reference of pictures with {channels} channels like those to score, got "
+            f"expected a reference of images with {channels} channels like those to score, got "
             f"{path} with {about['channels']}; make one with --save-statistics and --channels"
         )
     if "size" in about:
@@ -142,10 +142,10 @@ def check_fits(
 
 
 def check_image_size(path: str, theirs: Size, ours: Size) -> None:
-    """Raise InputError when a reference shows pictures of another size than those to score."""
+    """Raise InputError when a reference shows images of another size than those to score."""
     if theirs != ours:
         raise InputError(
-            f"expected a reference of {ours[0]}x{ours[1]} like the pictures to score, got {path} "
+            f"expected a reference of {ours[0]}x{ours[1]} like the images to score, got {path} "
             f"of {theirs[0]}x{theirs[1]}; make one of that size with --save-statistics, or give "
             "--size"
         )

@@ -1,4 +1,4 @@
-"""Pictures made ready for a feature network: resized exactly as the published scores do it.
+"""Images made ready for a feature network: resized exactly as the published scores do it.
 
 A score depends on the resize almost as much as on the network (Parmar, Zhang and Zhu 2022, "On
 Aliased Resizing and Surprising Subtleties in GAN Evaluation").
@@ -17,15 +17,15 @@ from convflow.types import InputError
 
 
 def to_colour(images: UInt8[Tensor, "B C H W"]) -> UInt8[Tensor, "B 3 H W"]:
-    """Return pictures with three channels; grey ones (C = 1) have their channel repeated.
+    """Return images with three channels; grey ones (C = 1) have their channel repeated.
 
     Raises:
-        InputError: pictures that are not uint8, not (B, C, H, W), empty, or of other channels.
+        InputError: images that are not uint8, not (B, C, H, W), empty, or of other channels.
     """
     shape = tuple(images.shape)
     if images.dtype != torch.uint8 or images.ndim != 4 or shape[1] not in (1, 3) or 0 in shape:
         raise InputError(
-            f"expected uint8 pictures (B, 1 or 3, H, W), got {images.dtype} {shape}; "
+            f"expected uint8 images (B, 1 or 3, H, W), got {images.dtype} {shape}; "
             "convert them to grey or RGB"
         )
     return images.expand(-1, 3, -1, -1)
@@ -34,7 +34,7 @@ def to_colour(images: UInt8[Tensor, "B C H W"]) -> UInt8[Tensor, "B 3 H W"]:
 def resize_as_tensorflow(
     images: Float[Tensor, "B C H W"], size: tuple[int, int]
 ) -> Float[Tensor, "B C h w"]:
-    """Return pictures resized bilinearly as TensorFlow 1 did: no half-pixel shift, no antialias.
+    """Return images resized bilinearly as TensorFlow 1 did: no half-pixel shift, no antialias.
 
     Output pixel i lies at i * old / new in the input, computed in float32 as there; neighbours
     beyond the last pixel are the last pixel.
@@ -56,7 +56,7 @@ def resize_as_tensorflow(
 def resize_as_pillow(
     images: Float[Tensor, "B C H W"], size: tuple[int, int]
 ) -> Float[Tensor, "B C h w"]:
-    """Return pictures resized by Pillow's bicubic filter, which is antialiased, without rounding.
+    """Return images resized by Pillow's bicubic filter, which is antialiased, without rounding.
 
     Equal to `Image.resize(..., BICUBIC)` in Pillow's mode "F"; values may overshoot the range.
     """
@@ -66,12 +66,12 @@ def resize_as_pillow(
 def resize_in_8_bits(
     images: UInt8[Tensor, "B 3 H W"], size: tuple[int, int]
 ) -> UInt8[Tensor, "B 3 h w"]:
-    """Return pictures resized by Pillow itself, bicubically, rounded and clipped after each pass.
+    """Return images resized by Pillow itself, bicubically, rounded and clipped after each pass.
 
     Pillow resizes rows first, then columns, and keeps 8 bits between them.
 
     Args:
-        images: RGB pictures in 0..255, on any device; they are resized on the CPU.
+        images: RGB images in 0..255, on any device; they are resized on the CPU.
         size: the new height and width.
     """
     height, width = size

@@ -37,7 +37,7 @@ NEIGHBOURS = {"dinov2": 5, "dinov2-8bit": 5}
 """k of precision and recall where it is another, by detector: Stein et al. 2023."""
 
 MIN_IMAGES = 6
-"""Pictures that density and coverage need on either side: five neighbours and the point."""
+"""Images that density and coverage need on either side: five neighbours and the point."""
 
 _FDD = {"FD": "FDD", "sFD": "sFDD", "KD": "KDD", "KD-std": "KDD-std"}
 TITLES = {
@@ -53,10 +53,10 @@ Better = Literal["lower", "higher", "spread"]
 
 @dataclass(frozen=True)
 class Comparison:
-    """Pictures that are scored beside real ones, as the features of one detector.
+    """Images that are scored beside real ones, as the features of one detector.
 
     Attributes:
-        features: of the pictures that are scored.
+        features: of the images that are scored.
         reference: of the real ones.
         detector: that gave the features.
         device: where to compute, in float64; None for the CPU.
@@ -75,7 +75,7 @@ class Comparison:
 
     @cached_property
     def fake(self) -> Tensor:
-        """The features (N, F) of the pictures that are scored."""
+        """The features (N, F) of the images that are scored."""
         return self.features.stack("features").to(self.device)
 
     @cached_property
@@ -214,7 +214,7 @@ def score(
     """Return every score that features and reference allow, and which values are better, by title.
 
     Args:
-        features: of the pictures that are scored.
+        features: of the images that are scored.
         reference: of the real ones.
         detector: that gave the features; the titles follow from it.
         device: where to compute; by default the CPU.
@@ -222,7 +222,7 @@ def score(
             features and the reference allow.
 
     Raises:
-        InputError: too few pictures, or as `choose_metrics`.
+        InputError: too few images, or as `choose_metrics`.
     """
     known = detector.name in PUBLISHED
     known = known and detector.sha256.startswith(PUBLISHED[detector.name].sha256)
@@ -242,7 +242,7 @@ def score(
 def describe_detector(detector: Detector, images: ImageSet) -> dict[str, str]:
     """Return what a card says of a detector.
 
-    The hash of the user's code may miss weights that it loads; what it makes of two pictures of
+    The hash of the user's code may miss weights that it loads; what it makes of two images of
     noise, at the size of `images`, tells such detectors apart.
     """
     description = {
@@ -258,7 +258,7 @@ def describe_detector(detector: Detector, images: ImageSet) -> dict[str, str]:
 
 
 def probe(detector: Detector, images: ImageSet) -> dict[str, Tensor]:
-    """Return what a detector makes of two pictures of noise, of the size of `images`."""
+    """Return what a detector makes of two images of noise, of the size of `images`."""
     shape = (2, images.channels, *images.size)
     noise = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     return detector(torch.from_numpy(noise))

@@ -125,12 +125,12 @@ def check_rows(rows: Tensor, name: str, at_least: int = 1) -> None:
             "picture"
         )
     if len(rows) < at_least:
-        raise InputError(f"expected at least {at_least} {name}, got {len(rows)}; add pictures")
+        raise InputError(f"expected at least {at_least} {name}, got {len(rows)}; add images")
     bad = ~torch.isfinite(rows).all(1)
     if bad.any():
         raise InputError(
             f"expected finite {name}, got NaN or infinity in row {int(bad.nonzero()[0])}; look at "
-            "that picture and at the detector's weights"
+            "that image and at the detector's weights"
         )
 
 

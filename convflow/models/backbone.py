@@ -29,13 +29,13 @@ class Parts(NamedTuple):
     """The modules around a trunk, of which each scale of a pyramid has its own (but the label)."""
 
     stem: nn.Conv2d
-    """Pictures (B, C, H, W) to features (B, h, w, D)."""
+    """Images (B, C, H, W) to features (B, h, w, D)."""
     time: nn.Module
     """Times (B,) to a vector (B, D), or to one for each level."""
     label: nn.Module
     """Labels (B,) likewise."""
     head: PatchHead | ConvHead
-    """Features, and the vector that heads see, to pictures."""
+    """Features, and the vector that heads see, to images."""
 
 
 class Backbone(nn.Module, PyTorchModelHubMixin, library_name="convflow", tags=["convflow"]):
@@ -64,11 +64,11 @@ class Backbone(nn.Module, PyTorchModelHubMixin, library_name="convflow", tags=["
     learned_variance: bool = False
     """Twice the channels come out: the prediction, then the variance's place in its bounds."""
     downsampling: tuple[int, ...] = (1,)
-    """How many times smaller than the picture each scale is that it sees, from coarse to fine."""
+    """How many times smaller than the image each scale is that it sees, from coarse to fine."""
 
     @property
     def num_scales(self) -> int:
-        """How many scales a picture has, S; with one it is the picture itself."""
+        """How many scales an image has, S; with one it is the image itself."""
         return len(self.downsampling)
 
     @property
@@ -78,7 +78,7 @@ class Backbone(nn.Module, PyTorchModelHubMixin, library_name="convflow", tags=["
 
     @property
     def inner(self) -> ImageBackbone:
-        """The network on one picture inside; of a network on one picture itself."""
+        """The network on one image inside; of a network on one image itself."""
         raise InputError(
             f"expected a network of stem, condition, trunk and head, got {self.family}; derive it "
             "from ImageBackbone"
@@ -165,7 +165,7 @@ class Backbone(nn.Module, PyTorchModelHubMixin, library_name="convflow", tags=["
 
     @torch.no_grad()
     def feature_width(self, block: int) -> int:
-        """Return the channels D of the features after a block, from one small picture."""
+        """Return the channels D of the features after a block, from one small image."""
         weight, training = next(self.parameters()), self.training
         side = self.multiple * (1 if self.multiple > 1 else 8)
         blank = self.blank_inputs(1, (side, side))
@@ -182,7 +182,7 @@ class Backbone(nn.Module, PyTorchModelHubMixin, library_name="convflow", tags=["
         return found[block].shape[-1]
 
     def blank_inputs(self, batch: int, size: Size) -> tuple[Any, ...]:
-        """Return arguments of `forward` without numbers, for pictures of a height and width."""
+        """Return arguments of `forward` without numbers, for images of a height and width."""
         x = torch.empty(batch, self.in_channels, *size)
         return x, torch.empty(batch), torch.empty(batch, dtype=torch.int64)
 
@@ -196,7 +196,7 @@ class ImageBackbone(Backbone):
         return self
 
     def stem(self, x: Float[Tensor, "B C H W"]) -> Tensor:
-        """Return features of noisy pictures, channels last."""
+        """Return features of noisy images, channels last."""
         raise NotImplementedError
 
     def condition(self, t: Float[Tensor, " B"], y: Int[Tensor, " B"]) -> Any:
@@ -221,7 +221,7 @@ class ImageBackbone(Backbone):
         """Predict what the process trains.
 
         Args:
-            x: noisy pictures; height and width multiples of `multiple`.
+            x: noisy images; height and width multiples of `multiple`.
             t: times as the process counts them.
             y: labels in [0, num_classes].
             **options: as `trunk` takes them.
@@ -254,8 +254,8 @@ class ImageBackbone(Backbone):
         """Raise InputError unless the channels and sides of `x` (B, C, H, W) fit this network."""
         if x.dim() != 4 or x.shape[1] != self.in_channels:
             raise InputError(
-                f"expected pictures of shape (B, {self.in_channels}, H, W), got {tuple(x.shape)}; "
-                "this network was built for other pictures"
+                f"expected images of shape (B, {self.in_channels}, H, W), got {tuple(x.shape)}; "
+                "this network was built for other images"
             )
         check_size(x.shape[2], x.shape[3], self.multiple)
 
@@ -295,7 +295,7 @@ class LevelBackbone(ImageBackbone):
     """A network with a condition for each level: `embed` in front of the trunk, `project` behind.
 
     Attributes:
-        cells: a picture is mirrored to multiples of this many pixels before it enters.
+        cells: an image is mirrored to multiples of this many pixels before it enters.
         last_level: the level whose condition the head sees.
     """
 

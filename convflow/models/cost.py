@@ -26,12 +26,12 @@ TRAINING_COPIES = {"weights": 1, "averaged weights": 1, "gradients": 1, "AdamW m
 
 
 class Cost(NamedTuple):
-    """What one network needs for a batch of pictures of one size.
+    """What one network needs for a batch of images of one size.
 
     Attributes:
         parameters: numbers that are trained.
         gmacs: 10^9 multiply-accumulates of the matrix products and convolutions, attention's
-            included, for one picture; norms, activations and deformable sampling are not counted.
+            included, for one image; norms, activations and deformable sampling are not counted.
         saved: bytes that autograd keeps of one forward pass for the backward pass.
         live: the most bytes that exist at once in a forward pass without gradients, beside the
             weights and the batch itself.
@@ -65,12 +65,12 @@ MOST_PLACES = 2**33
 def measure_cost(
     build: Callable[[], Backbone], size: Size, batch: int = 1, factor: int = 1, half: bool = False
 ) -> Cost:
-    """Return what a network costs for `batch` pictures of a height and width.
+    """Return what a network costs for `batch` images of a height and width.
 
     Args:
         build: makes the network; called where its weights take no memory.
         size: height and width in pixels, multiples of `factor` times the network's `multiple`.
-        batch: pictures at once; guidance evaluates two for each that it makes.
+        batch: images at once; guidance evaluates two for each that it makes.
         factor: pixels along a side of one cell of model space.
         half: whether the arithmetic is in bfloat16, the weights in float32.
 
@@ -83,7 +83,7 @@ def measure_cost(
         cells = (size[0] // factor, size[1] // factor)
         if batch * cells[0] * cells[1] > MOST_PLACES:
             raise InputError(
-                f"expected a batch whose bytes can be counted, got {batch} pictures of "
+                f"expected a batch whose bytes can be counted, got {batch} images of "
                 f"{size[0]}x{size[1]}; give fewer or smaller ones"
             )
         inputs = model.blank_inputs(batch, cells)

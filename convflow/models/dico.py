@@ -103,7 +103,7 @@ class DiCo(LevelBackbone):
         """The settings of a DiCo.
 
         Attributes:
-            in_channels: channels of the picture in model space.
+            in_channels: channels of the image in model space.
             num_classes: labels are 0 .. num_classes - 1, and `num_classes` means "no label".
             width: feature channels D of the finest level.
             depths: blocks of the five stages: two down, the middle, two up. Isotropic: one number.
@@ -115,7 +115,7 @@ class DiCo(LevelBackbone):
             learned_variance: predict 2C channels, first the noise, then where the variance lies
                 between its bounds, from -1 to 1, as the published DDPMs do; otherwise C, as flows
                 do.
-            pad: take pictures of any size: mirror them inside to the next multiple, and cut off.
+            pad: take images of any size: mirror them inside to the next multiple, and cut off.
         """
 
         in_channels: Width = 4

@@ -65,7 +65,7 @@ class DiT(PatchBackbone):
         """The settings of a DiT or SiT.
 
         Attributes:
-            in_channels: channels of the picture in model space.
+            in_channels: channels of the image in model space.
             num_classes: labels are 0 .. num_classes - 1, and `num_classes` means "no label".
             width: feature channels D, a multiple of 4.
             depth: number of blocks.

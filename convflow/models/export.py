@@ -90,9 +90,9 @@ def export_onnx(model: Backbone, path: str | Path) -> None:
 
 
 def _check_plain(model: Backbone) -> None:
-    """Raise InputError for a pyramid, whose inputs are not one picture with one time."""
+    """Raise InputError for a pyramid, whose inputs are not one image with one time."""
     if model.num_scales > 1:
         raise InputError(
-            "expected a network on one picture, which alone can be exported, got a pyramid of "
+            "expected a network on one image, which alone can be exported, got a pyramid of "
             f"{model.num_scales} scales; export another"
         )

@@ -20,7 +20,7 @@ Network = TypeVar("Network", bound=Backbone)
 BACKBONES: Table[type[ImageBackbone]] = Table(
     "model family", ImageBackbone, {cls.family: cls for cls in (FlowDCN, DiCo, FCDM, DiT, SiT)}
 )
-"""The networks on one picture; around any of them goes a `Pyramid`."""
+"""The networks on one image; around any of them goes a `Pyramid`."""
 
 MOST_PARAMETERS = 10**11
 """Beyond all networks: more tells a damaged file from a large model."""

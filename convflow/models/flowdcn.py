@@ -61,7 +61,7 @@ class FlowDCN(PatchBackbone):
         """The settings of a FlowDCN.
 
         Attributes:
-            in_channels: channels of the picture in model space.
+            in_channels: channels of the image in model space.
             num_classes: labels are 0 .. num_classes - 1, and `num_classes` means "no label".
             width: feature channels D.
             depth: number of blocks.

@@ -14,7 +14,7 @@ SIGNS = {
 """One name by which a layout of names is known: SiT's is DiT's; diffusers has its own for DiT."""
 
 ENTRY = ("x_embedder.proj.weight", "pos_embed.proj.weight")
-"""Where pictures enter, in all these layouts: a network that has lost its sign is found by it."""
+"""Where images enter, in all these layouts: a network that has lost its sign is found by it."""
 
 PATCH_KEYS = {
     "x_embedder.proj.": "embed_patches.",

@@ -34,7 +34,7 @@ EXTRAS = re.compile(
     r"discriminator|disc|vae|autoencoder|first_stage_model|text_encoder|metrics?|averaged|decay|"
     r"num_updates|initted|steps?|epochs?|logvar)(?:[._]|$)"
 )
-"""Words of names that belong to training, not to a network that makes pictures."""
+"""Words of names that belong to training, not to a network that makes images."""
 
 OPTIMIZER = re.compile(r"(?:^|[._])opt(im|imizers?)?(?:[._]|$)")
 """Words of names under which the averages, such as `exp_avg`, are those of an optimizer."""

@@ -1,4 +1,4 @@
-"""A pyramid: any backbone on pictures that are a sum of scales, each with its own flow time.
+"""A pyramid: any backbone on images that are a sum of scales, each with its own flow time.
 
 Decomposable flow matching, Haji-Ali et al. 2025 (arXiv 2506.19839), section 3.4: a stem, a time
 embedding and a head for each scale around one unchanged trunk. The start from a trained network on
@@ -71,8 +71,8 @@ class Pyramid(Backbone):
             stage_embedding: add a learned vector to every condition, for the last scale that takes
                 part; zero at first.
             coarse: how the coarsest scale enters: "patch", by patches that cover as much of the
-                picture as the finest scale's (where they would be less than a pixel, by a pixel
-                shuffle); or "upsample", with its cells repeated, as the backbone's own pictures do,
+                image as the finest scale's (where they would be less than a pixel, by a pixel
+                shuffle); or "upsample", with its cells repeated, as the backbone's own images do,
                 and its prediction averaged down, which is how `begin_from` starts.
         """
 
@@ -148,7 +148,7 @@ class Pyramid(Backbone):
                 pyramid.
 
         Raises:
-            InputError: this pyramid shows the backbone no coarse pictures of its own resolution.
+            InputError: this pyramid shows the backbone no coarse images of its own resolution.
         """
         if model.num_scales > 1:
             super().begin_from(model)
@@ -180,7 +180,7 @@ class Pyramid(Backbone):
 
     @property
     def inner(self) -> ImageBackbone:
-        """The network on one picture inside."""
+        """The network on one image inside."""
         return self.backbone
 
     def stem(
@@ -256,7 +256,7 @@ class Pyramid(Backbone):
         return self.head(features, c, keep)
 
     def blank_inputs(self, batch: int, size: Size) -> tuple[Any, ...]:
-        """Return arguments of `forward` without numbers, for pictures of a height and width."""
+        """Return arguments of `forward` without numbers, for images of a height and width."""
         scales = [
             torch.empty(batch, self.in_channels, size[0] // by, size[1] // by)
             for by in self.downsampling
@@ -273,7 +273,7 @@ class Pyramid(Backbone):
         return stem, self.backbone.create_condition(make), CoarseHead(own.head.width, stem)
 
     def _repeat_parts(self, downsampling: int) -> tuple[nn.Module, nn.Module, nn.Module]:
-        """Return copies of the backbone's own parts, for pictures brought to its resolution."""
+        """Return copies of the backbone's own parts, for images brought to its resolution."""
         own = self.backbone.parts
         parts = nn.ModuleList([own.stem, own.time, own.head])
         # Weights are cloned by hand: deepcopy would take those without memory out of their mode.
@@ -298,7 +298,7 @@ class Pyramid(Backbone):
         found = [tuple(x.shape) for x in scales]
         if found != shapes:
             raise InputError(
-                f"expected scales of shapes {shapes}, got {found}; split pictures with a "
+                f"expected scales of shapes {shapes}, got {found}; split images with a "
                 "Decomposition of the same factors"
             )
         if t.shape != (batch, len(scales)):

@@ -1,4 +1,4 @@
-"""What networks are told about pictures of another size than those of training."""
+"""What networks are told about images of another size than those of training."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def read_arguments(model: Backbone, given: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Resolution:
-    """How large pictures are beside those of training; both sizes in pixels of model space.
+    """How large images are beside those of training; both sizes in pixels of model space.
 
     Training at several sizes and sampling at any tell a network the same: for a batch of one size
     `network` puts what belongs to it around the network that a process or a sampler calls.
@@ -76,7 +76,7 @@ class Resolution:
 
     @property
     def ratio(self) -> tuple[float, float]:
-        """How many times wider and taller pictures are, and so are their grids of tokens."""
+        """How many times wider and taller images are, and so are their grids of tokens."""
         return self.size[1] / self.trained[1], self.size[0] / self.trained[0]
 
     def arguments(self, model: Backbone, given: Mapping[str, Any], t: Tensor) -> dict[str, Any]:

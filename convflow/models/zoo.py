@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -149,6 +151,13 @@ def settings_of(name: str, *, trusted: bool = True) -> dict[str, Any]:
     """
     size = _find(name, trusted)
     return defaults(FAMILIES.find(size.family).Config) | size.settings
+
+
+def describe_settings(name: str) -> dict[str, str]:
+    """Return what each setting of a size or family means, as the docstring of its `Config` says."""
+    text = inspect.getdoc(FAMILIES.find(_find(name, True).family).Config) or ""
+    entries = re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", text.partition("Attributes:\n")[2], re.M)
+    return {name: " ".join(meaning.split()).removesuffix(".") for name, meaning in entries}
 
 
 def load_model(folder_or_id: str | Path, *, verify: bool = True) -> Backbone:

@@ -71,7 +71,7 @@ class Conv(nn.Conv2d):
 
 
 class ConvStem(Conv):
-    """A 3x3 convolution from a picture with channels first to features with channels last."""
+    """A 3x3 convolution from an image with channels first to features with channels last."""
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B H W D"]:
         """Return one vector for each pixel."""

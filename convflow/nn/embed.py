@@ -1,4 +1,4 @@
-"""Embeddings of pictures, times and labels (Peebles & Xie 2023, section 3)."""
+"""Embeddings of images, times and labels (Peebles & Xie 2023, section 3)."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class LabelEmbedding(nn.Embedding):
 
 
 class PatchEmbedding(nn.Conv2d):
-    """Cut a picture into square patches and map each to a feature vector, channels last."""
+    """Cut an image into square patches and map each to a feature vector, channels last."""
 
     def __init__(self, in_channels: int, width: int, patch_size: int) -> None:
         super().__init__(in_channels, width, patch_size, stride=patch_size)
@@ -72,7 +72,7 @@ class PatchEmbedding(nn.Conv2d):
 def unpatchify(
     patches: Float[Tensor, "B h w P"], patch_size: int, channels: int
 ) -> Float[Tensor, "B C H W"]:
-    """Put patches back on the picture: P holds (row, column, channel), channel fastest."""
+    """Put patches back on the image: P holds (row, column, channel), channel fastest."""
     batch, rows, columns, _ = patches.shape
     grid = patches.reshape(batch, rows, columns, patch_size, patch_size, channels)
     image = grid.permute(0, 5, 1, 3, 2, 4)

@@ -1,4 +1,4 @@
-"""Layers by which pictures of several scales enter and leave one grid of features.
+"""Layers by which images of several scales enter and leave one grid of features.
 
 Per scale a stem and a head, its share of the condition, and the masks of scales that take no part:
 Haji-Ali et al. 2025 (arXiv 2506.19839), section 3.4. Pixel shuffle: Shi et al. 2016, eq. 4.
@@ -28,15 +28,15 @@ Masked = TypeVar("Masked", Tensor, tuple[Tensor, ...], PyramidCondition)
 
 
 class CoarseStem(nn.Conv2d):
-    """A stem for pictures that are smaller than those of another stem, onto the same grid.
+    """A stem for images that are smaller than those of another stem, onto the same grid.
 
-    With patches of p pixels there and pictures s = `downsampling` times smaller, the patch becomes
+    With patches of p pixels there and images s = `downsampling` times smaller, the patch becomes
     p / gcd(p, s) pixels, and each of them s / gcd(p, s) cells along a side, by a pixel shuffle.
     Where s divides p this is a plain, smaller patch.
 
     Args:
         fine: the other stem: patches without overlap, or a 3x3 convolution (p = 1).
-        downsampling: how many times smaller the pictures are.
+        downsampling: how many times smaller the images are.
     """
 
     def __init__(self, fine: nn.Conv2d, downsampling: int) -> None:
@@ -80,7 +80,7 @@ class CoarseHead(nn.Module):
 
 
 class RepeatStem(nn.Module):
-    """A stem for pictures `factor` times larger, shown a small one with its cells repeated."""
+    """A stem for images `factor` times larger, shown a small one with its cells repeated."""
 
     def __init__(self, stem: nn.Module, factor: int) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ class RepeatStem(nn.Module):
 
 
 class MeanHead(nn.Module):
-    """A head for pictures `factor` times larger, whose prediction is averaged down."""
+    """A head for images `factor` times larger, whose prediction is averaged down."""
 
     def __init__(self, head: nn.Module, factor: int) -> None:
         super().__init__()

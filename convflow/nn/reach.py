@@ -1,4 +1,4 @@
-"""How far a deformable convolution reaches on a larger picture: a schedule over times and blocks.
+"""How far a deformable convolution reaches on a larger image: a schedule over times and blocks.
 
 FlowDCN (Wang et al. 2024, arXiv 2410.22655) calls it the adjustment of S_max; the default numbers
 are those of its released sampler.

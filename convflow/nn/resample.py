@@ -175,7 +175,7 @@ class LevelConditions(nn.Module):
 def mirror(x: Float[Tensor, "B C H W"], multiple: int) -> Float[Tensor, "B C H2 W2"]:
     """Return `x` grown right and below to multiples of `multiple`, by its mirror image.
 
-    A mirrored picture keeps the strength of its noise and has no edge where it was grown. Sides
+    A mirrored image keeps the strength of its noise and has no edge where it was grown. Sides
     shorter than what is missing are mirrored to and fro.
     """
     for axis in (2, 3):

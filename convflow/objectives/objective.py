@@ -1,4 +1,4 @@
-"""The contract of an objective: from a batch and its draws to the loss of each picture, by name."""
+"""The contract of an objective: from a batch and its draws to the loss of each image, by name."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Wants(NamedTuple):
     Attributes:
         features: blocks of the network, counted from 0, whose features it reads.
         average: whether it calls the network with averaged weights.
-        pixels: whether it looks at the pictures as they are.
+        pixels: whether it looks at the images as they are.
     """
 
     features: tuple[int, ...] = ()
@@ -25,14 +25,14 @@ class Wants(NamedTuple):
 
 
 class Inputs(NamedTuple):
-    """The pictures of one process, or some of them, as objectives see them.
+    """The images of one process, or some of them, as objectives see them.
 
     Attributes:
-        data: clean pictures in model space.
+        data: clean images in model space.
         labels: `num_classes` means "no label".
         features: by block, after the first call of the network in this step; (B, h, w, D).
         average: the network with averaged weights, called as the network is; None if not wanted.
-        pixels: the clean pictures with levels 0..255; None if not wanted.
+        pixels: the clean images with levels 0..255; None if not wanted.
     """
 
     data: Float[Tensor, "B C H W"]
@@ -67,11 +67,11 @@ class Objective(nn.Module):
     def terms(
         self, network: Callable[..., Any], batch: Inputs, draws: Any
     ) -> dict[str, Float[Tensor, " B"]]:
-        """Return losses of each picture by name; their sum is what the objective makes smaller.
+        """Return losses of each image by name; their sum is what the objective makes smaller.
 
         Args:
             network: `network(x, t, labels)`, to be trained.
-            batch: the pictures.
+            batch: the images.
             draws: the rows of `draw` that belong to them.
         """
         raise NotImplementedError

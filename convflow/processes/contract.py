@@ -39,7 +39,7 @@ class Stage(NamedTuple):
 
 
 def beside(t: Float[Tensor, " B"]) -> Float[Tensor, "B 1 1 1"]:
-    """Return a number of each sample beside its picture."""
+    """Return a number of each sample beside its image."""
     return t.view(-1, 1, 1, 1)
 
 
@@ -75,13 +75,13 @@ class Process(Part):
     `path` and `Field` speak of flow time, from 0 (noise) to 1 (data), whatever the process's own
     time is, in which `draw` counts and the network is told. A solver moves states and knows nothing
     of processes: `start` makes them of noise, `field` moves them, `finish` makes data of them.
-    Unless a process says otherwise they are the pictures in model space, moved in one stage.
+    Unless a process says otherwise they are the images in model space, moved in one stage.
 
     A process is a frozen dataclass whose fields are its settings.
     """
 
     multiscale: ClassVar[bool] = False
-    """Whether pictures are several scales, each with a time of its own."""
+    """Whether images are several scales, each with a time of its own."""
     begins_from: ClassVar[tuple[str, ...]] = ()
     """Other kinds of process from whose networks a network of this one may begin."""
 
@@ -102,12 +102,12 @@ class Process(Part):
 
     @property
     def multiple(self) -> int:
-        """Height and width of pictures in model space are multiples of it."""
+        """Height and width of images in model space are multiples of it."""
         return 1
 
     @property
     def downsampling(self) -> tuple[int, ...]:
-        """How many times smaller than the picture each scale is, from coarse to fine."""
+        """How many times smaller than the image each scale is, from coarse to fine."""
         return (1,)
 
     @property
@@ -119,7 +119,7 @@ class Process(Part):
         """Return height and width in cells of every scale, from coarse to fine.
 
         Args:
-            size: height and width of the picture, in pixels.
+            size: height and width of the image, in pixels.
             cell: pixels along a side of a cell, the factor of the codec.
 
         Raises:
@@ -195,8 +195,8 @@ class Process(Part):
         """Return the state at the start of a stage.
 
         Args:
-            noise: of the size of whole pictures.
-            draw: gives more noise of that shape, where states are more numbers than a picture.
+            noise: of the size of whole images.
+            draw: gives more noise of that shape, where states are more numbers than an image.
             stage: that begins.
             state: at the end of the stage before; None in the first.
         """
@@ -249,7 +249,7 @@ class Process(Part):
         """Return the settings of the network that this process trains, its name among them.
 
         Args:
-            settings: name and settings of a network on one picture.
+            settings: name and settings of a network on one image.
 
         Raises:
             InputError: settings that the process alone makes.
@@ -257,5 +257,5 @@ class Process(Part):
         return dict(settings)
 
     def describe(self, size: Size, cell: int = 1) -> dict[str, Any]:
-        """Return how a picture is seen, for a user to read: nothing where it is one scale."""
+        """Return how an image is seen, for a user to read: nothing where it is one scale."""
         return {}

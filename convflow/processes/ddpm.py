@@ -180,7 +180,7 @@ class DDPM(Process):
 
         Args:
             output: of the network at (x, `times[t]`): the noise, then v where it is learned.
-            x: the noisy pictures.
+            x: the noisy images.
             t: steps of this chain, 0 to `len(self) - 1`.
             clip: keep the predicted data in [-1, 1]; for pixels, never for latents.
 
@@ -256,7 +256,7 @@ class DDPM(Process):
         return Predicts(network, self.path, self.prediction, wanted)
 
     def field(self, network: Denoiser, stage: Stage, noise: Float[Tensor, "B C H W"]) -> Field:
-        """Return the velocity of pictures that a network speaks of."""
+        """Return the velocity of images that a network speaks of."""
         return Field(self.as_prediction(network))
 
     def chain(self, network: Denoiser) -> Field:
@@ -279,7 +279,7 @@ class DDPM(Process):
         return self.times.to(t.device)[t.round().long()].float()
 
     def _at(self, name: str, t: Tensor, like: Tensor) -> Tensor:
-        """Return a number for each sample, to be multiplied with pictures, in float32 at least."""
+        """Return a number for each sample, to be multiplied with images, in float32 at least."""
         dtype = torch.promote_types(like.dtype, torch.float32)
         return self._tables[name].to(dtype).to(t.device)[t.round().long()].view(-1, 1, 1, 1)
 

@@ -1,6 +1,6 @@
-"""Pictures as a sum of scales, from coarse to fine, each at its own resolution.
+"""Images as a sum of scales, from coarse to fine, each at its own resolution.
 
-Scale 1 is the picture made small; scale s > 1 is what the picture at resolution s has beyond the
+Scale 1 is the image made small; scale s > 1 is what the image at resolution s has beyond the
 one before, `down(x, s) - up(down(x, s - 1))` (Haji-Ali et al. 2025, arXiv 2506.19839, section 3.2).
 A decomposition is a row of `DECOMPOSITIONS`: how to go down and up by a whole factor.
 """
@@ -54,9 +54,9 @@ def bilinear_up(x: Float[Tensor, "*N h w"], factor: int) -> Float[Tensor, "*N H 
 
 
 def cosine_down(x: Float[Tensor, "*N H W"], factor: int) -> Float[Tensor, "*N h w"]:
-    """Return the low frequencies of blocks of at most eight cells, as a smaller picture.
+    """Return the low frequencies of blocks of at most eight cells, as a smaller image.
 
-    A block depends on the factor alone, so that pictures of all sizes are split alike.
+    A block depends on the factor alone, so that images of all sizes are split alike.
     """
     matrix = _cosine_matrix(factor, x)
     rows = _by_blocks(x.to(matrix.dtype), matrix, -2)
@@ -64,7 +64,7 @@ def cosine_down(x: Float[Tensor, "*N H W"], factor: int) -> Float[Tensor, "*N h 
 
 
 def cosine_up(x: Float[Tensor, "*N h w"], factor: int) -> Float[Tensor, "*N H W"]:
-    """Return the picture whose blocks have the frequencies of `x` and no higher ones."""
+    """Return the image whose blocks have the frequencies of `x` and no higher ones."""
     matrix = factor * _cosine_matrix(factor, x).T
     rows = _by_blocks(x.to(matrix.dtype), matrix, -2)
     return _by_blocks(rows, matrix, -1).to(x.dtype)
@@ -75,11 +75,11 @@ DECOMPOSITIONS: dict[str, Resampling] = {
     "haar": Resampling(mean_down, nearest_up),
     "dct": Resampling(cosine_down, cosine_up, BLOCK),
 }
-"""By name; all give every part as a picture: as channels, coefficients did not learn (app. F)."""
+"""By name; all give every part as an image: as channels, coefficients did not learn (app. F)."""
 
 
 class Decomposition:
-    """A picture as a sum of S scales, exact but for rounding.
+    """An image as a sum of S scales, exact but for rounding.
 
     Args:
         name: "laplacian" (means down, bilinear up), "haar" (means down, copies up: the two bands of
@@ -113,7 +113,7 @@ class Decomposition:
 
     @property
     def downsampling(self) -> tuple[int, ...]:
-        """How many times smaller than the picture each scale is, from coarse to fine."""
+        """How many times smaller than the image each scale is, from coarse to fine."""
         return tuple(math.prod(self.factors[scale:]) for scale in range(self.num_scales))
 
     @property
@@ -127,7 +127,7 @@ class Decomposition:
         """Return height and width of every scale, from coarse to fine, in cells.
 
         Args:
-            size: height and width of the picture, in pixels.
+            size: height and width of the image, in pixels.
             cell: pixels along a side of a cell, the factor of the codec.
 
         Raises:
@@ -144,7 +144,7 @@ class Decomposition:
         return tuple((size[0] // (by * cell), size[1] // (by * cell)) for by in self.downsampling)
 
     def split(self, x: Float[Tensor, "*N H W"]) -> tuple[Float[Tensor, "*N _ _"], ...]:
-        """Return the scales of pictures or videos, from coarse to fine; leading axes stay.
+        """Return the scales of images or videos, from coarse to fine; leading axes stay.
 
         Raises:
             InputError: a side that is no multiple of `multiple`.
@@ -158,7 +158,7 @@ class Decomposition:
         return (x, *reversed(parts))
 
     def join(self, parts: Sequence[Float[Tensor, "*N _ _"]]) -> Float[Tensor, "*N H W"]:
-        """Return the picture that the first scales sum up to, at the resolution of the last one."""
+        """Return the image that the first scales sum up to, at the resolution of the last one."""
         x = parts[0]
         for part, factor in zip(parts[1:], self.factors, strict=False):
             x = self.resampling.up(x, factor) + part
@@ -167,7 +167,7 @@ class Decomposition:
     def grow(
         self, x: Float[Tensor, "*N _ _"], scale: int, last: int | None = None
     ) -> Float[Tensor, "*N H W"]:
-        """Return a picture at the resolution of `scale` (0 the coarsest) brought to that of `last`,
+        """Return an image at the resolution of `scale` (0 the coarsest) brought to that of `last`,
         by default the finest."""
         for factor in self.factors[scale:last]:
             x = self.resampling.up(x, factor)
@@ -177,7 +177,7 @@ class Decomposition:
 def pack(parts: Sequence[Float[Tensor, "*B C _ _"]]) -> Float[Tensor, "*B C 1 N"]:
     """Return scales side by side as one tensor, N the sum of H W over them, coarse to fine.
 
-    So a solver, guidance and whatever else takes pictures (B, C, H, W) takes all scales at once.
+    So a solver, guidance and whatever else takes images (B, C, H, W) takes all scales at once.
     """
     return torch.cat([part.flatten(-2) for part in parts], -1).unsqueeze(-2)
 
@@ -205,12 +205,12 @@ def unpack(
 def _by_blocks(x: Tensor, matrix: Tensor, axis: int) -> Tensor:
     """Multiply blocks along an axis by a matrix (M, L)."""
     blocks = x.movedim(axis, -1).unflatten(-1, (-1, matrix.shape[1]))
-    with torch.autocast(x.device.type, enabled=False):  # pictures stay exact beside a fast network
+    with torch.autocast(x.device.type, enabled=False):  # images stay exact beside a fast network
         return (blocks @ matrix.T).flatten(-2).movedim(-1, axis)
 
 
 def _small_cells(block: int, factor: int) -> int:
-    """Return how many cells of the small picture a block of the large one becomes."""
+    """Return how many cells of the small image a block of the large one becomes."""
     return max(block // factor, 1)
 
 

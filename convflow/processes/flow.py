@@ -162,7 +162,7 @@ class FlowMatching(Process):
         return Predicts(model, self.path, self.prediction, wanted)
 
     def field(self, network: Denoiser, stage: Stage, noise: Float[Tensor, "B C H W"]) -> Field:
-        """Return the velocity of pictures that a network speaks of."""
+        """Return the velocity of images that a network speaks of."""
         return Field(self.as_prediction(network))
 
 
@@ -174,8 +174,8 @@ def shift_times(t: Time, shift: float) -> Time:
 def shift_of_size(size: Size, trained: Size) -> float:
     """Return the time shift sqrt(pixels / trained pixels) that suits another size.
 
-    More pixels show a picture through more noise. Above 1 times lean to noise, until as much of
-    the picture is hidden at each as was of a trained one without a shift: exactly so on the linear
+    More pixels show an image through more noise. Above 1 times lean to noise, until as much of
+    the image is hidden at each as was of a trained one without a shift: exactly so on the linear
     path, for which it was derived (Esser et al. 2024, section 5.3.2, where time runs from data to
     noise), and nearly on the others.
 

@@ -1,4 +1,4 @@
-"""Multi-scale flow matching: one flow per scale of a picture, each with a time of its own.
+"""Multi-scale flow matching: one flow per scale of an image, each with a time of its own.
 
 Decomposable flow matching (DFM): Haji-Ali et al. 2025, arXiv 2506.19839, section 3 and algorithm 1.
 """
@@ -64,7 +64,7 @@ class ScaleDraws(NamedTuple):
 
 @dataclass(frozen=True)
 class MultiscaleFlow(Process):
-    """x_s = t_s part_s + (1 - t_s) noise_s for the scales s = 1..S of a picture.
+    """x_s = t_s part_s + (1 - t_s) noise_s for the scales s = 1..S of an image.
 
     For every sample one scale is drawn as the main one. Its time is logit-normal; those of the
     coarser scales lean to data, independently of each other; finer scales are pure noise, of which
@@ -88,7 +88,7 @@ class MultiscaleFlow(Process):
         tuple[Factor, ...], doc("size of each scale over the next coarser one, coarse to fine")
     ] = (2,)
     decomposition: Annotated[
-        str, doc("how a picture is split into scales: laplacian, haar or dct")
+        str, doc("how an image is split into scales: laplacian, haar or dct")
     ] = "laplacian"
     probabilities: Annotated[
         tuple[Share, ...],
@@ -135,7 +135,7 @@ class MultiscaleFlow(Process):
 
     @cached_property
     def scales(self) -> Decomposition:
-        """What splits pictures into scales and joins them."""
+        """What splits images into scales and joins them."""
         return Decomposition(self.decomposition, self.factors)
 
     @property
@@ -154,12 +154,12 @@ class MultiscaleFlow(Process):
 
     @property
     def multiple(self) -> int:
-        """Height and width of pictures are multiples of it."""
+        """Height and width of images are multiples of it."""
         return self.scales.multiple
 
     @property
     def downsampling(self) -> tuple[int, ...]:
-        """How many times smaller than the picture each scale is, from coarse to fine."""
+        """How many times smaller than the image each scale is, from coarse to fine."""
         return self.scales.downsampling
 
     @property
@@ -172,16 +172,16 @@ class MultiscaleFlow(Process):
         return self.scales.sizes(size, cell)
 
     def split(self, data: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C 1 N"]:
-        """Return the scales of pictures as the flow sees them, divided by `deviations`, packed."""
+        """Return the scales of images as the flow sees them, divided by `deviations`, packed."""
         parts = self.scales.split(data)
         return pack([part / by for part, by in zip(parts, self._deviations(), strict=True)])
 
     def join(self, x: Float[Tensor, "B C 1 N"], size: Size) -> Float[Tensor, "B C _ _"]:
-        """Return the picture that the first scales of a packed state sum up to.
+        """Return the image that the first scales of a packed state sum up to.
 
         Args:
             x: the first scales, as many as there are.
-            size: of the whole picture; the result has the resolution of the last of these scales.
+            size: of the whole image; the result has the resolution of the last of these scales.
         """
         parts = unpack(x, self.sizes(size))
         by = self._deviations()
@@ -202,7 +202,7 @@ class MultiscaleFlow(Process):
         variance = sums[2] / sums[0] - mean.square()
         if not bool((variance > 1e-12).all()):
             raise InputError(
-                f"expected pictures whose scales vary, got variances {variance.tolist()}; leave "
+                f"expected images whose scales vary, got variances {variance.tolist()}; leave "
                 "standardize out"
             )
         return tuple(variance.sqrt().tolist())
@@ -221,7 +221,7 @@ class MultiscaleFlow(Process):
         return 1 + (u[:, None] >= edges.to(u)).sum(1)
 
     def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> ScaleDraws:
-        """Return noise and times for a batch of pictures of `shape` (B, C, H, W).
+        """Return noise and times for a batch of images of `shape` (B, C, H, W).
 
         They lie on the generator's device.
         """
@@ -239,7 +239,7 @@ class MultiscaleFlow(Process):
         return ScaleDraws(torch.randn(packed, generator=generator, device=device), t, active)
 
     def flow_time(self, t: Float[Tensor, "B K"]) -> Float[Tensor, " B"]:
-        """Return one time for each sample, that of the coarsest scale, which lays out the picture.
+        """Return one time for each sample, that of the coarsest scale, which lays out the image.
 
         It moves from first to last, while the finest that moves begins anew in each stage.
         """
@@ -251,7 +251,7 @@ class MultiscaleFlow(Process):
         noise: Float[Tensor, "B C 1 N"],
         t: Float[Tensor, "B S"],
     ) -> Float[Tensor, "B C 1 N"]:
-        """Return all scales of pictures on their paths from noise to data, packed."""
+        """Return all scales of images on their paths from noise to data, packed."""
         full = torch.promote_types(data.dtype, torch.float32)  # half precision rounds times
         times = spread(t.to(full), self.sizes((data.shape[2], data.shape[3])))
         return torch.lerp(noise.to(full), self.split(data).to(full), times).to(data.dtype)
@@ -319,7 +319,7 @@ class MultiscaleFlow(Process):
         """Return the packed state at the start of a stage: what is reached, then noise.
 
         The noise of the coarsest scale comes first, and all scales have more numbers than a
-        picture: those of `noise`, then of draw 1, 2, ...
+        image: those of `noise`, then of draw 1, 2, ...
         """
         sizes = self.sizes((noise.shape[2], noise.shape[3]))[: len(stage.start)]
         count = sum(height * width for height, width in sizes)
@@ -366,7 +366,7 @@ class MultiscaleFlow(Process):
         return {**settings, "name": "pyramid", **fixed}
 
     def describe(self, size: Size, cell: int = 1) -> dict[str, Any]:
-        """Return how a picture is seen, for a user to read."""
+        """Return how an image is seen, for a user to read."""
         return {
             "decomposition": self.decomposition,
             "sizes": self.sizes(size, cell),

@@ -61,7 +61,7 @@ def convert(
 
     Args:
         prediction: of the kind `source`.
-        x: the noisy pictures it was made from.
+        x: the noisy images it was made from.
         t: flow times in [0, 1].
         schedule: of the process that the network was trained for.
         source: what `prediction` is.

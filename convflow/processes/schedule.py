@@ -1,4 +1,4 @@
-"""Schedules: how much data and how much noise a picture holds at flow time t.
+"""Schedules: how much data and how much noise an image holds at flow time t.
 
 x_t = alpha(t) data + sigma(t) noise for t from 0 (noise) to 1 (data). Linear: Lipman et al. 2023,
 eq. 20; cosine, called GVP there, and VP: Ma et al. 2024 (SiT), section 3.3 after Song et al. 2021,

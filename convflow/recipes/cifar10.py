@@ -1,4 +1,4 @@
-"""CIFAR-10 (Krizhevsky 2009): 50,000 colour pictures of 32x32 pixels, 10 classes."""
+"""CIFAR-10 (Krizhevsky 2009): 50,000 colour images of 32x32 pixels, 10 classes."""
 
 from dataclasses import replace
 
@@ -9,7 +9,7 @@ from convflow.samplers.solvers import create_solver
 from convflow.training.config import DataConfig, EMAConfig, OptimConfig, TrainConfig
 
 SCALES = MultiscaleFlow(factors=(2,), decomposition="dct", location=0.5)
-"""16x16 pixels, then 32x32, as was best for a small FlowDCN after 20,480 pictures and good for SiT
+"""16x16 pixels, then 32x32, as was best for a small FlowDCN after 20,480 images and good for SiT
 (`benchmarks/quality/dfm_sweep.py`, `dfm.py`). The paper has "laplacian" and 0, for latents.
 """
 

@@ -1,11 +1,10 @@
-"""ImageNet (Russakovsky et al. 2015) in latents: 1.28 M pictures, 1000 classes, as published.
+"""ImageNet (Russakovsky et al. 2015) in latents: 1.28 M images, 1000 classes, as published.
 
 Lengths, optimizers and samplers are those of the papers; where one was not found, a comment says so
 and what stands there instead. The networks are ours: they leave out what is not used, and FlowDCN
 samples zeros beyond the border. Scores to reach are in `TARGETS`, all of them the papers' own.
 """
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -16,7 +15,7 @@ from convflow.data.buckets import bucket_sizes
 from convflow.processes.ddpm import DDPM
 from convflow.processes.flow import FlowMatching
 from convflow.processes.multiscale import MultiscaleFlow
-from convflow.recipes import SOURCE, TargetScores
+from convflow.recipes import TargetScores
 from convflow.samplers.solvers import create_solver
 from convflow.training.config import DataConfig, EMAConfig, OptimConfig, TrainConfig
 
@@ -48,6 +47,192 @@ DFM_ODE = SamplingConfig(
     label_policy="random",
 )
 """DFM's at 512: 30 + 10 steps, guidance on all channels."""
+
+
+def _recipe(model: str, steps: int, sampling: SamplingConfig, guidance: float) -> TrainConfig:
+    """Return what all have in common: AdamW at 1e-4, batches of 256, EMA 0.9999, no clipping."""
+    return TrainConfig(
+        model={"name": model},
+        data=DataConfig(path="hf:ILSVRC/imagenet-1k", size=(256, 256), channels=3, flip=True),
+        codec=LatentCodec(),
+        process=DDPM() if sampling.solver.kind == "ddpm" else FlowMatching(),
+        optim=OptimConfig(lr=1e-4, betas=(0.9, 0.999), clip=None),
+        ema=EMAConfig(decay=0.9999, warmup=0.0),
+        sampling=replace(sampling, guidance=guidance),
+        images=steps * 256,
+        batch_size=256,
+        label_dropout=0.1,
+        precision="float32",
+    )
+
+
+def _at_512(recipe: TrainConfig, steps: int) -> TrainConfig:
+    data = replace(recipe.data, size=(512, 512))
+    return replace(recipe, data=data, images=steps * recipe.batch_size)
+
+
+def flowdcn_s() -> TrainConfig:
+    """FlowDCN-S/2 at 256, 400K steps; FID 54.6 without guidance (paper, not reproduced here)."""
+    return _recipe("flowdcn-s/2", 400_000, FLOWDCN_SDE, 1.0)
+
+
+def flowdcn_b() -> TrainConfig:
+    """FlowDCN-B/2 at 256, 400K steps; FID 28.5 without guidance (paper, not reproduced here)."""
+    return _recipe("flowdcn-b/2", 400_000, FLOWDCN_SDE, 1.0)
+
+
+def flowdcn_b_var() -> TrainConfig:
+    """FlowDCN-B, ten ratios, 400K steps; FID 23.6 without guidance (paper, not reproduced here)."""
+    recipe = flowdcn_b()
+    sizes = bucket_sizes(256 * 256, np.linspace(0.5, 3, 10).tolist(), 16)
+    data = replace(recipe.data, sizes=sizes, crop="random", flip=False)
+    return replace(recipe, data=data, process=FlowMatching(times="logit-normal"))
+
+
+def flowdcn_l() -> TrainConfig:
+    """FlowDCN-L/2 at 256, 400K steps; FID 13.8 without guidance (paper, not reproduced here)."""
+    return _recipe("flowdcn-l/2", 400_000, FLOWDCN_SDE, 1.0)
+
+
+def flowdcn_xl() -> TrainConfig:
+    """FlowDCN-XL/2 at 256, 2M steps; FID 2.00 with guidance 1.375 (paper, not reproduced here)."""
+    return _recipe("flowdcn-xl/2", 2_000_000, FLOWDCN_SDE, 1.375)
+
+
+def dico_s() -> TrainConfig:
+    """DiCo-S at 256, 400K steps; FID 49.97 without guidance (paper, not reproduced here)."""
+    return _recipe("dico-s", 400_000, DDPM_250, 1.0)
+
+
+def dico_b() -> TrainConfig:
+    """DiCo-B at 256, 400K steps; FID 27.20 without guidance (paper, not reproduced here)."""
+    return _recipe("dico-b", 400_000, DDPM_250, 1.0)
+
+
+def dico_l() -> TrainConfig:
+    """DiCo-L at 256, 400K steps; FID 13.66 without guidance (paper, not reproduced here)."""
+    return _recipe("dico-l", 400_000, DDPM_250, 1.0)
+
+
+def dico_xl() -> TrainConfig:
+    """DiCo-XL at 256, 3.75M steps; FID 2.05 with guidance 1.4 (paper, not reproduced here)."""
+    return _recipe("dico-xl", 3_750_000, DDPM_250, 1.4)
+
+
+def dico_h() -> TrainConfig:
+    """DiCo-H at 256, 1M steps of 1024; FID 1.90 with guidance (paper, not reproduced here).
+
+    The scale of the guidance was not found.
+    """
+    recipe = _recipe("dico-h", 1_000_000, DDPM_250, 1.4)  # the scale is DiCo-XL's
+    optim = replace(recipe.optim, lr=2e-4, betas=(0.99, 0.99), warmup_images=5_000 * 1024)
+    return replace(recipe, optim=optim, batch_size=1024, images=1_000_000 * 1024)
+
+
+def dico_xl_512() -> TrainConfig:
+    """DiCo-XL at 512, 3M steps; FID 2.53 with guidance (paper, not reproduced here).
+
+    The scale of the guidance was not found.
+    """
+    return _at_512(dico_xl(), 3_000_000)  # the scale is that at 256
+
+
+def dit_s() -> TrainConfig:
+    """DiT-S/2 at 256, 400K steps; FID 68.40 without guidance (paper, not reproduced here)."""
+    return _recipe("dit-s/2", 400_000, DDPM_250, 1.0)
+
+
+def dit_b() -> TrainConfig:
+    """DiT-B/2 at 256, 400K steps; FID 43.47 without guidance (paper, not reproduced here)."""
+    return _recipe("dit-b/2", 400_000, DDPM_250, 1.0)
+
+
+def dit_l() -> TrainConfig:
+    """DiT-L/2 at 256, 400K steps; FID 23.33 without guidance (paper, not reproduced here)."""
+    return _recipe("dit-l/2", 400_000, DDPM_250, 1.0)
+
+
+def dit_xl() -> TrainConfig:
+    """DiT-XL/2 at 256, 7M steps; FID 2.27 with guidance 1.5 (paper, not reproduced here)."""
+    return _recipe("dit-xl/2", 7_000_000, DDPM_250, 1.5)
+
+
+def dit_xl_512() -> TrainConfig:
+    """DiT-XL/2 at 512, 3M steps; FID 3.04 with guidance 1.5 (paper, not reproduced here)."""
+    return _at_512(dit_xl(), 3_000_000)
+
+
+def sit_s() -> TrainConfig:
+    """SiT-S/2 at 256, 400K steps; FID 57.6 without guidance (paper, not reproduced here)."""
+    return _recipe("sit-s/2", 400_000, SIT_SDE, 1.0)
+
+
+def sit_b() -> TrainConfig:
+    """SiT-B/2 at 256, 400K steps; FID 33.0 without guidance (paper, not reproduced here)."""
+    return _recipe("sit-b/2", 400_000, SIT_SDE, 1.0)
+
+
+def sit_l() -> TrainConfig:
+    """SiT-L/2 at 256, 400K steps; FID 18.8 without guidance (paper, not reproduced here)."""
+    return _recipe("sit-l/2", 400_000, SIT_SDE, 1.0)
+
+
+def sit_xl() -> TrainConfig:
+    """SiT-XL/2 at 256, 7M steps; FID 2.06 with guidance 1.5 (paper, not reproduced here)."""
+    return _recipe("sit-xl/2", 7_000_000, SIT_SDE, 1.5)
+
+
+def sit_xl_512() -> TrainConfig:
+    """SiT-XL/2 at 512, 3M steps; FID 2.62 with guidance 1.5 (paper, not reproduced here)."""
+    return _at_512(sit_xl(), 3_000_000)  # the length was not found, this is DiT's
+
+
+def fcdm_s() -> TrainConfig:
+    """FCDM-S at 256, 400K steps; no score found; length and sampler of dico_s."""
+    return replace(_recipe("fcdm-s", 400_000, DDPM_250, 1.0), precision="bfloat16")
+
+
+def fcdm_b() -> TrainConfig:
+    """FCDM-B at 256, 400K steps; no score found; length and sampler of dico_b."""
+    return replace(_recipe("fcdm-b", 400_000, DDPM_250, 1.0), precision="bfloat16")
+
+
+def fcdm_l() -> TrainConfig:
+    """FCDM-L at 256, 400K steps; no score found; length and sampler of dico_l."""
+    return replace(_recipe("fcdm-l", 400_000, DDPM_250, 1.0), precision="bfloat16")
+
+
+def fcdm_xl() -> TrainConfig:
+    """FCDM-XL at 256, 1M steps; FID about 2.03 with guidance (paper, not reproduced here).
+
+    The scale of the guidance was not found.
+    """
+    # 7 times fewer steps than DiT-XL, as is said of it; the sampler is DiCo-XL's.
+    return replace(_recipe("fcdm-xl", 1_000_000, DDPM_250, 1.4), precision="bfloat16")
+
+
+def dfm_dit_xl_512() -> TrainConfig:
+    """DFM, DiT-XL/2 at 512, 500K steps; FID 4.28 with guidance 1.5 (paper, not reproduced here).
+
+    Two things of the paper are missing. Its latents are FLUX's, fine-tuned for scales, where these
+    are sd-vae-ft-ema's. And it preconditions the input and the output of each scale as EDM does
+    (appendix A.1), where nothing is preconditioned here. So its scores are not quite comparable.
+    """
+    # The network is SiT's, which is DiT's with flow times.
+    recipe = _recipe("sit-xl/2", 500_000, DFM_ODE, 1.5)
+    optim = OptimConfig(1e-4, (0.9, 0.99), 0.01, warmup_images=10_000 * 256, clip=1.0)
+    model = {"name": "sit-xl/2", "stage_embedding": True, "positions": "rotary"}
+    return replace(_at_512(recipe, 500_000), model=model, process=DFM, optim=optim)
+
+
+def dfm_sit_xl_512() -> TrainConfig:
+    """DFM, SiT-XL/2 at 512, 400K steps; FID 18.74 without guidance (paper, not reproduced here)."""
+    solver = create_solver("euler", steps=50, stage_steps=(40, 10), thresholds=(0.9,))
+    recipe = _recipe("sit-xl/2", 400_000, SamplingConfig(solver, label_policy="random"), 1.0)
+    process, optim = replace(DFM, earlier_location=2.0), replace(recipe.optim, clip=1.0)
+    recipe = replace(recipe, process=process, optim=optim, precision="bfloat16")
+    return _at_512(recipe, 400_000)
+
 
 _FLOWDCN = "Wang et al. 2024 (FlowDCN, arXiv 2410.22655), released results"
 _DICO = "Ai et al. 2025 (DiCo, arXiv 2505.11196), tables 1, 2 and 8"
@@ -92,146 +277,3 @@ TARGETS: dict[str, TargetScores] = {  # FID, sFID, IS, precision, recall, guided
 }
 """The papers' scores by recipe; None = not found. DiT's at 400K steps are with sd-vae-ft-mse."""
 # fmt: on
-
-NAMES = {"flowdcn": "FlowDCN", "dico": "DiCo", "dit": "DiT", "sit": "SiT", "fcdm": "FCDM"}
-
-
-def _published(
-    model: str, steps: int, sampling: SamplingConfig, guidance: float = 1.0
-) -> Callable[[], TrainConfig]:
-    """Return a recipe of what all have in common, described by its line in `TARGETS`."""
-
-    def recipe() -> TrainConfig:
-        return _recipe(model, steps, sampling, guidance)
-
-    family, _, size = model.partition("-")
-    target = TARGETS[f"{family}_{size.removesuffix('/2')}"]
-    length = f"{steps / 1e6:g}M" if steps >= 1e6 else f"{steps // 1000}K"
-    guided = f"with guidance {guidance:g}" if target.guided else "without guidance"
-    recipe.__doc__ = (
-        f"{NAMES[family]}-{size.upper()} at 256, {length} steps; FID {target.fid} {guided} "
-        f"({SOURCE})."
-    )
-    return recipe
-
-
-def _fcdm(size: str) -> Callable[[], TrainConfig]:
-    """Return a recipe of a FCDM without a published score."""
-
-    def recipe() -> TrainConfig:
-        return replace(_recipe(f"fcdm-{size}", 400_000, DDPM_250, 1.0), precision="bfloat16")
-
-    recipe.__doc__ = (
-        f"FCDM-{size.upper()} at 256, 400K steps; no score found; length and sampler of "
-        f"dico_{size}."
-    )
-    return recipe
-
-
-def _recipe(model: str, steps: int, sampling: SamplingConfig, guidance: float) -> TrainConfig:
-    """Return what all have in common: AdamW at 1e-4, batches of 256, EMA 0.9999, no clipping."""
-    return TrainConfig(
-        model={"name": model},
-        data=DataConfig(path="hf:ILSVRC/imagenet-1k", size=(256, 256), channels=3, flip=True),
-        codec=LatentCodec(),
-        process=DDPM() if sampling.solver.kind == "ddpm" else FlowMatching(),
-        optim=OptimConfig(lr=1e-4, betas=(0.9, 0.999), clip=None),
-        ema=EMAConfig(decay=0.9999, warmup=0.0),
-        sampling=replace(sampling, guidance=guidance),
-        images=steps * 256,
-        batch_size=256,
-        label_dropout=0.1,
-        precision="float32",
-    )
-
-
-def _at_512(recipe: TrainConfig, steps: int) -> TrainConfig:
-    data = replace(recipe.data, size=(512, 512))
-    return replace(recipe, data=data, images=steps * recipe.batch_size)
-
-
-flowdcn_s = _published("flowdcn-s/2", 400_000, FLOWDCN_SDE)
-flowdcn_b = _published("flowdcn-b/2", 400_000, FLOWDCN_SDE)
-flowdcn_l = _published("flowdcn-l/2", 400_000, FLOWDCN_SDE)
-flowdcn_xl = _published("flowdcn-xl/2", 2_000_000, FLOWDCN_SDE, 1.375)
-dico_s = _published("dico-s", 400_000, DDPM_250)
-dico_b = _published("dico-b", 400_000, DDPM_250)
-dico_l = _published("dico-l", 400_000, DDPM_250)
-dico_xl = _published("dico-xl", 3_750_000, DDPM_250, 1.4)
-dit_s = _published("dit-s/2", 400_000, DDPM_250)
-dit_b = _published("dit-b/2", 400_000, DDPM_250)
-dit_l = _published("dit-l/2", 400_000, DDPM_250)
-dit_xl = _published("dit-xl/2", 7_000_000, DDPM_250, 1.5)
-sit_s = _published("sit-s/2", 400_000, SIT_SDE)
-sit_b = _published("sit-b/2", 400_000, SIT_SDE)
-sit_l = _published("sit-l/2", 400_000, SIT_SDE)
-sit_xl = _published("sit-xl/2", 7_000_000, SIT_SDE, 1.5)
-fcdm_s, fcdm_b, fcdm_l = map(_fcdm, ("s", "b", "l"))
-
-
-def flowdcn_b_var() -> TrainConfig:
-    """FlowDCN-B, ten ratios, 400K steps; FID 23.6 without guidance (paper, not reproduced here)."""
-    recipe = flowdcn_b()
-    sizes = bucket_sizes(256 * 256, np.linspace(0.5, 3, 10).tolist(), 16)
-    data = replace(recipe.data, sizes=sizes, crop="random", flip=False)
-    return replace(recipe, data=data, process=FlowMatching(times="logit-normal"))
-
-
-def dico_h() -> TrainConfig:
-    """DiCo-H at 256, 1M steps of 1024; FID 1.90 with guidance (paper, not reproduced here).
-
-    The scale of the guidance was not found.
-    """
-    recipe = _recipe("dico-h", 1_000_000, DDPM_250, 1.4)  # the scale is DiCo-XL's
-    optim = replace(recipe.optim, lr=2e-4, betas=(0.99, 0.99), warmup_images=5_000 * 1024)
-    return replace(recipe, optim=optim, batch_size=1024, images=1_000_000 * 1024)
-
-
-def dico_xl_512() -> TrainConfig:
-    """DiCo-XL at 512, 3M steps; FID 2.53 with guidance (paper, not reproduced here).
-
-    The scale of the guidance was not found.
-    """
-    return _at_512(dico_xl(), 3_000_000)  # the scale is that at 256
-
-
-def dit_xl_512() -> TrainConfig:
-    """DiT-XL/2 at 512, 3M steps; FID 3.04 with guidance 1.5 (paper, not reproduced here)."""
-    return _at_512(dit_xl(), 3_000_000)
-
-
-def sit_xl_512() -> TrainConfig:
-    """SiT-XL/2 at 512, 3M steps; FID 2.62 with guidance 1.5 (paper, not reproduced here)."""
-    return _at_512(sit_xl(), 3_000_000)  # the length was not found, this is DiT's
-
-
-def fcdm_xl() -> TrainConfig:
-    """FCDM-XL at 256, 1M steps; FID about 2.03 with guidance (paper, not reproduced here).
-
-    The scale of the guidance was not found.
-    """
-    # 7 times fewer steps than DiT-XL, as is said of it; the sampler is DiCo-XL's.
-    return replace(_recipe("fcdm-xl", 1_000_000, DDPM_250, 1.4), precision="bfloat16")
-
-
-def dfm_dit_xl_512() -> TrainConfig:
-    """DFM, DiT-XL/2 at 512, 500K steps; FID 4.28 with guidance 1.5 (paper, not reproduced here).
-
-    Two things of the paper are missing. Its latents are FLUX's, fine-tuned for scales, where these
-    are sd-vae-ft-ema's. And it preconditions the input and the output of each scale as EDM does
-    (appendix A.1), where nothing is preconditioned here. So its scores are not quite comparable.
-    """
-    # The network is SiT's, which is DiT's with flow times.
-    recipe = _recipe("sit-xl/2", 500_000, DFM_ODE, 1.5)
-    optim = OptimConfig(1e-4, (0.9, 0.99), 0.01, warmup_images=10_000 * 256, clip=1.0)
-    model = {"name": "sit-xl/2", "stage_embedding": True, "positions": "rotary"}
-    return replace(_at_512(recipe, 500_000), model=model, process=DFM, optim=optim)
-
-
-def dfm_sit_xl_512() -> TrainConfig:
-    """DFM, SiT-XL/2 at 512, 400K steps; FID 18.74 without guidance (paper, not reproduced here)."""
-    solver = create_solver("euler", steps=50, stage_steps=(40, 10), thresholds=(0.9,))
-    recipe = _recipe("sit-xl/2", 400_000, SamplingConfig(solver, label_policy="random"), 1.0)
-    process, optim = replace(DFM, earlier_location=2.0), replace(recipe.optim, clip=1.0)
-    recipe = replace(recipe, process=process, optim=optim, precision="bfloat16")
-    return _at_512(recipe, 400_000)

@@ -1,4 +1,4 @@
-"""Your own folder of pictures: `convflow train pictures.flowdcn --data path/to/folder`."""
+"""Your own folder of images: `convflow train pictures.flowdcn --data path/to/folder`."""
 
 from convflow.bundle.config import SamplingConfig
 from convflow.samplers.solvers import create_solver

@@ -1,6 +1,6 @@
 """Toy data that is drawn: `shapes`, exact at any size, so that samples can be held against truth.
 
-One object of six classes a picture; nothing to download. `benchmarks.quality.objects` counts and
+One object of six classes an image; nothing to download. `benchmarks.quality.objects` counts and
 recognises the objects of samples, also at sizes the network was not trained on.
 """
 

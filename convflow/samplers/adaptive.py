@@ -23,7 +23,7 @@ MOST_ADAPTIVE_STEPS = 10_000
 class Dopri5(Solver):
     """The solver that finds its own steps.
 
-    Every sample of the batch meets the tolerances, and all make the same steps: a picture differs
+    Every sample of the batch meets the tolerances, and all make the same steps: an image differs
     between two batches by as much as the tolerances allow. The model is asked at no time beyond
     the end. An error is a root mean square over a sample.
 

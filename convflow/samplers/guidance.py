@@ -39,7 +39,7 @@ class Guidance:
         null: from conditions to those of nothing, such as `Labels(num_classes).null`.
         scale: 1 = no guidance; above 1 pulls away from the weak prediction.
         interval: (low, high) in flow time; guidance acts where low <= t <= high.
-        channels: how many of the picture's channels are guided, from the first; None = all, 3 as
+        channels: how many of the image's channels are guided, from the first; None = all, 3 as
             published for DiT, SiT and DiCo.
         clock: turns the Denoiser's times into flow time, of each number of a state.
 

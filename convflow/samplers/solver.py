@@ -125,11 +125,11 @@ class Solver(Part):
         return process.downsampling[len(self.stages(process)) - 1]
 
     def size(self, process: Process, size: Size, factor: int = 1) -> Size:
-        """Return the size in pixels of what becomes of whole pictures: smaller after a stop.
+        """Return the size in pixels of what becomes of whole images: smaller after a stop.
 
         Args:
             process: that the model was trained with.
-            size: height and width in pixels of whole pictures.
+            size: height and width in pixels of whole images.
             factor: of the codec.
 
         Raises:

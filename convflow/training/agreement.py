@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from convflow import distributed
 from convflow.settings.read import flatten, to_dict
-from convflow.storage import checksum, hash_tensors
+from convflow.storage import hash_tensors, read_json
 from convflow.training.state import checkpoint_tensors
 from convflow.types import InputError
 
@@ -24,7 +24,7 @@ def agree_on_start(trainer: Trainer) -> None:
     """Raise InputError on every process unless all are about to train the same from here on.
 
     One process agrees with itself at no cost. Several compare their settings, their place in the
-    run, their pictures, and a SHA-256 of autoencoder, weights, average and optimizer, which takes
+    run, their images, and a SHA-256 of autoencoder, weights, average and optimizer, which takes
     about 0.6 s for each GiB (AMD EPYC with SHA instructions).
     """
     if distributed.world_size() == 1:
@@ -35,10 +35,12 @@ def agree_on_start(trainer: Trainer) -> None:
         if key not in LOCAL
     }
     agree("give all processes the same command", settings | {"precision": trainer.precision})
-    state = None if trainer.saved is None else checksum(trainer.saved / "state.json")["sha256"]
-    place = {"step": trainer.step, "number of images seen": trainer.images_seen}
-    agree(FOLDER, place | {"checkpoint's state.json": state})
-    data = {"number of pictures": len(trainer.images), "pictures": trainer.data_fingerprint}
+    place: dict[str, object] = {"step": trainer.step, "number of images seen": trainer.images_seen}
+    if trainer.saved is not None:  # whose checksums of files say what each has read its share of
+        state = read_json(trainer.saved / "state.json")
+        place["SHA-256 in state.json"] = state.get("sha256")
+    agree(FOLDER, place)
+    data = {"number of images": len(trainer.images), "pictures": trainer.data_fingerprint}
     agree("let all processes read the same data", data)
     if trainer.codec.network is not None:
         known = hash_tensors(trainer.codec.network.state_dict())

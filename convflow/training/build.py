@@ -1,4 +1,4 @@
-"""The parts of a training, each from settings: process, pictures, network, and all together."""
+"""The parts of a training, each from settings: process, images, network, and all together."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ from convflow.training.trainer import Trainer
 from convflow.types import InputError, Size
 
 MEASURED_IMAGES = 10_000
-"""Of so many pictures at most the deviations of the scales are measured."""
+"""Of so many images at most the deviations of the scales are measured."""
 
 
 class Data(NamedTuple):
-    """The pictures of a training, their order, and what a scan of all found."""
+    """The images of a training, their order, and what a scan of all found."""
 
     images: Images
     order: Order
@@ -55,7 +55,7 @@ class Data(NamedTuple):
 
 
 def build_trainer(config: TrainConfig, run: Path, device: torch.device) -> tuple[Trainer, Report]:
-    """Return a Trainer with its network on `device`, and what a scan of all pictures found.
+    """Return a Trainer with its network on `device`, and what a scan of all images found.
 
     Raises:
         InputError: settings, data or weights to begin from that do not fit each other.
@@ -63,7 +63,7 @@ def build_trainer(config: TrainConfig, run: Path, device: torch.device) -> tuple
     processes = distributed.world_size()
     if config.batch_size < processes:
         raise InputError(
-            f"--batch-size: expected at least one picture for each of {processes} processes, "
+            f"--batch-size: expected at least one image for each of {processes} processes, "
             f"got {config.batch_size}; raise it or use fewer processes"
         )
     found = find_paths(config, run) if (run / "config.json").is_file() else config
@@ -109,7 +109,7 @@ def fitting_sizes(
         config: the complete settings.
         build: makes the network; called where its weights take no memory.
         factor: pixels along a side of a cell of model space.
-        process: which may halve pictures again and again.
+        process: which may halve images again and again.
 
     Raises:
         InputError: a size that does not fit; the message names the nearest that does.
@@ -132,13 +132,13 @@ def open_data(
     begun: Path | None,
     device: torch.device,
 ) -> Data:
-    """Return the pictures of a training after a scan of all of them.
+    """Return the images of a training after a scan of all of them.
 
     Args:
         config: the complete settings.
-        source: the pictures.
+        source: the images.
         sizes: to train at, in pixels.
-        begun: the run folder where the training goes on from a checkpoint, whose pictures it then
+        begun: the run folder where the training goes on from a checkpoint, whose images it then
             keeps; None for a new run.
         device: of this process.
 
@@ -153,7 +153,7 @@ def open_data(
 def know_constants(
     config: TrainConfig, codec: Codec, process: Process, images: Images, device: torch.device
 ) -> TrainConfig:
-    """Return settings with the constants that autoencoder and pictures give where none are set.
+    """Return settings with the constants that autoencoder and images give where none are set.
 
     All processes come here, whatever each knows, so that none waits for another.
     """
@@ -242,7 +242,7 @@ def _measure_stds(
 def _measure(
     process: Process, images: Images, codec: Codec, device: torch.device
 ) -> tuple[float, ...]:
-    """Return the deviations of the scales over evenly spaced pictures."""
+    """Return the deviations of the scales over evenly spaced images."""
     count = min(len(images), MEASURED_IMAGES)
     places = np.linspace(0, len(images) - 1, count).round().astype(np.int64)
     parts = np.array_split(places, math.ceil(count / 64))

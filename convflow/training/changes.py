@@ -22,7 +22,7 @@ from the weights (`--init`); belongs to another run that begins from nothing."""
 ON_RESUME: dict[str, Rule] = {
     "model": "new",
     "data": "init",
-    "data.path": "recorded",  # that the pictures are the same is known from themselves
+    "data.path": "recorded",  # that the images are the same is known from themselves
     "data.channels": "new",
     "data.split": "recorded",
     "data.labels": "recorded",

@@ -241,7 +241,7 @@ def read_state(folder: Path) -> dict[str, Any]:
 
 
 def compare_stamps(before: str | None, now: str | None, folder: Path, data: DataConfig) -> None:
-    """Say that pictures were written anew since a checkpoint was saved, where stamps tell.
+    """Say that images were written anew since a checkpoint was saved, where stamps tell.
 
     Args:
         before: stamp of the files in the state; None in older ones.
@@ -254,7 +254,7 @@ def compare_stamps(before: str | None, now: str | None, folder: Path, data: Data
     """
     if before is None or now is None or before == now:
         return
-    said = f"pictures in {data.path} were written anew, or copied, since {folder} was saved"
+    said = f"images in {data.path} were written anew, or copied, since {folder} was saved"
     if data.on_change == "stop":
         raise InputError(f"{said}; restore them, or pass --data.on-change warn to go on with these")
     if distributed.rank() == 0:

@@ -30,17 +30,17 @@ from convflow.types import PrecisionChoice
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which pictures, and how they are brought to one size, or to several.
+    """Which images, and how they are brought to one size, or to several.
 
     `buckets` above 1 stand for sizes of at most as many pixels as `size`, whose ratios of width to
     height lie evenly between `ratios`; `sizes` names them one by one instead. A batch holds
-    pictures of one size, about as many pixels as `batch_size` pictures of the size `size`.
+    images of one size, about as many pixels as `batch_size` images of the size `size`.
     """
 
     path: Annotated[str, doc("folder, .zip, .parquet, hf:NAME, digits or shapes")] = "digits"
     split: Annotated[
         str,
-        doc("split of the pictures: train, validation, test or unlabeled; all = the first three"),
+        doc("split of the images: train, validation, test or unlabeled; all = the first three"),
     ] = "train"
     labels: Annotated[
         Literal["auto", "folders", "table", "names", "none"],
@@ -50,10 +50,10 @@ class DataConfig:
         str, doc("column of a table that holds the labels; empty = find it")
     ] = ""
     image_column: Annotated[
-        str, doc("column of a table that holds the pictures; empty = find it")
+        str, doc("column of a table that holds the images; empty = find it")
     ] = ""
-    size: Annotated[Pixels, doc("height x width of the pictures in pixels")] = (8, 8)
-    channels: Annotated[Literal[1, 3], doc("channels of the pictures: 1 = grey, 3 = colour")] = 3
+    size: Annotated[Pixels, doc("height x width of the images in pixels")] = (8, 8)
+    channels: Annotated[Literal[1, 3], doc("channels of the images: 1 = grey, 3 = colour")] = 3
     buckets: Annotated[Count, doc("number of aspect ratios to train at")] = 1
     ratios: Annotated[
         tuple[Positive, Positive], doc("smallest and largest width / height of the buckets")
@@ -61,16 +61,16 @@ class DataConfig:
     sizes: Annotated[
         tuple[Pixels, ...], doc("sizes of the buckets, such as 32x32,64x32; none = by ratio")
     ] = ()
-    crop: Annotated[Literal["center", "random"], doc("which part of a picture is kept")] = "center"
-    flip: Annotated[bool, doc("mirror half of the pictures")] = True
+    crop: Annotated[Literal["center", "random"], doc("which part of an image is kept")] = "center"
+    flip: Annotated[bool, doc("mirror half of the images")] = True
     max_pixels: Annotated[
-        Count, doc("most pixels of a picture; one of more is bad and is not decoded")
+        Count, doc("most pixels of an image; one of more is bad and is not decoded")
     ] = MAX_PIXELS
     on_bad: Annotated[
-        Literal["stop", "skip"], doc("whether an unreadable picture stops the run or is skipped")
+        Literal["stop", "skip"], doc("whether an unreadable image stops the run or is skipped")
     ] = "stop"
     on_change: Annotated[
-        Literal["warn", "stop"], doc("what to do on resume where pictures were written anew")
+        Literal["warn", "stop"], doc("what to do on resume where images were written anew")
     ] = "warn"
 
 
@@ -114,7 +114,7 @@ class MonitorConfig:
     samples_longest_minutes: Annotated[
         Positive, doc("longest gap between sample grids, in minutes")
     ] = 20.0
-    num_samples: Annotated[Count, doc("pictures in a sample grid")] = 16
+    num_samples: Annotated[Count, doc("images in a sample grid")] = 16
     tensorboard: Annotated[bool, doc("write curves when tensorboard is installed")] = True
     logger: Annotated[
         str, doc("another logger of the metrics, as package.module:Name; empty = none")
@@ -143,7 +143,7 @@ class TrainConfig:
     data: DataConfig = DataConfig()
     resolution: ResolutionConfig = field(default_factory=ResolutionConfig)
     codec: Annotated[
-        Codec, doc("what turns pictures into what the network sees: pixel or latent")
+        Codec, doc("what turns images into what the network sees: pixel or latent")
     ] = field(default_factory=PixelCodec)
     process: Annotated[
         Process, doc("how data become noise: flow (flow matching), ddpm or dfm (multi-scale flow)")
@@ -160,7 +160,7 @@ class TrainConfig:
     init: Annotated[str, doc("run, checkpoint or model folder whose weights it begins from")] = ""
     images: Annotated[Count, doc("length of the run in images seen")] = 1_000_000
     batch_size: Annotated[Count, doc("global batch, whatever the number of devices")] = 256
-    micro_batch: Annotated[Count | None, doc("most pictures at once on a device")] = None
+    micro_batch: Annotated[Count | None, doc("most images at once on a device")] = None
     label_dropout: Annotated[Fraction, doc("share of labels replaced by 'no label'")] = 0.1
     seed: Annotated[Natural, doc("seed of weights, data order, noise and times")] = 0
     device: Annotated[str, doc("device to train on: auto, cpu, ...")] = "auto"

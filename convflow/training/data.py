@@ -1,6 +1,6 @@
-"""The pictures of a training: opened, scanned once, brought into an order.
+"""The images of a training: opened, scanned once, brought into an order.
 
-A run keeps which pictures it began with, so that one which becomes unreadable later changes neither
+A run keeps which images it began with, so that one which becomes unreadable later changes neither
 their number nor their order.
 """
 
@@ -33,18 +33,18 @@ log = logging.getLogger("convflow")
 
 MANY_IMAGES = 10_000
 SELECTION_FILE = "pictures.npz"
-"""File of a run folder: the pictures that the run began with."""
+"""File of a run folder: the images that the run began with."""
 
 
 def open_images(data: DataConfig) -> Source:
-    """Return the pictures and labels that the settings name.
+    """Return the images and labels that the settings name.
 
     Raises:
         InputError: none are named, nothing usable is there, or two classes have one name.
     """
     if not data.path:
         raise InputError(
-            "--data: expected a folder of pictures, a .zip, a .parquet, hf:NAME, digits or shapes, "
+            "--data: expected a folder of images, a .zip, a .parquet, hf:NAME, digits or shapes, "
             "got none; add --data PATH"
         )
     source = open_source(
@@ -68,24 +68,24 @@ def open_images(data: DataConfig) -> Source:
 def scan_images(
     source: Source, data: DataConfig, kept: Path | None, device: torch.device
 ) -> tuple[Images, Report]:
-    """Return the pictures to train on, and what a scan of all of them found.
+    """Return the images to train on, and what a scan of all of them found.
 
     Of several processes the first scans, and all get the result.
 
     Args:
-        source: the pictures.
+        source: the images.
         data: their settings.
-        kept: file of the pictures that the run began with; None for a new run.
+        kept: file of the images that the run began with; None for a new run.
         device: of this process.
 
     Raises:
-        InputError: unreadable pictures that are not to be skipped, or processes that see other
-            pictures.
+        InputError: unreadable images that are not to be skipped, or processes that see other
+            images.
     """
     report, good = distributed.from_first(partial(_scan_all, source, data, kept), device)
     if report.total != len(source):
         raise InputError(
-            f"expected the {report.total:,} pictures in {data.path} that the first process sees, "
+            f"expected the {report.total:,} images in {data.path} that the first process sees, "
             f"got {len(source):,} on process {distributed.rank()}; give all the same data"
         )
     images = Images(
@@ -103,12 +103,12 @@ def scan_images(
 def order_images(
     images: Images, report: Report, sizes: tuple[Size, ...], data: DataConfig, seed: int
 ) -> Order:
-    """Return the order of the pictures, in buckets where there are several sizes.
+    """Return the order of the images, in buckets where there are several sizes.
 
-    The report is told what becomes of the pictures.
+    The report is told what becomes of the images.
 
     Args:
-        images: the pictures.
+        images: the images.
         report: what was seen of them.
         sizes: to train at, in pixels.
         data: their settings.
@@ -139,7 +139,7 @@ def _scan_all(source: Source, data: DataConfig, kept: Path | None) -> tuple[Repo
     shown = sys.stderr.isatty() and distributed.rank() == 0
     many = len(source) > MANY_IMAGES and not isinstance(source, SyntheticSource)
     if many and not shown and distributed.rank() == 0:
-        log.info(f"looking at all {len(source):,} pictures once")
+        log.info(f"looking at all {len(source):,} images once")
     with Bar(
         total=len(source), desc="checking", unit="img", delay=1, leave=False, disable=not shown
     ) as bar:
@@ -155,7 +155,7 @@ def _scan_all(source: Source, data: DataConfig, kept: Path | None) -> tuple[Repo
 
 
 def keep_selection(images: Images, report: Report, path: Path) -> None:
-    """Write down which pictures a run trains on, where that is not known yet."""
+    """Write down which images a run trains on, where that is not known yet."""
     if not isinstance(images.source, SyntheticSource) and not report.kept:
         Selection(images.indices, report.sides).write(path, images.source)
 

@@ -1,4 +1,4 @@
-"""What to say when a training diverges: which module and which pictures broke first."""
+"""What to say when a training diverges: which module and which images broke first."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def train(
     Args:
         config: the complete settings.
         run: the run folder.
-        epochs: length of the run in passes over the pictures, in place of `config.images`.
+        epochs: length of the run in passes over the images, in place of `config.images`.
         minutes: after so many from now the training ends, or at its length if that comes first.
 
     Returns:
@@ -87,7 +87,7 @@ class _Start(NamedTuple):
 
     Attributes:
         trainer: at the moment of the newest checkpoint, if there is one.
-        report: what a scan of all pictures found.
+        report: what a scan of all images found.
         before: the settings in the newest checkpoint.
         existed: whether the run folder was there.
     """
@@ -127,7 +127,7 @@ def _prepare(
 
 
 def _write_down(start: _Start, run: Path) -> None:
-    """Write settings, changes and pictures into the run folder, and say what begins."""
+    """Write settings, changes and images into the run folder, and say what begins."""
     trainer, config, changes = start.trainer, start.trainer.config, list[Change]()
     if start.before is not None:
         changes = find_changes(resolve_paths(start.before, run), resolve_paths(config, run))
@@ -145,14 +145,14 @@ def _write_down(start: _Start, run: Path) -> None:
 
 
 def _say_replaced(images: Images) -> None:
-    """Say how many pictures could not be read on any process."""
+    """Say how many images could not be read on any process."""
     replaced = set().union(*distributed.gather(list(images.replaced)))
     if distributed.rank() or not replaced:
         return
     if len(replaced) == 1:
-        log.info("1 picture could not be read; another stood in its place")
+        log.info("1 image could not be read; another stood in its place")
     else:
-        log.info(f"{len(replaced):,} pictures could not be read; others stood in their places")
+        log.info(f"{len(replaced):,} images could not be read; others stood in their places")
 
 
 def read_run_config(run: Path) -> TrainConfig:

@@ -14,10 +14,10 @@ log = logging.getLogger("convflow")
 
 
 def count_images(epochs: float, num_images: int) -> tuple[int, str]:
-    """Return the images to see, and a line such as "3 epochs of 1,797 pictures: 5,391 images".
+    """Return the images to see, and a line such as "3 epochs of 1,797 images: 5,391 images".
 
     Args:
-        epochs: passes over the pictures, above 0; part of one is rounded to whole images.
+        epochs: passes over the images, above 0; part of one is rounded to whole images.
         num_images: in an epoch.
 
     Raises:
@@ -26,7 +26,7 @@ def count_images(epochs: float, num_images: int) -> tuple[int, str]:
     if epochs * num_images > LARGEST_COUNT:
         raise InputError(f"--epochs: expected at most {LARGEST_COUNT:,} images, got more; lower it")
     images, word = max(1, round(epochs * num_images)), "epoch" if epochs == 1 else "epochs"
-    return images, f"{epochs:,g} {word} of {num_images:,} pictures: {images:,} images"
+    return images, f"{epochs:,g} {word} of {num_images:,} images: {images:,} images"
 
 
 def say_end(trainer: Trainer, finished: bool, spent: float | None) -> None:

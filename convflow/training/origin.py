@@ -62,7 +62,7 @@ def read_origin(config: TrainConfig) -> Origin:
 def fit_settings(config: TrainConfig, trained: Backbone) -> TrainConfig:
     """Return settings in which the coarsest scale enters as it does in the trained network.
 
-    On one scale that is the picture with its cells repeated. Nothing changes where the settings
+    On one scale that is the image with its cells repeated. Nothing changes where the settings
     say it themselves, and without scales.
     """
     if not config.process.multiscale or "coarse" in config.model:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from convflow.models.zoo import settings_of
+from convflow.models.zoo import describe_settings, settings_of
 from convflow.objectives.table import OBJECTIVES
 from convflow.processes.process import Process
 from convflow.samplers.linear import GeneralLinear
@@ -28,6 +28,8 @@ SHORT = {"data": "data.path"}
 
 OF_THE_COMMAND = ("run", "resume", "epochs", "minutes", "import")
 """Options of `convflow train` that are no settings, for messages."""
+
+MODEL_NAME_HELP = "family or published size of the network, or package.module:Name"
 
 FOR_SCALES = GeneralLinear("euler", 40)
 """How a model of scales is sampled where a recipe's own solver cannot."""
@@ -84,8 +86,12 @@ def describe_options(config: TrainConfig) -> list[tuple[str, str, str]]:
                 (f"objectives.{name}", show(value), help_of(hint)) for name, value in losses.items()
             ]
         elif key == "model":
-            shown = {name: show(value) for name, value in model.items()}
-            rows += [(f"model.{name}", "none" if v is None else v, "") for name, v in shown.items()]
+            meanings = describe_settings("pyramid") if config.process.multiscale else {}
+            meanings |= describe_settings(config.model["name"]) | {"name": MODEL_NAME_HELP}
+            rows += [
+                (f"model.{name}", "none" if value is None else show(value), meanings.get(name, ""))
+                for name, value in model.items()
+            ]
         else:
             rows.append((key, shown_at(config, key, hint), help_of(hint)))
     return [(key.replace("_", "-"), str(value), text) for key, value, text in rows]

@@ -31,7 +31,7 @@ class Previews:
 
     Args:
         folder: for the grids; made when the first is written.
-        samples: the series of which the first are drawn; small pictures are enlarged.
+        samples: the series of which the first are drawn; small images are enlarged.
         num: how many.
     """
 
@@ -93,7 +93,7 @@ def samples_of(
         config: says how to sample, and from which seed.
         model: the network.
         process: that it is trained with.
-        codec: from model space to pictures.
+        codec: from model space to images.
         half: whether the network computes in bfloat16.
         arguments: of the network at every call, as `read_arguments` returns them.
     """

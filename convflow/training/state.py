@@ -107,7 +107,7 @@ def restore(trainer: Trainer, folder: Path) -> None:
     """Take a trainer back to the moment of a checkpoint.
 
     Raises:
-        InputError: a damaged file, numbers that are not finite, another network, other pictures.
+        InputError: a damaged file, numbers that are not finite, another network, other images.
     """
     state = checkpoint.read_state(folder)
     _check_images(trainer, state, folder)
@@ -155,7 +155,7 @@ def _restore_objectives(trainer: Trainer, path: Path) -> None:
 
 
 def _check_images(trainer: Trainer, state: Mapping[str, Any], folder: Path) -> None:
-    """Raise InputError where a state is of other pictures, with the ways out."""
+    """Raise InputError where a state is of other images, with the ways out."""
     run, count = trainer.run_folder, len(trainer.images)
     num_before = state.get("num_pictures", count)
     if (
@@ -164,14 +164,14 @@ def _check_images(trainer: Trainer, state: Mapping[str, Any], folder: Path) -> N
     ):
         return
     data = find_paths(trainer.config, run).data
-    found = f"{num_before:,} pictures, got {count:,} in {data.path}"
+    found = f"{num_before:,} images, got {count:,} in {data.path}"
     if num_before == count:
-        found = f"other pictures, classes or labels than are in {data.path} now"
+        found = f"other images, classes or labels than are in {data.path} now"
     if others := describe_others(run / SELECTION_FILE, trainer.images.source):
         found += f" ({others})"
     ways = ["restore the data"]
     if count < num_before and data.on_bad == "skip" and not (run / SELECTION_FILE).is_file():
-        ways = [f"restore {run / SELECTION_FILE}, which names the pictures of the run, or the data"]
+        ways = [f"restore {run / SELECTION_FILE}, which names the images of the run, or the data"]
     if "labels" not in state["config"].get("data", {}):
         names = map(trainer.images.item_name, range(count))
         added = newly_read(names) if num_before < count else {}

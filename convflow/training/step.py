@@ -59,12 +59,12 @@ class Losses(nn.Module):
     def forward(
         self, network: Callable[..., Any], batch: Inputs, draws: Mapping[str, Any]
     ) -> tuple[Float[Tensor, " B"], dict[str, Float[Tensor, " B"]]]:
-        """Return the loss of each picture, and its terms as `objective.term`, without weights.
+        """Return the loss of each image, and its terms as `objective.term`, without weights.
 
         Args:
             network: this network with what it is told at the size of the batch.
-            batch: the pictures; features are added.
-            draws: of each objective, for these pictures.
+            batch: the images; features are added.
+            draws: of each objective, for these images.
         """
         terms: dict[str, Tensor] = {}
         whole: Tensor | None = None

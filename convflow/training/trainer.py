@@ -42,16 +42,16 @@ log = logging.getLogger("convflow")
 
 
 class Trainer:
-    """Trains one network on one set of pictures in one run folder.
+    """Trains one network on one set of images in one run folder.
 
     Args:
         config: the complete settings; also stored with every checkpoint.
         losses: the network and its objectives, on their device.
         process: that the network is trained for.
-        codec: from uint8 pictures to model space, on the network's device.
-        images: the training pictures.
+        codec: from uint8 images to model space, on the network's device.
+        images: the training images.
         run: the run folder; it exists.
-        order: of the pictures; None for one size.
+        order: of the images; None for one size.
         parallel: what the processes share; None for one process.
     """
 
@@ -105,7 +105,7 @@ class Trainer:
     def train_step(
         self, images: Tensor, labels: Tensor, indices: Any, total: int, full: int
     ) -> dict[str, float]:
-        """Take one step on this process's share of `total` pictures, where `full` fill a batch."""
+        """Take one step on this process's share of `total` images, where `full` fill a batch."""
         config, missing = self.config, not len(images)
         if missing:  # fewer than there are processes: a blank one, which adds nothing
             images, labels = images.new_zeros(1, *images.shape[1:]), labels.new_zeros(1)
@@ -264,7 +264,7 @@ class Trainer:
         self.model.train()
 
     def _shape(self, images: Tensor) -> tuple[int, int, int]:
-        """Return the shape of pictures in model space."""
+        """Return the shape of images in model space."""
         height, width = images.shape[2:]
         return self.model.in_channels, height // self.codec.factor, width // self.codec.factor
 
@@ -301,7 +301,7 @@ class Trainer:
         rows: slice,
         noise: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss of each picture and its terms, see `Losses`."""
+        """Return the loss of each image and its terms, see `Losses`."""
         noise = None if noise is None else noise[rows]
         data = self.codec.encode(images.to(self.device), noise=noise)
         losses = self.losses
@@ -330,7 +330,7 @@ class Trainer:
         return slice(distributed.rank(), None, distributed.world_size())
 
     def _rows(self, total: int) -> slice:
-        """Return our rows of a batch of `total`; where there are none, one for a blank picture."""
+        """Return our rows of a batch of `total`; where there are none, one for a blank image."""
         share = self._share()
         return share if range(total)[share] else slice(0, 1)
 
@@ -343,7 +343,7 @@ class Trainer:
     ) -> bool:
         """Return whether any process is to stop; note why, and what is due before the next step.
 
-        While the first process draws pictures it asks as one who is busy, again and again; the
+        While the first process draws images it asks as one who is busy, again and again; the
         others, which have come to the next step, then answer and wait.
         """
         while True:
@@ -376,7 +376,7 @@ class Trainer:
         noise: Tensor | None,
         total: int,
     ) -> Diverged:
-        """Return the error that names the first module and the pictures that are not finite."""
+        """Return the error that names the first module and the images that are not finite."""
         parts = [torch.zeros(0, device=self.device)]
 
         def forward() -> None:

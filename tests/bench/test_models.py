@@ -139,7 +139,7 @@ def test_the_truth_is_the_same_piece_by_piece(mode):
 
 
 def test_operations_are_those_of_the_line():
-    """TINY_DIT at 4 x 8 latents, 8 patches of 16 numbers, counted by hand, for 2 pictures."""
+    """TINY_DIT at 4 x 8 latents, 8 patches of 16 numbers, counted by hand, for 2 images."""
     embed, time = 8 * 16 * 16, 256 * 16 + 16 * 16
     block = 16 * 96 + 8 * 16 * 48 + 2 * 8 * 8 * 16 + 8 * 16 * 16 + 2 * 8 * 16 * 64
     macs = embed + time + 2 * block + 16 * 32 + 8 * 16 * 16

@@ -132,7 +132,7 @@ def test_a_run_that_is_not_the_unwatched_one_is_found():
     plain = samples.read(range(2))
     spent = Spent(1.0, 0.5, 0.1, calls=3)
     samplers.check_run(samples, spent, plain, plain)
-    with pytest.raises(Disagreement, match="euler: expected the same pictures"):
+    with pytest.raises(Disagreement, match="euler: expected the same images"):
         samplers.check_run(samples, spent, plain + 1, plain)
     with pytest.raises(Disagreement, match="euler: expected 3 calls of the network, got 4"):
         samplers.check_run(samples, Spent(1.0, 0.5, 0.1, calls=4), plain, plain)

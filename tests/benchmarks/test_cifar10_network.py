@@ -109,7 +109,7 @@ def test_accuracy_on_real_pictures(network):
 
 @pytest.mark.slow
 def test_training_learns_and_its_weights_survive_the_disk(tmp_path):
-    """The short form of the training: sixteen pictures, one shade per class."""
+    """The short form of the training: sixteen images, one shade per class."""
     labels = torch.arange(16) % 10
     pixels = (draw(16, 3, 32, 32) // 8) + (labels * 22).to(torch.uint8).view(-1, 1, 1, 1)
     torch.manual_seed(0)
@@ -145,7 +145,7 @@ def test_shift_moves_by_at_most_four_pixels():
     windows = padded.unfold(2, 6, 1).unfold(3, 7, 1)  # (2000, 3, 9, 9, 6, 7)
     same = (windows == moved[:, :, None, None]).all((1, 4, 5))
     assert same.any((1, 2)).all()
-    assert same.any(0).all()  # each of the 81 places is taken by some picture
+    assert same.any(0).all()  # each of the 81 places is taken by some image
 
 
 @pytest.mark.parametrize("verb", ["train", "test"])

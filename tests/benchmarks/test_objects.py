@@ -1,4 +1,4 @@
-"""What pictures of `shapes` show, against what was drawn; and pictures that are none."""
+"""What images of `shapes` show, against what was drawn; and images that are none."""
 
 import dataclasses
 
@@ -23,14 +23,14 @@ LABELS = torch.arange(NUM) % len(SHAPES)
 
 
 def drawn(size, num=NUM, start=3000):
-    """Pictures (num, 3, H, W) of the test split, their classes in turn."""
+    """Images (num, 3, H, W) of the test split, their classes in turn."""
     source = DrawnShapes("test")
     pixels = np.stack([np.asarray(source.draw(start + i, size)) for i in range(num)])
     return torch.from_numpy(pixels).permute(0, 3, 1, 2)
 
 
 def blurred(pixels, deviation=0.5):
-    """The pictures after a Gaussian filter of `deviation` pixels."""
+    """The images after a Gaussian filter of `deviation` pixels."""
     taps = torch.exp(-0.5 * (torch.arange(-2.0, 3.0) / deviation) ** 2)
     kernel = (taps[:, None] * taps / taps.sum() ** 2).expand(3, 1, 5, 5)
     wide = torch.nn.functional.pad(pixels.float(), (2, 2, 2, 2), mode="replicate")
@@ -38,7 +38,7 @@ def blurred(pixels, deviation=0.5):
 
 
 def noisy(pixels, levels=8.0):
-    """The pictures with Gaussian noise."""
+    """The images with Gaussian noise."""
     noise = levels * torch.randn(pixels.shape, generator=torch.Generator().manual_seed(0))
     return (pixels + noise).round().clamp(0, 255).to(torch.uint8)
 
@@ -50,7 +50,7 @@ def silhouette(design, size):
 
 
 def two_in_one(index, size):
-    """A picture with an object in each half, upper and lower."""
+    """An image with an object in each half, upper and lower."""
     first, second = DrawnShapes().design(index), DrawnShapes("test").design(5 * index + 1)
     half = (size[0] // 2, size[1])
     covers = np.concatenate([silhouette(first, half), silhouette(second, half)])
@@ -182,12 +182,12 @@ def test_parts_connect_along_any_path(kind):
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("labels", [[0], [0, 6], [-1, 2]])
 def test_labels_that_do_not_fit_are_refused(labels):
-    with pytest.raises(InputError, match=r"a label in 0\.\.5 for each, got 2 pictures"):
+    with pytest.raises(InputError, match=r"a label in 0\.\.5 for each, got 2 images"):
         score_objects(drawn((32, 32), 2), torch.tensor(labels))
 
 
 def test_what_else_is_refused():
-    with pytest.raises(InputError, match="got 0 pictures"):
+    with pytest.raises(InputError, match="got 0 images"):
         score_objects(drawn((32, 32), 1)[:0], LABELS[:0])
     with pytest.raises(InputError, match="at least 16x16, got 8x32"):
         find_objects(torch.zeros(1, 3, 8, 32, dtype=torch.uint8))

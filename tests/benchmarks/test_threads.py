@@ -1,4 +1,4 @@
-"""One thread stands beside all of them, and both give the same pictures."""
+"""One thread stands beside all of them, and both give the same images."""
 
 from __future__ import annotations
 
@@ -30,5 +30,5 @@ def test_other_pictures_have_no_speed():
         def read(self, indices):
             return torch.rand(len(indices))
 
-    with pytest.raises(Disagreement, match="the same pictures"):
+    with pytest.raises(Disagreement, match="the same images"):
         threads.set_up(Other(), (2, 1, 8, 8), "2 steps")

@@ -78,7 +78,7 @@ def empty(place):
 
 def only_text(place):
     empty(place)
-    (place / "data/notes.txt").write_text("no picture")
+    (place / "data/notes.txt").write_text("no image")
 
 
 def mixed(place):
@@ -98,7 +98,7 @@ def spoil_all(place):
         path.write_text("text")
 
 
-def zipped(*names, content=b"no picture"):
+def zipped(*names, content=b"no image"):
     def prepare(place):
         with zipfile.ZipFile(place / "data.zip", "w") as archive:
             for name in names:
@@ -295,7 +295,7 @@ CASES = [
     ("classes unlike the data", f"{TRAIN} --model.num-classes 9", "expected 2 as in the data"),
     ("unknown network", f"{TRAIN} --model.name flowdnc", "did you mean 'flowdcn'?"),
     # data
-    ("no data named", f"{TRAIN} --data=", "--data: expected a folder of pictures"),
+    ("no data named", f"{TRAIN} --data=", "--data: expected a folder of images"),
     ("no such data", f"{TRAIN} --data P/dada", "did you mean"),
     (
         "a file of text",
@@ -305,26 +305,26 @@ CASES = [
     ),
     ("empty folder", TRAIN, "got none among 0 files", empty),
     ("folder of text", TRAIN, "got none among 1 files", only_text),
-    ("folders beside pictures", TRAIN, "beside 1 loose pictures", mixed),
+    ("folders beside images", TRAIN, "beside 1 loose images", mixed),
     (
         "zero bytes",
         TRAIN,
-        "odd/1.png: expected a readable picture, got an empty file",
+        "odd/1.png: expected a readable image, got an empty file",
         spoil(lambda _: b""),
     ),
-    ("truncated picture", TRAIN, "odd/1.png", spoil(half)),
+    ("truncated image", TRAIN, "odd/1.png", spoil(half)),
     ("text named .png", TRAIN, "odd/1.png", spoil(lambda _: b"text")),
     ("flipped bytes", TRAIN, "odd/1.png", spoil(lambda d: d[:40] + bytes(20) + d[60:])),
     ("too many pixels", f"{TRAIN} --data.max-pixels 63", "expected at most 63 pixels"),
     ("no pixels allowed", f"{TRAIN} --data.max-pixels 0", "--data.max-pixels: expected"),
-    ("nothing usable", f"{TRAIN} --data.on-bad skip", "none of the pictures is usable", spoil_all),
+    ("nothing usable", f"{TRAIN} --data.on-bad skip", "none of the images is usable", spoil_all),
     ("no such split", f"{TRAIN} --data.split test", "expected a 'test' split"),
     ("no such labels", f"{TRAIN} --data.labels folder", "--data.labels: expected auto or folders"),
     ("no table of labels", f"{TRAIN} --data.labels table", "expected a file with labels"),
     ("no zip", ZIP, "expected a zip archive", file("data.zip")),
     ("empty zip", ZIP, "got none among 0 files", zipped()),
     ("zip of text", ZIP, "got none among 1 files", zipped("a.txt")),
-    ("bad picture in a zip", ZIP, "b.png", zipped("a/b.png", "a/c.png")),
+    ("bad image in a zip", ZIP, "b.png", zipped("a/b.png", "a/c.png")),
     ("no parquet", PARQUET, "expected parquet files", file("data.parquet")),
     ("no image column", PARQUET, "expected an image column", parquet({"label": [0, 1, 2]})),
     (
@@ -416,13 +416,13 @@ CASES = [
     ),
     ("checkpoint of another network", RESUME, "elsewhere to begin anew", other_model),
     (
-        "other pictures",
+        "other images",
         RESUME,
-        "was trained on 5 pictures, got 1,797",
+        "was trained on 5 images, got 1,797",
         edit_json("state.json", num_pictures=5),
     ),
     # scoring
-    ("nothing to score", "evaluate --reference P/data", "expected a model or pictures to score"),
+    ("nothing to score", "evaluate --reference P/data", "expected a model or images to score"),
     ("no reference", "evaluate P/run", "expected --reference or --save-statistics, got neither"),
     (
         "reference and statistics",
@@ -458,19 +458,19 @@ CASES = [
     ("no such reference", f"{EVALUATE} --reference P/dada", "expected data at"),
     ("no such statistics", f"{EVALUATE} --reference P/a.npz", "found no such file"),
     ("statistics of text", f"{EVALUATE} --reference P/a.npz", "a.npz", file("a.npz")),
-    ("a reference without pictures", EVALUATE, "got none among 0 files", empty),
+    ("a reference without images", EVALUATE, "got none among 0 files", empty),
     (
-        "a reference with a bad picture",
+        "a reference with a bad image",
         f"{EVALUATE} --batch-size 64",
         "repair or remove it",
         spoil(half),
     ),
     ("too few for the reference", f"{EVALUATE} --reference-num 99", "expected at least 99"),
-    ("one sample", f"{EVALUATE} --num 1", "expected at least 6 pictures to score, got 1"),
+    ("one sample", f"{EVALUATE} --num 1", "expected at least 6 images to score, got 1"),
     ("nothing to score in a folder", PICTURES, "got none among 0 files", empty),
-    ("more than there are to score", f"{PICTURES} --num 99", "expected at least 99 pictures in"),
-    ("steps for pictures", f"{PICTURES} --steps 3", "--steps: expected a model to sample from"),
-    ("channels for a model", f"{EVALUATE} --channels 3", "--channels: expected pictures to score"),
+    ("more than there are to score", f"{PICTURES} --num 99", "expected at least 99 images in"),
+    ("steps for images", f"{PICTURES} --steps 3", "--steps: expected a model to sample from"),
+    ("channels for a model", f"{EVALUATE} --channels 3", "--channels: expected images to score"),
     (
         "unknown policy",
         f"{EVALUATE} --label-policy randm",
@@ -479,19 +479,19 @@ CASES = [
     (
         "unknown precision to score",
         f"{EVALUATE} --precision half",
-        "precision: expected float32 or bfloat16, got 'half'",
+        "precision: expected auto or float32 or bfloat16, got 'half'",
     ),
     ("unknown label to score", f"{EVALUATE} --labels cat", "unknown label 'cat'"),
     ("no card to compare", "evaluate --compare P/a.json", "expected a result card at"),
     ("no card but text", "evaluate --compare P/a.json", "not JSON", file("a.json")),
     ("a model as reference", f"{EVALUATE} --reference P/run", "got the model"),
-    ("a split of a model", f"{EVALUATE} --split test", "--split: expected pictures to score"),
+    ("a split of a model", f"{EVALUATE} --split test", "--split: expected images to score"),
     ("cards and a model", "evaluate P/run --compare P/a.json", "expected result cards alone"),
     ("allowed without cards", f"{EVALUATE} --allow seed", "--allow: expected --compare with it"),
     ("nowhere to score", "evaluate P/a/b --reference P/data --device cpu", "found nothing at"),
     # sampling
     ("size beyond memory", f"{SAMPLE} --size 1000000000000", "expected sides of at most 65536"),
-    ("pictures without end", f"{SAMPLE} --num 1{'0' * 17}", "expected at most 10,000,000 pictures"),
+    ("images without end", f"{SAMPLE} --num 1{'0' * 17}", "expected at most 10,000,000 images"),
     ("steps without end", f"{SAMPLE} --steps 1000000000", "expected at most 100,000 steps"),
     ("no such model", "sample P/nowhere", "expected"),
     ("a file for a model", "sample P/file", "expected", file("file")),
@@ -501,9 +501,9 @@ CASES = [
     ("unknown label", f"{SAMPLE} --labels 3,cat", "unknown label 'cat'"),
     ("label out of range", f"{SAMPLE} --labels 10", "unknown label '10'"),
     ("empty label", f"{SAMPLE} --labels 1,,2", "unknown label ''"),
-    ("no pictures", f"{SAMPLE} --num 0", "expected a whole number of at least 1, got '0'"),
+    ("no images to sample", f"{SAMPLE} --num 0", "expected a whole number of at least 1, got '0'"),
     ("no steps to take", f"{SAMPLE} --steps 0", "expected a whole number of at least 1, got '0'"),
-    ("no pictures at once", f"{SAMPLE} --batch-size 0", "expected a whole number of at least 1"),
+    ("no images at once", f"{SAMPLE} --batch-size 0", "expected a whole number of at least 1"),
     ("negative seed of sample", f"{SAMPLE} --seed -1", "expected a whole number of at least 0"),
     ("seed in words", f"{SAMPLE} --seed one", "expected a whole number of at least 0, got 'one'"),
     ("guidance of nan", f"{SAMPLE} --guidance nan", "expected a finite number, got 'nan'"),
@@ -543,16 +543,16 @@ CASES = [
         "flowdcn has no position_scaling, got ntk; leave it out, it belongs to dit and sit",
     ),
     ("device of sample", f"{SAMPLE} --device toaster", "expected a usable device"),
-    ("other kind of picture", f"{SAMPLE} --out P/out.jpg", "expected a .png file or a folder"),
+    ("other kind of image", f"{SAMPLE} --out P/out.jpg", "expected a .png file or a folder"),
     (
-        "picture where a folder is",
+        "image where a folder is",
         "sample P/run --out P/x.png",
         "got the folder",
         lambda p: (p / "x.png").mkdir(),
     ),
     ("folder where a file is", f"{SAMPLE} --single --out P/file", "got the file", file("file")),
-    ("picture within a file", f"{SAMPLE} --out P/file/a.png", "got the file", file("file")),
-    ("picture where none can be", f"{SAMPLE} --out /proc/a.png", "could not write"),
+    ("image within a file", f"{SAMPLE} --out P/file/a.png", "got the file", file("file")),
+    ("image where none can be", f"{SAMPLE} --out /proc/a.png", "could not write"),
     (
         "weights to sample cut in half",
         SAMPLE,

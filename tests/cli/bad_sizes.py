@@ -8,8 +8,8 @@ SHAPES = f"evaluate shapes --save-statistics P/real.npz --num 8 --detector {DETE
 COMMANDS = {
     "sample": SAMPLE,
     "evaluate a model": EVALUATE,
-    "evaluate pictures": PICTURES,
-    "evaluate drawn pictures": SHAPES,
+    "evaluate images": PICTURES,
+    "evaluate drawn images": SHAPES,
     "info of a run": "info P/run",
     "info of a size": "info dit-s/8",
 }
@@ -33,7 +33,7 @@ CASES = [
     ("one of no pair of two", f"{SAMPLE} --size 8x8,8x", "such as 48x32, got '8x'"),
     ("sample at no height", f"{SAMPLE} --size 0x8", "the smallest that works is 2x2"),
     ("evaluate at no width", f"{EVALUATE} --size 8x0", "the smallest that works is 2x2"),
-    ("pictures of no height", f"{PICTURES} --size 0x8", "width of 1 to 65536 pixels, got 0x8"),
+    ("images of no height", f"{PICTURES} --size 0x8", "width of 1 to 65536 pixels, got 0x8"),
     ("drawings of no width", f"{SHAPES} --size 8x0", "width of 1 to 65536 pixels, got 8x0"),
     ("info of no height", "info P/run --size 0x8", "got 0x8; the nearest that works is 2x8"),
     *(
@@ -50,8 +50,8 @@ CASES = [
             ("sample", SAMPLE, 2),
             ("the second of two sizes", f"{SAMPLE} --size 8x8,40000x30000", 2),
             ("evaluate a model", EVALUATE, 2),
-            ("evaluate pictures", PICTURES, 22),
-            ("evaluate drawn pictures", SHAPES, 8),
+            ("evaluate images", PICTURES, 22),
+            ("evaluate drawn images", SHAPES, 8),
         )
     ),
     # training

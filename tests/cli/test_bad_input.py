@@ -24,7 +24,7 @@ TABLE = [*CASES, *bad_sizes.CASES]
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory, tiny_run):
-    """A folder with pictures and a finished run, to be copied."""
+    """A folder with images and a finished run, to be copied."""
     place = tmp_path_factory.mktemp("world")
     kills.make_pictures(place / "data")
     shutil.copytree(tiny_run, place / "run")

@@ -1,4 +1,4 @@
-"""`convflow sample`: pictures, their names and their labels."""
+"""`convflow sample`: images, their names and their labels."""
 
 import shutil
 
@@ -21,7 +21,7 @@ def test_a_grid(tiny_run, tmp_path, capsys):
     assert pixels(out).shape == (2 * 66 + 2, 3 * 66 + 2)
     assert [p.name for p in out.parent.iterdir()] == ["grid.png"]
     said = capsys.readouterr().out
-    assert f"6 pictures of 8x8 in {out}" in said
+    assert f"6 images of 8x8 in {out}" in said
     assert "rows from the top left: 0, 1, 2, 3, 4, 5" in said
 
 
@@ -94,7 +94,7 @@ def test_several_sizes_at_once_and_the_nearest_that_work(tiny_run, tmp_path, cap
     assert main(["sample", str(tiny_run), "--single", "--out", str(folder), *words]) == 0
     assert sorted(path.name for path in folder.iterdir()) == ["10x6", "10x8", "8x12"]
     assert len(list((folder / "10x6").iterdir())) == 2
-    assert "2 pictures of 8x12 in" in capsys.readouterr().out
+    assert "2 images of 8x12 in" in capsys.readouterr().out
 
 
 def test_what_grows_with_the_size_comes_to_the_network(tiny_run, tmp_path, monkeypatch):

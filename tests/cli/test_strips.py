@@ -1,4 +1,4 @@
-"""Strips of running pictures: which steps they show, and what their files hold."""
+"""Strips of running images: which steps they show, and what their files hold."""
 
 import numpy as np
 import pytest

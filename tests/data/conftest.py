@@ -1,4 +1,4 @@
-"""Pictures in class folders, for tests of the data."""
+"""Images in class folders, for tests of the data."""
 
 import pytest
 
@@ -13,5 +13,5 @@ def classes(tmp_path):
     save(folder / "class2/c.JPeG", 30)
     save(folder / "class2/.hidden.png")
     save(folder / ".cache/d.png")
-    (folder / "class2/notes.txt").write_text("not a picture")
+    (folder / "class2/notes.txt").write_text("not an image")
     return folder

@@ -1,4 +1,4 @@
-"""Folders, archives and tables of pictures that tests of the data make."""
+"""Folders, archives and tables of images that tests of the data make."""
 
 import io
 import json

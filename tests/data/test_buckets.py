@@ -1,4 +1,4 @@
-"""Sizes of one budget, which picture goes where, and an order that repeats exactly."""
+"""Sizes of one budget, which image goes where, and an order that repeats exactly."""
 
 import numpy as np
 import pytest
@@ -57,7 +57,7 @@ def test_pictures_go_to_the_nearest_ratio():
     # 16x8 fits into 30x14; of 8x8 and 16x16 the larger counts; 8x16 into 9x20, not into 5x50.
     assert buckets.enlarged.tolist() == [False, True, False, False, True]
     described = buckets.describe()
-    assert described[0] == "sizes and their pictures: 16x8 1, 8x8/16x16 2, 8x16 2"
+    assert described[0] == "sizes and their images: 16x8 1, 8x8/16x16 2, 8x16 2"
     assert described[1] == "cut to size they keep 80% of their area, 20% at least"
 
 
@@ -107,7 +107,7 @@ def test_no_batch_has_more_pixels_than_it_may(count, batch):
 
 
 def mixed_ratios():
-    """FlowDCN's ten sizes and 50,000 pictures, most of them nearly square, few of them wide."""
+    """FlowDCN's ten sizes and 50,000 images, most of them nearly square, few of them wide."""
     sizes = bucket_sizes(256 * 256, np.linspace(0.5, 3, 10).tolist(), 16)
     ratios = np.exp(np.random.default_rng(0).normal(0, 0.3, 50_000))
     return sizes, np.stack([np.full(50_000, 512), 512 * ratios], axis=1)
@@ -119,7 +119,7 @@ def lone_panorama():
 
 @pytest.mark.parametrize("source_of_sides", [mixed_ratios, lone_panorama])
 def test_every_picture_weighs_the_same_in_an_epoch(source_of_sides):
-    """A step divides by `full`, a picture's loss by its pixels; of these the sizes differ."""
+    """A step divides by `full`, an image's loss by its pixels; of these the sizes differ."""
     sizes, sides = source_of_sides()
     order = BucketOrder(Buckets(sizes, sides, len(sides)), 256 * 256, 0, False, False)
     weights, steps, batch_size = np.zeros(len(sides)), np.zeros(len(sides)), 256

@@ -1,4 +1,4 @@
-"""The look at every picture: what is counted, what is refused, and what is remembered."""
+"""The look at every image: what is counted, what is refused, and what is remembered."""
 
 import warnings
 
@@ -45,9 +45,9 @@ def test_report(folder):
     assert not report.unreadable
     assert seen[-1] == (130, 130)
     assert str(report).splitlines()[:3] == [
-        "130 pictures, 8x10 to 8x30, median 8x10 (height x width); 86 RGB, 44 L",
+        "130 images, 8x10 to 8x30, median 8x10 (height x width); 86 RGB, 44 L",
         "2 classes from folders: c0, c1",
-        "2 classes: 65 pictures each",
+        "2 classes: 65 images each",
     ]
 
 
@@ -64,7 +64,7 @@ def test_bad_pictures_stop_or_are_skipped(folder):
     assert (report.count, len(indices)) == (130, 130)
     reasons = dict(report.unreadable)
     assert set(reasons) == {"c0/cut.jpg", "c0/empty.png", "c1/text.png"}
-    assert reasons["c0/empty.png"] == "expected a readable picture, got an empty file"
+    assert reasons["c0/empty.png"] == "expected a readable image, got an empty file"
     names = {source.item_name(i) for i in indices}
     assert not names & set(reasons)
     assert "3 cannot be used" in str(report)
@@ -74,18 +74,18 @@ def test_a_class_without_a_usable_picture_is_said(folder):
     (folder / "c2").mkdir()
     (folder / "c2/x.png").write_text("text")
     report, _ = check_images(open_source(str(folder)), channels=3, size=(8, 8), on_bad="skip")
-    assert "classes without a usable picture: c2" in str(report)
+    assert "classes without a usable image: c2" in str(report)
 
 
 def test_check_refusals(tmp_path):
     (tmp_path / "x.png").write_text("text")
     source = open_source(str(tmp_path))
-    with pytest.raises(InputError, match="none of the pictures is usable"):
+    with pytest.raises(InputError, match="none of the images is usable"):
         check_images(source, channels=3, size=(8, 8), on_bad="skip")
     with pytest.raises(InputError, match="'stop' or 'skip', got 'ignore'"):
         check_images(source, channels=3, size=(8, 8), on_bad="ignore")
     nothing = StoredSource("void", (), np.zeros(0, np.int64), str, lambda index: b"")
-    with pytest.raises(InputError, match="expected pictures in void, got none"):
+    with pytest.raises(InputError, match="expected images in void, got none"):
         check_images(nothing, channels=3, size=(8, 8))
     image = Image.new("L", (8, 8))
     odd = StoredSource("odd", ("a",), np.array([0, 1]), "row {}".format, lambda index: image)
@@ -146,8 +146,8 @@ def test_transparent_pictures_and_12_bits_in_16_are_said(tmp_path):
         clear.save(tmp_path / f"a{number}.png")
         Image.fromarray(np.full((8, 8), 4000 - number, np.uint16)).save(tmp_path / f"b{number}.png")
     report = str(check_images(open_source(str(tmp_path)), channels=3, size=(8, 8))[0])
-    assert "1 pictures are transparent: they are laid on white" in report
-    assert "3 pictures look like 12 bits in 16: they come out 16 times too dark;" in report
+    assert "1 images are transparent: they are laid on white" in report
+    assert "3 images look like 12 bits in 16: they come out 16 times too dark;" in report
     assert "multiply their values by 16 " in report
     Image.fromarray(np.full((8, 8), 40_000, np.uint16)).save(tmp_path / "b3.png")
     assert "bits" not in str(check_images(open_source(str(tmp_path)), channels=3, size=(8, 8))[0])

@@ -67,7 +67,7 @@ def test_what_is_no_label_names_its_own_row(values, message):
 def test_folders():
     assert from_folders([("b", "deep"), ("a",), ("b",)], "x").ids.tolist() == [1, 0, 1]
     assert from_folders([(), ()], "x").class_names == ()
-    with pytest.raises(InputError, match="2 folders with pictures beside 1 loose"):
+    with pytest.raises(InputError, match="2 folders with images beside 1 loose"):
         from_folders([("b",), ("a",), ()], "x")
 
 

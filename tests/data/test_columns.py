@@ -1,4 +1,4 @@
-"""Columns of pictures, labels and splits are found, or asked for."""
+"""Columns of images, labels and splits are found, or asked for."""
 
 import pytest
 
@@ -71,7 +71,7 @@ def test_the_image_column_is_named(tmp_path):
     with pytest.raises(InputError, match=r"got before, after; choose one as image-column"):
         open_source(path)
     assert levels(open_source(path, image_column="after")) == [2]
-    with pytest.raises(InputError, match="expected a column of pictures, got label"):
+    with pytest.raises(InputError, match="expected a column of images, got label"):
         open_source(path, image_column="label")
 
 

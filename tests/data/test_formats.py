@@ -1,4 +1,4 @@
-"""Endings of pictures, and Pillow's decoders behind them."""
+"""Endings of images, and Pillow's decoders behind them."""
 
 from io import BytesIO
 
@@ -36,7 +36,7 @@ def test_a_format_that_pillow_lacks_is_named(monkeypatch):
         assert "AVIF" not in formats.decoders()
         assert not formats.is_image("a.avif")
         assert formats.unread(["a.avif", "b.heic"]) == (
-            "2 pictures are in an unsupported format: 1 avif, 1 heic; convert them to PNG or JPEG",
+            "2 images are in an unsupported format: 1 avif, 1 heic; convert them to PNG or JPEG",
         )
     finally:
         for function in (formats.decoders, formats.endings):

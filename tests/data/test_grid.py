@@ -1,4 +1,4 @@
-"""Many pictures as one."""
+"""Many images as one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hugging Face datasets give pictures and labels like folders and tables."""
+"""Hugging Face datasets give images and labels like folders and tables."""
 
 import sys
 

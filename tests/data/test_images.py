@@ -1,4 +1,4 @@
-"""Any picture to uint8, the resizing against known answers, and the check."""
+"""Any image to uint8, the resizing against known answers, and the check."""
 
 import struct
 import zlib

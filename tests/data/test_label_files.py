@@ -1,4 +1,4 @@
-"""Labels of files beside the pictures, and every way they may be wrong."""
+"""Labels of files beside the images, and every way they may be wrong."""
 
 import json
 import unicodedata
@@ -14,7 +14,7 @@ PAIRS = [["a.png", 1], ["s/b.png", 0]]
 
 
 def labels(files, choice=AUTO, image_files=PICTURES, guess=True):
-    """Labels by picture, or why there are none, then the sentences."""
+    """Labels by image, or why there are none, then the sentences."""
     every = [*files, *image_files]
     listings = read_listings(every, image_files, lambda file: files[file].encode(), choice, guess)
     found = from_listings(listings, image_files, every, "here")
@@ -101,7 +101,7 @@ def test_what_is_said():
         None,
         ("metadata.csv is not read: no file_name in name, label",),
     )
-    assert labels({"t/metadata.csv": "not about these pictures"}) == (None, ())
+    assert labels({"t/metadata.csv": "not about these images"}) == (None, ())
 
 
 def test_a_column_that_is_not_called_labels_is_only_offered_beside_classes():
@@ -165,7 +165,7 @@ def test_columns_that_the_user_names():
         ),
         (
             {"dataset.json": '{"labels": [["a.png", 0]]}'},
-            r"every picture of here in dataset.json, got none for s/b.png \(1 of 2",
+            r"every image of here in dataset.json, got none for s/b.png \(1 of 2",
         ),
         (
             {"metadata.csv": "file_name,label\na.png,1\na.png,2\n"},

@@ -17,7 +17,7 @@ from convflow.types import InputError
 
 
 def source_of(count=10, names=("a", "b"), size=(6, 4)):
-    """Pictures whose first column is their number, and whose other columns are 200."""
+    """Images whose first column is their number, and whose other columns are 200."""
     reads = []
 
     def fetch(index):
@@ -104,7 +104,7 @@ def test_the_next_readable_picture_takes_the_place_of_a_bad_one(caplog, cache_by
     assert images.replaced == {1: 3, 2: 3, 5: 0}
     lines = sorted(caplog.messages)
     assert len(lines) == 3
-    assert "item2: expected a readable picture, got bytes of no known picture format; " in lines[0]
+    assert "item2: expected a readable image, got bytes of no known image format; " in lines[0]
     assert lines[0].endswith("item4 is shown in its place")
     bad.update(range(10))
     with pytest.raises(InputError, match=r"^item0: .* is the disk still there\?"):

@@ -1,4 +1,4 @@
-"""What was seen of each picture, remembered: read back as it was, or thrown away."""
+"""What was seen of each image, remembered: read back as it was, or thrown away."""
 
 import json
 import zipfile

@@ -1,4 +1,4 @@
-"""The pictures that a run began with, kept in a file."""
+"""The images that a run began with, kept in a file."""
 
 import struct
 import zipfile

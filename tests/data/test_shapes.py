@@ -1,4 +1,4 @@
-"""Drawn pictures: the same design at every size, whole, exact, and a function of the index."""
+"""Drawn images: the same design at every size, whole, exact, and a function of the index."""
 
 import dataclasses
 import math
@@ -138,7 +138,7 @@ def test_one_design_at_every_size():
         halved = large.reshape(32, 4, 32, 4, 3).mean(axis=(1, 3))
         small = np.asarray(source.draw(index, (32, 32)), float)
         assert np.abs(halved - small).mean() < 0.6
-        # The object keeps its share of the shorter side: half the share of a picture twice as long.
+        # The object keeps its share of the shorter side: half the share of an image twice as long.
         areas = []
         for size in ((64, 64), (128, 64)):
             areas.append(silhouette(source.design(index), size).sum())
@@ -163,9 +163,7 @@ def test_a_look_at_all_draws_one(monkeypatch):
     assert drawn == [(0, (48, 32))]
     assert good.tolist() == list(range(10_000))
     assert report.per_class["disc"] == 1667
-    assert str(report).startswith(
-        "10,000 pictures, 48x32 (height x width); 10,000 drawn\n6 classes"
-    )
+    assert str(report).startswith("10,000 images, 48x32 (height x width); 10,000 drawn\n6 classes")
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -180,7 +178,7 @@ def test_a_training_sees_them_at_its_own_size(channels):
 def test_what_is_refused():
     with pytest.raises(InputError, match=r"expected a split of shapes \(train, validation, test\)"):
         DrawnShapes("unlabeled")
-    with pytest.raises(InputError, match=r"expected a picture in 0\.\.9999 of shapes, got 10000"):
+    with pytest.raises(InputError, match=r"expected an image in 0\.\.9999 of shapes, got 10000"):
         DrawnShapes("test").read(10_000)
     with pytest.raises(InputError, match="at least 1x1 pixels, got 0x8"):
         DrawnShapes().draw(0, (0, 8))

@@ -34,13 +34,13 @@ def test_reads_the_format_whole(kind):
 @pytest.mark.parametrize("kept", [0.1, 0.5, 0.9])
 def test_a_truncated_picture_is_named(kind, kept):
     data = encode(kind)
-    with pytest.raises(InputError, match=r"^item0: expected a readable picture, got .+"):
+    with pytest.raises(InputError, match=r"^item0: expected a readable image, got .+"):
         source_of(data[: int(len(data) * kept)]).read(0)
 
 
 @pytest.mark.parametrize(
     ("data", "got"),
-    [(b"", "an empty file"), (b"hello, I am text", "no known picture format")],
+    [(b"", "an empty file"), (b"hello, I am text", "no known image format")],
 )
 def test_no_picture_at_all(data, got):
     with pytest.raises(InputError, match=got):
@@ -48,7 +48,7 @@ def test_no_picture_at_all(data, got):
 
 
 def test_a_picture_that_runs_programs_is_refused():
-    with pytest.raises(InputError, match="no known picture format"):
+    with pytest.raises(InputError, match="no known image format"):
         source_of(encode("EPS")).read(0)
 
 

@@ -1,4 +1,4 @@
-"""Every place pictures may come from, and every way it may be wrong."""
+"""Every place images may come from, and every way it may be wrong."""
 
 import json
 import os
@@ -309,14 +309,12 @@ def test_files_that_are_not_read_are_counted_by_ending(classes, tmp_path):
     for name in ("a.csv", "b.CSV", "c.heic", "LICENSE"):
         (classes / name).write_text("text")
     assert open_source(str(classes)).notes[1:] == (
-        "1 picture is in an unsupported format: 1 heic; convert it to PNG or JPEG",
+        "1 image is in an unsupported format: 1 heic; convert it to PNG or JPEG",
         "4 files are not read: 2 csv, 1 without an ending, 1 txt",
     )
     (tmp_path / "new").mkdir()
     (tmp_path / "new/a.heic").write_text("text")
-    refuse(
-        tmp_path / "new", "got none among 1 files: 1 picture is in an unsupported format: 1 heic"
-    )
+    refuse(tmp_path / "new", "got none among 1 files: 1 image is in an unsupported format: 1 heic")
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
@@ -357,7 +355,7 @@ def test_a_column_of_splits_chooses_pictures(tmp_path, kind):
             assert labelled(source) == {f: f[0] for f, part in parts.items() if part == split}
             assert source.notes[:2] == (
                 f"split {split} of train, test",
-                "1 pictures without a split are not taken: b/4.png",
+                "1 images without a split are not taken: b/4.png",
             )
             assert len(open_source(str(place), split, labels="none")) == 2
         assert len(open_source(str(place), "all")) == 4

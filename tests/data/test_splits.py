@@ -62,7 +62,7 @@ def test_the_unlabeled_part_is_taken_when_asked_for():
             r"got train \(called like splits\) beside extra; give one folder",
         ),
         (["test/0", "val/0", "extra/1"], r"got val, test \(called like splits\) beside extra;"),
-        (["train/a/0", "test/a/1", "loose"], "got train, test .* beside loose pictures; give one"),
+        (["train/a/0", "test/a/1", "loose"], "got train, test .* beside loose images; give one"),
         (["a/train/0", "a/test/0", "b/1"], r"got train, test \(called like splits\) of a; give"),
         (["g/a/train/0", "g/a/test/0", "h/b/1"], r"splits\) of g/a; .* such as g/a/train, or take"),
         (["train2017/0", "val2017/1", "x/2"], "got train2017, val2017 .* beside x;"),

@@ -1,4 +1,4 @@
-"""Pictures in parquet files and Hugging Face datasets."""
+"""Images in parquet files and Hugging Face datasets."""
 
 import json
 import subprocess
@@ -189,4 +189,4 @@ def test_damaged_statistics_of_a_column_do_not_end_the_process():
     code = f"from convflow.data.sources import open_source; open_source({str(path)!r}).read(0)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert found.returncode == 1
-    assert "row 0: expected a readable picture" in found.stderr
+    assert "row 0: expected a readable image" in found.stderr

@@ -1,4 +1,4 @@
-"""Every picture is found once, however many links lead to it."""
+"""Every image is found once, however many links lead to it."""
 
 import os
 import zipfile
@@ -68,9 +68,7 @@ def test_every_file_is_visited_once(tmp_path):
     assert source.notes[-1].startswith("6 links lead to what is there already and is read once: ")
     report, _ = check_images(source, channels=1, size=(4, 6), on_bad="skip", memory=tmp_path / "m")
     assert {name for name, _ in report.unreadable} == broken
-    with pytest.raises(
-        InputError, match=r"^x/gone.png: expected a readable picture, got .*No such"
-    ):
+    with pytest.raises(InputError, match=r"^x/gone.png: expected a readable image, got .*No such"):
         source.read(items["x/gone.png"])
 
 
@@ -106,7 +104,7 @@ def test_links_in_class_folders_give_the_classes_of_plain_pictures(tmp_path, top
     source = open_source(str(tmp_path))
     wanted = {"cat/0.png": "cat", "cat/2.png": "cat", "dog/1.png": "dog", "dog/3.png": "dog"}
     assert labelled(source) == wanted
-    said = f"4 pictures are read as links name them: cat/0.png for {top}0.png"
+    said = f"4 images are read as links name them: cat/0.png for {top}0.png"
     assert source.notes[-1] == said
     save(tmp_path / f"{top}4.png")
     refuse(tmp_path, f"{top}0.png linked as cat/0.png, but {top}4.png in 0 folders of links")

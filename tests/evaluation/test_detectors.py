@@ -91,7 +91,7 @@ def test_rectangles_grey_and_batches(tiny, tiny_file):
 
 
 def test_dinov2_of_both_resizes_from_one_file(tiny_file):
-    """A card tells them apart by name and by how pictures are prepared."""
+    """A card tells them apart by name and by how images are prepared."""
     clean, rounded = (
         open_detector(name, weights=str(tiny_file), device=CPU)
         for name in ("dinov2", "dinov2-8bit")
@@ -365,7 +365,7 @@ def test_an_exported_program_moves(program):
 
 def test_pictures_the_program_was_not_exported_for(program):
     detector = open_detector(str(program[0]), device=CPU)
-    with pytest.raises(InputError, match=r"small\.pt2' failed on pictures \(2, 3, 9, 9\): "):
+    with pytest.raises(InputError, match=r"small\.pt2' failed on images \(2, 3, 9, 9\): "):
         detector(random_images(2, size=(9, 9)))
 
 
@@ -541,25 +541,25 @@ def test_an_edit_of_the_same_second_counts(users_file, monkeypatch):
         (lambda x: (x, x), "expected a tensor or a mapping with 'features', got tuple"),
         (lambda x: {"logits": x}, r"mapping with 'features', got \['logits'\]"),
         (lambda x: {"features": 3}, "expected 'features' to be a tensor with .*, got int"),
-        (lambda x: x[:2], r"one row for each of 3 pictures, got \(2, 3, 6, 8\)"),
-        (lambda x: x.float().mean(), r"one row for each of 3 pictures, got \(\)"),
-        (lambda x: x[:, :0], r"one row for each of 3 pictures, got \(3, 0, 6, 8\)"),
+        (lambda x: x[:2], r"one row for each of 3 images, got \(2, 3, 6, 8\)"),
+        (lambda x: x.float().mean(), r"one row for each of 3 images, got \(\)"),
+        (lambda x: x[:, :0], r"one row for each of 3 images, got \(3, 0, 6, 8\)"),
         (
             lambda x: {"features": x, "logits": x[:1]},
-            "expected 'logits' to be a tensor with one row for each of 3 pictures",
+            "expected 'logits' to be a tensor with one row for each of 3 images",
         ),
         (
             lambda x: x.float().index_fill(0, torch.tensor([1]), float("nan")),
-            r"expected finite 'features', got NaN or infinity for picture 1 of a batch of 3",
+            r"expected finite 'features', got NaN or infinity for image 1 of a batch of 3",
         ),
         (
             lambda x: {
                 "features": x,
                 "spatial": x.float() / (torch.arange(3) < 2).view(3, 1, 1, 1),
             },
-            r"expected finite 'spatial', got NaN or infinity for picture 2 of a batch of 3",
+            r"expected finite 'spatial', got NaN or infinity for image 2 of a batch of 3",
         ),
-        (lambda x: x.float() @ torch.ones(3), r"failed on pictures \(3, 3, 6, 8\): RuntimeError: "),
+        (lambda x: x.float() @ torch.ones(3), r"failed on images \(3, 3, 6, 8\): RuntimeError: "),
     ],
 )
 def test_results_that_are_refused(result, message):
@@ -578,9 +578,7 @@ def test_one_number_per_picture_is_a_feature():
     "images", [random_images().float(), random_images()[0], random_images()[:0]]
 )
 def test_other_pictures_are_refused(images):
-    with pytest.raises(
-        InputError, match=r"detector 'mine': expected uint8 pictures \(B, C, H, W\)"
-    ):
+    with pytest.raises(InputError, match=r"detector 'mine': expected uint8 images \(B, C, H, W\)"):
         Detector("mine", "", "its own", lambda images: images)(images)
 
 

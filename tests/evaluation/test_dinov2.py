@@ -1,4 +1,4 @@
-"""DINOv2 against an independent implementation, and its picture preparation against Pillow."""
+"""DINOv2 against an independent implementation, and its image preparation against Pillow."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PARAMS = {  # published: the released modules' counts
 
 
 def read_dinov2_golden():
-    """The weights, settings, normalised pictures and class tokens of a tiny random network."""
+    """The weights, settings, normalised images and class tokens of a tiny random network."""
     with safe_open(GOLDENS / "dinov2_tiny.safetensors", "pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         config = json.loads(file.metadata()["config"])

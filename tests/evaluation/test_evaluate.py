@@ -1,4 +1,4 @@
-"""From pictures to a result card: titles, monotone scores, interruptions, and what is refused."""
+"""From images to a result card: titles, monotone scores, interruptions, and what is refused."""
 
 import dataclasses
 import json
@@ -36,7 +36,7 @@ def detector():
 
 @pytest.fixture(scope="module")
 def scenes():
-    """Smooth pictures of two kinds: bright above or bright at the left."""
+    """Smooth images of two kinds: bright above or bright at the left."""
     rng = np.random.default_rng(0)
     slope = np.linspace(0, 120, 8)
     base = np.stack([np.add.outer(slope, 0 * slope), np.add.outer(0 * slope, slope)])
@@ -57,7 +57,7 @@ def save(path, pixels):
 
 
 def scored(pixels, real, detector, folder):
-    """Scores of pictures against a reference, without the count in their titles."""
+    """Scores of images against a reference, without the count in their titles."""
     folder.mkdir(parents=True, exist_ok=True)
     ours = subject(pixels)
     target = open_target(save(folder / "real.npz", real), ours, detector)
@@ -315,7 +315,7 @@ def test_what_cannot_be_computed_is_refused_before_any_picture_is_read(scenes, d
 
 
 def test_too_few_pictures(scenes, detector, tmp_path):
-    with pytest.raises(InputError, match="at least 6 pictures to score, got 1"):
+    with pytest.raises(InputError, match="at least 6 images to score, got 1"):
         scored(scenes[:1], scenes[:200], detector, tmp_path / "a")
     with pytest.raises(InputError, match="to score, got 3"):
         scored(scenes[:3], scenes[:200], detector, tmp_path / "b")
@@ -328,7 +328,7 @@ def test_a_reference_of_another_size_or_detector(scenes, detector, tmp_path):
     small = subject(scenes[:50, :, :4, :6])
     with pytest.raises(InputError, match=r"expected a reference of 4x6 .*got .*ref\.npz of 8x8"):
         open_target(str(tmp_path / "ref.npz"), small, detector)
-    with pytest.raises(InputError, match=r"expected pictures of 4x6 in .*got 8x8"):
+    with pytest.raises(InputError, match=r"expected images of 4x6 in .*got 8x8"):
         open_target(save(tmp_path / "real.npz", scenes[:50]), small, detector)
     other = dataclasses.replace(detector, sha256="01")
     with pytest.raises(InputError, match=r"with the detector tiny \(sha256 01\)"):

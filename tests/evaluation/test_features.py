@@ -17,7 +17,7 @@ CPU = torch.device("cpu")
 
 
 class RandomImages:
-    """Random pictures that count how often each is read."""
+    """Random images that count how often each is read."""
 
     def __init__(self, num=23, size=(6, 4), seed=0, reproducible=True):
         rng = np.random.default_rng(seed)

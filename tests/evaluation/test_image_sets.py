@@ -1,4 +1,4 @@
-"""Sets of pictures: sources at one size, samples files of the ADM suite, and what is refused."""
+"""Sets of images: sources at one size, samples files of the ADM suite, and what is refused."""
 
 from io import BytesIO
 
@@ -66,18 +66,18 @@ def test_a_draw_is_repeatable_and_told(folder):
 def test_another_size_is_named(folder):
     Image.new("RGB", (10, 5)).save(folder / "9.png")
     images = open_image_set(str(folder))
-    with pytest.raises(InputError, match=r"9\.png: expected 6x10 like the first picture, got 5x10"):
+    with pytest.raises(InputError, match=r"9\.png: expected 6x10 like the first image, got 5x10"):
         images.read(range(8))
 
 
 def test_an_unreadable_picture_is_named(folder):
-    (folder / "9.png").write_bytes(b"no picture")
-    with pytest.raises(InputError, match=r"data, 9\.png: expected a readable picture.*repair"):
+    (folder / "9.png").write_bytes(b"no image")
+    with pytest.raises(InputError, match=r"data, 9\.png: expected a readable image.*repair"):
         open_image_set(str(folder)).read(range(8))
 
 
 def test_more_than_there_are(folder):
-    with pytest.raises(InputError, match=r"expected at least 8 pictures in .*data, got 7"):
+    with pytest.raises(InputError, match=r"expected at least 8 images in .*data, got 7"):
         open_image_set(str(folder), num=8)
 
 
@@ -123,11 +123,11 @@ def test_a_failed_write_leaves_nothing(tmp_path, pixels):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"arr_0": np.zeros((2, 4, 4, 3), np.float32)}, r"uint8 pictures .*got float32"),
+        ({"arr_0": np.zeros((2, 4, 4, 3), np.float32)}, r"uint8 images .*got float32"),
         ({"arr_0": np.zeros((2, 4, 4), np.uint8)}, r"\(N, height, width, 1 or 3\)"),
         ({"arr_0": np.zeros((0, 4, 4, 3), np.uint8)}, r"\(0, 4, 4, 3\)"),
         ({"arr_0": np.zeros((2, 3, 4, 4), np.uint8)}, r"\(2, 3, 4, 4\)"),
-        ({"arr_1": np.zeros(3)}, "expected the pictures arr_0 in .*got arr_1"),
+        ({"arr_1": np.zeros(3)}, "expected the images arr_0 in .*got arr_1"),
         ({"arr_0": np.array([{}])}, r"of object"),
     ],
 )
@@ -147,7 +147,7 @@ def test_damaged_and_missing_files(tmp_path):
 
 def test_an_npz_keeps_its_size(tmp_path, pixels):
     write_samples(tmp_path / "a.npz", [nchw(pixels)], 7)
-    with pytest.raises(InputError, match=r"expected pictures of 8x8 .*got 6x10"):
+    with pytest.raises(InputError, match=r"expected images of 8x8 .*got 6x10"):
         open_image_set(str(tmp_path / "a.npz"), size=(8, 8))
 
 

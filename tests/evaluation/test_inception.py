@@ -111,5 +111,5 @@ def test_sides_are_not_swapped(network, golden):
 
 @pytest.mark.usefixtures("unchecked")
 def test_floats_are_refused(network):
-    with pytest.raises(InputError, match=r"expected uint8 pictures .*, got torch\.float32"):
+    with pytest.raises(InputError, match=r"expected uint8 images .*, got torch\.float32"):
         network(torch.zeros(1, 3, 32, 32))

@@ -328,7 +328,7 @@ def test_kernel_distance_is_unbiased():
 
 
 class Flat(torch.nn.Module):
-    """What torchmetrics takes for a network: a picture's own numbers."""
+    """What torchmetrics takes for a network: an image's own numbers."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__()

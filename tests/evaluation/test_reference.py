@@ -121,7 +121,7 @@ def test_damaged_and_missing_files(tmp_path):
         (
             DETECTOR,
             (6, 8),
-            "expected a reference of 6x8 like the pictures to score, got ref of 8x6",
+            "expected a reference of 6x8 like the images to score, got ref of 8x6",
         ),
     ],
 )

@@ -92,7 +92,7 @@ def test_colour():
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("shape", [(2, 4, 8, 8), (3, 8, 8), (0, 3, 8, 8), (2, 3, 0, 8)])
 def test_other_shapes_are_refused(shape):
-    with pytest.raises(InputError, match=r"expected uint8 pictures \(B, 1 or 3, H, W\), got"):
+    with pytest.raises(InputError, match=r"expected uint8 images \(B, 1 or 3, H, W\), got"):
         to_colour(torch.zeros(shape, dtype=torch.uint8))
 
 

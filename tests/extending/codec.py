@@ -10,7 +10,7 @@ from convflow.codecs import Codec, PixelCodec
 
 @dataclass(frozen=True)
 class Blocks(Codec):
-    """Model space has half the side and four times the channels of pictures."""
+    """Model space has half the side and four times the channels of images."""
 
     factor: ClassVar[int] = 2
 
@@ -19,9 +19,9 @@ class Blocks(Codec):
         return 4 * image_channels
 
     def encode(self, images, generator=None, *, noise=None):
-        """Return pictures in model space."""
+        """Return images in model space."""
         return pixel_unshuffle(PixelCodec().encode(images), 2)
 
     def decode(self, x):
-        """Return pictures."""
+        """Return images."""
         return PixelCodec().decode(pixel_shuffle(x, 2))

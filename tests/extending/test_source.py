@@ -28,7 +28,7 @@ def test_a_source_is_trained_on_and_scored_by_its_name(tmp_path, monkeypatch, ca
     assert json.loads(card.read_text())["reference"]["name"] == "colours"
     monkeypatch.delitem(sys.modules, "tests.extending.source")
     assert main(["train", "--resume", str(run), "--images", "16"]) == 2
-    assert f"expected the code of the source of pictures '{COLOURS}'" in capsys.readouterr().err
+    assert f"expected the code of the source of images '{COLOURS}'" in capsys.readouterr().err
 
 
 def test_it_is_told_the_split_and_whether_labels_are_wanted():
@@ -45,8 +45,8 @@ def test_it_is_told_the_split_and_whether_labels_are_wanted():
             "tests.extending.source:np",
             "expected an object of .*:Callable, got an object of type module",
         ),
-        ("builtins:max", "expected a source of pictures of builtins:max, got TypeError"),
-        ("operator:eq", r"expected operator:eq to make a source of pictures \(name,.* got bool"),
+        ("builtins:max", "expected a source of images of builtins:max, got TypeError"),
+        ("operator:eq", r"expected operator:eq to make a source of images \(name,.* got bool"),
     ],
 )
 def test_what_makes_no_source_is_refused(path, message):

@@ -95,5 +95,5 @@ def test_it_leaves_nothing_behind_and_refuses_sizes():
         measure_cost(build_tiny, (24, 64), factor=8)
     assert measure_cost(build_tiny, (16, 64), factor=8) == measure_cost(build_tiny, (2, 8))
     measure_cost(build_tiny, (2, 8), 2**28)
-    with pytest.raises(InputError, match="bytes can be counted, got 1000000000 pictures of 2x8"):
+    with pytest.raises(InputError, match="bytes can be counted, got 1000000000 images of 2x8"):
         measure_cost(build_tiny, (2, 8), 10**9)

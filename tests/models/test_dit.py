@@ -52,7 +52,7 @@ def test_the_golden_feels_every_weight(family):
 
 @pytest.mark.parametrize("positions", ["sincos", "rotary"])
 def test_rows_and_columns_are_told_apart_and_treated_alike(positions):
-    """Exchange them in the picture and in the weights, and they are so in the prediction."""
+    """Exchange them in the image and in the weights, and they are so in the prediction."""
     model = build("sit-rotary" if positions == "rotary" else "sit").double()
     x, t, y = inputs(model, size=(2, 5))
     x, t = x.double(), t.double()
@@ -61,7 +61,7 @@ def test_rows_and_columns_are_told_apart_and_treated_alike(positions):
     with torch.no_grad():
         _turn(twin, positions)
     assert_close_rms(twin(x.mT, t, y).mT, out)
-    # The same numbers under another shape are another picture.
+    # The same numbers under another shape are another image.
     assert not torch.allclose(model(x.mT, t, y).mT, out)
 
 
@@ -109,7 +109,7 @@ def test_positions_matter_and_rotary_ones_only_as_offsets():
         x, t = x.double(), t.double()
         shifted = model(x.roll((2, 4), (2, 3)), t, y).roll((-2, -4), (2, 3))
         assert not torch.allclose(shifted, model(x, t, y))
-    # A picture alone on its map, here one cell: its place is no offset.
+    # An image alone on its map, here one cell: its place is no offset.
     trunk = build("sit-rotary").double().trunk
     cell, c = torch.randn(1, 1, 1, 16).double(), torch.randn(1, 16).double()
     row = torch.cat([cell, cell, cell], dim=2)

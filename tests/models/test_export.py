@@ -23,7 +23,7 @@ SHAPES = [(7, (4, 6)), (1, (2, 3)), (2, (5, 3)), (5, (4, 4)), (2, (3, 8))]
 
 SEVERAL = [(max(batch, 2), size) for batch, size in SHAPES]
 """The compiler makes a graph of its own for a batch of one, and takes equal sizes for the same:
-a first batch of four pictures would be tied to a height of four."""
+a first batch of four images would be tied to a height of four."""
 
 
 def small(case):
@@ -112,6 +112,6 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("export", [export_program, lambda model: export_onnx(model, "x.onnx")])
 def test_a_network_of_scales_is_refused(export):
-    message = "expected a network on one picture, .* got a pyramid of 3 scales"
+    message = "expected a network on one image, .* got a pyramid of 3 scales"
     with pytest.raises(InputError, match=message):
         export(build_pyramid((2, 2)))

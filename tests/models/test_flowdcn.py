@@ -1,4 +1,4 @@
-"""FlowDCN: the released module's outputs, reach, the ablations, compilation, moving pictures."""
+"""FlowDCN: the released module's outputs, reach, the ablations, compilation, moving images."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ def test_what_fits_or_cannot_be_known_passes():
 
 
 def test_without_a_network_a_batch_or_a_size_is_named_too():
-    """As for a detector: bytes in proportion to the pictures."""
+    """As for a detector: bytes in proportion to the images."""
     for free, cure in ((1000, "--batch-size 8 fits"), (50, "one of 7x15 fits")):
         with pytest.raises(InputError, match=f"batches of 64 at 12x24 .*; {cure}"):
             check_memory(lambda batch: 100 * batch, (12, 24), 64, free, "batch-size")

@@ -1,8 +1,8 @@
-"""A moved picture: convolutional networks move their prediction along, networks of positions not.
+"""A moved image: convolutional networks move their prediction along, networks of positions not.
 
 A patch of noise lies in a flat strip, so far from its ends that no cell sees both. Moving it along
 by whole cells of the coarsest level then moves all features around it and changes none elsewhere:
-the sums over the whole picture, of DiCo's channel attention and of FCDM's response norm, stay what
+the sums over the whole image, of DiCo's channel attention and of FCDM's response norm, stay what
 they are, and the argument is exact for them too.
 """
 
@@ -28,7 +28,7 @@ class Case(NamedTuple):
 
     Attributes:
         cell: pixels along a side of a cell of the coarsest level, the product of all strides.
-        sight: bound on the pixels from which a prediction is made, without sums over the picture.
+        sight: bound on the pixels from which a prediction is made, without sums over the image.
         changes: of the settings in the list of models.
     """
 

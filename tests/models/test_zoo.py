@@ -17,7 +17,9 @@ from convflow.models.zoo import (
     SIZES,
     check_process,
     create_model,
+    describe_settings,
     load_model,
+    settings_of,
 )
 from convflow.pipeline import Pipeline
 from convflow.processes.ddpm import DDPM
@@ -118,7 +120,7 @@ def test_what_is_published_of_the_sizes_is_compared():
     ],
 )
 def test_the_sampling_counted_separately(name, gmacs, monkeypatch):
-    """At each tap every channel takes four corners and a weight; here of a picture of 256 pixels.
+    """At each tap every channel takes four corners and a weight; here of an image of 256 pixels.
 
     The published figures are those of notes on the paper (its own column is not known), rounded
     to 0.01; they are not part of `SIZES[name].gmacs`.
@@ -293,3 +295,10 @@ def test_a_process_that_fits_is_taken():
     check_process(build("dit-learned-variance"), DDPM())
     check_process(build("sit-discard-half"), FlowMatching())
     check_process(build_pyramid((2, 2)), MultiscaleFlow((2, 2)))
+
+
+@pytest.mark.parametrize("family", BACKBONES)
+def test_every_setting_of_a_family_has_its_meaning(family):
+    meanings = describe_settings(family)
+    assert meanings.keys() == settings_of(family).keys()
+    assert all(len(meaning) > 5 for meaning in meanings.values())

@@ -45,7 +45,7 @@ def sample_staged(
     solver: str = "euler",
     **more: Any,
 ) -> Tensor:
-    """The pictures of a run."""
+    """The images of a run."""
     sampler = sampler_of(stages, solver)
     return sampler.run(process, lambda field_of: field_of(model), noise, labels, **more)
 

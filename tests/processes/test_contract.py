@@ -1,4 +1,4 @@
-"""What processes with one time for the whole picture inherit, and fields of states."""
+"""What processes with one time for the whole image inherit, and fields of states."""
 
 from __future__ import annotations
 

@@ -165,7 +165,7 @@ def test_the_exact_noise_for_a_gaussian_has_the_least_loss(variance):
 
 
 def test_the_bound_is_least_at_the_true_variance():
-    """With one picture as the data the true step back has the small variance, v = -1."""
+    """With one image as the data the true step back has the small variance, v = -1."""
     data = torch.full((3, 1, 2, 2), 0.3, dtype=torch.float64)
     t = torch.tensor([1, 30, 400])
     noise = torch.randn_like(data)

@@ -173,7 +173,7 @@ def test_sizes_that_do_not_divide_are_refused(size):
     [((2,), 8), ((3,), 6), ((4,), 8), ((8,), 8), ((10,), 10), ((2, 2), 16), ((3, 2), 24)],
 )
 def test_cosine_blocks_do_not_depend_on_the_size(factors, multiple):
-    """A part of a picture along whole blocks has the parts of the whole one there."""
+    """A part of an image along whole blocks has the parts of the whole one there."""
     decomposition = Decomposition("dct", factors)
     assert decomposition.multiple == multiple
     assert Decomposition("haar", factors).multiple == math.prod(factors)

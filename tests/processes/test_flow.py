@@ -220,7 +220,7 @@ def test_the_shift_of_a_size_is_the_root_of_its_pixels(size, trained, shift):
 
 
 def test_a_larger_size_is_as_noisy_at_the_shifted_time():
-    """With s times the side a constant picture is known s times as well, and less so by the shift.
+    """With s times the side a constant image is known s times as well, and less so by the shift.
 
     The mean of n pixels of x_t / alpha has the error sigma / alpha / sqrt(n) (SD3, section 5.3.2).
     """

@@ -95,7 +95,7 @@ def test_measured_deviations_give_scales_of_deviation_one():
     process = MultiscaleFlow((2,), "haar", standardize=True, deviations=found)
     for part in unpack(process.split(x), process.sizes((8, 8))):
         assert part.std(correction=0).item() == pytest.approx(1, abs=1e-4)
-    with pytest.raises(InputError, match="pictures whose scales vary"):
+    with pytest.raises(InputError, match="images whose scales vary"):
         process.measure([torch.ones(2, 1, 4, 4)])
 
 
@@ -187,7 +187,7 @@ PERTURBATIONS = {
 
 @cache
 def known(name):
-    """A process, pictures, draws of it, and what the exact field says of them."""
+    """A process, images, draws of it, and what the exact field says of them."""
     process = MultiscaleFlow((2,), name, probabilities=(0.4, 0.6), weights=(1.0, 2.0))
     size, count = (max(4, process.multiple),) * 2, 6000
     exact = Gaussian(process, size)

@@ -122,7 +122,7 @@ def test_whatever_the_thresholds_stages_begin_and_end_on_them(first, second):
 @pytest.mark.parametrize("scales", FACTORS)
 @pytest.mark.parametrize("name", DECOMPOSITIONS)
 def test_the_exact_field_gives_mean_and_covariance_of_every_scale(name, scales):
-    """Of pictures without extra noise; no sampling error, since the whole run is affine."""
+    """Of images without extra noise; no sampling error, since the whole run is affine."""
     process = MultiscaleFlow(FACTORS[scales], name)
     data = Gaussian(process, (max(4, process.multiple),) * 2)
     stages = plan_stages((60, 40, 40)[:scales], TAUS[scales])

@@ -1,6 +1,6 @@
-"""Pictures from a normal distribution, whose scales have an exact velocity field.
+"""Images from a normal distribution, whose scales have an exact velocity field.
 
-The packed scales p of such a picture are normal too, with mean m and covariance K. With the times
+The packed scales p of such an image are normal too, with mean m and covariance K. With the times
 T on the diagonal x = T p + (1 - T) n is normal, and given x the expected part and noise are
 
     E[p | x] = m + K T M^-1 (x - T m),   E[n | x] = (1 - T) M^-1 (x - T m),
@@ -22,13 +22,13 @@ from convflow.processes.stages import spread
 
 
 class Gaussian:
-    """Grey pictures N(mean, covariance) of `size`, and what a perfect network says of their scales.
+    """Grey images N(mean, covariance) of `size`, and what a perfect network says of their scales.
 
     Args:
         process: splits them.
         size: height and width.
         extra: standard deviation of numbers added to every part on its own. Without them the parts
-            of a picture are more numbers than it has, so that M has no inverse at t = 1.
+            of an image are more numbers than it has, so that M has no inverse at t = 1.
     """
 
     def __init__(self, process: MultiscaleFlow, size: tuple[int, int], extra: float = 0.0) -> None:

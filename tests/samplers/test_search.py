@@ -29,7 +29,7 @@ CENTRES = torch.randn(5, 3, 4, 4, generator=torch.Generator().manual_seed(4))
 
 
 def mixture(x, t, y):
-    """The exact velocity of data near one of five pictures, with a spread of 0.3."""
+    """The exact velocity of data near one of five images, with a spread of 0.3."""
     t = t.view(-1, 1, 1, 1)
     spread = (1 - t) ** 2 + (0.3 * t) ** 2
     far = (x[:, None] - t[:, None] * CENTRES).square().flatten(2).sum(2)

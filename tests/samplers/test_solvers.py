@@ -174,7 +174,7 @@ class Stand(torch.nn.Module):
 
 
 def state(samples):
-    """Where sampling ends, before it becomes levels of a picture."""
+    """Where sampling ends, before it becomes levels of an image."""
     noise, y = draw_noise(0, [0, 1], (3, 4, 6)), samples.labels([0, 1])
     return samples.solver.run(
         samples.process, samples.guided, noise, y, lambda step: torch.zeros(1)

@@ -1,4 +1,4 @@
-"""A tiny training on a folder of 22 grey pictures, a few milliseconds a step."""
+"""A tiny training on a folder of 22 grey images, a few milliseconds a step."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pictures in two classes; read them, do not write there."""
+    """Images in two classes; read them, do not write there."""
     return kills.make_pictures(tmp_path_factory.mktemp("pictures"))
 
 

@@ -59,12 +59,12 @@ DIFFERENT = """
     attempt("step", "new", "--images", "48")
     attempt("settings", shared / "one", "--seed", str(rank))
     with open("data/odd/1.png", "rb") as file:
-        picture = file.read()
+        image = file.read()
     if rank:
         os.remove("data/odd/1.png")
     attempt("pictures", shared / "two")
     if rank:
-        Path("data/odd/1.png").write_bytes(picture)
+        Path("data/odd/1.png").write_bytes(image)
     copy = shutil.copytree(shared / "disk0/new", Path("flipped"))
     path = copy / "checkpoints/step_000000004" / EMA_FILE
     if rank:
@@ -119,7 +119,7 @@ print(sum("gloo" in name for name in names))
 
 @pytest.fixture
 def disks(tmp_path):
-    """A folder for all, and the disks of two processes, each with the same pictures."""
+    """A folder for all, and the disks of two processes, each with the same images."""
     for rank in range(2):
         kills.make_pictures(tmp_path / f"disk{rank}" / "data")
     return tmp_path
@@ -161,7 +161,7 @@ def test_what_fails_in_one_process_stops_all_after_saving(disks):
     assert first["samples"].startswith("InputError: no space; free some; saved before")
     assert second["samples"] == "InputError: rank 0 stopped; see its message"
     assert first["batch"] == second["batch"] == "True"  # it went on to its end
-    assert "pictures could not be read; others stood in their places" in first["replaced"]
+    assert "images could not be read; others stood in their places" in first["replaced"]
     assert second["scales"] == "True"
     assert first["scales"].endswith("True")
     assert first["threads"] == second["threads"] == "0"  # they would outlive the group, and Python

@@ -33,5 +33,5 @@ def test_a_variance_needs_a_network_that_can_learn_one(tiny, monkeypatch):
 
 def test_more_processes_than_pictures_in_a_batch(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(build.distributed, "world_size", lambda: 9)
-    with pytest.raises(InputError, match="at least one picture for each of 9 processes, got 8"):
+    with pytest.raises(InputError, match="at least one image for each of 9 processes, got 8"):
         build.build_trainer(tiny(), tmp_path, torch.device("cpu"))

@@ -1,4 +1,4 @@
-"""The pictures of a training: what is refused, replaced, said and remembered of them."""
+"""The images of a training: what is refused, replaced, said and remembered of them."""
 
 import dataclasses
 import json
@@ -27,7 +27,7 @@ def test_class_names_must_differ(tiny, tmp_path, monkeypatch, names):
 
 @pytest.fixture
 def pets(data, tmp_path, monkeypatch):
-    """Pictures that may be damaged, and a memory of their scan."""
+    """Images that may be damaged, and a memory of their scan."""
     monkeypatch.setattr(training_data, "_memory", lambda: tmp_path / "memory")
     return shutil.copytree(data, tmp_path / "pets")
 
@@ -59,7 +59,7 @@ def test_a_picture_damaged_after_the_look_is_replaced(tiny, pets, tmp_path, capl
         with caplog.at_level(logging.INFO, logger="convflow"):
             assert train(images, "skip")
         assert caplog.text.count("even/10.png is shown in its place") == 1
-        assert "1 picture could not be read; another stood in its place" in caplog.text
+        assert "1 image could not be read; another stood in its place" in caplog.text
         assert ("1 cannot be used: even/0.png" in caplog.text) != unseen
 
 
@@ -94,6 +94,6 @@ def test_the_first_process_looks_for_all(tiny, tmp_path, monkeypatch):
         return dataclasses.replace(report, total=21), good
 
     monkeypatch.setattr(training_data.distributed, "from_first", as_from_another_disk)
-    with pytest.raises(InputError, match=r"the 21 pictures in .* first process sees, got 22"):
+    with pytest.raises(InputError, match=r"the 21 images in .* first process sees, got 22"):
         launch.train(tiny(), tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -107,7 +107,7 @@ def test_changed_settings_are_named_and_nothing_changes(tiny, run):
         ("--model.num-classes 5", "--model.num-classes: expected 2 as in the data, got 5"),
         ("--model.num-groups 3", "num_groups"),
         ("--data /nowhere/at/all", "expected data at"),
-        ("--data=", "--data: expected a folder of pictures"),
+        ("--data=", "--data: expected a folder of images"),
         ("--device toaster", "expected a usable device"),
         ("--model.name flowdnc", "did you mean"),
         ("--process ddpm --process.schedule vp", "the process ddpm has no schedule; leave it out"),
@@ -214,7 +214,7 @@ def test_device_precision_and_data_are_said_at_the_start(tiny, tmp_path, caplog)
     with caplog.at_level(logging.INFO, "convflow"):
         launch.train(tiny("--images 8"), tmp_path / "a run")
     said = caplog.text
-    assert "22 pictures, 8x8" in said
+    assert "22 images, 8x8" in said
     assert "parameters on cpu in float32; batch 8, 8 images to see" in said
     assert "done; try: convflow sample '" in said
 

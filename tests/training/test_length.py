@@ -10,10 +10,10 @@ from convflow.types import InputError
 @pytest.mark.parametrize(
     ("epochs", "num_images", "images", "line"),
     [
-        (3, 1797, 5391, "3 epochs of 1,797 pictures: 5,391 images"),
-        (1, 22, 22, "1 epoch of 22 pictures: 22 images"),
-        (0.5, 23, 12, "0.5 epochs of 23 pictures: 12 images"),
-        (1e-9, 23, 1, "1e-09 epochs of 23 pictures: 1 images"),
+        (3, 1797, 5391, "3 epochs of 1,797 images: 5,391 images"),
+        (1, 22, 22, "1 epoch of 22 images: 22 images"),
+        (0.5, 23, 12, "0.5 epochs of 23 images: 12 images"),
+        (1e-9, 23, 1, "1e-09 epochs of 23 images: 1 images"),
     ],
 )
 def test_epochs_are_images(epochs, num_images, images, line):
@@ -29,7 +29,7 @@ def test_epochs_are_stored_as_images_and_are_of_the_whole_run(tiny, tmp_path, ca
     run, straight = tmp_path / "run", tmp_path / "straight"
     with caplog.at_level("INFO", "convflow"):
         assert launch.train(tiny(), run, epochs=1.5)
-        assert "1.5 epochs of 22 pictures: 33 images" in caplog.text
+        assert "1.5 epochs of 22 images: 33 images" in caplog.text
         assert launch.read_run_config(run).images == 33
         assert launch.train(tiny(), run, epochs=1.5)
         assert "already finished at 40 images" in caplog.text

@@ -62,7 +62,7 @@ def asked(channels=1, count=3):
 
 
 def as_before(trained, x, t, y):
-    """What a network on one scale says of a coarse picture: grown, asked, and made small."""
+    """What a network on one scale says of a coarse image: grown, asked, and made small."""
     grown = x.repeat_interleave(2, -1).repeat_interleave(2, -2)
     return torch.nn.functional.avg_pool2d(trained(grown, t, y), 2)
 

@@ -17,7 +17,7 @@ from tests.autoencoder import save_autoencoder
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    """A folder with pictures, where one works at first."""
+    """A folder with images, where one works at first."""
     home = tmp_path / "project"
     (home / "pets/cats").mkdir(parents=True)
     for number in range(4):
@@ -55,7 +55,7 @@ def test_a_run_goes_on_from_another_working_directory(run, project, tmp_path, mo
 
 @pytest.fixture
 def other(project, tmp_path, monkeypatch):
-    """A run in the project, and a working directory that has other pictures of the same name."""
+    """A run in the project, and a working directory that has other images of the same name."""
     run = project / "runs/a"
     words = ["--data", "pets", "--run", str(run), "--images", "2"]
     assert main(["train", "pictures.flowdcn", *WORDS, *words]) == 0

@@ -212,7 +212,7 @@ def test_another_way_to_sample_is_told_to_pipelines_of_a_saved_moment(saved):
 
 
 def began_with(folder, *, older=False, **changed):
-    """Make the state of a checkpoint one of other pictures, maybe of an earlier version."""
+    """Make the state of a checkpoint one of other images, maybe of an earlier version."""
     state = json.loads((folder / "state.json").read_text()) | changed
     if older:
         del state["config"]["data"]["labels"]
@@ -225,13 +225,13 @@ LABELS = "since convflow now reads files of labels and takes folders such as tes
 @pytest.mark.parametrize(
     ("words", "endings", "state", "ways"),
     [
-        ("", "", {"num_pictures": 23}, ["23 pictures, got 22 in DATA; restore the data"]),
-        ("", "", {"pictures": "x"}, ["other pictures, classes or labels than are in DATA now; re"]),
+        ("", "", {"num_pictures": 23}, ["23 images, got 22 in DATA; restore the data"]),
+        ("", "", {"pictures": "x"}, ["other images, classes or labels than are in DATA now; re"]),
         (
             "--data.on-bad skip",
             "",
             {"num_pictures": 23},
-            ["; restore RUN/pictures.npz, which names the pictures of the run, or the data"],
+            ["; restore RUN/pictures.npz, which names the images of the run, or the data"],
         ),
         (
             "",

@@ -120,7 +120,7 @@ def test_a_share_sees_its_rows_of_the_same_draws(tiny, trainer_of, monkeypatch, 
 @pytest.mark.parametrize("stop", [3, 4, 11])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_going_on_is_exact_within_and_across_epochs(tiny, trainer_of, tmp_path, stop, precision):
-    config = tiny(f"--precision {precision}")  # 22 pictures, batches of 8: every third straddles
+    config = tiny(f"--precision {precision}")  # 22 images, batches of 8: every third straddles
     straight = trainer_of(config, tmp_path / "straight")
     stream = stream_of(straight)
     for _ in range(stop):
@@ -294,7 +294,7 @@ def test_other_pictures_are_refused(tiny, trainer_of):
     folder = trainer.save()
     state = json.loads((folder / "state.json").read_text())
     (folder / "state.json").write_text(json.dumps(state | {"num_pictures": 23}))
-    with pytest.raises(InputError, match="was trained on 23 pictures, got 22"):
+    with pytest.raises(InputError, match="was trained on 23 images, got 22"):
         trainer.load(folder)
 
 
@@ -302,7 +302,7 @@ def test_renamed_classes_are_refused(tiny, trainer_of):
     folder = trainer_of(tiny()).save()
     state = json.loads((folder / "state.json").read_text())
     (folder / "state.json").write_text(json.dumps(state | {"pictures": "others"}))
-    with pytest.raises(InputError, match="trained on other pictures, classes or labels"):
+    with pytest.raises(InputError, match="trained on other images, classes or labels"):
         trainer_of(tiny()).load(folder)
 
 
@@ -355,7 +355,7 @@ BUCKETS = "--data.sizes 8x8,8x16,16x8,16x16"
 
 @pytest.mark.parametrize(("micro", "ranks"), [("none", 1), ("3", 1), ("none", 2), ("2", 2)])
 def test_a_small_batch_of_a_bucket_is_a_part_of_a_step(tiny, trainer_of, monkeypatch, micro, ranks):
-    """Its gradients are divided by a full batch; the loss in the curves is that of a picture."""
+    """Its gradients are divided by a full batch; the loss in the curves is that of an image."""
     trainer = trainer_of(tiny(f"{BUCKETS} --batch-size 32 --micro-batch {micro}"))
     pixels, labels, indices, total, full = next(b for b in stream_of(trainer) if b.total < b.full)
     labels_drawn, draws = trainer._draw(labels, (total, *trainer._shape(pixels)))
@@ -473,7 +473,7 @@ def test_pictures_that_go_to_other_buckets_are_other_pictures(tiny, trainer_of):
     folder = trainer.save()
     trainer.load(folder)
     trainer.data_fingerprint += "0"
-    with pytest.raises(InputError, match="was trained on other pictures"):
+    with pytest.raises(InputError, match="was trained on other images"):
         trainer.load(folder)
 
 

@@ -87,7 +87,7 @@ class _Inputs(NamedTuple):
 
     @property
     def programs(self) -> tuple[int, int, int]:
-        """Pictures, groups and tiles: the programs of a backward."""
+        """Images, groups and tiles: the programs of a backward."""
         batch, height, width, groups, _ = self.shape
         return batch, groups, -(-height // TILE) * -(-width // TILE)
 
@@ -193,7 +193,7 @@ def variants(
     wide: bool = False,
     amd: bool = False,
 ) -> dict[str, dict[str, Any]]:
-    """Compile-time constants of each kernel; no size of a batch or picture is among them.
+    """Compile-time constants of each kernel; no size of a batch or image is among them.
 
     Args:
         dtype: of the features.
@@ -201,7 +201,7 @@ def variants(
         num_taps: K.
         border: "zeros" or "truncate".
         merged: take values and raw heads from one tensor instead of offsets and weights.
-        wide: a picture has 2^31 numbers or more.
+        wide: an image has 2^31 numbers or more.
         amd: for AMD's GPUs: 64 threads to a warp, and matrix units that take float32 as it is.
     """
     vector = _vector(dtype, channels)

@@ -1,6 +1,6 @@
 """Deformable sampling as Triton kernels: the sums, and the gradients of taps and values.
 
-A map is one group of one picture. Programs are numbered map by map, so that those which run at a
+A map is one group of one image. Programs are numbered map by map, so that those which run at a
 time read the same rows. Batch, height, width and groups are run-time numbers.
 
 The gradient of the values is gathered, not scattered. One program owns 8 x 8 cells and multiplies
@@ -105,7 +105,7 @@ def forward(  # type: ignore[no-untyped-def]
     Grid: B * G * num_blocks programs of LANES lanes each. `taps` and `weights` are offsets
     (B, H, W, G, K, 2) and weights (B, H, W, G, K) in float32. With MERGED `values` and `taps` are
     one tensor (B, H, W, .), GC values and then 4GK heads to a row, and `weights` is not looked at.
-    A row of values has `row` times VECTOR numbers; VECTOR divides C. WIDE: a picture has more than
+    A row of values has `row` times VECTOR numbers; VECTOR divides C. WIDE: an image has more than
     2^31 numbers.
     """
     CHUNKS: tl.constexpr = C // VECTOR

@@ -105,7 +105,7 @@ def _variants_for(x: Tensor, side: int) -> dict[str, dict[str, Any]]:
 def variants(
     dtype: torch.dtype, channels: int, side: int, *, wide: bool = False, amd: bool = False
 ) -> dict[str, dict[str, Any]]:
-    """Compile-time constants of each kernel; no size of a batch or picture is among them.
+    """Compile-time constants of each kernel; no size of a batch or image is among them.
 
     Args:
         dtype: of the features.

@@ -189,7 +189,7 @@ def test_unaligned_memory() -> None:
 
 
 def test_pictures_of_many_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With 64-bit positions, here of a small picture."""
+    """With 64-bit positions, here of a small image."""
     monkeypatch.setattr(gpu, "_LIMIT", 1)
     grad, *inputs = draw((2, 3, 9, 2, 3, 4))
     compare(grad, inputs, "zeros")
