@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from convflow import distributed
 from convflow.settings.read import flatten, to_dict
-from convflow.storage import checksum, hash_tensors
+from convflow.storage import hash_tensors, read_json
 from convflow.training.state import checkpoint_tensors
 from convflow.types import InputError
 
@@ -35,9 +35,11 @@ def agree_on_start(trainer: Trainer) -> None:
         if key not in LOCAL
     }
     agree("give all processes the same command", settings | {"precision": trainer.precision})
-    state = None if trainer.saved is None else checksum(trainer.saved / "state.json")["sha256"]
-    place = {"step": trainer.step, "number of images seen": trainer.images_seen}
-    agree(FOLDER, place | {"checkpoint's state.json": state})
+    place: dict[str, object] = {"step": trainer.step, "number of images seen": trainer.images_seen}
+    if trainer.saved is not None:  # whose checksums of files say what each has read its share of
+        state = read_json(trainer.saved / "state.json")
+        place["SHA-256 in state.json"] = state.get("sha256")
+    agree(FOLDER, place)
     data = {"number of images": len(trainer.images), "images": trainer.data_fingerprint}
     agree("let all processes read the same data", data)
     if trainer.codec.network is not None:
