@@ -33,6 +33,7 @@ from convflow.training.divergence import (
     first_nonfinite_module,
 )
 from convflow.training.ema import EMA
+from convflow.training.lookout import Lookout, StepTaken, go_back
 from convflow.training.monitor import IntervalTimer, Monitor
 from convflow.training.optim import create_optimizer, learning_rate
 from convflow.training.previews import Previews, samples_of
@@ -95,6 +96,7 @@ class Trainer:
         )
         self.previews = Previews(run / "samples", samples, config.monitor.num_samples)
         self.step, self.images_seen = 0, 0
+        self.lookout = Lookout(self.optimizer, self.device, config.monitor.log_every)
         self.begun_from: Path | None = None  # the checkpoint that was loaded
         self.saved: Path | None = None  # the checkpoint that was loaded or written last
         self.savable = True  # between two whole steps, and no save has failed
@@ -104,8 +106,12 @@ class Trainer:
     def train_step(
         self, images: Tensor, labels: Tensor, indices: Any, total: int, full: int
     ) -> dict[str, float]:
-        """Take one step on this process's share of `total` pictures, where `full` fill a batch."""
+        """Take one step on our share of `total` pictures, where `full` fill a batch.
+
+        Returns the metrics, or nothing where the device is not waited for; see `Lookout`.
+        """
         config, divisor = self.config, float(full)
+        given = (images, labels, indices, total, full)
         if not len(images):  # fewer than there are processes: a blank one, which adds nothing
             images, labels = images.new_zeros(1, *images.shape[1:]), labels.new_zeros(1)
             divisor = math.inf
@@ -137,7 +143,9 @@ class Trainer:
         distributed.sum_over_processes(list(known.values())[1:])  # while none can have failed
         self.parallel.backward(loss)
         norm = self.parallel.clip(self.losses.parameters(), config.optim.clip)
-        if not math.isfinite(float(mean)) or not math.isfinite(float(norm)):
+        self.lookout.note([mean, norm], StepTaken(self.images_seen, given))
+        if (looking := self.lookout.due(self.step + 1)) and self.lookout.first_bad() is not None:
+            go_back(self)
             raise self._diverged(images, labels, draws, indices, noise, total)
 
         self.savable = False  # until this step is whole
@@ -150,6 +158,9 @@ class Trainer:
         self.ema.update(self.model, self.step)
         self.objectives_ema.update(self.losses.objectives, self.step)
         self.savable = True
+        if not looking:
+            return {}
+        self.lookout.restart()
         metrics = {name: float(value) * full / total for name, value in known.items()}
         return {**metrics, "gradient_norm": float(norm), "learning_rate": rate}
 
@@ -227,6 +238,7 @@ class Trainer:
         All processes come here.
         """
         self.savable = False  # an error here is no reason to try again
+        go_back(self)
         if monitor is not None:
             monitor.flush()
         folder = store(self)
@@ -236,6 +248,7 @@ class Trainer:
     def load(self, folder: Path) -> None:
         """Go back to the moment of a checkpoint; see `restore`."""
         restore(self, folder)
+        self.lookout.restart()
 
     def write_samples(self, stop: Callable[[], bool] = lambda: False) -> None:
         """Write a grid of samples from raw weights and one from their average, unless stopped."""
@@ -328,7 +341,8 @@ class Trainer:
         """
         while True:
             flags = [stop(), busy, stop.signalled(), save]
-            agreed = self.parallel.agree(flags, self.device)
+            alone = distributed.world_size() == 1  # then the device is not waited for
+            agreed = self.parallel.agree(flags, torch.device("cpu") if alone else self.device)
             stopped, waited_for, self.interrupted, self.saving = agreed
             if busy or not waited_for:
                 return stopped
@@ -336,13 +350,9 @@ class Trainer:
     def _monitor(self, deadline: float | None) -> AbstractContextManager[Monitor | None]:
         if distributed.rank():
             return nullcontext()
+        config = self.config
         monitor = Monitor(
-            self.run_folder,
-            self.config.monitor,
-            self.step,
-            self.images_seen,
-            self.config.images,
-            deadline,
+            self.run_folder, config.monitor, self.step, self.images_seen, config.images, deadline
         )
         return closing(monitor)
 
