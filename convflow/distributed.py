@@ -140,6 +140,8 @@ def _say_stopped(ranks: Sequence[int]) -> str:
 
 def _failed_ranks(failed: bool, device: torch.device, tensors: Iterable[Tensor] = ()) -> list[int]:
     """Return which processes have failed; `tensors` become their sums in the same message."""
+    if world_size() == 1:
+        return [0] if failed else []
     flags = torch.zeros(world_size(), device=device)
     flags[rank()] = failed
     sum_over_processes([*tensors, flags])

@@ -316,13 +316,14 @@ def _in_short(recipe: dict[str, Any]) -> dict[str, Any]:
         }
 
     defaults = to_dict(TrainConfig())
-    settings = {key: value for key, value in recipe.items() if key in defaults and key != "model"}
+    other = {"model", "memory"} if "note" in recipe else {"model"}  # the estimate, no setting
+    settings = {key: value for key, value in recipe.items() if key in defaults.keys() - other}
     head = {key: recipe[key] for key in ("recipe", "about", "model")}
     short = {**head, **changed(settings, defaults)}
     if "target" in recipe:
         short["target"] = {k: v for k, v in recipe["target"].items() if v is not None}
     note = "Other settings are the defaults; --json prints all of them."
-    if "memory" in recipe:
+    if "note" in recipe:
         short["memory"] = recipe["memory"]
         note += f"\n{recipe['note']}\nA recipe is counted with 1000 classes unless it sets others."
     return {**short, "note": note}

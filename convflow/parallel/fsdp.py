@@ -190,8 +190,9 @@ class FSDP(Single):
         held = [parameter for parameter in parameters if parameter.grad is not None]
         norm = nn.utils.get_total_norm([p.grad for p in held if p.grad is not None])
         whole = norm.full_tensor() if isinstance(norm, DTensor) else norm
-        if most is not None and bool(whole.isfinite()):
-            nn.utils.clip_grads_with_norm_(held, most, whole)
+        if most is not None:  # a norm of zero changes nothing
+            finite = torch.where(whole.isfinite(), whole, torch.zeros_like(whole))
+            nn.utils.clip_grads_with_norm_(held, most, finite)
         return whole
 
     def alike(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

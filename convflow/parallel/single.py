@@ -99,8 +99,9 @@ class Single:
         """
         held = [parameter for parameter in parameters if parameter.grad is not None]
         norm = nn.utils.get_total_norm([p.grad for p in held if p.grad is not None])
-        if most is not None and bool(norm.isfinite()):
-            nn.utils.clip_grads_with_norm_(held, most, norm)
+        if most is not None:  # a norm of zero changes nothing; the device is not waited for
+            finite = torch.where(norm.isfinite(), norm, torch.zeros_like(norm))
+            nn.utils.clip_grads_with_norm_(held, most, finite)
         return norm
 
     def agree(self, flags: Sequence[bool], device: torch.device) -> list[bool]:

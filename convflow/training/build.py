@@ -78,6 +78,11 @@ def build_trainer(config: TrainConfig, run: Path, device: torch.device) -> tuple
     sizes = fitting_sizes(config, build, codec.factor, process)
     half = distributed.choose_precision(config.precision, device) == "bfloat16"
     parallel = config.parallel.create(device, half, is_block)
+    if parallel.sharded and config.optim.kind != "adamw":
+        raise InputError(
+            f"expected the optimizer adamw with --parallel fsdp, got {config.optim.kind}, which "
+            "would see shares of a matrix; choose adamw, or --parallel ddp"
+        )
     _check_memory(config, build, max(sizes, key=math.prod), codec.factor, parallel)
     images, order, report = open_data(config, source, sizes, run if begun else None, device)
     config = know_constants(config, codec, process, images, device)

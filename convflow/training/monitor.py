@@ -80,8 +80,17 @@ class Monitor:
         )
 
     def step(self, step: int, images_seen: int, metrics: dict[str, float]) -> None:
-        """Show a finished step; write every `log_every`-th one down."""
+        """Show a finished step; write every `log_every`-th one down.
+
+        Args:
+            step: its number.
+            images_seen: after it.
+            metrics: of it; none where the device was not waited for.
+        """
         self.bar.n = images_seen
+        if not metrics:
+            self.bar.update(0)
+            return
         self.bar.set_postfix(loss=f"{metrics['loss']:.4f}", refresh=False)
         self.bar.update(0)
         speed = (images_seen - self.images_begun) / max(time.monotonic() - self.began, 1e-9)

@@ -27,15 +27,12 @@ from convflow.processes.process import Process
 from convflow.seeds import TRAINING_KEYS, generator_of
 from convflow.training.compiling import BatchShapes, compile_network, uncompiled
 from convflow.training.config import TrainConfig
-from convflow.training.divergence import (
-    first_nonfinite_gradient,
-    first_nonfinite_module,
-)
 from convflow.training.ema import EMA
+from convflow.training.lookout import Lookout, StepTaken, diverged, go_back
 from convflow.training.monitor import IntervalTimer, Monitor
 from convflow.training.optim import create_optimizer, learning_rate
 from convflow.training.previews import Previews, samples_of
-from convflow.training.state import advise, restore, save_before, store
+from convflow.training.state import restore, save_before, store
 from convflow.training.step import Losses, passes
 from convflow.training.stopping import Stop, asked_to_stop
 from convflow.types import Diverged, InputError
@@ -99,6 +96,7 @@ class Trainer:
         )
         self.previews = Previews(run / "samples", samples, config.monitor.num_samples)
         self.step, self.images_seen = 0, 0
+        self.lookout = Lookout(self.optimizer, self.device, config.monitor.log_every)
         self.begun_from: Path | None = None  # the checkpoint that was loaded
         self.saved: Path | None = None  # the checkpoint that was loaded or written last
         self.savable = True  # between two whole steps, and no save has failed
@@ -110,16 +108,20 @@ class Trainer:
     def train_step(
         self, images: Tensor, labels: Tensor, indices: Any, total: int, full: int
     ) -> dict[str, float]:
-        """Take one step on this process's share of `total` images, where `full` fill a batch."""
+        """Take one step on our share of `total` images, where `full` fill a batch.
+
+        Returns the metrics, or nothing where the device is not waited for; see `Lookout`.
+        """
         config, missing = self.config, not len(images)
+        given = (images, labels, indices, total, full)
         if missing:  # fewer than there are processes: a blank one, which adds nothing
             images, labels = images.new_zeros(1, *images.shape[1:]), labels.new_zeros(1)
         mean, terms = torch.zeros((), device=self.device), dict[str, Tensor]()
-        *others, last = self._passes(len(images), total)
+        *others, last = self.passes(len(images), total)
 
         def loss_of(rows: slice, blank: bool) -> Tensor:
             divisor = math.inf if blank or missing else float(full)
-            losses, found = self._losses(images[rows], take(labels, rows), draws, rows, noise)
+            losses, found = self.losses_of(images[rows], take(labels, rows), draws, rows, noise)
             for name, values in found.items():
                 terms[name] = terms.get(name, 0) + values.detach().sum() / divisor
             loss = losses.sum() / divisor
@@ -143,8 +145,10 @@ class Trainer:
         distributed.sum_over_processes(list(known.values())[1:])  # while none can have failed
         self.parallel.backward(loss)
         norm = self.parallel.clip(self.losses.parameters(), config.optim.clip)
-        if not math.isfinite(float(mean)) or not math.isfinite(float(norm)):
-            raise self._diverged(images, labels, draws, indices, noise, total)
+        self.lookout.note([mean, norm], StepTaken(self.images_seen, given))
+        if (looking := self.lookout.due(self.step + 1)) and self.lookout.first_bad() is not None:
+            go_back(self)
+            raise diverged(self, images, labels, draws, indices, noise, total)
 
         self.savable = False  # until this step is whole
         rate = learning_rate(config.optim, self.images_seen, total, config.images)
@@ -156,6 +160,9 @@ class Trainer:
         self.ema.update(self.model, self.step)
         self.objectives_ema.update(self.losses.objectives, self.step)
         self.savable = True
+        if not looking:
+            return {}
+        self.lookout.restart()
         metrics = {name: float(value) * full / total for name, value in known.items()}
         return {**metrics, "gradient_norm": float(norm), "learning_rate": rate}
 
@@ -248,6 +255,7 @@ class Trainer:
         All processes come here.
         """
         self.savable = False  # an error here is no reason to try again
+        go_back(self)
         if monitor is not None:
             monitor.flush()
         folder = store(self)
@@ -257,6 +265,7 @@ class Trainer:
     def load(self, folder: Path) -> None:
         """Go back to the moment of a checkpoint; see `restore`."""
         restore(self, folder)
+        self.lookout.restart()
 
     def write_samples(self, stop: Callable[[], bool] = lambda: False) -> None:
         """Write a grid of samples from raw weights and one from their average, unless stopped."""
@@ -298,7 +307,7 @@ class Trainer:
         noise = self.codec.draw(shape, generator)
         return None if noise is None else noise[self._rows(shape[0])]
 
-    def _losses(
+    def losses_of(
         self,
         images: Tensor,
         labels: Tensor,
@@ -329,7 +338,7 @@ class Trainer:
         resolution = Resolution((data.shape[2], data.shape[3]), self.shape[1:])
         return resolution.network(model, self.model_kwargs, self.process.flow_time)
 
-    def _passes(self, count: int, total: int) -> list[tuple[slice, bool]]:
+    def passes(self, count: int, total: int) -> list[tuple[slice, bool]]:
         """Return the forward passes over our `count` rows of `total`, see `passes`."""
         return passes(count, total, self.config.micro_batch, self.parallel)
 
@@ -356,7 +365,8 @@ class Trainer:
         while True:
             broken = stop.failed and not self.savable
             flags = [stop(), busy, stop.signalled(), save, draw, broken]
-            agreed = self.parallel.agree(flags, self.device)
+            alone = distributed.world_size() == 1  # then the device is not waited for
+            agreed = self.parallel.agree(flags, torch.device("cpu") if alone else self.device)
             stopped, waited_for, self.interrupted, self.saving, self.drawing, self.broken = agreed
             if busy or not waited_for:
                 return stopped
@@ -364,43 +374,8 @@ class Trainer:
     def _monitor(self, deadline: float | None) -> AbstractContextManager[Monitor | None]:
         if distributed.rank():
             return nullcontext()
+        config = self.config
         monitor = Monitor(
-            self.run_folder,
-            self.config.monitor,
-            self.step,
-            self.images_seen,
-            self.config.images,
-            deadline,
+            self.run_folder, config.monitor, self.step, self.images_seen, config.images, deadline
         )
         return closing(monitor)
-
-    def _diverged(
-        self,
-        images: Tensor,
-        labels: Tensor,
-        draws: Mapping[str, Any],
-        indices: Any,
-        noise: Tensor | None,
-        total: int,
-    ) -> Diverged:
-        """Return the error that names the first module and the images that are not finite."""
-        parts = [torch.zeros(0, device=self.device)]
-
-        def forward() -> None:
-            for rows, _ in self._passes(len(images), total):
-                parts.append(self._losses(images[rows], take(labels, rows), draws, rows, noise)[0])
-
-        with uncompiled(self.config.compile != "off"):
-            module = first_nonfinite_module(self.losses, forward)
-        bad = (~torch.cat(parts).isfinite()).nonzero().flatten().tolist()
-        names = ", ".join(
-            self.images.item_name(int(indices[i])) for i in bad[:3] if i < len(indices)
-        )
-        gradient = first_nonfinite_gradient(self.losses)
-        where = module or (f"the gradient of {gradient}" if gradient else "the gradient's norm")
-        return Diverged(
-            f"the loss or its gradient is not finite at step {self.step + 1} (images "
-            f"{self.images_seen:,} to {self.images_seen + total:,}); first in "
-            f"{where}{f', with {names}' if names else ''}{', ...' if len(bad) > 3 else ''}; "
-            + advise(self)
-        )

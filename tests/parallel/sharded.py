@@ -145,14 +145,14 @@ def main(shared: Path, part: str, *words: str) -> None:
             attempt(lambda: train("sit", "halves", "--parallel fsdp --images 24"))
             attempt(lambda: train("sit", "halves", "--parallel fsdp"))
             attempt(lambda: train("sit", "straight", "--parallel fsdp"))
-            batch, losses = launch.Images.batch, Trainer._losses
+            batch, losses = launch.Images.batch, Trainer.losses_of
             if rank:
                 error = launch.InputError("odd/1.png: damaged; replace it")
                 launch.Images.batch = failing(batch, error, 3)
             attempt(lambda: train("sit", "batch", "--parallel fsdp"))
             launch.Images.batch = batch
             if rank:
-                Trainer._losses = failing(losses, MemoryError("too much"), 9)
+                Trainer.losses_of = failing(losses, MemoryError("too much"), 9)
             attempt(lambda: train("sit", "losses", "--parallel fsdp"))
     print(distributed.world_size())
 

@@ -75,19 +75,19 @@ DIFFERENT = """
 """
 
 FAILING = """
-    batch, losses, samples = Images.batch, Trainer._losses, Trainer.write_samples
+    batch, losses, samples = Images.batch, Trainer.losses_of, Trainer.write_samples
     step = AdamW.step
     if rank:
         Images.batch = failing(batch, launch.InputError("odd/1.png: damaged; replace it"), 3)
     attempt("batch", shared / "batch")
     Images.batch = batch
     if rank:
-        Trainer._losses = failing(losses, MemoryError("too much"), 4)
+        Trainer.losses_of = failing(losses, MemoryError("too much"), 4)
     attempt("losses", shared / "losses")
     if rank:  # before the first forward pass of the second step, where DDP exchanges messages
-        Trainer._losses = failing(losses, MemoryError("too much"), 2)
+        Trainer.losses_of = failing(losses, MemoryError("too much"), 2)
     attempt("second", shared / "second")
-    Trainer._losses = losses
+    Trainer.losses_of = losses
     if rank:  # after the exchange of gradients, with a loss of two terms
         AdamW.step = failing(AdamW.step, MemoryError("too much"), 3)
     align = ["--objectives.align.kind", "tests.extending.align:Align"]

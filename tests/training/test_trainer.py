@@ -63,7 +63,7 @@ def test_the_loss_is_the_mean_over_the_global_batch(tiny, trainer_of):
     batch = next(stream_of(trainer))
     labels, draws = trainer._draw(batch.labels, (batch.total, *trainer.shape))
     with torch.no_grad():
-        expected = trainer._losses(batch[0], labels, draws, slice(None))[0].mean()
+        expected = trainer.losses_of(batch[0], labels, draws, slice(None))[0].mean()
     assert trainer.train_step(*batch)["loss"] == pytest.approx(float(expected), rel=1e-6)
 
 
@@ -359,7 +359,7 @@ def test_a_small_batch_of_a_bucket_is_a_part_of_a_step(tiny, trainer_of, monkeyp
     trainer = trainer_of(tiny(f"{BUCKETS} --batch-size 32 --micro-batch {micro}"))
     pixels, labels, indices, total, full = next(b for b in stream_of(trainer) if b.total < b.full)
     labels_drawn, draws = trainer._draw(labels, (total, *trainer._shape(pixels)))
-    expected = trainer._losses(pixels, labels_drawn, draws, slice(None))[0].sum()
+    expected = trainer.losses_of(pixels, labels_drawn, draws, slice(None))[0].sum()
     gradients = torch.autograd.grad(expected / full, list(trainer.model.parameters()))
     losses, found = [], []
     clip = Single.clip
