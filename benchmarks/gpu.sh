@@ -78,7 +78,7 @@ step() { # step SECONDS NAME COMMAND...: done once in OUT, and its exit code
   return $code
 }
 
-tests="tests/ops/deform/test_gpu.py tests/ops/deform/test_gpu_gradients.py"
+tests="tests/ops/deform/test_gpu.py tests/ops/deform/test_gpu_gradient_kernels.py"
 tests="$tests tests/ops/depthwise/test_gpu.py tests/nn/test_deform.py"
 throughput="$PYTHON benchmarks/models/throughput.py --precision bfloat16 --compile $how --rounds 3 $quick"
 

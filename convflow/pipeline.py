@@ -32,7 +32,7 @@ from convflow.processes.flow import FlowMatching, shift_of_size
 from convflow.processes.process import Process
 from convflow.samplers.ode import Callback
 from convflow.samplers.solvers import SOLVERS, Solver, check_shift
-from convflow.settings.fields import Count, Seed
+from convflow.settings.fields import Number, Seed
 from convflow.settings.read import hints_of, read_value, setting_hints, to_dict
 from convflow.storage import hash_tensors
 from convflow.types import InputError, PrecisionChoice, Progress, Size, unknown_name
@@ -200,8 +200,8 @@ class Pipeline:
         """
         samples = self.samples(labels, **options)
         usual = 16 if labels is None else len(samples.classes)
-        num = read_value(usual if num is None else num, Count, "num")
-        batch_size = read_value(batch_size, Count, "batch_size")
+        num = read_value(usual if num is None else num, Number, "num")
+        batch_size = read_value(batch_size, Number, "batch_size")
         if num > MAX_IMAGES:
             raise InputError(
                 f"expected at most {MAX_IMAGES:,} images, which are all held in memory, got "

@@ -107,7 +107,7 @@ def test_a_model_that_gives_nan_is_named_with_the_sample(pipe, monkeypatch):
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        ({"label_policy": "balance"}, "label-policy: expected balanced or random, got 'balance'"),
+        ({"label_policy": "balance"}, "label_policy: expected balanced or random, got 'balance'"),
         (
             {"precision": "float16"},
             "precision: .* got 'float16'; did you mean 'bfloat16'",

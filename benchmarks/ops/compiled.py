@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from benchmarks import harness
 from benchmarks.ops import assembly as assembly_counts
 from convflow.ops.deform import gpu as deform
-from convflow.ops.deform import gpu_gradients, gpu_kernels
+from convflow.ops.deform import gpu_gradient_kernels, gpu_kernels
 from convflow.ops.depthwise import gpu as depthwise
 from convflow.ops.depthwise import gpu_kernels as depthwise_kernels
 
@@ -59,7 +59,7 @@ class Form(NamedTuple):
 
 
 KERNELS = ("forward", "taps_gradient", "tap_boxes", "values_gradient")
-DEFORM = ((gpu_kernels, gpu_gradients), KERNELS)
+DEFORM = ((gpu_kernels, gpu_gradient_kernels), KERNELS)
 LAUNCH = ("num_warps", "enable_fp_fusion", "maxnreg")
 BORDERS = ("zeros", "truncate")
 FORMS = {

@@ -57,7 +57,7 @@ def main(arguments: Sequence[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         say(*PLAN_HELP.split("\n"))
         return 0
-    parser = Parser(prog="convflow plan", add_help=False, allow_abbrev=False)
+    parser = Parser(prog="convflow plan", add_help=False)
     parser.add_argument("recipe")
     parser.add_argument("--devices", type=positive, default=1)
     parser.add_argument("--memory", type=memory_bytes)

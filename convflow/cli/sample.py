@@ -83,9 +83,9 @@ def main(arguments: Sequence[str]) -> int:
         _write(made, out, single, options)
         if watch is not None:
             say(f"after steps {', '.join(map(str, watch.steps))}: strips in {previews}")
-    advise(pipe.device, options.precision)
     if not single:
         say(f"rows from the top left: {', '.join(dict.fromkeys(made.labels)) or 'no labels'}")
+    advise(pipe.device, options.precision)
     return 0
 
 

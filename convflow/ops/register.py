@@ -10,18 +10,18 @@ from typing import Any
 
 import torch
 
-Function = Callable[..., Any]
+AnyFunction = Callable[..., Any]
 
 
 def register(
     name: str,
     schema: str,
-    fallback: Function,
-    kernels: Mapping[str, Function],
-    fake: Function,
-    backward: Function,
-    save: Function | None = None,
-) -> Function:
+    fallback: AnyFunction,
+    kernels: Mapping[str, AnyFunction],
+    fake: AnyFunction,
+    backward: AnyFunction,
+    save: AnyFunction | None = None,
+) -> AnyFunction:
     """Register an operator, and return it.
 
     Args:
@@ -40,5 +40,5 @@ def register(
         torch.library.impl(full, device, kernel)
     torch.library.register_fake(full, fake)
     torch.library.register_autograd(full, backward, setup_context=save)
-    operator: Function = getattr(torch.ops.convflow, name).default
+    operator: AnyFunction = getattr(torch.ops.convflow, name).default
     return operator

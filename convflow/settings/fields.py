@@ -12,6 +12,7 @@ LARGEST_COUNT = 2**53
 Count = Annotated[int, Meta(ge=1, le=LARGEST_COUNT)]
 Natural = Annotated[int, Meta(ge=0, le=LARGEST_COUNT)]
 Seed = Annotated[int, Meta(ge=0)]
+Number = Annotated[int, Meta(ge=1)]
 Factor = Annotated[int, Meta(ge=2, le=LARGEST_COUNT)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 Share = Annotated[float, Meta(gt=0, le=1)]

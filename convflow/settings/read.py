@@ -164,7 +164,8 @@ def _wanted(reason: str, kind: Any, words: bool) -> str:
     wanted, _, place = reason.replace("`", "").removeprefix("Expected ").partition(" - at ")
     wanted = wanted.split(", got")[0]
     limited = r"(int|float|array)(?: of length)?(?: (>=|<=|>|<)?\s?(-?\d+)(?:\.0)?)?(.*)"
-    if (limit := re.fullmatch(limited, wanted)) and (limit[3] or ("[" in place and not words)):
+    within = "[" in place and not words and kind not in HINTS
+    if (limit := re.fullmatch(limited, wanted)) and (limit[2] or within):
         noun, sign, value, rest = limit.groups()
         bound = f" {LIMIT_WORDS[sign or '=']} {value}" if value else ""
         return f"{LIMIT_WORDS[noun]}{bound}{rest}"
@@ -173,7 +174,8 @@ def _wanted(reason: str, kind: Any, words: bool) -> str:
     kinds = [k for k in typing.get_args(kind) if k is not type(None)]
     several = ... if ... in kinds else typing.get_origin(kind)
     optional = unannotated(kinds[0]) if type(None) in typing.get_args(kind) else kind
-    return HINTS.get(kind) or HINTS.get(several) or HINTS.get(optional) or wanted
+    known = (HINTS.get(each) for each in (kind, several, optional, typing.get_origin(optional)))
+    return next(filter(None, known), wanted)
 
 
 def _unfit(key: str, wanted: str, got: Any, known: Iterable[Any] = ()) -> InputError:

@@ -141,7 +141,7 @@ def no_checkpoints(place):
 CASES = [
     # words
     ("near verb", "trian digits.flowdcn", "did you mean 'train'?"),
-    ("unknown verb", "qqqq", "unknown verb 'qqqq'; choose from train, sample"),
+    ("unknown verb", "qqqq", "unknown verb 'qqqq'; choose from train, plan, sample"),
     ("near recipe", "train digits.flowdnc", "did you mean 'digits.flowdcn'?"),
     ("unknown recipe", "train zzz", "unknown recipe 'zzz'; choose from"),
     ("no recipe", "train --run P/new", "a recipe or --resume FOLDER, got neither"),
@@ -161,10 +161,10 @@ CASES = [
     ("from a run to nowhere", "train --init P/run --seed 1", "expected --run FOLDER beside --init"),
     ("run without folder", "train digits.flowdcn --run", "expected one argument"),
     ("near key", f"{TRAIN} --imags 5", "did you mean '--images'?"),
-    ("key of another case", f"{TRAIN} --optim.LR 1", "did you mean '--optim.lr'?"),
+    ("key of another case", f"{TRAIN} --data.SIZE 1", "did you mean '--data.size'?"),
     ("near setting", f"{TRAIN} --model.widht 32", "did you mean 'width'?"),
     ("no value", f"{TRAIN} --images", "--images: expected a value after it"),
-    ("a group", f"{TRAIN} --optim 3", "--optim is a group"),
+    ("a group", f"{TRAIN} --ema 3", "--ema is a group"),
     ("near option of sample", f"{SAMPLE} --guidence 2", "did you mean '--guidance'?"),
     ("stray word of sample", f"{SAMPLE} word", "expected no further word, got 'word'"),
     ("sample without model", "sample", "required: model"),
@@ -195,7 +195,7 @@ CASES = [
     ("rate that is none", f"{TRAIN} --optim.lr nan", "--optim.lr: expected a number above 0"),
     ("infinite rate", f"{TRAIN} --optim.lr inf", "--optim.lr: expected a finite number"),
     ("momentum of one", f"{TRAIN} --optim.betas 0.9x1", "--optim.betas: expected a number below 1"),
-    ("unknown schedule", f"{TRAIN} --optim.schedule cosine", "expected constant or linear"),
+    ("unknown schedule", f"{TRAIN} --optim.schedule sine", "expected constant or linear"),
     ("decay above one", f"{TRAIN} --ema.decay 2", "--ema.decay: expected a number of at most 1"),
     (
         "dropout above one",

@@ -22,8 +22,9 @@ def test_the_ratio_is_said_once_where_bfloat16_is_fast(
     monkeypatch, caplog, given, fast, device, lines
 ):
     monkeypatch.setattr(distributed, "has_fast_bfloat16", lambda _: fast)
-    times = iter([3.0, 1.5])
-    monkeypatch.setattr("convflow.bench.floor.least_seconds", lambda _: next(times))
+    times = {torch.float32: 3.0, torch.bfloat16: 1.5}
+    monkeypatch.setattr("convflow.bench.utilisation.product", lambda _, dtype: dtype)
+    monkeypatch.setattr("convflow.bench.floor.least_seconds", times.__getitem__)
     with caplog.at_level(logging.INFO, "convflow"):
         advise(device, given)
     assert len(caplog.messages) == lines

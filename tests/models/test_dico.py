@@ -186,7 +186,7 @@ def test_options_change_the_count_by_what_they_are():
         ({"width": 0}, "width: expected a whole number of at least 1, got '0'"),
         ({"width": 7}, "expected an even width and 5 depths .* got width 7"),
         ({"num_classes": -1}, "num_classes: expected a whole number of at least 0, got '-1'"),
-        ({"mlp_ratio": 0.0}, r"mlp-ratio: expected a number above 0, got '0\.0'"),
+        ({"mlp_ratio": 0.0}, r"mlp_ratio: expected a number above 0, got '0\.0'"),
         ({"depths": [1, 1, 1]}, r"5 depths of at least 1, .* depths \[1, 1, 1\]"),
         ({"layout": "isotropic"}, r"depths of one number .* got \[1, 2, 1, 1, 1\]; try \[24\]"),
         (

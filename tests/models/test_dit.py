@@ -160,10 +160,10 @@ def test_options_change_the_network(unchecked):
     [
         ({"width": 0}, r"dit\.width: expected a whole number of at least 1, got '0'"),
         ({"depth": 0}, "depth: expected a whole number of at least 1, got '0'"),
-        ({"num_heads": 0}, "num-heads: expected a whole number of at least 1"),
-        ({"patch_size": 0}, "patch-size: expected a whole number of at least 1"),
+        ({"num_heads": 0}, "num_heads: expected a whole number of at least 1"),
+        ({"patch_size": 0}, "patch_size: expected a whole number of at least 1"),
         ({"num_classes": -1}, "num_classes: expected a whole number of at least 0, got '-1'"),
-        ({"mlp_ratio": 0.0}, r"mlp-ratio: expected a number above 0, got '0\.0'"),
+        ({"mlp_ratio": 0.0}, r"mlp_ratio: expected a number above 0, got '0\.0'"),
         ({"mlp_ratio": 0.01}, r"expected an mlp_ratio above 0, got 0.01"),
         ({"num_heads": 3}, "got width 16 and num_heads 3"),
         ({"width": 18}, "expected a width that 4 divides, .* got 18"),

@@ -60,7 +60,7 @@ SWITCHES = [
 @pytest.mark.parametrize("value", ["no", 1, None])
 def test_a_switch_of_any_network_is_true_or_false(family, name, value, unchecked):
     settings = {"backbone": {"family": "dit"}} if family == "pyramid" else {}
-    message = f"{family}.{name.replace('_', '-')}: expected true or false, got '{value}'"
+    message = f"{family}.{name}: expected true or false, got '{value}'"
     with pytest.raises(InputError, match=message):
         build(family, settings | {name: value}, FAMILIES)
     assert {family for family, _ in SWITCHES} == FAMILIES.keys()

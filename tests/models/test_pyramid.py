@@ -377,7 +377,7 @@ def test_scales_that_do_not_fit_are_refused(change, message, unchecked):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({}, "pyramid: expected the key backbone, got"),
+        ({}, "pyramid: expected a value for backbone, got none"),
         ({"backbone": {"width": 8}}, "expected a backbone as settings with a family"),
         ({"backbone": {"family": "dicoo"}}, "unknown model family 'dicoo'; did you mean 'dico'"),
         ({"backbone": {"family": "pyramid"}}, "unknown model family 'pyramid'"),
@@ -390,7 +390,7 @@ def test_scales_that_do_not_fit_are_refused(change, message, unchecked):
         ({"factors": []}, "one or more factors of at least 2 .* got none"),
         ({"factors": [2, 1]}, "factors: expected a whole number of at least 2, got '2,1'"),
         ({"factors": 2}, "factors: expected several numbers such as 2,2, got '2'"),
-        ({"factors": [2.5]}, r"factors: expected several numbers such as 2,2, got '2\.5'"),
+        ({"factors": [2.5]}, r"factors: expected a whole number, got '2\.5'"),
         ({"coarse": "ptach"}, "coarse: expected patch or upsample, got 'ptach'"),
         ({"factor": [2]}, "pyramid: unknown setting 'factor'; did you mean 'factors'"),
     ],

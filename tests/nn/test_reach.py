@@ -100,7 +100,7 @@ def test_it_is_never_below_the_trained_reach_nor_above_the_cap(t, wide, tall, fo
         ({"blocks": (3, 2)}, r"0 <= first <= last, got \[3, 2\]"),
         ({"blocks": (-1, 2)}, "reach-blocks: expected a whole number of at least 0"),
         ({"blocks": (0.5, 2)}, "reach-blocks: expected a whole number, got '0.5,2'"),
-        ({"blocks": (1, 2, 3)}, "reach-blocks: expected a list with a length of 2, got '1,2,3'"),
+        ({"blocks": (1, 2, 3)}, "reach-blocks: expected two numbers such as 0.5,2, got '1,2,3'"),
         (
             {"form": "liner"},
             "reach-form: .* got 'liner'; did you mean 'linear'",

@@ -335,7 +335,7 @@ def test_a_network_of_other_scales_is_refused():
         ({"weights": ("2", 1.0)}, "weights: expected .*, got '2,1"),
         ({"scale": "1"}, "scale: expected a number.*, got '1'"),
         ({"scale": 0.0}, "scale: expected a number above 0"),
-        ({"earlier_location": math.nan}, "earlier-location: expected a finite number"),
+        ({"earlier_location": math.nan}, "earlier_location: expected a finite number"),
         ({"locations": (0.0, 1.0, 2.0)}, r"2 locations, .* got \[0\.0, 1\.0, 2\.0\]"),
         ({"locations": (0.0, math.inf)}, "locations: expected a finite number"),
     ],

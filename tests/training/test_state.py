@@ -322,7 +322,7 @@ def test_a_save_that_cannot_be_hides_no_error(tiny, trainer_of, monkeypatch, pla
     if place == "optimizer":  # half a step is no state to go on from
         trainer.optimizer.step = fail
     else:
-        monkeypatch.setattr(trainer, "_losses", fail)
+        monkeypatch.setattr(trainer, "losses_of", fail)
     if place == "save":
         monkeypatch.setattr("convflow.training.trainer.store", lambda _: 1 / 0)
     with pytest.raises(MemoryError, match="too large"):

@@ -193,7 +193,7 @@ def plan(
         border: "zeros" or "truncate".
         reaches: 0 for offsets and weights, 1 for raw heads with one reach, 2 for more of them.
     """
-    from convflow.ops.deform import gpu_gradients, gpu_kernels
+    from convflow.ops.deform import gpu_gradient_kernels, gpu_kernels
 
     batch, height, width, groups, channels = shape
     wide = height * width * max(row, groups * 2 * num_taps) >= _LIMIT
@@ -216,9 +216,9 @@ def plan(
         (batch, groups, tiles),
         num_taps,
         launch(gpu_kernels, "forward", batch * groups * blocks, blocks),
-        launch(gpu_gradients, "taps_gradient", programs, tiles),
-        launch(gpu_gradients, "tap_boxes", programs, tiles),
-        launch(gpu_gradients, "values_gradient", programs * slices, tiles, slices),
+        launch(gpu_gradient_kernels, "taps_gradient", programs, tiles),
+        launch(gpu_gradient_kernels, "tap_boxes", programs, tiles),
+        launch(gpu_gradient_kernels, "values_gradient", programs * slices, tiles, slices),
     )
 
 

@@ -3,7 +3,7 @@
 A map is one group of one image. Programs are numbered map by map, so that those which run at a
 time read the same rows. Batch, height, width and groups are run-time numbers.
 
-Only `gpu.py` and `gpu_gradients.py` import this file, because importing it imports Triton.
+Only `gpu.py` and `gpu_gradient_kernels.py` import this file, because importing it imports Triton.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-SIZES = [
+RUNTIME_SIZES = [
     "row", "reach_stride", "height", "width", "groups", "num_blocks", "num_tiles", "num_slices",
 ]  # fmt: skip
 """Arguments of all kernels that Triton may not compile in."""
@@ -87,7 +87,7 @@ def load_corner(values, row, channel, there):  # type: ignore[no-untyped-def]
     return tl.load(values + (row[:, None] + channel), mask=there, other=0.0).to(tl.float32)
 
 
-@triton.jit(do_not_specialize=SIZES)
+@triton.jit(do_not_specialize=RUNTIME_SIZES)
 def forward(  # type: ignore[no-untyped-def]
     values, taps, weights, prior_scale, reach, out,
     row, reach_stride, height, width, groups, num_blocks,

@@ -243,13 +243,13 @@ def test_same_bits_on_every_run(deterministic: bool) -> None:
 
 @pytest.mark.skipif(DEVICE == "cpu", reason="the interpreter compiles nothing")
 def test_compiles_once_for_all_sizes() -> None:
-    from convflow.ops.deform import gpu_gradients, gpu_kernels
+    from convflow.ops.deform import gpu_gradient_kernels, gpu_kernels
 
     kernels = (
         gpu_kernels.forward,
-        gpu_gradients.taps_gradient,
-        gpu_gradients.tap_boxes,
-        gpu_gradients.values_gradient,
+        gpu_gradient_kernels.taps_gradient,
+        gpu_gradient_kernels.tap_boxes,
+        gpu_gradient_kernels.values_gradient,
     )
     counts = []
     for size in ((1, 1, 1, 1), (2, 8, 8, 3), (3, 17, 5, 2), (5, 16, 16, 16)):

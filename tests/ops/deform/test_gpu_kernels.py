@@ -68,7 +68,7 @@ def test_half_gradients_on_hopper_have_room_and_few_conflicts() -> None:
 
 def test_no_size_is_compiled_in() -> None:
     code = (
-        "from convflow.ops.deform import gpu_kernels as k, gpu_gradients as g\n"
+        "from convflow.ops.deform import gpu_kernels as k, gpu_gradient_kernels as g\n"
         "for kernel in (k.forward, g.taps_gradient, g.tap_boxes, g.values_gradient):\n"
         "    print(*[p.name for p in kernel.params if not p.is_constexpr "
         "and not p.do_not_specialize])"

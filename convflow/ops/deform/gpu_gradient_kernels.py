@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 
 from convflow.ops.deform.gpu_kernels import (
-    SIZES,
+    RUNTIME_SIZES,
     load_corner,
     load_prior,
     load_tap,
@@ -42,7 +42,7 @@ def _read_tile(tile, tiles_wide, height, width, WIDE: tl.constexpr):  # type: ig
         return x, y, inside, y * width + x
 
 
-@triton.jit(do_not_specialize=SIZES)
+@triton.jit(do_not_specialize=RUNTIME_SIZES)
 def taps_gradient(  # type: ignore[no-untyped-def]
     grad, values, taps, weights, prior_scale, reach, grad_taps, grad_weights, grad_prior,
     row, reach_stride, height, width, groups, num_tiles,
@@ -142,7 +142,7 @@ def taps_gradient(  # type: ignore[no-untyped-def]
         tl.store(grad_prior + program, tl.sum(prior_total, 0))
 
 
-@triton.jit(do_not_specialize=SIZES)
+@triton.jit(do_not_specialize=RUNTIME_SIZES)
 def tap_boxes(  # type: ignore[no-untyped-def]
     taps, weights, prior_scale, reach, boxes, spans,
     row, reach_stride, height, width, groups, num_tiles,
@@ -225,7 +225,7 @@ def _multiply(share, upstream, total, PRECISION: tl.constexpr):  # type: ignore[
         return tl.dot(share, upstream.to(tl.float32), total, input_precision=PRECISION)
 
 
-@triton.jit(do_not_specialize=SIZES)
+@triton.jit(do_not_specialize=RUNTIME_SIZES)
 def values_gradient(  # type: ignore[no-untyped-def]
     grad, taps, weights, prior_scale, reach, boxes, windows, grad_values,
     row, reach_stride, height, width, groups, num_tiles, num_slices,

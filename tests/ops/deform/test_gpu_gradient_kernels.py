@@ -76,17 +76,17 @@ def test_boxes_and_spans_hold_what_is_touched(border: str, far: float) -> None:
 @pytest.mark.parametrize("side", [16, 64, pytest.param(128, marks=pytest.mark.slow)])
 def test_tiles_looked_at_grow_as_the_pixels_do(side: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Taps of less than a tile reach 3 x 3 tiles, however large the map."""
-    from convflow.ops.deform import gpu_gradients
+    from convflow.ops.deform import gpu_gradient_kernels
 
     grad, *inputs = draw(1, side, side, 1, 1, taps=1, far=7.0)
-    looks, reaches = [0], gpu_gradients._reaches
+    looks, reaches = [0], gpu_gradient_kernels._reaches
 
     def count(box: Any, first_x: Any, *others: Any) -> Any:
         """What is looked at, found out of reach so that nothing is multiplied."""
         looks[0] += 1
         return reaches(box, first_x + 2**20, *others)
 
-    monkeypatch.setattr(gpu_gradients, "_reaches", count)
+    monkeypatch.setattr(gpu_gradient_kernels, "_reaches", count)
     gpu.deform_sample_backward(grad, *inputs, "zeros", want_taps=False)
     assert looks[0] == (3 * side // 8 - 2) ** 2
 
