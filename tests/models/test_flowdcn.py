@@ -112,9 +112,7 @@ def test_options_change_the_network(unchecked):
     "bad", [{"width": 0}, {"depth": 0}, {"num_groups": 0}, {"patch_size": 0}, {"num_classes": -1}]
 )
 def test_impossible_sizes_are_refused(bad):
-    with pytest.raises(
-        InputError, match=f"{next(iter(bad))}: expected a whole number of at ".replace("_", "-")
-    ):
+    with pytest.raises(InputError, match=f"{next(iter(bad))}: expected a whole number of at "):
         create_model("flowdcn", **TINY | bad)
 
 

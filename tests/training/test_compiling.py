@@ -77,6 +77,7 @@ def test_going_on_is_exact(how, traced, tiny, trainer_of, tmp_path):
         assert all(torch.equal(tensor, found[name]) for name, tensor in truth.items())
 
 
+@pytest.mark.slow
 def test_previews_and_checkpoints_are_those_of_an_eager_run(traced, tiny, trainer_of, tmp_path):
     words, runs = "--images 24", [tmp_path / "a", tmp_path / "b"]
     for run, more in zip(runs, ["", "--compile blocks"], strict=True):
@@ -96,6 +97,7 @@ def test_off_compiles_nothing(tiny, trainer_of, monkeypatch):
     assert all(m._compiled_call_impl is None for m in found.losses.modules())
 
 
+@pytest.mark.slow
 def test_the_module_that_broke_is_named_within_a_compiled_block(traced, tiny, trainer_of):
     found = trainer_of(tiny("--compile blocks"))
     steps(found, 1)
@@ -112,6 +114,7 @@ def test_too_many_shapes_are_said_once(caplog):
     assert caplog.text.count(f"more than {MOST_GRAPHS} shapes") == 1
 
 
+@pytest.mark.slow
 def test_buckets_beyond_the_limit_run_eagerly(tiny, trainer_of, monkeypatch, caplog):
     """Two graphs of a kind of block, and four sizes: the run ends as an eager one does."""
     torch.compiler.reset()
