@@ -58,6 +58,7 @@ EXAMPLES = """examples
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command and return its exit code."""
+    began = time.monotonic()
     options = _parser(arguments).parse(arguments)
     if options.compare:
         if options.what or options.reference:
@@ -109,7 +110,7 @@ def main(arguments: Sequence[str]) -> int:
         if first:
             say(*card.table().split("\n"), f"result card in {path}")
             if subject.sampling is not None:
-                advise(device, options.precision)
+                advise(device, options.precision, time.monotonic() - began)
     return 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command and return its exit code."""
+    began = time.monotonic()
     options = _parser(arguments).parse(arguments)
     options.out = options.out or Path("samples" if options.single else "samples.png")
     if not options.single and options.out.suffix not in ("", ".png"):
@@ -85,7 +87,7 @@ def main(arguments: Sequence[str]) -> int:
             say(f"after steps {', '.join(map(str, watch.steps))}: strips in {previews}")
     if not single:
         say(f"rows from the top left: {', '.join(dict.fromkeys(made.labels)) or 'no labels'}")
-    advise(pipe.device, options.precision)
+    advise(pipe.device, options.precision, time.monotonic() - began)
     return 0
 
 

@@ -8,6 +8,7 @@ import math
 import re
 import typing
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from numbers import Integral, Real
 from typing import Any, Literal, TypeVar
 
@@ -153,6 +154,7 @@ def defaults(kind: Any) -> dict[str, Any]:
     return {field.name: field.default for field in dataclasses.fields(kind)}
 
 
+@cache
 def hints_of(kind: Any) -> dict[str, Any]:
     """Return the annotations of the fields of a dataclass by name."""
     hints = typing.get_type_hints(kind, include_extras=True)
