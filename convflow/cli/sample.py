@@ -32,22 +32,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command and return its exit code."""
     began = time.monotonic()
     options = _parser(arguments).parse(arguments)
-    options.out = options.out or Path("samples" if options.single else "samples.png")
-    if not options.single and options.out.suffix not in ("", ".png"):
-        raise InputError(
-            f"--out: expected a .png file or a folder, got {options.out}; change its ending"
-        )
-    single = options.single or options.out.suffix != ".png"
-    _check_target(options.out, single)
-    if options.previews is not None:
-        _check_target(options.previews, True, "previews")
-        if single and options.previews.resolve() == options.out.resolve():
-            raise InputError(
-                f"--previews: expected another folder than --out, got {options.previews} for both, "
-                "where strips and images would have the same names; choose another"
-            )
-    elif options.preview_every is not None:
-        raise InputError("--preview-every: expected --previews with it, got none; add it")
+    single = _check_outputs(options)
 
     from convflow.bar import Bar
     from convflow.cli.precision import advise
@@ -89,6 +74,27 @@ def main(arguments: Sequence[str]) -> int:
         say(f"rows from the top left: {', '.join(dict.fromkeys(made.labels)) or 'no labels'}")
     advise(pipe.device, options.precision, time.monotonic() - began)
     return 0
+
+
+def _check_outputs(options: argparse.Namespace) -> bool:
+    """Return whether each image gets a file of its own; raise InputError where none can be."""
+    options.out = options.out or Path("samples" if options.single else "samples.png")
+    if not options.single and options.out.suffix not in ("", ".png"):
+        raise InputError(
+            f"--out: expected a .png file or a folder, got {options.out}; change its ending"
+        )
+    single = options.single or options.out.suffix != ".png"
+    _check_target(options.out, single)
+    if options.previews is not None:
+        _check_target(options.previews, True, "previews")
+        if single and options.previews.resolve() == options.out.resolve():
+            raise InputError(
+                f"--previews: expected another folder than --out, got {options.previews} for both, "
+                "where strips and images would have the same names; choose another"
+            )
+    elif options.preview_every is not None:
+        raise InputError("--preview-every: expected --previews with it, got none; add it")
+    return single
 
 
 def _write(made: Output, out: Path, single: bool, options: argparse.Namespace) -> None:

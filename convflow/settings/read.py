@@ -154,9 +154,13 @@ def defaults(kind: Any) -> dict[str, Any]:
     return {field.name: field.default for field in dataclasses.fields(kind)}
 
 
-@cache
 def hints_of(kind: Any) -> dict[str, Any]:
     """Return the annotations of the fields of a dataclass by name."""
+    return _read_hints(kind)
+
+
+@cache
+def _read_hints(kind: Any) -> dict[str, Any]:
     hints = typing.get_type_hints(kind, include_extras=True)
     return {field.name: hints[field.name] for field in dataclasses.fields(kind) if field.init}
 
