@@ -135,7 +135,7 @@ def test_a_whole_network_whose_features_are_read_is_refused(tiny, trainer_of):
 TWO = """
 import torch
 from convflow import create_model, distributed
-from convflow.parallel.ddp import create_parallel
+from convflow.parallel.ddp import DDP
 from convflow.training.compiling import compile_network
 from tests.cases import perturb
 
@@ -153,7 +153,7 @@ def gradients(how):
 
 cpu = torch.device("cpu")
 with distributed.process_group(cpu):
-    parallel = create_parallel()
+    parallel = DDP(cpu)
     truth, found = gradients("off"), gradients("blocks")
     print(bool(truth.abs().max() > 0), float((truth - found).norm() / truth.norm()) < 1e-5)
 """

@@ -250,6 +250,7 @@ def variants(
     # Half features are exact in tf32, so that only the shares are rounded, as finely as float16.
     # Shares have the range of bfloat16, but not of float16.
     precisions = {torch.float32: "tf32x3", torch.float16: "tf32", torch.bfloat16: "bf16x2"}
+    pieces = (1,) if amd and dtype == torch.float32 else (3, 2, 1)  # more spill on gfx942
     precision = "ieee" if amd and dtype != torch.bfloat16 else precisions[dtype]
     # Converted half features need registers, too.
     block = _MOST_TAPS // (1 if dtype == torch.float32 else 2)
@@ -258,7 +259,7 @@ def variants(
     shared |= {"MERGED": merged, "WIDE": wide}
     constants: dict[str, dict[str, Any]] = {
         # A lane locates its taps once for all of its pieces.
-        "forward": {"LANES": 128, "PIECES": next(n for n in (3, 2, 1) if chunks % n == 0)},
+        "forward": {"LANES": 128, "PIECES": next(n for n in pieces if chunks % n == 0)},
         # Four threads to a row: few idle ones at 72 channels, and few steps to sum over them.
         "taps_gradient": {
             "BLOCK": min(even, 4 * vector),
