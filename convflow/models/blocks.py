@@ -49,11 +49,15 @@ def compile_blocks(model: nn.Module, **options: Any) -> None:
             f"expected a network with blocks that have a Modulation, got {type(model).__name__} "
             "without; use its own compile() instead"
         )
+    for part in parts:
+        part.compile(**usual_options() | options)
+
+
+def usual_options() -> dict[str, Any]:
+    """Return what `torch.compile` is given by default: a graph for each size, up to a limit."""
     # Not every torch has it; without, more than 8 graphs of a kind of block are left eager.
     has_limit = "recompile_limit" in inspect.signature(torch.compile).parameters
-    usual = {"dynamic": False, **({"recompile_limit": MOST_GRAPHS} if has_limit else {})}
-    for part in parts:
-        part.compile(**usual | options)
+    return {"dynamic": False, **({"recompile_limit": MOST_GRAPHS} if has_limit else {})}
 
 
 def recompute_blocks(model: Backbone, which: RecomputeChoice) -> None:

@@ -6,7 +6,7 @@ Torch's FSDP2, the algorithm of Rajbhandari et al. 2020 (ZeRO, stage 3) and Zhao
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import cast
@@ -185,15 +185,9 @@ class FSDP(Single):
         if dist.is_initialized():
             dist.destroy_process_group()
 
-    def clip(self, parameters: Iterable[nn.Parameter], most: float | None) -> Tensor:
-        """Return the norm of all gradients, one number on all processes; see `Single.clip`."""
-        held = [parameter for parameter in parameters if parameter.grad is not None]
-        norm = nn.utils.get_total_norm([p.grad for p in held if p.grad is not None])
-        whole = norm.full_tensor() if isinstance(norm, DTensor) else norm
-        if most is not None:  # a norm of zero changes nothing
-            finite = torch.where(whole.isfinite(), whole, torch.zeros_like(whole))
-            nn.utils.clip_grads_with_norm_(held, most, finite)
-        return whole
+    def whole(self, tensor: Tensor) -> Tensor:
+        """Return a tensor of which a process may hold a share; all processes come here."""
+        return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
     def alike(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return none of the tensors, for each process holds rows of its own."""
@@ -209,9 +203,9 @@ class FSDP(Single):
             raise InputError("a process is lost, and its share of the weights with it")
         whole: dict[str, Tensor] = {}
         for name, tensor in tensors.items():
-            tensor = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+            complete = self.whole(tensor)
             if distributed.rank() == 0:
-                whole[name] = tensor.cpu()
+                whole[name] = complete.cpu()
         return whole
 
     def read(self, path: Path, like: Callable[[str], Tensor | None]) -> dict[str, Tensor]:

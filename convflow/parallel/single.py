@@ -98,11 +98,15 @@ class Single:
         Gradients that are not finite stay as they are.
         """
         held = [parameter for parameter in parameters if parameter.grad is not None]
-        norm = nn.utils.get_total_norm([p.grad for p in held if p.grad is not None])
+        norm = self.whole(nn.utils.get_total_norm([p.grad for p in held if p.grad is not None]))
         if most is not None:  # a norm of zero changes nothing; the device is not waited for
             finite = torch.where(norm.isfinite(), norm, torch.zeros_like(norm))
             nn.utils.clip_grads_with_norm_(held, most, finite)
         return norm
+
+    def whole(self, tensor: Tensor) -> Tensor:
+        """Return a tensor of which a process may hold a share; all processes come here."""
+        return tensor
 
     def agree(self, flags: Sequence[bool], device: torch.device) -> list[bool]:
         """Return for each flag whether it is raised on any process; all processes come here."""

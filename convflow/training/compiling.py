@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
@@ -10,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from convflow.models.blocks import MOST_GRAPHS, compile_blocks
+from convflow.models.blocks import MOST_GRAPHS, compile_blocks, usual_options
 from convflow.types import InputError
 
 log = logging.getLogger("convflow")
@@ -44,9 +43,7 @@ def compile_network(
     if how == "blocks":
         compile_blocks(network, **options)
         return
-    limited = "recompile_limit" in inspect.signature(torch.compile).parameters
-    usual = {"dynamic": False, **({"recompile_limit": MOST_GRAPHS} if limited else {})}
-    network.compile(**usual | options)
+    network.compile(**usual_options() | options)
 
 
 def _try_compiler(device: torch.device, options: dict[str, Any]) -> None:
