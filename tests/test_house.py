@@ -59,6 +59,13 @@ SHARED_NAMES = {
 FILES = sorted((ROOT / PACKAGE).rglob("*.py"))
 MODULES = [path for path in FILES if path.name != "__init__.py"]
 
+CLASSES = {
+    node.name: node
+    for path in FILES
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    if isinstance(node, ast.ClassDef)
+}
+
 Fault = tuple[int, str]
 """A line, and what is wrong there."""
 
@@ -134,8 +141,22 @@ def loose_talk(tree: ast.AST, path: Path) -> Iterator[Fault]:
             yield node.lineno, "catches everything"
 
 
+def describes(cls: ast.ClassDef | None, method: str) -> bool:
+    """Return whether a class, or one of the package that it is derived from, describes a method."""
+    if cls is None:
+        return False
+    own = (node for node in cls.body if isinstance(node, ast.FunctionDef) and node.name == method)
+    bases = (CLASSES.get(ast.unparse(base).partition("[")[0]) for base in cls.bases)
+    return any(map(ast.get_docstring, own)) or any(
+        describes(base, method) for base in bases if base is not cls
+    )
+
+
 def missing_docstrings(tree: ast.Module, path: Path) -> Iterator[Fault]:
-    """Of the module, its public names, and the public methods of its public classes."""
+    """Of the module, its public names, and the public methods of its public classes.
+
+    A method that does what the class above promises needs none of its own.
+    """
     if not ast.get_docstring(tree):
         yield 1, "has no docstring"
     definitions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
@@ -144,8 +165,8 @@ def missing_docstrings(tree: ast.Module, path: Path) -> Iterator[Fault]:
         for node in place.body:
             if not isinstance(node, definitions) or node.name.startswith("_"):
                 continue
-            inherited = any("override" in ast.dump(d) for d in node.decorator_list)
-            if not ast.get_docstring(node) and not inherited:
+            inherits = isinstance(place, ast.ClassDef) and describes(place, node.name)
+            if not ast.get_docstring(node) and not inherits:
                 yield node.lineno, f"{node.name} has no docstring"
 
 
@@ -240,6 +261,11 @@ def test_rules(path):
             "nn/norm.py",
             "'''Doc.'''\nclass A:\n  '''Doc.'''\n  def f(self): ...",
         ),
+        (
+            missing_docstrings,
+            "nn/norm.py",
+            "'''Doc.'''\nclass A(Solver):\n  '''Doc.'''\n  def other(self): ...",
+        ),
         (large_functions, "nn/norm.py", "def f():" + "\n    x = 1" * 60),
         (large_functions, "nn/norm.py", "class A:\n  async def f(self):" + "\n    x = 1" * 60),
         (large_functions, "nn/norm.py", "def f(a, b, c, d, e, /, f, g, *h, i, j, **k): ..."),
@@ -256,6 +282,7 @@ def test_each_rule_finds_its_fault(rule, file, text):
         "from convflow.types import Size",
         "from convflow import __version__",
         "import os.path",
+        "class A(Solver):\n  '''Doc.'''\n  def solve(self): ...",
     ],
 )
 def test_rules_leave_good_code_alone(text):
