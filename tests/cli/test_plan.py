@@ -6,7 +6,7 @@ import pytest
 
 from convflow.cli.main import main
 from convflow.cli.plan import UNITS, USABLE
-from convflow.models.cost import Cost, measure_cost
+from convflow.models import cost
 from convflow.models.zoo import create_model
 
 SETTINGS = {"width": 8, "depths": [1, 1, 1, 1, 1]}
@@ -14,7 +14,7 @@ WORDS = "--model.name dico --model.width 8 --model.depths 1,1,1,1,1 --data.size 
 DICO = ["digits.flowdcn", *WORDS.split()]
 
 
-COST = Cost(1, 1.0, 100, 10)
+COST = cost.Cost(1, 1.0, 100, 10)
 
 
 def build():
@@ -28,8 +28,10 @@ def planned(capsys, *words):
 
 @pytest.fixture
 def measured(monkeypatch):
-    """Every network costs the same, which is found at once."""
-    monkeypatch.setattr("convflow.models.cost.measure_cost", lambda *given: COST)
+    """Every network costs the same, which is found at once; how it was asked for."""
+    asked = []
+    monkeypatch.setattr(cost, "measure_cost", lambda *given: asked.append(given) or COST)
+    return asked
 
 
 def test_the_numbers_add_up_and_rest_on_the_estimate(capsys):
@@ -52,12 +54,10 @@ def test_the_numbers_add_up_and_rest_on_the_estimate(capsys):
         assert row["total"] == 20 * whole + 3 * each
         left = USABLE * UNITS["GB"] - 20 * whole
         assert row["batch_that_fits"] * each <= left < (row["batch_that_fits"] + 1) * each
-    cost = measure_cost(build, (16, 16))
+    measured = cost.measure_cost(build, (16, 16))
     image = found["bytes_for_an_image"]
-    assert image["none"] == cost.saved + cost.live
+    assert image["none"] == measured.saved + measured.live
     assert image["blocks"] < image["every-2"] < image["none"]
-    half = planned(capsys, *DICO, "--precision", "bfloat16")["bytes_for_an_image"]
-    assert half["none"] < image["none"]
 
 
 def test_one_device_has_one_engine_and_muon_keeps_less(capsys, measured):
@@ -66,6 +66,7 @@ def test_one_device_has_one_engine_and_muon_keeps_less(capsys, measured):
     less, usual = (plan["memory"]["single"]["optimizer"] for plan in (muon, adamw))
     assert 4 * adamw["parameters"] < less < usual == 8 * adamw["parameters"]
     assert "hours" not in adamw
+    assert [half for *_, half, _ in measured] == [True] * 6  # in bfloat16
 
 
 def test_hours_and_latents(capsys, measured):
