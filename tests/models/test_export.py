@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import onnx
-import onnxruntime
 import pytest
 import torch
 from torch._inductor.utils import fresh_cache
@@ -81,6 +79,9 @@ def test_an_exported_program_is_plain_torch_and_takes_any_size(case, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("case", FEWEST)
 def test_onnx_gives_the_same_prediction_at_any_size(case, tmp_path):
+    import onnx
+    import onnxruntime
+
     model, path = small(case), tmp_path / "network.onnx"
     export_onnx(model, path)
     onnx.checker.check_model(path)
