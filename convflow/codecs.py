@@ -166,11 +166,9 @@ class LatentCodec(Codec):
 
     @cached_property
     def factor(self) -> int:
-        """Pixels along a side of one cell of model space."""
         return 2 ** (len(self.autoencoder_config.block_out_channels) - 1)
 
     def channels(self, image_channels: int) -> int:
-        """Return the channels of the latents."""
         wanted = self.autoencoder_config.in_channels
         if image_channels != wanted:
             raise InputError(

@@ -27,13 +27,7 @@ from convflow.processes.contract import Field, Process
 from convflow.samplers.guidance import guide
 from convflow.samplers.ode import Callback
 from convflow.samplers.solver import Solver
-from convflow.seeds import (
-    SEED_RULE,
-    LabelPolicy,
-    assign_labels,
-    draw_labels,
-    draw_noise,
-)
+from convflow.seeds import SEED_RULE, LabelPolicy, assign_labels, draw_labels, draw_noise
 from convflow.settings.read import to_dict
 from convflow.storage import hash_tensors
 from convflow.types import Denoiser, InputError, Precision, Progress, Size, nearest_size
@@ -67,7 +61,7 @@ class Samples:
     seed: int
     label_policy: LabelPolicy
     precision: Precision
-    model_arguments: dict[str, Any]
+    model_kwargs: dict[str, Any]
 
     def __post_init__(self) -> None:
         """Raise InputError now rather than at the first image."""
@@ -98,8 +92,8 @@ class Samples:
                 raise InputError(f"expected a weaker model of {ours} too, got one of {theirs}")
             check_process(self.weaker, self.process)
             self._check_size_of(self.weaker)
-            self.resolution.check(self.weaker, self.model_arguments)
-        self.resolution.check(self.model, self.model_arguments)
+            self.resolution.check(self.weaker, self.model_kwargs)
+        self.resolution.check(self.model, self.model_kwargs)
         self.guided(Field)
 
     def _check_size_of(self, weaker: Backbone) -> None:
@@ -254,7 +248,7 @@ class Samples:
 
         Its answers are copies: a network compiled to CUDA graphs writes the next one over the last.
         """
-        given = self.model_arguments
+        given = self.model_kwargs
         network = self.resolution.network(model, given, self.process.flow_time) if given else model
         return lambda *inputs: tree_map(Tensor.clone, network(*inputs))
 
@@ -279,7 +273,7 @@ class Samples:
             "size": list(self.size),
             "codec": self._describe_codec(),
             "precision": self.precision,
-            "model_arguments": self.resolution.describe(self.model_arguments),
+            "model_arguments": self.resolution.describe(self.model_kwargs),
         }
 
     def _describe_codec(self) -> str | dict[str, Any]:

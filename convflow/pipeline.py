@@ -43,7 +43,7 @@ USUAL_BATCH = 64
 Asked = Sequence[Label | None] | Label | None
 """Labels by name or index; None within a list asks for no label."""
 
-CALLED = ("labels", "size", "weaker", "seed", "precision", "num", "batch_size")
+CALL_OPTIONS = ("labels", "size", "weaker", "seed", "precision", "num", "batch_size")
 """Other options of a call, for messages."""
 
 
@@ -271,7 +271,7 @@ class Pipeline:
         Raises:
             InputError: an unknown name, or a value that does not fit.
         """
-        told, given = self._sort(settings)
+        model_kwargs, given = self._sort(settings)
         automatic = given.get("guidance_kind") == "auto"  # it needs a model, so is never stored
         if automatic:
             del given["guidance_kind"]
@@ -295,28 +295,25 @@ class Pipeline:
             "size": solver.size(self.process, size, self.codec.factor),
             "guidance": 1.0 if unguided else chosen.guidance,
             "guidance_kind": "auto" if automatic else chosen.guidance_kind,
-            "model_arguments": read_arguments(self.model, self.resolution.arguments() | told),
+            "model_kwargs": read_arguments(self.model, self.resolution.arguments() | model_kwargs),
         }
 
     def _sort(self, settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return what the network is told, and what is given in place of stored settings."""
+        """Return arguments of the network, and what is given in place of stored settings."""
         solver, parts = settings.get("solver"), {*SOLVERS.values(), type(self.sampling.solver)}
         if isinstance(solver, str | Solver):
             parts.add(SOLVERS.find(solver) if isinstance(solver, str) else type(solver))
-        common, own = (
-            hints_of(SamplingConfig),
-            {name for cls in parts for name in setting_hints(cls)},
-        )
-        told = {n: value for n, value in settings.items() if n not in common and n not in own}
+        known = {*hints_of(SamplingConfig), *(name for cls in parts for name in setting_hints(cls))}
+        model_kwargs = {n: value for n, value in settings.items() if n not in known}
         options = {*self.model.options, *SIZE_OPTIONS}
-        for name in told.keys() - options:
-            known = {*CALLED, *options, *common, *own}
-            raise InputError(unknown_name("option", name, sorted(known)))
-        given = {n: value for n, value in settings.items() if n not in told}
-        for name in ("steps", *common):  # None stands for what is stored
+        for name in model_kwargs.keys() - options:
+            every = {*CALL_OPTIONS, *options, *known}
+            raise InputError(unknown_name("option", name, sorted(every)))
+        given = {n: value for n, value in settings.items() if n in known}
+        for name in ("steps", *hints_of(SamplingConfig)):  # None stands for what is stored
             if given.get(name, ...) is None:
                 del given[name]
-        return told, {n: None if _is_all(value) else value for n, value in given.items()}
+        return model_kwargs, {n: None if _is_all(value) else value for n, value in given.items()}
 
     def _size(self, size: Any) -> Size:
         """Return a height and width that the model takes."""

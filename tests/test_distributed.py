@@ -9,9 +9,10 @@ import torch
 
 from convflow import distributed
 from convflow.types import InputError
-from tests.two_processes import run_two, start_two
+from tests.two_processes import start_two
 
 TOGETHER = """
+import os
 import torch
 from convflow import distributed as d
 from convflow.types import InputError
@@ -53,38 +54,25 @@ with d.process_group(cpu):
         said.append(str(error))
     with d.all_or_none(cpu):
         assert d.from_first(d.rank, cpu) == 0
+    print("|".join(said), flush=True)
+    try:
+        with d.all_or_none(cpu):
+            d.from_first(lambda: os._exit(9), cpu)
+    except InputError as error:
+        print(error)
 assert d.world_size() == 1
-print("|".join(said))
 """
 
 
 def test_two_processes_sum_and_wait_and_get_what_the_first_finds_or_refuses():
-    assert run_two(["-c", TOGETHER]) == [
-        "from the first|division by zero|rank 1 stopped; see its message\n",
-        "from the first|rank 0 stopped; see its message|too early\n",
-    ]
-
-
-LOST = """
-import os
-import torch
-from convflow import distributed as d
-from convflow.types import InputError
-cpu = torch.device("cpu")
-try:
-    with d.process_group(cpu), d.all_or_none(cpu):
-        d.from_first(lambda: os._exit(9), cpu)
-except InputError as error:
-    print(error)
-"""
-
-
-def test_a_first_process_that_is_lost_while_it_looks_is_one_line():
-    (lost, _, _), (code, said, _) = start_two(["-c", LOST])
-    assert (lost, code) == (9, 0)
-    assert said.startswith("another process stopped (")
-    assert said.endswith("; see its message\n")
-    assert said.count("\n") == 1
+    """In the end the first is lost while it looks."""
+    (lost, first, _), (code, second, complained) = start_two(["-c", TOGETHER])
+    assert (lost, code) == (9, 0), complained
+    assert first == "from the first|division by zero|rank 1 stopped; see its message\n"
+    said, error = second.splitlines()
+    assert said == "from the first|rank 0 stopped; see its message|too early"
+    assert error.startswith("another process stopped (")
+    assert error.endswith("; see its message")
 
 
 def test_one_process_needs_no_set_up():

@@ -17,6 +17,7 @@ from PIL import Image
 
 import convflow
 from convflow.cli.main import main
+from convflow.models.zoo import SIZES
 from tests.autoencoder import save_autoencoder
 from tests.cli.conftest import TINY
 
@@ -26,6 +27,10 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 CODEC = ["--codec.autoencoder", "autoencoder", "--model.patch-size", "2"]
 TINY_DIT = ["--model.num-heads" if word == "--model.num-groups" else word for word in TINY]
 TINY = [*TINY, "--model.patch-size", "8"]
+SMALL = {
+    "fcdm-s": {"width": 8, "depths": (1, 1, 1, 1, 1)},
+    "dit-s/2": {"width": 16, "depth": 1, "num_heads": 2, "patch_size": 2},
+}
 SLOW = ("export_onnx", "convflow bench training")
 """In blocks of over ten seconds, with siblings in models/test_export.py and cli/test_speed.py."""
 TINY_DETECTOR = ROOT / "tests/extending/detector.py"
@@ -70,6 +75,8 @@ def test_shell_block_runs(
     text: str, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(home)
+    for name in ("fcdm-s", "dit-s/2"):  # of convflow bench
+        monkeypatch.setitem(SIZES, name, SIZES[name]._replace(settings=SMALL[name]))
     commands = [shlex.split(line, comments=True) for line in text.splitlines() if line.strip()]
     assert commands
     for number, (program, *words) in enumerate(commands):
@@ -89,6 +96,8 @@ def test_shell_block_runs(
                 words += ["--sampling.steps", "2"] if "dfm" in words else []  # one for each scale
             if words[0] == "evaluate" and "--compare" not in words:
                 words += ["--detector", "detector.py:load", "--num", "8"]
+            if words[0] == "plan":
+                words += ["--model.depths", "1,1,1,1,1"]
             if words[0] == "bench" and words[1] != "solvers":
                 words[2:2] = ["fcdm-s"] if words[1:] == ["models"] else []
                 words += ["--rounds", "1", "--batch-size", "1"]

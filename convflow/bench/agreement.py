@@ -12,12 +12,7 @@ from torch import Tensor
 
 from convflow.types import Disagreement
 
-TOLERANCE = {
-    torch.float64: 1e-10,
-    torch.float32: 2e-6,
-    torch.float16: 2e-3,
-    torch.bfloat16: 1.6e-2,
-}
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 """Largest rms(actual - expected) / rms(expected), by the dtype that was computed in."""
 
 
@@ -49,10 +44,7 @@ def distance(actual: Tensor | Sequence[Tensor], expected: Tensor | Sequence[Tens
 
 
 def require_agreement(
-    what: str,
-    actual: Tensor | Sequence[Tensor],
-    expected: Tensor | Sequence[Tensor],
-    limit: float,
+    what: str, actual: Tensor | Sequence[Tensor], expected: Tensor | Sequence[Tensor], limit: float
 ) -> None:
     """Raise Disagreement unless the distance is at most `limit`."""
     found = distance(actual, expected)

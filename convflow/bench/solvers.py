@@ -37,7 +37,6 @@ class SolverSearch:
     batch_size: int = 16
 
     def __post_init__(self) -> None:
-        """Check the counts."""
         if self.steps < 2:
             raise InputError(
                 f"--steps: expected at least 2, got {self.steps}; one step has nothing to search"

@@ -51,7 +51,6 @@ class ResolutionConfig:
     ] = "none"
 
     def __post_init__(self) -> None:
-        """Check that they belong together."""
         if self.reach_blocks and (self.reach == "none" or len(self.reach_blocks) != 2):
             raise InputError(
                 "--resolution.reach-blocks: expected first,last and --resolution.reach auto with "
@@ -93,7 +92,6 @@ class SamplingConfig:
     ] = "balanced"
 
     def __post_init__(self) -> None:
-        """Check the whole combination."""
         check_name("label policy", self.label_policy, typing.get_args(LabelPolicy))
         guide(_anything, _anything, self.guidance, self.guidance_kind, **self.guided())
 

@@ -28,14 +28,7 @@ every solver of fixed cost without randomness makes the same samples, from noise
 not used and with the same number of network calls. The table is written beside the weights as
 solvers/steps_N.json."""
 
-GUIDANCE = (
-    "guidance",
-    "guidance_kind",
-    "interval",
-    "channels_guided",
-    "weaker",
-    "label_policy",
-)
+GUIDANCE = ("guidance", "guidance_kind", "interval", "channels_guided", "weaker", "label_policy")
 """The sampling options that change the equation, or the labels it is solved for."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import csv
 import itertools
 import logging
@@ -10,9 +11,10 @@ import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from convflow.class_names import composed
+from convflow.settings.fields import doc
 from convflow.types import InputError, Size, nearest_size
 
 if TYPE_CHECKING:
@@ -134,6 +136,13 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 """What `Pipeline.samples` takes beside settings, as options; size and seed stand with commands."""
 
+USUAL_SETTINGS = {
+    "bundle/config.py": "SamplingConfig",
+    "samplers/solver.py": "GridSolver",
+    "samplers/linear.py": "GeneralLinear",
+}
+"""The files and classes that declare the settings of sampling with the solver euler."""
+
 SPECIAL = {
     "shift": "; auto = times sqrt(pixels / trained pixels)",
     "guidance_kind": ": cfg, cfg-zero, or auto with --weaker",
@@ -165,7 +174,11 @@ def add_sampling_options(
         metavar="NAME",
         help="one class name or index, commas included; may be repeated",
     )
-    shown, every = sampling_settings(word_after("--solver", arguments))
+    solver = word_after("--solver", arguments)
+    if solver is None and {"-h", "--help"} & {*arguments}:
+        shown = every = usual_settings()
+    else:
+        shown, every = sampling_settings(solver)
     for name, hint in every.items():
         if names is not None and name not in names:
             continue
@@ -192,10 +205,27 @@ def sampling_settings(solver: str | None = None) -> tuple[dict[str, Any], dict[s
     from convflow.settings.read import hints_of, setting_hints
 
     settings = hints_of(SamplingConfig) | setting_hints(SOLVERS.find(solver or "euler"))
-    every = settings.copy()
+    others: dict[str, Any] = {}
     for cls in dict.fromkeys(SOLVERS.values()):
-        every = setting_hints(cls) | every
-    return settings, every
+        others = setting_hints(cls) | others
+    return settings, settings | others | settings
+
+
+def usual_settings() -> dict[str, Any]:
+    """Return the settings of sampling with the solver euler by name, with their help.
+
+    They are read from the source, for their modules import torch.
+    """
+    found = {}
+    for file, name in USUAL_SETTINGS.items():
+        tree = ast.parse((Path(__file__).parents[1] / file).read_text(encoding="utf-8"))
+        (body,) = (n.body for n in tree.body if isinstance(n, ast.ClassDef) and n.name == name)
+        for field in (node for node in body if isinstance(node, ast.AnnAssign)):
+            for call in ast.walk(field.annotation):
+                if isinstance(call, ast.Call) and ast.unparse(call.func) == "doc":
+                    said = doc(ast.literal_eval(call.args[0]))
+                    found[ast.unparse(field.target)] = Annotated[str, said]
+    return found
 
 
 def word_after(option: str, arguments: Sequence[str]) -> str | None:

@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from convflow.cli.main import Parser
 from convflow.cli.options import above_zero, positive
@@ -22,7 +22,6 @@ USABLE = 0.9
 """The share of a device's memory that is planned with; the rest is the allocator's and driver's."""
 
 UNITS = {"GB": 10**9, "GiB": 2**30, "MB": 10**6, "MiB": 2**20, "TB": 10**12, "TiB": 2**40}
-RECOMPUTE = ("none", "every-2", "blocks")
 
 PLAN_HELP = """usage: convflow plan RECIPE [--devices N] [--memory 80GB] [--KEY VALUE ...] [--json]
 
@@ -139,6 +138,7 @@ def plan(config: TrainConfig, options: argparse.Namespace) -> dict[str, Any]:
         config: the complete settings.
         options: `devices`, `memory`, `images_per_second` and `num_images`, see the help.
     """
+    from convflow.models.blocks import RecomputeChoice
     from convflow.models.cost import measure_cost
     from convflow.training.build import build_network
 
@@ -147,8 +147,8 @@ def plan(config: TrainConfig, options: argparse.Namespace) -> dict[str, Any]:
     build = partial(build_network, config, classes, codec, config.process)
     numbers = count_numbers(build, config)
     image, gmacs = {}, 0.0
-    for choice in RECOMPUTE:
-        cost = measure_cost(build, size, 1, codec.factor, half, choice)  # type: ignore[arg-type]
+    for choice in get_args(RecomputeChoice):
+        cost = measure_cost(build, size, 1, codec.factor, half, choice)
         items, gmacs = cost.training, cost.gmacs
         image[choice] = items["activations"] + items["temporary results"]
     share = -(-config.batch_size // options.devices)

@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from http.client import HTTPException
 from importlib.machinery import SourceFileLoader
@@ -75,6 +75,7 @@ class Detector:
         resize: how images are prepared, in words.
         network: what is called with the images; returns features, or a mapping of names to them.
         device: where images are moved first; None leaves them where they are.
+        probes: features of images of noise by their shape, see `scores.probe`.
     """
 
     name: str
@@ -82,6 +83,9 @@ class Detector:
     resize: str
     network: Callable[[Tensor], Any]
     device: torch.device | None = None
+    probes: dict[tuple[int, ...], dict[str, Tensor]] = field(
+        default_factory=dict, init=False, compare=False, repr=False
+    )
 
     def __call__(self, images: UInt8[Tensor, "B C H W"]) -> dict[str, Float[Tensor, "B F"]]:
         """Return the features of a batch, each row of one image, in float32 on the device.

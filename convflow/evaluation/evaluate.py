@@ -281,12 +281,7 @@ def _reference_of(target: Target, detector: Detector, folder: Path, work: Work) 
 
 
 def _summarise(
-    images: ImageSet,
-    num: int,
-    about: dict[str, Any],
-    detector: Detector,
-    folder: Path,
-    work: Work,
+    images: ImageSet, num: int, about: dict[str, Any], detector: Detector, folder: Path, work: Work
 ) -> Reference:
     kinds = tuple(SUFFIXES)
     features = _extract(images, num, "reference", detector, folder, work, kinds=kinds)

@@ -112,7 +112,7 @@ class SourceImages:
             InputError: one cannot be read, or has another size than the first.
         """
         with ThreadPoolExecutor(num_cores()) as pool:
-            pixels = np.stack(list(pool.map(self._alone_at_size, indices)))
+            pixels = np.stack(list(pool.map(self._at_size, indices)))
         if progress is not None:
             progress(len(indices))
         return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
@@ -133,14 +133,11 @@ class SourceImages:
             reason = reason.removeprefix(f"{name}: ")
             raise InputError(f"{source.name}, {name}: {reason}; repair or remove it") from error
 
-    def _alone_at_size(self, index: int) -> np.ndarray:
-        with one_large_at_a_time():
-            return self._at_size(index)
-
     def _at_size(self, index: int) -> np.ndarray:
-        pixels = self._pixels(index)
-        if self._resizes:
-            return resize_and_crop(pixels, self.size)
+        with one_large_at_a_time():
+            pixels = self._pixels(index)
+            if self._resizes:
+                return resize_and_crop(pixels, self.size)
         if pixels.shape[:2] != self.size:
             (h, w), (height, width) = pixels.shape[:2], self.size
             item = self._source.item_name(int(self._indices[index]))

@@ -113,10 +113,7 @@ BLOCKS: dict[str, Branches] = {
     "Mixed_6d": _17(160),
     "Mixed_6e": _17(192),
     "Mixed_7a": [
-        [
-            ConvRow("branch3x3_1", 192),
-            ConvRow("branch3x3_2", 320, (3, 3), stride=2, padded=False),
-        ],
+        [ConvRow("branch3x3_1", 192), ConvRow("branch3x3_2", 320, (3, 3), stride=2, padded=False)],
         [
             ConvRow("branch7x7x3_1", 192),
             ConvRow("branch7x7x3_2", 192, (1, 7)),

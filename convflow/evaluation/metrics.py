@@ -15,12 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from convflow.evaluation.statistics import (
-    as_float64,
-    check_moments,
-    check_rows,
-    float64_device,
-)
+from convflow.evaluation.statistics import as_float64, check_moments, check_rows, float64_device
 from convflow.types import InputError
 
 BLOCK_BYTES = 2**28

@@ -66,12 +66,17 @@ class Statistics:
         if len(features) == 0:
             return
         if self.count == 0:
-            self._move(float64_device(features.device))
+            device = float64_device(features.device)
+            self.mean, self.scatter = self.mean.to(device), self.scatter.to(device)
         rows = as_float64(features.to(self.mean.device))
         mean = rows.mean(0)
         deviations = rows - mean
         self.scatter.addmm_(deviations.T, deviations)
-        self._add_mean(len(rows), mean)
+        total = self.count + len(rows)
+        shift = mean - self.mean
+        self.scatter.addr_(shift, shift, alpha=self.count * (len(rows) / total))
+        self.mean = self.mean + shift * (len(rows) / total)
+        self.count = total
 
     @property
     def covariance(self) -> Float[Tensor, "F F"]:
@@ -86,17 +91,6 @@ class Statistics:
                 "images"
             )
         return self.scatter / (self.count - 1)
-
-    def _add_mean(self, count: int, mean: Tensor) -> None:
-        """Add `count` vectors whose own scatter is in `scatter` already."""
-        total = self.count + count
-        shift = mean - self.mean
-        self.scatter.addr_(shift, shift, alpha=self.count * (count / total))
-        self.mean = self.mean + shift * (count / total)
-        self.count = total
-
-    def _move(self, device: torch.device) -> None:
-        self.mean, self.scatter = self.mean.to(device), self.scatter.to(device)
 
 
 def float64_device(device: torch.device) -> torch.device:

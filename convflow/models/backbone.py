@@ -270,7 +270,6 @@ class PatchBackbone(ImageBackbone):
 
     @property
     def parts(self) -> Parts:
-        """The modules around the trunk."""
         return Parts(self.embed_patches, self.embed_time, self.embed_label, self.project)
 
     def create_condition(self, make: Callable[[int], nn.Module]) -> nn.Module:
@@ -282,7 +281,6 @@ class PatchBackbone(ImageBackbone):
         return residual(self.embed_patches(x))
 
     def condition(self, t: Float[Tensor, " B"], y: Int[Tensor, " B"]) -> Float[Tensor, "B D"]:
-        """Return the condition vector of time and label."""
         return self.embed_time(t) + self.embed_label(y)
 
     def head(self, features: Float[Tensor, "B h w D"], c: Condition) -> Float[Tensor, "B O H W"]:
@@ -307,7 +305,6 @@ class LevelBackbone(ImageBackbone):
 
     @property
     def parts(self) -> Parts:
-        """The modules around the trunk."""
         c = self.embed_condition
         return Parts(self.embed, c.time, c.label, self.project)
 
@@ -320,7 +317,6 @@ class LevelBackbone(ImageBackbone):
         return residual(self.embed(mirror(x, self.cells)))
 
     def condition(self, t: Float[Tensor, " B"], y: Int[Tensor, " B"]) -> LevelVectors:
-        """Return the condition vectors of time and label, one for each level."""
         return self.embed_condition(t, y)
 
     def head_vector(self, c: LevelVectors) -> Condition:

@@ -164,5 +164,4 @@ class DiCo(LevelBackbone):
     def trunk(
         self, features: Float[Tensor, "B h w D"], c: LevelVectors
     ) -> Float[Tensor, "B h w E"]:
-        """Return refined features."""
         return self.body(features, c)

@@ -15,12 +15,7 @@ from torch import Tensor, nn
 from convflow.models.backbone import PatchBackbone, check_ratio, outputs_per_channel
 from convflow.nn.attention import Attention
 from convflow.nn.dense import GELUMLP
-from convflow.nn.embed import (
-    LabelEmbedding,
-    PatchEmbedding,
-    PatchHead,
-    TimeEmbedding,
-)
+from convflow.nn.embed import LabelEmbedding, PatchEmbedding, PatchHead, TimeEmbedding
 from convflow.nn.norm import Condition, Modulation, gated, modulate
 from convflow.nn.positions import Positions, PositionScaling, rotary_positions, sincos_positions
 from convflow.settings.fields import Classes, Depth, Positive, Width
@@ -39,10 +34,7 @@ class DiTBlock(nn.Module):
         self.mlp = GELUMLP(width, mlp_ratio)
 
     def forward(
-        self,
-        x: Float[Tensor, "B H W D"],
-        c: Condition,
-        rotation: Float[Tensor, "2 H W P"] | None,
+        self, x: Float[Tensor, "B H W D"], c: Condition, rotation: Float[Tensor, "2 H W P"] | None
     ) -> Float[Tensor, "B H W D"]:
         """Return the refined features under condition `c`."""
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(c)
@@ -150,7 +142,6 @@ class DiT(PatchBackbone):
         return features
 
     def check_options(self, position_scaling: PositionScaling | None = None) -> None:
-        """Raise InputError when `forward` would, for its options."""
         if position_scaling is not None:
             position_scaling.check(self.positions)
 

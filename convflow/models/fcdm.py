@@ -98,5 +98,4 @@ class FCDM(LevelBackbone):
     def trunk(
         self, features: Float[Tensor, "B h w D"], c: LevelVectors
     ) -> Float[Tensor, "B h w D"]:
-        """Return refined features."""
         return self.refine(self.body(features, c))

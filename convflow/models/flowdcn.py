@@ -121,10 +121,7 @@ class FlowDCN(PatchBackbone):
         self.project = PatchHead(width, c.patch_size, c.in_channels * num_outputs)
 
     def trunk(
-        self,
-        features: Float[Tensor, "B h w D"],
-        c: Condition,
-        reach: Reach | None = None,
+        self, features: Float[Tensor, "B h w D"], c: Condition, reach: Reach | None = None
     ) -> Float[Tensor, "B h w D"]:
         """Return refined features.
 
@@ -143,7 +140,6 @@ class FlowDCN(PatchBackbone):
         return features
 
     def check_options(self, reach: Reach | None = None) -> None:
-        """Raise InputError when `forward` would, for its options."""
         self._reaches(reach)
 
     def _reaches(self, reach: Reach | None) -> list[Reach]:

@@ -94,12 +94,7 @@ DICO_KEYS = {
     ".adaLN_modulation.": ".modulation.",
 }
 
-KEYS = {
-    "flowdcn": FLOWDCN_KEYS,
-    "dico": DICO_KEYS,
-    "dit": DIT_KEYS,
-    "diffusers": DIFFUSERS_KEYS,
-}
+KEYS = {"flowdcn": FLOWDCN_KEYS, "dico": DICO_KEYS, "dit": DIT_KEYS, "diffusers": DIFFUSERS_KEYS}
 """Pieces of the names of each layout, and ours."""
 
 LAYOUTS = {

@@ -175,12 +175,10 @@ class Pyramid(Backbone):
                 nn.init.zeros_(parameter)
 
     def check_options(self, **options: Any) -> None:
-        """Raise InputError when the backbone would."""
         self.backbone.check_options(**options)
 
     @property
     def inner(self) -> ImageBackbone:
-        """The network on one image inside."""
         return self.backbone
 
     def stem(
@@ -256,7 +254,6 @@ class Pyramid(Backbone):
         return self.head(features, c, keep)
 
     def blank_inputs(self, batch: int, size: Size) -> tuple[Any, ...]:
-        """Return arguments of `forward` without numbers, for images of a height and width."""
         scales = [
             torch.empty(batch, self.in_channels, size[0] // by, size[1] // by)
             for by in self.downsampling

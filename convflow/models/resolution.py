@@ -16,10 +16,7 @@ from convflow.nn.positions import SCALINGS, PositionScaling
 from convflow.nn.reach import ReachSchedule
 from convflow.types import InputError, Size, unknown_name
 
-SIZE_OPTIONS = {
-    "reach": "it belongs to flowdcn",
-    "position_scaling": "it belongs to dit and sit",
-}
+SIZE_OPTIONS = {"reach": "it belongs to flowdcn", "position_scaling": "it belongs to dit and sit"}
 """Arguments of networks that speak of the size, and whose they are."""
 
 POSITION_SCALINGS = tuple(dict.fromkeys(kind for kinds in SCALINGS.values() for kind in kinds))

@@ -41,51 +41,33 @@ class PublishedSize(NamedTuple):
     gmacs: tuple[float, ...]
 
 
-def _flowdcn(
-    width: int, depth: int, num_groups: int, params: int, gmacs: tuple[float, ...]
-) -> PublishedSize:
-    settings = {"width": width, "depth": depth, "num_groups": num_groups}
-    return PublishedSize("flowdcn", settings, params, gmacs)
-
-
-def _dico(
-    width: int, depths: tuple[int, ...], ratio: float, params: int, gmacs: tuple[float, ...]
-) -> PublishedSize:
-    settings = {"width": width, "depths": depths, "mlp_ratio": ratio}
-    return PublishedSize("dico", settings, params, gmacs)
-
-
-def _fcdm(
-    width: int, depths: tuple[int, ...], params: int, gmacs: tuple[float, ...]
-) -> PublishedSize:
-    return PublishedSize("fcdm", {"width": width, "depths": depths}, params, gmacs)
-
-
-def _transformer(family: str, row: tuple[Any, ...]) -> PublishedSize:
-    width, depth, num_heads, patch_size, params, gmacs = row
-    settings = {"width": width, "depth": depth, "num_heads": num_heads, "patch_size": patch_size}
-    return PublishedSize(family, settings, params, gmacs)
-
+TABLE = {
+    "flowdcn": ("width", "depth", "num_groups"),
+    "dico": ("width", "depths", "mlp_ratio"),
+    "fcdm": ("width", "depths"),
+    "dit": ("width", "depth", "num_heads", "patch_size"),
+    "sit": ("width", "depth", "num_heads", "patch_size"),
+}
+"""The settings in a row of each family, before parameters and GMACs at 256, 512 and 1024."""
 
 # fmt: off
-SIZES: dict[str, PublishedSize] = {  # width, depth, groups, parameters, GMACs at 256, 512 and 1024
-    "flowdcn-s/2":  _flowdcn(384,  12, 6,   30_300_416, (4.801, 19.169, 76.641)),
-    "flowdcn-b/2":  _flowdcn(768,  12, 12, 120_099_296, (19.192, 76.637, 306.413)),
-    "flowdcn-l/2":  _flowdcn(1024, 24, 16, 421_503_520, (68.203, 272.348, 1088.929)),
-    "flowdcn-xl/2": _flowdcn(1152, 28, 16, 618_947_616, (100.125, 399.816, 1598.584)),
-    # width, depths, mlp_ratio
-    "dico-s":  _dico(128, (5, 4, 4, 4, 4),      2.0, 33_137_672,    (4.236, 16.904, 67.572)),
-    "dico-b":  _dico(256, (5, 4, 4, 4, 4),      2.0, 129_992_712,   (16.856, 67.255, 268.852)),
-    "dico-l":  _dico(352, (9, 8, 9, 8, 9),      2.0, 463_897_992,   (60.169, 240.004, 959.346)),
-    "dico-xl": _dico(416, (9, 9, 10, 9, 9),     2.0, 701_151_368,   (87.221, 347.860, 1390.416)),
-    "dico-h":  _dico(416, (14, 12, 10, 12, 14), 4.0, 1_037_408_328, (194.029, 774.915, 3098.460)),
-    # width, depths; the counts are our own, published are those of `models/fcdm.py`
-    "fcdm-s":  _fcdm(128, (2, 4, 8, 4, 2),  32_699_912,  (3.073, 12.268, 49.044)),
-    "fcdm-b":  _fcdm(256, (2, 4, 8, 4, 2),  127_675_400, (12.136, 48.443, 193.668)),
-    "fcdm-l":  _fcdm(512, (2, 4, 8, 4, 2),  504_453_128, (48.231, 192.516, 769.656)),
-    "fcdm-xl": _fcdm(512, (3, 6, 12, 6, 3), 698_754_056, (64.530, 257.519, 1029.474)),
+CONVOLUTIONAL: dict[str, tuple[Any, ...]] = {
+    "flowdcn-s/2":  (384,  12, 6,   30_300_416, (4.801, 19.169, 76.641)),
+    "flowdcn-b/2":  (768,  12, 12, 120_099_296, (19.192, 76.637, 306.413)),
+    "flowdcn-l/2":  (1024, 24, 16, 421_503_520, (68.203, 272.348, 1088.929)),
+    "flowdcn-xl/2": (1152, 28, 16, 618_947_616, (100.125, 399.816, 1598.584)),
+    "dico-s":  (128, (5, 4, 4, 4, 4),      2.0, 33_137_672,    (4.236, 16.904, 67.572)),
+    "dico-b":  (256, (5, 4, 4, 4, 4),      2.0, 129_992_712,   (16.856, 67.255, 268.852)),
+    "dico-l":  (352, (9, 8, 9, 8, 9),      2.0, 463_897_992,   (60.169, 240.004, 959.346)),
+    "dico-xl": (416, (9, 9, 10, 9, 9),     2.0, 701_151_368,   (87.221, 347.860, 1390.416)),
+    "dico-h":  (416, (14, 12, 10, 12, 14), 4.0, 1_037_408_328, (194.029, 774.915, 3098.460)),
+    # the counts are our own, published are those of `models/fcdm.py`
+    "fcdm-s":  (128, (2, 4, 8, 4, 2),  32_699_912,  (3.073, 12.268, 49.044)),
+    "fcdm-b":  (256, (2, 4, 8, 4, 2),  127_675_400, (12.136, 48.443, 193.668)),
+    "fcdm-l":  (512, (2, 4, 8, 4, 2),  504_453_128, (48.231, 192.516, 769.656)),
+    "fcdm-xl": (512, (3, 6, 12, 6, 3), 698_754_056, (64.530, 257.519, 1029.474)),
 }
-TRANSFORMERS: dict[str, tuple[Any, ...]] = {  # width, depth, heads, patch, parameters, GMACs
+TRANSFORMERS: dict[str, tuple[Any, ...]] = {
     "s/2":  (384,  12, 6,  2,  32_865_056, (6.056, 31.437, 241.679)),
     "s/4":  (384,  12, 6,  4,  32_920_448, (1.413, 6.070, 31.494)),
     "s/8":  (384,  12, 6,  8,  33_142_016, (0.358, 1.427, 6.126)),
@@ -102,8 +84,16 @@ TRANSFORMERS: dict[str, tuple[Any, ...]] = {  # width, depth, heads, patch, para
 """DiT and SiT: all twelve are published; the counts at /2 are those of the released modules, the
 counts at /4 and /8 and all at 1024 pixels are our own."""
 # fmt: on
+
+
+def _size(name: str, row: tuple[Any, ...]) -> PublishedSize:
+    family, (*values, params, gmacs) = name.partition("-")[0], row
+    return PublishedSize(family, dict(zip(TABLE[family], values, strict=True)), params, gmacs)
+
+
+SIZES = {name: _size(name, row) for name, row in CONVOLUTIONAL.items()}
 for _family in ("dit", "sit"):
-    SIZES |= {f"{_family}-{name}": _transformer(_family, row) for name, row in TRANSFORMERS.items()}
+    SIZES |= {(n := f"{_family}-{name}"): _size(n, row) for name, row in TRANSFORMERS.items()}
 
 RELEASED_SETTINGS: dict[str, dict[str, Any]] = {
     "flowdcn": {"border": "truncate", "discard_half": True},

@@ -54,7 +54,6 @@ class ReachSchedule:
     form: Form = "linear"
 
     def __post_init__(self) -> None:
-        """Check the numbers."""
         check_fields(self, "reach-")
         if self.times[0] >= self.times[1]:
             raise InputError(

@@ -29,7 +29,6 @@ class Regression(Objective):
         self.process, self.trained = process, trained
 
     def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> Any:
-        """Return the noise and the times of the process."""
         draws = self.process.draw(shape, generator)
         if self.trained is None:
             return draws
@@ -39,5 +38,4 @@ class Regression(Objective):
     def terms(
         self, network: Callable[..., Any], batch: Inputs, draws: Any
     ) -> dict[str, Float[Tensor, " B"]]:
-        """Return the loss of the process alone."""
         return {"loss": self.process.loss_at(network, batch.data, batch.labels, draws)}

@@ -155,11 +155,7 @@ class Process(Part):
         return self.loss_at(model, data, labels, self.draw(tuple(data.shape), generator))
 
     def loss_at(
-        self,
-        model: Any,
-        data: Float[Tensor, "B C H W"],
-        labels: Int[Tensor, " B"],
-        draws: Any,
+        self, model: Any, data: Float[Tensor, "B C H W"], labels: Int[Tensor, " B"], draws: Any
     ) -> Float[Tensor, " B"]:
         """Return the loss of each sample for draws that this process has made."""
         raise NotImplementedError

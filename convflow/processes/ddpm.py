@@ -70,7 +70,6 @@ class DDPM(Process):
     ] = "learned"
 
     def __post_init__(self) -> None:
-        """Check the variance and the betas."""
         check_name("variance", self.variance, get_args(VarianceName))
         betas = self.betas
         if not len(betas) or not bool(((betas > 0) & (betas < 1)).all()):
@@ -104,12 +103,10 @@ class DDPM(Process):
 
     @cached_property
     def path(self) -> Schedule:
-        """How much data and noise there is at a flow time."""
         return discrete("ddpm", self.signal)
 
     @property
     def learned_variance(self) -> bool:
-        """Whether the network has C more channels, for the variance."""
         return self.variance == "learned"
 
     @cached_property
@@ -256,7 +253,6 @@ class DDPM(Process):
         return Predicts(network, self.path, self.prediction, wanted)
 
     def field(self, network: Denoiser, stage: Stage, noise: Float[Tensor, "B C H W"]) -> Field:
-        """Return the velocity of images that a network speaks of."""
         return Field(self.as_prediction(network))
 
     def chain(self, network: Denoiser) -> Field:
@@ -308,12 +304,10 @@ class _Respaced(DDPM):
 
     @cached_property
     def times(self) -> Int[Tensor, " K"]:
-        """What the network is told at each step."""
         return self.whole.times[self.kept]
 
     @cached_property
     def num_times(self) -> int:
-        """How many steps the network was trained on."""
         return self.whole.num_times
 
     @cached_property

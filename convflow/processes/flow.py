@@ -67,13 +67,11 @@ class FlowMatching(Process):
     ] = "velocity"
 
     def __post_init__(self) -> None:
-        """Check names and numbers."""
         check_fields(self)
         find_schedule(self.schedule)
 
     @cached_property
     def path(self) -> Schedule:
-        """How much data and noise there is at a flow time."""
         return find_schedule(self.schedule)
 
     def draw_times(self, n: int, generator: torch.Generator) -> Float[Tensor, " n"]:
@@ -87,7 +85,6 @@ class FlowMatching(Process):
         return shift_times(t, self.shift)
 
     def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> TrainingDraws:
-        """Return noise and times for a batch of `shape` (B, C, H, W), on the generator's device."""
         t = self.draw_times(shape[0], generator)
         return TrainingDraws(torch.randn(shape, generator=generator, device=generator.device), t)
 
@@ -162,7 +159,6 @@ class FlowMatching(Process):
         return Predicts(model, self.path, self.prediction, wanted)
 
     def field(self, network: Denoiser, stage: Stage, noise: Float[Tensor, "B C H W"]) -> Field:
-        """Return the velocity of images that a network speaks of."""
         return Field(self.as_prediction(network))
 
 

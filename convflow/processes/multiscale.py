@@ -118,7 +118,6 @@ class MultiscaleFlow(Process):
     ] = ()
 
     def __post_init__(self) -> None:
-        """Check names and numbers."""
         check_fields(self)
         scales = self.scales.num_scales
         for name in ("probabilities", "weights", "deviations", "locations"):
@@ -142,24 +141,19 @@ class MultiscaleFlow(Process):
     def shares(self) -> tuple[float, ...]:
         """How often each scale is the main one."""
         later = self.scales.num_scales - 1
-        return tuple(self.probabilities) or (
-            COARSEST_SHARE,
-            *[(1 - COARSEST_SHARE) / later] * later,
-        )
+        return self.probabilities or (COARSEST_SHARE, *[(1 - COARSEST_SHARE) / later] * later)
 
     @property
     def means(self) -> tuple[float, ...]:
         """Mean of the normal behind the time of each scale while it is the main one."""
-        return tuple(self.locations) or (self.location,) * self.scales.num_scales
+        return self.locations or (self.location,) * self.scales.num_scales
 
     @property
     def multiple(self) -> int:
-        """Height and width of images are multiples of it."""
         return self.scales.multiple
 
     @property
     def downsampling(self) -> tuple[int, ...]:
-        """How many times smaller than the image each scale is, from coarse to fine."""
         return self.scales.downsampling
 
     @property
@@ -168,7 +162,6 @@ class MultiscaleFlow(Process):
         return self.standardize and not self.deviations
 
     def sizes(self, size: Size, cell: int = 1) -> tuple[Size, ...]:
-        """Return height and width of every scale in cells, or raise InputError where not whole."""
         return self.scales.sizes(size, cell)
 
     def split(self, data: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C 1 N"]:
@@ -208,7 +201,6 @@ class MultiscaleFlow(Process):
         return tuple(variance.sqrt().tolist())
 
     def measured(self, measurements: tuple[float, ...]) -> MultiscaleFlow:
-        """Return the process with the standard deviation of each scale."""
         return replace(self, deviations=measurements)
 
     def draw_active(self, n: int, generator: torch.Generator) -> Int[Tensor, " n"]:
@@ -366,7 +358,6 @@ class MultiscaleFlow(Process):
         return {**settings, "name": "pyramid", **fixed}
 
     def describe(self, size: Size, cell: int = 1) -> dict[str, Any]:
-        """Return how an image is seen, for a user to read."""
         return {
             "decomposition": self.decomposition,
             "sizes": self.sizes(size, cell),

@@ -160,7 +160,6 @@ class StageField(Field):
     def __call__(
         self, x: Float[Tensor, "B C 1 N"], t: Float[Tensor, " B"], y: Int[Tensor, " B"]
     ) -> Float[Tensor, "B C 1 N"]:
-        """Return the velocity over the share t."""
         v = t[:, None]
         return self.predict(x, (1 - v) * self.start + v * self.end, y) * self.rate
 

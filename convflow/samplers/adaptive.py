@@ -40,7 +40,6 @@ class Dopri5(Solver):
     )
 
     def __post_init__(self) -> None:
-        """Check the tolerances."""
         check_fields(self)
 
     def solve(self, problem: Problem) -> Tensor:

@@ -33,16 +33,13 @@ class Chain(Solver):
     clip: Annotated[bool, doc("clip the predicted data to [-1, 1]; for pixels")] = False
 
     def __post_init__(self) -> None:
-        """Check the numbers."""
         check_fields(self)
 
     @property
     def num_steps(self) -> int:
-        """How many steps a run has."""
         return self.steps
 
     def check(self, process: Process, guidance_kind: str = "cfg") -> None:
-        """Raise InputError where the solver cannot sample a model."""
         super().check(process, guidance_kind)
         self._chain(process).respaced(self.steps)
 
@@ -51,11 +48,10 @@ class Chain(Solver):
         return self._chain(process).chain(network)
 
     def solve(self, problem: Problem) -> Tensor:
-        """Return the state at the end of a stage."""
         chain, x = self._chain(problem.process).respaced(self.steps), problem.x
         for step, k in enumerate(reversed(range(self.steps)), 1):
-            told, t = (times_like(x, number) for number in (chain.times[k].item(), k))
-            output = problem.field(x, told, problem.labels).to(x.dtype)
+            time, t = (times_like(x, number) for number in (chain.times[k].item(), k))
+            output = problem.field(x, time, problem.labels).to(x.dtype)
             back = chain.posterior(output, x, t, self.clip)
             x = self.move(chain, back, x, k, partial(problem.draw, step))
             problem.callback(step, self.steps, x)
@@ -96,7 +92,6 @@ class Ancestral(Chain):
     def move(
         self, chain: DDPM, back: Posterior, x: Tensor, k: int, draw: Callable[[], Tensor]
     ) -> Tensor:
-        """Return the state before step k of a chain."""
         return back.mean + back.variance.sqrt() * draw().to(x) if k else back.mean
 
 
@@ -119,7 +114,6 @@ class DDIM(Chain):
     def move(
         self, chain: DDPM, back: Posterior, x: Tensor, k: int, draw: Callable[[], Tensor]
     ) -> Tensor:
-        """Return the state before step k of a chain."""
         now, before = chain.signal[k].item(), chain.signal_before[k].item()
         spread = self.eta * math.sqrt((1 - before) / (1 - now) * (1 - now / before))
         noise = chain.predict_noise(back.data, x, times_like(x, k))

@@ -56,7 +56,6 @@ class Guidance:
     clock: Clock = beside
 
     def __post_init__(self) -> None:
-        """Check the numbers."""
         low, high = self.interval
         if not 0 <= low <= high <= 1:
             raise InputError(
@@ -131,7 +130,6 @@ class ZeroStarGuidance(ClassifierFreeGuidance):
     zeroed: float = ZERO_UNTIL
 
     def __post_init__(self) -> None:
-        """Check the numbers."""
         super().__post_init__()
         if not 0 <= self.zeroed <= 1:
             raise InputError(f"expected zeroed, a time in [0, 1], got {self.zeroed}; change it")

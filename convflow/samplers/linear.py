@@ -52,7 +52,6 @@ class GeneralLinear(GridSolver):
     ] = None
 
     def __post_init__(self) -> None:
-        """Check the name and the numbers."""
         super().__post_init__()
         _ = self.scheme
         if self.stage_steps and sum(self.stage_steps) != self.steps:
@@ -68,11 +67,9 @@ class GeneralLinear(GridSolver):
         return SCHEMES[self.kind]
 
     def stages(self, process: Process) -> list[Stage]:
-        """Return the stages of a run: one, but of scales."""
         return process.stages(self.steps, self.stage_steps, self.thresholds, self.stop_scale)
 
     def check(self, process: Process, guidance_kind: str = "cfg") -> None:
-        """Raise InputError where the solver cannot sample a model."""
         super().check(process, guidance_kind)
         if process.multiscale and (self.shift, self.last_step) != (1.0, None):
             raise InputError(
@@ -88,7 +85,6 @@ class GeneralLinear(GridSolver):
 
     @classmethod
     def unfit(cls, process: Process, given: Mapping[str, Any]) -> set[str]:
-        """Return which settings mean nothing for a process, or beside settings that are given."""
         other_sum = {"stage_steps"} if "steps" in given else set()
         return super().unfit(process, given) | (
             other_sum if process.multiscale else set(STAGE_SETTINGS)
@@ -100,7 +96,6 @@ class GeneralLinear(GridSolver):
         return sum(count_evaluations(self.scheme, time_grid(stage.steps)) for stage in stages)
 
     def describe(self, process: Process) -> dict[str, Any]:
-        """Return kind, steps and settings for a process, ready for JSON."""
         if not process.multiscale:
             return super().describe(process)
         stages = self.stages(process)
@@ -114,7 +109,6 @@ class GeneralLinear(GridSolver):
         }
 
     def solve(self, problem: Problem) -> Tensor:
-        """Return the state at the end of a stage."""
         grid = self.grid(problem.stage.steps, problem.field.begin)
         return integrate(
             problem.field, problem.x, problem.labels, grid, self.scheme, problem.callback
@@ -154,12 +148,10 @@ class Searched(Solver):
 
     @property
     def num_steps(self) -> int | None:
-        """How many steps a run has."""
         return self.steps
 
     @classmethod
     def unfit(cls, process: Process, given: Mapping[str, Any]) -> set[str]:
-        """Return which settings mean nothing beside settings that are given."""
         return {"steps"} if given.get("table") is not None else set()
 
     def beside(self, folder: Path | None) -> Searched:
@@ -174,7 +166,6 @@ class Searched(Solver):
         return replace(self, table=read_table(table_path(folder, self.steps)))
 
     def solve(self, problem: Problem) -> Tensor:
-        """Return the state at the end of a stage."""
         table: CoefficientTable = self.beside(None).table
         return integrate(
             problem.field, problem.x, problem.labels, table.times, table.solver, problem.callback

@@ -78,7 +78,6 @@ class SDE(GridSolver):
     )
 
     def __post_init__(self) -> None:
-        """Check names and numbers."""
         super().__post_init__()
         for what, name, known in (
             ("diffusion", self.diffusion, DIFFUSIONS),

@@ -41,9 +41,7 @@ class TeacherBatch(NamedTuple):
 
 
 def teach(
-    model: Denoiser,
-    starts: Sequence[tuple[Tensor, Tensor]],
-    steps: int = 100,
+    model: Denoiser, starts: Sequence[tuple[Tensor, Tensor]], steps: int = 100
 ) -> list[TeacherBatch]:
     """Return batches with the ends that a teacher of many steps reaches, order 4.
 

@@ -198,13 +198,11 @@ class GridSolver(Solver):
     ] = None
 
     def __post_init__(self) -> None:
-        """Check the numbers and the grid."""
         check_fields(self)
         self.grid(self.steps)
 
     @property
     def num_steps(self) -> int:
-        """How many steps a run has."""
         return self.steps
 
     def grid(self, steps: int, begin: float = 0.0) -> list[float]:
@@ -214,6 +212,5 @@ class GridSolver(Solver):
 
     @classmethod
     def unfit(cls, process: Process, given: Mapping[str, Any]) -> set[str]:
-        """Return which settings mean nothing for a process, or beside settings that are given."""
         single = {"last_step"} if given.get("steps") == 1 else set()
         return single | ({"shift", "last_step"} if process.multiscale else set())

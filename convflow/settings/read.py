@@ -119,14 +119,18 @@ def read_value(
 
 
 def check_fields(config: Any, place: str = "") -> None:
-    """Raise InputError unless the fields of a dataclass hold what their annotations say.
+    """Give the fields of a frozen dataclass the types of their annotations, such as tuples.
 
     Args:
         config: made in Python; `read` has looked at what it reads.
         place: what stands before their names in messages.
+
+    Raises:
+        InputError: as `read_value`.
     """
     for name, hint in hints_of(type(config)).items():
-        read_value(getattr(config, name), hint, f"{place}{name}")
+        value = read_value(getattr(config, name), hint, f"{place}{name}")
+        object.__setattr__(config, name, value)
 
 
 def check_settings(part: type[Part], names: Iterable[str], kind: str) -> None:
@@ -159,7 +163,7 @@ def hints_of(kind: Any) -> dict[str, Any]:
     return _read_hints(kind)
 
 
-@cache
+@cache  # whose own type refuses classes
 def _read_hints(kind: Any) -> dict[str, Any]:
     hints = typing.get_type_hints(kind, include_extras=True)
     return {field.name: hints[field.name] for field in dataclasses.fields(kind) if field.init}

@@ -162,7 +162,7 @@ def know_constants(
 
     All processes come here, whatever each knows, so that none waits for another.
     """
-    find = partial(_measure_stds, process, images, codec, device)
+    find = partial(_measure, process, images, codec, device)
     stds = distributed.from_first(find, device)
     if process.unmeasured:
         config = replace(config, process=process.measured(stds))
@@ -216,11 +216,7 @@ def build_losses(config: TrainConfig, network: Backbone, process: Process, facto
 
 
 def _check_memory(
-    config: TrainConfig,
-    build: Callable[[], Backbone],
-    size: Size,
-    factor: int,
-    parallel: Single,
+    config: TrainConfig, build: Callable[[], Backbone], size: Size, factor: int, parallel: Single
 ) -> None:
     """Raise InputError when a step at the largest size cannot fit into memory."""
     device = parallel.device
@@ -239,17 +235,12 @@ def _check_memory(
     estimate.check(free, "micro-batch")
 
 
-def _measure_stds(
-    process: Process, images: Images, codec: Codec, device: torch.device
-) -> tuple[float, ...]:
-    """Return the deviations of the scales where they must be measured, else ()."""
-    return _measure(process, images, codec, device) if process.unmeasured else ()
-
-
 def _measure(
     process: Process, images: Images, codec: Codec, device: torch.device
 ) -> tuple[float, ...]:
-    """Return the deviations of the scales over evenly spaced images."""
+    """Return the deviations of the scales over evenly spaced images, () where they are known."""
+    if not process.unmeasured:
+        return ()
     count = min(len(images), MEASURED_IMAGES)
     places = np.linspace(0, len(images) - 1, count).round().astype(np.int64)
     parts = np.array_split(places, math.ceil(count / 64))

@@ -16,15 +16,7 @@ from convflow.models.blocks import RecomputeChoice
 from convflow.parallel.engines import Automatic, Parallel
 from convflow.processes.flow import FlowMatching
 from convflow.processes.process import Process
-from convflow.settings.fields import (
-    Count,
-    Fraction,
-    Natural,
-    NotNegative,
-    Pixels,
-    Positive,
-    doc,
-)
+from convflow.settings.fields import Count, Fraction, Natural, NotNegative, Pixels, Positive, doc
 from convflow.training.compiling import CompileChoice
 from convflow.training.optimizers import AdamW, Optimizer
 from convflow.types import PrecisionChoice
@@ -41,8 +33,7 @@ class DataConfig:
 
     path: Annotated[str, doc("folder, .zip, .parquet, hf:NAME, digits or shapes")] = "digits"
     split: Annotated[
-        str,
-        doc("split of the images: train, validation, test or unlabeled; all = the first three"),
+        str, doc("split of the images: train, validation, test or unlabeled; all = the first three")
     ] = "train"
     labels: Annotated[
         Literal["auto", "folders", "table", "names", "none"],
@@ -167,8 +158,7 @@ class TrainConfig:
         Parallel, doc("what several devices share: auto or ddp (the batch), fsdp (the network too)")
     ] = field(default_factory=Automatic)
     compile: Annotated[
-        CompileChoice,
-        doc("torch.compile of the network: off, blocks (quick to compile) or whole"),
+        CompileChoice, doc("torch.compile of the network: off, blocks (quick to compile) or whole")
     ] = "off"
     precision: Annotated[
         PrecisionChoice, doc("arithmetic of the network; auto = bfloat16 where fast")

@@ -25,13 +25,7 @@ from convflow.storage import claimed, read_json, write_text
 from convflow.training import checkpoint
 from convflow.training.agreement import agree_on_start
 from convflow.training.build import build_trainer
-from convflow.training.changes import (
-    RECORD,
-    Change,
-    check_changes,
-    find_changes,
-    record_changes,
-)
+from convflow.training.changes import RECORD, Change, check_changes, find_changes, record_changes
 from convflow.training.config import TrainConfig
 from convflow.training.data import SELECTION_FILE, keep_selection
 from convflow.training.keys import from_dict

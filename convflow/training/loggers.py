@@ -68,7 +68,6 @@ class MetricsFile(Logger):
             os.fsync(self.file.fileno())
 
     def close(self) -> None:
-        """Close the file."""
         with suppress(OSError):  # a full disk, which the write before has reported
             self.file.close()
 
@@ -91,7 +90,6 @@ class TensorBoard(Logger):
                 self.writer.add_scalar(name, value, images_seen)
 
     def close(self) -> None:
-        """Close the files."""
         if self.writer is not None:
             self.writer.close()
 

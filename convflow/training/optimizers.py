@@ -77,7 +77,6 @@ class OptimConfig(Optimizer):
     clip: Annotated[Positive | None, doc("largest gradient norm, or none")] = 1.0
 
     def __post_init__(self) -> None:
-        """Check that they belong together."""
         if (self.schedule == "wsd") != bool(self.decay_images):
             cure = "give the images of the fall" if self.schedule == "wsd" else "leave it out"
             raise InputError(
@@ -181,7 +180,6 @@ class Muon(AdamW):
     newton_schulz: Annotated[Count, doc("Muon's Newton-Schulz iterations, at most 99")] = 5
 
     def __post_init__(self) -> None:
-        """Check the number of iterations too, which torch limits."""
         super().__post_init__()
         if self.newton_schulz > 99:
             raise InputError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from convflow.bundle.config import read_pipeline
 from convflow.bundle.folder import DESCRIPTION_FILE, find_weights
+from convflow.class_names import composed
 from convflow.models.backbone import Backbone
 from convflow.models.zoo import load_model
 from convflow.nn.embed import LabelEmbedding
@@ -117,17 +117,13 @@ def _rows(names: tuple[str, ...], num_classes: int, origin: Origin) -> list[int 
         by_position = origin.model.num_classes == num_classes
         return [*range(num_classes)] if by_position else [None] * num_classes
     exact = {name: row for row, name in enumerate(origin.class_names)}
-    alike = {_normal(name): row for name, row in exact.items()}
-    return [exact.get(name, alike.get(_normal(name))) for name in names]
+    alike = {composed(name): row for name, row in exact.items()}
+    return [exact.get(name, alike.get(composed(name))) for name in names]
 
 
 def _tell(names: Sequence[str]) -> bool:
     """Return whether names tell classes apart from others: 0, 1, ... stand for unknown ones."""
     return tuple(names) != tuple(map(str, range(len(names))))
-
-
-def _normal(name: str) -> str:
-    return unicodedata.normalize("NFC", name)
 
 
 def _mapped(new: Tensor, old: Tensor, rows: Sequence[int | None]) -> Tensor:

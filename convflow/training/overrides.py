@@ -11,14 +11,7 @@ from convflow.objectives.table import OBJECTIVES
 from convflow.processes.process import Process
 from convflow.samplers.linear import GeneralLinear
 from convflow.settings.read import read, setting_hints, show, to_dict
-from convflow.settings.words import (
-    help_of,
-    pairs_of,
-    parts_of,
-    read_words,
-    rows_of,
-    shown_at,
-)
+from convflow.settings.words import help_of, pairs_of, parts_of, read_words, rows_of, shown_at
 from convflow.training.config import TrainConfig
 from convflow.training.keys import from_dict
 from convflow.training.loggers import LOGGERS

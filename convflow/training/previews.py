@@ -115,7 +115,7 @@ def samples_of(
         seed=config.seed,
         label_policy=sampling.label_policy,
         precision="bfloat16" if half else "float32",
-        model_arguments=arguments,
+        model_kwargs=arguments,
     )
 
 

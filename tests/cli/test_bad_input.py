@@ -113,12 +113,9 @@ def child(words, place, limit=None):
     )
 
 
-@pytest.mark.parametrize(
-    "words", [f"{TRAIN} --images 0", f"{SAMPLE} --labels cat", f"{TRAIN} --data P/no"]
-)
-def test_a_real_process_says_the_same(place, words):
+def test_a_real_process_says_the_same(place):
     before = tree(place)
-    done = child(words, place)
+    done = child(f"{TRAIN} --data P/no", place)
     one_line(done.stderr)
     assert (done.returncode, done.stdout) == (2, "")
     assert tree(place) == before

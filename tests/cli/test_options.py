@@ -4,6 +4,8 @@ import pytest
 
 from convflow.cli import options
 from convflow.cli.main import Parser
+from convflow.settings.read import unannotated
+from convflow.settings.words import help_of
 from convflow.types import InputError
 
 
@@ -53,6 +55,13 @@ def test_the_nearest_size():
         InputError, match="at least 1 pixel, got 8x0; the smallest that works is 4x4"
     ):
         options.fit_sizes([(8, 0)], 4)
+
+
+def test_help_without_torch_says_what_the_settings_say():
+    found, declared = options.usual_settings(), options.sampling_settings()[0]
+    assert list(found) == list(declared)
+    assert [help_of(hint) for hint in found.values()] == list(map(help_of, declared.values()))
+    assert bool not in map(unannotated, declared.values())  # whose options take no value
 
 
 def test_a_reach_is_a_number_two_or_a_schedule():

@@ -6,7 +6,7 @@ import pytest
 
 from convflow.cli.main import main
 from convflow.cli.plan import UNITS, USABLE
-from convflow.models.cost import measure_cost
+from convflow.models import cost
 from convflow.models.zoo import create_model
 
 SETTINGS = {"width": 8, "depths": [1, 1, 1, 1, 1]}
@@ -14,15 +14,30 @@ WORDS = "--model.name dico --model.width 8 --model.depths 1,1,1,1,1 --data.size 
 DICO = ["digits.flowdcn", *WORDS.split()]
 
 
+COST = cost.Cost(1, 1.0, 100, 10)
+
+
+def build():
+    return create_model("dico", **SETTINGS, in_channels=1, num_classes=1000)
+
+
 def planned(capsys, *words):
     assert main(["plan", *words, "--json"]) == 0
     return json.loads(capsys.readouterr().out)
 
 
-def test_the_numbers_add_up(capsys):
+@pytest.fixture
+def measured(monkeypatch):
+    """Every network costs the same, which is found at once; how it was asked for."""
+    asked = []
+    monkeypatch.setattr(cost, "measure_cost", lambda *given: asked.append(given) or COST)
+    return asked
+
+
+def test_the_numbers_add_up_and_rest_on_the_estimate(capsys):
     words = ["--devices", "4", "--memory", "1GB", "--precision", "float32", "--batch-size", "10"]
     found = planned(capsys, *DICO, *words)
-    model = create_model("dico", **SETTINGS, in_channels=1, num_classes=1000)
+    model = build()
     whole = sum(p.numel() for p in model.parameters())
     blocks = [sum(p.numel() for p in block.parameters()) for block in model.trunk_blocks]
     assert found["parameters"] == whole
@@ -33,36 +48,28 @@ def test_the_numbers_add_up(capsys):
     assert fsdp["gathered"] == gathered
     assert fsdp["held"] == pytest.approx(5 * whole + gathered, abs=16)
     assert (found["checkpoint"], found["batch_on_a_device"]) == (16 * whole, 3)
-    assert [*single["recompute"]] == ["none", "every-2", "blocks"]
+    assert [*single["recompute"]] == ["none", "blocks", "every-2"]
     for choice, each in found["bytes_for_an_image"].items():
         row = single["recompute"][choice]
         assert row["total"] == 20 * whole + 3 * each
         left = USABLE * UNITS["GB"] - 20 * whole
         assert row["batch_that_fits"] * each <= left < (row["batch_that_fits"] + 1) * each
+    measured = cost.measure_cost(build, (16, 16))
+    image = found["bytes_for_an_image"]
+    assert image["none"] == measured.saved + measured.live
+    assert image["blocks"] < image["every-2"] < image["none"]
 
 
-def test_an_image_takes_what_the_estimate_says_and_less_where_blocks_are_computed_again(capsys):
-    found = planned(capsys, *DICO, "--precision", "float32")["bytes_for_an_image"]
-
-    def build():
-        return create_model("dico", **SETTINGS, in_channels=1, num_classes=1000)
-
-    cost = measure_cost(build, (16, 16))
-    assert found["none"] == cost.saved + cost.live
-    assert found["blocks"] < found["every-2"] < found["none"]
-    half = planned(capsys, *DICO, "--precision", "bfloat16")["bytes_for_an_image"]
-    assert half["none"] < found["none"]
-
-
-def test_one_device_has_one_engine_and_muon_keeps_less(capsys):
+def test_one_device_has_one_engine_and_muon_keeps_less(capsys, measured):
     adamw, muon = (planned(capsys, *DICO, "--optim.kind", kind) for kind in ("adamw", "muon"))
     assert [*adamw["memory"]] == ["single"]
     less, usual = (plan["memory"]["single"]["optimizer"] for plan in (muon, adamw))
     assert 4 * adamw["parameters"] < less < usual == 8 * adamw["parameters"]
     assert "hours" not in adamw
+    assert [half for *_, half, _ in measured] == [True] * 6  # in bfloat16
 
 
-def test_hours_and_latents(capsys):
+def test_hours_and_latents(capsys, measured):
     words = ["--images-per-second", "100", "--num-images", "10", "--images", "720000"]
     latent = ["--codec", "latent", "--data.size", "32x64", "--data.channels", "3"]
     found = planned(capsys, *DICO, *latent, *words)

@@ -55,11 +55,16 @@ def test_features_of_another_width(features, detector):
 
 
 def test_a_probe_tells_detectors_apart_whose_code_is_the_same(detector):
-    images = RandomImages()
-    other = dataclasses.replace(
-        detector, network=lambda x: {"features": 1.1 * load()(x)["features"]}
-    )
+    images, calls = RandomImages(), []
+
+    def network(x):
+        calls.append(x.shape)
+        return {"features": 1.1 * load()(x)["features"]}
+
+    other = dataclasses.replace(detector, network=network)
     one, two = (describe_detector(d, images) for d in (detector, other))
+    assert describe_detector(other, images) == two
+    assert calls == [(2, images.channels, *images.size)]  # asked once
     assert one["sha256"] == two["sha256"]
     assert float(two["probe"]) == pytest.approx(1.1 * float(one["probe"]), rel=0.01)
     assert describe_detector(detector, images) == one

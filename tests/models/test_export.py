@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import onnx
-import onnxruntime
 import pytest
 import torch
 from torch._inductor.utils import fresh_cache
@@ -63,8 +61,9 @@ def test_the_compiled_network_runs_at_five_sizes(case, unchecked):
                     assert_close_rms(compiled(x, t, y), model(x, t, y))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("case", FEWEST)
+@pytest.mark.parametrize(
+    "case", [c if c == "dit" else pytest.param(c, marks=pytest.mark.slow) for c in FEWEST]
+)
 def test_an_exported_program_is_plain_torch_and_takes_any_size(case, tmp_path):
     model = small(case)
     program = export_program(model)
@@ -77,10 +76,12 @@ def test_an_exported_program_is_plain_torch_and_takes_any_size(case, tmp_path):
         assert_close_rms(run(x, t, y), model(x, t, y))
 
 
-@pytest.mark.parametrize(
-    "case", [c if c == "dit" else pytest.param(c, marks=pytest.mark.slow) for c in FEWEST]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("case", FEWEST)
 def test_onnx_gives_the_same_prediction_at_any_size(case, tmp_path):
+    import onnx
+    import onnxruntime
+
     model, path = small(case), tmp_path / "network.onnx"
     export_onnx(model, path)
     onnx.checker.check_model(path)

@@ -68,13 +68,14 @@ def test_without_triton_each_operator_warns_once(no_triton: None) -> None:
         assert not launch.usable("first")
 
 
-def test_operators_alone_need_torch_and_jaxtyping_alone() -> None:
+def test_operators_alone_need_torch_and_jaxtyping_alone_and_importing_loads_no_compiler() -> None:
     code = (
         "import sys\n"
         "for name in ('msgspec', 'beartype', 'safetensors', 'huggingface_hub', 'PIL', 'tqdm'):\n"
         "    sys.modules[name] = None\n"
         "import torch\n"
         "from convflow.ops import deform_sample, depthwise_conv\n"
+        "assert not {'numba', 'triton'} & sys.modules.keys()\n"
         "x = torch.ones(1, 2, 2, 1, 4, dtype=torch.float64, requires_grad=True)\n"
         "out = deform_sample(x, torch.zeros(1, 2, 2, 1, 1, 2), torch.ones(1, 2, 2, 1, 1))\n"
         "depthwise_conv(out.flatten(3), torch.ones(4, 1, 1, 1)).sum().backward()\n"

@@ -6,10 +6,11 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import pytest
 
 from convflow.settings.fields import Classes, Count, Depth, Depths, Pixels, Positive, Width
-from convflow.settings.read import defaults, differences, flatten, read, show, to_dict
+from convflow.settings.read import check_fields, defaults, differences, flatten, read, show, to_dict
 from convflow.types import InputError
 
 
@@ -21,6 +22,24 @@ class Grid:
     def __post_init__(self):
         if self.num == 13:
             raise InputError("expected luck, got 13; take 12")
+
+
+@dataclass(frozen=True)
+class Made:
+    size: tuple[int, ...]
+    share: Positive
+
+    def __post_init__(self):
+        check_fields(self, "made-")
+
+
+def test_what_is_made_in_python_has_the_types_of_its_annotations():
+    made = Made([np.int64(2), 3], np.float32(0.5))
+    assert made == Made((2, 3), 0.5)
+    assert {type(made.size), type(made.size[0]), type(made.share)} == {tuple, int, float}
+    assert hash(made)
+    with pytest.raises(InputError, match="made-share: expected a number above 0, got '-1'"):
+        Made((), -1)
 
 
 def test_a_dataclass_there_and_back():

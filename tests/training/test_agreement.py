@@ -148,6 +148,7 @@ def test_processes_that_differ_stop_together(disks):
     assert f"the same hash of {checkpoint.EMA_FILE} in all" in first["weights"]
 
 
+@pytest.mark.slow
 def test_what_fails_in_one_process_stops_all_after_saving(disks):
     first, second = answers(FAILING, disks)
     for name in ("batch", "losses", "second", "optimizer", "samples"):

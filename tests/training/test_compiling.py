@@ -48,11 +48,12 @@ def check_equal_to_eager(words, how, tiny, trainer_of, tmp_path):
             assert_close_rms(found[name], tensor, torch.float32)
 
 
-SLOW_WHOLE = pytest.param("", "whole", marks=pytest.mark.slow)
+SLOW = [("", "blocks"), (ALIGN, "blocks"), (AGAIN, "blocks"), ("", "whole")]
 
 
 @pytest.mark.parametrize(
-    ("words", "how"), [("", "blocks"), (ALIGN, "blocks"), (AGAIN, "blocks"), SLOW_WHOLE]
+    ("words", "how"),
+    [(f"{ALIGN} {AGAIN}", "blocks"), *(pytest.param(*s, marks=pytest.mark.slow) for s in SLOW)],
 )
 def test_compiled_is_eager(words, how, traced, tiny, trainer_of, tmp_path):
     check_equal_to_eager(words, how, tiny, trainer_of, tmp_path)
@@ -65,7 +66,8 @@ def test_compiled_by_inductor_is_eager(how, tiny, trainer_of, tmp_path):
     check_equal_to_eager("", how, tiny, trainer_of, tmp_path)
 
 
-@pytest.mark.parametrize("how", ["blocks", pytest.param("whole", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("how", HOW)
 def test_going_on_is_exact(how, traced, tiny, trainer_of, tmp_path):
     config = tiny(f"--compile {how}")
     straight = trainer_of(config, tmp_path / "straight")

@@ -489,9 +489,9 @@ def test_larger_sizes_favour_noise_and_reach_farther(tiny, trainer_of, monkeypat
 def test_what_a_network_was_told_in_training_it_is_told_in_sampling(tiny, trainer_of):
     trainer = trainer_of(tiny("--resolution.reach auto --resolution.reach-blocks 0,0"))
     pipe = Pipeline.from_pretrained(trainer.save())
-    assert pipe.samples().model_arguments == {"reach": ReachSchedule(blocks=(0, 0))}
-    assert pipe.samples(reach=3.0).model_arguments == {"reach": 3.0}
-    assert pipe.samples(reach="none").model_arguments == {}
+    assert pipe.samples().model_kwargs == {"reach": ReachSchedule(blocks=(0, 0))}
+    assert pipe.samples(reach=3.0).model_kwargs == {"reach": 3.0}
+    assert pipe.samples(reach="none").model_kwargs == {}
     pipe.save_pretrained(trainer.run_folder / "saved")
     again = Pipeline.from_pretrained(trainer.run_folder / "saved")
     assert again.resolution == trainer.config.resolution

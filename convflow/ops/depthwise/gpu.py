@@ -92,10 +92,7 @@ def forward_launch(
 
 @lru_cache(NUM_PLANS)
 def taps_gradient_launch(
-    dtype: torch.dtype,
-    device: torch.device,
-    shape: torch.Size,
-    side: int,
+    dtype: torch.dtype, device: torch.device, shape: torch.Size, side: int
 ) -> tuple[int, Launch]:
     """How many slabs of sums the weights' gradient of features (B, H, W, C) has, and its launch."""
     from convflow.ops.depthwise import gpu_kernels

@@ -10,9 +10,7 @@ from torch import Tensor
 
 
 def depthwise_conv(
-    x: Float[Tensor, "B H W C"],
-    weight: Float[Tensor, "C 1 k k"],
-    bias: Float[Tensor, " C"] | None,
+    x: Float[Tensor, "B H W C"], weight: Float[Tensor, "C 1 k k"], bias: Float[Tensor, " C"] | None
 ) -> Float[Tensor, "B H W C"]:
     """Each channel filtered by its own kernel; see `convflow.ops.depthwise_conv`.
 
