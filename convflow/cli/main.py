@@ -103,10 +103,11 @@ def prepare(verb: str) -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     # Its profiler, which measures memory, tells every beginning and end.
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
-    # Memory that was freed stays with the process, up to 1 GiB: the system need not clear it anew.
-    with suppress(OSError, AttributeError):  # a C library that is not GNU's
-        for setting in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):
-            ctypes.CDLL(None).mallopt(setting, 2**30)
+    # Freed memory stays with the process, in pieces of at most 32 MiB and up to 1 GiB in all: the
+    # system need not clear it anew.
+    with suppress(OSError, AttributeError, TypeError):  # a C library that is not GNU's
+        for setting, number in ((M_TRIM_THRESHOLD, 2**30), (M_MMAP_THRESHOLD, 2**25)):
+            ctypes.CDLL(None).mallopt(setting, number)
     if verb in ("sample", "evaluate"):
         # Memory in huge pages: large images take less time; training gains nothing.
         os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")

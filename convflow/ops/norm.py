@@ -18,7 +18,7 @@ from convflow.ops.threads import find_numba, share
 
 LINE = 16
 """Numbers in a line of the caches, which must divide the channels."""
-LEAST = 2**17
+MIN_NUMBERS = 2**17
 """Numbers from which on a kernel is worth its call."""
 
 
@@ -29,7 +29,7 @@ def fits(x: Tensor) -> bool:
         and x.device.type == "cpu"
         and x.dtype == torch.float32
         and x.dim() > 2
-        and x.numel() >= LEAST
+        and x.numel() >= MIN_NUMBERS
         and x.shape[-1] % LINE == 0
         and not torch.compiler.is_compiling()
         and not torch.compiler.is_exporting()
@@ -65,11 +65,11 @@ def modulated_rms(
 class _ModulatedRMS(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, factor: Tensor, shift: Tensor, eps: float) -> Tensor:
-        from convflow.ops.norm_kernels import ROWS, forward_kernel
+        from convflow.ops.norm_kernels import PIECE_ROWS, forward_kernel
 
         ctx.save_for_backward(x, factor)
         ctx.eps, rows = np.float32(eps), x.flatten(1, -2)
-        ctx.count = len(x) * -(-rows.shape[1] // ROWS)
+        ctx.count = len(x) * -(-rows.shape[1] // PIECE_ROWS)
         out = torch.empty(rows.shape)
         share(
             partial(forward_kernel(), *_arrays(rows, factor, shift), ctx.eps, out.numpy()),

@@ -16,7 +16,7 @@ from numba.core import cgutils
 from convflow.ops import vectors as v
 from convflow.ops.vectors import LANES
 
-ROWS = 32
+PIECE_ROWS = 32
 """Most vectors of a piece of work; all of them belong to one sample."""
 
 
@@ -24,17 +24,17 @@ ROWS = 32
 def forward_kernel() -> Callable[..., None]:
     """Kernel(x, factor, shift, eps, out, start, stop).
 
-    It fills `out` (B, N, D) for some pieces, counted over samples, then groups of `ROWS` vectors,
+    It fills `out` (B, N, D) for some pieces, counted over samples, then `PIECE_ROWS` vectors each,
     with `x / root(mean of x^2 + eps) * factor + shift`. `factor` and `shift` are (B, D), and
     `LANES` divides D. All are contiguous float32.
     """
 
     def forward(x, factor, shift, eps, out, start, stop):
         _, N, D = x.shape
-        groups = -(-N // ROWS)
+        groups = -(-N // PIECE_ROWS)
         for piece in range(start, stop):
-            sample, first = piece // groups, piece % groups * ROWS
-            for n in range(first, min(first + ROWS, N)):
+            sample, first = piece // groups, piece % groups * PIECE_ROWS
+            for n in range(first, min(first + PIECE_ROWS, N)):
                 _norm(x, (sample * N + n) * D, factor, shift, sample * D, eps, out, D)
 
     return v.compiled(forward)
@@ -50,12 +50,12 @@ def backward_kernel() -> Callable[..., None]:
 
     def backward(grad, x, factor, eps, grad_x, grad_factor, grad_shift, start, stop):
         _, N, D = x.shape
-        groups = -(-N // ROWS)
+        groups = -(-N // PIECE_ROWS)
         for piece in range(start, stop):
-            sample, first = piece // groups, piece % groups * ROWS
+            sample, first = piece // groups, piece % groups * PIECE_ROWS
             grad_factor[piece] = 0
             grad_shift[piece] = 0
-            for n in range(first, min(first + ROWS, N)):
+            for n in range(first, min(first + PIECE_ROWS, N)):
                 at = (sample * N + n) * D
                 _slope(
                     grad, x, at, factor, sample * D, eps, grad_x, grad_factor, grad_shift,

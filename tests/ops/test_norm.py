@@ -22,7 +22,7 @@ def draw(*shape):
 @pytest.mark.parametrize("shape", [(2, 37, 16), (3, 5, 9, 48), (1, 1, 32)])
 @pytest.mark.parametrize("threads", [1, 2])
 def test_twin_of_the_formula(shape, threads, monkeypatch):
-    monkeypatch.setattr(ours, "LEAST", 1)
+    monkeypatch.setattr(ours, "MIN_NUMBERS", 1)
     norm, *parts = draw(*shape)
     leaves, before = [*parts, norm.weight], torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -40,7 +40,7 @@ def test_twin_of_the_formula(shape, threads, monkeypatch):
 
 
 def test_others_take_the_formula(monkeypatch):
-    monkeypatch.setattr(ours, "LEAST", 1)
+    monkeypatch.setattr(ours, "MIN_NUMBERS", 1)
     norm, x, shift, scale = draw(2, 5, 32)
     layer = create_norm("layer", 32)
     assert_close_rms(modulated_norm(layer, x, shift, scale), modulate(layer(x), shift, scale))
@@ -53,7 +53,7 @@ def test_others_take_the_formula(monkeypatch):
 
 
 def test_transforms_and_forward_derivatives_take_the_formula(monkeypatch):
-    monkeypatch.setattr(ours, "LEAST", 1)
+    monkeypatch.setattr(ours, "MIN_NUMBERS", 1)
     norm, x, shift, scale = draw(2, 5, 32)
 
     def run(x):
