@@ -63,7 +63,8 @@ def depthwise_conv(
 
 def gains(x: Tensor, weight: Tensor) -> bool:
     """True if gradients are wanted and this operator's are faster here than torch's."""
-    large = torch.is_grad_enabled() and weight.shape[-1] >= cpu.LEAST_SIDE
+    wanted = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
+    large = wanted and weight.shape[-1] >= cpu.LEAST_SIDE
     return large and x.device.type == "cpu" and find_numba()[0] is not None
 
 
