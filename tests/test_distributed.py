@@ -117,6 +117,13 @@ def test_fast_bfloat16_is_asked_of_the_hardware(monkeypatch):
     assert distributed.has_fast_bfloat16(torch.device("meta")) is False
 
 
+@pytest.mark.parametrize(("vendor", "fast"), [("AuthenticAMD", True), ("GenuineIntel", False)])
+def test_bfloat16_without_amx_is_fast_on_amd_alone(monkeypatch, vendor, fast):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True}, raising=False)
+    monkeypatch.setattr(distributed, "processor", lambda: f"vendor_id : {vendor}")
+    assert distributed.has_fast_bfloat16(torch.device("cpu")) is fast
+
+
 def test_an_error_elsewhere_stops_this_process_too(monkeypatch):
     def one_failed(tensors):
         next(iter(tensors))[0] = 1

@@ -36,7 +36,8 @@ class Products(TorchDispatchMode):
     """Writes down every matrix product, convolution and attention that is called, gradients too."""
 
     KINDS = re.compile(
-        r"aten::(mm|addmm|bmm|baddbmm|convolution|_scaled_dot_product.*?)(_backward)?"
+        r"(aten::(mm|addmm|bmm|baddbmm|convolution|_scaled_dot_product.*?)|convflow::depthwise_conv)"
+        r"(_backward)?"
     )
 
     def __init__(self) -> None:

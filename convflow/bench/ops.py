@@ -15,8 +15,8 @@ from torch.nn import functional as F
 from convflow.bench.agreement import TOLERANCE, require_agreement
 from convflow.bench.harness import Call
 from convflow.ops import deform_sample
-from convflow.ops.deform.cpu import find_numba
 from convflow.ops.deform.reference import TAPS
+from convflow.ops.threads import find_numba
 from convflow.types import InputError, Size
 
 OpShape = tuple[int, ...]

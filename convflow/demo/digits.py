@@ -63,7 +63,7 @@ def draw_page(pipe: Pipeline) -> Image.Image:
 
 
 def _samples(pipe: Pipeline, **options: object) -> UInt8[Tensor, "N C H W"]:
-    return pipe(num=10 * PAGE_ROWS, **options).pixels  # type: ignore[arg-type]
+    return pipe(num=10 * PAGE_ROWS, precision="auto", **options).pixels  # type: ignore[arg-type]
 
 
 def _real_digits() -> UInt8[Tensor, "N C H W"]:

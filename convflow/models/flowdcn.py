@@ -14,7 +14,7 @@ from convflow.nn.conv import ConvMix
 from convflow.nn.deform import DEFAULT_REACH, GroupwiseMSDCN, Reach
 from convflow.nn.dense import MLPName, create_mlp
 from convflow.nn.embed import LabelEmbedding, PatchEmbedding, PatchHead, TimeEmbedding
-from convflow.nn.norm import Condition, Modulation, NormName, create_norm, gated, modulate
+from convflow.nn.norm import Condition, Modulation, NormName, create_norm, gated, modulated_norm
 from convflow.ops.deform.op import Border
 from convflow.settings.fields import Classes, Depth, Width
 from convflow.types import InputError
@@ -40,10 +40,10 @@ class FlowDCNBlock(nn.Module):
     ) -> Float[Tensor, "B H W D"]:
         """Return the refined features under condition `c`."""
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(c)
-        mixed = modulate(self.norm1(x), shift1, scale1)
+        mixed = modulated_norm(self.norm1, x, shift1, scale1)
         mixed = self.mix(mixed, reach) if isinstance(self.mix, GroupwiseMSDCN) else self.mix(mixed)
         x = gated(x, gate1, mixed)
-        return gated(x, gate2, self.mlp(modulate(self.norm2(x), shift2, scale2)))
+        return gated(x, gate2, self.mlp(modulated_norm(self.norm2, x, shift2, scale2)))
 
 
 class FlowDCN(PatchBackbone):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from convflow.nn.dense import ActivationName, create_activation, create_linear
 from convflow.nn.norm import Condition, Modulation, modulate, per_sample, widen
-from convflow.ops import depthwise_conv
+from convflow.ops.depthwise.op import depthwise_conv, gains
 from convflow.types import InputError, check_name
 
 AttentionName = Literal["cca", "se", "none"]
@@ -65,7 +65,8 @@ class Conv(nn.Conv2d):
 
     def forward(self, x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H W D"]:
         """Return the filtered features; outside the map everything counts zero."""
-        if self.backend == "triton":
+        own = self.groups == self.in_channels and gains(x, self.weight)
+        if own or self.backend == "triton":
             return depthwise_conv(as_autocast(x), self.weight, self.bias)
         return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
@@ -180,7 +181,8 @@ def use_depthwise(model: nn.Module, backend: Backend) -> None:
     Args:
         model: changed in place; its weights and checkpoints stay as they are.
         backend: "library", torch's own convolution, or "triton", `convflow.ops.depthwise_conv`,
-            which has kernels for GPUs and is torch's own elsewhere.
+            which has kernels for GPUs. Where gradients are wanted on a CPU, kernels of 5x5 and more
+            run through it in any case.
 
     Raises:
         InputError: the name is unknown, or the model has no depthwise convolution.

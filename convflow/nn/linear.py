@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import platform
 from functools import cache
-from pathlib import Path
 from typing import Literal, get_args
 
 import torch
@@ -13,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from convflow.distributed import processor
 from convflow.types import check_name
 
 Engine = Literal["blas", "convolution"]
@@ -84,7 +83,7 @@ def fastest_engine() -> tuple[Engine, str]:
     """
     if not (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()):
         return "blas", "torch was built without MKL or without oneDNN"
-    if "AuthenticAMD" not in _processor():
+    if "AuthenticAMD" not in processor():
         return "blas", "MKL is at home on this processor"
     if torch.backends.cpu.get_cpu_capability() != "AVX512":
         return "blas", "AMD without AVX-512"
@@ -105,9 +104,3 @@ def use_engine(model: nn.Module, engine: Engine) -> None:
     for layer in model.modules():
         if isinstance(layer, Linear):
             layer.engine = engine
-
-
-def _processor() -> str:
-    """Return what Linux or Python say of the processor, with the name of its vendor."""
-    info = Path("/proc/cpuinfo")
-    return info.read_text(errors="replace") if info.exists() else platform.processor()

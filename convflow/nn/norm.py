@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from convflow.nn.linear import Linear
+from convflow.ops.norm import fits, modulated_rms
 from convflow.types import check_name
 
 NormName = Literal["rms", "layer"]
@@ -59,6 +60,19 @@ def modulate(
 ) -> Float[Tensor, "B *N D"]:
     """Return `x * (1 + scale) + shift`, with one shift and scale per sample and channel."""
     return torch.addcmul(per_sample(shift, x), x, 1 + per_sample(scale, x))
+
+
+def modulated_norm(
+    norm: nn.Module,
+    x: Float[Tensor, "B *N D"],
+    shift: Float[Tensor, "B D"],
+    scale: Float[Tensor, "B D"],
+) -> Float[Tensor, "B *N D"]:
+    """Return `modulate(norm(x), shift, scale)`, in one pass over memory for a plain `RMSNorm`."""
+    hooked = norm._forward_hooks or norm._forward_pre_hooks
+    if type(norm) is not RMSNorm or hooked or not fits(x):
+        return modulate(norm(x), shift, scale)
+    return modulated_rms(x, norm.weight, shift, scale, norm.eps)
 
 
 def gated(

@@ -203,6 +203,16 @@ def test_backends_of_depthwise_convolutions_agree(layer):
         assert_close_rms(one, other)
 
 
+def test_large_depthwise_kernels_learn_as_those_of_torch():
+    layer, x = Conv(6, 6, 7, groups=6), torch.randn(2, 4, 7, 6)
+    found = gradients(layer, x)
+    assert "depthwise_conv" in type(found[0].grad_fn).__name__
+    plain = nn.Conv2d.forward
+    layer.forward = lambda x: plain(layer, x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+    for one, truth in zip(found, gradients(layer, x), strict=True):
+        assert_close_rms(one, truth)
+
+
 def test_backends_have_the_same_dtype_under_autocast():
     layer = Conv(6, 6, groups=6)
     x = torch.randn(2, 4, 7, 6)

@@ -86,7 +86,7 @@ def test_forward_derivatives_and_exports_work():
 @pytest.mark.parametrize("capability", ["AVX512", "AVX2"])
 @pytest.mark.parametrize("mkl", [True, False])
 def test_the_processor_and_the_build_alone_choose(monkeypatch, vendor, capability, mkl):
-    monkeypatch.setattr(engines, "_processor", lambda: f"vendor_id : {vendor}")
+    monkeypatch.setattr(engines, "processor", lambda: f"vendor_id : {vendor}")
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: mkl)
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)

@@ -6,18 +6,15 @@ at when its tap is outside. NaN and infinite values go where they are sampled.
 
 from __future__ import annotations
 
-import os
 import warnings
-from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
-from types import ModuleType
+from functools import cache, partial
 
 import torch
 from torch import Tensor
 
 from convflow.ops.deform import reference
+from convflow.ops.threads import find_numba, share
 
 _LIMIT = 2**32
 """Kernels count the cells of a map in 32 bits."""
@@ -65,16 +62,6 @@ def deform_sample_backward(
     return reference.pick(found, want_values, want_taps)
 
 
-@cache
-def find_numba() -> tuple[ModuleType | None, str]:
-    """The numba module and its version, or None and why it cannot be imported."""
-    try:
-        import numba
-    except (ImportError, OSError) as error:
-        return None, f"numba cannot be imported: {error}"
-    return numba, f"numba {numba.__version__}"
-
-
 def _serves(values: Tensor, offsets: Tensor) -> bool:
     """True if the kernels can do it: not float64, something to do, and cells they can count."""
     cells = (offsets.shape[1] + 4) * (offsets.shape[2] + 2)  # of a map and what is around it
@@ -96,32 +83,7 @@ def _usable() -> bool:
 
 
 def _run(kernel: Callable[..., None], tensors: tuple[Tensor, ...], border: str) -> None:
-    """Share the maps between as many threads as torch uses; the kernels release the GIL.
-
-    Python threads rather than numba's own: they need no threading layer, can be entered from
-    several threads at once, survive a fork, and leave numba's global settings alone.
-    """
+    """Share the maps between as many threads as torch uses."""
     arrays = [tensor.detach().to(torch.float32).contiguous().numpy() for tensor in tensors]
     batch, _, _, groups = tensors[0].shape[:4]
-    threads, maps = torch.get_num_threads(), batch * groups
-    size = max(1, maps // (4 * threads))
-    pending = deque(range(0, maps, size))
-
-    def work() -> None:
-        while True:
-            try:
-                start = pending.popleft()
-            except IndexError:
-                return
-            kernel(*arrays, border == "truncate", start, min(start + size, maps))
-
-    helpers = [_pool(os.getpid(), threads).submit(work) for _ in range(min(threads, maps) - 1)]
-    work()
-    for helper in helpers:
-        helper.result()
-
-
-@cache
-def _pool(process: int, threads: int) -> ThreadPoolExecutor:
-    """Threads of this process: those of a parent do not survive a fork."""
-    return ThreadPoolExecutor(threads, thread_name_prefix="convflow-deform")
+    share(partial(kernel, *arrays, border == "truncate"), batch * groups)

@@ -16,6 +16,7 @@ from convflow.ops.deform import cpu, gpu, reference
 from convflow.ops.inputs import check_operands, is_transformed
 from convflow.ops.launch import FEATURES, find_triton
 from convflow.ops.register import register
+from convflow.ops.threads import find_numba
 from convflow.types import InputError
 
 Border = Literal["zeros", "truncate"]
@@ -124,7 +125,7 @@ def active_backend(device_type: str) -> str:
 def backend_and_reason(device_type: str) -> tuple[str, str]:
     """Name of what runs `deform_sample` on a type of device, and why, in words for a person."""
     if device_type == "cpu":
-        numba, reason = cpu.find_numba()
+        numba, reason = find_numba()
         return ("reference" if numba is None else "numba"), reason
     if device_type == "cuda":
         triton, reason = find_triton()

@@ -1,7 +1,7 @@
 """`depthwise_conv`: the operator, its registration and its gradients.
 
-Forward and backward are one registered operator each; torch's own convolution serves every device
-that has no kernel of its own.
+Forward and backward are one registered operator each; torch's own convolution serves what has no
+kernel of its own.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from convflow.ops.depthwise import gpu, reference
+from convflow.ops.depthwise import cpu, gpu, reference
 from convflow.ops.inputs import check_operands, is_transformed
 from convflow.ops.register import register
+from convflow.ops.threads import find_numba
 from convflow.types import InputError
 
 MOST_SIDE = 9
@@ -58,6 +59,13 @@ def depthwise_conv(
     if torch.compiler.is_exporting() or is_transformed(*tensors):
         return reference.depthwise_conv(x, weight, bias)
     return _conv(x, weight, bias)
+
+
+def gains(x: Tensor, weight: Tensor) -> bool:
+    """True if gradients are wanted and this operator's are faster here than torch's."""
+    wanted = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
+    large = wanted and weight.shape[-1] >= cpu.LEAST_SIDE
+    return large and x.device.type == "cpu" and find_numba()[0] is not None
 
 
 def _check(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
@@ -117,7 +125,7 @@ _conv_backward = register(
     "(Tensor grad, Tensor x, Tensor weight, bool want_x=True, bool want_weight=True)"
     " -> (Tensor, Tensor, Tensor)",
     reference.depthwise_conv_backward,
-    {"cuda": gpu.depthwise_conv_backward},
+    {"cpu": cpu.depthwise_conv_backward, "cuda": gpu.depthwise_conv_backward},
     _fake_backward,
     _refuse,
 )

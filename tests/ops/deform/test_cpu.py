@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from convflow.ops.deform import cpu, reference
+from convflow.ops.threads import find_numba
 from tests.tolerance import assert_close_rms, compare_patterns
 
 BORDERS = ["zeros", "truncate"]
@@ -58,10 +59,10 @@ def compare(grad: Tensor, inputs: list[Tensor], border: str) -> None:
 @pytest.fixture
 def no_numba(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setitem(sys.modules, "numba", None)
-    cpu.find_numba.cache_clear()
+    find_numba.cache_clear()
     cpu._usable.cache_clear()
     yield
-    cpu.find_numba.cache_clear()
+    find_numba.cache_clear()
     cpu._usable.cache_clear()
 
 
@@ -75,7 +76,7 @@ def _restore_threads() -> Iterator[None]:
 @pytest.mark.parametrize("border", BORDERS)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_twin_of_the_reference(case: tuple[int, ...], border: str) -> None:
-    assert cpu.find_numba()[0] is not None, "numba is a dependency; this test needs it"
+    assert find_numba()[0] is not None, "numba is a dependency; this test needs it"
     grad, *inputs = draw(case)
     compare(grad, inputs, border)
 

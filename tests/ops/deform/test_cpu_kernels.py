@@ -37,35 +37,6 @@ def test_arrays_with_gaps_are_refused_rather_than_misread() -> None:
         )
 
 
-@pytest.mark.parametrize("count", [1, 3, 16, 23, 72, 257])
-def test_vectors_cover_every_number_once_and_lie_in_one_line(count: int) -> None:
-    pieces = cpu_kernels._pieces(count)
-    covered = [number for start, lanes in pieces for number in range(start, start + lanes)]
-    assert covered == list(range(count))
-    pitch = cpu_kernels._pitch(count)
-    assert count <= pitch < count + 16
-    for start, lanes in pieces:
-        for cell in range(3):
-            first = cell * pitch + start
-            assert first // 16 == (first + lanes - 1) // 16
-
-
-def test_scratch_begins_with_a_line() -> None:
-    assert cpu_kernels._blank(70).ctypes.data % 64 == 0
-
-
-def test_compiles_without_a_folder_for_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    njit = cpu_kernels.numba.njit
-
-    def locked(*, cache: bool = False, **options):
-        if cache:
-            raise RuntimeError("cannot cache function: no locator available")
-        return njit(**options)
-
-    monkeypatch.setattr(cpu_kernels.numba, "njit", locked)
-    assert cpu_kernels._compiled(lambda x: x + 1, 1, 1)(2) == 3
-
-
 def test_each_kernel_has_files_of_its_own_in_the_cache() -> None:
     """Programs that wrote one index at once could otherwise swap their kernels."""
     kernels = [

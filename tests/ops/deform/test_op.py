@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from convflow.ops import deform_sample
-from convflow.ops.deform import cpu, op, reference
+from convflow.ops.deform import op, reference
 from convflow.types import InputError
 from tests.tolerance import assert_close_rms
 
@@ -315,7 +315,7 @@ def test_the_cpu_writes_offsets() -> None:
 def test_active_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     assert op.active_backend("cpu") == "numba"
     assert op.active_backend("xpu") == "reference"
-    monkeypatch.setattr(cpu, "find_numba", lambda: (None, "numba cannot be imported: no wheel"))
+    monkeypatch.setattr(op, "find_numba", lambda: (None, "numba cannot be imported: no wheel"))
     assert op.backend_and_reason("cpu") == ("reference", "numba cannot be imported: no wheel")
 
 

@@ -1,0 +1,94 @@
+"""Root mean square norm and modulation in one pass over memory on a CPU, forward and backward.
+
+Zhang & Sennrich 2019, eq. 4. Its plain twin is `modulate` of an `RMSNorm` in `convflow.nn.norm`.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from convflow.ops.inputs import is_transformed
+from convflow.ops.threads import find_numba, share
+
+LINE = 16
+"""Numbers in a line of the caches, which must divide the channels."""
+MIN_NUMBERS = 2**17
+"""Numbers from which on a kernel is worth its call."""
+
+
+def fits(x: Tensor) -> bool:
+    """Return whether `modulated_rms` serves features: large, float32, on a CPU, not traced."""
+    return (
+        type(x) is Tensor  # not one without numbers
+        and x.device.type == "cpu"
+        and x.dtype == torch.float32
+        and x.dim() > 2
+        and x.numel() >= MIN_NUMBERS
+        and x.shape[-1] % LINE == 0
+        and not torch.compiler.is_compiling()
+        and not torch.compiler.is_exporting()
+        and find_numba()[0] is not None
+        and not is_transformed(x)
+    )
+
+
+def modulated_rms(
+    x: Float[Tensor, "B *N D"],
+    weight: Float[Tensor, " D"],
+    shift: Float[Tensor, "B D"],
+    scale: Float[Tensor, "B D"],
+    eps: float,
+) -> Float[Tensor, "B *N D"]:
+    """Return `x / root(mean of x^2 + eps) * weight * (1 + scale) + shift`.
+
+    Args:
+        x: features for which `fits` is true.
+        weight: of the norm, for each channel.
+        shift: added to each sample's vectors.
+        scale: of each sample's vectors, less one.
+        eps: added to the mean of squares.
+
+    Returns:
+        The features, contiguous, in float32. They differentiate once.
+    """
+    factor = weight.float() * (1 + scale.float())
+    out: Tensor = _ModulatedRMS.apply(x, factor, shift.float(), eps)
+    return out
+
+
+class _ModulatedRMS(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, factor: Tensor, shift: Tensor, eps: float) -> Tensor:
+        from convflow.ops.norm_kernels import PIECE_ROWS, forward_kernel
+
+        ctx.save_for_backward(x, factor)
+        ctx.eps, rows = np.float32(eps), x.flatten(1, -2)
+        ctx.count = len(x) * -(-rows.shape[1] // PIECE_ROWS)
+        out = torch.empty(rows.shape)
+        share(
+            partial(forward_kernel(), *_arrays(rows, factor, shift), ctx.eps, out.numpy()),
+            ctx.count,
+        )
+        return out.view(x.shape)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        from convflow.ops.norm_kernels import backward_kernel
+
+        x, factor = ctx.saved_tensors
+        given = _arrays(grad.flatten(1, -2), x.flatten(1, -2), factor)
+        grad_x, sums = torch.empty(given[1].shape), torch.empty(2, ctx.count, x.shape[-1])
+        kernel = partial(backward_kernel(), *given, ctx.eps, grad_x.numpy(), *_arrays(*sums))
+        share(kernel, ctx.count)
+        return grad_x.view(x.shape), *sums.unflatten(1, (len(x), -1)).sum(2), None
+
+
+def _arrays(*tensors: Tensor) -> list[Any]:
+    return [tensor.detach().contiguous().numpy() for tensor in tensors]

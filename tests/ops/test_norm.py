@@ -1,0 +1,64 @@
+"""The kernel of norm and modulation against the plain formula, gradients included."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from convflow.nn.norm import RMSNorm, create_norm, modulate, modulated_norm
+from convflow.ops import norm as ours
+from tests.tolerance import assert_close_rms
+
+
+def draw(*shape):
+    """A norm that is not new, features, shift and scale."""
+    norm = RMSNorm(shape[-1])
+    nn.init.normal_(norm.weight)
+    parts = torch.randn(shape), torch.randn(shape[0], shape[-1]), torch.randn(shape[0], shape[-1])
+    return norm, *(part.requires_grad_() for part in parts)
+
+
+@pytest.mark.parametrize("shape", [(2, 37, 16), (3, 5, 9, 48), (1, 1, 32)])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_twin_of_the_formula(shape, threads, monkeypatch):
+    monkeypatch.setattr(ours, "MIN_NUMBERS", 1)
+    norm, *parts = draw(*shape)
+    leaves, before = [*parts, norm.weight], torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        out = modulated_norm(norm, *parts)
+        truth = modulate(norm(parts[0]), *parts[1:])
+        slope = torch.randn(shape).transpose(0, -1).contiguous().transpose(0, -1)  # with gaps
+        found = torch.autograd.grad(out, leaves, slope)
+    finally:
+        torch.set_num_threads(before)
+    assert "ModulatedRMS" in type(out.grad_fn).__name__
+    assert_close_rms(out, truth)
+    for one, other in zip(found, torch.autograd.grad(truth, leaves, slope), strict=True):
+        assert_close_rms(one, other)
+
+
+def test_others_take_the_formula(monkeypatch):
+    monkeypatch.setattr(ours, "MIN_NUMBERS", 1)
+    norm, x, shift, scale = draw(2, 5, 32)
+    layer = create_norm("layer", 32)
+    assert_close_rms(modulated_norm(layer, x, shift, scale), modulate(layer(x), shift, scale))
+    assert ours.fits(x)
+    assert not any(map(ours.fits, (x.double(), x.bfloat16(), x[..., :8], x[0], x.to("meta"))))
+    monkeypatch.setattr(ours, "find_numba", lambda: (None, "gone"))
+    assert not ours.fits(x)
+    norm.register_forward_hook(lambda *_: torch.zeros_like(x))
+    assert torch.equal(modulated_norm(norm, x, shift, scale)[0], shift[0].expand(5, 32))
+
+
+def test_transforms_and_forward_derivatives_take_the_formula(monkeypatch):
+    monkeypatch.setattr(ours, "MIN_NUMBERS", 1)
+    norm, x, shift, scale = draw(2, 5, 32)
+
+    def run(x):
+        return modulated_norm(norm, x, shift, scale)
+
+    _, tangent = torch.func.jvp(run, (x.detach(),), (torch.ones_like(x),))
+    step = 1e-3
+    assert_close_rms(tangent, (run(x + step) - run(x - step)) / (2 * step), limit=1e-2)
