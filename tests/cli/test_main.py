@@ -73,7 +73,7 @@ def test_faults_of_ours_are_not_hidden(monkeypatch):
         fail(monkeypatch, TypeError("a bug"))
 
 
-LIGHT = ["", "train", "info", "doctor", "bench", "bench ops", "bench models", "demo"]
+LIGHT = ["", "train", "info", "doctor", "bench", "bench ops", "bench models", "demo", "export"]
 """Whose help needs no torch; that of others lists settings of solvers, which import torch."""
 
 
