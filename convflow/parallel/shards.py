@@ -26,7 +26,7 @@ SHARDS = "shards"
 """The folder of a checkpoint that holds its shards, in a folder for each file they stand for."""
 LAYOUT = 1
 """The version of what is in it, which a later convflow may change."""
-DTYPES = {
+DTYPE_NAMES = {
     torch.float64: "F64",
     torch.float32: "F32",
     torch.bfloat16: "BF16",
@@ -79,7 +79,7 @@ def stream_tensors(
         if not groups or begin // most < (end - 1) // most:
             groups.append([])
         groups[-1].append(name)
-        dtype, shape = DTYPES[shapes[name].dtype], list(shapes[name].shape)
+        dtype, shape = DTYPE_NAMES[shapes[name].dtype], list(shapes[name].shape)
         header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
@@ -122,7 +122,7 @@ class Shards:
             except (LookupError, TypeError, AttributeError) as error:
                 raise ValueError(f"{type(error).__name__} in a header") from error
             for name, entry in self.found.state_dict_metadata.items():
-                held = sum(chunk.sizes.numel() for chunk in entry.chunks)  # type: ignore[union-attr]
+                held = sum(chunk.sizes.numel() for chunk in entry.chunks)  # type: ignore[union-attr,misc]
                 if held != entry.size.numel():  # type: ignore[union-attr]
                     raise ValueError(f"some shards of {name} are missing")
         self.reader.read_metadata = lambda: self.found  # type: ignore[method-assign]

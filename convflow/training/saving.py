@@ -79,7 +79,7 @@ def store(trainer: Trainer, background: bool = False) -> Path:
                 checkpoint.begin(folder, trainer.model, description)
     if any(parallel.gather(saved)):
         return folder
-    written = [file for file in files.values() if file.tensors]
+    written = [file for file in files.values() if file.tensors or distributed.rank() == 0]
     trainer.writing = _write(folder, _state(trainer), written, background)
     if not background:
         finish(trainer)

@@ -175,7 +175,7 @@ def main(shared: Path, part: str, *words: str) -> None:
         elif part == "disk":
             write, words = TensorFile.write, "--parallel fsdp --checkpoint.every-minutes 0"
             for run, more in (("full", ""), ("full-later", "--checkpoint.background true")):
-                if rank:  # three files for each step
+                if rank:  # two files before the first step, then three for each
                     TensorFile.write = failing(write, OSError(28, "No space left on device"), 8)
                 attempt(lambda: train("sit", run, f"{words} {more}"))  # noqa: B023
             TensorFile.write = write

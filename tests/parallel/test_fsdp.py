@@ -125,7 +125,7 @@ def test_a_full_disk_on_one_process_ends_all_and_loses_nothing(shared):
         assert "rank 1 stopped; see its message" in first[place]
         assert re.match(r"InputError: could not write .*: No space left on device", second[place])
         folder = shared / run / "checkpoints"
-        assert checkpoint.list_steps(shared / run)[-1] == 2
+        assert checkpoint.list_steps(shared / run) == [0, 1]
         assert list(folder.glob(".writing-*")) == []
         assert launch.train(settings(shared / "data", "sit"), shared / run)
         assert_regrouped(shared / "sit", shared / run)
