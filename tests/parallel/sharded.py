@@ -128,10 +128,10 @@ def tie() -> None:
     def create() -> nn.Module:
         module = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
         module[1].weight = module[0].weight
-        return nn.Sequential(module)
+        return module
 
     engine = FSDP(CPU, False, lambda module: False)
-    engine.prepare(engine.build(create))
+    engine.prepare(nn.Sequential(engine.build(create)))
 
 
 def main(shared: Path, part: str, *words: str) -> None:
