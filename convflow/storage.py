@@ -54,9 +54,14 @@ def writing_folder(final: Path) -> Iterator[Path]:
             shutil.rmtree(draft, ignore_errors=True)
 
 
+def draft_of(final: Path) -> Path:
+    """Return the name under which a file or folder is written before it gets its own."""
+    return final.with_name(f"{UNFINISHED}{final.name}")
+
+
 def begin_folder(final: Path) -> Path:
     """Return an empty folder to fill, which `end_folder` makes `final`; errors as above."""
-    draft = final.with_name(f"{UNFINISHED}{final.name}")
+    draft = draft_of(final)
     with explained(final):
         if final.exists():
             raise FileExistsError("it exists already")
@@ -81,7 +86,7 @@ def writing_file(final: Path) -> Iterator[Path]:
     Raises:
         InputError: the disk is full or not writable; an old `final` is untouched.
     """
-    draft = final.with_name(f"{UNFINISHED}{final.name}")
+    draft = draft_of(final)
     with explained(final):
         try:
             yield draft

@@ -43,6 +43,7 @@ from convflow.storage import (
     begin_folder,
     check_sums,
     checksum,
+    draft_of,
     end_folder,
     explained,
     read_finite,
@@ -129,11 +130,11 @@ def move_aside(folder: Path) -> None:
     log.warning(f"{folder} was no checkpoint of this moment; what lay there is now {free}")
 
 
-def begin(folder: Path, model: Backbone, config: PipelineConfig) -> Path:
-    """Return an empty checkpoint to fill, which `complete` gives its name.
+def begin(folder: Path, model: Backbone, config: PipelineConfig) -> None:
+    """Make a draft of a checkpoint, which `complete` gives its name.
 
     Args:
-        folder: where nothing is yet.
+        folder: its name in the end, where nothing is yet.
         model: whose settings go beside the weights.
         config: what pipelines are told.
 
@@ -150,21 +151,20 @@ def begin(folder: Path, model: Backbone, config: PipelineConfig) -> Path:
     except InputError:
         shutil.rmtree(draft, ignore_errors=True)
         raise
-    return draft
 
 
-def complete(draft: Path, folder: Path, state: Mapping[str, Any], sums: Mapping[str, Any]) -> None:
-    """Turn a filled draft into a checkpoint, in one move.
+def complete(folder: Path, state: Mapping[str, Any], sums: Mapping[str, Any]) -> None:
+    """Turn a draft into a checkpoint, in one move.
 
     Args:
-        draft: from `begin`.
-        folder: given there.
+        folder: as given to `begin`.
         state: the content of `state.json` beside the checksums, which are added.
-        sums: the checksums of what others have put into the draft, by file.
+        sums: the checksums of the files that have been put into the draft, by name.
 
     Raises:
         InputError: the disk is full or not writable.
     """
+    draft = draft_of(folder)
     with explained(folder):
         settings = {name: checksum(draft / name) for name in FILES if name.endswith(".json")}
         facts = {**state, "files": {**sums, **settings}}

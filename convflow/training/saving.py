@@ -18,7 +18,7 @@ from convflow.bundle.config import PipelineConfig
 from convflow.bundle.folder import describe_codec
 from convflow.parallel.shards import LAYOUT, TensorFile
 from convflow.settings.read import to_dict
-from convflow.storage import UNFINISHED, explained
+from convflow.storage import draft_of, explained
 from convflow.training import checkpoint
 from convflow.training.divergence import require_finite
 from convflow.training.state import checkpoint_tensors, kept
@@ -38,11 +38,6 @@ class Writing(NamedTuple):
     """Waits for what this process writes, and returns checksums by file."""
     done: Callable[[], bool]
     """Whether it would not wait."""
-
-    @property
-    def draft(self) -> Path:
-        """Where it is written."""
-        return self.folder.with_name(f"{UNFINISHED}{self.folder.name}")
 
 
 def store(trainer: Trainer, background: bool = False) -> Path:
@@ -100,10 +95,10 @@ def finish(trainer: Trainer) -> None:
             mine = writing.sums()
         sums = {name: known for each in parallel.gather(mine) for name, known in each.items()}
         if distributed.rank() == 0:
-            checkpoint.complete(writing.draft, writing.folder, writing.state, sums)
+            checkpoint.complete(writing.folder, writing.state, sums)
     finally:
         if distributed.rank() == 0:
-            shutil.rmtree(writing.draft, ignore_errors=True)
+            shutil.rmtree(draft_of(writing.folder), ignore_errors=True)
     trainer.saved = writing.folder
     if distributed.rank() == 0:
         saving = trainer.config.checkpoint
@@ -129,8 +124,7 @@ def _write(
 
 def _write_all(folder: Path, files: list[TensorFile]) -> dict[str, Any]:
     with explained(folder):
-        draft = folder.with_name(f"{UNFINISHED}{folder.name}")
-        return {file.name: file.write(draft) for file in files}
+        return {file.name: file.write(draft_of(folder)) for file in files}
 
 
 def _description(trainer: Trainer, folder: Path) -> PipelineConfig:
