@@ -10,7 +10,7 @@ import importlib
 import os
 import platform
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,6 +22,9 @@ from torch import Tensor
 from convflow.types import InputError, Precision, PrecisionChoice
 
 T = TypeVar("T")
+
+FAILED = "convflow/failed"
+"""Under this key the first process that fails while others wait leaves its rank."""
 
 
 def rank() -> int:
@@ -199,8 +202,26 @@ def is_lost(error: Exception) -> bool:
 
 def lost(error: Exception) -> InputError:
     """Return the error to raise where torch says in `error` that another process is gone."""
-    reason = str(error).splitlines()[0].rpartition("] ")[2]
-    return InputError(f"another process stopped ({reason}); see its message")
+    reason, store = str(error).splitlines()[0].rpartition("] ")[2], _store()
+    who = "another process"
+    with suppress(RuntimeError):  # the store may be gone too
+        if store is not None and store.check([FAILED]):
+            who = name_ranks([int(store.get(FAILED))])
+    return InputError(f"{who} stopped ({reason}); see its message")
+
+
+def _store() -> dist.Store | None:
+    """Return what the processes keep in common, while there is a group of them."""
+    return dist.group.WORLD.get_group_store() if dist.group.WORLD is not None else None
+
+
+def leave_group() -> None:
+    """Leave the group of processes, so that the others leave too; first say who it was."""
+    if (store := _store()) is None:
+        return
+    with suppress(RuntimeError):
+        store.compare_set(FAILED, "", str(rank()))  # the first counts
+    dist.destroy_process_group()
 
 
 @contextmanager
@@ -215,11 +236,13 @@ def leaving_group() -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        if not is_lost(error):
+            leave_group()
+            raise
+        ended = lost(error)
         if dist.is_initialized():
             dist.destroy_process_group()
-        if is_lost(error):
-            raise lost(error) from error
-        raise
+        raise ended from error
 
 
 @contextmanager

@@ -45,20 +45,38 @@ def writing_folder(final: Path) -> Iterator[Path]:
     Raises:
         InputError: `final` exists, or the disk is full or not writable.
     """
-    draft = final.with_name(f"{UNFINISHED}{final.name}")
+    draft = begin_folder(final)
+    with explained(final):
+        try:
+            yield draft
+            end_folder(draft, final)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+
+
+def draft_of(final: Path) -> Path:
+    """Return the name under which a file or folder is written before it gets its own."""
+    return final.with_name(f"{UNFINISHED}{final.name}")
+
+
+def begin_folder(final: Path) -> Path:
+    """Return an empty folder to fill, which `end_folder` makes `final`; errors as above."""
+    draft = draft_of(final)
     with explained(final):
         if final.exists():
             raise FileExistsError("it exists already")
-        try:
-            shutil.rmtree(draft, ignore_errors=True)
-            draft.mkdir(parents=True)
-            yield draft
-            for path in [*draft.rglob("*"), draft]:
-                _flush(path)
-            draft.rename(final)
-            _flush(final.parent)
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(parents=True)
+    return draft
+
+
+def end_folder(draft: Path, final: Path) -> None:
+    """Give a filled folder its name in one move; errors as above."""
+    with explained(final):
+        for path in [*draft.rglob("*"), draft]:
+            flush(path)
+        draft.rename(final)
+        flush(final.parent)
 
 
 @contextmanager
@@ -68,11 +86,11 @@ def writing_file(final: Path) -> Iterator[Path]:
     Raises:
         InputError: the disk is full or not writable; an old `final` is untouched.
     """
-    draft = final.with_name(f"{UNFINISHED}{final.name}")
+    draft = draft_of(final)
     with explained(final):
         try:
             yield draft
-            _flush(draft)
+            flush(draft)
             draft.replace(final)
         finally:
             draft.unlink(missing_ok=True)
@@ -127,7 +145,7 @@ def _parts(item: Any) -> Iterable[Any]:
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Read a safetensors file, or raise InputError when it is absent or damaged."""
-    with _whole(path):
+    with whole_tensors(path):
         return safetensors.torch.load_file(path)
 
 
@@ -146,7 +164,7 @@ def read_finite_parts(path: Path, part: Callable[[str, Tensor], Tensor]) -> dict
         part: makes of the name and the whole tensor what is kept.
     """
     parts = {}
-    with _whole(path), safetensors.safe_open(path, "pt") as file:
+    with whole_tensors(path), safetensors.safe_open(path, "pt") as file:
         for name in file.keys():  # noqa: SIM118, it is no dict
             tensor = file.get_tensor(name)
             _require_finite(path, {name: tensor})
@@ -164,12 +182,12 @@ def _require_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 def check_tensors(path: Path) -> None:
     """Raise InputError as `read_tensors` would; of the file the header and the length are read."""
-    with _whole(path), safetensors.safe_open(path, "pt"):
+    with whole_tensors(path), safetensors.safe_open(path, "pt"):
         pass
 
 
 @contextmanager
-def _whole(path: Path) -> Iterator[None]:
+def whole_tensors(path: Path) -> Iterator[None]:
     """Turn an error while tensors are read into an InputError that names the file."""
     try:
         yield
@@ -342,7 +360,7 @@ def explained(final: Path) -> Iterator[None]:
         ) from error
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
     """Wait until the disk holds a file or the names in a folder."""
     if os.name == "nt" and path.is_dir():  # Windows opens no folders
         return

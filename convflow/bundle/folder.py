@@ -21,6 +21,7 @@ from convflow.bundle.run import (
 from convflow.codecs import Codec, LatentCodec
 from convflow.models.backbone import Backbone
 from convflow.models.zoo import find_folder, load_model
+from convflow.parallel.shards import SHARDS
 from convflow.settings.read import to_dict
 from convflow.storage import read_json, write_text
 from convflow.types import InputError
@@ -39,7 +40,29 @@ def find_weights(folder_or_id: str | Path, weights: str) -> Path:
     Raises:
         InputError: nothing there, or a run without a complete checkpoint.
     """
-    folder = Path(folder_or_id)
+    checkpoint = find_checkpoint(Path(folder_or_id), weights)
+    found = checkpoint / weights
+    if (checkpoint / "state.json").is_file() and not (found / "config.json").is_file():
+        with readable(checkpoint):
+            raise InputError(f"expected a network in {found}, found no config.json there")
+    if (checkpoint / SHARDS).is_dir() and not (found / "model.safetensors").is_file():
+        raise InputError(
+            f"expected whole weights in {found}, got a checkpoint in shards; gather them with "
+            f"convflow export {folder_or_id}"
+        )
+    return find_folder(found if found.is_dir() else folder_or_id)
+
+
+def find_checkpoint(folder: Path, weights: str = "ema") -> Path:
+    """Return the newest checkpoint of a run folder, or another folder as it is.
+
+    Args:
+        folder: maybe of a run.
+        weights: "ema" or "raw", that are looked for.
+
+    Raises:
+        InputError: a run without a complete checkpoint.
+    """
     steps = list_steps(folder)
     if (folder / "checkpoints").is_dir() and not steps:
         if remains := list_remains(folder):
@@ -49,12 +72,7 @@ def find_weights(folder_or_id: str | Path, weights: str) -> Path:
             )
         raise InputError(f"{folder} holds no complete checkpoint yet; let the training go on")
     say_passed_over(folder)
-    checkpoint = folder_of(folder, steps[-1]) if steps else folder
-    found = checkpoint / weights
-    if (checkpoint / "state.json").is_file() and not (found / "config.json").is_file():
-        with readable(checkpoint):
-            raise InputError(f"expected a network in {found}, found no config.json there")
-    return find_folder(found if found.is_dir() else folder_or_id)
+    return folder_of(folder, steps[-1]) if steps else folder
 
 
 def read_description(folder: Path) -> PipelineConfig:

@@ -119,6 +119,10 @@ class Backbone(nn.Module, PyTorchModelHubMixin, library_name="convflow", tags=["
         state = self.state_dict() if weights is None else weights
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+        self.save_settings(folder)
+
+    def save_settings(self, folder: Path) -> None:
+        """Write `config.json` into an existing folder, from which the network is built again."""
         (folder / "config.json").write_text(json.dumps(self.settings, indent=2, sort_keys=True))
 
     def _save_pretrained(self, save_directory: Path) -> None:

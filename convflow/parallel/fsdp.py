@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import cast
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
@@ -20,7 +19,8 @@ from torch.distributed.tensor import DTensor
 from torch.nn.modules.module import register_module_module_registration_hook
 
 from convflow import distributed
-from convflow.parallel.single import Built, Single
+from convflow.parallel.shards import TensorFile, note_rows, shard_folder
+from convflow.parallel.single import Built, Single, T
 from convflow.storage import read_finite_parts
 from convflow.types import InputError
 
@@ -182,8 +182,7 @@ class FSDP(Single):
 
     def empty_forward(self, module: nn.Module) -> None:
         """Leave the group, for the others wait in the midst of an exchange; they leave too."""
-        if dist.is_initialized():
-            dist.destroy_process_group()
+        distributed.leave_group()
 
     def whole(self, tensor: Tensor) -> Tensor:
         """Return a tensor of which a process may hold a share; all processes come here."""
@@ -193,20 +192,28 @@ class FSDP(Single):
         """Return none of the tensors, for each process holds rows of its own."""
         return {}
 
-    def save(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return whole tensors in the memory of the CPU on the first process, none on others.
+    def all_or_none(self) -> AbstractContextManager[object]:
+        """Return a context in which an error of one process is raised in all of them."""
+        return distributed.all_or_none(self.device)
 
-        Raises:
-            InputError: a process is lost.
-        """
-        if not dist.is_initialized():
-            raise InputError("a process is lost, and its share of the weights with it")
-        whole: dict[str, Tensor] = {}
-        for name, tensor in tensors.items():
-            complete = self.whole(tensor)
-            if distributed.rank() == 0:
-                whole[name] = complete.cpu()
-        return whole
+    def gather(self, value: T) -> list[T]:
+        """Return what each process gave, by rank; all come here."""
+        return distributed.gather(value)
+
+    def save(self, name: str, tensors: dict[str, Tensor]) -> TensorFile:
+        """Return the shard of this process, empty where another has the same rows."""
+        rank, world = distributed.rank(), distributed.world_size()
+        rows, first = dict[str, Tensor](), dict[str, list[int]]()
+        for key, tensor in tensors.items():
+            if isinstance(tensor, DTensor):
+                begin = min(rank * -(-len(tensor) // self.shards), len(tensor))
+                own, held = tensor.to_local(), rank < self.shards
+            else:
+                begin, own, held = 0, tensor, rank == 0
+            if held and own.numel():
+                rows[key], first[key] = own, [begin, *[0] * own.dim()][: own.dim()]
+        file = f"{shard_folder(name)}/shard-{rank + 1:05d}-of-{world:05d}.safetensors"
+        return TensorFile(file, rows, note_rows(first))
 
     def read(self, path: Path, like: Callable[[str], Tensor | None]) -> dict[str, Tensor]:
         """Return the rows of this process; one tensor at a time is whole in memory."""

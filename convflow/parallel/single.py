@@ -11,9 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from convflow import distributed
+from convflow.parallel.shards import TensorFile
 from convflow.storage import read_finite
 
 Built = TypeVar("Built", bound=nn.Module)
+T = TypeVar("T")
 
 
 class Single:
@@ -34,8 +36,8 @@ class Single:
         self.device = device
 
     @property
-    def draws(self) -> bool:
-        """Whether this process draws samples: the first does, or all that share a network."""
+    def takes_part(self) -> bool:
+        """Whether this process draws and saves: the first does, or all that share a network."""
         return self.sharded or not distributed.rank()
 
     def build(self, create: Callable[[], Built]) -> Built:
@@ -118,15 +120,28 @@ class Single:
         """Return those tensors that must be the same on all processes."""
         return tensors
 
-    def save(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return the state of a prepared module, whole where it is written; all come here."""
-        return tensors
+    def all_or_none(self) -> AbstractContextManager[object]:
+        """Return a context for those that take part; an error in one is raised in all of them."""
+        return nullcontext()
+
+    def gather(self, value: T) -> list[T]:
+        """Return what each process gave that takes part, by rank; all of them come here."""
+        return [value]
+
+    def save(self, name: str, tensors: dict[str, Tensor]) -> TensorFile:
+        """Return the file in which this process stores the state of a prepared module.
+
+        Args:
+            name: of the file that would hold all of it.
+            tensors: the state, as far as this process has it.
+        """
+        return TensorFile(name, tensors, {"format": "pt"})
 
     def read(self, path: Path, like: Callable[[str], Tensor | None]) -> dict[str, Tensor]:
         """Return the share of this process in the tensors of a file.
 
         Args:
-            path: a safetensors file of what `save` returned.
+            path: a safetensors file that one process wrote.
             like: from a name to a tensor that is cut as the result is to be; None for one that is
                 not cut.
 

@@ -5,6 +5,8 @@ step_000001200/
   optimizer.safetensors
   objectives.safetensors only where objectives have parameters: theirs, and the average of those
                          that are trained
+  shards/                in place of the four safetensors files where processes share the
+                         weights: their shards, in a folder for each
   state.json             step, images seen, the run's settings, sizes and checksums of the
                          files, and a checksum of these facts
 
@@ -23,9 +25,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
-from torch import Tensor
-
 from convflow import distributed
 from convflow.bundle.config import PipelineConfig
 from convflow.bundle.folder import DESCRIPTION_FILE, write_description
@@ -38,14 +37,17 @@ from convflow.bundle.run import (
     step_of,
 )
 from convflow.models.backbone import Backbone
+from convflow.parallel.shards import LAYOUT, SHARDS
 from convflow.storage import (
     UNFINISHED,
+    begin_folder,
     check_sums,
     checksum,
+    draft_of,
+    end_folder,
     explained,
     read_finite,
     read_json,
-    writing_folder,
 )
 from convflow.training.config import DataConfig
 from convflow.types import InputError
@@ -91,10 +93,19 @@ def remove_old(run: Path, keep: int, keep_every: int = 0) -> None:
 
 def is_complete(folder: Path) -> bool:
     """Return whether all files of a checkpoint are there."""
-    described = all(
-        (folder / name).with_name(DESCRIPTION_FILE).is_file() for name in (RAW_FILE, EMA_FILE)
-    )
-    return described and all((folder / name).is_file() for name in (*FILES, "state.json"))
+    described = [f"{Path(name).parent}/{DESCRIPTION_FILE}" for name in (RAW_FILE, EMA_FILE)]
+    try:
+        return all(
+            (folder / name).is_file() for name in (*described, *files_of(read_state(folder)))
+        )
+    except InputError:
+        return False
+
+
+def files_of(state: Mapping[str, Any]) -> list[str]:
+    """Return the files that a state vouches for; earlier versions stored no list."""
+    files = state.get("files")
+    return [*files] if isinstance(files, dict) else [*FILES]
 
 
 def require_no_remains(run: Path) -> None:
@@ -119,35 +130,47 @@ def move_aside(folder: Path) -> None:
     log.warning(f"{folder} was no checkpoint of this moment; what lay there is now {free}")
 
 
-def write(
-    folder: Path,
-    model: Backbone,
-    parts: Mapping[str, Mapping[str, Tensor]],
-    config: PipelineConfig,
-    state: Mapping[str, Any],
-) -> None:
-    """Write a checkpoint, whole or not at all.
+def begin(folder: Path, model: Backbone, config: PipelineConfig) -> None:
+    """Make a draft of a checkpoint, which `complete` gives its name.
 
     Args:
-        folder: where nothing is yet.
+        folder: its name in the end, where nothing is yet.
         model: whose settings go beside the weights.
-        parts: tensors by file, as in `PARTS`.
         config: what pipelines are told.
-        state: the content of `state.json` beside the checksums, which are added.
 
     Raises:
         InputError: the disk is full or not writable.
     """
-    with writing_folder(folder) as draft:
-        for name in (RAW_FILE, EMA_FILE):
-            (draft / name).parent.mkdir()
-            model.save_weights((draft / name).parent, parts[name])
-            write_description((draft / name).parent, config)
-        for name in parts.keys() - {RAW_FILE, EMA_FILE}:
-            safetensors.torch.save_file(dict(parts[name]), draft / name)
-        facts = {**state, "files": {name: checksum(draft / name) for name in (*FILES, *parts)}}
-        whole = json.dumps({**facts, "sha256": _sum_of(facts)}, indent=2)
+    draft = begin_folder(folder)
+    try:
+        with explained(folder):
+            for name in (RAW_FILE, EMA_FILE):
+                (draft / name).parent.mkdir()
+                model.save_settings((draft / name).parent)
+                write_description((draft / name).parent, config)
+    except InputError:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+
+
+def complete(folder: Path, state: Mapping[str, Any], sums: Mapping[str, Any]) -> None:
+    """Turn a draft into a checkpoint, in one move.
+
+    Args:
+        folder: as given to `begin`.
+        state: the content of `state.json` beside the checksums, which are added.
+        sums: the checksums of the files that have been put into the draft, by name.
+
+    Raises:
+        InputError: the disk is full or not writable.
+    """
+    draft = draft_of(folder)
+    with explained(folder):
+        settings = {name: checksum(draft / name) for name in FILES if name.endswith(".json")}
+        facts = {**state, "files": {**sums, **settings}}
+        whole = json.dumps({**facts, "sha256": sum_of(facts)}, indent=2)
         (draft / "state.json").write_text(whole, encoding="utf-8")
+    end_folder(draft, folder)
 
 
 def update_description(folder: Path, config: PipelineConfig) -> None:
@@ -194,9 +217,9 @@ def find_good(run: Path, before: int | None = None) -> Path | None:
         folder = folder_of(run, step)
         try:
             if before is None or step < before:
-                require_whole(folder, read_state(folder))
-                for name in PARTS:
-                    if name != OBJECTIVES_FILE or (folder / name).is_file():
+                require_whole(folder, state := read_state(folder))
+                for name in files_of(state):
+                    if name.endswith(".safetensors"):
                         read_finite(folder / name)
                 return folder
         except InputError:
@@ -204,19 +227,33 @@ def find_good(run: Path, before: int | None = None) -> Path | None:
     return None
 
 
-def require_whole(folder: Path, state: Mapping[str, Any]) -> None:
+def require_whole(folder: Path, state: Mapping[str, Any], hashes: bool = True) -> None:
     """Raise InputError unless files and state are what they were when they were written.
+
+    Each process reads its share of the shards.
 
     Args:
         folder: the checkpoint.
         state: what its `state.json` says; earlier versions stored no checksums, which passes.
+        hashes: whether to read the files, rather than to see that the shards are there.
     """
-    if state.get("sha256") not in (None, _sum_of(state)):
+    if hashes and state.get("sha256") not in (None, sum_of(state)):
         raise InputError(f"{folder / 'state.json'} is damaged: its SHA-256 is not that it holds")
-    check_sums(folder, state, (*FILES, OBJECTIVES_FILE))
+    if (layout := state.get("shards", LAYOUT)) != LAYOUT:
+        raise InputError(
+            f"expected shards in layout {LAYOUT}, got {layout} in {folder}, which convflow "
+            f"{state.get('version')} wrote; install that version"
+        )
+    shards = [name for name in files_of(state) if name.startswith(f"{SHARDS}/")]
+    for name in shards:
+        if not (folder / name).is_file():
+            raise InputError(f"expected the shard {folder / name}, found none; copy it again")
+    if hashes:
+        mine = shards[distributed.rank() :: distributed.world_size()]
+        check_sums(folder, state, [n for n in files_of(state) if n not in shards] + mine)
 
 
-def _sum_of(state: Mapping[str, Any]) -> str:
+def sum_of(state: Mapping[str, Any]) -> str:
     """Return the SHA-256 of what a state says beside the settings, which people may edit."""
     facts = {key: value for key, value in state.items() if key not in ("config", "sha256")}
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

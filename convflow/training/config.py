@@ -107,6 +107,9 @@ class CheckpointConfig:
     keep_every: Annotated[
         Natural, doc("the first checkpoint after each so many steps stays for good; 0 = none")
     ] = 0
+    background: Annotated[
+        bool, doc("write checkpoints while training goes on, from a copy in the CPU's memory")
+    ] = False
     verify: Annotated[bool, doc("compare checksums of checkpoints that are read")] = True
 
 

@@ -44,7 +44,8 @@ def say_end(trainer: Trainer, finished: bool, spent: float | None) -> None:
     if trainer.images_seen >= config.images:
         if spent is not None:
             log.info(f"all {config.images:,} images are seen after {duration(spent)}")
-        log.info(f"done; try: convflow sample {word}")
+        first = f"convflow export {word}, then " if trainer.parallel.sharded else ""
+        log.info(f"done; try: {first}convflow sample {word}")
         return
     if config.optim.schedule != "constant":
         log.info("the learning rate has not fallen to zero yet: it does with the last image")

@@ -1,4 +1,4 @@
-"""The state of a training, put into a checkpoint and taken back."""
+"""The state of a training, by the files of a checkpoint, and taken back from one."""
 
 from __future__ import annotations
 
@@ -11,18 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from convflow import __version__, distributed
-from convflow.bundle.config import PipelineConfig
-from convflow.bundle.folder import describe_codec
 from convflow.data.formats import newly_read
 from convflow.data.selection import describe_others
 from convflow.models.zoo import load_strictly
-from convflow.settings.read import to_dict
+from convflow.parallel.shards import SHARDS, Shards, shard_folder
 from convflow.storage import find_misfits
 from convflow.training import checkpoint
 from convflow.training.changes import free_name
 from convflow.training.data import SELECTION_FILE
-from convflow.training.divergence import require_finite
 from convflow.training.optim import optimizer_tensors, restore_optimizer, trained_parameters
 from convflow.training.places import find_paths
 from convflow.types import InputError
@@ -55,54 +51,6 @@ def _objectives(trainer: Trainer) -> dict[str, dict[str, Tensor]]:
     return {"raw": objectives.state_dict(), "ema": averages}
 
 
-def store(trainer: Trainer) -> Path:
-    """Write a checkpoint of this moment and return its folder; all processes come here.
-
-    What lies in its place is moved aside, unless this trainer wrote or loaded it: then it is the
-    same moment, and only what pipelines are told is brought up to date.
-
-    Raises:
-        InputError: the disk is full or not writable; earlier checkpoints are untouched.
-        Diverged: weights, average or the optimizer's state are not finite.
-    """
-    run, config = trainer.run_folder, trainer.config
-    tensors = checkpoint_tensors(trainer)
-    parts = {name: trainer.parallel.save(held) for name, held in tensors.items()}
-    folder = checkpoint.folder_of(run, trainer.step)
-    if distributed.rank():
-        return folder
-    named = {checkpoint.PARTS[name]: tensors for name, tensors in parts.items()}
-    require_finite(named, lambda: kept(run))
-    description = PipelineConfig(
-        size=trainer.images.shape[1:],
-        class_names=trainer.images.class_names,
-        sampling=config.sampling,
-        codec=describe_codec(
-            trainer.codec, folder / "ema", getattr(config.codec, "autoencoder", None)
-        ),
-        process=config.process,
-        resolution=config.resolution,
-    )
-    if folder == trainer.saved and checkpoint.is_complete(folder):
-        checkpoint.update_description(folder, description)
-        return folder
-    state = {
-        "step": trainer.step,
-        "images_seen": trainer.images_seen,
-        "precision": trainer.precision,
-        "num_pictures": len(trainer.images),
-        "pictures": trainer.data_fingerprint,
-        "stamp": trainer.images.stamp,
-        "config": to_dict(config),
-        "version": __version__,
-    }
-    checkpoint.move_aside(folder)
-    checkpoint.write(folder, trainer.model, parts, description, state)
-    trainer.saved = folder
-    checkpoint.remove_old(run, config.checkpoint.keep, config.checkpoint.keep_every)
-    return folder
-
-
 def restore(trainer: Trainer, folder: Path) -> None:
     """Take a trainer back to the moment of a checkpoint.
 
@@ -113,19 +61,21 @@ def restore(trainer: Trainer, folder: Path) -> None:
     _check_images(trainer, state, folder)
     checkpoint.compare_stamps(state.get("stamp"), trainer.images.stamp, folder, trainer.config.data)
     with checkpoint.readable(folder):
-        if trainer.config.checkpoint.verify:
-            checkpoint.require_whole(folder, state)
+        checkpoint.require_whole(folder, state, hashes=trainer.config.checkpoint.verify)
         # The average first, for earlier versions stored old values of buffers with it.
         networks = {checkpoint.EMA_FILE: trainer.ema.model, checkpoint.RAW_FILE: trainer.model}
         for name, network in networks.items():
-            tensors = trainer.parallel.read(folder / name, network.state_dict().get)
+            tensors = _read(trainer, folder, name, network.state_dict().get)
             load_strictly(network, tensors, folder / name)  # type: ignore[arg-type]
         trained = trained_parameters(trainer.losses)
-        tensors = trainer.parallel.read(
-            folder / checkpoint.OPTIMIZER_FILE, lambda key: trained.get(key.rpartition("/")[0])
+        tensors = _read(
+            trainer,
+            folder,
+            checkpoint.OPTIMIZER_FILE,
+            lambda key: trained.get(key.rpartition("/")[0]),
         )
         restore_optimizer(trainer.losses, trainer.optimizer, tensors, state["step"])
-        _restore_objectives(trainer, folder / checkpoint.OBJECTIVES_FILE)
+        _restore_objectives(trainer, folder)
     trainer.step, trainer.images_seen = state["step"], state["images_seen"]
     if trainer.config.precision == "auto":  # stays what it was
         trainer.precision = state.get("precision", trainer.precision)
@@ -135,13 +85,24 @@ def restore(trainer: Trainer, folder: Path) -> None:
     trainer.begun_from = trainer.saved = folder
 
 
-def _restore_objectives(trainer: Trainer, path: Path) -> None:
+def _read(
+    trainer: Trainer, folder: Path, name: str, like: Callable[[str], Tensor | None]
+) -> dict[str, Tensor]:
+    """Return the share of this process in a file of a checkpoint, or in the shards for it."""
+    if (folder / SHARDS).is_dir():
+        shards = Shards(folder / shard_folder(name))
+        return shards.read([*shards.shapes], like)
+    return trainer.parallel.read(folder / name, like)
+
+
+def _restore_objectives(trainer: Trainer, folder: Path) -> None:
     """Put parameters and average of objectives back, or raise InputError where they do not fit."""
     held = _objectives(trainer)
     if not any(held.values()):
         return
     held_flat = {f"{part}/{key}": t for part, some in held.items() for key, t in some.items()}
-    tensors = trainer.parallel.read(path, held_flat.get)
+    path = folder / checkpoint.OBJECTIVES_FILE
+    tensors = _read(trainer, folder, path.name, held_flat.get)
     # Earlier versions stored what is frozen with the average too.
     twice = {f"ema/{name}" for name in held["raw"].keys() - held["ema"].keys()}
     tensors = {name: tensor for name, tensor in tensors.items() if name not in twice}

@@ -32,7 +32,8 @@ from convflow.training.lookout import Lookout, StepTaken, diverged, go_back
 from convflow.training.monitor import IntervalTimer, Monitor
 from convflow.training.optim import create_optimizer, learning_rate
 from convflow.training.previews import Previews, samples_of
-from convflow.training.state import restore, save_before, store
+from convflow.training.saving import Writing, finish, store
+from convflow.training.state import restore, save_before
 from convflow.training.step import Losses, passes
 from convflow.training.stopping import Stop, asked_to_stop
 from convflow.types import Diverged, InputError
@@ -99,6 +100,8 @@ class Trainer:
         self.lookout = Lookout(self.optimizer, self.device, config.monitor.log_every)
         self.begun_from: Path | None = None  # the checkpoint that was loaded
         self.saved: Path | None = None  # the checkpoint that was loaded or written last
+        self.writing: Writing | None = None  # a checkpoint, in the background
+        self.written = False  # by all processes, which are to finish it
         self.savable = True  # between two whole steps, and no save has failed
         self.interrupted = False  # by a signal, on any process
         self.saving = False  # is due, by the clock of the first process
@@ -193,9 +196,9 @@ class Trainer:
             stop = held.enter_context(asked_to_stop(deadline))
             try:
                 while batch := self._next(stream, stop, due):
-                    if self.saving:
+                    if self.saving or self.written:
                         with distributed.all_or_none(self.device):
-                            self.save(monitor)
+                            self._save_meanwhile(monitor)
                     if self.drawing and self._draw_samples(monitor, stop):
                         break
                     metrics = self.train_step(
@@ -209,7 +212,7 @@ class Trainer:
             if self.broken and self.parallel.sharded:  # a process cannot save its share
                 return False
             folder = self.save(monitor)
-            if finished and self.step > began and self.parallel.draws:
+            if finished and self.step > began and self.parallel.takes_part:
                 shared = self.parallel.sharded
                 self.write_samples(partial(self._agree, stop, busy=True) if shared else stop)
             if monitor is not None and not finished and not stop():
@@ -229,7 +232,7 @@ class Trainer:
 
     def _draw_samples(self, monitor: Monitor | None, stop: Stop) -> bool:
         """Write samples while other processes wait, or help; return whether any is to stop."""
-        if self.parallel.draws:
+        if self.parallel.takes_part:
             self.write_samples(partial(self._agree, stop, busy=True))
         if monitor is not None:
             monitor.samples_due.restart()
@@ -249,18 +252,28 @@ class Trainer:
             error = save_before(error, partial(self.save, monitor))
         return error
 
-    def save(self, monitor: Monitor | None = None) -> Path:
+    def save(self, monitor: Monitor | None = None, background: bool = False) -> Path:
         """Write a checkpoint of this moment, after its metrics; return its folder, see `store`.
 
         All processes come here.
         """
         self.savable = False  # an error here is no reason to try again
-        go_back(self)
-        if monitor is not None:
-            monitor.flush()
-        folder = store(self)
+        with self.parallel.all_or_none():
+            go_back(self)
+            if monitor is not None:
+                monitor.flush()
+        folder = store(self, background)
         self.savable = True
         return folder
+
+    def _save_meanwhile(self, monitor: Monitor | None) -> None:
+        """Save while training goes on, or end the save before."""
+        if self.saving:
+            self.save(monitor, self.config.checkpoint.background)
+            return
+        self.savable = False
+        finish(self)
+        self.savable = True
 
     def load(self, folder: Path) -> None:
         """Go back to the moment of a checkpoint; see `restore`."""
@@ -364,10 +377,14 @@ class Trainer:
         """
         while True:
             broken = stop.failed and not self.savable
-            flags = [stop(), busy, stop.signalled(), save, draw, broken]
+            done = self.writing and self.writing.done()
+            flags = [stop(), busy, stop.signalled(), save, draw, broken, done is True]
+            flags.append(done is False)
             alone = distributed.world_size() == 1  # then the device is not waited for
             agreed = self.parallel.agree(flags, torch.device("cpu") if alone else self.device)
-            stopped, waited_for, self.interrupted, self.saving, self.drawing, self.broken = agreed
+            stopped, waited_for, self.interrupted, self.saving, self.drawing, *rest = agreed
+            self.broken, some, others = rest
+            self.written = some and not others
             if busy or not waited_for:
                 return stopped
 

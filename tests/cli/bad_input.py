@@ -12,6 +12,7 @@ from PIL import Image
 
 import convflow
 from convflow.training import checkpoint
+from tests.shards import cut
 
 SMALL = "--model.width 16 --model.depth 1 --model.num-groups 2 --data.size 8x8 --data.channels 1"
 TRAIN = f"train pictures.flowdcn {SMALL} --run P/new --data P/data"
@@ -69,6 +70,15 @@ def other_model(place):
             "flowdcn", width=32, depth=1, num_groups=2, in_channels=1, num_classes=10
         )
         wide.save_weights(newest(place) / kind)
+
+
+def in_shards(place):
+    cut(newest(place))
+
+
+def missing_shard(place):
+    in_shards(place)
+    (newest(place) / "shards/ema/shard-0.safetensors").unlink()
 
 
 def empty(place):
@@ -369,6 +379,11 @@ CASES = [
         file("file"),
     ),
     ("resume of a data folder", "train --resume P/data", "expected a run folder with config.json"),
+    ("shards for use", SAMPLE, "gather them with convflow export", in_shards),
+    ("a missing shard", RESUME, "shards/ema/shard-0.safetensors, found none; move", missing_shard),
+    ("a missing shard for export", "export P/run", "safetensors, found none; copy", missing_shard),
+    ("export of no run", "export P/data", "expected a run or a checkpoint of convflow train, got"),
+    ("export to a folder in use", "export P/run --out P/data", "it exists already; what was"),
     ("other settings", f"{RESUME} --batch-size 2", "batch_size (4, now 2)"),
     ("settings that are no JSON", RESUME, "config.json", edit("config.json", b"{")),
     ("settings not in UTF-8", RESUME, "config.json", edit("config.json", b"\xff\xfe{}")),

@@ -5,17 +5,22 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
+from torch import nn
 from torch.distributed.tensor import DTensor
 
 import tests.extending.align
 import tests.parallel.average  # noqa: F401
 from convflow import distributed
+from convflow.parallel.fsdp import FSDP
+from convflow.parallel.shards import TensorFile
 from convflow.parallel.single import Single
 from convflow.recipes import create_config
 from convflow.training import launch
+from convflow.training import trainer as loop
 from convflow.training.build import build_trainer
 from convflow.training.config import TrainConfig
 from convflow.training.optim import trained_parameters
@@ -117,6 +122,18 @@ def count(shared: Path) -> None:
     print(json.dumps(norms))
 
 
+def tie() -> None:
+    """Shard a module with a weight in two places."""
+
+    def create() -> nn.Module:
+        module = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+        module[1].weight = module[0].weight
+        return module
+
+    engine = FSDP(CPU, False, lambda module: False)
+    engine.prepare(nn.Sequential(engine.build(create)))
+
+
 def main(shared: Path, part: str, *words: str) -> None:
     """Do a part of the work on every process."""
     torch.set_num_threads(1)
@@ -142,7 +159,8 @@ def main(shared: Path, part: str, *words: str) -> None:
         elif part == "resume":
             for run, kind in (("from-3", "fsdp"), ("from-1", "fsdp"), ("to-ddp", "ddp")):
                 attempt(lambda: train("sit", run, f"--parallel {kind}"))  # noqa: B023
-            attempt(lambda: train("sit", "halves", "--parallel fsdp --images 24"))
+            often = "--checkpoint.background true --checkpoint.every-minutes 0"
+            attempt(lambda: train("sit", "halves", f"--parallel fsdp --images 24 {often}"))
             attempt(lambda: train("sit", "halves", "--parallel fsdp"))
             attempt(lambda: train("sit", "straight", "--parallel fsdp"))
             batch, losses = launch.Images.batch, Trainer.losses_of
@@ -154,6 +172,21 @@ def main(shared: Path, part: str, *words: str) -> None:
             if rank:
                 Trainer.losses_of = failing(losses, MemoryError("too much"), 9)
             attempt(lambda: train("sit", "losses", "--parallel fsdp"))
+        elif part == "disk":
+            write, words = TensorFile.write, "--parallel fsdp --checkpoint.every-minutes 0"
+            for run, more in (("full", ""), ("full-later", "--checkpoint.background true")):
+                if rank:  # two files before the first step, then three for each
+                    TensorFile.write = failing(write, OSError(28, "No space left on device"), 8)
+                attempt(lambda: train("sit", run, f"{words} {more}"))  # noqa: B023
+            TensorFile.write = write
+            eager = loop.compile_network
+            loop.compile_network = partial(eager, backend="aot_eager")
+            words = "--parallel fsdp --compile blocks --memory.recompute blocks"
+            attempt(lambda: train("sit", "compiled", words))
+        elif part == "hybrid":
+            words = "--parallel fsdp --parallel.shard-size 2"
+            attempt(lambda: train("sit", "hybrid", words))
+            attempt(tie)
     print(distributed.world_size())
 
 

@@ -1,6 +1,7 @@
 """Processes that share a network train as one does, and hold a share of it each."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -8,6 +9,7 @@ import safetensors.torch
 import torch
 
 from benchmarks.reliability import kills
+from convflow.parallel.shards import Shards, shard_folder
 from convflow.training import checkpoint, launch
 from tests.parallel.sharded import LOSSES, MODELS, settings
 from tests.tolerance import REGROUPED_LOSS, REGROUPED_WEIGHTS
@@ -31,12 +33,14 @@ def start(num, shared, part):
 
 def tensors_of(run):
     folder = checkpoint.folder_of(run, checkpoint.list_steps(run)[-1])
-    return {
-        f"{part}/{name}": tensor
-        for part, file in PARTS.items()
-        if (folder / file).is_file()
-        for name, tensor in safetensors.torch.load_file(folder / file).items()
-    }
+    found = {}
+    for part, file in PARTS.items():
+        if (cut := folder / shard_folder(file)).is_dir():
+            shards = Shards(cut)
+            found[part] = shards.read([*shards.shapes])
+        elif (folder / file).is_file():
+            found[part] = safetensors.torch.load_file(folder / file)
+    return {f"{part}/{n}": tensor for part, held in found.items() for n, tensor in held.items()}
 
 
 def metrics_of(run):
@@ -108,7 +112,32 @@ def test_runs_go_on_with_other_numbers_and_engines(shared):
     assert second[6].startswith("InputError: odd/1.png: damaged; replace it; saved before: ")
     assert checkpoint.list_steps(shared / "batch")[-1] > 0
     assert second[7] == "MemoryError: too much"
-    assert first[7].startswith("InputError: another process stopped")
+    assert first[7].startswith("InputError: rank 1 stopped (")
     assert first[8] == second[8] == 1
     shutil.copytree(shared / "halves", shared / "single")
     assert launch.train(settings(shared / "data", "sit", "--images 56"), shared / "single")
+
+
+@pytest.mark.slow
+def test_a_full_disk_on_one_process_ends_all_and_loses_nothing(shared):
+    first, second = start(2, shared, "disk")
+    for place, run in enumerate(("full", "full-later")):
+        assert "rank 1 stopped; see its message" in first[place]
+        assert re.match(r"InputError: could not write .*: No space left on device", second[place])
+        folder = shared / run / "checkpoints"
+        assert checkpoint.list_steps(shared / run) == [0, 1]
+        assert list(folder.glob(".writing-*")) == []
+        assert launch.train(settings(shared / "data", "sit"), shared / run)
+        assert_regrouped(shared / "sit", shared / run)
+    assert first[2] is second[2] is True
+    assert_regrouped(shared / "sit", shared / "compiled")
+
+
+@pytest.mark.slow
+def test_four_processes_hold_two_copies_in_two_shards(shared):
+    answers = start(4, shared, "hybrid")
+    assert [said[0] for said in answers] == [True] * 4
+    assert all("without a weight in two places" in said[1] for said in answers)
+    assert_regrouped(shared / "sit", shared / "hybrid")
+    folder = checkpoint.folder_of(shared / "hybrid", 6) / "shards/raw"
+    assert sorted(path.name[:11] for path in folder.iterdir()) == ["shard-00001", "shard-00002"]

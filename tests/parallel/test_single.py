@@ -31,4 +31,6 @@ def test_one_process_agrees_with_itself_and_holds_everything():
     assert single.place(single.build(lambda: single.prepare(module))) is module
     assert single.passes(2, 3) == 2
     tensors = module.state_dict()
-    assert single.save(tensors) is single.alike(tensors) is tensors
+    assert single.alike(tensors) is tensors
+    assert single.save("a.safetensors", tensors) == ("a.safetensors", tensors, {"format": "pt"})
+    assert single.gather(3) == [3]

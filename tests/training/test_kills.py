@@ -28,6 +28,20 @@ def test_a_training_killed_four_times_ends_like_an_undisturbed_one(tmp_path):
     assert leftovers == []
 
 
+@pytest.mark.slow
+def test_processes_are_killed_alone_and_together_and_torchrun_goes_on(tmp_path):
+    data = str(kills.make_pictures(tmp_path / "data"))
+    given = ["pictures.flowdcn", "--data", data, "--images", "320", *kills.SETTINGS]
+    given += ["--parallel", "fsdp"]
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    kills.finish(kills.start([*given, "--run", str(straight)], processes=2))
+    arguments = [*given, "--checkpoint.every-minutes", "0", "--run", str(killed)]
+    deaths = list(kills.train_with_kills(arguments, killed, 40, 3, random.Random(0), 1, 2))
+    assert kills.differences(straight, killed) == []
+    assert [death.victim for death in deaths] == ["1", "all", "1"]
+    assert max(death.seconds_to_end for death in deaths) < 60
+
+
 def test_a_difference_is_noticed(tmp_path):
     for name, weights in (("one", b"1"), ("other", b"2")):
         last = tmp_path / name / "checkpoints/step_000000001"

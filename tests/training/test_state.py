@@ -324,7 +324,7 @@ def test_a_save_that_cannot_be_hides_no_error(tiny, trainer_of, monkeypatch, pla
     else:
         monkeypatch.setattr(trainer, "losses_of", fail)
     if place == "save":
-        monkeypatch.setattr("convflow.training.trainer.store", lambda _: 1 / 0)
+        monkeypatch.setattr("convflow.training.trainer.store", lambda *_: 1 / 0)
     with pytest.raises(MemoryError, match="too large"):
         trainer.run()
     assert len(checkpoint.list_steps(trainer.run_folder)) == (place == "loss")

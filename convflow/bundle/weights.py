@@ -1,0 +1,67 @@
+"""Weights for use: the model folders of a checkpoint, which may hold its weights in shards."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+from convflow.bundle.folder import (
+    describe_codec,
+    find_checkpoint,
+    read_description,
+    write_description,
+)
+from convflow.bundle.paths import find_place
+from convflow.codecs import LatentCodec
+from convflow.parallel.shards import SHARDS, Shards, stream_tensors
+from convflow.storage import check_sums, read_json, writing_file, writing_folder
+from convflow.types import InputError
+
+KINDS = {"raw": "the weights", "ema": "their average"}
+WEIGHTS_FILE = "model.safetensors"
+
+
+def export_weights(run: Path, out: Path | None = None) -> list[Path]:
+    """Write the model folders `raw` and `ema` of a checkpoint and return them.
+
+    A few tensors at a time are in memory, and none on a GPU.
+
+    Args:
+        run: a run folder, which stands for its newest checkpoint, or a checkpoint.
+        out: a new folder; None for the checkpoint itself, where pipelines find them.
+
+    Raises:
+        InputError: no checkpoint, a missing or damaged shard, or a full disk.
+    """
+    checkpoint = find_checkpoint(run)
+    if not (checkpoint / "state.json").is_file():
+        raise InputError(f"expected a run or a checkpoint of convflow train, got {run}; give one")
+    state = read_json(checkpoint / "state.json")
+    stored = [name for name in state.get("files", {}) if KINDS.keys() & name.split("/")]
+    check_sums(checkpoint, state, stored)
+    if out is None:
+        for kind in KINDS:
+            if not (path := checkpoint / kind / WEIGHTS_FILE).is_file():
+                with writing_file(path) as draft:
+                    _write_weights(checkpoint, kind, draft)
+        return [checkpoint / kind for kind in KINDS]
+    with writing_folder(out) as draft:
+        for kind in KINDS:
+            (draft / kind).mkdir()
+            shutil.copyfile(checkpoint / kind / "config.json", draft / kind / "config.json")
+            config = read_description(checkpoint / kind)
+            if isinstance(codec := config.codec, LatentCodec):
+                place = find_place(codec.autoencoder, checkpoint / kind, inside=True)
+                codec = describe_codec(dataclasses.replace(codec, autoencoder=place), out / kind)
+            write_description(draft / kind, dataclasses.replace(config, codec=codec))
+            _write_weights(checkpoint, kind, draft / kind / WEIGHTS_FILE)
+    return [out / kind for kind in KINDS]
+
+
+def _write_weights(checkpoint: Path, kind: str, path: Path) -> None:
+    if (whole := checkpoint / kind / WEIGHTS_FILE).is_file():
+        shutil.copyfile(whole, path)
+        return
+    shards = Shards(checkpoint / SHARDS / kind)
+    stream_tensors(path, shards.shapes, shards.read)
