@@ -87,6 +87,11 @@ def read_trained(
             go on without it.
     """
     if is_published(folder_or_id):
+        if weights == "raw":
+            raise InputError(
+                "expected averaged weights of a published checkpoint, got raw; convflow import "
+                "--part NAME takes others"
+            )
         return read_published(folder_or_id)
     folder = find_weights(folder_or_id, weights)
     several = (folder.parent / "state.json").is_file() and has_others(folder.parent)

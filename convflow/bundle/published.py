@@ -1,4 +1,4 @@
-"""Published weights as models that can be sampled: files, folders of diffusers, names of releases."""
+"""Published weights as models to sample from: files, folders of diffusers, releases by name."""
 
 from __future__ import annotations
 
@@ -11,22 +11,19 @@ from typing import Any, NamedTuple
 
 from convflow import hub
 from convflow.bundle.config import PipelineConfig
-from convflow.bundle.released import RELEASES, SAMPLING, Release, find_release
+from convflow.bundle.released import PROTOCOLS, RELEASES, Release, find_release
 from convflow.class_names import imagenet_classes
 from convflow.codecs import Codec, LatentCodec, PixelCodec
+from convflow.hub import WEIGHTS
 from convflow.models.backbone import Backbone
 from convflow.models.convert import read_official
 from convflow.models.published import find_file
-from convflow.processes.ddpm import DDPM, VarianceName
-from convflow.processes.flow import FlowMatching
+from convflow.processes.ddpm import DDPM
 from convflow.settings.fields import Pixels
 from convflow.settings.read import read_value
 from convflow.types import InputError, Size
 
 log = logging.getLogger("convflow")
-
-WEIGHTS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
-"""Endings of files of weights."""
 
 
 class PublishedModel(NamedTuple):
@@ -86,20 +83,20 @@ def read_published(
     model, settings = found.model, found.model.settings
     pixels = release.pixels if release else _pixels(place, found.cells)
     kind = str(settings["family"])
-    sampling = SAMPLING[kind]
-    stepwise = sampling.solver.kind == "ddpm"
-    variance: VarianceName = "learned" if model.learned_variance else "small"
+    process, sampling = PROTOCOLS[kind]
+    if isinstance(process, DDPM) and not model.learned_variance:
+        process = DDPM("small")
     classes = imagenet_classes()
     config = PipelineConfig(
         size=read_value(size or (pixels, pixels), Pixels, "size"),
         class_names=tuple(classes.values()) if model.num_classes == len(classes) else (),
         sampling=sampling,
         codec=_codec(model.in_channels, autoencoder, None if release else place),
-        process=DDPM(variance) if stepwise else FlowMatching(),
+        process=process,
     )
     height, width = config.size
     named = found.size if found.size.startswith(kind) else f"{kind} of no published size"
-    log.info(f"{what}: {named}{found.said}; {config.process.kind}, {height}x{width} pixels")
+    log.info(f"{what}: {named}{found.said}; {process.kind}, {height}x{width} pixels")
     return PublishedModel(place, config, model)
 
 

@@ -10,6 +10,9 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from convflow.bundle.config import SamplingConfig
+from convflow.processes.ddpm import DDPM
+from convflow.processes.flow import FlowMatching
+from convflow.processes.process import Process
 from convflow.samplers.solvers import create_solver
 
 DDPM_250 = SamplingConfig(
@@ -31,13 +34,13 @@ FLOWDCN_SDE = SamplingConfig(
 )
 """FlowDCN's: balanced labels, guidance on all channels."""
 
-SAMPLING = {
-    "dit": replace(DDPM_250, guidance=1.5),
-    "dico": replace(DDPM_250, guidance=1.4),
-    "sit": replace(SIT_SDE, guidance=1.5),
-    "flowdcn": replace(FLOWDCN_SDE, guidance=1.375),
+PROTOCOLS: dict[str, tuple[Process, SamplingConfig]] = {
+    "dit": (DDPM(), replace(DDPM_250, guidance=1.5)),
+    "dico": (DDPM(), replace(DDPM_250, guidance=1.4)),
+    "sit": (FlowMatching(), replace(SIT_SDE, guidance=1.5)),
+    "flowdcn": (FlowMatching(), replace(FLOWDCN_SDE, guidance=1.375)),
 }
-"""How the papers sample from their largest networks at 256 pixels, by family."""
+"""The process of each family, and how its paper samples from the largest network at 256 pixels."""
 
 DIFFUSERS = ("transformer/*.safetensors", "transformer/*.bin")
 
@@ -90,7 +93,6 @@ RELEASES = {
         Release("dico-h", 256, APACHE, _DICO, ("*DiCo-H*",)),
         Release("flowdcn-b/2", 256, NONE_STATED),
         Release("flowdcn-xl/2", 256, NONE_STATED),
-        Release("flowdcn-xl/2", 512, NONE_STATED),
     )
 }
 """By size and pixels, such as "dit-xl/2-256"."""

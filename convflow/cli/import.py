@@ -9,19 +9,17 @@ from pathlib import Path
 from convflow.cli.main import Parser, wide
 from convflow.cli.options import positive, size
 from convflow.cli.output import say
+from convflow.hub import WEIGHTS, missing
 from convflow.types import InputError
-
-DESCRIPTION = """Make a model folder of published weights of FlowDCN, DiCo, DiT or SiT.
-
-WHAT is a file of weights (.safetensors, .pt, .pth, .ckpt, .bin), a folder of diffusers with a DiT,
-or the name of a published checkpoint, such as dit-xl/2-256, which is downloaded."""
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command and return its exit code."""
     parser = Parser(
         prog="convflow import",
-        description=DESCRIPTION,
+        description="Make a model folder of published weights of FlowDCN, DiCo, DiT or SiT.\n\n"
+        f"WHAT is a file of weights ({', '.join(WEIGHTS)}), a folder in which diffusers has saved\n"
+        "a DiT, or the name of a published checkpoint, such as dit-xl/2-256, which is downloaded.",
         usage="convflow import WHAT --out MODEL [options]",
         formatter_class=wide,
     )
@@ -42,7 +40,6 @@ def main(arguments: Sequence[str]) -> int:
 
     from convflow.bundle.folder import describe_codec, write_description
     from convflow.bundle.published import is_published, read_published
-    from convflow.hub import missing
     from convflow.storage import writing_folder
 
     if not is_published(what):

@@ -5,14 +5,20 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from convflow.bundle.config import read_pipeline
+from convflow.bundle.config import PipelineConfig, read_pipeline
 from convflow.bundle.folder import DESCRIPTION_FILE, find_weights
+from convflow.bundle.paths import find_place
+from convflow.bundle.published import is_published, read_published
+from convflow.class_names import imagenet_classes
+from convflow.codecs import LatentCodec
 from convflow.models.backbone import Backbone
+from convflow.models.families import BACKBONES
 from convflow.models.zoo import load_model
 from convflow.nn.embed import LabelEmbedding
 from convflow.settings.read import differences, show
@@ -22,6 +28,8 @@ from convflow.types import InputError
 
 NAMED_CLASSES = 6
 """Classes that a line names."""
+OF_DATA = ("num_classes", "in_channels", "learned_variance")
+"""Settings of a network that follow from data, codec and process."""
 
 
 class Origin(NamedTuple):
@@ -41,12 +49,15 @@ def read_origin(config: TrainConfig) -> Origin:
     Raises:
         InputError: nothing there, damaged files, or a network trained by another process.
     """
+    stored: PipelineConfig | None
     try:
-        folder = find_weights(config.init, "ema")
         with torch.random.fork_rng(devices=[]):  # a new network draws its first weights
-            model = load_model(folder, verify=config.checkpoint.verify)
-        described = folder / DESCRIPTION_FILE
-        stored = read_pipeline(read_json(described)) if described.is_file() else None
+            if is_published(config.init):
+                _, stored, model = read_published(config.init)
+            else:
+                folder = find_weights(config.init, "ema")
+                model = load_model(folder, verify=config.checkpoint.verify)
+                stored = _read_stored(folder)
     except InputError as error:
         raise InputError(f"--init: {error}") from error
     misfits = config.process.misfits(stored.process) if stored else {}
@@ -57,6 +68,59 @@ def read_origin(config: TrainConfig) -> Origin:
                 f"{config.init} with {theirs}; give others, or --process.{key} {theirs}"
             )
     return Origin(config.init, model, stored.class_names if stored else ())
+
+
+def _read_stored(folder: Path) -> PipelineConfig | None:
+    """Return what a model folder says of its model, None where it says nothing."""
+    described = folder / DESCRIPTION_FILE
+    return read_pipeline(read_json(described)) if described.is_file() else None
+
+
+def adopt(config: TrainConfig, init: str) -> TrainConfig:
+    """Return settings with the network, process and codec of trained weights in place of their own.
+
+    A recipe of several scales keeps its own, and so does one that begins from those. The number of
+    classes and channels is that of the data.
+
+    Args:
+        config: of a recipe, before the user's own words.
+        init: a run, a checkpoint, a model folder or published weights.
+
+    Raises:
+        InputError: nothing there, or damaged files.
+    """
+    found: PipelineConfig | None
+    channels: Literal[1, 3] = 3
+    try:
+        if is_published(init):
+            place, found, model = read_published(init)
+            settings = dict(model.settings)
+        else:
+            place = find_weights(init, "ema")
+            settings, found = read_json(place / "config.json"), _read_stored(place)
+    except InputError as error:
+        raise InputError(f"--init: {error}") from error
+    family = settings.pop("family", None)
+    if config.process.multiscale or family not in BACKBONES:
+        return config
+    network = {name: value for name, value in settings.items() if name not in OF_DATA}
+    config = replace(config, model={"name": family, **network})
+    if found is None:
+        return config
+    codec = found.codec
+    if isinstance(codec, LatentCodec):
+        where = find_place(codec.autoencoder, place, inside=True)
+        codec = replace(codec, autoencoder=where)
+    elif codec.kind == "pixel" and settings.get("in_channels") == 1:
+        channels = 1
+    same = config.process.kind == found.process.kind
+    return replace(
+        config,
+        process=found.process,
+        codec=codec,
+        data=replace(config.data, channels=channels),
+        sampling=config.sampling if same else found.sampling,
+    )
 
 
 def fit_settings(config: TrainConfig, trained: Backbone) -> TrainConfig:
@@ -74,7 +138,8 @@ def fit_settings(config: TrainConfig, trained: Backbone) -> TrainConfig:
 def begin_from(model: Backbone, origin: Origin, class_names: Sequence[str]) -> list[str]:
     """Copy the weights of a trained network into a new one, which then predicts what that did.
 
-    The rows of the label table are those of the classes of the same name; a new class keeps the
+    The rows of the label table are those of the classes of the same name, where a synset means the
+    name in ImageNet; a new class keeps the
     row that the new network has drawn. Where the names are unknown, or are the numbers that classes
     without names get, the rows are taken by position if there are as many. "No label" is always
     taken.
@@ -127,7 +192,7 @@ def _tell(names: Sequence[str]) -> bool:
 
 
 def _normal(name: str) -> str:
-    return unicodedata.normalize("NFC", name)
+    return unicodedata.normalize("NFC", imagenet_classes().get(name, name))
 
 
 def _mapped(new: Tensor, old: Tensor, rows: Sequence[int | None]) -> Tensor:
