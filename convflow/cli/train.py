@@ -40,7 +40,9 @@ common settings
   --data.image-column img  column of images, if a table has several
   --data.size 64x48        image size: height x width in pixels
   --data.on-bad skip       leave unreadable images out instead of stopping
-  --init runs/pets         start from the weights of a run, a checkpoint or a model folder
+  --init runs/pets         start from a run, a checkpoint, a model folder, or published weights (a
+                           file or dit-xl/2-256), with their network, process and codec
+  --init-partial true      take only the weights that fit, also those of another process
   --images 2000000         length of the run as a number of images
   --epochs 3               length of the run as passes over the data, instead of --images
   --minutes 20             save and end after this time, or at the full length if that is earlier

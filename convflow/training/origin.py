@@ -41,6 +41,10 @@ class Origin(NamedTuple):
     """With averaged weights."""
     class_names: tuple[str, ...] = ()
     """Of its labels; empty where nothing tells them."""
+    partial: bool = False
+    """Whether what does not fit is drawn anew."""
+    notes: tuple[str, ...] = ()
+    """Lines on what differs besides the network."""
 
 
 def read_origin(config: TrainConfig) -> Origin:
@@ -60,14 +64,19 @@ def read_origin(config: TrainConfig) -> Origin:
                 stored = _read_stored(folder)
     except InputError as error:
         raise InputError(f"--init: {error}") from error
+    notes, partial = [], config.init_partial
     misfits = config.process.misfits(stored.process) if stored else {}
     for key, (ours, theirs) in misfits.items():
-        if not (key == "kind" and theirs in config.process.begins_from):
+        if partial:
+            notes.append(f"process {key}: {ours} here, {theirs} in {config.init}")
+        elif not (key == "kind" and theirs in config.process.begins_from):
             raise InputError(
                 f"--init: expected weights trained with the process {key} {ours}, got "
-                f"{config.init} with {theirs}; give others, or --process.{key} {theirs}"
+                f"{config.init} with {theirs}; give others, or --process.{key} {theirs}, or "
+                "--init-partial true for a mere start"
             )
-    return Origin(config.init, model, stored.class_names if stored else ())
+    names = stored.class_names if stored else ()
+    return Origin(config.init, model, names, partial, tuple(notes))
 
 
 def _read_stored(folder: Path) -> PipelineConfig | None:
@@ -113,13 +122,17 @@ def adopt(config: TrainConfig, init: str) -> TrainConfig:
         codec = replace(codec, autoencoder=where)
     elif codec.kind == "pixel" and settings.get("in_channels") == 1:
         channels = 1
-    same = config.process.kind == found.process.kind
+    sampling = config.sampling
+    try:
+        sampling.check(found.process)
+    except InputError:
+        sampling = found.sampling
     return replace(
         config,
         process=found.process,
         codec=codec,
         data=replace(config.data, channels=channels),
-        sampling=config.sampling if same else found.sampling,
+        sampling=sampling,
     )
 
 
@@ -139,20 +152,20 @@ def begin_from(model: Backbone, origin: Origin, class_names: Sequence[str]) -> l
     """Copy the weights of a trained network into a new one, which then predicts what that did.
 
     The rows of the label table are those of the classes of the same name, where a synset means the
-    name in ImageNet; a new class keeps the
-    row that the new network has drawn. Where the names are unknown, or are the numbers that classes
-    without names get, the rows are taken by position if there are as many. "No label" is always
-    taken.
+    name in ImageNet; a new class keeps the row that the new network has drawn. Where the names are
+    unknown, or are the numbers that classes without names get, the rows are taken by position if
+    there are as many. "No label" is always taken.
 
     Args:
         model: the new network. A pyramid may begin from a network like the one inside it, see
             `Pyramid.begin_from`.
-        origin: with the same settings but for the number of classes; its label table becomes that
-            of the new network.
+        origin: with the same settings but for the number of classes, unless it is partial; its
+            label table becomes that of the new network.
         class_names: of the new network.
 
     Returns:
-        What became of the label table, in a line; nothing where the classes are the same.
+        What became of the label table, in a line, nothing where the classes are the same. Of a
+        partial origin, also how many tensors were taken, and a line for each other one.
 
     Raises:
         InputError: networks that differ in more than classes; the message names what does.
@@ -163,13 +176,36 @@ def begin_from(model: Backbone, origin: Origin, class_names: Sequence[str]) -> l
             f"--init: expected a network of one scale, got {name}, a pyramid; add --process dfm"
         )
     inner = model.num_scales > 1 and trained.num_scales == 1
-    _check_same(model.inner if inner else model, trained, name)
+    partial = origin.partial and model.num_scales == 1 and model.family == trained.family
+    if not partial:
+        _check_same(model.inner if inner else model, trained, name)
     rows = _rows(tuple(class_names), model.num_classes, origin)
     note = _note(tuple(class_names), model.num_classes, origin, rows)
-    for new, old in zip(_tables(model), _tables(trained), strict=True):
-        old.weight = nn.Parameter(_mapped(new.weight.detach(), old.weight.detach(), rows))
+    for new, old in zip(_tables(model), _tables(trained), strict=not partial):
+        if new.weight.shape[1] == old.weight.shape[1]:
+            old.weight = nn.Parameter(_mapped(new.weight.detach(), old.weight.detach(), rows))
+    lines = [*origin.notes, *([note] if note else [])]
+    if partial:
+        return [*lines, *_take_what_fits(model, trained, name)]
     model.begin_from(trained)
-    return [note] if note else []
+    return lines
+
+
+def _take_what_fits(model: Backbone, trained: Backbone, name: str) -> list[str]:
+    """Copy the tensors of the same name and shape; return how many, and a line for each other."""
+    own, given = model.state_dict(), trained.state_dict()
+    fits = {n: t for n, t in given.items() if n in own and t.shape == own[n].shape}
+    model.load_state_dict(fits, strict=False)
+
+    def shape(tensors: dict[str, Tensor], key: str) -> str:
+        return str(tuple(tensors[key].shape)) if key in tensors else "missing"
+
+    rest = [
+        f"{key}: {shape(own, key)} here, {shape(given, key)} in {name}; "
+        + ("drawn anew" if key in own else "left out")
+        for key in sorted((own.keys() | given.keys()) - fits.keys())
+    ]
+    return [f"weights: {len(fits)} of {len(own)} tensors taken from {name}", *rest]
 
 
 def _tables(model: nn.Module) -> list[LabelEmbedding]:
@@ -247,7 +283,7 @@ def _check_same(model: Backbone, trained: Backbone, name: str) -> None:
         cures = [_cure(key.split(".")[-1], theirs, ours) for key, (ours, theirs) in differing]
         raise InputError(
             f"--init: expected the network of these settings and data, got {name} with {said}; "
-            f"add {' '.join(cures)}, or give other weights"
+            f"add {' '.join(cures)}, or give other weights, or --init-partial true"
         )
 
 
