@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from convflow import hub
 from convflow.bundle.config import PipelineConfig
-from convflow.bundle.released import PROTOCOLS, RELEASES, Release, find_release
+from convflow.bundle.released import DIFFUSERS, PROTOCOLS, RELEASES, find_release
 from convflow.class_names import imagenet_classes
 from convflow.codecs import Codec, LatentCodec, PixelCodec
 from convflow.hub import WEIGHTS
@@ -38,11 +39,12 @@ class PublishedModel(NamedTuple):
 def is_published(what: str | Path) -> bool:
     """Return whether a name means published weights: a release, a file, or a folder of diffusers.
 
-    A folder of our own, and `model.safetensors` in it, is none.
+    The file may be on the Hub, as owner/name/FILE. A folder of our own, and `model.safetensors` in
+    it, is none.
     """
     path = Path(what)
     if not path.exists():
-        return find_release(str(what)) is not None
+        return find_release(str(what)) is not None or _hub_file(str(what)) is not None
     if path.is_dir():
         return find_file(path) != path
     own = path.name == "model.safetensors" and (path.parent / "config.json").is_file()
@@ -63,7 +65,8 @@ def read_published(
     What was understood is logged in a line.
 
     Args:
-        what: the name of a release, a file of weights, or a folder of diffusers.
+        what: the name of a release, a file of weights, a folder of diffusers; or one of both on the
+            Hub, as owner/name/FILE or owner/name.
         family: see `load_official`.
         size: of its images in pixels; by default that of the release, of the stored positions, or
             that in the name of the file, else 256x256.
@@ -75,13 +78,14 @@ def read_published(
         InputError: nothing there, no way to the Hub, a damaged or unsafe file, or weights of none
             of the families.
     """
-    place, release = Path(what), None
-    if not place.exists() and (name := find_release(str(what))):
-        release = RELEASES[name]
-        place, family = fetch(name), family or release.family
+    name, place, release = str(what), Path(what), None
+    if not place.exists() and _on_hub(name):
+        release = RELEASES.get(find_release(name) or "")
+        place, family = fetch(name), family or (release and release.family)
     found = read_official(place, family, **options)
     model, settings = found.model, found.model.settings
-    pixels = release.pixels if release else _pixels(place, found.cells)
+    codec = _codec(model.in_channels, autoencoder, None if release else place)
+    pixels = release.pixels if release else _pixels(place, found.cells, codec)
     kind = str(settings["family"])
     process, sampling = PROTOCOLS[kind]
     if isinstance(process, DDPM) and not model.learned_variance:
@@ -91,7 +95,7 @@ def read_published(
         size=read_value(size or (pixels, pixels), Pixels, "size"),
         class_names=tuple(classes.values()) if model.num_classes == len(classes) else (),
         sampling=sampling,
-        codec=_codec(model.in_channels, autoencoder, None if release else place),
+        codec=codec,
         process=process,
     )
     height, width = config.size
@@ -100,40 +104,59 @@ def read_published(
     return PublishedModel(place, config, model)
 
 
+def _hub_file(name: str) -> tuple[str, str] | None:
+    """Return the repository and the file of a name such as owner/name/weights.pt."""
+    owner, _, rest = name.partition("/")
+    repository, _, file = rest.partition("/")
+    found = f"{owner}/{repository}"
+    return (found, file) if Path(file).suffix in WEIGHTS and hub.is_id(found) else None
+
+
+def _on_hub(name: str) -> tuple[str, Sequence[str]] | None:
+    """Return the repository of what a name means there, and patterns of its files."""
+    if known := find_release(name):
+        return RELEASES[known].hub, RELEASES[known].files
+    if found := _hub_file(name):
+        return found[0], [found[1]]
+    return (name, DIFFUSERS) if hub.is_id(name) else None
+
+
 def fetch(name: str) -> Path:
-    """Return the file or folder of a release, downloaded from the Hub unless it is there already.
+    """Return the file or folder of weights on the Hub, downloaded unless it is there already.
 
     A broken download goes on where it stopped. The content is compared with the checksum of the
     Hub.
 
+    Args:
+        name: of a release, a repository with a DiT of diffusers, or a file in a repository.
+
     Raises:
         InputError: an unknown place, no way to it, no such file there, or a damaged file.
     """
-    release = RELEASES[name]
-    advice = f"download the weights and give their path: convflow sample FILE ({release.size})"
-    if not release.hub:
+    repository, patterns = _on_hub(name) or ("", ())
+    advice = "download the weights and give their path: convflow sample FILE"
+    if not repository:
         raise InputError(
-            f"{name}: expected a release with a known place on the Hugging Face Hub, got one "
+            f"{name}: expected weights with a known place on the Hugging Face Hub, got some "
             f"without; {advice}"
         )
-    _say_licence(release)
-    for pattern in release.files:
+    _say_licence(repository)
+    for pattern in patterns:
         try:
-            folder = hub.download(release.hub, [pattern, "transformer/config.json"], "weights")
+            folder = hub.download(repository, [pattern, "transformer/config.json"], "weights")
         except InputError as error:
             reason = str(error).partition("(")[2].rpartition(")")[0]
             raise InputError(
-                f"{name}: {release.hub} on the Hugging Face Hub cannot be reached ({reason}); "
+                f"{name}: {repository} on the Hugging Face Hub cannot be reached ({reason}); "
                 f"check the connection, or {advice}"
             ) from error
         if files := sorted(folder.glob(pattern)):
             for file in files:
                 _check_sum(file)
-            whole = (folder / "transformer").is_dir()
-            return folder if whole else _only(files, name)
+            return folder if pattern in DIFFUSERS else _only(files, name)
     raise InputError(
-        f"{name}: expected a file {' or '.join(release.files)} in {release.hub} on the Hugging "
-        f"Face Hub, found none; {advice}"
+        f"{name}: expected a file {' or '.join(patterns)} in {repository} on the Hugging Face Hub, "
+        f"found none; {advice}"
     )
 
 
@@ -163,16 +186,17 @@ def _check_sum(file: Path) -> None:
 
 
 @cache
-def _say_licence(release: Release) -> None:
+def _say_licence(repository: str) -> None:
     """Say once that a licence forbids commercial use."""
-    if not release.commercial:
-        log.info(f"{release.hub}: the licence {release.licence} forbids commercial use")
+    for release in RELEASES.values():
+        if release.hub == repository and not release.commercial:
+            log.info(f"{repository}: the licence {release.licence} forbids commercial use")
 
 
-def _pixels(place: Path, cells: int | None) -> int:
+def _pixels(place: Path, cells: int | None, codec: Codec) -> int:
     """Return the side of a network's images: by stored positions, or the file's name, else 256."""
     if cells is not None:
-        return 8 * cells
+        return codec.factor * cells
     return 512 if re.search(r"(?<!\d)512(?!\d)", place.name) else 256
 
 

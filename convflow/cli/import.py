@@ -9,7 +9,7 @@ from pathlib import Path
 from convflow.cli.main import Parser, wide
 from convflow.cli.options import positive, size
 from convflow.cli.output import say
-from convflow.hub import WEIGHTS, missing
+from convflow.hub import WEIGHTS, is_id, missing
 from convflow.types import InputError
 
 
@@ -24,7 +24,10 @@ def main(arguments: Sequence[str]) -> int:
         formatter_class=wide,
     )
     add = parser.add_argument
-    add("what", help="file, folder of diffusers, or name of a published checkpoint")
+    add(
+        "what",
+        help="name of a published checkpoint, or a file or folder, here or on the Hub",
+    )
     add("--out", type=Path, required=True, help="the model folder to write; it must not exist")
     add("--family", help="flowdcn, dico, dit or sit (default: that of the tensors)")
     add("--part", help="the network to take, if the file contains several: ema, model, ...")
@@ -42,7 +45,7 @@ def main(arguments: Sequence[str]) -> int:
     from convflow.bundle.published import is_published, read_published
     from convflow.storage import writing_folder
 
-    if not is_published(what):
+    if not is_published(what) and (Path(what).exists() or not is_id(what)):
         if Path(what).exists():
             raise InputError(f"expected published weights, got {what}; give a file of weights")
         raise missing(what, "published weights: a file, or a name that docs/published.md lists")

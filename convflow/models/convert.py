@@ -131,7 +131,8 @@ def read_official(
     if found.part.layout == "diffusers" and time_spacing is None:
         log.info(f"{origin}: {FREQUENCIES_NOTE}")
     said = f"{reason}{found.describe()}"
-    cells = config.get("sample_size") or _cells(found.part)
+    cells = config.get("sample_size")
+    cells = cells if isinstance(cells, int) else _cells(found.part)
     return Official(model.eval(), said, _size_of(family, settings), cells)
 
 

@@ -29,6 +29,9 @@ from tests.cases import read_golden
         ("d.npz", False),
         ("dit-xl/2-256", True),
         ("nothing.pt", False),
+        ("who/what/nothing.pt", True),
+        ("b/what/nothing.pt", False),  # b is a folder here
+        ("who/what", False),
     ],
 )
 def test_what_is_published(name, expected, tmp_path, monkeypatch):
@@ -95,3 +98,6 @@ def test_a_repository_without_the_file(files, said, tmp_path, monkeypatch):
     monkeypatch.setitem(published.RELEASES, "net", release)
     with pytest.raises(InputError, match=said):
         fetch("net")
+    assert is_published("a/b/Net-S.pt")
+    if "Net-S.pt" in files:
+        assert fetch("a/b/Net-S.pt").read_text() == "weights"
