@@ -161,7 +161,7 @@ def test_a_file_is_evaluated_and_a_name_described(published, tmp_path, capsys):
 
 
 TRAINED = (
-    "--data.size 32x32 --images 4 --batch-size 2 --sampling.steps 1 --monitor.num-samples 1 "
+    "--data.size 32x32 --images 2 --batch-size 2 --sampling.steps 1 --monitor.num-samples 1 "
     "--monitor.tensorboard false --optim.schedule constant --optim.warmup-images 0 --device cpu"
 ).split()
 
@@ -170,7 +170,12 @@ def test_training_begins_from_the_file_and_goes_on_without_it(published, tmp_pat
     """Network, process and codec are those of the file: no word says them."""
     weights, run = tmp_path / "dico.pth", tmp_path / "run"
     shutil.copy(published / "dico.pth", weights)
+    data = tmp_path / "data"
+    for name in ("cat", "dog"):
+        (data / name).mkdir(parents=True)
+        Image.new("RGB", (32, 32), len(data.name)).save(data / name / "0.png")
     words = ["train", "toy.shapes", "--init", str(weights), "--run", str(run), *TRAINED]
+    words += ["--data", str(data)]
     assert main(words) == 0
     config = json.loads((run / "config.json").read_text())
     assert (config["process"]["kind"], config["codec"]["kind"]) == ("ddpm", "latent")
@@ -180,7 +185,7 @@ def test_training_begins_from_the_file_and_goes_on_without_it(published, tmp_pat
     moved = model.state_dict()["body.stages.0.0.mlp.0.weight"]
     assert 0 < (moved - file.state_dict()["body.stages.0.0.mlp.0.weight"]).abs().max() < 0.01
     weights.unlink()
-    assert main([*words, "--images", "6"]) == 0
+    assert main([*words, "--images", "4"]) == 0
     assert sample(run, tmp_path / "a.png") == 0
 
 
