@@ -7,6 +7,8 @@ import operator
 import re
 import unicodedata
 from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
 
 from convflow.types import InputError, unknown_name
 
@@ -15,6 +17,20 @@ Label = str | int
 log = logging.getLogger("convflow")
 
 NUMBER = re.compile(r"[-+]?\d+([.,]\d+)?")
+
+
+@cache
+def imagenet_classes() -> dict[str, str]:
+    """Return the names of ImageNet's 1000 classes by synset of WordNet, in the order of labels.
+
+    They are what torchvision 0.28 calls them, and the synsets are those of timm 1.0.31.
+
+    Example:
+        >>> imagenet_classes()["n02099601"], list(imagenet_classes().values()).index("tench")
+        ('golden retriever', 0)
+    """
+    lines = Path(__file__).with_name("imagenet.tsv").read_text(encoding="utf-8").splitlines()
+    return dict(line.split("\t") for line in lines)
 
 
 def composed(name: str) -> str:
@@ -26,7 +42,8 @@ class ClassLabels:
     """The classes of a model, found by name or index.
 
     A name goes before an index, and "3" means what 3 means. Names compare in Unicode's form NFC.
-    Where all names are numbers, a number that is no name is unknown.
+    Where all names are numbers, a number that is no name is unknown. A synset such as n02099601
+    means the class with its name in ImageNet.
 
     Args:
         names: of the classes 0, 1, ...; empty when they have none.
@@ -50,6 +67,8 @@ class ClassLabels:
             InputError: no such class; the message has the nearest name.
         """
         text, index = _read(label)
+        if text not in self.names:
+            text = imagenet_classes().get(text or "", text)
         named = [i for i, name in enumerate(self.names) if composed(name) == text]
         if named:
             found = next((i for i in named if self.names[i] == label), named[0])

@@ -10,10 +10,9 @@ from pathlib import Path
 
 from convflow.types import InputError
 
-ENDINGS = (
-    ".bin", ".ckpt", ".json", ".npz", ".parquet", ".png", ".pt", ".pt2", ".pth", ".safetensors",
-    ".zip",
-)  # fmt: skip
+WEIGHTS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
+"""Endings of files of weights."""
+ENDINGS = (*WEIGHTS, ".json", ".npz", ".parquet", ".png", ".pt2", ".zip")
 
 
 def is_id(name: str) -> bool:

@@ -126,10 +126,11 @@ class Pipeline:
         cls, folder_or_id: str | Path, *,
         weights: str = "ema", device: str = "auto", verify: bool = True,
     ) -> Pipeline:  # fmt: skip
-        """Return the pipeline of a run folder, a checkpoint, a model folder or a Hub id.
+        """Return the pipeline of a run, a checkpoint, a model folder, published weights, a Hub id.
 
         Args:
-            folder_or_id: a run folder stands for its newest checkpoint.
+            folder_or_id: a run folder stands for its newest checkpoint. Published weights are a
+                file, a folder of diffusers or a name such as "dit-xl/2-256".
             weights: "ema" for the averaged weights of a checkpoint, "raw" for the last ones.
             device: "auto" takes a GPU where there is one.
             verify: refuse NaN and infinity, and files that differ from a checkpoint's checksums.

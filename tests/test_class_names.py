@@ -5,7 +5,7 @@ import logging
 import numpy as np
 import pytest
 
-from convflow.class_names import ClassLabels
+from convflow.class_names import ClassLabels, imagenet_classes
 from convflow.types import InputError
 
 NUMBERED = ("1", "10", "2", "3")  # as folders of these names are sorted
@@ -34,6 +34,14 @@ COMPOSED = "caf\u00e9"
 )
 def test_a_name_goes_before_an_index_and_a_number_is_its_text(names, label, found):
     assert ClassLabels(names, len(names)).find(label) == found
+
+
+@pytest.mark.parametrize("label", [207, "207", "golden retriever", "n02099601"])
+def test_a_class_of_imagenet_by_index_name_and_synset(label):
+    classes = imagenet_classes()
+    assert len(classes) == len({*classes.values()}) == 1000
+    assert list(classes) == sorted(classes)
+    assert ClassLabels(tuple(classes.values()), 1000).find(label) == 207
 
 
 @pytest.mark.parametrize("label", [0, "0", "03", 7])

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from convflow.bundle.config import PipelineConfig, read_pipeline
 from convflow.bundle.paths import portable
+from convflow.bundle.published import is_published, read_published
 from convflow.bundle.run import (
     folder_of,
     has_others,
@@ -97,10 +98,19 @@ def read_trained(
 ) -> tuple[Path, PipelineConfig, Backbone]:
     """Return a model folder as `find_weights` does, its description and its network.
 
+    Published weights are read as `read_published` does.
+
     Raises:
         InputError: nothing there, or damaged files; of one among several checkpoints, with how to
             go on without it.
     """
+    if is_published(folder_or_id):
+        if weights == "raw":
+            raise InputError(
+                "expected averaged weights of a published checkpoint, got raw; convflow import "
+                "--part NAME takes others"
+            )
+        return read_published(folder_or_id)
     folder = find_weights(folder_or_id, weights)
     several = (folder.parent / "state.json").is_file() and has_others(folder.parent)
     with readable(folder.parent) if several else nullcontext():

@@ -42,9 +42,9 @@ PROGRESS_SECONDS = 30.0
 
 DESCRIPTION = """Score samples of a model, or given images, against real images.
 
-WHAT is a model (a run, a checkpoint, a model folder or a Hub id), whose samples are generated as
-needed; or a folder of images, a .zip, a .parquet, hf:NAME, digits, shapes (drawn at --size), or an
-.npz with arr_0 (N, H, W, 3) uint8.
+WHAT is a model (a run, a checkpoint, a model folder, published weights or a Hub id), whose samples
+are generated as needed; or a folder of images, a .zip, a .parquet, hf:NAME, digits, shapes (drawn
+at --size), or an .npz with arr_0 (N, H, W, 3) uint8.
 The result card, a .json file, contains the scores and everything they depend on. You can interrupt
 the command at any time; the same command continues. On several GPUs:
 torchrun --nproc-per-node 8 -m -- convflow evaluate WHAT --reference REF ..."""
@@ -274,8 +274,12 @@ def _open_subject(options: argparse.Namespace) -> Subject:
 
 
 def _is_model(what: str) -> bool:
-    """Return whether WHAT is a run, a checkpoint, a model folder or a Hub id."""
+    """Return whether WHAT is a run, a checkpoint, a model folder, published weights or a Hub id."""
+    from convflow.bundle.published import is_published
+
     path = Path(what)
+    if is_published(what):
+        return True
     if path.is_dir():
         return holds_model(path)
     return not path.exists() and is_id(what)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from convflow.cli.main import Parser
 from convflow.cli.options import holds_model, positive, size
 from convflow.cli.output import say
-from convflow.hub import missing
+from convflow.hub import WEIGHTS, missing
 from convflow.types import InputError, Size, unknown_name
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from convflow.models.backbone import Backbone
     from convflow.training.config import TrainConfig
 
-WEIGHTS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 SETTINGS_FILES = ("config.json", "pipeline.json", "state.json")
 
 NOTE = """\
@@ -41,12 +40,13 @@ def main(arguments: Sequence[str]) -> int:
         prog="convflow info",
         usage="convflow info [WHAT] [--batch-size N] [--size HxW] [--part NAME] [--json]",
         description="Describe WHAT: a size (flowdcn-s/2), a recipe (cifar10.flowdcn), a run "
-        "folder, a checkpoint, a model folder, a file of published weights, or a folder in which "
-        "diffusers has saved a DiT. Without WHAT, or with a family (dit), list the sizes. With "
-        "--batch-size or --size, also estimate the memory for training and sampling.",
+        "folder, a checkpoint, a model folder, a published checkpoint (dit-xl/2-256), a file of "
+        "published weights, or a folder in which diffusers has saved a DiT. Without WHAT, or with "
+        "a family (dit), list the sizes. With --batch-size or --size, also estimate the memory for "
+        "training and sampling.",
     )
     add = parser.add_argument
-    add("what", nargs="?", help="family, size, recipe, folder or file")
+    add("what", nargs="?", help="family, size, recipe, checkpoint, folder or file")
     add("--batch-size", type=positive, help="batch size of the memory estimate (default: 1)")
     add("--size", type=size, help="image size of the memory estimate (default: 256, or as trained)")
     add("--part", help="the network to describe, if a file of weights contains several")
@@ -172,13 +172,41 @@ def _describe(what: str, asked: _Asked, part: str | None) -> dict[str, Any]:
         return {"recipe": what, "about": list_recipes()[what]} | to_dict(config) | scores | memory
     if path.suffix in WEIGHTS:
         raise missing(what, "a file of weights")
-    known = [*SIZES, *FAMILIES, *list_recipes()]
+
+    from convflow.bundle.released import RELEASES
+
+    if what in RELEASES:
+        return _describe_release(what)
+    known = [*SIZES, *FAMILIES, *list_recipes(), *RELEASES]
     near = difflib.get_close_matches(what, known, 1, 0.6)
     if "/" in what and (path.parent.is_dir() or not near):
         raise missing(what, "a size, a recipe, a folder or a file (convflow info lists names)")
     if not what:
         raise InputError("expected a size, recipe, folder or file, got ''; leave it out for a list")
     raise InputError(unknown_name("size, recipe, folder or file", what, known))
+
+
+def _describe_release(name: str) -> dict[str, Any]:
+    """Return what is known of a published checkpoint, without a download."""
+    from convflow.bundle.released import PROTOCOLS, RELEASES
+    from convflow.recipes import SOURCE, find_target
+    from convflow.settings.read import to_dict
+
+    release = RELEASES[name]
+    process, sampling = PROTOCOLS[release.family]
+    target = find_target(release.recipe)
+    return {
+        "checkpoint": name,
+        "size": release.size,
+        "pixels": [release.pixels, release.pixels],
+        "classes": "the 1000 of ImageNet",
+        "licence": release.licence,
+        "hub": release.hub or "not known: download it and give its path",
+        "files": list(release.files),
+        "process": process.kind,
+        "sampling": to_dict(sampling),
+        **({} if target is None else {"target": {"of": SOURCE, **target._asdict()}}),
+    }
 
 
 def _memory_of_recipe(config: TrainConfig, asked: _Asked) -> dict[str, Any]:

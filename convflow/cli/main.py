@@ -27,6 +27,7 @@ VERBS = {
     "sample": "generate images with a trained model",
     "evaluate": "score samples or images against real ones, or compare result cards",
     "export": "write the weights of a checkpoint as model folders",
+    "import": "make a model folder of published weights",
     "info": "describe a model, a run, a recipe or a published size",
     "doctor": "check this machine: versions, devices, operator, a short self-test",
     "bench": "measure speed on this machine, or search for a solver with few steps",

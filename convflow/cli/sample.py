@@ -130,7 +130,7 @@ def _parser(arguments: Sequence[str]) -> Parser:
         formatter_class=wide,
     )
     add = parser.add_argument
-    add("model", help="run folder, checkpoint, model folder or Hub id")
+    add("model", help="run, checkpoint or model folder, published weights, or Hub id")
     add("--out", type=Path, help="a .png file for a grid (default: samples.png), or a folder")
     add("--single", action="store_true", help="one file for each image, named by its label")
     add("--num", type=positive, help="number of images (default: 16)")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,7 +40,9 @@ common settings
   --data.image-column img  column of images, if a table has several
   --data.size 64x48        image size: height x width in pixels
   --data.on-bad skip       leave unreadable images out instead of stopping
-  --init runs/pets         start from the weights of a run, a checkpoint or a model folder
+  --init runs/pets         start from a run, a checkpoint, a model folder, or published weights (a
+                           file or dit-xl/2-256), with their network, process and codec
+  --init-partial true      take only the weights that fit, also those of another process
   --images 2000000         length of the run as a number of images
   --epochs 3               length of the run as passes over the data, instead of --images
   --minutes 20             save and end after this time, or at the full length if that is earlier
@@ -105,6 +108,7 @@ def _settings(recipe: str | None, options: argparse.Namespace, rest: Sequence[st
     """Return the settings that words change: of a recipe, or of a run to go on or begin from."""
     from convflow import recipes
     from convflow.training.launch import read_run_config
+    from convflow.training.origin import adopt
 
     origin = word_after("--init", rest) if recipe is None and options.resume is None else None
     if origin is not None and (Path(origin) / "checkpoints").is_dir():
@@ -118,7 +122,16 @@ def _settings(recipe: str | None, options: argparse.Namespace, rest: Sequence[st
             "convflow train --help lists the recipes"
         )
     if recipe is not None:
-        return recipes.create_config(recipe)
+        config = recipes.create_config(recipe)
+        run = options.run or Path("runs") / recipe
+        if (init := word_after("--init", rest)) is None:
+            return config
+        if (run / "config.json").is_file():  # it goes on, maybe without what it began from
+            known = read_run_config(run)
+            own = {name: getattr(known, name) for name in ("model", "process", "codec", "sampling")}
+            data = dataclasses.replace(config.data, channels=known.data.channels)
+            return dataclasses.replace(config, **own, data=data)
+        return adopt(config, init)
     if options.run is not None:
         raise InputError("expected --resume FOLDER or --run FOLDER, got both; drop --run")
     return read_run_config(options.resume)

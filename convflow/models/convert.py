@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from convflow.models.backbone import Backbone
 from convflow.models.layouts import (
     COPIED,
     DIT_FIXED,
+    ENTRY,
     FAMILY_OF,
     LAYOUTS,
     SIGNS,
@@ -51,6 +52,16 @@ Import = tuple[dict[str, Any], dict[str, Tensor]]
 """Settings of a network, and its tensors under our names."""
 
 
+class Official(NamedTuple):
+    """A published network, what there is to say of it, its size in words ("dit-xl/2"), and the rows
+    of the square grid of latents that it was trained on, None where its file does not tell."""
+
+    model: Backbone
+    said: str
+    size: str
+    cells: int | None
+
+
 def load_official(
     weights: str | Path | Mapping[str, Any],
     family: str | None = None,
@@ -82,6 +93,22 @@ def load_official(
     Raises:
         InputError: no such file or family, an unsafe pickle, or tensors that do not fit.
     """
+    found = read_official(weights, family, keep_half, num_heads, part, time_spacing)
+    if found.said:
+        origin = "the state dict" if isinstance(weights, Mapping) else weights
+        log.info(f"{origin}: {found.model.family}{found.said}")
+    return found.model
+
+
+def read_official(
+    weights: str | Path | Mapping[str, Any],
+    family: str | None = None,
+    keep_half: bool = False,
+    num_heads: int | None = None,
+    part: str | None = None,
+    time_spacing: int | None = None,
+) -> Official:
+    """Return what `load_official` does, with what the file says besides; see there."""
     if family is not None and family not in LAYOUTS:
         raise InputError(unknown_name("family of published weights", family, LAYOUTS))
     if not isinstance(weights, str | Path | Mapping):
@@ -103,9 +130,17 @@ def load_official(
     model.load_state_dict(tensors)
     if found.part.layout == "diffusers" and time_spacing is None:
         log.info(f"{origin}: {FREQUENCIES_NOTE}")
-    if reason or found.part.name or found.dropped:
-        log.info(f"{origin}: {family}{reason}{found.describe()}")
-    return model.eval()
+    said = f"{reason}{found.describe()}"
+    cells = config.get("sample_size")
+    cells = cells if isinstance(cells, int) else _cells(found.part)
+    return Official(model.eval(), said, _size_of(family, settings), cells)
+
+
+def _cells(part: StoredNetwork) -> int | None:
+    """Return the rows of the grid of latents for which a table of positions is stored."""
+    tables = [tensor for name, tensor in part.tensors.items() if name == DIT_FIXED]
+    patch = next((part.tensors[name].shape[-1] for name in ENTRY if name in part.tensors), 1)
+    return math.isqrt(tables[0].shape[-2]) * patch if tables else None
 
 
 def describe_weights(path: Path, part: str | None = None) -> dict[str, Any]:
@@ -180,7 +215,7 @@ def _family_of(part: StoredNetwork, content: Any, origin: str) -> tuple[str, str
             return found[1], f" by {where}"
     raise InputError(
         f"{origin}: expected a family, for the tensors of DiT and SiT are alike; give family='dit' "
-        "or family='sit'"
+        "or family='sit' (convflow import --family), or put it in the file name"
     )
 
 

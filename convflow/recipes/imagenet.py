@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from convflow.bundle.config import SamplingConfig
+from convflow.bundle.released import DDPM_250, FLOWDCN_SDE, SIT_SDE
 from convflow.codecs import LatentCodec
 from convflow.data.buckets import bucket_sizes
 from convflow.processes.ddpm import DDPM
@@ -19,25 +20,6 @@ from convflow.recipes import TargetScores
 from convflow.samplers.solvers import create_solver
 from convflow.training.config import DataConfig, EMAConfig, TrainConfig
 from convflow.training.optimizers import AdamW
-
-DDPM_250 = SamplingConfig(
-    create_solver("ddpm", steps=250), 1.0, channels_guided=3, label_policy="random"
-)
-"""DiT's and DiCo's."""
-
-SIT_SDE = SamplingConfig(
-    create_solver("euler-maruyama", steps=250, last_step=0.04),
-    1.0,
-    channels_guided=3,
-    label_policy="random",
-)
-"""SiT's, with the diffusion and the last step of its code's defaults."""
-
-FLOWDCN_SDE = SamplingConfig(
-    create_solver("euler-maruyama", steps=250, last_step=0.04, diffusion="flowdcn", last="euler"),
-    1.0,
-)
-"""FlowDCN's: balanced labels, guidance on all channels."""
 
 DFM = MultiscaleFlow(factors=(2,))
 """DFM's: a flow for half the resolution, one for the rest."""

@@ -48,6 +48,7 @@ ON_RESUME: dict[str, Rule] = {
     "memory": "free",
     "sampling": "free",
     "init": "new",
+    "init_partial": "new",
     "images": "recorded",
     "batch_size": "init",
     "micro_batch": "free",

@@ -150,7 +150,10 @@ class TrainConfig:
     checkpoint: CheckpointConfig = CheckpointConfig()
     memory: MemoryConfig = MemoryConfig()
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
-    init: Annotated[str, doc("run, checkpoint or model folder whose weights it begins from")] = ""
+    init: Annotated[str, doc("run, model folder or published weights that it begins from")] = ""
+    init_partial: Annotated[
+        bool, doc("take only the weights that fit, also of another process; a line names the rest")
+    ] = False
     images: Annotated[Count, doc("length of the run in images seen")] = 1_000_000
     batch_size: Annotated[Count, doc("global batch, whatever the number of devices")] = 256
     micro_batch: Annotated[Count | None, doc("most images at once on a device")] = None

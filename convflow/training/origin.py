@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from convflow.bundle.config import read_pipeline
+from convflow.bundle.config import PipelineConfig, read_pipeline
 from convflow.bundle.folder import DESCRIPTION_FILE, find_weights
-from convflow.class_names import composed
+from convflow.bundle.paths import find_place
+from convflow.bundle.published import is_published, read_published
+from convflow.class_names import composed, imagenet_classes
+from convflow.codecs import LatentCodec
 from convflow.models.backbone import Backbone
+from convflow.models.families import BACKBONES
 from convflow.models.zoo import load_model
 from convflow.nn.embed import LabelEmbedding
 from convflow.settings.read import differences, show
@@ -22,6 +27,8 @@ from convflow.types import InputError
 
 NAMED_CLASSES = 6
 """Classes that a line names."""
+OF_DATA = ("num_classes", "in_channels", "learned_variance")
+"""Settings of a network that follow from data, codec and process."""
 
 
 class Origin(NamedTuple):
@@ -33,6 +40,10 @@ class Origin(NamedTuple):
     """With averaged weights."""
     class_names: tuple[str, ...] = ()
     """Of its labels; empty where nothing tells them."""
+    partial: bool = False
+    """Whether what does not fit is drawn anew."""
+    notes: tuple[str, ...] = ()
+    """Lines on what differs besides the network."""
 
 
 def read_origin(config: TrainConfig) -> Origin:
@@ -41,22 +52,87 @@ def read_origin(config: TrainConfig) -> Origin:
     Raises:
         InputError: nothing there, damaged files, or a network trained by another process.
     """
+    stored: PipelineConfig | None
     try:
-        folder = find_weights(config.init, "ema")
         with torch.random.fork_rng(devices=[]):  # a new network draws its first weights
-            model = load_model(folder, verify=config.checkpoint.verify)
-        described = folder / DESCRIPTION_FILE
-        stored = read_pipeline(read_json(described)) if described.is_file() else None
+            if is_published(config.init):
+                _, stored, model = read_published(config.init)
+            else:
+                folder = find_weights(config.init, "ema")
+                model = load_model(folder, verify=config.checkpoint.verify)
+                stored = _read_stored(folder)
     except InputError as error:
         raise InputError(f"--init: {error}") from error
+    notes, partial = [], config.init_partial
     misfits = config.process.misfits(stored.process) if stored else {}
     for key, (ours, theirs) in misfits.items():
-        if not (key == "kind" and theirs in config.process.begins_from):
+        if partial:
+            notes.append(f"process {key}: {ours} here, {theirs} in {config.init}")
+        elif not (key == "kind" and theirs in config.process.begins_from):
             raise InputError(
                 f"--init: expected weights trained with the process {key} {ours}, got "
-                f"{config.init} with {theirs}; give others, or --process.{key} {theirs}"
+                f"{config.init} with {theirs}; give others, or --process.{key} {theirs}, or "
+                "--init-partial true for a mere start"
             )
-    return Origin(config.init, model, stored.class_names if stored else ())
+    names = stored.class_names if stored else ()
+    return Origin(config.init, model, names, partial, tuple(notes))
+
+
+def _read_stored(folder: Path) -> PipelineConfig | None:
+    """Return what a model folder says of its model, None where it says nothing."""
+    described = folder / DESCRIPTION_FILE
+    return read_pipeline(read_json(described)) if described.is_file() else None
+
+
+def adopt(config: TrainConfig, init: str) -> TrainConfig:
+    """Return settings with the network, process and codec of trained weights in place of their own.
+
+    A recipe of several scales keeps its own, and so does one that begins from those. The number of
+    classes and channels is that of the data.
+
+    Args:
+        config: of a recipe, before the user's own words.
+        init: a run, a checkpoint, a model folder or published weights.
+
+    Raises:
+        InputError: nothing there, or damaged files.
+    """
+    found: PipelineConfig | None
+    channels: Literal[1, 3] = 3
+    try:
+        if is_published(init):
+            place, found, model = read_published(init)
+            settings = dict(model.settings)
+        else:
+            place = find_weights(init, "ema")
+            settings, found = read_json(place / "config.json"), _read_stored(place)
+    except InputError as error:
+        raise InputError(f"--init: {error}") from error
+    family = settings.pop("family", None)
+    if config.process.multiscale or family not in BACKBONES:
+        return config
+    network = {name: value for name, value in settings.items() if name not in OF_DATA}
+    config = replace(config, model={"name": family, **network})
+    if found is None:
+        return config
+    codec = found.codec
+    if isinstance(codec, LatentCodec):
+        where = find_place(codec.autoencoder, place, inside=True)
+        codec = replace(codec, autoencoder=where)
+    elif codec.kind == "pixel" and settings.get("in_channels") == 1:
+        channels = 1
+    sampling = config.sampling
+    try:
+        sampling.check(found.process)
+    except InputError:
+        sampling = found.sampling
+    return replace(
+        config,
+        process=found.process,
+        codec=codec,
+        data=replace(config.data, channels=channels),
+        sampling=sampling,
+    )
 
 
 def fit_settings(config: TrainConfig, trained: Backbone) -> TrainConfig:
@@ -74,20 +150,21 @@ def fit_settings(config: TrainConfig, trained: Backbone) -> TrainConfig:
 def begin_from(model: Backbone, origin: Origin, class_names: Sequence[str]) -> list[str]:
     """Copy the weights of a trained network into a new one, which then predicts what that did.
 
-    The rows of the label table are those of the classes of the same name; a new class keeps the
-    row that the new network has drawn. Where the names are unknown, or are the numbers that classes
-    without names get, the rows are taken by position if there are as many. "No label" is always
-    taken.
+    The rows of the label table are those of the classes of the same name, where a synset means the
+    name in ImageNet; a new class keeps the row that the new network has drawn. Where the names are
+    unknown, or are the numbers that classes without names get, the rows are taken by position if
+    there are as many. "No label" is always taken.
 
     Args:
         model: the new network. A pyramid may begin from a network like the one inside it, see
             `Pyramid.begin_from`.
-        origin: with the same settings but for the number of classes; its label table becomes that
-            of the new network.
+        origin: with the same settings but for the number of classes, unless it is partial; its
+            label table becomes that of the new network.
         class_names: of the new network.
 
     Returns:
-        What became of the label table, in a line; nothing where the classes are the same.
+        What became of the label table, in a line, nothing where the classes are the same. Of a
+        partial origin, also how many tensors were taken, and a line for each other one.
 
     Raises:
         InputError: networks that differ in more than classes; the message names what does.
@@ -98,13 +175,36 @@ def begin_from(model: Backbone, origin: Origin, class_names: Sequence[str]) -> l
             f"--init: expected a network of one scale, got {name}, a pyramid; add --process dfm"
         )
     inner = model.num_scales > 1 and trained.num_scales == 1
-    _check_same(model.inner if inner else model, trained, name)
+    partial = origin.partial and model.num_scales == 1 and model.family == trained.family
+    if not partial:
+        _check_same(model.inner if inner else model, trained, name)
     rows = _rows(tuple(class_names), model.num_classes, origin)
     note = _note(tuple(class_names), model.num_classes, origin, rows)
-    for new, old in zip(_tables(model), _tables(trained), strict=True):
-        old.weight = nn.Parameter(_mapped(new.weight.detach(), old.weight.detach(), rows))
+    for new, old in zip(_tables(model), _tables(trained), strict=not partial):
+        if new.weight.shape[1] == old.weight.shape[1]:
+            old.weight = nn.Parameter(_mapped(new.weight.detach(), old.weight.detach(), rows))
+    lines = [*origin.notes, *([note] if note else [])]
+    if partial:
+        return [*lines, *_take_what_fits(model, trained, name)]
     model.begin_from(trained)
-    return [note] if note else []
+    return lines
+
+
+def _take_what_fits(model: Backbone, trained: Backbone, name: str) -> list[str]:
+    """Copy the tensors of the same name and shape; return how many, and a line for each other."""
+    own, given = model.state_dict(), trained.state_dict()
+    fits = {n: t for n, t in given.items() if n in own and t.shape == own[n].shape}
+    model.load_state_dict(fits, strict=False)
+
+    def shape(tensors: dict[str, Tensor], key: str) -> str:
+        return str(tuple(tensors[key].shape)) if key in tensors else "missing"
+
+    rest = [
+        f"{key}: {shape(own, key)} here, {shape(given, key)} in {name}; "
+        + ("drawn anew" if key in own else "left out")
+        for key in sorted((own.keys() | given.keys()) - fits.keys())
+    ]
+    return [f"weights: {len(fits)} of {len(own)} tensors taken from {name}", *rest]
 
 
 def _tables(model: nn.Module) -> list[LabelEmbedding]:
@@ -117,13 +217,17 @@ def _rows(names: tuple[str, ...], num_classes: int, origin: Origin) -> list[int 
         by_position = origin.model.num_classes == num_classes
         return [*range(num_classes)] if by_position else [None] * num_classes
     exact = {name: row for row, name in enumerate(origin.class_names)}
-    alike = {composed(name): row for name, row in exact.items()}
-    return [exact.get(name, alike.get(composed(name))) for name in names]
+    alike = {_normal(name): row for name, row in exact.items()}
+    return [exact.get(name, alike.get(_normal(name))) for name in names]
 
 
 def _tell(names: Sequence[str]) -> bool:
     """Return whether names tell classes apart from others: 0, 1, ... stand for unknown ones."""
     return tuple(names) != tuple(map(str, range(len(names))))
+
+
+def _normal(name: str) -> str:
+    return composed(imagenet_classes().get(name, name))
 
 
 def _mapped(new: Tensor, old: Tensor, rows: Sequence[int | None]) -> Tensor:
@@ -178,7 +282,7 @@ def _check_same(model: Backbone, trained: Backbone, name: str) -> None:
         cures = [_cure(key.split(".")[-1], theirs, ours) for key, (ours, theirs) in differing]
         raise InputError(
             f"--init: expected the network of these settings and data, got {name} with {said}; "
-            f"add {' '.join(cures)}, or give other weights"
+            f"add {' '.join(cures)}, or give other weights, or --init-partial true"
         )
 
 

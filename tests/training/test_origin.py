@@ -173,6 +173,53 @@ def test_other_networks_are_named_with_what_makes_them_alike():
         begin(build("dit-learned-variance"), build("dit"))
 
 
+@pytest.mark.parametrize(
+    ("more", "notes"),
+    [
+        (
+            "--data.channels 3",
+            [
+                "embed_patches.weight: (16, 3, 1, 1) here, (16, 1, 1, 1) in R; drawn anew",
+                "project.out.bias: (3,) here, (1,) in R; drawn anew",
+                "project.out.weight: (3, 16) here, (1, 16) in R; drawn anew",
+            ],
+        ),
+        (
+            "--process ddpm --process.variance small",
+            [
+                "process kind: ddpm here, flow in R",
+                "process schedule: ddpm here, linear in R",
+                "process prediction: noise here, velocity in R",
+                "process variance: small here, None in R",
+            ],
+        ),
+    ],
+)
+def test_what_fits_is_taken_and_the_rest_named(more, notes, plain, settings, tmp_path):
+    config = settings(f"--init {plain} --init-partial true {more}")
+    trainer, report = training.build_trainer(config, tmp_path, CPU)
+    own = trainer.model.state_dict()
+    state = load_model(find_weights(plain, "ema")).state_dict()
+    anew = {line.partition(": ")[0] for line in notes}
+    for name, tensor in own.items():
+        assert name in anew or tensor.equal(state[name]), name
+    found = [line.replace(str(plain), "R") for line in report.notes]
+    assert "weights: " in "".join(found)
+    assert [line for line in found if not line.startswith(("label table: ", "weights: "))] == notes
+
+
+def test_blocks_beyond_those_of_the_weights_are_drawn_anew():
+    trained, model = build("dit"), create_model("dit", **{**MODELS["dit"][1], "depth": 3})
+    label, weights, *lines = begin_from(model, Origin("there", trained, (), True), ())
+    assert label.startswith("label table: 5 classes taken from there by position")
+    assert all(line.startswith("blocks.2.") and line.endswith("drawn anew") for line in lines)
+    assert len(lines) == len(model.blocks[2].state_dict())
+    taken, own = len(trained.state_dict()), len(model.state_dict())
+    assert weights == f"weights: {taken} of {own} tensors taken from there"
+    with pytest.raises(InputError, match="family dico, here dit"):
+        begin_from(model, Origin("there", build("dico"), (), True), ())
+
+
 FAMILIES = ["flowdcn", "dico", "fcdm", "dit", "sit", "pyramid", "pyramid from one scale"]
 CATS = "cats", "dogs"
 ACCENTED = "\u00e9t\u00e9", "e\u0301te\u0301"
