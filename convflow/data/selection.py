@@ -28,7 +28,7 @@ class Selection:
 
     Args:
         indices: (N,) int64, sorted, of the source's images.
-        sides: (N, 2) int64 their height and width in pixels.
+        sides: (N, 2) int64 their height and width in pixels; 0 where nobody looked.
     """
 
     indices: np.ndarray
@@ -62,7 +62,7 @@ class Selection:
             and (indices.shape, sides.shape) == ((count,), (count, 2))
             and count > 0
             and (np.diff(indices, prepend=-1, append=len(source)) > 0).all()
-            and (sides > 0).all()
+            and ((sides > 0).all(1) | (sides == 0).all(1)).all()
         )
         return cls(indices, sides) if fits else None
 

@@ -37,7 +37,7 @@ from convflow.data.label_files import (
     sentences,
 )
 from convflow.data.shapes import DrawnShapes
-from convflow.data.source import Source, StoredSource, one_line, require, stamp_of
+from convflow.data.source import Source, Stamp, StoredSource, one_line, require, stamp_of
 from convflow.data.splits import (
     SplitFiles,
     canonical,
@@ -202,15 +202,11 @@ def _open_folder(name: str, folder: Path, split: str, choice: Choice) -> StoredS
                 f"expected images in {name}, got a saved Hugging Face dataset; write hf:{name}"
             )
 
-    def read(file: str) -> bytes:
-        return read_regular(folder / file)
+    def read(file: str, first: int | None = None) -> bytes:
+        return read_regular(f"{folder}/{file}", first=first)
 
     part, labels, said = _understand(name, files, split, choice, read)
     image_files, place = part.files, folder.resolve()
-
-    def stamp() -> str:
-        return stamp_of(place, image_files)
-
     return StoredSource(
         name,
         labels.class_names,
@@ -218,7 +214,8 @@ def _open_folder(name: str, folder: Path, split: str, choice: Choice) -> StoredS
         describe=image_files.__getitem__,
         fetch=lambda index: read(image_files[index]),
         notes=(*said, *notes),
-        stamp=stamp,
+        stamp=lambda: stamp_of(place, image_files),
+        head=lambda index, num: read(image_files[index], num),
     )
 
 
@@ -248,20 +245,20 @@ def _open_zip(name: str, path: Path, split: str, choice: Choice) -> StoredSource
         members, root = {file.removeprefix(root): members[file] for file in members}, ""
     local = threading.local()
 
-    def read(file: str) -> bytes:
+    def read(file: str, first: int | None = None) -> bytes:
         # A handle's position is shared by threads and by forked processes: one for each.
         if getattr(local, "process", None) != os.getpid():
             local.process, local.archive = os.getpid(), zipfile.ZipFile(path)
-        return read_member(local.archive, members[file])
+        return read_member(local.archive, members[file], first=first)
 
     part, labels, said = _understand(name, list(members), split, choice, read)
     image_files = part.files
     shown = [file.removeprefix(root) for file in image_files]
     place = path.resolve()
 
-    def stamp() -> str:
+    def stamp() -> Stamp:
         names = "\n".join(shown)
-        return f"{names}\n{stamp_of(place.parent, [place.name])}"
+        return Stamp(f"{names}\n{stamp_of(place.parent, [place.name]).text}")
 
     return StoredSource(
         name,
@@ -271,6 +268,7 @@ def _open_zip(name: str, path: Path, split: str, choice: Choice) -> StoredSource
         fetch=lambda index: read(image_files[index]),
         notes=(*said, *notes),
         stamp=stamp,
+        head=lambda index, num: read(image_files[index], num),
     )
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from convflow.data.class_ids import AUTO, Choice, not_used
 from convflow.data.columns import ColumnTable, choose_rows, encoded_bytes, image_column
 from convflow.data.files import check_shrinking
-from convflow.data.source import StoredSource, one_line, require, stamp_of
+from convflow.data.source import Stamp, StoredSource, one_line, require, stamp_of
 from convflow.data.splits import some
 from convflow.types import InputError
 
@@ -71,7 +71,7 @@ def open_parquet(
         describe,
         lambda index: fetch(int(rows[index])),
         notes=(*notes, *said, *found.notes, *not_used(tables.image_columns, image)),
-        stamp=lambda: stamp_of(tables.folder, paths),
+        stamp=lambda: Stamp(stamp_of(tables.folder, paths).text),
     )
 
 

@@ -27,6 +27,7 @@ ON_RESUME: dict[str, Rule] = {
     "data.split": "recorded",
     "data.labels": "recorded",
     "data.label_column": "recorded",
+    "data.check": "free",
     "data.on_bad": "recorded",
     "data.on_change": "free",
     "data.max_pixels": "recorded",

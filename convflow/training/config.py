@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from convflow.bundle.config import ResolutionConfig, SamplingConfig
 from convflow.codecs import Codec, PixelCodec
+from convflow.data.check import Look
 from convflow.data.files import MAX_PIXELS
 from convflow.models.blocks import RecomputeChoice
 from convflow.parallel.engines import Automatic, Parallel
@@ -68,6 +69,10 @@ class DataConfig:
     max_pixels: Annotated[
         Count, doc("most pixels of an image; one of more is bad and is not decoded")
     ] = MAX_PIXELS
+    check: Annotated[
+        Look,
+        doc("what is decoded before the first step: all images, 1,000 and all headers, or some"),
+    ] = "auto"
     on_bad: Annotated[
         Literal["stop", "skip"], doc("whether an unreadable image stops the run or is skipped")
     ] = "stop"

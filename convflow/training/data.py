@@ -21,7 +21,7 @@ from convflow import distributed
 from convflow.bar import Bar
 from convflow.class_names import composed
 from convflow.data.buckets import BucketOrder, Buckets, bucket_sizes, even_ratios
-from convflow.data.check import Report, check_images
+from convflow.data.check import FEW_IMAGES, Report, check_images
 from convflow.data.loader import Images, Order
 from convflow.data.selection import Selection
 from convflow.data.source import SyntheticSource
@@ -31,7 +31,6 @@ from convflow.types import InputError, Size
 
 log = logging.getLogger("convflow")
 
-MANY_IMAGES = 10_000
 SELECTION_FILE = "pictures.npz"
 """File of a run folder: the images that the run began with."""
 
@@ -114,10 +113,14 @@ def order_images(
         data: their settings.
         seed: of the order.
     """
-    sides = None if isinstance(images.source, SyntheticSource) else report.sides
-    buckets, random = Buckets(sizes, sides, len(images)), data.crop == "random"
+    sides, random = report.sides, data.crop == "random"
+    one = sizes == (data.size,)
+    if one:  # then the sizes of some images tell enough
+        sides = sides[sides[:, 0] > 0]
+    drawn = isinstance(images.source, SyntheticSource)
+    buckets = Buckets(sizes, None if drawn else sides, len(images))
     report.notes, report.num_smaller = buckets.describe(), int(buckets.enlarged.sum())
-    if sizes == (data.size,):
+    if one:
         return Order(len(images), seed, data.flip, random)
     return BucketOrder(buckets, math.prod(data.size), seed, data.flip, random)
 
@@ -137,9 +140,9 @@ def training_sizes(data: DataConfig, multiple: int) -> tuple[Size, ...]:
 
 def _scan_all(source: Source, data: DataConfig, kept: Path | None) -> tuple[Report, np.ndarray]:
     shown = sys.stderr.isatty() and distributed.rank() == 0
-    many = len(source) > MANY_IMAGES and not isinstance(source, SyntheticSource)
+    many = len(source) > FEW_IMAGES and not isinstance(source, SyntheticSource)
     if many and not shown and distributed.rank() == 0:
-        log.info(f"looking at all {len(source):,} images once")
+        log.info(f"looking at {len(source):,} images, which is remembered")
     with Bar(
         total=len(source), desc="checking", unit="img", delay=1, leave=False, disable=not shown
     ) as bar:
@@ -148,6 +151,8 @@ def _scan_all(source: Source, data: DataConfig, kept: Path | None) -> tuple[Repo
             channels=data.channels,
             size=data.size,
             on_bad=data.on_bad,
+            look=data.check,
+            sized=data.buckets > 1 or bool(data.sizes),
             memory=_memory(),
             selection=Selection.read(kept, source) if kept is not None else None,
             progress=lambda done, _: bar.update(done - bar.n),
