@@ -87,7 +87,7 @@ class StoredSource:
         max_pixels: An image of more pixels is refused before it is decoded.
         head: Index and a number to so many of the first bytes; None where to read them costs as
             much as to read the whole.
-        reduced: Whether JPEGs much larger than wanted are decoded at 1/2, 1/4 or 1/8 of their size.
+        draft: Whether JPEGs much larger than wanted are decoded at 1/2, 1/4 or 1/8 of their size.
     """
 
     name: str
@@ -99,7 +99,7 @@ class StoredSource:
     stamp: Callable[[], Stamp] | None = None
     max_pixels: int = MAX_PIXELS
     head: Callable[[int, int], bytes] | None = None
-    reduced: bool = False
+    draft: bool = False
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -117,8 +117,8 @@ class StoredSource:
 
         Args:
             index: In [0, N).
-            side: Pixels of the longer side that is wanted; where JPEGs may be reduced, none of
-                their sides falls below it.
+            side: Pixels of the longer side that is wanted; with `draft` no side of a JPEG
+                falls below it.
 
         Raises:
             InputError: It is missing, empty, truncated, too large or no image; the message
@@ -128,7 +128,7 @@ class StoredSource:
         def decoded(data: bytes | Image.Image) -> Image.Image:
             if isinstance(data, Image.Image):
                 return data
-            return decode(data, decoders(), self.max_pixels, side if self.reduced else None)
+            return decode(data, decoders(), self.max_pixels, side if self.draft else None)
 
         return self._understood(int(index), self.fetch, decoded)
 

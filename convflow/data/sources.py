@@ -67,6 +67,7 @@ def open_source(
     label_column: str = "",
     image_column: str = "",
     max_pixels: int = MAX_PIXELS,
+    draft: bool = False,
 ) -> Source:
     """Images and labels from whatever `path` names.
 
@@ -87,13 +88,14 @@ def open_source(
         label_column: The column of labels in a table; empty to find it.
         image_column: The column of images, or of file names; empty to find it.
         max_pixels: An image of more pixels cannot be read, and is refused before it is decoded.
+        draft: Decode JPEGs at 1/2, 1/4 or 1/8 of their size where that is large enough.
 
     Raises:
         InputError: Nothing usable is there; the message says what was expected.
     """
     source = _open(path, split, labels, Choice(labels, label_column, image_column))
     if isinstance(source, StoredSource):
-        source.max_pixels = max_pixels
+        source.max_pixels, source.draft = max_pixels, draft
     return source
 
 

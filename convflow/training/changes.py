@@ -28,6 +28,8 @@ ON_RESUME: dict[str, Rule] = {
     "data.labels": "recorded",
     "data.label_column": "recorded",
     "data.check": "free",
+    "data.workers": "free",
+    "data.draft": "recorded",
     "data.on_bad": "recorded",
     "data.on_change": "free",
     "data.max_pixels": "recorded",

@@ -69,6 +69,13 @@ class DataConfig:
     max_pixels: Annotated[
         Count, doc("most pixels of an image; one of more is bad and is not decoded")
     ] = MAX_PIXELS
+    workers: Annotated[
+        Count | Literal["auto"], doc("threads that decode images; auto = one on each core")
+    ] = "auto"
+    draft: Annotated[
+        bool,
+        doc("decode JPEGs at 1/2, 1/4 or 1/8 where that is large enough, which is faster"),
+    ] = False
     check: Annotated[
         Look,
         doc("what is decoded before the first step: all images, 1,000 and all headers, or some"),

@@ -22,9 +22,10 @@ from convflow.bar import Bar
 from convflow.class_names import composed
 from convflow.data.buckets import BucketOrder, Buckets, bucket_sizes, even_ratios
 from convflow.data.check import FEW_IMAGES, Report, check_images
+from convflow.data.images import num_cores
 from convflow.data.loader import Images, Order
 from convflow.data.selection import Selection
-from convflow.data.source import SyntheticSource
+from convflow.data.source import StoredSource, SyntheticSource
 from convflow.data.sources import Source, open_source
 from convflow.training.config import DataConfig
 from convflow.types import InputError, Size
@@ -53,6 +54,7 @@ def open_images(data: DataConfig) -> Source:
         label_column=data.label_column,
         image_column=data.image_column,
         max_pixels=data.max_pixels,
+        draft=data.draft,
     )
     counts = Counter(map(composed, source.class_names))
     twice = [name for name, count in counts.items() if count > 1]
@@ -95,8 +97,21 @@ def scan_images(
         crop=data.crop == "random",
         on_bad=data.on_bad,
         stamp=report.stamp,
+        workers=max(1, num_cores() // distributed.local_world_size())
+        if data.workers == "auto"
+        else data.workers,
     )
     return images, report
+
+
+def faster_data(images: Images) -> str:
+    """Return what to do where a training waits for its images, for a message."""
+    ways, cores = ["store the images at about the size of training"], num_cores()
+    if isinstance(images.source, StoredSource) and not images.source.draft:
+        ways.insert(0, "decode large JPEGs at a part of their size (--data.draft true)")
+    if images.workers < cores:
+        ways.insert(0, f"decode by more threads than {images.workers} (--data.workers {cores})")
+    return ", or ".join(ways)
 
 
 def order_images(
