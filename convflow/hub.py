@@ -11,8 +11,8 @@ from pathlib import Path
 from convflow.types import InputError
 
 ENDINGS = (
-    ".bin", ".ckpt", ".json", ".npz", ".parquet", ".png", ".pt", ".pt2", ".pth", ".safetensors",
-    ".zip",
+    ".bin", ".ckpt", ".csv", ".json", ".jsonl", ".npy", ".npz", ".parquet", ".png", ".pt", ".pt2",
+    ".pth", ".safetensors", ".tar", ".zip",
 )  # fmt: skip
 
 
@@ -59,6 +59,16 @@ def download(name: str, patterns: Sequence[str], wanted: str) -> Path:
             f"found neither a folder {name!r} here nor a repository of this name on the Hugging "
             f"Face Hub, expected {wanted} ({reason}); {hint}"
         ) from error
+
+
+def assets(kind: str) -> Path | None:
+    """Return the folder of the cache for one kind of file, None where nothing may be written."""
+    from huggingface_hub import cached_assets_path
+
+    try:
+        return cached_assets_path("convflow", kind)
+    except OSError:
+        return None
 
 
 def nearest(path: Path, words: Sequence[str] = ()) -> Path | None:

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from huggingface_hub import cached_assets_path
 
 from convflow import distributed
 from convflow.bar import Bar
@@ -27,6 +26,7 @@ from convflow.data.loader import Images, Order
 from convflow.data.selection import Selection
 from convflow.data.source import StoredSource, SyntheticSource
 from convflow.data.sources import Source, open_source
+from convflow.hub import assets
 from convflow.training.config import DataConfig
 from convflow.types import InputError, Size
 
@@ -182,7 +182,4 @@ def keep_selection(images: Images, report: Report, path: Path) -> None:
 
 def _memory() -> Path | None:
     """Return the folder where scans are remembered, None where nothing may be written."""
-    try:
-        return cached_assets_path("convflow", "looks")
-    except OSError:
-        return None
+    return assets("looks")
