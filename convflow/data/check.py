@@ -22,7 +22,12 @@ from convflow.data.source import Source, Stamp, StoredSource, SyntheticSource, l
 from convflow.types import InputError, Size
 
 Look = Literal["auto", "all", "headers", "some"]
-"""What is decoded, and what is read, before a training; see `check_images`."""
+"""What is looked at before a training.
+
+`all` decodes all images. `headers` decodes 1,000 and reads the headers of the others. `some`
+decodes 1,000. `auto` is `all` for up to 10,000 images, else `headers`, or `some` where a header
+costs as much as the image.
+"""
 
 FEW_IMAGES = 10_000
 """So many are all decoded before a training."""
@@ -140,9 +145,7 @@ def check_images(
         channels: Wanted channels.
         size: Height and width in pixels at which synthetic images are scanned.
         on_bad: `stop` raises if any image is bad; `skip` leaves bad ones out.
-        look: `all` decodes all images. `headers` decodes 1,000 and reads the headers of the others,
-            `some` decodes 1,000. `auto` is `all` for up to 10,000 images, and else `headers`, or
-            `some` where a header costs as much as the image.
+        look: At what, see `Look`.
         sized: Whether the size of every image must be known.
         memory: Folder where a scan is kept for the next time, if the source can tell its content
             apart by a stamp; images that were bad are scanned again.
@@ -158,29 +161,25 @@ def check_images(
     """
     if on_bad not in ("stop", "skip"):
         raise InputError(f"expected on-bad 'stop' or 'skip', got {on_bad!r}")
-    total = len(source)
-    if total == 0:
+    if (total := len(source)) == 0:
         raise InputError(f"expected images in {source.name}, got none")
     if isinstance(source, SyntheticSource):
         return _synthetic(source, source, channels, size), np.arange(total)
-    tell = getattr(source, "stamp", None)
-    stamp = None if tell is None else tell()
-    scan = _scan(source, channels, _parts(source, look, sized), memory, stamp, progress)
+    scan, stamp = _scan(source, channels, _parts(source, look, sized), memory, progress)
     labels = labels_of(source)
     bad = scan.problems | _wrong_labels(labels, len(source.class_names))
     wanted = np.arange(total) if selection is None else selection.indices
     good = wanted[~np.isin(wanted, list(bad))]
     _refuse_bad(source, on_bad, bad, wanted, len(good))
     chosen = good if selection is None else selection.indices
-    counts = np.bincount(labels[chosen], minlength=len(source.class_names))
     report = Report(
-        count=len(chosen),
-        per_class=dict(zip(source.class_names, counts.tolist(), strict=False)),
+        len(chosen),
+        per_class=_per_class(source, labels[chosen]),
         sides=scan.sides[good] if selection is None else selection.sides,
         unreadable=[(source.item_name(index), bad[index]) for index in sorted(bad)],
         understood=getattr(source, "notes", ()),
         total=total,
-        stamp=stamp and stamp.text,
+        stamp=stamp,
         kept=selection is not None,
         **_seen(scan, good),
     )
@@ -218,11 +217,16 @@ def _seen(scan: Scan, good: np.ndarray) -> dict[str, Any]:
 def _synthetic(source: Source, drawn: SyntheticSource, channels: int, size: Size) -> Report:
     """What is known of images that are drawn; the first is, for its faults."""
     to_uint8(drawn.draw(0, size), channels)
-    total, names = len(source), source.class_names
-    named = Counter(names[source.label(i)] for i in range(total)) if names else {}
+    total, per_class = len(source), _per_class(source, labels_of(source))
     return Report(
-        total, dict(named), np.tile(np.array(size), (total, 1)), {"drawn": total}, total=total
+        total, per_class, np.tile(np.array(size), (total, 1)), {"drawn": total}, total=total
     )
+
+
+def _per_class(source: Source, labels: np.ndarray) -> dict[str, int]:
+    """How many images each class has."""
+    counts = np.bincount(labels, minlength=len(source.class_names)).tolist()
+    return dict(zip(source.class_names, counts, strict=False))
 
 
 def _scan(
@@ -230,18 +234,16 @@ def _scan(
     channels: int,
     parts: Sequence[tuple[np.ndarray, bool]],
     memory: Path | None,
-    stamp: Stamp | None,
     progress: Callable[[int, int], None] | None,
-) -> Scan:
-    """Look at what no earlier scan remembers, and remember it."""
-    total, path = len(source), None
-    marks = np.arange(total, dtype=np.uint64)
+) -> tuple[Scan, str | None]:
+    """Look at what no earlier scan remembers, and remember it; return it and the source's stamp."""
+    tell: Callable[[], Stamp] | None = getattr(source, "stamp", None)
+    stamp, path = None if tell is None else tell(), None
+    marks = np.arange(len(source), dtype=np.uint64)
     if memory is not None and stamp is not None:
-        place, whole = Path(source.name).expanduser().absolute(), ""
+        place, whole = Path(source.name).expanduser().absolute(), stamp.text
         if stamp.marks is not None:
-            marks = stamp.marks
-        else:
-            whole = stamp.text
+            marks, whole = stamp.marks, ""
         limit = getattr(source, "max_pixels", None)
         known = repr((SCAN_FORMAT, str(place), whole, channels, limit))
         path = memory / f"{hashlib.sha256(known.encode()).hexdigest()[:32]}.npz"
@@ -254,7 +256,7 @@ def _scan(
             scan_missing(source, channels, scan, missing, progress, decoded)
     if found and path is not None:
         scan.write(path)
-    return scan
+    return scan, stamp and stamp.text
 
 
 def _wrong_labels(labels: np.ndarray, num_classes: int) -> dict[int, str]:

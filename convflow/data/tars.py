@@ -78,24 +78,9 @@ def open_tars(
     """
     if own is not None:
         require_unsplit(split, name, own)
-    loose = not _check_set(name, files)
-    indices = [read_index(file, choice.label_column) for file in files]
-    counts = Counter(file for index in indices for file in index.names)
-    twice = next((file for file, count in counts.items() if count > 1), None)
-    loose = loose and not any("/" in file for file in counts)  # each tar is a class
-    places, known = dict[str, tuple[int, int, int]](), dict[str, dict[str, Any]]()
-    for number, (file, index) in enumerate(zip(files, indices, strict=True)):
-        above = f"{file.stem}/" if loose or twice else ""
-        for member, place in zip(index.names, index.places.tolist(), strict=True):
-            places[above + member] = (number, *place)
-        known |= {above + key: note for key, note in index.notes.items()}
+    places, known = _merge(name, files, choice)
     image_files = _choose_ending(name, [file for file in places if is_image(file)], choice)
     choice = choice._replace(image_column="")
-    if twice and not loose and not known and choice.source != "none":
-        raise InputError(
-            f"expected a .cls or .json beside the images of {name}, or names that come once, got "
-            f"{twice} in two tars; pass --data.labels none for no classes"
-        )
 
     def read(file: str) -> bytes:
         number, start, length = places[file]
@@ -112,10 +97,7 @@ def open_tars(
         number, start, length = found[index].tolist()
         return read_part(files[number], start, length, first)
 
-    def stamp() -> Stamp:
-        paths = [os.path.relpath(file.resolve(), folder) for file in files]
-        return Stamp(stamp_of(folder, paths).text)
-
+    paths = [os.path.relpath(file.resolve(), folder) for file in files]
     return StoredSource(
         name,
         labels.class_names,
@@ -123,9 +105,32 @@ def open_tars(
         chosen.__getitem__,
         fetch,
         (*notes, *said),
-        stamp,
+        lambda: Stamp(stamp_of(folder, paths).text),
         head=fetch,
     )
+
+
+def _merge(
+    name: str, files: Sequence[Path], choice: Choice
+) -> tuple[dict[str, tuple[int, int, int]], dict[str, dict[str, Any]]]:
+    """Number of the tar, start and length of each file; and what is said beside images, by key."""
+    shards = _check_set(name, files)
+    indices = [read_index(file, choice.label_column) for file in files]
+    counts = Counter(file for index in indices for file in index.names)
+    twice = next((file for file, count in counts.items() if count > 1), None)
+    loose = not shards and not any("/" in file for file in counts)  # each tar is a class
+    if twice and not loose and choice.source != "none" and not any(i.notes for i in indices):
+        raise InputError(
+            f"expected a .cls or .json beside the images of {name}, or names that come once, got "
+            f"{twice} in two tars; pass --data.labels none for no classes"
+        )
+    places, known = dict[str, tuple[int, int, int]](), dict[str, dict[str, Any]]()
+    for number, (file, index) in enumerate(zip(files, indices, strict=True)):
+        above = f"{file.stem}/" if loose or twice else ""
+        for member, (start, length) in zip(index.names, index.places.tolist(), strict=True):
+            places[above + member] = number, start, length
+        known |= {above + key: note for key, note in index.notes.items()}
+    return places, known
 
 
 def _listing(

@@ -108,22 +108,14 @@ class Trainer:
         self.broken = False  # between two whole steps, or by a failed save, on any process
 
     def train_step(
-        self,
-        images: Tensor,
-        labels: Tensor,
-        indices: Any,
-        total: int,
-        full: int,
-        there: Tensor | None = None,
+        self, images: Tensor, labels: Tensor, indices: Any, total: int, full: int, there: Any = None
     ) -> dict[str, float]:
-        """Take one step on our share of `total` images, where `full` fill a batch.
+        """Take one step on our share of `total` images (already on the device: `there`).
 
-        `there` are the images on the device, if they are there already. Returns the metrics, or
-        nothing where the device is not waited for; see `Lookout`.
+        `full` fill a batch. Returns the metrics, or nothing without a wait for it, see `Lookout`.
         """
         config, missing = self.config, not len(images)
-        given = (images, labels, indices, total, full)
-        images = images if there is None else there
+        given, images = (images, labels, indices, total, full), images if there is None else there
         if missing:  # fewer than there are processes: a blank one, which adds nothing
             images, labels = images.new_zeros(1, *images.shape[1:]), labels.new_zeros(1)
         mean, terms = torch.zeros((), device=self.device), dict[str, Tensor]()

@@ -72,7 +72,7 @@ def test_nothing_there(tmp_path):
     refuse(tmp_path, "got none among 0 files")
     (tmp_path / "notes.txt").write_text("text")
     refuse(tmp_path, "got none among 1 files")
-    refuse(tmp_path / "notes.txt", "a folder, a .zip or a .parquet file")
+    refuse(tmp_path / "notes.txt", "a folder, a .zip, .tar, .parquet, .npz")
     (tmp_path / "fotos").mkdir()
     refuse(tmp_path / "photos", "no such file or folder", f"did you mean {tmp_path / 'fotos'}?")
     refuse("digit", "did you mean digits?")
