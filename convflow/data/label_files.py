@@ -47,7 +47,7 @@ class Listing(NamedTuple):
 
 def is_label_file(file: str) -> bool:
     """Whether a file may say the labels of images, by its name."""
-    return file.rpartition("/")[2].lower() in LABEL_FILES
+    return file.lower().endswith(LABEL_FILES) and file.rpartition("/")[2].lower() in LABEL_FILES
 
 
 def read_listings(
@@ -75,7 +75,7 @@ def read_listings(
     for folder in folders:
         while folder := folder.rpartition("/")[0]:
             above.add(folder)
-    found = [f for f in sorted(files) if is_label_file(f) and f.rpartition("/")[0] in above]
+    found = sorted(f for f in files if is_label_file(f) and f.rpartition("/")[0] in above)
     if choice.source not in ("auto", "table"):
         found = [file for file in found if not file.lower().endswith(".json")]
     return [read_listing(file, read, choice, guess) for file in found]

@@ -26,6 +26,7 @@ from convflow.types import InputError, Size
 log = logging.getLogger("convflow")
 
 _ENTRY_BYTES = 400  # what keeping an image takes beside its pixels
+_HASHED = 4096
 _MOST_BAD = 100  # bad images in a row that are passed over; more is a disk that is not there
 
 
@@ -127,10 +128,12 @@ class Images:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of class names, item names and labels in their order: what a run depends on."""
-        hashed, before = hashlib.sha256(f"({tuple(self.class_names)!r}, [".encode()), ""
-        for index, label in enumerate(self.labels.tolist()):
-            hashed.update(f"{before}{(self.item_name(index), label)!r}".encode())
-            before = ", "
+        hashed = hashlib.sha256(f"({tuple(self.class_names)!r}, [".encode())
+        for start in range(0, len(self), _HASHED):  # part by part, as text of all is large
+            part = slice(start, start + _HASHED)
+            names = map(self.source.item_name, self.indices[part].tolist())
+            items = list(zip(names, self.labels[part].tolist(), strict=True))
+            hashed.update(f"{', ' if start else ''}{repr(items)[1:-1]}".encode())
         hashed.update(b"])")
         return hashed.hexdigest()
 

@@ -73,8 +73,9 @@ class Scan:
         if seen.mode not in self.names:
             self.names.append(seen.mode)
         self.modes[index], self.sides[index] = self.names.index(seen.mode), seen.size
-        self.bits[index], self.transparent[index] = seen.bits, seen.transparent
-        self.decoded[index] = seen.decoded
+        if seen.decoded:
+            self.bits[index], self.transparent[index] = seen.bits, seen.transparent
+            self.decoded[index] = True
 
     @classmethod
     def read(cls, path: Path, marks: np.ndarray) -> Scan:

@@ -55,7 +55,8 @@ def understand(
             f"expected images ({' '.join(decoders())}) in {name}, got none among "
             f"{len(files)} files{said}; give a folder of images or of class folders"
         )
-    listings = read_listings(files, image_files, read, choice._replace(source="none"))
+    everything, label_files = set(image_files), list(filter(is_label_file, files))
+    listings = read_listings(label_files, image_files, read, choice._replace(source="none"))
     listings += [listing] if listing else []
     listed = choose_listed(listings, image_files, name, split)
     if listed is not None:
@@ -64,7 +65,7 @@ def understand(
     part = part._replace(notes=(*(listed[1] if listed else ()), *part.notes))
     labels = _labels(name, files, part, choice, read, listing)
     tables = choice.source in ("auto", "table")
-    left = [f for f in files if not is_image(f) and not (tables and is_label_file(f))]
+    left = everything.symmetric_difference(files).difference(label_files if tables else ())
     return part, labels, (*part.notes, *labels.notes, *unread(left))
 
 
