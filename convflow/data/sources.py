@@ -1,4 +1,4 @@
-"""Where images come from: a folder, zip, parquet, Hugging Face dataset; digits, shapes; yours.
+"""Where images come from: folders, archives, tables and arrays; digits, shapes; yours.
 
 Opening reads names and labels only; pixels wait until they are asked for.
 """
@@ -53,9 +53,11 @@ def open_source(
     Args:
         path: `digits` (the 1,797 8x8 digits of scikit-learn); `shapes` (drawn at any size, see
             `convflow.data.shapes`); a folder of class folders, with a file of labels
-            (`dataset.json`, `metadata.csv`, `metadata.jsonl`), or flat (unconditional); a zip of
-            these; a parquet file or a folder of them; `hf:` and a Hugging Face dataset's name, or
-            the folder it was saved to; or `package.module:Name` of your own, see `find_source`.
+            (`dataset.json`, `metadata.csv`, `metadata.jsonl`), or flat (unconditional); a zip or
+            tar of these; shards of WebDataset, as a folder or a pattern `x-{000..255}.tar`; a
+            .csv, .tsv or .jsonl that names files; a parquet file or a folder of them; an .npz or
+            .npy; `hf:` and a Hugging Face dataset's name, or the folder it was saved to; or
+            `package.module:Name` of your own, see `find_source`.
         split: Which part, where the data has parts (`train`, `validation`, `test`, `unlabeled`);
             `all` merges all but the unlabeled one. Data without parts counts as `train`.
         labels: `auto` takes a file or a column of labels, else class folders; `folders`, `table`

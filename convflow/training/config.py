@@ -40,7 +40,10 @@ class DataConfig:
     images of one size, about as many pixels as `batch_size` images of the size `size`.
     """
 
-    path: Annotated[str, doc("folder, .zip, .parquet, hf:NAME, digits or shapes")] = "digits"
+    path: Annotated[
+        str,
+        doc("folder, .zip, .tar, .parquet, hf:NAME, .npz, .npy, .csv, .jsonl, digits or shapes"),
+    ] = "digits"
     split: Annotated[
         str,
         doc("split of the images: train, validation, test or unlabeled; all = the first three"),
@@ -78,7 +81,7 @@ class DataConfig:
     ] = False
     check: Annotated[
         Look,
-        doc("what is decoded before the first step: all images, 1,000 and all headers, or some"),
+        doc("what is looked at before the first step: all = every image, some = 1,000 images"),
     ] = "auto"
     on_bad: Annotated[
         Literal["stop", "skip"], doc("whether an unreadable image stops the run or is skipped")

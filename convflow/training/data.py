@@ -44,8 +44,8 @@ def open_images(data: DataConfig) -> Source:
     """
     if not data.path:
         raise InputError(
-            "--data: expected a folder of images, a .zip, a .parquet, hf:NAME, digits or shapes, "
-            "got none; add --data PATH"
+            "--data: expected a folder of images, a .zip, .tar, .parquet, .npz or .csv, hf:NAME, "
+            "digits or shapes, got none; add --data PATH"
         )
     source = open_source(
         data.path,
