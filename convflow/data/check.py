@@ -248,12 +248,13 @@ def _scan(
         known = repr((SCAN_FORMAT, str(place), whole, channels, limit))
         path = memory / f"{hashlib.sha256(known.encode()).hexdigest()[:32]}.npz"
     scan, found = Scan(marks) if path is None else Scan.read(path, marks), False
-    for indices, decoded in parts:
+    for number, (indices, decoded) in enumerate(parts, 1):
         seen = scan.decoded if decoded else scan.modes >= 0
         missing = indices[~seen[indices] & ~np.isin(indices, list(scan.problems))]
         if missing.size:
             found = True
-            scan_missing(source, channels, scan, missing, progress, decoded)
+            shown = progress if number == len(parts) else None
+            scan_missing(source, channels, scan, missing, shown, decoded)
     if found and path is not None:
         scan.write(path)
     return scan, stamp and stamp.text
