@@ -1,8 +1,9 @@
-"""Arrays in .npz files that may be damaged or hostile: read within the bytes that are there."""
+"""Arrays of .npz and .npy files that may be damaged or hostile: read within the bytes there are."""
 
 from __future__ import annotations
 
 import math
+import struct
 import zipfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -44,6 +45,37 @@ def read_arrays(path: Path, names: Collection[str]) -> dict[str, np.ndarray]:
     return arrays
 
 
+def map_array(path: Path, name: str) -> np.ndarray:
+    """Return an array of an .npz, mapped where it is not compressed, else in memory.
+
+    Raises:
+        InputError: no such array, or as of `read_arrays`.
+    """
+    members = list_arrays(path)
+    if name not in members:
+        raise InputError(
+            f"expected the array {name} in {path}, got {', '.join(members) or 'nothing'}"
+        )
+    entry = members[name]
+    if entry.compress_type != zipfile.ZIP_STORED:
+        return read_arrays(path, [name])[name]
+    with _whole_npz(path), path.open("rb") as file:
+        file.seek(entry.header_offset + 26)
+        file.seek(sum(struct.unpack("<HH", file.read(4))), 1)  # past its name and extra field
+        return _map(path, file, entry.file_size)
+
+
+def map_npy(path: Path) -> np.ndarray:
+    """Return the array of an .npy, mapped; raise InputError where the file is no good one."""
+    with _whole_npz(path, ".npy"), path.open("rb") as file:
+        return _map(path, file, path.stat().st_size)
+
+
+def _map(path: Path, file: IO[bytes], size: int) -> np.ndarray:
+    shape, fortran, dtype = read_array_header(file, size)
+    return np.memmap(path, dtype, "r", file.tell(), shape, "F" if fortran else "C")
+
+
 def read_array_header(file: IO[bytes], size: int) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     """Return shape, Fortran order and dtype of an .npy; the file is left where the numbers begin.
 
@@ -62,16 +94,16 @@ def read_array_header(file: IO[bytes], size: int) -> tuple[tuple[int, ...], bool
 
 
 @contextmanager
-def _whole_npz(path: Path) -> Iterator[None]:
-    """Turn an error while an .npz is read into an InputError that names the file."""
+def _whole_npz(path: Path, kind: str = ".npz") -> Iterator[None]:
+    """Turn an error while arrays are read into an InputError that names the file."""
     try:
         if path.exists() and not path.is_file():  # a pipe would be waited for
             raise OSError("it is no file")
         yield
     except FileNotFoundError as error:
-        raise InputError(f"expected an .npz at {path}, found no such file") from error
+        raise InputError(f"expected an {kind} at {path}, found no such file") from error
     except Exception as error:  # zip, zlib, headers: nearly any exception on damaged bytes
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(
-            f"{path} is damaged or no .npz file ({reason[:200]}); copy it again"
+            f"{path} is damaged or no {kind} file ({reason[:200]}); copy it again"
         ) from error

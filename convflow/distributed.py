@@ -37,6 +37,11 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
+def local_world_size() -> int:
+    """Return how many processes of torchrun share this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+
+
 def choose_device(name: str = "auto") -> torch.device:
     """Return the device called `name`; "auto" takes this process's GPU where there is one.
 
@@ -56,6 +61,11 @@ def choose_device(name: str = "auto") -> torch.device:
         reason = str(error).splitlines()[0]
         raise InputError(f"expected a usable device, got {name!r} ({reason}); try cpu") from error
     return device
+
+
+def copies_aside(device: torch.device) -> bool:
+    """Return whether a device copies from pinned memory while it computes."""
+    return device.type == "cuda"
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:

@@ -12,7 +12,9 @@ from convflow.types import InputError
 
 WEIGHTS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 """Endings of files of weights."""
-ENDINGS = (*WEIGHTS, ".json", ".npz", ".parquet", ".png", ".pt2", ".zip")
+ENDINGS = (
+    *WEIGHTS, ".csv", ".json", ".jsonl", ".npy", ".npz", ".parquet", ".png", ".pt2", ".tar", ".zip",
+)  # fmt: skip
 
 
 def is_id(name: str) -> bool:
@@ -58,6 +60,16 @@ def download(name: str, patterns: Sequence[str], wanted: str) -> Path:
             f"found neither a folder {name!r} here nor a repository of this name on the Hugging "
             f"Face Hub, expected {wanted} ({reason}); {hint}"
         ) from error
+
+
+def assets(kind: str) -> Path | None:
+    """Return the folder of the cache for one kind of file, None where nothing may be written."""
+    from huggingface_hub import cached_assets_path
+
+    try:
+        return cached_assets_path("convflow", kind)
+    except OSError:
+        return None
 
 
 def nearest(path: Path, words: Sequence[str] = ()) -> Path | None:

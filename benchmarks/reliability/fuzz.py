@@ -60,6 +60,9 @@ def formats() -> dict[str, Format]:
     }
     return pictures | {
         "zip": Format(f.make_zip, f.read_zip, "*.zip"),
+        "tar": Format(f.make_tar, f.read_tar, "*.tar"),
+        "npz": Format(f.make_arrays, f.read_npz, "p.npz"),
+        "npy": Format(f.make_arrays, f.read_npy, "p.npy"),
         "parquet": Format(f.make_parquet, f.read_parquet, "*.parquet"),
         "dataset.json": Format(f.make_labels, f.read_pictures, "dataset.json"),
         "metadata.csv": Format(f.make_csv, f.read_pictures, "metadata.csv"),

@@ -110,6 +110,42 @@ def read_zip(place: Path) -> None:
     _scan(str(place / "p.zip"))
 
 
+def make_tar(place: Path) -> None:
+    """Write a shard of images and labels."""
+    import io
+    import tarfile
+
+    with tarfile.open(place / "p.tar", "w") as archive:
+        for i in range(3):
+            _picture(i).save(whole := io.BytesIO(), "png")
+            for kind, content in (("png", whole.getvalue()), ("cls", b"%d" % (i % 2))):
+                info = tarfile.TarInfo(f"{i}.{kind}")
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
+
+
+def read_tar(place: Path) -> None:
+    """Look at every image of a shard."""
+    _scan(str(place / "p.tar"))
+
+
+def make_arrays(place: Path) -> None:
+    """Write decoded images, with labels and without."""
+    pixels = np.stack([np.asarray(_picture(i)) for i in range(3)])
+    np.savez(place / "p.npz", arr_0=pixels, arr_1=[0, 1, 0])
+    np.save(place / "p.npy", pixels)
+
+
+def read_npz(place: Path) -> None:
+    """Look at every image of several arrays."""
+    _scan(str(place / "p.npz"))
+
+
+def read_npy(place: Path) -> None:
+    """Look at every image of one array."""
+    _scan(str(place / "p.npy"))
+
+
 def make_parquet(place: Path) -> None:
     """Write a table of images and labels."""
     import io

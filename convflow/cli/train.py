@@ -28,8 +28,9 @@ recipes
 {recipes}
 
 common settings
-  --data PATH              images: a folder (with class subfolders or flat), .zip, .parquet,
-                           hf:NAME, digits, or shapes (drawn at any size, no download)
+  --data PATH              images: a folder (with class subfolders or flat), .zip, .tar or shards of
+                           WebDataset, .parquet, hf:NAME, .npz, .npy, a .csv or .jsonl that names
+                           files, digits, or shapes (drawn at any size, no download)
   --data.split train       split of the data: train, validation, test, unlabeled, or all (which
                            merges all but unlabeled); found by names of folders or files, or in a
                            column of a table
@@ -40,6 +41,9 @@ common settings
   --data.image-column img  column of images, if a table has several
   --data.size 64x48        image size: height x width in pixels
   --data.on-bad skip       leave unreadable images out instead of stopping
+  --data.check all         decode every image before the first step, however many there are
+  --data.workers 8         threads that decode images; auto is one for each core
+  --data.draft true        decode large JPEGs at a part of their size, which is faster
   --init runs/pets         start from a run, a checkpoint, a model folder, or published weights (a
                            file or dit-xl/2-256), with their network, process and codec
   --init-partial true      take only the weights that fit, also those of another process

@@ -137,7 +137,7 @@ def from_values(
         origin: What the values are, such as "column `label`".
 
     Raises:
-        InputError: A value that is no label, or class ids with gaps; the message names the row.
+        InputError: A value that is no label; the message names the row.
     """
     missing = [row for row, value in enumerate(values) if value is None]
     if len(missing) == len(values) or all(value == -1 for value in values):
@@ -159,16 +159,16 @@ def from_values(
         names = sorted(set(values), key=natural_key)
         ids = {text: number for number, text in enumerate(names)}
         values = [ids[value] for value in values]
-    labels = _without_gaps(values, len(names) if names else None, describe)
-    class_names = tuple(names or map(str, range(int(labels.max()) + 1)))
+    labels, said = _numbered(values, len(names) if names else None, describe)
+    class_names = tuple(names or map(str, np.unique(values).tolist()))
     note = f"labels from {origin}: {_classes_word(len(class_names))}, {some(class_names)}"
-    return LabelSet(labels, class_names, (note, *_alike(class_names)))
+    return LabelSet(labels, class_names, (note, *said, *_alike(class_names)))
 
 
-def _without_gaps(
+def _numbered(
     values: Sequence[int], known: int | None, describe: Callable[[int], str]
-) -> np.ndarray:
-    """Class ids (N,) int64, of `known` classes or of those from 0 to the largest."""
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Class ids (N,) int64, of `known` classes or of those there are, and sentences."""
     large = next((row for row, value in enumerate(values) if not -(2**31) <= value < 2**31), None)
     num_classes = known or max(values) + 1
     labels = np.array([-1] if large is not None else values, np.int64)
@@ -178,14 +178,11 @@ def _without_gaps(
         raise InputError(
             f"{describe(row)}: expected a label in 0..{num_classes - 1}, got {values[row]}"
         )
-    used, rows = np.unique(labels, return_index=True)
-    if known is None and len(used) < num_classes:
-        gap = int(np.flatnonzero(used != np.arange(len(used)))[0])
-        raise InputError(
-            f"{describe(int(rows[gap]))}: expected labels without gaps, got {used[gap]} while "
-            f"no row has {gap}; number the classes 0, 1, 2, ... or label them with text"
-        )
-    return labels
+    used, ids = np.unique(labels, return_inverse=True)
+    if known is not None or len(used) == num_classes:
+        return labels, ()
+    gap = int(np.flatnonzero(used != np.arange(len(used)))[0])
+    return ids, (f"labels have gaps, such as {gap}: the classes are those that an image has",)
 
 
 def choose_column(kind: str, columns: Sequence[str], wanted: str, where: str) -> str:

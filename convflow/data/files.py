@@ -15,7 +15,7 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-from convflow.types import InputError
+from convflow.types import InputError, Size
 
 MAX_PIXELS = 178_956_970
 """Pixels of an image, by default: as many as Pillow decodes."""
@@ -43,8 +43,13 @@ _KINDS = {
 }
 
 
-def read_regular(path: Path, limit: int = MAX_BYTES) -> bytes:
+def read_regular(path: Path | str, limit: int = MAX_BYTES, first: int | None = None) -> bytes:
     """Return the content of a regular file, through links too; a pipe or a device blocks nothing.
+
+    Args:
+        path: of the file.
+        limit: most bytes that it may have.
+        first: how many bytes to read from its beginning; None for all.
 
     Raises:
         InputError: it is something else than a regular file, or longer than `limit` bytes.
@@ -54,10 +59,12 @@ def read_regular(path: Path, limit: int = MAX_BYTES) -> bytes:
     handle = os.open(path, os.O_RDONLY | waits)
     try:
         found = os.fstat(handle)
-        kind = next((name for test, name in _KINDS.items() if test(found.st_mode)), None)
-        if kind is not None:
-            raise InputError(f"expected a regular file, got {kind}")
+        if not stat.S_ISREG(found.st_mode):
+            kinds = (name for test, name in _KINDS.items() if test(found.st_mode))
+            raise InputError(f"expected a regular file, got {next(kinds, 'something else')}")
         _check_length(found.st_size, limit)
+        if first is not None:
+            return os.read(handle, first)
         with open(handle, "rb", closefd=False) as file:
             return file.read(found.st_size)
     finally:
@@ -82,8 +89,19 @@ def read_below(folders: Sequence[Path], path: str) -> bytes:
     return read_regular(file)
 
 
-def read_member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, limit: int = MAX_BYTES) -> bytes:
+def read_member(
+    archive: zipfile.ZipFile,
+    entry: zipfile.ZipInfo,
+    limit: int = MAX_BYTES,
+    first: int | None = None,
+) -> bytes:
     """Return the content of a zip's member; no more is unpacked than its header says.
+
+    Args:
+        archive: the zip.
+        entry: its member.
+        limit: most bytes that it may have.
+        first: how many bytes to read from its beginning; None for all.
 
     Raises:
         InputError: it would be longer than `limit` bytes, or is long and shrank so much that it
@@ -94,7 +112,7 @@ def read_member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, limit: int = M
     whole = os.path.getsize(archive.filename) if archive.filename else entry.compress_size
     check_shrinking(entry.file_size, min(entry.compress_size, whole))  # a header may say anything
     with archive.open(entry) as file:
-        return file.read(entry.file_size)
+        return file.read(entry.file_size if first is None else first)
 
 
 def check_shrinking(unpacked: int, packed: int) -> None:
@@ -120,16 +138,13 @@ def one_large_at_a_time() -> Iterator[None]:
             _blocks.open = None
 
 
-def decode(data: bytes, formats: Sequence[str], max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Return the first frame of an encoded image, wholly decoded.
-
-    What a PNG says of bits stands in `info` then: "depth", and "sBIT" by channel. Pillow's own
-    limit, which is one for the whole program and warns, plays no part.
+def identify(data: bytes, formats: Sequence[str], max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Return the first frame of an encoded image, of which the header alone is read.
 
     Args:
-        data: the file.
+        data: the file, at least its header.
         formats: Pillow's names of those to try.
-        max_pixels: more are refused before they are decoded.
+        max_pixels: more are refused.
 
     Raises:
         InputError: too many pixels.
@@ -148,23 +163,52 @@ def decode(data: bytes, formats: Sequence[str], max_pixels: int = MAX_PIXELS) ->
             image = factory(BytesIO(data), "")
         except (SyntaxError, IndexError, TypeError, struct.error):  # so says a plugin "not mine"
             continue
-        width, height = image.size
         tags = getattr(image, "tag_v2", {})
         tile = tags.get(_TILE_WIDTH, 0) * tags.get(_TILE_HEIGHT, 0)  # decoded whole
-        if max(width * height, tile) > max_pixels:
-            raise InputError(
-                f"expected at most {max_pixels:,} pixels (max-pixels), "
-                f"got {height}x{width} (height x width){' in larger tiles' if tile else ''}"
-            )
-        block = getattr(_blocks, "open", None)
-        with ExitStack() as call:
-            if width * height > LARGE_PIXELS:
-                (block or call).enter_context(_LARGE_TURN)
-            _load(image)
-        if name == "PNG":
-            image.info |= {"depth": data[24], "sBIT": _significant_bits(data)}
+        check_pixels(image.size[::-1], max_pixels, tile)
         return image
     raise UnidentifiedImageError("no known image format")
+
+
+def check_pixels(size: Size, max_pixels: int, tile: int = 0) -> None:
+    """Raise InputError where an image (height, width), or its largest tile, has too many pixels."""
+    height, width = size
+    if max(width * height, tile) > max_pixels:
+        raise InputError(
+            f"expected at most {max_pixels:,} pixels (max-pixels), "
+            f"got {height}x{width} (height x width){' in larger tiles' if tile else ''}"
+        )
+
+
+def decode(
+    data: bytes, formats: Sequence[str], max_pixels: int = MAX_PIXELS, side: int | None = None
+) -> Image.Image:
+    """Return the first frame of an encoded image, wholly decoded.
+
+    What a PNG says of bits stands in `info` then: "depth", and "sBIT" by channel. Pillow's own
+    limit, which is one for the whole program and warns, plays no part.
+
+    Args:
+        data: the file.
+        formats: Pillow's names of those to try.
+        max_pixels: more are refused before they are decoded.
+        side: a JPEG is decoded at 1/2, 1/4 or 1/8 of its size where no side then falls below so
+            many pixels; None decodes all of it.
+
+    Raises:
+        Exception: as `identify`.
+    """
+    image = identify(data, formats, max_pixels)
+    if side is not None and image.format == "JPEG":
+        image.draft(None, (side, side))
+    block = getattr(_blocks, "open", None)
+    with ExitStack() as call:
+        if math.prod(image.size) > LARGE_PIXELS:
+            (block or call).enter_context(_LARGE_TURN)
+        _load(image)
+    if image.format == "PNG":
+        image.info |= {"depth": data[24], "sBIT": _significant_bits(data)}
+    return image
 
 
 def _load(image: Image.Image) -> None:

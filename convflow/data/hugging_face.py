@@ -8,7 +8,7 @@ from typing import Any
 
 from convflow.data.class_ids import AUTO, Choice, not_used
 from convflow.data.columns import ColumnTable, choose_rows, encoded_bytes, image_column
-from convflow.data.source import StoredSource, one_line, require
+from convflow.data.source import Stamp, StoredSource, one_line, require
 from convflow.data.splits import (
     ALL,
     SPLIT_COLUMNS,
@@ -71,7 +71,7 @@ def open_hugging_face(name: str, split: str, choice: Choice = AUTO) -> StoredSou
         describe,
         lambda index: encoded_bytes(encoded[index][image], below),
         (*notes, *found.notes, *not_used(image_columns, image)),
-        lambda: str(encoded._fingerprint),
+        lambda: Stamp(str(encoded._fingerprint)),
     )
 
 

@@ -47,7 +47,7 @@ class Listing(NamedTuple):
 
 def is_label_file(file: str) -> bool:
     """Whether a file may say the labels of images, by its name."""
-    return file.rpartition("/")[2].lower() in LABEL_FILES
+    return file.lower().endswith(LABEL_FILES) and file.rpartition("/")[2].lower() in LABEL_FILES
 
 
 def read_listings(
@@ -75,10 +75,10 @@ def read_listings(
     for folder in folders:
         while folder := folder.rpartition("/")[0]:
             above.add(folder)
-    found = [f for f in sorted(files) if is_label_file(f) and f.rpartition("/")[0] in above]
+    found = sorted(f for f in files if is_label_file(f) and f.rpartition("/")[0] in above)
     if choice.source not in ("auto", "table"):
         found = [file for file in found if not file.lower().endswith(".json")]
-    return [_read_listing(file, read, choice, guess) for file in found]
+    return [read_listing(file, read, choice, guess) for file in found]
 
 
 def choose_listed(
@@ -166,12 +166,15 @@ def sentences(listings: Sequence[Listing]) -> tuple[str, ...]:
     return tuple(_few([note for listing in listings for note in listing.notes]))
 
 
-def _read_listing(file: str, read: Callable[[str], bytes], choice: Choice, guess: bool) -> Listing:
+def read_listing(
+    file: str, read: Callable[[str], bytes], choice: Choice, guess: bool = True
+) -> Listing:
+    """Return what one file says about images; arguments as of `read_listings`."""
     try:
         text = read(file).decode("utf-8-sig")
         if file.lower().endswith(".json"):
             return _read_json(file, json.loads(text), choice)
-        rows = _json_rows(text) if file.lower().endswith(".jsonl") else _csv_rows(text)
+        rows = _rows(file, text)
     except InputError:
         raise
     # Archives and parsers raise nearly any exception on damaged bytes.
@@ -183,7 +186,41 @@ def _read_listing(file: str, read: Callable[[str], bytes], choice: Choice, guess
             f"expected a file of labels, got {file}: {reason}; mend it, or pass --data.labels "
             "folders or --data.labels none"
         ) from error
-    return _of_rows(file, rows, choice, guess)
+    return listing_of(file, rows, choice, guess)
+
+
+def listed_files(file: str, read: Callable[[str], bytes], choice: Choice, folder: str) -> list[str]:
+    """Return the files that the rows of a table name, each once, below the folder of the table.
+
+    Args:
+        file: The table's name.
+        read: Its name to bytes.
+        choice: What the user says about columns.
+        folder: Where it lies; paths in it that begin anew may lead there alone.
+
+    Raises:
+        InputError: A damaged table, no column of files, or a path that leads elsewhere.
+    """
+    try:
+        rows = _rows(file, read(file).decode("utf-8-sig"))
+    except Exception as error:  # parsers raise nearly any exception on damaged bytes
+        raise InputError(f"expected a table of images, got {file}: {one_line(error)}") from error
+    column, shown = _file_column(file, rows, choice)
+    if not column:
+        raise InputError(
+            f"expected a column file_name in {file}, got {shown}; name it with --data.image-column"
+        )
+    found = dict[str, None]()
+    for number, row in enumerate(rows):
+        path = str(row.get(column) or "").replace("\\", "/").removeprefix(f"{folder}/")
+        parts = [part for part in path.split("/") if part not in ("", ".")]
+        if path[:1] in ("", "/") or ".." in parts:
+            raise InputError(
+                f"{file} row {number}: expected a file below {folder}, got {path or 'none'}; "
+                "move the table to the images, or mend it"
+            )
+        found["/".join(parts)] = None
+    return list(found)
 
 
 def _read_json(file: str, tree: Any, choice: Choice) -> Listing:
@@ -209,17 +246,14 @@ def _read_json(file: str, tree: Any, choice: Choice) -> Listing:
     return Listing(file, _by_path(file, pairs), file)
 
 
-def _of_rows(file: str, rows: list[dict[str, Any]], choice: Choice, guess: bool) -> Listing:
-    """Labels of rows with a column of files and a column of labels."""
+def listing_of(
+    file: str, rows: list[dict[str, Any]], choice: Choice, guess: bool = True
+) -> Listing:
+    """Return what rows with a column of files and a column of labels say, as `read_listings`."""
     columns = list(dict.fromkeys(column for row in rows for column in row))
-    if choice.image_column:
-        path = choose_column("image", columns, choice.image_column, file)
-    else:
-        named = {plain_column(name): name for name in reversed(columns)}
-        path = next((named[name] for name in _FILE_COLUMNS if name in named), "")
-        if not path:
-            shown = ", ".join(columns) or "nothing"
-            return Listing(file, None, file, (f"{file} is not read: no file_name in {shown}",))
+    path, shown = _file_column(file, rows, choice)
+    if not path:
+        return Listing(file, None, file, (f"{file} is not read: no file_name in {shown}",))
     others = [column for column in columns if column != path]
     parted = find_split_column(others, lambda column: [row.get(column) for row in rows])
     splits = None
@@ -247,6 +281,16 @@ def _of_rows(file: str, rows: list[dict[str, Any]], choice: Choice, guess: bool)
     return Listing(file, _by_path(file, pairs), origin, left, splits=splits)
 
 
+def _file_column(file: str, rows: list[dict[str, Any]], choice: Choice) -> tuple[str, str]:
+    """The column of files, empty where none is known, and all columns for a message."""
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    if choice.image_column:
+        return choose_column("image", columns, choice.image_column, file), ""
+    named = {plain_column(name): name for name in reversed(columns)}
+    found = next((named[name] for name in _FILE_COLUMNS if name in named), "")
+    return found, ", ".join(columns) or "nothing"
+
+
 def _by_path(file: str, pairs: Sequence[Sequence[Any]], kind: str = "label") -> dict[str, Any]:
     """Labels by path from the top in Unicode's form NFC; names count from the file's folder."""
     folder, labels = file.rpartition("/")[0], dict[str, Any]()
@@ -264,6 +308,10 @@ def _by_path(file: str, pairs: Sequence[Sequence[Any]], kind: str = "label") -> 
 
 def _few(names: Sequence[str]) -> list[str]:
     return [*names[:3], f"{len(names) - 3:,} more"] if len(names) > 3 else list(names)
+
+
+def _rows(file: str, text: str) -> list[dict[str, Any]]:
+    return _json_rows(text) if file.lower().endswith(".jsonl") else _csv_rows(text)
 
 
 def _csv_rows(text: str) -> list[dict[str, Any]]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property, lru_cache
 from threading import Lock
@@ -17,12 +18,15 @@ from torch import Tensor
 
 from convflow.data.files import one_large_at_a_time
 from convflow.data.images import cover, crop, num_cores, to_uint8
-from convflow.data.source import Source, SyntheticSource
+from convflow.data.source import Source, StoredSource, SyntheticSource, labels_of
+from convflow.data.transfer import Transfer
 from convflow.seeds import WORD, long_sequence
 from convflow.types import InputError, Size
 
 log = logging.getLogger("convflow")
 
+_ENTRY_BYTES = 400  # what keeping an image takes beside its pixels
+_HASHED = 4096
 _MOST_BAD = 100  # bad images in a row that are passed over; more is a disk that is not there
 
 
@@ -59,15 +63,17 @@ class Batch(NamedTuple):
     """Images of all processes together."""
     full: int
     """Images of a full batch of this size, all processes together; at least `total`."""
+    there: Tensor | None = None
+    """`pixels` on the device of the training, where that is another."""
 
 
 class Images:
     """Images by index, with their labels.
 
-    Images are decoded on all cores when they are asked for, and kept as uint8 of the size that
-    was wanted until `cache_bytes` are full. In the place of one that has become unreadable stands
-    the next by index that can be read, with its label, if `on_bad` is `skip`: which one depends on
-    the files alone.
+    Images are decoded by several threads when they are asked for. Where all of them fit into
+    `cache_bytes` they are kept as uint8 of the size that was wanted. In the place of one that has
+    become unreadable stands the next by index that can be read, with its label, if `on_bad` is
+    `skip`: which one depends on the files alone.
 
     Args:
         source: Where the images come from.
@@ -78,6 +84,7 @@ class Images:
         cache_bytes: Memory that decoded images may take.
         on_bad: `stop` raises where an image cannot be read; `skip` puts another in its place.
         stamp: Of the files, as in `Report`.
+        workers: Threads that decode; None for one on each core.
 
     Attributes:
         class_names: Names by class id; empty for unconditional data.
@@ -99,18 +106,21 @@ class Images:
         cache_bytes: int = 2**30,
         on_bad: Literal["stop", "skip"] = "stop",
         stamp: str | None = None,
+        workers: int | None = None,
     ) -> None:
         self.class_names = source.class_names
         self.size, self.shape = size, (channels, *size)
         self.source = source
         self.indices = np.asarray(indices, np.int64)
-        self.labels = np.array([source.label(index) for index in self.indices], np.int64)
+        self.labels = labels_of(source)[self.indices]
         self._crop, self._on_bad = crop, on_bad
         self.stamp, self.replaced = stamp, dict[int, int]()
         self._one_at_a_time = Lock()
         self._kept: dict[tuple[int, Size], _Found] = {}
-        self._free_bytes = cache_bytes
-        self._pool = ThreadPoolExecutor(num_cores(), thread_name_prefix="decode")
+        each = math.prod(self.shape) + _ENTRY_BYTES
+        self._free_bytes = cache_bytes if each * len(self.indices) <= cache_bytes else 0
+        self.workers = workers or num_cores()
+        self._pool = ThreadPoolExecutor(self.workers, thread_name_prefix="decode")
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -118,9 +128,14 @@ class Images:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of class names, item names and labels in their order: what a run depends on."""
-        items = ((self.item_name(i), int(label)) for i, label in enumerate(self.labels))
-        text = repr((tuple(self.class_names), list(items)))
-        return hashlib.sha256(text.encode()).hexdigest()
+        hashed = hashlib.sha256(f"({tuple(self.class_names)!r}, [".encode())
+        for start in range(0, len(self), _HASHED):  # part by part, as text of all is large
+            part = slice(start, start + _HASHED)
+            names = map(self.source.item_name, self.indices[part].tolist())
+            items = list(zip(names, self.labels[part].tolist(), strict=True))
+            hashed.update(f"{', ' if start else ''}{repr(items)[1:-1]}".encode())
+        hashed.update(b"])")
+        return hashed.hexdigest()
 
     def item_name(self, index: int) -> str:
         """File name or table row of an image, for messages."""
@@ -158,9 +173,10 @@ class Images:
             shown[row] = found.place
         for index, (image, place) in decoded.items():
             kept = image if self._crop else np.ascontiguousarray(crop(image, size))
-            if kept.nbytes <= self._free_bytes:
-                self._free_bytes -= kept.nbytes
-                self._kept[index, size] = _Found(kept, place)
+            with self._one_at_a_time:
+                if kept.nbytes + _ENTRY_BYTES <= self._free_bytes:
+                    self._free_bytes -= kept.nbytes + _ENTRY_BYTES
+                    self._kept[index, size] = _Found(kept, place)
         if flips is not None and np.any(flips):
             pixels[flips] = pixels[flips, :, ::-1]
         planes = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
@@ -172,7 +188,8 @@ class Images:
         def decode(part: Sequence[int]) -> list[tuple[int, _Found]]:
             return [(index, self._find(index, size)) for index in part]
 
-        return self._pool.map(decode, [indices[i :: num_cores()] for i in range(num_cores())])
+        parts = [indices[i :: self.workers] for i in range(min(self.workers, len(indices)))]
+        return self._pool.map(decode, parts)
 
     def _find(self, index: int, size: Size) -> _Found:
         """The image of an index, or where it cannot be read the next one that can."""
@@ -205,6 +222,8 @@ class Images:
             try:
                 if isinstance(source, SyntheticSource):
                     image = to_uint8(source.draw(place, size), self.shape[0])
+                elif isinstance(source, StoredSource):
+                    image = to_uint8(source.read(place, max(size)), self.shape[0])
                 else:
                     image = to_uint8(source.read(place), self.shape[0])
             except InputError as error:
@@ -309,8 +328,9 @@ def batches(
     *,
     share: slice = slice(None),
     prefetch: int = 2,
+    device: torch.device | None = None,
 ) -> Iterator[Batch]:
-    """Batches for ever, the next ones prepared by a thread while this one is used.
+    """Batches for ever, the next ones prepared by threads while this one is used.
 
     Args:
         images: The images.
@@ -320,26 +340,32 @@ def batches(
             size.
         share: The rows of every global batch that this process takes.
         prefetch: Batches kept ready.
+        device: Where pixels are wanted too; None for the CPU alone.
 
     Yields:
         The share of this process of one batch after the other. An error while one is prepared is
         raised here. Closing the iterator ends the thread.
     """
 
-    def load(whole: Rows) -> Batch:
+    transfer = Transfer(device)
+
+    def load(whole: Rows) -> tuple[Batch, Callable[[], None]]:
         rows = whole.take(share)
         pixels, labels = images.batch(rows.indices, rows.flips, rows.crops, rows.size)
         total = len(whole.indices)
-        return Batch(pixels, labels, rows.indices, total, rows.full or total)
+        pixels, there, wait = transfer.send(pixels)
+        return Batch(pixels, labels, rows.indices, total, rows.full or total, there), wait
 
-    pending: deque[Future[Batch]] = deque()
-    pool = ThreadPoolExecutor(1, thread_name_prefix="batches")
+    pending: deque[Future[tuple[Batch, Callable[[], None]]]] = deque()
+    pool = ThreadPoolExecutor(2, thread_name_prefix="batches")  # one decodes, one puts together
     try:
         while True:
             while len(pending) <= prefetch:
                 rows = order.rows(start, batch_size)
                 pending.append(pool.submit(load, rows))
                 start += len(rows.indices)
-            yield pending.popleft().result()
+            batch, wait = pending.popleft().result()
+            wait()
+            yield batch
     finally:
         pool.shutdown(cancel_futures=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +29,7 @@ class Selection:
 
     Args:
         indices: (N,) int64, sorted, of the source's images.
-        sides: (N, 2) int64 their height and width in pixels.
+        sides: (N, 2) int64 their height and width in pixels; 0 where nobody looked.
     """
 
     indices: np.ndarray
@@ -40,12 +41,17 @@ class Selection:
         Raises:
             InputError: The disk is full or not writable.
         """
-        with writing_file(path) as draft, draft.open("wb") as file:
-            names = np.frombuffer("\0".join(_names(source)).encode("utf-8", ERRORS), np.uint8)
-            items = np.array(_items(source))
-            np.savez_compressed(
-                file, indices=self.indices, sides=self.sides, items=items, names=names
-            )
+        names = _names(source)
+        joined = np.frombuffer("\0".join(names).encode("utf-8", ERRORS), np.uint8)
+        arrays = {"indices": self.indices, "sides": self.sides, "names": joined}
+        arrays["items"] = np.array(_items(names))
+        with (
+            writing_file(path) as draft,
+            zipfile.ZipFile(draft, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
+        ):
+            for name, array in arrays.items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                    np.lib.format.write_array(file, array, allow_pickle=False)
 
     @classmethod
     def read(cls, path: Path, source: Source) -> Selection | None:
@@ -57,12 +63,12 @@ class Selection:
             return None
         count = indices.size
         fits = (
-            items == _items(source)
+            items == _items(_names(source))
             and (indices.dtype, sides.dtype) == (np.int64, np.int64)
             and (indices.shape, sides.shape) == ((count,), (count, 2))
             and count > 0
             and (np.diff(indices, prepend=-1, append=len(source)) > 0).all()
-            and (sides > 0).all()
+            and ((sides > 0).all(1) | (sides == 0).all(1)).all()
         )
         return cls(indices, sides) if fits else None
 
@@ -91,6 +97,6 @@ def _names(source: Source) -> list[str]:
     return [source.item_name(index) for index in range(len(source))]
 
 
-def _items(source: Source) -> str:
+def _items(names: list[str]) -> str:
     """Return the SHA-256 of the names of all images."""
-    return hashlib.sha256(repr(_names(source)).encode()).hexdigest()
+    return hashlib.sha256(repr(names).encode()).hexdigest()

@@ -4,19 +4,34 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import os
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from convflow.data.files import MAX_PIXELS, decode
+from convflow.data.files import MAX_PIXELS, check_pixels, decode, identify
 from convflow.data.formats import decoders
+from convflow.data.headers import HEAD_BYTES, read_header
 from convflow.types import InputError, Size
+
+T = TypeVar("T")
+
+_ORIENTATION = 0x0112  # a tag of Exif; 5 to 8 swap height and width
+
+
+class Stamp(NamedTuple):
+    """What changes when images may have."""
+
+    text: str
+    """Of all images."""
+    marks: np.ndarray | None = None
+    """(N,) uint64, one for each image; None where the text alone tells."""
 
 
 @runtime_checkable  # for the shape checks in tests
@@ -68,8 +83,11 @@ class StoredSource:
         describe: Index to the item's name.
         fetch: Index to the encoded bytes, or to an image where nothing is encoded.
         notes: Sentences about what was understood: split, labels, files that are not read.
-        stamp: Returns a text that changes when the images may have; None if nothing tells.
+        stamp: Returns what changes when the images may have; None if nothing tells.
         max_pixels: An image of more pixels is refused before it is decoded.
+        head: Index and a number to so many of the first bytes; None where to read them costs as
+            much as to read the whole.
+        draft: Whether JPEGs much larger than wanted are decoded at 1/2, 1/4 or 1/8 of their size.
     """
 
     name: str
@@ -78,8 +96,10 @@ class StoredSource:
     describe: Callable[[int], str]
     fetch: Callable[[int], bytes | Image.Image]
     notes: tuple[str, ...] = ()
-    stamp: Callable[[], str] | None = None
+    stamp: Callable[[], Stamp] | None = None
     max_pixels: int = MAX_PIXELS
+    head: Callable[[int, int], bytes] | None = None
+    draft: bool = False
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -92,20 +112,69 @@ class StoredSource:
         """File name or table row of the image, for messages."""
         return self.describe(int(index))
 
-    def read(self, index: int) -> Image.Image:
+    def read(self, index: int, side: int | None = None) -> Image.Image:
         """The image, or the first frame of several, wholly decoded.
+
+        Args:
+            index: In [0, N).
+            side: Pixels of the longer side that is wanted; with `draft` no side of a JPEG
+                falls below it.
 
         Raises:
             InputError: It is missing, empty, truncated, too large or no image; the message
                 names it.
         """
-        try:
-            data = self.fetch(int(index))
+
+        def decoded(data: bytes | Image.Image) -> Image.Image:
             if isinstance(data, Image.Image):
                 return data
-            return decode(data, decoders(), self.max_pixels)
+            return decode(data, decoders(), self.max_pixels, side if self.draft else None)
+
+        return self._understood(int(index), self.fetch, decoded)
+
+    def header(self, index: int) -> tuple[str, Size]:
+        """Pillow's mode, and height and width in pixels; nothing is decoded.
+
+        Raises:
+            InputError: As `read`, where the header shows it.
+        """
+
+        def said(head: bytes | Image.Image) -> tuple[str, Size]:
+            found = None if isinstance(head, Image.Image) else read_header(head)
+            if found is None:
+                return self._understood(int(index), self.fetch, self._identified)
+            check_pixels(found[1], self.max_pixels)
+            return found
+
+        head = self.head
+        start = self.fetch if head is None else lambda index: head(index, HEAD_BYTES)
+        return self._understood(int(index), start, said)
+
+    def _identified(self, data: bytes | Image.Image) -> tuple[str, Size]:
+        image = data
+        if not isinstance(image, Image.Image):
+            image = identify(image, decoders(), self.max_pixels)
+        width, height = image.size
+        try:
+            turned = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+        except Exception:  # of many kinds; the pixels are whole
+            turned = False
+        return image.mode, (width, height) if turned else (height, width)
+
+    def _understood(
+        self,
+        index: int,
+        fetch: Callable[[int], bytes | Image.Image],
+        understand: Callable[[bytes | Image.Image], T],
+    ) -> T:
+        """What the content of an image says; any error becomes an InputError that names it."""
+        data: bytes | Image.Image = b""
+        try:
+            data = fetch(index)
+            return understand(data)
         except InputError as error:
-            raise InputError(f"{self.item_name(index)}: {error}") from error
+            name = self.item_name(index)
+            raise InputError(f"{name}: {str(error).removeprefix(f'{name}: ')}") from error
         except UnidentifiedImageError as error:
             got = "bytes of no known image format" if data else "an empty file"
             raise InputError(self._unreadable(index, got)) from error
@@ -143,20 +212,29 @@ def require(module: str, extra: str, what: str) -> Any:
         ) from error
 
 
-def stamp_of(folder: Path, files: Iterable[str]) -> str:
-    """SHA-256 of names, sizes and times of change: another text when a file was written anew.
+def stamp_of(folder: Path, files: Iterable[str]) -> Stamp:
+    """Names, sizes and times of change as text and, for each file, as a number.
 
     The same wherever `folder` lies.
     """
-    hashed = hashlib.sha256()
+    hashed, marks, above = hashlib.sha256(), bytearray(), str(folder)
     for file in files:
         try:
-            status = (folder / file).stat()
+            status = os.stat(f"{above}/{file}")
             known = (file, status.st_size, status.st_mtime_ns)
         except OSError:  # a dangling link, or removed meanwhile
             known = (file, -1, -1)
-        hashed.update(repr(known).encode())
-    return hashed.hexdigest()
+        text = repr(known).encode()
+        hashed.update(text)
+        marks += hashlib.blake2b(text, digest_size=8).digest()
+    return Stamp(hashed.hexdigest(), np.frombuffer(marks, np.uint64))
+
+
+def labels_of(source: Source) -> np.ndarray:
+    """(N,) int64 labels of all images."""
+    if isinstance(source, StoredSource):
+        return np.asarray(source.labels, np.int64)
+    return np.array([source.label(index) for index in range(len(source))], np.int64)
 
 
 def one_line(error: Exception) -> str:

@@ -1,53 +1,31 @@
-"""Where images come from: a folder, zip, parquet, Hugging Face dataset; digits, shapes; yours.
+"""Where images come from: folders, archives, tables and arrays; digits, shapes; yours.
 
 Opening reads names and labels only; pixels wait until they are asked for.
 """
 
 from __future__ import annotations
 
-import os
 import re
-import struct
-import threading
-import zipfile
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from convflow.data.class_ids import (
-    LABEL_SOURCES,
-    Choice,
-    LabelSet,
-    from_folders,
-    from_names,
-    offer_names,
-    unconditional,
-)
-from convflow.data.files import MAX_PIXELS, read_member, read_regular
-from convflow.data.formats import decoders, is_image, unread
+from convflow.data.class_ids import LABEL_SOURCES, Choice
+from convflow.data.files import MAX_PIXELS, read_regular
+from convflow.data.formats import is_image, unread
 from convflow.data.hugging_face import open_hugging_face
-from convflow.data.label_files import (
-    choose_listed,
-    from_listings,
-    is_label_file,
-    read_listings,
-    sentences,
-)
+from convflow.data.label_files import listed_files, read_listing
+from convflow.data.pixel_arrays import open_arrays
 from convflow.data.shapes import DrawnShapes
 from convflow.data.source import Source, StoredSource, one_line, require, stamp_of
-from convflow.data.splits import (
-    SplitFiles,
-    canonical,
-    choose_part,
-    choose_tables,
-    require_unsplit,
-    split_of,
-)
+from convflow.data.splits import canonical, choose_tables, require_unsplit, split_of
 from convflow.data.tables import open_parquet
-from convflow.data.walk import is_hidden, say_empty, walk
+from convflow.data.tars import expand, open_tars
+from convflow.data.trees import understand
+from convflow.data.walk import walk
+from convflow.data.zips import open_zip
 from convflow.hub import nearest
 from convflow.settings.kinds import Table
 from convflow.types import InputError, unknown_name
@@ -55,8 +33,6 @@ from convflow.types import InputError, unknown_name
 __all__ = ["Source", "open_source"]
 
 SOURCES: Table[Callable[[str, bool], Source]] = Table("source of images", Callable, {})  # type: ignore[arg-type]
-
-_IS_UTF8 = 0x800  # a flag of a zip's member: so is its name
 
 
 def open_source(
@@ -67,6 +43,7 @@ def open_source(
     label_column: str = "",
     image_column: str = "",
     max_pixels: int = MAX_PIXELS,
+    draft: bool = False,
 ) -> Source:
     """Images and labels from whatever `path` names.
 
@@ -76,9 +53,11 @@ def open_source(
     Args:
         path: `digits` (the 1,797 8x8 digits of scikit-learn); `shapes` (drawn at any size, see
             `convflow.data.shapes`); a folder of class folders, with a file of labels
-            (`dataset.json`, `metadata.csv`, `metadata.jsonl`), or flat (unconditional); a zip of
-            these; a parquet file or a folder of them; `hf:` and a Hugging Face dataset's name, or
-            the folder it was saved to; or `package.module:Name` of your own, see `find_source`.
+            (`dataset.json`, `metadata.csv`, `metadata.jsonl`), or flat (unconditional); a zip or
+            tar of these; shards of WebDataset, as a folder or a pattern `x-{000..255}.tar`; a
+            .csv, .tsv or .jsonl that names files; a parquet file or a folder of them; an .npz or
+            .npy; `hf:` and a Hugging Face dataset's name, or the folder it was saved to; or
+            `package.module:Name` of your own, see `find_source`.
         split: Which part, where the data has parts (`train`, `validation`, `test`, `unlabeled`);
             `all` merges all but the unlabeled one. Data without parts counts as `train`.
         labels: `auto` takes a file or a column of labels, else class folders; `folders`, `table`
@@ -87,13 +66,14 @@ def open_source(
         label_column: The column of labels in a table; empty to find it.
         image_column: The column of images, or of file names; empty to find it.
         max_pixels: An image of more pixels cannot be read, and is refused before it is decoded.
+        draft: Decode JPEGs at 1/2, 1/4 or 1/8 of their size where that is large enough.
 
     Raises:
         InputError: Nothing usable is there; the message says what was expected.
     """
     source = _open(path, split, labels, Choice(labels, label_column, image_column))
     if isinstance(source, StoredSource):
-        source.max_pixels = max_pixels
+        source.max_pixels, source.draft = max_pixels, draft
     return source
 
 
@@ -160,18 +140,27 @@ def _open(path: str, split: str, labels: str, choice: Choice) -> Source:
     if place.is_dir():
         return _open_folder(path, place, split, choice)
     if not place.exists():
+        if shards := expand(place):
+            return open_tars(path, shards, choice, split=split, own=split_of(place.name))
         near = nearest(place, ("digits", "shapes"))
         hint = f"did you mean {near}?" if near else "check the path"
         raise InputError(f"expected data at {path}, got no such file or folder; {hint}")
     if not place.is_file():
         raise InputError(f"expected a folder or a regular file, got {path}; give another place")
-    if place.suffix.lower() == ".parquet":
-        return open_parquet(path, [place], choice, split=split, own=split_of(place.name))
-    if place.suffix.lower() == ".zip":
-        return _open_zip(path, place, split, choice)
+    ending, own = place.suffix.lower(), split_of(place.name)
+    if ending == ".parquet":
+        return open_parquet(path, [place], choice, split=split, own=own)
+    if ending == ".tar":
+        return open_tars(path, [place], choice, split=split, own=own)
+    if ending == ".zip":
+        return open_zip(path, place, split, choice)
+    if ending in (".npz", ".npy"):
+        return open_arrays(path, place, split, choice)
+    if ending in (".csv", ".tsv", ".jsonl"):
+        return _open_folder(path, place.parent, split, choice, place.name)
     raise InputError(
-        f"expected a folder, a .zip or a .parquet file, got the file {path}; "
-        "put images into a folder and give the folder"
+        f"expected a folder, a .zip, .tar, .parquet, .npz, .npy, .csv or .jsonl file, got the file "
+        f"{path}; put images into a folder and give the folder"
     )
 
 
@@ -187,30 +176,37 @@ def _open_digits(labelled: bool) -> StoredSource:
     )
 
 
-def _open_folder(name: str, folder: Path, split: str, choice: Choice) -> StoredSource:
-    files, notes = walk(folder)
+def _open_folder(
+    name: str, folder: Path, split: str, choice: Choice, table: str = ""
+) -> StoredSource:
+    """Images of a folder; those alone that a table in it names, if there is one."""
+
+    def read(file: str, first: int | None = None) -> bytes:
+        return read_regular(f"{folder}/{file}", first=first)
+
+    notes: tuple[str, ...] = ()
+    if table:
+        files = listed_files(table, read, choice, str(folder.absolute()))
+    else:
+        files, notes = walk(folder)
     if not any(map(is_image, files)):
-        tables = [file for file in sorted(files) if file.lower().endswith(".parquet")]
-        if tables:
+        for ending, open_files in ((".parquet", open_parquet), (".tar", open_tars)):
+            tables = [file for file in sorted(files) if file.lower().endswith(ending)]
+            if not tables:
+                continue
             chosen, said = choose_tables(tables, name, split)
             left = unread(file for file in files if file not in tables)
             paths = [folder / file for file in chosen]
             own = canonical(split) if said else None
-            return open_parquet(name, paths, choice, (*said, *left, *notes), split=split, own=own)
+            return open_files(name, paths, choice, (*said, *left, *notes), split=split, own=own)
         if {"state.json", "dataset_dict.json"} & set(files):
             raise InputError(
                 f"expected images in {name}, got a saved Hugging Face dataset; write hf:{name}"
             )
 
-    def read(file: str) -> bytes:
-        return read_regular(folder / file)
-
-    part, labels, said = _understand(name, files, split, choice, read)
+    listing = read_listing(table, read, choice) if table else None
+    part, labels, said = understand(name, files, split, choice, read, listing)
     image_files, place = part.files, folder.resolve()
-
-    def stamp() -> str:
-        return stamp_of(place, image_files)
-
     return StoredSource(
         name,
         labels.class_names,
@@ -218,128 +214,6 @@ def _open_folder(name: str, folder: Path, split: str, choice: Choice) -> StoredS
         describe=image_files.__getitem__,
         fetch=lambda index: read(image_files[index]),
         notes=(*said, *notes),
-        stamp=stamp,
+        stamp=lambda: stamp_of(place, image_files),
+        head=lambda index, num: read(image_files[index], num),
     )
-
-
-def _open_zip(name: str, path: Path, split: str, choice: Choice) -> StoredSource:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            infos = archive.infolist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error) as error:
-        raise InputError(f"expected a zip archive, got {name}: {one_line(error)}") from error
-    names = [(_plain(_decoded(info)), info) for info in infos]
-    names = [(file, info) for file, info in names if not any(map(is_hidden, file.split("/")))]
-    members = {file: info for file, info in names if info.filename[-1:] not in "/\\"}
-    counts = Counter(file for file, _ in names)
-    twice = [file for file in members if counts[file] > 1]
-    word = "a name is" if len(twice) == 1 else f"{len(twice):,} names are"
-    notes = [f"{word} there several times, the last is read: {twice[0]}"] if twice else []
-    notes += say_empty({file for file, _ in names} - {*members}, members)
-    others = {file: info for file, info in members.items() if not info.flag_bits & _IS_UTF8}
-    odd = [f for f, info in others.items() if not f.isascii() and _decoded(info) == info.filename]
-    if odd:
-        notes.append(f"names are not in UTF-8 and may come out wrong: {odd[0]}")
-    # Zipping a folder puts the folder's own name before everything; no image is called by it,
-    # and where the zip is called by it too, it is no class of a flat folder.
-    tops = {file.partition("/")[0] if "/" in file else "" for file in members}
-    root = f"{tops.pop()}/" if len(tops) == 1 and "" not in tops else ""
-    if root[:-1].casefold() == path.stem.casefold():
-        members, root = {file.removeprefix(root): members[file] for file in members}, ""
-    local = threading.local()
-
-    def read(file: str) -> bytes:
-        # A handle's position is shared by threads and by forked processes: one for each.
-        if getattr(local, "process", None) != os.getpid():
-            local.process, local.archive = os.getpid(), zipfile.ZipFile(path)
-        return read_member(local.archive, members[file])
-
-    part, labels, said = _understand(name, list(members), split, choice, read)
-    image_files = part.files
-    shown = [file.removeprefix(root) for file in image_files]
-    place = path.resolve()
-
-    def stamp() -> str:
-        names = "\n".join(shown)
-        return f"{names}\n{stamp_of(place.parent, [place.name])}"
-
-    return StoredSource(
-        name,
-        labels.class_names,
-        labels.ids,
-        describe=shown.__getitem__,
-        fetch=lambda index: read(image_files[index]),
-        notes=(*said, *notes),
-        stamp=stamp,
-    )
-
-
-def _decoded(info: zipfile.ZipInfo) -> str:
-    """A member's name, in UTF-8 where it is that without saying so, as archives of macOS are."""
-    if info.flag_bits & _IS_UTF8:
-        return info.filename
-    try:
-        return info.filename.encode("cp437").decode("utf-8")
-    except UnicodeError:
-        return info.filename
-
-
-def _plain(member: str) -> str:
-    """A member's name with forward slashes, below the archive's top whatever it says."""
-    parts = re.sub(r"^[A-Za-z]:", "", member.replace("\\", "/")).split("/")
-    return "/".join(part for part in parts if part not in ("", ".", ".."))
-
-
-def _understand(
-    name: str, files: Sequence[str], split: str, choice: Choice, read: Callable[[str], bytes]
-) -> tuple[SplitFiles, LabelSet, tuple[str, ...]]:
-    """Which of the files are images of the split, their labels, and what is said about it."""
-    image_files = sorted(file for file in files if is_image(file))
-    if not image_files:
-        said = "".join(f": {sentence}" for sentence in unread(files)[:1])
-        raise InputError(
-            f"expected images ({' '.join(decoders())}) in {name}, got none among "
-            f"{len(files)} files{said}; give a folder of images or of class folders"
-        )
-    listings = read_listings(files, image_files, read, choice._replace(source="none"))
-    listed = choose_listed(listings, image_files, name, split)
-    if listed is not None:
-        image_files = listed[0]
-    part = choose_part(image_files, name, split, choice.source, chosen=listed is not None)
-    part = part._replace(notes=(*(listed[1] if listed else ()), *part.notes))
-    labels = _labels(name, files, part, choice, read)
-    tables = choice.source in ("auto", "table")
-    left = [f for f in files if not is_image(f) and not (tables and is_label_file(f))]
-    return part, labels, (*part.notes, *labels.notes, *unread(left))
-
-
-def _labels(
-    name: str, files: Sequence[str], part: SplitFiles, choice: Choice, read: Callable[[str], bytes]
-) -> LabelSet:
-    """Labels from where the user says, or from a file of labels, or else from folders."""
-    if choice.source in ("auto", "table"):
-        guess = choice.source == "table" or not any(part.folders)
-        listings = read_listings(files, part.files, read, choice, guess)
-        found = from_listings(listings, part.files, files, name)
-        if found is not None:
-            return found
-        said = sentences(listings)
-        if choice.source == "table" or choice.label_column or choice.image_column:
-            got = "; ".join(said) or "none"
-            raise InputError(
-                f"expected a file with labels (dataset.json, metadata.csv or metadata.jsonl) in "
-                f"{name}, got {got}; add one, or leave --data.labels and the columns out"
-            )
-        found = from_folders(part.folders, name)
-        offered = () if found.class_names else offer_names(part.files)
-        return found._replace(notes=(*found.notes, *offered, *said))
-    if choice.label_column or choice.image_column:
-        raise InputError(
-            f"expected a table for the column {choice.label_column or choice.image_column}, got "
-            f"the images of {name} without one (labels: {choice.source}); leave the column out"
-        )
-    if choice.source == "folders":
-        return from_folders(part.folders, name)
-    if choice.source == "names":
-        return from_names(part.files, name)
-    return unconditional(len(part.files), "as --data.labels none says")

@@ -7,6 +7,7 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 from convflow.data.class_ids import AUTO, Choice, not_used
 from convflow.data.columns import ColumnTable, choose_rows, encoded_bytes, image_column
 from convflow.data.files import check_shrinking
-from convflow.data.source import StoredSource, one_line, require, stamp_of
+from convflow.data.source import Stamp, StoredSource, one_line, require, stamp_of
 from convflow.data.splits import some
 from convflow.types import InputError
 
@@ -71,7 +72,7 @@ def open_parquet(
         describe,
         lambda index: fetch(int(rows[index])),
         notes=(*notes, *said, *found.notes, *not_used(tables.image_columns, image)),
-        stamp=lambda: stamp_of(tables.folder, paths),
+        stamp=lambda: Stamp(stamp_of(tables.folder, paths).text),
     )
 
 
@@ -166,7 +167,7 @@ class _Tables:
 
         def load(group: int) -> Any:
             file, number, _ = groups[group]
-            with self._parquet.ParquetFile(file) as table:
+            with self._parquet.ParquetFile(file, memory_map=True) as table:
                 # Not its columns: to ask for one whose statistics are damaged ends the process.
                 unpacked = table.metadata.row_group(number).total_byte_size
                 check_shrinking(unpacked, file.stat().st_size)
@@ -201,15 +202,30 @@ class _Cache:
 
     def __init__(self, load: Callable[[int], Any], limit_bytes: int) -> None:
         self._load, self._limit_bytes = load, limit_bytes
-        self._held: OrderedDict[int, Any] = OrderedDict()
+        self._held: OrderedDict[int, Future[Any]] = OrderedDict()
         self._lock = threading.Lock()
 
     def __getitem__(self, key: int) -> Any:
         with self._lock:
-            if key not in self._held:
-                self._held[key] = self._load(key)
-                num_bytes = sum(array.nbytes for array in self._held.values())
-                while len(self._held) > 1 and num_bytes > self._limit_bytes:
-                    num_bytes -= self._held.popitem(last=False)[1].nbytes
+            mine = key not in self._held
+            held = self._held.setdefault(key, Future())
             self._held.move_to_end(key)
-            return self._held[key]
+        if mine:  # others may load other arrays meanwhile
+            try:
+                held.set_result(self._load(key))
+            except BaseException as error:
+                held.set_exception(error)
+                with self._lock:
+                    del self._held[key]
+            self._forget()
+        return held.result()
+
+    def _forget(self) -> None:
+        """Let go of what was used longest ago, but for the last, until the rest fits."""
+        with self._lock:
+            sizes = {k: held.result().nbytes for k, held in self._held.items() if held.done()}
+            num_bytes = sum(sizes.values())
+            for key in [*sizes][:-1]:
+                if num_bytes > self._limit_bytes:
+                    num_bytes -= sizes[key]
+                    del self._held[key]

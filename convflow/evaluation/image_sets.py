@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import struct
 import zipfile
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,10 +15,10 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from convflow import distributed
-from convflow.arrays import list_arrays, read_array_header, read_arrays
+from convflow.arrays import list_arrays, map_array
 from convflow.data.files import one_large_at_a_time
 from convflow.data.images import num_cores, resize_and_crop, to_uint8
-from convflow.data.source import Source, SyntheticSource, one_line
+from convflow.data.source import Source, SyntheticSource
 from convflow.data.sources import open_source
 from convflow.storage import writing_file
 from convflow.types import LONGEST_SIDE, InputError, Progress, Size
@@ -169,7 +168,7 @@ class NpzImages:
         self, path: Path, num: int | None = None, seed: int = 0, most: int | None = None
     ) -> None:
         self._path, self._seed = path, seed
-        self._pixels = _map_array(path, "arr_0")
+        self._pixels = _images_of(path)
         shape, dtype = self._pixels.shape, self._pixels.dtype
         if dtype != np.uint8 or len(shape) != 4 or shape[3] not in (1, 3) or 0 in shape:
             raise InputError(
@@ -286,26 +285,14 @@ def _describe(
     }
 
 
-def _map_array(path: Path, name: str) -> np.ndarray:
-    """Return an array of an .npz, mapped where it is not compressed, else in memory."""
+def _images_of(path: Path) -> np.ndarray:
+    """Return `arr_0` of an .npz, see `map_array`."""
     members = list_arrays(path)
-    if name not in members:
+    if "arr_0" not in members:
         cure = (
             "give it as --reference" if "mu" in members else "save them as numpy.savez(arr_0=...)"
         )
         raise InputError(
-            f"expected the images {name} in {path}, got {', '.join(members) or 'nothing'}; {cure}"
+            f"expected the images arr_0 in {path}, got {', '.join(members) or 'nothing'}; {cure}"
         )
-    entry = members[name]
-    if entry.compress_type != zipfile.ZIP_STORED:
-        return read_arrays(path, [name])[name]
-    try:
-        with path.open("rb") as file:
-            file.seek(entry.header_offset + 26)
-            file.seek(sum(struct.unpack("<HH", file.read(4))), 1)  # past its name and extra field
-            shape, fortran, dtype = read_array_header(file, entry.file_size)
-            order = "F" if fortran else "C"
-            return np.memmap(path, dtype, "r", file.tell(), shape, order)  # type: ignore[call-overload]
-    except Exception as error:  # of many kinds, on damaged bytes
-        reason = one_line(error)
-        raise InputError(f"{path} is damaged or no .npz file ({reason}); copy it again") from error
+    return map_array(path, "arr_0")

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from convflow.bundle.config import ResolutionConfig, SamplingConfig
 from convflow.codecs import Codec, PixelCodec
+from convflow.data.check import Look
 from convflow.data.files import MAX_PIXELS
 from convflow.models.blocks import RecomputeChoice
 from convflow.parallel.engines import Automatic, Parallel
@@ -31,7 +32,10 @@ class DataConfig:
     images of one size, about as many pixels as `batch_size` images of the size `size`.
     """
 
-    path: Annotated[str, doc("folder, .zip, .parquet, hf:NAME, digits or shapes")] = "digits"
+    path: Annotated[
+        str,
+        doc("folder, .zip, .tar, .parquet, hf:NAME, .npz, .npy, .csv, .jsonl, digits or shapes"),
+    ] = "digits"
     split: Annotated[
         str, doc("split of the images: train, validation, test or unlabeled; all = the first three")
     ] = "train"
@@ -59,6 +63,17 @@ class DataConfig:
     max_pixels: Annotated[
         Count, doc("most pixels of an image; one of more is bad and is not decoded")
     ] = MAX_PIXELS
+    workers: Annotated[
+        Count | Literal["auto"], doc("threads that decode images; auto = one on each core")
+    ] = "auto"
+    draft: Annotated[
+        bool,
+        doc("decode JPEGs at 1/2, 1/4 or 1/8 where that is large enough, which is faster"),
+    ] = False
+    check: Annotated[
+        Look,
+        doc("what is looked at before the first step: all = every image, some = 1,000 images"),
+    ] = "auto"
     on_bad: Annotated[
         Literal["stop", "skip"], doc("whether an unreadable image stops the run or is skipped")
     ] = "stop"

@@ -15,23 +15,23 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from huggingface_hub import cached_assets_path
 
 from convflow import distributed
 from convflow.bar import Bar
 from convflow.class_names import composed
 from convflow.data.buckets import BucketOrder, Buckets, bucket_sizes, even_ratios
-from convflow.data.check import Report, check_images
+from convflow.data.check import FEW_IMAGES, Report, check_images
+from convflow.data.images import num_cores
 from convflow.data.loader import Images, Order
 from convflow.data.selection import Selection
-from convflow.data.source import SyntheticSource
+from convflow.data.source import StoredSource, SyntheticSource
 from convflow.data.sources import Source, open_source
+from convflow.hub import assets
 from convflow.training.config import DataConfig
 from convflow.types import InputError, Size
 
 log = logging.getLogger("convflow")
 
-MANY_IMAGES = 10_000
 SELECTION_FILE = "pictures.npz"
 """File of a run folder: the images that the run began with."""
 
@@ -44,8 +44,8 @@ def open_images(data: DataConfig) -> Source:
     """
     if not data.path:
         raise InputError(
-            "--data: expected a folder of images, a .zip, a .parquet, hf:NAME, digits or shapes, "
-            "got none; add --data PATH"
+            "--data: expected a folder of images, a .zip, .tar, .parquet, .npz or .csv, hf:NAME, "
+            "digits or shapes, got none; add --data PATH"
         )
     source = open_source(
         data.path,
@@ -54,6 +54,7 @@ def open_images(data: DataConfig) -> Source:
         label_column=data.label_column,
         image_column=data.image_column,
         max_pixels=data.max_pixels,
+        draft=data.draft,
     )
     counts = Counter(map(composed, source.class_names))
     twice = [name for name, count in counts.items() if count > 1]
@@ -96,8 +97,21 @@ def scan_images(
         crop=data.crop == "random",
         on_bad=data.on_bad,
         stamp=report.stamp,
+        workers=max(1, num_cores() // distributed.local_world_size())
+        if data.workers == "auto"
+        else data.workers,
     )
     return images, report
+
+
+def faster_data(images: Images) -> str:
+    """Return what to do where a training waits for its images, for a message."""
+    ways, cores = ["store the images at about the size of training"], num_cores()
+    if isinstance(images.source, StoredSource) and not images.source.draft:
+        ways.insert(0, "decode large JPEGs at a part of their size (--data.draft true)")
+    if images.workers < cores:
+        ways.insert(0, f"decode by more threads than {images.workers} (--data.workers {cores})")
+    return ", or ".join(ways)
 
 
 def order_images(
@@ -114,10 +128,14 @@ def order_images(
         data: their settings.
         seed: of the order.
     """
-    sides = None if isinstance(images.source, SyntheticSource) else report.sides
-    buckets, random = Buckets(sizes, sides, len(images)), data.crop == "random"
+    sides, random = report.sides, data.crop == "random"
+    one = sizes == (data.size,)
+    if one:  # then the sizes of some images tell enough
+        sides = sides[sides[:, 0] > 0]
+    drawn = isinstance(images.source, SyntheticSource)
+    buckets = Buckets(sizes, None if drawn else sides, len(images))
     report.notes, report.num_smaller = buckets.describe(), int(buckets.enlarged.sum())
-    if sizes == (data.size,):
+    if one:
         return Order(len(images), seed, data.flip, random)
     return BucketOrder(buckets, math.prod(data.size), seed, data.flip, random)
 
@@ -137,9 +155,9 @@ def training_sizes(data: DataConfig, multiple: int) -> tuple[Size, ...]:
 
 def _scan_all(source: Source, data: DataConfig, kept: Path | None) -> tuple[Report, np.ndarray]:
     shown = sys.stderr.isatty() and distributed.rank() == 0
-    many = len(source) > MANY_IMAGES and not isinstance(source, SyntheticSource)
+    many = len(source) > FEW_IMAGES and not isinstance(source, SyntheticSource)
     if many and not shown and distributed.rank() == 0:
-        log.info(f"looking at all {len(source):,} images once")
+        log.info(f"looking at {len(source):,} images, which is remembered")
     with Bar(
         total=len(source), desc="checking", unit="img", delay=1, leave=False, disable=not shown
     ) as bar:
@@ -148,6 +166,8 @@ def _scan_all(source: Source, data: DataConfig, kept: Path | None) -> tuple[Repo
             channels=data.channels,
             size=data.size,
             on_bad=data.on_bad,
+            look=data.check,
+            sized=data.buckets > 1 or bool(data.sizes),
             memory=_memory(),
             selection=Selection.read(kept, source) if kept is not None else None,
             progress=lambda done, _: bar.update(done - bar.n),
@@ -162,7 +182,4 @@ def keep_selection(images: Images, report: Report, path: Path) -> None:
 
 def _memory() -> Path | None:
     """Return the folder where scans are remembered, None where nothing may be written."""
-    try:
-        return cached_assets_path("convflow", "looks")
-    except OSError:
-        return None
+    return assets("looks")

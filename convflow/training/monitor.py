@@ -21,6 +21,8 @@ from convflow.units import duration
 log = logging.getLogger("convflow")
 
 LOG_SECONDS = 15.0
+MOST_DATA_WAIT = 0.05
+"""Share of its time that a training may wait for images before it says what to do."""
 
 
 class IntervalTimer:
@@ -43,6 +45,33 @@ class IntervalTimer:
         self.next = self.clock() + self.gap
 
 
+class DataWait:
+    """The share of its time that a training waits for its next batch, within `with` blocks.
+
+    The first batch, which nothing can be done beside, is not counted.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock, self.waited, self.since = clock, 0.0, math.nan
+
+    def __enter__(self) -> None:
+        self.entered = self.clock()
+
+    def __exit__(self, *error: object) -> None:
+        now = self.clock()
+        if math.isnan(self.since):
+            self.since = now
+        else:
+            self.waited += now - self.entered
+
+    def share(self) -> float:
+        """Return it, in [0, 1], since it was last asked for."""
+        now = self.clock()
+        share = self.waited / (now - self.since) if now > self.since else 0.0
+        self.waited, self.since = 0.0, now
+        return share
+
+
 class Monitor:
     """Writes and shows the course of one run; only the first process makes one.
 
@@ -53,6 +82,8 @@ class Monitor:
         images_seen: likewise, for the progress bar.
         images: length of the run.
         deadline: on the monotonic clock, where the run may end earlier.
+        data_wait: how long the training waits for images.
+        faster_data: what to do where that is long.
     """
 
     def __init__(
@@ -63,6 +94,8 @@ class Monitor:
         images_seen: int,
         images: int,
         deadline: float | None = None,
+        data_wait: DataWait | None = None,
+        faster_data: str = "",
     ) -> None:
         self.run, self.config = run, config
         self.deadline = math.inf if deadline is None else deadline
@@ -74,6 +107,8 @@ class Monitor:
         )
         self.spoken = IntervalTimer(LOG_SECONDS, LOG_SECONDS)
         self.began, self.images_begun, self.images = time.monotonic(), images_seen, images
+        self.data_wait, self.faster_data = data_wait or DataWait(), faster_data
+        self.advised = IntervalTimer(LOG_SECONDS, 64 * LOG_SECONDS)
         quiet = not sys.stderr.isatty()
         self.bar = Bar(
             total=images, initial=images_seen, unit="img", disable=quiet, until=self.deadline
@@ -94,11 +129,18 @@ class Monitor:
         self.bar.set_postfix(loss=f"{metrics['loss']:.4f}", refresh=False)
         self.bar.update(0)
         speed = (images_seen - self.images_begun) / max(time.monotonic() - self.began, 1e-9)
-        if self.bar.disable and self.spoken.due():
-            log.info(
-                f"{images_seen:,} of {self.images:,} images, loss {metrics['loss']:.4f}, "
-                f"{speed:.0f} images/s, {duration(self._left(images_seen, speed))} left"
-            )
+        if self.spoken.due():
+            wait = self.data_wait.share()
+            if self.bar.disable:
+                log.info(
+                    f"{images_seen:,} of {self.images:,} images, loss {metrics['loss']:.4f}, "
+                    f"{speed:.0f} images/s, {wait:.0%} of the time waiting for images, "
+                    f"{duration(self._left(images_seen, speed))} left"
+                )
+            if wait > MOST_DATA_WAIT and self.advised.due():
+                log.warning(
+                    f"the training waits for images {wait:.0%} of its time; {self.faster_data}"
+                )
         if step % self.config.log_every == 0:
             for logger in self.loggers:
                 logger.log(step, images_seen, metrics, speed)

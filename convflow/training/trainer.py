@@ -27,9 +27,10 @@ from convflow.processes.process import Process
 from convflow.seeds import TRAINING_KEYS, generator_of
 from convflow.training.compiling import BatchShapes, compile_network, uncompiled
 from convflow.training.config import TrainConfig
+from convflow.training.data import faster_data
 from convflow.training.ema import EMA
 from convflow.training.lookout import Lookout, StepTaken, diverged, go_back
-from convflow.training.monitor import IntervalTimer, Monitor
+from convflow.training.monitor import DataWait, IntervalTimer, Monitor
 from convflow.training.optim import create_optimizer, learning_rate
 from convflow.training.previews import Previews, samples_of
 from convflow.training.saving import Writing, finish, store
@@ -98,6 +99,7 @@ class Trainer:
         self.previews = Previews(run / "samples", samples, config.monitor.num_samples)
         self.step, self.images_seen = 0, 0
         self.lookout = Lookout(self.optimizer, self.device, config.monitor.log_every)
+        self.data_wait = DataWait()
         self.begun_from: Path | None = None  # the checkpoint that was loaded
         self.saved: Path | None = None  # the checkpoint that was loaded or written last
         self.writing: Writing | None = None  # a checkpoint, in the background
@@ -109,14 +111,14 @@ class Trainer:
         self.broken = False  # between two whole steps, or by a failed save, on any process
 
     def train_step(
-        self, images: Tensor, labels: Tensor, indices: Any, total: int, full: int
+        self, images: Tensor, labels: Tensor, indices: Any, total: int, full: int, there: Any = None
     ) -> dict[str, float]:
-        """Take one step on our share of `total` images, where `full` fill a batch.
+        """Take one step on our share of `total` images (already on the device: `there`).
 
-        Returns the metrics, or nothing where the device is not waited for; see `Lookout`.
+        `full` fill a batch. Returns the metrics, or nothing without a wait for it, see `Lookout`.
         """
         config, missing = self.config, not len(images)
-        given = (images, labels, indices, total, full)
+        given, images = (images, labels, indices, total, full), images if there is None else there
         if missing:  # fewer than there are processes: a blank one, which adds nothing
             images, labels = images.new_zeros(1, *images.shape[1:]), labels.new_zeros(1)
         mean, terms = torch.zeros((), device=self.device), dict[str, Tensor]()
@@ -177,7 +179,12 @@ class Trainer:
         """
         config = self.config
         stream: Any = batches(
-            self.images, self.order, self.images_seen, config.batch_size, share=self._share()
+            self.images,
+            self.order,
+            self.images_seen,
+            config.batch_size,
+            share=self._share(),
+            device=self.device,
         )
         gap = 60 * config.checkpoint.every_minutes
         clock = IntervalTimer(gap, gap)
@@ -201,9 +208,7 @@ class Trainer:
                             self._save_meanwhile(monitor)
                     if self.drawing and self._draw_samples(monitor, stop):
                         break
-                    metrics = self.train_step(
-                        batch.pixels, batch.labels, batch.indices, batch.total, batch.full
-                    )
+                    metrics = self.train_step(*batch)
                     if monitor is not None:
                         monitor.step(self.step, self.images_seen, metrics)
             except Exception as error:
@@ -227,7 +232,8 @@ class Trainer:
         No process goes on before all have their batch, and know whether to save or to draw
         samples before it.
         """
-        batch = next(stream) if self.images_seen < self.config.images else None
+        with self.data_wait:
+            batch = next(stream) if self.images_seen < self.config.images else None
         return None if self._agree(stop, *due()) else batch
 
     def _draw_samples(self, monitor: Monitor | None, stop: Stop) -> bool:
@@ -392,7 +398,6 @@ class Trainer:
         if distributed.rank():
             return nullcontext()
         config = self.config
-        monitor = Monitor(
-            self.run_folder, config.monitor, self.step, self.images_seen, config.images, deadline
-        )
-        return closing(monitor)
+        place = self.step, self.images_seen, config.images, deadline
+        faster = faster_data(self.images)
+        return closing(Monitor(self.run_folder, config.monitor, *place, self.data_wait, faster))

@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -19,6 +20,7 @@ TRAIN = f"train pictures.flowdcn {SMALL} --run P/new --data P/data"
 RESUME = "train --resume P/run"
 ZIP = f"{TRAIN} --data P/data.zip"
 PARQUET = f"{TRAIN} --data P/data.parquet"
+SHARDS = f"{TRAIN} --data P/x-{{000.."
 DETECTOR = f"{Path(__file__).parents[1]}/extending/detector.py:load"
 EVALUATE = (
     "evaluate P/run --reference P/data --num 8 --steps 1 --batch-size 2 --out P/card.json "
@@ -129,9 +131,7 @@ def parquet(columns, names=None):
         arrow = pytest.importorskip("pyarrow")
         from pyarrow import parquet as files
 
-        buffer = io.BytesIO()
-        Image.fromarray(np.zeros((8, 8), np.uint8)).save(buffer, "png")
-        rows = {k: [buffer.getvalue()] * 3 if v == "pictures" else v for k, v in columns.items()}
+        rows = {k: [picture()] * 3 if v == "pictures" else v for k, v in columns.items()}
         table = arrow.table(rows)
         if names:
             features = {"label": {"names": names, "_type": "ClassLabel"}}
@@ -140,6 +140,31 @@ def parquet(columns, names=None):
         files.write_table(table, place / "data.parquet")
 
     return prepare
+
+
+def shards(*numbers, other="", unlabelled=None, ending="png"):
+    def prepare(place):
+        shutil.rmtree(place / "data")
+        shutil.rmtree(place / "run")
+        for name in [*(f"x-{number:03}" for number in numbers), *([other] if other else [])]:
+            with tarfile.open(place / f"{name}.tar", "w") as archive:
+                for kind, content in ((ending, picture()), ("cls", b"1")):
+                    if kind != "cls" or name != f"x-{unlabelled or -1:03}":
+                        info = tarfile.TarInfo(f"{name}.{kind}")
+                        info.size = len(content)
+                        archive.addfile(info, io.BytesIO(content))
+
+    return prepare
+
+
+def picture():
+    buffer = io.BytesIO()
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(buffer, "png")
+    return buffer.getvalue()
+
+
+def arrays(images, **others):
+    return lambda place: np.savez(place / "data.npz", arr_0=images, **others)
 
 
 def no_checkpoints(place):
@@ -310,7 +335,7 @@ CASES = [
     (
         "a file of text",
         f"{TRAIN} --data P/notes.txt",
-        "expected a folder, a .zip or a .parquet",
+        "expected a folder, a .zip, .tar, .parquet,",
         file("notes.txt"),
     ),
     ("empty folder", TRAIN, "got none among 0 files", empty),
@@ -350,10 +375,75 @@ CASES = [
         parquet({"image": "pictures", "class": ["a", "b", "a"]}),
     ),
     (
-        "gap in the labels",
-        PARQUET,
-        "expected labels without gaps",
-        parquet({"image": "pictures", "label": [0, 2, 2]}),
+        "no such column of images",
+        f"{PARQUET} --data.image-column picture",
+        "image-column: unknown column 'picture'; choose from image, label",
+        parquet({"image": "pictures", "label": [0, 1, 1]}),
+    ),
+    ("no tar", f"{TRAIN} --data P/data.tar", "a tar without compression", file("data.tar")),
+    ("missing shard", f"{TRAIN} --data P/", "none called x-001.tar", shards(0, 2)),
+    ("missing shard of a pattern", f"{SHARDS}2}}.tar", "none called x-002.tar", shards(0, 1)),
+    (
+        "shard of another set",
+        f"{TRAIN} --data P/",
+        "got x-000.tar, y-000.tar",
+        shards(0, 1, other="y-000"),
+    ),
+    (
+        "a shard without labels",
+        f"{SHARDS}2}}.tar",
+        "x-002.png: expected a label, got none",
+        shards(0, 1, 2, unlabelled=2),
+    ),
+    (
+        "shards without images",
+        f"{SHARDS}1}}.tar",
+        "got none among 4 files",
+        shards(0, 1, ending="txt"),
+    ),
+    ("no npy", f"{TRAIN} --data P/data.npy", "damaged or no .npy", file("data.npy")),
+    ("no npz", f"{TRAIN} --data P/data.npz", "damaged or no .npz", file("data.npz")),
+    (
+        "floats for images",
+        f"{TRAIN} --data P/data.npz",
+        "expected uint8 images",
+        arrays(np.zeros((2, 8, 8))),
+    ),
+    (
+        "too few labels",
+        f"{TRAIN} --data P/data.npz",
+        "2 integer or text",
+        arrays(np.zeros((2, 8, 8), np.uint8), arr_1=[0]),
+    ),
+    (
+        "no such array",
+        f"{TRAIN} --data P/data.npz --data.label-column y",
+        "unknown column 'y'; choose from arr_0",
+        arrays(np.zeros((2, 8, 8), np.uint8)),
+    ),
+    (
+        "no column of files",
+        f"{TRAIN} --data P/data.csv",
+        "expected a column file_name in data.csv, got a, b",
+        file("data.csv", b"a,b\n1,2"),
+    ),
+    (
+        "a table that leads away",
+        f"{TRAIN} --data P/data.csv",
+        "expected a file below",
+        file("data.csv", b"file_name\n../x.png"),
+    ),
+    (
+        "a row without its image",
+        f"{TRAIN} --data P/data.csv",
+        "x.png: expected a readable image",
+        file("data.csv", b"file_name\nx.png"),
+    ),
+    (
+        "a row too long",
+        f"{TRAIN} --data P/data.csv",
+        "line 2 has 2 cells",
+        file("data.csv", b"file_name\nx.png,1"),
     ),
     (
         "labels that are none",

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import tarfile
 import zipfile
 
 import numpy as np
@@ -88,3 +89,83 @@ def rows(path, **columns):
     count = len(next(iter(columns.values())))
     pq.write_table(pa.table({"image": [png(i) for i in range(count)], **columns}), path)
     return str(path)
+
+
+def tar(path, **files):
+    """A tar of names, in which __ stands for a slash and _ for a dot, and their bytes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as archive:
+        for name, content in files.items():
+            info = tarfile.TarInfo(name.replace("__", "/").replace("_", "."))
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return path
+
+
+def everywhere(folder, place):
+    """Every kind of source with the labelled grey pictures of a folder, by name."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    names = [f"{i:05}" for i in range(len(files))]
+    contents, labels = [file.read_bytes() for file in files], [file.parent.name for file in files]
+    classes = sorted(set(labels))
+    numbers = [classes.index(label) for label in labels]
+    flat = {kind: place / kind for kind in ("imagefolder", "listed", "edm")}
+    for kind in flat:
+        for name, content in zip(names, contents, strict=True):
+            (place / kind / f"{name}.png").parent.mkdir(parents=True, exist_ok=True)
+            (place / kind / f"{name}.png").write_bytes(content)
+    pairs = [(f"{name}.png", label) for name, label in zip(names, labels, strict=True)]
+    lines = [json.dumps({"file_name": f, "caption": f"a {c}", "label": c}) for f, c in pairs]
+    (flat["imagefolder"] / "metadata.jsonl").write_text("\n".join(lines))
+    (flat["listed"] / "some.jsonl").write_text("\n".join(lines))
+    table = "\n".join(["picture,kind", *(f"{f},{c}" for f, c in pairs)])
+    (flat["listed"] / "some.csv").write_text(table)
+    both = [[f, n] for (f, _), n in zip(pairs, numbers, strict=True)]
+    (flat["edm"] / "dataset.json").write_text(json.dumps({"labels": both}))
+    for shard in range(3):
+        rows = [i for i in range(len(files)) if 3 * i // len(files) == shard]
+        kinds = {"_png": contents, "_cls": [label.encode() for label in labels]}
+        members = {names[i] + kind: of[i] for i in rows for kind, of in kinds.items()}
+        tar(place / f"shards/x-{shard:03}.tar", **members)
+    with tarfile.open(place / "folder.tar", "w") as archive:
+        archive.add(folder, "pets")
+    count = len(files) // 2
+    write_rows(place / "table.parquet", contents, numbers, classes)
+    for part, rows in enumerate((slice(count), slice(count, None))):
+        path = place / f"tables/train-{part:05}-of-00002.parquet"
+        path.parent.mkdir(exist_ok=True)
+        write_rows(path, contents[rows], numbers[rows], classes)
+    pixels = np.stack([np.asarray(Image.open(file)) for file in files])
+    np.savez(place / "arrays.npz", arr_0=pixels, arr_1=np.array(labels))
+    np.savez_compressed(place / "packed.npz", pictures=pixels[..., None], kinds=np.array(numbers))
+    np.save(place / "array.npy", pixels)
+    datasets = pytest.importorskip("datasets")
+    kinds = {"image": datasets.Image(), "label": datasets.ClassLabel(names=classes)}
+    cells = [{"bytes": content, "path": None} for content in contents]
+    columns = {"image": cells, "label": numbers}
+    datasets.Dataset.from_dict(columns, datasets.Features(kinds)).save_to_disk(place / "saved")
+    return {
+        "zip": [pack(place / "pets.zip", folder)],
+        "EDM": [pack(place / "edm.zip", flat["edm"])],
+        "imagefolder": [flat["imagefolder"]],
+        "CSV": [flat["listed"] / "some.csv", "image_column=picture", "label_column=kind"],
+        "JSONL": [flat["listed"] / "some.jsonl"],
+        "tar": [place / "folder.tar"],
+        "shards": [place / "shards"],
+        "pattern": [place / "shards/x-{000..002}.tar"],
+        "parquet": [place / "table.parquet"],
+        "tables": [place / "tables"],
+        "hf": [f"hf:{place / 'saved'}"],
+        "npz": [place / "arrays.npz"],
+        "packed": [place / "packed.npz", "image_column=pictures", "label_column=kinds"],
+        "npy": [place / "array.npy"],
+    }
+
+
+def write_rows(path, contents, labels, names):
+    feature = {"label": {"names": names, "_type": "ClassLabel"}}
+    cells = [{"bytes": content, "path": None} for content in contents]
+    table = pa.table({"image": cells, "label": labels})
+    note = json.dumps({"info": {"features": feature}})
+    table = table.replace_schema_metadata({"huggingface": note})
+    pq.write_table(table, path, row_group_size=4)

@@ -121,7 +121,8 @@ def test_a_second_look_is_remembered(folder, tmp_path_factory):
     assert scan() == (*first[:2], 0)
     assert scan(channels=1)[2] == 130
     (folder / "c0/000.png").write_bytes((folder / "c0/002.png").read_bytes())
-    assert scan()[2] == 130
+    assert scan()[2] == 1  # the others are known still
+    assert scan()[2] == 0
     (folder / "c0/002.png").write_bytes(b"text")
     for _ in range(2):  # what is bad is looked at again
         report, indices, count = scan(on_bad="skip")
@@ -131,6 +132,44 @@ def test_a_second_look_is_remembered(folder, tmp_path_factory):
     for file in memory.iterdir():
         file.write_bytes(b"damaged")
     assert scan(on_bad="skip")[2] == 130
+
+
+def test_of_many_pictures_a_sample_is_decoded(folder, tmp_path_factory, monkeypatch):
+    monkeypatch.setattr("convflow.data.check.FEW_IMAGES", 100)
+    monkeypatch.setattr("convflow.data.check.SAMPLE_IMAGES", 13)
+    memory, wholes, heads = tmp_path_factory.mktemp("memory"), [], []
+    spoil(
+        folder
+    )  # one file is empty, one is text, and one is cut where the header does not show it
+
+    def scan(**options):
+        source = open_source(str(folder))
+        fetch, head = source.fetch, source.head
+        source.fetch = lambda index: wholes.append(index) or fetch(index)
+        source.head = lambda *of: heads.append(of) or head(*of)
+        given = {"channels": 3, "size": (8, 8), "on_bad": "skip", "memory": memory} | options
+        report, indices = check_images(source, **given)
+        counts = len(set(wholes)), len(heads)
+        wholes.clear(), heads.clear()
+        return report, [source.item_name(i) for i in indices], *counts
+
+    everything, usable, *_ = scan(look="all", memory=None)
+    report, names, decoded, headers = scan()
+    assert names == sorted([*usable, "c0/cut.jpg"])
+    assert headers == 133 - 13
+    assert decoded == 13
+    assert report.per_class == {"c0": 66, "c1": 65}
+    assert np.array_equal(np.delete(report.sides, names.index("c0/cut.jpg"), 0), everything.sides)
+    assert report.modes == {"RGB": 87, "L": 44}
+    assert "11 were decoded, of 120 the header was read; what is wrong" in str(report)
+    assert scan()[3] <= 2  # the bad ones alone
+    few, _, _, headers = scan(look="some", memory=None)
+    assert (headers, np.count_nonzero(few.sides[:, 0])) == (0, 11)
+    assert scan(look="some", sized=True, memory=None)[3] == 120
+    assert scan(look="all")[0].num_decoded == 130
+    (folder / "c0/000.png").write_bytes(b"")
+    with pytest.raises(InputError, match=r"c0/000.png: expected a readable image, got an empty"):
+        scan(on_bad="stop")
 
 
 def test_no_memory_is_no_trouble(folder, tmp_path):

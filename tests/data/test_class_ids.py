@@ -105,3 +105,13 @@ def test_the_column_of_labels():
         find("class", "target")
     assert not_used(["a", "b", "c"], "b", None) == ("columns not used: a, c",)
     assert not_used(["b"], "b") == ()
+
+
+def test_labels_with_gaps_are_the_classes_there_are():
+    found = from_values([7, 3, 7, 12], None, str, "here")
+    assert found.ids.tolist() == [1, 0, 1, 2]
+    assert found.class_names == ("3", "7", "12")
+    assert found.notes[1].startswith("labels have gaps, such as 0:")
+    assert len(from_values([1, 0], None, str, "here").notes) == 1
+    with pytest.raises(InputError, match=r"1: expected a label in 0\.\.7, got -1"):
+        from_values([7, -1], None, str, "here")

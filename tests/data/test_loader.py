@@ -1,5 +1,6 @@
 """Pixels by index, the order as a function of the position, and batches ahead of time."""
 
+import io
 import threading
 import time
 from itertools import pairwise
@@ -183,7 +184,8 @@ def test_batches_follow_the_order():
     images, order = images_of(), Order(10, seed=0, flip=True)
     stream = batches(images, order, 7, 4)
     for step in range(6):
-        pixels, labels, indices, total, full = next(stream)
+        pixels, labels, indices, total, full, there = next(stream)
+        assert there is None
         wanted, flips = order.at(7 + 4 * step, 4)
         assert total == full == 4
         assert np.array_equal(indices, wanted)
@@ -248,3 +250,34 @@ def test_other_sizes_and_random_crops(cache_bytes):
         assert images.batch(np.array([7, 8]), size=(3, 6))[0].shape == (2, 1, 3, 6)
     if cache_bytes == 2**20:
         assert sorted(source.reads) == [7, 7, 8]
+
+
+def test_only_sets_that_fit_are_kept():
+    source = source_of()
+    images = Images(source, np.arange(10), channels=1, size=(4, 6), cache_bytes=10 * 424 - 1)
+    for _ in range(2):
+        images.batch(np.arange(10))
+    assert len(source.reads) == 20
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_workers_change_no_pixel(workers):
+    images, order = images_of(workers=workers), Order(10, 0, True)
+    plain = next(batches(images_of(), order, 0, 30))
+    assert torch.equal(next(batches(images, order, 0, 30)).pixels, plain.pixels)
+
+
+def test_drafts_are_decoded_at_a_part_of_their_size():
+    image = Image.fromarray(np.arange(64 * 96, dtype=np.uint8).reshape(64, 96))
+    image.save(buffer := io.BytesIO(), "JPEG")
+    source = StoredSource("x", (), np.zeros(1, np.int64), str, lambda index: buffer.getvalue())
+    whole = Images(source, np.arange(1), channels=1, size=(16, 8)).batch(np.arange(1))[0]
+    source.draft = True
+    assert [source.read(0, side).size for side in (16, 17, 8, 100)] == [
+        (24, 16),
+        (48, 32),
+        (12, 8),
+        (96, 64),
+    ]
+    draft = Images(source, np.arange(1), channels=1, size=(16, 8)).batch(np.arange(1))[0]
+    assert 0 < (whole.float() - draft.float()).abs().mean() < 20

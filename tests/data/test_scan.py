@@ -9,15 +9,19 @@ import pytest
 from convflow.data.scan import Scan, Seen
 
 
-def scan_of(total=5):
-    scan = Scan(total)
-    for index in range(total - 1):
-        scan.note(index, Seen("LI"[index % 2], (index + 1, 7), 3 * index, index == 2))
+def marks(*numbers):
+    return np.array(numbers or range(5), np.uint64)
+
+
+def scan_of():
+    scan = Scan(marks())
+    for index in range(4):
+        scan.note(index, Seen("LI"[index % 2], (index + 1, 7), 3 * index, index == 2, index > 2))
     return scan
 
 
 def same(one, other):
-    arrays = ("sides", "modes", "bits", "transparent")
+    arrays = ("sides", "modes", "bits", "transparent", "decoded")
     return one.names == other.names and all(
         np.array_equal(getattr(one, name), getattr(other, name)) for name in arrays
     )
@@ -26,8 +30,19 @@ def same(one, other):
 def test_it_comes_back(tmp_path):
     scan, path = scan_of(), tmp_path / "deep/x.npz"
     scan.write(path)
-    assert same(Scan.read(path, 5), scan)
-    assert same(Scan.read(path, 6), Scan(6))
+    assert same(Scan.read(path, marks()), scan)
+
+
+def test_what_is_known_is_found_by_its_mark(tmp_path):
+    scan_of().write(path := tmp_path / "x.npz")
+    other = Scan.read(path, marks(9, 3, 1))
+    assert other.modes.tolist() == [-1, 1, 1]
+    assert other.sides.tolist() == [[0, 0], [4, 7], [2, 7]]
+    other.note(0, Seen("RGB", (5, 5)))
+    other.write(path)
+    whole = Scan.read(path, marks(9, *range(5)))  # what was not asked for is there still
+    assert [whole.names[mode] for mode in whole.modes[:5]] == ["RGB", "L", "I", "L", "I"]
+    assert whole.decoded.tolist() == [False, False, False, False, True, False]
 
 
 def npy(shape, data=b"", descr="<i8"):
@@ -70,9 +85,9 @@ def test_what_is_of_no_use_is_thrown_away(tmp_path, members):
     path = tmp_path / "x.npz"
     scan_of().write(path)
     rewrite(path)
-    assert same(Scan.read(path, 5), scan_of())
+    assert same(Scan.read(path, marks()), scan_of())
     rewrite(path, **members)
-    assert same(Scan.read(path, 5), Scan(5))
+    assert same(Scan.read(path, marks()), Scan(marks()))
 
 
 def test_any_damaged_byte_is_no_error(tmp_path):
@@ -83,6 +98,6 @@ def test_any_damaged_byte_is_no_error(tmp_path):
         damaged = bytearray(whole)
         damaged[at] ^= 0xFF
         path.write_bytes(damaged)
-        Scan.read(path, 5)
+        Scan.read(path, marks())
         path.write_bytes(whole[:at])
-        assert same(Scan.read(path, 5), Scan(5))
+        assert same(Scan.read(path, marks()), Scan(marks()))

@@ -97,3 +97,28 @@ def test_the_first_process_looks_for_all(tiny, tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"the 21 images in .* first process sees, got 22"):
         launch.train(tiny(), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_damage_that_no_header_shows_is_met_when_it_comes(
+    tiny, pets, tmp_path, caplog, monkeypatch
+):
+    monkeypatch.setattr("convflow.data.check.FEW_IMAGES", 10)
+    monkeypatch.setattr("convflow.data.check.SAMPLE_IMAGES", 2)
+    spoilt = pets / "even/10.png"
+    data = spoilt.read_bytes()
+    spoilt.write_bytes(data[:45] + bytes(len(data) - 45))
+
+    def train(run, words):
+        given = f"--data {pets} --images 22 {words}"
+        with caplog.at_level(logging.INFO, logger="convflow"):
+            return launch.train(tiny(given), tmp_path / run)
+
+    with pytest.raises(InputError, match=r"even/10.png: .*--data.on-bad skip; saved before: "):
+        train("run", "")
+    assert "2 were decoded, of 20 the header was read" in caplog.text
+    assert train("run", "--data.on-bad skip")
+    assert "1 image could not be read; another stood in its place" in caplog.text
+    assert train("sizes", "--data.sizes 8x8,16x8 --data.check some --data.on-bad skip")
+    with pytest.raises(InputError, match=r"even/10.png: .*--data.on-bad skip.*"):
+        train("all", "--data.check all")
+    assert not (tmp_path / "all").exists()

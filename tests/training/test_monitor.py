@@ -1,9 +1,10 @@
 """What a run shows: when, and only what the settings determine."""
 
 import json
+import logging
 
 from convflow.training.config import MonitorConfig
-from convflow.training.monitor import IntervalTimer, Monitor
+from convflow.training.monitor import DataWait, IntervalTimer, Monitor
 
 METRICS = {"loss": 0.5, "gradient_norm": 1.0, "learning_rate": 1e-3}
 QUIET = MonitorConfig(log_every=2, tensorboard=False)
@@ -53,3 +54,23 @@ def test_every_nth_step_is_a_line_on_disk_at_once(tmp_path):
         {"step": 4, "images": 16} | METRICS,
     ]
     monitor.close()
+
+
+def test_a_training_that_waits_for_images_says_what_to_do(tmp_path, caplog, monkeypatch):
+    caplog.set_level(logging.INFO, "convflow")
+    clock = Clock()
+    wait = DataWait(clock)
+    monitor = Monitor(tmp_path, QUIET, 0, 0, 1000, None, wait, "buy a disk")
+    monitor.spoken, monitor.advised = IntervalTimer(10, 10, clock), IntervalTimer(0, 0, clock)
+    for step in range(1, 24):
+        with wait:
+            clock.now += 100 if step == 1 else 0.03 if step < 12 else 0.2
+        clock.now += 0.97 if step < 12 else 0.8
+        monitor.step(step, 4 * step, METRICS)
+    monitor.close()
+    said = [line for line in caplog.messages if "images/s" in line]
+    assert [line.split(", ")[3] for line in said] == [
+        f"{share} % of the time waiting for images".replace(" %", "%") for share in (0, 3, 20)
+    ]
+    advice = [line for line in caplog.messages if "buy a disk" in line]
+    assert advice == ["the training waits for images 20% of its time; buy a disk"]

@@ -357,7 +357,8 @@ BUCKETS = "--data.sizes 8x8,8x16,16x8,16x16"
 def test_a_small_batch_of_a_bucket_is_a_part_of_a_step(tiny, trainer_of, monkeypatch, micro, ranks):
     """Its gradients are divided by a full batch; the loss in the curves is that of an image."""
     trainer = trainer_of(tiny(f"{BUCKETS} --batch-size 32 --micro-batch {micro}"))
-    pixels, labels, indices, total, full = next(b for b in stream_of(trainer) if b.total < b.full)
+    batch = next(b for b in stream_of(trainer) if b.total < b.full)
+    pixels, labels, indices, total, full, _ = batch
     labels_drawn, draws = trainer._draw(labels, (total, *trainer._shape(pixels)))
     expected = trainer.losses_of(pixels, labels_drawn, draws, slice(None))[0].sum()
     gradients = torch.autograd.grad(expected / full, list(trainer.model.parameters()))
