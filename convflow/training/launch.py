@@ -194,7 +194,9 @@ def _check_folder(config: TrainConfig, run: Path) -> tuple[TrainConfig, TrainCon
     folder = checkpoint.folder_of(run, steps[-1])
     with checkpoint.readable(folder):
         before = from_dict(checkpoint.read_state(folder)["config"])
-    config = replace(config, codec=config.codec.with_constants(before.codec))
+    names = {getattr(each.codec, "autoencoder", None) for each in (config, before)}
+    if len(names) == 1:
+        config = replace(config, codec=config.codec.with_constants(before.codec))
     if config.process.unmeasured:
         known = getattr(before.process, "deviations", ())
         config = replace(config, process=config.process.measured(known))
