@@ -31,6 +31,10 @@ class Codec(Part):
         """Pixels along a side of one cell of model space."""
         raise NotImplementedError
 
+    def prepare(self, device: torch.device | None = None) -> Codec:
+        """Return the codec ready but for what takes memory, which is read when it is needed."""
+        return self
+
     def open(self, device: torch.device | None = None) -> Codec:
         """Return the codec ready for tensors on a device, that of the network."""
         return self
@@ -279,8 +283,8 @@ class LatentCodec(Codec):
     ) -> Float[Tensor, "B C h w"]:
         """Return (mean + deviation noise - shift) scale; moments of M = 1 have no deviation."""
         latents, *deviations = moments.float().unbind(1)
-        for deviation in deviations if noise is not None else ():
-            latents = latents + deviation * noise.to(latents)
+        if noise is not None and deviations:
+            latents = latents + deviations[0] * noise.to(latents)
         scale, shift = self._numbers(latents)
         return (latents - shift) * scale
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from convflow.data.files import one_large_at_a_time
 from convflow.data.images import cover, crop, num_cores, to_uint8
+from convflow.data.latents import Latents
 from convflow.data.source import Source, SyntheticSource
 from convflow.seeds import WORD, long_sequence
 from convflow.types import InputError, Size
@@ -302,7 +303,7 @@ def uniform(words: np.ndarray) -> np.ndarray:
 
 
 def batches(
-    images: Images,
+    images: Images | Latents,
     order: Order,
     start: int,
     batch_size: int,

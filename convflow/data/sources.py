@@ -36,6 +36,7 @@ from convflow.data.label_files import (
     read_listings,
     sentences,
 )
+from convflow.data.latents import Latents, find_stores
 from convflow.data.shapes import DrawnShapes
 from convflow.data.source import Source, StoredSource, one_line, require, stamp_of
 from convflow.data.splits import (
@@ -75,7 +76,8 @@ def open_source(
 
     Args:
         path: `digits` (the 1,797 8x8 digits of scikit-learn); `shapes` (drawn at any size, see
-            `convflow.data.shapes`); a folder of class folders, with a file of labels
+            `convflow.data.shapes`); a store of latents, or a folder of them, see
+            `convflow.data.store`; a folder of class folders, with a file of labels
             (`dataset.json`, `metadata.csv`, `metadata.jsonl`), or flat (unconditional); a zip of
             these; a parquet file or a folder of them; `hf:` and a Hugging Face dataset's name, or
             the folder it was saved to; or `package.module:Name` of your own, see `find_source`.
@@ -157,6 +159,11 @@ def _open(path: str, split: str, labels: str, choice: Choice) -> Source:
     if path.startswith("hf:"):
         return open_hugging_face(path, split, choice)
     place = Path(path).expanduser()
+    if stores := find_stores(place):
+        require_unsplit(split, path)
+        if choice != Choice():
+            raise InputError(f"expected no choice of labels or columns with the store {path}")
+        return Latents(path, stores)
     if place.is_dir():
         return _open_folder(path, place, split, choice)
     if not place.exists():

@@ -22,11 +22,13 @@ from convflow.bar import Bar
 from convflow.class_names import composed
 from convflow.data.buckets import BucketOrder, Buckets, bucket_sizes, even_ratios
 from convflow.data.check import Report, check_images
+from convflow.data.latents import Latents
 from convflow.data.loader import Images, Order
 from convflow.data.selection import Selection
 from convflow.data.source import SyntheticSource
 from convflow.data.sources import Source, open_source
 from convflow.training.config import DataConfig
+from convflow.training.latents import check_sizes, open_latents
 from convflow.types import InputError, Size
 
 log = logging.getLogger("convflow")
@@ -67,7 +69,7 @@ def open_images(data: DataConfig) -> Source:
 
 def scan_images(
     source: Source, data: DataConfig, kept: Path | None, device: torch.device
-) -> tuple[Images, Report]:
+) -> tuple[Images | Latents, Report]:
     """Return the images to train on, and what a scan of all of them found.
 
     Of several processes the first scans, and all get the result.
@@ -82,6 +84,8 @@ def scan_images(
         InputError: unreadable images that are not to be skipped, or processes that see other
             images.
     """
+    if isinstance(source, Latents):
+        return open_latents(source, data)
     report, good = distributed.from_first(partial(_scan_all, source, data, kept), device)
     if report.total != len(source):
         raise InputError(
@@ -101,7 +105,7 @@ def scan_images(
 
 
 def order_images(
-    images: Images, report: Report, sizes: tuple[Size, ...], data: DataConfig, seed: int
+    images: Images | Latents, report: Report, sizes: tuple[Size, ...], data: DataConfig, seed: int
 ) -> Order:
     """Return the order of the images, in buckets where there are several sizes.
 
@@ -114,6 +118,8 @@ def order_images(
         data: their settings.
         seed: of the order.
     """
+    if isinstance(images, Latents):
+        check_sizes(images, sizes)
     sides = None if isinstance(images.source, SyntheticSource) else report.sides
     buckets, random = Buckets(sizes, sides, len(images)), data.crop == "random"
     report.notes, report.num_smaller = buckets.describe(), int(buckets.enlarged.sum())
@@ -154,7 +160,7 @@ def _scan_all(source: Source, data: DataConfig, kept: Path | None) -> tuple[Repo
         )
 
 
-def keep_selection(images: Images, report: Report, path: Path) -> None:
+def keep_selection(images: Images | Latents, report: Report, path: Path) -> None:
     """Write down which images a run trains on, where that is not known yet."""
     if not isinstance(images.source, SyntheticSource) and not report.kept:
         Selection(images.indices, report.sides).write(path, images.source)

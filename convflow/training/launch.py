@@ -16,6 +16,7 @@ import torch
 from convflow import distributed
 from convflow.bundle.run import say_passed_over
 from convflow.data.check import Report
+from convflow.data.latents import Latents
 from convflow.data.loader import Images
 from convflow.data.sources import find_source
 from convflow.models.zoo import settings_of
@@ -35,6 +36,7 @@ from convflow.training.changes import (
 from convflow.training.config import TrainConfig
 from convflow.training.data import SELECTION_FILE, keep_selection
 from convflow.training.keys import from_dict
+from convflow.training.latents import with_codec_of_store
 from convflow.training.length import count_images, say_end
 from convflow.training.places import find_paths, resolve_paths, store_paths
 from convflow.training.trainer import Trainer
@@ -105,6 +107,7 @@ def _prepare(
     existed = (run / "config.json").is_file()
     if existed:
         held.enter_context(claimed(run, "training", "--run", distributed.rank() == 0))
+    config = with_codec_of_store(config, run)
     config, before = _check_folder(store_paths(config, run), run)
     trainer, report = build_trainer(config, run, device)
     if epochs is not None:
@@ -144,7 +147,7 @@ def _write_down(start: _Start, run: Path) -> None:
         log.info(f"no checkpoint in {run} yet; beginning again from the start")
 
 
-def _say_replaced(images: Images) -> None:
+def _say_replaced(images: Images | Latents) -> None:
     """Say how many images could not be read on any process."""
     replaced = set().union(*distributed.gather(list(images.replaced)))
     if distributed.rank() or not replaced:
