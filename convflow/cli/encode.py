@@ -33,7 +33,7 @@ def main(arguments: Sequence[str]) -> int:
     from convflow.settings.words import help_of, parts_of, rows_of, shown_at
     from convflow.training.encoding import EncodeConfig, encode, override_encoding
 
-    config = override_encoding(EncodeConfig(), [*(f"--data.path={path}" for path in data), *rest])
+    config = override_encoding(EncodeConfig(), [*(f"--data={path}" for path in data), *rest])
     if options.help or not arguments:
         rows = rows_of(EncodeConfig, parts_of(config))
         lines = [

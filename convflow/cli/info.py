@@ -42,7 +42,7 @@ def main(arguments: Sequence[str]) -> int:
         usage="convflow info [WHAT] [--batch-size N] [--size HxW] [--part NAME] [--json]",
         description="Describe WHAT: a size (flowdcn-s/2), a recipe (cifar10.flowdcn), a run "
         "folder, a checkpoint, a model folder, a store of latents, a file of published weights, or "
-        "a folder in which diffusers has saved a DiT. Without WHAT, or with a family (dit), list the "
+        "a folder in which diffusers has saved a DiT. Without WHAT, or with a family, list the "
         "sizes. With --batch-size or --size, also estimate the memory for training and sampling.",
     )
     add = parser.add_argument

@@ -7,6 +7,7 @@ beside the batch, and a file that is cut short meanwhile is an error instead of 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, NoReturn
@@ -17,6 +18,9 @@ from torch import Tensor
 
 from convflow.data.store import INDEX, LABELS, NAMES, PLACES, PLAN, StoreIndex, read_index
 from convflow.types import InputError, Size
+
+LONGEST_HEADER = 256
+"""Bytes before the numbers of an .npy file of records."""
 
 
 class _Shard(NamedTuple):
@@ -145,7 +149,7 @@ class Latents:
             raise InputError(f"expected latents of {size or self.size} alone, got others too")
         one = (self.index.arrays, self.index.channels, height, width)
         out = np.empty((len(indices), *one), self.index.dtype)
-        rows, twins = out.reshape(len(out), -1).view(np.uint8), 1 + self.index.flipped
+        rows, twins = out.reshape(len(out), math.prod(one)).view(np.uint8), 1 + self.index.flipped
         mirrored = np.zeros(len(out), np.int64) if flips is None else np.asarray(flips, np.int64)
         for number_of_shard in np.unique(shards):
             shard = self._shards[number_of_shard]
@@ -176,9 +180,9 @@ class Latents:
                     f"expected {shard.bytes:,} bytes in {path}, got {got}; copy the store again"
                 )
             size = self.sizes.index((index.sizes[shard.size][0], index.sizes[shard.size][1]))
-            numbers = shard.count * int(np.prod(index.record(shard.size)))
+            numbers = shard.count * math.prod(index.record(shard.size))
             offset = shard.bytes - numbers * index.dtype.itemsize
-            if offset < 0:
+            if not 0 < offset <= LONGEST_HEADER:
                 raise InputError(f"{folder / INDEX} is damaged; copy it again")
             self._shards.append(_Shard(path, size, begin, shard.count, offset))
             begin += shard.count

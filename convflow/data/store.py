@@ -7,11 +7,13 @@ scaled: F = 2 where a mirrored image follows the plain one, M = 2 for mean and s
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,7 +23,7 @@ from msgspec import Meta
 
 from convflow import __version__
 from convflow.settings.fields import Count, Natural, Width, doc
-from convflow.settings.read import to_dict
+from convflow.settings.read import read, to_dict
 from convflow.storage import checksum, read_json, write_text, writing_file
 from convflow.types import InputError
 
@@ -181,6 +183,71 @@ def finish_store(
         with suppress(OSError):  # of no more use, and no harm
             path.unlink()
     return index
+
+
+def write_store(
+    folder: Path,
+    records: Iterable[np.ndarray],
+    labels: np.ndarray,
+    *,
+    codec: dict[str, Any],
+    factor: int,
+    class_names: Sequence[str] = (),
+    names: Sequence[str] | None = None,
+    contents: Contents = "moments",
+    images: str = "",
+) -> StoreIndex:
+    """Write latents of one size that are there already as a store; return its index.
+
+    Args:
+        folder: is made, or is empty.
+        records: shards (n, F, M, C, h, w) float16 or float32, all of one shape but for n.
+        labels: (N,) class ids, N the images of all shards.
+        codec: settings of the codec, with the constants; the records are neither shifted nor
+            scaled.
+        factor: pixels along a side of a cell.
+        class_names: by class id.
+        names: of the images; None to number them.
+        contents: of the records.
+        images: what the latents were made of, for messages.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / PLAN, "{}")
+    shape: tuple[int, ...] = ()
+    number = count = 0
+    for number, shard in enumerate(records, 1):
+        if shape and shard.shape[1:] != shape:
+            raise InputError(f"expected latents of one size, {shape}, got {shard.shape[1:]} too")
+        shape, dtype, count = shard.shape[1:], shard.dtype.name, count + len(shard)
+        write_shard(folder, number - 1, 0, shard)
+    if not count or count != len(labels):
+        raise InputError(f"expected as many latents as labels, got {count:,} and {len(labels):,}")
+    tables = {
+        LABELS: np.asarray(labels, np.int64),
+        PLACES: np.arange(count),
+        NAMES: encode_names([f"image {i}" for i in range(count)] if names is None else names),
+    }
+    content = hashlib.sha256(repr(tuple(class_names)).encode())
+    for table in tables.values():
+        content.update(table)
+    twins, arrays, channels, height, width = shape
+    describe = partial(
+        StoreIndex,
+        codec=codec,
+        codec_sha256=None,
+        records=read({"contents": contents, "dtype": dtype}, RecordConfig),
+        arrays=arrays,
+        flipped=twins > 1,
+        channels=channels,
+        image_channels=3,
+        factor=factor,
+        sizes=((height * factor, width * factor),),
+        class_names=tuple(class_names),
+        count=count,
+        fingerprint=content.hexdigest(),
+        images=images,
+    )
+    return finish_store(folder, describe, tables, number)
 
 
 def damaged_files(folder: Path, index: StoreIndex) -> Iterator[str]:

@@ -45,6 +45,7 @@ from convflow.settings.words import pairs_of, parts_of, read_words
 from convflow.storage import claimed, hash_tensors, read_json, write_text
 from convflow.training.config import DataConfig
 from convflow.training.data import open_images, scan_images, training_sizes
+from convflow.training.overrides import SHORT
 from convflow.types import InputError
 from convflow.units import bytes_of
 
@@ -70,7 +71,8 @@ class EncodeConfig:
 
 def override_encoding(config: EncodeConfig, arguments: Sequence[str]) -> EncodeConfig:
     """Return settings with command-line words such as `--data.size 256` set, as `override` does."""
-    given = read_words(EncodeConfig, pairs_of(arguments), parts_of(config), ("out",))
+    pairs = [(SHORT.get(key, key), text) for key, text in pairs_of(arguments)]
+    given = read_words(EncodeConfig, pairs, parts_of(config), ("out",))
     tree = to_dict(config)
     if (kind := given.pop("codec", tree["codec"]["kind"])) != tree["codec"]["kind"]:
         tree["codec"] = {"kind": kind}
