@@ -8,7 +8,7 @@ from pathlib import Path
 from convflow.cli.main import Parser
 from convflow.cli.output import say
 
-HELP = """usage: convflow encode DATA --out STORE [--KEY VALUE ...]
+ENCODE_HELP = """usage: convflow encode DATA --out STORE [--KEY VALUE ...]
 
 Encode images once with an autoencoder and write the latents to the folder STORE, from which
 convflow train --data STORE trains without the autoencoder. The same command continues after a kill;
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str]) -> int:
             f"  --{key.replace('_', '-'):24} {shown_at(config, key, hint):18} {help_of(hint)}"
             for key, hint in rows
         ]
-        say(*HELP.format(settings="\n".join(lines)).split("\n"))
+        say(*ENCODE_HELP.format(settings="\n".join(lines)).split("\n"))
         return 0
     if not data or options.out is None:
         parser.error("expected DATA first and --out STORE, got " + " ".join(arguments))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -227,9 +227,6 @@ def write_store(
         PLACES: np.arange(count),
         NAMES: encode_names([f"image {i}" for i in range(count)] if names is None else names),
     }
-    content = hashlib.sha256(repr(tuple(class_names)).encode())
-    for table in tables.values():
-        content.update(table)
     twins, arrays, channels, height, width = shape
     describe = partial(
         StoreIndex,
@@ -244,10 +241,18 @@ def write_store(
         sizes=((height * factor, width * factor),),
         class_names=tuple(class_names),
         count=count,
-        fingerprint=content.hexdigest(),
+        fingerprint=_fingerprint(class_names, tables),
         images=images,
     )
     return finish_store(folder, describe, tables, number)
+
+
+def _fingerprint(class_names: Sequence[str], tables: Mapping[str, np.ndarray]) -> str:
+    """Return another text for other class names, labels or names of images."""
+    content = hashlib.sha256(repr(tuple(class_names)).encode())
+    for table in tables.values():
+        content.update(table.tobytes())
+    return content.hexdigest()
 
 
 def damaged_files(folder: Path, index: StoreIndex) -> Iterator[str]:
