@@ -22,7 +22,8 @@ from convflow.bar import Bar
 from convflow.bundle.folder import describe_codec
 from convflow.codecs import Codec, LatentCodec, PixelCodec
 from convflow.data.buckets import Buckets
-from convflow.data.latents import Latents
+from convflow.data.latent_formats import READERS, export_latents
+from convflow.data.latents import Latents, find_stores
 from convflow.data.loader import Images
 from convflow.data.source import SyntheticSource
 from convflow.data.store import (
@@ -36,7 +37,9 @@ from convflow.data.store import (
     encode_names,
     finish_store,
     is_written,
+    read_index,
     write_shard,
+    write_store,
 )
 from convflow.seeds import generator_of
 from convflow.settings.fields import Count, Seed, doc
@@ -46,7 +49,7 @@ from convflow.storage import claimed, hash_tensors, read_json, write_text
 from convflow.training.config import DataConfig
 from convflow.training.data import open_images, scan_images, training_sizes
 from convflow.training.overrides import SHORT
-from convflow.types import InputError
+from convflow.types import InputError, check_name
 from convflow.units import bytes_of
 
 log = logging.getLogger("convflow")
@@ -108,6 +111,49 @@ def encode(config: EncodeConfig, out: Path) -> StoreIndex:
         claimed(out, "convflow encode", "--out", distributed.rank() == 0),
     ):
         return _encode(config, out, device)
+
+
+def convert(config: EncodeConfig, kind: str, out: Path) -> StoreIndex | None:
+    """Bring latents of another program into a store, or those of a store into its files.
+
+    Args:
+        config: `data.path` names the latents, `codec` the autoencoder that they come from.
+        kind: one of `READERS`.
+        out: folder to write to, new or empty.
+
+    Returns:
+        The index of the new store; None where a store was written as another program's files.
+
+    Raises:
+        InputError: latents that are not of this kind; autoencoder and latents of other channels.
+    """
+    place = Path(config.data.path).expanduser()
+    check_name("format of latents", kind, READERS)
+    if stores := find_stores(place):
+        theirs: Any = read(read_index(stores[0]).codec, Codec)
+        export_latents(Latents(str(place), stores), kind, out, *_arrays(theirs.constants))
+        return None
+    codec: Any = config.codec.prepare()
+    found = READERS[kind](place)
+    if out.exists() and any(out.iterdir()):
+        raise InputError(f"expected a new folder, got {out} with something in it; choose another")
+    return write_store(
+        out,
+        found.shards(config.records.dtype, *_arrays(codec.constants)),
+        found.labels,
+        codec=to_dict(describe_codec(codec, out)),
+        factor=codec.factor,
+        class_names=found.class_names,
+        names=found.names,
+        contents=found.contents,
+        images=config.data.path,
+    )
+
+
+def _arrays(constants: tuple[Any, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Return scale and shift as arrays that fit latents (..., C, h, w)."""
+    scale, shift = (np.array(n, np.float32) for n in constants)
+    return tuple(n[:, None, None] if n.ndim else n for n in (scale, shift))  # type: ignore[return-value]
 
 
 def _encode(config: EncodeConfig, out: Path, device: torch.device) -> StoreIndex:

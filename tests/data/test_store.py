@@ -21,10 +21,12 @@ from convflow.types import InputError
 CODEC = to_dict(LatentCodec(scale=0.5, shift=0.0))
 
 
-def store(folder, count=7, seed=0, **changes):
+def store(folder, count=7, seed=0, arrays=2, **changes):
     """A store of `count` moments with their mirror images, three to a shard; the records too."""
     rng = np.random.default_rng(seed)
     records = rng.normal(size=(count, 2, 2, 4, 3, 2)).astype(np.float16)
+    records[:, :, 1] = np.abs(records[:, :, 1])
+    records = records[:, :, :arrays]
     parts = (records[i : i + 3] for i in range(0, count, 3))
     given = {"codec": CODEC, "factor": 8, "class_names": ("cat", "dog")} | changes
     write_store(folder, parts, np.arange(count) % 2, **given)
