@@ -1,10 +1,10 @@
 """Latents as other programs store them, to and from stores.
 
 `npy`: pairs `NAME_features/0.npy` (1, C, h, w) and `NAME_labels/0.npy` (1,) of fast-DiT, DiCo and
-FCDM, one draw, shifted and scaled. `edm`: `dataset.json` and arrays (2C, h, w) of mean and deviation,
-of EDM2 and REPA, a folder or a zip. `lightning`: safetensors shards with `latents`, `latents_flip`
-and `labels` of LightningDiT. `mar`: `CLASS/NAME.npz` with `moments` and `moments_flip` (2C, h, w), mean
-and logarithm of the variance, of MAR.
+FCDM, one draw, shifted and scaled. `edm`: `dataset.json` and arrays (2C, h, w) of mean and
+deviation, of EDM2 and REPA, a folder or a zip. `lightning`: safetensors shards with `latents`,
+`latents_flip` and `labels` of LightningDiT. `mar`: `CLASS/NAME.npz` with `moments` and
+`moments_flip` (2C, h, w), mean and logarithm of the variance, of MAR.
 """
 
 from __future__ import annotations

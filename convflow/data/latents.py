@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, NoReturn
@@ -197,6 +198,9 @@ def find_stores(folder: Path) -> list[Path]:
         return []
     if any((folder / name).is_file() for name in (INDEX, PLAN)):
         return [folder]
+    with os.scandir(folder) as entries:
+        if any(entry.name[0] != "." and not entry.is_dir() for entry in entries):
+            return []  # of images, maybe of a million
     return sorted(path.parent for path in folder.glob(f"*/{INDEX}"))
 
 

@@ -37,7 +37,6 @@ from convflow.data.store import (
     encode_names,
     finish_store,
     is_written,
-    read_index,
     write_shard,
     write_store,
 )
@@ -48,6 +47,7 @@ from convflow.settings.words import pairs_of, parts_of, read_words
 from convflow.storage import claimed, hash_tensors, read_json, write_text
 from convflow.training.config import DataConfig
 from convflow.training.data import open_images, scan_images, training_sizes
+from convflow.training.latents import codec_of_store
 from convflow.training.overrides import SHORT
 from convflow.types import InputError, check_name
 from convflow.units import bytes_of
@@ -130,7 +130,7 @@ def convert(config: EncodeConfig, kind: str, out: Path) -> StoreIndex | None:
     place = Path(config.data.path).expanduser()
     check_name("format of latents", kind, READERS)
     if stores := find_stores(place):
-        theirs: Any = read(read_index(stores[0]).codec, Codec)
+        theirs: Any = codec_of_store(stores[0])
         export_latents(Latents(str(place), stores), kind, out, *_arrays(theirs.constants))
         return None
     codec: Any = config.codec.prepare()

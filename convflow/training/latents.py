@@ -34,20 +34,26 @@ def with_codec_of_store(config: TrainConfig, run: Path) -> TrainConfig:
     stores = find_stores(place) if config.data.path and place.is_dir() else []
     if not stores:
         return config
-    theirs: Any = read(read_index(stores[0]).codec, Codec)
-    known = getattr(theirs, "autoencoder", "")
-    if known:
-        theirs = replace(theirs, autoencoder=find_place(known, stores[0], inside=True))
+    theirs: Any = codec_of_store(stores[0])
     if config.codec == PixelCodec():
         return replace(config, codec=theirs)
     ours = getattr(config.codec, "autoencoder", "")
-    if _resolved(ours, run) != _resolved(theirs.autoencoder if known else "", run):
+    known = getattr(theirs, "autoencoder", "")
+    if _resolved(ours, run) != _resolved(known, run):
         raise InputError(
-            f"expected the autoencoder {theirs.autoencoder or theirs.kind} of the store "
-            f"{config.data.path}, got {ours or config.codec.kind}; give --codec.autoencoder "
-            f"{theirs.autoencoder}, or encode the images again with the other"
+            f"expected the autoencoder {known or theirs.kind} of the store {config.data.path}, got "
+            f"{ours or config.codec.kind}; give --codec.autoencoder {known}, or encode the images "
+            "again with the other"
         )
     return replace(config, codec=config.codec.with_constants(theirs))
+
+
+def codec_of_store(folder: Path) -> Codec:
+    """Return the codec of a store, with its constants, its autoencoder found from there."""
+    codec: Any = read(read_index(folder).codec, Codec)
+    if name := getattr(codec, "autoencoder", ""):
+        codec = replace(codec, autoencoder=find_place(name, folder, inside=True))
+    return codec
 
 
 def open_latents(latents: Latents, data: DataConfig) -> tuple[Latents, Report]:
