@@ -44,7 +44,7 @@ from convflow.seeds import generator_of
 from convflow.settings.fields import Count, Seed, doc
 from convflow.settings.read import read, to_dict
 from convflow.settings.words import pairs_of, parts_of, read_words
-from convflow.storage import claimed, hash_tensors, read_json, write_text
+from convflow.storage import claimed, hash_tensors, read_json, write_text, writing_folder
 from convflow.training.config import DataConfig
 from convflow.training.data import open_images, scan_images, training_sizes
 from convflow.training.latents import codec_of_store
@@ -119,7 +119,7 @@ def convert(config: EncodeConfig, kind: str, out: Path) -> StoreIndex | None:
     Args:
         config: `data.path` names the latents, `codec` the autoencoder that they come from.
         kind: one of `READERS`.
-        out: folder to write to, new or empty.
+        out: folder to write, which is not there yet.
 
     Returns:
         The index of the new store; None where a store was written as another program's files.
@@ -135,19 +135,18 @@ def convert(config: EncodeConfig, kind: str, out: Path) -> StoreIndex | None:
         return None
     codec: Any = config.codec.prepare()
     found = READERS[kind](place)
-    if out.exists() and any(out.iterdir()):
-        raise InputError(f"expected a new folder, got {out} with something in it; choose another")
-    return write_store(
-        out,
-        found.shards(config.records.dtype, *_arrays(codec.constants)),
-        found.labels,
-        codec=to_dict(describe_codec(codec, out)),
-        factor=codec.factor,
-        class_names=found.class_names,
-        names=found.names,
-        contents=found.contents,
-        images=config.data.path,
-    )
+    with writing_folder(out) as draft:
+        return write_store(
+            draft,
+            found.shards(config.records.dtype, *_arrays(codec.constants)),
+            found.labels,
+            codec=to_dict(describe_codec(codec, out)),
+            factor=codec.factor,
+            class_names=found.class_names,
+            names=found.names,
+            contents=found.contents,
+            images=config.data.path,
+        )
 
 
 def _arrays(constants: tuple[Any, Any]) -> tuple[np.ndarray, np.ndarray]:
