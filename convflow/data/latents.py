@@ -152,6 +152,8 @@ class Latents:
         out = np.empty((len(indices), *one), self.index.dtype)
         rows, twins = out.reshape(len(out), math.prod(one)).view(np.uint8), 1 + self.index.flipped
         mirrored = np.zeros(len(out), np.int64) if flips is None else np.asarray(flips, np.int64)
+        if mirrored.any() and not self.index.flipped:
+            raise InputError(f"expected a store with mirrored images, got {self.name} without")
         for number_of_shard in np.unique(shards):
             shard = self._shards[number_of_shard]
             mine = np.flatnonzero(shards == number_of_shard)

@@ -133,9 +133,10 @@ def write_shard(folder: Path, number: int, size: int, records: np.ndarray) -> No
         np.save(file, records)
     sums, total = np.zeros((2, records.shape[3])), 0
     for part in np.array_split(records, math.ceil(len(records) / 64)):
-        wide = part.astype(np.float64).swapaxes(0, 3)  # (C, F, M, n, h, w)
-        sums += [wide[:, :, 0].sum((1, 2, 3, 4)), np.square(wide).sum((1, 2, 3, 4, 5))]
-        total += wide[0, :, 0].size
+        wide = part.astype(np.float64)
+        squares = np.einsum("nfmchw,nfmchw->c", wide, wide)
+        sums += [wide[:, :, 0].sum((0, 1, 3, 4)), squares]
+        total += wide[:, :, 0, 0].size
     shard = {"file": path.name, "size": size, "count": len(records)} | checksum(path)
     known = {"shard": shard, "sums": sums.tolist(), "total": total}
     write_text(path.with_suffix(".json"), json.dumps(known))

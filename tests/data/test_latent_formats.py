@@ -19,8 +19,9 @@ SHIFTED = to_dict(LatentCodec("madebyollin/taesd", scale=0.5, shift=0.25))
 def everything(place):
     latents = Latents("store", [place])
     rows = np.arange(len(latents))
-    views = [latents.batch(rows, np.full(len(rows), on))[0].numpy() for on in (False, True)]
-    return np.stack(views[: 1 + latents.index.flipped], 1), latents
+    views = [False, True][: 1 + latents.index.flipped]
+    read = [latents.batch(rows, np.full(len(rows), mirrored))[0].numpy() for mirrored in views]
+    return np.stack(read, 1), latents
 
 
 @pytest.mark.parametrize(("kind", "arrays"), [("npy", 1), ("edm", 2), ("lightning", 1), ("mar", 2)])
