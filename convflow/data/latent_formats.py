@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from itertools import islice
@@ -193,7 +193,11 @@ def export_latents(
                 views.append(latents.batch(rows, mirrored)[0].numpy().astype(np.float32))
             if kind == "lightning":
                 first, second = (np.ascontiguousarray(view[:, 0]) for view in views)
-                arrays = {"latents": first, "latents_flip": second, "labels": latents.labels[rows]}
+                arrays: dict[str, np.ndarray] = {
+                    "latents": first,
+                    "latents_flip": second,
+                    "labels": latents.labels[rows],
+                }
                 save_file(
                     arrays, draft / f"latents_rank00_shard{start // PER_SHARD:03d}.safetensors"
                 )
@@ -237,7 +241,11 @@ def _write_mar(draft: Path, latents: Latents, row: int, record: np.ndarray, *_: 
     return place.name, label
 
 
-_WRITERS = {"npy": _write_pair, "edm": _write_edm, "mar": _write_mar}
+_WRITERS: dict[str, Callable[..., Written]] = {
+    "npy": _write_pair,
+    "edm": _write_edm,
+    "mar": _write_mar,
+}
 
 
 def _numbered(ids: np.ndarray) -> tuple[str, ...]:
