@@ -4,27 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
-import msgspec
 import torch
 from jaxtyping import Float, UInt8
-from msgspec import Meta
 from torch import Tensor
 
-from convflow import hub
+from convflow import autoencoders
+from convflow.autoencoders import SD_SCALE, SD_VAE, LatentSpace, Numbers
 from convflow.settings.fields import Positive, doc
 from convflow.settings.kinds import Part, Table
-from convflow.storage import read_json
 from convflow.types import InputError
-
-SD_VAE = "stabilityai/sd-vae-ft-ema"
-"""The autoencoder of DiT, SiT, DiCo and FlowDCN (Rombach et al. 2022, decoder fine-tuned)."""
-
-SD_SCALE = 0.18215
-"""Brings its latents to about unit variance; the default of diffusers too."""
-
 
 CHUNK_PIXELS = 2**20
 """Pixels that an autoencoder sees at once: 16 images of 256x256."""
@@ -40,6 +30,10 @@ class Codec(Part):
     def factor(self) -> int:
         """Pixels along a side of one cell of model space."""
         raise NotImplementedError
+
+    def prepare(self, device: torch.device | None = None) -> Codec:
+        """Return the codec ready but for what takes memory, which is read when it is needed."""
+        return self
 
     def open(self, device: torch.device | None = None) -> Codec:
         """Return the codec ready for tensors on a device, that of the network."""
@@ -71,6 +65,22 @@ class Codec(Part):
     ) -> Float[Tensor, "B C h w"]:
         """Return images of K channels in model space, h = H / factor and w = W / factor."""
         raise NotImplementedError
+
+    def moments(self, images: UInt8[Tensor, "B K H W"]) -> Float[Tensor, "B M C h w"]:
+        """Return what `encode` makes of images before it draws, M = 1 or 2 arrays of each."""
+        return self.encode(images)[:, None]
+
+    def from_moments(
+        self, moments: Float[Tensor, "B M C h w"], noise: Float[Tensor, "B C h w"] | None = None
+    ) -> Float[Tensor, "B C h w"]:
+        """Return in model space what `moments` gave, with the random part `noise` of `draw`."""
+        return moments[:, 0].float()
+
+    def latents(self, batch: Tensor, noise: Tensor | None = None) -> Float[Tensor, "B C h w"]:
+        """Return images (B, K, H, W), or moments of them (B, M, C, h, w), in model space."""
+        if batch.ndim == 5:
+            return self.from_moments(batch, noise)
+        return self.encode(batch, noise=noise)
 
     def decode(self, x: Float[Tensor, "B C h w"]) -> UInt8[Tensor, "B K H W"]:
         """Return images; values out of range are clamped."""
@@ -110,37 +120,68 @@ class PixelCodec(Codec):
 class LatentCodec(Codec):
     """Model space is (latent - shift) scale, of the latents of a frozen autoencoder.
 
-    The autoencoder is an `AutoencoderKL` of diffusers (Rombach et al. 2022): its encoder gives a
-    normal distribution, from which `encode` draws. It is never trained and never stored with a
-    model, its name is. `encode` and `decode` expect their tensors on its device. Its `config.json`
-    alone tells the shape of latents, and the constants that are None here.
+    The autoencoder is one of those of `convflow.autoencoders`. Where its encoder gives a normal
+    distribution, `encode` draws from that. It is never trained and never stored with a model, its
+    name is. `encode` and `decode` expect their tensors on its device. The shape of latents, and
+    constants that are None here, are known without its weights, but for the constants of FLUX.2.
     """
 
     kind: ClassVar[str] = "latent"
 
     autoencoder: Annotated[
-        str, doc("folder or Hub id of an AutoencoderKL of diffusers, with safetensors")
+        str, doc("folder or Hub id of an autoencoder of diffusers, with safetensors")
     ] = SD_VAE
     scale: Annotated[
-        Positive | None,
-        doc("factor that brings latents to unit variance; none = that of the autoencoder"),
+        Positive | tuple[Positive, ...] | None,
+        doc(
+            "factor, or one for each channel, that brings latents to unit variance; none = its own"
+        ),
     ] = None
     shift: Annotated[
-        float | None,
-        doc("number taken from latents before they are scaled; none = that of the autoencoder"),
+        float | tuple[float, ...] | None,
+        doc("number, or one for each channel, taken from latents before; none = its own"),
     ] = None
+    tiling: Annotated[
+        bool, doc("encode and decode large images in tiles that overlap, which saves memory")
+    ] = False
+    precision: Annotated[
+        Literal["float32", "float16", "bfloat16"], doc("arithmetic of the autoencoder")
+    ] = "float32"
 
     @cached_property
-    def autoencoder_config(self) -> _AutoencoderConfig:
-        """What the `config.json` of the autoencoder says; InputError where it cannot be read."""
-        return _read_config(self.autoencoder)
+    def space(self) -> LatentSpace:
+        """What the autoencoder is like; InputError where that cannot be read."""
+        return autoencoders.read_space(self.autoencoder)
 
     @property
-    def constants(self) -> tuple[float, float]:
-        """Scale and shift, those of the autoencoder where they are None."""
-        config = self.autoencoder_config
-        scale = config.scaling_factor if self.scale is None else self.scale
-        return scale, (config.shift_factor or 0.0) if self.shift is None else self.shift
+    def constants(self) -> tuple[Numbers, Numbers]:
+        """Scale and shift, those of the autoencoder where they are None.
+
+        Raises:
+            InputError: nothing tells the scale, or there is one number for each of other channels.
+        """
+        scale, shift = self.scale, self.shift
+        if scale is None or shift is None:
+            known = self.space
+            own = (known.scale, known.shift)
+            if known.kind == "AutoencoderKLFlux2":
+                whole = self.precision == "float32"
+                own = autoencoders.constants(
+                    self.network if whole else autoencoders.load(self.autoencoder)
+                )
+            scale, shift = (a if b is None else b for a, b in zip(own, (scale, shift), strict=True))
+        if scale is None or shift is None:
+            raise InputError(
+                f"--codec.scale: expected the scaling_factor of {self.autoencoder}, which its "
+                f"config.json does not tell; give --codec.scale, {SD_SCALE} for Stable Diffusion's"
+            )
+        for name, value in (("scale", scale), ("shift", shift)):
+            if isinstance(value, tuple) and len(value) != self.space.channels:
+                raise InputError(
+                    f"--codec.{name}: expected one number, or one for each of "
+                    f"{self.space.channels} channels, got {len(value)}; give as many"
+                )
+        return scale, shift
 
     def with_constants(self, other: Codec) -> LatentCodec:
         """Return the codec with scale and shift of another where it has none."""
@@ -151,7 +192,22 @@ class LatentCodec(Codec):
     @cached_property
     def network(self) -> Any:
         """The autoencoder, read when it is first asked for; InputError where that fails."""
-        return _load(self.autoencoder).eval().requires_grad_(False)
+        network = autoencoders.load(self.autoencoder, getattr(torch, self.precision))
+        if self.tiling:
+            network.enable_tiling()
+        return network.to(self.device)
+
+    @property
+    def device(self) -> torch.device | None:
+        """Where the network is, or will be once it is read."""
+        return vars(self).get("_device")
+
+    def prepare(self, device: torch.device | None = None) -> LatentCodec:
+        """Return the codec with its constants; its autoencoder is read to a device when needed."""
+        scale, shift = self.constants
+        codec = replace(self, scale=scale, shift=shift)
+        vars(codec)["_device"] = device  # no setting
+        return codec
 
     def open(self, device: torch.device | None = None) -> LatentCodec:
         """Return the codec with its autoencoder read and moved to a device.
@@ -159,23 +215,24 @@ class LatentCodec(Codec):
         Raises:
             InputError: diffusers is missing, or there is no such autoencoder.
         """
-        scale, shift = self.constants
-        codec = replace(self, scale=scale, shift=shift)
+        codec = self.prepare(device)
         codec.network.to(device)
         return codec
 
-    @cached_property
+    @property
     def factor(self) -> int:
-        return 2 ** (len(self.autoencoder_config.block_out_channels) - 1)
+        """Pixels along a side of one cell of model space."""
+        return self.space.factor
 
     def channels(self, image_channels: int) -> int:
-        wanted = self.autoencoder_config.in_channels
+        """Return the channels of the latents."""
+        wanted = self.space.image_channels
         if image_channels != wanted:
             raise InputError(
                 f"--data.channels: expected {wanted} as the autoencoder {self.autoencoder} has, "
                 f"got {image_channels}; set it to {wanted}, images are converted"
             )
-        return self.autoencoder_config.latent_channels
+        return self.space.channels
 
     def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> Float[Tensor, "*shape"]:
         """Return the standard normal part of `encode`, on the generator's device."""
@@ -199,50 +256,58 @@ class LatentCodec(Codec):
         Raises:
             InputError: a height or width that `factor` does not divide.
         """
+        moments = self.moments(images)
+        if noise is None and generator is not None:
+            noise = self.draw(moments[:, 0].shape, generator)
+        return self.from_moments(moments, noise)
+
+    def moments(self, images: UInt8[Tensor, "B K H W"]) -> Float[Tensor, "B M C h w"]:
+        """Return mean and deviation of the latents, or latents alone, neither shifted nor scaled.
+
+        Raises:
+            InputError: a height or width that does not fit, as of `encode`.
+        """
         height, width = images.shape[2:]
         if height % self.factor or width % self.factor:
             raise InputError(
                 f"expected a height and width that are multiples of {self.factor}, got "
                 f"{height}x{width}; crop the images"
             )
-        found = [
-            self.network.encode(part.to(self.network.dtype) / 127.5 - 1).latent_dist
-            for part in images.split(max(1, CHUNK_PIXELS // (height * width)))
-        ]
-        latents = torch.cat([each.mean for each in found])
-        if noise is None and generator is not None:
-            noise = self.draw(latents.shape, generator)
-        if noise is not None:
-            latents = latents + torch.cat([each.std for each in found]) * noise.to(latents)
-        scale, shift = self.constants
+        parts = images.split(max(1, CHUNK_PIXELS // (height * width)))
+        network, space = self.network, self.space
+        inputs = ((part.float() / 127.5 - 1).to(network.dtype) for part in parts)
+        return torch.cat([autoencoders.encode(network, space, part) for part in inputs])
+
+    def from_moments(
+        self, moments: Float[Tensor, "B M C h w"], noise: Float[Tensor, "B C h w"] | None = None
+    ) -> Float[Tensor, "B C h w"]:
+        """Return (mean + deviation noise - shift) scale; moments of M = 1 have no deviation."""
+        latents, *deviations = moments.float().unbind(1)
+        if noise is not None and deviations:
+            latents = latents + deviations[0] * noise.to(latents)
+        scale, shift = self._numbers(latents)
         return (latents - shift) * scale
+
+    def _numbers(self, x: Tensor) -> tuple[Any, Any]:
+        """Return scale and shift, as tensors like `x` where each channel has its own."""
+        scale, shift = (
+            x.new_tensor(number)[:, None, None] if isinstance(number, tuple) else number
+            for number in self.constants
+        )
+        return scale, shift
 
     @torch.no_grad()
     def decode(self, x: Float[Tensor, "B C h w"]) -> UInt8[Tensor, "B K H W"]:
         """Return the images of latents, rounded to the nearest levels and clamped."""
-        scale, shift = self.constants
-        latents = (x / scale + shift).to(self.network.dtype)
+        network, space = self.network, self.space
+        scale, shift = self._numbers(x)
+        latents = (x / scale + shift).to(network.dtype)
         chunk = max(1, CHUNK_PIXELS // (self.factor**2 * x.shape[2] * x.shape[3]))
         parts = latents.split(chunk)
-        return torch.cat([PixelCodec().decode(self.network.decode(p).sample) for p in parts])
+        return torch.cat(
+            [PixelCodec().decode(autoencoders.decode(network, space, part)) for part in parts]
+        )
 
-
-@dataclass(frozen=True)
-class _AutoencoderConfig:
-    """What `config.json` of an `AutoencoderKL` says of its latents, with the defaults of diffusers.
-
-    Every block but the last halves height and width.
-    """
-
-    in_channels: Annotated[int, Meta(ge=1)] = 3
-    latent_channels: Annotated[int, Meta(ge=1)] = 4
-    block_out_channels: Annotated[tuple[int, ...], Meta(min_length=1, max_length=16)] = (64,)
-    scaling_factor: Annotated[float, Meta(gt=0)] = SD_SCALE
-    shift_factor: float | None = None
-
-
-KNOWN_AUTOENCODERS = {SD_VAE: _AutoencoderConfig(block_out_channels=(128, 256, 512, 512))}
-"""Autoencoders of the Hub whose `config.json` need not be read."""
 
 CODECS: Table[type[Codec]] = Table(
     "codec", Codec, {cls.kind: cls for cls in (PixelCodec, LatentCodec)}
@@ -259,54 +324,3 @@ def image_channels(codec: Codec, channels: int) -> int | None:
         except InputError:  # not one of this codec's
             continue
     return None
-
-
-def _read_config(name: str) -> _AutoencoderConfig:
-    """Return what the `config.json` of an autoencoder says, without its weights."""
-    if name in KNOWN_AUTOENCODERS and not Path(name).is_dir():
-        return KNOWN_AUTOENCODERS[name]
-    path = _find(name, "config.json") / "config.json"
-    try:
-        return msgspec.convert(read_json(path), _AutoencoderConfig)
-    except (InputError, msgspec.ValidationError) as error:
-        raise _refused(name, error) from error
-
-
-def _find(name: str, *patterns: str) -> Path:
-    """Return the folder of an autoencoder, the files that fit `patterns` fetched from the Hub."""
-    place = Path(name)
-    wanted = "an autoencoder of diffusers (--codec.autoencoder)"
-    return place if place.is_dir() else hub.download(name, patterns, wanted)
-
-
-def _refused(name: str, error: Exception) -> InputError:
-    reason = " ".join(str(error).split())[:200] or type(error).__name__
-    return InputError(
-        f"expected an autoencoder of diffusers, got {name!r} ({reason}); give another with "
-        "--codec.autoencoder"
-    )
-
-
-def _load(name: str) -> Any:
-    """Return diffusers' AutoencoderKL of a folder or Hub id, complete, or raise InputError."""
-    try:
-        from diffusers import AutoencoderKL
-    except ImportError as error:
-        raise InputError(
-            "the codec latent needs the package diffusers, which is missing; "
-            "pip install 'convflow[diffusers]'"
-        ) from error
-    folder = _find(name, "config.json", "*.safetensors")
-    try:
-        autoencoder, report = AutoencoderKL.from_pretrained(
-            folder, use_safetensors=True, low_cpu_mem_usage=False, output_loading_info=True
-        )
-    except Exception as error:  # of diffusers or of the file
-        raise _refused(name, error) from error
-    missing = [*report["missing_keys"], *report["mismatched_keys"]]
-    if missing:  # diffusers would go on with random numbers in their place
-        raise InputError(
-            f"expected all weights of an AutoencoderKL, got {name!r} without {missing[0]}; give "
-            "another with --codec.autoencoder"
-        )
-    return autoencoder

@@ -31,7 +31,10 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
 CHECKED = [
-    f"convflow.{part}" for part in ("nn", "models", "processes", "samplers", "codecs", "evaluation")
+    f"convflow.{part}"
+    for part in (
+        *("nn", "models", "processes", "samplers", "autoencoders", "codecs", "evaluation"),
+    )
 ]
 jaxtyping.install_import_hook(CHECKED, "tests.shape_check.check")
 

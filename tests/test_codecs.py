@@ -12,7 +12,8 @@ import torch
 from diffusers import AutoencoderKL
 
 from convflow import codecs
-from convflow.codecs import SD_SCALE, Codec, LatentCodec, PixelCodec, image_channels
+from convflow.autoencoders import SD_SCALE
+from convflow.codecs import Codec, LatentCodec, PixelCodec, image_channels
 from convflow.settings.read import read, to_dict
 from convflow.types import InputError
 from tests.autoencoder import save_autoencoder
@@ -177,7 +178,7 @@ OTHER = {"latent_channels": 16, "block_out_channels": [8] * 5, "scaling_factor":
 @pytest.mark.parametrize(
     ("config", "given", "expected"),
     [
-        ({}, {}, (4, 1, SD_SCALE, 0.0)),
+        ({}, {"scale": 0.5}, (4, 1, 0.5, 0.0)),
         (OTHER, {}, (16, 16, 0.5, 0.0)),
         (OTHER | {"shift_factor": 0.25}, {}, (16, 16, 0.5, 0.25)),
         (OTHER | {"shift_factor": 0.25}, {"scale": 2.0, "shift": 0.0}, (16, 16, 2.0, 0.0)),

@@ -37,6 +37,7 @@ LAYERS = [
         "class_names",
         "bar",
     },
+    {"autoencoders"},
     {"nn", "samplers", "data", "codecs", "parallel"},
     {"models"},
     {"bundle", "evaluation", "generate", "objectives"},

@@ -94,6 +94,8 @@ def test_shell_block_runs(
                 words += TINY_DIT if words[1].startswith("imagenet.dit") else TINY
                 words += CODEC if latent else []
                 words += ["--sampling.steps", "2"] if "dfm" in words else []  # one for each scale
+            if words[0] == "encode":
+                words += CODEC[:2]
             if words[0] == "evaluate" and "--compare" not in words:
                 words += ["--detector", "detector.py:load", "--num", "8"]
             if words[0] == "plan":

@@ -24,6 +24,7 @@ from convflow.types import Disagreement, Diverged, InputError, check_name, unkno
 VERBS = {
     "train": "train a model from a recipe, or continue a run",
     "plan": "estimate memory, time and disk of a training",
+    "encode": "turn images into a store of latents, to train from without an autoencoder",
     "sample": "generate images with a trained model",
     "evaluate": "score samples or images against real ones, or compare result cards",
     "export": "write the weights of a checkpoint as model folders",

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from convflow.data.files import one_large_at_a_time
 from convflow.data.images import cover, crop, num_cores, to_uint8
+from convflow.data.latents import Latents
 from convflow.data.source import Source, StoredSource, SyntheticSource, labels_of
 from convflow.data.transfer import Transfer
 from convflow.seeds import WORD, long_sequence
@@ -321,7 +322,7 @@ def uniform(words: np.ndarray) -> np.ndarray:
 
 
 def batches(
-    images: Images,
+    images: Images | Latents,
     order: Order,
     start: int,
     batch_size: int,

@@ -17,6 +17,7 @@ from convflow.data.files import MAX_PIXELS, read_regular
 from convflow.data.formats import is_image, unread
 from convflow.data.hugging_face import open_hugging_face
 from convflow.data.label_files import listed_files, read_listing
+from convflow.data.latents import Latents, find_stores
 from convflow.data.pixel_arrays import open_arrays
 from convflow.data.shapes import DrawnShapes
 from convflow.data.source import Source, StoredSource, one_line, require, stamp_of
@@ -57,7 +58,8 @@ def open_source(
             tar of these; shards of WebDataset, as a folder or a pattern `x-{000..255}.tar`; a
             .csv, .tsv or .jsonl that names files; a parquet file or a folder of them; an .npz or
             .npy; `hf:` and a Hugging Face dataset's name, or the folder it was saved to; or
-            `package.module:Name` of your own, see `find_source`.
+            `package.module:Name` of your own, see `find_source`; a store of latents, or a folder of
+            them, see `convflow.data.store`.
         split: Which part, where the data has parts (`train`, `validation`, `test`, `unlabeled`);
             `all` merges all but the unlabeled one. Data without parts counts as `train`.
         labels: `auto` takes a file or a column of labels, else class folders; `folders`, `table`
@@ -137,6 +139,11 @@ def _open(path: str, split: str, labels: str, choice: Choice) -> Source:
     if path.startswith("hf:"):
         return open_hugging_face(path, split, choice)
     place = Path(path).expanduser()
+    if stores := find_stores(place):
+        require_unsplit(split, path)
+        if choice != Choice():
+            raise InputError(f"expected no choice of labels or columns with the store {path}")
+        return Latents(path, stores)
     if place.is_dir():
         return _open_folder(path, place, split, choice)
     if not place.exists():

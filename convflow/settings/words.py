@@ -110,6 +110,8 @@ def parse(text: str, hint: Any, key: str) -> Any:
         return None
     elif kind == tuple[Pixels, ...]:
         value = [] if text == "none" else [part.split("x") for part in text.split(",")]
+    elif "," in text and any(typing.get_origin(k) is tuple for k in typing.get_args(kind)):
+        value = text.split(",")
     elif typing.get_origin(kind) is tuple:
         value = [] if text == "none" else text.replace("x", ",").strip("()").split(",")
     return read_value(value, hint, f"--{key}", words=True)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from convflow import distributed
+from convflow.data.latents import Latents
 from convflow.settings.read import flatten, to_dict
 from convflow.storage import hash_tensors, read_json
 from convflow.training.state import checkpoint_tensors
@@ -42,7 +43,10 @@ def agree_on_start(trainer: Trainer) -> None:
     agree(FOLDER, place)
     data = {"number of images": len(trainer.images), "images": trainer.data_fingerprint}
     agree("let all processes read the same data", data)
-    if trainer.codec.network is not None:
+    if isinstance(trainer.images, Latents):
+        known = str(trainer.images.index.codec_sha256)
+        agree("give all processes the same store", {"hash of the autoencoder": known})
+    elif trainer.codec.network is not None:
         known = hash_tensors(trainer.codec.network.state_dict())
         agree("give all processes the same autoencoder", {"hash of the autoencoder": known})
     weights = {

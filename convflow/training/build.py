@@ -16,6 +16,7 @@ from convflow import distributed
 from convflow.codecs import Codec
 from convflow.data.buckets import batch_size_of
 from convflow.data.check import Report
+from convflow.data.latents import Latents
 from convflow.data.loader import Images, Order
 from convflow.data.sources import Source
 from convflow.models.backbone import Backbone, check_size
@@ -49,7 +50,7 @@ MEASURED_IMAGES = 10_000
 class Data(NamedTuple):
     """The images of a training, their order, and what a scan of all found."""
 
-    images: Images
+    images: Images | Latents
     order: Order
     report: Report
 
@@ -69,7 +70,8 @@ def build_trainer(config: TrainConfig, run: Path, device: torch.device) -> tuple
     found = find_paths(config, run) if (run / "config.json").is_file() else config
     source = open_images(found.data)
     process = open_process(config)
-    codec = found.codec.open(device)
+    stored = isinstance(source, Latents)
+    codec = found.codec.prepare(device) if stored else found.codec.open(device)
     begun = bool(checkpoint.list_steps(run))
     origin = read_origin(found) if config.init and not begun else None
     if origin is not None:
@@ -92,6 +94,11 @@ def build_trainer(config: TrainConfig, run: Path, device: torch.device) -> tuple
     report.notes = [*report.notes, *describe_paths(config, found)]
     if origin is not None:
         report.notes = [*report.notes, *begin_from(model, origin, source.class_names)]
+    if stored and losses.wants_pixels:
+        raise InputError(
+            f"expected images for objectives that see pixels, got the store {config.data.path}; "
+            "give --data the images themselves"
+        )
     losses = parallel.place(losses)
     return Trainer(config, losses, process, codec, images, run, order, parallel), report
 
@@ -156,7 +163,11 @@ def open_data(
 
 
 def know_constants(
-    config: TrainConfig, codec: Codec, process: Process, images: Images, device: torch.device
+    config: TrainConfig,
+    codec: Codec,
+    process: Process,
+    images: Images | Latents,
+    device: torch.device,
 ) -> TrainConfig:
     """Return settings with the constants that autoencoder and images give where none are set.
 
@@ -236,7 +247,7 @@ def _check_memory(
 
 
 def _measure(
-    process: Process, images: Images, codec: Codec, device: torch.device
+    process: Process, images: Images | Latents, codec: Codec, device: torch.device
 ) -> tuple[float, ...]:
     """Return the deviations of the scales over evenly spaced images, () where they are known."""
     if not process.unmeasured:
@@ -244,5 +255,5 @@ def _measure(
     count = min(len(images), MEASURED_IMAGES)
     places = np.linspace(0, len(images) - 1, count).round().astype(np.int64)
     parts = np.array_split(places, math.ceil(count / 64))
-    batches = (codec.encode(images.batch(part)[0].to(device)) for part in parts)
+    batches = (codec.latents(images.batch(part)[0].to(device)) for part in parts)
     return process.measure(batches)

@@ -35,6 +35,8 @@ ON_RESUME: dict[str, Rule] = {
     "data.max_pixels": "recorded",
     "resolution": "init",
     "codec": "new",
+    "codec.tiling": "recorded",
+    "codec.precision": "recorded",
     "process": "init",
     "process.kind": "new",
     "process.schedule": "new",

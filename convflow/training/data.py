@@ -22,12 +22,14 @@ from convflow.class_names import composed
 from convflow.data.buckets import BucketOrder, Buckets, bucket_sizes, even_ratios
 from convflow.data.check import FEW_IMAGES, Report, check_images
 from convflow.data.images import num_cores
+from convflow.data.latents import Latents
 from convflow.data.loader import Images, Order
 from convflow.data.selection import Selection
 from convflow.data.source import StoredSource, SyntheticSource
 from convflow.data.sources import Source, open_source
 from convflow.hub import assets
 from convflow.training.config import DataConfig
+from convflow.training.latents import check_sizes, open_latents
 from convflow.types import InputError, Size
 
 log = logging.getLogger("convflow")
@@ -68,7 +70,7 @@ def open_images(data: DataConfig) -> Source:
 
 def scan_images(
     source: Source, data: DataConfig, kept: Path | None, device: torch.device
-) -> tuple[Images, Report]:
+) -> tuple[Images | Latents, Report]:
     """Return the images to train on, and what a scan of all of them found.
 
     Of several processes the first scans, and all get the result.
@@ -83,6 +85,8 @@ def scan_images(
         InputError: unreadable images that are not to be skipped, or processes that see other
             images.
     """
+    if isinstance(source, Latents):
+        return open_latents(source, data)
     report, good = distributed.from_first(partial(_scan_all, source, data, kept), device)
     if report.total != len(source):
         raise InputError(
@@ -115,7 +119,7 @@ def faster_data(images: Images) -> str:
 
 
 def order_images(
-    images: Images, report: Report, sizes: tuple[Size, ...], data: DataConfig, seed: int
+    images: Images | Latents, report: Report, sizes: tuple[Size, ...], data: DataConfig, seed: int
 ) -> Order:
     """Return the order of the images, in buckets where there are several sizes.
 
@@ -128,6 +132,8 @@ def order_images(
         data: their settings.
         seed: of the order.
     """
+    if isinstance(images, Latents):
+        check_sizes(images, sizes)
     sides, random = report.sides, data.crop == "random"
     one = sizes == (data.size,)
     if one:  # then the sizes of some images tell enough
@@ -174,7 +180,7 @@ def _scan_all(source: Source, data: DataConfig, kept: Path | None) -> tuple[Repo
         )
 
 
-def keep_selection(images: Images, report: Report, path: Path) -> None:
+def keep_selection(images: Images | Latents, report: Report, path: Path) -> None:
     """Write down which images a run trains on, where that is not known yet."""
     if not isinstance(images.source, SyntheticSource) and not report.kept:
         Selection(images.indices, report.sides).write(path, images.source)

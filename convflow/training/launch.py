@@ -16,6 +16,7 @@ import torch
 from convflow import distributed
 from convflow.bundle.run import say_passed_over
 from convflow.data.check import Report
+from convflow.data.latents import Latents
 from convflow.data.loader import Images
 from convflow.data.sources import find_source
 from convflow.models.zoo import settings_of
@@ -29,6 +30,7 @@ from convflow.training.changes import RECORD, Change, check_changes, find_change
 from convflow.training.config import TrainConfig
 from convflow.training.data import SELECTION_FILE, keep_selection
 from convflow.training.keys import from_dict
+from convflow.training.latents import with_codec_of_store
 from convflow.training.length import count_images, say_end
 from convflow.training.places import find_paths, resolve_paths, store_paths
 from convflow.training.trainer import Trainer
@@ -99,6 +101,7 @@ def _prepare(
     existed = (run / "config.json").is_file()
     if existed:
         held.enter_context(claimed(run, "training", "--run", distributed.rank() == 0))
+    config = with_codec_of_store(config, run)
     config, before = _check_folder(store_paths(config, run), run)
     trainer, report = build_trainer(config, run, device)
     if epochs is not None:
@@ -138,7 +141,7 @@ def _write_down(start: _Start, run: Path) -> None:
         log.info(f"no checkpoint in {run} yet; beginning again from the start")
 
 
-def _say_replaced(images: Images) -> None:
+def _say_replaced(images: Images | Latents) -> None:
     """Say how many images could not be read on any process."""
     replaced = set().union(*distributed.gather(list(images.replaced)))
     if distributed.rank() or not replaced:
@@ -188,7 +191,9 @@ def _check_folder(config: TrainConfig, run: Path) -> tuple[TrainConfig, TrainCon
     folder = checkpoint.folder_of(run, steps[-1])
     with checkpoint.readable(folder):
         before = from_dict(checkpoint.read_state(folder)["config"])
-    config = replace(config, codec=config.codec.with_constants(before.codec))
+    names = {getattr(each.codec, "autoencoder", None) for each in (config, before)}
+    if len(names) == 1:
+        config = replace(config, codec=config.codec.with_constants(before.codec))
     if config.process.unmeasured:
         known = getattr(before.process, "deviations", ())
         config = replace(config, process=config.process.measured(known))

@@ -20,6 +20,8 @@ from convflow.training.optimizers import OPTIMIZERS
 SHORT = {"data": "data.path"}
 """Groups that stand for one of their keys."""
 
+AUTOENCODER = "codec.autoencoder"
+
 OF_THE_COMMAND = ("run", "resume", "epochs", "minutes", "import")
 """Options of `convflow train` that are no settings, for messages."""
 
@@ -48,6 +50,9 @@ def override(config: TrainConfig, arguments: Sequence[str]) -> TrainConfig:
     for place in ("process", "codec", "parallel"):
         if (kind := given.pop(place, tree[place]["kind"])) != tree[place]["kind"]:
             tree[place] = {"kind": kind}
+    # Constants are those of one autoencoder, never of another.
+    if given.get(AUTOENCODER, (known := tree["codec"].get("autoencoder"))) != known:
+        tree["codec"] |= {"scale": None, "shift": None}
     # Another optimizer keeps what it shares with the recipe's.
     if (kind := given.pop("optim", tree["optim"]["kind"])) != tree["optim"]["kind"]:
         shared = setting_hints(OPTIMIZERS.find(kind))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -17,6 +18,9 @@ from convflow.models.backbone import Backbone
 from convflow.processes.process import Process
 from convflow.storage import writing_file
 from convflow.training.config import TrainConfig
+from convflow.types import InputError
+
+log = logging.getLogger("convflow")
 
 FILE_NAME = re.compile(r"images_(\d{10,})_(raw|ema)\.png")
 
@@ -44,6 +48,8 @@ class Previews:
     ) -> bool:
         """Write a grid from each network, thin the folder, and return True.
 
+        Where the autoencoder of stored latents cannot be read, a warning says so instead.
+
         Where processes share the networks all come here, and the first writes.
 
         Args:
@@ -66,7 +72,11 @@ class Previews:
                 return False
             finally:
                 hook.remove()
-            pixels[name] = self.samples.codec.decode(x)
+            try:
+                pixels[name] = self.samples.codec.decode(x)
+            except InputError as error:  # an autoencoder that only samples need
+                log.warning(f"no grid of samples: {error}")
+                return False
         if distributed.rank():
             return True
         self.folder.mkdir(exist_ok=True)

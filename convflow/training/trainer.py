@@ -17,6 +17,7 @@ from torch import Tensor
 from convflow import distributed
 from convflow.codecs import Codec
 from convflow.conditions.labels import take
+from convflow.data.latents import Latents
 from convflow.data.loader import Batch, Images, Order, batches
 from convflow.models.blocks import recompute_blocks
 from convflow.models.resolution import Resolution, read_arguments
@@ -50,7 +51,7 @@ class Trainer:
         losses: the network and its objectives, on their device.
         process: that the network is trained for.
         codec: from uint8 images to model space, on the network's device.
-        images: the training images.
+        images: the training images, or their stored latents.
         run: the run folder; it exists.
         order: of the images; None for one size.
         parallel: what the processes share; None for one process.
@@ -62,7 +63,7 @@ class Trainer:
         losses: Losses,
         process: Process,
         codec: Codec,
-        images: Images,
+        images: Images | Latents,
         run: Path,
         order: Order | None = None,
         parallel: Single | None = None,
@@ -298,6 +299,8 @@ class Trainer:
 
     def _shape(self, images: Tensor) -> tuple[int, int, int]:
         """Return the shape of images in model space."""
+        if images.ndim == 5:  # latents of a store
+            return self.model.in_channels, images.shape[3], images.shape[4]
         height, width = images.shape[2:]
         return self.model.in_channels, height // self.codec.factor, width // self.codec.factor
 
@@ -336,7 +339,7 @@ class Trainer:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss of each image and its terms, see `Losses`."""
         noise = None if noise is None else noise[rows]
-        data = self.codec.encode(images.to(self.device), noise=noise)
+        data = self.codec.latents(images.to(self.device), noise)
         if self.config.compile != "off":
             self.shapes.add(data.shape)
         losses = self.losses

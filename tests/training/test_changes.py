@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from convflow.cli.main import main
+from convflow.codecs import LatentCodec
 from convflow.processes.process import PROCESSES, create_process
 from convflow.settings.read import flatten, to_dict
 from convflow.training import launch
@@ -32,6 +33,7 @@ def changes_of(words, before=None):
 def test_every_key_has_a_rule_and_every_rule_a_key():
     processes = map(create_process, PROCESSES)
     configs = [dataclasses.replace(TrainConfig(), process=process) for process in processes]
+    configs.append(dataclasses.replace(TrainConfig(), codec=LatentCodec()))
     keys = {key for config in configs for key in flatten(to_dict(config))}
     groups = {field.name for field in dataclasses.fields(TrainConfig)}
     assert groups <= ON_RESUME.keys() <= keys | groups

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from convflow.autoencoders import SD_VAE
 from convflow.cli.main import main
-from convflow.codecs import SD_VAE
 from convflow.pipeline import Pipeline
 from convflow.training import checkpoint
 from tests.autoencoder import save_autoencoder

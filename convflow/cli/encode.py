@@ -1,0 +1,60 @@
+"""`convflow encode`: turn images into a store of latents."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from convflow.cli.main import Parser
+from convflow.cli.output import say
+
+ENCODE_HELP = """usage: convflow encode DATA --out STORE [--KEY VALUE ...]
+
+Encode images once with an autoencoder and write the latents to the folder STORE, from which
+convflow train --data STORE trains without the autoencoder. The same command continues after a kill;
+no more than the running shard is lost. Before the long work, a few images are encoded and decoded
+and the error is reported. convflow info STORE describes a store.
+
+--format reads the latents of other programs in place of images, or writes those of a store in their
+format, without an autoencoder: npy (pairs of features and labels of fast-DiT, DiCo, FCDM), edm
+(dataset.json of EDM2 and REPA), lightning (safetensors of LightningDiT) or mar (moments of MAR).
+Name the autoencoder they come from with --codec.autoencoder.
+
+settings
+{settings}
+
+On several GPUs: torchrun --nproc-per-node 8 -m -- convflow encode DATA --out STORE ..."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command and return its exit code."""
+    parser = Parser(prog="convflow encode", add_help=False)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--format")
+    parser.add_argument("-h", "--help", action="store_true")
+    words = list(arguments)
+    data = [words.pop(0)] if words and not words[0].startswith("-") else []
+    options, rest = parser.parse_known_args(words)
+
+    from convflow.settings.words import help_of, parts_of, rows_of, shown_at
+    from convflow.training.encoding import EncodeConfig, convert, encode, override_encoding
+
+    config = override_encoding(EncodeConfig(), [*(f"--data={path}" for path in data), *rest])
+    if options.help or not arguments:
+        rows = rows_of(EncodeConfig, parts_of(config))
+        lines = [
+            f"  --{key.replace('_', '-'):24} {shown_at(config, key, hint):18} {help_of(hint)}"
+            for key, hint in rows
+        ]
+        say(*ENCODE_HELP.format(settings="\n".join(lines)).split("\n"))
+        return 0
+    if not data or options.out is None:
+        parser.error("expected DATA first and --out STORE, got " + " ".join(arguments))
+    make = encode if options.format is None else partial(convert, kind=options.format)
+    index = make(config, out=options.out)
+    if index is None:
+        say(f"wrote {options.out}")
+        return 0
+    say(f"{index.count:,} images in {options.out}; train with --data {options.out}")
+    return 0

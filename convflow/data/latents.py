@@ -1,0 +1,235 @@
+"""Latents from a store, or from many stores as one, by index: what training reads for images.
+
+Shards are read record by record, not mapped into memory: reading is as fast, takes no memory
+beside the batch, and a file that is cut short meanwhile is an error instead of a crash.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple, NoReturn
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from convflow.data.store import INDEX, LABELS, NAMES, PLACES, PLAN, StoreIndex, read_index
+from convflow.types import InputError, Size
+
+LONGEST_HEADER = 256
+"""Bytes before the numbers of an .npy file of records."""
+
+
+class _Shard(NamedTuple):
+    path: Path
+    size: int
+    start: int
+    """Place of its first record among all."""
+    records: int
+    offset: int
+    """Bytes before the first record."""
+
+
+class Latents:
+    """The stores of latents in a folder, as a `Source` and in the place of `Images`.
+
+    Args:
+        name: what the user gave.
+        folders: of the stores.
+
+    Attributes:
+        index: of the first store; the others have the same codec, records and classes.
+        sizes: heights and widths in pixels, of all stores.
+        labels: (N,) int64 class ids.
+        size: height and width in pixels where no other is asked for; may be set.
+
+    Raises:
+        InputError: a store that is unfinished, damaged, cut short, or unlike the others.
+    """
+
+    def __init__(self, name: str, folders: Sequence[Path]) -> None:
+        self.name, self.folders = name, folders
+        indices = [read_index(folder) for folder in folders]
+        self.index = indices[0]
+        for folder, index in zip(folders, indices, strict=True):
+            _require_alike(self.index, index, folders[0], folder)
+        self.class_names = self.index.class_names
+        self.sizes: tuple[Size, ...] = tuple(
+            dict.fromkeys((size[0], size[1]) for index in indices for size in index.sizes)
+        )
+        self.size = self.sizes[0]
+        self._shards: list[_Shard] = []
+        labels, places, self._names, self._bounds = [], [], [], [0]
+        for folder, index in zip(folders, indices, strict=True):
+            begin = sum(shard.records for shard in self._shards)
+            self._add_shards(folder, index, begin)
+            labels.append(_table(folder, LABELS, index.count))
+            places.append(_table(folder, PLACES, index.count) + begin)
+            self._names.append(_table(folder, NAMES, index.count))
+            self._bounds.append(self._bounds[-1] + index.count)
+        self.labels, self._places = (np.concatenate(x).astype(np.int64) for x in (labels, places))
+        total = sum(shard.records for shard in self._shards)
+        for found, limit, what in (
+            (self._places, total, PLACES),
+            (self.labels, max(1, len(self.class_names)), LABELS),
+        ):
+            if found.min(initial=0) < 0 or found.max(initial=0) >= limit:
+                raise InputError(f"{what} in {name} is damaged; copy the store again")
+        self._starts = np.array([shard.start for shard in self._shards])
+        known = [index.fingerprint for index in indices]
+        self.fingerprint = (
+            known[0] if len(known) == 1 else hashlib.sha256(repr(known).encode()).hexdigest()
+        )
+        self.source, self.stamp, self.replaced = self, None, dict[int, int]()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of the images in pixels."""
+        return (self.index.image_channels, *self.size)
+
+    @property
+    def indices(self) -> np.ndarray:
+        """(N,) all of them."""
+        return np.arange(len(self))
+
+    @property
+    def sides(self) -> np.ndarray:
+        """(N, 2) height and width of each image in pixels."""
+        of_shards = np.array([self.sizes[shard.size] for shard in self._shards])
+        return of_shards[self._shards_of(self._places)]
+
+    def label(self, index: int) -> int:
+        """Class of the image, in [0, len(class_names)); 0 for unconditional data."""
+        return int(self.labels[index])
+
+    def item_name(self, index: int) -> str:
+        """What the image was called, for messages."""
+        store = int(np.searchsorted(self._bounds, index, side="right")) - 1
+        name = self._names[store][index - self._bounds[store]]
+        return bytes(name).decode("utf-8", "surrogateescape")
+
+    def read(self, index: int) -> NoReturn:
+        """Raise InputError: there are no images here."""
+        raise InputError(
+            f"expected images, got the store of latents {self.name}; give the images themselves "
+            f"({self.index.images})"
+        )
+
+    def batch(
+        self,
+        indices: np.ndarray,
+        flips: np.ndarray | None = None,
+        crops: np.ndarray | None = None,
+        size: Size | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Return latents (B, M, C, h, w) as stored, and labels (B,) int64.
+
+        Args:
+            indices: (B,) places in [0, N), of one size.
+            flips: (B,) bool, which to take mirrored.
+            crops: none; a store holds what was cut.
+            size: height and width of all of them in pixels; None for the plain size.
+
+        Raises:
+            InputError: a file that is gone, cut short or unreadable.
+        """
+        indices = np.asarray(indices, np.int64)
+        places = self._places[indices]
+        shards = self._shards_of(places)
+        height, width = (side // self.index.factor for side in size or self.size)
+        if any(
+            self.sizes[self._shards[shard].size] != (size or self.size) for shard in set(shards)
+        ):
+            raise InputError(f"expected latents of {size or self.size} alone, got others too")
+        one = (self.index.arrays, self.index.channels, height, width)
+        out = np.empty((len(indices), *one), self.index.dtype)
+        rows, twins = out.reshape(len(out), math.prod(one)).view(np.uint8), 1 + self.index.flipped
+        mirrored = np.zeros(len(out), np.int64) if flips is None else np.asarray(flips, np.int64)
+        if mirrored.any() and not self.index.flipped:
+            raise InputError(f"expected a store with mirrored images, got {self.name} without")
+        for number_of_shard in np.unique(shards):
+            shard = self._shards[number_of_shard]
+            mine = np.flatnonzero(shards == number_of_shard)
+            at = (places[mine] - shard.start) * twins + mirrored[mine]
+            try:
+                with shard.path.open("rb", buffering=0) as file:
+                    for row, place in zip(mine.tolist(), at.tolist(), strict=True):
+                        file.seek(shard.offset + place * rows.shape[1])
+                        if file.readinto(rows[row].data) != rows.shape[1]:
+                            raise OSError("it is cut short")
+            except OSError as error:
+                reason = error.strerror or str(error)
+                raise InputError(
+                    f"{shard.path} cannot be read ({reason}); copy it again"
+                ) from error
+        return torch.from_numpy(out), torch.from_numpy(self.labels[indices])
+
+    def _add_shards(self, folder: Path, index: StoreIndex, begin: int) -> None:
+        for shard in index.shards:
+            path = folder / shard.file
+            if Path(shard.file).name != shard.file or shard.size >= len(index.sizes):
+                raise InputError(f"{folder / INDEX} is damaged; copy it again")
+            found = path.stat().st_size if path.is_file() else None
+            if found != shard.bytes:
+                got = "no such file" if found is None else f"{found:,}"
+                raise InputError(
+                    f"expected {shard.bytes:,} bytes in {path}, got {got}; copy the store again"
+                )
+            size = self.sizes.index((index.sizes[shard.size][0], index.sizes[shard.size][1]))
+            numbers = shard.count * math.prod(index.record(shard.size))
+            offset = shard.bytes - numbers * index.dtype.itemsize
+            if not 0 < offset <= LONGEST_HEADER:
+                raise InputError(f"{folder / INDEX} is damaged; copy it again")
+            self._shards.append(_Shard(path, size, begin, shard.count, offset))
+            begin += shard.count
+
+    def _shards_of(self, places: np.ndarray) -> np.ndarray:
+        return np.searchsorted(self._starts, places, side="right") - 1
+
+
+def find_stores(folder: Path) -> list[Path]:
+    """Return the stores of latents in a folder: itself, or those right below it; none of images."""
+    if not folder.is_dir():
+        return []
+    if any((folder / name).is_file() for name in (INDEX, PLAN)):
+        return [folder]
+    with os.scandir(folder) as entries:
+        if any(entry.name[0] != "." and not entry.is_dir() for entry in entries):
+            return []  # of images, maybe of a million
+    return sorted(path.parent for path in folder.glob(f"*/{INDEX}"))
+
+
+def _require_alike(first: StoreIndex, other: StoreIndex, folder: Path, place: Path) -> None:
+    for what in (
+        *("codec", "codec_sha256", "records", "flipped", "channels", "image_channels", "factor"),
+        "class_names",
+    ):
+        ours, theirs = (getattr(index, what) for index in (first, other))
+        if what == "codec":
+            ours, theirs = ({**known, "autoencoder": ""} for known in (ours, theirs))
+        elif what == "records":
+            ours, theirs = ((known.contents, known.dtype) for known in (ours, theirs))
+        if ours != theirs:
+            raise InputError(
+                f"expected stores of one kind, got another {what.replace('_', ' ')} in {place} "
+                f"than in {folder}; train from one of them, or encode one again"
+            )
+
+
+def _table(folder: Path, name: str, count: int) -> np.ndarray:
+    """Return a table of a store, which stays on disk."""
+    path = folder / name
+    try:
+        table = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{path} is damaged or missing; copy the store again") from error
+    if table.shape != (count,) or (table.dtype.kind != "S") == (name == NAMES):
+        raise InputError(f"{path}: expected {count:,} items, got {table.shape}; copy it again")
+    return table

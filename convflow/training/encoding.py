@@ -1,0 +1,327 @@
+"""Images to latents, once: what `convflow encode` does, on any number of processes."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from convflow import distributed
+from convflow.bar import Bar
+from convflow.bundle.folder import describe_codec
+from convflow.codecs import Codec, LatentCodec, PixelCodec
+from convflow.data.buckets import Buckets
+from convflow.data.latent_formats import READERS, export_latents
+from convflow.data.latents import Latents, find_stores
+from convflow.data.loader import Images
+from convflow.data.source import SyntheticSource
+from convflow.data.store import (
+    INDEX,
+    LABELS,
+    NAMES,
+    PLACES,
+    PLAN,
+    RecordConfig,
+    StoreIndex,
+    encode_names,
+    finish_store,
+    is_written,
+    write_shard,
+    write_store,
+)
+from convflow.seeds import generator_of
+from convflow.settings.fields import Count, Seed, doc
+from convflow.settings.read import read, to_dict
+from convflow.settings.words import pairs_of, parts_of, read_words
+from convflow.storage import claimed, hash_tensors, read_json, write_text, writing_folder
+from convflow.training.config import DataConfig
+from convflow.training.data import open_images, scan_images, training_sizes
+from convflow.training.latents import codec_of_store
+from convflow.training.overrides import SHORT
+from convflow.types import InputError, check_name
+from convflow.units import bytes_of
+
+log = logging.getLogger("convflow")
+
+NUM_COMPARED = 8
+"""Images whose reconstruction is measured before the long work."""
+
+
+@dataclass(frozen=True)
+class EncodeConfig:
+    """The complete settings of `convflow encode`."""
+
+    data: DataConfig = field(default_factory=lambda: DataConfig(size=(256, 256)))
+    codec: Annotated[Codec, doc("where latents come from: latent")] = field(
+        default_factory=LatentCodec
+    )
+    records: RecordConfig = field(default_factory=RecordConfig)
+    batch_size: Annotated[Count, doc("images that the autoencoder is given at once")] = 32
+    seed: Annotated[Seed, doc("of the draws of --records.contents sample")] = 0
+    device: Annotated[str, doc("cpu, cuda, mps, xpu; auto = what is there")] = "auto"
+
+
+def override_encoding(config: EncodeConfig, arguments: Sequence[str]) -> EncodeConfig:
+    """Return settings with command-line words such as `--data.size 256` set, as `override` does."""
+    pairs = [(SHORT.get(key, key), text) for key, text in pairs_of(arguments)]
+    given = read_words(EncodeConfig, pairs, parts_of(config), ("out",))
+    tree = to_dict(config)
+    if (kind := given.pop("codec", tree["codec"]["kind"])) != tree["codec"]["kind"]:
+        tree["codec"] = {"kind": kind}
+    for key, value in given.items():
+        *groups, leaf = key.split(".")
+        (tree[groups[0]] if groups else tree)[leaf] = value
+    return read(tree, EncodeConfig, trusted=True)
+
+
+class _Part(NamedTuple):
+    """A shard to be: places of its images in `Images`, and which of the sizes they have."""
+
+    number: int
+    size: int
+    rows: np.ndarray
+
+
+def encode(config: EncodeConfig, out: Path) -> StoreIndex:
+    """Write the latents of images to a store, going on with what is there of it.
+
+    Args:
+        config: the complete settings.
+        out: folder of the store. Each process writes whole shards; a kill loses those only that
+            were being made.
+
+    Raises:
+        InputError: unusable images, codec or settings; a folder with something else in it.
+    """
+    device = distributed.choose_device(config.device)
+    with (
+        distributed.process_group(device),
+        distributed.all_or_none(device),
+        claimed(out, "convflow encode", "--out", distributed.rank() == 0),
+    ):
+        return _encode(config, out, device)
+
+
+def convert(config: EncodeConfig, kind: str, out: Path) -> StoreIndex | None:
+    """Bring latents of another program into a store, or those of a store into its files.
+
+    Args:
+        config: `data.path` names the latents, `codec` the autoencoder that they come from.
+        kind: one of `READERS`.
+        out: folder to write, which is not there yet.
+
+    Returns:
+        The index of the new store; None where a store was written as another program's files.
+
+    Raises:
+        InputError: latents that are not of this kind; autoencoder and latents of other channels.
+    """
+    place = Path(config.data.path).expanduser()
+    check_name("format of latents", kind, READERS)
+    if stores := find_stores(place):
+        theirs: Any = codec_of_store(stores[0])
+        export_latents(Latents(str(place), stores), kind, out, *_arrays(theirs.constants))
+        return None
+    codec: Any = config.codec.prepare()
+    found = READERS[kind](place)
+    with writing_folder(out) as draft:
+        return write_store(
+            draft,
+            found.shards(config.records.dtype, *_arrays(codec.constants)),
+            found.labels,
+            codec=to_dict(describe_codec(codec, out)),
+            factor=codec.factor,
+            class_names=found.class_names,
+            names=found.names,
+            contents=found.contents,
+            images=config.data.path,
+        )
+
+
+def _arrays(constants: tuple[Any, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Return scale and shift as arrays that fit latents (..., C, h, w)."""
+    scale, shift = (np.array(n, np.float32) for n in constants)
+    return tuple(n[:, None, None] if n.ndim else n for n in (scale, shift))  # type: ignore[return-value]
+
+
+def _encode(config: EncodeConfig, out: Path, device: torch.device) -> StoreIndex:
+    if config.codec == PixelCodec():
+        raise InputError("--codec: expected latent for a store of latents, got pixel; leave it out")
+    data, codec = config.data, config.codec.open(device)
+    if data.crop == "random":
+        raise InputError("--data.crop: expected center for a store of latents, got random")
+    images, report = scan_images(open_images(data), data, None, device)
+    if isinstance(images, Latents):
+        raise InputError(f"expected images, got the store of latents {data.path}; give images")
+    if distributed.rank() == 0:
+        for line in str(report).splitlines():
+            log.info(line)
+    sizes = training_sizes(data, codec.factor)
+    drawn = isinstance(images.source, SyntheticSource)
+    buckets = Buckets(sizes, None if drawn else report.sides, len(images))
+    if any(len(members) > 1 for members in buckets.members):
+        raise InputError("--data.sizes: expected each size to have another ratio, got two of one")
+    numbers = np.array([members[0] for members in buckets.members])[buckets.groups]
+    parts = list(_plan(numbers, len(sizes), config.records.shard))
+    blank = torch.zeros(1, data.channels, *sizes[0], dtype=torch.uint8, device=device)
+    arrays = codec.moments(blank).shape[1]
+    index = partial(
+        StoreIndex,
+        codec=to_dict(describe_codec(codec, out)),
+        codec_sha256=None if codec.network is None else hash_tensors(codec.network.state_dict()),
+        records=config.records,
+        arrays=arrays if config.records.contents == "moments" else 1,
+        flipped=data.flip,
+        channels=codec.channels(data.channels),
+        image_channels=data.channels,
+        factor=codec.factor,
+        sizes=sizes,
+        class_names=tuple(images.class_names),
+        count=len(images),
+        fingerprint=images.fingerprint,
+        images=data.path,
+    )
+    missing = distributed.from_first(partial(_begin, out, index, parts), device)
+    if missing and distributed.rank() == 0:
+        _compare(codec, images, sizes, numbers, device)
+    _write_parts(config, out, codec, images, sizes, missing, device)
+    distributed.barrier()
+    places = np.empty(len(images), np.int64)
+    places[np.concatenate([part.rows for part in parts])] = np.arange(len(images))
+    tables = {
+        LABELS: images.labels,
+        PLACES: places,
+        NAMES: encode_names([images.item_name(i) for i in range(len(images))]),
+    }
+    finish = partial(finish_store, out, index, tables, len(parts))
+    return distributed.from_first(finish, device)
+
+
+def _plan(numbers: np.ndarray, num_sizes: int, most: int) -> Iterator[_Part]:
+    """Yield the shards to be, of at most so many images of one size, in the order of the data."""
+    count = 0
+    for size in range(num_sizes):
+        rows = np.flatnonzero(numbers == size)
+        for start in range(0, len(rows), most):
+            yield _Part(count, size, rows[start : start + most])
+            count += 1
+
+
+def _begin(out: Path, index: Any, parts: list[_Part]) -> list[_Part]:
+    """Return the shards that are not there yet, after a look at what is in the folder.
+
+    Raises:
+        InputError: a whole store, shards of other settings, or too small a disk.
+    """
+    if (out / INDEX).is_file():
+        raise InputError(
+            f"expected a new folder, got {out} with a whole store; choose another --out"
+        )
+    plan = json.loads(json.dumps(to_dict(index(shards=(), mean=(), std=()))))
+    if (out / PLAN).is_file():
+        before = read_json(out / PLAN)
+        if changed := [key for key, value in plan.items() if before.get(key) != value]:
+            raise InputError(
+                f"{out} was begun with other settings or images ({', '.join(changed)}); repeat the "
+                "same command, or choose another --out"
+            )
+        missing = [part for part in parts if not is_written(out, part.number)]
+        log.info(f"{len(parts) - len(missing):,} of {len(parts):,} shards are there already")
+    else:
+        if left := [path.name for path in out.iterdir() if path.name != ".lock"]:
+            raise InputError(f"expected an empty folder, got {out} with {left[0]}; choose another")
+        write_text(out / PLAN, json.dumps(plan))
+        missing = parts
+    made = index(shards=(), mean=(), std=())
+    needed = sum(
+        len(part.rows) * math.prod(made.record(part.size)) * made.dtype.itemsize for part in missing
+    )
+    free = shutil.disk_usage(out).free
+    log.info(f"{bytes_of(needed)} to write to {out}, {bytes_of(free)} are free")
+    if needed > free:
+        raise InputError(
+            f"expected {bytes_of(needed)} of free disk for {out}, got {bytes_of(free)}; "
+            "free some, or choose --records.dtype float16, --records.contents mean or another --out"
+        )
+    return missing
+
+
+def _compare(
+    codec: Codec, images: Images, sizes: Any, numbers: np.ndarray, device: torch.device
+) -> None:
+    """Say how well a few images survive the way to latents and back."""
+    some = np.unique(np.linspace(0, len(images) - 1, NUM_COMPARED).round().astype(np.int64))
+    errors = []
+    for row in some:
+        pixels, _ = images.batch(np.array([row]), size=sizes[numbers[row]])
+        pixels = pixels.to(device)
+        again = codec.decode(codec.encode(pixels))
+        errors.append(float((again.float() - pixels.float()).square().mean()))
+    noise = 10 * math.log10(255**2 / max(float(np.mean(errors)), 1e-9))
+    worst = 10 * math.log10(255**2 / max(*errors, 1e-9))
+    log.info(
+        f"{len(some)} images encoded and decoded: PSNR {noise:.1f} dB, {worst:.1f} dB at worst; "
+        "an autoencoder that suits the images gives 25 dB or more"
+    )
+
+
+def _write_parts(
+    config: EncodeConfig,
+    out: Path,
+    codec: Codec,
+    images: Images,
+    sizes: Any,
+    missing: list[_Part],
+    device: torch.device,
+) -> None:
+    """Write our share of the missing shards."""
+    mine = missing[distributed.rank() :: distributed.world_size()]
+    total = sum(len(part.rows) for part in mine)
+    shown = distributed.rank() == 0 and sys.stderr.isatty()
+    with Bar(total=total, desc="encoding", unit="img", disable=not shown) as bar:
+        for part in mine:
+            made = []
+            for start in range(0, len(part.rows), config.batch_size):
+                rows = part.rows[start : start + config.batch_size]
+                pixels, _ = images.batch(rows, size=sizes[part.size])
+                records = _records(config, codec, pixels.to(device), rows)
+                made.append(records.to(getattr(torch, config.records.dtype)).cpu().numpy())
+                bar.update(len(rows))
+            if images.replaced:
+                raise InputError(
+                    f"{images.item_name(next(iter(images.replaced)))} became unreadable meanwhile; "
+                    f"repair it, or delete {out} and begin again"
+                )
+            write_shard(out, part.number, part.size, np.concatenate(made))
+            if distributed.rank() == 0 and not shown:
+                log.info(f"wrote shard {part.number} of {len(missing)} to write")
+
+
+@torch.no_grad()
+def _records(config: EncodeConfig, codec: Codec, pixels: Tensor, rows: np.ndarray) -> Tensor:
+    """Return the records (B, F, M, C, h, w) of images."""
+    views = [pixels, pixels.flip(-1)] if config.data.flip else [pixels]
+    records = torch.stack([codec.moments(view) for view in views], 1)
+    contents = config.records.contents
+    if contents == "moments":
+        return records
+    if contents == "mean" or records.shape[2] == 1:
+        return records[:, :, :1]
+    noise = torch.stack(
+        [
+            torch.randn(records[0, :, 0].shape, generator=generator_of(config.seed, int(row)))
+            for row in rows
+        ]
+    ).to(records)
+    return (records[:, :, 0] + records[:, :, 1] * noise)[:, :, None]

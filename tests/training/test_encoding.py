@@ -1,0 +1,124 @@
+"""Encoding goes on after an end at any shard, and gives what encoding at once gives."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from benchmarks.reliability import kills
+from convflow.codecs import LatentCodec
+from convflow.data.latents import Latents
+from convflow.data.store import damaged_files
+from convflow.training import encoding
+from convflow.training.config import DataConfig
+from convflow.training.encoding import EncodeConfig, encode, override_encoding
+from convflow.types import InputError
+
+SIZES = ((16, 24), (24, 16))
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory, autoencoder):
+    data = str(kills.make_pictures(tmp_path_factory.mktemp("pictures")))
+    words = ["--data", data, "--data.size", "16x24", "--records.shard", "5", "--device", "cpu"]
+    words += ["--codec.autoencoder", autoencoder, "--records.dtype", "float32"]
+    return override_encoding(EncodeConfig(), words)
+
+
+def test_a_store_holds_the_moments_of_both_views(config, tmp_path):
+    index = encode(config, tmp_path / "store")
+    latents = Latents("store", [tmp_path / "store"])
+    assert (index.count, len(index.shards), latents.size) == (22, 5, (16, 24))
+    assert latents.class_names == ("even", "odd")
+    assert latents.item_name(0) == "even/0.png"
+    images, _ = encoding.scan_images(
+        encoding.open_images(config.data), config.data, None, torch.device("cpu")
+    )
+    assert latents.fingerprint == images.fingerprint
+    rows, flips = np.array([20, 1, 7]), np.array([False, True, True])
+    codec = LatentCodec(config.codec.autoencoder)
+    pixels, labels = images.batch(rows, flips)
+    found, theirs = latents.batch(rows, flips)
+    torch.testing.assert_close(found, codec.moments(pixels))
+    assert labels.equal(theirs)
+    assert list(damaged_files(tmp_path / "store", index)) == []
+    with pytest.raises(InputError, match="with a whole store; choose another --out"):
+        encode(config, tmp_path / "store")
+
+
+def test_encoding_goes_on_where_it_ended(config, tmp_path, monkeypatch):
+    whole = encode(config, tmp_path / "whole")
+    write, wrote = encoding.write_shard, []
+
+    def fail(folder, number, *more):
+        if number == 2:
+            raise KeyboardInterrupt
+        wrote.append(number)
+        write(folder, number, *more)
+
+    monkeypatch.setattr(encoding, "write_shard", fail)
+    with pytest.raises(KeyboardInterrupt):
+        encode(config, tmp_path / "parts")
+    with pytest.raises(InputError, match="unfinished"):
+        Latents("parts", [tmp_path / "parts"])
+    other = override_encoding(config, ["--records.dtype", "float16"])
+    with pytest.raises(InputError, match=r"begun with other settings or images \(records\)"):
+        encode(other, tmp_path / "parts")
+    monkeypatch.setattr(
+        encoding, "write_shard", lambda *given: wrote.append(given[1]) or write(*given)
+    )
+    again = encode(config, tmp_path / "parts")
+    assert wrote == [0, 1, 2, 3, 4]
+    assert again == whole
+    assert sorted(p.name for p in (tmp_path / "parts").iterdir()) == sorted(
+        p.name for p in (tmp_path / "whole").iterdir()
+    )
+
+
+def test_each_image_goes_to_the_size_of_its_ratio(config, tmp_path):
+    place = kills.make_pictures(tmp_path / "images")
+    Image.new("L", (12, 8)).save(place / "odd/1.png")
+    words = [
+        "--data",
+        str(place),
+        "--data.sizes",
+        "16x24,24x16",
+        "--records.contents",
+        "sample",
+        "--data.flip",
+        "false",
+    ]
+    index = encode(override_encoding(config, words), tmp_path / "store")
+    assert index.sizes == SIZES
+    assert (index.arrays, index.flipped) == (1, False)
+    latents = Latents("store", [tmp_path / "store"])
+    rows = np.flatnonzero((latents.sides == SIZES[0]).all(1))
+    assert [latents.item_name(row) for row in rows] == ["odd/1.png"]
+    assert latents.batch(rows, size=SIZES[0])[0].shape == (1, 1, 4, 2, 3)
+    assert latents.batch(rows[:0], size=SIZES[0])[0].shape == (0, 1, 4, 2, 3)
+    assert {tuple(side) for side in latents.sides} == set(SIZES)
+    with pytest.raises(InputError, match="alone, got others"):
+        latents.batch(rows, size=SIZES[1])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--codec", "pixel"], "--codec: expected latent"),
+        (["--data.crop", "random"], "--data.crop: expected center"),
+        (["--data.sizes", "16x16,32x32"], "each size to have another ratio"),
+        (["--data.size", "12x12"], "multiples of 8"),
+        (["--data", "nowhere"], "expected data at nowhere"),
+    ],
+)
+def test_what_cannot_be_encoded_is_refused(config, tmp_path, words, message):
+    with pytest.raises(InputError, match=message):
+        encode(override_encoding(config, words), tmp_path / "store")
+    assert not (tmp_path / "store/encoding.json").exists()
+
+
+def test_a_folder_of_something_else_is_left_alone(config, tmp_path):
+    (tmp_path / "letter.txt").write_text("dear")
+    with pytest.raises(InputError, match=r"expected an empty folder, got .* with letter.txt"):
+        encode(config, tmp_path)
+    assert isinstance(config.data, DataConfig)
