@@ -108,8 +108,10 @@ def scan_images(
     return images, report
 
 
-def faster_data(images: Images) -> str:
+def faster_data(images: Images | Latents) -> str:
     """Return what to do where a training waits for its images, for a message."""
+    if isinstance(images, Latents):
+        return "copy the store to a faster disk"
     ways, cores = ["store the images at about the size of training"], num_cores()
     if isinstance(images.source, StoredSource) and not images.source.draft:
         ways.insert(0, "decode large JPEGs at a part of their size (--data.draft true)")
