@@ -26,7 +26,8 @@ from convflow.data.loader import Images, Order
 from convflow.data.selection import Selection
 from convflow.data.source import SyntheticSource
 from convflow.data.sources import Source, open_source
-from convflow.training.config import DataConfig
+from convflow.training.config import DataConfig, TrainConfig
+from convflow.training.validation import PartOrder, hold_back
 from convflow.types import InputError, Size
 
 log = logging.getLogger("convflow")
@@ -101,25 +102,36 @@ def scan_images(
 
 
 def order_images(
-    images: Images, report: Report, sizes: tuple[Size, ...], data: DataConfig, seed: int
+    images: Images, report: Report, sizes: tuple[Size, ...], config: TrainConfig
 ) -> Order:
-    """Return the order of the images, in buckets where there are several sizes.
+    """Return the order of the images to train on, in buckets where there are several sizes.
 
     The report is told what becomes of the images.
 
     Args:
-        images: the images.
+        images: the images, with those that are held back.
         report: what was seen of them.
         sizes: to train at, in pixels.
-        data: their settings.
-        seed: of the order.
+        config: the complete settings.
+
+    Raises:
+        InputError: as of `hold_back`.
     """
-    sides = None if isinstance(images.source, SyntheticSource) else report.sides
-    buckets, random = Buckets(sizes, sides, len(images)), data.crop == "random"
+    data, seed, random = config.data, config.seed, config.data.crop == "random"
+    held = hold_back(len(images), config.monitor.validation.num, seed)
+    places = np.setdiff1d(np.arange(len(images)), held, assume_unique=True)
+    sides = None if isinstance(images.source, SyntheticSource) else report.sides[places]
+    buckets = Buckets(sizes, sides, len(places))
     report.notes, report.num_smaller = buckets.describe(), int(buckets.enlarged.sum())
-    if sizes == (data.size,):
-        return Order(len(images), seed, data.flip, random)
-    return BucketOrder(buckets, math.prod(data.size), seed, data.flip, random)
+    order = (
+        Order(len(places), seed, data.flip, random)
+        if sizes == (data.size,)
+        else BucketOrder(buckets, math.prod(data.size), seed, data.flip, random)
+    )
+    if not held.size:
+        return order
+    report.notes = [*report.notes, f"{held.size:,} of them are held back for the validation loss"]
+    return PartOrder(order, places)
 
 
 def training_sizes(data: DataConfig, multiple: int) -> tuple[Size, ...]:

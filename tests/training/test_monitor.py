@@ -53,3 +53,13 @@ def test_every_nth_step_is_a_line_on_disk_at_once(tmp_path):
         {"step": 4, "images": 16} | METRICS,
     ]
     monitor.close()
+
+
+def test_the_speed_of_each_line_is_beside_the_metrics(tmp_path):
+    monitor = Monitor(tmp_path, QUIET, 0, 0, 100)
+    for step in range(1, 5):
+        monitor.step(step, 4 * step, METRICS)
+    monitor.close()
+    rows = list(map(json.loads, (tmp_path / "speed.jsonl").read_text().splitlines()))
+    assert [(row["step"], row["images"]) for row in rows] == [(2, 8), (4, 16)]
+    assert all(row["images_per_second"] > 0 and row["seconds_left"] > 0 for row in rows)
