@@ -24,6 +24,7 @@ VERBS = {
     "plan": "estimate memory, time and disk of a training",
     "sample": "generate images with a trained model",
     "evaluate": "score samples or images against real ones, or compare result cards",
+    "compare": "draw the curves of runs side by side, and print which settings differ",
     "info": "describe a model, a run, a recipe or a published size",
     "doctor": "check this machine: versions, devices, operator, a short self-test",
     "bench": "measure speed on this machine, or search for a solver with few steps",
