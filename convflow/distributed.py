@@ -310,9 +310,20 @@ def free_memory(device: torch.device) -> int | None:
     """Return the bytes free on a device, None where that is not known."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
+    return _bytes_in("/proc/meminfo", "MemAvailable:") if device.type == "cpu" else None
+
+
+def peak_memory(device: torch.device) -> int | None:
+    """Return the most bytes so far, of tensors on a GPU, of the process on a CPU; else None."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return _bytes_in("/proc/self/status", "VmHWM:") if device.type == "cpu" else None
+
+
+def _bytes_in(path: str, name: str) -> int | None:
+    """Return what a file of Linux says of memory in a line that begins with a name."""
     try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        lines = Path(path).read_text(encoding="ascii", errors="replace").splitlines()
     except OSError:  # not Linux
         return None
-    kib = next((int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), None)
-    return None if kib is None or device.type != "cpu" else kib * 1024
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(name)), None)

@@ -22,6 +22,9 @@ LabelPolicy = Literal["balanced", "random"]
 TRAINING_KEYS = (0, 256)
 """Begins the keys of training and keeps them apart from those of samples."""
 
+VALIDATION_KEYS = (0, 257)
+"""Begins the keys of what is drawn once for the images that a training holds back."""
+
 SEED_RULE = "numpy PCG64 of SeedSequence(seed, spawn_key=(i,)), standard normal float32"
 """How the noise of sample i comes about, in words for a result card."""
 

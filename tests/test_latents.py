@@ -118,7 +118,7 @@ def test_a_share_sees_its_rows_of_the_same_latents(words, tmp_path, monkeypatch)
     assert whole.shape == (8, 4, 4, 6)
     assert whole.equal(trainer._draw_encoding(shape))
     for rank in range(3):
-        monkeypatch.setattr(Trainer, "_share", lambda self, rank=rank: slice(rank, None, 3))
+        monkeypatch.setattr(Trainer, "share", lambda self, rank=rank: slice(rank, None, 3))
         assert trainer._draw_encoding(shape).equal(whole[rank::3])
     trainer.images_seen += 8
     assert not trainer._draw_encoding(shape).equal(whole[2::3])

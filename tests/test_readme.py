@@ -9,6 +9,7 @@ import re
 import shlex
 import shutil
 import subprocess
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -26,11 +27,12 @@ FILES = sorted((ROOT / "convflow").rglob("*.py"))
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 CODEC = ["--codec.autoencoder", "autoencoder", "--model.patch-size", "2"]
 TINY_DIT = ["--model.num-heads" if word == "--model.num-groups" else word for word in TINY]
-TINY = [*TINY, "--model.patch-size", "8"]
+TINY = [*TINY, "--model.patch-size", "8", "--monitor.log-every", "1"]
 SMALL = {
     "fcdm-s": {"width": 8, "depths": (1, 1, 1, 1, 1)},
     "dit-s/2": {"width": 16, "depth": 1, "num_heads": 2, "patch_size": 2},
 }
+TINY_SCORE = ["--monitor.score.detector", "detector:load", "--monitor.score.num", "8"]
 SLOW = ("export_onnx", "convflow bench training")
 """In blocks of over ten seconds, with siblings in models/test_export.py and cli/test_speed.py."""
 TINY_DETECTOR = ROOT / "tests/extending/detector.py"
@@ -94,6 +96,7 @@ def test_shell_block_runs(
                 words += TINY_DIT if words[1].startswith("imagenet.dit") else TINY
                 words += CODEC if latent else []
                 words += ["--sampling.steps", "2"] if "dfm" in words else []  # one for each scale
+                words += TINY_SCORE if "--monitor.score" in words else []
             if words[0] == "encode":
                 words += CODEC[:2]
             if words[0] == "evaluate" and "--compare" not in words:
@@ -105,6 +108,8 @@ def test_shell_block_runs(
                 words += ["--rounds", "1", "--batch-size", "1"]
                 small = ["--size", "8x8" if words[1] == "ops" else "32x32"]
                 words += ["--steps", "1"] if words[1] == "samplers" else small
+            if words[0] == "compare" and not find_spec("matplotlib"):
+                continue
             assert main(words) == 0, words
         else:
             assert Path(program).name in {"pip", "pre-commit", "python", "torchrun"}, program

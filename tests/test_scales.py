@@ -390,7 +390,7 @@ def test_a_share_sees_its_rows_of_the_same_draws(tmp_path, monkeypatch):
     shape = (8, *trainer.shape)
     _, whole = trainer._draw(torch.zeros(8, dtype=torch.int64), shape)
     for rank in range(3):
-        monkeypatch.setattr(Trainer, "_share", lambda self, rank=rank: slice(rank, None, 3))
+        monkeypatch.setattr(Trainer, "share", lambda self, rank=rank: slice(rank, None, 3))
         _, mine = trainer._draw(torch.zeros(len(range(rank, 8, 3)), dtype=torch.int64), shape)
         pairs = zip(mine["process"], whole["process"], strict=True)
         assert all(part.equal(everything[rank::3]) for part, everything in pairs)

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import torch
 
-from convflow.bench.floor import fastest_of, other_engine
-from convflow.bench.harness import BenchRow, Call
+from convflow.bench.floor import TRIALS, fastest_of, other_engine
+from convflow.bench.harness import BenchRow, Call, seconds
 
 SIDES = {True: 1024, False: 8192}
 """Rows and columns of the product's matrices, by whether the device is the CPU."""
@@ -54,6 +54,13 @@ def product(device: torch.device, dtype: torch.dtype) -> Call:
     )
     call: Call = partial(torch.mm, left, right, out=torch.empty_like(left))
     return fastest_of([call, *other_engine(torch.ops.aten.mm.default, (left, right))])
+
+
+def product_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """Return the operations a second of that product, by its shortest time."""
+    call = product(device, dtype)
+    shortest = min(seconds(call, device) for _ in range(TRIALS))
+    return 2.0 * SIDES[device.type == "cpu"] ** 3 / shortest
 
 
 def rate(

@@ -161,12 +161,16 @@ def _describe(what: str, asked: _Asked, part: str | None) -> dict[str, Any]:
         row = {"size": what, **_sizes()[what], "memory": asked.memory(partial(create_model, what))}
         return row | {"note": f"{NOTE}\n{MEMORY_NOTE}"}
 
-    from convflow.recipes import SOURCE, create_config, find_target, list_recipes
+    from convflow.recipes import SOURCE, create_config, find_curve, find_target, list_recipes
     from convflow.settings.read import to_dict
 
     if what in list_recipes():
         target = find_target(what)
         scores = {} if target is None else {"target": {"of": SOURCE, **target._asdict()}}
+        if curve := find_curve(what):
+            scores["loss reached here"] = {"of": curve.origin} | {
+                f"{images:,} images": loss for images, loss in curve.losses.items()
+            }
         config = create_config(what)
         memory = _memory_of_recipe(config, asked) if any(asked) else {}
         return {"recipe": what, "about": list_recipes()[what]} | to_dict(config) | scores | memory
@@ -381,6 +385,7 @@ def _in_short(recipe: dict[str, Any]) -> dict[str, Any]:
     short = {**head, **changed(settings, defaults)}
     if "target" in recipe:
         short["target"] = {k: v for k, v in recipe["target"].items() if v is not None}
+    short |= {key: recipe[key] for key in ("loss reached here",) if key in recipe}
     note = "Other settings are the defaults; --json prints all of them."
     if "note" in recipe:
         short["memory"] = recipe["memory"]

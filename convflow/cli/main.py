@@ -29,6 +29,7 @@ VERBS = {
     "evaluate": "score samples or images against real ones, or compare result cards",
     "export": "write the weights of a checkpoint as model folders",
     "import": "make a model folder of published weights",
+    "compare": "draw the curves of runs side by side, and print which settings differ",
     "info": "describe a model, a run, a recipe or a published size",
     "doctor": "check this machine: versions, devices, operator, a short self-test",
     "bench": "measure speed on this machine, or search for a solver with few steps",

@@ -66,7 +66,10 @@ common settings
                            --process.decomposition
   --import my.module       import a module of yours first, so that names stored in files are found
   --objectives.NAME.kind M:C  add a loss of your own, class C of module M; .weight is its factor
-  --monitor.logger M:C     also send the metrics to a logger of your own
+  --monitor.validation 500  hold 500 images back and measure their loss
+  --monitor.score PATH     score samples now and then against real images or statistics
+  --monitor.logger wandb   also send the metrics to wandb, trackio, or class C of a module M of
+                           yours, M:C
   --model.width 256        any setting of the network; give a list as --model.depths 2,4,8,4,2
 
 convflow train RECIPE --help lists every key with its value in that recipe. With other settings
@@ -103,9 +106,11 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     run = options.resume or options.run or Path("runs") / str(recipe)
 
+    from convflow.bench.utilisation import product_rate
     from convflow.training.launch import train
 
-    return 0 if train(config, run, epochs=options.epochs, minutes=options.minutes) else 130
+    length = {"epochs": options.epochs, "minutes": options.minutes}
+    return 0 if train(config, run, **length, product_rate=product_rate) else 130
 
 
 def _settings(recipe: str | None, options: argparse.Namespace, rest: Sequence[str]) -> TrainConfig:

@@ -201,8 +201,7 @@ def evaluate(
             and `score`.
     """
     with distributed.all_or_none(work.device):
-        _check_counts(subject, target)
-        _check_metrics(metrics, subject, detector, target)
+        check_subject(subject, detector, target, metrics)
         card = Card(
             model=subject.model,
             sampling=subject.sampling,
@@ -219,7 +218,7 @@ def evaluate(
         return read_card(out), out
     _check_new(out, save_samples)
     with _parts_of(out, settings, work) as parts:
-        reference = _reference_of(target, detector, parts / "reference", work)
+        reference = reference_of(target, detector, parts / "reference", work)
         folder, keep = parts / "samples", save_samples is not None
         features = _extract(
             subject.images, subject.num, "scoring", detector, folder, work, keep_pixels=keep
@@ -236,7 +235,7 @@ def evaluate(
 
 def _check_new(out: Path, save_samples: Path | None) -> None:
     """Raise InputError where a file that is to be written is there already."""
-    unfinished = _parts_path(out).exists()  # a killed process may have written the samples
+    unfinished = parts_path(out).exists()  # a killed process may have written the samples
     for path in [out] if unfinished or save_samples is None else [out, save_samples]:
         if path.exists():
             raise InputError(
@@ -245,8 +244,10 @@ def _check_new(out: Path, save_samples: Path | None) -> None:
             )
 
 
-def _check_counts(subject: Subject, target: Target) -> None:
-    """Raise InputError where either side has too few images for the metrics."""
+def check_subject(
+    subject: Subject, detector: Detector, target: Target, names: Sequence[str]
+) -> None:
+    """Raise InputError where a metric cannot be computed, or either side has too few images."""
     compared = MIN_IMAGES
     if target.images is not None:
         compared = len(target.images)
@@ -255,12 +256,6 @@ def _check_counts(subject: Subject, target: Target) -> None:
     for count, use in ((subject.num, "to score"), (compared, "in the reference")):
         if count < MIN_IMAGES:
             raise InputError(f"expected at least {MIN_IMAGES} images {use}, got {count}; give more")
-
-
-def _check_metrics(
-    names: Sequence[str], subject: Subject, detector: Detector, target: Target
-) -> None:
-    """Raise InputError where a metric cannot be computed, before any features are."""
     ours = {kind: rows.shape[1] for kind, rows in probe(detector, subject.images).items()}
     real = {kind: ours[kind] for kind in SUFFIXES if kind in ours}
     if target.statistics is not None:
@@ -270,7 +265,7 @@ def _check_metrics(
     choose_metrics(names, detector.name, ours, real)
 
 
-def _reference_of(target: Target, detector: Detector, folder: Path, work: Work) -> Reference:
+def reference_of(target: Target, detector: Detector, folder: Path, work: Work) -> Reference:
     """Return the statistics of a target, those of its images computed."""
     if target.images is None:
         assert target.statistics is not None
@@ -321,7 +316,7 @@ def _parts_of(out: Path, settings: dict[str, Any], work: Work) -> Iterator[Path]
     Raises:
         InputError: it holds parts of other settings.
     """
-    parts, settings = _parts_path(out), _as_json(settings, work)
+    parts, settings = parts_path(out), _as_json(settings, work)
     path, first = parts / "settings.json", distributed.rank() == 0
     with ExitStack() as held:
         with distributed.all_or_none(work.device):
@@ -355,7 +350,7 @@ def _parts_of(out: Path, settings: dict[str, Any], work: Work) -> Iterator[Path]
 
 def _is_finished(out: Path, settings: dict[str, Any], work: Work) -> bool:
     """Return whether only the removal of the parts was left to do, and do it."""
-    parts = _parts_path(out)
+    parts = parts_path(out)
     known = parts / "settings.json"
     finished = out.exists() and _settings_in(known) == _as_json(settings, work)
     distributed.barrier()
@@ -372,7 +367,8 @@ def _settings_in(path: Path) -> dict[str, Any] | None:
         return None
 
 
-def _parts_path(out: Path) -> Path:
+def parts_path(out: Path) -> Path:
+    """Return the folder of unfinished work on a card."""
     return out.with_name(f"{out.name}.parts")
 
 

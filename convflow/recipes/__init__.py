@@ -8,8 +8,9 @@ from __future__ import annotations
 import ast
 import importlib
 import pkgutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from convflow.types import check_name
 
@@ -46,6 +47,18 @@ class TargetScores(NamedTuple):
         return f"{', '.join(found)} {guidance}{count} ({SOURCE}: {self.citation})"
 
 
+class ReferenceCurve(NamedTuple):
+    """Losses that a recipe reached here.
+
+    Attributes:
+        losses: by images seen; each the mean of `metrics.jsonl` over the last fifth before.
+        origin: the machine and the command.
+    """
+
+    losses: Mapping[int, float]
+    origin: str
+
+
 def list_recipes() -> dict[str, str]:
     """Return the name of every recipe and the first line of its description.
 
@@ -75,5 +88,15 @@ def create_config(name: str) -> TrainConfig:
 
 def find_target(name: str) -> TargetScores | None:
     """Return the paper's scores for a known recipe, None where it has no paper."""
+    return _find("TARGETS", name)
+
+
+def find_curve(name: str) -> ReferenceCurve | None:
+    """Return the losses that a known recipe reached here, None where it was not run in full."""
+    return _find("CURVES", name)
+
+
+def _find(table: str, name: str) -> Any:
+    """Return the entry of a recipe in a table of its module, None where there is none."""
     module, _, function = name.partition(".")
-    return getattr(importlib.import_module(f"{__name__}.{module}"), "TARGETS", {}).get(function)
+    return getattr(importlib.import_module(f"{__name__}.{module}"), table, {}).get(function)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 FOLDER = "let all processes see the same run folder"
 
-LOCAL = ("data.path", "codec.autoencoder", "init")
+LOCAL = ("data.path", "codec.autoencoder", "init", "monitor.score.reference")
 """Settings that each process may have its own of: what lies there is compared, not where."""
 
 

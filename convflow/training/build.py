@@ -37,6 +37,7 @@ from convflow.training.data import (
     scan_images,
     training_sizes,
 )
+from convflow.training.loggers import find_loggers
 from convflow.training.origin import begin_from, fit_settings, read_origin
 from convflow.training.places import describe_paths, find_paths
 from convflow.training.step import Losses
@@ -67,6 +68,7 @@ def build_trainer(config: TrainConfig, run: Path, device: torch.device) -> tuple
             f"--batch-size: expected at least one image for each of {processes} processes, "
             f"got {config.batch_size}; raise it or use fewer processes"
         )
+    find_loggers(config.monitor)
     found = find_paths(config, run) if (run / "config.json").is_file() else config
     source = open_images(found.data)
     process = open_process(config)
@@ -155,11 +157,11 @@ def open_data(
         device: of this process.
 
     Raises:
-        InputError: as of `scan_images`.
+        InputError: as of `scan_images` and `order_images`.
     """
     kept = begun / SELECTION_FILE if begun else None
     images, report = scan_images(source, config.data, kept, device)
-    return Data(images, order_images(images, report, sizes, config.data, config.seed), report)
+    return Data(images, order_images(images, report, sizes, config), report)
 
 
 def know_constants(

@@ -49,6 +49,7 @@ ON_RESUME: dict[str, Rule] = {
     "optim.kind": "init",
     "ema": "recorded",
     "monitor": "free",
+    "monitor.validation.num": "init",
     "checkpoint": "free",
     "memory": "free",
     "sampling": "free",

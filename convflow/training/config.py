@@ -96,6 +96,33 @@ class EMAConfig:
 
 
 @dataclass(frozen=True)
+class ValidationConfig:
+    """The loss of images that are held back from training."""
+
+    num: Annotated[Natural, doc("images held back to measure their loss; 0 = none")] = 0
+    every: Annotated[
+        Count, doc("steps between validation losses; rounded up to lines of metrics.jsonl")
+    ] = 500
+
+
+@dataclass(frozen=True)
+class ScoreConfig:
+    """Scores of samples that are drawn during training, as by `convflow evaluate`."""
+
+    reference: Annotated[
+        str, doc("real images or statistics to score samples against; empty = no scores")
+    ] = ""
+    every: Annotated[Count, doc("steps between scores; rounded up to lines of metrics.jsonl")] = (
+        10_000
+    )
+    num: Annotated[Count, doc("samples drawn for a score")] = 5000
+    detector: Annotated[
+        str, doc("feature network: inception, dinov2, X.pt2 or package.module:name")
+    ] = "inception"
+    metrics: Annotated[str, doc("metrics with commas between: fid, is, kid, ...")] = "fid"
+
+
+@dataclass(frozen=True)
 class MonitorConfig:
     """What a run shows of itself."""
 
@@ -109,8 +136,13 @@ class MonitorConfig:
     num_samples: Annotated[Count, doc("images in a sample grid")] = 16
     tensorboard: Annotated[bool, doc("write curves when tensorboard is installed")] = True
     logger: Annotated[
-        str, doc("another logger of the metrics, as package.module:Name; empty = none")
+        str,
+        doc(
+            "more loggers with commas between: wandb, trackio or package.module:Name; empty = none"
+        ),
     ] = ""
+    validation: ValidationConfig = ValidationConfig()
+    score: ScoreConfig = ScoreConfig()
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,9 @@ from convflow.data.selection import Selection
 from convflow.data.source import StoredSource, SyntheticSource
 from convflow.data.sources import Source, open_source
 from convflow.hub import assets
-from convflow.training.config import DataConfig
+from convflow.training.config import DataConfig, TrainConfig
 from convflow.training.latents import check_sizes, open_latents
+from convflow.training.validation import PartOrder, hold_back
 from convflow.types import InputError, Size
 
 log = logging.getLogger("convflow")
@@ -121,31 +122,42 @@ def faster_data(images: Images | Latents) -> str:
 
 
 def order_images(
-    images: Images | Latents, report: Report, sizes: tuple[Size, ...], data: DataConfig, seed: int
+    images: Images | Latents, report: Report, sizes: tuple[Size, ...], config: TrainConfig
 ) -> Order:
-    """Return the order of the images, in buckets where there are several sizes.
+    """Return the order of the images to train on, in buckets where there are several sizes.
 
     The report is told what becomes of the images.
 
     Args:
-        images: the images.
+        images: the images, with those that are held back.
         report: what was seen of them.
         sizes: to train at, in pixels.
-        data: their settings.
-        seed: of the order.
+        config: the complete settings.
+
+    Raises:
+        InputError: as of `hold_back`.
     """
     if isinstance(images, Latents):
         check_sizes(images, sizes)
-    sides, random = report.sides, data.crop == "random"
+    data, seed, random = config.data, config.seed, config.data.crop == "random"
+    held = hold_back(len(images), config.monitor.validation.num, seed)
+    places = np.setdiff1d(np.arange(len(images)), held, assume_unique=True)
     one = sizes == (data.size,)
-    if one:  # then the sizes of some images tell enough
-        sides = sides[sides[:, 0] > 0]
     drawn = isinstance(images.source, SyntheticSource)
-    buckets = Buckets(sizes, None if drawn else sides, len(images))
+    sides = None if drawn else report.sides[places]
+    if one and sides is not None:  # then the sizes of some images tell enough
+        sides = sides[sides[:, 0] > 0]
+    buckets = Buckets(sizes, sides, len(places))
     report.notes, report.num_smaller = buckets.describe(), int(buckets.enlarged.sum())
-    if one:
-        return Order(len(images), seed, data.flip, random)
-    return BucketOrder(buckets, math.prod(data.size), seed, data.flip, random)
+    order = (
+        Order(len(places), seed, data.flip, random)
+        if one
+        else BucketOrder(buckets, math.prod(data.size), seed, data.flip, random)
+    )
+    if not held.size:
+        return order
+    report.notes = [*report.notes, f"{held.size:,} of them are held back for the validation loss"]
+    return PartOrder(order, places)
 
 
 def training_sizes(data: DataConfig, multiple: int) -> tuple[Size, ...]:

@@ -33,6 +33,7 @@ from convflow.training.keys import from_dict
 from convflow.training.latents import with_codec_of_store
 from convflow.training.length import count_images, say_end
 from convflow.training.places import find_paths, resolve_paths, store_paths
+from convflow.training.speed import ProductRate
 from convflow.training.trainer import Trainer
 from convflow.types import InputError
 
@@ -40,7 +41,12 @@ log = logging.getLogger("convflow")
 
 
 def train(
-    config: TrainConfig, run: Path, *, epochs: float | None = None, minutes: float | None = None
+    config: TrainConfig,
+    run: Path,
+    *,
+    epochs: float | None = None,
+    minutes: float | None = None,
+    product_rate: ProductRate | None = None,
 ) -> bool:
     """Train in the folder `run`, going on from its newest checkpoint if there is one.
 
@@ -51,6 +57,7 @@ def train(
         run: the run folder.
         epochs: length of the run in passes over the images, in place of `config.images`.
         minutes: after so many from now the training ends, or at its length if that comes first.
+        product_rate: what utilisation is measured with; None leaves it out.
 
     Returns:
         True at the end of the settings or of the minutes, False when the run was asked to stop
@@ -65,6 +72,7 @@ def train(
     with distributed.process_group(device), ExitStack() as held:
         with distributed.all_or_none(device):
             start = _prepare(config, run, device, epochs, held)
+            start.trainer.product_rate = product_rate
         agree_on_start(start.trainer)
         with distributed.all_or_none(device):
             _write_down(start, run)
@@ -105,7 +113,7 @@ def _prepare(
     config, before = _check_folder(store_paths(config, run), run)
     trainer, report = build_trainer(config, run, device)
     if epochs is not None:
-        images, line = count_images(epochs, len(trainer.images))
+        images, line = count_images(epochs, trainer.order.count)
         report.notes = [*report.notes, line]
         trainer.config = replace(trainer.config, images=images)
     if not existed:
@@ -170,7 +178,8 @@ def read_run_config(run: Path) -> TrainConfig:
             f"{path} cannot be used: {reason}; restore it from state.json of a checkpoint"
         ) from error
     settings_of(config.model["name"], trusted=False)  # a file alone runs no code
-    find_source(config.data.path, trusted=False)
+    for path in (config.data.path, config.monitor.score.reference):
+        find_source(path, trusted=False)
     return config
 
 

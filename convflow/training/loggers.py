@@ -1,4 +1,4 @@
-"""Where the numbers of a training go: a file of its folder, TensorBoard, or a logger of a user."""
+"""Where the numbers of a training go: files of its folder, TensorBoard, W&B, Trackio, others."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from convflow.data.source import one_line, require
 from convflow.settings.kinds import Table
-from convflow.storage import explained, write_text
+from convflow.storage import explained, read_json, write_text
+from convflow.training.config import MonitorConfig
+from convflow.types import InputError
 
 
 class Logger:
@@ -24,19 +27,30 @@ class Logger:
         run: the run folder.
         step: that the training goes on from.
         images_seen: at this step.
+
+    Attributes:
+        package: that it needs, which is also the name of an extra of this package; empty for none.
     """
+
+    package = ""
 
     def __init__(self, run: Path, step: int, images_seen: int) -> None:
         self.run = run
 
-    def log(self, step: int, images_seen: int, metrics: Mapping[str, float], speed: float) -> None:
+    def log(
+        self,
+        step: int,
+        images_seen: int,
+        metrics: Mapping[str, float],
+        speed: Mapping[str, float],
+    ) -> None:
         """Take the metrics of a step.
 
         Args:
             step: number of the step, from 1.
             images_seen: after the step.
             metrics: functions of the settings and the step alone.
-            speed: images a second, which differ from run to run.
+            speed: numbers that differ from run to run, such as `images_per_second`; see `Speed`.
         """
         raise NotImplementedError
 
@@ -50,14 +64,22 @@ class Logger:
 class MetricsFile(Logger):
     """Lines of JSON in `metrics.jsonl`, the same bytes for a resumed run as for a straight one."""
 
+    name = "metrics.jsonl"
+
     def __init__(self, run: Path, step: int, images_seen: int) -> None:
         super().__init__(run, step, images_seen)
-        self.path = run / "metrics.jsonl"
+        self.path = run / self.name
         write_text(self.path, "".join(lines_up_to(self.path, step)))
         self.file = self.path.open("a", encoding="utf-8", newline="\n", buffering=1)
 
-    def log(self, step: int, images_seen: int, metrics: Mapping[str, float], speed: float) -> None:
-        """Write a line, without the speed."""
+    def log(
+        self,
+        step: int,
+        images_seen: int,
+        metrics: Mapping[str, float],
+        speed: Mapping[str, float],
+    ) -> None:
+        """Write a line of the metrics."""
         with explained(self.path):
             self.file.write(json.dumps({"step": step, "images": images_seen, **metrics}) + "\n")
 
@@ -72,8 +94,42 @@ class MetricsFile(Logger):
             self.file.close()
 
 
-class TensorBoard(Logger):
-    """Curves in the folder `tensorboard`, over images seen; nothing where it is not installed."""
+class SpeedFile(MetricsFile):
+    """Lines of JSON in `speed.jsonl`: what differs from run to run."""
+
+    name = "speed.jsonl"
+
+    def log(
+        self,
+        step: int,
+        images_seen: int,
+        metrics: Mapping[str, float],
+        speed: Mapping[str, float],
+    ) -> None:
+        """Write a line of the speed."""
+        super().log(step, images_seen, speed, speed)
+
+
+class Curves(Logger):
+    """What draws all numbers over images seen; a subclass says where, in `add`."""
+
+    def log(
+        self,
+        step: int,
+        images_seen: int,
+        metrics: Mapping[str, float],
+        speed: Mapping[str, float],
+    ) -> None:
+        """Add a point to each curve."""
+        self.add(step, images_seen, {**metrics, **speed})
+
+    def add(self, step: int, images_seen: int, numbers: dict[str, float]) -> None:
+        """Add a point to each curve, by name."""
+        raise NotImplementedError
+
+
+class TensorBoard(Curves):
+    """Curves in the folder `tensorboard`; nothing where it is not installed."""
 
     def __init__(self, run: Path, step: int, images_seen: int) -> None:
         super().__init__(run, step, images_seen)
@@ -83,22 +139,108 @@ class TensorBoard(Logger):
 
             self.writer = SummaryWriter(run / "tensorboard", purge_step=images_seen + 1)
 
-    def log(self, step: int, images_seen: int, metrics: Mapping[str, float], speed: float) -> None:
-        """Add a point to each curve, that of the speed included."""
-        for name, value in {**metrics, "images_per_second": speed}.items():
-            if self.writer is not None:
-                self.writer.add_scalar(name, value, images_seen)
+    def add(self, step: int, images_seen: int, numbers: dict[str, float]) -> None:
+        """Add a point to each curve."""
+        for name, value in numbers.items() if self.writer is not None else ():
+            self.writer.add_scalar(name, value, images_seen)
 
     def close(self) -> None:
         if self.writer is not None:
             self.writer.close()
 
 
-LOGGERS: Table[Any] = Table("logger", Logger, {"file": MetricsFile, "tensorboard": TensorBoard})
+class WeightsAndBiases(Curves):
+    """A run of Weights & Biases, whose files are in the folder `wandb` of the run.
+
+    What the library reads from the environment counts, such as WANDB_PROJECT and WANDB_MODE. A
+    resumed run goes on with its own W&B run, which takes no step a second time.
+    """
+
+    package = "wandb"
+
+    def __init__(self, run: Path, step: int, images_seen: int) -> None:
+        super().__init__(run, step, images_seen)
+        wandb = require("wandb", "wandb", "the logger wandb")
+        before = sorted((run / "wandb").glob("*run-*-*"))
+        try:
+            self.session = wandb.init(
+                dir=run,
+                name=run.resolve().name,
+                id=before[-1].name.rpartition("-")[2] if before else None,
+                resume="allow",
+                config=read_json(run / "config.json"),
+                settings=wandb.Settings(console="off"),
+            )
+        except wandb.Error as error:
+            raise InputError(
+                f"expected Weights & Biases to begin a run, got {one_line(error)}; log in with "
+                "wandb login, or set WANDB_MODE=offline"
+            ) from error
+        self.session.define_metric("*", step_metric="images")
+
+    def add(self, step: int, images_seen: int, numbers: dict[str, float]) -> None:
+        """Add a point to each curve."""
+        self.session.log({**numbers, "images": images_seen}, step=step)
+
+    def close(self) -> None:
+        """Wait until everything is stored or sent."""
+        self.session.finish()
+
+
+class Trackio(Curves):
+    """A run in the project `convflow` of Trackio, which stores it where TRACKIO_DIR says."""
+
+    package = "trackio"
+
+    def __init__(self, run: Path, step: int, images_seen: int) -> None:
+        super().__init__(run, step, images_seen)
+        self.trackio = require("trackio", "trackio", "the logger trackio")
+        self.trackio.init(
+            project="convflow",
+            name=run.resolve().name,
+            resume="allow" if step else "never",
+            config=read_json(run / "config.json"),
+        )
+
+    def add(self, step: int, images_seen: int, numbers: dict[str, float]) -> None:
+        """Add a point to each curve."""
+        self.trackio.log(numbers, step=images_seen)
+
+    def close(self) -> None:
+        """Wait until everything is stored."""
+        self.trackio.finish()
+
+
+LOGGERS: Table[Any] = Table(
+    "logger",
+    Logger,
+    {
+        "file": MetricsFile,
+        "speed": SpeedFile,
+        "tensorboard": TensorBoard,
+        "wandb": WeightsAndBiases,
+        "trackio": Trackio,
+    },
+)
 """The classes of loggers; users name others as `package.module:Name`."""
 
 
-def lines_up_to(path: Path, step: int) -> list[str]:
+def find_loggers(config: MonitorConfig) -> list[type[Logger]]:
+    """Return the loggers of a run.
+
+    Raises:
+        InputError: an unknown logger, or one whose package is not installed.
+    """
+    usual = ["file", "speed", *["tensorboard"] * config.tensorboard]
+    names = list(dict.fromkeys([*usual, *filter(None, config.logger.split(","))]))
+    found: list[type[Logger]] = [LOGGERS.find(name, trusted=False) for name in names]
+    for name, kind in zip(names, found, strict=True):
+        if kind.package:
+            require(kind.package, kind.package, f"the logger {name}")
+    return found
+
+
+def lines_up_to(path: Path, step: float) -> list[str]:
     """Return the lines up to `step` but those that a power cut, or an editor, has spoilt."""
     kept = []
     for line in path.read_bytes().split(b"\n") if path.exists() else []:

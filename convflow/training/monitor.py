@@ -1,7 +1,7 @@
 """What a run shows of itself while it trains: progress, and numbers for its loggers.
 
 `metrics.jsonl` holds only what the settings determine, so that a resumed run writes the same
-bytes as an undisturbed one; speed goes to the progress line and to other loggers.
+bytes as an undisturbed one; speed goes to the progress line, to `speed.jsonl` and to other loggers.
 """
 
 from __future__ import annotations
@@ -11,12 +11,20 @@ import math
 import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from convflow import distributed
 from convflow.bar import Bar
 from convflow.training.config import MonitorConfig
-from convflow.training.loggers import LOGGERS, Logger
+from convflow.training.data import faster_data
+from convflow.training.loggers import Logger, find_loggers
+from convflow.training.speed import Speed
 from convflow.units import duration
+
+if TYPE_CHECKING:
+    from convflow.training.trainer import Trainer
 
 log = logging.getLogger("convflow")
 
@@ -82,6 +90,7 @@ class Monitor:
         images_seen: likewise, for the progress bar.
         images: length of the run.
         deadline: on the monotonic clock, where the run may end earlier.
+        speed: measures the machine; by default without what needs to know the network.
         data_wait: how long the training waits for images.
         faster_data: what to do where that is long.
     """
@@ -94,19 +103,19 @@ class Monitor:
         images_seen: int,
         images: int,
         deadline: float | None = None,
+        speed: Speed | None = None,
         data_wait: DataWait | None = None,
         faster_data: str = "",
     ) -> None:
         self.run, self.config = run, config
         self.deadline = math.inf if deadline is None else deadline
-        kinds = ["file", *["tensorboard"] * config.tensorboard, *filter(None, [config.logger])]
-        found = [LOGGERS.find(kind, trusted=False) for kind in kinds]
-        self.loggers: list[Logger] = [kind(run, step, images_seen) for kind in found]
+        self.loggers: list[Logger] = [kind(run, step, images_seen) for kind in find_loggers(config)]
         self.samples_due = IntervalTimer(
             60 * config.samples_minutes, 60 * config.samples_longest_minutes
         )
         self.spoken = IntervalTimer(LOG_SECONDS, LOG_SECONDS)
         self.began, self.images_begun, self.images = time.monotonic(), images_seen, images
+        self.speed = speed or Speed(images_seen)
         self.data_wait, self.faster_data = data_wait or DataWait(), faster_data
         self.advised = IntervalTimer(LOG_SECONDS, 64 * LOG_SECONDS)
         quiet = not sys.stderr.isatty()
@@ -128,27 +137,35 @@ class Monitor:
             return
         self.bar.set_postfix(loss=f"{metrics['loss']:.4f}", refresh=False)
         self.bar.update(0)
-        speed = (images_seen - self.images_begun) / max(time.monotonic() - self.began, 1e-9)
-        if self.spoken.due():
-            wait = self.data_wait.share()
-            if self.bar.disable:
-                log.info(
-                    f"{images_seen:,} of {self.images:,} images, loss {metrics['loss']:.4f}, "
-                    f"{speed:.0f} images/s, {wait:.0%} of the time waiting for images, "
-                    f"{duration(self._left(images_seen, speed))} left"
-                )
-            if wait > MOST_DATA_WAIT and self.advised.due():
-                log.warning(
-                    f"the training waits for images {wait:.0%} of its time; {self.faster_data}"
-                )
         if step % self.config.log_every == 0:
+            speed = self.speed.measure(images_seen)
+            speed["seconds_left"] = self._left(images_seen)
             for logger in self.loggers:
                 logger.log(step, images_seen, metrics, speed)
+        if self.spoken.due():
+            self._speak(images_seen, metrics["loss"])
 
-    def _left(self, images_seen: int, speed: float) -> float:
+    def _speak(self, images_seen: int, loss: float) -> None:
+        """Say how it goes where there is no bar, and what to do where images come late."""
+        wait = self.data_wait.share()
+        if self.bar.disable:
+            log.info(
+                f"{images_seen:,} of {self.images:,} images, loss {loss:.4f}, "
+                f"{self._average(images_seen):.0f} images/s{self.speed.describe()}, "
+                f"{wait:.0%} of the time waiting for images, "
+                f"{duration(self._left(images_seen))} left"
+            )
+        if wait > MOST_DATA_WAIT and self.advised.due():
+            log.warning(f"the training waits for images {wait:.0%} of its time; {self.faster_data}")
+
+    def _average(self, images_seen: int) -> float:
+        """Return the images a second since the beginning, pauses included."""
+        return max(images_seen - self.images_begun, 1) / max(time.monotonic() - self.began, 1e-9)
+
+    def _left(self, images_seen: int) -> float:
         """Return the seconds to the end of the run or to the deadline."""
         until = max(0.0, self.deadline - time.monotonic())
-        return min(max(0, self.images - images_seen) / speed, until)
+        return min(max(0, self.images - images_seen) / self._average(images_seen), until)
 
     def flush(self) -> None:
         """Wait until everything logged so far is safe."""
@@ -160,3 +177,26 @@ class Monitor:
         for logger in self.loggers:
             logger.close()
         self.bar.close()
+
+
+def open_monitor(
+    trainer: Trainer, deadline: float | None
+) -> AbstractContextManager[Monitor | None]:
+    """Return the monitor of a training on the first process, and none on others."""
+    if distributed.rank():
+        return nullcontext()
+    config, seen = trainer.config, trainer.images_seen
+    speed = Speed(seen, trainer)
+    return closing(
+        Monitor(
+            trainer.run_folder,
+            config.monitor,
+            trainer.step,
+            seen,
+            config.images,
+            deadline,
+            speed,
+            trainer.data_wait,
+            faster_data(trainer.images),
+        )
+    )

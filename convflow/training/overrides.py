@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from convflow.evaluation.scores import METRICS
 from convflow.models.zoo import describe_settings, settings_of
 from convflow.objectives.table import OBJECTIVES
 from convflow.processes.process import Process
 from convflow.samplers.linear import GeneralLinear
+from convflow.settings.kinds import import_module
 from convflow.settings.read import read, setting_hints, show, to_dict
 from convflow.settings.words import help_of, pairs_of, parts_of, read_words, rows_of, shown_at
 from convflow.training.config import TrainConfig
@@ -17,7 +19,11 @@ from convflow.training.keys import from_dict
 from convflow.training.loggers import LOGGERS
 from convflow.training.optimizers import OPTIMIZERS
 
-SHORT = {"data": "data.path"}
+SHORT = {
+    "data": "data.path",
+    "monitor.validation": "monitor.validation.num",
+    "monitor.score": "monitor.score.reference",
+}
 """Groups that stand for one of their keys."""
 
 AUTOENCODER = "codec.autoencoder"
@@ -68,8 +74,14 @@ def override(config: TrainConfig, arguments: Sequence[str]) -> TrainConfig:
     for key, value in given.items():  # what words name may run code, what files name may not
         if key.startswith("objectives.") and key.endswith(".kind"):
             OBJECTIVES.find(value)
-        elif key == "monitor.logger" and value:
-            LOGGERS.find(value)
+        elif key == "monitor.logger":
+            for name in filter(None, value.split(",")):
+                LOGGERS.find(name)
+        elif key == "monitor.score.metrics":
+            for name in value.split(","):
+                METRICS.find(name)
+        elif key == "monitor.score.detector" and ":" in value:
+            import_module(value.rpartition(":")[0], f"--{key} {value}")
     process = read(tree["process"], Process, trusted=True)
     base = config.sampling
     if process.multiscale and "solver" not in sampling and not base.solver.multiscale:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from convflow.bundle.paths import exists, find_place, portable
 from convflow.codecs import LatentCodec
+from convflow.settings.words import value_at
 from convflow.storage import read_json
 from convflow.training.config import TrainConfig
 from convflow.training.keys import from_dict
@@ -17,6 +18,9 @@ from convflow.types import InputError
 
 NO_PATHS = ("", "digits", "shapes")
 """Data that lie nowhere."""
+
+DATA_KEYS = ("data.path", "monitor.score.reference")
+"""Settings that name images."""
 
 HUB_DATA = "hf:"
 
@@ -52,8 +56,8 @@ def describe_paths(config: TrainConfig, found: TrainConfig) -> list[str]:
 
 def _paths(config: TrainConfig) -> dict[str, str]:
     """Return the paths in settings by their keys."""
-    data = config.data.path.removeprefix(HUB_DATA)
-    found = {} if config.data.path in NO_PATHS else {"data.path": data}
+    data = {key: value_at(config, key) for key in DATA_KEYS}
+    found = {key: path.removeprefix(HUB_DATA) for key, path in data.items() if path not in NO_PATHS}
     if isinstance(config.codec, LatentCodec):
         found["codec.autoencoder"] = config.codec.autoencoder
     return found | ({"init": config.init} if config.init else {})
@@ -62,14 +66,16 @@ def _paths(config: TrainConfig) -> dict[str, str]:
 def _changed(config: TrainConfig, change: Callable[[str, str], str]) -> TrainConfig:
     """Return settings with every path in them changed, which is given with its key."""
     paths = {key: change(path, key) for key, path in _paths(config).items()}
-    data, codec = config.data.path, config.codec
-    if "data.path" in paths:
-        data = (HUB_DATA if data.startswith(HUB_DATA) else "") + paths["data.path"]
+    for key in paths.keys() & DATA_KEYS:
+        paths[key] = HUB_DATA * value_at(config, key).startswith(HUB_DATA) + paths[key]
+    codec, monitor = config.codec, config.monitor
     if isinstance(codec, LatentCodec):
         codec = replace(codec, autoencoder=paths["codec.autoencoder"])
+    reference = paths.get("monitor.score.reference", monitor.score.reference)
     return replace(
         config,
-        data=replace(config.data, path=data),
+        data=replace(config.data, path=paths.get("data.path", config.data.path)),
         codec=codec,
+        monitor=replace(monitor, score=replace(monitor.score, reference=reference)),
         init=paths.get("init", config.init),
     )

@@ -56,6 +56,11 @@ class Losses(nn.Module):
         self.wants_average = any(o.wants.average for o, _ in objectives.values())
         self.wants_pixels = any(o.wants.pixels for o, _ in objectives.values())
 
+    def around(self, network: Backbone) -> Losses:
+        """Return the losses of another network like this one; it shares the objectives."""
+        named = self.objectives.items()
+        return Losses(network, {n: Weighted(o, self.weights[n]) for n, o in named})  # type: ignore[arg-type]
+
     def forward(
         self, network: Callable[..., Any], batch: Inputs, draws: Mapping[str, Any]
     ) -> tuple[Float[Tensor, " B"], dict[str, Float[Tensor, " B"]]]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, closing, nullcontext, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,19 +25,21 @@ from convflow.models.zoo import check_process
 from convflow.objectives.objective import Inputs
 from convflow.parallel.single import Single
 from convflow.processes.process import Process
-from convflow.seeds import TRAINING_KEYS, generator_of
+from convflow.seeds import TRAINING_KEYS
 from convflow.training.compiling import BatchShapes, compile_network, uncompiled
 from convflow.training.config import TrainConfig
-from convflow.training.data import faster_data
+from convflow.training.draws import draw_encoding, draw_terms
 from convflow.training.ema import EMA
 from convflow.training.lookout import Lookout, StepTaken, diverged, go_back
-from convflow.training.monitor import DataWait, IntervalTimer, Monitor
+from convflow.training.monitor import DataWait, IntervalTimer, Monitor, open_monitor
 from convflow.training.optim import create_optimizer, learning_rate
 from convflow.training.previews import Previews, samples_of
 from convflow.training.saving import Writing, finish, store
+from convflow.training.speed import ProductRate
 from convflow.training.state import restore, save_before
 from convflow.training.step import Losses, passes
 from convflow.training.stopping import Stop, asked_to_stop
+from convflow.training.watch import Watch
 from convflow.types import Diverged, InputError
 
 log = logging.getLogger("convflow")
@@ -87,6 +89,7 @@ class Trainer:
         compile_network(model, config.compile, bool(losses.blocks))
         self.shapes = BatchShapes()
         self.prepared = self.parallel.prepare(losses, unused=losses.of_users)
+        self.averaged = losses.around(self.ema.model)
         self.parallel.prepare_average(self.ema.model, model, called=True)
         averaged = self.objectives_ema.model
         self.parallel.prepare_average(averaged, losses.objectives, called=False)
@@ -101,6 +104,8 @@ class Trainer:
         self.step, self.images_seen = 0, 0
         self.lookout = Lookout(self.optimizer, self.device, config.monitor.log_every)
         self.data_wait = DataWait()
+        self.watch = Watch(self)
+        self.product_rate: ProductRate | None = None  # without it utilisation is not measured
         self.begun_from: Path | None = None  # the checkpoint that was loaded
         self.saved: Path | None = None  # the checkpoint that was loaded or written last
         self.writing: Writing | None = None  # a checkpoint, in the background
@@ -184,7 +189,7 @@ class Trainer:
             self.order,
             self.images_seen,
             config.batch_size,
-            share=self._share(),
+            share=self.share(),
             device=self.device,
         )
         gap = 60 * config.checkpoint.every_minutes
@@ -194,7 +199,7 @@ class Trainer:
         self.model.train()
         with distributed.all_or_none(self.device), ExitStack() as held:
             with distributed.all_or_none(self.device):
-                monitor = held.enter_context(self._monitor(deadline))
+                monitor = held.enter_context(open_monitor(self, deadline))
 
             def due() -> tuple[bool, bool]:
                 draw = monitor is not None and self.step > began and monitor.samples_due.due()
@@ -209,7 +214,7 @@ class Trainer:
                             self._save_meanwhile(monitor)
                     if self.drawing and self._draw_samples(monitor, stop):
                         break
-                    metrics = self.train_step(*batch)
+                    metrics = self.train_step(*batch) | self.watch.measure(stop)
                     if monitor is not None:
                         monitor.step(self.step, self.images_seen, metrics)
             except Exception as error:
@@ -290,11 +295,17 @@ class Trainer:
     def write_samples(self, stop: Callable[[], bool] = lambda: False) -> None:
         """Write a grid of samples from raw weights and one from their average, unless stopped."""
         networks: dict[str, Any] = {"raw": self.model, "ema": self.ema.model}
-        self.model.eval()
-        with self.parallel.together(), uncompiled(self.config.compile != "off"):
+        with self.not_training():
             written = self.previews.write(networks, self.images_seen, stop)
         if written and not distributed.rank():
             log.info(f"samples after {self.images_seen:,} images: {self.previews.folder}")
+
+    @contextmanager
+    def not_training(self) -> Iterator[None]:
+        """Give a context in which networks are called as they were written, without gradients."""
+        self.model.eval()
+        with torch.no_grad(), self.parallel.together(), uncompiled(self.config.compile != "off"):
+            yield
         self.model.train()
 
     def _shape(self, images: Tensor) -> tuple[int, int, int]:
@@ -305,29 +316,15 @@ class Trainer:
         return self.model.in_channels, height // self.codec.factor, width // self.codec.factor
 
     def _draw(self, labels: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, dict[str, Any]]:
-        """Return labels, some of them dropped, and the draws of each objective for our rows.
-
-        They are drawn for the whole batch, so that they do not depend on the number of processes.
-        The first objective and the labels share a generator; each further one has its own.
-        """
-        config, mine, draws = self.config, self._rows(shape[0]), dict[str, Any]()
-        key = (config.seed, *TRAINING_KEYS, self.images_seen)
-        generator = generator_of(*key, device=self.device)
-        for place, (name, objective) in enumerate(self.losses.objectives.items()):
-            own = generator_of(*key, 1 + place, device=self.device) if place else generator
-            draws[name] = take(objective.draw(shape, own), mine)  # type: ignore[operator]
+        """Return labels, some of them dropped, and the draws of each objective for our rows."""
+        draws, generator = draw_terms(self, shape, (*TRAINING_KEYS, self.images_seen))
         dropped = torch.rand(shape[0], generator=generator, device=self.device)
-        dropped = dropped < config.label_dropout
-        labels = labels.to(self.device)
-        return self.model.conditions.drop(labels, dropped[mine]), draws
+        dropped = (dropped < self.config.label_dropout)[self.own_rows(shape[0])]
+        return self.model.conditions.drop(labels.to(self.device), dropped), draws
 
     def _draw_encoding(self, shape: tuple[int, ...]) -> Tensor | None:
-        """Return the codec's noise for this process's rows, drawn for the whole batch too."""
-        generator = generator_of(
-            self.config.seed, *TRAINING_KEYS, self.images_seen, 1, device=self.device
-        )
-        noise = self.codec.draw(shape, generator)
-        return None if noise is None else noise[self._rows(shape[0])]
+        """Return the codec's noise for our rows."""
+        return draw_encoding(self, shape, (*TRAINING_KEYS, self.images_seen))
 
     def losses_of(
         self,
@@ -336,13 +333,14 @@ class Trainer:
         draws: Mapping[str, Any],
         rows: slice,
         noise: Tensor | None = None,
+        averaged: bool = False,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss of each image and its terms, see `Losses`."""
+        """Return the loss of each image and its terms, see `Losses`; or those of the average."""
         noise = None if noise is None else noise[rows]
         data = self.codec.latents(images.to(self.device), noise)
-        if self.config.compile != "off":
+        if self.config.compile != "off" and torch.is_grad_enabled():
             self.shapes.add(data.shape)
-        losses = self.losses
+        losses, called = self.losses, self.averaged if averaged else self.prepared
         batch = Inputs(
             data,
             labels,
@@ -351,7 +349,8 @@ class Trainer:
         )
         with self._autocast():
             mine = {name: take(drawn, rows) for name, drawn in draws.items()}
-            return self.prepared(self._network(self.model, data), batch, mine)
+            network = self.ema.model if averaged else self.model
+            return called(self._network(network, data), batch, mine)
 
     def _network(self, model: Any, data: Tensor) -> Any:
         """Return a network with what it is told at the size of `data`."""
@@ -364,12 +363,13 @@ class Trainer:
         """Return the forward passes over our `count` rows of `total`, see `passes`."""
         return passes(count, total, self.config.micro_batch, self.parallel)
 
-    def _share(self) -> slice:
+    def share(self) -> slice:
+        """Return which rows of a batch are ours."""
         return slice(distributed.rank(), None, distributed.world_size())
 
-    def _rows(self, total: int) -> slice:
+    def own_rows(self, total: int) -> slice:
         """Return our rows of a batch of `total`; where there are none, one for a blank image."""
-        share = self._share()
+        share = self.share()
         return share if range(total)[share] else slice(0, 1)
 
     def _autocast(self) -> torch.autocast:
@@ -396,11 +396,3 @@ class Trainer:
             self.written = some and not others
             if busy or not waited_for:
                 return stopped
-
-    def _monitor(self, deadline: float | None) -> AbstractContextManager[Monitor | None]:
-        if distributed.rank():
-            return nullcontext()
-        config = self.config
-        place = self.step, self.images_seen, config.images, deadline
-        faster = faster_data(self.images)
-        return closing(Monitor(self.run_folder, config.monitor, *place, self.data_wait, faster))

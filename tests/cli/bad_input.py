@@ -526,6 +526,20 @@ CASES = [
         "was trained on 5 images, got 1,797",
         edit_json("state.json", num_pictures=5),
     ),
+    # watching
+    ("all held back", f"{TRAIN} --monitor.validation 9999", "--monitor.validation: expected fewer"),
+    ("near logger", f"{TRAIN} --monitor.logger wandbb", "did you mean 'wandb'?"),
+    (
+        "no such reference in training",
+        f"{TRAIN} --monitor.score P/no --monitor.score.detector tests.extending.detector:load",
+        "--monitor.score: expected data at",
+    ),
+    (
+        "more held back",
+        f"{RESUME} --monitor.validation 1",
+        "was started with other settings: monitor.validation.num (0, now 1)",
+    ),
+    ("no run to compare", "compare P/data", "expected a run folder with metrics.jsonl, got"),
     # scoring
     ("nothing to score", "evaluate --reference P/data", "expected a model or images to score"),
     ("no reference", "evaluate P/run", "expected --reference or --save-statistics, got neither"),

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from convflow.cli.main import main
 from convflow.models.zoo import SIZES, load_model
-from convflow.recipes import create_config
+from convflow.recipes import create_config, find_curve
 from tests.cases import read_golden
 
 ODD = "blocks.0.attn.qkv.weight"
@@ -42,6 +42,12 @@ def test_one_size(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_recipe(capsys: pytest.CaptureFixture[str]) -> None:
     found = json.loads(ask(capsys, "digits.flowdcn", "--json"))
     assert found["data"]["path"] == "digits"
+    losses = find_curve("digits.flowdcn").losses
+    assert found["loss reached here"] == {
+        "of": find_curve("digits.flowdcn").origin,
+        **{f"{images:,} images": loss for images, loss in losses.items()},
+    }
+    assert f"{max(losses):,} images" in ask(capsys, "digits.flowdcn")
 
 
 def test_a_published_recipe_with_its_target(capsys: pytest.CaptureFixture[str]) -> None:

@@ -158,6 +158,9 @@ def test_two_processes_are_as_one_with_the_same_batch(data, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     more = ["--images", "63", "--batch-size", "7", "--micro-batch", "none"]
     more += ["--monitor.samples-minutes", "1e-9", "--monitor.samples-longest-minutes", "1e-9"]
+    more += ["--monitor.validation", "5", "--monitor.validation.every", "3"]
+    more += ["--monitor.score", str(data), "--monitor.score.num", "9", "--monitor.score.every", "9"]
+    more += ["--monitor.score.detector", "tests.extending.detector:load"]
     exact = ["--precision", "float32", "--optim.lr", "1e-3", "--optim.warmup-images", "0"]
     codes, said = together(words(data, two, *more, *exact))
     assert codes == [0, 0], said
@@ -167,8 +170,11 @@ def test_two_processes_are_as_one_with_the_same_batch(data, tmp_path):
     assert names[0] == names[1]
     lines = [(run / "metrics.jsonl").read_text().splitlines() for run in (one, two)]
     assert len(lines[0]) == 9
-    for single, double in zip(*lines, strict=True):
-        assert json.loads(double) == pytest.approx(json.loads(single), rel=REGROUPED_LOSS)
+    for single, double in (map(json.loads, pair) for pair in zip(*lines, strict=True)):
+        scores = [row.pop("FD-9", None) for row in (single, double)]
+        assert double == pytest.approx(single, rel=REGROUPED_LOSS)
+    assert "validation_loss_ema" in single
+    assert scores[1] == pytest.approx(scores[0], rel=0.01)  # pixels are rounded
     for name in ("raw", "ema"):
         single, double = (
             safetensors.torch.load_file(checkpoint.folder_of(run, 9) / name / "model.safetensors")

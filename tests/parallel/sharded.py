@@ -40,7 +40,7 @@ LOSSES = (
 COMMON = (
     "--batch-size 8 --data.size 8x8 --data.channels 1 --optim.warmup-images 16 --optim.lr 1e-3 "
     "--monitor.log-every 1 --monitor.tensorboard false --monitor.num-samples 2 --sampling.steps 1 "
-    "--device cpu --images 48 --micro-batch 1"
+    "--device cpu --images 48 --micro-batch 1 --monitor.validation 5 --monitor.validation.every 2"
 )
 
 

@@ -16,7 +16,7 @@ from convflow.data.sources import open_source
 from convflow.models.backbone import check_size
 from convflow.models.zoo import create_model
 from convflow.nn.embed import TimeEmbedding
-from convflow.recipes import SOURCE, create_config, find_target, imagenet, list_recipes
+from convflow.recipes import SOURCE, create_config, find_curve, find_target, imagenet, list_recipes
 from convflow.samplers.solvers import create_solver
 from convflow.settings.read import to_dict
 from convflow.training.build import build_network
@@ -266,3 +266,13 @@ def test_the_page_has_a_true_row_for_every_recipe():
     page = (Path(__file__).parents[2] / "docs/recipes.md").read_text()
     rows = [line for line in page.splitlines() if line.startswith("| `") and "| `--" not in line]
     assert rows == [row(name, build(name)[0]) for name in NAMES]
+
+
+def test_the_page_has_the_losses_reached_here():
+    page = (Path(__file__).parents[2] / "docs/recipes.md").read_text()
+    curves = {name: curve for name in list_recipes() if (curve := find_curve(name))}
+    assert "digits.flowdcn" in curves
+    for name, curve in curves.items():
+        (row,) = [line for line in page.splitlines() if f"`convflow train {name} " in line]
+        for images, loss in curve.losses.items():
+            assert f"{loss:.3f} at {images:,}" in row

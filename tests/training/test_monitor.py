@@ -60,7 +60,7 @@ def test_a_training_that_waits_for_images_says_what_to_do(tmp_path, caplog, monk
     caplog.set_level(logging.INFO, "convflow")
     clock = Clock()
     wait = DataWait(clock)
-    monitor = Monitor(tmp_path, QUIET, 0, 0, 1000, None, wait, "buy a disk")
+    monitor = Monitor(tmp_path, QUIET, 0, 0, 1000, None, None, wait, "buy a disk")
     monitor.spoken, monitor.advised = IntervalTimer(10, 10, clock), IntervalTimer(0, 0, clock)
     for step in range(1, 24):
         with wait:
@@ -74,3 +74,13 @@ def test_a_training_that_waits_for_images_says_what_to_do(tmp_path, caplog, monk
     ]
     advice = [line for line in caplog.messages if "buy a disk" in line]
     assert advice == ["the training waits for images 20% of its time; buy a disk"]
+
+
+def test_the_speed_of_each_line_is_beside_the_metrics(tmp_path):
+    monitor = Monitor(tmp_path, QUIET, 0, 0, 100)
+    for step in range(1, 5):
+        monitor.step(step, 4 * step, METRICS)
+    monitor.close()
+    rows = list(map(json.loads, (tmp_path / "speed.jsonl").read_text().splitlines()))
+    assert [(row["step"], row["images"]) for row in rows] == [(2, 8), (4, 16)]
+    assert all(row["images_per_second"] > 0 and row["seconds_left"] > 0 for row in rows)

@@ -110,7 +110,7 @@ def test_a_share_sees_its_rows_of_the_same_draws(tiny, trainer_of, monkeypatch, 
     labels = torch.tensor([0, 1] * 4)
     whole_labels, whole = trainer._draw(labels, (8, *trainer.shape))
     for rank in range(3):
-        monkeypatch.setattr(Trainer, "_share", lambda self, rank=rank: slice(rank, None, 3))
+        monkeypatch.setattr(Trainer, "share", lambda self, rank=rank: slice(rank, None, 3))
         mine_labels, mine = trainer._draw(labels[rank::3], (8, *trainer.shape))
         assert torch.equal(mine_labels, whole_labels[rank::3])
         pairs = zip(mine["process"], whole["process"], strict=True)
@@ -374,7 +374,7 @@ def test_a_small_batch_of_a_bucket_is_a_part_of_a_step(tiny, trainer_of, monkeyp
     for rank in range(ranks):
         share = slice(rank, None, ranks)
         worker = trainer_of(trainer.config)
-        monkeypatch.setattr(Trainer, "_share", lambda self, share=share: share)
+        monkeypatch.setattr(Trainer, "share", lambda self, share=share: share)
         step = worker.train_step(pixels[share], labels[share], indices[share], total, full)
         losses.append(step["loss"])
     assert sum(losses) == pytest.approx(float(expected.detach()) / total, rel=1e-5)
@@ -455,7 +455,7 @@ def test_a_run_with_buckets_ends_and_draws_pictures_of_the_plain_size(tiny, trai
 def test_a_process_without_a_picture_takes_part(tiny, trainer_of, monkeypatch):
     trainer, gradients = trainer_of(tiny()), []
     pixels, labels, indices, *_ = next(stream_of(trainer))
-    monkeypatch.setattr(Trainer, "_share", lambda self: slice(3, None, 4))
+    monkeypatch.setattr(Trainer, "share", lambda self: slice(3, None, 4))
     for parameter in trainer.model.parameters():
         parameter.register_hook(gradients.append)
     step = trainer.train_step(pixels[:0], labels[:0], indices[:0], 2, 2)

@@ -1,0 +1,42 @@
+"""What is random in a training: a function of the seed and a key, drawn for whole batches.
+
+So it does not depend on the number of processes. Each of them takes its rows.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from convflow.conditions.labels import take
+from convflow.seeds import generator_of
+
+if TYPE_CHECKING:
+    from convflow.training.trainer import Trainer
+
+
+def draw_terms(
+    trainer: Trainer, shape: tuple[int, ...], key: tuple[int, ...]
+) -> tuple[dict[str, Any], torch.Generator]:
+    """Return the draws of each objective for our rows, and the generator of the first.
+
+    Args:
+        trainer: with its objectives; each but the first has a generator of its own.
+        shape: (B, C, H, W) of the whole batch in model space.
+        key: of the draws, beside the seed.
+    """
+    key, mine, draws = (trainer.config.seed, *key), trainer.own_rows(shape[0]), dict[str, Any]()
+    generator = generator_of(*key, device=trainer.device)
+    for place, (name, objective) in enumerate(trainer.losses.objectives.items()):
+        own = generator_of(*key, 1 + place, device=trainer.device) if place else generator
+        draws[name] = take(objective.draw(shape, own), mine)  # type: ignore[operator]
+    return draws, generator
+
+
+def draw_encoding(trainer: Trainer, shape: tuple[int, ...], key: tuple[int, ...]) -> Tensor | None:
+    """Return the codec's noise for our rows, None where it needs none; as `draw_terms`."""
+    generator = generator_of(trainer.config.seed, *key, 1, device=trainer.device)
+    noise = trainer.codec.draw(shape, generator)
+    return None if noise is None else noise[trainer.own_rows(shape[0])]

@@ -1,0 +1,130 @@
+"""Scores of samples during training: those that `convflow evaluate` gives for the same weights."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from convflow import distributed
+from convflow.evaluation.detectors import open_detector
+from convflow.evaluation.evaluate import (
+    Subject,
+    Target,
+    Work,
+    check_subject,
+    evaluate,
+    open_target,
+    parts_path,
+    reference_of,
+)
+from convflow.evaluation.scores import METRICS
+from convflow.generate import Samples
+from convflow.training.config import ScoreConfig
+from convflow.training.stopping import Stop
+from convflow.types import InputError
+
+log = logging.getLogger("convflow")
+
+
+class _Stopped(Exception):
+    """Scoring ends here."""
+
+
+class Scorer:
+    """Scores samples of one network again and again, against the same reference.
+
+    All processes that hold the network share the work. Each score leaves a result card in the
+    folder `scores` of the run.
+
+    Args:
+        config: what to score, and against what.
+        samples: the series that is scored, see `series`.
+        run: the run folder.
+        device: of this process.
+
+    Raises:
+        InputError: a detector, metric or reference that cannot be used; code of a user that was
+            not imported.
+    """
+
+    def __init__(
+        self, config: ScoreConfig, samples: Samples, run: Path, device: torch.device
+    ) -> None:
+        self.metrics = config.metrics.split(",")
+        self.num, self.folder, self.work = config.num, run / "scores", Work(device)
+        try:
+            self._open(config, samples)
+        except InputError as error:
+            raise InputError(f"--monitor.score: {error}") from error
+
+    def _open(self, config: ScoreConfig, samples: Samples) -> None:
+        """Open detector and reference, and check them against each other."""
+        place, first = config.detector.rpartition(":")[0], distributed.rank() == 0
+        if place and place not in sys.modules:
+            raise InputError(
+                "expected a detector whose module you have imported, got "
+                f"{config.detector}; add --import MODULE and give it as MODULE:name"
+            )
+        for name in self.metrics:
+            METRICS.find(name, trusted=False)
+        for mine in (first, not first):  # the first process downloads, the others find it there
+            with distributed.all_or_none(self.work.device):
+                if mine:
+                    self.detector = open_detector(config.detector, device=self.work.device)
+        subject = Subject(samples, config.num, {})
+        self.target = open_target(config.reference, subject, self.detector)
+        check_subject(subject, self.detector, self.target, self.metrics)
+
+    def score(self, samples: Samples, images_seen: int, stop: Stop) -> dict[str, float]:
+        """Return the scores by title on the first process; nothing where it is asked to stop.
+
+        Args:
+            samples: of the network as it is now.
+            images_seen: by it.
+            stop: asked before each call of the network, where one process works alone.
+        """
+        out = self.folder / f"images_{images_seen:010d}.json"
+        parts, first = parts_path(out), distributed.rank() == 0
+
+        def check(*_: object) -> None:
+            if distributed.world_size() == 1 and stop():
+                raise _Stopped
+
+        with distributed.all_or_none(self.work.device):
+            if first:  # what an earlier attempt left, maybe of other weights
+                shutil.rmtree(parts, ignore_errors=True)
+                out.unlink(missing_ok=True)
+        now = series(samples)
+        now.model.register_forward_pre_hook(check)
+        name = {"name": self.folder.parent.name, "weights": "ema", "images_seen": images_seen}
+        try:
+            if self.target.images is not None:
+                reference = reference_of(self.target, self.detector, parts, self.work)
+                with distributed.all_or_none(self.work.device):  # which has computed it
+                    reference = distributed.from_first(lambda: reference, self.work.device)
+                shutil.rmtree(parts, ignore_errors=True)
+                self.target = Target(reference, None, reference.about)
+            subject = Subject(now, self.num, name, now.describe())
+            card, _ = evaluate(
+                subject, self.detector, self.target, self.work, out=out, metrics=self.metrics
+            )
+        except _Stopped:
+            shutil.rmtree(parts, ignore_errors=True)
+            log.info(f"the score after {images_seen:,} images was not finished and is left out")
+            return {}
+        return card.scores
+
+
+def series(samples: Samples) -> Samples:
+    """Return samples as `convflow evaluate` draws them: seed 0, float32, a network in its layout.
+
+    The network is a copy.
+    """
+    network = copy.deepcopy(samples.model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return replace(samples, model=network, seed=0, precision="float32")
