@@ -18,7 +18,7 @@ from convflow.parallel.shards import SHARDS, Shards, stream_tensors
 from convflow.storage import check_sums, read_json, writing_file, writing_folder
 from convflow.types import InputError
 
-KINDS = {"raw": "the weights", "ema": "their average"}
+WEIGHT_SETS = {"raw": "the weights", "ema": "their average"}
 WEIGHTS_FILE = "model.safetensors"
 
 
@@ -38,16 +38,16 @@ def export_weights(run: Path, out: Path | None = None) -> list[Path]:
     if not (checkpoint / "state.json").is_file():
         raise InputError(f"expected a run or a checkpoint of convflow train, got {run}; give one")
     state = read_json(checkpoint / "state.json")
-    stored = [name for name in state.get("files", {}) if KINDS.keys() & name.split("/")]
+    stored = [name for name in state.get("files", {}) if WEIGHT_SETS.keys() & name.split("/")]
     check_sums(checkpoint, state, stored)
     if out is None:
-        for kind in KINDS:
+        for kind in WEIGHT_SETS:
             if not (path := checkpoint / kind / WEIGHTS_FILE).is_file():
                 with writing_file(path) as draft:
                     _write_weights(checkpoint, kind, draft)
-        return [checkpoint / kind for kind in KINDS]
+        return [checkpoint / kind for kind in WEIGHT_SETS]
     with writing_folder(out) as draft:
-        for kind in KINDS:
+        for kind in WEIGHT_SETS:
             (draft / kind).mkdir()
             shutil.copyfile(checkpoint / kind / "config.json", draft / kind / "config.json")
             config = read_description(checkpoint / kind)
@@ -56,7 +56,7 @@ def export_weights(run: Path, out: Path | None = None) -> list[Path]:
                 codec = describe_codec(dataclasses.replace(codec, autoencoder=place), out / kind)
             write_description(draft / kind, dataclasses.replace(config, codec=codec))
             _write_weights(checkpoint, kind, draft / kind / WEIGHTS_FILE)
-    return [out / kind for kind in KINDS]
+    return [out / kind for kind in WEIGHT_SETS]
 
 
 def _write_weights(checkpoint: Path, kind: str, path: Path) -> None:

@@ -21,14 +21,28 @@ format, without an autoencoder: npy (pairs of features and labels of fast-DiT, D
 (dataset.json of EDM2 and REPA), lightning (safetensors of LightningDiT) or mar (moments of MAR).
 Name the autoencoder they come from with --codec.autoencoder.
 
-settings
-{settings}
+common settings
+  --data PATH              same as the argument DATA: what convflow train --data takes
+  --data.size 512          height x width of the images in pixels
+  --data.sizes 256x256,192x320  several sizes, each image in the one nearest to its shape
+  --data.on-bad skip       leave unreadable images out instead of stopping
+  --codec.autoencoder NAME  folder or Hub id of an autoencoder of diffusers, with safetensors
+  --codec.precision bfloat16  arithmetic of the autoencoder
+  --codec.tiling true      encode large images in tiles that overlap, which saves memory
+  --records.contents mean  store no deviation; moments (mean and deviation) or sample
+  --records.dtype float32  type of the numbers; float16
+  --batch-size 64          images that the autoencoder is given at once
+  --device cpu             device to encode on; auto uses a GPU if there is one
 
+convflow encode DATA --help lists every key with its value.
 On several GPUs: torchrun --nproc-per-node 8 -m -- convflow encode DATA --out STORE ..."""
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command and return its exit code."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        say(*ENCODE_HELP.split("\n"))
+        return 0
     parser = Parser(prog="convflow encode", add_help=False)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--format")
@@ -41,13 +55,10 @@ def main(arguments: Sequence[str]) -> int:
     from convflow.training.encoding import EncodeConfig, convert, encode, override_encoding
 
     config = override_encoding(EncodeConfig(), [*(f"--data={path}" for path in data), *rest])
-    if options.help or not arguments:
-        rows = rows_of(EncodeConfig, parts_of(config))
-        lines = [
-            f"  --{key.replace('_', '-'):24} {shown_at(config, key, hint):18} {help_of(hint)}"
-            for key, hint in rows
-        ]
-        say(*ENCODE_HELP.format(settings="\n".join(lines)).split("\n"))
+    if options.help:
+        for key, hint in rows_of(EncodeConfig, parts_of(config)):
+            shown = shown_at(config, key, hint)
+            say(f"  --{key.replace('_', '-'):24} {shown:18} {help_of(hint)}")
         return 0
     if not data or options.out is None:
         parser.error("expected DATA first and --out STORE, got " + " ".join(arguments))

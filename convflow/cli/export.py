@@ -25,8 +25,8 @@ def main(arguments: Sequence[str]) -> int:
     )
     options = parser.parse(arguments)
 
-    from convflow.bundle.weights import KINDS, export_weights
+    from convflow.bundle.weights import WEIGHT_SETS, export_weights
 
     for folder in export_weights(options.run, options.out):
-        say(f"{plain(folder)}  <- {KINDS[folder.name]}")
+        say(f"{plain(folder)}  <- {WEIGHT_SETS[folder.name]}")
     return 0

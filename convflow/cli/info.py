@@ -242,10 +242,10 @@ def _describe_file(path: Path, asked: _Asked, part: str | None) -> dict[str, Any
 
 
 def _describe_folder(folder: Path, asked: _Asked) -> dict[str, Any]:
-    from convflow.data.latents import find_stores
+    from convflow.data.latents import describe_stores, find_stores
 
     if (stores := find_stores(folder)) and not holds_model(folder):
-        return _describe_stores(folder, stores)
+        return describe_stores(folder, stores)
     if not holds_model(folder):
         inside = [str(path) for path in sorted(folder.iterdir()) if holds_model(path)]
         some = f"but {', '.join(inside[:3])} do" if inside else "nor does a folder in it"
@@ -278,33 +278,6 @@ def _describe_folder(folder: Path, asked: _Asked) -> dict[str, Any]:
         **trained,
         **_unreadable(folder),
         **(asked.rows(build, _codec(config, weights), config.size) if any(asked) else {}),
-    }
-
-
-def _describe_stores(folder: Path, stores: list[Path]) -> dict[str, Any]:
-    """Return what stores of latents hold, all of whose bytes are checked."""
-    from convflow.data.latents import Latents
-    from convflow.data.store import damaged_files, read_index
-
-    latents = Latents(str(folder), stores)
-    index, records = latents.index, latents.index.records
-    whole = [(place, read_index(place)) for place in stores]
-    damaged = [str(place / name) for place, known in whole for name in damaged_files(place, known)]
-    rounded = {name: [round(x, 4) for x in getattr(index, name)] for name in ("mean", "std")}
-    return {
-        "store": str(folder),
-        "stores": len(stores),
-        "images": len(latents),
-        "from": list(dict.fromkeys(known.images for _, known in whole)),
-        "sizes": [f"{height}x{width}" for height, width in latents.sizes],
-        "latents": f"{records.contents} in {records.dtype}, {index.channels} channels of "
-        f"{index.factor}x{index.factor} pixels" + (", mirrored too" if index.flipped else ""),
-        "bytes": sum(shard.bytes for _, known in whole for shard in known.shards),
-        "shards": sum(len(known.shards) for _, known in whole),
-        "classes": list(index.class_names),
-        "codec": index.codec | {"sha256": index.codec_sha256},
-        "channels": rounded,
-        **({"problem": f"damaged: {', '.join(damaged)}"} if damaged else {}),
     }
 
 

@@ -11,13 +11,22 @@ import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from convflow.data.store import INDEX, LABELS, NAMES, PLACES, PLAN, StoreIndex, read_index
+from convflow.data.store import (
+    INDEX,
+    LABELS,
+    NAMES,
+    PLACES,
+    PLAN,
+    StoreIndex,
+    damaged_files,
+    read_index,
+)
 from convflow.types import InputError, Size
 
 LONGEST_HEADER = 256
@@ -233,3 +242,27 @@ def _table(folder: Path, name: str, count: int) -> np.ndarray:
     if table.shape != (count,) or (table.dtype.kind != "S") == (name == NAMES):
         raise InputError(f"{path}: expected {count:,} items, got {table.shape}; copy it again")
     return table
+
+
+def describe_stores(folder: Path, stores: list[Path]) -> dict[str, Any]:
+    """Return what stores of latents hold, all of whose bytes are checked."""
+    latents = Latents(str(folder), stores)
+    index, records = latents.index, latents.index.records
+    whole = [(place, read_index(place)) for place in stores]
+    damaged = [str(place / name) for place, known in whole for name in damaged_files(place, known)]
+    rounded = {name: [round(x, 4) for x in getattr(index, name)] for name in ("mean", "std")}
+    return {
+        "store": str(folder),
+        "stores": len(stores),
+        "images": len(latents),
+        "from": list(dict.fromkeys(known.images for _, known in whole)),
+        "sizes": [f"{height}x{width}" for height, width in latents.sizes],
+        "latents": f"{records.contents} in {records.dtype}, {index.channels} channels of "
+        f"{index.factor}x{index.factor} pixels" + (", mirrored too" if index.flipped else ""),
+        "bytes": sum(shard.bytes for _, known in whole for shard in known.shards),
+        "shards": sum(len(known.shards) for _, known in whole),
+        "classes": list(index.class_names),
+        "codec": index.codec | {"sha256": index.codec_sha256},
+        "channels": rounded,
+        **({"problem": f"damaged: {', '.join(damaged)}"} if damaged else {}),
+    }
