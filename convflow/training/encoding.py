@@ -229,6 +229,7 @@ def _begin(out: Path, index: Any, parts: list[_Part]) -> list[_Part]:
             f"expected a new folder, got {out} with a whole store; choose another --out"
         )
     plan = json.loads(json.dumps(to_dict(index(shards=(), mean=(), std=()))))
+    del plan["version"]  # of convflow, which may be another by then
     if (out / PLAN).is_file():
         before = read_json(out / PLAN)
         if changed := [key for key, value in plan.items() if before.get(key) != value]:
@@ -239,7 +240,7 @@ def _begin(out: Path, index: Any, parts: list[_Part]) -> list[_Part]:
         missing = [part for part in parts if not is_written(out, part.number)]
         log.info(f"{len(parts) - len(missing):,} of {len(parts):,} shards are there already")
     else:
-        if left := [path.name for path in out.iterdir() if path.name != ".lock"]:
+        if left := [path.name for path in out.iterdir() if path.name[0] != "."]:
             raise InputError(f"expected an empty folder, got {out} with {left[0]}; choose another")
         write_text(out / PLAN, json.dumps(plan))
         missing = parts
