@@ -178,8 +178,8 @@ def read_run_config(run: Path) -> TrainConfig:
             f"{path} cannot be used: {reason}; restore it from state.json of a checkpoint"
         ) from error
     settings_of(config.model["name"], trusted=False)  # a file alone runs no code
-    for path in (config.data.path, config.monitor.score.reference):
-        find_source(path, trusted=False)
+    for images in (config.data.path, config.monitor.score.reference):
+        find_source(images, trusted=False)
     return config
 
 

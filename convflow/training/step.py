@@ -56,13 +56,12 @@ class Losses(nn.Module):
         self.wants_average = any(o.wants.average for o, _ in objectives.values())
         self.wants_pixels = any(o.wants.pixels for o, _ in objectives.values())
 
-    def around(self, network: Backbone) -> Losses:
-        """Return the losses of another network like this one; it shares the objectives."""
-        named = self.objectives.items()
-        return Losses(network, {n: Weighted(o, self.weights[n]) for n, o in named})  # type: ignore[arg-type]
-
     def forward(
-        self, network: Callable[..., Any], batch: Inputs, draws: Mapping[str, Any]
+        self,
+        network: Callable[..., Any],
+        batch: Inputs,
+        draws: Mapping[str, Any],
+        backbone: Backbone | None = None,
     ) -> tuple[Float[Tensor, " B"], dict[str, Float[Tensor, " B"]]]:
         """Return the loss of each image, and its terms as `objective.term`, without weights.
 
@@ -70,10 +69,11 @@ class Losses(nn.Module):
             network: this network with what it is told at the size of the batch.
             batch: the images; features are added.
             draws: of each objective, for these images.
+            backbone: what `network` calls, if it is not this network but its average.
         """
         terms: dict[str, Tensor] = {}
         whole: Tensor | None = None
-        with self.network.features_after(self.blocks) as features:
+        with (backbone or self.network).features_after(self.blocks) as features:
             batch = batch._replace(features=features)
             for name, module in self.objectives.items():
                 objective: Objective = module  # type: ignore[assignment]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from convflow.codecs import Codec
 from convflow.conditions.labels import take
 from convflow.data.latents import Latents
 from convflow.data.loader import Batch, Images, Order, batches
+from convflow.models.backbone import Backbone
 from convflow.models.blocks import recompute_blocks
 from convflow.models.resolution import Resolution, read_arguments
 from convflow.models.zoo import check_process
@@ -89,7 +90,6 @@ class Trainer:
         compile_network(model, config.compile, bool(losses.blocks))
         self.shapes = BatchShapes()
         self.prepared = self.parallel.prepare(losses, unused=losses.of_users)
-        self.averaged = losses.around(self.ema.model)
         self.parallel.prepare_average(self.ema.model, model, called=True)
         averaged = self.objectives_ema.model
         self.parallel.prepare_average(averaged, losses.objectives, called=False)
@@ -340,7 +340,7 @@ class Trainer:
         data = self.codec.latents(images.to(self.device), noise)
         if self.config.compile != "off" and torch.is_grad_enabled():
             self.shapes.add(data.shape)
-        losses, called = self.losses, self.averaged if averaged else self.prepared
+        losses, model = self.losses, cast(Backbone, self.ema.model) if averaged else self.model
         batch = Inputs(
             data,
             labels,
@@ -349,8 +349,7 @@ class Trainer:
         )
         with self._autocast():
             mine = {name: take(drawn, rows) for name, drawn in draws.items()}
-            network = self.ema.model if averaged else self.model
-            return called(self._network(network, data), batch, mine)
+            return self.prepared(self._network(model, data), batch, mine, model)
 
     def _network(self, model: Any, data: Tensor) -> Any:
         """Return a network with what it is told at the size of `data`."""

@@ -6,12 +6,13 @@ Both are functions of the settings and the step, so that a resumed run has the s
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
 
 from convflow import distributed
+from convflow.models.backbone import Backbone
 from convflow.seeds import VALIDATION_KEYS
 from convflow.training.draws import draw_encoding, draw_terms
 from convflow.training.places import find_paths
@@ -52,7 +53,9 @@ class Watch:
         if self.held.size and self._due(monitor.validation.every):
             found |= self.validate()
         if self.scorer is not None and self._due(monitor.score.every):
-            samples = replace(self.trainer.previews.samples, model=self.trainer.ema.model)
+            samples = replace(
+                self.trainer.previews.samples, model=cast(Backbone, self.trainer.ema.model)
+            )
             with self.trainer.not_training():
                 found |= self.scorer.score(samples, self.trainer.images_seen, stop)
         return found
