@@ -185,6 +185,7 @@ def test_two_processes_are_as_one_with_the_same_batch(data, tmp_path):
             assert float(moved) < REGROUPED_WEIGHTS, key
 
 
+@pytest.mark.slow
 def test_two_processes_refuse_together(data, tmp_path):
     arguments = words(data, tmp_path / "run", "--batch-size", "1")
     codes, said = together(arguments)

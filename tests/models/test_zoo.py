@@ -115,8 +115,8 @@ def test_what_is_published_of_the_sizes_is_compared():
     [
         ("flowdcn-s/2", 0.05),
         ("flowdcn-b/2", 0.11),
-        ("flowdcn-l/2", 0.28),
-        ("flowdcn-xl/2", 0.37),
+        pytest.param("flowdcn-l/2", 0.28, marks=pytest.mark.slow),
+        pytest.param("flowdcn-xl/2", 0.37, marks=pytest.mark.slow),
     ],
 )
 def test_the_sampling_counted_separately(name, gmacs, monkeypatch):
