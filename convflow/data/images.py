@@ -16,6 +16,7 @@ from PIL import Image, ImageOps
 from convflow.types import InputError, Size
 
 _BITS_PER_SAMPLE = 258  # a tag of TIFF
+_ORIENTATION = 0x0112  # a tag of Exif
 _MOST_TARGETS = 16  # a cover of more than so many times the target is not made
 _SUPPORT = 3  # source pixels beside a piece that bicubic enlarging may look at: two, and rounding
 
@@ -57,7 +58,8 @@ def to_uint8(image: Image.Image | np.ndarray, channels: int) -> np.ndarray:
         if image.has_transparency_data:
             white = Image.new("RGBA", image.size, "white")
             image = Image.alpha_composite(white, image.convert("RGBA"))
-        image = image.convert("L" if channels == 1 else "RGB")
+        mode = "L" if channels == 1 else "RGB"
+        image = image if image.mode == mode else image.convert(mode)
     except ValueError as error:
         raise InputError(f"expected grey or colour, got mode {image.mode}") from error
     pixels = np.asarray(image)
@@ -66,8 +68,10 @@ def to_uint8(image: Image.Image | np.ndarray, channels: int) -> np.ndarray:
 
 def _upright(image: Image.Image) -> Image.Image:
     """The image turned as its EXIF says; as it is where the EXIF is damaged."""
+    image.load()  # Exif may stand after the pixels
     try:
-        return ImageOps.exif_transpose(image)
+        turned = image.getexif().get(_ORIENTATION, 1) != 1
+        return ImageOps.exif_transpose(image) if turned else image  # else it would be copied
     except Exception:  # of many kinds; the pixels are whole
         return image
 
