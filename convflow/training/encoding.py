@@ -22,6 +22,7 @@ from convflow.bar import Bar
 from convflow.bundle.folder import describe_codec
 from convflow.codecs import Codec, LatentCodec, PixelCodec
 from convflow.data.buckets import Buckets
+from convflow.data.check import Report
 from convflow.data.latent_formats import READERS, export_latents
 from convflow.data.latents import Latents, find_stores
 from convflow.data.loader import Images
@@ -49,7 +50,7 @@ from convflow.training.config import DataConfig
 from convflow.training.data import open_images, scan_images, training_sizes
 from convflow.training.latents import codec_of_store
 from convflow.training.overrides import SHORT
-from convflow.types import InputError, check_name
+from convflow.types import InputError, Size, check_name
 from convflow.units import bytes_of
 
 log = logging.getLogger("convflow")
@@ -168,11 +169,7 @@ def _encode(config: EncodeConfig, out: Path, device: torch.device) -> StoreIndex
         for line in str(report).splitlines():
             log.info(line)
     sizes = training_sizes(data, codec.factor)
-    drawn = isinstance(images.source, SyntheticSource)
-    buckets = Buckets(sizes, None if drawn else report.sides, len(images))
-    if any(len(members) > 1 for members in buckets.members):
-        raise InputError("--data.sizes: expected each size to have another ratio, got two of one")
-    numbers = np.array([members[0] for members in buckets.members])[buckets.groups]
+    numbers = _sizes_of(images, report, sizes)
     parts = list(_plan(numbers, len(sizes), config.records.shard))
     blank = torch.zeros(1, data.channels, *sizes[0], dtype=torch.uint8, device=device)
     arrays = codec.moments(blank).shape[1]
@@ -206,6 +203,18 @@ def _encode(config: EncodeConfig, out: Path, device: torch.device) -> StoreIndex
     }
     finish = partial(finish_store, out, index, tables, len(parts))
     return distributed.from_first(finish, device)
+
+
+def _sizes_of(images: Images, report: Report, sizes: tuple[Size, ...]) -> np.ndarray:
+    """Return which of the sizes each image goes to: that of the nearest ratio, as in training."""
+    if len(sizes) == 1:
+        return np.zeros(len(images), np.int64)
+    buckets = Buckets(
+        sizes, None if isinstance(images.source, SyntheticSource) else report.sides, len(images)
+    )
+    if any(len(members) > 1 for members in buckets.members):
+        raise InputError("--data.sizes: expected each size to have another ratio, got two of one")
+    return np.array([members[0] for members in buckets.members])[buckets.groups]
 
 
 def _plan(numbers: np.ndarray, num_sizes: int, most: int) -> Iterator[_Part]:
@@ -259,7 +268,7 @@ def _begin(out: Path, index: Any, parts: list[_Part]) -> list[_Part]:
 
 
 def _compare(
-    codec: Codec, images: Images, sizes: Any, numbers: np.ndarray, device: torch.device
+    codec: Codec, images: Images, sizes: tuple[Size, ...], numbers: np.ndarray, device: torch.device
 ) -> None:
     """Say how well a few images survive the way to latents and back."""
     some = np.unique(np.linspace(0, len(images) - 1, NUM_COMPARED).round().astype(np.int64))
@@ -282,7 +291,7 @@ def _write_parts(
     out: Path,
     codec: Codec,
     images: Images,
-    sizes: Any,
+    sizes: tuple[Size, ...],
     missing: list[_Part],
     device: torch.device,
 ) -> None:
