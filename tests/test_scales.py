@@ -18,6 +18,7 @@ from convflow.models import zoo
 from convflow.models.zoo import create_model
 from convflow.nn.reach import ReachSchedule
 from convflow.pipeline import Pipeline
+from convflow.processes.multiscale import MultiscaleFlow
 from convflow.processes.process import create_process
 from convflow.recipes import create_config, list_recipes
 from convflow.samplers.ode import SCHEMES
@@ -145,7 +146,7 @@ def test_going_on_keeps_the_deviations_of_the_start(tmp_path, monkeypatch):
     words = "--process.standardize true --images"
     assert launch.train(settings(f"{words} 4"), tmp_path)
     known = launch.read_run_config(tmp_path).process.deviations
-    monkeypatch.setattr(training, "_measure", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr(MultiscaleFlow, "measure", lambda *_: pytest.fail("measured again"))
     assert launch.train(settings(f"{words} 8"), tmp_path)
     assert launch.train(override(launch.read_run_config(tmp_path), ["--images", "12"]), tmp_path)
     assert launch.read_run_config(tmp_path).process.deviations == known

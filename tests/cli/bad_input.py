@@ -176,7 +176,7 @@ def no_checkpoints(place):
 CASES = [
     # words
     ("near verb", "trian digits.flowdcn", "did you mean 'train'?"),
-    ("unknown verb", "qqqq", "unknown verb 'qqqq'; choose from train, plan, sample"),
+    ("unknown verb", "qqqq", "unknown verb 'qqqq'; choose from train, plan, encode"),
     ("near recipe", "train digits.flowdnc", "did you mean 'digits.flowdcn'?"),
     ("unknown recipe", "train zzz", "unknown recipe 'zzz'; choose from"),
     ("no recipe", "train --run P/new", "a recipe or --resume FOLDER, got neither"),
