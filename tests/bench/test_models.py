@@ -193,6 +193,7 @@ def test_impossible_work_is_refused_at_once(names, shape, message, free, monkeyp
         models.check_work(names, shape, "forward", CPU)
 
 
+@pytest.mark.slow
 def test_work_that_cannot_fit_names_a_batch_that_does(monkeypatch):
     monkeypatch.setattr(models, "free_memory", lambda device: 2**27)
     message = r"batches of 2000 at 256x256 .*; --batch-size \d+ fits"

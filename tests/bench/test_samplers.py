@@ -104,7 +104,10 @@ def pipeline(kind="flow"):
     return Pipeline(build(case), PixelCodec(), (4, 6), (), sampling, "cpu", create_process(kind))
 
 
-@pytest.mark.parametrize("kind", ["flow", "ddpm", "dfm"])
+SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("ddpm", "dfm")]
+
+
+@pytest.mark.parametrize("kind", ["flow", *SLOW])
 def test_every_solver_is_measured_on_every_process(kind):
     rows = [
         *samplers.measure_samplers(pipeline(kind), guidances=(1.0, 2.0), num=2, rounds=2, steps=6)

@@ -39,6 +39,7 @@ def table(monkeypatch, tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_xl_in_bfloat16_beside_dit_in_both(table, capsys):
     words = "--models dico-xl --sizes 32 --batch 2 --modes forward --compile none"
     failed, rows = table(f"{words} --precision bfloat16 --float32-rival dico-xl")
@@ -51,6 +52,7 @@ def test_xl_in_bfloat16_beside_dit_in_both(table, capsys):
     assert "times its product limit" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_halved(table, monkeypatch, capsys):
     honest = models.prepare_model
 

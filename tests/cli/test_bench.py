@@ -41,6 +41,7 @@ def test_the_table_lies_beside_the_weights(run: Path, capsys: pytest.CaptureFixt
     assert content["weights_sha256"]
 
 
+@pytest.mark.slow
 def test_the_same_command_finds_the_same_elsewhere(run: Path, tmp_path: Path) -> None:
     for name in ("a", "b"):
         out = str(tmp_path / f"{name}.json")
@@ -49,6 +50,7 @@ def test_the_same_command_finds_the_same_elsewhere(run: Path, tmp_path: Path) ->
     assert not table_path(find_weights(run, "ema"), 2).exists()
 
 
+@pytest.mark.slow
 def test_it_searches_with_the_guidance_that_is_sampled_with(tiny_run: Path, tmp_path: Path) -> None:
     out = tmp_path / "table.json"
     words = "--guidance 2 --channels-guided 1 --interval 0,0.5 --label-policy random".split()

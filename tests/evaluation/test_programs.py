@@ -338,7 +338,10 @@ class Block(nn.Module):
         return {"features": self.layer(x).mean(1)}
 
 
-@pytest.mark.parametrize(("decomposed", "strict"), [(False, False), (True, False), (False, True)])
+SLOW = [pytest.param(*way, marks=pytest.mark.slow) for way in ((True, False), (False, True))]
+
+
+@pytest.mark.parametrize(("decomposed", "strict"), [(False, False), *SLOW])
 def test_networks_open_however_they_were_exported(tmp_path, decomposed, strict):
     network = Block()
     path = saved(network, tmp_path / "x.pt2", decomposed, strict)

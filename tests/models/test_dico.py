@@ -225,6 +225,7 @@ def test_it_is_one_graph_to_the_compiler(case):
     assert_close_rms(compiled(x, t, y), model(x, t, y))
 
 
+@pytest.mark.slow
 def test_with_the_depthwise_operator_it_is_the_same_network_in_one_graph():
     model = perturb(create_model("dico", **TINY_DICO | {"layout": "isotropic", "depths": [1]}))
     x, t, y = inputs(model)

@@ -64,6 +64,7 @@ def test_where_no_batch_fits_a_size_that_does_is_named(size, evaluations):
     assert TRUST * fits._replace(size=(height + 16, width + 16)).needs() > free
 
 
+@pytest.mark.slow
 def test_a_batch_beyond_counting_needs_more_in_proportion():
     work = MemoryEstimate(build, (8192, 4096), 1, training=True)
     one, two, many = (work._replace(batch=batch).needs() for batch in (1, 2, 10**6))

@@ -281,7 +281,10 @@ def test_under_autocast_the_features_stay_wide(case):
 
 @pytest.mark.parametrize(
     "backbone",
-    [settings_of("dico-isotropic", depths=[1]), settings_of("dit", depth=1)],
+    [
+        settings_of("dico-isotropic", depths=[1]),
+        pytest.param(settings_of("dit", depth=1), marks=pytest.mark.slow),
+    ],
     ids=["levels", "one vector"],
 )
 def test_it_is_one_graph_to_the_compiler(backbone):
@@ -410,6 +413,7 @@ def counts(name: str, size: tuple[int, int] = (64, 64), **settings) -> tuple[int
     return sum(p.numel() for p in model.parameters()), counter.get_total_flops()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["dit-xl/2", "flowdcn-xl/2", "dico-xl", "fcdm-xl"])
 def test_at_size_xl_parameters_and_operations_grow_by_less_than_a_hundredth(name):
     """Published of a DiT-XL with other details: 0.61 % and, at 512 pixels, 0.005 %."""

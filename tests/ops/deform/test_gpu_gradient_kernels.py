@@ -73,7 +73,9 @@ def test_boxes_and_spans_hold_what_is_touched(border: str, far: float) -> None:
 
 
 @INTERPRETED
-@pytest.mark.parametrize("side", [16, 64, pytest.param(128, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "side", [16, *(pytest.param(side, marks=pytest.mark.slow) for side in (64, 128))]
+)
 def test_tiles_looked_at_grow_as_the_pixels_do(side: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Taps of less than a tile reach 3 x 3 tiles, however large the map."""
     from convflow.ops.deform import gpu_gradient_kernels
