@@ -1,7 +1,7 @@
 """Memory of a network that no process holds whole: python benchmarks/models/sharded.py
 
-DiCo-XL on images of 64x64 pixels, batch 2, on two processes under torchrun with `--parallel fsdp`:
-two steps and a checkpoint, then the run is resumed for two more, then its weights are exported. It
+DiCo-XL on images of 64x64 pixels, batch 2, on two processes under torchrun with `--parallel fsdp`
+and `--memory.recompute blocks`: two steps and a checkpoint, then the run is resumed for two more, then its weights are exported. It
 needs 22 GiB. For each process the table has the most resident memory, that of before the network
 was made, and what `convflow plan` expects between the two. `--tiny` tries it with a small network.
 """
@@ -25,7 +25,7 @@ PROCESSES = 2
 WORDS = (
     "--model.name dico-xl --data.size 64x64 --batch-size 2 --parallel fsdp --precision float32 "
     "--monitor.tensorboard false --monitor.num-samples 1 --sampling.steps 1 --device cpu "
-    "--monitor.log-every 1 --checkpoint.keep 1"
+    "--monitor.log-every 1 --checkpoint.keep 1 --memory.recompute blocks"
 ).split()
 TINY = "--model.name dico --model.width 64 --model.depths 1,1,1,1,1".split()
 
@@ -60,7 +60,7 @@ def planned(words: list[str]) -> dict[str, int]:
     command = [sys.executable, "-m", "convflow", "plan", "toy.shapes", "--json"]
     command += ["--devices", str(PROCESSES), "--model.num-classes", "6", *words]
     found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    total = found["memory"]["fsdp"]["recompute"]["none"]["total"]
+    total = found["memory"]["fsdp"]["recompute"]["blocks"]["total"]
     return {"plan_mib": total >> 20, "parameters": found["parameters"]}
 
 
