@@ -1,9 +1,10 @@
 """Memory of a network that no process holds whole: python benchmarks/models/sharded.py
 
 DiCo-XL on images of 64x64 pixels, batch 2, on two processes under torchrun with `--parallel fsdp`
-and `--memory.recompute blocks`: two steps and a checkpoint, then the run is resumed for two more, then its weights are exported. It
-needs 22 GiB. For each process the table has the most resident memory, that of before the network
-was made, and what `convflow plan` expects between the two. `--tiny` tries it with a small network.
+and `--memory.recompute blocks`: two steps and a checkpoint, then the run is resumed for two more,
+then its weights are exported. It needs 22 GiB. For each process the table has the most resident
+memory, that of before the network was made, and what `convflow plan` expects between the two.
+`--tiny` tries it with a small network.
 """
 
 from __future__ import annotations
