@@ -57,7 +57,7 @@ def bench_solvers(arguments: Sequence[str]) -> int:
 
     settings = SolverSearch(**{f.name: getattr(options, f.name) for f in fields(SolverSearch)})
     pipe = Pipeline.from_pretrained(options.model, weights=options.weights, device=options.device)
-    place = pipe.folder if pipe.folder and Path(options.model).exists() else Path()
+    place = pipe.folder if pipe.folder and Path(options.model).is_dir() else Path()
     out = options.out or table_path(place, options.steps)
     check_out(out)
     labels = chosen_labels(options, pipe.class_names)

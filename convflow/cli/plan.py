@@ -110,7 +110,8 @@ class _Numbers(NamedTuple):
         }
         size = 2 if half else 4
         shares = {name: -(-count // devices) for name, count in whole.items()}
-        shares["gathered"] = size * (self.outside + 3 * self.block) if devices > 1 else 0
+        # Weights of a block and of the next, gradients of one and their copy on the way.
+        shares["gathered"] = size * (2 * self.outside + 4 * self.block) if devices > 1 else 0
         single = {"single": whole}
         return single if devices == 1 else single | {"ddp": whole, "fsdp": shares}
 

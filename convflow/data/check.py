@@ -80,12 +80,15 @@ class Report:
     def sizes(self) -> tuple[Size, ...]:
         """Smallest, median and largest (height, width), each side for itself."""
         known = self.sides[self.sides[:, 0] > 0]
+        if not len(known):
+            known = np.zeros((1, 2), int)
         extremes = [f(known, axis=0).astype(int) for f in (np.min, np.median, np.max)]
         return tuple((int(height), int(width)) for height, width in extremes)
 
     def __str__(self) -> str:
         least, median, most = (f"{height}x{width}" for height, width in self.sizes)
         size = least if least == most else f"{least} to {most}, median {median}"
+        size = size if self.sides.any() else "of unknown sizes"
         modes = ", ".join(f"{count:,} {mode}" for mode, count in self.modes.items())
         lines = [f"{self.count:,} images, {size} (height x width); {modes}"]
         if self.num_decoded is not None and self.num_decoded < self.count:
@@ -244,6 +247,9 @@ def _scan(
         place, whole = Path(source.name).expanduser().absolute(), stamp.text
         if stamp.marks is not None:
             marks, whole = stamp.marks, ""
+        else:  # another part or column of the same files has other images
+            names = "\0".join(map(source.item_name, range(len(source))))
+            whole += hashlib.sha256(names.encode("utf-8", "surrogatepass")).hexdigest()
         limit = getattr(source, "max_pixels", None)
         known = repr((SCAN_FORMAT, str(place), whole, channels, limit))
         path = memory / f"{hashlib.sha256(known.encode()).hexdigest()[:32]}.npz"

@@ -39,7 +39,13 @@ def read_header(head: bytes) -> tuple[str, Size] | None:
 
 
 def _read_png(head: bytes) -> tuple[str, Size] | None:
-    if len(head) < 33 or head[4:8] != b"\r\n\x1a\n" or head[12:16] != b"IHDR" or b"eXIf" in head:
+    if (
+        len(head) < 33
+        or head[4:8] != b"\r\n\x1a\n"
+        or head[12:16] != b"IHDR"
+        or b"eXIf" in head
+        or b"XML:com.adobe.xmp" in head
+    ):
         return None
     width, height, depth, colour = struct.unpack_from(">IIBB", head, 16)
     mode = _PNG_MODES.get((depth, colour))
@@ -59,7 +65,7 @@ def _read_jpeg(head: bytes) -> tuple[str, Size] | None:
             height, width, count = struct.unpack_from(">HHB", head, at + 5)
             mode = _JPEG_MODES.get(count)
             return (mode, (height, width)) if mode else None
-        if marker == 0xE1 and head[at + 4 : at + 8] == b"Exif":
+        if marker == 0xE1:  # Exif or XMP, which may turn the image
             return None
         at += 2 + int.from_bytes(head[at + 2 : at + 4], "big")
     return None

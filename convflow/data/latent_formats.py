@@ -91,13 +91,12 @@ def read_pairs(path: Path) -> Foreign:
 def read_edm(path: Path) -> Foreign:
     """Return the latents of a folder or zip with `dataset.json`."""
 
-    def read(name: str) -> bytes:
-        if path.is_dir():
-            return (path / name).read_bytes()
-        with zipfile.ZipFile(path) as archive:
-            return archive.read(name)
-
     with _explained("edm", path, "dataset.json and the arrays it names"):
+        archive = None if path.is_dir() else zipfile.ZipFile(path)
+
+        def read(name: str) -> bytes:
+            return (path / name).read_bytes() if archive is None else archive.read(name)
+
         labels = parse_json(read("dataset.json"), f"{path}/dataset.json").get("labels") or []
         listed = sorted((str(name), int(label)) for name, label in labels)
 

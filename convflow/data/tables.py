@@ -223,7 +223,11 @@ class _Cache:
     def _forget(self) -> None:
         """Let go of what was used longest ago, but for the last, until the rest fits."""
         with self._lock:
-            sizes = {k: held.result().nbytes for k, held in self._held.items() if held.done()}
+            sizes = {
+                k: held.result().nbytes
+                for k, held in self._held.items()
+                if held.done() and not held.exception()
+            }
             num_bytes = sum(sizes.values())
             for key in [*sizes][:-1]:
                 if num_bytes > self._limit_bytes:

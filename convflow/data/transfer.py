@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from threading import Lock
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ class Transfer:
     def __init__(self, device: torch.device | None) -> None:
         aside = device is not None and copies_aside(device)
         self.device, self.stream = device, torch.Stream(device) if aside else None
+        self._lock = Lock()  # threads take turns to be on the stream
 
     def send(self, pixels: Tensor) -> tuple[Tensor, Tensor | None, Callable[[], None]]:
         """Begin to copy.
@@ -31,7 +33,7 @@ class Transfer:
         """
         if self.stream is None:
             return pixels, None, lambda: None
-        with self.stream:
+        with self._lock, self.stream:
             pinned = pixels.pin_memory()
             there = pinned.to(self.device, non_blocking=True)
             done = self.stream.record_event()

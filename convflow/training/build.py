@@ -254,8 +254,12 @@ def _measure(
     """Return the deviations of the scales over evenly spaced images, () where they are known."""
     if not process.unmeasured:
         return ()
-    count = min(len(images), MEASURED_IMAGES)
-    places = np.linspace(0, len(images) - 1, count).round().astype(np.int64)
+    size, known = images.size, np.arange(len(images))
+    if isinstance(images, Latents):  # of one size
+        size = images.sizes[0]
+        known = np.flatnonzero((images.sides == size).all(1))
+    count = min(len(known), MEASURED_IMAGES)
+    places = known[np.linspace(0, len(known) - 1, count).round().astype(np.int64)]
     parts = np.array_split(places, math.ceil(count / 64))
-    batches = (codec.latents(images.batch(part)[0].to(device)) for part in parts)
+    batches = (codec.latents(images.batch(part, size=size)[0].to(device)) for part in parts)
     return process.measure(batches)

@@ -146,7 +146,8 @@ def order_images(
     drawn = isinstance(images.source, SyntheticSource)
     sides = None if drawn else report.sides[places]
     if one and sides is not None:  # then the sizes of some images tell enough
-        sides = sides[sides[:, 0] > 0]
+        seen = sides[sides[:, 0] > 0]
+        sides = seen if len(seen) else None
     buckets = Buckets(sizes, sides, len(places))
     report.notes, report.num_smaller = buckets.describe(), int(buckets.enlarged.sum())
     order = (

@@ -8,7 +8,7 @@ import math
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -162,6 +162,8 @@ def _encode(config: EncodeConfig, out: Path, device: torch.device) -> StoreIndex
     data, codec = config.data, config.codec.open(device)
     if data.crop == "random":
         raise InputError("--data.crop: expected center for a store of latents, got random")
+    if data.on_bad == "skip":  # which images are left out is settled before the first shard
+        data = replace(data, check="all")
     images, report = scan_images(open_images(data), data, None, device)
     if isinstance(images, Latents):
         raise InputError(f"expected images, got the store of latents {data.path}; give images")
@@ -193,7 +195,6 @@ def _encode(config: EncodeConfig, out: Path, device: torch.device) -> StoreIndex
     if missing and distributed.rank() == 0:
         _compare(codec, images, sizes, numbers, device)
     _write_parts(config, out, codec, images, sizes, missing, device)
-    distributed.barrier()
     places = np.empty(len(images), np.int64)
     places[np.concatenate([part.rows for part in parts])] = np.arange(len(images))
     tables = {

@@ -56,28 +56,30 @@ class IntervalTimer:
 class DataWait:
     """The share of its time that a training waits for its next batch, within `with` blocks.
 
-    The first batch, which nothing can be done beside, is not counted.
+    The first batch, which nothing can be done beside, is not counted. A GPU may still be computing
+    meanwhile: it waits for at most this share.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self.clock, self.waited, self.since = clock, 0.0, math.nan
+        self.clock, self.waited, self.begun = clock, 0.0, math.nan
+        self.asked: dict[str, tuple[float, float]] = {}
 
     def __enter__(self) -> None:
         self.entered = self.clock()
 
     def __exit__(self, *error: object) -> None:
         now = self.clock()
-        if math.isnan(self.since):
-            self.since = now
+        if math.isnan(self.begun):
+            self.begun = now
         else:
             self.waited += now - self.entered
 
-    def share(self) -> float:
-        """Return it, in [0, 1], since it was last asked for."""
+    def share(self, who: str) -> float:
+        """Return it, in [0, 1], since `who` last asked."""
         now = self.clock()
-        share = self.waited / (now - self.since) if now > self.since else 0.0
-        self.waited, self.since = 0.0, now
-        return share
+        then, waited = self.asked.get(who, (self.begun, 0.0))
+        self.asked[who] = now, self.waited
+        return (self.waited - waited) / (now - then) if now > then else 0.0
 
 
 class Monitor:
@@ -138,6 +140,7 @@ class Monitor:
         self.bar.set_postfix(loss=f"{metrics['loss']:.4f}", refresh=False)
         self.bar.update(0)
         if step % self.config.log_every == 0:
+            self.speed.more["data_wait"] = self.data_wait.share("line")
             speed = self.speed.measure(images_seen)
             speed["seconds_left"] = self._left(images_seen)
             for logger in self.loggers:
@@ -147,7 +150,7 @@ class Monitor:
 
     def _speak(self, images_seen: int, loss: float) -> None:
         """Say how it goes where there is no bar, and what to do where images come late."""
-        wait = self.data_wait.share()
+        wait = self.data_wait.share("log")
         if self.bar.disable:
             log.info(
                 f"{images_seen:,} of {self.images:,} images, loss {loss:.4f}, "

@@ -145,7 +145,7 @@ class Trainer:
             return [mean]
 
         with distributed.all_or_none(self.device, mine):
-            shape = (total, *self._shape(images))
+            shape = (total, *self.shape_of(images))
             labels, draws = self._draw(labels, shape)
             noise = self._draw_encoding(shape)
             for one in others:
@@ -262,6 +262,9 @@ class Trainer:
         mine = not self.broken if self.parallel.sharded else monitor is not None
         if mine and self.savable:
             error = save_before(error, partial(self.save, monitor))
+        elif self.writing and not self.parallel.sharded:  # it is of a moment that was good
+            with suppress(InputError):
+                finish(self)
         return error
 
     def save(self, monitor: Monitor | None = None, background: bool = False) -> Path:
@@ -308,7 +311,7 @@ class Trainer:
             yield
         self.model.train()
 
-    def _shape(self, images: Tensor) -> tuple[int, int, int]:
+    def shape_of(self, images: Tensor) -> tuple[int, int, int]:
         """Return the shape of images in model space."""
         if images.ndim == 5:  # latents of a store
             return self.model.in_channels, images.shape[3], images.shape[4]

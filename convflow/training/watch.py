@@ -12,13 +12,14 @@ import numpy as np
 import torch
 
 from convflow import distributed
+from convflow.data.latents import Latents
 from convflow.models.backbone import Backbone
 from convflow.seeds import VALIDATION_KEYS
 from convflow.training.draws import draw_encoding, draw_terms
 from convflow.training.places import find_paths
 from convflow.training.score import Scorer
 from convflow.training.validation import hold_back
-from convflow.types import InputError
+from convflow.types import InputError, Size
 
 if TYPE_CHECKING:
     from convflow.training.stopping import Stop
@@ -74,18 +75,30 @@ class Watch:
         trainer, size = self.trainer, self.trainer.config.batch_size
         sums = torch.zeros(2, device=trainer.device)
         with distributed.all_or_none(trainer.device, lambda failed: [sums]), trainer.not_training():
-            for number, start in enumerate(range(0, len(self.held), size)):
-                places = self.held[start : start + size]
-                sums += self._sums_of(places, (*VALIDATION_KEYS, number))
+            batches = [
+                (places[start : start + size], side)
+                for places, side in self._held_by_size()
+                for start in range(0, len(places), size)
+            ]
+            for number, (places, side) in enumerate(batches):
+                sums += self._sums_of(places, side, (*VALIDATION_KEYS, number))
         raw, average = (sums / len(self.held)).tolist()
         return {"validation_loss": raw, "validation_loss_ema": average}
 
-    def _sums_of(self, places: np.ndarray, key: tuple[int, ...]) -> torch.Tensor:
+    def _held_by_size(self) -> list[tuple[np.ndarray, Size]]:
+        """Return the images held back, those of a store by the size that it holds them in."""
+        images = self.trainer.images
+        if not isinstance(images, Latents):
+            return [(self.held, images.size)]
+        sides = images.sides[self.held]
+        return [(self.held[(sides == size).all(1)], size) for size in images.sizes]
+
+    def _sums_of(self, places: np.ndarray, size: Size, key: tuple[int, ...]) -> torch.Tensor:
         """Return the losses of a batch, summed over our rows: of the weights and of the average."""
         trainer, sums = self.trainer, torch.zeros(2, device=self.trainer.device)
         mine = places[trainer.share()]
-        pixels, labels = trainer.images.batch(mine if mine.size else places[:1])
-        shape = (len(places), *trainer.shape)
+        pixels, labels = trainer.images.batch(mine if mine.size else places[:1], size=size)
+        shape = (len(places), *trainer.shape_of(pixels))
         draws, _ = draw_terms(trainer, shape, key)
         noise = draw_encoding(trainer, shape, key)
         for rows, blank in trainer.passes(mine.size, len(places)):

@@ -44,7 +44,7 @@ def test_the_numbers_add_up_and_rest_on_the_estimate(capsys):
     assert found["memory"]["ddp"] == found["memory"]["single"]
     single, fsdp = found["memory"]["single"], found["memory"]["fsdp"]
     assert single["held"] == 20 * whole
-    gathered = 4 * (whole - sum(blocks) + 3 * max(blocks))
+    gathered = 4 * (2 * (whole - sum(blocks)) + 4 * max(blocks))
     assert fsdp["gathered"] == gathered
     assert fsdp["held"] == pytest.approx(5 * whole + gathered, abs=16)
     assert (found["checkpoint"], found["batch_on_a_device"]) == (16 * whole, 3)

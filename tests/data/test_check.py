@@ -11,6 +11,7 @@ from convflow.data.selection import Selection
 from convflow.data.source import StoredSource
 from convflow.data.sources import open_source
 from convflow.types import InputError
+from tests.data.made import png, tar
 
 
 @pytest.fixture
@@ -170,6 +171,14 @@ def test_of_many_pictures_a_sample_is_decoded(folder, tmp_path_factory, monkeypa
     (folder / "c0/000.png").write_bytes(b"")
     with pytest.raises(InputError, match=r"c0/000.png: expected a readable image, got an empty"):
         scan(on_bad="stop")
+
+
+def test_another_part_of_the_same_tar_is_looked_at_anew(tmp_path):
+    path = tar(tmp_path / "x.tar", train__a__0_png=png(1), test__a__1_png=b"text")
+    given = {"channels": 1, "size": (4, 4), "memory": tmp_path}
+    check_images(open_source(str(path)), **given)
+    with pytest.raises(InputError, match=r"test/a/1\.png"):
+        check_images(open_source(str(path), "test"), **given)
 
 
 def test_no_memory_is_no_trouble(folder, tmp_path):

@@ -9,6 +9,7 @@ from PIL import Image
 from convflow.data.headers import HEAD_BYTES, read_header
 from convflow.data.source import StoredSource
 
+TURNED = b'<x xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/>'
 KINDS = [
     *(("PNG", mode, {}) for mode in ("L", "RGB", "P", "LA", "RGBA", "I;16", "1")),
     *(("JPEG", mode, {}) for mode in ("L", "RGB", "CMYK")),
@@ -16,6 +17,7 @@ KINDS = [
     ("JPEG", "RGB", {"icc_profile": bytes(9000)}),
     *(("JPEG", "RGB", {"exif": turn}) for turn in (1, 6)),
     ("PNG", "RGB", {"exif": 6}),
+    ("JPEG", "RGB", {"xmp": TURNED}),
     *((kind, "RGB", {}) for kind in ("WEBP", "BMP", "TIFF", "GIF", "PPM")),
 ]
 
@@ -39,12 +41,13 @@ def test_headers_say_what_decoding_does(kind, mode, options):
     data = encoded(kind, mode, options)
     source = StoredSource("x", (), np.zeros(1, np.int64), str, lambda index: data)
     image = source.read(0)
-    turned = options.get("exif") == 6
+    turned = options.get("exif") == 6 or "xmp" in options
     wanted = image.mode, image.size if turned else image.size[::-1]
     assert source.header(0) == wanted
     source.head = lambda index, num: data[:num]
     assert source.header(0) == wanted
-    common = kind in ("PNG", "JPEG") and mode not in ("1", "CMYK") and not options.get("exif")
+    common = kind in ("PNG", "JPEG") and mode not in ("1", "CMYK") and not turned
+    common &= "exif" not in options
     if common and "icc_profile" not in options:
         assert read_header(data[:HEAD_BYTES]) == wanted
 

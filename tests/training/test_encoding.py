@@ -1,11 +1,14 @@
 """Encoding goes on after an end at any shard, and gives what encoding at once gives."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from benchmarks.reliability import kills
+from convflow.cli.main import main
 from convflow.codecs import LatentCodec
 from convflow.data.latents import Latents
 from convflow.data.store import damaged_files
@@ -13,6 +16,7 @@ from convflow.training import encoding
 from convflow.training.config import DataConfig
 from convflow.training.encoding import EncodeConfig, encode, override_encoding
 from convflow.types import InputError
+from tests.test_latents import TINY
 
 SIZES = ((16, 24), (24, 16))
 
@@ -99,6 +103,13 @@ def test_each_image_goes_to_the_size_of_its_ratio(config, tmp_path):
     assert {tuple(side) for side in latents.sides} == set(SIZES)
     with pytest.raises(InputError, match="alone, got others"):
         latents.batch(rows, size=SIZES[1])
+    run = ["pictures.flowdcn", "--data", str(tmp_path / "store"), "--run", str(tmp_path / "run")]
+    run += [*TINY, "--images", "8", "--model.patch-size", "1", "--data.size", "16x24"]
+    run += ["--data.sizes", "16x24,24x16", "--monitor.validation", "18", "--data.flip", "false"]
+    run += ["--monitor.validation.every", "1", "--monitor.log-every", "1", "--device", "cpu"]
+    assert main(["train", *run]) == 0  # both sizes are among those held back
+    lines = (tmp_path / "run/metrics.jsonl").read_text().splitlines()
+    assert all("validation_loss_ema" in json.loads(line) for line in lines)
 
 
 @pytest.mark.parametrize(

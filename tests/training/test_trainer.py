@@ -357,7 +357,7 @@ def test_a_small_batch_of_a_bucket_is_a_part_of_a_step(tiny, trainer_of, monkeyp
     trainer = trainer_of(tiny(f"{BUCKETS} --batch-size 32 --micro-batch {micro}"))
     batch = next(b for b in stream_of(trainer) if b.total < b.full)
     pixels, labels, indices, total, full, _ = batch
-    labels_drawn, draws = trainer._draw(labels, (total, *trainer._shape(pixels)))
+    labels_drawn, draws = trainer._draw(labels, (total, *trainer.shape_of(pixels)))
     expected = trainer.losses_of(pixels, labels_drawn, draws, slice(None))[0].sum()
     gradients = torch.autograd.grad(expected / full, list(trainer.model.parameters()))
     losses, found = [], []
