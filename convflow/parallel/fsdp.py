@@ -108,6 +108,10 @@ class FSDP(Single):
                     continue
                 copied = nn.Parameter(parameter.detach().clone(), requires_grad=False)
                 setattr(own, name, copied if parameter.requires_grad else parameter)
+        for part in average.modules():  # what is gathered first in inference mode serves only there
+            if called and isinstance(part, FSDPModule):
+                part.unshard()
+                part.reshard()
 
     def _shard(self, module: nn.Module, unused: bool) -> None:
         """Shard a module and its blocks, inner ones first."""

@@ -97,9 +97,12 @@ def shard_folder(name: str) -> str:
 
 
 def note_rows(first: Mapping[str, list[int]]) -> dict[str, str]:
-    """Return the header of a shard: where its part of each tensor begins, along each axis."""
+    """Return the header of a shard: where its part of each tensor begins, along each axis.
+
+    It is one note, for safetensors writes several in an order that changes from file to file.
+    """
     offsets = {name: {"saved_offsets": begin} for name, begin in first.items()}
-    return {"format": "pt", "DCP_VERSION": "1.0", "DCP_SHARDING_INFO": json.dumps(offsets)}
+    return {"DCP_SHARDING_INFO": json.dumps(offsets)}
 
 
 class Shards:
