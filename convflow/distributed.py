@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 
 from convflow.types import InputError, Precision, PrecisionChoice
 
@@ -105,7 +106,13 @@ def process_group(device: torch.device) -> Iterator[None]:
     # Imported later, by torch's optimizers, it would hold the group for ever in default arguments;
     # the group's threads would then outlive Python, and now and then end it with an abort.
     importlib.import_module("torch.distributed.nn")
-    dist.init_process_group(backend, device_id=device if backend == "nccl" else None)
+    store, rank, world_size = next(rendezvous("env://"))
+    if local_world_size() == world_size:  # what ended processes left in it, others would wait for
+        store = dist.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
+    device_id = device if backend == "nccl" else None
+    dist.init_process_group(
+        backend, store=store, rank=rank, world_size=world_size, device_id=device_id
+    )
     try:
         yield
     finally:

@@ -49,10 +49,15 @@ def read_curves(run: Path) -> dict[str, Curve]:
         for row in map(json.loads, lines_up_to(run / file, math.inf)):
             for name in row.keys() - {"step", "images"}:
                 found.setdefault(name, []).append((row["images"], row[name]))
+    if not (run / MetricsFile.name).is_file():
+        raise InputError(
+            f"expected a run folder with {MetricsFile.name}, got {run} without; give the folder "
+            "that convflow train wrote"
+        )
     if not found:
         raise InputError(
-            f"expected a run folder with metrics.jsonl, got {run} without a line of it; give the "
-            "folder that convflow train wrote"
+            f"expected logged steps in {run}, got none; let the training go on, or lower "
+            "--monitor.log-every"
         )
     return {name: Curve(*map(np.array, zip(*rows, strict=True))) for name, rows in found.items()}
 
@@ -107,7 +112,7 @@ def draw_curves(runs: Mapping[str, Mapping[str, Curve]], out: Path) -> None:
     rows = math.ceil(len(panels) / columns)
     figure = figures.Figure(figsize=(4.6 * columns, 3.2 * rows + 0.4), constrained_layout=True)
     axes = figure.subplots(rows, columns, squeeze=False).flat
-    for axis, panel in zip(axes, panels, strict=False):
+    for panel, axis in zip(panels, axes, strict=False):  # in this order: no axis is lost
         for number, curves in enumerate(runs.values()):
             for name, style in ((panel, "-"), (panel + AVERAGE, "--")):
                 if name in curves:
@@ -116,6 +121,7 @@ def draw_curves(runs: Mapping[str, Mapping[str, Curve]], out: Path) -> None:
         title = panel.replace("_", " ") + (" (dashed: average)" if both else "")
         axis.set(title=title, xlabel="images seen")
         axis.grid(alpha=0.3)
+        axis.ticklabel_format(axis="y", useOffset=False)
     for axis in list(axes):
         axis.remove()
     lines = [figure.axes[0].plot([], [], color=f"C{i % 10}")[0] for i in range(len(runs))]
