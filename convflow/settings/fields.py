@@ -23,6 +23,8 @@ Pixels = tuple[Count, Count]
 
 Width = Annotated[int, Meta(ge=1, le=2**24)]
 """A number of channels, heads or pixels of a network. More than that tells a damaged file."""
+TimeScale = Annotated[float, Meta(gt=0, le=1e6)]
+"""A factor of the times that a network is told."""
 Classes = Annotated[int, Meta(ge=0, le=2**24)]
 Depth = Annotated[int, Meta(ge=1, le=256)]
 Depths = Annotated[tuple[Depth, ...], Meta(max_length=256)]

@@ -34,6 +34,7 @@ from convflow.training.latents import with_codec_of_store
 from convflow.training.length import count_images, say_end
 from convflow.training.places import find_paths, resolve_paths, store_paths
 from convflow.training.speed import ProductRate
+from convflow.training.time_scale import keep_time_scale
 from convflow.training.trainer import Trainer
 from convflow.types import InputError
 
@@ -208,6 +209,7 @@ def _check_folder(config: TrainConfig, run: Path) -> tuple[TrainConfig, TrainCon
         config = replace(config, process=config.process.measured(known))
     if config.init and "coarse" in before.model:
         config = replace(config, model={"coarse": before.model["coarse"]} | config.model)
+    config, before = keep_time_scale(config, before)
     check_changes(find_changes(resolve_paths(before, run), resolve_paths(config, run)), run)
     return config, before
 
