@@ -17,6 +17,8 @@ Factor = Annotated[int, Meta(ge=2, le=LARGEST_COUNT)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 Share = Annotated[float, Meta(gt=0, le=1)]
 Momentum = Annotated[float, Meta(ge=0, lt=1)]
+RelativeWidth = Annotated[float, Meta(ge=0.001, le=0.288)]
+"""Of a power-function average: its standard deviation over the images; equal shares have 0.289."""
 NotNegative = Annotated[float, Meta(ge=0)]
 Positive = Annotated[float, Meta(gt=0)]
 Pixels = tuple[Count, Count]
