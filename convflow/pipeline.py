@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from convflow import distributed
+from convflow.bundle.averages import is_kept
 from convflow.bundle.config import PipelineConfig, ResolutionConfig, SamplingConfig
 from convflow.bundle.folder import describe_codec, read_trained, write_description
 from convflow.bundle.paths import find_place
@@ -131,14 +132,15 @@ class Pipeline:
         Args:
             folder_or_id: a run folder stands for its newest checkpoint. Published weights are a
                 file, a folder of diffusers or a name such as "dit-xl/2-256".
-            weights: "ema" for the averaged weights of a checkpoint, "raw" for the last ones.
+            weights: "ema" for the averaged weights of a checkpoint, "raw" for the last ones, or
+                another average that the run keeps, such as "ema-0.05".
             device: "auto" takes a GPU where there is one.
             verify: refuse NaN and infinity, and files that differ from a checkpoint's checksums.
 
         Raises:
             InputError: nothing there, or damaged files.
         """
-        if weights not in ("ema", "raw"):
+        if weights not in ("ema", "raw") and not is_kept(weights):
             raise InputError(unknown_name("kind of weights", weights, ("ema", "raw")))
         folder, config, model = read_trained(folder_or_id, weights, verify=verify)
         codec = config.codec

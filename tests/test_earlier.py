@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 
+from convflow.bundle.folder import read_trained
 from convflow.cli.main import main
 from convflow.processes.ddpm import DDPM
 from convflow.processes.flow import FlowMatching
@@ -35,6 +36,7 @@ def test_a_run_with_the_settings_of_all_kinds_goes_on_and_is_sampled(name, tmp_p
     shutil.copytree(GOLDENS / name, run)
     config = launch.read_run_config(run)
     assert (config.process, config.sampling.solver) == (process, solver)
+    assert read_trained(run, "ema")[2].inner.settings["time_scale"] == 1
     sample = ["sample", str(run), "--num", "2", "--device", "cpu", "--out"]
     assert main([*sample, str(tmp_path / "before.png")]) == 0
     images = config.images + config.batch_size
@@ -42,5 +44,6 @@ def test_a_run_with_the_settings_of_all_kinds_goes_on_and_is_sampled(name, tmp_p
     assert checkpoint.list_steps(run) == [2, 3]
     stored = json.loads((run / "config.json").read_text())
     assert stored["sampling"]["solver"]["kind"] == solver.kind
+    assert read_trained(run, "ema")[2].inner.settings["time_scale"] == 1
     assert ("factors" in stored["process"]) == process.multiscale
     assert main([*sample, str(tmp_path / "after.png")]) == 0

@@ -7,6 +7,7 @@ import json
 from contextlib import nullcontext
 from pathlib import Path
 
+from convflow.bundle.averages import is_kept, take_kept
 from convflow.bundle.config import PipelineConfig, read_pipeline
 from convflow.bundle.paths import portable
 from convflow.bundle.published import is_published, read_published
@@ -36,11 +37,13 @@ def find_weights(folder_or_id: str | Path, weights: str) -> Path:
 
     Args:
         folder_or_id: as for `Pipeline.from_pretrained`.
-        weights: "ema" or "raw"; only runs and checkpoints hold both.
+        weights: "ema" or "raw"; only runs and checkpoints hold both. Of another average that a run
+            keeps, such as "ema-0.05", the folder of "ema".
 
     Raises:
         InputError: nothing there, or a run without a complete checkpoint.
     """
+    weights = "ema" if is_kept(weights) else weights
     checkpoint = find_checkpoint(Path(folder_or_id), weights)
     found = checkpoint / weights
     if (checkpoint / "state.json").is_file() and not (found / "config.json").is_file():
@@ -105,16 +108,19 @@ def read_trained(
             go on without it.
     """
     if is_published(folder_or_id):
-        if weights == "raw":
+        if weights != "ema":
             raise InputError(
-                "expected averaged weights of a published checkpoint, got raw; convflow import "
-                "--part NAME takes others"
+                f"expected averaged weights of a published checkpoint, got {weights}; convflow "
+                "import --part NAME takes others"
             )
         return read_published(folder_or_id)
     folder = find_weights(folder_or_id, weights)
     several = (folder.parent / "state.json").is_file() and has_others(folder.parent)
     with readable(folder.parent) if several else nullcontext():
-        return folder, read_description(folder), load_model(folder, verify=verify)
+        config, model = read_description(folder), load_model(folder, verify=verify)
+    if is_kept(weights):
+        take_kept(model, folder.parent, weights)
+    return folder, config, model
 
 
 def describe_codec(codec: Codec, folder: Path, known: str | None = None) -> Codec:

@@ -6,6 +6,9 @@ import dataclasses
 import shutil
 from pathlib import Path
 
+from torch import Tensor
+
+from convflow.bundle.averages import PowerSum, open_stored
 from convflow.bundle.folder import (
     describe_codec,
     find_checkpoint,
@@ -49,14 +52,50 @@ def export_weights(run: Path, out: Path | None = None) -> list[Path]:
     with writing_folder(out) as draft:
         for kind in WEIGHT_SETS:
             (draft / kind).mkdir()
-            shutil.copyfile(checkpoint / kind / "config.json", draft / kind / "config.json")
-            config = read_description(checkpoint / kind)
-            if isinstance(codec := config.codec, LatentCodec):
-                place = find_place(codec.autoencoder, checkpoint / kind, inside=True)
-                codec = describe_codec(dataclasses.replace(codec, autoencoder=place), out / kind)
-            write_description(draft / kind, dataclasses.replace(config, codec=codec))
+            _copy_settings(checkpoint / kind, draft / kind, out / kind)
             _write_weights(checkpoint, kind, draft / kind / WEIGHTS_FILE)
     return [out / kind for kind in WEIGHT_SETS]
+
+
+def export_average(run: Path, out: Path, sigma_rel: float, images: int | None = None) -> PowerSum:
+    """Write a model folder with a power-function average of a run, made of its snapshots.
+
+    A few tensors at a time are in memory, and none on a GPU.
+
+    Args:
+        run: a run folder with snapshots.
+        out: a new folder.
+        sigma_rel: relative width of the average.
+        images: the moment it is of; None for that of the newest snapshot.
+
+    Returns:
+        What was written: its moment, and what is left of the profile.
+
+    Raises:
+        InputError: as of `PowerSum`; no checkpoint; or a full disk.
+    """
+    found, checkpoint = PowerSum(run, sigma_rel, images), find_checkpoint(run)
+    usual = open_stored(checkpoint, f"ema/{WEIGHTS_FILE}")
+
+    def read(names: list[str]) -> dict[str, Tensor]:
+        sums = found.read([name for name in names if name in found.shapes])
+        others = [name for name in names if name not in sums]  # which are not trained
+        return sums | (usual.read(others) if others else {})
+
+    with writing_folder(out) as draft:
+        _copy_settings(checkpoint / "ema", draft, out)
+        stream_tensors(draft / WEIGHTS_FILE, usual.shapes() | found.shapes, read)
+    return found
+
+
+def _copy_settings(source: Path, draft: Path, out: Path) -> None:
+    """Copy what stands beside the weights of a checkpoint into a draft of the folder `out`."""
+    shutil.copyfile(source / "config.json", draft / "config.json")
+    config = read_description(source)
+    if isinstance(codec := config.codec, LatentCodec):
+        place = find_place(codec.autoencoder, source, inside=True)
+        codec = describe_codec(dataclasses.replace(codec, autoencoder=place), out)
+    write_description(draft, dataclasses.replace(config, codec=codec))
 
 
 def _write_weights(checkpoint: Path, kind: str, path: Path) -> None:

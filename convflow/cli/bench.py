@@ -9,12 +9,14 @@ from pathlib import Path
 
 from convflow.cli.main import Parser, wide
 from convflow.cli.options import (
+    WEIGHTS_HELP,
     add_sampling_options,
     chosen_labels,
     natural,
     positive,
     sampling_options,
     size,
+    weight_set,
 )
 from convflow.cli.output import say
 from convflow.cli.speed import SPEED_BENCHES, check_out
@@ -121,6 +123,6 @@ def _parser(arguments: Sequence[str]) -> Parser:
     add("--size", type=size, help="height x width, e.g. 48x32 (default: the trained size)")
     add_sampling_options(parser, arguments, GUIDANCE)
     add("--seed", type=natural, default=0, help="sample i depends on (seed, i) alone")
-    add("--weights", choices=("ema", "raw"), default="ema", help="averaged or last weights")
+    add("--weights", type=weight_set, default="ema", help=WEIGHTS_HELP)
     add("--device", default="auto", help="device: auto (default), cpu, ...")
     return parser

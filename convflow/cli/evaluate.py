@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from convflow.cli.main import Parser, wide
 from convflow.cli.options import (
     OPTIONS,
+    WEIGHTS_HELP,
     add_sampling_options,
     chosen_labels,
     fit_sizes,
@@ -25,6 +26,7 @@ from convflow.cli.options import (
     sampling_options,
     sampling_settings,
     size,
+    weight_set,
 )
 from convflow.cli.output import say
 from convflow.hub import is_id, missing
@@ -183,7 +185,7 @@ def _parser(arguments: Sequence[str]) -> Parser:
     add("--detector-weights", help="file or URL (default: the published file)")
     add("--detector-sha256", help="SHA-256 that the weights must have; eight digits or more")
     sampling = parser.add_argument_group("sampling, for a model")
-    sampling.add_argument("--weights", choices=("ema", "raw"), help="averaged or last weights")
+    sampling.add_argument("--weights", type=weight_set, help=WEIGHTS_HELP)
     add_sampling_options(sampling, arguments)
     return parser
 

@@ -276,9 +276,18 @@ def _describe_folder(folder: Path, asked: _Asked) -> dict[str, Any]:
         **({"codec": described["codec"]} if config.codec.kind == "latent" else {}),
         **_scales(config, weights),
         **trained,
+        **_averages(folder, checkpoint),
         **_unreadable(folder),
         **(asked.rows(build, _codec(config, weights), config.size) if any(asked) else {}),
     }
+
+
+def _averages(run: Path, checkpoint: Path) -> dict[str, Any]:
+    """Return what averages a run keeps beside its usual one, and the snapshots of them."""
+    from convflow.bundle.averages import describe_averages
+
+    found = describe_averages(run, checkpoint)
+    return {"averages": found} if found else {}
 
 
 def _unreadable(folder: Path) -> dict[str, Any]:

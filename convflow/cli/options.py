@@ -58,6 +58,18 @@ def above_zero(text: str) -> float:
     return number
 
 
+WEIGHTS_HELP = "ema (averaged), raw (last), or another average of the run, such as ema-0.05"
+
+
+def weight_set(text: str) -> str:
+    """Return the name of weights of a checkpoint; for `argparse`."""
+    if text not in ("ema", "raw") and not re.fullmatch(r"ema-[\d.]+", text):
+        raise argparse.ArgumentTypeError(
+            f"expected ema, raw or another average of the run such as ema-0.05, got {text!r}"
+        )
+    return text
+
+
 def reach(text: str) -> float | tuple[float, float] | str:
     """Return one reach, or two, from "4" or "4,6", or "auto" or "none"; for `argparse`."""
     if text in ("auto", "none"):

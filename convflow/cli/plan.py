@@ -93,18 +93,19 @@ def memory_bytes(text: str) -> int:
 
 class _Numbers(NamedTuple):
     """Numbers of a network in training: all weights, those in the largest block and outside of
-    blocks, and those that the optimizer keeps."""
+    blocks, and those that the optimizer keeps; and how many averages of all are kept."""
 
     parameters: int
     block: int
     outside: int
     optimizer: int
+    averages: int
 
     def held(self, devices: int, half: bool) -> dict[str, dict[str, int]]:
         """Return the bytes on a device by engine, without activations."""
         whole = {
             "weights": 4 * self.parameters,
-            "average": 4 * self.parameters,
+            "average": 4 * self.parameters * self.averages,
             "gradients": 4 * self.parameters,
             "optimizer": 4 * self.optimizer,
         }
@@ -129,7 +130,8 @@ def count_numbers(build: Any, config: TrainConfig) -> _Numbers:
     blocks = [size(block) for block in model.trunk_blocks]
     whole = size(model)
     kept = config.optim.numbers_kept(model)
-    return _Numbers(whole, max(blocks, default=whole), whole - sum(blocks), kept)
+    averages = 1 + len(config.ema.half_lives) + len(config.ema.sigma_rel)
+    return _Numbers(whole, max(blocks, default=whole), whole - sum(blocks), kept, averages)
 
 
 def plan(config: TrainConfig, options: argparse.Namespace) -> dict[str, Any]:
@@ -175,7 +177,7 @@ def plan(config: TrainConfig, options: argparse.Namespace) -> dict[str, Any]:
         "batch_on_a_device": min(share, config.micro_batch or share),
         "bytes_for_an_image": image,
         "memory": engines,
-        "checkpoint": 4 * (2 * numbers.parameters + numbers.optimizer),
+        "checkpoint": 4 * ((1 + numbers.averages) * numbers.parameters + numbers.optimizer),
         "checkpoints_kept": config.checkpoint.keep,
         "images": config.images,
     }

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from convflow.cli.main import Parser, wide
 from convflow.cli.options import (
+    WEIGHTS_HELP,
     add_sampling_options,
     chosen_labels,
     fit_sizes,
@@ -20,6 +21,7 @@ from convflow.cli.options import (
     positive,
     sampling_options,
     sizes,
+    weight_set,
 )
 from convflow.cli.output import say
 from convflow.types import InputError, Size
@@ -136,7 +138,7 @@ def _parser(arguments: Sequence[str]) -> Parser:
     add("--num", type=positive, help="number of images (default: 16)")
     add("--size", type=sizes, help="height x width, or several: 32x32,64x32 (default: as trained)")
     add("--seed", type=natural, default=0, help="image i depends on (seed, i) alone")
-    add("--weights", choices=("ema", "raw"), default="ema", help="averaged or last weights")
+    add("--weights", type=weight_set, default="ema", help=WEIGHTS_HELP)
     add("--batch-size", type=positive, default=64, help="images to generate at once (default: 64)")
     add_sampling_options(parser, arguments)
     add("--columns", type=positive, help="number of images in a row of the grid")

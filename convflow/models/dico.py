@@ -22,7 +22,7 @@ from convflow.nn.dense import MLP, ActivationName, create_activation
 from convflow.nn.embed import PatchEmbedding, PatchHead
 from convflow.nn.norm import Condition, Modulation, gated, modulate, residual
 from convflow.nn.resample import Hourglass, Join, LevelConditions, LevelVectors
-from convflow.settings.fields import Classes, Depths, Positive, Width
+from convflow.settings.fields import Classes, Depths, Positive, TimeScale, Width
 from convflow.types import InputError
 
 Layout = Literal["u", "isotropic", "isotropic-skip"]
@@ -116,6 +116,8 @@ class DiCo(LevelBackbone):
                 between its bounds, from -1 to 1, as the published DDPMs do; otherwise C, as flows
                 do.
             pad: take images of any size: mirror them inside to the next multiple, and cut off.
+            time_scale: what a time is multiplied by before it is embedded: 1 for published weights
+                and for steps 0 to 999. A flow trains a new network with 1000.
         """
 
         in_channels: Width = 4
@@ -129,6 +131,7 @@ class DiCo(LevelBackbone):
         layout: Layout = "u"
         learned_variance: bool = False
         pad: bool = False
+        time_scale: TimeScale = 1.0
 
     config: Config
 
@@ -158,7 +161,7 @@ class DiCo(LevelBackbone):
             self.embed = PatchEmbedding(c.in_channels, width, PATCH)
             self.body = Stack(block, width, c.depths, skips=c.layout == "isotropic-skip")
             self.project = PatchHead(width, PATCH, out_channels)
-        self.embed_condition = LevelConditions(c.num_classes, widths)
+        self.embed_condition = LevelConditions(c.num_classes, widths, c.time_scale)
         self.multiple = 1 if c.pad else self.cells
 
     def trunk(

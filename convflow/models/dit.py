@@ -18,7 +18,7 @@ from convflow.nn.dense import GELUMLP
 from convflow.nn.embed import LabelEmbedding, PatchEmbedding, PatchHead, TimeEmbedding
 from convflow.nn.norm import Condition, Modulation, gated, modulate
 from convflow.nn.positions import Positions, PositionScaling, rotary_positions, sincos_positions
-from convflow.settings.fields import Classes, Depth, Positive, Width
+from convflow.settings.fields import Classes, Depth, Positive, TimeScale, Width
 from convflow.types import InputError
 
 
@@ -73,6 +73,8 @@ class DiT(PatchBackbone):
                 published SiT do; only for their weights.
             time_spacing: frequency k of a time is 10000^(-k / time_spacing); 127 in what diffusers
                 has trained.
+            time_scale: what a time is multiplied by before it is embedded: 1 for published weights
+                and for steps 0 to 999. A flow trains a new network with 1000.
         """
 
         in_channels: Width = 4
@@ -87,6 +89,7 @@ class DiT(PatchBackbone):
         learned_variance: bool = False
         discard_half: bool = False
         time_spacing: Width = 128
+        time_scale: TimeScale = 1.0
 
     config: Config
 
@@ -105,7 +108,7 @@ class DiT(PatchBackbone):
         self.multiple, self.learned_variance = c.patch_size, c.learned_variance
         self.positions, self.position_width = c.positions, turned
         self.embed_patches = PatchEmbedding(c.in_channels, width, c.patch_size)
-        self.embed_time = TimeEmbedding(width, spacing=c.time_spacing)
+        self.embed_time = TimeEmbedding(width, spacing=c.time_spacing, scale=c.time_scale)
         self.embed_label = LabelEmbedding(c.num_classes, width)
         self.blocks = nn.ModuleList(
             DiTBlock(width, c.num_heads, c.mlp_ratio, c.qk_norm) for _ in range(c.depth)

@@ -20,7 +20,7 @@ from convflow.nn.conv import Conv, ConvHead, ConvStem, ResponseNorm
 from convflow.nn.dense import create_linear
 from convflow.nn.norm import Condition, Modulation, gated, modulate
 from convflow.nn.resample import Hourglass, LevelConditions, LevelVectors
-from convflow.settings.fields import Classes, Depths, Width
+from convflow.settings.fields import Classes, Depths, TimeScale, Width
 
 KERNEL = 7
 EXPANSION = 3
@@ -72,6 +72,8 @@ class FCDM(LevelBackbone):
                 between its bounds, from -1 to 1, as the published DDPMs do; otherwise C, as flows
                 do.
             pad: take images of any size: mirror them inside to the next multiple, and cut off.
+            time_scale: what a time is multiplied by before it is embedded: 1 for published weights
+                and for steps 0 to 999. A flow trains a new network with 1000.
         """
 
         in_channels: Width = 4
@@ -80,6 +82,7 @@ class FCDM(LevelBackbone):
         depths: Depths = (2, 4, 8, 4, 2)
         learned_variance: bool = False
         pad: bool = False
+        time_scale: TimeScale = 1.0
 
     config: Config
 
@@ -90,7 +93,8 @@ class FCDM(LevelBackbone):
         self.learned_variance = c.learned_variance
         self.cells, self.multiple = CELLS, 1 if c.pad else CELLS
         self.embed = ConvStem(c.in_channels, width)
-        self.embed_condition = LevelConditions(c.num_classes, Hourglass.widths_of(width))
+        widths = Hourglass.widths_of(width)
+        self.embed_condition = LevelConditions(c.num_classes, widths, c.time_scale)
         self.body = Hourglass(FCDMBlock, width, c.depths, out_width=width)
         self.refine = Conv(width, width)
         self.project = ConvHead(width, c.in_channels * (2 if c.learned_variance else 1))

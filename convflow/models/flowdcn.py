@@ -16,7 +16,7 @@ from convflow.nn.dense import MLPName, create_mlp
 from convflow.nn.embed import LabelEmbedding, PatchEmbedding, PatchHead, TimeEmbedding
 from convflow.nn.norm import Condition, Modulation, NormName, create_norm, gated, modulated_norm
 from convflow.ops.deform.op import Border
-from convflow.settings.fields import Classes, Depth, Width
+from convflow.settings.fields import Classes, Depth, TimeScale, Width
 from convflow.types import InputError
 
 MixName = Literal["deform", "dico"]
@@ -79,6 +79,8 @@ class FlowDCN(PatchBackbone):
             kernel_size: side of the depthwise kernel of "dico". At the size S/2, 7 gives the 31.3 M
                 parameters that are published, and 3, as in DiCo itself, 31.1 M.
             learned_variance: predict 2C channels, first the noise, then where the variance lies.
+            time_scale: what a time is multiplied by before it is embedded: 1 for published weights
+                and for steps 0 to 999. A flow trains a new network with 1000.
         """
 
         in_channels: Width = 4
@@ -95,6 +97,7 @@ class FlowDCN(PatchBackbone):
         mix: MixName = "deform"
         kernel_size: Width = 3
         learned_variance: bool = False
+        time_scale: TimeScale = 1.0
 
     config: Config
 
@@ -107,7 +110,7 @@ class FlowDCN(PatchBackbone):
         self.learned_variance = c.learned_variance
         self.multiple, self.reach = c.patch_size, c.reach
         self.embed_patches = PatchEmbedding(c.in_channels, width, c.patch_size)
-        self.embed_time = TimeEmbedding(width)
+        self.embed_time = TimeEmbedding(width, scale=c.time_scale)
         self.embed_label = LabelEmbedding(c.num_classes, width)
 
         def create_mix() -> GroupwiseMSDCN | ConvMix:

@@ -266,7 +266,8 @@ class Pyramid(Backbone):
         own = self.backbone.parts
         stem = CoarseStem(own.stem, downsampling)
         # As wide inside as the stem: of wider levels' embeddings, which see a number, this is most.
-        make = partial(TimeEmbedding, hidden=stem.width)
+        scale = self.backbone.settings.get("time_scale", 1.0)
+        make = partial(TimeEmbedding, hidden=stem.width, scale=scale)
         return stem, self.backbone.create_condition(make), CoarseHead(own.head.width, stem)
 
     def _repeat_parts(self, downsampling: int) -> tuple[nn.Module, nn.Module, nn.Module]:

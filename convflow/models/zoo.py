@@ -114,6 +114,7 @@ def create_model(name: str, **settings: Any) -> Backbone:
         **settings: arguments of the network that replace those of the size, e.g. `num_classes=10`,
             `in_channels=3`, `width=256`. "pyramid" takes the name of its network as `backbone`, and
             settings that are not its own are those of that network.
+            A new network that a flow is to train should have `time_scale=1000`.
 
     Raises:
         InputError: an unknown name or setting; the message names the nearest one.

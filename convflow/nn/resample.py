@@ -159,12 +159,17 @@ class LevelConditions(nn.Module):
     """Time and label embeddings of their own for each level, added: one vector per level.
 
     All levels see the same labels, so that a dropped label is dropped everywhere at once.
+
+    Args:
+        num_classes: of the labels.
+        widths: channels of the levels.
+        time_scale: of the time embeddings.
     """
 
-    def __init__(self, num_classes: int, widths: Sequence[int]) -> None:
+    def __init__(self, num_classes: int, widths: Sequence[int], time_scale: float = 1.0) -> None:
         super().__init__()
         self.widths = tuple(widths)
-        self.time = Levels(TimeEmbedding, widths)
+        self.time = Levels(partial(TimeEmbedding, scale=time_scale), widths)
         self.label = Levels(partial(LabelEmbedding, num_classes), widths)
 
     def forward(self, t: Float[Tensor, " B"], y: Int[Tensor, " B"]) -> LevelVectors:

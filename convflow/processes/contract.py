@@ -82,6 +82,8 @@ class Process(Part):
 
     multiscale: ClassVar[bool] = False
     """Whether images are several scales, each with a time of its own."""
+    time_scale: ClassVar[float] = 1.0
+    """What a new network multiplies its times by before it embeds them, so that they reach 1000."""
     begins_from: ClassVar[tuple[str, ...]] = ()
     """Other kinds of process from whose networks a network of this one may begin."""
 

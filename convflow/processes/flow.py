@@ -46,6 +46,7 @@ class FlowMatching(Process):
     """
 
     kind: ClassVar[str] = "flow"
+    time_scale: ClassVar[float] = 1000.0
 
     times: Annotated[
         TimesName, doc("how training times are drawn: evenly, or as the sigmoid of a normal")

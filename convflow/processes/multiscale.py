@@ -80,6 +80,7 @@ class MultiscaleFlow(Process):
 
     kind: ClassVar[str] = "dfm"
     multiscale: ClassVar[bool] = True
+    time_scale: ClassVar[float] = 1000.0
     begins_from: ClassVar[tuple[str, ...]] = ("flow",)
     path: ClassVar[Schedule] = LINEAR
     prediction: ClassVar[Kind] = "velocity"

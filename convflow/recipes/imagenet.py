@@ -34,11 +34,12 @@ DFM_ODE = SamplingConfig(
 
 def _recipe(model: str, steps: int, sampling: SamplingConfig, guidance: float) -> TrainConfig:
     """Return what all have in common: AdamW at 1e-4, batches of 256, EMA 0.9999, no clipping."""
+    ddpm = sampling.solver.kind == "ddpm"
     return TrainConfig(
-        model={"name": model},
+        model={"name": model} if ddpm else {"name": model, "time_scale": 1.0},
         data=DataConfig(path="hf:ILSVRC/imagenet-1k", size=(256, 256), channels=3, flip=True),
         codec=LatentCodec(),
-        process=DDPM() if sampling.solver.kind == "ddpm" else FlowMatching(),
+        process=DDPM() if ddpm else FlowMatching(),
         optim=AdamW(lr=1e-4, betas=(0.9, 0.999), clip=None),
         ema=EMAConfig(decay=0.9999, warmup=0.0),
         sampling=replace(sampling, guidance=guidance),
@@ -204,7 +205,7 @@ def dfm_dit_xl_512() -> TrainConfig:
     # The network is SiT's, which is DiT's with flow times.
     recipe = _recipe("sit-xl/2", 500_000, DFM_ODE, 1.5)
     optim = AdamW(1e-4, betas=(0.9, 0.99), weight_decay=0.01, warmup_images=10_000 * 256, clip=1.0)
-    model = {"name": "sit-xl/2", "stage_embedding": True, "positions": "rotary"}
+    model = {"name": "sit-xl/2", "stage_embedding": True, "positions": "rotary", "time_scale": 1.0}
     return replace(_at_512(recipe, 500_000), model=model, process=DFM, optim=optim)
 
 

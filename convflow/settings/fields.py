@@ -17,12 +17,16 @@ Factor = Annotated[int, Meta(ge=2, le=LARGEST_COUNT)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 Share = Annotated[float, Meta(gt=0, le=1)]
 Momentum = Annotated[float, Meta(ge=0, lt=1)]
+RelativeWidth = Annotated[float, Meta(ge=0.001, le=0.288)]
+"""Of a power-function average: its standard deviation over the images; equal shares have 0.289."""
 NotNegative = Annotated[float, Meta(ge=0)]
 Positive = Annotated[float, Meta(gt=0)]
 Pixels = tuple[Count, Count]
 
 Width = Annotated[int, Meta(ge=1, le=2**24)]
 """A number of channels, heads or pixels of a network. More than that tells a damaged file."""
+TimeScale = Annotated[float, Meta(gt=0, le=1e6)]
+"""A factor of the times that a network is told."""
 Classes = Annotated[int, Meta(ge=0, le=2**24)]
 Depth = Annotated[int, Meta(ge=1, le=256)]
 Depths = Annotated[tuple[Depth, ...], Meta(max_length=256)]

@@ -41,6 +41,7 @@ from convflow.training.loggers import find_loggers
 from convflow.training.origin import begin_from, fit_settings, read_origin
 from convflow.training.places import describe_paths, find_paths
 from convflow.training.step import Losses
+from convflow.training.time_scale import choose_time_scale
 from convflow.training.trainer import Trainer
 from convflow.types import InputError, Size
 
@@ -78,6 +79,8 @@ def build_trainer(config: TrainConfig, run: Path, device: torch.device) -> tuple
     origin = read_origin(found) if config.init and not begun else None
     if origin is not None:
         config = fit_settings(config, origin.model)
+    if not begun:
+        config = choose_time_scale(config, origin)
     build = partial(build_network, config, len(source.class_names), codec, process)
     sizes = fitting_sizes(config, build, codec.factor, process)
     half = distributed.choose_precision(config.precision, device) == "bfloat16"

@@ -48,6 +48,8 @@ ON_RESUME: dict[str, Rule] = {
     "optim": "recorded",
     "optim.kind": "init",
     "ema": "recorded",
+    "ema.half_lives": "init",
+    "ema.sigma_rel": "init",
     "monitor": "free",
     "monitor.validation.num": "init",
     "checkpoint": "free",

@@ -5,8 +5,9 @@ step_000001200/
   optimizer.safetensors
   objectives.safetensors only where objectives have parameters: theirs, and the average of those
                          that are trained
-  shards/                in place of the four safetensors files where processes share the
-                         weights: their shards, in a folder for each
+  averages.safetensors   only where a run keeps more averages than one: those of the network
+  shards/                in place of the safetensors files where processes share the weights:
+                         their shards, in a folder for each
   state.json             step, images seen, the run's settings, sizes and checksums of the
                          files, and a checksum of these facts
 
@@ -26,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from convflow import distributed
+from convflow.bundle.averages import AVERAGES_FILE
 from convflow.bundle.config import PipelineConfig
 from convflow.bundle.folder import DESCRIPTION_FILE, write_description
 from convflow.bundle.run import (
@@ -63,6 +65,7 @@ PARTS = {
     EMA_FILE: "the average of the weights",
     OPTIMIZER_FILE: "the state of the optimizer",
     OBJECTIVES_FILE: "the parameters of the objectives",
+    AVERAGES_FILE: "the further averages of the weights",
 }
 """What training changes, by the file that holds it."""
 FILES = (RAW_FILE, EMA_FILE, OPTIMIZER_FILE, "raw/config.json", "ema/config.json")
@@ -180,21 +183,21 @@ def update_description(folder: Path, config: PipelineConfig) -> None:
 
 
 def describe_disk(
-    parameters: int, keep: int, kept: int, folder: Path, keep_every: int = 0
+    numbers: int, keep: int, kept: int, folder: Path, keep_every: int = 0
 ) -> tuple[str, bool]:
     """Return a line about the disk that checkpoints will take, and whether it is free.
 
-    A checkpoint holds weights, their average and two moments in float32; one more than are kept is
+    A checkpoint holds weights, their averages and two moments in float32; one more than are kept is
     there while the newest is written.
 
     Args:
-        parameters: of the network.
+        numbers: in a checkpoint; with one average four for each parameter.
         keep: checkpoints that are kept.
         kept: checkpoints that are there already.
         folder: on the disk; it exists.
         keep_every: as in `remove_old`.
     """
-    each, free = 16 * parameters, shutil.disk_usage(folder).free
+    each, free = 4 * numbers, shutil.disk_usage(folder).free
     many = f"{keep} are kept" if keep > 1 else "1 is kept"
     also = f", and 1 for each {keep_every:,} steps" if keep_every else ""
     line = (

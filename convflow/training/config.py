@@ -17,10 +17,20 @@ from convflow.models.blocks import RecomputeChoice
 from convflow.parallel.engines import Automatic, Parallel
 from convflow.processes.flow import FlowMatching
 from convflow.processes.process import Process
-from convflow.settings.fields import Count, Fraction, Natural, NotNegative, Pixels, Positive, doc
+from convflow.settings.fields import (
+    Count,
+    Fraction,
+    Natural,
+    NotNegative,
+    Pixels,
+    Positive,
+    RelativeWidth,
+    doc,
+)
+from convflow.settings.read import show
 from convflow.training.compiling import CompileChoice
 from convflow.training.optimizers import AdamW, Optimizer
-from convflow.types import PrecisionChoice
+from convflow.types import InputError, PrecisionChoice
 
 
 @dataclass(frozen=True)
@@ -84,7 +94,11 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class EMAConfig:
-    """The running average of the weights, kept in float32."""
+    """The running average of the weights, kept in float32, and more of them beside it.
+
+    Raises:
+        InputError: snapshots without a power-function average, or an average named twice.
+    """
 
     decay: Annotated[Fraction, doc("share of the average that each step keeps, once warm")] = 0.9999
     warmup: Annotated[
@@ -93,6 +107,32 @@ class EMAConfig:
     every: Annotated[
         Count, doc("steps between updates of the average, whose half-life stays the same")
     ] = 1
+    half_lives: Annotated[
+        tuple[Count, ...],
+        doc("half-lives in images of more averages to keep, such as 50000,500000; none = no more"),
+    ] = ()
+    sigma_rel: Annotated[
+        tuple[RelativeWidth, ...],
+        doc("relative widths of power-function averages to keep, such as 0.05,0.1; none = no more"),
+    ] = ()
+    snapshots: Annotated[
+        Natural, doc("images between stored power-function averages, for convflow export; 0 = none")
+    ] = 0
+    snapshot_dtype: Annotated[
+        Literal["float16", "bfloat16", "float32"], doc("numbers of the stored averages")
+    ] = "float16"
+
+    def __post_init__(self) -> None:
+        if self.snapshots and not self.sigma_rel:
+            raise InputError(
+                "--ema.snapshots: expected --ema.sigma-rel with it, got none; add --ema.sigma-rel "
+                "0.05,0.1"
+            )
+        for name, numbers in (("half-lives", self.half_lives), ("sigma-rel", self.sigma_rel)):
+            if len(set(numbers)) < len(numbers):
+                raise InputError(
+                    f"--ema.{name}: expected different numbers, got {show(numbers)}; drop one"
+                )
 
 
 @dataclass(frozen=True)

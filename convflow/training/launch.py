@@ -25,6 +25,7 @@ from convflow.settings.read import show, to_dict
 from convflow.storage import claimed, read_json, write_text
 from convflow.training import checkpoint
 from convflow.training.agreement import agree_on_start
+from convflow.training.averages import describe_averages, drop_later, names_of
 from convflow.training.build import build_trainer
 from convflow.training.changes import RECORD, Change, check_changes, find_changes, record_changes
 from convflow.training.config import TrainConfig
@@ -34,6 +35,7 @@ from convflow.training.latents import with_codec_of_store
 from convflow.training.length import count_images, say_end
 from convflow.training.places import find_paths, resolve_paths, store_paths
 from convflow.training.speed import ProductRate
+from convflow.training.time_scale import keep_time_scale
 from convflow.training.trainer import Trainer
 from convflow.types import InputError
 
@@ -143,6 +145,7 @@ def _write_down(start: _Start, run: Path) -> None:
         changes = []  # nothing is trained with them
     else:
         changes = record_changes(changes, run, trainer.step, trainer.images_seen)
+    drop_later(trainer)
     keep_selection(trainer.images, start.report, run / SELECTION_FILE)
     _introduce(trainer, start.report, changes)
     if start.existed and not checkpoint.list_steps(run):
@@ -208,6 +211,7 @@ def _check_folder(config: TrainConfig, run: Path) -> tuple[TrainConfig, TrainCon
         config = replace(config, process=config.process.measured(known))
     if config.init and "coarse" in before.model:
         config = replace(config, model={"coarse": before.model["coarse"]} | config.model)
+    config, before = keep_time_scale(config, before)
     check_changes(find_changes(resolve_paths(before, run), resolve_paths(config, run)), run)
     return config, before
 
@@ -253,10 +257,13 @@ def _introduce(trainer: Trainer, report: Report, changes: Sequence[Change]) -> N
         log.info(f"going on from {trainer.images_seen:,} images ({trainer.run_folder})")
     if changes:
         log.info(f"changed, noted in {RECORD}: {', '.join(map(str, changes))}")
+    if averages := describe_averages(config.ema, parameters, config.images):
+        log.info(averages)
     kept = len(checkpoint.list_steps(trainer.run_folder))
     saving = config.checkpoint
+    numbers = parameters * (4 + len(names_of(config.ema)))
     line, fits = checkpoint.describe_disk(
-        parameters, saving.keep, kept, trainer.run_folder, saving.keep_every
+        numbers, saving.keep, kept, trainer.run_folder, saving.keep_every
     )
     log.log(logging.INFO if fits else logging.WARNING, line)
     say_passed_over(trainer.run_folder)

@@ -44,6 +44,8 @@ class Origin(NamedTuple):
     """Whether what does not fit is drawn anew."""
     notes: tuple[str, ...] = ()
     """Lines on what differs besides the network."""
+    same_time: bool = True
+    """Whether it was told a time that means what it means in the new run."""
 
 
 def read_origin(config: TrainConfig) -> Origin:
@@ -75,7 +77,8 @@ def read_origin(config: TrainConfig) -> Origin:
                 "--init-partial true for a mere start"
             )
     names = stored.class_names if stored else ()
-    return Origin(config.init, model, names, partial, tuple(notes))
+    same_time = stored is None or stored.process.time_scale == config.process.time_scale
+    return Origin(config.init, model, names, partial, tuple(notes), same_time)
 
 
 def _read_stored(folder: Path) -> PipelineConfig | None:
@@ -112,6 +115,7 @@ def adopt(config: TrainConfig, init: str) -> TrainConfig:
     if config.process.multiscale or family not in BACKBONES:
         return config
     network = {name: value for name, value in settings.items() if name not in OF_DATA}
+    network.setdefault("time_scale", 1.0)  # where an earlier version has stored none
     config = replace(config, model={"name": family, **network})
     if found is None:
         return config

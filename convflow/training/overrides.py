@@ -121,4 +121,6 @@ def _model_settings(config: TrainConfig) -> dict[str, Any]:
         settings = settings | settings_of("pyramid")
     of_data = ("num_classes", "in_channels", "learned_variance", "backbone", "factors")
     shown = {name: value for name, value in settings.items() if name not in of_data}
+    if "time_scale" in shown:
+        shown["time_scale"] = config.process.time_scale
     return {"name": config.model["name"], **shown, **config.model}

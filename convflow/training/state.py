@@ -41,7 +41,9 @@ def checkpoint_tensors(trainer: Trainer) -> dict[str, dict[str, Tensor]]:
         for name, tensors in _objectives(trainer).items()
         for key, tensor in tensors.items()
     }
-    return parts | ({checkpoint.OBJECTIVES_FILE: parameters} if parameters else {})
+    averages = trainer.averages.state()
+    parts |= {checkpoint.OBJECTIVES_FILE: parameters} if parameters else {}
+    return parts | ({checkpoint.AVERAGES_FILE: averages} if averages else {})
 
 
 def _objectives(trainer: Trainer) -> dict[str, dict[str, Tensor]]:
@@ -76,6 +78,8 @@ def restore(trainer: Trainer, folder: Path) -> None:
         )
         restore_optimizer(trainer.losses, trainer.optimizer, tensors, state["step"])
         _restore_objectives(trainer, folder)
+        if held := trainer.averages.state():
+            trainer.averages.restore(_read(trainer, folder, checkpoint.AVERAGES_FILE, held.get))
     trainer.step, trainer.images_seen = state["step"], state["images_seen"]
     if trainer.config.precision == "auto":  # stays what it was
         trainer.precision = state.get("precision", trainer.precision)

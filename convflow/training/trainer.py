@@ -27,10 +27,10 @@ from convflow.objectives.objective import Inputs
 from convflow.parallel.single import Single
 from convflow.processes.process import Process
 from convflow.seeds import TRAINING_KEYS
+from convflow.training.averages import Averages, create_averages, store_snapshot
 from convflow.training.compiling import BatchShapes, compile_network, uncompiled
 from convflow.training.config import TrainConfig
 from convflow.training.draws import draw_encoding, draw_terms
-from convflow.training.ema import EMA
 from convflow.training.lookout import Lookout, StepTaken, diverged, go_back
 from convflow.training.monitor import DataWait, IntervalTimer, Monitor, open_monitor
 from convflow.training.optim import create_optimizer, learning_rate
@@ -82,10 +82,7 @@ class Trainer:
         self.shape = (model.in_channels, height // codec.factor, width // codec.factor)
         self.parallel = parallel or Single(next(model.parameters()).device)
         self.device = self.parallel.device
-        self.ema, self.objectives_ema = (
-            EMA(module, config.ema.decay, config.ema.warmup, config.ema.every)
-            for module in (model, losses.objectives)
-        )
+        self.ema, self.objectives_ema = create_averages(losses, config.ema)
         recompute_blocks(model, config.memory.recompute)  # not of the average, a copy
         compile_network(model, config.compile, bool(losses.blocks))
         self.shapes = BatchShapes()
@@ -93,6 +90,7 @@ class Trainer:
         self.parallel.prepare_average(self.ema.model, model, called=True)
         averaged = self.objectives_ema.model
         self.parallel.prepare_average(averaged, losses.objectives, called=False)
+        self.averages = Averages(model, config.ema)
         self.optimizer = create_optimizer(losses, config.optim)
         self.model_kwargs = read_arguments(model, config.resolution.arguments())
         Resolution(self.shape[1:], self.shape[1:]).check(model, self.model_kwargs)
@@ -170,6 +168,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         self.ema.update(self.model, self.step)
         self.objectives_ema.update(self.losses.objectives, self.step)
+        self.averages.update(self.model, self.images_seen - total, self.images_seen)
         self.savable = True
         if not looking:
             return {}
@@ -215,6 +214,7 @@ class Trainer:
                     if self.drawing and self._draw_samples(monitor, stop):
                         break
                     metrics = self.train_step(*batch) | self.watch.measure(stop)
+                    store_snapshot(self)
                     if monitor is not None:
                         monitor.step(self.step, self.images_seen, metrics)
             except Exception as error:

@@ -616,7 +616,7 @@ CASES = [
     ("a file for a model", "sample P/file", "expected", file("file")),
     ("a data folder for a model", "sample P/data", "expected"),
     ("no checkpoint yet", SAMPLE, "no complete checkpoint yet", no_checkpoints),
-    ("unknown kind of weights", f"{SAMPLE} --weights best", "invalid choice: 'best'"),
+    ("unknown kind of weights", f"{SAMPLE} --weights best", "expected ema, raw or another average"),
     ("unknown label", f"{SAMPLE} --labels 3,cat", "unknown label 'cat'"),
     ("label out of range", f"{SAMPLE} --labels 10", "unknown label '10'"),
     ("empty label", f"{SAMPLE} --labels 1,,2", "unknown label ''"),

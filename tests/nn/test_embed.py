@@ -36,6 +36,16 @@ def test_time_embedding_is_cosines_then_sines_through_a_small_network():
     torch.testing.assert_close(embed(t)[3], expected[3], rtol=0, atol=1e-3)
 
 
+def test_a_scale_multiplies_the_times_and_leaves_the_layers_to_torch():
+    published, scaled = TimeEmbedding(64), TimeEmbedding(64, scale=1000.0)
+    assert published.out.weight.std() < 0.025 < scaled.out.weight.std()
+    assert not published.out.bias.any()
+    assert scaled.out.bias.any()
+    published.load_state_dict(scaled.state_dict())
+    t = torch.rand(5)
+    assert scaled(t).equal(published(1000 * t))
+
+
 def test_between_its_layers_a_time_embedding_may_be_narrower():
     embed = TimeEmbedding(6, hidden=4)
     assert embed.hidden.weight.shape == (4, 256)
