@@ -171,10 +171,6 @@ class FSDP(Single):
         parts, place = whole.detach().chunk(self.shards), distributed.rank() % self.shards
         return parts[place] if place < len(parts) else whole.detach()[:0]
 
-    def passes(self, own: int, most: int) -> int:
-        """Return the most that any process needs: weights are gathered in each, by all."""
-        return most
-
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of the sum of `loss` over all processes; see `together`."""
         with self.together():
