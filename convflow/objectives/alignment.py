@@ -64,7 +64,7 @@ class Encoder:
         return self
 
     @property
-    def checksum(self) -> UInt8[Tensor, "32"]:
+    def checksum(self) -> UInt8[Tensor, " 32"]:
         """The SHA-256 of its weights and code."""
         return torch.tensor(list(bytes.fromhex(self.detector.sha256)), dtype=torch.uint8)
 

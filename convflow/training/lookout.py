@@ -9,8 +9,8 @@ from torch import Tensor
 
 from convflow.conditions.labels import take
 from convflow.training.compiling import uncompiled
-from convflow.training.draws import Draws
 from convflow.training.divergence import first_nonfinite_gradient, first_nonfinite_module
+from convflow.training.draws import Draws
 from convflow.training.state import advise, kept
 from convflow.types import Diverged
 
