@@ -147,9 +147,9 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor) -> Tensor:
-        whole = rows.new_empty(world_size() * len(rows), *rows.shape[1:])
-        dist.all_gather_into_tensor(whole, rows)
-        return whole
+        parts = [torch.empty_like(rows) for _ in range(world_size())]
+        dist.all_gather(parts, rows)
+        return torch.cat(parts)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
@@ -175,10 +175,6 @@ class FSDP(Single):
         """Add the gradients of the sum of `loss` over all processes; see `together`."""
         with self.together():
             loss.backward()
-
-    def together(self) -> AbstractContextManager[object]:
-        """Return a context in which a process that fails leaves the group, and others then too."""
-        return distributed.leaving_group()
 
     def empty_forward(self, module: nn.Module) -> None:
         """Leave the group, for the others wait in the midst of an exchange; they leave too."""

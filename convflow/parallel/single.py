@@ -77,8 +77,11 @@ class Single:
         return most if self.exchanges else own
 
     def together(self) -> AbstractContextManager[object]:
-        """Return a context in which the processes that must call a module in common do so."""
-        return nullcontext()
+        """Return a context in which processes may exchange messages in forward passes.
+
+        Where they do, a process that fails leaves the group, and others then too.
+        """
+        return distributed.leaving_group() if self.exchanges else nullcontext()
 
     def accumulate(self, module: nn.Module) -> AbstractContextManager[object]:
         """Return a context in which gradients of a prepared module stay on this process."""

@@ -45,7 +45,7 @@ def test_dinov2_by_path_gives_the_tokens_of_patches_of_the_grid(tmp_path):
     torch.save(weights, path)
     encoder = Encoder("dinov2", str(path))
     images = pictures(2, 3, 20)
-    network = DINOv2(**config).eval()
+    network = DINOv2.fitting(weights).eval()
     network.load_state_dict(weights)
     found = encoder(images, (3, 2))
     assert encoder.width() == found.shape[-1] == config["width"]

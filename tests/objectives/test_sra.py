@@ -31,9 +31,9 @@ def test_its_target_is_a_later_block_of_the_average_at_a_later_time():
     noise, t = batch.first.draws
     later = (t + ahead).clamp(max=1)
     x = later.view(-1, 1, 1, 1) * batch.data + (1 - later).view(-1, 1, 1, 1) * noise
-    with torch.no_grad():
-        stem, c = average.stem(x), average.condition(later, batch.labels)
-        target = average.blocks[2](average.blocks[1](average.blocks[0](stem, c), c), c)
+    with torch.no_grad(), average.features_after([2]) as kept:
+        average(x, later, batch.labels)
+    target = kept[2]
     error = (objective.project(features) - target).abs()
     truth = torch.where(error < 0.1, error.square() / 0.2, error - 0.05)
     assert_close_rms(found, truth.flatten(1).mean(1))
