@@ -107,8 +107,9 @@ class Steps:
 
     def __init__(self, size: str, name: str | None, folder: Path, batch: int) -> None:
         torch.manual_seed(0)
-        self.network, process = create_model(size), FlowMatching()
         kind = (name or OWN).split(",")[0]
+        process = FlowMatching(prediction="data" if kind == "velocity" else "velocity")
+        self.network = create_model(size)
         some = {"kind": kind} | COSTS.get(name or "", {})
         if some.get("encoder") == "dinov2":
             some["encoder_weights"] = str(random_dinov2(name, folder))

@@ -157,6 +157,11 @@ def _check_first(found: Mapping[str, Weighted]) -> None:
         raise InputError(
             f"--objectives.{OWN}.weight: expected above 0 without another objective, got 0"
         )
+    if all(weighted.until is not None for weighted in found.values()):
+        raise InputError(
+            f"--objectives.{next(iter(found))}.until: expected an objective that does not end, got "
+            "none; leave it out"
+        )
     if OWN in found and isinstance(found[OWN].objective, Regression):
         return
     for name, weighted in found.items():

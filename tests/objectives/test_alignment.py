@@ -127,6 +127,10 @@ def test_what_others_look_at_must_be_there():
     for settings, message in (
         ({"process": {"weight": 0}, "sra": {}}, "sra: expected the loss of the process beside it"),
         ({"process": {"until": 9}, "sra": {}}, "process.until: expected none"),
+        (
+            {"process": {"weight": 0}, "dispersive": {"until": 9}},
+            "dispersive.until: expected an objective that does not end",
+        ),
     ):
         with pytest.raises(InputError, match=message):
             create_objectives(settings, network, process)

@@ -55,7 +55,7 @@ def test_a_run_in_parts_ends_with_the_same_bits(shared, tmp_path):
 def start_two(shared, part):
     """What each of two processes printed."""
     words = ["-m", "tests.objectives.shared_steps", str(shared), part]
-    answers = start_many(2, words, 100, **kills.BYTECODE)
+    answers = start_many(2, words, 120, **kills.BYTECODE)
     assert [code for code, _, _ in answers] == [0, 0], answers
     return [[json.loads(line) for line in said.splitlines()] for _, said, _ in answers]
 
