@@ -97,6 +97,16 @@ class Losses(nn.Module):
         assert whole is not None, "an objective has at least one term"
         return whole, terms
 
+    def forget_ended(self, images_seen: int) -> None:
+        """Take gradients from parameters of objectives that weigh nothing now.
+
+        FSDP2 gives them zeros where they take no part; an optimizer would move them all the same.
+        """
+        for name, weighted in self.weighted.items():
+            if not weighted.weight_at(images_seen):
+                for parameter in self.objectives[name].parameters():
+                    parameter.grad = None
+
 
 def _noting(network: Callable[..., Any], first: FirstCall | None) -> Callable[..., Any]:
     """Return the network; what it returns at first is noted in `first`."""

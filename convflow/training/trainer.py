@@ -154,6 +154,7 @@ class Trainer:
         known = {"loss": mean} | (terms if len(terms) > 1 else {})
         distributed.sum_over_processes(list(known.values())[1:])  # while none can have failed
         self.parallel.backward(loss)
+        self.losses.forget_ended(self.images_seen)
         norm = self.parallel.clip(self.losses.parameters(), config.optim.clip)
         self.lookout.note([mean, norm], StepTaken(self.images_seen, given))
         if (looking := self.lookout.due(self.step + 1)) and self.lookout.first_bad() is not None:
