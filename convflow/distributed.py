@@ -142,6 +142,41 @@ def sum_over_processes(tensors: Iterable[Tensor]) -> None:
             tensor.copy_(part.view_as(tensor))
 
 
+class _Gather(torch.autograd.Function):
+    """The same rows of all processes, one after the other; each gets the sum of its gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        parts = [torch.empty_like(rows) for _ in range(world_size())]
+        dist.all_gather(parts, rows)
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        gradient = gradient.contiguous().clone()
+        dist.all_reduce(gradient)
+        return gradient.chunk(world_size())[rank()]
+
+
+def gather_rows(rows: Tensor, total: int) -> Tensor:
+    """Return the rows of all processes in the order of their batch; gradients flow back to each.
+
+    All processes come here, and for their gradients again.
+
+    Args:
+        rows: of this process, which has every row of the batch whose number is its own modulo the
+            number of processes. Where it has none, something of the same shape as a row.
+        total: rows of the batch.
+    """
+    world = world_size()
+    if world == 1:
+        return rows
+    own, most = len(range(rank(), total, world)), -(-total // world)
+    missing = rows.new_zeros(most - own, *rows.shape[1:])
+    whole: Tensor = _Gather.apply(torch.cat([rows[:own], missing]))
+    return whole.unflatten(0, (world, most)).transpose(0, 1).flatten(0, 1)[:total]
+
+
 def gather(value: Any) -> list[Any]:
     """Return what each process gave, by rank."""
     values: list[Any] = [value] * world_size()

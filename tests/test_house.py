@@ -40,7 +40,8 @@ LAYERS = [
     {"autoencoders"},
     {"nn", "samplers", "data", "codecs", "parallel"},
     {"models"},
-    {"bundle", "evaluation", "generate", "objectives"},
+    {"bundle", "evaluation", "generate"},
+    {"objectives"},  # which may look through the networks of `evaluation`
     {"training", "pipeline"},
     {"recipes"},
     {"demo", "bench"},

@@ -3,6 +3,7 @@
     python benchmarks/quality/cifar10_network.py train [--data FOLDER] [--epochs N] [--seed 0]
     python benchmarks/quality/cifar10_network.py test [--data FOLDER]
     convflow evaluate ... --detector benchmarks/quality/cifar10_network.py:load
+    convflow train ... --objectives.repa.encoder benchmarks/quality/cifar10_network.py:load
 
 For development: its Frechet distances compare with each other, never with a published FID, which
 is defined by another network. It has learned the ten classes of CIFAR-10 and ignores much else.
@@ -38,6 +39,8 @@ STD = (62.5, 61.9, 66.5)
 NUM_CLASSES = 10
 WIDTHS = (32, 64, 128, 192)
 """Channels at 32x32, 16x16, 8x8 and 4x4; the last is the number of features."""
+AT_8 = 8
+"""Of so many layers the last is the residual block at 8x8 cells."""
 EPOCHS = 16
 PEAK_RATE = 0.2
 DECAY = 5e-4
@@ -99,6 +102,26 @@ class Cifar10Network(nn.Module):
         Raises:
             InputError: The pixels are not uint8 or have not three channels.
         """
+        features = self.trunk(self.prepare(pixels)).float().mean((2, 3))
+        return {"features": features, "logits": self.head(features).float()}
+
+    def maps(
+        self, pixels: UInt8[Tensor, "B 3 H W"], grid: tuple[int, int] = (8, 8)
+    ) -> Float[Tensor, "B 128 8 8"]:
+        """Features of 8x8 cells, for objectives that align a network with these; at least 0.
+
+        Args:
+            pixels: as of `forward`.
+            grid: wanted; the result is on that of the network all the same.
+        """
+        return self.trunk[:AT_8](self.prepare(pixels)).float()
+
+    def prepare(self, pixels: UInt8[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 32 32"]:
+        """Normalised levels of 32x32 pixels.
+
+        Raises:
+            InputError: The pixels are not uint8 or have not three channels.
+        """
         if pixels.dtype != torch.uint8 or pixels.ndim != 4 or pixels.shape[1] != 3:
             raise InputError(
                 f"expected pixels (B, 3, H, W) uint8, got {tuple(pixels.shape)} {pixels.dtype}"
@@ -106,9 +129,7 @@ class Cifar10Network(nn.Module):
         levels = pixels.float()
         if levels.shape[2:] != (SIDE, SIDE):
             levels = F.interpolate(levels, (SIDE, SIDE), mode="bilinear", antialias=True)
-        levels = ((levels - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
-        features = self.trunk(levels).float().mean((2, 3))
-        return {"features": features, "logits": self.head(features).float()}
+        return ((levels - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
 
 
 class _Residual(nn.Module):

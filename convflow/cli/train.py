@@ -65,7 +65,9 @@ common settings
   --process dfm            use one flow for each scale; see also --process.factors and
                            --process.decomposition
   --import my.module       import a module of yours first, so that names stored in files are found
-  --objectives.NAME.kind M:C  add a loss of your own, class C of module M; .weight is its factor
+  --objectives.NAME.kind K add a loss: repa, irepa, u-repa, sra, dispersive, contrastive, direction,
+                           or class C of your module M as M:C; .weight is its factor, .until the
+                           images seen after which it ends; with --help, all its settings are listed
   --monitor.validation 500  hold 500 images back and measure their loss
   --monitor.score PATH     score samples now and then against real images or statistics
   --monitor.logger wandb   also send the metrics to wandb, trackio, or class C of a module M of

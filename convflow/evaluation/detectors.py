@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from http.client import HTTPException
-from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -26,7 +23,14 @@ from torch.export.passes import move_to_device_pass
 from convflow.evaluation.dinov2 import DINOv2
 from convflow.evaluation.inception import InceptionFID
 from convflow.evaluation.programs import check_calls, read_program
-from convflow.settings.kinds import import_module
+from convflow.evaluation.user_code import (
+    folder_of,
+    import_place,
+    importable,
+    nearest,
+    shorten,
+    users_code,
+)
 from convflow.storage import find_misfits, hash_tensors, read_weights
 from convflow.types import InputError, unknown_name
 
@@ -110,9 +114,38 @@ class Detector:
             )
         images = images if self.device is None else images.to(self.device)
         with torch.inference_mode(), torch.autocast(images.device.type, enabled=False), _float32():
-            with _users_code(self.name, f"failed on images {tuple(images.shape)}"):
+            with users_code(self.name, f"failed on images {tuple(images.shape)}"):
                 result = self.network(images)
             return self._checked(result, len(images))
+
+    @torch.no_grad()
+    def maps(
+        self, images: UInt8[Tensor, "B C H W"], grid: tuple[int, int]
+    ) -> Float[Tensor, "B h w F"]:
+        """Return features that keep their places, such as the tokens of patches, in float32.
+
+        The network gives them as `network.maps(images, grid)` where it has such a method, else as
+        "maps" in what it returns, or as all that it returns: (B, F, h, w). Gradients are off;
+        autocast is as it is outside.
+
+        Args:
+            images: images in 0..255.
+            grid: rows and columns that are wanted; a network may give others.
+
+        Raises:
+            InputError: a network that fails, or one that returns something else.
+        """
+        asked = getattr(self.network, "maps", None)
+        with users_code(self.name, f"failed on images {tuple(images.shape)}"):
+            result = self.network(images) if asked is None else asked(images, grid)
+        found = result.get("maps") if isinstance(result, Mapping) else result
+        if not isinstance(found, Tensor) or found.ndim != 4 or len(found) != len(images):
+            shape = tuple(found.shape) if isinstance(found, Tensor) else type(result).__name__
+            raise InputError(
+                f"detector {self.name!r}: expected features that keep their places, (B, F, h, w) "
+                f"for {len(images)} images, got {shape}; return them alone or as 'maps'"
+            )
+        return found.movedim(1, -1).float()
 
     def _checked(self, result: Any, batch: int) -> dict[str, Tensor]:
         outputs = {"features": result} if isinstance(result, Tensor) else result
@@ -143,7 +176,12 @@ class Detector:
 
 
 def open_detector(
-    name: str, *, weights: str | None = None, sha256: str | None = None, device: torch.device
+    name: str,
+    *,
+    weights: str | None = None,
+    sha256: str | None = None,
+    device: torch.device,
+    trusted: bool = True,
 ) -> Detector:
     """Return the feature network called `name`, frozen, on a device.
 
@@ -163,6 +201,7 @@ def open_detector(
         weights: for the published networks, another file or another URL.
         sha256: at least 8 first hex digits of the checksum that is required.
         device: where the network runs.
+        trusted: whether code of the user may be imported, see `import_place`.
 
     Raises:
         InputError: an unknown name, files that are absent, damaged or do not fit, a checksum that
@@ -182,7 +221,7 @@ def open_detector(
         if name.endswith(".pt2"):
             return _open_program(name, wanted, device)
         if ":" in name:
-            return _open_function(name, wanted, device)
+            return _open_function(name, wanted, device, trusted)
     raise InputError(
         f"{unknown_name('detector', name, PUBLISHED)}; a .pt2 file of torch.export, "
         "package.module:function and path/to/file.py:function work too"
@@ -225,23 +264,20 @@ def _open_program(name: str, wanted: str, device: torch.device) -> Detector:
     except Exception as error:  # torch compiles the graph here
         raise InputError(
             f"expected a program of torch.export at {name}, got one that cannot be built "
-            f"({_short(error)}); export it again with this version of torch"
+            f"({shorten(error)}); export it again with this version of torch"
         ) from error
     return Detector(name, checksum, "its own", network.requires_grad_(False), device)
 
 
-def _open_function(name: str, wanted: str, device: torch.device) -> Detector:
+def _open_function(name: str, wanted: str, device: torch.device, trusted: bool) -> Detector:
     (place, _, function), what = name.rpartition(":"), f"detector {name!r}"
-    from_file = place.endswith(".py") or "/" in place or "\\" in place
-    with _importable(Path(place).parent if from_file else None):
-        with _users_code(name, "could not be imported"):
-            module = _import_file(Path(place)) if from_file else import_module(place, what)
-        if not callable(create := getattr(module, function, None)):
-            known = [key for key, value in vars(module).items() if callable(value)]
-            near = _unknown("function", function, known)
-            raise InputError(f"{what}: {near}; write it as {place}:function")
-        with _users_code(name, f"failed in {function}()"):
-            network = create()
+    module = import_place(name, trusted=trusted)
+    if not callable(create := getattr(module, function, None)):
+        known = [key for key, value in vars(module).items() if callable(value)]
+        near = nearest("function", function, known)
+        raise InputError(f"{what}: {near}; write it as {place}:function")
+    with importable(folder_of(place)), users_code(name, f"failed in {function}()"):
+        network = create()
     if not callable(network):
         raise InputError(
             f"{what}: expected {function}() to return a module or a function, "
@@ -262,12 +298,12 @@ def _download(url: str, path: Path, wanted: str) -> None:
         torch.hub.download_url_to_file(url, str(path), wanted or None, sys.stderr.isatty())
     except RuntimeError as error:
         raise InputError(
-            f"expected a file with SHA-256 {wanted} at {url}, got another ({_short(error)}), which "
-            "was not kept; try again or correct the checksum"
+            f"expected a file with SHA-256 {wanted} at {url}, got another ({shorten(error)}), "
+            "which was not kept; try again or correct the checksum"
         ) from error
     except (OSError, HTTPException, ValueError) as error:
         raise InputError(
-            f"could not download {url} ({_short(error)}); fetch it on another machine and put it "
+            f"could not download {url} ({shorten(error)}); fetch it on another machine and put it "
             f"at {path}, or give its place with --detector-weights PATH"
         ) from error
 
@@ -279,7 +315,7 @@ def _checksum(name: str, path: Path, wanted: str) -> str:
         with path.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        near = _unknown("file", path.name, (other.name for other in path.parent.glob("*.p*t*")))
+        near = nearest("file", path.name, (other.name for other in path.parent.glob("*.p*t*")))
         raise InputError(
             f"detector {name!r}: expected a file at {path}, found none that can be read "
             f"({error.strerror}); {near}"
@@ -315,51 +351,6 @@ def _fill(network: nn.Module, state: dict[str, Tensor], complaint: str) -> None:
     network.load_state_dict(floats, assign=True)
 
 
-class _Source(SourceFileLoader):
-    """Compiles the source that lies there, never an older compilation beside it."""
-
-    def path_stats(self, path: Any) -> Any:
-        raise OSError("compile it again")
-
-
-def _import_file(path: Path) -> ModuleType:
-    if not path.is_file():
-        near = _unknown("file", path.name, (other.name for other in path.parent.glob("*.py")))
-        raise InputError(f"expected a Python file at {path}, found none; {near}")
-    private = f"_convflow_detector_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]}"
-    module = ModuleType(private)
-    module.__file__ = str(path)
-    sys.modules[private] = module  # dataclasses and pickles look there
-    try:
-        _Source(private, str(path)).exec_module(module)
-    except BaseException:
-        del sys.modules[private]
-        raise
-    return module
-
-
-@contextmanager
-def _importable(folder: Path | None) -> Iterator[None]:
-    """Let the user's file import its neighbours, for the length of the block."""
-    before = list(sys.path)
-    sys.path[:0] = [str(folder.resolve())] if folder else []
-    try:
-        yield
-    finally:
-        sys.path[:] = before
-
-
-@contextmanager
-def _users_code(name: str, what: str) -> Iterator[None]:
-    """Show an error of code that is not ours with the detector's name, in one sentence."""
-    try:
-        yield
-    except (InputError, torch.OutOfMemoryError):
-        raise
-    except (Exception, SystemExit) as error:  # a script that reads arguments would end the program
-        raise InputError(f"detector {name!r} {what}: {_short(error)}; mend its code") from error
-
-
 @contextmanager
 def _float32() -> Iterator[None]:
     """Compute float32 products and convolutions in float32, whatever was allowed outside."""
@@ -376,12 +367,3 @@ def _float32() -> Iterator[None]:
             setting.fp32_precision = "none"  # inherited
             if setting.fp32_precision != before:
                 setting.fp32_precision = before
-
-
-def _unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, sorted({*known} - {name}), n=1, cutoff=0.4)
-    return unknown_name(kind, name, near) if near else f"there is no {kind} {name!r}"
-
-
-def _short(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}".strip(": \n").splitlines()[0]

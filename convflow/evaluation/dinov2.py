@@ -110,8 +110,25 @@ class DINOv2(nn.Module):
         """
         return {"features": self.encode(self.prepare(images))}
 
-    def prepare(self, images: UInt8[Tensor, "B C H W"]) -> Float[Tensor, "B 3 224 224"]:
-        """Return images resized to 224x224 and normalised by ImageNet's mean and deviation.
+    def maps(
+        self, images: UInt8[Tensor, "B C H W"], grid: tuple[int, int]
+    ) -> Float[Tensor, "B D h w"]:
+        """Return the tokens of patches behind the last normalisation, on a grid of (h, w) patches.
+
+        Images are resized to `patch_size` pixels for each patch. For a grid of 16x16 and patches of
+        14 pixels that is 224x224, as REPA prepares images of 256x256 (Yu et al. 2024).
+
+        Raises:
+            InputError: other images.
+        """
+        height, width = (side * self.patch_size for side in grid)
+        tokens = self.norm(self.tokens(self.prepare(images, (height, width)))[:, 1:])
+        return tokens.transpose(1, 2).unflatten(2, grid)
+
+    def prepare(
+        self, images: UInt8[Tensor, "B C H W"], size: tuple[int, int] = (SIDE, SIDE)
+    ) -> Float[Tensor, "B 3 h w"]:
+        """Return images resized to `size` and normalised by ImageNet's mean and deviation.
 
         Pillow's bicubic filter resizes them, in 8 bits or without rounding and clamped to 0..255.
 
@@ -120,9 +137,9 @@ class DINOv2(nn.Module):
         """
         dtype, images = self.norm.weight.dtype, to_colour(images)
         if self.eight_bit:
-            x = resize_in_8_bits(images, (SIDE, SIDE)).to(dtype)
+            x = resize_in_8_bits(images, size).to(dtype)
         else:
-            x = resize_as_pillow(images.to(dtype), (SIDE, SIDE)).clamp(0, 255)
+            x = resize_as_pillow(images.to(dtype), size).clamp(0, 255)
         mean, std = (
             torch.tensor(row, dtype=dtype).view(3, 1, 1).to(x.device) for row in (MEAN, STD)
         )
@@ -130,13 +147,17 @@ class DINOv2(nn.Module):
 
     def encode(self, x: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D"]:
         """Return the class token of normalised images; the patch size divides H and W."""
+        return self.norm(self.tokens(x)[:, 0])
+
+    def tokens(self, x: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B N D"]:
+        """Return all tokens behind the last block, the class token first."""
         patches = self.patch_embed["proj"](x)
         tokens = patches.flatten(2).transpose(1, 2)
         tokens = torch.cat([self.cls_token.expand(len(x), -1, -1), tokens], dim=1)
         tokens = tokens + self.positions(patches.shape[-2], patches.shape[-1])
         for block in self.blocks:
             tokens = block(tokens)
-        return self.norm(tokens[:, 0])
+        return tokens
 
     def positions(self, height: int, width: int) -> Float[Tensor, "1 N D"]:
         """Return the position embedding for a grid of patches, the class token's first.

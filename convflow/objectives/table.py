@@ -3,31 +3,73 @@
 from __future__ import annotations
 
 import inspect
-import math
 import re
+import typing
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from torch import nn
 
+from convflow.objectives.contrastive import Contrastive
+from convflow.objectives.direction import Direction
+from convflow.objectives.dispersive import Dispersive
+from convflow.objectives.irepa import IREPA
 from convflow.objectives.objective import Objective
 from convflow.objectives.regression import Regression
+from convflow.objectives.repa import REPA
+from convflow.objectives.sra import SRA
+from convflow.objectives.urepa import UREPA
+from convflow.objectives.velocity import VelocityError
 from convflow.processes.process import Process
+from convflow.settings.fields import Count, Natural, NotNegative, doc
 from convflow.settings.kinds import Table
+from convflow.settings.read import read_value
 from convflow.types import InputError, Size, unknown_name
 
 OWN = "process"
 """The name of the objective that every run has unless its weight is 0: the process's own loss."""
 
-OBJECTIVES: Table[Any] = Table("objective", Objective, {OWN: Regression})
+OBJECTIVES: Table[Any] = Table(
+    "objective",
+    Objective,
+    {
+        OWN: Regression,
+        "velocity": VelocityError,
+        "repa": REPA,
+        "irepa": IREPA,
+        "u-repa": UREPA,
+        "sra": SRA,
+        "dispersive": Dispersive,
+        "contrastive": Contrastive,
+        "direction": Direction,
+    },
+)
 """The classes of objectives; users name others as `package.module:Name`."""
 
 
+COMMON: dict[str, Any] = {
+    "kind": Annotated[str, doc("kind of the objective, or package.module:Name; none = NAME")],
+    "weight": Annotated[NotNegative, doc("factor in the loss; 0 leaves the objective out")],
+    "until": Annotated[Count | None, doc("images seen after which it is left out; none = never")],
+    "fade": Annotated[Natural, doc("images over which the weight falls to 0, before `until`")],
+}
+"""The settings that all objectives have."""
+
+
 class Weighted(NamedTuple):
-    """An objective and the factor on it in the loss."""
+    """An objective and the factor on it in the loss, which may end at a number of images seen."""
 
     objective: Objective
     weight: float
+    until: int | None = None
+    fade: int = 0
+
+    def weight_at(self, images_seen: int) -> float:
+        """Return the factor after so many images: it falls linearly over the last `fade` ones."""
+        if self.until is None:
+            return self.weight
+        left = max(self.until - images_seen, 0)
+        return self.weight * (min(left / self.fade, 1) if self.fade else float(left > 0))
 
 
 def create_objectives(
@@ -39,61 +81,135 @@ def create_objectives(
     """Return the objectives of a run by name, the process's own first.
 
     Args:
-        settings: by the name of the objective: `kind`, `weight` and the settings of this kind.
-            Nothing is the process's own loss alone.
+        settings: by the name of the objective: those in `COMMON`, and the settings of its kind. An
+            objective without a kind has its own name for one. Nothing is the process's own loss
+            alone.
         network: to be trained.
         process: it is trained with.
         trained: as of `Regression`.
 
     Raises:
-        InputError: an unknown kind or setting, a weight that is none, or no objective at all.
+        InputError: an unknown kind or setting, a value that does not fit, or no objective at all.
     """
-    given = {OWN: {"kind": OWN}} | {name: dict(some) for name, some in settings.items()}
+    given = {OWN: dict[str, Any]()} | {name: dict(some) for name, some in settings.items()}
     found = {}
     for name, some in given.items():
-        kind, weight = some.pop("kind", OWN if name == OWN else None), some.pop("weight", 1.0)
         place = f"--objectives.{name.replace('_', '-')}"
         if not re.fullmatch("[a-z][a-z0-9_]*", name) or hasattr(nn.ModuleDict, name):
             raise InputError(
                 f"{place}: expected a name of small letters, digits and dashes that torch's "
                 f"ModuleDict has no method of, got {name!r}; choose another such as align"
             )
-        if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not weight >= 0:
-            raise InputError(f"{place}.weight: expected a number of at least 0, got {weight!r}")
-        if not math.isfinite(weight):
-            raise InputError(f"{place}.weight: expected a finite number, got {weight}")
+        kind = kind_of(name, some)
         if not isinstance(kind, str):
             raise InputError(f"{place}.kind: expected package.module:Name, got {kind!r}; add it")
+        common = _read_common(place, some)
+        if name == OWN and common["until"] is not None:
+            raise InputError(f"{place}.until: expected none, for others rest on it; leave it out")
+        cls = OBJECTIVES.find(kind, trusted=False)
+        weight = cls.usual_weight if common["weight"] is None else common["weight"]
         if weight:
-            objective = _create(place, kind, some, network, process, trained)
-            found[name] = Weighted(objective, float(weight))
+            rest = {key: value for key, value in some.items() if key not in COMMON}
+            objective = _create(place, kind, rest, network, process, trained)
+            found[name] = Weighted(objective, weight, common["until"], common["fade"])
+    _check_first(found)
+    return found
+
+
+def kind_of(name: str, settings: Mapping[str, Any]) -> Any:
+    """Return the kind of an objective from its settings; without one it is its name, or None."""
+    own = name.replace("_", "-")
+    return settings.get("kind", own if own in OBJECTIVES else None)
+
+
+def describe_objective(kind: str) -> dict[str, tuple[Any, Any]]:
+    """Return default and annotation of each setting of a kind of objective, the common ones first.
+
+    Raises:
+        InputError: an unknown kind, or code of a user that was not imported.
+    """
+    cls = OBJECTIVES.find(kind, trusted=False)
+    values = {"kind": kind, "weight": cls.usual_weight, "until": None, "fade": 0}
+    found = {name: (values[name], hint) for name, hint in COMMON.items()}
+    hints = _hints_of(cls)
+    for name, parameter in _parameters_of(cls).items():
+        default = None if parameter.default is parameter.empty else parameter.default
+        found[name] = default, hints.get(name)
+    return found
+
+
+def _read_common(place: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return weight, until and fade, checked; a weight of None is the usual one."""
+    found: dict[str, Any] = {"weight": None, "until": None, "fade": 0}
+    for name in found:
+        if name in settings:
+            found[name] = read_value(settings[name], COMMON[name], f"{place}.{name}")
+    if found["fade"] and found["until"] is None:
+        raise InputError(
+            f"{place}.fade: expected {place}.until with it, got none; say when the weight is 0"
+        )
+    return found
+
+
+def _check_first(found: Mapping[str, Weighted]) -> None:
+    """Raise InputError where there is nothing to train, or nothing that others look at."""
     if not found:
         raise InputError(
             f"--objectives.{OWN}.weight: expected above 0 without another objective, got 0"
         )
-    return found
+    if all(weighted.until is not None for weighted in found.values()):
+        raise InputError(
+            f"--objectives.{next(iter(found))}.until: expected an objective that does not end, got "
+            "none; leave it out"
+        )
+    if OWN in found and isinstance(found[OWN].objective, Regression):
+        return
+    for name, weighted in found.items():
+        if weighted.objective.wants.first:
+            raise InputError(
+                f"--objectives.{name.replace('_', '-')}: expected the loss of the process beside "
+                f"it, got none; leave out --objectives.{OWN}"
+            )
+
+
+def _parameters_of(cls: type[Objective]) -> dict[str, inspect.Parameter]:
+    """Return the settings of a class: what its constructor takes besides network and process."""
+    if cls is Regression:
+        return {}
+    return dict([*inspect.signature(cls).parameters.items()][2:])
+
+
+def _hints_of(cls: type[Objective]) -> dict[str, Any]:
+    """Return the annotations of settings that are `Annotated`."""
+    try:
+        hints = typing.get_type_hints(cls.__init__, include_extras=True)
+    except NameError:  # of the code of a user
+        return {}
+    return {name: hint for name, hint in hints.items() if hasattr(hint, "__metadata__")}
 
 
 def _create(
     place: str,
     kind: str,
-    settings: Mapping[str, Any],
+    settings: dict[str, Any],
     network: nn.Module,
     process: Process,
     trained: Size | None,
 ) -> Objective:
     """Return one objective, or raise InputError about its settings at `place`."""
     cls = OBJECTIVES.find(kind, trusted=False)
-    accepted = [] if cls is Regression else list(inspect.signature(cls).parameters)[2:]
-    for name in settings:
+    accepted, hints = list(_parameters_of(cls)), _hints_of(cls)
+    for name, value in settings.items():
+        key = f"{place}.{name.replace('_', '-')}"
         if name not in accepted:
             raise InputError(f"{place}: {unknown_name('setting', name, accepted)}")
-    if cls is Regression:
-        return Regression(process, trained)
+        if name in hints:
+            settings[name] = read_value(value, hints[name], key)
     try:
-        objective: Objective = cls(network, process, **settings)
-    except InputError:
-        raise
+        given: Any = (process, trained) if issubclass(cls, Regression) else (network, process)
+        objective: Objective = cls(*given, **settings)
+    except InputError as error:
+        raise InputError(str(error).replace("--objectives.NAME", place)) from error
     except (TypeError, ValueError) as error:  # of the code of a user
         raise InputError(f"{place}: {kind} cannot be built ({error}); change it") from error
     if any(module is network for module in objective.modules()):

@@ -51,7 +51,13 @@ class DDP(Single):
         return cast(DistributedDataParallel, module).no_sync()
 
     def empty_forward(self, module: nn.Module) -> None:
-        """Take part in what torch exchanges once, in the forward pass of the second step."""
+        """Take part in what torch exchanges once, in the forward pass of the second step.
+
+        Where objectives exchange messages too, leave the group, for the others wait for them.
+        """
+        if self.exchanges:
+            distributed.leave_group()
+            return
         with torch.enable_grad(), suppress(RuntimeError):  # of a process that is gone
             module()
 

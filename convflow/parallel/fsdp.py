@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
@@ -171,18 +171,10 @@ class FSDP(Single):
         parts, place = whole.detach().chunk(self.shards), distributed.rank() % self.shards
         return parts[place] if place < len(parts) else whole.detach()[:0]
 
-    def passes(self, own: int, most: int) -> int:
-        """Return the most that any process needs: weights are gathered in each, by all."""
-        return most
-
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of the sum of `loss` over all processes; see `together`."""
         with self.together():
             loss.backward()
-
-    def together(self) -> AbstractContextManager[object]:
-        """Return a context in which a process that fails leaves the group, and others then too."""
-        return distributed.leaving_group()
 
     def empty_forward(self, module: nn.Module) -> None:
         """Leave the group, for the others wait in the midst of an exchange; they leave too."""

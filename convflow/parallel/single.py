@@ -27,13 +27,14 @@ class Single:
     Attributes:
         sharded: whether a process holds a share of the weights, so that all must call a network.
         shards: processes that hold one copy of the weights.
+        exchanges: whether forward passes exchange messages, so that all processes must take each.
     """
 
     sharded = False
     shards = 1
 
     def __init__(self, device: torch.device) -> None:
-        self.device = device
+        self.device, self.exchanges = device, self.sharded
 
     @property
     def takes_part(self) -> bool:
@@ -73,11 +74,14 @@ class Single:
             own: as many as its rows need.
             most: as many as the rows of any process need.
         """
-        return own
+        return most if self.exchanges else own
 
     def together(self) -> AbstractContextManager[object]:
-        """Return a context in which the processes that must call a module in common do so."""
-        return nullcontext()
+        """Return a context in which processes may exchange messages in forward passes.
+
+        Where they do, a process that fails leaves the group, and others then too.
+        """
+        return distributed.leaving_group() if self.exchanges else nullcontext()
 
     def accumulate(self, module: nn.Module) -> AbstractContextManager[object]:
         """Return a context in which gradients of a prepared module stay on this process."""

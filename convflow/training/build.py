@@ -99,6 +99,12 @@ def build_trainer(config: TrainConfig, run: Path, device: torch.device) -> tuple
     report.notes = [*report.notes, *describe_paths(config, found)]
     if origin is not None:
         report.notes = [*report.notes, *begin_from(model, origin, source.class_names)]
+    if losses.compares and config.micro_batch is not None:
+        raise InputError(
+            f"--micro-batch: expected none with the objective {losses.compares[0]}, which compares "
+            f"all images of a batch, got {config.micro_batch}; leave one of them out"
+        )
+    parallel.exchanges |= bool(losses.compares)
     if stored and losses.wants_pixels:
         raise InputError(
             f"expected images for objectives that see pixels, got the store {config.data.path}; "

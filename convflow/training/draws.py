@@ -17,9 +17,19 @@ if TYPE_CHECKING:
     from convflow.training.trainer import Trainer
 
 
+class Draws(dict[str, Any]):
+    """What each objective has drawn for our rows, by name.
+
+    Attributes:
+        total: images in the batch of all processes.
+    """
+
+    total: int = 0
+
+
 def draw_terms(
     trainer: Trainer, shape: tuple[int, ...], key: tuple[int, ...]
-) -> tuple[dict[str, Any], torch.Generator]:
+) -> tuple[Draws, torch.Generator]:
     """Return the draws of each objective for our rows, and the generator of the first.
 
     Args:
@@ -27,7 +37,8 @@ def draw_terms(
         shape: (B, C, H, W) of the whole batch in model space.
         key: of the draws, beside the seed.
     """
-    key, mine, draws = (trainer.config.seed, *key), trainer.own_rows(shape[0]), dict[str, Any]()
+    key, mine, draws = (trainer.config.seed, *key), trainer.own_rows(shape[0]), Draws()
+    draws.total = shape[0]
     generator = generator_of(*key, device=trainer.device)
     for place, (name, objective) in enumerate(trainer.losses.objectives.items()):
         own = generator_of(*key, 1 + place, device=trainer.device) if place else generator

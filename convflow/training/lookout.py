@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 from convflow.conditions.labels import take
 from convflow.training.compiling import uncompiled
 from convflow.training.divergence import first_nonfinite_gradient, first_nonfinite_module
+from convflow.training.draws import Draws
 from convflow.training.state import advise, kept
 from convflow.types import Diverged
 
@@ -83,7 +83,7 @@ def diverged(
     trainer: Trainer,
     images: Tensor,
     labels: Tensor,
-    draws: Mapping[str, Any],
+    draws: Draws,
     indices: Any,
     noise: Tensor | None,
     total: int,

@@ -7,8 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from convflow.evaluation.scores import METRICS
+from convflow.evaluation.user_code import import_place
 from convflow.models.zoo import describe_settings, settings_of
-from convflow.objectives.table import OBJECTIVES
+from convflow.objectives.table import OBJECTIVES, OWN, describe_objective, kind_of
 from convflow.processes.process import Process
 from convflow.samplers.linear import GeneralLinear
 from convflow.settings.kinds import import_module
@@ -74,6 +75,8 @@ def override(config: TrainConfig, arguments: Sequence[str]) -> TrainConfig:
     for key, value in given.items():  # what words name may run code, what files name may not
         if key.startswith("objectives.") and key.endswith(".kind"):
             OBJECTIVES.find(value)
+        elif key.startswith("objectives.") and key.endswith(".encoder") and ":" in str(value):
+            import_place(value)
         elif key == "monitor.logger":
             for name in filter(None, value.split(",")):
                 LOGGERS.find(name)
@@ -94,14 +97,17 @@ def describe_options(config: TrainConfig) -> list[tuple[str, str, str]]:
     rows, model = [], _model_settings(config)
     for key, hint in rows_of(TrainConfig, parts_of(config)):
         if key == "objectives":
-            losses = {
-                f"{name}.{s}": v
-                for name, some in config.objectives.items()
-                for s, v in some.items()
-            }
-            rows += [
-                (f"objectives.{name}", show(value), help_of(hint)) for name, value in losses.items()
-            ]
+            for name, some in config.objectives.items():
+                known = describe_objective(kind_of(name, some) or OWN)
+                values = {n: default for n, (default, _) in known.items()} | some
+                rows += [
+                    (
+                        f"objectives.{name}.{n}",
+                        "none" if value is None else show(value),
+                        help_of(known[n][1]) if n in known else "",
+                    )
+                    for n, value in values.items()
+                ]
         elif key == "model":
             meanings = describe_settings("pyramid") if config.process.multiscale else {}
             meanings |= describe_settings(config.model["name"]) | {"name": MODEL_NAME_HELP}

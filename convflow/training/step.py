@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from convflow import distributed
 from convflow.models.backbone import Backbone
-from convflow.objectives.objective import Inputs, Objective
+from convflow.objectives.objective import FirstCall, Inputs, Objective
 from convflow.objectives.regression import Regression
-from convflow.objectives.table import Weighted
+from convflow.objectives.table import OWN, Weighted
 from convflow.parallel.single import Single
+
+if TYPE_CHECKING:
+    from convflow.training.trainer import Trainer
 
 
 def passes(
@@ -47,14 +51,17 @@ class Losses(nn.Module):
     def __init__(self, network: Backbone, objectives: Mapping[str, Weighted]) -> None:
         super().__init__()
         self.network = network
-        self.objectives = nn.ModuleDict({name: o for name, (o, _) in objectives.items()})
-        self.weights = {name: weight for name, (_, weight) in objectives.items()}
-        self.blocks = {block for o, _ in objectives.values() for block in o.wants.features}
-        self.of_users = any(type(o) is not Regression for o, _ in objectives.values()) or (
-            ":" in network.family
+        self.objectives = nn.ModuleDict({name: w.objective for name, w in objectives.items()})
+        self.weighted = dict(objectives)
+        found = [weighted.objective for weighted in objectives.values()]
+        self.blocks = {block for o in found for block in o.wants.features}
+        self.of_users = ":" in network.family or not all(
+            isinstance(o, Regression) for o in found
         )  # whose parameters may not all take part in every step
-        self.wants_average = any(o.wants.average for o, _ in objectives.values())
-        self.wants_pixels = any(o.wants.pixels for o, _ in objectives.values())
+        self.wants_average = any(o.wants.average for o in found)
+        self.wants_pixels = any(o.wants.pixels for o in found)
+        self.wants_first = any(o.wants.first for o in found)
+        self.compares = [name for name, w in objectives.items() if w.objective.wants.batch]
 
     def forward(
         self,
@@ -73,13 +80,66 @@ class Losses(nn.Module):
         """
         terms: dict[str, Tensor] = {}
         whole: Tensor | None = None
+        if self.wants_first:
+            batch = batch._replace(first=FirstCall(draws[OWN]))
+            network = _noting(network, batch.first)
+        weights = {n: w.weight_at(batch.images_seen) for n, w in self.weighted.items()}
         with (backbone or self.network).features_after(self.blocks) as features:
             batch = batch._replace(features=features)
             for name, module in self.objectives.items():
+                if not weights[name]:
+                    continue
                 objective: Objective = module  # type: ignore[assignment]
                 for term, loss in objective.terms(network, batch, draws[name]).items():
                     terms[f"{name}.{term}"] = loss
-                    weighted = loss * self.weights[name]
+                    weighted = loss * weights[name]
                     whole = weighted if whole is None else whole + weighted
         assert whole is not None, "an objective has at least one term"
         return whole, terms
+
+    def forget_ended(self, images_seen: int) -> None:
+        """Take gradients from parameters of objectives that weigh nothing now.
+
+        FSDP2 gives them zeros where they take no part; an optimizer would move them all the same.
+        """
+        for name, weighted in self.weighted.items():
+            if not weighted.weight_at(images_seen):
+                for parameter in self.objectives[name].parameters():
+                    parameter.grad = None
+
+
+def _noting(network: Callable[..., Any], first: FirstCall | None) -> Callable[..., Any]:
+    """Return the network; what it returns at first is noted in `first`."""
+    assert first is not None
+
+    def noted(*given: Any, **named: Any) -> Any:
+        output = network(*given, **named)
+        if first.output is None:
+            first.output = output
+        return output
+
+    return noted
+
+
+def inputs_of(trainer: Trainer, images: Tensor, data: Tensor, labels: Tensor, total: int) -> Inputs:
+    """Return what objectives are given of some images of a step.
+
+    Args:
+        trainer: with its objectives.
+        images: as they are, maybe not on the device.
+        data: the same in model space.
+        labels: of these images.
+        total: images in the batch of all processes.
+    """
+    losses = trainer.losses
+    batch = Inputs(data, labels, images_seen=trainer.images_seen)
+    if losses.wants_pixels:
+        batch = batch._replace(pixels=images.to(trainer.device))
+    if losses.wants_average:
+        model: Any = trainer.ema.model
+        average, features = trainer.network_of(model, data), model.features_after
+        batch = batch._replace(average=average, average_features=features)
+    if losses.compares:
+        gather = partial(distributed.gather_rows, total=total)
+        batch = batch._replace(whole=gather, places=trainer.own_rows(total))
+    return batch

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -23,14 +23,13 @@ from convflow.models.backbone import Backbone
 from convflow.models.blocks import recompute_blocks
 from convflow.models.resolution import Resolution, read_arguments
 from convflow.models.zoo import check_process
-from convflow.objectives.objective import Inputs
 from convflow.parallel.single import Single
 from convflow.processes.process import Process
 from convflow.seeds import TRAINING_KEYS
 from convflow.training.averages import Averages, create_averages, store_snapshot
 from convflow.training.compiling import BatchShapes, compile_network, uncompiled
 from convflow.training.config import TrainConfig
-from convflow.training.draws import draw_encoding, draw_terms
+from convflow.training.draws import Draws, draw_encoding, draw_terms
 from convflow.training.lookout import Lookout, StepTaken, diverged, go_back
 from convflow.training.monitor import DataWait, IntervalTimer, Monitor, open_monitor
 from convflow.training.optim import create_optimizer, learning_rate
@@ -38,7 +37,7 @@ from convflow.training.previews import Previews, samples_of
 from convflow.training.saving import Writing, finish, store
 from convflow.training.speed import ProductRate
 from convflow.training.state import restore, save_before
-from convflow.training.step import Losses, passes
+from convflow.training.step import Losses, inputs_of, passes
 from convflow.training.stopping import Stop, asked_to_stop
 from convflow.training.watch import Watch
 from convflow.types import Diverged, InputError
@@ -153,6 +152,7 @@ class Trainer:
         known = {"loss": mean} | (terms if len(terms) > 1 else {})
         distributed.sum_over_processes(list(known.values())[1:])  # while none can have failed
         self.parallel.backward(loss)
+        self.losses.forget_ended(self.images_seen)
         norm = self.parallel.clip(self.losses.parameters(), config.optim.clip)
         self.lookout.note([mean, norm], StepTaken(self.images_seen, given))
         if (looking := self.lookout.due(self.step + 1)) and self.lookout.first_bad() is not None:
@@ -318,7 +318,7 @@ class Trainer:
         height, width = images.shape[2:]
         return self.model.in_channels, height // self.codec.factor, width // self.codec.factor
 
-    def _draw(self, labels: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, dict[str, Any]]:
+    def _draw(self, labels: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, Draws]:
         """Return labels, some of them dropped, and the draws of each objective for our rows."""
         draws, generator = draw_terms(self, shape, (*TRAINING_KEYS, self.images_seen))
         dropped = torch.rand(shape[0], generator=generator, device=self.device)
@@ -333,7 +333,7 @@ class Trainer:
         self,
         images: Tensor,
         labels: Tensor,
-        draws: Mapping[str, Any],
+        draws: Draws,
         rows: slice,
         noise: Tensor | None = None,
         averaged: bool = False,
@@ -343,18 +343,13 @@ class Trainer:
         data = self.codec.latents(images.to(self.device), noise)
         if self.config.compile != "off" and torch.is_grad_enabled():
             self.shapes.add(data.shape)
-        losses, model = self.losses, cast(Backbone, self.ema.model) if averaged else self.model
-        batch = Inputs(
-            data,
-            labels,
-            average=self._network(self.ema.model, data) if losses.wants_average else None,
-            pixels=images.to(self.device) if losses.wants_pixels else None,
-        )
+        model = cast(Backbone, self.ema.model) if averaged else self.model
+        batch = inputs_of(self, images, data, labels, draws.total)
         with self._autocast():
             mine = {name: take(drawn, rows) for name, drawn in draws.items()}
-            return self.prepared(self._network(model, data), batch, mine, model)
+            return self.prepared(self.network_of(model, data), batch, mine, model)
 
-    def _network(self, model: Any, data: Tensor) -> Any:
+    def network_of(self, model: Any, data: Tensor) -> Any:
         """Return a network with what it is told at the size of `data`."""
         if not self.model_kwargs:
             return model

@@ -54,6 +54,14 @@ def test_loads_from_its_file_alone_in_evaluation_mode_and_frozen(network):
     assert torch.equal(detector(pixels)["features"], network(pixels)["features"])
 
 
+def test_maps_are_what_the_last_stage_sees(network):
+    pixels = draw(2, 3, 40, 32)
+    maps = network.maps(pixels, (16, 16))
+    assert maps.shape == (2, 128, 8, 8)
+    rest = network.trunk[module.AT_8 :](maps).mean((2, 3))
+    assert_close_rms(rest, network(pixels)["features"])
+
+
 @pytest.mark.parametrize(
     "shape", [(1, 3, 32, 32), (2, 3, 1, 1), (3, 3, 20, 48), (2, 3, 131, 64), (0, 3, 32, 32)]
 )

@@ -34,7 +34,7 @@ def test_the_loss_of_the_process_is_there_unless_it_weighs_nothing():
         ({"mine": MINE, "process": {"weight": 0}}, {"mine": 1.0}),
     ):
         found = create_objectives(settings, NETWORK, PROCESS)
-        assert {name: weight for name, (_, weight) in found.items()} == expected
+        assert {name: weighted.weight for name, weighted in found.items()} == expected
         assert list(found) == list(expected)
     assert isinstance(create_objectives({}, NETWORK, PROCESS)["process"].objective, Regression)
 

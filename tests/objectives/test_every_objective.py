@@ -1,0 +1,75 @@
+"""Every objective of the package on every kind of network and process, or refused by name."""
+
+import copy
+
+import pytest
+import torch
+
+from convflow.objectives.objective import Objective
+from convflow.objectives.table import OBJECTIVES, OWN, create_objectives
+from convflow.training.step import Losses
+from convflow.types import InputError
+from tests.objectives.encoder import BACKBONES, NAME, PROCESSES, inputs_of, network_of, pictures
+
+FEATURES = ("repa", "irepa", "u-repa", "sra", "dispersive")
+ENCODED = ("repa", "irepa", "u-repa")
+OF_FLOWS = ("contrastive", "direction", "velocity")
+KINDS = [*FEATURES, *OF_FLOWS]
+
+
+def settings_of(kind):
+    if kind == "velocity":
+        return {OWN: {"kind": kind}}
+    small = {"hidden": 8} if kind in ("repa", "u-repa", "sra") else {}
+    return {"it": {"kind": kind} | small | ({"encoder": NAME} if kind in ENCODED else {})}
+
+
+def test_the_lists_here_are_complete():
+    assert {OWN, *KINDS} == set(OBJECTIVES)
+
+
+@pytest.mark.parametrize("process", PROCESSES)
+@pytest.mark.parametrize("family", BACKBONES)
+def test_it_trains_what_it_says_or_is_refused(family, process):
+    network, made = network_of(family, process)
+    average = copy.deepcopy(network).eval().requires_grad_(False)
+    batch = inputs_of(pictures(), made, average=average, average_features=average.features_after)
+    generator = torch.Generator().manual_seed(4)
+    for kind in KINDS:
+        settings, is_u = settings_of(kind), family in ("dico", "fcdm")
+        refused = (kind in OF_FLOWS and process != "flow") or (kind == "u-repa" and not is_u)
+        if refused:
+            named = rf"objective {kind}, got ({process}|{family})"
+            with pytest.raises(InputError, match=named):
+                create_objectives(settings, network, made)
+            continue
+        weighted = create_objectives(settings, network, made)
+        losses = Losses(network, weighted)
+        draws = {n: w.objective.draw((4, 3, 16, 16), generator) for n, w in weighted.items()}
+        draws[OWN] = batch.first.draws
+        losses.zero_grad(set_to_none=True)
+        whole, terms = losses(network, batch, draws)
+        assert whole.shape == (4,)
+        assert bool(whole.isfinite().all())
+        last = next(reversed(weighted.values()))
+        assert isinstance(last.objective, Objective)
+        mine = sum(v for n, v in terms.items() if n.startswith("it.") or kind == "velocity")
+        mine.sum().backward()
+        assert any(p.grad is not None and bool(p.grad.any()) for p in network.parameters()), kind
+        own = [p for p in last.objective.parameters() if p.requires_grad]
+        assert all(p.grad is not None for p in own)
+        assert bool(own) == (kind in ("repa", "irepa", "u-repa", "sra"))
+        assert all(p.grad is None for p in average.parameters())
+
+
+def test_without_its_weight_nothing_is_computed():
+    network, process = network_of("flowdcn")
+    some = {"it": {"kind": "dispersive", "until": 100, "fade": 40, "weight": 2.0}}
+    losses = Losses(network, create_objectives(some, network, process))
+    batch = inputs_of(pictures(), process)
+    draws = {OWN: batch.first.draws, "it": None}
+    for seen, factor in ((0, 2.0), (60, 2.0), (70, 1.5), (90, 0.5), (100, 0.0), (200, 0.0)):
+        whole, terms = losses(network, batch._replace(images_seen=seen), draws)
+        assert ("it.closeness" in terms) == bool(factor)
+        other = terms.get("it.closeness", torch.zeros(4))
+        torch.testing.assert_close(whole, terms["process.loss"] + factor * other)
