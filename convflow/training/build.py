@@ -38,10 +38,11 @@ from convflow.training.data import (
     training_sizes,
 )
 from convflow.training.loggers import find_loggers
-from convflow.training.origin import begin_from, fit_settings, read_origin
+from convflow.training.origin import begin_from, drawn_anew, fit_settings, read_origin
 from convflow.training.places import describe_paths, find_paths
 from convflow.training.step import Losses
 from convflow.training.trainer import Trainer
+from convflow.training.tuning import check_tuning, limit_training, spared_bytes
 from convflow.types import InputError, Size
 
 MEASURED_IMAGES = 10_000
@@ -87,6 +88,7 @@ def build_trainer(config: TrainConfig, run: Path, device: torch.device) -> tuple
             f"expected the optimizer adamw with --parallel fsdp, got {config.optim.kind}, which "
             "would see shares of a matrix; choose adamw, or --parallel ddp"
         )
+    check_tuning(config, parallel, None if origin is None else origin.model)
     _check_memory(config, build, max(sizes, key=math.prod), codec.factor, parallel)
     images, order, report = open_data(config, source, sizes, run if begun else None, device)
     config = know_constants(config, codec, process, images, device)
@@ -94,8 +96,12 @@ def build_trainer(config: TrainConfig, run: Path, device: torch.device) -> tuple
     model = parallel.build(build) if origin is None else build()
     losses = build_losses(config, model, process, codec.factor)
     report.notes = [*report.notes, *describe_paths(config, found)]
+    anew: list[str] = []
     if origin is not None:
+        anew = drawn_anew(model, origin, source.class_names)
         report.notes = [*report.notes, *begin_from(model, origin, source.class_names)]
+    config, lines = limit_training(config, model, anew, run if begun else None)
+    report.notes = [*report.notes, *lines]
     if stored and losses.wants_pixels:
         raise InputError(
             f"expected images for objectives that see pixels, got the store {config.data.path}; "
@@ -245,6 +251,8 @@ def _check_memory(
         with torch.device("meta"):
             held = 20 * sum(parameter.numel() for parameter in build().parameters())
         free += held - held // parallel.shards
+    if free is not None and (config.lora.rank or config.freeze):
+        free += spared_bytes(config, build)
     estimate.check(free, "micro-batch")
 
 

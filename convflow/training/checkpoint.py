@@ -1,7 +1,8 @@
 """Checkpoints: folders that appear complete or not at all, and the newest of them by step.
 
 step_000001200/
-  raw/  ema/             each a model folder that `convflow.load_model` and `Pipeline` read
+  raw/  ema/             each a model folder that `convflow.load_model` and `Pipeline` read, or the
+                         folder of an adapter, see `convflow.models.adapter`
   optimizer.safetensors
   objectives.safetensors only where objectives have parameters: theirs, and the average of those
                          that are trained
@@ -36,6 +37,12 @@ from convflow.bundle.run import (
     show_remains,
     step_of,
 )
+from convflow.models.adapter import (
+    ADAPTER_FILE,
+    ADAPTER_SETTINGS,
+    has_adapter,
+    write_adapter_settings,
+)
 from convflow.models.backbone import Backbone
 from convflow.parallel.shards import LAYOUT, SHARDS
 from convflow.storage import (
@@ -56,17 +63,24 @@ from convflow.units import bytes_of
 log = logging.getLogger("convflow")
 
 RAW_FILE, EMA_FILE = "raw/model.safetensors", "ema/model.safetensors"
+RAW_ADAPTER, EMA_ADAPTER = f"raw/{ADAPTER_FILE}", f"ema/{ADAPTER_FILE}"
 OPTIMIZER_FILE = "optimizer.safetensors"
 OBJECTIVES_FILE = "objectives.safetensors"
 PARTS = {
     RAW_FILE: "the weights",
     EMA_FILE: "the average of the weights",
+    RAW_ADAPTER: "the adapter",
+    EMA_ADAPTER: "the average of the adapter",
     OPTIMIZER_FILE: "the state of the optimizer",
     OBJECTIVES_FILE: "the parameters of the objectives",
 }
 """What training changes, by the file that holds it."""
 FILES = (RAW_FILE, EMA_FILE, OPTIMIZER_FILE, "raw/config.json", "ema/config.json")
-"""The files of every checkpoint whose checksums are in `state.json`."""
+"""The files of a checkpoint of earlier versions whose checksums are in `state.json`."""
+SETTINGS = [
+    f"{kind}/{name}" for kind in ("raw", "ema") for name in ("config.json", ADAPTER_SETTINGS)
+]
+"""Files of settings with a checksum, where they are there."""
 
 
 def remove_old(run: Path, keep: int, keep_every: int = 0) -> None:
@@ -130,13 +144,14 @@ def move_aside(folder: Path) -> None:
     log.warning(f"{folder} was no checkpoint of this moment; what lay there is now {free}")
 
 
-def begin(folder: Path, model: Backbone, config: PipelineConfig) -> None:
+def begin(folder: Path, model: Backbone, config: PipelineConfig, base: str) -> None:
     """Make a draft of a checkpoint, which `complete` gives its name.
 
     Args:
         folder: its name in the end, where nothing is yet.
         model: whose settings go beside the weights.
         config: what pipelines are told.
+        base: where the network of an adapter lies, as a path from the weights.
 
     Raises:
         InputError: the disk is full or not writable.
@@ -146,7 +161,10 @@ def begin(folder: Path, model: Backbone, config: PipelineConfig) -> None:
         with explained(folder):
             for name in (RAW_FILE, EMA_FILE):
                 (draft / name).parent.mkdir()
-                model.save_settings((draft / name).parent)
+                if has_adapter(model):
+                    write_adapter_settings(model, (draft / name).parent, base)
+                else:
+                    model.save_settings((draft / name).parent)
                 write_description((draft / name).parent, config)
     except InputError:
         shutil.rmtree(draft, ignore_errors=True)
@@ -166,7 +184,7 @@ def complete(folder: Path, state: Mapping[str, Any], sums: Mapping[str, Any]) ->
     """
     draft = draft_of(folder)
     with explained(folder):
-        settings = {name: checksum(draft / name) for name in FILES if name.endswith(".json")}
+        settings = {name: checksum(draft / name) for name in SETTINGS if (draft / name).is_file()}
         facts = {**state, "files": {**sums, **settings}}
         whole = json.dumps({**facts, "sha256": sum_of(facts)}, indent=2)
         (draft / "state.json").write_text(whole, encoding="utf-8")
@@ -180,21 +198,20 @@ def update_description(folder: Path, config: PipelineConfig) -> None:
 
 
 def describe_disk(
-    parameters: int, keep: int, kept: int, folder: Path, keep_every: int = 0
+    numbers: int, keep: int, kept: int, folder: Path, keep_every: int = 0
 ) -> tuple[str, bool]:
     """Return a line about the disk that checkpoints will take, and whether it is free.
 
-    A checkpoint holds weights, their average and two moments in float32; one more than are kept is
-    there while the newest is written.
+    One more than are kept is there while the newest is written.
 
     Args:
-        parameters: of the network.
+        numbers: of 32 bits in a checkpoint: weights, their average and two moments.
         keep: checkpoints that are kept.
         kept: checkpoints that are there already.
         folder: on the disk; it exists.
         keep_every: as in `remove_old`.
     """
-    each, free = 16 * parameters, shutil.disk_usage(folder).free
+    each, free = 4 * numbers, shutil.disk_usage(folder).free
     many = f"{keep} are kept" if keep > 1 else "1 is kept"
     also = f", and 1 for each {keep_every:,} steps" if keep_every else ""
     line = (

@@ -27,14 +27,16 @@ from convflow.training import checkpoint
 from convflow.training.agreement import agree_on_start
 from convflow.training.build import build_trainer
 from convflow.training.changes import RECORD, Change, check_changes, find_changes, record_changes
-from convflow.training.config import TrainConfig
+from convflow.training.config import LoRAConfig, TrainConfig
 from convflow.training.data import SELECTION_FILE, keep_selection
 from convflow.training.keys import from_dict
 from convflow.training.latents import with_codec_of_store
 from convflow.training.length import count_images, say_end
 from convflow.training.places import find_paths, resolve_paths, store_paths
+from convflow.training.saving import describe_model
 from convflow.training.speed import ProductRate
 from convflow.training.trainer import Trainer
+from convflow.training.tuning import BASE, stored_numbers, write_base
 from convflow.types import InputError
 
 log = logging.getLogger("convflow")
@@ -138,6 +140,8 @@ def _write_down(start: _Start, run: Path) -> None:
         changes = find_changes(resolve_paths(start.before, run), resolve_paths(config, run))
     if distributed.rank():
         return
+    if config.lora.rank and not checkpoint.list_steps(run):
+        write_base(trainer.model, run, describe_model(trainer, run / BASE))
     write_text(run / "config.json", json.dumps(to_dict(config), indent=2))
     if trainer.images_seen >= config.images:
         changes = []  # nothing is trained with them
@@ -206,10 +210,20 @@ def _check_folder(config: TrainConfig, run: Path) -> tuple[TrainConfig, TrainCon
     if config.process.unmeasured:
         known = getattr(before.process, "deviations", ())
         config = replace(config, process=config.process.measured(known))
+    if (config.lora.rank, config.lora.target) == (before.lora.rank, before.lora.target):
+        config = replace(config, lora=_known_adapters(config.lora, before.lora))
     if config.init and "coarse" in before.model:
         config = replace(config, model={"coarse": before.model["coarse"]} | config.model)
     check_changes(find_changes(resolve_paths(before, run), resolve_paths(config, run)), run)
     return config, before
+
+
+def _known_adapters(lora: LoRAConfig, before: LoRAConfig) -> LoRAConfig:
+    """Return settings of adapters with what a run has found out for what is left to it."""
+    alpha = before.alpha if lora.alpha is None else lora.alpha
+    auto = lora.modules_to_save == "auto"
+    whole = before.modules_to_save if auto else lora.modules_to_save
+    return replace(lora, alpha=alpha, modules_to_save=whole)
 
 
 def _look_for_folder(run: Path) -> None:
@@ -256,7 +270,7 @@ def _introduce(trainer: Trainer, report: Report, changes: Sequence[Change]) -> N
     kept = len(checkpoint.list_steps(trainer.run_folder))
     saving = config.checkpoint
     line, fits = checkpoint.describe_disk(
-        parameters, saving.keep, kept, trainer.run_folder, saving.keep_every
+        stored_numbers(trainer.model), saving.keep, kept, trainer.run_folder, saving.keep_every
     )
     log.log(logging.INFO if fits else logging.WARNING, line)
     say_passed_over(trainer.run_folder)

@@ -190,6 +190,23 @@ def begin_from(model: Backbone, origin: Origin, class_names: Sequence[str]) -> l
     return lines
 
 
+def drawn_anew(model: Backbone, origin: Origin, class_names: Sequence[str]) -> list[str]:
+    """Return the modules of a new network that `begin_from` will not fill from the origin alone.
+
+    Those are label tables with a new row and, of a partial origin, what owns a tensor that does not
+    fit.
+    """
+    rows = _rows(tuple(class_names), model.num_classes, origin)
+    tables = {name for name, part in model.named_modules() if isinstance(part, LabelEmbedding)}
+    names, given = tables if None in rows else set(), origin.model.state_dict()
+    for key, tensor in model.state_dict().items():
+        owner, known = key.rpartition(".")[0], given.get(key)
+        same = 1 if owner in tables else 0  # rows of another number of classes are found by name
+        if known is None or known.shape[same:] != tensor.shape[same:]:
+            names.add(owner)
+    return sorted(names - {""})
+
+
 def _take_what_fits(model: Backbone, trained: Backbone, name: str) -> list[str]:
     """Copy the tensors of the same name and shape; return how many, and a line for each other."""
     own, given = model.state_dict(), trained.state_dict()
