@@ -73,6 +73,9 @@ class DiT(PatchBackbone):
                 published SiT do; only for their weights.
             time_spacing: frequency k of a time is 10000^(-k / time_spacing); 127 in what diffusers
                 has trained.
+            position_grid: rows and columns of the grid of training; positions of a larger one are
+                brought into it ("pi" of `PositionScaling`, or the kind that is asked for), for
+                weights that are trained on at a larger size. None leaves them as they are.
         """
 
         in_channels: Width = 4
@@ -87,6 +90,7 @@ class DiT(PatchBackbone):
         learned_variance: bool = False
         discard_half: bool = False
         time_spacing: Width = 128
+        position_grid: tuple[Width, Width] | None = None
 
     config: Config
 
@@ -129,6 +133,9 @@ class DiT(PatchBackbone):
         Raises:
             InputError: a scaling of other positions.
         """
+        if grid_of_training := self.config.position_grid:
+            kind = "pi" if position_scaling is None else position_scaling.kind
+            position_scaling = PositionScaling(kind, *grid_of_training)
         _, rows, columns, _ = features.shape
         grid, rotation = (rows, columns, self.position_width, features, position_scaling), None
         if self.positions == "rotary":

@@ -78,7 +78,7 @@ def build_trainer(config: TrainConfig, run: Path, device: torch.device) -> tuple
     begun = bool(checkpoint.list_steps(run))
     origin = read_origin(found) if config.init and not begun else None
     if origin is not None:
-        config = fit_settings(config, origin.model)
+        config = fit_settings(config, origin, codec.factor)
     build = partial(build_network, config, len(source.class_names), codec, process)
     sizes = fitting_sizes(config, build, codec.factor, process)
     half = distributed.choose_precision(config.precision, device) == "bfloat16"

@@ -39,6 +39,9 @@ from convflow.training.trainer import Trainer
 from convflow.training.tuning import BASE, stored_numbers, write_base
 from convflow.types import InputError
 
+FOUND_OUT = ("coarse", "position_grid")
+"""Settings of a network that a run takes from the weights it begins from."""
+
 log = logging.getLogger("convflow")
 
 
@@ -212,8 +215,9 @@ def _check_folder(config: TrainConfig, run: Path) -> tuple[TrainConfig, TrainCon
         config = replace(config, process=config.process.measured(known))
     if (config.lora.rank, config.lora.target) == (before.lora.rank, before.lora.target):
         config = replace(config, lora=_known_adapters(config.lora, before.lora))
-    if config.init and "coarse" in before.model:
-        config = replace(config, model={"coarse": before.model["coarse"]} | config.model)
+    if config.init:  # what was found out of the weights
+        found = {key: value for key, value in before.model.items() if key in FOUND_OUT}
+        config = replace(config, model=found | config.model)
     check_changes(find_changes(resolve_paths(before, run), resolve_paths(config, run)), run)
     return config, before
 

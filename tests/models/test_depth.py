@@ -13,7 +13,7 @@ def test_layers_follow_the_order_in_which_they_run(family):
     network = build(family)
     above = {name: blocks_above(network)[id(p)] for name, p in network.named_parameters()}
     count = len(network.trunk_blocks)
-    assert {n for n in above.values()} == {*range(count + 2)}
+    assert set(above.values()) == {*range(count + 2)}
     assert all(place == 0 for name, place in above.items() if name.startswith("project."))
     assert all(place == count + 1 for name, place in above.items() if name.startswith("embed"))
     if family in ("dico", "fcdm"):
@@ -26,5 +26,5 @@ def test_layers_follow_the_order_in_which_they_run(family):
 
 
 def test_a_network_without_blocks_is_refused():
-    with pytest.raises(InputError, match="--optim.layer-decay: expected a network whose blocks"):
+    with pytest.raises(InputError, match=r"--optim\.layer-decay: expected a network whose blocks"):
         blocks_above(torch.nn.Linear(2, 2))
