@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from typing import NamedTuple
 
-from convflow.models.backbone import Backbone
+from torch import Tensor
+
+from convflow.models.backbone import Backbone, ImageBackbone
+from convflow.nn.conv import ConvHead
+from convflow.nn.embed import PatchHead
 
 OPPOSITE = {"noise", "velocity"}
 """Predictions of opposite sign: with little data in x, the velocity is about minus the noise."""
@@ -32,11 +36,11 @@ def take_what_fits(
         for key in sorted(heads)
     ]
     fits = {n: t for n, t in given.items() if n in own and t.shape == own[n].shape} | heads
-    if set(predictions) == OPPOSITE:
-        ends = {id(p): n for n, p in model.named_parameters()}
-        flipped = [ends[id(p)] for p in model.inner.parts.head.out.parameters()]
-        fits |= {key: -fits[key] for key in flipped if key in fits}
-        lines += [f"{', '.join(flipped)}: negated, for {predictions[1]} is predicted in {name}"]
+    if set(predictions) == OPPOSITE and (head := _Head.of(model)):
+        flipped = [key for key in head.names if key in fits]
+        fits |= {key: head.negated(fits[key], model.in_channels) for key in flipped}
+        if flipped:
+            lines += [f"{', '.join(flipped)}: negated, for {name} predicts {predictions[1]}"]
     model.load_state_dict(fits, strict=False)
     rest = [
         f"{key}: {shape_of(own, key)} here, {shape_of(given, key)} in {name}; "
@@ -51,29 +55,49 @@ def shape_of(tensors: dict[str, Tensor], key: str) -> str:
     return str(tuple(tensors[key].shape)) if key in tensors else "missing"
 
 
+class _Head(NamedTuple):
+    """The last layer of a network, whose outputs are cells by channels, the prediction first."""
+
+    names: list[str]
+    channels: int
+
+    @classmethod
+    def of(cls, model: Backbone) -> _Head | None:
+        """Return the head of a network, None where it is of another kind."""
+        if not isinstance(model, ImageBackbone):
+            return None
+        head = model.parts.head
+        if not isinstance(head, PatchHead | ConvHead):
+            return None
+        names = {id(p): name for name, p in model.named_parameters()}
+        channels = head.out_channels if isinstance(head, PatchHead) else head.out.out_channels
+        return cls([names[id(p)] for p in head.out.parameters()], channels)
+
+    def cells(self, tensor: Tensor) -> Tensor:
+        """Return outputs by cell and channel."""
+        return tensor.unflatten(0, (-1, self.channels))
+
+    def negated(self, tensor: Tensor, count: int) -> Tensor:
+        """Return a tensor with the other sign in its first channels of each cell."""
+        cells = self.cells(tensor.clone())
+        cells[:, :count] = -cells[:, :count]
+        return cells.flatten(0, 1)
+
+
 def head_tensors(model: Backbone, trained: Backbone) -> dict[str, Tensor]:
     """Return tensors for the head of a network that learns a variance where the other does not.
 
-    The outputs of a head are cells by channels, the channels of the prediction first. What is added
-    for a variance stays as the new network has it.
+    What is there for a variance stays as the new network has it.
     """
-    if model.learned_variance == trained.learned_variance:
+    mine, theirs = _Head.of(model), _Head.of(trained)
+    count = model.in_channels
+    if not mine or not theirs or mine.channels == theirs.channels or count != trained.in_channels:
         return {}
-    if model.in_channels != trained.in_channels:
-        return {}
-    out: nn.Module = model.inner.parts.head.out
-    own, given = model.state_dict(), trained.state_dict()
-    names = {id(p): n for n, p in model.named_parameters()}
-    found = {}
-    for key in (names[id(parameter)] for parameter in out.parameters()):
-        new, old = own[key], given.get(key)
-        channels = model.in_channels * (2 if model.learned_variance else 1)
-        theirs = trained.in_channels * (2 if trained.learned_variance else 1)
-        if old is None or old.shape[1:] != new.shape[1:]:
-            continue
-        if new.shape[0] // channels != old.shape[0] // theirs:
-            continue
-        cells = new.clone().unflatten(0, (-1, channels))
-        cells[:, : model.in_channels] = old.unflatten(0, (-1, theirs))[:, : model.in_channels]
-        found[key] = cells.flatten(0, 1)
+    own, given, found = model.state_dict(), trained.state_dict(), dict[str, Tensor]()
+    for key in mine.names:
+        if key in given and own[key].shape[1:] == given[key].shape[1:]:
+            new, old = mine.cells(own[key].clone()), theirs.cells(given[key])
+            if len(new) == len(old):  # else of another size of patches
+                new[:, :count] = old[:, :count]
+                found[key] = new.flatten(0, 1)
     return found

@@ -94,8 +94,8 @@ def test_disk_that_is_needed_is_said_and_too_little_is_noticed(
     tmp_path, monkeypatch, kept, free, fits
 ):
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=free))
-    line, found = checkpoint.describe_disk(75_000_000, 3, kept, tmp_path)
-    longer, _ = checkpoint.describe_disk(75_000_000, 3, kept, tmp_path, 10_000)
+    line, found = checkpoint.describe_disk(300_000_000, 3, kept, tmp_path)
+    longer, _ = checkpoint.describe_disk(300_000_000, 3, kept, tmp_path, 10_000)
     assert "4.8 GB, and 1 for each 10,000 steps; " in longer
     assert line.startswith(
         "checkpoints take about 1.2 GB each, at most 3 are kept and 1 is being written: 4.8 GB; "
