@@ -188,9 +188,9 @@ def load_model(folder_or_id: str | Path, *, verify: bool = True) -> Backbone:
 
 def _load_adapted(folder: Path, verify: bool) -> Backbone:
     """Return the network of an adapter with the adapter added to its weights."""
+    base = find_folder(find_base(folder))
     if verify:
         check_adapter(folder)
-    base = find_folder(find_base(folder))
     if is_adapter(base):
         raise InputError(f"expected whole weights in {base}, got another adapter; merge it first")
     return merge_adapter(load_model(base, verify=verify), folder, verify=verify)

@@ -197,7 +197,7 @@ CASES = [
     ("adapters of nothing", f"{TRAIN} --lora.rank 2", "--lora.rank: expected trained weights to"),
     ("adapters of rank 0", f"{TRAIN} --lora.alpha 2", "--lora.rank: expected at least 1 with the"),
     ("rising layer rates", f"{TRAIN} --optim.layer-decay 1.1", "--optim.layer-decay: expected "),
-    ("nothing to merge", "export P/run --merge --out P/new", "got P/run without adapters; leave it"),
+    ("nothing to merge", "export P/run --merge --out P/new", "without adapters; leave it out"),
     ("from a run to nowhere", "train --init P/run --seed 1", "expected --run FOLDER beside --init"),
     ("run without folder", "train digits.flowdcn --run", "expected one argument"),
     ("near key", f"{TRAIN} --imags 5", "did you mean '--images'?"),
