@@ -60,7 +60,7 @@ def _is_adaptable(layer: nn.Module) -> bool:
     return type(layer) in LAYERS
 
 
-def choose_layers(network: Backbone, patterns: Sequence[str], option: str) -> list[str]:
+def choose_layers(network: nn.Module, patterns: Sequence[str], option: str) -> list[str]:
     """Return the names of layers that are to have an adapter.
 
     Args:
@@ -74,18 +74,19 @@ def choose_layers(network: Backbone, patterns: Sequence[str], option: str) -> li
     names = adaptable_layers(network)
     if patterns:
         return chosen_names(patterns, names, option, "a linear or 1x1 layer")
-    inside = {id(layer) for block in network.trunk_blocks for layer in block.modules()}
+    blocks = network.trunk_blocks if isinstance(network, Backbone) else []
+    inside = {id(layer) for block in blocks for layer in block.modules()}
     found = [name for name in names if id(network.get_submodule(name)) in inside]
     if not found:
         raise InputError(
-            f"{option}: expected blocks with linear or 1x1 layers, got {network.family} without; "
-            "name other layers"
+            f"{option}: expected blocks with linear or 1x1 layers, got {type(network).__name__} "
+            "without; name other layers"
         )
     return found
 
 
 def add_adapter(
-    network: Backbone, layers: Sequence[str], whole: Sequence[str], rank: int, alpha: float
+    network: nn.Module, layers: Sequence[str], whole: Sequence[str], rank: int, alpha: float
 ) -> None:
     """Put an adapter into a network, which then is trained alone; B is zero, so nothing changes.
 
@@ -114,7 +115,7 @@ def has_adapter(network: nn.Module) -> bool:
     return hasattr(network, "peft_config")
 
 
-def adapter_tensors(network: Backbone) -> dict[str, Tensor]:
+def adapter_tensors(network: nn.Module) -> dict[str, Tensor]:
     """Return the tensors of an adapter by the names of peft's files."""
     peft = import_peft()
     state = peft.get_peft_model_state_dict(network, adapter_name=ADAPTER, **NO_TABLES)
@@ -125,7 +126,7 @@ NO_TABLES: dict[str, Any] = {"save_embedding_layers": False}
 """Tables of embeddings are stored where they are trained, not where peft guesses so."""
 
 
-def load_adapter(network: Backbone, tensors: Mapping[str, Tensor], origin: Path | str) -> None:
+def load_adapter(network: nn.Module, tensors: Mapping[str, Tensor], origin: Path | str) -> None:
     """Copy the tensors of an adapter into a network that has one, or raise InputError."""
     if problems := find_misfits(adapter_tensors(network), tensors):
         raise InputError(
@@ -136,7 +137,7 @@ def load_adapter(network: Backbone, tensors: Mapping[str, Tensor], origin: Path 
     import_peft().set_peft_model_state_dict(network, own, adapter_name=ADAPTER)
 
 
-def base_tensors(network: Backbone) -> dict[str, Tensor]:
+def base_tensors(network: nn.Module) -> dict[str, Tensor]:
     """Return the tensors of a network with an adapter by the names that they have without it."""
     return {
         name.replace(".base_layer.", ".").replace(".original_module.", "."): tensor
