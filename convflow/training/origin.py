@@ -31,7 +31,7 @@ NAMED_CLASSES = 6
 """Classes that a line names."""
 OF_DATA = ("num_classes", "in_channels", "learned_variance", "position_grid")
 """Settings of a network that follow from data, codec, process or size."""
-STEPS = "steps from 0 (data) to 999 (noise)"
+DDPM_TIMES = "steps from 0 (data) to 999 (noise)"
 FLOW_TIMES = "times from 0 (noise) to 1 (data)"
 
 
@@ -94,7 +94,7 @@ def read_origin(config: TrainConfig) -> Origin:
 
 def _times(ours: Process, theirs: Process, name: str) -> list[str]:
     """Return a line on the times that a network is told, where those of two processes differ."""
-    said = [STEPS if process.kind == "ddpm" else FLOW_TIMES for process in (ours, theirs)]
+    said = [DDPM_TIMES if process.kind == "ddpm" else FLOW_TIMES for process in (ours, theirs)]
     if said[0] == said[1]:
         return []
     return [f"times: {said[0]} here, {said[1]} in {name}; the embedding of times learns these anew"]
