@@ -1,9 +1,10 @@
 """Fine-tuning onto other classes beside training from nothing, at equal images.
 
-    python -m benchmarks.quality.finetune FOLDER [--before 20480] [--images 4096]
+    python -m benchmarks.quality.finetune FOLDER [--before 20480] [--images 4096] [--rank 8]
 
-Draws the six classes of `shapes` as files, trains toy.shapes on three of them, then both ways on
-the other three. Scores are Frechet distances in the features of `cifar10_network` to fresh images.
+Draws the six classes of `shapes` as files, trains toy.shapes on three of them, then on the other
+three: from nothing, from the weights, and adapters beside the weights, whose file is measured.
+Scores are Frechet distances in the features of `cifar10_network` to fresh images.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ import argparse
 import json
 from pathlib import Path
 
+from convflow.bundle.folder import find_weights
 from convflow.cli.main import main as convflow
 from convflow.data.sources import open_source
+from convflow.models.adapter import ADAPTER_FILE
 
 CLASSES = 3
 DETECTOR = str(Path(__file__).with_name("cifar10_network.py")) + ":load"
@@ -42,11 +45,12 @@ def run(*words: object) -> None:
 
 
 def main() -> None:
-    """Train three times, score twice and print a line for each."""
+    """Train four times, score three of the runs and print a line for each."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--before", type=int, default=20480)
     parser.add_argument("--images", type=int, default=4096)
+    parser.add_argument("--rank", type=int, default=8)
     options = parser.parse_args()
     place = options.folder
     draw(place / "train", "train", 2000)
@@ -56,13 +60,18 @@ def main() -> None:
     common += ["--data.size", "32x32"]
     run("train", "toy.shapes", "--data", data / "first", "--run", place / "before",
         "--images", options.before, *common)  # fmt: skip
-    for name, more in (("nothing", []), ("weights", ["--init", place / "before"])):
+    weights = ["--init", place / "before"]
+    adapters = [*weights, "--lora.rank", options.rank]
+    for name, more in (("nothing", []), ("weights", weights), ("adapters", adapters)):
         run("train", "toy.shapes", "--data", data / "second", "--run", place / name,
             "--images", options.images, *common, *more)  # fmt: skip
         card = place / f"{name}.json"
         run("evaluate", place / name, "--reference", place / "test/second", "--num", SCORED,
             "--steps", 10, "--detector", DETECTOR, "--out", card, "--device", "cpu")  # fmt: skip
         print(name, json.loads(card.read_text())["scores"])
+    adapter = find_weights(place / "adapters", "ema") / ADAPTER_FILE
+    size = adapter.stat().st_size / (place / "adapters/base/model.safetensors").stat().st_size
+    print(f"the adapter has {size:.1%} of the bytes of the network")
 
 
 if __name__ == "__main__":

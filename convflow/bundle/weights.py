@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 from pathlib import Path
 
@@ -17,25 +18,36 @@ from convflow.bundle.folder import (
 )
 from convflow.bundle.paths import find_place
 from convflow.codecs import LatentCodec
+from convflow.models.adapter import (
+    ADAPTER_FILE,
+    ADAPTER_SETTINGS,
+    check_adapter,
+    find_base,
+    is_adapter,
+)
+from convflow.models.zoo import load_model
 from convflow.parallel.shards import SHARDS, Shards, stream_tensors
-from convflow.storage import check_sums, read_json, writing_file, writing_folder
+from convflow.storage import check_sums, read_json, write_text, writing_file, writing_folder
 from convflow.types import InputError
 
 WEIGHT_SETS = {"raw": "the weights", "ema": "their average"}
 WEIGHTS_FILE = "model.safetensors"
 
 
-def export_weights(run: Path, out: Path | None = None) -> list[Path]:
+def export_weights(run: Path, out: Path | None = None, merge: bool = False) -> list[Path]:
     """Write the model folders `raw` and `ema` of a checkpoint and return them.
 
     A few tensors at a time are in memory, and none on a GPU.
 
     Args:
         run: a run folder, which stands for its newest checkpoint, or a checkpoint.
-        out: a new folder; None for the checkpoint itself, where pipelines find them.
+        out: a new folder; None for the checkpoint itself, where pipelines find them. The base of
+            an adapter is copied into it as `base`.
+        merge: add adapters to the weights, and write whole networks.
 
     Raises:
-        InputError: no checkpoint, a missing or damaged shard, or a full disk.
+        InputError: no checkpoint, nothing to merge or no folder for it, a missing or damaged shard,
+            or a full disk.
     """
     checkpoint = find_checkpoint(run)
     if not (checkpoint / "state.json").is_file():
@@ -43,6 +55,15 @@ def export_weights(run: Path, out: Path | None = None) -> list[Path]:
     state = read_json(checkpoint / "state.json")
     stored = [name for name in state.get("files", {}) if WEIGHT_SETS.keys() & name.split("/")]
     check_sums(checkpoint, state, stored)
+    adapted = is_adapter(checkpoint / "ema")
+    if merge and not (adapted and out):
+        got = f"{run} without adapters" if out else "no --out"
+        raise InputError(
+            f"--merge: expected a run of low-rank adapters and --out, got {got}; "
+            + ("leave it out" if out else "add --out FOLDER")
+        )
+    if out is None and adapted:
+        return [checkpoint / kind for kind in WEIGHT_SETS]
     if out is None:
         for kind in WEIGHT_SETS:
             if not (path := checkpoint / kind / WEIGHTS_FILE).is_file():
@@ -53,7 +74,14 @@ def export_weights(run: Path, out: Path | None = None) -> list[Path]:
         for kind in WEIGHT_SETS:
             (draft / kind).mkdir()
             _copy_settings(checkpoint / kind, draft / kind, out / kind)
-            _write_weights(checkpoint, kind, draft / kind / WEIGHTS_FILE)
+            if merge:
+                load_model(checkpoint / kind).save_weights(draft / kind)
+            elif adapted:
+                _copy_adapter(checkpoint / kind, draft / kind)
+            else:
+                _write_weights(checkpoint, kind, draft / kind / WEIGHTS_FILE)
+        if adapted and not merge:
+            shutil.copytree(find_base(checkpoint / "ema"), draft / "base")
     return [out / kind for kind in WEIGHT_SETS]
 
 
@@ -96,6 +124,14 @@ def _copy_settings(source: Path, draft: Path, out: Path) -> None:
         place = find_place(codec.autoencoder, source, inside=True)
         codec = describe_codec(dataclasses.replace(codec, autoencoder=place), out)
     write_description(draft, dataclasses.replace(config, codec=codec))
+
+
+def _copy_adapter(folder: Path, out: Path) -> None:
+    """Copy an adapter into a folder beside which its base will be."""
+    check_adapter(folder)
+    shutil.copyfile(folder / ADAPTER_FILE, out / ADAPTER_FILE)
+    settings = read_json(folder / ADAPTER_SETTINGS) | {"base_model_name_or_path": "../base"}
+    write_text(out / ADAPTER_SETTINGS, json.dumps(settings, indent=2, sort_keys=True))
 
 
 def _write_weights(checkpoint: Path, kind: str, path: Path) -> None:

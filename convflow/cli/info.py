@@ -254,6 +254,7 @@ def _describe_folder(folder: Path, asked: _Asked) -> dict[str, Any]:
         )
 
     from convflow.bundle.folder import find_weights, read_description
+    from convflow.models.adapter import describe_adapter, is_adapter
     from convflow.models.zoo import create_model, load_model
     from convflow.settings.read import to_dict
     from convflow.training.checkpoint import read_state
@@ -264,11 +265,13 @@ def _describe_folder(folder: Path, asked: _Asked) -> dict[str, Any]:
     if (checkpoint / "state.json").is_file():
         content = read_state(checkpoint)
         trained = {key: content[key] for key in ("step", "images_seen", "version", "config")}
+    adapter = describe_adapter(weights) if is_adapter(weights) else {}
     described, named = to_dict(config), dict(model.settings)
     build = partial(create_model, named.pop("family"), **named)
     return {
         "weights": str(weights),
         "parameters": sum(p.numel() for p in model.parameters()),
+        **({"adapter": adapter} if adapter else {}),
         "model": model.settings,
         "size": list(config.size),
         "multiple": model.multiple,

@@ -75,6 +75,10 @@ class Stack(nn.Module):
         count = (depths[0] - 1) // 2 if skips else 0
         self.join = nn.ModuleList(Join(width, width) for _ in range(count))
 
+    def joints(self) -> list[tuple[nn.Module, nn.Module]]:
+        """Return each layer between two blocks, and the block that follows."""
+        return [(layer, self.blocks[-1 - k]) for k, layer in enumerate(self.join)]
+
     def forward(self, x: Float[Tensor, "B H W D"], c: LevelVectors) -> Float[Tensor, "B H W D"]:
         """Return refined features."""
         first_joined = len(self.blocks) - len(self.join)

@@ -75,6 +75,9 @@ class DiT(PatchBackbone):
                 has trained.
             time_scale: what a time is multiplied by before it is embedded: 1 for published weights
                 and for steps 0 to 999. A flow trains a new network with 1000.
+            position_grid: rows and columns of the grid of training; positions of a larger one are
+                brought into it ("pi" of `PositionScaling`, or the kind that is asked for), for
+                weights that are trained on at a larger size. None leaves them as they are.
         """
 
         in_channels: Width = 4
@@ -90,6 +93,7 @@ class DiT(PatchBackbone):
         discard_half: bool = False
         time_spacing: Width = 128
         time_scale: TimeScale = 1.0
+        position_grid: tuple[Width, Width] | None = None
 
     config: Config
 
@@ -132,6 +136,9 @@ class DiT(PatchBackbone):
         Raises:
             InputError: a scaling of other positions.
         """
+        if grid_of_training := self.config.position_grid:
+            kind = "pi" if position_scaling is None else position_scaling.kind
+            position_scaling = PositionScaling(kind, *grid_of_training)
         _, rows, columns, _ = features.shape
         grid, rotation = (rows, columns, self.position_width, features, position_scaling), None
         if self.positions == "rotary":

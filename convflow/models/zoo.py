@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from convflow import hub
+from convflow.models.adapter import check_adapter, find_base, is_adapter, merge_adapter
 from convflow.models.backbone import Backbone
 from convflow.models.families import BACKBONES, build
 from convflow.models.pyramid import Pyramid
@@ -156,12 +157,15 @@ def load_model(folder_or_id: str | Path, *, verify: bool = True) -> Backbone:
 
     Args:
         folder_or_id: a folder with `config.json` and `model.safetensors`, or a Hub id "who/what".
+            An adapter of peft is added to the weights of its base.
         verify: look for NaN and infinity, and compare the files of a checkpoint with its checksums.
 
     Raises:
         InputError: nothing there, a damaged file, or weights that do not fit their settings.
     """
     folder = find_folder(folder_or_id)
+    if is_adapter(folder):
+        return _load_adapted(folder, verify)
     if verify:
         check_sums_of(folder, "config.json", "model.safetensors")
     settings = read_json(folder / "config.json")
@@ -181,6 +185,16 @@ def load_model(folder_or_id: str | Path, *, verify: bool = True) -> Backbone:
     model = build(family, settings, FAMILIES)
     load_strictly(model, weights, path)
     return model.eval()
+
+
+def _load_adapted(folder: Path, verify: bool) -> Backbone:
+    """Return the network of an adapter with the adapter added to its weights."""
+    base = find_folder(find_base(folder))
+    if verify:
+        check_adapter(folder)
+    if is_adapter(base):
+        raise InputError(f"expected whole weights in {base}, got another adapter; merge it first")
+    return merge_adapter(load_model(base, verify=verify), folder, verify=verify)
 
 
 def load_strictly(model: Backbone, weights: dict[str, Tensor], origin: Path | str) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -118,6 +119,17 @@ class Hourglass(nn.Module):
         self.down = nn.ModuleList([Downsample(near), Downsample(mid)])
         self.up = nn.ModuleList([Upsample(far), Upsample(mid)])
         self.join = nn.ModuleList([Join(mid, mid), Join(near, out_width)])
+
+    def joints(self) -> list[tuple[nn.Module, nn.Module]]:
+        """Return each layer between two stages, and the block that follows."""
+        stages: Any = self.stages
+        downward = [(layer, stages[k + 1][0]) for k, layer in enumerate(self.down)]
+        upward = [
+            (layer, stages[k + 3][0])
+            for layers in (self.up, self.join)
+            for k, layer in enumerate(layers)
+        ]
+        return [*downward, *upward]
 
     @staticmethod
     def widths_of(width: int) -> tuple[int, int, int]:

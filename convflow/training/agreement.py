@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from convflow import distributed
 from convflow.data.latents import Latents
+from convflow.models.adapter import base_tensors, has_adapter
 from convflow.settings.read import flatten, to_dict
 from convflow.storage import hash_tensors, read_json
 from convflow.training.state import checkpoint_tensors
@@ -53,6 +54,8 @@ def agree_on_start(trainer: Trainer) -> None:
         f"hash of {name}": hash_tensors(trainer.parallel.alike(held))
         for name, held in checkpoint_tensors(trainer).items()
     }
+    if has_adapter(trainer.model):
+        weights["hash of the base"] = hash_tensors(base_tensors(trainer.model))
     agree(f"{FOLDER} and run the same versions", weights)
 
 

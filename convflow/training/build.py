@@ -38,11 +38,12 @@ from convflow.training.data import (
     training_sizes,
 )
 from convflow.training.loggers import find_loggers
-from convflow.training.origin import begin_from, fit_settings, read_origin
+from convflow.training.origin import begin_from, drawn_anew, fit_settings, read_origin
 from convflow.training.places import describe_paths, find_paths
 from convflow.training.step import Losses
 from convflow.training.time_scale import choose_time_scale
 from convflow.training.trainer import Trainer
+from convflow.training.tuning import check_tuning, limit_training, spared_bytes
 from convflow.types import InputError, Size
 
 MEASURED_IMAGES = 10_000
@@ -78,7 +79,7 @@ def build_trainer(config: TrainConfig, run: Path, device: torch.device) -> tuple
     begun = bool(checkpoint.list_steps(run))
     origin = read_origin(found) if config.init and not begun else None
     if origin is not None:
-        config = fit_settings(config, origin.model)
+        config = fit_settings(config, origin, codec.factor)
     if not begun:
         config = choose_time_scale(config, origin)
     build = partial(build_network, config, len(source.class_names), codec, process)
@@ -90,6 +91,7 @@ def build_trainer(config: TrainConfig, run: Path, device: torch.device) -> tuple
             f"expected the optimizer adamw with --parallel fsdp, got {config.optim.kind}, which "
             "would see shares of a matrix; choose adamw, or --parallel ddp"
         )
+    check_tuning(config, parallel, None if origin is None else origin.model)
     _check_memory(config, build, max(sizes, key=math.prod), codec.factor, parallel)
     images, order, report = open_data(config, source, sizes, run if begun else None, device)
     config = know_constants(config, codec, process, images, device)
@@ -97,8 +99,12 @@ def build_trainer(config: TrainConfig, run: Path, device: torch.device) -> tuple
     model = parallel.build(build) if origin is None else build()
     losses = build_losses(config, model, process, codec.factor)
     report.notes = [*report.notes, *describe_paths(config, found)]
+    anew: list[str] = []
     if origin is not None:
+        anew = drawn_anew(model, origin, source.class_names)
         report.notes = [*report.notes, *begin_from(model, origin, source.class_names)]
+    config, lines = limit_training(config, model, anew, run if begun else None)
+    report.notes = [*report.notes, *lines]
     if losses.compares and config.micro_batch is not None:
         raise InputError(
             f"--micro-batch: expected none with the objective {losses.compares[0]}, which compares "
@@ -254,6 +260,8 @@ def _check_memory(
         with torch.device("meta"):
             held = 20 * sum(parameter.numel() for parameter in build().parameters())
         free += held - held // parallel.shards
+    if free is not None and (config.lora.rank or config.freeze):
+        free += spared_bytes(config, build)
     estimate.check(free, "micro-batch")
 
 

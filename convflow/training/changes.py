@@ -57,6 +57,8 @@ ON_RESUME: dict[str, Rule] = {
     "sampling": "free",
     "init": "new",
     "init_partial": "new",
+    "freeze": "init",
+    "lora": "new",
     "images": "recorded",
     "batch_size": "init",
     "micro_batch": "free",

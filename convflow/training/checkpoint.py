@@ -1,7 +1,8 @@
 """Checkpoints: folders that appear complete or not at all, and the newest of them by step.
 
 step_000001200/
-  raw/  ema/             each a model folder that `convflow.load_model` and `Pipeline` read
+  raw/  ema/             each a model folder that `convflow.load_model` and `Pipeline` read, or the
+                         folder of an adapter, see `convflow.models.adapter`
   optimizer.safetensors
   objectives.safetensors only where objectives have parameters: theirs, and the average of those
                          that are trained
@@ -38,6 +39,12 @@ from convflow.bundle.run import (
     show_remains,
     step_of,
 )
+from convflow.models.adapter import (
+    ADAPTER_FILE,
+    ADAPTER_SETTINGS,
+    has_adapter,
+    write_adapter_settings,
+)
 from convflow.models.backbone import Backbone
 from convflow.parallel.shards import LAYOUT, SHARDS
 from convflow.storage import (
@@ -58,18 +65,25 @@ from convflow.units import bytes_of
 log = logging.getLogger("convflow")
 
 RAW_FILE, EMA_FILE = "raw/model.safetensors", "ema/model.safetensors"
+RAW_ADAPTER, EMA_ADAPTER = f"raw/{ADAPTER_FILE}", f"ema/{ADAPTER_FILE}"
 OPTIMIZER_FILE = "optimizer.safetensors"
 OBJECTIVES_FILE = "objectives.safetensors"
 PARTS = {
     RAW_FILE: "the weights",
     EMA_FILE: "the average of the weights",
+    RAW_ADAPTER: "the adapter",
+    EMA_ADAPTER: "the average of the adapter",
     OPTIMIZER_FILE: "the state of the optimizer",
     OBJECTIVES_FILE: "the parameters of the objectives",
     AVERAGES_FILE: "the further averages of the weights",
 }
 """What training changes, by the file that holds it."""
 FILES = (RAW_FILE, EMA_FILE, OPTIMIZER_FILE, "raw/config.json", "ema/config.json")
-"""The files of every checkpoint whose checksums are in `state.json`."""
+"""The files of a checkpoint of earlier versions whose checksums are in `state.json`."""
+SETTINGS = [
+    f"{kind}/{name}" for kind in ("raw", "ema") for name in ("config.json", ADAPTER_SETTINGS)
+]
+"""Files of settings with a checksum, where they are there."""
 
 
 def remove_old(run: Path, keep: int, keep_every: int = 0) -> None:
@@ -133,13 +147,14 @@ def move_aside(folder: Path) -> None:
     log.warning(f"{folder} was no checkpoint of this moment; what lay there is now {free}")
 
 
-def begin(folder: Path, model: Backbone, config: PipelineConfig) -> None:
+def begin(folder: Path, model: Backbone, config: PipelineConfig, base: str) -> None:
     """Make a draft of a checkpoint, which `complete` gives its name.
 
     Args:
         folder: its name in the end, where nothing is yet.
         model: whose settings go beside the weights.
         config: what pipelines are told.
+        base: where the network of an adapter lies, as a path from the weights.
 
     Raises:
         InputError: the disk is full or not writable.
@@ -149,7 +164,10 @@ def begin(folder: Path, model: Backbone, config: PipelineConfig) -> None:
         with explained(folder):
             for name in (RAW_FILE, EMA_FILE):
                 (draft / name).parent.mkdir()
-                model.save_settings((draft / name).parent)
+                if has_adapter(model):
+                    write_adapter_settings(model, (draft / name).parent, base)
+                else:
+                    model.save_settings((draft / name).parent)
                 write_description((draft / name).parent, config)
     except InputError:
         shutil.rmtree(draft, ignore_errors=True)
@@ -169,7 +187,7 @@ def complete(folder: Path, state: Mapping[str, Any], sums: Mapping[str, Any]) ->
     """
     draft = draft_of(folder)
     with explained(folder):
-        settings = {name: checksum(draft / name) for name in FILES if name.endswith(".json")}
+        settings = {name: checksum(draft / name) for name in SETTINGS if (draft / name).is_file()}
         facts = {**state, "files": {**sums, **settings}}
         whole = json.dumps({**facts, "sha256": sum_of(facts)}, indent=2)
         (draft / "state.json").write_text(whole, encoding="utf-8")
@@ -187,11 +205,10 @@ def describe_disk(
 ) -> tuple[str, bool]:
     """Return a line about the disk that checkpoints will take, and whether it is free.
 
-    A checkpoint holds weights, their averages and two moments in float32; one more than are kept is
-    there while the newest is written.
+    One more than are kept is there while the newest is written.
 
     Args:
-        numbers: in a checkpoint; with one average four for each parameter.
+        numbers: of 32 bits in a checkpoint: weights, their averages and two moments.
         keep: checkpoints that are kept.
         kept: checkpoints that are there already.
         folder: on the disk; it exists.

@@ -211,6 +211,44 @@ class MemoryConfig:
 
 
 @dataclass(frozen=True)
+class LoRAConfig:
+    """Low-rank adapters, which are trained in place of the network; see docs: published weights.
+
+    Raises:
+        InputError: other settings without a rank.
+    """
+
+    rank: Annotated[
+        Natural, doc("rank of low-rank adapters (LoRA), trained in place of the network; 0 = none")
+    ] = 0
+    alpha: Annotated[
+        Positive | None, doc("what adapters add is scaled by alpha / rank; none = as the rank")
+    ] = None
+    target: Annotated[
+        str,
+        doc(
+            "linear and 1x1 layers that get adapters, patterns of names with commas between: "
+            "blocks.*.mlp.*; empty = all in the blocks"
+        ),
+    ] = ""
+    modules_to_save: Annotated[
+        str,
+        doc(
+            "modules trained whole beside adapters, patterns of names with commas between; "
+            "auto = those drawn anew, such as the label table of new classes; none"
+        ),
+    ] = "auto"
+
+    def __post_init__(self) -> None:
+        others = (self.alpha, self.target, self.modules_to_save)
+        if not self.rank and others != (None, "", "auto"):
+            raise InputError(
+                "--lora.rank: expected at least 1 with the other settings of adapters, got 0; "
+                "add --lora.rank 8, or leave them out"
+            )
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """Everything a training run depends on."""
 
@@ -241,6 +279,14 @@ class TrainConfig:
     init_partial: Annotated[
         bool, doc("take only the weights that fit, also of another process; a line names the rest")
     ] = False
+    freeze: Annotated[
+        str,
+        doc(
+            "parameters that stay as they are, patterns of names with commas between: "
+            "embed*,blocks.0.*; empty = none"
+        ),
+    ] = ""
+    lora: LoRAConfig = LoRAConfig()
     images: Annotated[Count, doc("length of the run in images seen")] = 1_000_000
     batch_size: Annotated[Count, doc("global batch, whatever the number of devices")] = 256
     micro_batch: Annotated[Count | None, doc("most images at once on a device")] = None

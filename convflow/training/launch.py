@@ -28,16 +28,21 @@ from convflow.training.agreement import agree_on_start
 from convflow.training.averages import describe_averages, drop_later, names_of
 from convflow.training.build import build_trainer
 from convflow.training.changes import RECORD, Change, check_changes, find_changes, record_changes
-from convflow.training.config import TrainConfig
+from convflow.training.config import LoRAConfig, TrainConfig
 from convflow.training.data import SELECTION_FILE, keep_selection
 from convflow.training.keys import from_dict
 from convflow.training.latents import with_codec_of_store
 from convflow.training.length import count_images, say_end
 from convflow.training.places import find_paths, resolve_paths, store_paths
+from convflow.training.saving import describe_model
 from convflow.training.speed import ProductRate
 from convflow.training.time_scale import keep_time_scale
 from convflow.training.trainer import Trainer
+from convflow.training.tuning import BASE, stored_numbers, write_base
 from convflow.types import InputError
+
+FOUND_OUT = ("coarse", "position_grid")
+"""Settings of a network that a run takes from the weights it begins from."""
 
 log = logging.getLogger("convflow")
 
@@ -140,6 +145,8 @@ def _write_down(start: _Start, run: Path) -> None:
         changes = find_changes(resolve_paths(start.before, run), resolve_paths(config, run))
     if distributed.rank():
         return
+    if config.lora.rank and not checkpoint.list_steps(run):
+        write_base(trainer.model, run, describe_model(trainer, run / BASE))
     write_text(run / "config.json", json.dumps(to_dict(config), indent=2))
     if trainer.images_seen >= config.images:
         changes = []  # nothing is trained with them
@@ -209,11 +216,22 @@ def _check_folder(config: TrainConfig, run: Path) -> tuple[TrainConfig, TrainCon
     if config.process.unmeasured:
         known = getattr(before.process, "deviations", ())
         config = replace(config, process=config.process.measured(known))
-    if config.init and "coarse" in before.model:
-        config = replace(config, model={"coarse": before.model["coarse"]} | config.model)
+    if (config.lora.rank, config.lora.target) == (before.lora.rank, before.lora.target):
+        config = replace(config, lora=_known_adapters(config.lora, before.lora))
+    if config.init:  # what was found out of the weights
+        found = {key: value for key, value in before.model.items() if key in FOUND_OUT}
+        config = replace(config, model=found | config.model)
     config, before = keep_time_scale(config, before)
     check_changes(find_changes(resolve_paths(before, run), resolve_paths(config, run)), run)
     return config, before
+
+
+def _known_adapters(lora: LoRAConfig, before: LoRAConfig) -> LoRAConfig:
+    """Return settings of adapters with what a run has found out for what is left to it."""
+    alpha = before.alpha if lora.alpha is None else lora.alpha
+    auto = lora.modules_to_save == "auto"
+    whole = before.modules_to_save if auto else lora.modules_to_save
+    return replace(lora, alpha=alpha, modules_to_save=whole)
 
 
 def _look_for_folder(run: Path) -> None:
@@ -261,7 +279,7 @@ def _introduce(trainer: Trainer, report: Report, changes: Sequence[Change]) -> N
         log.info(averages)
     kept = len(checkpoint.list_steps(trainer.run_folder))
     saving = config.checkpoint
-    numbers = parameters * (4 + len(names_of(config.ema)))
+    numbers = stored_numbers(trainer.model) + parameters * len(names_of(config.ema))
     line, fits = checkpoint.describe_disk(
         numbers, saving.keep, kept, trainer.run_folder, saving.keep_every
     )

@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal
 
 import torch
 from torch import nn
 
 from convflow.models.backbone import Backbone
-from convflow.settings.fields import Count, Momentum, Natural, NotNegative, Positive, doc
+from convflow.models.depth import blocks_above
+from convflow.settings.fields import Count, Momentum, Natural, NotNegative, Positive, Share, doc
 from convflow.settings.kinds import Part, Table
+from convflow.settings.patterns import chosen_names, fits_any
 from convflow.types import InputError
 
 KEPT_BY_ADAMW = ("step", "exp_avg", "exp_avg_sq")
@@ -74,6 +75,13 @@ class OptimConfig(Optimizer):
             "embed*=0.5,project*=2; empty = none"
         ),
     ] = ""
+    layer_decay: Annotated[
+        Share,
+        doc(
+            "factor on the learning rate for each block further from the head, the layers in "
+            "front of the blocks last; 1 = none"
+        ),
+    ] = 1.0
     clip: Annotated[Positive | None, doc("largest gradient norm, or none")] = 1.0
 
     def __post_init__(self) -> None:
@@ -121,22 +129,20 @@ class OptimConfig(Optimizer):
             keeps: what the optimizer keeps of a parameter, as `KEPT_BY_ADAMW`; None = unknown.
 
         Raises:
-            InputError: a pattern of `lr_scale` that fits no parameter.
+            InputError: a pattern of `lr_scale` that fits no parameter, or a network without blocks
+                for `layer_decay`.
         """
         tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
         groups: dict[tuple[float, float], list[nn.Parameter]] = {}
         named, scales = trained_parameters(model), self.scales()
-        for pattern in scales:
-            if not any(fnmatchcase(name, pattern) for name in named):
-                raise InputError(
-                    "--optim.lr-scale: expected patterns that fit a parameter, such as "
-                    f"{next(iter(named))}, got {pattern!r}, which fits none; change it"
-                )
+        chosen_names(scales, named, "--optim.lr-scale", "a parameter")
+        below = blocks_above(getattr(model, "network", model)) if self.layer_decay < 1 else {}
         for name, parameter in named.items():
             if not only(parameter):
                 continue
             spared = parameter.ndim < 2 or id(parameter) in tables
-            scale = next((f for p, f in scales.items() if fnmatchcase(name, p)), 1.0)
+            scale = next((f for p, f in scales.items() if fits_any(name, [p])), 1.0)
+            scale *= self.layer_decay ** below.get(id(parameter), 0)
             key = 0.0 if spared else weight_decay, scale
             groups.setdefault(key, []).append(parameter)
         return [

@@ -20,15 +20,19 @@ from convflow.models.backbone import Backbone
 from convflow.models.families import BACKBONES
 from convflow.models.zoo import load_model
 from convflow.nn.embed import LabelEmbedding
+from convflow.processes.process import Process
 from convflow.settings.read import differences, show
 from convflow.storage import read_json
 from convflow.training.config import TrainConfig
-from convflow.types import InputError
+from convflow.training.partial import take_what_fits
+from convflow.types import InputError, Size
 
 NAMED_CLASSES = 6
 """Classes that a line names."""
-OF_DATA = ("num_classes", "in_channels", "learned_variance")
-"""Settings of a network that follow from data, codec and process."""
+OF_DATA = ("num_classes", "in_channels", "learned_variance", "position_grid")
+"""Settings of a network that follow from data, codec, process or size."""
+DDPM_TIMES = "steps from 0 (data) to 999 (noise)"
+FLOW_TIMES = "times from 0 (noise) to 1 (data)"
 
 
 class Origin(NamedTuple):
@@ -46,6 +50,10 @@ class Origin(NamedTuple):
     """Lines on what differs besides the network."""
     same_time: bool = True
     """Whether it was told a time that means what it means in the new run."""
+    size: Size | None = None
+    """Of its images in pixels; None where nothing tells it."""
+    predictions: tuple[str, str] = ("", "")
+    """What the run's process predicts and what that of the weights does, where both are known."""
 
 
 def read_origin(config: TrainConfig) -> Origin:
@@ -76,9 +84,28 @@ def read_origin(config: TrainConfig) -> Origin:
                 f"{config.init} with {theirs}; give others, or --process.{key} {theirs}, or "
                 "--init-partial true for a mere start"
             )
-    names = stored.class_names if stored else ()
-    same_time = stored is None or stored.process.time_scale == config.process.time_scale
-    return Origin(config.init, model, names, partial, tuple(notes), same_time)
+    if stored is None:
+        return Origin(config.init, model, (), partial, tuple(notes))
+    if "kind" in misfits and partial:
+        notes += _times(config.process, stored.process, config.init)
+    return Origin(
+        config.init,
+        model,
+        stored.class_names,
+        partial,
+        tuple(notes),
+        same_time=stored.process.time_scale == config.process.time_scale,
+        size=stored.size,
+        predictions=(config.process.prediction, stored.process.prediction),
+    )
+
+
+def _times(ours: Process, theirs: Process, name: str) -> list[str]:
+    """Return a line on the times that a network is told, where those of two processes differ."""
+    said = [DDPM_TIMES if process.kind == "ddpm" else FLOW_TIMES for process in (ours, theirs)]
+    if said[0] == said[1]:
+        return []
+    return [f"times: {said[0]} here, {said[1]} in {name}; the embedding of times learns these anew"]
 
 
 def _read_stored(folder: Path) -> PipelineConfig | None:
@@ -139,16 +166,32 @@ def adopt(config: TrainConfig, init: str) -> TrainConfig:
     )
 
 
-def fit_settings(config: TrainConfig, trained: Backbone) -> TrainConfig:
-    """Return settings in which the coarsest scale enters as it does in the trained network.
+def fit_settings(config: TrainConfig, origin: Origin, factor: int) -> TrainConfig:
+    """Return settings in which a network sees what the trained one has learned.
 
-    On one scale that is the image with its cells repeated. Nothing changes where the settings
-    say it themselves, and without scales.
+    The coarsest scale enters as it does there; on one scale that is the image with its cells
+    repeated. Positions of DiT and SiT lie within the grid of training, where a run has larger ones.
+    Nothing changes where the settings say it themselves.
+
+    Args:
+        config: the complete settings.
+        origin: the trained network.
+        factor: pixels along a side of a cell of model space.
     """
-    if not config.process.multiscale or "coarse" in config.model:
+    trained, given = origin.model.settings, config.model
+    if config.process.multiscale:
+        known = {"coarse": trained.get("coarse", "upsample")}
+        return replace(config, model=known | given)
+    if "position_grid" not in trained or "position_grid" in given:
         return config
-    coarse = trained.settings.get("coarse", "upsample")
-    return replace(config, model=config.model | {"coarse": coarse})
+    grid = trained["position_grid"]
+    if grid is None and origin.size is not None:
+        cells = factor * origin.model.multiple
+        seen = [side // cells for side in origin.size]
+        sides = zip(*(config.data.size, *config.data.sizes), strict=True)
+        if any(max(wanted) // cells > most for wanted, most in zip(sides, seen, strict=True)):
+            grid = seen
+    return config if grid is None else replace(config, model=given | {"position_grid": grid})
 
 
 def begin_from(model: Backbone, origin: Origin, class_names: Sequence[str]) -> list[str]:
@@ -187,28 +230,38 @@ def begin_from(model: Backbone, origin: Origin, class_names: Sequence[str]) -> l
     for new, old in zip(_tables(model), _tables(trained), strict=not partial):
         if new.weight.shape[1] == old.weight.shape[1]:
             old.weight = nn.Parameter(_mapped(new.weight.detach(), old.weight.detach(), rows))
-    lines = [*origin.notes, *([note] if note else [])]
+    lines = [*origin.notes, *_positions(model), *([note] if note else [])]
     if partial:
-        return [*lines, *_take_what_fits(model, trained, name)]
+        return [*lines, *take_what_fits(model, trained, name, origin.predictions)]
     model.begin_from(trained)
     return lines
 
 
-def _take_what_fits(model: Backbone, trained: Backbone, name: str) -> list[str]:
-    """Copy the tensors of the same name and shape; return how many, and a line for each other."""
-    own, given = model.state_dict(), trained.state_dict()
-    fits = {n: t for n, t in given.items() if n in own and t.shape == own[n].shape}
-    model.load_state_dict(fits, strict=False)
+def drawn_anew(model: Backbone, origin: Origin, class_names: Sequence[str]) -> list[str]:
+    """Return the modules of a new network that `begin_from` will not fill from the origin alone.
 
-    def shape(tensors: dict[str, Tensor], key: str) -> str:
-        return str(tuple(tensors[key].shape)) if key in tensors else "missing"
+    Those are label tables with a new row and, of a partial origin, what owns a tensor that does not
+    fit.
+    """
+    rows = _rows(tuple(class_names), model.num_classes, origin)
+    tables = {name for name, part in model.named_modules() if isinstance(part, LabelEmbedding)}
+    names, given = tables if None in rows else set(), origin.model.state_dict()
+    for key, tensor in model.state_dict().items():
+        owner, known = key.rpartition(".")[0], given.get(key)
+        same = 1 if owner in tables else 0  # rows of another number of classes are found by name
+        if known is None or known.shape[same:] != tensor.shape[same:]:
+            names.add(owner)
+    return sorted(names - {""})
 
-    rest = [
-        f"{key}: {shape(own, key)} here, {shape(given, key)} in {name}; "
-        + ("drawn anew" if key in own else "left out")
-        for key in sorted((own.keys() | given.keys()) - fits.keys())
+
+def _positions(model: Backbone) -> list[str]:
+    """Return a line on positions that are brought into a smaller grid."""
+    if not (grid := model.settings.get("position_grid")):
+        return []
+    return [
+        f"positions: larger grids are brought into {grid[0]}x{grid[1]} cells, those of the weights "
+        "(--model.position-grid none does not)"
     ]
-    return [f"weights: {len(fits)} of {len(own)} tensors taken from {name}", *rest]
 
 
 def _tables(model: nn.Module) -> list[LabelEmbedding]:
@@ -280,7 +333,8 @@ def _check_same(model: Backbone, trained: Backbone, name: str) -> None:
     """Raise InputError naming the settings in which two networks differ, but for the classes."""
     found = sorted(differences(model.settings, trained.settings).items())
     families = [row for row in found if row[0].split(".")[-1] == "family"]
-    differing = families or [row for row in found if row[0].split(".")[-1] != "num_classes"]
+    free = ("num_classes", "position_grid")
+    differing = families or [row for row in found if row[0].split(".")[-1] not in free]
     if differing:
         said = ", ".join(f"{key} {theirs}, here {ours}" for key, (ours, theirs) in differing)
         cures = [_cure(key.split(".")[-1], theirs, ours) for key, (ours, theirs) in differing]

@@ -65,6 +65,8 @@ def override(config: TrainConfig, arguments: Sequence[str]) -> TrainConfig:
         shared = setting_hints(OPTIMIZERS.find(kind))
         kept = {key: value for key, value in tree["optim"].items() if key in shared}
         tree["optim"] = {**kept, "kind": kind}
+    if given.get("lora.rank") == 0:  # without adapters their other settings mean nothing
+        tree["lora"] = {}
     sampling: dict[str, Any] = {}
     for key, value in given.items():
         *groups, leaf = key.split(".")

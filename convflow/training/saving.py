@@ -22,6 +22,7 @@ from convflow.storage import draft_of, explained
 from convflow.training import checkpoint
 from convflow.training.divergence import require_finite
 from convflow.training.state import checkpoint_tensors, kept
+from convflow.training.tuning import BASE_FROM_WEIGHTS, base_sums
 
 if TYPE_CHECKING:
     from convflow.training.trainer import Trainer
@@ -65,13 +66,13 @@ def store(trainer: Trainer, background: bool = False) -> Path:
         parts = {checkpoint.PARTS[name]: file.tensors for name, file in files.items()}
         require_finite(parts, lambda: kept(trainer.run_folder))
         if distributed.rank() == 0:
-            description = _description(trainer, folder)
+            description = describe_model(trainer, folder / "ema")
             saved = folder == trainer.saved and checkpoint.is_complete(folder)
             if saved:
                 checkpoint.update_description(folder, description)
             else:
                 checkpoint.move_aside(folder)
-                checkpoint.begin(folder, trainer.model, description)
+                checkpoint.begin(folder, trainer.model, description, BASE_FROM_WEIGHTS)
     if any(parallel.gather(saved)):
         return folder
     written = [file for file in files.values() if file.tensors or distributed.rank() == 0]
@@ -95,6 +96,7 @@ def finish(trainer: Trainer) -> None:
             mine = writing.sums()
         sums = {name: known for each in parallel.gather(mine) for name, known in each.items()}
         if distributed.rank() == 0:
+            sums |= base_sums(trainer.model, trainer.run_folder)
             checkpoint.complete(writing.folder, writing.state, sums)
     finally:
         if distributed.rank() == 0:
@@ -127,16 +129,14 @@ def _write_all(folder: Path, files: list[TensorFile]) -> dict[str, Any]:
         return {file.name: file.write(draft_of(folder)) for file in files}
 
 
-def _description(trainer: Trainer, folder: Path) -> PipelineConfig:
-    """Return what pipelines are told."""
+def describe_model(trainer: Trainer, folder: Path) -> PipelineConfig:
+    """Return what pipelines are told of a model that lies in `folder`."""
     config = trainer.config
     return PipelineConfig(
         size=trainer.images.shape[1:],
         class_names=trainer.images.class_names,
         sampling=config.sampling,
-        codec=describe_codec(
-            trainer.codec, folder / "ema", getattr(config.codec, "autoencoder", None)
-        ),
+        codec=describe_codec(trainer.codec, folder, getattr(config.codec, "autoencoder", None)),
         process=config.process,
         resolution=config.resolution,
     )

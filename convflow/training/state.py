@@ -7,12 +7,14 @@ import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from torch import Tensor
 
 from convflow.data.formats import newly_read
 from convflow.data.selection import describe_others
+from convflow.models.adapter import adapter_tensors, has_adapter, load_adapter
+from convflow.models.backbone import Backbone
 from convflow.models.zoo import load_strictly
 from convflow.parallel.shards import SHARDS, Shards, shard_folder
 from convflow.storage import find_misfits
@@ -31,11 +33,8 @@ log = logging.getLogger("convflow")
 
 def checkpoint_tensors(trainer: Trainer) -> dict[str, dict[str, Tensor]]:
     """Return all tensors that training changes, by the file of a checkpoint that holds them."""
-    parts = {
-        checkpoint.RAW_FILE: trainer.model.state_dict(),
-        checkpoint.EMA_FILE: trainer.ema.model.state_dict(),
-        checkpoint.OPTIMIZER_FILE: optimizer_tensors(trainer.losses, trainer.optimizer),
-    }
+    parts = {name: stored_tensors(network) for name, network in _networks(trainer).items()}
+    parts[checkpoint.OPTIMIZER_FILE] = optimizer_tensors(trainer.losses, trainer.optimizer)
     parameters = {
         f"{name}/{key}": tensor
         for name, tensors in _objectives(trainer).items()
@@ -44,6 +43,19 @@ def checkpoint_tensors(trainer: Trainer) -> dict[str, dict[str, Tensor]]:
     averages = trainer.averages.state()
     parts |= {checkpoint.OBJECTIVES_FILE: parameters} if parameters else {}
     return parts | ({checkpoint.AVERAGES_FILE: averages} if averages else {})
+
+
+def _networks(trainer: Trainer) -> dict[str, Backbone]:
+    """Return the network and its average by the file of a checkpoint that holds their weights."""
+    adapted = has_adapter(trainer.model)
+    raw = checkpoint.RAW_ADAPTER if adapted else checkpoint.RAW_FILE
+    ema = checkpoint.EMA_ADAPTER if adapted else checkpoint.EMA_FILE
+    return {raw: trainer.model, ema: cast(Backbone, trainer.ema.model)}
+
+
+def stored_tensors(network: Backbone) -> dict[str, Tensor]:
+    """Return the tensors of a network that a checkpoint holds: all, or those of its adapter."""
+    return adapter_tensors(network) if has_adapter(network) else network.state_dict()
 
 
 def _objectives(trainer: Trainer) -> dict[str, dict[str, Tensor]]:
@@ -65,10 +77,10 @@ def restore(trainer: Trainer, folder: Path) -> None:
     with checkpoint.readable(folder):
         checkpoint.require_whole(folder, state, hashes=trainer.config.checkpoint.verify)
         # The average first, for earlier versions stored old values of buffers with it.
-        networks = {checkpoint.EMA_FILE: trainer.ema.model, checkpoint.RAW_FILE: trainer.model}
-        for name, network in networks.items():
-            tensors = _read(trainer, folder, name, network.state_dict().get)
-            load_strictly(network, tensors, folder / name)  # type: ignore[arg-type]
+        for name, network in reversed(_networks(trainer).items()):
+            tensors = _read(trainer, folder, name, stored_tensors(network).get)
+            load = load_adapter if has_adapter(network) else load_strictly
+            load(network, tensors, folder / name)
         trained = trained_parameters(trainer.losses)
         tensors = _read(
             trainer,
