@@ -267,6 +267,17 @@ def _store() -> dist.Store | None:
     return dist.group.WORLD.get_group_store() if dist.group.WORLD is not None else None
 
 
+def leave_note(name: str) -> None:
+    """Leave a note that all processes find by `is_noted`, whatever they do meanwhile."""
+    if (store := _store()) is not None:
+        store.set(f"convflow/{name}", "")
+
+
+def is_noted(name: str) -> bool:
+    """Return whether any process has left a note of this name; never where there is one alone."""
+    return (store := _store()) is not None and store.check([f"convflow/{name}"])
+
+
 def leave_group() -> None:
     """Leave the group of processes, so that the others leave too; first say who it was."""
     if (store := _store()) is None:

@@ -15,6 +15,8 @@ TOGETHER = """
 import os
 import torch
 from convflow import distributed as d
+from convflow.models.blocks import is_block
+from convflow.parallel.engines import Automatic
 from convflow.types import InputError
 cpu = torch.device("cpu")
 
@@ -35,6 +37,23 @@ with d.process_group(cpu):
         assert d.world_size() == 2
     assert d.world_size() == 2
     assert a.tolist() == [3, 6] and b.item() == 11 and c.tolist() == [[1, 1]] * 3, (a, b, c)
+    parallel = Automatic().create(cpu, False, is_block)  # is DDP
+    module = torch.nn.Linear(2, 1, bias=False)
+    prepared = parallel.prepare(module)
+    x = torch.tensor([[1.0, 2.0]]) * (rank + 1)
+    with parallel.accumulate(prepared):
+        parallel.backward(prepared(x).sum())
+    assert module.weight.grad.tolist() == x.tolist()
+    parallel.backward(prepared(x).sum())
+    assert module.weight.grad.tolist() == [[6, 12]]  # 2 (1 + 2) times 1 and 2
+    assert parallel.agree([rank == 1, False], cpu) == [True, False]
+    del prepared, parallel
+    assert not d.is_noted("a")
+    d.barrier()
+    if rank:
+        d.leave_note("a")
+    d.barrier()
+    assert d.is_noted("a") and not d.is_noted("b")
     with d.all_or_none(cpu):
         found = d.from_first(lambda: {"rank": d.rank(), "of": [1, 2]}, cpu)
         assert found == {"rank": 0, "of": [1, 2]}, found
@@ -83,6 +102,8 @@ def test_one_process_needs_no_set_up():
         distributed.barrier()
         assert tensor.tolist() == [1, 1, 1]
         assert distributed.from_first(lambda: 7, torch.device("cpu")) == 7
+        distributed.leave_note("a")
+        assert not distributed.is_noted("a")
 
 
 @pytest.mark.parametrize(

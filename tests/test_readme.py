@@ -35,6 +35,8 @@ SMALL = {
 TINY_SCORE = ["--monitor.score.detector", "detector:load", "--monitor.score.num", "8"]
 SLOW = ("export_onnx", "convflow bench training")
 """In blocks of over ten seconds, with siblings in models/test_export.py and cli/test_speed.py."""
+SLOW_LINES = ("convflow bench models", "convflow doctor")
+"""Commands that the quick tests leave out of their blocks; cli/test_speed.py and test_doctor.py."""
 TINY_DETECTOR = ROOT / "tests/extending/detector.py"
 
 
@@ -47,7 +49,13 @@ def blocks(language: str) -> list:
             line = text[: match.start()].count("\n") + 1
             name = f"{page.relative_to(ROOT)}:{line}"
             marks = [pytest.mark.slow] if any(words in match[1] for words in SLOW) else []
-            found.append(pytest.param(match[1], id=name, marks=marks))
+            lines = match[1].splitlines(keepends=True)
+            slow = "".join(line for line in lines if line.startswith(SLOW_LINES))
+            quick = "".join(line for line in lines if not line.startswith(SLOW_LINES))
+            if quick.strip():
+                found.append(pytest.param(quick, id=name, marks=marks))
+            if slow:
+                found.append(pytest.param(slow, id=f"{name}-slow", marks=[pytest.mark.slow]))
     return found
 
 

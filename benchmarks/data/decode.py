@@ -120,7 +120,7 @@ def wait(folder: Path, side: int, seconds: float, steps: int) -> float:
         with waited:
             next(stream)
         time.sleep(seconds)
-    share = waited.share()
+    share = waited.share("line")
     stream.close()
     return share
 

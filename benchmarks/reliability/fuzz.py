@@ -75,6 +75,7 @@ def formats() -> dict[str, Format]:
         "table in model": Format(f.make_table, f.read_table, "steps_2.json"),
         "run config": Format(f.make_run, f.read_run, "config.json"),
         "state": Format(f.make_run, f.read_run, "checkpoints/*/state.json"),
+        "shards": Format(f.make_shards, f.read_shards, "shards/*.safetensors"),
         "metrics": Format(f.make_metrics, f.read_metrics, "metrics.jsonl", remembers=True),
         "weights": Format(f.make_weights(True), f.read_weights, "w.pt"),
         "old weights": Format(f.make_weights(False), f.read_weights, "w.pt"),

@@ -21,6 +21,7 @@ from convflow.data.selection import Selection
 from convflow.data.sources import open_source
 from convflow.evaluation import card, features, image_sets, reference
 from convflow.evaluation.detectors import Detector, open_detector
+from convflow.parallel.shards import Shards, TensorFile, note_rows
 from convflow.samplers import multistep
 from convflow.settings.read import to_dict
 from convflow.storage import write_text
@@ -229,6 +230,23 @@ def read_run(place: Path) -> None:
     """Read it."""
     read_run_config(place)
     from_dict(checkpoint.read_state(checkpoint.folder_of(place, 3))["config"])
+
+
+def make_shards(place: Path) -> None:
+    """Write the shards of two processes."""
+    for rank in range(2):
+        rows = {"a.weight": torch.ones(2, 3), "step": torch.tensor(3.0)}
+        first = {"a.weight": [2 * rank, 0], "step": []}
+        if rank:  # what is not cut has one process alone
+            del rows["step"], first["step"]
+        file = TensorFile(f"shard-{rank}.safetensors", rows, note_rows(first))
+        file.write(place / "shards")
+
+
+def read_shards(place: Path) -> None:
+    """Read what the shards hold together."""
+    shards = Shards(place / "shards")
+    shards.read([*shards.shapes])
 
 
 def make_metrics(place: Path) -> None:

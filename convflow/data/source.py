@@ -25,6 +25,15 @@ T = TypeVar("T")
 _ORIENTATION = 0x0112  # a tag of Exif; 5 to 8 swap height and width
 
 
+class Groups(NamedTuple):
+    """Images that are read together, such as the rows of a row group of a parquet file."""
+
+    numbers: np.ndarray
+    """(N,) int64 the group of each image, counted from 0."""
+    window: int
+    """How many groups the memory of their source holds beside those of the window before."""
+
+
 class Stamp(NamedTuple):
     """What changes when images may have."""
 
@@ -88,6 +97,7 @@ class StoredSource:
         head: Index and a number to so many of the first bytes; None where to read them costs as
             much as to read the whole.
         draft: Whether JPEGs much larger than wanted are decoded at 1/2, 1/4 or 1/8 of their size.
+        groups: Images that are read together; None where each is read by itself.
     """
 
     name: str
@@ -100,6 +110,7 @@ class StoredSource:
     max_pixels: int = MAX_PIXELS
     head: Callable[[int, int], bytes] | None = None
     draft: bool = False
+    groups: Groups | None = None
 
     def __len__(self) -> int:
         return len(self.labels)

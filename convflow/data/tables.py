@@ -16,11 +16,12 @@ import numpy as np
 from convflow.data.class_ids import AUTO, Choice, not_used
 from convflow.data.columns import ColumnTable, choose_rows, encoded_bytes, image_column
 from convflow.data.files import check_shrinking
-from convflow.data.source import Stamp, StoredSource, one_line, require, stamp_of
+from convflow.data.source import Groups, Stamp, StoredSource, one_line, require, stamp_of
 from convflow.data.splits import some
 from convflow.types import InputError
 
 _CACHED_PARQUET_BYTES = 256 * 2**20
+_WINDOW_BYTES = _CACHED_PARQUET_BYTES // 2  # the rest is for the window before, and what is ahead
 
 
 def open_parquet(
@@ -35,7 +36,8 @@ def open_parquet(
     """Images and labels of parquet files, read one row group at a time.
 
     Neighbouring rows share a row group, so reading in random order is fast while the encoded
-    images fit the cache of 256 MiB, and slow beyond it.
+    images fit the cache of 256 MiB. Beyond it a random image needs its whole row group, unless the
+    order is a `GroupOrder`.
 
     Raises:
         InputError: The files, their columns or their labels cannot be used.
@@ -73,6 +75,7 @@ def open_parquet(
         lambda index: fetch(int(rows[index])),
         notes=(*notes, *said, *found.notes, *not_used(tables.image_columns, image)),
         stamp=lambda: Stamp(stamp_of(tables.folder, paths).text),
+        groups=Groups(tables.group_of(rows), tables.window),
     )
 
 
@@ -114,11 +117,31 @@ class _Tables:
         first = self._features[0]
         self.classes = [c for c in self.types if first.get(c, {}).get("_type") == "ClassLabel"]
         self._starts = np.cumsum([0, *(layout.num_rows for layout in self._layouts)])
+        self._groups = [
+            (file, number, layout.row_group(number).num_rows)
+            for file, layout in zip(files, self._layouts, strict=True)
+            for number in range(layout.num_row_groups)
+        ]
+        self._group_starts = np.cumsum([0, *(rows for _, _, rows in self._groups)])
 
     @property
     def num_rows(self) -> int:
         """How many rows all files have."""
         return int(self._starts[-1])
+
+    @property
+    def window(self) -> int:
+        """How many row groups of average size fit into half of the cache."""
+        sizes = [
+            layout.row_group(number).total_byte_size
+            for layout in self._layouts
+            for number in range(layout.num_row_groups)
+        ]
+        return max(1, _WINDOW_BYTES * len(sizes) // max(sum(sizes), 1))
+
+    def group_of(self, rows: int | np.ndarray) -> np.ndarray:
+        """The row group of each row, counted through all files."""
+        return np.searchsorted(self._group_starts, rows, side="right") - 1
 
     def describe(self, row: int) -> str:
         """File and number of a row, for messages."""
@@ -158,15 +181,9 @@ class _Tables:
 
     def fetcher(self, image: str) -> Callable[[int], bytes]:
         """From a row to the encoded image in a column; groups of rows are cached."""
-        groups = [
-            (file, number, layout.row_group(number).num_rows)
-            for file, layout in zip(self.files, self._layouts, strict=True)
-            for number in range(layout.num_row_groups)
-        ]
-        starts = np.cumsum([0, *(rows for _, _, rows in groups)])
 
         def load(group: int) -> Any:
-            file, number, _ = groups[group]
+            file, number, _ = self._groups[group]
             with self._parquet.ParquetFile(file, memory_map=True) as table:
                 # Not its columns: to ask for one whose statistics are damaged ends the process.
                 unpacked = table.metadata.row_group(number).total_byte_size
@@ -176,9 +193,9 @@ class _Tables:
         cache = _Cache(load, _CACHED_PARQUET_BYTES)
 
         def fetch(row: int) -> bytes:
-            group = int(np.searchsorted(starts, row, side="right")) - 1
-            cell = cache[group][row - int(starts[group])].as_py()
-            return encoded_bytes(cell, [groups[group][0].parent, self.folder])
+            group = int(self.group_of(row))
+            cell = cache[group][row - int(self._group_starts[group])].as_py()
+            return encoded_bytes(cell, [self._groups[group][0].parent, self.folder])
 
         return fetch
 

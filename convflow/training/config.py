@@ -70,6 +70,10 @@ class DataConfig:
     ] = ()
     crop: Annotated[Literal["center", "random"], doc("which part of an image is kept")] = "center"
     flip: Annotated[bool, doc("mirror half of the images")] = True
+    shuffle: Annotated[
+        Literal["images", "groups"],
+        doc("order of an epoch; groups = read each row group of a parquet file once in it"),
+    ] = "images"
     max_pixels: Annotated[
         Count, doc("most pixels of an image; one of more is bad and is not decoded")
     ] = MAX_PIXELS

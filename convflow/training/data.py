@@ -21,6 +21,7 @@ from convflow.bar import Bar
 from convflow.class_names import composed
 from convflow.data.buckets import BucketOrder, Buckets, bucket_sizes, even_ratios
 from convflow.data.check import FEW_IMAGES, Report, check_images
+from convflow.data.groups import GroupOrder, groups_of
 from convflow.data.images import num_cores
 from convflow.data.latents import Latents
 from convflow.data.loader import Images, Order
@@ -109,8 +110,13 @@ def scan_images(
     return images, report
 
 
-def faster_data(images: Images | Latents) -> str:
-    """Return what to do where a training waits for its images, for a message."""
+def faster_data(images: Images | Latents, shuffle: str = "images") -> str:
+    """Return what to do where a training waits for its images, for a message.
+
+    Args:
+        images: of the training.
+        shuffle: how they are shuffled, as in the settings.
+    """
     if isinstance(images, Latents):
         return "copy the store to a faster disk"
     ways, cores = ["store the images at about the size of training"], num_cores()
@@ -118,6 +124,9 @@ def faster_data(images: Images | Latents) -> str:
         ways.insert(0, "decode large JPEGs at a part of their size (--data.draft true)")
     if images.workers < cores:
         ways.insert(0, f"decode by more threads than {images.workers} (--data.workers {cores})")
+    groups = getattr(images.source, "groups", None)
+    if groups is not None and shuffle == "images" and groups.numbers.max() >= groups.window:
+        ways.insert(0, "read each row group once in an epoch, in a new run (--data.shuffle groups)")
     return ", or ".join(ways)
 
 
@@ -150,15 +159,32 @@ def order_images(
         sides = seen if len(seen) else None
     buckets = Buckets(sizes, sides, len(places))
     report.notes, report.num_smaller = buckets.describe(), int(buckets.enlarged.sum())
-    order = (
-        Order(len(places), seed, data.flip, random)
-        if one
-        else BucketOrder(buckets, math.prod(data.size), seed, data.flip, random)
-    )
+    order: Order
+    if data.shuffle == "groups":
+        order = _order_groups(images, places, config, one)
+        report.notes = [*report.notes, order.describe()]
+    elif one:
+        order = Order(len(places), seed, data.flip, random)
+    else:
+        order = BucketOrder(buckets, math.prod(data.size), seed, data.flip, random)
     if not held.size:
         return order
     report.notes = [*report.notes, f"{held.size:,} of them are held back for the validation loss"]
     return PartOrder(order, places)
+
+
+def _order_groups(
+    images: Images | Latents, places: np.ndarray, config: TrainConfig, one_size: bool
+) -> GroupOrder:
+    """Return the order of the images at some places that reads each group once in an epoch."""
+    data = config.data
+    if not one_size:
+        raise InputError(
+            "--data.shuffle: expected images with several sizes to train at, got groups; leave it "
+            "out"
+        )
+    groups = groups_of(images.source, images.indices[places], data.path)
+    return GroupOrder(groups, config.seed, data.flip, data.crop == "random")
 
 
 def training_sizes(data: DataConfig, multiple: int) -> tuple[Size, ...]:

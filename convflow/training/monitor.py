@@ -200,6 +200,6 @@ def open_monitor(
             deadline,
             speed,
             trainer.data_wait,
-            faster_data(trainer.images),
+            faster_data(trainer.images, config.data.shuffle),
         )
     )

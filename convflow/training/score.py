@@ -25,6 +25,10 @@ from convflow.evaluation.evaluate import (
 )
 from convflow.evaluation.scores import METRICS
 from convflow.generate import Samples
+from convflow.models.backbone import Backbone
+from convflow.models.families import build
+from convflow.models.zoo import FAMILIES
+from convflow.parallel.single import Single
 from convflow.training.config import ScoreConfig
 from convflow.training.stopping import Stop
 from convflow.types import InputError
@@ -82,18 +86,22 @@ class Scorer:
         check_subject(subject, self.detector, self.target, self.metrics)
 
     def score(self, samples: Samples, images_seen: int, stop: Stop) -> dict[str, float]:
-        """Return the scores by title on the first process; nothing where it is asked to stop.
+        """Return the scores by title on the first process; nothing where any is asked to stop.
 
         Args:
-            samples: of the network as it is now.
+            samples: of a copy of the network as it is now, see `copy_whole`.
             images_seen: by it.
-            stop: asked before each call of the network, where one process works alone.
+            stop: asked before each call of the network.
         """
         out = self.folder / f"images_{images_seen:010d}.json"
         parts, first = parts_path(out), distributed.rank() == 0
+        note = f"no score after {images_seen} images"
 
         def check(*_: object) -> None:
-            if distributed.world_size() == 1 and stop():
+            if stop():
+                distributed.leave_note(note)
+                raise _Stopped
+            if distributed.is_noted(note):
                 raise _Stopped
 
         with distributed.all_or_none(self.work.device):
@@ -114,9 +122,12 @@ class Scorer:
             card, _ = evaluate(
                 subject, self.detector, self.target, self.work, out=out, metrics=self.metrics
             )
-        except _Stopped:
-            shutil.rmtree(parts, ignore_errors=True)
-            log.info(f"the score after {images_seen:,} images was not finished and is left out")
+        except (_Stopped, InputError) as error:  # one that is done hears of it by an InputError
+            if not isinstance(error, _Stopped) and not distributed.is_noted(note):
+                raise
+            if first:
+                shutil.rmtree(parts, ignore_errors=True)
+                log.info(f"the score after {images_seen:,} images was not finished and is left out")
             return {}
         return card.scores
 
@@ -124,7 +135,20 @@ class Scorer:
 def series(samples: Samples) -> Samples:
     """Return samples as `convflow evaluate` draws them: seed 0, float32, a network in its layout.
 
-    The network is a copy.
+    The network is changed in place.
     """
-    network = copy.deepcopy(samples.model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = samples.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return replace(samples, model=network, seed=0, precision="float32")
+
+
+def copy_whole(network: Backbone, parallel: Single) -> Backbone:
+    """Return a copy of a network for this process alone, also where several share its weights.
+
+    All processes come here; each then holds the weights once more, in float32.
+    """
+    if not parallel.sharded:
+        return copy.deepcopy(network)
+    settings = network.settings
+    whole = build(settings.pop("family"), settings, FAMILIES)
+    whole.load_state_dict({n: parallel.whole(t) for n, t in network.state_dict().items()})
+    return whole.to(parallel.device).eval().requires_grad_(False)

@@ -17,9 +17,9 @@ from convflow.models.backbone import Backbone
 from convflow.seeds import VALIDATION_KEYS
 from convflow.training.draws import draw_encoding, draw_terms
 from convflow.training.places import find_paths
-from convflow.training.score import Scorer
+from convflow.training.score import Scorer, copy_whole
 from convflow.training.validation import hold_back
-from convflow.types import InputError, Size
+from convflow.types import Size
 
 if TYPE_CHECKING:
     from convflow.training.stopping import Stop
@@ -38,11 +38,6 @@ class Watch:
         self.held = hold_back(len(trainer.images), config.monitor.validation.num, config.seed)
         self.scorer: Scorer | None = None
         score = find_paths(config, trainer.run_folder).monitor.score
-        if score.reference and trainer.parallel.sharded:
-            raise InputError(
-                "--monitor.score: expected a whole network on each process with it, got --parallel "
-                "fsdp; leave it out, and score checkpoints with convflow evaluate"
-            )
         if score.reference:
             samples, device = trainer.previews.samples, trainer.device
             self.scorer = Scorer(score, samples, trainer.run_folder, device)
@@ -54,10 +49,10 @@ class Watch:
         if self.held.size and self._due(monitor.validation.every):
             found |= self.validate()
         if self.scorer is not None and self._due(monitor.score.every):
-            samples = replace(
-                self.trainer.previews.samples, model=cast(Backbone, self.trainer.ema.model)
-            )
             with self.trainer.not_training():
+                average = cast(Backbone, self.trainer.ema.model)
+                network = copy_whole(average, self.trainer.parallel)
+                samples = replace(self.trainer.previews.samples, model=network)
                 found |= self.scorer.score(samples, self.trainer.images_seen, stop)
         return found
 

@@ -385,6 +385,13 @@ CASES = [
         "image-column: unknown column 'picture'; choose from image, label",
         parquet({"image": "pictures", "label": [0, 1, 1]}),
     ),
+    ("no groups", f"{TRAIN} --data.shuffle groups", "whose images are read one by one, got groups"),
+    (
+        "groups in buckets",
+        f"{PARQUET} --data.shuffle groups --data.sizes 8x8,8x16",
+        "--data.shuffle: expected images with several sizes",
+        parquet({"image": "pictures", "label": [0, 1, 1]}),
+    ),
     ("no tar", f"{TRAIN} --data P/data.tar", "a tar without compression", file("data.tar")),
     ("missing shard", f"{TRAIN} --data P/", "none called x-001.tar", shards(0, 2)),
     ("missing shard of a pattern", f"{SHARDS}2}}.tar", "none called x-002.tar", shards(0, 1)),

@@ -30,10 +30,15 @@ def stream(given, share=slice(None), start=9):
     return source, [next(found) for _ in range(5)]
 
 
+@pytest.fixture(scope="module")
+def of_folder(places):
+    return stream(places["folder"])
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_pictures_labels_and_order(places, name):
+def test_pictures_labels_and_order(places, of_folder, name):
     source, found = stream(places[name])
-    folder, wanted = stream(places["folder"])
+    folder, wanted = of_folder
     assert len(source) == 22
     if name not in ("EDM", "packed", "npy"):  # which hold numbers, and no labels
         assert source.class_names == folder.class_names

@@ -32,10 +32,18 @@ def test_no_batch_fits():
         MemoryEstimate(build, (64, 64), 2).check(1000, "batch-size")
 
 
+SMALL_WORK, LARGE_WORK = ((12, 24), 1), ((48, 48), 64)
+QUICK = {("flowdcn", LARGE_WORK), ("dico", SMALL_WORK), ("sit-rotary", LARGE_WORK)}
+
+
 @pytest.mark.parametrize(
-    "case", ["flowdcn", "dico", "fcdm", "dit", "sit-rotary", "flowdcn-patch-1"]
+    ("case", "size", "batch"),
+    [
+        pytest.param(case, *work, marks=[] if (case, work) in QUICK else [pytest.mark.slow])
+        for case in ("flowdcn", "dico", "fcdm", "dit", "sit-rotary", "flowdcn-patch-1")
+        for work in (SMALL_WORK, LARGE_WORK)
+    ],
 )
-@pytest.mark.parametrize(("size", "batch"), [((12, 24), 1), ((48, 48), 64)])
 def test_the_bound_is_above_the_estimate_and_nothing_is_estimated_below_it(
     case, size, batch, monkeypatch
 ):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import signal
 import sys
 from functools import partial
 from pathlib import Path
@@ -13,6 +15,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 import tests.extending.align
+import tests.extending.detector
 import tests.parallel.average  # noqa: F401
 from convflow import distributed
 from convflow.parallel.fsdp import FSDP
@@ -25,6 +28,7 @@ from convflow.training.build import build_trainer
 from convflow.training.config import TrainConfig
 from convflow.training.optim import trained_parameters
 from convflow.training.overrides import override
+from convflow.training.score import Scorer
 from convflow.training.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -48,6 +52,23 @@ def settings(data: Path, name: str, words: str = "") -> TrainConfig:
     """Return the settings of a run of six steps of a network called `name` in `MODELS`."""
     given = f"{COMMON} --precision float32 {MODELS[name]} {words}".split()
     return override(create_config("pictures.flowdcn"), ["--data", str(data), *given])
+
+
+def scoring(data: Path) -> str:
+    """Return words for scores of samples that two processes draw."""
+    given = {"num": 70, "every": 3, "detector": "tests.extending.detector:load"}
+    more = " ".join(f"--monitor.score.{name} {value}" for name, value in given.items())
+    return f"--monitor.score {data} {more}"
+
+
+def signalled(stop):
+    """Return a function that is asked whether to stop, and gets a signal when it is."""
+
+    def asked() -> bool:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return stop()
+
+    return asked
 
 
 def failing(call, error, due):
@@ -183,6 +204,15 @@ def main(shared: Path, part: str, *words: str) -> None:
             loop.compile_network = partial(eager, backend="aot_eager")
             words = "--parallel fsdp --compile blocks --memory.recompute blocks"
             attempt(lambda: train("sit", "compiled", words))
+        elif part == "score":
+            words = f"--parallel fsdp {scoring(data)}"
+            attempt(lambda: train("sit", "scored", words))
+            score = Scorer.score
+            if rank:
+                Scorer.score = lambda self, samples, seen, stop: score(
+                    self, samples, seen, signalled(stop)
+                )
+            attempt(lambda: train("sit", "stopped", words))
         elif part == "hybrid":
             words = "--parallel fsdp --parallel.shard-size 2"
             attempt(lambda: train("sit", "hybrid", words))

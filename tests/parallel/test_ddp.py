@@ -1,5 +1,7 @@
 """Two processes sum their gradients in the backward pass, and an error in it ends both."""
 
+import pytest
+
 from tests.two_processes import run_two
 
 STEPS = """
@@ -42,6 +44,7 @@ assert d.world_size() == 1
 """
 
 
+@pytest.mark.slow  # test_distributed.py sums gradients in the processes that it starts anyway
 def test_gradients_are_summed_and_an_error_ends_all():
     first, second = run_two(["-c", STEPS])
     assert first == "InputError rank 1 stopped (\n"

@@ -11,7 +11,7 @@ import torch
 from benchmarks.reliability import kills
 from convflow.parallel.shards import Shards, shard_folder
 from convflow.training import checkpoint, launch
-from tests.parallel.sharded import LOSSES, MODELS, settings
+from tests.parallel.sharded import LOSSES, MODELS, scoring, settings
 from tests.tolerance import REGROUPED_LOSS, REGROUPED_WEIGHTS
 from tests.two_processes import start_many
 
@@ -141,3 +141,19 @@ def test_four_processes_hold_two_copies_in_two_shards(shared):
     assert_regrouped(shared / "sit", shared / "hybrid")
     folder = checkpoint.folder_of(shared / "hybrid", 6) / "shards/raw"
     assert sorted(path.name[:11] for path in folder.iterdir()) == ["shard-00001", "shard-00002"]
+
+
+@pytest.mark.slow
+def test_scores_are_those_of_one_process_and_a_signal_to_another_ends_them(shared):
+    data = shared / "data"
+    assert launch.train(settings(data, "sit", scoring(data)), shared / "scored-1")
+    first, second = start(2, shared, "score")
+    assert first == second == [True, False, 1]
+    one, two = (
+        [row["FD-70"] for row in metrics_of(shared / run) if "FD-70" in row]
+        for run in ("scored-1", "scored")
+    )
+    assert len(one) == 2
+    assert two == pytest.approx(one, rel=0.01)
+    assert list((shared / "stopped/scores").iterdir()) == []
+    assert checkpoint.list_steps(shared / "stopped")[-1] == 3

@@ -48,9 +48,9 @@ def tiny(data: Path) -> Callable[..., TrainConfig]:
 def trainer_of(tmp_path: Path) -> Callable[..., Trainer]:
     """Return a function from settings to a trainer that has not begun."""
 
-    def build(config: TrainConfig, run: Path | None = None) -> Trainer:
+    def build(config: TrainConfig, run: Path | None = None, device: torch.device = CPU) -> Trainer:
         run = run or tmp_path / "run"
         run.mkdir(exist_ok=True)
-        return build_trainer(config, run, CPU)[0]
+        return build_trainer(config, run, device)[0]
 
     return build

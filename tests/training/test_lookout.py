@@ -1,17 +1,26 @@
 """No step waits for the device but those that are logged, and divergence is found and named."""
 
 import itertools
+from contextlib import nullcontext
 
 import pytest
 import torch
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
 
+import tests.extending.align
+import tests.parallel.average  # noqa: F401
 from convflow.data.loader import batches
-from convflow.training import checkpoint, lookout
+from convflow.training import checkpoint, draws, lookout
+from convflow.training import trainer as loop
 from convflow.training.optim import optimizer_tensors
 from convflow.types import Diverged
+from tests.parallel.sharded import LOSSES, MODELS
 
 EVERY = 5
+META = torch.device("meta")
+"""A device without numbers: whatever waits for one raises an error."""
 
 
 @pytest.fixture
@@ -54,6 +63,46 @@ def test_only_steps_that_are_logged_wait(waiting, tiny, trainer_of):
             found.train_step(*batch)
         counts.append(waits.count)
     assert [count > 0 for count in counts] == ([False] * (EVERY - 1) + [True]) * 2
+
+
+@pytest.fixture
+def without_numbers(monkeypatch):
+    """Let a training run on `META`, which lacks random numbers and autocast."""
+    generator_of, draw_terms = draws.generator_of, draws.draw_terms
+
+    def drawn(*given):
+        terms, generator = draw_terms(*given)
+        there = tree_map(lambda x: x.to(META) if isinstance(x, Tensor) else x, terms)
+        return there, generator
+
+    monkeypatch.setattr(draws, "generator_of", lambda *key, device: generator_of(*key))
+    monkeypatch.setattr(loop, "draw_terms", drawn)
+    monkeypatch.setattr(loop.Trainer, "_autocast", lambda self: nullcontext())
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self: None)  # torch's own
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("flowdcn", f"--ema.every 2 {LOSSES}"),
+        ("dico", "--process ddpm --optim.schedule cosine"),
+        ("sit", "--process dfm --sampling.steps 2 --micro-batch 3"),
+    ],
+)
+def test_a_run_on_a_device_without_numbers_gets_to_the_step_that_is_logged(
+    name, words, without_numbers, tiny, trainer_of, monkeypatch
+):
+    given = (
+        f"--images {8 * EVERY} --monitor.log-every {EVERY} --optim.clip 1 --monitor.validation 5"
+    )
+    found, calls = trainer_of(tiny(f"{given} {MODELS[name]} {words}"), device=META), []
+    assert found.lookout.every == EVERY
+    monkeypatch.setattr(found, "save", lambda monitor: calls.append(found.step))
+    look = found.lookout.first_bad
+    monkeypatch.setattr(found.lookout, "first_bad", lambda: calls.append("look") or look())
+    with pytest.raises(RuntimeError, match="meta"):
+        found.run()
+    assert calls == ["look", EVERY - 1]
 
 
 def test_the_numbers_are_those_of_looking_in_every_step(tiny, trainer_of, tmp_path, request):

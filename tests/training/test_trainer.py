@@ -45,8 +45,9 @@ def files_of(run):
     return content | {"metrics": (run / "metrics.jsonl").read_bytes(), "step": last.name}
 
 
-@pytest.mark.parametrize("process", ["flow", "ddpm"])
-@pytest.mark.parametrize("micro", ["1", "3", "7", "8", "100"])
+@pytest.mark.parametrize(
+    ("process", "micro"), [("flow", "1"), ("ddpm", "3"), ("flow", "7"), ("ddpm", "100")]
+)
 def test_micro_batches_add_up_to_the_batch(tiny, trainer_of, micro, process):
     whole, parts = (
         trainer_of(tiny(f"--process {process} --micro-batch {size}")) for size in ("none", micro)
@@ -117,8 +118,7 @@ def test_a_share_sees_its_rows_of_the_same_draws(tiny, trainer_of, monkeypatch, 
         assert all(torch.equal(part, all_of_it[rank::3]) for part, all_of_it in pairs)
 
 
-@pytest.mark.parametrize("stop", [3, 4, 11])
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("stop", "precision"), [(3, "float32"), (4, "bfloat16"), (11, "float32")])
 def test_going_on_is_exact_within_and_across_epochs(tiny, trainer_of, tmp_path, stop, precision):
     config = tiny(f"--precision {precision}")  # 22 images, batches of 8: every third straddles
     straight = trainer_of(config, tmp_path / "straight")
@@ -218,8 +218,8 @@ def test_eight_pictures_are_learnt(tiny, trainer_of):
     images = images.reshape(8, 1, 8, 8).to(torch.uint8)
     labels = (images[:, 0, 0, 0] > 0).long()
     batch = (images, labels, np.arange(8), 8, 8)
-    losses = [trainer.train_step(*batch)["loss"] for _ in range(250)]
-    assert np.mean(losses[-20:]) < 0.2 * losses[0]
+    losses = [trainer.train_step(*batch)["loss"] for _ in range(120)]
+    assert np.mean(losses[-20:]) < 0.3 * losses[0]
 
 
 def test_poisoned_weights_stop_the_run_and_are_named(tiny, trainer_of, tmp_path):
@@ -409,7 +409,7 @@ def test_blocks_computed_again_train_the_same_bits(tiny, trainer_of, precision):
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-@pytest.mark.parametrize("stop", [1, 3, 7])
+@pytest.mark.parametrize("stop", [1, 7])
 def test_going_on_is_exact_with_buckets_and_random_crops(tiny, trainer_of, tmp_path, stop):
     config = tiny(f"{BUCKETS} --data.crop random --data.flip true")
     straight = trainer_of(config, tmp_path / "straight")

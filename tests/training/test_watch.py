@@ -20,7 +20,7 @@ def lines(run):
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("process", ["flow", "ddpm", "dfm"])
+@pytest.mark.parametrize("process", ["ddpm", "dfm"])
 def test_a_curve_of_its_own_that_two_runs_and_a_resumed_run_share(
     process, tiny, trainer_of, tmp_path, monkeypatch
 ):
