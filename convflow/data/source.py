@@ -39,7 +39,8 @@ class Source(Protocol):
     """Labelled images by index.
 
     `class_names` is empty for unconditional data, and `label` is then 0 everywhere, which is
-    "no label" because `num_classes` is 0 too.
+    "no label" because `num_classes` is 0 too. A source may have captions besides: a method
+    `caption(index)` then returns the text, empty for an image without.
     """
 
     name: str
@@ -88,6 +89,7 @@ class StoredSource:
         head: Index and a number to so many of the first bytes; None where to read them costs as
             much as to read the whole.
         draft: Whether JPEGs much larger than wanted are decoded at 1/2, 1/4 or 1/8 of their size.
+        caption: Index to what is said of the image; None where nothing is said of any.
     """
 
     name: str
@@ -100,6 +102,7 @@ class StoredSource:
     max_pixels: int = MAX_PIXELS
     head: Callable[[int, int], bytes] | None = None
     draft: bool = False
+    caption: Callable[[int], str] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)

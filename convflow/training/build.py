@@ -15,6 +15,7 @@ import torch
 from convflow import distributed
 from convflow.codecs import Codec
 from convflow.data.buckets import batch_size_of
+from convflow.data.captions import captions_of
 from convflow.data.check import Report
 from convflow.data.latents import Latents
 from convflow.data.loader import Images, Order
@@ -161,7 +162,10 @@ def open_data(
     """
     kept = begun / SELECTION_FILE if begun else None
     images, report = scan_images(source, config.data, kept, device)
-    return Data(images, order_images(images, report, sizes, config), report)
+    order = order_images(images, report, sizes, config)
+    if captions_of(images.source) is not None:
+        report.notes = [*report.notes, "captions are not used: no network here takes text"]
+    return Data(images, order, report)
 
 
 def know_constants(

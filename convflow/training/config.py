@@ -49,6 +49,9 @@ class DataConfig:
     image_column: Annotated[
         str, doc("column of a table that holds the images; empty = find it")
     ] = ""
+    caption_column: Annotated[
+        str, doc("column of a table, or key of .json files, that holds captions; empty = find it")
+    ] = ""
     size: Annotated[Pixels, doc("height x width of the images in pixels")] = (8, 8)
     channels: Annotated[Literal[1, 3], doc("channels of the images: 1 = grey, 3 = colour")] = 3
     buckets: Annotated[Count, doc("number of aspect ratios to train at")] = 1
