@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
-from convflow.data.captions import Captions, Say, by_path, captions_beside
 from convflow.class_names import composed
+from convflow.data.captions import Captions, Say, by_path, captions_beside
 from convflow.data.class_ids import (
     Choice,
     LabelSet,

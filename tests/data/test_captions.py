@@ -37,7 +37,7 @@ def test_a_json_beside_an_image_in_a_tar(tmp_path):
     assert [source.caption(i) for i in range(3)] == ["picture 0", "picture 1", ""]
     assert "captions from `prompt` of 0.json and other .json files" in source.notes
     assert open_source(str(path), caption_column="alt").caption(1) == "x"
-    with pytest.raises(InputError, match="expected a table or .json files with 'none' in .*; leav"):
+    with pytest.raises(InputError, match=r"a table or .json files with 'none' in .*; leave"):
         open_source(str(path), caption_column="none")
     with pytest.raises(InputError, match="expected no choice"):
         open_source("digits", caption_column="none")
