@@ -2,9 +2,9 @@
 
     python -m benchmarks.data.both_ways FOLDER --data IMAGES [--images 2000]
 
-A tiny autoencoder with seeded random weights is made in FOLDER. `convflow encode` writes the latents
-of the images, then `convflow train` runs twice with the same seed: from the images, which are decoded
-and encoded at each step, and from the store. The losses of all steps are compared.
+A tiny autoencoder with seeded random weights is made in FOLDER. `convflow encode` writes the
+latents of the images, then `convflow train` runs with the same seed: from the images, which are
+encoded at each step, and from stores of them. The losses of all steps are compared.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from benchmarks.harness import DIRTY, RESULTS, write_table
 from convflow.units import bytes_of
 
 TINY = (
-    "--model.width 96 --model.depth 4 --model.num-groups 4 --model.patch-size 1 --batch-size 20 "
+    "--model.width 48 --model.depth 2 --model.num-groups 4 --model.patch-size 1 --batch-size 20 "
     "--monitor.log-every 1 --monitor.tensorboard false --monitor.num-samples 2 --device cpu "
     "--monitor.samples-minutes 1000 --sampling.steps 1 --optim.warmup-images 0 --precision float32"
 ).split()
@@ -35,7 +35,7 @@ def save_autoencoder(folder: Path) -> None:
     AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(16, 16, 16, 16),
+        block_out_channels=(8, 8, 16, 16),
         norm_num_groups=4,
         scaling_factor=1.0,
     ).save_pretrained(folder)
@@ -61,7 +61,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--data", required=True)
     parser.add_argument("--images", type=int, default=2000)
-    parser.add_argument("--size", default="64x64")
+    parser.add_argument("--size", default="32x32")
     parser.add_argument(DIRTY, action="store_true", help="allow files that no revision holds")
     options = parser.parse_args()
     folder = options.folder
