@@ -197,7 +197,13 @@ class LatentCodec(Codec):
         """The autoencoder, read when it is first asked for; InputError where that fails."""
         network = autoencoders.load(self.autoencoder, getattr(torch, self.precision))
         if self.tiling:
-            network.enable_tiling()
+            try:
+                network.enable_tiling()
+            except (AttributeError, NotImplementedError) as error:  # of classes that cannot
+                raise InputError(
+                    f"--codec.tiling: expected false for the {self.space.kind} {self.autoencoder}, "
+                    "which takes images whole; leave it out"
+                ) from error
         return network.to(self.device)
 
     @property

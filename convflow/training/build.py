@@ -81,6 +81,7 @@ def build_trainer(config: TrainConfig, run: Path, device: torch.device) -> tuple
         config = fit_settings(config, origin.model)
     build = partial(build_network, config, len(source.class_names), codec, process)
     sizes = fitting_sizes(config, build, codec.factor, process)
+    codec.check_size(sizes[0])
     half = distributed.choose_precision(config.precision, device) == "bfloat16"
     parallel = config.parallel.create(device, half, is_block)
     if parallel.sharded and config.optim.kind != "adamw":
