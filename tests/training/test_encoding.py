@@ -141,7 +141,7 @@ def test_each_image_goes_to_the_size_of_its_ratio(config, tmp_path, caplog):
 def test_what_cannot_be_encoded_is_refused(config, tmp_path, words, message):
     with pytest.raises(InputError, match=message):
         encode(override_encoding(config, words), tmp_path / "store")
-    assert not (tmp_path / "store/encoding.json").exists()
+    assert not (tmp_path / "store").exists()
 
 
 def test_a_folder_of_something_else_is_left_alone(config, tmp_path):
