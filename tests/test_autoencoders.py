@@ -88,7 +88,7 @@ def test_a_representation_autoencoder_takes_one_size(tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"--data.size: expected 256x256, .* got 128x256; set it"):
         codec.check_size((128, 256))
     monkeypatch.setattr("convflow.autoencoders.find_spec", lambda _: None)
-    with pytest.raises(InputError, match="needs the package transformers, .*; pip install"):
+    with pytest.raises(InputError, match=r"needs the package transformers, .*; pip install"):
         codec.open()
 
 

@@ -50,9 +50,11 @@ def convflow(*words: object) -> float:
 
 def metrics(run: Path) -> tuple[list[float], float]:
     """Return the losses of a run, and the median of its images per second."""
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    rates = sorted(row["images_per_second"] for row in rows if "images_per_second" in row)
-    return [row["loss"] for row in rows], rates[len(rates) // 2]
+    losses, rates = (
+        [json.loads(line)[key] for line in (run / name).read_text().splitlines()]
+        for name, key in (("metrics.jsonl", "loss"), ("speed.jsonl", "images_per_second"))
+    )
+    return losses, sorted(rates)[len(rates) // 2]
 
 
 def main() -> None:

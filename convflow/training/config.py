@@ -137,6 +137,10 @@ class MonitorConfig:
         Positive, doc("longest gap between sample grids, in minutes")
     ] = 20.0
     num_samples: Annotated[Count, doc("images in a sample grid")] = 16
+    decoder: Annotated[
+        str,
+        doc("AutoencoderTiny that decodes sample grids, which is fast; empty = the autoencoder"),
+    ] = ""
     tensorboard: Annotated[bool, doc("write curves when tensorboard is installed")] = True
     logger: Annotated[
         str,
