@@ -7,6 +7,7 @@ in the table below, or, of FLUX.2, in its weights; never are those of one taken 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -45,6 +46,8 @@ class LatentSpace:
         image_channels: of the images.
         patch: cells along a side that become the channels of one.
         frames: whether it takes videos; an image is one frame.
+        side: pixels along the sides of the only images it takes; None for any.
+        unit: whether it takes images in [0, 1], else in [-1, 1].
     """
 
     kind: str
@@ -55,6 +58,8 @@ class LatentSpace:
     image_channels: int = 3
     patch: int = 1
     frames: bool = False
+    side: int | None = None
+    unit: bool = False
 
 
 def _kl(channels: int, scale: float, shift: float = 0.0, factor: int = 8) -> LatentSpace:
@@ -117,6 +122,8 @@ KINDS = (
     "AutoencoderTiny",
     "AutoencoderKLQwenImage",
     "AutoencoderKLWan",
+    "AutoencoderKLHunyuanImage",
+    "AutoencoderRAE",
 )
 """Classes of diffusers that can be read."""
 
@@ -139,6 +146,12 @@ class _Config:
     scale_factor_spatial: Width | None = None
     latents_mean: Any = None
     latents_std: Any = None
+    spatial_compression_ratio: Width = 32
+    encoder_hidden_size: Width = 768
+    encoder_patch_size: Width = 14
+    encoder_input_size: Width = 224
+    num_channels: Width = 3
+    reshape_to_2d: bool = True
 
     def space(self, kind: str) -> LatentSpace:
         """Return what an autoencoder of some class of diffusers is like."""
@@ -159,7 +172,22 @@ class _Config:
             factor = self.scale_factor_spatial or 2 ** (len(self.dim_mult) - 1)
             inverse = tuple(1 / std for std in stds)
             return LatentSpace(kind, self.z_dim, factor, inverse, means, frames=True)
+        if kind == "AutoencoderKLHunyuanImage":
+            factor = self.spatial_compression_ratio
+        if kind == "AutoencoderRAE":
+            return self._rae()
         return LatentSpace(kind, self.latent_channels, factor, scale, shift, images)
+
+    def _rae(self) -> LatentSpace:
+        """Return what a representation autoencoder is like, which normalises latents itself."""
+        if not self.reshape_to_2d:
+            raise InputError("its latents are no grid (reshape_to_2d is false)")
+        factor = msgspec.convert(self.patch_size or 16, Width)
+        side = factor * (self.encoder_input_size // self.encoder_patch_size)
+        channels, images = self.encoder_hidden_size, self.num_channels
+        return LatentSpace(
+            "AutoencoderRAE", channels, factor, 1.0, 0.0, images, side=side, unit=True
+        )
 
 
 def read_space(name: str) -> LatentSpace:
@@ -197,6 +225,11 @@ def load(name: str, dtype: torch.dtype = torch.float32) -> Any:
             "pip install 'convflow[diffusers]'"
         ) from error
     kind = read_space(name).kind
+    if kind == "AutoencoderRAE" and find_spec("transformers") is None:
+        raise InputError(
+            f"the {kind} {name} needs the package transformers, which is missing; "
+            "pip install transformers"
+        )
     folder = _find(name, "config.json", "*.safetensors")
     try:
         autoencoder, report = getattr(diffusers, kind).from_pretrained(
@@ -228,6 +261,8 @@ def encode(
         space: of the same autoencoder.
         images: in [-1, 1].
     """
+    if space.unit:
+        images = images / 2 + 0.5
     found = network.encode(images[:, :, None] if space.frames else images)
     drawn = getattr(found, "latent_dist", None)
     moments = [found[0]] if drawn is None else [drawn.mean, drawn.std]
@@ -243,7 +278,8 @@ def decode(
     """Return images in about [-1, 1] of latents, neither shifted nor scaled."""
     z = pixel_shuffle(latents, space.patch)
     x = network.decode(z[:, :, None] if space.frames else z).sample
-    return x[:, :, 0] if space.frames else x
+    x = x[:, :, 0] if space.frames else x
+    return x * 2 - 1 if space.unit else x
 
 
 def constants(network: Any) -> tuple[Numbers, Numbers]:

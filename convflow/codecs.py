@@ -14,7 +14,7 @@ from convflow import autoencoders
 from convflow.autoencoders import SD_SCALE, SD_VAE, LatentSpace, Numbers
 from convflow.settings.fields import Positive, doc
 from convflow.settings.kinds import Part, Table
-from convflow.types import InputError
+from convflow.types import InputError, Size
 
 CHUNK_PIXELS = 2**20
 """Pixels that an autoencoder sees at once: 16 images of 256x256."""
@@ -51,6 +51,9 @@ class Codec(Part):
     def channels(self, image_channels: int) -> int:
         """Return the channels of model space for images of so many, or raise InputError."""
         raise NotImplementedError
+
+    def check_size(self, size: Size) -> None:
+        """Raise InputError where images of a height and width in pixels cannot be encoded."""
 
     def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor | None:
         """Return the random part of `encode` for a batch of `shape` in model space, if any."""
@@ -194,7 +197,13 @@ class LatentCodec(Codec):
         """The autoencoder, read when it is first asked for; InputError where that fails."""
         network = autoencoders.load(self.autoencoder, getattr(torch, self.precision))
         if self.tiling:
-            network.enable_tiling()
+            try:
+                network.enable_tiling()
+            except (AttributeError, NotImplementedError) as error:  # of classes that cannot
+                raise InputError(
+                    f"--codec.tiling: expected false for the {self.space.kind} {self.autoencoder}, "
+                    "which takes images whole; leave it out"
+                ) from error
         return network.to(self.device)
 
     @property
@@ -273,10 +282,20 @@ class LatentCodec(Codec):
                 f"expected a height and width that are multiples of {self.factor}, got "
                 f"{height}x{width}; crop the images"
             )
+        self.check_size((height, width))
         parts = images.split(max(1, CHUNK_PIXELS // (height * width)))
         network, space = self.network, self.space
         inputs = ((part.float() / 127.5 - 1).to(network.dtype) for part in parts)
         return torch.cat([autoencoders.encode(network, space, part) for part in inputs])
+
+    def check_size(self, size: Size) -> None:
+        """Raise InputError where the autoencoder takes images of one other size alone."""
+        side = self.space.side
+        if side is not None and size != (side, side):
+            raise InputError(
+                f"--data.size: expected {side}x{side}, the only size that the autoencoder "
+                f"{self.autoencoder} takes, got {size[0]}x{size[1]}; set it"
+            )
 
     def from_moments(
         self, moments: Float[Tensor, "B M C h w"], noise: Float[Tensor, "B C h w"] | None = None
@@ -300,6 +319,7 @@ class LatentCodec(Codec):
     def decode(self, x: Float[Tensor, "B C h w"]) -> UInt8[Tensor, "B K H W"]:
         """Return the images of latents, rounded to the nearest levels and clamped."""
         network, space = self.network, self.space
+        self.check_size((x.shape[2] * self.factor, x.shape[3] * self.factor))
         scale, shift = self._numbers(x)
         latents = (x / scale + shift).to(network.dtype)
         chunk = max(1, CHUNK_PIXELS // (self.factor**2 * x.shape[2] * x.shape[3]))

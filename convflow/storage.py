@@ -11,7 +11,7 @@ import shutil
 import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -317,6 +317,8 @@ def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
 def claimed(folder: Path, work: str, option: str, first: bool = True) -> Iterator[None]:
     """Make a folder and hold it for this program alone; of several processes only the first does.
 
+    A folder that was made here goes again where an error leaves it empty.
+
     Args:
         folder: made if it is not there, and its parents.
         work: what is going on there, such as "training", for the message.
@@ -329,9 +331,10 @@ def claimed(folder: Path, work: str, option: str, first: bool = True) -> Iterato
     if not first:
         yield
         return
+    made, path = not folder.exists(), folder / ".lock"
     with explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("a")
+        lock = path.open("a")
     with lock:
         try:
             if fcntl is not None:
@@ -344,7 +347,14 @@ def claimed(folder: Path, work: str, option: str, first: bool = True) -> Iterato
             log.warning(
                 f"{folder} cannot be locked ({error.strerror}); start no second {work} there"
             )
-        yield
+        try:
+            yield
+        except BaseException:
+            with suppress(OSError):
+                if made and list(folder.iterdir()) == [path]:
+                    path.unlink()
+                    folder.rmdir()
+            raise
 
 
 @contextmanager

@@ -75,6 +75,28 @@ TINY = {
         "latents_mean": [0.1, -0.2, 0.3, 0.0],
         "latents_std": [2.0, 1.0, 0.5, 4.0],
     },
+    "AutoencoderKLHunyuanImage": {
+        "in_channels": 3,
+        "out_channels": 3,
+        "latent_channels": 8,
+        "block_out_channels": (32, 32, 64),
+        "layers_per_block": 1,
+        "spatial_compression_ratio": 4,
+        "sample_size": 32,
+        "scaling_factor": 0.75289,
+    },
+    "AutoencoderRAE": {
+        "encoder_hidden_size": 64,
+        "encoder_num_hidden_layers": 1,
+        "decoder_hidden_size": 32,
+        "decoder_num_hidden_layers": 1,
+        "decoder_num_attention_heads": 2,
+        "decoder_intermediate_size": 32,
+        "patch_size": 16,
+        "encoder_input_size": 28,
+        "latents_mean": [[[0.1]]] * 64,
+        "latents_std": [[[0.5]]] * 64,
+    },
 }
 """Settings of a tiny one of every class that can be read."""
 

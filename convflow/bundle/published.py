@@ -141,6 +141,8 @@ def fetch(name: str) -> Path:
             f"without; {advice}"
         )
     _say_licence(repository)
+    diffusers = tuple(patterns) == DIFFUSERS
+    what, wanted = ("folder", "transformer/*") if diffusers else ("file", patterns[0])
     for pattern in patterns:
         try:
             folder = hub.download(repository, [pattern, "transformer/config.json"], "weights")
@@ -148,7 +150,8 @@ def fetch(name: str) -> Path:
             reason = str(error).partition("(")[2].rpartition(")")[0]
             raise InputError(
                 f"{name}: {repository} on the Hugging Face Hub cannot be reached ({reason}); "
-                f"check the connection, or {advice}"
+                f"check the connection, or {hub.fetching(repository, wanted)}, and give that "
+                f"{what}: convflow sample {'FOLDER' if diffusers else 'FILE'}"
             ) from error
         if files := sorted(folder.glob(pattern)):
             for file in files:

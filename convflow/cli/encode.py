@@ -17,9 +17,9 @@ no more than the running shard is lost. Before the long work, a few images are e
 and the error is reported. convflow info STORE describes a store.
 
 --format reads the latents of other programs in place of images, or writes those of a store in their
-format, without an autoencoder: npy (pairs of features and labels of fast-DiT, DiCo, FCDM), edm
-(dataset.json of EDM2 and REPA), lightning (safetensors of LightningDiT) or mar (moments of MAR).
-Name the autoencoder they come from with --codec.autoencoder.
+format, without an autoencoder: npy (features and labels of fast-DiT, DiCo, FCDM), edm (dataset.json
+of EDM2, REPA), lightning (safetensors of LightningDiT), mar (moments of MAR), zarr, lmdb, or pt (a
+file for each image). Name the autoencoder they come from with --codec.autoencoder.
 
 common settings
   --data PATH              same as the argument DATA: what convflow train --data takes

@@ -47,7 +47,10 @@ def main(arguments: Sequence[str]) -> int:
 
     if not is_published(what) and (Path(what).exists() or not is_id(what)):
         if Path(what).exists():
-            raise InputError(f"expected published weights, got {what}; give a file of weights")
+            raise InputError(
+                f"expected published weights, got {what}; give a file that ends in "
+                f"{', '.join(WEIGHTS)}, or a folder in which diffusers has saved a DiT"
+            )
         raise missing(what, "published weights: a file, or a name that docs/published.md lists")
     _, config, model = read_published(what, **options)
     with writing_folder(out) as draft:

@@ -39,6 +39,7 @@ common settings
                            names (cat_0.png) or none (no classes)
   --data.label-column kind column of labels, if a table has several
   --data.image-column img  column of images, if a table has several
+  --data.caption-column c  column of captions, which a store of latents keeps
   --data.size 64x48        image size: height x width in pixels
   --data.on-bad skip       leave unreadable images out instead of stopping
   --data.check all         decode every image before the first step, however many there are

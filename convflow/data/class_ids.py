@@ -40,6 +40,8 @@ class Choice(NamedTuple):
     """Of a table; empty to find it."""
     image_column: str = ""
     """Of a table; empty to find it."""
+    caption_column: str = ""
+    """Of a table; empty to find it."""
 
 
 AUTO = Choice()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from convflow.data.captions import Captions, caption_text, find_caption_column
 from convflow.data.class_ids import (
     Choice,
     LabelSet,
@@ -92,6 +94,19 @@ class ColumnTable(NamedTuple):
     values: Callable[[str], Sequence[Any]]
     names: Callable[[str], Sequence[str] | None]
     describe: Callable[[int], str]
+    texts: Sequence[str] = ()
+    """Those of text."""
+
+    def captions(self, choice: Choice) -> Captions | None:
+        """Captions from the column that the user names, or from the one there is."""
+        others = [column for column in self.columns if column != choice.label_column]
+        column = find_caption_column(others, choice.caption_column, self.name, self.texts)
+        if column is None:
+            return None
+        cells = cache(partial(self.values, column))
+        return Captions(
+            lambda index: caption_text(cells()[index]), f"captions from column `{column}`"
+        )
 
     def labels(self, choice: Choice) -> LabelSet:
         """Labels from the column that the user names, or from the one there is."""
@@ -109,7 +124,9 @@ class ColumnTable(NamedTuple):
             label, said = find_column(
                 self.columns, self.classes, self.num_words, self.num_rows, self.name
             )
-        left = not_used(self.columns, label)
+        others = [column for column in self.columns if column != label]
+        told = find_caption_column(others, choice.caption_column, self.name, self.texts)
+        left = not_used(self.columns, label, told)
         if label is None:
             found = unconditional(self.num_rows, "no column is known to hold labels")
             if choice.source == "table":

@@ -53,7 +53,11 @@ def open_hugging_face(name: str, split: str, choice: Choice = AUTO) -> StoredSou
         words = table.unique(label) if text else []
         return 0 if None in words else len(words)
 
-    found = ColumnTable(
+    def is_text(feature: Any) -> bool:
+        inner = getattr(feature, "feature", feature)  # of a list of several
+        return getattr(inner, "dtype", "") in ("string", "large_string")
+
+    columns = ColumnTable(
         name,
         len(table),
         [c for c in kinds if c not in image_columns and not only_splits(names(c))],
@@ -62,16 +66,19 @@ def open_hugging_face(name: str, split: str, choice: Choice = AUTO) -> StoredSou
         lambda label: list(table[label]),
         names,
         describe := f"{name} row {{}}".format,
-    ).labels(choice)
-
+        [column for column, feature in table.features.items() if is_text(feature)],
+    )
+    found, captions = columns.labels(choice), columns.captions(choice)
+    told = (captions.note,) if captions else ()
     return StoredSource(
         name,
         found.class_names,
         found.ids,
         describe,
         lambda index: encoded_bytes(encoded[index][image], below),
-        (*notes, *found.notes, *not_used(image_columns, image)),
+        (*notes, *found.notes, *told, *not_used(image_columns, image)),
         lambda: Stamp(str(encoded._fingerprint)),
+        caption=captions and captions.say,
     )
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from convflow.class_names import composed
+from convflow.data.captions import caption_text, find_caption_column, is_caption
 from convflow.data.class_ids import (
     Choice,
     LabelSet,
@@ -43,6 +44,9 @@ class Listing(NamedTuple):
     """Whether having no labels means that there are no classes."""
     splits: dict[str, str] | None = None
     """The split by path in Unicode's form NFC; None where no column says one."""
+    captions: dict[str, str] | None = None
+    """Likewise; None where no column holds captions."""
+    caption_column: str = ""
 
 
 def is_label_file(file: str) -> bool:
@@ -266,19 +270,36 @@ def listing_of(
         words = [row.get(column) for row in rows]
         return len(set(words)) if all(isinstance(word, str) for word in words) else 0
 
+    captions, told = _captions(file, path, rows, others, choice)
+    plain = Listing(file, None, file, splits=splits, captions=captions, caption_column=told)
     if choice.source not in ("auto", "table"):
-        return Listing(file, None, file, splits=splits)
+        return plain
     if choice.label_column:
         label: str | None = choose_column("label", columns, choice.label_column, file)
         said: tuple[str, ...] = ()
     else:
         label, said = find_column(others, (), num_words, len(rows), file, guess)
-    left = tuple(f"{file}: {note}" for note in (*not_used(others, label), *said))
+    left = tuple(f"{file}: {note}" for note in (*not_used(others, label, told), *said))
     if label is None:
-        return Listing(file, None, file, left, splits=splits)
+        return plain._replace(notes=left)
     pairs = [(row.get(path), row.get(label)) for row in rows]
     origin = f"column `{label}` of {file}"
-    return Listing(file, _by_path(file, pairs), origin, left, splits=splits)
+    return plain._replace(labels=_by_path(file, pairs), origin=origin, notes=left)
+
+
+def _captions(
+    file: str, path: str, rows: list[dict[str, Any]], others: Sequence[str], choice: Choice
+) -> tuple[dict[str, str] | None, str]:
+    """The captions by path, the first of several, and their column; None where there is none."""
+    columns = [column for column in others if column != choice.label_column]
+    texts = [name for name in columns if all(is_caption(row.get(name)) for row in rows)]
+    column = find_caption_column(columns, choice.caption_column, file, texts)
+    if column is None:
+        return None, ""
+    found = dict[str, str]()
+    for row in rows:
+        found.setdefault(_path(file, row.get(path)), caption_text(row.get(column)))
+    return found, column
 
 
 def _file_column(file: str, rows: list[dict[str, Any]], choice: Choice) -> tuple[str, str]:
@@ -293,10 +314,9 @@ def _file_column(file: str, rows: list[dict[str, Any]], choice: Choice) -> tuple
 
 def _by_path(file: str, pairs: Sequence[Sequence[Any]], kind: str = "label") -> dict[str, Any]:
     """Labels by path from the top in Unicode's form NFC; names count from the file's folder."""
-    folder, labels = file.rpartition("/")[0], dict[str, Any]()
+    labels = dict[str, Any]()
     for name, label in pairs:
-        parts = str(name).replace("\\", "/").split("/")
-        path = composed("/".join([part for part in (folder, *parts) if part not in ("", ".")]))
+        path = _path(file, name)
         if path in labels and labels[path] != label:
             raise InputError(
                 f"expected one {kind} for {path} in {file}, got {labels[path]!r} and {label!r}; "
@@ -304,6 +324,12 @@ def _by_path(file: str, pairs: Sequence[Sequence[Any]], kind: str = "label") -> 
             )
         labels[path] = label
     return labels
+
+
+def _path(file: str, name: Any) -> str:
+    """The path of an image from the top in Unicode's form NFC, by its name in a file of labels."""
+    parts = (file.rpartition("/")[0], *str(name).replace("\\", "/").split("/"))
+    return composed("/".join([part for part in parts if part not in ("", ".")]))
 
 
 def _few(names: Sequence[str]) -> list[str]:

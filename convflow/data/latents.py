@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 
 from convflow.data.store import (
+    CAPTION_ENDS,
+    CAPTIONS,
     INDEX,
     LABELS,
     NAMES,
@@ -55,6 +57,7 @@ class Latents:
         sizes: heights and widths in pixels, of all stores.
         labels: (N,) int64 class ids.
         size: height and width in pixels where no other is asked for; may be set.
+        caption: index to what is said of the image; None where no store has captions.
 
     Raises:
         InputError: a store that is unfinished, damaged, cut short, or unlike the others.
@@ -73,12 +76,14 @@ class Latents:
         self.size = self.sizes[0]
         self._shards: list[_Shard] = []
         labels, places, self._names, self._bounds = [], [], [], [0]
+        self._captions: list[tuple[np.ndarray, np.ndarray] | None] = []
         for folder, index in zip(folders, indices, strict=True):
             begin = sum(shard.records for shard in self._shards)
             self._add_shards(folder, index, begin)
             labels.append(_table(folder, LABELS, index.count))
             places.append(_table(folder, PLACES, index.count) + begin)
             self._names.append(_table(folder, NAMES, index.count))
+            self._captions.append(_caption_tables(folder, index))
             self._bounds.append(self._bounds[-1] + index.count)
         self.labels, self._places = (np.concatenate(x).astype(np.int64) for x in (labels, places))
         total = sum(shard.records for shard in self._shards)
@@ -94,6 +99,7 @@ class Latents:
             known[0] if len(known) == 1 else hashlib.sha256(repr(known).encode()).hexdigest()
         )
         self.source, self.stamp, self.replaced = self, None, dict[int, int]()
+        self.caption = self._caption if any(self._captions) else None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -120,9 +126,21 @@ class Latents:
 
     def item_name(self, index: int) -> str:
         """What the image was called, for messages."""
+        store, row = self._row(index)
+        return bytes(self._names[store][row]).decode("utf-8", "surrogateescape")
+
+    def _caption(self, index: int) -> str:
+        store, row = self._row(index)
+        if (tables := self._captions[store]) is None:
+            return ""
+        text, ends = tables
+        start = int(ends[row - 1]) if row else 0
+        return text[start : int(ends[row])].tobytes().decode("utf-8", "surrogateescape")
+
+    def _row(self, index: int) -> tuple[int, int]:
+        """The number of the store with an image, and its row there."""
         store = int(np.searchsorted(self._bounds, index, side="right")) - 1
-        name = self._names[store][index - self._bounds[store]]
-        return bytes(name).decode("utf-8", "surrogateescape")
+        return store, index - self._bounds[store]
 
     def read(self, index: int) -> NoReturn:
         """Raise InputError: there are no images here."""
@@ -232,6 +250,14 @@ def _require_alike(first: StoreIndex, other: StoreIndex, folder: Path, place: Pa
             )
 
 
+def _caption_tables(folder: Path, index: StoreIndex) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return the bytes of all captions and where each ends; None where a store has none."""
+    if CAPTIONS not in index.sha256:
+        return None
+    ends = _table(folder, CAPTION_ENDS, index.count)
+    return _table(folder, CAPTIONS, int(ends[-1])), ends
+
+
 def _table(folder: Path, name: str, count: int) -> np.ndarray:
     """Return a table of a store, which stays on disk."""
     path = folder / name
@@ -262,7 +288,18 @@ def describe_stores(folder: Path, stores: list[Path]) -> dict[str, Any]:
         "bytes": sum(shard.bytes for _, known in whole for shard in known.shards),
         "shards": sum(len(known.shards) for _, known in whole),
         "classes": list(index.class_names),
+        **_shown_captions(latents),
         "codec": index.codec | {"sha256": index.codec_sha256},
         "channels": rounded,
         **({"problem": f"damaged: {', '.join(damaged)}"} if damaged else {}),
     }
+
+
+def _shown_captions(latents: Latents) -> dict[str, Any]:
+    """Return a few captions, none where there are none."""
+    if latents.caption is None:
+        return {}
+    some = np.unique(np.linspace(0, len(latents) - 1, 3).round().astype(np.int64)).tolist()
+    texts = [" ".join(latents.caption(i).split()) for i in some]
+    named = zip(map(latents.item_name, some), texts, strict=True)
+    return {"captions": [f"{name}: {text[:200]}" for name, text in named]}

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from convflow.arrays import list_arrays, map_array, map_npy
+from convflow.data.captions import find_caption_column
 from convflow.data.class_ids import (
     AUTO,
     Choice,
@@ -41,7 +42,7 @@ def open_arrays(name: str, path: Path, split: str, choice: Choice = AUTO) -> Sto
     """
     require_unsplit(split, name, split_of(path.name))
     if path.suffix.lower() == ".npy":
-        if choice.label_column or choice.image_column or choice.source not in ("auto", "none"):
+        if choice[1:] != AUTO[1:] or choice.source not in ("auto", "none"):
             raise InputError(
                 f"expected no choice of labels or columns with {name}, one array, got one; leave "
                 "it out, or save images and labels as an .npz"
@@ -53,15 +54,34 @@ def open_arrays(name: str, path: Path, split: str, choice: Choice = AUTO) -> Sto
         pixels = _array(path, image)
     pixels = _images(pixels, f"{name} {image}".strip())
     labels, label = _labels(name, path, names, choice, len(pixels))
+    texts = [each for each in names if each not in (image, label)]
+    told = find_caption_column(texts, choice.caption_column, name)
+    captions = None if told is None else _texts(name, path, told, len(pixels), choice)
+    told = None if captions is None else told
+    notes = (*labels.notes, *([f"captions from array `{told}`"] if told else []))
     return StoredSource(
         name,
         labels.class_names,
         labels.ids,
         f"{path.name} image {{}}".format,
         lambda index: Image.fromarray(np.ascontiguousarray(pixels[index])),
-        (*labels.notes, *not_used(names, image, label)),
+        (*notes, *not_used(names, image, label, told)),
         lambda: Stamp(stamp_of(path.resolve().parent, [path.name]).text),
+        caption=None if captions is None else lambda index: str(captions[index]),
     )
+
+
+def _texts(name: str, path: Path, told: str, count: int, choice: Choice) -> np.ndarray | None:
+    """Captions (N,) of an array of text; None where it is something else that nobody asked for."""
+    values = _array(path, told)
+    if values.shape != (count,) or values.dtype.kind not in "US":
+        if not choice.caption_column:
+            return None
+        raise InputError(
+            f"expected {count:,} texts as {told} of {name}, got {values.dtype} {values.shape}; "
+            "name another with --data.caption-column"
+        )
+    return np.char.decode(values, "utf-8", "replace") if values.dtype.kind == "S" else values
 
 
 def _choose(kind: str, names: Sequence[str], wanted: str, usual: Sequence[str], where: str) -> str:

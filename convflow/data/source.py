@@ -48,7 +48,8 @@ class Source(Protocol):
     """Labelled images by index.
 
     `class_names` is empty for unconditional data, and `label` is then 0 everywhere, which is
-    "no label" because `num_classes` is 0 too.
+    "no label" because `num_classes` is 0 too. A source may have captions besides: a method
+    `caption(index)` then returns the text, empty for an image without.
     """
 
     name: str
@@ -98,6 +99,7 @@ class StoredSource:
             much as to read the whole.
         draft: Whether JPEGs much larger than wanted are decoded at 1/2, 1/4 or 1/8 of their size.
         groups: Images that are read together; None where each is read by itself.
+        caption: Index to what is said of the image; None where nothing is said of any.
     """
 
     name: str
@@ -111,6 +113,7 @@ class StoredSource:
     head: Callable[[int, int], bytes] | None = None
     draft: bool = False
     groups: Groups | None = None
+    caption: Callable[[int], str] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)

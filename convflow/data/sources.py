@@ -43,6 +43,7 @@ def open_source(
     labels: str = "auto",
     label_column: str = "",
     image_column: str = "",
+    caption_column: str = "",
     max_pixels: int = MAX_PIXELS,
     draft: bool = False,
 ) -> Source:
@@ -67,13 +68,14 @@ def open_source(
             those are classes too that are called like splits beside others that are not.
         label_column: The column of labels in a table; empty to find it.
         image_column: The column of images, or of file names; empty to find it.
+        caption_column: The column of captions in a table; empty to find it.
         max_pixels: An image of more pixels cannot be read, and is refused before it is decoded.
         draft: Decode JPEGs at 1/2, 1/4 or 1/8 of their size where that is large enough.
 
     Raises:
         InputError: Nothing usable is there; the message says what was expected.
     """
-    source = _open(path, split, labels, Choice(labels, label_column, image_column))
+    source = _open(path, split, labels, Choice(labels, label_column, image_column, caption_column))
     if isinstance(source, StoredSource):
         source.max_pixels, source.draft = max_pixels, draft
     return source
@@ -212,15 +214,16 @@ def _open_folder(
             )
 
     listing = read_listing(table, read, choice) if table else None
-    part, labels, said = understand(name, files, split, choice, read, listing)
-    image_files, place = part.files, folder.resolve()
+    tree = understand(name, files, split, choice, read, listing)
+    image_files, place = tree.part.files, folder.resolve()
     return StoredSource(
         name,
-        labels.class_names,
-        labels.ids,
+        tree.labels.class_names,
+        tree.labels.ids,
         describe=image_files.__getitem__,
         fetch=lambda index: read(image_files[index]),
-        notes=(*said, *notes),
+        notes=(*tree.notes, *notes),
         stamp=lambda: stamp_of(place, image_files),
         head=lambda index, num: read(image_files[index], num),
+        caption=tree.caption,
     )

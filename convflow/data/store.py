@@ -33,6 +33,8 @@ PLAN = "encoding.json"
 STORE_FORMAT = 1
 LABELS, NAMES, PLACES = "labels.npy", "names.npy", "places.npy"
 """Tables of items in the order of the data: class ids, names, and places in the shards."""
+CAPTIONS, CAPTION_ENDS = "captions.npy", "caption_ends.npy"
+"""All captions one after another in UTF-8, and where each ends; missing where there are none."""
 
 Contents = Literal["moments", "mean", "sample"]
 Sizes = tuple[tuple[Width, ...], ...]
@@ -195,6 +197,7 @@ def write_store(
     factor: int,
     class_names: Sequence[str] = (),
     names: Sequence[str] | None = None,
+    captions: Sequence[str] | None = None,
     contents: Contents = "moments",
     images: str = "",
 ) -> StoreIndex:
@@ -209,6 +212,7 @@ def write_store(
         factor: pixels along a side of a cell.
         class_names: by class id.
         names: of the images; None to number them.
+        captions: of the images; None for none.
         contents: of the records.
         images: what the latents were made of, for messages.
     """
@@ -228,6 +232,8 @@ def write_store(
         PLACES: np.arange(count),
         NAMES: encode_names([f"image {i}" for i in range(count)] if names is None else names),
     }
+    fingerprint = _fingerprint(class_names, tables)
+    tables |= {} if captions is None else encode_captions(captions)
     twins, arrays, channels, height, width = shape
     describe = partial(
         StoreIndex,
@@ -242,7 +248,7 @@ def write_store(
         sizes=((height * factor, width * factor),),
         class_names=tuple(class_names),
         count=count,
-        fingerprint=_fingerprint(class_names, tables),
+        fingerprint=fingerprint,
         images=images,
     )
     return finish_store(folder, describe, tables, number)
@@ -265,6 +271,20 @@ def damaged_files(folder: Path, index: StoreIndex) -> Iterator[str]:
                 yield name
         except OSError:
             yield name
+
+
+def encode_captions(captions: Iterable[str]) -> dict[str, np.ndarray]:
+    """Return captions as two tables: bytes (T,) in UTF-8, and (N,) int64 where each ends.
+
+    There are no tables where all captions are empty.
+    """
+    parts = [caption.encode("utf-8", "surrogateescape") for caption in captions]
+    if not any(parts):
+        return {}
+    return {
+        CAPTIONS: np.frombuffer(b"".join(parts), np.uint8),
+        CAPTION_ENDS: np.cumsum([len(part) for part in parts], dtype=np.int64),
+    }
 
 
 def encode_names(names: Sequence[str]) -> np.ndarray:

@@ -56,7 +56,7 @@ def open_parquet(
     def describe(index: int) -> str:
         return tables.describe(int(rows[index]))
 
-    found = ColumnTable(
+    table = ColumnTable(
         name,
         len(rows),
         [column for column in left if column != parted],
@@ -65,7 +65,10 @@ def open_parquet(
         values,
         tables.names,
         describe,
-    ).labels(choice)
+        [column for column, kind in tables.types.items() if "string" in kind],
+    )
+    found, captions = table.labels(choice), table.captions(choice)
+    told = (captions.note,) if captions else ()
     paths = [Path(os.path.relpath(file, tables.folder)).as_posix() for file in files]
     return StoredSource(
         name,
@@ -73,9 +76,10 @@ def open_parquet(
         found.ids,
         describe,
         lambda index: fetch(int(rows[index])),
-        notes=(*notes, *said, *found.notes, *not_used(tables.image_columns, image)),
+        notes=(*notes, *said, *found.notes, *told, *not_used(tables.image_columns, image)),
         stamp=lambda: Stamp(stamp_of(tables.folder, paths).text),
         groups=Groups(tables.group_of(rows), tables.window),
+        caption=captions and captions.say,
     )
 
 

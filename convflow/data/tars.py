@@ -87,10 +87,18 @@ def open_tars(
         return read_part(files[number], start, length)
 
     listing = _listing(name, image_files, known, choice)
-    others = [file for file in places if not is_image(file) and key_of(file) not in known]
-    every = [*others, *image_files]
-    part, labels, said = understand(name, every, split, choice, read, listing, own is not None)
-    chosen, folder = part.files, files[0].resolve().parent
+    others = [file for file in places if not is_image(file)]
+    tree = understand(
+        name,
+        [*others, *image_files],
+        split,
+        choice,
+        read,
+        listing,
+        own is not None,
+        silent=[file for file in others if key_of(file) in known],
+    )
+    chosen, folder = tree.part.files, files[0].resolve().parent
     found = np.array([places[file] for file in chosen], np.int64)
 
     def fetch(index: int, first: int = MAX_BYTES) -> bytes:
@@ -100,13 +108,14 @@ def open_tars(
     paths = [os.path.relpath(file.resolve(), folder) for file in files]
     return StoredSource(
         name,
-        labels.class_names,
-        labels.ids,
+        tree.labels.class_names,
+        tree.labels.ids,
         chosen.__getitem__,
         fetch,
-        (*notes, *said),
+        (*notes, *tree.notes),
         lambda: Stamp(stamp_of(folder, paths).text),
         head=fetch,
+        caption=tree.caption,
     )
 
 
@@ -140,6 +149,7 @@ def _listing(
     if not known or choice.source not in ("auto", "table"):
         return None
     rows = [{"file_name": file, **known.get(key_of(file), {})} for file in image_files]
+    choice = choice._replace(caption_column="")  # captions are longer than what the index keeps
     return listing_of(Path(name).name, rows, choice, choice.source == "table")
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from typing import NamedTuple
 
+from convflow.class_names import composed
+from convflow.data.captions import Captions, Say, by_path, captions_beside
 from convflow.data.class_ids import (
     Choice,
     LabelSet,
@@ -25,6 +28,17 @@ from convflow.data.splits import SplitFiles, choose_part
 from convflow.types import InputError
 
 
+class Tree(NamedTuple):
+    """What is known of the images among files."""
+
+    part: SplitFiles
+    labels: LabelSet
+    notes: tuple[str, ...]
+    """Sentences about it."""
+    caption: Say | None
+    """Index to what is said of the image; None where nothing is said of any."""
+
+
 def understand(
     name: str,
     files: Sequence[str],
@@ -33,8 +47,9 @@ def understand(
     read: Callable[[str], bytes],
     listing: Listing | None = None,
     chosen: bool = False,
-) -> tuple[SplitFiles, LabelSet, tuple[str, ...]]:
-    """Return which of the files are images of the split, their labels, and sentences about it.
+    silent: Collection[str] = (),
+) -> Tree:
+    """Return which of the files are images of the split, their labels and captions.
 
     Args:
         name: What the user gave.
@@ -44,6 +59,7 @@ def understand(
         read: Path to bytes.
         listing: What is known of the labels beside what files of labels say.
         chosen: Whether the files are those of the split already.
+        silent: Files that are read already.
 
     Raises:
         InputError: No images, no such split, or labels that cannot be used.
@@ -66,7 +82,36 @@ def understand(
     labels = _labels(name, files, part, choice, read, listing)
     tables = choice.source in ("auto", "table")
     left = everything.symmetric_difference(files).difference(label_files if tables else ())
-    return part, labels, (*part.notes, *labels.notes, *unread(left))
+    captions = _captions(name, files, part.files, choice, read, listings)
+    said = (captions.note,) if captions else ()
+    left = left.difference(silent, captions.files if captions else ())
+    notes = (*part.notes, *labels.notes, *said, *unread(left))
+    return Tree(part, labels, notes, captions and captions.say)
+
+
+def _captions(
+    name: str,
+    files: Sequence[str],
+    image_files: Sequence[str],
+    choice: Choice,
+    read: Callable[[str], bytes],
+    listings: Sequence[Listing],
+) -> Captions | None:
+    """Captions from files of labels, or else from a file beside each image."""
+    told = [listing for listing in listings if listing.captions is not None]
+    if told:
+        folders = {
+            composed(each.file.rpartition("/")[0]): each.captions or {} for each in reversed(told)
+        }
+        note = f"captions from column `{told[0].caption_column}` of {told[0].file}"
+        return Captions(by_path(folders, image_files), note)
+    beside = captions_beside(files, image_files, read, choice.caption_column)
+    if beside is None and choice.caption_column:
+        raise InputError(
+            f"caption-column: expected a table or .json files with {choice.caption_column!r} in "
+            f"{name}, got none; leave it out"
+        )
+    return beside
 
 
 def _labels(

@@ -57,8 +57,8 @@ def open_zip(name: str, path: Path, split: str, choice: Choice = AUTO) -> Stored
             local.process, local.archive = os.getpid(), zipfile.ZipFile(path)
         return read_member(local.archive, members[file], first=first)
 
-    part, labels, said = understand(name, list(members), split, choice, read)
-    image_files = part.files
+    tree = understand(name, list(members), split, choice, read)
+    image_files = tree.part.files
     shown = [file.removeprefix(root) for file in image_files]
     place = path.resolve()
 
@@ -68,13 +68,14 @@ def open_zip(name: str, path: Path, split: str, choice: Choice = AUTO) -> Stored
 
     return StoredSource(
         name,
-        labels.class_names,
-        labels.ids,
+        tree.labels.class_names,
+        tree.labels.ids,
         describe=shown.__getitem__,
         fetch=lambda index: read(image_files[index]),
-        notes=(*said, *notes),
+        notes=(*tree.notes, *notes),
         stamp=stamp,
         head=lambda index, num: read(image_files[index], num),
+        caption=tree.caption,
     )
 
 

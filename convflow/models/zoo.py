@@ -247,6 +247,12 @@ def find_folder(folder_or_id: str | Path) -> Path:
     folder = Path(folder_or_id)
     if (folder / "config.json").is_file():
         return folder
+    if folder.is_file():
+        endings = ", ".join(hub.WEIGHTS)
+        raise InputError(
+            f"expected a run, a model folder or a file of weights ({endings}), got the file "
+            f"{str(folder_or_id)!r}; give one of these"
+        )
     if folder.exists():
         raise InputError(
             f"expected a folder with config.json and model.safetensors, got {str(folder_or_id)!r}; "

@@ -15,6 +15,7 @@ import torch
 from convflow import distributed
 from convflow.codecs import Codec
 from convflow.data.buckets import batch_size_of
+from convflow.data.captions import captions_of
 from convflow.data.check import Report
 from convflow.data.latents import Latents
 from convflow.data.loader import Images, Order
@@ -84,6 +85,7 @@ def build_trainer(config: TrainConfig, run: Path, device: torch.device) -> tuple
         config = choose_time_scale(config, origin)
     build = partial(build_network, config, len(source.class_names), codec, process)
     sizes = fitting_sizes(config, build, codec.factor, process)
+    codec.check_size(sizes[0])
     half = distributed.choose_precision(config.precision, device) == "bfloat16"
     parallel = config.parallel.create(device, half, is_block)
     if parallel.sharded and config.optim.kind != "adamw":
@@ -176,7 +178,10 @@ def open_data(
     """
     kept = begun / SELECTION_FILE if begun else None
     images, report = scan_images(source, config.data, kept, device)
-    return Data(images, order_images(images, report, sizes, config), report)
+    order = order_images(images, report, sizes, config)
+    if captions_of(images.source) is not None:
+        report.notes = [*report.notes, "captions are not used: no network here takes text"]
+    return Data(images, order, report)
 
 
 def know_constants(

@@ -27,6 +27,7 @@ ON_RESUME: dict[str, Rule] = {
     "data.split": "recorded",
     "data.labels": "recorded",
     "data.label_column": "recorded",
+    "data.caption_column": "recorded",
     "data.check": "free",
     "data.workers": "free",
     "data.draft": "recorded",

@@ -59,6 +59,9 @@ class DataConfig:
     image_column: Annotated[
         str, doc("column of a table that holds the images; empty = find it")
     ] = ""
+    caption_column: Annotated[
+        str, doc("column of a table, or key of .json files, that holds captions; empty = find it")
+    ] = ""
     size: Annotated[Pixels, doc("height x width of the images in pixels")] = (8, 8)
     channels: Annotated[Literal[1, 3], doc("channels of the images: 1 = grey, 3 = colour")] = 3
     buckets: Annotated[Count, doc("number of aspect ratios to train at")] = 1
@@ -178,6 +181,10 @@ class MonitorConfig:
         Positive, doc("longest gap between sample grids, in minutes")
     ] = 20.0
     num_samples: Annotated[Count, doc("images in a sample grid")] = 16
+    decoder: Annotated[
+        str,
+        doc("AutoencoderTiny that decodes sample grids, which is fast; empty = the autoencoder"),
+    ] = ""
     tensorboard: Annotated[bool, doc("write curves when tensorboard is installed")] = True
     logger: Annotated[
         str,

@@ -57,6 +57,7 @@ def open_images(data: DataConfig) -> Source:
         labels=data.labels,
         label_column=data.label_column,
         image_column=data.image_column,
+        caption_column=data.caption_column,
         max_pixels=data.max_pixels,
         draft=data.draft,
     )

@@ -22,6 +22,7 @@ from convflow.bar import Bar
 from convflow.bundle.folder import describe_codec
 from convflow.codecs import Codec, LatentCodec, PixelCodec
 from convflow.data.buckets import Buckets
+from convflow.data.captions import captions_of
 from convflow.data.check import Report
 from convflow.data.latent_formats import READERS, export_latents
 from convflow.data.latents import Latents, find_stores
@@ -35,6 +36,7 @@ from convflow.data.store import (
     PLAN,
     RecordConfig,
     StoreIndex,
+    encode_captions,
     encode_names,
     finish_store,
     is_written,
@@ -202,6 +204,8 @@ def _encode(config: EncodeConfig, out: Path, device: torch.device) -> StoreIndex
         PLACES: places,
         NAMES: encode_names([images.item_name(i) for i in range(len(images))]),
     }
+    if (say := captions_of(images.source)) is not None:
+        tables |= encode_captions([say(int(i)) for i in images.indices])
     finish = partial(finish_store, out, index, tables, len(parts))
     return distributed.from_first(finish, device)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from convflow import distributed
-from convflow.codecs import Codec
+from convflow.codecs import Codec, LatentCodec
 from convflow.data.grid import tile
 from convflow.generate import Samples
 from convflow.models.backbone import Backbone
@@ -107,6 +107,7 @@ def samples_of(
         half: whether the network computes in bfloat16.
         arguments: of the network at every call, as `read_arguments` returns them.
     """
+    codec = grid_codec(config.monitor.decoder, codec)
     sampling, null, size = config.sampling, model.num_classes, config.data.size
     solver, guided = sampling.solver.beside(None), sampling.channels_guided
     return Samples(
@@ -127,6 +128,29 @@ def samples_of(
         precision="bfloat16" if half else "float32",
         model_kwargs=arguments,
     )
+
+
+def grid_codec(decoder: str, codec: Codec) -> Codec:
+    """Return the codec that decodes grids of samples.
+
+    Args:
+        decoder: folder or Hub id of an `AutoencoderTiny`; empty for the codec of the training.
+        codec: of the training.
+
+    Raises:
+        InputError: another kind of autoencoder, or one of other latents.
+    """
+    if not decoder:
+        return codec
+    tiny = LatentCodec(decoder)
+    wanted = getattr(getattr(codec, "space", None), "channels", 0), codec.factor
+    if tiny.space.kind != "AutoencoderTiny" or (tiny.space.channels, tiny.factor) != wanted:
+        raise InputError(
+            f"--monitor.decoder: expected an AutoencoderTiny of {wanted[0]} channels and "
+            f"{wanted[1]}x{wanted[1]} pixels a cell, got the {tiny.space.kind} {decoder} of "
+            f"{tiny.space.channels} and {tiny.factor}x{tiny.factor}; leave it out"
+        )
+    return tiny.prepare(getattr(codec, "device", None))
 
 
 def thin(folder: Path) -> None:

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import tarfile
 import zipfile
 
@@ -110,6 +111,11 @@ def everywhere(folder, place):
     classes = sorted(set(labels))
     numbers = [classes.index(label) for label in labels]
     flat = {kind: place / kind for kind in ("imagefolder", "listed", "edm")}
+    captions = [f"a {label}" for label in labels]
+    shutil.copytree(folder, place / "texts")
+    for file, caption in zip(files, captions, strict=True):
+        text = place / "texts" / file.relative_to(folder).with_suffix(".txt")
+        text.write_text(f"{caption}\n")
     for kind in flat:
         for name, content in zip(names, contents, strict=True):
             (place / kind / f"{name}.png").parent.mkdir(parents=True, exist_ok=True)
@@ -118,13 +124,14 @@ def everywhere(folder, place):
     lines = [json.dumps({"file_name": f, "caption": f"a {c}", "label": c}) for f, c in pairs]
     (flat["imagefolder"] / "metadata.jsonl").write_text("\n".join(lines))
     (flat["listed"] / "some.jsonl").write_text("\n".join(lines))
-    table = "\n".join(["picture,kind", *(f"{f},{c}" for f, c in pairs)])
+    table = "\n".join(["picture,kind,said", *(f"{f},{c},a {c}" for f, c in pairs)])
     (flat["listed"] / "some.csv").write_text(table)
     both = [[f, n] for (f, _), n in zip(pairs, numbers, strict=True)]
     (flat["edm"] / "dataset.json").write_text(json.dumps({"labels": both}))
     for shard in range(3):
         rows = [i for i in range(len(files)) if 3 * i // len(files) == shard]
-        kinds = {"_png": contents, "_cls": [label.encode() for label in labels]}
+        texts = [label.encode() for label in labels], [caption.encode() for caption in captions]
+        kinds = {"_png": contents, "_cls": texts[0], "_txt": texts[1]}
         members = {names[i] + kind: of[i] for i in rows for kind, of in kinds.items()}
         tar(place / f"shards/x-{shard:03}.tar", **members)
     with tarfile.open(place / "folder.tar", "w") as archive:
@@ -136,19 +143,25 @@ def everywhere(folder, place):
         path.parent.mkdir(exist_ok=True)
         write_rows(path, contents[rows], numbers[rows], classes)
     pixels = np.stack([np.asarray(Image.open(file)) for file in files])
-    np.savez(place / "arrays.npz", arr_0=pixels, arr_1=np.array(labels))
+    texts = np.array(captions)
+    np.savez(place / "arrays.npz", arr_0=pixels, arr_1=np.array(labels), captions=texts)
     np.savez_compressed(place / "packed.npz", pictures=pixels[..., None], kinds=np.array(numbers))
     np.save(place / "array.npy", pixels)
     datasets = pytest.importorskip("datasets")
     kinds = {"image": datasets.Image(), "label": datasets.ClassLabel(names=classes)}
     cells = [{"bytes": content, "path": None} for content in contents]
-    columns = {"image": cells, "label": numbers}
+    kinds["text"] = datasets.Value("string")
+    columns = {"image": cells, "label": numbers, "text": captions}
     datasets.Dataset.from_dict(columns, datasets.Features(kinds)).save_to_disk(place / "saved")
     return {
         "zip": [pack(place / "pets.zip", folder)],
         "EDM": [pack(place / "edm.zip", flat["edm"])],
         "imagefolder": [flat["imagefolder"]],
-        "CSV": [flat["listed"] / "some.csv", "image_column=picture", "label_column=kind"],
+        "texts": [place / "texts"],
+        "CSV": [
+            flat["listed"] / "some.csv",
+            *("image_column=picture", "label_column=kind", "caption_column=said"),
+        ],
         "JSONL": [flat["listed"] / "some.jsonl"],
         "tar": [place / "folder.tar"],
         "shards": [place / "shards"],
@@ -165,7 +178,8 @@ def everywhere(folder, place):
 def write_rows(path, contents, labels, names):
     feature = {"label": {"names": names, "_type": "ClassLabel"}}
     cells = [{"bytes": content, "path": None} for content in contents]
-    table = pa.table({"image": cells, "label": labels})
+    captions = [f"a {names[label]}" for label in labels]
+    table = pa.table({"image": cells, "label": labels, "caption": captions})
     note = json.dumps({"info": {"features": feature}})
     table = table.replace_schema_metadata({"huggingface": note})
     pq.write_table(table, path, row_group_size=4)

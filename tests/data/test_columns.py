@@ -87,9 +87,13 @@ def test_the_one_column_of_labels_is_found(tmp_path, column):
     assert source.notes == (
         f"labels from column `{column}`: 2 classes, a, b",
         *(guessed if column == "kind" else []),
-        "columns not used: text, width",
+        "columns not used: width",
+        "captions from column `text`",
     )
     assert open_source(path, labels="none").class_names == ()
+    assert [source.caption(i) for i in range(4)] == list("wxyz")
+    with pytest.raises(InputError, match="caption-column: expected a column of text, got width"):
+        open_source(path, caption_column="width")
 
 
 def test_columns_that_are_left_are_said(tmp_path):

@@ -8,12 +8,16 @@ import torch
 
 from benchmarks.reliability import kills
 from convflow.cli.main import main
+from convflow.data.captions import captions_of
 from convflow.data.loader import Images, Order, batches
 from convflow.data.sources import open_source
 from tests.data.made import everywhere
 from tests.two_processes import run_two
 
-NAMES = "zip EDM imagefolder CSV JSONL tar shards pattern parquet tables hf npz packed npy".split()
+NAMES = (
+    "zip EDM imagefolder texts CSV JSONL tar shards pattern parquet tables hf npz packed npy"
+).split()
+CAPTIONED = {*"imagefolder texts CSV JSONL shards pattern parquet tables hf npz".split()}
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +50,13 @@ def test_pictures_labels_and_order(places, of_folder, name):
         assert torch.equal(one.pixels, other.pixels)
         assert name == "npy" or torch.equal(one.labels, other.labels)
         assert np.array_equal(one.indices, other.indices)
+    say = captions_of(source)
+    assert (say is not None) is (name in CAPTIONED)
+    if say is not None:
+        shown = [source.class_names[source.label(i)] for i in range(22)]
+        assert [say(i) for i in range(22)] == [f"a {name}" for name in shown]
+        assert "captions from" in "".join(source.notes)
+        assert not any("not used" in note or "not read" in note for note in source.notes)
     for rank in range(2):
         _, half = stream(places[name], slice(rank, None, 2))
         assert torch.equal(half[1].pixels, wanted[1].pixels[rank::2])

@@ -68,21 +68,21 @@ def test_names_of_files_and_columns_as_they_come():
 
 def test_what_is_said():
     names, notes = labels(
-        {"metadata.csv": "file_name,kind,text\na.png,p,x\ns/b.png,p,y\nc.png,q,z"}
+        {"metadata.csv": "file_name,kind,author\na.png,p,x\ns/b.png,p,y\nc.png,q,z"}
     )
     assert names is None  # `kind` is not known to be a label: two words in three rows
-    assert notes == ("metadata.csv: columns not used: kind, text",)
-    text = "file_name,species,text\na.png,p,x\ns/b.png,q,y\nc.png,q,z"
+    assert notes == ("metadata.csv: columns not used: kind, author",)
+    text = "file_name,species,author\na.png,p,x\ns/b.png,q,y\nc.png,q,z"
     assert labels({"metadata.csv": text}) == (
         ["p", "q"],
         (
             "labels from column `species` of metadata.csv: 2 classes, p, q",
-            "metadata.csv: columns not used: text",
+            "metadata.csv: columns not used: author",
             "1 row names no file that is there: c.png",
         ),
     )
     image_files = [f"{i}/0.png" for i in range(9)]
-    files = {f"{i}/metadata.csv": f"file_name,label,text\n0.png,{i},\n" for i in range(9)}
+    files = {f"{i}/metadata.csv": f"file_name,label,author\n0.png,{i},\n" for i in range(9)}
     names, notes = labels(files, image_files=image_files)
     assert names == list("012345678")
     assert (len(notes), notes[-1]) == (5, "6 more")

@@ -6,6 +6,7 @@ import pytest
 
 from convflow.data.check import check_images
 from convflow.data.sources import open_source
+from convflow.types import InputError
 from tests.data.made import labelled, level, pack, refuse, save
 
 
@@ -66,8 +67,11 @@ def test_labels_of_metadata_in_each_split(tmp_path):
     assert source.notes == (
         "split test of train, test",
         "labels from column `species` of test/metadata.csv: 1 class, dog",
-        "test/metadata.csv: columns not used: text",
+        "captions from column `text` of test/metadata.csv",
     )
+    assert [source.caption(i) for i in range(2)] == ["a dog", "a dog"]
+    with pytest.raises(InputError, match="caption-column: unknown column 'txt'"):
+        open_source(str(tmp_path), "test", caption_column="txt")
 
 
 def test_names_of_files_are_offered(tmp_path):

@@ -1,6 +1,7 @@
 """Encoding goes on after an end at any shard, and gives what encoding at once gives."""
 
 import json
+import logging
 
 import numpy as np
 import pytest
@@ -23,8 +24,18 @@ SIZES = ((16, 24), (24, 16))
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory, autoencoder):
-    data = str(kills.make_pictures(tmp_path_factory.mktemp("pictures")))
-    words = ["--data", data, "--data.size", "16x24", "--records.shard", "5", "--device", "cpu"]
+    place = kills.make_pictures(tmp_path_factory.mktemp("pictures"))
+    (place / "even/2.txt").write_text("grey noise")
+    words = [
+        "--data",
+        str(place),
+        "--data.size",
+        "16x24",
+        "--records.shard",
+        "5",
+        "--device",
+        "cpu",
+    ]
     words += ["--codec.autoencoder", autoencoder, "--records.dtype", "float32"]
     return override_encoding(EncodeConfig(), words)
 
@@ -35,6 +46,8 @@ def test_a_store_holds_the_moments_of_both_views(config, tmp_path):
     assert (index.count, len(index.shards), latents.size) == (22, 5, (16, 24))
     assert latents.class_names == ("even", "odd")
     assert latents.item_name(0) == "even/0.png"
+    said = {latents.item_name(i): latents.caption(i) for i in range(22)}
+    assert {name: text for name, text in said.items() if text} == {"even/2.png": "grey noise"}
     images, _ = encoding.scan_images(
         encoding.open_images(config.data), config.data, None, torch.device("cpu")
     )
@@ -79,8 +92,9 @@ def test_encoding_goes_on_where_it_ended(config, tmp_path, monkeypatch):
     )
 
 
-def test_each_image_goes_to_the_size_of_its_ratio(config, tmp_path):
+def test_each_image_goes_to_the_size_of_its_ratio(config, tmp_path, caplog):
     place = kills.make_pictures(tmp_path / "images")
+    (place / "odd/1.txt").write_text("nothing")
     Image.new("L", (12, 8)).save(place / "odd/1.png")
     words = [
         "--data",
@@ -107,7 +121,9 @@ def test_each_image_goes_to_the_size_of_its_ratio(config, tmp_path):
     run += [*TINY, "--images", "8", "--model.patch-size", "1", "--data.size", "16x24"]
     run += ["--data.sizes", "16x24,24x16", "--monitor.validation", "18", "--data.flip", "false"]
     run += ["--monitor.validation.every", "1", "--monitor.log-every", "1", "--device", "cpu"]
-    assert main(["train", *run]) == 0  # both sizes are among those held back
+    with caplog.at_level(logging.INFO, "convflow"):
+        assert main(["train", *run]) == 0  # both sizes are among those held back
+    assert caplog.text.count("captions are not used: no network here takes text") == 1
     lines = (tmp_path / "run/metrics.jsonl").read_text().splitlines()
     assert all("validation_loss_ema" in json.loads(line) for line in lines)
 
@@ -125,7 +141,7 @@ def test_each_image_goes_to_the_size_of_its_ratio(config, tmp_path):
 def test_what_cannot_be_encoded_is_refused(config, tmp_path, words, message):
     with pytest.raises(InputError, match=message):
         encode(override_encoding(config, words), tmp_path / "store")
-    assert not (tmp_path / "store/encoding.json").exists()
+    assert not (tmp_path / "store").exists()
 
 
 def test_a_folder_of_something_else_is_left_alone(config, tmp_path):

@@ -5,14 +5,18 @@ import math
 import signal
 
 import pytest
+import torch
 from PIL import Image
 
 from convflow.bench.models import perturb
+from convflow.codecs import LatentCodec, PixelCodec
 from convflow.data.grid import tile
 from convflow.pipeline import Pipeline
 from convflow.samplers.guidance import GUIDANCE_KINDS
 from convflow.training import checkpoint
-from convflow.training.previews import thin
+from convflow.training.previews import grid_codec, thin
+from convflow.types import InputError
+from tests.autoencoder import save_tiny
 
 CHOICES = {
     "cfg": "--sampling.guidance 3 --sampling.solver euler-maruyama --sampling.last-step 0.04",
@@ -38,6 +42,22 @@ def test_a_grid_shows_what_sample_and_evaluate_draw(choice, tiny, trainer_of, tm
     tile(pipe(num=5).pixels, zoom=zoom).save(tmp_path / "expected.png")
     made = (tmp_path / "run/samples/images_0000000000_ema.png").read_bytes()
     assert made == (tmp_path / "expected.png").read_bytes()
+
+
+def test_a_tiny_autoencoder_decodes_grids(autoencoder, tmp_path):
+    """From model space, whatever the constants of the autoencoder whose latents they are."""
+    tiny = save_tiny("AutoencoderTiny", tmp_path / "tiny")
+    codec = LatentCodec(autoencoder, 0.5, 1.0)
+    assert grid_codec("", codec) is codec
+    x = torch.randn(2, 4, 3, 3)
+    with torch.no_grad():
+        expected = PixelCodec().decode(tiny.decode(x).sample)
+    assert grid_codec(str(tmp_path / "tiny"), codec).decode(x).equal(expected)
+    said = "--monitor.decoder: expected an AutoencoderTiny of 4 channels and 8x8 pixels a cell, got"
+    with pytest.raises(InputError, match=f"{said} the AutoencoderKL .* leave it out"):
+        grid_codec(autoencoder, codec)
+    with pytest.raises(InputError, match=r"AutoencoderTiny of 0 channels and 1x1 pixels"):
+        grid_codec(str(tmp_path / "tiny"), PixelCodec())
 
 
 def test_a_network_that_gives_no_numbers_ends_no_training(tiny, trainer_of, tmp_path):
