@@ -33,6 +33,7 @@ class Inputs(NamedTuple):
         features: by block, after the first call of the network in this step; (B, h, w, D).
         average: the network with averaged weights, called as the network is; None if not wanted.
         pixels: the clean images with levels 0..255; None if not wanted.
+        told: how images were augmented, which the networks here are told; None if they were not.
     """
 
     data: Float[Tensor, "B C H W"]
@@ -40,6 +41,7 @@ class Inputs(NamedTuple):
     features: Mapping[int, Float[Tensor, "B h w D"]] = {}
     average: Callable[..., Any] | None = None
     pixels: UInt8[Tensor, "B K Hp Wp"] | None = None
+    told: Float[Tensor, "B A"] | None = None
 
 
 class Objective(nn.Module):

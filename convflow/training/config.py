@@ -11,13 +11,23 @@ from typing import Annotated, Any, Literal
 
 from convflow.bundle.config import ResolutionConfig, SamplingConfig
 from convflow.codecs import Codec, PixelCodec
+from convflow.data.augment import AugmentKind
 from convflow.data.check import Look
 from convflow.data.files import MAX_PIXELS
 from convflow.models.blocks import RecomputeChoice
 from convflow.parallel.engines import Automatic, Parallel
 from convflow.processes.flow import FlowMatching
 from convflow.processes.process import Process
-from convflow.settings.fields import Count, Fraction, Natural, NotNegative, Pixels, Positive, doc
+from convflow.settings.fields import (
+    Count,
+    Fraction,
+    Natural,
+    NotNegative,
+    Pixels,
+    Positive,
+    Share,
+    doc,
+)
 from convflow.training.compiling import CompileChoice
 from convflow.training.optimizers import AdamW, Optimizer
 from convflow.types import PrecisionChoice
@@ -59,7 +69,19 @@ class DataConfig:
         tuple[Pixels, ...], doc("sizes of the buckets, such as 32x32,64x32; none = by ratio")
     ] = ()
     crop: Annotated[Literal["center", "random"], doc("which part of an image is kept")] = "center"
+    crop_scale: Annotated[
+        tuple[Share, Share],
+        doc("with crop random: smallest and largest side of the part, 1 = as large as fits"),
+    ] = (1.0, 1.0)
     flip: Annotated[bool, doc("mirror half of the images")] = True
+    augment: Annotated[
+        Fraction,
+        doc("probability of each change of an image, of which the network is told; 0 = none"),
+    ] = 0.0
+    augment_kinds: Annotated[
+        tuple[AugmentKind, ...],
+        doc("changes that augment makes, such as flip,scale,hue; none = all that the images show"),
+    ] = ()
     max_pixels: Annotated[
         Count, doc("most pixels of an image; one of more is bad and is not decoded")
     ] = MAX_PIXELS

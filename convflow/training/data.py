@@ -99,7 +99,7 @@ def scan_images(
         good,
         channels=data.channels,
         size=data.size,
-        crop=data.crop == "random",
+        crop=data.crop_scale if data.crop == "random" else None,
         on_bad=data.on_bad,
         stamp=report.stamp,
         workers=max(1, num_cores() // distributed.local_world_size())
@@ -150,6 +150,7 @@ def order_images(
         sides = seen if len(seen) else None
     buckets = Buckets(sizes, sides, len(places))
     report.notes, report.num_smaller = buckets.describe(), int(buckets.enlarged.sum())
+    report.notes += describe_crops(data, sizes, sides)
     order = (
         Order(len(places), seed, data.flip, random)
         if one
@@ -159,6 +160,21 @@ def order_images(
         return order
     report.notes = [*report.notes, f"{held.size:,} of them are held back for the validation loss"]
     return PartOrder(order, places)
+
+
+def describe_crops(
+    data: DataConfig, sizes: tuple[Size, ...], sides: np.ndarray | None
+) -> list[str]:
+    """Return a line about images so small that their smallest random parts are enlarged."""
+    least = data.crop_scale[0]
+    if sides is None or least == 1:
+        return []
+    smallest = np.array(sizes).min(0) / least
+    enlarged = float(np.any(sides < smallest, axis=1).mean())
+    if not enlarged:
+        return []
+    shown = f"{math.ceil(smallest[0])}x{math.ceil(smallest[1])}"
+    return [f"{enlarged:.0%} of the images are smaller than {shown}: some parts are enlarged"]
 
 
 def training_sizes(data: DataConfig, multiple: int) -> tuple[Size, ...]:

@@ -14,6 +14,7 @@ from convflow.objectives.objective import Inputs, Objective
 from convflow.objectives.regression import Regression
 from convflow.objectives.table import Weighted
 from convflow.parallel.single import Single
+from convflow.training.augmentation import Augmentation, told
 
 
 def passes(
@@ -42,11 +43,18 @@ class Losses(nn.Module):
     Args:
         network: the network.
         objectives: by name, with their weights.
+        augmentation: of the images; None for none.
     """
 
-    def __init__(self, network: Backbone, objectives: Mapping[str, Weighted]) -> None:
+    def __init__(
+        self,
+        network: Backbone,
+        objectives: Mapping[str, Weighted],
+        augmentation: Augmentation | None = None,
+    ) -> None:
         super().__init__()
         self.network = network
+        self.augmentation = augmentation
         self.objectives = nn.ModuleDict({name: o for name, (o, _) in objectives.items()})
         self.weights = {name: weight for name, (_, weight) in objectives.items()}
         self.blocks = {block for o, _ in objectives.values() for block in o.wants.features}
@@ -73,6 +81,11 @@ class Losses(nn.Module):
         """
         terms: dict[str, Tensor] = {}
         whole: Tensor | None = None
+        if self.augmentation is not None and batch.told is not None:
+            vectors = self.augmentation(batch.told)
+            network = told(network, vectors)
+            if batch.average is not None:
+                batch = batch._replace(average=told(batch.average, vectors))
         with (backbone or self.network).features_after(self.blocks) as features:
             batch = batch._replace(features=features)
             for name, module in self.objectives.items():

@@ -238,7 +238,7 @@ def test_an_error_in_the_thread_reaches_the_consumer():
 def test_other_sizes_and_random_crops(cache_bytes):
     source = source_of(size=(12, 6))
     images = Images(
-        source, np.arange(10), channels=1, size=(6, 6), crop=True, cache_bytes=cache_bytes
+        source, np.arange(10), channels=1, size=(6, 6), crop=(1, 1), cache_bytes=cache_bytes
     )
     for _ in range(2):
         left, right, middle = (
