@@ -156,6 +156,11 @@ def order_images(
         if one
         else BucketOrder(buckets, math.prod(data.size), seed, data.flip, random)
     )
+    if not one and len(places) < config.batch_size:
+        report.notes.append(
+            f"buckets never mix two passes over the images: no batch holds more than the "
+            f"{len(places)} there are; with one size batches would hold {config.batch_size}"
+        )
     if not held.size:
         return order
     report.notes = [*report.notes, f"{held.size:,} of them are held back for the validation loss"]
