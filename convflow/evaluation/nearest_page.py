@@ -96,7 +96,7 @@ class NearestPage:
         if all(c.verdict.word == "none" for c in self.comparisons):
             said.append(
                 f"Of {len(self.samples)} samples, copies that are fewer than about "
-                f"{min(1.0, 3 / len(self.samples)):.0%} of all may be missed (95 %)."
+                f"{min(1.0, 3 / len(self.samples)):.0%} of all may be missed."
             )
         return said
 
@@ -167,7 +167,7 @@ class NearestPage:
             f"({html.escape(shown.distance.unit)}). Near copies have a red frame. Training images "
             "are brought to the size of the samples and cut from the middle; each is also compared "
             "mirrored. A copy of another part of an image, or a rotated one, is not found.</p>"
-            f"<table><tr><th>sample</th><th>nearest training images</th></tr>{rows}</table></body></html>\n"
+            f"<table><tr><th>sample</th><th colspan='99'>nearest training images</th></tr>{rows}</table></body></html>\n"
         )
 
     def _row(self, i: int, shown: Comparison) -> str:
@@ -211,9 +211,9 @@ def _sentence(verdict: Verdict, distance: Distance, num: int, references: str) -
         )
     if v.word == "near":
         return (
-            f"By {distance.name}, no sample is shown to be a copy, but samples lie nearer to the "
-            f"training images than references do ({references}): in {v.closer:.0%} of the pairs, "
-            "50 % being expected. The model begins to memorise."
+            f"By {distance.name}, the model begins to memorise: samples lie nearer to the training "
+            f"images than references do ({references}), in {v.closer:.0%} of the pairs where 50% "
+            f"would be expected. Its {v.num_copies} near copies are too few to call it copying."
         )
     if 0.5 - v.closer > CERTAIN * v.error:
         return (
