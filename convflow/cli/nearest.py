@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from convflow.cli.main import Parser, wide
 from convflow.cli.options import (
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 NUM_REFERENCES = 500
 FEW_REFERENCES = 16
 
-DESCRIPTION = """Show samples of a model beside the training images nearest to them, and say whether the
-model copies. The page (.html) needs no other file. An image (.png) and the numbers (.json) lie
+ABOUT_NEAREST = """Show samples of a model beside the training images nearest to them, and say whether
+the model copies. The page (.html) needs no other file. An image (.png) and the numbers (.json) lie
 beside it.
 
 Distances of samples to the training images are held against those of references: of the images
@@ -42,7 +42,7 @@ that the run held back (--monitor.validation.num in training), if there are at l
 training images to the other training images. Distances are those of pixels and, with --detector,
 of features too, which see copies that are moved or recoloured a little."""
 
-EXAMPLES = """examples
+NEAREST_EXAMPLES = """examples
   convflow nearest runs/pets --num 64
   convflow nearest my-model --data path/to/pets --detector dinov2 --out copies.html"""
 
@@ -66,9 +66,8 @@ def main(arguments: Sequence[str]) -> int:
     labels = chosen_labels(options, pipe.class_names)
     samples = pipe.samples(labels, **chosen, size=wanted)
     pipe.check_batch(samples, min(options.batch_size, options.num))
-    shown = open_shown(
-        Path(options.model), options.data, pipe.codec, samples.channels, wanted, pipe.device
-    )
+    channels: Any = samples.channels
+    shown = open_shown(Path(options.model), options.data, pipe.codec, channels, wanted, pipe.device)
     if len(shown.shown) < 3:
         raise InputError(
             f"--data: expected at least 3 training images, got {len(shown.shown)} in {shown.path}; "
@@ -84,14 +83,14 @@ def _compare(
     pipe: Pipeline,
     shown: ShownImages,
     labels: list[str] | None,
-    chosen: dict[str, object],
+    chosen: dict[str, Any],
 ) -> NearestPage:
     """Return everything the page shows."""
     import torch
 
     from convflow.bar import Bar
     from convflow.evaluation.nearest import find_nearest, judge, near_copies
-    from convflow.evaluation.nearest_page import Comparison, NearestPage
+    from convflow.evaluation.nearest_page import Finding, NearestPage
 
     quiet = not sys.stderr.isatty()
     distances = _distances(options, pipe)
@@ -113,7 +112,7 @@ def _compare(
             progress=bar.update,
         )
     comparisons = [
-        Comparison(distance, ours, theirs, near_copies(ours, theirs), judge(ours, theirs))
+        Finding(distance, ours, theirs, near_copies(ours, theirs), judge(ours, theirs))
         for distance, (ours, theirs) in zip(distances, found, strict=True)
     ]
     nearest = comparisons[-1].samples
@@ -178,8 +177,8 @@ def _choose_references(
 def _parser(arguments: Sequence[str]) -> Parser:
     parser = Parser(
         prog="convflow nearest",
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
+        description=ABOUT_NEAREST,
+        epilog=NEAREST_EXAMPLES,
         usage="convflow nearest MODEL [--data PATH] [options]",
         formatter_class=wide,
     )

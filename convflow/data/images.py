@@ -229,7 +229,9 @@ def piece(image: np.ndarray, size: Size, place: Sequence[float], side: float) ->
     if (high, wide) == (height, width):
         return image[round(top) : round(top) + height, round(left) : round(left) + width]
     rows = slice(max(math.floor(top) - _margin(unit), 0), math.ceil(top + high) + _margin(unit))
-    columns = slice(max(math.floor(left) - _margin(unit), 0), math.ceil(left + wide) + _margin(unit))
+    columns = slice(
+        max(math.floor(left) - _margin(unit), 0), math.ceil(left + wide) + _margin(unit)
+    )
     top, left = top - rows.start, left - columns.start
     part = image[rows, columns]
     box = (left, top, min(left + wide, part.shape[1]), min(top + high, part.shape[0]))

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from convflow.types import InputError, Progress
@@ -27,6 +27,9 @@ MOST_BYTES = 2**28
 
 PART_BYTES = 2**26
 """What the pixels of a part of the training images may take, as float32."""
+
+SAME = 1e-3
+"""What is nearer than this share of the largest distance of references is the same image."""
 
 CERTAIN = 3.0
 """Standard errors from which on a difference is called one."""
@@ -65,13 +68,13 @@ class Nearest(NamedTuple):
         mirrored: whether their mirror image is meant.
     """
 
-    distances: Float[Tensor, "Q K"]
-    places: Int[Tensor, "Q K"]
-    mirrored: Tensor
+    distances: Float[Tensor, "_ K"]
+    places: Int[Tensor, "_ K"]
+    mirrored: Bool[Tensor, "_ K"]
 
 
 def find_nearest(
-    queries: Sequence[tuple[UInt8[Tensor, "Q C H W"], np.ndarray | None]],
+    queries: Sequence[tuple[UInt8[Tensor, "_ C H W"], np.ndarray | None]],
     training: np.ndarray,
     read: Read,
     distances: Sequence[Distance],
@@ -186,7 +189,7 @@ def judge(samples: Nearest, references: Nearest) -> Verdict:
         samples: of the model.
         references: of real images that the model was not shown, or of training images to others.
     """
-    ours, theirs = samples.distances.double(), references.distances.double()
+    ours, theirs = _without_rounding(samples, references)
     typical = float(theirs[:, 0].median())
     near, expected = (_near_copies(apart, typical) for apart in (ours, theirs))
     first, second = ours[:, 0], theirs[:, 0]
@@ -214,8 +217,15 @@ def judge(samples: Nearest, references: Nearest) -> Verdict:
 
 def near_copies(samples: Nearest, references: Nearest) -> list[bool]:
     """Return which samples are near copies, see `judge`."""
-    typical = float(references.distances[:, 0].double().median())
-    return _near_copies(samples.distances.double(), typical).tolist()
+    ours, theirs = _without_rounding(samples, references)
+    return _near_copies(ours, float(theirs[:, 0].median())).tolist()
+
+
+def _without_rounding(samples: Nearest, references: Nearest) -> list[Tensor]:
+    """Return the distances of both, zero where images are the same."""
+    both = [found.distances.double() for found in (samples, references)]
+    least = SAME * both[1][both[1].isfinite()].max()
+    return [torch.where(apart < least, 0.0, apart) for apart in both]
 
 
 def _near_copies(apart: Tensor, typical: float) -> Tensor:

@@ -39,7 +39,7 @@ WIDTH, HEIGHT, BARS = 640, 120, 40
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Finding:
     """What one distance found.
 
     Attributes:
@@ -76,7 +76,7 @@ class NearestPage:
     data: str
     num_training: int
     references: str
-    comparisons: Sequence[Comparison]
+    comparisons: Sequence[Finding]
     samples: UInt8[Tensor, "N C H W"]
     labels: Sequence[str]
     neighbours: UInt8[Tensor, "N K C H W"]
@@ -167,20 +167,21 @@ class NearestPage:
             f"({html.escape(shown.distance.unit)}). Near copies have a red frame. Training images "
             "are brought to the size of the samples and cut from the middle; each is also compared "
             "mirrored. A copy of another part of an image, or a rotated one, is not found.</p>"
-            f"<table><tr><th>sample</th><th colspan='99'>nearest training images</th></tr>{rows}</table></body></html>\n"
+            "<table><tr><th>sample</th><th colspan='99'>nearest training images</th></tr>"
+            f"{rows}</table></body></html>\n"
         )
 
-    def _row(self, i: int, shown: Comparison) -> str:
+    def _row(self, i: int, shown: Finding) -> str:
         mark = " class='copy'" if shown.copies[i] else ""
-        cells = [f"<td{mark}>{_picture(self.samples[i])}<small>{_text(self.labels[i])}</small></td>"]
+        cells = [
+            f"<td{mark}>{_picture(self.samples[i])}<small>{_text(self.labels[i])}</small></td>"
+        ]
         for k, name in enumerate(self.names[i]):
             apart = float(shown.samples.distances[i, k])
             turned = " (mirrored)" if bool(shown.samples.mirrored[i, k]) else ""
             caption = f"{apart:.3g}{turned}<br>{_text(name)}"
             gap = " class='gap'" if k == 0 else ""
-            cells.append(
-                f"<td{gap}>{_picture(self.neighbours[i, k])}<small>{caption}</small></td>"
-            )
+            cells.append(f"<td{gap}>{_picture(self.neighbours[i, k])}<small>{caption}</small></td>")
         return f"<tr>{''.join(cells)}</tr>"
 
     def _table(self) -> str:
@@ -206,8 +207,8 @@ def _sentence(verdict: Verdict, distance: Distance, num: int, references: str) -
     v = verdict
     if v.word == "copies":
         return (
-            f"By {distance.name}, the model copies: {v.num_copies} of {num} samples are near copies "
-            f"of a training image, beside {v.copies_expected:.1%} of the references ({references})."
+            f"By {distance.name}, the model copies: {v.num_copies} of {num} samples are near "
+            f"copies of a training image, beside {v.copies_expected:.1%} of the references ({references})."
         )
     if v.word == "near":
         return (
@@ -226,7 +227,7 @@ def _sentence(verdict: Verdict, distance: Distance, num: int, references: str) -
     )
 
 
-def _diagram(comparison: Comparison) -> str:
+def _diagram(comparison: Finding) -> str:
     """Return bars of how many samples, and below how many references, have which distance."""
     both = [n.distances[:, 0].double() for n in (comparison.samples, comparison.references)]
     high = max(float(part.max()) for part in both) or 1.0

@@ -240,8 +240,8 @@ class ImageBackbone(Backbone):
             InputError: a channel count, size or option that does not fit the network.
         """
         self.check_input(x)
-        y, vectors = split(y)
-        c = self.condition(t, y)
+        labels, vectors = split(y)
+        c = self.condition(t, labels)
         c = c if vectors is None else add_conditions([c, vectors])
         return self.head(self.trunk(self.stem(x), c, **options), c)
 

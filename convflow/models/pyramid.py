@@ -250,8 +250,8 @@ class Pyramid(Backbone):
         keep: list[Tensor | None] = [None] * len(scales)
         if active is not None:  # the coarsest scale always takes part
             keep[1:] = [active > scale for scale in range(1, len(scales))]
-        y, vectors = split(y)
-        c = self.condition(t, y, keep)
+        labels, vectors = split(y)
+        c = self.condition(t, labels, keep)
         c = c if vectors is None else add_conditions([c, vectors])
         features = self.trunk(self.stem(scales, keep), c, **arguments)
         return self.head(features, c, keep)

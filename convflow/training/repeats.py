@@ -1,4 +1,4 @@
-"""How often a run shows each image, and what is said where that is often enough to learn it by heart.
+"""How often a run shows each image, and what is said where a model may learn them by heart.
 
 The number of passes counts, for the training time after which a model reproduces its images grows
 with their number (Bonnaire et al. 2025). Where to draw the line is a rule of thumb: published runs
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from convflow.training.config import TrainConfig
 
-MOST_PASSES = 1_000
+MOST_PASSES = 1_500
 """Passes over the images from which on a run warns."""
 
 MOST_PASSES_AUGMENTED = 4_000

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -58,7 +59,7 @@ class ShownImages:
 
 def find_run(model: Path) -> Path | None:
     """Return the run folder of a run or of a checkpoint in it, None for anything else."""
-    for folder in (model, *model.resolve().parents[:3]):
+    for folder in (model, *model.resolve().parents[:3]) if model.exists() else ():
         path = folder / "config.json"
         if path.is_file() and (folder / "checkpoints").is_dir() and "optim" in read_json(path):
             return folder
@@ -66,7 +67,12 @@ def find_run(model: Path) -> Path | None:
 
 
 def open_shown(
-    model: Path, data: str | None, codec: Codec, channels: int, size: Size, device: torch.device
+    model: Path,
+    data: str | None,
+    codec: Codec,
+    channels: Literal[1, 3],
+    size: Size,
+    device: torch.device,
 ) -> ShownImages:
     """Return the images that a model was trained on.
 

@@ -34,7 +34,7 @@ def test_a_run_and_a_model_folder_with_a_detector(tiny_run, tmp_path, monkeypatc
         ("--out a.png", "--out: expected an .html file, got a.png"),
         ("--num 1", "--num: expected at least 2 samples, got 1"),
         ("--detector-sha256 12345678", "expected --detector with it, got none"),
-        ("--data P", "no images"),
+        ("--data P", "expected images (JPEG PNG WEBP BMP TIFF GIF PPM"),
         ("--size 0", "--size: expected sides of at least 1 pixel"),
         ("--detector nothing", "unknown detector 'nothing'"),
     ],
