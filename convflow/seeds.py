@@ -25,6 +25,9 @@ TRAINING_KEYS = (0, 256)
 VALIDATION_KEYS = (0, 257)
 """Begins the keys of what is drawn once for the images that a training holds back."""
 
+AUGMENTATION_KEYS = (0, 258)
+"""Begins the keys of what happens to the images of a step."""
+
 SEED_RULE = "numpy PCG64 of SeedSequence(seed, spawn_key=(i,)), standard normal float32"
 """How the noise of sample i comes about, in words for a result card."""
 

@@ -27,6 +27,7 @@ VERBS = {
     "encode": "turn images into a store of latents, to train from without an autoencoder",
     "sample": "generate images with a trained model",
     "evaluate": "score samples or images against real ones, or compare result cards",
+    "nearest": "show samples beside the nearest training images, and whether they are copies",
     "export": "write the weights of a checkpoint as model folders",
     "import": "make a model folder of published weights",
     "compare": "draw the curves of runs side by side, and print which settings differ",
@@ -112,7 +113,7 @@ def prepare(verb: str) -> None:
     with suppress(OSError, AttributeError, TypeError):  # a C library that is not GNU's
         for setting, number in ((M_TRIM_THRESHOLD, 2**30), (M_MMAP_THRESHOLD, 2**25)):
             ctypes.CDLL(None).mallopt(setting, number)
-    if verb in ("sample", "evaluate"):
+    if verb in ("sample", "evaluate", "nearest"):
         # Memory in huge pages: large images take less time; training gains nothing.
         os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 

@@ -16,6 +16,8 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from convflow.conditions.added import Added
+
 Cond = TypeVar("Cond")
 
 
@@ -33,6 +35,8 @@ class Conditions(Protocol[Cond]):
 class Labels:
     """Class labels (B,), whole numbers from 0; `num_classes` stands for no label.
 
+    Vectors that ride along (`Added`) stay as they are.
+
     Example:
         >>> Labels(10).drop(torch.tensor([3, 7]), torch.tensor([True, False]))
         tensor([10,  7])
@@ -42,10 +46,14 @@ class Labels:
 
     def null(self, cond: Int[Tensor, " B"]) -> Int[Tensor, " B"]:
         """Return as many times no label."""
+        if isinstance(cond, Added):
+            return cond._replace(cond=self.null(cond.cond))
         return torch.full_like(cond, self.num_classes)
 
     def drop(self, cond: Int[Tensor, " B"], mask: Bool[Tensor, " B"]) -> Int[Tensor, " B"]:
         """Return the labels, no label where the mask is set."""
+        if isinstance(cond, Added):
+            return cond._replace(cond=self.drop(cond.cond, mask))
         return cond.masked_fill(mask, self.num_classes)
 
 

@@ -203,6 +203,46 @@ def crop(image: np.ndarray, size: Size, place: Sequence[float] | None = None) ->
     return _resize(image[tuple(cuts)], size, Image.Resampling.BICUBIC, (x0, y0, x1, y1))
 
 
+def shrink(image: np.ndarray, size: Size, least: float) -> np.ndarray:
+    """An image (h, w, C) of which a piece with `least` of the largest side covers `size`; uint8.
+
+    As `cover` of a larger size, except that no image is enlarged.
+    """
+    height, width = (math.ceil(side / least) for side in size)
+    h, w = image.shape[:2]
+    return cover(image, (height, width)) if min(h / height, w / width) > 1 else image
+
+
+def piece(image: np.ndarray, size: Size, place: Sequence[float], side: float) -> np.ndarray:
+    """A piece of an image (h, w, C) in the shape of `size`, resized to it once by bicubic.
+
+    Args:
+        image: Of any size.
+        size: Height and width H, W in pixels.
+        place: Where along both axes, in [0, 1), 0 the top or left end.
+        side: Of the piece, as a share of the largest that fits, in (0, 1].
+    """
+    (h, w), (height, width) = image.shape[:2], size
+    unit = side * min(h / height, w / width)
+    high, wide = unit * height, unit * width
+    top, left = place[0] * (h - high), place[1] * (w - wide)
+    if (high, wide) == (height, width):
+        return image[round(top) : round(top) + height, round(left) : round(left) + width]
+    rows = slice(max(math.floor(top) - _margin(unit), 0), math.ceil(top + high) + _margin(unit))
+    columns = slice(
+        max(math.floor(left) - _margin(unit), 0), math.ceil(left + wide) + _margin(unit)
+    )
+    top, left = top - rows.start, left - columns.start
+    part = image[rows, columns]
+    box = (left, top, min(left + wide, part.shape[1]), min(top + high, part.shape[0]))
+    return _resize(part, size, Image.Resampling.BICUBIC, box)
+
+
+def _margin(unit: float) -> int:
+    """Source pixels beside a piece that bicubic resizing by 1 / unit may look at."""
+    return math.ceil(_SUPPORT * max(unit, 1))
+
+
 def _covering(shape: Sequence[int], size: Size) -> Size:
     """Height and width of the smallest resizing of (h, w) that covers `size`."""
     scale = max(size[0] / shape[0], size[1] / shape[1])

@@ -17,7 +17,15 @@ import torch
 from torch import Tensor
 
 from convflow.data.files import one_large_at_a_time
-from convflow.data.images import cover, crop, num_cores, to_uint8
+from convflow.data.images import (
+    cover,
+    crop,
+    num_cores,
+    piece,
+    resize_and_crop,
+    shrink,
+    to_uint8,
+)
 from convflow.data.latents import Latents
 from convflow.data.source import Source, StoredSource, SyntheticSource, labels_of
 from convflow.data.transfer import Transfer
@@ -39,7 +47,7 @@ class Rows(NamedTuple):
     flips: np.ndarray
     """(B,) bool, which to mirror."""
     crops: np.ndarray | None = None
-    """(B, 2) where to cut along both axes, in [0, 1); None for the middle."""
+    """(B, 3) where to cut along both axes, and how large, in [0, 1); None for the middle."""
     size: Size | None = None
     """Height and width in pixels; None for the plain size."""
     full: int | None = None
@@ -81,7 +89,8 @@ class Images:
         indices: (N,) those of the source's images to use; their places here become 0..N-1.
         channels: Channels C of the result.
         size: Height and width H, W in pixels, where no other is asked for.
-        crop: Keep what random crops need beside the middle.
+        crop: Smallest and largest side of random crops, 1 = as large as fits; what they need
+            beside the middle is kept. None for the middle alone.
         cache_bytes: Memory that decoded images may take.
         on_bad: `stop` raises where an image cannot be read; `skip` puts another in its place.
         stamp: Of the files, as in `Report`.
@@ -103,7 +112,7 @@ class Images:
         *,
         channels: int,
         size: Size,
-        crop: bool = False,
+        crop: tuple[float, float] | None = None,
         cache_bytes: int = 2**30,
         on_bad: Literal["stop", "skip"] = "stop",
         stamp: str | None = None,
@@ -118,7 +127,8 @@ class Images:
         self.stamp, self.replaced = stamp, dict[int, int]()
         self._one_at_a_time = Lock()
         self._kept: dict[tuple[int, Size], _Found] = {}
-        each = math.prod(self.shape) + _ENTRY_BYTES
+        self._scaled = crop is not None and crop != (1, 1)
+        each = math.prod(self.shape) / (min(crop) if crop else 1) ** 2 + _ENTRY_BYTES
         self._free_bytes = cache_bytes if each * len(self.indices) <= cache_bytes else 0
         self.workers = workers or num_cores()
         self._pool = ThreadPoolExecutor(self.workers, thread_name_prefix="decode")
@@ -154,7 +164,8 @@ class Images:
         Args:
             indices: (B,) places in [0, N).
             flips: (B,) bool, which to mirror left to right; None for none.
-            crops: (B, 2) where to cut along both axes, in [0, 1); None for the middle.
+            crops: (B, 3) where to cut along both axes, and how large, in [0, 1); None for the
+                middle.
             size: Height and width H, W in pixels; None for the plain size.
 
         Returns:
@@ -170,10 +181,10 @@ class Images:
         shown = np.empty(len(indices), np.int64)
         for row, index in enumerate(indices.tolist()):
             found = self._kept.get((index, size)) or decoded[index]
-            pixels[row] = crop(found.image, size, None if crops is None else crops[row])
+            pixels[row] = self._cut(found.image, size, None if crops is None else crops[row])
             shown[row] = found.place
         for index, (image, place) in decoded.items():
-            kept = image if self._crop else np.ascontiguousarray(crop(image, size))
+            kept = image if self._crop is not None else np.ascontiguousarray(crop(image, size))
             with self._one_at_a_time:
                 if kept.nbytes + _ENTRY_BYTES <= self._free_bytes:
                     self._free_bytes -= kept.nbytes + _ENTRY_BYTES
@@ -182,6 +193,15 @@ class Images:
             pixels[flips] = pixels[flips, :, ::-1]
         planes = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
         return torch.from_numpy(planes), torch.from_numpy(self.labels[shown])
+
+    def _cut(self, image: np.ndarray, size: Size, place: np.ndarray | None) -> np.ndarray:
+        """A piece of an image that was kept, at `size`."""
+        if self._crop is None or not self._scaled:
+            return crop(image, size, None if place is None else place[:2])
+        if place is None:
+            return resize_and_crop(image, size)
+        low, high = self._crop
+        return piece(image, size, place[:2], low + (high - low) * place[2])
 
     def _decode(self, indices: Sequence[int], size: Size) -> Iterator[list[tuple[int, _Found]]]:
         """Some images, each covering `size`, in parts made side by side."""
@@ -219,18 +239,20 @@ class Images:
 
     def _image(self, index: int, size: Size) -> np.ndarray:
         place, source = int(self.indices[index]), self.source
+        least = min(self._crop) if self._scaled and self._crop is not None else 1.0
+        high, wide = (math.ceil(side / least) for side in size)
         with one_large_at_a_time():
             try:
                 if isinstance(source, SyntheticSource):
-                    image = to_uint8(source.draw(place, size), self.shape[0])
+                    image = to_uint8(source.draw(place, (high, wide)), self.shape[0])
                 elif isinstance(source, StoredSource):
-                    image = to_uint8(source.read(place, max(size)), self.shape[0])
+                    image = to_uint8(source.read(place, max(high, wide)), self.shape[0])
                 else:
                     image = to_uint8(source.read(place), self.shape[0])
             except InputError as error:
                 name = source.item_name(place)
                 raise InputError(f"{name}: {str(error).removeprefix(f'{name}: ')}") from error
-            return cover(image, size)
+            return shrink(image, size, least) if self._scaled else cover(image, size)
 
 
 class _Found(NamedTuple):
@@ -251,7 +273,7 @@ class Order:
         count: Number of images N, at least 1.
         seed: Any integer >= 0.
         flip: Mirror a random half.
-        crop: Cut images at random places instead of from the middle.
+        crop: Cut images at random places instead of from the middle, of random size.
 
     Example:
         >>> indices, flips = Order(count=3, seed=0, flip=False).at(start=0, n=6)
@@ -306,8 +328,8 @@ class Order:
         return order, (self._words(epoch, 1) >> np.uint64(63)).astype(np.bool_)
 
     def _draw_places(self, epoch: int) -> np.ndarray:
-        """(N, 2) where images are cut, in order."""
-        return np.stack([uniform(self._words(epoch, axis)) for axis in (2, 3)], axis=1)
+        """(N, 3) where images are cut, and how large, in order."""
+        return np.stack([uniform(self._words(epoch, key)) for key in (2, 3, 6)], axis=1)
 
     def _words(self, *key: int) -> np.ndarray:
         numbers = (self.seed, *key)

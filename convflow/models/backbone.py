@@ -16,10 +16,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from convflow.conditions.added import Added, split
 from convflow.conditions.labels import Labels
 from convflow.nn.conv import ConvHead, ConvStem
 from convflow.nn.embed import PatchEmbedding, PatchHead
 from convflow.nn.norm import Condition, Modulation, residual
+from convflow.nn.pyramid import add_conditions
 from convflow.nn.resample import LevelConditions, Levels, LevelVectors, mirror
 from convflow.settings.read import read
 from convflow.types import LONGEST_SIDE, InputError, Size, nearest_size
@@ -219,7 +221,7 @@ class ImageBackbone(Backbone):
         self,
         x: Float[Tensor, "B C H W"],
         t: Float[Tensor, " B"],
-        y: Int[Tensor, " B"],
+        y: Int[Tensor, " B"] | Added,
         **options: Any,
     ) -> Float[Tensor, "B O _ _"]:
         """Predict what the process trains.
@@ -227,7 +229,7 @@ class ImageBackbone(Backbone):
         Args:
             x: noisy images; height and width multiples of `multiple`.
             t: times as the process counts them.
-            y: labels in [0, num_classes].
+            y: labels in [0, num_classes], or `Added`.
             **options: as `trunk` takes them.
 
         Returns:
@@ -238,7 +240,9 @@ class ImageBackbone(Backbone):
             InputError: a channel count, size or option that does not fit the network.
         """
         self.check_input(x)
-        c = self.condition(t, y)
+        labels, vectors = split(y)
+        c = self.condition(t, labels)
+        c = c if vectors is None else add_conditions([c, vectors])
         return self.head(self.trunk(self.stem(x), c, **options), c)
 
     @property
@@ -335,7 +339,7 @@ class LevelBackbone(ImageBackbone):
         self,
         x: Float[Tensor, "B C H W"],
         t: Float[Tensor, " B"],
-        y: Int[Tensor, " B"],
+        y: Int[Tensor, " B"] | Added,
         **options: Any,
     ) -> Float[Tensor, "B O H W"]:
         """Predict what the process trains; what the mirror of a stem has added is cut off."""

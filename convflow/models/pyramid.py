@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from convflow.conditions.added import Added, split
 from convflow.models.backbone import Backbone, ImageBackbone, check_size
 from convflow.models.families import BACKBONES, build
 from convflow.nn.embed import TimeEmbedding
@@ -224,7 +225,7 @@ class Pyramid(Backbone):
         self,
         scales: Sequence[Float[Tensor, "B C _ _"]],
         t: Float[Tensor, "B k"],
-        y: Int[Tensor, " B"],
+        y: Int[Tensor, " B"] | Added,
         active: Int[Tensor, " B"] | None = None,
         **arguments: Any,
     ) -> tuple[Float[Tensor, "B C _ _"], ...]:
@@ -234,7 +235,7 @@ class Pyramid(Backbone):
             scales: the first k of the S scales, coarse to fine; the height and width of each are
                 those of the finest scale, multiples of `multiple`, over its downsampling.
             t: each scale's own flow time, in [0, 1], 0 = noise, 1 = data.
-            y: labels in [0, num_classes].
+            y: labels in [0, num_classes], or `Added`.
             active: how many of the k scales take part in each sample, 1 .. k; None for all. Of
                 the others nothing enters, so their numbers may be anything.
             **arguments: what the backbone's trunk takes besides, such as FlowDCN's `reach`.
@@ -249,7 +250,9 @@ class Pyramid(Backbone):
         keep: list[Tensor | None] = [None] * len(scales)
         if active is not None:  # the coarsest scale always takes part
             keep[1:] = [active > scale for scale in range(1, len(scales))]
-        c = self.condition(t, y, keep)
+        labels, vectors = split(y)
+        c = self.condition(t, labels, keep)
+        c = c if vectors is None else add_conditions([c, vectors])
         features = self.trunk(self.stem(scales, keep), c, **arguments)
         return self.head(features, c, keep)
 

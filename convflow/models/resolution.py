@@ -128,7 +128,7 @@ class Resolution:
         """
         run = model if call is None else call
 
-        def network(x: Any, t: Tensor, y: Tensor, *more: Any) -> Any:
+        def network(x: Any, t: Tensor, y: Any, *more: Any) -> Any:
             return run(x, t, y, *more, **self.arguments(model, given, flow_time(t)))
 
         return network

@@ -66,6 +66,19 @@ class LabelEmbedding(nn.Embedding):
         return super().forward(y)
 
 
+class VectorEmbedding(Linear):
+    """A matrix without bias that is zero at first: zeros always give zeros.
+
+    Args:
+        count: numbers of each sample.
+        width: channels of the embedding.
+    """
+
+    def __init__(self, count: int, width: int) -> None:
+        super().__init__(count, width, bias=False)
+        nn.init.zeros_(self.weight)
+
+
 class PatchEmbedding(nn.Conv2d):
     """Cut an image into square patches and map each to a feature vector, channels last."""
 

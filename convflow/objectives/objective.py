@@ -62,6 +62,7 @@ class Inputs(NamedTuple):
             gradients flow back; every process must come there as often.
         places: where in that batch these images are.
         images_seen: by the training, before this step.
+        told: how images were augmented, which the networks here are told; None if they were not.
     """
 
     data: Float[Tensor, "B C H W"]
@@ -76,6 +77,7 @@ class Inputs(NamedTuple):
     whole: Callable[[Tensor], Tensor] = _alone
     places: slice = slice(None)
     images_seen: int = 0
+    told: Float[Tensor, "B A"] | None = None
 
 
 class Objective(nn.Module):

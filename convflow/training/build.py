@@ -30,6 +30,7 @@ from convflow.processes.flow import FlowMatching
 from convflow.processes.process import Process
 from convflow.seeds import TRAINING_KEYS, generator_of
 from convflow.training import checkpoint
+from convflow.training.augmentation import Augmentation, describe
 from convflow.training.config import TrainConfig
 from convflow.training.data import (
     SELECTION_FILE,
@@ -99,7 +100,7 @@ def build_trainer(config: TrainConfig, run: Path, device: torch.device) -> tuple
     config = know_constants(config, codec, process, images, device)
     process = config.process
     model = parallel.build(build) if origin is None else build()
-    losses = build_losses(config, model, process, codec.factor)
+    losses = build_losses(config, model, process, codec.factor, stored)
     report.notes = [*report.notes, *describe_paths(config, found)]
     anew: list[str] = []
     if origin is not None:
@@ -118,6 +119,8 @@ def build_trainer(config: TrainConfig, run: Path, device: torch.device) -> tuple
             f"expected images for objectives that see pixels, got the store {config.data.path}; "
             "give --data the images themselves"
         )
+    if losses.augmentation is not None:
+        report.notes = [*report.notes, describe(losses.augmentation)]
     losses = parallel.place(losses)
     return Trainer(config, losses, process, codec, images, run, order, parallel), report
 
@@ -239,13 +242,27 @@ def build_network(
         return create_model(settings.pop("name"), **settings)
 
 
-def build_losses(config: TrainConfig, network: Backbone, process: Process, factor: int) -> Losses:
-    """Return the network with the objectives of `config`, whose weights the seed alone decides."""
+def build_losses(
+    config: TrainConfig, network: Backbone, process: Process, factor: int, stored: bool
+) -> Losses:
+    """Return the network with the objectives of `config`, whose weights the seed alone decides.
+
+    Args:
+        config: the complete settings.
+        network: to be trained.
+        process: it is trained with.
+        factor: pixels along a side of a cell of model space.
+        stored: whether the images are latents of a store.
+    """
     height, width = config.data.size
     cells = (height // factor, width // factor) if config.resolution.shift else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator_of(config.seed, *TRAINING_KEYS, 0, 0, 0).initial_seed())
-        return Losses(network, create_objectives(config.objectives, network, process, cells))
+        objectives = create_objectives(config.objectives, network, process, cells)
+        augmentation = None
+        if config.data.augment:
+            augmentation = Augmentation(network, config.data, stored, config.seed)
+        return Losses(network, objectives, augmentation)
 
 
 def _check_memory(

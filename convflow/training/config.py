@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from convflow.bundle.config import ResolutionConfig, SamplingConfig
 from convflow.codecs import Codec, PixelCodec
+from convflow.data.augment import AugmentKind
 from convflow.data.check import Look
 from convflow.data.files import MAX_PIXELS
 from convflow.models.blocks import RecomputeChoice
@@ -25,6 +26,7 @@ from convflow.settings.fields import (
     Pixels,
     Positive,
     RelativeWidth,
+    Share,
     doc,
 )
 from convflow.settings.read import show
@@ -72,11 +74,23 @@ class DataConfig:
         tuple[Pixels, ...], doc("sizes of the buckets, such as 32x32,64x32; none = by ratio")
     ] = ()
     crop: Annotated[Literal["center", "random"], doc("which part of an image is kept")] = "center"
+    crop_scale: Annotated[
+        tuple[Share, Share],
+        doc("with crop random: smallest and largest side of the part, 1 = as large as fits"),
+    ] = (1.0, 1.0)
     flip: Annotated[bool, doc("mirror half of the images")] = True
     shuffle: Annotated[
         Literal["images", "groups"],
         doc("order of an epoch; groups = read each row group of a parquet file once in it"),
     ] = "images"
+    augment: Annotated[
+        Fraction,
+        doc("probability of each change of an image, of which the network is told; 0 = none"),
+    ] = 0.0
+    augment_kinds: Annotated[
+        tuple[AugmentKind, ...],
+        doc("changes that augment makes, such as flip,scale,hue; none = all that the images show"),
+    ] = ()
     max_pixels: Annotated[
         Count, doc("most pixels of an image; one of more is bad and is not decoded")
     ] = MAX_PIXELS

@@ -101,7 +101,7 @@ def scan_images(
         good,
         channels=data.channels,
         size=data.size,
-        crop=data.crop == "random",
+        crop=data.crop_scale if data.crop == "random" else None,
         on_bad=data.on_bad,
         stamp=report.stamp,
         workers=max(1, num_cores() // distributed.local_world_size())
@@ -160,6 +160,7 @@ def order_images(
         sides = seen if len(seen) else None
     buckets = Buckets(sizes, sides, len(places))
     report.notes, report.num_smaller = buckets.describe(), int(buckets.enlarged.sum())
+    report.notes += describe_crops(data, sizes, sides)
     order: Order
     if data.shuffle == "groups":
         order = _order_groups(images, places, config, one)
@@ -168,6 +169,11 @@ def order_images(
         order = Order(len(places), seed, data.flip, random)
     else:
         order = BucketOrder(buckets, math.prod(data.size), seed, data.flip, random)
+    if not one and len(places) < config.batch_size:
+        report.notes.append(
+            f"buckets never mix two passes over the images: no batch holds more than the "
+            f"{len(places)} there are; with one size batches would hold {config.batch_size}"
+        )
     if not held.size:
         return order
     report.notes = [*report.notes, f"{held.size:,} of them are held back for the validation loss"]
@@ -186,6 +192,21 @@ def _order_groups(
         )
     groups = groups_of(images.source, images.indices[places], data.path)
     return GroupOrder(groups, config.seed, data.flip, data.crop == "random")
+
+
+def describe_crops(
+    data: DataConfig, sizes: tuple[Size, ...], sides: np.ndarray | None
+) -> list[str]:
+    """Return a line about images so small that their smallest random parts are enlarged."""
+    least = data.crop_scale[0]
+    if sides is None or least == 1:
+        return []
+    smallest = np.array(sizes).min(0) / least
+    enlarged = float(np.any(sides < smallest, axis=1).mean())
+    if not enlarged:
+        return []
+    shown = f"{math.ceil(smallest[0])}x{math.ceil(smallest[1])}"
+    return [f"{enlarged:.0%} of the images are smaller than {shown}: some parts are enlarged"]
 
 
 def training_sizes(data: DataConfig, multiple: int) -> tuple[Size, ...]:

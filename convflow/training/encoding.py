@@ -164,6 +164,11 @@ def _encode(config: EncodeConfig, out: Path, device: torch.device) -> StoreIndex
     data, codec = config.data, config.codec.open(device)
     if data.crop == "random":
         raise InputError("--data.crop: expected center for a store of latents, got random")
+    if data.augment:
+        raise InputError(
+            f"--data.augment: expected 0 for a store of latents, got {data.augment:g}; give it to "
+            "convflow train --data STORE, which moves latents by whole cells"
+        )
     if data.on_bad == "skip":  # which images are left out is settled before the first shard
         data = replace(data, check="all")
     images, report = scan_images(open_images(data), data, None, device)

@@ -24,6 +24,7 @@ def from_dict(tree: Any, *, trusted: bool = False) -> TrainConfig:
     """
     config = read(upgrade(tree), TrainConfig, trusted=trusted, place="--")
     _check_sizes(config.data)
+    _check_augment(config.data)
     if not isinstance(name := config.model.get("name"), str):
         raise InputError(f"--model.name: expected the name of a network, got {name!r}; give one")
     return config
@@ -47,4 +48,26 @@ def _check_sizes(data: DataConfig) -> None:
         raise InputError(
             f"--data.ratios: expected --data.buckets of at least 2 with them, got "
             f"{show(data.ratios)} and one bucket; add --data.buckets 5, or leave the ratios out"
+        )
+
+
+def _check_augment(data: DataConfig) -> None:
+    """Raise InputError where settings of augmentation and crops do not belong together."""
+    kinds, (low, high) = data.augment_kinds, data.crop_scale
+    if kinds and not data.augment:
+        raise InputError(
+            "--data.augment-kinds: expected --data.augment with it, got 0; add --data.augment 0.12"
+        )
+    if len(set(kinds)) < len(kinds):
+        raise InputError(
+            f"--data.augment-kinds: expected each once, got {','.join(kinds)}; leave one out"
+        )
+    if low > high:
+        raise InputError(
+            f"--data.crop-scale: expected the smaller first, got {low:g},{high:g}; give "
+            f"{high:g},{low:g}"
+        )
+    if low < 1 and data.crop != "random":
+        raise InputError(
+            f"--data.crop-scale: expected --data.crop random with it, got {data.crop}; add it"
         )

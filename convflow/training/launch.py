@@ -34,6 +34,7 @@ from convflow.training.keys import from_dict
 from convflow.training.latents import with_codec_of_store
 from convflow.training.length import count_images, say_end
 from convflow.training.places import find_paths, resolve_paths, store_paths
+from convflow.training.repeats import advise_repeats
 from convflow.training.saving import describe_model
 from convflow.training.speed import ProductRate
 from convflow.training.time_scale import keep_time_scale
@@ -260,6 +261,8 @@ def _introduce(trainer: Trainer, report: Report, changes: Sequence[Change]) -> N
             f"the learning rate still rises at the end of this run: its warm-up takes "
             f"{config.optim.warmup_images:,} images (--optim.warmup-images)"
         )
+    if warning := advise_repeats(config, trainer.order.count, trainer.run_folder):
+        log.warning(warning)
     process = trainer.process
     if scales := process.describe(config.data.size, trainer.codec.factor):
         by = ", ".join(f"{deviation:.3g}" for deviation in scales["deviations"])

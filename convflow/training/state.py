@@ -59,10 +59,11 @@ def stored_tensors(network: Backbone) -> dict[str, Tensor]:
 
 
 def _objectives(trainer: Trainer) -> dict[str, dict[str, Tensor]]:
-    """Return the state of the objectives, and the averages of what is trained in them."""
-    objectives = trainer.losses.objectives
+    """Return the state of the objectives, averages of what is trained in them, augmentation's."""
+    objectives, augmentation = trainer.losses.objectives, trainer.losses.augmentation
     averages = trainer.objectives_ema.averages(objectives)
-    return {"raw": objectives.state_dict(), "ema": averages}
+    more = {} if augmentation is None else {"augmentation": augmentation.state_dict()}
+    return {"raw": objectives.state_dict(), "ema": averages} | more
 
 
 def restore(trainer: Trainer, folder: Path) -> None:
@@ -122,7 +123,12 @@ def _restore_objectives(trainer: Trainer, folder: Path) -> None:
     # Earlier versions stored what is frozen with the average too.
     twice = {f"ema/{name}" for name in held["raw"].keys() - held["ema"].keys()}
     tensors = {name: tensor for name, tensor in tensors.items() if name not in twice}
-    modules = {"raw": trainer.losses.objectives, "ema": trainer.objectives_ema.model}
+    modules: dict[str, Any] = {
+        "raw": trainer.losses.objectives,
+        "ema": trainer.objectives_ema.model,
+    }
+    if trainer.losses.augmentation is not None:
+        modules["augmentation"] = trainer.losses.augmentation
     for name, module in modules.items():
         start = f"{name}/"
         own = {k.removeprefix(start): t for k, t in tensors.items() if k.startswith(start)}

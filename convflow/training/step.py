@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -15,9 +14,7 @@ from convflow.objectives.objective import FirstCall, Inputs, Objective
 from convflow.objectives.regression import Regression
 from convflow.objectives.table import OWN, Weighted
 from convflow.parallel.single import Single
-
-if TYPE_CHECKING:
-    from convflow.training.trainer import Trainer
+from convflow.training.augmentation import Augmentation, told
 
 
 def passes(
@@ -46,11 +43,18 @@ class Losses(nn.Module):
     Args:
         network: the network.
         objectives: by name, with their weights.
+        augmentation: of the images; None for none.
     """
 
-    def __init__(self, network: Backbone, objectives: Mapping[str, Weighted]) -> None:
+    def __init__(
+        self,
+        network: Backbone,
+        objectives: Mapping[str, Weighted],
+        augmentation: Augmentation | None = None,
+    ) -> None:
         super().__init__()
         self.network = network
+        self.augmentation = augmentation
         self.objectives = nn.ModuleDict({name: w.objective for name, w in objectives.items()})
         self.weighted = dict(objectives)
         found = [weighted.objective for weighted in objectives.values()]
@@ -80,6 +84,11 @@ class Losses(nn.Module):
         """
         terms: dict[str, Tensor] = {}
         whole: Tensor | None = None
+        if self.augmentation is not None and batch.told is not None:
+            vectors = self.augmentation(batch.told)
+            network = told(network, vectors)
+            if batch.average is not None:
+                batch = batch._replace(average=told(batch.average, vectors))
         if self.wants_first:
             batch = batch._replace(first=FirstCall(draws[OWN]))
             network = _noting(network, batch.first)
@@ -119,27 +128,3 @@ def _noting(network: Callable[..., Any], first: FirstCall | None) -> Callable[..
         return output
 
     return noted
-
-
-def inputs_of(trainer: Trainer, images: Tensor, data: Tensor, labels: Tensor, total: int) -> Inputs:
-    """Return what objectives are given of some images of a step.
-
-    Args:
-        trainer: with its objectives.
-        images: as they are, maybe not on the device.
-        data: the same in model space.
-        labels: of these images.
-        total: images in the batch of all processes.
-    """
-    losses = trainer.losses
-    batch = Inputs(data, labels, images_seen=trainer.images_seen)
-    if losses.wants_pixels:
-        batch = batch._replace(pixels=images.to(trainer.device))
-    if losses.wants_average:
-        model: Any = trainer.ema.model
-        average, features = trainer.network_of(model, data), model.features_after
-        batch = batch._replace(average=average, average_features=features)
-    if losses.compares:
-        gather = partial(distributed.gather_rows, total=total)
-        batch = batch._replace(whole=gather, places=trainer.own_rows(total))
-    return batch

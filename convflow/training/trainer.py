@@ -26,10 +26,12 @@ from convflow.models.zoo import check_process
 from convflow.parallel.single import Single
 from convflow.processes.process import Process
 from convflow.seeds import TRAINING_KEYS
+from convflow.training.augmentation import DRAWS
 from convflow.training.averages import Averages, create_averages, store_snapshot
 from convflow.training.compiling import BatchShapes, compile_network, uncompiled
 from convflow.training.config import TrainConfig
 from convflow.training.draws import Draws, draw_encoding, draw_terms
+from convflow.training.inputs import inputs_of
 from convflow.training.lookout import Lookout, StepTaken, diverged, go_back
 from convflow.training.monitor import DataWait, IntervalTimer, Monitor, open_monitor
 from convflow.training.optim import create_optimizer, learning_rate
@@ -37,7 +39,7 @@ from convflow.training.previews import Previews, samples_of
 from convflow.training.saving import Writing, finish, store
 from convflow.training.speed import ProductRate
 from convflow.training.state import restore, save_before
-from convflow.training.step import Losses, inputs_of, passes
+from convflow.training.step import Losses, passes
 from convflow.training.stopping import Stop, asked_to_stop
 from convflow.training.watch import Watch
 from convflow.types import Diverged, InputError
@@ -321,6 +323,9 @@ class Trainer:
     def _draw(self, labels: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, Draws]:
         """Return labels, some of them dropped, and the draws of each objective for our rows."""
         draws, generator = draw_terms(self, shape, (*TRAINING_KEYS, self.images_seen))
+        if self.losses.augmentation is not None:
+            strengths = self.losses.augmentation.draw(shape[0], self.images_seen)
+            draws[DRAWS] = take(strengths, self.own_rows(shape[0]))
         dropped = torch.rand(shape[0], generator=generator, device=self.device)
         dropped = (dropped < self.config.label_dropout)[self.own_rows(shape[0])]
         return self.model.conditions.drop(labels.to(self.device), dropped), draws
@@ -339,17 +344,16 @@ class Trainer:
         averaged: bool = False,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss of each image and its terms, see `Losses`; or those of the average."""
+        mine = {name: take(drawn, rows) for name, drawn in draws.items()}
         noise = None if noise is None else noise[rows]
-        data = self.codec.latents(images.to(self.device), noise)
+        batch = inputs_of(self, images, labels, mine, noise, draws.total)
         if self.config.compile != "off" and torch.is_grad_enabled():
-            self.shapes.add(data.shape)
+            self.shapes.add(batch.data.shape)
         model = cast(Backbone, self.ema.model) if averaged else self.model
-        batch = inputs_of(self, images, data, labels, draws.total)
         with self._autocast():
-            mine = {name: take(drawn, rows) for name, drawn in draws.items()}
-            return self.prepared(self.network_of(model, data), batch, mine, model)
+            return self.prepared(self.told_size(model, batch.data), batch, mine, model)
 
-    def network_of(self, model: Any, data: Tensor) -> Any:
+    def told_size(self, model: Any, data: Tensor) -> Any:
         """Return a network with what it is told at the size of `data`."""
         if not self.model_kwargs:
             return model

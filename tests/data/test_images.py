@@ -17,7 +17,9 @@ from convflow.data.images import (
     crop,
     is_transparent,
     num_cores,
+    piece,
     resize_and_crop,
+    shrink,
     to_uint8,
     used_bits,
 )
@@ -274,3 +276,25 @@ def test_a_piece_enlarged_alone_is_the_piece_of_the_whole(shape, size, channels,
 
 def test_num_cores():
     assert num_cores() >= 1
+
+
+@pytest.mark.parametrize(
+    ("shape", "size"), [((40, 60), (8, 8)), ((9, 50), (8, 16)), ((5, 4), (8, 8))]
+)
+def test_a_piece_is_what_pillow_makes_of_the_whole_part(shape, size):
+    image = np.random.default_rng(0).integers(256, size=(*shape, 3), dtype=np.uint8)
+    for side, place in ((1.0, (0.0, 0.999)), (0.5, (0.3, 0.6)), (0.31, (0.999, 0.0))):
+        unit = side * min(shape[0] / size[0], shape[1] / size[1])
+        high, wide = unit * size[0], unit * size[1]
+        top, left = place[0] * (shape[0] - high), place[1] * (shape[1] - wide)
+        box = (left, top, left + wide, top + high)
+        whole = Image.fromarray(image).resize(size[::-1], Image.Resampling.BICUBIC, box)
+        assert np.array_equal(piece(image, size, place, side), np.asarray(whole))
+    assert np.array_equal(piece(image[:4, :4], (4, 4), (0.5, 0.5), 1.0), image[:4, :4])
+
+
+def test_shrinking_keeps_what_small_pieces_need_and_enlarges_nothing():
+    image = np.zeros((400, 300, 1), np.uint8)
+    assert shrink(image, (30, 30), 0.5).shape == (80, 60, 1)
+    assert shrink(image, (30, 30), 0.1) is image
+    assert shrink(image, (300, 200), 0.5) is image

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 from PIL import Image
 
+from convflow.data.images import resize_and_crop
 from convflow.data.loader import Images, Order, batches
 from convflow.data.source import StoredSource
 from convflow.types import InputError
@@ -238,7 +239,7 @@ def test_an_error_in_the_thread_reaches_the_consumer():
 def test_other_sizes_and_random_crops(cache_bytes):
     source = source_of(size=(12, 6))
     images = Images(
-        source, np.arange(10), channels=1, size=(6, 6), crop=True, cache_bytes=cache_bytes
+        source, np.arange(10), channels=1, size=(6, 6), crop=(1, 1), cache_bytes=cache_bytes
     )
     for _ in range(2):
         left, right, middle = (
@@ -281,3 +282,32 @@ def test_drafts_are_decoded_at_a_part_of_their_size():
     ]
     draft = Images(source, np.arange(1), channels=1, size=(16, 8)).batch(np.arange(1))[0]
     assert 0 < (whole.float() - draft.float()).abs().mean() < 20
+
+
+@pytest.mark.parametrize("crop", [None, (1.0, 1.0), (0.5, 1.0)])
+def test_a_set_smaller_than_a_batch_is_decoded_once(crop):
+    source = source_of(count=8, size=(12, 8))
+    images = Images(source, np.arange(8), channels=1, size=(4, 4), crop=crop)
+    stream = batches(images, Order(8, 0, True, crop is not None), 0, 32)
+    for _ in range(5):
+        assert next(stream).pixels.shape == (32, 1, 4, 4)
+    stream.close()
+    assert len(source.reads) <= 16  # two threads begin at once
+
+
+def test_parts_of_random_size_are_those_of_the_stored_image():
+    pixels = np.arange(16 * 8, dtype=np.uint8).reshape(16, 8)
+    source = source_of(count=1)
+    source.fetch = lambda index: Image.fromarray(pixels)
+    images = Images(source, np.arange(1), channels=1, size=(8, 4), crop=(0.5, 1.0))
+    whole, corner = (
+        images.batch(np.array([0]), crops=np.array([[0.0, 0.0, large]]))[0][0, 0].numpy()
+        for large in (1.0 - 1e-9, 0.0)
+    )
+    assert np.array_equal(corner, pixels[:8, :4])  # half of the largest side: nothing is resized
+    expected = Image.fromarray(pixels).resize((4, 8), Image.Resampling.BICUBIC)
+    assert np.abs(whole.astype(int) - np.asarray(expected)).max() <= 1
+    middle = images.batch(np.array([0]))[0][0, 0].numpy()
+    assert np.array_equal(middle, resize_and_crop(pixels[..., None], (8, 4))[..., 0])
+    again = images.batch(np.array([0]), crops=np.array([[0.0, 0.5, 0.3]]), size=(4, 4))
+    assert again[0].shape == (1, 1, 4, 4)

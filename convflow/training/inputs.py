@@ -1,0 +1,59 @@
+"""What the objectives of a step are shown: images in model space, after their augmentation."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from convflow import distributed
+from convflow.codecs import PixelCodec
+from convflow.objectives.objective import Inputs
+from convflow.training.augmentation import DRAWS, PIXELS
+
+if TYPE_CHECKING:
+    from convflow.training.trainer import Trainer
+
+
+def inputs_of(
+    trainer: Trainer,
+    images: Tensor,
+    labels: Tensor,
+    draws: dict[str, Any],
+    noise: Tensor | None,
+    total: int,
+) -> Inputs:
+    """Return some images of a batch as objectives see them.
+
+    Args:
+        trainer: whose codec and augmentation these are.
+        images: uint8 (B, K, H, W), or latents of a store (B, M, C, h, w).
+        labels: of these images.
+        draws: of these images. What happens to them is taken out; where that is missing, as in the
+            validation, nothing does.
+        noise: of the codec; None where it needs none.
+        total: images in the batch of all processes.
+    """
+    losses, codec, images = trainer.losses, trainer.codec, images.to(trainer.device)
+    strengths, told, data = draws.pop(DRAWS, None), None, None
+    if losses.augmentation is not None and strengths is not None:
+        told = losses.augmentation.tell(images, strengths)
+        changed = losses.augmentation.change(images, strengths)
+        if losses.augmentation.stored:
+            images = changed
+        else:
+            data = changed if isinstance(codec, PixelCodec) else None  # neither rounded nor cut off
+            images = PIXELS.decode(changed) if data is None or losses.wants_pixels else images
+    data = codec.latents(images, noise) if data is None else data
+    batch = Inputs(data, labels, told=told, images_seen=trainer.images_seen)
+    if losses.wants_pixels:
+        batch = batch._replace(pixels=images)
+    if losses.wants_average:
+        model: Any = trainer.ema.model
+        average, features = trainer.told_size(model, data), model.features_after
+        batch = batch._replace(average=average, average_features=features)
+    if losses.compares:
+        gather = partial(distributed.gather_rows, total=total)
+        batch = batch._replace(whole=gather, places=trainer.own_rows(total))
+    return batch

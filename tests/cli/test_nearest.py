@@ -1,0 +1,48 @@
+"""The verb that shows samples beside their nearest training images."""
+
+import json
+import shutil
+
+import pytest
+
+from convflow.cli.main import main
+from tests.cli.bad_input import DETECTOR
+
+FEW = "--num 4 --steps 1 --device cpu --references 20".split()
+
+
+def test_a_run_and_a_model_folder_with_a_detector(tiny_run, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["nearest", str(tiny_run), *FEW]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("By pixels, no sign of copies: samples lie farther")
+    assert said[-1] == "nearest.html nearest.png nearest.json"
+    folder = next(tiny_run.glob("checkpoints/*/ema"))
+    shutil.copytree(folder, "model")
+    words = f"nearest model --data digits --detector {DETECTOR} --neighbours 1 --labels 3 --size 10"
+    assert main([*words.split(), *FEW, "--out", "b.html"]) == 0
+    found = json.loads((tmp_path / "b.json").read_text())
+    assert list(found["distances"]) == ["pixels", "features of detector.py:load"]
+    assert found["training_images"] == 1797
+    assert [len(row) for row in found["nearest"]] == [1] * 4
+    assert found["references"] == "20 training images, each beside the other ones"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--out a.png", "--out: expected an .html file, got a.png"),
+        ("--num 1", "--num: expected at least 2 samples, got 1"),
+        ("--detector-sha256 12345678", "expected --detector with it, got none"),
+        ("--data P", "expected images (JPEG PNG WEBP BMP TIFF GIF PPM"),
+        ("--size 0", "--size: expected sides of at least 1 pixel"),
+        ("--detector nothing", "unknown detector 'nothing'"),
+    ],
+)
+def test_bad_input(words, message, tiny_run, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "P").mkdir()
+    assert main(["nearest", str(tiny_run), *FEW, *words.split()]) == 2
+    complained = capsys.readouterr().err.strip().splitlines()[-1]
+    assert message in complained
+    assert [path.name for path in tmp_path.iterdir()] == ["P"]
