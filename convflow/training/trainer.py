@@ -30,7 +30,7 @@ from convflow.seeds import TRAINING_KEYS
 from convflow.training.averages import Averages, create_averages, store_snapshot
 from convflow.training.compiling import BatchShapes, compile_network, uncompiled
 from convflow.training.config import TrainConfig
-from convflow.training.draws import draw_encoding, draw_terms
+from convflow.training.draws import draw_encoding, draw_labels, draw_terms
 from convflow.training.lookout import Lookout, StepTaken, diverged, go_back
 from convflow.training.monitor import DataWait, IntervalTimer, Monitor, open_monitor
 from convflow.training.optim import create_optimizer, learning_rate
@@ -319,11 +319,10 @@ class Trainer:
         return self.model.in_channels, height // self.codec.factor, width // self.codec.factor
 
     def _draw(self, labels: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, dict[str, Any]]:
-        """Return labels, some of them dropped, and the draws of each objective for our rows."""
-        draws, generator = draw_terms(self, shape, (*TRAINING_KEYS, self.images_seen))
-        dropped = torch.rand(shape[0], generator=generator, device=self.device)
-        dropped = (dropped < self.config.label_dropout)[self.own_rows(shape[0])]
-        return self.model.conditions.drop(labels.to(self.device), dropped), draws
+        """Return labels, some of them changed, and the draws of each objective for our rows."""
+        key = (*TRAINING_KEYS, self.images_seen)
+        draws, generator = draw_terms(self, shape, key)
+        return draw_labels(self, labels, shape[0], key, generator), draws
 
     def _draw_encoding(self, shape: tuple[int, ...]) -> Tensor | None:
         """Return the codec's noise for our rows."""
