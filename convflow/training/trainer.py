@@ -27,7 +27,12 @@ from convflow.objectives.objective import Inputs
 from convflow.parallel.single import Single
 from convflow.processes.process import Process
 from convflow.seeds import TRAINING_KEYS
-from convflow.training.averages import Averages, create_averages, store_snapshot
+from convflow.training.averages import (
+    Averages,
+    create_averages,
+    store_snapshot,
+    update_averages,
+)
 from convflow.training.compiling import BatchShapes, compile_network, uncompiled
 from convflow.training.config import TrainConfig
 from convflow.training.draws import draw_encoding, draw_labels, draw_terms
@@ -166,9 +171,7 @@ class Trainer:
             group["lr"] = rate * group.get("lr_scale", 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        self.ema.update(self.model, self.step)
-        self.objectives_ema.update(self.losses.objectives, self.step)
-        self.averages.update(self.model, self.images_seen - total, self.images_seen)
+        update_averages(self, total)
         self.savable = True
         if not looking:
             return {}
