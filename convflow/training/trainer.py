@@ -27,12 +27,7 @@ from convflow.objectives.objective import Inputs
 from convflow.parallel.single import Single
 from convflow.processes.process import Process
 from convflow.seeds import TRAINING_KEYS
-from convflow.training.averages import (
-    Averages,
-    create_averages,
-    store_snapshot,
-    update_averages,
-)
+from convflow.training import averages
 from convflow.training.compiling import BatchShapes, compile_network, uncompiled
 from convflow.training.config import TrainConfig
 from convflow.training.draws import draw_encoding, draw_labels, draw_terms
@@ -87,7 +82,7 @@ class Trainer:
         self.shape = (model.in_channels, height // codec.factor, width // codec.factor)
         self.parallel = parallel or Single(next(model.parameters()).device)
         self.device = self.parallel.device
-        self.ema, self.objectives_ema = create_averages(losses, config.ema)
+        self.ema, self.objectives_ema = averages.create_averages(losses, config.ema)
         recompute_blocks(model, config.memory.recompute)  # not of the average, a copy
         compile_network(model, config.compile, bool(losses.blocks))
         self.shapes = BatchShapes()
@@ -95,7 +90,7 @@ class Trainer:
         self.parallel.prepare_average(self.ema.model, model, called=True)
         averaged = self.objectives_ema.model
         self.parallel.prepare_average(averaged, losses.objectives, called=False)
-        self.averages = Averages(model, config.ema)
+        self.averages = averages.Averages(model, config.ema)
         self.optimizer = create_optimizer(losses, config.optim)
         self.model_kwargs = read_arguments(model, config.resolution.arguments())
         Resolution(self.shape[1:], self.shape[1:]).check(model, self.model_kwargs)
@@ -171,7 +166,7 @@ class Trainer:
             group["lr"] = rate * group.get("lr_scale", 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        update_averages(self, total)
+        averages.update_averages(self, total)
         self.savable = True
         if not looking:
             return {}
@@ -217,7 +212,7 @@ class Trainer:
                     if self.drawing and self._draw_samples(monitor, stop):
                         break
                     metrics = self.train_step(*batch) | self.watch.measure(stop)
-                    store_snapshot(self)
+                    averages.store_snapshot(self)
                     if monitor is not None:
                         monitor.step(self.step, self.images_seen, metrics)
             except Exception as error:
