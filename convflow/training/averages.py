@@ -103,6 +103,14 @@ class Averages:
             tensor.copy_(tensors[name])
 
 
+def update_averages(trainer: Trainer, total: int) -> None:
+    """Take the weights after a step on `total` images into all averages."""
+    trainer.ema.update(trainer.model, trainer.step)
+    trainer.objectives_ema.update(trainer.losses.objectives, trainer.step)
+    images = trainer.images_seen
+    trainer.averages.update(trainer.model, images - total, images)
+
+
 def names_of(config: EMAConfig) -> list[str]:
     """Return the names of the averages, such as "ema-50000" and "ema-0.05"."""
     return [f"ema-{number}" for number in (*config.half_lives, *config.sigma_rel)]

@@ -31,6 +31,7 @@ from convflow.processes.process import Process
 from convflow.seeds import TRAINING_KEYS, generator_of
 from convflow.training import checkpoint
 from convflow.training.augmentation import Augmentation, describe
+from convflow.training.averages import names_of
 from convflow.training.config import TrainConfig
 from convflow.training.data import (
     SELECTION_FILE,
@@ -278,10 +279,12 @@ def _check_memory(
         build, size, batch, factor, half, training=True, recompute=config.memory.recompute
     )
     free = distributed.free_memory(device)
-    if free is not None and parallel.sharded:  # weights, average, gradients and two moments
+    if free is not None:
         with torch.device("meta"):
-            held = 20 * sum(parameter.numel() for parameter in build().parameters())
-        free += held - held // parallel.shards
+            numbers = 4 * sum(parameter.numel() for parameter in build().parameters())
+        more = len(names_of(config.ema)) * numbers
+        held = 5 * numbers + more  # weights, average, gradients and two moments, more averages
+        free += held - held // parallel.shards - more
     if free is not None and (config.lora.rank or config.freeze):
         free += spared_bytes(config, build)
     estimate.check(free, "micro-batch")

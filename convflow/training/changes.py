@@ -64,6 +64,7 @@ ON_RESUME: dict[str, Rule] = {
     "batch_size": "init",
     "micro_batch": "free",
     "label_dropout": "recorded",
+    "label_noise": "recorded",
     "seed": "init",
     "device": "free",
     "compile": "recorded",

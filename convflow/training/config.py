@@ -316,6 +316,7 @@ class TrainConfig:
     batch_size: Annotated[Count, doc("global batch, whatever the number of devices")] = 256
     micro_batch: Annotated[Count | None, doc("most images at once on a device")] = None
     label_dropout: Annotated[Fraction, doc("share of labels replaced by 'no label'")] = 0.1
+    label_noise: Annotated[Fraction, doc("share of labels replaced by a class drawn evenly")] = 0.0
     seed: Annotated[Natural, doc("seed of weights, data order, noise and times")] = 0
     device: Annotated[str, doc("device to train on: auto, cpu, ...")] = "auto"
     parallel: Annotated[

@@ -16,6 +16,9 @@ from convflow.seeds import generator_of
 if TYPE_CHECKING:
     from convflow.training.trainer import Trainer
 
+NOISE_KEY = 1_000_000
+"""Of the labels' noise, beyond the places of objectives."""
+
 
 class Draws(dict[str, Any]):
     """What each objective has drawn for our rows, by name.
@@ -44,6 +47,33 @@ def draw_terms(
         own = generator_of(*key, 1 + place, device=trainer.device) if place else generator
         draws[name] = take(objective.draw(shape, own), mine)  # type: ignore[operator]
     return draws, generator
+
+
+def draw_labels(
+    trainer: Trainer,
+    labels: Tensor,
+    total: int,
+    key: tuple[int, ...],
+    generator: torch.Generator,
+) -> Tensor:
+    """Return our labels of a batch, some of them another class, and some of them dropped.
+
+    Args:
+        trainer: with the shares of both.
+        labels: of our rows.
+        total: images of the whole batch.
+        key: of the draws, beside the seed; noise has a generator of its own.
+        generator: of what is dropped.
+    """
+    config, device, mine = trainer.config, trainer.device, trainer.own_rows(total)
+    labels = labels.to(device)
+    if config.label_noise and (classes := trainer.model.num_classes):
+        own = generator_of(config.seed, *key, NOISE_KEY, device=device)
+        noisy = torch.rand(total, generator=own, device=device) < config.label_noise
+        others = torch.randint(classes, (total,), generator=own, device=device)
+        labels = torch.where(noisy[mine], others[mine], labels)
+    dropped = torch.rand(total, generator=generator, device=device) < config.label_dropout
+    return trainer.model.conditions.drop(labels, dropped[mine])
 
 
 def draw_encoding(trainer: Trainer, shape: tuple[int, ...], key: tuple[int, ...]) -> Tensor | None:

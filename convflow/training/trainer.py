@@ -26,11 +26,11 @@ from convflow.models.zoo import check_process
 from convflow.parallel.single import Single
 from convflow.processes.process import Process
 from convflow.seeds import TRAINING_KEYS
+from convflow.training import averages
 from convflow.training.augmentation import DRAWS
-from convflow.training.averages import Averages, create_averages, store_snapshot
 from convflow.training.compiling import BatchShapes, compile_network, uncompiled
 from convflow.training.config import TrainConfig
-from convflow.training.draws import Draws, draw_encoding, draw_terms
+from convflow.training.draws import Draws, draw_encoding, draw_labels, draw_terms
 from convflow.training.inputs import inputs_of
 from convflow.training.lookout import Lookout, StepTaken, diverged, go_back
 from convflow.training.monitor import DataWait, IntervalTimer, Monitor, open_monitor
@@ -83,7 +83,7 @@ class Trainer:
         self.shape = (model.in_channels, height // codec.factor, width // codec.factor)
         self.parallel = parallel or Single(next(model.parameters()).device)
         self.device = self.parallel.device
-        self.ema, self.objectives_ema = create_averages(losses, config.ema)
+        self.ema, self.objectives_ema = averages.create_averages(losses, config.ema)
         recompute_blocks(model, config.memory.recompute)  # not of the average, a copy
         compile_network(model, config.compile, bool(losses.blocks))
         self.shapes = BatchShapes()
@@ -91,7 +91,7 @@ class Trainer:
         self.parallel.prepare_average(self.ema.model, model, called=True)
         averaged = self.objectives_ema.model
         self.parallel.prepare_average(averaged, losses.objectives, called=False)
-        self.averages = Averages(model, config.ema)
+        self.averages = averages.Averages(model, config.ema)
         self.optimizer = create_optimizer(losses, config.optim)
         self.model_kwargs = read_arguments(model, config.resolution.arguments())
         Resolution(self.shape[1:], self.shape[1:]).check(model, self.model_kwargs)
@@ -168,9 +168,7 @@ class Trainer:
             group["lr"] = rate * group.get("lr_scale", 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        self.ema.update(self.model, self.step)
-        self.objectives_ema.update(self.losses.objectives, self.step)
-        self.averages.update(self.model, self.images_seen - total, self.images_seen)
+        averages.update_averages(self, total)
         self.savable = True
         if not looking:
             return {}
@@ -216,7 +214,7 @@ class Trainer:
                     if self.drawing and self._draw_samples(monitor, stop):
                         break
                     metrics = self.train_step(*batch) | self.watch.measure(stop)
-                    store_snapshot(self)
+                    averages.store_snapshot(self)
                     if monitor is not None:
                         monitor.step(self.step, self.images_seen, metrics)
             except Exception as error:
@@ -321,14 +319,13 @@ class Trainer:
         return self.model.in_channels, height // self.codec.factor, width // self.codec.factor
 
     def _draw(self, labels: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, Draws]:
-        """Return labels, some of them dropped, and the draws of each objective for our rows."""
-        draws, generator = draw_terms(self, shape, (*TRAINING_KEYS, self.images_seen))
+        """Return labels, some of them changed, and the draws of each objective for our rows."""
+        key = (*TRAINING_KEYS, self.images_seen)
+        draws, generator = draw_terms(self, shape, key)
         if self.losses.augmentation is not None:
             strengths = self.losses.augmentation.draw(shape[0], self.images_seen)
             draws[DRAWS] = take(strengths, self.own_rows(shape[0]))
-        dropped = torch.rand(shape[0], generator=generator, device=self.device)
-        dropped = (dropped < self.config.label_dropout)[self.own_rows(shape[0])]
-        return self.model.conditions.drop(labels.to(self.device), dropped), draws
+        return draw_labels(self, labels, shape[0], key, generator), draws
 
     def _draw_encoding(self, shape: tuple[int, ...]) -> Tensor | None:
         """Return the codec's noise for our rows."""

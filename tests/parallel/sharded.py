@@ -35,7 +35,8 @@ CPU = torch.device("cpu")
 MODELS = {
     "flowdcn": "--model.width 16 --model.depth 2 --model.num-groups 2",
     "dico": "--model.name dico --model.width 8 --model.depths 1,1,1,1,1",
-    "sit": "--model.name sit-s/2 --model.width 16 --model.depth 2 --model.num-heads 2",
+    "sit": "--model.name sit-s/2 --model.width 16 --model.depth 2 --model.num-heads 2 "
+    "--ema.half-lives 20 --ema.sigma-rel 0.05,0.1 --ema.snapshots 24",
 }
 LOSSES = (
     "--objectives.align.kind tests.extending.align:Align "
@@ -196,8 +197,8 @@ def main(shared: Path, part: str, *words: str) -> None:
         elif part == "disk":
             write, words = TensorFile.write, "--parallel fsdp --checkpoint.every-minutes 0"
             for run, more in (("full", ""), ("full-later", "--checkpoint.background true")):
-                if rank:  # two files before the first step, then three for each
-                    TensorFile.write = failing(write, OSError(28, "No space left on device"), 8)
+                if rank:  # three files before the first step, then four for each
+                    TensorFile.write = failing(write, OSError(28, "No space left on device"), 10)
                 attempt(lambda: train("sit", run, f"{words} {more}"))  # noqa: B023
             TensorFile.write = write
             eager = loop.compile_network

@@ -9,6 +9,9 @@ import safetensors.torch
 import torch
 
 from benchmarks.reliability import kills
+from convflow.bundle import weights
+from convflow.bundle.averages import list_snapshots
+from convflow.models.zoo import load_model
 from convflow.parallel.shards import Shards, shard_folder
 from convflow.training import checkpoint, launch
 from tests.parallel.sharded import LOSSES, MODELS, scoring, settings
@@ -20,6 +23,7 @@ PARTS = {
     "ema": checkpoint.EMA_FILE,
     "optimizer": checkpoint.OPTIMIZER_FILE,
     "objectives": checkpoint.OBJECTIVES_FILE,
+    "averages": checkpoint.AVERAGES_FILE,
 }
 
 
@@ -105,6 +109,14 @@ def test_runs_go_on_with_other_numbers_and_engines(shared):
     assert first[:6] == second[:6] == [True] * 6
     for run in ("from-3", "from-1", "to-ddp"):
         assert_regrouped(shared / "sit", shared / run)
+    made = []
+    for run in ("sit", "from-3", "to-ddp"):  # snapshots in shards and whole
+        assert [snapshot.images for snapshot in list_snapshots(shared / run)] == [24, 48]
+        weights.export_average(shared / run, shared / f"{run}-made", 0.12)
+        made.append(load_model(shared / f"{run}-made").state_dict())
+    for name, expected in made[0].items():
+        for other in made[1:]:  # float16
+            torch.testing.assert_close(other[name], expected, rtol=4e-3, atol=1e-5)
     straight, halves = tensors_of(shared / "straight"), tensors_of(shared / "halves")
     assert all(torch.equal(straight[name], halves[name]) for name in straight)
     assert metrics_of(shared / "straight") == metrics_of(shared / "halves")

@@ -33,7 +33,7 @@ def walk(config, counts):
             model.weight.add_(torch.randn(1, 1, generator=generator))
         averages.update(model, seen, seen + count)
         seen += count
-        values.append((seen, count, float(model.weight)))
+        values.append((seen, count, model.weight.item()))
     return {name: float(some["weight"]) for name, some in averages.tensors.items()}, values
 
 
@@ -77,7 +77,7 @@ def test_a_resumed_run_keeps_them_bit_for_bit_and_others_are_made_of_snapshots(
     tiny, tmp_path, capsys
 ):
     """16 snapshots of two averages stand for a third, which is held against the steps' weights."""
-    words = f"{KEPT} --ema.snapshots 40 --ema.snapshot-dtype float32 --optim.lr 3e-3 --images 640"
+    words = f"{KEPT} --ema.snapshots 16 --ema.snapshot-dtype float32 --optim.lr 3e-3 --images 256"
     config, straight, parts = tiny(words), tmp_path / "straight", tmp_path / "parts"
     config = replace(config, checkpoint=replace(config.checkpoint, keep=200))
     history = []
@@ -92,30 +92,30 @@ def test_a_resumed_run_keeps_them_bit_for_bit_and_others_are_made_of_snapshots(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Averages, "update", noted)
         assert launch.train(config, straight)
-    assert launch.train(replace(config, images=296), parts)
-    shutil.copytree(parts / "averages/images_000000000280", parts / "averages/images_000000000999")
+    assert launch.train(replace(config, images=152), parts)
+    shutil.copytree(parts / "averages/images_000000000144", parts / "averages/images_000000000999")
     state = parts / "averages/images_000000000999/snapshot.json"
     state.write_text(
-        state.read_text().replace('"images": 280', '"images": 999')
+        state.read_text().replace('"images": 144', '"images": 999')
     )  # of a lost future
     assert launch.train(config, parts)
-    last = [checkpoint.folder_of(run, 80) for run in (straight, parts)]
+    last = [checkpoint.folder_of(run, 32) for run in (straight, parts)]
     first, second = (folder / "averages.safetensors" for folder in last)
     assert first.read_bytes() == second.read_bytes()
     images = [[s.images for s in list_snapshots(run)] for run in (straight, parts)]
-    assert images[0] == [*range(40, 641, 40)]
-    assert images[1] == sorted([*images[0], 296])
+    assert images[0] == [*range(16, 257, 16)]
+    assert images[1] == sorted([*images[0], 152])
     assert main(["info", str(parts), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)["averages"]
     assert found["kept"] == ["ema-0.05", "ema-0.1", "ema-100", "ema-30"]
-    assert (found["snapshots"], found["to images"], found["dtype"]) == (17, 640, "float32")
+    assert (found["snapshots"], found["to images"], found["dtype"]) == (17, 256, "float32")
 
     out = tmp_path / "out"
     export = ["export", str(straight), "--out", str(out), "--sigma-rel"]
     assert main([*export, "0.15"]) == 0
-    assert "at 640 images, of 16 snapshots; its profile is met within" in capsys.readouterr().out
+    assert "at 256 images, of 16 snapshots; its profile is met within" in capsys.readouterr().out
     made, power = load_model(out).state_dict(), exponent_of(0.15) + 1
-    shares = [(n / 640) ** power - (before / 640) ** power for before, n, _ in history]
+    shares = [(n / 256) ** power - (before / 256) ** power for before, n, _ in history]
     direct = {
         name: sum(
             share * weights[name] for share, (*_, weights) in zip(shares, history, strict=True)
@@ -146,14 +146,14 @@ def test_a_resumed_run_keeps_them_bit_for_bit_and_others_are_made_of_snapshots(
             "0.1",
             "--images",
             "700",
-        ): "at most the 640",
+        ): "at most the 256",
         ("export", str(straight), "--sigma-rel", "0.1"): "expected --out FOLDER with it",
         ("export", str(straight), "--images", "5"): "expected --sigma-rel with it",
     }
     for words, message in refused.items():
         assert main(list(words)) == 2
         assert message in capsys.readouterr().err
-    file = straight / "averages/images_000000000640/sigma-0.1.safetensors"
+    file = straight / "averages/images_000000000256/sigma-0.1.safetensors"
     file.write_bytes(file.read_bytes()[:-1] + b"\0")
     with pytest.raises(InputError, match="is damaged: its size or SHA-256"):
         PowerSum(straight, 0.1)
