@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -15,9 +14,6 @@ from convflow.objectives.objective import FirstCall, Inputs, Objective
 from convflow.objectives.regression import Regression
 from convflow.objectives.table import OWN, Weighted
 from convflow.parallel.single import Single
-
-if TYPE_CHECKING:
-    from convflow.training.trainer import Trainer
 
 
 def passes(
@@ -119,27 +115,3 @@ def _noting(network: Callable[..., Any], first: FirstCall | None) -> Callable[..
         return output
 
     return noted
-
-
-def inputs_of(trainer: Trainer, images: Tensor, data: Tensor, labels: Tensor, total: int) -> Inputs:
-    """Return what objectives are given of some images of a step.
-
-    Args:
-        trainer: with its objectives.
-        images: as they are, maybe not on the device.
-        data: the same in model space.
-        labels: of these images.
-        total: images in the batch of all processes.
-    """
-    losses = trainer.losses
-    batch = Inputs(data, labels, images_seen=trainer.images_seen)
-    if losses.wants_pixels:
-        batch = batch._replace(pixels=images.to(trainer.device))
-    if losses.wants_average:
-        model: Any = trainer.ema.model
-        average, features = trainer.network_of(model, data), model.features_after
-        batch = batch._replace(average=average, average_features=features)
-    if losses.compares:
-        gather = partial(distributed.gather_rows, total=total)
-        batch = batch._replace(whole=gather, places=trainer.own_rows(total))
-    return batch

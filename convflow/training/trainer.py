@@ -30,6 +30,7 @@ from convflow.training.compiling import BatchShapes, compile_network, uncompiled
 from convflow.training.config import TrainConfig
 from convflow.training.draws import Draws, draw_encoding, draw_terms
 from convflow.training.ema import EMA
+from convflow.training.inputs import inputs_of
 from convflow.training.lookout import Lookout, StepTaken, diverged, go_back
 from convflow.training.monitor import DataWait, IntervalTimer, Monitor, open_monitor
 from convflow.training.optim import create_optimizer, learning_rate
@@ -37,7 +38,7 @@ from convflow.training.previews import Previews, samples_of
 from convflow.training.saving import Writing, finish, store
 from convflow.training.speed import ProductRate
 from convflow.training.state import restore, save_before
-from convflow.training.step import Losses, inputs_of, passes
+from convflow.training.step import Losses, passes
 from convflow.training.stopping import Stop, asked_to_stop
 from convflow.training.watch import Watch
 from convflow.types import Diverged, InputError
@@ -339,17 +340,15 @@ class Trainer:
         averaged: bool = False,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss of each image and its terms, see `Losses`; or those of the average."""
-        noise = None if noise is None else noise[rows]
-        data = self.codec.latents(images.to(self.device), noise)
+        mine, noise = draws.rows(rows), None if noise is None else noise[rows]
+        batch = inputs_of(self, images, labels, mine, noise)
         if self.config.compile != "off" and torch.is_grad_enabled():
-            self.shapes.add(data.shape)
+            self.shapes.add(batch.data.shape)
         model = cast(Backbone, self.ema.model) if averaged else self.model
-        batch = inputs_of(self, images, data, labels, draws.total)
         with self._autocast():
-            mine = {name: take(drawn, rows) for name, drawn in draws.items()}
-            return self.prepared(self.network_of(model, data), batch, mine, model)
+            return self.prepared(self.told_size(model, batch.data), batch, mine, model)
 
-    def network_of(self, model: Any, data: Tensor) -> Any:
+    def told_size(self, model: Any, data: Tensor) -> Any:
         """Return a network with what it is told at the size of `data`."""
         if not self.model_kwargs:
             return model
