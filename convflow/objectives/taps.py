@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 
 from convflow.models.backbone import Backbone
@@ -16,7 +18,8 @@ def middle_block(network: Backbone) -> int | None:
     body = next((m for m in network.inner.modules() if isinstance(m, Hourglass)), None)
     if body is None:
         return None
-    return sum(len(stage) for stage in list(body.stages)[:3]) - 1  # type: ignore[arg-type]
+    stages: Any = body.stages
+    return sum(map(len, stages[:3])) - 1
 
 
 def block_at(network: Backbone, share: float) -> int:

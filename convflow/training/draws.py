@@ -29,6 +29,12 @@ class Draws(dict[str, Any]):
 
     total: int = 0
 
+    def rows(self, rows: slice) -> Draws:
+        """Return the draws of some of our images."""
+        some = Draws({name: take(drawn, rows) for name, drawn in self.items()})
+        some.total = self.total
+        return some
+
 
 def draw_terms(
     trainer: Trainer, shape: tuple[int, ...], key: tuple[int, ...]

@@ -1,4 +1,4 @@
-"""What the objectives of a step are shown: images in model space, after their augmentation."""
+"""What the objectives of a step are shown: images in model space, and what else they want."""
 
 from __future__ import annotations
 
@@ -11,29 +11,24 @@ from convflow import distributed
 from convflow.codecs import PixelCodec
 from convflow.objectives.objective import Inputs
 from convflow.training.augmentation import DRAWS, PIXELS
+from convflow.training.draws import Draws
 
 if TYPE_CHECKING:
     from convflow.training.trainer import Trainer
 
 
 def inputs_of(
-    trainer: Trainer,
-    images: Tensor,
-    labels: Tensor,
-    draws: dict[str, Any],
-    noise: Tensor | None,
-    total: int,
+    trainer: Trainer, images: Tensor, labels: Tensor, draws: Draws, noise: Tensor | None
 ) -> Inputs:
     """Return some images of a batch as objectives see them.
 
     Args:
-        trainer: whose codec and augmentation these are.
+        trainer: whose codec, objectives and augmentation these are.
         images: uint8 (B, K, H, W), or latents of a store (B, M, C, h, w).
         labels: of these images.
-        draws: of these images. What happens to them is taken out; where that is missing, as in the
-            validation, nothing does.
+        draws: of these images; they know how many are in the batch of all processes. What happens
+            to the images is taken out; where that is missing, as in the validation, nothing does.
         noise: of the codec; None where it needs none.
-        total: images in the batch of all processes.
     """
     losses, codec, images = trainer.losses, trainer.codec, images.to(trainer.device)
     strengths, told, data = draws.pop(DRAWS, None), None, None
@@ -54,6 +49,6 @@ def inputs_of(
         average, features = trainer.told_size(model, data), model.features_after
         batch = batch._replace(average=average, average_features=features)
     if losses.compares:
-        gather = partial(distributed.gather_rows, total=total)
-        batch = batch._replace(whole=gather, places=trainer.own_rows(total))
+        whole = partial(distributed.gather_rows, total=draws.total)
+        batch = batch._replace(whole=whole, places=trainer.own_rows(draws.total))
     return batch

@@ -341,9 +341,8 @@ class Trainer:
         averaged: bool = False,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss of each image and its terms, see `Losses`; or those of the average."""
-        mine = {name: take(drawn, rows) for name, drawn in draws.items()}
-        noise = None if noise is None else noise[rows]
-        batch = inputs_of(self, images, labels, mine, noise, draws.total)
+        mine, noise = draws.rows(rows), None if noise is None else noise[rows]
+        batch = inputs_of(self, images, labels, mine, noise)
         if self.config.compile != "off" and torch.is_grad_enabled():
             self.shapes.add(batch.data.shape)
         model = cast(Backbone, self.ema.model) if averaged else self.model

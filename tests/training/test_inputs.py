@@ -1,13 +1,15 @@
-"""What objectives are shown of augmented images: pixels, latents and the pixels beside them."""
+"""Objectives are shown what they want, and images after their augmentation."""
 
 from types import SimpleNamespace
 
+import pytest
 import torch
 
 from convflow.codecs import Codec, PixelCodec
 from convflow.data.augment import Strengths, draw_strengths
 from convflow.training.augmentation import DRAWS, Augmentation
 from convflow.training.config import DataConfig
+from convflow.training.draws import Draws
 from convflow.training.inputs import inputs_of
 from tests.cases import build
 
@@ -29,12 +31,13 @@ def shown(codec, strengths, wants_pixels=True, stored=False, images=None):
         augmentation=Augmentation(network, DataConfig(augment=1.0), stored, 0),
         wants_pixels=wants_pixels,
         wants_average=False,
+        compares=[],
     )
-    trainer = SimpleNamespace(losses=losses, codec=codec, device=torch.device("cpu"))
+    trainer = SimpleNamespace(losses=losses, codec=codec, device=torch.device("cpu"), images_seen=0)
     if images is None:
         generator = torch.Generator().manual_seed(0)
         images = torch.randint(256, (3, 3, 8, 8), dtype=torch.uint8, generator=generator)
-    draws = {} if strengths is None else {DRAWS: strengths}
+    draws = Draws({} if strengths is None else {DRAWS: strengths})
     found = inputs_of(trainer, images, torch.zeros(3, dtype=torch.int64), draws, None)
     assert not draws
     return images, found
@@ -69,3 +72,36 @@ def test_latents_of_a_store_move_by_whole_cells():
     mean = latents[:, 0]
     assert torch.equal(found.data, torch.stack([mean[0].flip(2), mean[1], mean[2].flip(1)]))
     assert found.pixels is None
+
+
+@pytest.mark.parametrize("wanted", ["pixels", "average", "compares", "none"])
+def test_what_is_wanted_is_there(wanted):
+    model = SimpleNamespace(features_after="features after")
+    trainer = SimpleNamespace(
+        losses=SimpleNamespace(
+            augmentation=None,
+            wants_pixels=wanted == "pixels",
+            wants_average=wanted == "average",
+            compares=["it"] * (wanted == "compares"),
+        ),
+        codec=PixelCodec(),
+        device=torch.device("cpu"),
+        images_seen=24,
+        ema=SimpleNamespace(model=model),
+        told_size=lambda model, data: (model, data.shape),
+        own_rows=lambda total: slice(0, total, 2),
+    )
+    draws = Draws(it=torch.arange(5), other=None)
+    draws.total = 5
+    mine = draws.rows(slice(1, 3))
+    assert mine["it"].tolist() == [1, 2]
+    assert (mine["other"], mine.total) == (None, 5)
+    images = torch.randint(256, (2, 3, 4, 4), dtype=torch.uint8)
+    found = inputs_of(trainer, images, torch.tensor([0, 1]), mine, None)
+    assert found.data.equal(PixelCodec().latents(images, None))
+    assert found.images_seen == 24
+    assert (found.pixels is images) == (wanted == "pixels")
+    assert (found.average == (model, found.data.shape)) == (wanted == "average")
+    assert (found.average_features == "features after") == (wanted == "average")
+    assert found.places == (slice(0, 5, 2) if wanted == "compares" else slice(None))
+    assert found.whole(images).equal(images), "of one process"
