@@ -145,6 +145,11 @@ def plan(config: TrainConfig, options: argparse.Namespace) -> dict[str, Any]:
     from convflow.models.cost import measure_cost
     from convflow.training.build import build_network
 
+    if config.lora.rank or config.freeze:
+        raise InputError(
+            "expected the training of a whole network for a plan, got --lora.rank or --freeze; "
+            "leave them out"
+        )
     classes, codec, size = config.model.get("num_classes", 1000), config.codec, config.data.size
     half = config.precision != "float32"
     build = partial(build_network, config, classes, codec, config.process)

@@ -48,6 +48,8 @@ common settings
   --init runs/pets         start from a run, a checkpoint, a model folder, or published weights (a
                            file or dit-xl/2-256), with their network, process and codec
   --init-partial true      take only the weights that fit, also those of another process
+  --freeze 'embed*'        parameters that stay as they are, by patterns of names
+  --lora.rank 8            train low-rank adapters in place of the network (needs convflow[lora])
   --images 2000000         length of the run as a number of images
   --epochs 3               length of the run as passes over the data, instead of --images
   --minutes 20             save and end after this time, or at the full length if that is earlier
@@ -56,6 +58,7 @@ common settings
   --memory.recompute blocks  saves memory: the backward pass computes the results of all blocks
                            (or of every other one: every-2) a second time
   --optim.lr 2e-4          learning rate
+  --optim.layer-decay 0.9  factor on the learning rate for each block further from the head
   --optim.kind muon        optimizer: adamw, muon, or package.module:Name
   --optim.schedule cosine  learning rate over the run: constant, linear, cosine or wsd
   --device cpu             device to train on; auto uses a GPU if there is one

@@ -191,6 +191,9 @@ def test_other_networks_are_named_with_what_makes_them_alike():
                 "process schedule: ddpm here, linear in R",
                 "process prediction: noise here, velocity in R",
                 "process variance: small here, None in R",
+                "times: steps from 0 (data) to 999 (noise) here, times from 0 (noise) to 1 (data) "
+                "in R; the embedding of times learns these anew",
+                "project.out.weight, project.out.bias: negated, for R predicts velocity",
             ],
         ),
     ],
@@ -200,7 +203,7 @@ def test_what_fits_is_taken_and_the_rest_named(more, notes, plain, settings, tmp
     trainer, report = training.build_trainer(config, tmp_path, CPU)
     own = trainer.model.state_dict()
     state = load_model(find_weights(plain, "ema")).state_dict()
-    anew = {line.partition(": ")[0] for line in notes}
+    anew = {name for line in notes for name in line.partition(": ")[0].split(", ")}
     for name, tensor in own.items():
         assert name in anew or tensor.equal(state[name]), name
     found = [line.replace(str(plain), "R") for line in report.notes]
