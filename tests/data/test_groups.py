@@ -74,5 +74,5 @@ def test_each_row_group_is_read_once_in_an_epoch(tmp_path, monkeypatch):
 
 
 def test_images_that_are_read_one_by_one_have_none():
-    with pytest.raises(InputError, match="expected images with digits, whose images are read one"):
-        groups_of(open_source("digits"), np.arange(4), "digits")
+    with pytest.raises(InputError, match="expected images with shapes, whose images are read one"):
+        groups_of(open_source("shapes"), np.arange(4), "shapes")
