@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import resource
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,8 @@ from convflow.units import bytes_of
 SHARD, BATCH, CLASSES = 4096, 256, 1000
 STEP = (
     "train imagenet.dit_s --data {store} --data.flip false --run {run} --images 8 --batch-size 8 "
-    "--model.width 64 --model.depth 1 --model.num-heads 1 --monitor.tensorboard false --device cpu"
+    "--model.width 64 --model.depth 1 --model.num-heads 1 --monitor.tensorboard false --device cpu "
+    "--monitor.log-every 1"
 )
 
 
@@ -83,6 +85,26 @@ def read(folder: Path, seconds: float) -> dict[str, object]:
     }
 
 
+def train(words: Sequence[str], run: Path) -> dict[str, object]:
+    """Run a training of one step; return when the step was done, and what the command took."""
+    began, metrics = time.perf_counter(), run / "metrics.jsonl"
+    if metrics.exists():
+        raise SystemExit(f"expected no run at {run}, got one; remove it")
+    process = subprocess.Popen([sys.executable, "-m", "convflow", *words])
+    while process.poll() is None and not (metrics.exists() and metrics.stat().st_size):
+        time.sleep(0.01)
+    first = time.perf_counter() - began
+    if process.wait():
+        raise SystemExit("the training failed")
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return {
+        "first_step_s": f"{first:.1f}",
+        "command_s": f"{time.perf_counter() - began:.1f}",
+        "command_cpu_s": f"{used.ru_utime + used.ru_stime:.1f}",
+        "command_peak_mib": f"{used.ru_maxrss / 1024:.0f}",
+    }
+
+
 def main() -> None:
     """Make the store where it is missing, and measure."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -98,9 +120,7 @@ def main() -> None:
     row = read(store, options.seconds)
     if options.train:
         words = STEP.format(store=store, run=options.folder / "run").split()
-        began = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "convflow", *words], check=True)
-        row["one_step_command_s"] = f"{time.perf_counter() - began:.1f}"
+        row |= train(words, options.folder / "run")
     write_table(RESULTS / "latents.csv", [row])
     sys.stdout.write(f"{row}\n")
 

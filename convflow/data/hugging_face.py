@@ -53,10 +53,6 @@ def open_hugging_face(name: str, split: str, choice: Choice = AUTO) -> StoredSou
         words = table.unique(label) if text else []
         return 0 if None in words else len(words)
 
-    def is_text(feature: Any) -> bool:
-        inner = getattr(feature, "feature", feature)  # of a list of several
-        return getattr(inner, "dtype", "") in ("string", "large_string")
-
     columns = ColumnTable(
         name,
         len(table),
@@ -66,7 +62,7 @@ def open_hugging_face(name: str, split: str, choice: Choice = AUTO) -> StoredSou
         lambda label: list(table[label]),
         names,
         describe := f"{name} row {{}}".format,
-        [column for column, feature in table.features.items() if is_text(feature)],
+        [column for column, feature in table.features.items() if _is_text(feature)],
     )
     found, captions = columns.labels(choice), columns.captions(choice)
     told = (captions.note,) if captions else ()
@@ -80,6 +76,12 @@ def open_hugging_face(name: str, split: str, choice: Choice = AUTO) -> StoredSou
         lambda: Stamp(str(encoded._fingerprint)),
         caption=captions and captions.say,
     )
+
+
+def _is_text(feature: Any) -> bool:
+    """Whether a column holds texts, or lists of texts."""
+    inner = getattr(feature, "feature", feature)
+    return getattr(inner, "dtype", "") in ("string", "large_string")
 
 
 def _load(datasets: Any, name: str, folder: Path) -> Any:

@@ -205,10 +205,10 @@ def write_store(
 
     Args:
         folder: is made, or is empty.
-        records: shards (n, F, M, C, h, w) float16 or float32, all of one shape but for n.
+        records: shards (n, F, M, C, h, w) float16 or float32, all of one shape but for n, neither
+            shifted nor scaled.
         labels: (N,) class ids, N the images of all shards.
-        codec: settings of the codec, with the constants; the records are neither shifted nor
-            scaled.
+        codec: settings of the codec, with the constants.
         factor: pixels along a side of a cell.
         class_names: by class id.
         names: of the images; None to number them.
@@ -218,8 +218,7 @@ def write_store(
     """
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / PLAN, "{}")
-    shape: tuple[int, ...] = ()
-    number = count = 0
+    shape, number, count = tuple[int, ...](), 0, 0
     for number, shard in enumerate(records, 1):
         if shape and shard.shape[1:] != shape:
             raise InputError(f"expected latents of one size, {shape}, got {shard.shape[1:]} too")
@@ -227,11 +226,8 @@ def write_store(
         write_shard(folder, number - 1, 0, shard)
     if not count or count != len(labels):
         raise InputError(f"expected as many latents as labels, got {count:,} and {len(labels):,}")
-    tables = {
-        LABELS: np.asarray(labels, np.int64),
-        PLACES: np.arange(count),
-        NAMES: encode_names([f"image {i}" for i in range(count)] if names is None else names),
-    }
+    tables = {LABELS: np.asarray(labels, np.int64), PLACES: np.arange(count)}
+    tables[NAMES] = encode_names([f"image {i}" for i in range(count)] if names is None else names)
     fingerprint = _fingerprint(class_names, tables)
     tables |= {} if captions is None else encode_captions(captions)
     twins, arrays, channels, height, width = shape

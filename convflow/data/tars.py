@@ -23,7 +23,7 @@ from convflow.data.label_files import Listing, listing_of
 from convflow.data.source import Stamp, StoredSource, stamp_of
 from convflow.data.splits import require_unsplit, some
 from convflow.data.tar_index import key_of, read_index, read_part
-from convflow.data.trees import understand
+from convflow.data.trees import Tree, understand
 from convflow.types import InputError
 
 _MOST_SHARDS = 100_000
@@ -79,25 +79,7 @@ def open_tars(
     if own is not None:
         require_unsplit(split, name, own)
     places, known = _merge(name, files, choice)
-    image_files = _choose_ending(name, [file for file in places if is_image(file)], choice)
-    choice = choice._replace(image_column="")
-
-    def read(file: str) -> bytes:
-        number, start, length = places[file]
-        return read_part(files[number], start, length)
-
-    listing = _listing(name, image_files, known, choice)
-    others = [file for file in places if not is_image(file)]
-    tree = understand(
-        name,
-        [*others, *image_files],
-        split,
-        choice,
-        read,
-        listing,
-        own is not None,
-        silent=[file for file in others if key_of(file) in known],
-    )
+    tree = _tree(name, files, places, known, choice, split, own is not None)
     chosen, folder = tree.part.files, files[0].resolve().parent
     found = np.array([places[file] for file in chosen], np.int64)
 
@@ -117,6 +99,30 @@ def open_tars(
         head=fetch,
         caption=tree.caption,
     )
+
+
+def _tree(
+    name: str,
+    files: Sequence[Path],
+    places: dict[str, tuple[int, int, int]],
+    known: dict[str, dict[str, Any]],
+    choice: Choice,
+    split: str,
+    chosen: bool,
+) -> Tree:
+    """What is known of the images in tars; arguments as of `open_tars` and from `_merge`."""
+    image_files = _choose_ending(name, [file for file in places if is_image(file)], choice)
+    choice = choice._replace(image_column="")
+    others = [file for file in places if not is_image(file)]
+    silent = [file for file in others if key_of(file) in known]
+    listing = _listing(name, image_files, known, choice)
+
+    def read(file: str) -> bytes:
+        number, start, length = places[file]
+        return read_part(files[number], start, length)
+
+    every = [*others, *image_files]
+    return understand(name, every, split, choice, read, listing, chosen, silent)
 
 
 def _merge(
