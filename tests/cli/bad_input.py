@@ -275,7 +275,7 @@ CASES = [
     (
         "unknown augmentation",
         f"{TRAIN} --data.augment 0.1 --data.augment-kinds flip,rotate",
-        "--data.augment-kinds: expected",
+        "--data.augment-kinds: expected some of flip, quarter, scale",
     ),
     ("colour of grey", f"{TRAIN} --data.augment 0.1 --data.augment-kinds hue", "grey images"),
     ("kinds alone", f"{TRAIN} --data.augment-kinds hue", "add --data.augment 0.12"),
