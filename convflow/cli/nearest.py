@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 NUM_REFERENCES = 500
 FEW_REFERENCES = 16
 
-ABOUT_NEAREST = """Show samples of a model beside the training images nearest to them, and say whether
-the model copies. The page (.html) needs no other file. An image (.png) and the numbers (.json) lie
-beside it.
+ABOUT_NEAREST = """Show samples of a model beside the training images nearest to them, and say
+whether the model copies. The page (.html) needs no other file. An image (.png) and the numbers
+(.json) lie beside it.
 
 Distances of samples to the training images are held against those of references: of the images
 that the run held back (--monitor.validation.num in training), if there are at least 16, else of

@@ -208,7 +208,8 @@ def _sentence(verdict: Verdict, distance: Distance, num: int, references: str) -
     if v.word == "copies":
         return (
             f"By {distance.name}, the model copies: {v.num_copies} of {num} samples are near "
-            f"copies of a training image, beside {v.copies_expected:.1%} of the references ({references})."
+            f"copies of a training image, beside {v.copies_expected:.1%} of the references "
+            f"({references})."
         )
     if v.word == "near":
         return (

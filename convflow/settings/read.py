@@ -182,6 +182,8 @@ def _wanted(reason: str, kind: Any, words: bool) -> str:
     if typing.get_origin(kind) is Literal:
         return " or ".join(map(str, typing.get_args(kind)))
     kinds = [k for k in typing.get_args(kind) if k is not type(None)]
+    if ... in kinds and typing.get_origin(kinds[0]) is Literal:
+        return f"some of {', '.join(map(str, typing.get_args(kinds[0])))}"
     several = ... if ... in kinds else typing.get_origin(kind)
     optional = unannotated(kinds[0]) if type(None) in typing.get_args(kind) else kind
     known = (HINTS.get(each) for each in (kind, several, optional, typing.get_origin(optional)))
