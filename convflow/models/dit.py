@@ -75,6 +75,8 @@ class DiT(PatchBackbone):
                 has trained.
             time_scale: what a time is multiplied by before it is embedded: 1 for published weights
                 and for steps 0 to 999. A flow trains a new network with 1000.
+            second_time: take two times of each image and predict the average between them, as the
+                process "meanflow" trains it, which sets this.
         """
 
         in_channels: Width = 4
@@ -90,6 +92,7 @@ class DiT(PatchBackbone):
         discard_half: bool = False
         time_spacing: Width = 128
         time_scale: TimeScale = 1.0
+        second_time: bool = False
 
     config: Config
 
@@ -114,6 +117,7 @@ class DiT(PatchBackbone):
             DiTBlock(width, c.num_heads, c.mlp_ratio, c.qk_norm) for _ in range(c.depth)
         )
         self.project = PatchHead(width, c.patch_size, c.in_channels * num_outputs)
+        self.tell_second_time(c.second_time)
 
     def trunk(
         self,

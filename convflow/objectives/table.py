@@ -6,12 +6,15 @@ import inspect
 import math
 import re
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from torch import nn
 
+from convflow.models.backbone import Backbone
+from convflow.objectives.average import AverageVelocity
 from convflow.objectives.objective import Objective
 from convflow.objectives.regression import Regression
+from convflow.processes.meanflow import MeanFlow
 from convflow.processes.process import Process
 from convflow.settings.kinds import Table
 from convflow.types import InputError, Size, unknown_name
@@ -89,6 +92,8 @@ def _create(
         if name not in accepted:
             raise InputError(f"{place}: {unknown_name('setting', name, accepted)}")
     if cls is Regression:
+        if isinstance(process, MeanFlow):
+            return AverageVelocity(cast(Backbone, network), process, trained)
         return Regression(process, trained)
     try:
         objective: Objective = cls(network, process, **settings)

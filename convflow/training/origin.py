@@ -27,7 +27,7 @@ from convflow.types import InputError
 
 NAMED_CLASSES = 6
 """Classes that a line names."""
-OF_DATA = ("num_classes", "in_channels", "learned_variance")
+OF_DATA = ("num_classes", "in_channels", "learned_variance", "second_time")
 """Settings of a network that follow from data, codec and process."""
 
 
@@ -125,7 +125,7 @@ def adopt(config: TrainConfig, init: str) -> TrainConfig:
         codec = replace(codec, autoencoder=where)
     elif codec.kind == "pixel" and settings.get("in_channels") == 1:
         channels = 1
-    sampling = config.sampling
+    sampling = found.sampling if found.process.second_time else config.sampling
     try:
         sampling.check(found.process)
     except InputError:
@@ -279,6 +279,8 @@ def _listed(names: Sequence[str]) -> str:
 def _check_same(model: Backbone, trained: Backbone, name: str) -> None:
     """Raise InputError naming the settings in which two networks differ, but for the classes."""
     found = sorted(differences(model.settings, trained.settings).items())
+    if model.second_time and not trained.second_time:  # which begins as nothing
+        found = [row for row in found if row[0] != "second_time"]
     families = [row for row in found if row[0].split(".")[-1] == "family"]
     differing = families or [row for row in found if row[0].split(".")[-1] != "num_classes"]
     if differing:

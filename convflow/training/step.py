@@ -50,7 +50,7 @@ class Losses(nn.Module):
         self.objectives = nn.ModuleDict({name: o for name, (o, _) in objectives.items()})
         self.weights = {name: weight for name, (_, weight) in objectives.items()}
         self.blocks = {block for o, _ in objectives.values() for block in o.wants.features}
-        self.of_users = any(type(o) is not Regression for o, _ in objectives.values()) or (
+        self.of_users = any(not isinstance(o, Regression) for o, _ in objectives.values()) or (
             ":" in network.family
         )  # whose parameters may not all take part in every step
         self.wants_average = any(o.wants.average for o, _ in objectives.values())
