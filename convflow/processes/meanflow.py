@@ -62,6 +62,7 @@ class MeanFlow(FlowMatching):
 
     kind: ClassVar[str] = "meanflow"
     second_time: ClassVar[bool] = True
+    time_scale: ClassVar[float] = 1.0  # a larger one is a factor of the derivative's time, too
     begins_from: ClassVar[tuple[str, ...]] = ("flow",)
 
     times: Annotated[
@@ -251,7 +252,7 @@ class MeanFlow(FlowMatching):
         guided = share * self.guidance * velocity + share * (1 - self.guidance) * bare
         if own is not None:
             guided = guided + self.mixture * own
-        known = beside(labels != none)
+        known = beside((labels != none).to(velocity.dtype)).bool()
         return torch.where(known, guided, velocity), own
 
     def _velocity(self, model: Denoiser, x: Tensor, start: Tensor, labels: Any) -> Tensor:

@@ -77,7 +77,8 @@ def read_origin(config: TrainConfig) -> Origin:
                 "--init-partial true for a mere start"
             )
     names = stored.class_names if stored else ()
-    same_time = stored is None or stored.process.time_scale == config.process.time_scale
+    known = stored is None or stored.process.kind in config.process.begins_from
+    same_time = known or stored.process.time_scale == config.process.time_scale
     return Origin(config.init, model, names, partial, tuple(notes), same_time)
 
 
