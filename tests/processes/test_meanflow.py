@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from convflow.processes.flow import TrainingDraws
 from convflow.processes.meanflow import LEAST_ERROR, MeanFlow, SpanDraws
 from convflow.processes.process import create_process
 from convflow.types import InputError
@@ -23,14 +24,14 @@ def null(labels):
     return torch.full_like(labels, NONE)
 
 
-def told(count, seed=1, dtype=torch.float64):
+def told(count, seed=1):
     """Points, two times, labels, noise, data."""
     generator = torch.Generator().manual_seed(seed)
     data = mixture.draw(count, generator)
     noise = torch.randn(count, 2, dtype=torch.float64, generator=generator)
     t = torch.rand(count, 2, dtype=torch.float64, generator=generator).sort(1)[0] * 0.9
     labels = torch.arange(count) % (NONE + 1)
-    return [part.to(dtype) for part in (data, noise, t)] + [labels]
+    return data, noise, t, labels
 
 
 class Toy(nn.Module):
@@ -145,7 +146,8 @@ def test_loss_and_gradient_equal_those_written_out(settings):
         error = (network(x, t[i : i + 1], y) - (v + (e - s) * slope).detach()).square()
         assert losses[i].item() == pytest.approx(error.mean().item(), rel=1e-9)
         total = total + error.sum() / (error.sum().detach() + LEAST_ERROR) ** process.power
-    for one, other in zip(found, torch.autograd.grad(total, list(network.parameters()))):
+    truths = torch.autograd.grad(total, list(network.parameters()))
+    for one, other in zip(found, truths, strict=True):
         assert_close_rms(one, other)
 
 
@@ -158,7 +160,7 @@ def test_where_times_are_equal_it_is_flow_matching():
         lambda x, s, y: network(x, torch.stack([s, s], 1), y),
         plane(data),
         labels,
-        draws._replace(t=t[:, 0]),
+        TrainingDraws(plane(noise), t[:, 0]),
     )
     assert_close_rms(MeanFlow().loss_at(network, plane(data), labels, draws), plain)
     velocity = MeanFlow().as_prediction(network)(plane(data), t[:, 0], labels)
