@@ -25,7 +25,7 @@ from convflow.settings.fields import Fraction, Momentum, NotNegative, Positive, 
 from convflow.types import Denoiser, InputError
 
 LEAST_ERROR = 1e-3
-"""Added to the squared error of a sample before its weight is formed (Geng et al. 2025a, eq. 22)."""
+"""Added to the squared error of a sample before its weight is formed (Geng et al. 2025a)."""
 
 
 class SpanDraws(NamedTuple):
@@ -39,7 +39,7 @@ class SpanDraws(NamedTuple):
 class MeanFlow(FlowMatching):
     """The average velocity from a time s to a later one e, of the flow through x at s.
 
-        u(x, s, e) = integral of v from s to e / (e - s),            x_e = x_s + (e - s) u(x_s, s, e)
+        u(x, s, e) = integral of v from s to e / (e - s),        x_e = x_s + (e - s) u(x_s, s, e)
 
     The derivative of (e - s) u along the flow, with e fixed, gives what a network can be trained
     with, one derivative in forward mode in place of an integral:

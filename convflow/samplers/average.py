@@ -35,9 +35,7 @@ class Average(Solver):
     guides: ClassVar[bool] = False
 
     steps: Annotated[Count, doc("number of steps by average velocities")] = 1
-    shift: Annotated[
-        Positive, doc("time shift of the steps; above 1 spends more near noise")
-    ] = 1.0
+    shift: Annotated[Positive, doc("time shift of the steps; above 1 spends more near noise")] = 1.0
 
     def __post_init__(self) -> None:
         check_fields(self)

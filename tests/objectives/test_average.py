@@ -18,8 +18,7 @@ from tests.cases import TINY
 from tests.two_processes import run_two
 
 WORDS = (
-    "--process meanflow --process.guidance 2 --process.mixture 0.5 --device cpu "
-    "--precision float32"
+    "--process meanflow --process.guidance 2 --process.mixture 0.5 --device cpu --precision float32"
 ).split()
 
 
