@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch.autograd import forward_ad
 from torch import nn
+from torch.autograd import forward_ad
 
 from convflow.nn.norm import RMSNorm, create_norm, modulate, modulated_norm
 from convflow.ops import norm as ours
