@@ -67,6 +67,7 @@ class Samples:
         """Raise InputError now rather than at the first image."""
         check_process(self.model, self.process)
         self.solver.check(self.process, self.guidance_kind)
+        self.solver.check_scale(self.guidance)
         if self.process.multiscale and self.guidance_kind == "auto":
             raise InputError(
                 "expected the guidance cfg or cfg-zero for a model trained with the process "

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from convflow import distributed
 from convflow.bundle.averages import is_kept
-from convflow.bundle.config import PipelineConfig, ResolutionConfig, SamplingConfig
+from convflow.bundle.config import PipelineConfig, ResolutionConfig, SamplingConfig, usual_sampling
 from convflow.bundle.folder import describe_codec, read_trained, write_description
 from convflow.bundle.paths import find_place
 from convflow.class_names import ClassLabels, Label
@@ -113,7 +113,8 @@ class Pipeline:
         self.size, self.class_names = size, tuple(class_names)
         self._labels = ClassLabels(class_names, model.num_classes)
         self.folder: Path | None = None  # of `from_pretrained`; searched solvers lie there
-        self.sampling, self.process = sampling or SamplingConfig(), process or FlowMatching()
+        self.process = process or FlowMatching()
+        self.sampling = sampling or usual_sampling(self.process)
         self.resolution = resolution or ResolutionConfig()
         check_process(model, self.process)
 
@@ -292,6 +293,7 @@ class Pipeline:
                 "out, or give a weaker model and the guidance kind auto"
             )
         solver.check(self.process)
+        solver.check_scale(1.0 if unguided else chosen.guidance)
         return {
             **vars(chosen),
             "solver": solver,

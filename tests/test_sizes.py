@@ -102,9 +102,10 @@ def test_scales_are_split_alike_at_every_size(case):
 
 
 SEARCHED, ANCESTRAL_SOLVERS = "searched", ("ddpm", "ddim")
+SHARED = [name for name in SOLVERS if name not in (*ANCESTRAL_SOLVERS, "average")]
 RUNS = [
-    *(("flow", solver, "cfg") for solver in SOLVERS if solver not in ANCESTRAL_SOLVERS),
-    *(("ddpm", solver, "cfg") for solver in SOLVERS),
+    *(("flow", solver, "cfg") for solver in SHARED),
+    *(("ddpm", solver, "cfg") for solver in (*SHARED, *ANCESTRAL_SOLVERS)),
     *(("flow", "ab3", kind) for kind in GUIDANCE_KINDS if kind != "cfg"),
     *(("ddpm", solver, "auto") for solver in ("heun", *ANCESTRAL_SOLVERS)),
 ]
@@ -212,7 +213,7 @@ ONE_OF_EACH = {cls: solver for solver, cls in SOLVERS.items()}.values()
 """A solver of each class; the others of a class have other numbers alone."""
 
 PIPELINES = [
-    *(("flow", {"solver": solver}) for solver in ONE_OF_EACH if solver not in ANCESTRAL_SOLVERS),
+    *(("flow", {"solver": solver}) for solver in ONE_OF_EACH if solver in SHARED),
     *(("ddpm", {"solver": solver}) for solver in (*ANCESTRAL_SOLVERS, "heun", "unipc")),
     *((case, {"solver": "ab2"}) for case in MULTISCALE),
     ("dfm", {"guidance_kind": "cfg-zero"}),

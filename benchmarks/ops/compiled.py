@@ -58,13 +58,13 @@ class Form(NamedTuple):
     borders: tuple[str, ...]
 
 
-KERNELS = ("forward", "taps_gradient", "tap_boxes", "values_gradient")
-DEFORM = ((gpu_kernels, gpu_gradient_kernels), KERNELS)
+KERNELS = ("forward", "taps_gradient", "tap_boxes", "values_gradient", "tangent")
+HOMES = (gpu_kernels, gpu_gradient_kernels)
 LAUNCH = ("num_warps", "enable_fp_fusion", "maxnreg")
 BORDERS = ("zeros", "truncate")
 FORMS = {
-    "offsets": Form(*DEFORM, (9, 25), BORDERS),
-    "heads": Form(*DEFORM, (9,), BORDERS),
+    "offsets": Form(HOMES, KERNELS, (9, 25), BORDERS),
+    "heads": Form(HOMES, KERNELS[:4], (9,), BORDERS),
     "depthwise": Form((depthwise_kernels,), KERNELS[:2], (9, 25, 49, 81), BORDERS[:1]),
 }
 
@@ -140,8 +140,10 @@ def constants(variant: Variant) -> dict[str, dict[str, Any]]:
 def pointers(features: str, merged: bool) -> dict[str, str]:
     """Types of the tensors by the names of the kernels' arguments."""
     taps = features if merged else "*fp32"
-    types = dict.fromkeys(("values", "x", "grad", "out", "grad_values"), features)
+    same = ("values", "x", "grad", "out", "grad_values", "values_tangent")
+    types = dict.fromkeys(same, features)
     floats = "prior_scale reach grad_weights grad_prior sums weight bias".split()
+    floats += ["taps_tangent", "weights_tangent"]
     types |= dict.fromkeys(floats, "*fp32") | dict.fromkeys(("boxes", "spans", "windows"), "*i32")
     return types | {"taps": taps, "weights": taps, "grad_taps": taps}
 

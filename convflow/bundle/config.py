@@ -14,6 +14,7 @@ from convflow.codecs import CODECS, Codec, PixelCodec
 from convflow.nn.reach import ReachSchedule
 from convflow.processes.flow import FlowMatching
 from convflow.processes.process import PROCESSES, Process
+from convflow.samplers.average import Average
 from convflow.samplers.guidance import guide
 from convflow.samplers.linear import GeneralLinear
 from convflow.samplers.solvers import SOLVERS, Solver, vary_solver
@@ -102,6 +103,7 @@ class SamplingConfig:
     def check(self, process: Process) -> None:
         """Raise InputError where a model trained with a process cannot be sampled so."""
         self.solver.check(process, self.guidance_kind)
+        self.solver.check_scale(self.guidance)
 
     def varied(self, process: Process, /, **given: Any) -> SamplingConfig:
         """Return these settings with others in their place, for a process; see `vary_solver`.
@@ -121,7 +123,22 @@ class SamplingConfig:
             solver.check(process, self.guidance_kind)
         except InputError:  # of the kind, or of what will be refused with any
             settings["guidance_kind"] = SamplingConfig.guidance_kind
+        if not solver.guides:
+            settings["guidance"] = 1.0
         return read(settings | mine | {"solver": solver}, SamplingConfig)
+
+
+def usual_sampling(process: Process, wanted: SamplingConfig | None = None) -> SamplingConfig:
+    """Return how a model of a process is sampled where nobody says it.
+
+    Args:
+        process: that the model was trained with.
+        wanted: what there would be for other processes; the rest of it stays.
+    """
+    base = wanted or SamplingConfig()
+    if process.second_time and base.solver.guides:
+        return replace(base, solver=Average(), guidance=1.0, guidance_kind="cfg")
+    return base
 
 
 def _anything(*_: Any) -> Any:

@@ -66,6 +66,8 @@ common settings
   --precision float32      arithmetic of the network; auto uses bfloat16 where it is fast
   --codec latent           train in latents of an autoencoder (needs convflow[diffusers])
   --process ddpm           use DDPM instead of flow matching; see also --process.schedule
+  --process meanflow       train average velocities, for images in one or two steps; see also
+                           --process.guidance, --process.mixture and --process.tangent
   --process dfm            use one flow for each scale; see also --process.factors and
                            --process.decomposition
   --import my.module       import a module of yours first, so that names stored in files are found

@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_map
 from convflow.conditions.added import Added, split
 from convflow.conditions.labels import Labels
 from convflow.nn.conv import ConvHead, ConvStem
-from convflow.nn.embed import PatchEmbedding, PatchHead
+from convflow.nn.embed import PatchEmbedding, PatchHead, TimeEmbedding, Times
 from convflow.nn.norm import Condition, Modulation, residual
 from convflow.nn.pyramid import add_conditions
 from convflow.nn.resample import LevelConditions, Levels, LevelVectors, mirror
@@ -65,6 +65,8 @@ class Backbone(nn.Module, PyTorchModelHubMixin, library_name="convflow", tags=["
     """Height and width must be multiples of this many pixels."""
     learned_variance: bool = False
     """Twice the channels come out: the prediction, then the variance's place in its bounds."""
+    second_time: bool = False
+    """It is told two times, (B, 2), between which it predicts what is so on average."""
     downsampling: tuple[int, ...] = (1,)
     """How many times smaller than the image each scale is that it sees, from coarse to fine."""
 
@@ -102,9 +104,11 @@ class Backbone(nn.Module, PyTorchModelHubMixin, library_name="convflow", tags=["
         """Raise InputError when `forward` would, for its options: here there are none."""
 
     def begin_from(self, model: Backbone) -> None:
-        """Take the weights of a trained network of the same settings."""
+        """Take the weights of a trained network of the same settings, a second time apart."""
+        begun = self.state_dict() if self.second_time and not model.second_time else {}
+        added = {name: tensor for name, tensor in begun.items() if ".span." in name}
         try:
-            self.load_state_dict(model.state_dict())
+            self.load_state_dict(added | model.state_dict())
         except RuntimeError as error:  # of a user's network, which may build what it likes
             reason = " ".join(str(error).split())[:200]
             raise InputError(
@@ -190,11 +194,19 @@ class Backbone(nn.Module, PyTorchModelHubMixin, library_name="convflow", tags=["
     def blank_inputs(self, batch: int, size: Size) -> tuple[Any, ...]:
         """Return arguments of `forward` without numbers, for images of a height and width."""
         x = torch.empty(batch, self.in_channels, *size)
-        return x, torch.empty(batch), torch.empty(batch, dtype=torch.int64)
+        t = torch.empty(batch, 2) if self.second_time else torch.empty(batch)
+        return x, t, torch.empty(batch, dtype=torch.int64)
 
 
 class ImageBackbone(Backbone):
     """A Denoiser made of four parts: `stem`, `condition`, `trunk` and `head`."""
+
+    def tell_second_time(self, wanted: bool) -> None:
+        """Let the network take a second time where `wanted`; at first it changes nothing."""
+        self.second_time = wanted
+        for module in [*self.parts.time.modules()] if wanted else []:
+            if isinstance(module, TimeEmbedding):
+                module.tell_span()
 
     @property
     def inner(self) -> ImageBackbone:
@@ -205,7 +217,7 @@ class ImageBackbone(Backbone):
         """Return features of noisy images, channels last."""
         raise NotImplementedError
 
-    def condition(self, t: Float[Tensor, " B"], y: Int[Tensor, " B"]) -> Any:
+    def condition(self, t: Times, y: Int[Tensor, " B"]) -> Any:
         """Return what time and label tell the other parts: a vector, or one for each level."""
         raise NotImplementedError
 
@@ -220,7 +232,7 @@ class ImageBackbone(Backbone):
     def forward(
         self,
         x: Float[Tensor, "B C H W"],
-        t: Float[Tensor, " B"],
+        t: Times,
         y: Int[Tensor, " B"] | Added,
         **options: Any,
     ) -> Float[Tensor, "B O _ _"]:
@@ -228,7 +240,7 @@ class ImageBackbone(Backbone):
 
         Args:
             x: noisy images; height and width multiples of `multiple`.
-            t: times as the process counts them.
+            t: times as the process counts them; with a `second_time` two for each image.
             y: labels in [0, num_classes], or `Added`.
             **options: as `trunk` takes them.
 
@@ -288,7 +300,7 @@ class PatchBackbone(ImageBackbone):
         """Return features on the patch grid, channels last; float32 under autocast too."""
         return residual(self.embed_patches(x))
 
-    def condition(self, t: Float[Tensor, " B"], y: Int[Tensor, " B"]) -> Float[Tensor, "B D"]:
+    def condition(self, t: Times, y: Int[Tensor, " B"]) -> Float[Tensor, "B D"]:
         return self.embed_time(t) + self.embed_label(y)
 
     def head(self, features: Float[Tensor, "B h w D"], c: Condition) -> Float[Tensor, "B O H W"]:
@@ -324,7 +336,7 @@ class LevelBackbone(ImageBackbone):
         """Return features, channels last; float32 under autocast too."""
         return residual(self.embed(mirror(x, self.cells)))
 
-    def condition(self, t: Float[Tensor, " B"], y: Int[Tensor, " B"]) -> LevelVectors:
+    def condition(self, t: Times, y: Int[Tensor, " B"]) -> LevelVectors:
         return self.embed_condition(t, y)
 
     def head_vector(self, c: LevelVectors) -> Condition:
@@ -338,7 +350,7 @@ class LevelBackbone(ImageBackbone):
     def forward(
         self,
         x: Float[Tensor, "B C H W"],
-        t: Float[Tensor, " B"],
+        t: Times,
         y: Int[Tensor, " B"] | Added,
         **options: Any,
     ) -> Float[Tensor, "B O H W"]:

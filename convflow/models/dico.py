@@ -122,6 +122,8 @@ class DiCo(LevelBackbone):
             pad: take images of any size: mirror them inside to the next multiple, and cut off.
             time_scale: what a time is multiplied by before it is embedded: 1 for published weights
                 and for steps 0 to 999. A flow trains a new network with 1000.
+            second_time: take two times of each image and predict the average between them, as the
+                process "meanflow" trains it, which sets this.
         """
 
         in_channels: Width = 4
@@ -136,6 +138,7 @@ class DiCo(LevelBackbone):
         learned_variance: bool = False
         pad: bool = False
         time_scale: TimeScale = 1.0
+        second_time: bool = False
 
     config: Config
 
@@ -167,6 +170,7 @@ class DiCo(LevelBackbone):
             self.project = PatchHead(width, PATCH, out_channels)
         self.embed_condition = LevelConditions(c.num_classes, widths, c.time_scale)
         self.multiple = 1 if c.pad else self.cells
+        self.tell_second_time(c.second_time)
 
     def trunk(
         self, features: Float[Tensor, "B h w D"], c: LevelVectors

@@ -78,6 +78,8 @@ class DiT(PatchBackbone):
             position_grid: rows and columns of the grid of training; positions of a larger one are
                 brought into it ("pi" of `PositionScaling`, or the kind that is asked for), for
                 weights that are trained on at a larger size. None leaves them as they are.
+            second_time: take two times of each image and predict the average between them, as the
+                process "meanflow" trains it, which sets this.
         """
 
         in_channels: Width = 4
@@ -94,6 +96,7 @@ class DiT(PatchBackbone):
         time_spacing: Width = 128
         time_scale: TimeScale = 1.0
         position_grid: tuple[Width, Width] | None = None
+        second_time: bool = False
 
     config: Config
 
@@ -118,6 +121,7 @@ class DiT(PatchBackbone):
             DiTBlock(width, c.num_heads, c.mlp_ratio, c.qk_norm) for _ in range(c.depth)
         )
         self.project = PatchHead(width, c.patch_size, c.in_channels * num_outputs)
+        self.tell_second_time(c.second_time)
 
     def trunk(
         self,

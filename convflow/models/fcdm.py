@@ -74,6 +74,8 @@ class FCDM(LevelBackbone):
             pad: take images of any size: mirror them inside to the next multiple, and cut off.
             time_scale: what a time is multiplied by before it is embedded: 1 for published weights
                 and for steps 0 to 999. A flow trains a new network with 1000.
+            second_time: take two times of each image and predict the average between them, as the
+                process "meanflow" trains it, which sets this.
         """
 
         in_channels: Width = 4
@@ -83,6 +85,7 @@ class FCDM(LevelBackbone):
         learned_variance: bool = False
         pad: bool = False
         time_scale: TimeScale = 1.0
+        second_time: bool = False
 
     config: Config
 
@@ -98,6 +101,7 @@ class FCDM(LevelBackbone):
         self.body = Hourglass(FCDMBlock, width, c.depths, out_width=width)
         self.refine = Conv(width, width)
         self.project = ConvHead(width, c.in_channels * (2 if c.learned_variance else 1))
+        self.tell_second_time(c.second_time)
 
     def trunk(
         self, features: Float[Tensor, "B h w D"], c: LevelVectors

@@ -81,6 +81,8 @@ class FlowDCN(PatchBackbone):
             learned_variance: predict 2C channels, first the noise, then where the variance lies.
             time_scale: what a time is multiplied by before it is embedded: 1 for published weights
                 and for steps 0 to 999. A flow trains a new network with 1000.
+            second_time: take two times of each image and predict the average between them, as the
+                process "meanflow" trains it, which sets this.
         """
 
         in_channels: Width = 4
@@ -98,6 +100,7 @@ class FlowDCN(PatchBackbone):
         kernel_size: Width = 3
         learned_variance: bool = False
         time_scale: TimeScale = 1.0
+        second_time: bool = False
 
     config: Config
 
@@ -122,6 +125,7 @@ class FlowDCN(PatchBackbone):
             FlowDCNBlock(width, create_mix(), c.norm, c.mlp) for _ in range(c.depth)
         )
         self.project = PatchHead(width, c.patch_size, c.in_channels * num_outputs)
+        self.tell_second_time(c.second_time)
 
     def trunk(
         self, features: Float[Tensor, "B h w D"], c: Condition, reach: Reach | None = None

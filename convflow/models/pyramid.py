@@ -67,7 +67,7 @@ class Pyramid(Backbone):
 
         Attributes:
             backbone: settings of the network inside, as `settings` gives them: its "family" and the
-                family's arguments. No learned variance, no padding.
+                family's arguments. No learned variance, no padding, no second time.
             factors: S - 1 whole numbers, between neighbouring scales from coarse to fine.
             stage_embedding: add a learned vector to every condition, for the last scale that takes
                 part; zero at first.
@@ -96,7 +96,7 @@ class Pyramid(Backbone):
         self.backbone: ImageBackbone = build(inner.pop("family"), inner, BACKBONES)
         self.config = dataclasses.replace(self.config, backbone=self.backbone.settings)
         self.options = self.backbone.options  # type: ignore[misc]
-        for setting in ("learned_variance", "pad"):
+        for setting in ("learned_variance", "pad", "second_time"):
             if self.backbone.settings.get(setting):
                 raise InputError(
                     f"expected a backbone without {setting}, for scales have no use of it, got "

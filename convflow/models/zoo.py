@@ -221,6 +221,11 @@ def check_process(model: Backbone, process: Process) -> None:
     downsamplings = [list(of.downsampling[:-1]) for of in (process, model)]
     if downsamplings[0] != downsamplings[1]:
         ours, theirs = map(_scales, downsamplings)
+    elif process.second_time != model.second_time:
+        ours, theirs = (
+            "that is told two times" if of.second_time else "that is told one time"
+            for of in (process, model)
+        )
     else:
         ours, theirs = (
             f"with{'' if learned else 'out'} channels for a variance"

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from convflow.nn.linear import Linear
 from convflow.nn.norm import RMSNorm
 from convflow.nn.positions import rotate
+from convflow.ops.inputs import is_transformed
 from convflow.types import InputError
 
 
 class Attention(nn.Module):
     """Every position gathers from all others: `softmax(q k^T / sqrt(D / heads)) v`, per head.
 
-    It runs through torch's `scaled_dot_product_attention`, which never stores the scores.
+    It runs through torch's `scaled_dot_product_attention`, which never stores the scores
+    but in forward-mode derivatives.
 
     Args:
         width: feature channels D, a multiple of `num_heads`.
@@ -54,5 +59,8 @@ class Attention(nn.Module):
         if rotation is not None:
             turn = rotation.flatten(1, 2)
             q, k = rotate(q, turn), rotate(k, turn)
-        gathered = nn.functional.scaled_dot_product_attention(q, k, v)
+        # The fused products have no forward derivative.
+        plain = sdpa_kernel(SDPBackend.MATH) if is_transformed(q, k, v) else nullcontext()
+        with plain:
+            gathered = nn.functional.scaled_dot_product_attention(q, k, v)
         return self.out(gathered.transpose(1, 2).reshape(x.shape))

@@ -11,6 +11,9 @@ from torch import Tensor, nn
 from convflow.nn.linear import Linear
 from convflow.nn.norm import Condition, Modulation, modulate
 
+Times = Float[Tensor, " B"] | Float[Tensor, "B 2"]
+"""A time of each sample, or two."""
+
 FREQUENCIES = 256
 MAX_TIME_PERIOD = 10_000.0
 
@@ -21,6 +24,9 @@ class TimeEmbedding(nn.Module):
     Published networks see their time as it is, and their layers begin with a deviation of 0.02. The
     frequencies are made for steps 0 to 999. Of a flow's time, 0 to 1, such a network tells nearly
     nothing at first. Another scale than 1 is for new networks, and their layers begin as torch's.
+
+    After `tell_span` it is told two times, and adds what a second such network says of the time
+    between them. That begins as nothing.
 
     Args:
         width: channels of the embedding.
@@ -37,6 +43,7 @@ class TimeEmbedding(nn.Module):
         scale: float = 1.0,
     ) -> None:
         super().__init__()
+        self.span: TimeEmbedding | None = None
         self.spacing, self.scale = spacing, scale
         self.hidden = Linear(FREQUENCIES, hidden or width)
         self.out = Linear(hidden or width, width)
@@ -44,8 +51,21 @@ class TimeEmbedding(nn.Module):
             nn.init.normal_(layer.weight, std=0.02)
             nn.init.zeros_(layer.bias)
 
-    def forward(self, t: Float[Tensor, " B"]) -> Float[Tensor, "B D"]:
+    def tell_span(self) -> None:
+        """Take two times from now on, (B, 2): of the embedding itself, and a later one."""
+        hidden, out = self.hidden.out_features, self.out.out_features
+        self.span = TimeEmbedding(out, hidden, self.spacing, self.scale)
+        nn.init.zeros_(self.span.out.weight)
+        nn.init.zeros_(self.span.out.bias)
+
+    def forward(self, t: Times) -> Float[Tensor, "B D"]:
         """Embed `t` in the process's own units; angles are formed in float32."""
+        if self.span is not None:
+            start, end = t.unbind(1)
+            return self._embed(start) + self.span(end - start)
+        return self._embed(t)
+
+    def _embed(self, t: Float[Tensor, " B"]) -> Float[Tensor, "B D"]:
         half = FREQUENCIES // 2
         index = torch.arange(half, device=t.device, dtype=torch.float32)
         times = (self.scale * t.float())[:, None]

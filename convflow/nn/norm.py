@@ -70,7 +70,7 @@ def modulated_norm(
 ) -> Float[Tensor, "B *N D"]:
     """Return `modulate(norm(x), shift, scale)`, in one pass over memory for a plain `RMSNorm`."""
     hooked = norm._forward_hooks or norm._forward_pre_hooks
-    if type(norm) is not RMSNorm or hooked or not fits(x):
+    if type(norm) is not RMSNorm or hooked or not fits(x, shift, scale):
         return modulate(norm(x), shift, scale)
     return modulated_rms(x, norm.weight, shift, scale, norm.eps)
 

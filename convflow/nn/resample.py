@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from convflow.nn.conv import Conv
 from convflow.nn.dense import create_linear
-from convflow.nn.embed import LabelEmbedding, TimeEmbedding
+from convflow.nn.embed import LabelEmbedding, TimeEmbedding, Times
 from convflow.nn.norm import residual
 from convflow.types import InputError
 
@@ -184,7 +184,7 @@ class LevelConditions(nn.Module):
         self.time = Levels(partial(TimeEmbedding, scale=time_scale), widths)
         self.label = Levels(partial(LabelEmbedding, num_classes), widths)
 
-    def forward(self, t: Float[Tensor, " B"], y: Int[Tensor, " B"]) -> LevelVectors:
+    def forward(self, t: Times, y: Int[Tensor, " B"]) -> LevelVectors:
         """Return the condition vectors of time and label, the finest level first."""
         return tuple(map(torch.add, self.time(t), self.label(y)))
 

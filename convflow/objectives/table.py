@@ -6,10 +6,12 @@ import inspect
 import re
 import typing
 from collections.abc import Mapping
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, cast
 
 from torch import nn
 
+from convflow.models.backbone import Backbone
+from convflow.objectives.average import AverageVelocity
 from convflow.objectives.contrastive import Contrastive
 from convflow.objectives.direction import Direction
 from convflow.objectives.dispersive import Dispersive
@@ -20,6 +22,7 @@ from convflow.objectives.repa import REPA
 from convflow.objectives.sra import SRA
 from convflow.objectives.urepa import UREPA
 from convflow.objectives.velocity import VelocityError
+from convflow.processes.meanflow import MeanFlow
 from convflow.processes.process import Process
 from convflow.settings.fields import Count, Natural, NotNegative, doc
 from convflow.settings.kinds import Table
@@ -205,6 +208,8 @@ def _create(
             raise InputError(f"{place}: {unknown_name('setting', name, accepted)}")
         if name in hints:
             settings[name] = read_value(value, hints[name], key)
+    if cls is Regression and isinstance(process, MeanFlow):
+        return AverageVelocity(cast(Backbone, network), process, trained)
     try:
         given: Any = (process, trained) if issubclass(cls, Regression) else (network, process)
         objective: Objective = cls(*given, **settings)

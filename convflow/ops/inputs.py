@@ -32,3 +32,10 @@ def is_transformed(*tensors: Tensor) -> bool:
     if torch._C._functorch.peek_interpreter_stack() is not None:
         return True
     return any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors)
+
+
+def has_tangents_only(*tensors: Tensor) -> bool:
+    """True where tangents of forward mode are all that is wanted: no gradients, no transforms."""
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        return False
+    return not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors))

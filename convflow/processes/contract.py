@@ -84,6 +84,8 @@ class Process(Part):
     """Whether images are several scales, each with a time of its own."""
     time_scale: ClassVar[float] = 1.0
     """What a new network multiplies its times by before it embeds them, so that they reach 1000."""
+    second_time: ClassVar[bool] = False
+    """Whether the network is told two times, and predicts what is so between them on average."""
     begins_from: ClassVar[tuple[str, ...]] = ()
     """Other kinds of process from whose networks a network of this one may begin."""
 

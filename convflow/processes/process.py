@@ -7,12 +7,13 @@ from typing import Any
 from convflow.processes.contract import Process as Process
 from convflow.processes.ddpm import DDPM
 from convflow.processes.flow import FlowMatching
+from convflow.processes.meanflow import MeanFlow
 from convflow.processes.multiscale import MultiscaleFlow
 from convflow.settings.kinds import Table
 from convflow.settings.read import read
 
 PROCESSES: Table[type[Process]] = Table(
-    "process", Process, {cls.kind: cls for cls in (FlowMatching, DDPM, MultiscaleFlow)}
+    "process", Process, {cls.kind: cls for cls in (FlowMatching, MeanFlow, DDPM, MultiscaleFlow)}
 )
 Process.kinds = PROCESSES
 

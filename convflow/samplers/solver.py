@@ -58,6 +58,9 @@ class Solver(Part):
     guidance_kinds: ClassVar[tuple[str, ...]] = ("cfg", "cfg-zero", "auto")
     """The kinds of guidance that can act on what it asks for."""
 
+    guides: ClassVar[bool] = True
+    """Whether guidance can act on what it asks for at all."""
+
     @property
     def num_steps(self) -> int | None:
         """How many steps a run has; None where the solver finds them itself."""
@@ -100,6 +103,15 @@ class Solver(Part):
                 "which predicts noise; choose another of the two"
             )
         self.stages(process)
+
+    def check_scale(self, guidance: float) -> None:
+        """Raise InputError where guidance of this scale cannot act; 1 is none."""
+        if guidance != 1 and not self.guides:
+            raise InputError(
+                f"expected guidance 1 with the solver {self.kind}, for that of average velocities "
+                f"is trained into them (--process.guidance), got {guidance}; leave it out, or "
+                "choose a solver of many steps such as euler"
+            )
 
     @classmethod
     def unfit(cls, process: Process, given: Mapping[str, Any]) -> set[str]:

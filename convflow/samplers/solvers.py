@@ -9,6 +9,7 @@ from typing import Any
 from convflow.processes.contract import Process
 from convflow.samplers.adaptive import Dopri5
 from convflow.samplers.ancestral import DDIM, Ancestral
+from convflow.samplers.average import Average
 from convflow.samplers.exponential import EXPONENTIAL_SOLVERS, Exponential
 from convflow.samplers.linear import GeneralLinear, Searched
 from convflow.samplers.ode import SCHEMES
@@ -25,7 +26,7 @@ SOLVERS: Table[type[Solver]] = Table(
         **dict.fromkeys(SCHEMES, GeneralLinear),
         **dict.fromkeys(EXPONENTIAL_SOLVERS, Exponential),
         **dict.fromkeys(SDE_SOLVERS, SDE),
-        **{cls.kind: cls for cls in (Dopri5, Ancestral, DDIM, Searched)},
+        **{cls.kind: cls for cls in (Dopri5, Ancestral, DDIM, Average, Searched)},
     },
 )
 Solver.kinds = SOLVERS

@@ -286,7 +286,8 @@ class TrainConfig:
         Codec, doc("what turns images into what the network sees: pixel or latent")
     ] = field(default_factory=PixelCodec)
     process: Annotated[
-        Process, doc("how data become noise: flow (flow matching), ddpm or dfm (multi-scale flow)")
+        Process,
+        doc("how data become noise: flow, meanflow (one step), ddpm or dfm (several scales)"),
     ] = field(default_factory=FlowMatching)
     objectives: Annotated[
         dict[str, dict[str, Any]],

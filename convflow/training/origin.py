@@ -29,7 +29,7 @@ from convflow.types import InputError, Size
 
 NAMED_CLASSES = 6
 """Classes that a line names."""
-OF_DATA = ("num_classes", "in_channels", "learned_variance", "position_grid")
+OF_DATA = ("num_classes", "in_channels", "learned_variance", "position_grid", "second_time")
 """Settings of a network that follow from data, codec, process or size."""
 DDPM_TIMES = "steps from 0 (data) to 999 (noise)"
 FLOW_TIMES = "times from 0 (noise) to 1 (data)"
@@ -88,13 +88,14 @@ def read_origin(config: TrainConfig) -> Origin:
         return Origin(config.init, model, (), partial, tuple(notes))
     if "kind" in misfits and partial:
         notes += _times(config.process, stored.process, config.init)
+    known = stored.process.kind in config.process.begins_from
     return Origin(
         config.init,
         model,
         stored.class_names,
         partial,
         tuple(notes),
-        same_time=stored.process.time_scale == config.process.time_scale,
+        same_time=known or stored.process.time_scale == config.process.time_scale,
         size=stored.size,
         predictions=(config.process.prediction, stored.process.prediction),
     )
@@ -152,7 +153,7 @@ def adopt(config: TrainConfig, init: str) -> TrainConfig:
         codec = replace(codec, autoencoder=where)
     elif codec.kind == "pixel" and settings.get("in_channels") == 1:
         channels = 1
-    sampling = config.sampling
+    sampling = found.sampling if found.process.second_time else config.sampling
     try:
         sampling.check(found.process)
     except InputError:
@@ -332,6 +333,8 @@ def _listed(names: Sequence[str]) -> str:
 def _check_same(model: Backbone, trained: Backbone, name: str) -> None:
     """Raise InputError naming the settings in which two networks differ, but for the classes."""
     found = sorted(differences(model.settings, trained.settings).items())
+    if model.second_time and not trained.second_time:  # which begins as nothing
+        found = [row for row in found if row[0] != "second_time"]
     families = [row for row in found if row[0].split(".")[-1] == "family"]
     free = ("num_classes", "position_grid")
     differing = families or [row for row in found if row[0].split(".")[-1] not in free]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from convflow.bundle.config import usual_sampling
 from convflow.evaluation.scores import METRICS
 from convflow.evaluation.user_code import import_place
 from convflow.models.zoo import describe_settings, settings_of
@@ -19,6 +20,7 @@ from convflow.training.config import TrainConfig
 from convflow.training.keys import from_dict
 from convflow.training.loggers import LOGGERS
 from convflow.training.optimizers import OPTIMIZERS
+from convflow.training.origin import OF_DATA
 
 SHORT = {
     "data": "data.path",
@@ -91,6 +93,8 @@ def override(config: TrainConfig, arguments: Sequence[str]) -> TrainConfig:
     base = config.sampling
     if process.multiscale and "solver" not in sampling and not base.solver.multiscale:
         base = replace(base, solver=FOR_SCALES)
+    if process.second_time and not config.process.second_time:
+        base = usual_sampling(process, base)
     return from_dict(tree | {"sampling": base.varied(process, **sampling)}, trusted=True)
 
 
@@ -127,8 +131,8 @@ def _model_settings(config: TrainConfig) -> dict[str, Any]:
     settings = settings_of(config.model["name"])
     if config.process.multiscale:
         settings = settings | settings_of("pyramid")
-    of_data = ("num_classes", "in_channels", "learned_variance", "backbone", "factors")
-    shown = {name: value for name, value in settings.items() if name not in of_data}
+    of_others = (*OF_DATA, "backbone", "factors")
+    shown = {name: value for name, value in settings.items() if name not in of_others}
     if "time_scale" in shown:
         shown["time_scale"] = config.process.time_scale
     return {"name": config.model["name"], **shown, **config.model}

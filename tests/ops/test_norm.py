@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch.autograd import forward_ad
 
 from convflow.nn.norm import RMSNorm, create_norm, modulate, modulated_norm
 from convflow.ops import norm as ours
@@ -62,3 +63,7 @@ def test_transforms_and_forward_derivatives_take_the_formula(monkeypatch):
     _, tangent = torch.func.jvp(run, (x.detach(),), (torch.ones_like(x),))
     step = 1e-3
     assert_close_rms(tangent, (run(x + step) - run(x - step)) / (2 * step), limit=1e-2)
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(shift.detach(), torch.ones_like(shift))
+        moved = forward_ad.unpack_dual(modulated_norm(norm, x.detach(), dual, scale)).tangent
+    assert (moved == 1).all()

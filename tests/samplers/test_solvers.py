@@ -8,9 +8,11 @@ import pytest
 import torch
 from torch.utils._pytree import tree_map
 
+from convflow.bench.models import perturb
 from convflow.bundle.config import SamplingConfig
 from convflow.codecs import PixelCodec
 from convflow.conditions.labels import Labels
+from convflow.models.zoo import create_model
 from convflow.pipeline import Pipeline
 from convflow.processes.process import create_process
 from convflow.samplers.guidance import guide
@@ -19,32 +21,36 @@ from convflow.samplers.ode import SCHEMES
 from convflow.samplers.solvers import SOLVERS, check_shift, create_solver
 from convflow.seeds import draw_noise
 from convflow.types import InputError
-from tests.cases import build, build_pyramid
+from tests.cases import TINY, build, build_pyramid
 
 TABLE = CoefficientTable((0.0, 0.3, 1.0), ((1.0,), (-0.5, 1.5)))
 CHAINS = ("ddpm", "ddim")
 RANDOM = ("euler-maruyama", "stochastic-heun", "ddpm")
 SEARCHED = "searched"
-NAMES = [name for name in SOLVERS if name != "dopri5"]
+NAMES = [name for name in SOLVERS if name not in ("dopri5", "average")]
+PAIRS = [(solver, kind) for solver in SOLVERS for kind in ("flow", "ddpm")]
+PAIRS += [("average", "meanflow"), ("heun", "meanflow")]
 
 
 def pipe_of(kind, **settings):
     name = "flowdcn-learned-variance" if kind == "ddpm" else "flowdcn"
     process = create_process(kind, **settings)
     sampling = SamplingConfig(create_solver("euler", steps=4), 1.5)
-    return Pipeline(build(name), PixelCodec(), (4, 6), sampling=sampling, process=process)
+    model = build(name)
+    if process.second_time:
+        model = perturb(create_model("flowdcn", **TINY, second_time=True).eval())
+    return Pipeline(model, PixelCodec(), (4, 6), sampling=sampling, process=process)
 
 
 def more(solver):
     return {"table": TABLE} if solver == SEARCHED else {}
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
-@pytest.mark.parametrize("kind", ["flow", "ddpm"])
+@pytest.mark.parametrize(("solver", "kind"), PAIRS)
 def test_every_solver_runs_on_every_process_it_can(solver, kind):
     pipe = pipe_of(kind)
-    if kind == "flow" and solver in CHAINS:
-        with pytest.raises(InputError, match=f"{solver} needs a model trained with the process"):
+    if (kind == "flow" and solver in CHAINS) or (kind != "meanflow" and solver == "average"):
+        with pytest.raises(InputError, match=r"model trained with the process (ddpm|meanflow)"):
             pipe.samples(solver=solver)
         return
     reported = []

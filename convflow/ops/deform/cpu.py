@@ -62,6 +62,26 @@ def deform_sample_backward(
     return reference.pick(found, want_values, want_taps)
 
 
+def deform_sample_tangent(
+    values: Tensor,
+    offsets: Tensor,
+    weights: Tensor,
+    values_tangent: Tensor,
+    offsets_tangent: Tensor,
+    weights_tangent: Tensor,
+    border: str,
+) -> Tensor:
+    """The kernel's twin of `reference.deform_sample_tangent`; float64 goes to the reference."""
+    given = values, offsets, weights, values_tangent, offsets_tangent, weights_tangent
+    if not _serves(values, offsets):
+        return reference.deform_sample_tangent(*given, border)
+    from convflow.ops.deform.cpu_kernels import tangent_kernel
+
+    out = torch.empty_like(values, dtype=torch.float32, memory_format=torch.contiguous_format)
+    _run(tangent_kernel(values.shape[-1], weights.shape[-1]), (*given, out), border)
+    return out.to(values.dtype)
+
+
 def _serves(values: Tensor, offsets: Tensor) -> bool:
     """True if the kernels can do it: not float64, something to do, and cells they can count."""
     cells = (offsets.shape[1] + 4) * (offsets.shape[2] + 2)  # of a map and what is around it

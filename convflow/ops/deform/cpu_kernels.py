@@ -107,6 +107,53 @@ def backward_kernel(channels: int, num_taps: int) -> Callable[..., None]:
     return v.compiled(backward, channels, num_taps)
 
 
+@functools.cache
+def tangent_kernel(channels: int, num_taps: int) -> Callable[..., None]:
+    """Kernel(values, offsets, weights, their tangents, out, truncate, start, stop) for so many
+    channels and taps.
+
+    It fills `out` with the tangent of `forward_kernel`'s for the maps start .. stop - 1.
+    """
+    C, K, PITCH = channels, num_taps, v.pitch(channels)
+
+    def tangent(
+        values,
+        offsets,
+        weights,
+        values_tangent,
+        offsets_tangent,
+        weights_tangent,
+        out,
+        truncate,
+        start,
+        stop,
+    ):
+        _, H, W, G, _ = weights.shape
+        rows, places, shares = _scratch(H, W, K, PITCH)
+        moved, slopes = v.blank(rows.size), np.empty_like(shares)
+        for task in range(start, stop):
+            first = task // G * (H * W * G) + task % G
+            for y in range(H):
+                for x in range(W):
+                    to = ((y + 1) * (W + 2) + x + 1) * PITCH
+                    v.copy(values, (first + (y * W + x) * G) * C, rows, to, C)
+                    v.copy(values_tangent, (first + (y * W + x) * G) * C, moved, to, C)
+            for y in range(H):
+                at = first + y * W * G
+                for x in range(W):
+                    _locate(offsets, weights, at + x * G, x, y, H, W, truncate, places, shares, K)
+                    _slant(
+                        offsets, weights, offsets_tangent, weights_tangent, at + x * G, x, y, H, W,
+                        truncate, slopes, K,
+                    )  # fmt: skip
+                for x in range(W):
+                    _follow(
+                        rows, moved, places, shares, slopes, x, W + 2, out, at + x * G, C, K, PITCH
+                    )
+
+    return v.compiled(tangent, channels, num_taps)
+
+
 @numba.njit(**v.COMPILATION)
 def _scratch(height, width, taps, pitch):
     """A blank map, then places and shares of the taps of a row of positions.
@@ -159,6 +206,53 @@ def _gather(b, rows, places, shares, x, wide, out, at, C, K, PITCH):
             for cell, share, _ in corners:
                 value = v.load(b, rows, b.add(cell, v.index(start)), lanes)
                 found = v.fma(b, v.spread(b, share, lanes), value, found)
+            b.store(found, total)
+    for (start, _), total in zip(pieces, totals, strict=True):
+        v.store(b, b.load(total), out, b.add(b.mul(at, v.index(C)), v.index(start)))
+
+
+@v.inlined
+def _slant(
+    b, offsets, weights, offsets_tangent, weights_tangent, at, x, y, height, width, truncate,
+    slopes, K,
+):  # fmt: skip
+    """Tangents of what `_locate` stores as the parts of the K taps of a position."""
+    tap = _read_taps(b, offsets, weights, at, x, y, height, width, truncate, K)
+    first = b.mul(at, v.index(K))
+    both = v.load(b, offsets_tangent, b.mul(first, v.index(2)), 2 * K)
+    along_x, along_y = (v.shuffle(b, both, both, range(axis, 2 * K, 2)) for axis in range(2))
+    west, north = b.fsub(v.constant(1.0, K), tap.fx), b.fsub(v.constant(1.0, K), tap.fy)
+    zero, change = v.constant(0.0, K), v.load(b, weights_tangent, first, K)
+    turned = (
+        b.fsub(zero, b.fadd(b.fmul(north, along_x), b.fmul(west, along_y))),
+        b.fsub(b.fmul(north, along_x), b.fmul(tap.fx, along_y)),
+        b.fsub(b.fmul(west, along_y), b.fmul(tap.fy, along_x)),
+        b.fadd(b.fmul(tap.fy, along_x), b.fmul(tap.fx, along_y)),
+    )
+    row = b.mul(x, v.index(4 * K))
+    for number, (part, turn) in enumerate(zip(_parts(b, tap, K), turned, strict=True)):
+        slope = v.fma(b, change, part, b.fmul(tap.weight, turn))
+        place = b.add(row, v.index(number * K))
+        v.store(b, b.select(tap.touches, slope, zero), slopes, place)
+
+
+@v.inlined
+def _follow(b, rows, moved, places, shares, slopes, x, wide, out, at, C, K, PITCH):
+    """The tangent of the sum of the K taps of a position, as `_gather` forms the sum."""
+    pieces = v.pieces(C)
+    totals = [cgutils.alloca_once(b, ir.VectorType(v.FLOAT, lanes)) for _, lanes in pieces]
+    for (_, lanes), total in zip(pieces, totals, strict=True):
+        b.store(v.constant(0.0, lanes), total)
+    with cgutils.for_range(b, v.index(K)) as loop:
+        corners = _corners(b, places, shares, x, loop.index, wide, K, PITCH)
+        turned = [b.load(b.gep(slopes, [entry])) for _, _, entry in corners]
+        for (start, lanes), total in zip(pieces, totals, strict=True):
+            found = b.load(total)
+            for (cell, share, _), slope in zip(corners, turned, strict=True):
+                place = b.add(cell, v.index(start))
+                value, change = v.load(b, rows, place, lanes), v.load(b, moved, place, lanes)
+                found = v.fma(b, v.spread(b, slope, lanes), value, found)
+                found = v.fma(b, v.spread(b, share, lanes), change, found)
             b.store(found, total)
     for (start, _), total in zip(pieces, totals, strict=True):
         v.store(b, b.load(total), out, b.add(b.mul(at, v.index(C)), v.index(start)))

@@ -64,6 +64,25 @@ def deform_sample_backward(
     return grad_values, grad_offsets, grad_weights
 
 
+def deform_sample_tangent(
+    values: Tensor,
+    offsets: Tensor,
+    weights: Tensor,
+    values_tangent: Tensor,
+    offsets_tangent: Tensor,
+    weights_tangent: Tensor,
+    border: str,
+) -> Tensor:
+    """The kernel's twin of `reference.deform_sample_tangent`; float64 goes to the reference."""
+    given = values, offsets, weights, values_tangent, offsets_tangent, weights_tangent
+    if not _serves(values, offsets):
+        return reference.deform_sample_tangent(*given, border)
+    out = torch.empty_like(values, memory_format=torch.contiguous_format)
+    launch = _plan_for(values, offsets, weights, border).tangent
+    launch(*(aligned(tensor.contiguous()) for tensor in given), out)
+    return out
+
+
 def msdcn_sample(merged: Tensor, prior_scale: Tensor, reach: Tensor, border: str) -> Tensor:
     """The kernel's twin of `reference.msdcn_sample`; float64 goes to the reference."""
     if not _serves(merged, merged):
@@ -124,6 +143,7 @@ class _Plan(NamedTuple):
     """Images, groups and tiles: the programs of a backward."""
     num_taps: int
     forward: Launch
+    tangent: Launch
     taps_gradient: Launch
     tap_boxes: Launch
     values_gradient: Launch
@@ -203,8 +223,9 @@ def plan(
     )  # fmt: skip
     constants = options["forward"]
     sizes = row // constants["VECTOR"], 2 if reaches > 1 else 0, height, width, groups
-    lanes = height * width * (channels // (constants["VECTOR"] * constants["PIECES"]))
-    blocks = -(-lanes // constants["LANES"])
+    chunks = height * width * (channels // constants["VECTOR"])
+    blocks = -(-(chunks // constants["PIECES"]) // constants["LANES"])
+    tangents = -(-chunks // constants["LANES"])
     tiles = -(-height // TILE) * -(-width // TILE)
     programs = batch * groups * tiles
     slices = -(-channels // options["values_gradient"]["SLICE"])
@@ -216,6 +237,7 @@ def plan(
         (batch, groups, tiles),
         num_taps,
         launch(gpu_kernels, "forward", batch * groups * blocks, blocks),
+        launch(gpu_kernels, "tangent", batch * groups * tangents, tangents),
         launch(gpu_gradient_kernels, "taps_gradient", programs, tiles),
         launch(gpu_gradient_kernels, "tap_boxes", programs, tiles),
         launch(gpu_gradient_kernels, "values_gradient", programs * slices, tiles, slices),
@@ -260,6 +282,7 @@ def variants(
     constants: dict[str, dict[str, Any]] = {
         # A lane locates its taps once for all of its pieces.
         "forward": {"LANES": 128, "PIECES": next(n for n in pieces if chunks % n == 0)},
+        "tangent": {"LANES": 128},
         # Four threads to a row: few idle ones at 72 channels, and few steps to sum over them.
         "taps_gradient": {
             "BLOCK": min(even, 4 * vector),
@@ -270,7 +293,7 @@ def variants(
         | {"PART": part, "PRECISION": precision},
     }
     # As many threads as there are pieces of 16 bytes; products of float32 need the registers.
-    warps = {"forward": 4, "taps_gradient": 8, "tap_boxes": 4, "values_gradient": 4}
+    warps = {"forward": 4, "tangent": 4, "taps_gradient": 8, "tap_boxes": 4, "values_gradient": 4}
     if dtype == torch.float32:
         warps["values_gradient"] = 8
     if not amd and dtype != torch.float32 and even > _MOST_CHANNELS // 2:

@@ -155,3 +155,83 @@ def forward(  # type: ignore[no-untyped-def]
     for piece in tl.static_range(PIECES):
         total = totals[piece].to(out.dtype.element_ty)
         tl.store(place + piece * (CHUNKS * VECTOR), total, there)
+
+
+@triton.jit(do_not_specialize=RUNTIME_SIZES)
+def tangent(  # type: ignore[no-untyped-def]
+    values, taps, weights, values_tangent, taps_tangent, weights_tangent, out,
+    row, reach_stride, height, width, groups, num_blocks,
+    C: tl.constexpr, K: tl.constexpr, VECTOR: tl.constexpr, LANES: tl.constexpr,
+    TRUNCATE: tl.constexpr, MERGED: tl.constexpr, WIDE: tl.constexpr,
+):  # fmt: skip
+    """Fill `out` with the directional derivative of what `forward` fills its own with.
+
+    The tangents have the shapes of values, offsets and weights. A lane is VECTOR channels of a
+    position. Grid and numbers are otherwise those of `forward` without MERGED.
+    """
+    CHUNKS: tl.constexpr = C // VECTOR
+    program = tl.program_id(0)
+    picture, group = (program // num_blocks) // groups, (program // num_blocks) % groups
+    lane = (program % num_blocks) * LANES + tl.arange(0, LANES)
+    if WIDE:
+        lane = (program % num_blocks).to(tl.int64) * LANES + tl.arange(0, LANES)
+    position, chunk = lane // CHUNKS, lane % CHUNKS
+    inside = position < height * width
+    at_x, at_y = (position % width).to(tl.float32), (position // width).to(tl.float32)
+
+    step, cells = row * VECTOR, height * width
+    values, taps, weights = starts(
+        values, taps, weights, picture, group, groups, cells, step, C, K, MERGED
+    )
+    values_tangent, taps_tangent, weights_tangent = starts(
+        values_tangent, taps_tangent, weights_tangent, picture, group, groups, cells, step, C, K,
+        MERGED,
+    )  # fmt: skip
+    out += (picture.to(tl.int64) * cells * groups + group) * C
+
+    channel = (chunk * VECTOR)[:, None] + tl.arange(0, VECTOR)[None, :]
+    total = tl.zeros((LANES, VECTOR), tl.float32)
+    for k in tl.range(0, K):
+        x, y, weight, _, _, _ = load_tap(
+            taps, weights, 0.0, 0.0, 0.0, position, step, inside, group, groups, k, K, MERGED
+        )
+        along_x, along_y, change, _, _, _ = load_tap(
+            taps_tangent, weights_tangent, 0.0, 0.0, 0.0, position, step, inside, group, groups, k,
+            K, MERGED,
+        )  # fmt: skip
+        touches, left, top, fx, fy = locate(at_x + x, at_y + y, inside, height, width, TRUNCATE)
+        weight, change = tl.where(touches, weight, 0.0), tl.where(touches, change, 0.0)
+        along_x, along_y = tl.where(touches, along_x, 0.0), tl.where(touches, along_y, 0.0)
+        west, east = touches & (left >= 0), touches & (left < width - 1)
+        is_north, is_south = (top >= 0)[:, None], (top < height - 1)[:, None]
+        north_west, south_west = west[:, None] & is_north, west[:, None] & is_south
+        north_east, south_east = east[:, None] & is_north, east[:, None] & is_south
+        cell = (top.to(position.dtype) * width + left) * step
+        below = cell + width * step
+
+        share, turn = (1 - fy) * (1 - fx), -(1 - fy) * along_x - (1 - fx) * along_y
+        slope = (change * share + weight * turn)[:, None]
+        total += slope * load_corner(values, cell, channel, north_west)
+        moved = load_corner(values_tangent, cell, channel, north_west)
+        total += (weight * share)[:, None] * moved
+
+        share, turn = (1 - fy) * fx, (1 - fy) * along_x - fx * along_y
+        slope = (change * share + weight * turn)[:, None]
+        total += slope * load_corner(values, cell + step, channel, north_east)
+        moved = load_corner(values_tangent, cell + step, channel, north_east)
+        total += (weight * share)[:, None] * moved
+
+        share, turn = fy * (1 - fx), (1 - fx) * along_y - fy * along_x
+        slope = (change * share + weight * turn)[:, None]
+        total += slope * load_corner(values, below, channel, south_west)
+        moved = load_corner(values_tangent, below, channel, south_west)
+        total += (weight * share)[:, None] * moved
+
+        share, turn = fy * fx, fy * along_x + fx * along_y
+        slope = (change * share + weight * turn)[:, None]
+        total += slope * load_corner(values, below + step, channel, south_east)
+        moved = load_corner(values_tangent, below + step, channel, south_east)
+        total += (weight * share)[:, None] * moved
+    there = inside[:, None] & (tl.arange(0, VECTOR) >= 0)[None, :]
+    place = out + ((position * (groups * C))[:, None] + channel)
+    tl.store(place, total.to(out.dtype.element_ty), there)

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from convflow.ops.deform import cpu, gpu, reference
-from convflow.ops.inputs import check_operands, is_transformed
+from convflow.ops.inputs import check_operands, has_tangents_only, is_transformed
 from convflow.ops.launch import FEATURES, find_triton
 from convflow.ops.register import register
 from convflow.ops.threads import find_numba
@@ -57,7 +57,8 @@ def deform_sample(
         >>> deform_sample(values, offsets, weights).shape
         torch.Size([2, 16, 16, 6, 64])
 
-    Reverse mode differentiates once. Inside `torch.func` transforms (`jvp`, `grad`) the reference
+    Reverse mode differentiates once. Forward mode (`torch.autograd.forward_ad`) without gradients
+    has a kernel too. With them, and inside `torch.func` transforms (`jvp`, `grad`), the reference
     runs, slower but composed of operators that know how; and `torch.export` takes it along, so that
     an exported program needs no operator of ours.
     """
@@ -68,8 +69,13 @@ def deform_sample(
         offsets.to(dtype).contiguous(),
         weights.to(dtype).contiguous(),
     )
-    if torch.compiler.is_exporting() or is_transformed(values, offsets, weights):
+    if torch.compiler.is_exporting():
         return reference.deform_sample(values, offsets, weights, border)
+    if is_transformed(values, offsets, weights):
+        if not has_tangents_only(values, offsets, weights):
+            return reference.deform_sample(values, offsets, weights, border)
+        out: Tensor = _Pushed.apply(values, offsets, weights, border)
+        return out
     return _sample(values, offsets, weights, border)
 
 
@@ -218,6 +224,30 @@ def _fake_msdcn_backward(grad: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
     return tuple(tensor.new_empty(tensor.shape) for tensor in inputs[:2])
 
 
+class _Pushed(torch.autograd.Function):
+    """The sums and, in forward mode, how fast they change."""
+
+    @staticmethod
+    def forward(values: Tensor, offsets: Tensor, weights: Tensor, border: str) -> Tensor:
+        found: Tensor = _sample(values, offsets, weights, border)
+        return found
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        *tensors, ctx.border = inputs
+        ctx.save_for_forward(*tensors)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
+        known = zip(ctx.saved_tensors, tangents[:3], strict=True)
+        whole = [
+            torch.zeros_like(tensor) if change is None else change.contiguous()
+            for tensor, change in known
+        ]
+        found: Tensor = _sample_tangent(*ctx.saved_tensors, *whole, ctx.border)
+        return found
+
+
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     *tensors, ctx.border = inputs
     ctx.save_for_backward(*tensors)
@@ -258,6 +288,15 @@ _sample = register(
     _fake_sample,
     _differentiate,
     _save,
+)
+_sample_tangent = register(
+    "deform_sample_tangent",
+    "(Tensor values, Tensor offsets, Tensor weights, Tensor values_tangent, "
+    "Tensor offsets_tangent, Tensor weights_tangent, str border) -> Tensor",
+    reference.deform_sample_tangent,
+    {"cpu": cpu.deform_sample_tangent, "cuda": gpu.deform_sample_tangent},
+    _fake_sample,
+    _refuse,
 )
 _msdcn_backward = register(
     "msdcn_sample_backward",

@@ -109,6 +109,51 @@ def deform_sample_backward(
     return pick(grads, want_values, want_taps)
 
 
+def deform_sample_tangent(
+    values: Float[Tensor, "B H W G C"],
+    offsets: Float[Tensor, "B H W G K 2"],
+    weights: Float[Tensor, "B H W G K"],
+    values_tangent: Float[Tensor, "B H W G C"],
+    offsets_tangent: Float[Tensor, "B H W G K 2"],
+    weights_tangent: Float[Tensor, "B H W G K"],
+    border: str,
+) -> Float[Tensor, "B H W G C"]:
+    """Directional derivative of `deform_sample`, written out by hand.
+
+    Args:
+        values: as given to `deform_sample`.
+        offsets: as given to `deform_sample`.
+        weights: as given to `deform_sample`.
+        values_tangent: how fast the values change, in their shape and dtype.
+        offsets_tangent: likewise of the offsets; not looked at where a tap is outside.
+        weights_tangent: likewise of the weights.
+        border: as given to `deform_sample`.
+
+    Returns:
+        How fast the result changes, contiguous, in the dtype of `values`.
+    """
+    rows, moved = _pad(values, offsets.dtype), _pad(values_tangent, offsets.dtype)
+    taps = _locate(offsets, border)
+    out = torch.zeros_like(values, dtype=offsets.dtype, memory_format=torch.contiguous_format)
+    for k in range(offsets.shape[-2]):
+        tap = _Taps(*(field[..., k] for field in taps))
+        weight, change = (
+            torch.where(tap.inside, of[..., k], 0.0) for of in (weights, weights_tangent)
+        )
+        x, y = (torch.where(tap.inside, offsets_tangent[..., k, axis], 0.0) for axis in range(2))
+        turned = (
+            -(1 - tap.y) * x - (1 - tap.x) * y,
+            (1 - tap.y) * x - tap.x * y,
+            (1 - tap.x) * y - tap.y * x,
+            tap.y * x + tap.x * y,
+        )
+        for (step, share), turn in zip(_corners(tap, values), turned, strict=True):
+            corner, slope = tap.row + step, change * share + weight * turn
+            out = out + slope.unsqueeze(-1) * rows[corner]
+            out = out + (weight * share).unsqueeze(-1) * moved[corner]
+    return out.to(values.dtype)
+
+
 def pick(
     grads: tuple[Tensor, Tensor, Tensor], want_values: bool, want_taps: bool
 ) -> tuple[Tensor, Tensor, Tensor]:

@@ -54,6 +54,10 @@ def compare(grad: Tensor, inputs: list[Tensor], border: str) -> None:
         assert one.dtype == other.dtype == tensor.dtype
         assert one.is_contiguous()
         assert_close_rms(one, other)
+    given = (*inputs, *(torch.randn_like(tensor) for tensor in inputs), border)
+    pushed = cpu.deform_sample_tangent(*given)
+    assert pushed.dtype == expected.dtype
+    assert_close_rms(pushed, reference.deform_sample_tangent(*given))
 
 
 @pytest.fixture

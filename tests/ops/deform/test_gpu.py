@@ -72,6 +72,12 @@ def compare(grad: Tensor, inputs: list[Tensor], border: str) -> None:
     truths = getattr(reference, f"{name}_backward")(grad.cpu().double(), *exact, border)
     truths = [getattr(reference, name)(*exact, border), *truths]
     actuals = run(grad, inputs, border)
+    if inputs[0].dim() == 5:
+        tangents = [torch.randn_like(tensor) for tensor in inputs]
+        given = (*exact, *(tensor.cpu().double() for tensor in tangents), border)
+        pushed = gpu.deform_sample_tangent(*inputs, *tangents, border)
+        assert pushed.dtype == inputs[0].dtype
+        assert_close_rms(pushed, reference.deform_sample_tangent(*given))
     kinds = [inputs[0], *inputs][: len(truths)]
     for actual, truth, tensor in zip(actuals, truths, kinds, strict=True):
         assert actual.dtype == tensor.dtype

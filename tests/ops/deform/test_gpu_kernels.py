@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(
 TARGETS = ["sm_80", "sm_90", "gfx942"]
 POINTERS = set(
     "values taps weights prior_scale reach out grad grad_taps grad_weights grad_prior boxes "
-    "spans windows grad_values".split()
+    "spans windows grad_values values_tangent taps_tangent weights_tangent".split()
 )
 
 
@@ -39,7 +39,7 @@ def test_compiles_for_every_target() -> None:
 @pytest.mark.slow
 def test_compiles_float32_and_few_channels() -> None:
     options = "--targets sm_90 --taps 25 --borders zeros --forms offsets".split()
-    assert len(compile_all(*options, "--dtypes", "float32", "--channels", "3")) == 4
+    assert len(compile_all(*options, "--dtypes", "float32", "--channels", "3")) == 5
 
 
 @pytest.mark.slow
@@ -48,7 +48,7 @@ def test_compiles_every_dtype_and_channel_count(target: str) -> None:
     options = "--channels 3 64 72 --taps 9 --borders zeros --forms offsets".split()
     options += "--dtypes float32 bfloat16 float16".split()
     rows = compile_all("--targets", target, *options)
-    assert len(rows) == 4 * 3 * 3
+    assert len(rows) == 5 * 3 * 3
     assert not [row for row in rows if row["spills"]]
 
 
@@ -69,7 +69,7 @@ def test_half_gradients_on_hopper_have_room_and_few_conflicts() -> None:
 def test_no_size_is_compiled_in() -> None:
     code = (
         "from convflow.ops.deform import gpu_kernels as k, gpu_gradient_kernels as g\n"
-        "for kernel in (k.forward, g.taps_gradient, g.tap_boxes, g.values_gradient):\n"
+        "for kernel in (k.forward, k.tangent, g.taps_gradient, g.tap_boxes, g.values_gradient):\n"
         "    print(*[p.name for p in kernel.params if not p.is_constexpr "
         "and not p.do_not_specialize])"
     )

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from convflow.ops import deform_sample
 from convflow.ops.deform import op, reference
@@ -50,7 +51,9 @@ def test_gradcheck(device: str, border: str) -> None:
         tensor.to(device).requires_grad_()
         for tensor in draw(1, 3, 2, 2, 2, taps=2, dtype=torch.float64)
     ]
-    assert torch.autograd.gradcheck(lambda *tensors: deform_sample(*tensors, border), leaves)
+    assert torch.autograd.gradcheck(
+        lambda *tensors: deform_sample(*tensors, border), leaves, check_forward_ad=True
+    )
 
 
 @pytest.mark.parametrize("border", BORDERS)
@@ -154,6 +157,8 @@ def test_wrong_inputs_say_which_and_why(change, message: str) -> None:
 def test_opcheck(border: str) -> None:
     leaves = draw(2, 4, 5, 2, 3, grad=True)
     torch.library.opcheck(op._sample, (*leaves, border))
+    doubled = [leaf.detach() for leaf in leaves] * 2
+    torch.library.opcheck(op._sample_tangent, (*doubled, border))
     detached = [leaf.detach() for leaf in leaves]
     for wanted in ((), (True, False), (False, True)):
         inputs = (torch.randn(2, 4, 5, 2, 3), *detached, border, *wanted)
@@ -208,16 +213,44 @@ def test_jvp_agrees_with_differences_and_reverse_mode(border: str) -> None:
     assert_close_rms((grad * slope).sum(), reverse)
 
 
-def test_dual_numbers_and_reverse_transforms_take_the_reference() -> None:
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dual", [(0, 1, 2), (1,)])
+def test_dual_numbers_without_gradients_take_the_kernel(
+    dual: tuple[int, ...], dtype: torch.dtype, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs = [tensor.to(device) for tensor in draw(2, 4, 5, 2, 3)]
+    inputs[0] = inputs[0].to(dtype)
+    tangents = [torch.randn_like(inputs[place]) for place in dual]
+
+    def of(*some: Tensor) -> Tensor:
+        given = list(inputs)
+        for place, tensor in zip(dual, some, strict=True):
+            given[place] = tensor
+        return deform_sample(*given)
+
+    leaves = tuple(inputs[place] for place in dual)
+    out, slope = torch.func.jvp(of, leaves, tuple(tangents))
+    taken, tangent = [], op._sample_tangent
+    monkeypatch.setattr(op, "_sample_tangent", lambda *a: taken.append(True) or tangent(*a))
+    for grad in (False, True):
+        with forward_ad.dual_level(), torch.set_grad_enabled(grad):
+            pairs = [forward_ad.make_dual(*pair) for pair in zip(leaves, tangents, strict=True)]
+            found = forward_ad.unpack_dual(of(*pairs))
+            assert found.primal.dtype == found.tangent.dtype == dtype
+            assert_close_rms(found.primal, out)
+            assert_close_rms(found.tangent, slope)
+    assert taken == [True, True]  # nothing wants a gradient
+    leaf = leaves[0].clone().requires_grad_()
+    with forward_ad.dual_level():
+        pair = forward_ad.make_dual(leaf, tangents[0])
+        forward_ad.unpack_dual(of(pair, *leaves[1:])).tangent.sum().backward()
+    assert leaf.grad is not None  # a gradient of a tangent: by the reference
+    assert len(taken) == 2
+
+
+def test_reverse_transforms_take_the_reference() -> None:
     inputs = draw(2, 4, 5, 2, 3)
-    tangent = torch.randn_like(inputs[1])
-    _, expected = torch.func.jvp(
-        lambda offsets: deform_sample(inputs[0], offsets, inputs[2]), (inputs[1],), (tangent,)
-    )
-    with torch.autograd.forward_ad.dual_level():
-        dual = torch.autograd.forward_ad.make_dual(inputs[1], tangent)
-        out = deform_sample(inputs[0], dual, inputs[2])
-        assert_close_rms(torch.autograd.forward_ad.unpack_dual(out).tangent, expected)
     pull = torch.func.vjp(deform_sample, *inputs)[1]
     leaves = [tensor.requires_grad_() for tensor in inputs]
     truths = torch.autograd.grad(deform_sample(*leaves).sum(), leaves)

@@ -1,0 +1,260 @@
+"""MeanFlow: a network that predicts average velocities, so that one step goes from noise to data.
+
+MeanFlow: Geng et al. 2025a (arXiv 2505.13447), eq. 3-6, 10-11, 19-22 and algorithm 1. Improved
+MeanFlow: Geng et al. 2025b (arXiv 2512.02012), sections 4.1 and 4.2. They let time run from data
+to noise; here it runs from noise to data, as in all flows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from convflow.processes.contract import beside
+from convflow.processes.derivative import push_forward
+from convflow.processes.flow import FlowMatching, TimesName, shift_times
+from convflow.processes.prediction import Kind
+from convflow.settings.fields import Fraction, Momentum, NotNegative, Positive, doc
+from convflow.types import Denoiser, InputError
+
+LEAST_ERROR = 1e-3
+"""Added to the squared error of a sample before its weight is formed (Geng et al. 2025a)."""
+
+
+class SpanDraws(NamedTuple):
+    """Everything random in one training batch, one row per sample; `t` has start and end."""
+
+    noise: Float[Tensor, "B C H W"]
+    t: Float[Tensor, "B 2"]
+
+
+@dataclass(frozen=True)
+class MeanFlow(FlowMatching):
+    """The average velocity from a time s to a later one e, of the flow through x at s.
+
+        u(x, s, e) = integral of v from s to e / (e - s),        x_e = x_s + (e - s) u(x_s, s, e)
+
+    The derivative of (e - s) u along the flow, with e fixed, gives what a network can be trained
+    with, one derivative in forward mode in place of an integral:
+
+        u = v + (e - s) du/ds,           du/ds = the derivative of u along (v, 1, 0) in (x, s, e).
+
+    The right side is not differentiated by the training, and v is the velocity of the sample, as
+    in flow matching. Where e = s nothing but flow matching is left, and u(x, s, s) is the velocity.
+
+    With `guidance` w and `mixture` k the field of the averages is the guided one: v becomes
+
+        (1 - k) w v + k u(x, s, s | label) + (1 - k) (1 - w) u(x, s, s | none),
+
+    whose fixed point is u_none + w (u_label - u_none) for guidance w between both velocities. It
+    acts where there is a label.
+
+    Raises:
+        InputError: an unknown name, or a number outside its range.
+    """
+
+    kind: ClassVar[str] = "meanflow"
+    second_time: ClassVar[bool] = True
+    time_scale: ClassVar[float] = 1.0  # a larger one is a factor of the derivative's time, too
+    begins_from: ClassVar[tuple[str, ...]] = ("flow",)
+
+    times: Annotated[
+        TimesName, doc("how training times are drawn: evenly, or as the sigmoid of a normal")
+    ] = "logit-normal"
+    location: Annotated[
+        float, doc("mean of the normal behind logit-normal times; above 0 favours data")
+    ] = 0.4
+    prediction: Annotated[
+        Kind, doc("what the network predicts: the velocity, which alone has averages")
+    ] = "velocity"
+    apart: Annotated[
+        Fraction, doc("share of samples whose two times differ; published: 0.25 to 0.75")
+    ] = 0.5
+    end_location: Annotated[
+        float | None,
+        doc("mean of the normal behind the second time; none = drawn as the first, then sorted"),
+    ] = None
+    end_scale: Annotated[
+        Positive, doc("standard deviation of the normal behind the second time, with end-location")
+    ] = 1.0
+    power: Annotated[
+        NotNegative, doc("each sample's squared error is divided by its own power p; 0 = not")
+    ] = 1.0
+    tangent: Annotated[
+        Literal["sample", "own"],
+        doc("velocity along which u is differentiated: the sample's, or the network's (improved)"),
+    ] = "sample"
+    guidance: Annotated[
+        float, doc("scale of the guidance that is trained into the network; 1 = none")
+    ] = 1.0
+    mixture: Annotated[
+        Momentum, doc("share k of the network's own velocities in guided ones, below 1")
+    ] = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.prediction != "velocity":
+            raise InputError(
+                f"expected the prediction velocity with the process meanflow, got "
+                f"{self.prediction}; leave it out"
+            )
+        if not math.isfinite(self.guidance):
+            raise InputError(f"expected a finite guidance, got {self.guidance}; change it")
+
+    @property
+    def guided(self) -> bool:
+        """Whether the velocities are guided ones."""
+        return self.guidance != 1 or self.mixture > 0
+
+    def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> Any:
+        count, device = shape[0], generator.device
+        start = self.draw_times(count, generator)
+        if self.end_location is None:
+            other = self.draw_times(count, generator)
+            start, end = torch.minimum(start, other), torch.maximum(start, other)
+        else:
+            normal = torch.randn(count, generator=generator, device=device)
+            other = torch.sigmoid(self.end_location + self.end_scale * normal)
+            end = torch.maximum(start, shift_times(other, self.shift))
+        apart = torch.rand(count, generator=generator, device=device) < self.apart
+        t = torch.stack([start, torch.where(apart, end, start)], 1)
+        return SpanDraws(torch.randn(shape, generator=generator, device=device), t)
+
+    def flow_time(self, t: Float[Tensor, "B 2"]) -> Float[Tensor, " B"]:
+        """Return the first of the two times that the network is told."""
+        return t[:, 0]
+
+    def adapt(self, settings: Any) -> dict[str, Any]:
+        if settings.get("second_time") is False:
+            raise InputError(
+                "--model.second-time: expected true with the process meanflow, got false; "
+                "leave it out"
+            )
+        return {**settings, "second_time": True}
+
+    def as_prediction(self, model: Denoiser, wanted: Kind = "velocity") -> Denoiser:
+        """Return `model`, told one time twice, as a Denoiser that predicts `wanted`."""
+
+        def velocity(x: Tensor, t: Tensor, y: Any) -> Tensor:
+            return model(x, torch.stack([t, t], 1), y)
+
+        return super().as_prediction(velocity, wanted)
+
+    def loss_at(
+        self,
+        model: Denoiser,
+        data: Float[Tensor, "B C H W"],
+        labels: Int[Tensor, " B"],
+        draws: Any,
+        null: Callable[[Any], Any] | None = None,
+    ) -> Float[Tensor, " B"]:
+        """Return the loss of each sample for draws already made.
+
+        Its value is the mean squared error against the target, its gradient that of the sum of
+        squares over (sum + `LEAST_ERROR`)^p, with the divisor held fixed.
+
+        Args:
+            model: told two times.
+            data: clean.
+            labels: with those dropped that are to be.
+            draws: as `draw` returns them.
+            null: from labels to none; for guidance.
+
+        Raises:
+            InputError: a network that predicts more channels, or has no forward derivative;
+                guidance without `null`.
+        """
+        start = draws.t[:, 0]
+        x = self.mix(data, draws.noise, start)
+        velocity = self.target(data, draws.noise, start)
+        prediction = model(x, draws.t, labels)  # first: objectives beside see features of this call
+        if prediction.shape[1] != data.shape[1]:
+            raise InputError(
+                f"expected a prediction of {data.shape[1]} channels, got {prediction.shape[1]}; "
+                "flow matching has no use for a learned variance"
+            )
+        goal = self.goal(model, x, draws.t, labels, velocity, null)
+        full = prediction.to(torch.promote_types(prediction.dtype, torch.float32))
+        error = (full - goal).square().flatten(1)
+        mean, total = error.mean(1), error.sum(1)
+        weight = (total.detach() + LEAST_ERROR) ** -self.power
+        return mean.detach() + weight * (total - total.detach())
+
+    @torch.no_grad()
+    def goal(
+        self,
+        model: Denoiser,
+        x: Float[Tensor, "B C H W"],
+        t: Float[Tensor, "B 2"],
+        labels: Int[Tensor, " B"],
+        velocity: Float[Tensor, "B C H W"],
+        null: Callable[[Any], Any] | None = None,
+    ) -> Float[Tensor, "B C H W"]:
+        """Return v + (e - s) du/ds at the samples: what u(x, s, e) is to be.
+
+        Args:
+            model: told two times.
+            x: at the first time.
+            t: both times.
+            labels: with those dropped that are to be.
+            velocity: of the samples, the field of which is known on average alone.
+            null: from labels to none; for guidance.
+        """
+        own = None
+        if self.guided:
+            velocity, own = self._guide(model, x, t[:, 0], labels, velocity, null)
+        elif self.tangent == "own":
+            own = self._velocity(model, x, t[:, 0], labels)
+        along = velocity if self.tangent == "sample" or own is None else own
+        span = t[:, 1] - t[:, 0]
+        # At least one sample: processes that share a network must all ask for a derivative.
+        rows = torch.nonzero(span > 0).flatten()
+        rows = rows if len(rows) else torch.zeros(1, dtype=torch.int64, device=x.device)
+        moves = torch.tensor([1.0, 0.0], dtype=t.dtype, device=t.device).expand(len(rows), 2)
+        slope = push_forward(
+            model,
+            (x[rows], t[rows]),
+            (along[rows].to(x.dtype), moves.contiguous()),
+            tree_map(lambda part: part[rows], labels),
+        )
+        change = beside(span[rows]) * slope.to(velocity.dtype)
+        return velocity.index_add(0, rows, change.to(velocity.dtype))
+
+    def _guide(
+        self,
+        model: Denoiser,
+        x: Tensor,
+        start: Tensor,
+        labels: Tensor,
+        velocity: Tensor,
+        null: Callable[[Any], Any] | None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return guided velocities of the samples, and the network's own if it was asked."""
+        if null is None:
+            raise InputError(
+                "expected labels that can be dropped for --process.guidance, got none; leave it out"
+            )
+        none, own = null(labels), None
+        if self.mixture or self.tangent == "own":
+            twice = tree_map(lambda *parts: torch.cat(parts), labels, none)
+            both = torch.cat([x, x]), torch.cat([start, start]), twice
+            own, bare = self._velocity(model, *both).chunk(2)
+        else:
+            bare = self._velocity(model, x, start, none)
+        share = 1 - self.mixture
+        guided = share * self.guidance * velocity + share * (1 - self.guidance) * bare
+        if own is not None:
+            guided = guided + self.mixture * own
+        known = beside((labels != none).to(velocity.dtype)).bool()
+        return torch.where(known, guided, velocity), own
+
+    def _velocity(self, model: Denoiser, x: Tensor, start: Tensor, labels: Any) -> Tensor:
+        found = model(x, torch.stack([start, start], 1), labels)
+        return found.to(torch.promote_types(found.dtype, torch.float32))
