@@ -61,7 +61,8 @@ def origin_of(recipe: str, machine: dict[str, str], threads: int) -> str:
 def with_curve(source: str, function: str, curve: ReferenceCurve) -> str:
     """Return the text of a file of recipes in which `CURVES` has this curve."""
     losses = ", ".join(f"{images:_}: {loss}" for images, loss in curve.losses.items())
-    entry = f'    "{function}": ReferenceCurve(\n        {{{losses}}},\n        "{curve.origin}",\n    ),'
+    entry = f'    "{function}": ReferenceCurve(\n        {{{losses}}},\n'
+    entry += f'        "{curve.origin}",\n    ),'
     begin = re.search(r"^CURVES = \{\n(.*?)^\}\n", source, re.M | re.S)
     if begin is None:
         if "import ReferenceCurve" not in source:

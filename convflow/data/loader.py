@@ -197,11 +197,11 @@ class Images:
     def _cut(self, image: np.ndarray, size: Size, place: np.ndarray | None) -> np.ndarray:
         """A piece of an image that was kept, at `size`."""
         if self._crop is None or not self._scaled:
-            return crop(image, size, None if place is None else place[:2])
+            return crop(image, size, None if place is None else place[:2].tolist())
         if place is None:
             return resize_and_crop(image, size)
         low, high = self._crop
-        return piece(image, size, place[:2], low + (high - low) * place[2])
+        return piece(image, size, place[:2].tolist(), low + (high - low) * place[2])
 
     def _decode(self, indices: Sequence[int], size: Size) -> Iterator[list[tuple[int, _Found]]]:
         """Some images, each covering `size`, in parts made side by side."""

@@ -83,9 +83,9 @@ def understand(
     tables = choice.source in ("auto", "table")
     left = everything.symmetric_difference(files).difference(label_files if tables else ())
     captions = _captions(name, files, part.files, choice, read, listings)
-    said = (captions.note,) if captions else ()
+    told = (captions.note,) if captions else ()
     left = left.difference(silent, captions.files if captions else ())
-    notes = (*part.notes, *labels.notes, *said, *unread(left))
+    notes = (*part.notes, *labels.notes, *told, *unread(left))
     return Tree(part, labels, notes, captions and captions.say)
 
 

@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -154,7 +154,7 @@ def write_adapter_settings(network: Backbone, folder: Path, base: str) -> None:
         folder: exists.
         base: where the network without adapter lies, as a path from `folder`.
     """
-    config = network.peft_config[ADAPTER].to_dict()  # type: ignore[union-attr,operator]
+    config = cast(Any, network).peft_config[ADAPTER].to_dict()
     whole = sorted(config["modules_to_save"] or [])
     config |= {"base_model_name_or_path": base, "inference_mode": True}
     # Names in full and in one order: peft holds a set of endings.

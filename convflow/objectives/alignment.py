@@ -30,7 +30,7 @@ EncoderWeights = Annotated[str, doc("file of the weights of dinov2, ViT-S, B or 
 EncoderWidth = Annotated[
     Count | None, doc("features of the encoder at each place; none = those of a blank image")
 ]
-Block = Annotated[
+BlockChoice = Annotated[
     Natural | None,
     doc("block after which features are taken, from 0; none = at a third, of a U in its middle"),
 ]

@@ -16,7 +16,7 @@ from convflow.models.backbone import Backbone
 from convflow.nn.conv import Conv
 from convflow.objectives.alignment import (
     Alignment,
-    Block,
+    BlockChoice,
     EncoderName,
     EncoderWeights,
     EncoderWidth,
@@ -42,7 +42,7 @@ class IREPA(Alignment):
         encoder: EncoderName = "",
         encoder_weights: EncoderWeights = "",
         encoder_width: EncoderWidth = None,
-        block: Block = None,
+        block: BlockChoice = None,
         removed: Annotated[
             Fraction, doc("share of the targets' mean over places that is taken away")
         ] = 1.0,

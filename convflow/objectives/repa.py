@@ -15,7 +15,7 @@ from torch import Tensor
 from convflow.models.backbone import Backbone
 from convflow.objectives.alignment import (
     Alignment,
-    Block,
+    BlockChoice,
     EncoderName,
     EncoderWeights,
     EncoderWidth,
@@ -46,7 +46,7 @@ class REPA(Alignment):
         encoder: EncoderName = "",
         encoder_weights: EncoderWeights = "",
         encoder_width: EncoderWidth = None,
-        block: Block = None,
+        block: BlockChoice = None,
         hidden: Hidden = 2048,
     ) -> None:
         block = aligned_block(network) if block is None else block

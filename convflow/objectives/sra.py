@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from convflow.models.backbone import Backbone
-from convflow.objectives.alignment import Block, resample
+from convflow.objectives.alignment import BlockChoice, resample
 from convflow.objectives.objective import Inputs, Objective, Wants
 from convflow.objectives.repa import Hidden
 from convflow.objectives.taps import aligned_block, block_at, create_projector
@@ -38,7 +38,7 @@ class SRA(Objective):
         self,
         network: Backbone,
         process: Process,
-        block: Block = None,
+        block: BlockChoice = None,
         teacher_block: Annotated[
             Natural | None,
             doc("block of the average whose features are the target; none = at 5/7 of the depth"),

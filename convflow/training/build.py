@@ -109,21 +109,26 @@ def build_trainer(config: TrainConfig, run: Path, device: torch.device) -> tuple
         report.notes = [*report.notes, *begin_from(model, origin, source.class_names)]
     config, lines = limit_training(config, model, anew, run if begun else None)
     report.notes = [*report.notes, *lines]
+    _check_losses(config, losses, stored)
+    parallel.exchanges |= bool(losses.compares)
+    if losses.augmentation is not None:
+        report.notes = [*report.notes, describe(losses.augmentation)]
+    losses = parallel.place(losses)
+    return Trainer(config, losses, process, codec, images, run, order, parallel), report
+
+
+def _check_losses(config: TrainConfig, losses: Losses, stored: bool) -> None:
+    """Raise InputError where objectives want what these settings or images do not give."""
     if losses.compares and config.micro_batch is not None:
         raise InputError(
             f"--micro-batch: expected none with the objective {losses.compares[0]}, which compares "
             f"all images of a batch, got {config.micro_batch}; leave one of them out"
         )
-    parallel.exchanges |= bool(losses.compares)
     if stored and losses.wants_pixels:
         raise InputError(
             f"expected images for objectives that see pixels, got the store {config.data.path}; "
             "give --data the images themselves"
         )
-    if losses.augmentation is not None:
-        report.notes = [*report.notes, describe(losses.augmentation)]
-    losses = parallel.place(losses)
-    return Trainer(config, losses, process, codec, images, run, order, parallel), report
 
 
 def open_process(config: TrainConfig) -> Process:
