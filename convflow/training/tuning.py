@@ -48,7 +48,7 @@ def check_tuning(config: TrainConfig, parallel: Single, origin: Backbone | None)
     """
     if config.freeze and parallel.sharded:
         raise InputError(
-            "--parallel: expected auto or ddp with --freeze, got fsdp, with which frozen parameters "
+            "--parallel: expected auto or ddp with --freeze, got fsdp, where frozen parameters "
             "have not been tried; choose --parallel ddp"
         )
     if not config.lora.rank:
