@@ -47,6 +47,11 @@ def check_tuning(config: TrainConfig, parallel: Single, origin: Backbone | None)
         parallel: what the processes share.
         origin: the trained network, where a new run begins from one.
     """
+    if config.freeze and parallel.sharded:
+        raise InputError(
+            "--parallel: expected auto or ddp with --freeze, got fsdp, where frozen parameters "
+            "have not been tried; choose --parallel ddp"
+        )
     if not config.lora.rank:
         return
     if not config.init:

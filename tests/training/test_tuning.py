@@ -11,11 +11,12 @@ from convflow.bundle.folder import find_weights
 from convflow.cli.main import main
 from convflow.models.adapter import base_tensors
 from convflow.models.zoo import load_model
+from convflow.parallel.single import Single
 from convflow.pipeline import Pipeline
 from convflow.recipes import create_config
 from convflow.training import checkpoint, launch
 from convflow.training.overrides import override
-from convflow.training.tuning import BASE
+from convflow.training.tuning import BASE, check_tuning
 from convflow.types import InputError
 from tests.tolerance import assert_close_rms
 
@@ -180,6 +181,20 @@ def test_new_classes_train_their_table_whole(tiny, trainer_of, tmp_path, plain):
 
 def _inputs(network):
     return torch.zeros(1, network.in_channels, 8, 8), torch.zeros(1), torch.tensor([0])
+
+
+class Sharing(Single):
+    """An engine whose processes hold shares of a network."""
+
+    sharded = True
+
+
+def test_a_shared_network_takes_no_adapters():
+    engine = Sharing(torch.device("cpu"))
+    with pytest.raises(InputError, match=r"expected auto or ddp with --lora\.rank, got fsdp"):
+        check_tuning(settings("--init x --lora.rank 2"), engine, None)
+    with pytest.raises(InputError, match="expected auto or ddp with --freeze, got fsdp"):
+        check_tuning(settings("--freeze embed*"), engine, None)
 
 
 @pytest.mark.parametrize(
