@@ -7,7 +7,6 @@ to noise; here it runs from noise to data, as in all flows.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
@@ -105,8 +104,6 @@ class MeanFlow(FlowMatching):
                 f"expected the prediction velocity with the process meanflow, got "
                 f"{self.prediction}; leave it out"
             )
-        if not math.isfinite(self.guidance):
-            raise InputError(f"expected a finite guidance, got {self.guidance}; change it")
 
     @property
     def guided(self) -> bool:

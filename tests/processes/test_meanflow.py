@@ -170,7 +170,7 @@ def test_where_times_are_equal_it_is_flow_matching():
 def test_bad_settings_are_refused():
     for settings, message in (
         ({"prediction": "noise"}, "prediction velocity"),
-        ({"guidance": math.inf}, "finite guidance"),
+        ({"guidance": math.inf}, "guidance: expected a finite number"),
         ({"mixture": 1.0}, "mixture"),
         ({"apart": 1.5}, "apart"),
         ({"tangent": "other"}, "tangent"),
