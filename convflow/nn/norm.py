@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from convflow.nn.linear import Linear
-from convflow.ops.norm import fits, modulated_rms
+from convflow.ops.norm import fits, normed
 from convflow.types import check_name
 
 NormName = Literal["rms", "layer"]
@@ -68,11 +68,16 @@ def modulated_norm(
     shift: Float[Tensor, "B D"],
     scale: Float[Tensor, "B D"],
 ) -> Float[Tensor, "B *N D"]:
-    """Return `modulate(norm(x), shift, scale)`, in one pass over memory for a plain `RMSNorm`."""
+    """Return `modulate(norm(x), shift, scale)`, in one pass over memory for a norm that is plain.
+
+    Plain are an `RMSNorm`, and a layer norm that learns nothing, without hooks.
+    """
+    layer = type(norm) is nn.LayerNorm and norm.weight is None and len(norm.normalized_shape) == 1
     hooked = norm._forward_hooks or norm._forward_pre_hooks
-    if type(norm) is not RMSNorm or hooked or not fits(x):
+    if not (layer or type(norm) is RMSNorm) or hooked or not fits(x):
         return modulate(norm(x), shift, scale)
-    return modulated_rms(x, norm.weight, shift, scale, norm.eps)
+    factor = 1 + scale.float()
+    return normed(x, factor if layer else norm.weight.float() * factor, shift, norm.eps, layer)
 
 
 def gated(

@@ -5,8 +5,6 @@ oneDNN's, which torch calls, are slow for kernels of 5x5 and more; its forward p
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -26,7 +24,7 @@ def depthwise_conv_backward(
     fits = weight.dtype == torch.float32 and side >= LEAST_SIDE and x.numel()
     if not fits or find_numba()[0] is None:
         return reference.depthwise_conv_backward(grad, x, weight, want_x, want_weight)
-    from convflow.ops.depthwise.cpu_kernels import LANES, backward_kernel
+    from convflow.ops.depthwise.cpu_kernels import LANES, backward_kernel, backward_scratch
 
     flat = F.pad(weight.flip(2, 3).flatten(1), (0, 0, 0, -channels % LANES))
     packed = flat.unflatten(0, (-1, LANES)).transpose(1, 2).contiguous()
@@ -34,8 +32,13 @@ def depthwise_conv_backward(
     of_weight = torch.empty(x.shape[0] if want_weight else 0, *packed.shape)
     of_bias = torch.empty(len(of_weight), len(packed) * LANES)
     given = grad.float(), x.float(), packed, grad_x, of_weight, of_bias
-    kernel = backward_kernel(side)
-    share(partial(kernel, *(one.detach().numpy() for one in given)), x.shape[0] * len(packed))
+    arrays = [one.detach().numpy() for one in given]
+    share(
+        backward_kernel(side),
+        arrays,
+        x.shape[0] * len(packed),
+        lambda workers: backward_scratch(workers, *x.shape[1:3], side),
+    )
     grad_x = grad_x.to(x.dtype) if want_x else x.new_empty(0)
     if not want_weight:
         return grad_x, weight.new_empty(0), weight.new_empty(0)
