@@ -72,12 +72,15 @@ def modulated_norm(
 
     Plain are an `RMSNorm`, and a layer norm that learns nothing, without hooks.
     """
-    layer = type(norm) is nn.LayerNorm and norm.weight is None and len(norm.normalized_shape) == 1
     hooked = norm._forward_hooks or norm._forward_pre_hooks
-    if not (layer or type(norm) is RMSNorm) or hooked or not fits(x):
+    if hooked or not fits(x, shift, scale):
         return modulate(norm(x), shift, scale)
     factor = 1 + scale.float()
-    return normed(x, factor if layer else norm.weight.float() * factor, shift, norm.eps, layer)
+    if isinstance(norm, RMSNorm) and type(norm) is RMSNorm:
+        return normed(x, norm.weight.float() * factor, shift, norm.eps, centred=False)
+    if isinstance(norm, nn.LayerNorm) and type(norm) is nn.LayerNorm and norm.weight is None:
+        return normed(x, factor, shift, norm.eps, centred=True)
+    return modulate(norm(x), shift, scale)
 
 
 def gated(

@@ -22,8 +22,13 @@ MIN_NUMBERS = 2**16
 """Numbers from which on a kernel is worth its call."""
 
 
-def fits(x: Tensor) -> bool:
-    """Return whether `normed` serves features: large, float32, on a CPU, not traced."""
+def fits(x: Tensor, *vectors: Tensor) -> bool:
+    """Return whether `normed` serves features: large, float32, on a CPU, not traced.
+
+    Args:
+        x: the features.
+        vectors: what they are multiplied by and added to.
+    """
     return (
         type(x) is Tensor  # not one without numbers
         and x.device.type == "cpu"
@@ -34,7 +39,7 @@ def fits(x: Tensor) -> bool:
         and not torch.compiler.is_compiling()
         and not torch.compiler.is_exporting()
         and find_numba()[0] is not None
-        and not is_transformed(x)
+        and not is_transformed(x, *vectors)
     )
 
 

@@ -21,7 +21,7 @@ PIECE_ROWS = 32
 
 
 @functools.cache
-def forward_kernel(centred: bool) -> Callable[..., None]:
+def forward_kernel(centred: bool) -> Callable[..., int]:
     """Kernel(x, factor, shift, eps, out, worker, start, stop).
 
     It fills `out` (B, N, D) for some pieces, counted over samples, then `PIECE_ROWS` vectors each,
@@ -43,7 +43,7 @@ def forward_kernel(centred: bool) -> Callable[..., None]:
 
 
 @functools.cache
-def backward_kernel(centred: bool) -> Callable[..., None]:
+def backward_kernel(centred: bool) -> Callable[..., int]:
     """Kernel(grad, x, factor, eps, grad_x, grad_factor, grad_shift, worker, start, stop).
 
     It fills the gradients for some pieces, see `forward_kernel`: `grad_x` (B, N, D), and the sums

@@ -28,7 +28,7 @@ FLOAT, HALF = ir.FloatType(), ir.IntType(16)
 INT, LONG = ir.IntType(32), ir.IntType(64)
 
 
-def compiled(function: Callable[..., Any], *closed_over: int) -> Callable[..., Any]:
+def compiled(function: Callable[..., Any], *closed_over: int) -> Callable[..., int]:
     """Return a kernel that shares its pieces of work among threads, see `threads.share`.
 
     Args:
@@ -66,7 +66,7 @@ def pitch(channels: int) -> int:
 
 
 def blank(workers: int, size: int) -> np.ndarray:
-    """Zeros for each thread, a row of `size` or a few more that begins with a line of the caches."""
+    """Zeros, a row of `size` or a few more for each thread; it begins with a line of the caches."""
     size = -(-size // LANES) * LANES
     found = np.zeros(workers * size + LANES, np.float32)
     skipped = -(found.__array_interface__["data"][0] // 4) % LANES

@@ -27,7 +27,7 @@ from convflow.ops import vectors as v
 
 
 @functools.cache
-def forward_kernel(channels: int, num_taps: int) -> Callable[..., None]:
+def forward_kernel(channels: int, num_taps: int) -> Callable[..., int]:
     """Kernel(values, offsets, weights, out, truncate, rows, places, shares, worker, start, stop)
     for so many channels and taps.
 
@@ -60,7 +60,7 @@ def forward_kernel(channels: int, num_taps: int) -> Callable[..., None]:
 
 
 @functools.cache
-def backward_kernel(channels: int, num_taps: int) -> Callable[..., None]:
+def backward_kernel(channels: int, num_taps: int) -> Callable[..., int]:
     """Kernel(grad, values, offsets, weights, grad_values, grad_offsets, grad_weights, truncate,
     rows, places, shares, sums, dots, worker, start, stop) for so many channels and taps.
 

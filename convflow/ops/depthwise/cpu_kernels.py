@@ -26,7 +26,7 @@ TILE = 8
 
 
 @functools.cache
-def backward_kernel(side: int) -> Callable[..., None]:
+def backward_kernel(side: int) -> Callable[..., int]:
     """Kernel(grad, x, weight, grad_x, grad_weight, grad_bias, *scratch, worker, start, stop) for
     a side.
 
