@@ -59,9 +59,9 @@ The largest found in the S sizes on a CPU: 1.4e-6 between layouts; in bfloat16 8
 
 NOTE = """\
 Networks of 1000 classes on 8x latents of random numbers, with random weights; the shape is batch x
-height x width in pixels. "forward" is one evaluation without gradients, in bfloat16 with weights that are
-cast already, as in sampling; "training" is one
-evaluation, its mean square, and all gradients, without optimizer. "ratio" is the rival's time over
+height x width in pixels. "forward" is one evaluation without gradients, in bfloat16 with weights
+that are cast already, as in sampling; "training" is one evaluation, its mean square, and all
+gradients, without optimizer. "ratio" is the rival's time over
 that of the network as it stands ("eager"), the median over rounds in which the rivals take turns:
 above 1 the rival is slower. "floor" is the time of nothing but the network's matrix products,
 convolutions and attentions, the same calls on random tensors of the same shapes and strides (inputs

@@ -18,7 +18,7 @@ from numba.extending import intrinsic
 
 INT, LONG = ir.IntType(32), ir.IntType(64)
 BYTES = ir.IntType(8).as_pointer()
-NEXT, STOP, SIZE, FAILED, WORKERS, FIRST = range(6)
+AT_NEXT, AT_END, AT_SIZE, AT_FAILED, AT_WORKERS, AT_GIVEN = range(6)
 """Places in what threads share: next piece, end, pieces at once, an error, threads so far, rest."""
 
 
@@ -47,7 +47,7 @@ def forking(kernel: Any) -> Any:
             context.active_code_library.add_linking_library(compiled.library)
             address, count, *numbers, packed = values
             parts = cgutils.unpack_tuple(b, packed, len(given))
-            shared = ir.LiteralStructType([LONG] * FIRST + [part.type for part in parts])
+            shared = ir.LiteralStructType([LONG] * AT_GIVEN + [part.type for part in parts])
             data = cgutils.alloca_once(b, shared)
             size, first, last = numbers
             zero = ir.Constant(LONG, 0)
@@ -67,7 +67,7 @@ def forking(kernel: Any) -> Any:
                 with there:
                     openmp = b.inttoptr(address, kind.as_pointer())
                     b.call(openmp, [work, given_data, b.trunc(count, INT), ir.Constant(INT, 0)])
-            return b.load(cgutils.gep_inbounds(b, data, 0, FAILED))
+            return b.load(cgutils.gep_inbounds(b, data, 0, AT_FAILED))
 
         return types.int64(parallel, threads, size, start, stop, given), write
 
@@ -84,19 +84,19 @@ def _write_work(b: ir.IRBuilder, shared: ir.Type, run: Callable[..., Any]) -> ir
     inner = ir.IRBuilder(entry)
     data = inner.bitcast(work.args[0], shared.as_pointer())
     places = [cgutils.gep_inbounds(inner, data, 0, i) for i in range(len(shared.elements))]
-    stop, size = inner.load(places[STOP]), inner.load(places[SIZE])
-    given = [inner.load(place) for place in places[FIRST:]]
-    worker = inner.atomic_rmw("add", places[WORKERS], ir.Constant(LONG, 1), "monotonic")
+    stop, size = inner.load(places[AT_END]), inner.load(places[AT_SIZE])
+    given = [inner.load(place) for place in places[AT_GIVEN:]]
+    worker = inner.atomic_rmw("add", places[AT_WORKERS], ir.Constant(LONG, 1), "monotonic")
     inner.branch(ask)
     inner.position_at_end(ask)
-    start = inner.atomic_rmw("add", places[NEXT], size, "monotonic")
+    start = inner.atomic_rmw("add", places[AT_NEXT], size, "monotonic")
     inner.cbranch(inner.icmp_signed("<", start, stop), do, end)
     inner.position_at_end(do)
     past = inner.add(start, size)
     last = inner.select(inner.icmp_signed("<", past, stop), past, stop)
     failed = run(inner, *given, worker, start, last)
     with inner.if_then(failed, likely=False):
-        inner.atomic_rmw("or", places[FAILED], ir.Constant(LONG, 1), "monotonic")
+        inner.atomic_rmw("or", places[AT_FAILED], ir.Constant(LONG, 1), "monotonic")
     inner.branch(ask)
     inner.position_at_end(end)
     inner.ret_void()

@@ -19,13 +19,14 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
+from convflow.ops.fork import INT as INT
+from convflow.ops.fork import LONG as LONG
 from convflow.ops.fork import forking
 
 LANES = 16
 """Numbers of float32 in 64 bytes: a line of the caches, and the widest vectors there are."""
 COMPILATION: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
 FLOAT, HALF = ir.FloatType(), ir.IntType(16)
-INT, LONG = ir.IntType(32), ir.IntType(64)
 
 
 def compiled(function: Callable[..., Any], *closed_over: int) -> Callable[..., int]:
