@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from convflow.models.backbone import LevelBackbone
 from convflow.nn.conv import Conv, ConvHead, ConvStem, ResponseNorm
 from convflow.nn.dense import create_linear
-from convflow.nn.norm import Condition, Modulation, gated, modulated_norm
+from convflow.nn.norm import Condition, Modulation, gated, modulate
 from convflow.nn.resample import Hourglass, LevelConditions, LevelVectors
 from convflow.settings.fields import Classes, Depths, Width
 
@@ -45,7 +45,7 @@ class FCDMBlock(nn.Module):
     def forward(self, x: Float[Tensor, "B H W D"], c: Condition) -> Float[Tensor, "B H W D"]:
         """Return the refined features under condition `c`."""
         shift, scale, gate = self.modulation(c)
-        mixed = modulated_norm(self.norm, self.depthwise(x), shift, scale)
+        mixed = modulate(self.norm(self.depthwise(x)), shift, scale)
         return gated(x, gate, self.mlp(mixed))
 
 

@@ -26,6 +26,9 @@ from convflow.ops.fork import forking
 LANES = 16
 """Numbers of float32 in 64 bytes: a line of the caches, and the widest vectors there are."""
 COMPILATION: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+NO_CFUNC: dict[str, Any] = {"no_cfunc_wrapper": True}
+ALONE: dict[str, Any] = {"no_cpython_wrapper": True, **NO_CFUNC}
+"""What numba need not write for kernels, which takes time."""
 FLOAT, HALF = ir.FloatType(), ir.IntType(16)
 
 
@@ -42,7 +45,7 @@ def compiled(function: Callable[..., Any], *closed_over: int) -> Callable[..., i
         kernel(parallel, threads, size, start, stop, *given) -> whether a piece raised an error.
         Where `parallel`, the address of `GOMP_parallel`, is 0, the caller does all pieces.
     """
-    alone = numba.njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **COMPILATION)(function)
+    alone = numba.njit(**ALONE, **COMPILATION)(function)
     known = {"fork": forking(alone), "__name__": __name__}
     run = FunctionType(_run.__code__, known, function.__name__)
     sources = Path(__file__), Path(__file__).with_name("fork.py"), Path(inspect.getfile(function))
@@ -50,9 +53,9 @@ def compiled(function: Callable[..., Any], *closed_over: int) -> Callable[..., i
     # Two programs that write the cache at once can swap the kernels that share an index there.
     run.__qualname__ = "_".join((function.__name__, *map(str, closed_over), f"{revision:08x}"))
     try:
-        return numba.njit(cache=True, no_cfunc_wrapper=True, **COMPILATION)(run)
+        return numba.njit(cache=True, **NO_CFUNC, **COMPILATION)(run)
     except RuntimeError:  # numba finds no folder that it may write its cache to
-        return numba.njit(no_cfunc_wrapper=True, **COMPILATION)(run)
+        return numba.njit(**NO_CFUNC, **COMPILATION)(run)
 
 
 def _run(parallel, threads, size, start, stop, *given):

@@ -5,6 +5,8 @@ oneDNN's, which torch calls, are slow for kernels of 5x5 and more; its forward p
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -33,12 +35,9 @@ def depthwise_conv_backward(
     of_bias = torch.empty(len(of_weight), len(packed) * LANES)
     given = grad.float(), x.float(), packed, grad_x, of_weight, of_bias
     arrays = [one.detach().numpy() for one in given]
-    share(
-        backward_kernel(side),
-        arrays,
-        x.shape[0] * len(packed),
-        lambda workers: backward_scratch(workers, *x.shape[1:3], side),
-    )
+    batch, height, width, _ = x.shape
+    scratch = partial(backward_scratch, height=height, width=width, side=side)
+    share(backward_kernel(side), arrays, batch * len(packed), scratch)
     grad_x = grad_x.to(x.dtype) if want_x else x.new_empty(0)
     if not want_weight:
         return grad_x, weight.new_empty(0), weight.new_empty(0)
