@@ -19,6 +19,7 @@ from convflow.distributed import free_memory
 from convflow.models.backbone import Backbone, check_size
 from convflow.models.blocks import compile_blocks
 from convflow.models.cost import measure_cost
+from convflow.models.half import cast_weights
 from convflow.models.memory import MemoryEstimate
 from convflow.models.zoo import SIZES, create_model
 from convflow.types import Size, check_name
@@ -58,8 +59,9 @@ The largest found in the S sizes on a CPU: 1.4e-6 between layouts; in bfloat16 8
 
 NOTE = """\
 Networks of 1000 classes on 8x latents of random numbers, with random weights; the shape is batch x
-height x width in pixels. "forward" is one evaluation without gradients; "training" is one
-evaluation, its mean square, and all gradients, without optimizer. "ratio" is the rival's time over
+height x width in pixels. "forward" is one evaluation without gradients, in bfloat16 with weights
+that are cast already, as in sampling; "training" is one evaluation, its mean square, and all
+gradients, without optimizer. "ratio" is the rival's time over
 that of the network as it stands ("eager"), the median over rounds in which the rivals take turns:
 above 1 the rival is slower. "floor" is the time of nothing but the network's matrix products,
 convolutions and attentions, the same calls on random tensors of the same shapes and strides (inputs
@@ -209,7 +211,13 @@ def random_batch(shape: BatchShape, device: torch.device) -> tuple[Tensor, Tenso
 def call(
     model: nn.Module, layout: torch.memory_format, shape: BatchShape, mode: str, setting: Setting
 ) -> Call:
-    """Return one forward pass, or one with all gradients, to be called again and again."""
+    """Return one forward pass, or one with all gradients, to be called again and again.
+
+    As sampling does, a forward pass in bfloat16 has its weights cast before it, if not compiled.
+    """
+    if mode == MODEL_MODES[0] and setting.dtype == torch.bfloat16 and isinstance(model, Backbone):
+        plain = not any(part._compiled_call_impl for part in model.modules())
+        model = cast_weights(model) if plain else model
     x, t, y = random_batch(shape, setting.device)
     x = x.contiguous(memory_format=layout)
 

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from convflow.nn.linear import Linear
-from convflow.ops.norm import fits, modulated_rms
+from convflow.ops.norm import fits, normed
 from convflow.types import check_name
 
 NormName = Literal["rms", "layer"]
@@ -68,11 +68,19 @@ def modulated_norm(
     shift: Float[Tensor, "B D"],
     scale: Float[Tensor, "B D"],
 ) -> Float[Tensor, "B *N D"]:
-    """Return `modulate(norm(x), shift, scale)`, in one pass over memory for a plain `RMSNorm`."""
+    """Return `modulate(norm(x), shift, scale)`, in one pass over memory for a norm that is plain.
+
+    Plain are an `RMSNorm`, and a layer norm that learns nothing, without hooks.
+    """
     hooked = norm._forward_hooks or norm._forward_pre_hooks
-    if type(norm) is not RMSNorm or hooked or not fits(x, shift, scale):
+    if hooked or not fits(x, shift, scale):
         return modulate(norm(x), shift, scale)
-    return modulated_rms(x, norm.weight, shift, scale, norm.eps)
+    factor = 1 + scale.float()
+    if isinstance(norm, RMSNorm) and type(norm) is RMSNorm:
+        return normed(x, norm.weight.float() * factor, shift, norm.eps, centred=False)
+    if isinstance(norm, nn.LayerNorm) and type(norm) is nn.LayerNorm and norm.weight is None:
+        return normed(x, factor, shift, norm.eps, centred=True)
+    return modulate(norm(x), shift, scale)
 
 
 def gated(

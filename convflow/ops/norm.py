@@ -1,11 +1,11 @@
-"""Root mean square norm and modulation in one pass over memory on a CPU, forward and backward.
+"""Norm and modulation in one pass over memory on a CPU, forward and backward.
 
-Zhang & Sennrich 2019, eq. 4. Its plain twin is `modulate` of an `RMSNorm` in `convflow.nn.norm`.
+Layer norm: Ba et al. 2016, eq. 4. Root mean square norm: Zhang & Sennrich 2019, eq. 4. The plain
+twin is `modulate` of a norm in `convflow.nn.norm`.
 """
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,14 +18,17 @@ from convflow.ops.threads import find_numba, share
 
 LINE = 16
 """Numbers in a line of the caches, which must divide the channels."""
-MIN_NUMBERS = 2**17
+MIN_NUMBERS = 2**16
 """Numbers from which on a kernel is worth its call."""
 
 
 def fits(x: Tensor, *vectors: Tensor) -> bool:
-    """Return whether `modulated_rms` serves features: large, float32, on a CPU, not traced.
+    """Return whether `normed` serves features: large, float32, on a CPU, not traced.
 
-    Nor may the vectors beside them have tangents of forward mode, which a kernel would lose.
+    Args:
+        x: the features.
+        vectors: what they are multiplied by and added to. Nor may they have tangents of forward
+            mode, which a kernel would lose.
     """
     return (
         type(x) is Tensor  # not one without numbers
@@ -41,43 +44,43 @@ def fits(x: Tensor, *vectors: Tensor) -> bool:
     )
 
 
-def modulated_rms(
+def normed(
     x: Float[Tensor, "B *N D"],
-    weight: Float[Tensor, " D"],
+    factor: Float[Tensor, "B D"],
     shift: Float[Tensor, "B D"],
-    scale: Float[Tensor, "B D"],
     eps: float,
+    centred: bool,
 ) -> Float[Tensor, "B *N D"]:
-    """Return `x / root(mean of x^2 + eps) * weight * (1 + scale) + shift`.
+    """Return `x / root(mean of x^2 + eps) * factor + shift`.
 
     Args:
         x: features for which `fits` is true.
-        weight: of the norm, for each channel.
+        factor: of each sample's vectors, after the norm.
         shift: added to each sample's vectors.
-        scale: of each sample's vectors, less one.
         eps: added to the mean of squares.
+        centred: take its mean from each vector first, as a layer norm does.
 
     Returns:
-        The features, contiguous, in float32. They differentiate once.
+        The features, contiguous, in float32, or in bfloat16 where autocast would round them to it
+        at the next product. They differentiate once.
     """
-    factor = weight.float() * (1 + scale.float())
-    out: Tensor = _ModulatedRMS.apply(x, factor, shift.float(), eps)
+    out: Tensor = _Normed.apply(x, factor.float(), shift.float(), eps, centred)
     return out
 
 
-class _ModulatedRMS(torch.autograd.Function):
+class _Normed(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, factor: Tensor, shift: Tensor, eps: float) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, factor: Tensor, shift: Tensor, eps: float, centred: bool
+    ) -> Tensor:
         from convflow.ops.norm_kernels import PIECE_ROWS, forward_kernel
 
         ctx.save_for_backward(x, factor)
-        ctx.eps, rows = np.float32(eps), x.flatten(1, -2)
+        ctx.eps, ctx.centred, rows = np.float32(eps), centred, x.flatten(1, -2)
         ctx.count = len(x) * -(-rows.shape[1] // PIECE_ROWS)
-        out = torch.empty(rows.shape)
-        share(
-            partial(forward_kernel(), *_arrays(rows, factor, shift), ctx.eps, out.numpy()),
-            ctx.count,
-        )
+        out = torch.empty(rows.shape, dtype=_dtype_of_products())
+        given = *_arrays(rows, factor, shift), ctx.eps, *_arrays(out)
+        share(forward_kernel(centred), given, ctx.count)
         return out.view(x.shape)
 
     @staticmethod
@@ -88,10 +91,17 @@ class _ModulatedRMS(torch.autograd.Function):
         x, factor = ctx.saved_tensors
         given = _arrays(grad.flatten(1, -2), x.flatten(1, -2), factor)
         grad_x, sums = torch.empty(given[1].shape), torch.empty(2, ctx.count, x.shape[-1])
-        kernel = partial(backward_kernel(), *given, ctx.eps, grad_x.numpy(), *_arrays(*sums))
-        share(kernel, ctx.count)
-        return grad_x.view(x.shape), *sums.unflatten(1, (len(x), -1)).sum(2), None
+        found = grad_x.numpy(), *_arrays(*sums)
+        share(backward_kernel(ctx.centred), (*given, ctx.eps, *found), ctx.count)
+        return grad_x.view(x.shape), *sums.unflatten(1, (len(x), -1)).sum(2), None, None
+
+
+def _dtype_of_products() -> torch.dtype:
+    half = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
+    return torch.bfloat16 if half else torch.float32
 
 
 def _arrays(*tensors: Tensor) -> list[Any]:
-    return [tensor.detach().contiguous().numpy() for tensor in tensors]
+    """Return tensors as kernels take them: bfloat16 as whole numbers of 16 bits."""
+    flat = [tensor.detach().contiguous() for tensor in tensors]
+    return [(t.view(torch.int16) if t.dtype == torch.bfloat16 else t).numpy() for t in flat]

@@ -1,4 +1,4 @@
-"""Root mean square norm, scale and shift in one pass over memory, as numba kernels.
+"""Norm, scale and shift in one pass over memory, as numba kernels.
 
 Only `norm.py` imports this file, because importing it imports numba.
 """
@@ -21,98 +21,102 @@ PIECE_ROWS = 32
 
 
 @functools.cache
-def forward_kernel() -> Callable[..., None]:
-    """Kernel(x, factor, shift, eps, out, start, stop).
+def forward_kernel(centred: bool) -> Callable[..., int]:
+    """Kernel(x, factor, shift, eps, out, worker, start, stop).
 
     It fills `out` (B, N, D) for some pieces, counted over samples, then `PIECE_ROWS` vectors each,
-    with `x / root(mean of x^2 + eps) * factor + shift`. `factor` and `shift` are (B, D), and
-    `LANES` divides D. All are contiguous float32.
+    with `x / root(mean of x^2 + eps) * factor + shift`, where `centred` of x less its mean.
+    `factor` and `shift` are (B, D), and `LANES` divides D. All are contiguous float32; `out` may be
+    the bits of bfloat16.
     """
+    CENTRED = int(centred)
 
-    def forward(x, factor, shift, eps, out, start, stop):
+    def forward(x, factor, shift, eps, out, worker, start, stop):
         _, N, D = x.shape
         groups = -(-N // PIECE_ROWS)
         for piece in range(start, stop):
             sample, first = piece // groups, piece % groups * PIECE_ROWS
             for n in range(first, min(first + PIECE_ROWS, N)):
-                _norm(x, (sample * N + n) * D, factor, shift, sample * D, eps, out, D)
+                _norm(x, (sample * N + n) * D, factor, shift, sample * D, eps, out, D, CENTRED)
 
-    return v.compiled(forward)
+    return v.compiled(forward, CENTRED)
 
 
 @functools.cache
-def backward_kernel() -> Callable[..., None]:
-    """Kernel(grad, x, factor, eps, grad_x, grad_factor, grad_shift, start, stop).
+def backward_kernel(centred: bool) -> Callable[..., int]:
+    """Kernel(grad, x, factor, eps, grad_x, grad_factor, grad_shift, worker, start, stop).
 
     It fills the gradients for some pieces, see `forward_kernel`: `grad_x` (B, N, D), and the sums
-    of the other two over each piece's vectors, (pieces, D).
+    of the other two over each piece's vectors, (pieces, D). `grad` may be the bits of bfloat16.
     """
+    CENTRED = int(centred)
 
-    def backward(grad, x, factor, eps, grad_x, grad_factor, grad_shift, start, stop):
+    def backward(grad, x, factor, eps, grad_x, grad_factor, grad_shift, worker, start, stop):
         _, N, D = x.shape
         groups = -(-N // PIECE_ROWS)
         for piece in range(start, stop):
             sample, first = piece // groups, piece % groups * PIECE_ROWS
-            grad_factor[piece] = 0
-            grad_shift[piece] = 0
+            v.clear(grad_factor, piece * D, D)
+            v.clear(grad_shift, piece * D, D)
             for n in range(first, min(first + PIECE_ROWS, N)):
                 at = (sample * N + n) * D
                 _slope(
                     grad, x, at, factor, sample * D, eps, grad_x, grad_factor, grad_shift,
-                    piece * D, D,
+                    piece * D, D, CENTRED,
                 )  # fmt: skip
 
-    return v.compiled(backward)
+    return v.compiled(backward, CENTRED)
 
 
 @v.inlined
-def _norm(b, x, at, factor, shift, sample, eps, out, D):
+def _norm(b, x, at, factor, shift, sample, eps, out, D, CENTRED):
     """Norm, scale and shift one vector."""
-    scale = _scale(b, x, at, eps, D)
+    normed = _normed(b, x, at, eps, D, CENTRED)[0]
 
     def body(place: Any) -> None:
-        normed = b.fmul(_at(b, x, at, place), scale)
         own = _at(b, factor, sample, place), _at(b, shift, sample, place)
-        v.store(b, v.fma(b, normed, *own), out, b.add(at, place))
+        v.store(b, v.fma(b, normed(place), *own), out, b.add(at, place))
 
     _over(b, D, body)
 
 
 @v.inlined
-def _slope(b, grad, x, at, factor, sample, eps, grad_x, grad_factor, grad_shift, sums, D):
+def _slope(b, grad, x, at, factor, sample, eps, grad_x, grad_factor, grad_shift, sums, D, CENTRED):
     """Gradients of one vector; those of factor and shift are added."""
-    scale = _scale(b, x, at, eps, D)
+    normed, scale = _normed(b, x, at, eps, D, CENTRED)
 
-    def terms(place: Any) -> tuple[Any, Any, Any]:
-        slope, normed = _at(b, grad, at, place), b.fmul(_at(b, x, at, place), scale)
-        return slope, normed, b.fmul(slope, _at(b, factor, sample, place))
+    def inner(place: Any) -> Any:
+        return b.fmul(_at(b, grad, at, place), _at(b, factor, sample, place))
 
-    def part(place: Any) -> Any:
-        _, normed, inner = terms(place)
-        return b.fmul(inner, normed)
-
-    along = _mean(b, D, part)
+    along = _mean(b, D, lambda place: b.fmul(inner(place), normed(place)))
+    level = _mean(b, D, inner) if CENTRED else v.constant(0.0, LANES)
 
     def body(place: Any) -> None:
-        slope, normed, inner = terms(place)
-        for one, target in ((b.fmul(slope, normed), grad_factor), (slope, grad_shift)):
-            v.store(b, b.fadd(_at(b, target, sums, place), one), target, b.add(sums, place))
-        across = b.fsub(inner, b.fmul(normed, along))
+        slope, one = _at(b, grad, at, place), normed(place)
+        for part, target in ((b.fmul(slope, one), grad_factor), (slope, grad_shift)):
+            v.store(b, b.fadd(_at(b, target, sums, place), part), target, b.add(sums, place))
+        across = b.fsub(b.fsub(inner(place), level), b.fmul(one, along))
         v.store(b, b.fmul(across, scale), grad_x, b.add(at, place))
 
     _over(b, D, body)
 
 
-def _scale(b, x, at, eps, D):
-    """One over the root mean square of a vector, in all lanes."""
+def _normed(b, x, at, eps, D, CENTRED):
+    """From a place to the normed numbers of a vector there; and what they are multiplied by."""
+    middle = _mean(b, D, lambda place: _at(b, x, at, place)) if CENTRED else None
+
+    def value(place: Any) -> Any:
+        one = _at(b, x, at, place)
+        return one if middle is None else b.fsub(one, middle)
 
     def square(place: Any) -> Any:
-        one = _at(b, x, at, place)
+        one = value(place)
         return b.fmul(one, one)
 
     variance = b.fadd(_mean(b, D, square), v.spread(b, eps, LANES))
     root = v.call(b, f"llvm.sqrt.v{LANES}f32", variance.type, variance)
-    return b.fdiv(v.constant(1.0, LANES), root)
+    scale = b.fdiv(v.constant(1.0, LANES), root)
+    return lambda place: b.fmul(value(place), scale), scale
 
 
 def _mean(b, D, part):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -13,8 +13,9 @@ from typing import Any
 
 import torch
 
-Task = Callable[[int, int], object]
-"""Does the pieces of work from a number up to another; the order does not matter."""
+Kernel = Callable[..., int]
+"""See `vectors.compiled`."""
+Scratch = Callable[[int], Sequence[Any]]
 
 
 @cache
@@ -27,49 +28,54 @@ def find_numba() -> tuple[ModuleType | None, str]:
     return numba, f"numba {numba.__version__}"
 
 
-def share(task: Task, count: int) -> None:
-    """Do `count` pieces of work on all threads; kernels must release the interpreter's lock.
+def share(
+    kernel: Kernel, given: Sequence[Any], count: int, scratch: Scratch = lambda _: ()
+) -> None:
+    """Do `count` pieces of work of a kernel on as many threads as torch uses.
 
     The threads are those of torch's OpenMP, which spin for a while after each of its operations
     and would take the cores from others; where it is not GNU's or this process was forked, Python's
     own. Neither needs numba's threading layers, and both can be entered from several threads.
+
+    Args:
+        kernel: of `vectors.compiled`.
+        given: its arrays and numbers.
+        count: pieces of work; the order in which they are done does not matter.
+        scratch: from a number of threads to arrays for them, which follow the given ones.
+
+    Raises:
+        MemoryError: the kernel found none.
     """
     threads = max(1, min(torch.get_num_threads(), count))
     size = max(1, count // (4 * threads))
-    pending, errors = iter(range(0, count, size)), list[BaseException]()
-
-    def work(*_: object) -> None:
-        try:
-            for start in pending:
-                task(start, min(start + size, count))
-        except BaseException as error:  # C would drop it
-            errors.append(error)
-
-    if threads <= 1:
-        task(0, count)
-    elif (parallel := _openmp()) is not None and os.getpid() == _first_process():
-        parallel(_Callback(work), None, threads, 0)
+    if threads == 1:
+        kernel(0, 1, count, 0, count, *given, *scratch(1))
+    elif (parallel := _openmp()) and os.getpid() == _first_process():
+        if kernel(parallel, threads, size, 0, count, *given, *scratch(threads)):
+            raise MemoryError("a kernel found no memory for its scratch")
     else:
+        pending = iter(range(0, count, size))
+
+        def work() -> None:
+            own = scratch(1)
+            for start in pending:
+                kernel(0, 1, size, start, min(start + size, count), *given, *own)
+
         helpers = [_pool(os.getpid(), threads).submit(work) for _ in range(threads - 1)]
         work()
         for helper in helpers:
             helper.result()
-    if errors:
-        raise errors[0]
-
-
-_Callback = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 
 @cache
-def _openmp() -> Any:
-    """`GOMP_parallel` of the library that torch runs on, or None."""
+def _openmp() -> int:
+    """The address of `GOMP_parallel` of the library that torch runs on, or 0."""
     _first_process()
     try:
         library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
-        return library.GOMP_parallel
+        return ctypes.cast(library.GOMP_parallel, ctypes.c_void_p).value or 0
     except (OSError, AttributeError):
-        return None
+        return 0
 
 
 @cache

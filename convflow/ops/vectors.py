@@ -10,6 +10,7 @@ import inspect
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import numba
@@ -18,24 +19,48 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
+from convflow.ops.fork import INT as INT
+from convflow.ops.fork import LONG as LONG
+from convflow.ops.fork import forking
+
 LANES = 16
 """Numbers of float32 in 64 bytes: a line of the caches, and the widest vectors there are."""
 COMPILATION: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
-FLOAT, INT, LONG = ir.FloatType(), ir.IntType(32), ir.IntType(64)
-_REVISION = zlib.crc32(Path(__file__).read_bytes())
-"""Of this file: numba's cache notices changes only in the file of the kernel itself."""
+NO_CFUNC: dict[str, Any] = {"no_cfunc_wrapper": True}
+ALONE: dict[str, Any] = {"no_cpython_wrapper": True, **NO_CFUNC}
+"""What numba need not write for kernels, which takes time."""
+FLOAT, HALF = ir.FloatType(), ir.IntType(16)
 
 
-def compiled(function: Callable[..., Any], *closed_over: int) -> Callable[..., Any]:
-    """The kernel, with files of its own in numba's cache for the numbers that it closes over.
+def compiled(function: Callable[..., Any], *closed_over: int) -> Callable[..., int]:
+    """Return a kernel that shares its pieces of work among threads, see `threads.share`.
 
-    Two programs that write the cache at once can swap the kernels that share an index there.
+    Args:
+        function: of arrays and numbers, then the number of the thread, the first piece and the one
+            after the last; it tells nothing.
+        closed_over: numbers that it closes over. The kernel has files of its own in numba's cache
+            for them, and for the sources of `function` and of all that writes kernels.
+
+    Returns:
+        kernel(parallel, threads, size, start, stop, *given) -> whether a piece raised an error.
+        Where `parallel`, the address of `GOMP_parallel`, is 0, the caller does all pieces.
     """
-    function.__qualname__ += "_".join(("", *map(str, closed_over), f"{_REVISION:08x}"))
+    alone = numba.njit(**ALONE, **COMPILATION)(function)
+    known = {"fork": forking(alone), "__name__": __name__}
+    run = FunctionType(_run.__code__, known, function.__name__)
+    sources = Path(__file__), Path(__file__).with_name("fork.py"), Path(inspect.getfile(function))
+    revision = zlib.crc32(b"".join(source.read_bytes() for source in sources))
+    # Two programs that write the cache at once can swap the kernels that share an index there.
+    run.__qualname__ = "_".join((function.__name__, *map(str, closed_over), f"{revision:08x}"))
     try:
-        return numba.njit(cache=True, **COMPILATION)(function)
+        return numba.njit(cache=True, **NO_CFUNC, **COMPILATION)(run)
     except RuntimeError:  # numba finds no folder that it may write its cache to
-        return numba.njit(**COMPILATION)(function)
+        return numba.njit(**NO_CFUNC, **COMPILATION)(run)
+
+
+def _run(parallel, threads, size, start, stop, *given):
+    """Compiled with a `fork` of its own among its globals."""
+    return fork(parallel, threads, size, start, stop, given)
 
 
 def pitch(channels: int) -> int:
@@ -44,12 +69,12 @@ def pitch(channels: int) -> int:
     return -(-channels // lanes) * lanes
 
 
-@numba.njit(**COMPILATION)
-def blank(size):
-    """Zeros that begin with a line of the caches."""
-    found = np.zeros(size + LANES, np.float32)
-    skipped = -(found.ctypes.data // 4) % LANES
-    return found[skipped : skipped + size]
+def blank(workers: int, size: int) -> np.ndarray:
+    """Zeros, a row of `size` or a few more for each thread; it begins with a line of the caches."""
+    size = -(-size // LANES) * LANES
+    found = np.zeros(workers * size + LANES, np.float32)
+    skipped = -(found.__array_interface__["data"][0] // 4) % LANES
+    return found[skipped : skipped + workers * size].reshape(workers, size)
 
 
 def inlined(emit: Callable[..., None]) -> Any:
@@ -85,6 +110,22 @@ def copy(b, source, at, target, to, C):
         store(b, load(b, source, b.add(at, index(start)), lanes), target, b.add(to, index(start)))
 
 
+@inlined
+def copy_some(b, source, at, target, to, count):
+    """A number of numbers that is known at run time only, one by one."""
+    with cgutils.for_range(b, count) as loop:
+        one = b.load(b.gep(source, [b.add(at, loop.index)]))
+        b.store(one, b.gep(target, [b.add(to, loop.index)]))
+
+
+@inlined
+def clear(b, target, at, count):
+    """Zeros in place of so many numbers, which `LANES` divides."""
+    at = index(at) if isinstance(at, int) else at
+    with cgutils.for_range(b, b.sdiv(count, index(LANES))) as loop:
+        store(b, constant(0.0, LANES), target, b.add(at, b.mul(loop.index, index(LANES))))
+
+
 def pieces(count: int) -> list[tuple[int, int]]:
     """Start and lanes of the vectors that make up `count` numbers, the widest first."""
     found, start, lanes = [], 0, LANES
@@ -107,16 +148,38 @@ def constant(number: float, lanes: int) -> ir.Constant:
 
 
 def load(b, pointer, at, lanes):
-    """Numbers of an array from a place on."""
-    vector = ir.VectorType(FLOAT, lanes)
+    """Numbers of an array from a place on; those of 16 bits are bfloat16."""
+    element = pointer.type.pointee
+    vector = ir.VectorType(element, lanes)
     loaded = b.load(b.bitcast(b.gep(pointer, [at]), vector.as_pointer()))
-    loaded.align = 4
-    return loaded
+    loaded.align = 2 if element == HALF else 4
+    if element != HALF:
+        return loaded
+    wide = b.zext(loaded, ir.VectorType(INT, lanes))
+    return b.bitcast(b.shl(wide, whole(16, lanes)), ir.VectorType(FLOAT, lanes))
 
 
 def store(b, vector, pointer, at):
-    """Put numbers into an array from a place on."""
-    b.store(vector, b.bitcast(b.gep(pointer, [at]), vector.type.as_pointer())).align = 4
+    """Put numbers into an array from a place on, rounded to bfloat16 where it has 16 bits."""
+    if pointer.type.pointee == HALF and vector.type.element == FLOAT:
+        vector = _halves(b, vector)
+    place = b.bitcast(b.gep(pointer, [at]), vector.type.as_pointer())
+    b.store(vector, place).align = 2 if vector.type.element == HALF else 4
+
+
+def _halves(b, vector):
+    """The bits of the nearest bfloat16, of two as near that with an even last bit."""
+    lanes = vector.type.count
+    bits = b.bitcast(vector, ir.VectorType(INT, lanes))
+    odd = b.and_(b.lshr(bits, whole(16, lanes)), whole(1, lanes))
+    near = b.lshr(b.add(b.add(bits, whole(0x7FFF, lanes)), odd), whole(16, lanes))
+    nan = b.fcmp_unordered("uno", vector, vector)
+    return b.trunc(b.select(nan, whole(0x7FC0, lanes), near), ir.VectorType(HALF, lanes))
+
+
+def whole(number: int, lanes: int) -> ir.Constant:
+    """A vector of one whole number of 32 bits."""
+    return ir.Constant(ir.VectorType(INT, lanes), [number] * lanes)
 
 
 def shuffle(b, one, other, lanes):

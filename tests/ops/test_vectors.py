@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+import torch
 
 from convflow.ops import vectors
 
@@ -20,8 +22,36 @@ def test_vectors_cover_every_number_once_and_lie_in_one_line(count: int) -> None
             assert first // 16 == (first + lanes - 1) // 16
 
 
-def test_scratch_begins_with_a_line() -> None:
-    assert vectors.blank(70).ctypes.data % 64 == 0
+def test_scratches_begin_with_a_line() -> None:
+    for row in vectors.blank(3, 70):
+        assert row.ctypes.data % 64 == 0
+        assert len(row) >= 70
+        assert not row.any()
+
+
+def test_halves_are_those_of_torch() -> None:
+    """Rounded to even, infinities and NaN included."""
+
+    @vectors.inlined
+    def move(b, source, at, target):
+        vectors.store(b, vectors.load(b, source, at, 16), target, at)
+
+    def kernel(source, target, worker, start, stop):
+        for piece in range(start, stop):
+            move(source, piece * 16, target)
+
+    odd = torch.tensor([float("inf"), -float("inf"), float("nan"), 3.4e38, 1e-40, -0.0, 1.00390625])
+    numbers = torch.cat([odd, torch.randn(41)])
+    bits, back = np.empty(48, np.int16), np.empty(48, np.float32)
+    kernel.__globals__["move"] = move
+    run = vectors.compiled(kernel)
+    assert not run(0, 1, 1, 0, 3, numbers.numpy(), bits)
+    expected = numbers.bfloat16()
+    torch.testing.assert_close(
+        torch.from_numpy(bits).view(torch.bfloat16), expected, rtol=0, atol=0, equal_nan=True
+    )
+    assert not run(0, 1, 1, 0, 3, bits, back)
+    torch.testing.assert_close(torch.from_numpy(back), expected.float(), equal_nan=True)
 
 
 def test_compiles_without_a_folder_for_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,4 +63,11 @@ def test_compiles_without_a_folder_for_the_cache(monkeypatch: pytest.MonkeyPatch
         return njit(**options)
 
     monkeypatch.setattr(vectors.numba, "njit", locked)
-    assert vectors.compiled(lambda x: x + 1, 1, 1)(2) == 3
+    done = np.zeros(5, np.int64)
+
+    def kernel(done, worker, start, stop):
+        for piece in range(start, stop):
+            done[piece] += 1 + worker
+
+    assert vectors.compiled(kernel, 1, 1)(0, 1, 2, 1, 4, done) == 0
+    assert done.tolist() == [0, 1, 1, 1, 0]

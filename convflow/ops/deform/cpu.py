@@ -9,12 +9,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from functools import cache, partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from convflow.ops.deform import reference
-from convflow.ops.threads import find_numba, share
+from convflow.ops.threads import Kernel, find_numba, share
 
 _LIMIT = 2**32
 """Kernels count the cells of a map in 32 bits."""
@@ -24,11 +25,12 @@ def deform_sample(values: Tensor, offsets: Tensor, weights: Tensor, border: str)
     """The kernel's twin of `reference.deform_sample`; float64 goes to the reference."""
     if not _serves(values, offsets):
         return reference.deform_sample(values, offsets, weights, border)
-    from convflow.ops.deform.cpu_kernels import forward_kernel
+    from convflow.ops.deform.cpu_kernels import forward_kernel, forward_scratch
 
     out = torch.empty_like(values, dtype=torch.float32, memory_format=torch.contiguous_format)
-    kernel = forward_kernel(values.shape[-1], weights.shape[-1])
-    _run(kernel, (values, offsets, weights, out), border)
+    taps = weights.shape[-1]
+    kernel = forward_kernel(values.shape[-1], taps)
+    _run(kernel, forward_scratch, (values, offsets, weights, out), border, taps)
     return out.to(values.dtype)
 
 
@@ -49,15 +51,16 @@ def deform_sample_backward(
         return reference.deform_sample_backward(
             grad, values, offsets, weights, border, want_values, want_taps
         )
-    from convflow.ops.deform.cpu_kernels import backward_kernel
+    from convflow.ops.deform.cpu_kernels import backward_kernel, backward_scratch
 
     # Left for the kernel to fill: PyTorch's threads would clear them and then spin for a while.
     grads = [
         torch.empty_like(tensor, dtype=torch.float32, memory_format=torch.contiguous_format)
         for tensor in (values, offsets, weights)
     ]
-    kernel = backward_kernel(values.shape[-1], weights.shape[-1])
-    _run(kernel, (grad, values, offsets, weights, *grads), border)
+    taps = weights.shape[-1]
+    kernel = backward_kernel(values.shape[-1], taps)
+    _run(kernel, backward_scratch, (grad, values, offsets, weights, *grads), border, taps)
     found = grads[0].to(values.dtype), grads[1], grads[2]
     return reference.pick(found, want_values, want_taps)
 
@@ -75,10 +78,12 @@ def deform_sample_tangent(
     given = values, offsets, weights, values_tangent, offsets_tangent, weights_tangent
     if not _serves(values, offsets):
         return reference.deform_sample_tangent(*given, border)
-    from convflow.ops.deform.cpu_kernels import tangent_kernel
+    from convflow.ops.deform.cpu_kernels import backward_scratch, tangent_kernel
 
     out = torch.empty_like(values, dtype=torch.float32, memory_format=torch.contiguous_format)
-    _run(tangent_kernel(values.shape[-1], weights.shape[-1]), (*given, out), border)
+    taps = weights.shape[-1]
+    kernel = tangent_kernel(values.shape[-1], taps)
+    _run(kernel, backward_scratch, (*given, out), border, taps)
     return out.to(values.dtype)
 
 
@@ -102,8 +107,15 @@ def _usable() -> bool:
     return numba is not None
 
 
-def _run(kernel: Callable[..., None], tensors: tuple[Tensor, ...], border: str) -> None:
+def _run(
+    kernel: Kernel,
+    scratch: Callable[..., list[Any]],
+    tensors: tuple[Tensor, ...],
+    border: str,
+    taps: int,
+) -> None:
     """Share the maps between as many threads as torch uses."""
     arrays = [tensor.detach().to(torch.float32).contiguous().numpy() for tensor in tensors]
-    batch, _, _, groups = tensors[0].shape[:4]
-    share(partial(kernel, *arrays, border == "truncate"), batch * groups)
+    batch, height, width, groups, channels = tensors[0].shape
+    own = partial(scratch, height=height, width=width, channels=channels, taps=taps)
+    share(kernel, (*arrays, border == "truncate"), batch * groups, own)

@@ -19,7 +19,6 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 from llvmlite import ir
 from numba.core import cgutils
@@ -28,17 +27,22 @@ from convflow.ops import vectors as v
 
 
 @functools.cache
-def forward_kernel(channels: int, num_taps: int) -> Callable[..., None]:
-    """Kernel(values, offsets, weights, out, truncate, start, stop) for so many channels and taps.
+def forward_kernel(channels: int, num_taps: int) -> Callable[..., int]:
+    """Kernel(values, offsets, weights, out, truncate, rows, places, shares, worker, start, stop)
+    for so many channels and taps.
 
     It fills `out` for the maps start .. stop - 1, counted over images, then groups. Other sizes
-    vary freely. All arrays are contiguous float32 in the operator's shapes.
+    vary freely. All arrays are contiguous float32 in the operator's shapes. `forward_scratch` makes
+    the next three.
     """
     C, K, PITCH = channels, num_taps, v.pitch(channels)
 
-    def forward(values, offsets, weights, out, truncate, start, stop):
+    def forward(
+        values, offsets, weights, out, truncate, all_rows, all_places, all_shares, worker, start,
+        stop,
+    ):  # fmt: skip
         _, H, W, G, _ = weights.shape
-        rows, places, shares = _scratch(H, W, K, PITCH)
+        rows, places, shares = all_rows[worker], all_places[worker], all_shares[worker]
         for task in range(start, stop):
             first = task // G * (H * W * G) + task % G
             for y in range(H):
@@ -56,9 +60,9 @@ def forward_kernel(channels: int, num_taps: int) -> Callable[..., None]:
 
 
 @functools.cache
-def backward_kernel(channels: int, num_taps: int) -> Callable[..., None]:
+def backward_kernel(channels: int, num_taps: int) -> Callable[..., int]:
     """Kernel(grad, values, offsets, weights, grad_values, grad_offsets, grad_weights, truncate,
-    start, stop) for so many channels and taps.
+    rows, places, shares, sums, dots, worker, start, stop) for so many channels and taps.
 
     It fills the last three arrays for the maps start .. stop - 1; otherwise as `forward_kernel`.
     """
@@ -73,15 +77,21 @@ def backward_kernel(channels: int, num_taps: int) -> Callable[..., None]:
         grad_offsets,
         grad_weights,
         truncate,
+        all_rows,
+        all_places,
+        all_shares,
+        all_sums,
+        all_dots,
+        worker,
         start,
         stop,
     ):
         _, H, W, G, _ = weights.shape
-        rows, places, shares = _scratch(H, W, K, PITCH)
-        sums, dots = v.blank(rows.size), np.empty_like(shares)
+        rows, places, shares = all_rows[worker], all_places[worker], all_shares[worker]
+        sums, dots = all_sums[worker], all_dots[worker]
         for task in range(start, stop):
             first = task // G * (H * W * G) + task % G
-            sums[:] = 0
+            v.clear(sums, 0, len(sums))
             for y in range(H):
                 for x in range(W):
                     to = ((y + 1) * (W + 2) + x + 1) * PITCH
@@ -108,11 +118,12 @@ def backward_kernel(channels: int, num_taps: int) -> Callable[..., None]:
 
 
 @functools.cache
-def tangent_kernel(channels: int, num_taps: int) -> Callable[..., None]:
-    """Kernel(values, offsets, weights, their tangents, out, truncate, start, stop) for so many
-    channels and taps.
+def tangent_kernel(channels: int, num_taps: int) -> Callable[..., int]:
+    """Kernel(values, offsets, weights, their tangents, out, truncate, rows, places, shares, moved,
+    slopes, worker, start, stop) for so many channels and taps.
 
     It fills `out` with the tangent of `forward_kernel`'s for the maps start .. stop - 1.
+    `backward_scratch` makes the five arrays after `truncate`.
     """
     C, K, PITCH = channels, num_taps, v.pitch(channels)
 
@@ -125,12 +136,18 @@ def tangent_kernel(channels: int, num_taps: int) -> Callable[..., None]:
         weights_tangent,
         out,
         truncate,
+        all_rows,
+        all_places,
+        all_shares,
+        all_moved,
+        all_slopes,
+        worker,
         start,
         stop,
     ):
         _, H, W, G, _ = weights.shape
-        rows, places, shares = _scratch(H, W, K, PITCH)
-        moved, slopes = v.blank(rows.size), np.empty_like(shares)
+        rows, places, shares = all_rows[worker], all_places[worker], all_shares[worker]
+        moved, slopes = all_moved[worker], all_slopes[worker]
         for task in range(start, stop):
             first = task // G * (H * W * G) + task % G
             for y in range(H):
@@ -154,14 +171,24 @@ def tangent_kernel(channels: int, num_taps: int) -> Callable[..., None]:
     return v.compiled(tangent, channels, num_taps)
 
 
-@numba.njit(**v.COMPILATION)
-def _scratch(height, width, taps, pitch):
-    """A blank map, then places and shares of the taps of a row of positions.
+def forward_scratch(
+    workers: int, height: int, width: int, channels: int, taps: int
+) -> list[np.ndarray]:
+    """Blank maps, then places and shares of the taps of a row of positions, one for each thread.
 
-    The map has a ring of one cell and below it another row, for taps that touch nothing.
+    A map has a ring of one cell and below it another row, for taps that touch nothing.
     """
-    rows = v.blank((height + 4) * (width + 2) * pitch)
-    return rows, np.empty(width * taps, np.int32), np.empty(4 * width * taps, np.float32)
+    rows = v.blank(workers, (height + 4) * (width + 2) * v.pitch(channels))
+    places = np.empty((workers, width * taps), np.int32)
+    return [rows, places, np.empty((workers, 4 * width * taps), np.float32)]
+
+
+def backward_scratch(
+    workers: int, height: int, width: int, channels: int, taps: int
+) -> list[np.ndarray]:
+    """As `forward_scratch`, then further blank maps, and numbers for each corner of a tap."""
+    rows, places, shares = forward_scratch(workers, height, width, channels, taps)
+    return [rows, places, shares, v.blank(workers, rows.shape[1]), np.empty_like(shares)]
 
 
 @v.inlined

@@ -26,7 +26,7 @@ def depthwise_conv_backward(
     fits = weight.dtype == torch.float32 and side >= LEAST_SIDE and x.numel()
     if not fits or find_numba()[0] is None:
         return reference.depthwise_conv_backward(grad, x, weight, want_x, want_weight)
-    from convflow.ops.depthwise.cpu_kernels import LANES, backward_kernel
+    from convflow.ops.depthwise.cpu_kernels import LANES, backward_kernel, backward_scratch
 
     flat = F.pad(weight.flip(2, 3).flatten(1), (0, 0, 0, -channels % LANES))
     packed = flat.unflatten(0, (-1, LANES)).transpose(1, 2).contiguous()
@@ -34,8 +34,10 @@ def depthwise_conv_backward(
     of_weight = torch.empty(x.shape[0] if want_weight else 0, *packed.shape)
     of_bias = torch.empty(len(of_weight), len(packed) * LANES)
     given = grad.float(), x.float(), packed, grad_x, of_weight, of_bias
-    kernel = backward_kernel(side)
-    share(partial(kernel, *(one.detach().numpy() for one in given)), x.shape[0] * len(packed))
+    arrays = [one.detach().numpy() for one in given]
+    batch, height, width, _ = x.shape
+    scratch = partial(backward_scratch, height=height, width=width, side=side)
+    share(backward_kernel(side), arrays, batch * len(packed), scratch)
     grad_x = grad_x.to(x.dtype) if want_x else x.new_empty(0)
     if not want_weight:
         return grad_x, weight.new_empty(0), weight.new_empty(0)

@@ -14,6 +14,7 @@ import functools
 from collections.abc import Callable
 
 import numba
+import numpy as np
 from llvmlite import ir
 from numba.core import cgutils
 
@@ -25,8 +26,9 @@ TILE = 8
 
 
 @functools.cache
-def backward_kernel(side: int) -> Callable[..., None]:
-    """Kernel(grad, x, weight, grad_x, grad_weight, grad_bias, start, stop) for a side.
+def backward_kernel(side: int) -> Callable[..., int]:
+    """Kernel(grad, x, weight, grad_x, grad_weight, grad_bias, *scratch, worker, start, stop) for
+    a side.
 
     It fills the last three arrays for some pieces, counted over images, then groups of `LANES`
     channels. `grad`, `x` and `grad_x` are (B, H, W, C); `weight`, turned by half a turn, is
@@ -35,11 +37,13 @@ def backward_kernel(side: int) -> Callable[..., None]:
     """
     K = side
 
-    def backward(grad, x, weight, grad_x, grad_weight, grad_bias, start, stop):
+    def backward(
+        grad, x, weight, grad_x, grad_weight, grad_bias, maps, others, lines, worker, start, stop
+    ):
         _, H, W, _ = x.shape
         groups = len(weight)
-        wide, grads, line = _scratch(H, W, K)
-        _, scratch, _ = _scratch(H, W, K)
+        wide = -(-W // TILE) * TILE + TILE + K
+        grads, scratch, line = maps[worker], others[worker], lines[worker]
         for piece in range(start, stop):
             image, group = piece // groups, piece % groups
             _fill(grad, image, group, grads, wide, K)
@@ -57,11 +61,11 @@ def backward_kernel(side: int) -> Callable[..., None]:
     return v.compiled(backward, side)
 
 
-@numba.njit(**v.COMPILATION)
-def _scratch(height, width, side):
-    """Cells in a row of a blank map with zeros around it, the map, and a line of sums."""
+def backward_scratch(workers: int, height: int, width: int, side: int) -> list[np.ndarray]:
+    """Two blank maps with zeros around them and a line of sums, for each thread."""
     wide = -(-width // TILE) * TILE + TILE + side
-    return wide, v.blank((height + side) * wide * LANES), v.blank(TILE * LANES)
+    cells = (height + side) * wide
+    return [v.blank(workers, count * LANES) for count in (cells, cells, TILE)]
 
 
 @numba.njit(inline="always", **v.COMPILATION)
@@ -76,14 +80,8 @@ def _fill(x, image, group, scratch, wide, side):
             if lanes == LANES:
                 v.copy(x, at, scratch, to, LANES)
             else:
-                _copy_some(x.reshape(-1), at, scratch, to, lanes)
+                v.copy_some(x, at, scratch, to, lanes)
             at, to = at + C, to + LANES
-
-
-@numba.njit(**v.COMPILATION)
-def _copy_some(source, at, target, to, lanes):
-    for lane in range(lanes):
-        target[to + lane] = source[at + lane]
 
 
 @numba.njit(inline="always", **v.COMPILATION)
@@ -92,7 +90,6 @@ def _filter(scratch, wide, weight, line, out, image, group, K):
     _, H, W, C = out.shape
     first = group * LANES
     lanes = min(LANES, C - first)
-    flat = out.reshape(-1)
     for y in range(H):
         for left in range(0, W, TILE):
             at = (y * wide + left) * LANES
@@ -102,7 +99,7 @@ def _filter(scratch, wide, weight, line, out, image, group, K):
                 if lanes == LANES:
                     v.copy(line, x * LANES, out, to, LANES)
                 else:
-                    _copy_some(line, x * LANES, flat, to, lanes)
+                    v.copy_some(line, x * LANES, out, to, lanes)
                 to += C
 
 
