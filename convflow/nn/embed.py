@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from convflow.nn.linear import Linear
-from convflow.nn.norm import Condition, Modulation, modulated_norm
+from convflow.nn.norm import Condition, Modulation, modulate
 
 FREQUENCIES = 256
 MAX_TIME_PERIOD = 10_000.0
@@ -94,5 +94,5 @@ class PatchHead(nn.Module):
     def forward(self, x: Float[Tensor, "B h w D"], c: Condition) -> Float[Tensor, "B C H W"]:
         """Return the prediction at full resolution."""
         shift, scale = self.modulation(c)
-        patches = self.out(modulated_norm(self.norm, x, shift, scale))
+        patches = self.out(modulate(self.norm(x), shift, scale))
         return unpatchify(patches, self.patch_size, self.out_channels)
