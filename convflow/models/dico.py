@@ -20,7 +20,7 @@ from convflow.models.backbone import LevelBackbone, check_ratio
 from convflow.nn.conv import AttentionName, ConvHead, ConvMix, ConvStem
 from convflow.nn.dense import MLP, ActivationName, create_activation
 from convflow.nn.embed import PatchEmbedding, PatchHead
-from convflow.nn.norm import Condition, Modulation, gated, modulated_norm, residual
+from convflow.nn.norm import Condition, Modulation, gated, modulate, residual
 from convflow.nn.resample import Hourglass, Join, LevelConditions, LevelVectors
 from convflow.settings.fields import Classes, Depths, Positive, TimeScale, Width
 from convflow.types import InputError
@@ -51,8 +51,8 @@ class DiCoBlock(nn.Module):
     def forward(self, x: Float[Tensor, "B H W D"], c: Condition) -> Float[Tensor, "B H W D"]:
         """Return the refined features under condition `c`."""
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(c)
-        x = gated(x, gate1, self.mix(modulated_norm(self.norm1, x, shift1, scale1)))
-        return gated(x, gate2, self.mlp(modulated_norm(self.norm2, x, shift2, scale2)))
+        x = gated(x, gate1, self.mix(modulate(self.norm1(x), shift1, scale1)))
+        return gated(x, gate2, self.mlp(modulate(self.norm2(x), shift2, scale2)))
 
 
 class Stack(nn.Module):

@@ -16,7 +16,7 @@ from convflow.models.backbone import PatchBackbone, check_ratio, outputs_per_cha
 from convflow.nn.attention import Attention
 from convflow.nn.dense import GELUMLP
 from convflow.nn.embed import LabelEmbedding, PatchEmbedding, PatchHead, TimeEmbedding
-from convflow.nn.norm import Condition, Modulation, gated, modulated_norm
+from convflow.nn.norm import Condition, Modulation, gated, modulate
 from convflow.nn.positions import Positions, PositionScaling, rotary_positions, sincos_positions
 from convflow.settings.fields import Classes, Depth, Positive, TimeScale, Width
 from convflow.types import InputError
@@ -38,8 +38,8 @@ class DiTBlock(nn.Module):
     ) -> Float[Tensor, "B H W D"]:
         """Return the refined features under condition `c`."""
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(c)
-        x = gated(x, gate1, self.mix(modulated_norm(self.norm1, x, shift1, scale1), rotation))
-        return gated(x, gate2, self.mlp(modulated_norm(self.norm2, x, shift2, scale2)))
+        x = gated(x, gate1, self.mix(modulate(self.norm1(x), shift1, scale1), rotation))
+        return gated(x, gate2, self.mlp(modulate(self.norm2(x), shift2, scale2)))
 
 
 class DiT(PatchBackbone):

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from convflow.nn.dense import ActivationName, create_activation, create_linear
-from convflow.nn.norm import Condition, Modulation, modulated_norm, per_sample, widen
+from convflow.nn.norm import Condition, Modulation, modulate, per_sample, widen
 from convflow.ops.depthwise.op import depthwise_conv, gains
 from convflow.types import InputError, check_name
 
@@ -170,7 +170,7 @@ class ConvHead(nn.Module):
     def forward(self, x: Float[Tensor, "B H W D"], c: Condition) -> Float[Tensor, "B C H W"]:
         """Return the prediction."""
         shift, scale = self.modulation(c)
-        return self.out(modulated_norm(self.norm, x, shift, scale)).permute(0, 3, 1, 2).contiguous()
+        return self.out(modulate(self.norm(x), shift, scale)).permute(0, 3, 1, 2).contiguous()
 
 
 def use_depthwise(model: nn.Module, backend: Backend) -> None:

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from convflow.nn.linear import Linear
-from convflow.nn.norm import Condition, Modulation, modulated_norm
+from convflow.nn.norm import Condition, Modulation, modulate
 
 Times = Float[Tensor, " B"] | Float[Tensor, "B 2"]
 """A time of each sample, or two."""
@@ -137,5 +137,5 @@ class PatchHead(nn.Module):
     def forward(self, x: Float[Tensor, "B h w D"], c: Condition) -> Float[Tensor, "B C H W"]:
         """Return the prediction at full resolution."""
         shift, scale = self.modulation(c)
-        patches = self.out(modulated_norm(self.norm, x, shift, scale))
+        patches = self.out(modulate(self.norm(x), shift, scale))
         return unpatchify(patches, self.patch_size, self.out_channels)

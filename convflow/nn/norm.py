@@ -68,19 +68,11 @@ def modulated_norm(
     shift: Float[Tensor, "B D"],
     scale: Float[Tensor, "B D"],
 ) -> Float[Tensor, "B *N D"]:
-    """Return `modulate(norm(x), shift, scale)`, in one pass over memory for a norm that is plain.
-
-    Plain are an `RMSNorm`, and a layer norm that learns nothing, without hooks.
-    """
+    """Return `modulate(norm(x), shift, scale)`, in one pass over memory for a plain `RMSNorm`."""
     hooked = norm._forward_hooks or norm._forward_pre_hooks
-    if hooked or not fits(x, shift, scale):
+    if type(norm) is not RMSNorm or hooked or not fits(x, shift, scale):
         return modulate(norm(x), shift, scale)
-    factor = 1 + scale.float()
-    if isinstance(norm, RMSNorm) and type(norm) is RMSNorm:
-        return normed(x, norm.weight.float() * factor, shift, norm.eps, centred=False)
-    if isinstance(norm, nn.LayerNorm) and type(norm) is nn.LayerNorm and norm.weight is None:
-        return normed(x, factor, shift, norm.eps, centred=True)
-    return modulate(norm(x), shift, scale)
+    return normed(x, norm.weight.float() * (1 + scale.float()), shift, norm.eps)
 
 
 def gated(

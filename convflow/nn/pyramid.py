@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from convflow.nn.conv import Conv
 from convflow.nn.embed import unpatchify
-from convflow.nn.norm import Modulation, modulated_norm
+from convflow.nn.norm import Modulation, modulate
 from convflow.nn.resample import shuffle_down, shuffle_up
 from convflow.processes.decomposition import mean_down, nearest_up
 
@@ -75,7 +75,7 @@ class CoarseHead(nn.Module):
     ) -> Float[Tensor, "B C H W"]:
         """Return the prediction at the resolution of the scale."""
         shift, scale = self.modulation(c)
-        cells = shuffle_down(modulated_norm(self.norm, x, shift, scale), self.cells)
+        cells = shuffle_down(modulate(self.norm(x), shift, scale), self.cells)
         return unpatchify(self.out(cells), self.patch_size, self.channels)
 
 

@@ -1,7 +1,6 @@
-"""Norm and modulation in one pass over memory on a CPU, forward and backward.
+"""Root mean square norm and modulation in one pass over memory on a CPU, forward and backward.
 
-Layer norm: Ba et al. 2016, eq. 4. Root mean square norm: Zhang & Sennrich 2019, eq. 4. The plain
-twin is `modulate` of a norm in `convflow.nn.norm`.
+Zhang & Sennrich 2019, eq. 4. Its plain twin is `modulate` of an `RMSNorm` in `convflow.nn.norm`.
 """
 
 from __future__ import annotations
@@ -49,7 +48,6 @@ def normed(
     factor: Float[Tensor, "B D"],
     shift: Float[Tensor, "B D"],
     eps: float,
-    centred: bool,
 ) -> Float[Tensor, "B *N D"]:
     """Return `x / root(mean of x^2 + eps) * factor + shift`.
 
@@ -58,29 +56,26 @@ def normed(
         factor: of each sample's vectors, after the norm.
         shift: added to each sample's vectors.
         eps: added to the mean of squares.
-        centred: take its mean from each vector first, as a layer norm does.
 
     Returns:
         The features, contiguous, in float32, or in bfloat16 where autocast would round them to it
         at the next product. They differentiate once.
     """
-    out: Tensor = _Normed.apply(x, factor.float(), shift.float(), eps, centred)
+    out: Tensor = _Normed.apply(x, factor.float(), shift.float(), eps)
     return out
 
 
 class _Normed(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, factor: Tensor, shift: Tensor, eps: float, centred: bool
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, factor: Tensor, shift: Tensor, eps: float) -> Tensor:
         from convflow.ops.norm_kernels import PIECE_ROWS, forward_kernel
 
         ctx.save_for_backward(x, factor)
-        ctx.eps, ctx.centred, rows = np.float32(eps), centred, x.flatten(1, -2)
+        ctx.eps, rows = np.float32(eps), x.flatten(1, -2)
         ctx.count = len(x) * -(-rows.shape[1] // PIECE_ROWS)
         out = torch.empty(rows.shape, dtype=_dtype_of_products())
         given = *_arrays(rows, factor, shift), ctx.eps, *_arrays(out)
-        share(forward_kernel(centred), given, ctx.count)
+        share(forward_kernel(), given, ctx.count)
         return out.view(x.shape)
 
     @staticmethod
@@ -92,8 +87,8 @@ class _Normed(torch.autograd.Function):
         given = _arrays(grad.flatten(1, -2), x.flatten(1, -2), factor)
         grad_x, sums = torch.empty(given[1].shape), torch.empty(2, ctx.count, x.shape[-1])
         found = grad_x.numpy(), *_arrays(*sums)
-        share(backward_kernel(ctx.centred), (*given, ctx.eps, *found), ctx.count)
-        return grad_x.view(x.shape), *sums.unflatten(1, (len(x), -1)).sum(2), None, None
+        share(backward_kernel(), (*given, ctx.eps, *found), ctx.count)
+        return grad_x.view(x.shape), *sums.unflatten(1, (len(x), -1)).sum(2), None
 
 
 def _dtype_of_products() -> torch.dtype:

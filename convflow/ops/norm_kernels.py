@@ -1,4 +1,4 @@
-"""Norm, scale and shift in one pass over memory, as numba kernels.
+"""Root mean square norm, scale and shift in one pass over memory, as numba kernels.
 
 Only `norm.py` imports this file, because importing it imports numba.
 """
@@ -21,15 +21,13 @@ PIECE_ROWS = 32
 
 
 @functools.cache
-def forward_kernel(centred: bool) -> Callable[..., int]:
+def forward_kernel() -> Callable[..., int]:
     """Kernel(x, factor, shift, eps, out, worker, start, stop).
 
     It fills `out` (B, N, D) for some pieces, counted over samples, then `PIECE_ROWS` vectors each,
-    with `x / root(mean of x^2 + eps) * factor + shift`, where `centred` of x less its mean.
-    `factor` and `shift` are (B, D), and `LANES` divides D. All are contiguous float32; `out` may be
-    the bits of bfloat16.
+    with `x / root(mean of x^2 + eps) * factor + shift`. `factor` and `shift` are (B, D), and
+    `LANES` divides D. All are contiguous float32; `out` may be the bits of bfloat16.
     """
-    CENTRED = int(centred)
 
     def forward(x, factor, shift, eps, out, worker, start, stop):
         _, N, D = x.shape
@@ -37,19 +35,18 @@ def forward_kernel(centred: bool) -> Callable[..., int]:
         for piece in range(start, stop):
             sample, first = piece // groups, piece % groups * PIECE_ROWS
             for n in range(first, min(first + PIECE_ROWS, N)):
-                _norm(x, (sample * N + n) * D, factor, shift, sample * D, eps, out, D, CENTRED)
+                _norm(x, (sample * N + n) * D, factor, shift, sample * D, eps, out, D)
 
-    return v.compiled(forward, CENTRED)
+    return v.compiled(forward)
 
 
 @functools.cache
-def backward_kernel(centred: bool) -> Callable[..., int]:
+def backward_kernel() -> Callable[..., int]:
     """Kernel(grad, x, factor, eps, grad_x, grad_factor, grad_shift, worker, start, stop).
 
     It fills the gradients for some pieces, see `forward_kernel`: `grad_x` (B, N, D), and the sums
     of the other two over each piece's vectors, (pieces, D). `grad` may be the bits of bfloat16.
     """
-    CENTRED = int(centred)
 
     def backward(grad, x, factor, eps, grad_x, grad_factor, grad_shift, worker, start, stop):
         _, N, D = x.shape
@@ -62,16 +59,16 @@ def backward_kernel(centred: bool) -> Callable[..., int]:
                 at = (sample * N + n) * D
                 _slope(
                     grad, x, at, factor, sample * D, eps, grad_x, grad_factor, grad_shift,
-                    piece * D, D, CENTRED,
+                    piece * D, D,
                 )  # fmt: skip
 
-    return v.compiled(backward, CENTRED)
+    return v.compiled(backward)
 
 
 @v.inlined
-def _norm(b, x, at, factor, shift, sample, eps, out, D, CENTRED):
+def _norm(b, x, at, factor, shift, sample, eps, out, D):
     """Norm, scale and shift one vector."""
-    normed = _normed(b, x, at, eps, D, CENTRED)[0]
+    normed = _normed(b, x, at, eps, D)[0]
 
     def body(place: Any) -> None:
         own = _at(b, factor, sample, place), _at(b, shift, sample, place)
@@ -81,42 +78,36 @@ def _norm(b, x, at, factor, shift, sample, eps, out, D, CENTRED):
 
 
 @v.inlined
-def _slope(b, grad, x, at, factor, sample, eps, grad_x, grad_factor, grad_shift, sums, D, CENTRED):
+def _slope(b, grad, x, at, factor, sample, eps, grad_x, grad_factor, grad_shift, sums, D):
     """Gradients of one vector; those of factor and shift are added."""
-    normed, scale = _normed(b, x, at, eps, D, CENTRED)
+    normed, scale = _normed(b, x, at, eps, D)
 
     def inner(place: Any) -> Any:
         return b.fmul(_at(b, grad, at, place), _at(b, factor, sample, place))
 
     along = _mean(b, D, lambda place: b.fmul(inner(place), normed(place)))
-    level = _mean(b, D, inner) if CENTRED else v.constant(0.0, LANES)
 
     def body(place: Any) -> None:
         slope, one = _at(b, grad, at, place), normed(place)
         for part, target in ((b.fmul(slope, one), grad_factor), (slope, grad_shift)):
             v.store(b, b.fadd(_at(b, target, sums, place), part), target, b.add(sums, place))
-        across = b.fsub(b.fsub(inner(place), level), b.fmul(one, along))
+        across = b.fsub(inner(place), b.fmul(one, along))
         v.store(b, b.fmul(across, scale), grad_x, b.add(at, place))
 
     _over(b, D, body)
 
 
-def _normed(b, x, at, eps, D, CENTRED):
+def _normed(b, x, at, eps, D):
     """From a place to the normed numbers of a vector there; and what they are multiplied by."""
-    middle = _mean(b, D, lambda place: _at(b, x, at, place)) if CENTRED else None
-
-    def value(place: Any) -> Any:
-        one = _at(b, x, at, place)
-        return one if middle is None else b.fsub(one, middle)
 
     def square(place: Any) -> Any:
-        one = value(place)
+        one = _at(b, x, at, place)
         return b.fmul(one, one)
 
     variance = b.fadd(_mean(b, D, square), v.spread(b, eps, LANES))
     root = v.call(b, f"llvm.sqrt.v{LANES}f32", variance.type, variance)
     scale = b.fdiv(v.constant(1.0, LANES), root)
-    return lambda place: b.fmul(value(place), scale), scale
+    return lambda place: b.fmul(_at(b, x, at, place), scale), scale
 
 
 def _mean(b, D, part):
