@@ -39,7 +39,7 @@ def keep_time_scale(config: TrainConfig, before: TrainConfig) -> tuple[TrainConf
     """
     if "time_scale" in config.model and "time_scale" not in before.model:
         return config, replace(before, model=before.model | {"time_scale": UNSCALED})
-    if "time_scale" in before.model:
+    if "time_scale" in before.model and "time_scale" not in config.model:
         known = {"time_scale": before.model["time_scale"]}
-        config = replace(config, model=known | config.model)
+        return replace(config, model=config.model | known), before
     return config, before

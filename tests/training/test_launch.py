@@ -1,5 +1,6 @@
 """From settings to a run: what is checked, what is written, and who may write."""
 
+import dataclasses
 import fcntl
 import json
 import logging
@@ -29,7 +30,8 @@ def run(tiny, tmp_path):
 
 def test_a_run_folder_holds_what_is_promised(tiny, run):
     assert json.loads((run / "config.json").read_text())["images"] == 160
-    assert launch.read_run_config(run) == tiny()
+    model = tiny().model | {"time_scale": 1000}  # of a new flow
+    assert launch.read_run_config(run) == dataclasses.replace(tiny(), model=model)
     lines = (run / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == list(range(1, 21))
     assert len(list((run / "samples").glob("*.png"))) == 2
