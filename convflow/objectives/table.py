@@ -165,13 +165,16 @@ def _check_first(found: Mapping[str, Weighted]) -> None:
             f"--objectives.{next(iter(found))}.until: expected an objective that does not end, got "
             "none; leave it out"
         )
-    if OWN in found and isinstance(found[OWN].objective, Regression):
+    own = found[OWN].objective if OWN in found else None
+    if isinstance(own, Regression) and not isinstance(own, AverageVelocity):
         return
     for name, weighted in found.items():
         if weighted.objective.wants.first:
+            got = "an average of velocities" if isinstance(own, AverageVelocity) else "none"
             raise InputError(
-                f"--objectives.{name.replace('_', '-')}: expected the loss of the process beside "
-                f"it, got none; leave out --objectives.{OWN}"
+                f"--objectives.{name.replace('_', '-')}: expected a loss of the process at one "
+                f"time beside it, got {got}; leave out "
+                + (f"--objectives.{name}" if own is not None else f"--objectives.{OWN}")
             )
 
 

@@ -27,6 +27,7 @@ from convflow.models.zoo import create_model, settings_of
 from convflow.objectives.table import create_objectives
 from convflow.parallel.single import Single
 from convflow.processes.flow import FlowMatching
+from convflow.processes.meanflow import MeanFlow
 from convflow.processes.process import Process
 from convflow.seeds import TRAINING_KEYS, generator_of
 from convflow.training import checkpoint
@@ -123,6 +124,12 @@ def _check_losses(config: TrainConfig, losses: Losses, stored: bool) -> None:
         raise InputError(
             f"--micro-batch: expected none with the objective {losses.compares[0]}, which compares "
             f"all images of a batch, got {config.micro_batch}; leave one of them out"
+        )
+    process = config.process
+    if losses.augmentation is not None and isinstance(process, MeanFlow) and process.guided:
+        raise InputError(
+            "--data.augment: expected 0 with the guidance of the process meanflow, which calls the "
+            f"network with parts of a batch, got {config.data.augment}; leave one of them out"
         )
     if stored and losses.wants_pixels:
         raise InputError(

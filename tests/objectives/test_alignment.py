@@ -125,7 +125,7 @@ def test_settings_that_do_not_fit_are_refused(some, message):
 def test_what_others_look_at_must_be_there():
     network, process = network_of("flowdcn")
     for settings, message in (
-        ({"process": {"weight": 0}, "sra": {}}, "sra: expected the loss of the process beside it"),
+        ({"process": {"weight": 0}, "sra": {}}, "sra: expected a loss of the process at one time"),
         ({"process": {"until": 9}, "sra": {}}, "process.until: expected none"),
         (
             {"process": {"weight": 0}, "dispersive": {"until": 9}},
