@@ -45,13 +45,16 @@ def compiled(function: Callable[..., Any], *closed_over: int) -> Callable[..., i
         kernel(parallel, threads, size, start, stop, *given) -> whether a piece raised an error.
         Where `parallel`, the address of `GOMP_parallel`, is 0, the caller does all pieces.
     """
+    sources = Path(__file__), Path(__file__).with_name("fork.py"), Path(inspect.getfile(function))
+    revision = zlib.crc32(b"".join(source.read_bytes() for source in sources))
+    # A name of its own: a kernel of the cache and a new one with the same symbol would be one
+    # kernel, and two programs that write the cache at once can swap those that share an index.
+    name = "_".join((function.__name__, *map(str, closed_over), f"{revision:08x}"))
+    function.__qualname__ = f"alone_{name}"
     alone = numba.njit(**ALONE, **COMPILATION)(function)
     known = {"fork": forking(alone), "__name__": __name__}
     run = FunctionType(_run.__code__, known, function.__name__)
-    sources = Path(__file__), Path(__file__).with_name("fork.py"), Path(inspect.getfile(function))
-    revision = zlib.crc32(b"".join(source.read_bytes() for source in sources))
-    # Two programs that write the cache at once can swap the kernels that share an index there.
-    run.__qualname__ = "_".join((function.__name__, *map(str, closed_over), f"{revision:08x}"))
+    run.__qualname__ = name
     try:
         return numba.njit(cache=True, **NO_CFUNC, **COMPILATION)(run)
     except RuntimeError:  # numba finds no folder that it may write its cache to

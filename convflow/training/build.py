@@ -84,8 +84,7 @@ def build_trainer(config: TrainConfig, run: Path, device: torch.device) -> tuple
     origin = read_origin(found) if config.init and not begun else None
     if origin is not None:
         config = fit_settings(config, origin, codec.factor)
-    if not begun:
-        config = choose_time_scale(config, origin)
+    config = choose_time_scale(config, origin)
     build = partial(build_network, config, len(source.class_names), codec, process)
     sizes = fitting_sizes(config, build, codec.factor, process)
     codec.check_size(sizes[0])

@@ -37,9 +37,8 @@ def keep_time_scale(config: TrainConfig, before: TrainConfig) -> tuple[TrainConf
 
     The run keeps that of the checkpoint where the settings say none.
     """
-    if "time_scale" in config.model and "time_scale" not in before.model:
-        return config, replace(before, model=before.model | {"time_scale": UNSCALED})
-    if "time_scale" in before.model and "time_scale" not in config.model:
-        known = {"time_scale": before.model["time_scale"]}
-        return replace(config, model=config.model | known), before
-    return config, before
+    if "time_scale" not in settings_of(before.model["name"]):
+        return config, before
+    known = {"time_scale": before.model.get("time_scale", UNSCALED)}
+    before = replace(before, model=before.model | known)
+    return replace(config, model=config.model | known | config.model), before

@@ -29,6 +29,8 @@ def test_settings_are_all_arguments_also_those_by_default():
         "mix": "deform",
         "kernel_size": 3,
         "learned_variance": False,
+        "time_scale": 1.0,
+        "second_time": False,
     }
 
 

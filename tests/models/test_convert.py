@@ -245,6 +245,8 @@ def test_dico_is_read_alike(tmp_path):
         "layout": "u",
         "learned_variance": True,
         "pad": False,
+        "time_scale": 1.0,
+        "second_time": False,
     }
     model.save_pretrained(tmp_path)
     check(convflow.load_model(tmp_path), golden)

@@ -72,8 +72,10 @@ def without_numbers(monkeypatch):
 
     def drawn(*given):
         terms, generator = draw_terms(*given)
-        there = tree_map(lambda x: x.to(META) if isinstance(x, Tensor) else x, terms)
-        return there, generator
+        for name, drawn in terms.items():
+            moved = tree_map(lambda x: x.to(META) if isinstance(x, Tensor) else x, drawn)
+            terms[name] = moved
+        return terms, generator
 
     monkeypatch.setattr(draws, "generator_of", lambda *key, device: generator_of(*key))
     monkeypatch.setattr(loop, "draw_terms", drawn)
