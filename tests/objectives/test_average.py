@@ -92,8 +92,8 @@ def test_a_flow_is_where_it_may_begin_and_another_solver_is_not(train, run, tmp_
     with torch.no_grad():
         torch.testing.assert_close(new(x, t, y), old(x, t[:, 0], y))
     for place, words, message in (
-        (tmp_path / "back", (*more, "--init", str(run)), "process kind flow"),
-        (begun, (*WORDS, "--sampling.guidance", "3"), "expected guidance 1"),
+        (tmp_path / "back", (*more, "--init", str(run), "--process", "flow"), "process kind flow"),
+        (tmp_path / "other", (*WORDS, "--sampling.guidance", "3"), "expected guidance 1"),
     ):
         assert train(place, *words) == 2
         assert message in capsys.readouterr().err
