@@ -67,7 +67,7 @@ def test_settings_reach_the_process():
         (["flow", "schedul"], r"process flow: unknown setting 'schedul'; did you mean 'schedule'"),
         (["ddpm", "schedule"], "the process ddpm has no schedule; leave it out, or choose flow"),
         (["flow", "variance"], "the process flow has no variance; leave it out, or choose ddpm"),
-        (["ddpm", "location"], "has no location; leave it out, or choose flow or dfm"),
+        (["ddpm", "location"], "has no location; leave it out, or choose flow or meanflow or dfm"),
         (["dfm", "schedule"], "the process dfm has no schedule"),
         (["flow", "factors"], "the process flow has no factors.* dfm"),
     ],
