@@ -138,6 +138,8 @@ def usual_sampling(process: Process, wanted: SamplingConfig | None = None) -> Sa
     base = wanted or SamplingConfig()
     if process.second_time and base.solver.guides:
         return replace(base, solver=Average(), guidance=1.0, guidance_kind="cfg")
+    if not process.second_time and not base.solver.guides:
+        return replace(base, solver=GeneralLinear())
     return base
 
 

@@ -93,7 +93,7 @@ def override(config: TrainConfig, arguments: Sequence[str]) -> TrainConfig:
     base = config.sampling
     if process.multiscale and "solver" not in sampling and not base.solver.multiscale:
         base = replace(base, solver=FOR_SCALES)
-    if process.second_time and not config.process.second_time:
+    if process.second_time != config.process.second_time:
         base = usual_sampling(process, base)
     return from_dict(tree | {"sampling": base.varied(process, **sampling)}, trusted=True)
 

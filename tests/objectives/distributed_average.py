@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import torch
 from torch.distributed.tensor import DTensor
 
@@ -34,12 +36,12 @@ def gradients(losses: Losses) -> dict[str, torch.Tensor]:
     return {n: g.full_tensor() if isinstance(g, DTensor) else g for n, g in found.items()}
 
 
-def main() -> None:
+def main(families: list[str]) -> None:
     """Compare all engines, on each of two processes."""
     generator = torch.Generator().manual_seed(1)
     data, labels = torch.randn(6, 3, 8, 8, generator=generator), torch.tensor([0, 5, 1, 2, 5, 3])
     draws = PROCESS.draw((6, 3, 8, 8), generator)
-    for family in SETTINGS:
+    for family in families:
         single = losses_of(family)
         whole, _ = single(single.network, Inputs(data, labels), {"process": draws})
         whole.sum().backward()
@@ -62,4 +64,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     with distributed.process_group(CPU):
-        main()
+        main(sys.argv[1:])

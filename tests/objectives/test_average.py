@@ -22,9 +22,12 @@ WORDS = (
 ).split()
 
 
-def test_two_processes_have_the_gradients_of_one_with_each_engine():
-    answers = start_many(2, ["-m", "tests.objectives.distributed_average"], 100)
-    expected = [f"{f} {kind}" for f in ("flowdcn", "dico", "fcdm") for kind in ("ddp", "fsdp")]
+@pytest.mark.parametrize(
+    "families", [["flowdcn"], pytest.param(["dico", "fcdm"], marks=pytest.mark.slow)], ids=str
+)
+def test_two_processes_have_the_gradients_of_one_with_each_engine(families):
+    answers = start_many(2, ["-m", "tests.objectives.distributed_average", *families], 100)
+    expected = [f"{family} {kind}" for family in families for kind in ("ddp", "fsdp")]
     for code, said, complained in answers:
         assert code == 0, complained
         assert said.splitlines() == expected
@@ -67,9 +70,9 @@ def test_a_run_in_parts_ends_with_the_same_bits_and_is_sampled_in_one_step(
     assert pipe.sampling.guidance == 1
     calls, forward = [], pipe.model.forward
     pipe.model.forward = lambda *given: calls.append(1) or forward(*given)
-    one, two = (pipe(num=2, steps=steps).pixels for steps in (1, 2))
+    for steps in (None, 2):
+        assert pipe(num=2, steps=steps).pixels.shape[0] == 2
     assert len(calls) == 1 + 2
-    assert not one.equal(two)
     out = str(tmp_path / "grid.png")
     sample = ["sample", str(run), "--num", "2", "--device", "cpu", "--out", out]
     assert main([*sample, "--solver", "euler", "--steps", "2", "--guidance", "1.5"]) == 0
@@ -81,19 +84,19 @@ def test_a_flow_is_where_it_may_begin_and_another_solver_is_not(train, run, tmp_
     flow, begun = tmp_path / "flow", tmp_path / "begun"
     more = ("--device", "cpu", "--precision", "float32", "--images", "16")
     assert train(flow, *more) == 0
-    zero = ("--optim.lr", "0", "--ema.decay", "0", "--init", str(flow))
-    assert train(begun, *WORDS, *zero, "--images", "8") == 0
+    still = ("--optim.lr", "1e-30", "--ema.decay", "0", "--init", str(flow))
+    assert train(begun, *WORDS, *still, "--images", "8") == 0
     old, new = (load_model(checkpoint.folder_of(r, n) / "ema") for r, n in ((flow, 2), (begun, 1)))
     size = 4 * new.multiple
-    x = torch.randn(3, 3, size, size)
+    x = torch.randn(3, new.in_channels, size, size)
     t, y = torch.rand(3, 2).sort(1)[0], torch.tensor([0, 1, new.num_classes])
     assert not old.second_time
     assert new.settings["time_scale"] == old.settings["time_scale"]
     with torch.no_grad():
-        assert new(x, t, y).equal(old(x, t[:, 0], y))
+        torch.testing.assert_close(new(x, t, y), old(x, t[:, 0], y))
     for place, words, message in (
-        (tmp_path / "back", (*more, "--init", str(run)), "process kind flow"),
-        (begun, (*WORDS, "--sampling.guidance", "3"), "expected guidance 1"),
+        (tmp_path / "back", (*more, "--init", str(run), "--process", "flow"), "process kind flow"),
+        (tmp_path / "other", (*WORDS, "--sampling.guidance", "3"), "expected guidance 1"),
     ):
         assert train(place, *words) == 2
         assert message in capsys.readouterr().err
