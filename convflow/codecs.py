@@ -293,8 +293,8 @@ class LatentCodec(Codec):
         side = self.space.side
         if side is not None and size != (side, side):
             raise InputError(
-                f"--data.size: expected {side}x{side}, the only size that the autoencoder "
-                f"{self.autoencoder} takes, got {size[0]}x{size[1]}; set it"
+                f"expected images of {side}x{side}, the only size that the autoencoder "
+                f"{self.autoencoder} takes, got {size[0]}x{size[1]}; choose that size"
             )
 
     def from_moments(

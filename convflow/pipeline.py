@@ -325,6 +325,7 @@ class Pipeline:
         size = self.size if size is None else (size, size) if isinstance(size, Integral) else size
         height, width = read_value(size, Size, "size")
         check_size(height, width, self.multiple)
+        self.codec.check_size((height, width))
         return height, width
 
     def _weaker(self, weaker: Backbone | Pipeline | None) -> Backbone | None:

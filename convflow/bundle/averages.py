@@ -191,7 +191,8 @@ class StoredTensors(NamedTuple):
         if self.shards is not None:
             return self.shards.shapes
         with safe_open(self.path, framework="pt") as file:
-            return {name: file.get_tensor(name).to("meta") for name in file.keys()}  # noqa: SIM118
+            shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+        return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
 
     def read(self, names: list[str]) -> dict[str, Tensor]:
         """Return some of the tensors."""
@@ -247,7 +248,11 @@ def take_kept(model: nn.Module, checkpoint: Path, weights: str) -> None:
         raise InputError(
             f"expected weights among {', '.join(kinds)} in {checkpoint}, got {weights}; choose one"
         )
-    model.load_state_dict(own, strict=False)
+    if others := model.load_state_dict(own, strict=False).unexpected_keys:
+        raise InputError(
+            f"expected weights of this network in {checkpoint / AVERAGES_FILE}, got {others[0]}; "
+            "restore the file"
+        )
 
 
 def describe_averages(run: Path, checkpoint: Path) -> dict[str, Any]:

@@ -45,6 +45,8 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse(arguments)
     if options.images and not options.sigma_rel:
         raise InputError("--images: expected --sigma-rel with it, got none; leave it out")
+    if options.merge and options.sigma_rel:
+        raise InputError("--merge: expected none with --sigma-rel, got both; leave one of them out")
     if options.sigma_rel:
         return _export_average(options)
 

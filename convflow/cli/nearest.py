@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from convflow.cli.main import Parser, wide
 from convflow.cli.options import (
+    WEIGHTS_HELP,
     add_sampling_options,
     chosen_labels,
     fit_sizes,
@@ -18,6 +20,7 @@ from convflow.cli.options import (
     positive,
     sampling_options,
     size,
+    weight_set,
 )
 from convflow.cli.output import say
 from convflow.types import InputError
@@ -57,6 +60,7 @@ def main(arguments: Sequence[str]) -> int:
     if not options.detector and (options.detector_weights or options.detector_sha256):
         raise InputError("--detector-weights: expected --detector with it, got none; add it")
 
+    from convflow.evaluation.nearest import most_images
     from convflow.pipeline import Pipeline
     from convflow.training.shown import open_shown
 
@@ -72,6 +76,11 @@ def main(arguments: Sequence[str]) -> int:
         raise InputError(
             f"--data: expected at least 3 training images, got {len(shown.shown)} in {shown.path}; "
             "give more"
+        )
+    if options.num > (most := most_images(channels * math.prod(wanted))):
+        raise InputError(
+            f"--num: expected at most {most:,} samples of {wanted[0]}x{wanted[1]}, got "
+            f"{options.num:,}; give fewer"
         )
     page = _compare(options, pipe, shown, labels, {**chosen, "size": wanted})
     say(*page.sentences(), f"{' '.join(map(str, page.write(options.out)))}")
@@ -160,8 +169,6 @@ def _choose_references(
     options: argparse.Namespace, shown: ShownImages
 ) -> tuple[np.ndarray, np.ndarray | None, str]:
     """Return the numbers of references, of those that are training images, and words for them."""
-    import math
-
     from convflow.evaluation.image_sets import choose_indices
     from convflow.evaluation.nearest import most_images
 
@@ -196,7 +203,7 @@ def _parser(arguments: Sequence[str]) -> Parser:
     add("--out", type=Path, default=Path("nearest.html"), help="page (default: nearest.html)")
     add("--size", type=size, help="height x width, e.g. 48x32 (default: as trained)")
     add("--seed", type=natural, default=0, help="sample i depends on (seed, i) alone")
-    add("--weights", choices=("ema", "raw"), default="ema", help="averaged or last weights")
+    add("--weights", type=weight_set, default="ema", help=WEIGHTS_HELP)
     add("--batch-size", type=positive, default=64, help="samples to make at once (default: 64)")
     add("--device", default="auto", help="device: auto (default), cpu, ...")
     add = parser.add_argument_group("features").add_argument

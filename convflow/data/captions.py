@@ -85,7 +85,7 @@ def by_path(folders: Mapping[str, Mapping[str, str]], image_files: Sequence[str]
     def say(index: int) -> str:
         file = composed(image_files[index])
         folder = file.rpartition("/")[0]
-        while folder and folder not in folders:
+        while folder and file not in folders.get(folder, {}):
             folder = folder.rpartition("/")[0]
         return folders.get(folder, {}).get(file, "")
 

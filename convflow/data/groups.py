@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from convflow.data.loader import Order
+from convflow.data.loader import GROUPS_KEY, Order
 from convflow.data.source import Groups
 from convflow.types import InputError
 
@@ -45,7 +45,7 @@ class GroupOrder(Order):
     def _draw(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """Images in order, and which of them are mirrored."""
         order, mirrored = super()._draw(epoch)
-        turn = np.argsort(self._words(epoch, 6)[: self.num_groups], kind="stable")
+        turn = np.argsort(self._words(epoch, GROUPS_KEY)[: self.num_groups], kind="stable")
         places = np.empty(self.num_groups, np.int64)
         places[turn] = np.arange(self.num_groups)
         windows = places[self.groups[order]] // self.window

@@ -194,8 +194,8 @@ class _Numbers(pickle.Unpickler):
 def _unpacked(content: bytes) -> Mapping[str, Any]:
     """Return the entries of a value: of an .npz, or of a pickle of arrays."""
     if content[:2] == b"PK":
-        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            return dict(arrays)
+        arrays: Mapping[str, Any] = np.load(io.BytesIO(content), allow_pickle=False)
+        return arrays  # each is unpacked when it is asked for
     return _Numbers(io.BytesIO(content)).load()
 
 

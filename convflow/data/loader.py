@@ -36,6 +36,8 @@ log = logging.getLogger("convflow")
 
 _ENTRY_BYTES = 400  # what keeping an image takes beside its pixels
 _HASHED = 4096
+PLACE_KEYS, GROUPS_KEY = (2, 3, 6), 7
+"""Of the random numbers of an epoch: where images are cut, and groups; buckets have 4 and 5."""
 _MOST_BAD = 100  # bad images in a row that are passed over; more is a disk that is not there
 
 
@@ -329,7 +331,7 @@ class Order:
 
     def _draw_places(self, epoch: int) -> np.ndarray:
         """(N, 3) where images are cut, and how large, in order."""
-        return np.stack([uniform(self._words(epoch, key)) for key in (2, 3, 6)], axis=1)
+        return np.stack([uniform(self._words(epoch, key)) for key in PLACE_KEYS], axis=1)
 
     def _words(self, *key: int) -> np.ndarray:
         numbers = (self.seed, *key)

@@ -144,7 +144,8 @@ class Backbone(nn.Module, PyTorchModelHubMixin, library_name="convflow", tags=["
         """The blocks of the trunk in the order in which they run; each returns features."""
         inner = self.inner
         found = (m for m in inner.modules() if any(isinstance(c, Modulation) for c in m.children()))
-        return [block for block in found if block is not inner.parts.head]
+        outside = {*inner.parts.head.modules()}
+        return [block for block in found if block not in outside]
 
     @contextmanager
     def features_after(self, blocks: Iterable[int]) -> Iterator[dict[int, Tensor]]:

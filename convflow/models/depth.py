@@ -8,6 +8,7 @@ from convflow.models.backbone import Backbone
 from convflow.models.dico import Stack
 from convflow.nn.conv import ConvHead
 from convflow.nn.embed import PatchHead
+from convflow.nn.pyramid import CoarseHead
 from convflow.nn.resample import Hourglass
 from convflow.types import InputError
 
@@ -32,7 +33,7 @@ def blocks_above(network: nn.Module) -> dict[int, int]:
     above = {id(p): len(blocks) + 1 for p in network.parameters()}
     parts: list[tuple[nn.Module, int]] = [(block, places[id(block)]) for block in blocks]
     for module in network.modules():
-        if isinstance(module, PatchHead | ConvHead):
+        if isinstance(module, PatchHead | ConvHead | CoarseHead):
             parts.append((module, 0))
         elif isinstance(module, Hourglass | Stack):
             parts += [(layer, places[id(block)]) for layer, block in module.joints()]

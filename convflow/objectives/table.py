@@ -170,11 +170,12 @@ def _check_first(found: Mapping[str, Weighted]) -> None:
         return
     for name, weighted in found.items():
         if weighted.objective.wants.first:
+            key = name.replace("_", "-")
             got = "an average of velocities" if isinstance(own, AverageVelocity) else "none"
             raise InputError(
-                f"--objectives.{name.replace('_', '-')}: expected a loss of the process at one "
+                f"--objectives.{key}: expected a loss of the process at one "
                 f"time beside it, got {got}; leave out "
-                + (f"--objectives.{name}" if own is not None else f"--objectives.{OWN}")
+                + (f"--objectives.{key}" if own is not None else f"--objectives.{OWN}")
             )
 
 

@@ -55,7 +55,7 @@ def create_projector(width: int, out: int, hidden: int) -> nn.Sequential:
 
 def require_flow(process: Process, objective: str) -> FlowMatching:
     """Return the process, or raise InputError where it is not flow matching on one scale."""
-    if not isinstance(process, FlowMatching):
+    if not isinstance(process, FlowMatching) or process.second_time:
         raise InputError(
             f"expected the process flow with the objective {objective}, got {process.kind}; leave "
             "the objective out, or add --process flow"

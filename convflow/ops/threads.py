@@ -17,6 +17,9 @@ Kernel = Callable[..., int]
 """See `vectors.compiled`."""
 Scratch = Callable[[int], Sequence[Any]]
 
+FIRST_PROCESS = os.getpid()
+"""The process that imported this: threads of OpenMP do not survive a fork."""
+
 
 @cache
 def find_numba() -> tuple[ModuleType | None, str]:
@@ -50,7 +53,7 @@ def share(
     size = max(1, count // (4 * threads))
     if threads == 1:
         kernel(0, 1, count, 0, count, *given, *scratch(1))
-    elif (parallel := _openmp()) and os.getpid() == _first_process():
+    elif (parallel := _openmp()) and os.getpid() == FIRST_PROCESS:
         if kernel(parallel, threads, size, 0, count, *given, *scratch(threads)):
             raise MemoryError("a kernel found no memory for its scratch")
     else:
@@ -70,18 +73,11 @@ def share(
 @cache
 def _openmp() -> int:
     """The address of `GOMP_parallel` of the library that torch runs on, or 0."""
-    _first_process()
     try:
         library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
         return ctypes.cast(library.GOMP_parallel, ctypes.c_void_p).value or 0
     except (OSError, AttributeError):
         return 0
-
-
-@cache
-def _first_process() -> int:
-    """The process that asked first: threads do not survive a fork."""
-    return os.getpid()
 
 
 @cache

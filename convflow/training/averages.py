@@ -33,7 +33,7 @@ from convflow.storage import (
 )
 from convflow.training.config import EMAConfig
 from convflow.training.ema import EMA
-from convflow.types import Diverged, InputError
+from convflow.types import InputError
 from convflow.units import bytes_of
 
 if TYPE_CHECKING:
@@ -148,8 +148,8 @@ def store_snapshot(trainer: Trainer) -> None:
         trainer: between two steps.
 
     Raises:
-        InputError: the disk is full or not writable.
-        Diverged: an average is not finite in the dtype of snapshots.
+        InputError: the disk is full or not writable, or an average is not finite in the dtype of
+            snapshots.
     """
     config, images = trainer.config.ema, trainer.images_seen
     parallel, before = trainer.parallel, trainer.averages.before
@@ -167,7 +167,7 @@ def store_snapshot(trainer: Trainer) -> None:
                 held = trainer.averages.tensors[f"ema-{width}"]
                 file = parallel.save(file_of(width), {n: t.to(dtype) for n, t in held.items()})
                 if bad := find_nonfinite(file.tensors):
-                    raise Diverged(
+                    raise InputError(
                         f"expected finite numbers in the average ema-{width} as "
                         f"{config.snapshot_dtype}, got others, first in {bad}; add "
                         "--ema.snapshot-dtype float32"

@@ -87,7 +87,8 @@ def build_trainer(config: TrainConfig, run: Path, device: torch.device) -> tuple
     config = choose_time_scale(config, origin)
     build = partial(build_network, config, len(source.class_names), codec, process)
     sizes = fitting_sizes(config, build, codec.factor, process)
-    codec.check_size(sizes[0])
+    for size in {config.data.size, *sizes}:
+        codec.check_size(size)
     half = distributed.choose_precision(config.precision, device) == "bfloat16"
     parallel = config.parallel.create(device, half, is_block)
     if parallel.sharded and config.optim.kind != "adamw":
@@ -124,11 +125,10 @@ def _check_losses(config: TrainConfig, losses: Losses, stored: bool) -> None:
             f"--micro-batch: expected none with the objective {losses.compares[0]}, which compares "
             f"all images of a batch, got {config.micro_batch}; leave one of them out"
         )
-    process = config.process
-    if losses.augmentation is not None and isinstance(process, MeanFlow) and process.guided:
+    if losses.augmentation is not None and isinstance(config.process, MeanFlow):
         raise InputError(
-            "--data.augment: expected 0 with the guidance of the process meanflow, which calls the "
-            f"network with parts of a batch, got {config.data.augment}; leave one of them out"
+            "--data.augment: expected 0 with the process meanflow, which calls the network with "
+            f"parts of a batch, got {config.data.augment}; leave one of them out"
         )
     if stored and losses.wants_pixels:
         raise InputError(

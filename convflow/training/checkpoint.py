@@ -4,8 +4,8 @@ step_000001200/
   raw/  ema/             each a model folder that `convflow.load_model` and `Pipeline` read, or the
                          folder of an adapter, see `convflow.models.adapter`
   optimizer.safetensors
-  objectives.safetensors only where objectives have parameters: theirs, and the average of those
-                         that are trained
+  objectives.safetensors only where objectives or augmentation have parameters: theirs, and the
+                         average of those that are trained
   averages.safetensors   only where a run keeps more averages than one: those of the network
   shards/                in place of the safetensors files where processes share the weights:
                          their shards, in a folder for each
@@ -74,7 +74,7 @@ PARTS = {
     RAW_ADAPTER: "the adapter",
     EMA_ADAPTER: "the average of the adapter",
     OPTIMIZER_FILE: "the state of the optimizer",
-    OBJECTIVES_FILE: "the parameters of the objectives",
+    OBJECTIVES_FILE: "the parameters of objectives and augmentation",
     AVERAGES_FILE: "the further averages of the weights",
 }
 """What training changes, by the file that holds it."""

@@ -50,6 +50,7 @@ from convflow.settings.words import pairs_of, parts_of, read_words
 from convflow.storage import claimed, hash_tensors, read_json, write_text, writing_folder
 from convflow.training.config import DataConfig
 from convflow.training.data import open_images, scan_images, training_sizes
+from convflow.training.keys import check_augment
 from convflow.training.latents import codec_of_store
 from convflow.training.overrides import SHORT
 from convflow.types import InputError, Size, check_name
@@ -158,10 +159,8 @@ def _arrays(constants: tuple[Any, Any]) -> tuple[np.ndarray, np.ndarray]:
     return tuple(n[:, None, None] if n.ndim else n for n in (scale, shift))  # type: ignore[return-value]
 
 
-def _encode(config: EncodeConfig, out: Path, device: torch.device) -> StoreIndex:
-    if config.codec == PixelCodec():
-        raise InputError("--codec: expected latent for a store of latents, got pixel; leave it out")
-    data, codec = config.data, config.codec.open(device)
+def _check_images(data: DataConfig) -> None:
+    """Raise InputError where settings of images would mean nothing in a store of latents."""
     if data.crop == "random":
         raise InputError("--data.crop: expected center for a store of latents, got random")
     if data.augment:
@@ -169,6 +168,19 @@ def _encode(config: EncodeConfig, out: Path, device: torch.device) -> StoreIndex
             f"--data.augment: expected 0 for a store of latents, got {data.augment:g}; give it to "
             "convflow train --data STORE, which moves latents by whole cells"
         )
+    if data.shuffle != "images":
+        raise InputError(
+            f"--data.shuffle: expected images for a store of latents, got {data.shuffle}; leave it "
+            "out, for a store is read image by image"
+        )
+    check_augment(data)
+
+
+def _encode(config: EncodeConfig, out: Path, device: torch.device) -> StoreIndex:
+    if config.codec == PixelCodec():
+        raise InputError("--codec: expected latent for a store of latents, got pixel; leave it out")
+    data, codec = config.data, config.codec.open(device)
+    _check_images(data)
     if data.on_bad == "skip":  # which images are left out is settled before the first shard
         data = replace(data, check="all")
     images, report = scan_images(open_images(data), data, None, device)

@@ -24,7 +24,7 @@ def from_dict(tree: Any, *, trusted: bool = False) -> TrainConfig:
     """
     config = read(upgrade(tree), TrainConfig, trusted=trusted, place="--")
     _check_sizes(config.data)
-    _check_augment(config.data)
+    check_augment(config.data)
     if not isinstance(name := config.model.get("name"), str):
         raise InputError(f"--model.name: expected the name of a network, got {name!r}; give one")
     return config
@@ -51,7 +51,7 @@ def _check_sizes(data: DataConfig) -> None:
         )
 
 
-def _check_augment(data: DataConfig) -> None:
+def check_augment(data: DataConfig) -> None:
     """Raise InputError where settings of augmentation and crops do not belong together."""
     kinds, (low, high) = data.augment_kinds, data.crop_scale
     if kinds and not data.augment:

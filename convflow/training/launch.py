@@ -278,11 +278,12 @@ def _introduce(trainer: Trainer, report: Report, changes: Sequence[Change]) -> N
         log.info(f"going on from {trainer.images_seen:,} images ({trainer.run_folder})")
     if changes:
         log.info(f"changed, noted in {RECORD}: {', '.join(map(str, changes))}")
-    if averages := describe_averages(config.ema, parameters, config.images):
+    trained = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
+    if averages := describe_averages(config.ema, trained, config.images):
         log.info(averages)
     kept = len(checkpoint.list_steps(trainer.run_folder))
     saving = config.checkpoint
-    numbers = stored_numbers(trainer.model) + parameters * len(names_of(config.ema))
+    numbers = stored_numbers(trainer.model) + trained * len(names_of(config.ema))
     line, fits = checkpoint.describe_disk(
         numbers, saving.keep, kept, trainer.run_folder, saving.keep_every
     )

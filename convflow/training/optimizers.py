@@ -201,6 +201,12 @@ class Muon(AdamW):
         """
         inside = _matrices(model)
         if not inside:
+            frozen = isinstance(network := getattr(model, "network", model), Backbone)
+            if frozen and network.trunk_blocks:
+                raise InputError(
+                    "--optim.kind: expected matrices to train inside blocks for muon, got all of "
+                    "them frozen; choose adamw"
+                )
             raise InputError(
                 "--optim.kind: expected a network whose blocks have a Modulation for muon, got one "
                 "without; choose adamw"

@@ -24,6 +24,7 @@ from convflow.processes.process import Process
 from convflow.settings.read import differences, show
 from convflow.storage import read_json
 from convflow.training.config import TrainConfig
+from convflow.training.data import training_sizes
 from convflow.training.partial import take_what_fits
 from convflow.types import InputError, Size
 
@@ -95,7 +96,7 @@ def read_origin(config: TrainConfig) -> Origin:
         stored.class_names,
         partial,
         tuple(notes),
-        same_time=known or stored.process.time_scale == config.process.time_scale,
+        same_time=known or (stored.process.kind == "ddpm") == (config.process.kind == "ddpm"),
         size=stored.size,
         predictions=(config.process.prediction, stored.process.prediction),
     )
@@ -189,7 +190,8 @@ def fit_settings(config: TrainConfig, origin: Origin, factor: int) -> TrainConfi
     if grid is None and origin.size is not None:
         cells = factor * origin.model.multiple
         seen = [side // cells for side in origin.size]
-        sides = zip(*(config.data.size, *config.data.sizes), strict=True)
+        sizes = config.data.size, *training_sizes(config.data, cells)
+        sides = zip(*sizes, strict=True)
         if any(max(wanted) // cells > most for wanted, most in zip(sides, seen, strict=True)):
             grid = seen
     return config if grid is None else replace(config, model=given | {"position_grid": grid})

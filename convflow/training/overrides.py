@@ -59,6 +59,8 @@ def override(config: TrainConfig, arguments: Sequence[str]) -> TrainConfig:
     for place in ("process", "codec", "parallel"):
         if (kind := given.pop(place, tree[place]["kind"])) != tree[place]["kind"]:
             tree[place] = {"kind": kind}
+            if place == "process" and "model.time_scale" not in given:
+                tree["model"].pop("time_scale", None)  # that of another process
     # Constants are those of one autoencoder, never of another.
     if given.get(AUTOENCODER, (known := tree["codec"].get("autoencoder"))) != known:
         tree["codec"] |= {"scale": None, "shift": None}

@@ -41,7 +41,10 @@ def advise_repeats(config: TrainConfig, count: int, run: Path) -> str | None:
     ways = [f"end it after about --images {most * count}"]
     if not config.data.augment:
         ways.append("change the images with --data.augment 0.12")
-    ways += ["add images", "or begin from a trained model with --init"]
+    ways.append("add images")
+    if not config.init:
+        ways.append("begin from a trained model with --init")
+    ways[-1] = f"or {ways[-1]}"
     return (
         f"{count:,} images are few for this run: each is shown {passes:,.0f} times, and from about "
         f"{most:,} times on (a rule of thumb) a model may copy them; {', '.join(ways)}; "

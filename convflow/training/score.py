@@ -149,6 +149,9 @@ def copy_whole(network: Backbone, parallel: Single) -> Backbone:
     if not parallel.sharded:
         return copy.deepcopy(network)
     settings = network.settings
-    whole = build(settings.pop("family"), settings, FAMILIES)
-    whole.load_state_dict({n: parallel.whole(t) for n, t in network.state_dict().items()})
+    with torch.random.fork_rng(devices=[]):
+        whole = build(settings.pop("family"), settings, FAMILIES)
+    own = whole.state_dict()
+    for name, tensor in network.state_dict().items():
+        own[name].copy_(parallel.whole(tensor))
     return whole.to(parallel.device).eval().requires_grad_(False)

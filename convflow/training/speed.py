@@ -89,10 +89,13 @@ class Speed:
     def _measure_limit(self) -> float:
         """Return the images a second at the rate of a product, 0 where that is not known.
 
-        A step takes three times the operations of a forward pass.
+        A step takes three times the operations of a forward pass. Where it takes more, in forward
+        mode or with an average of the weights, the rate is not known.
         """
         trainer = self.trainer
         if trainer is None or trainer.product_rate is None:
+            return 0.0
+        if trainer.process.second_time or trainer.losses.wants_average:
             return 0.0
         settings = dict(trainer.model.settings)
         build = partial(create_model, settings.pop("family"), **settings)

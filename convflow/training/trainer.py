@@ -213,8 +213,9 @@ class Trainer:
                             self._save_meanwhile(monitor)
                     if self.drawing and self._draw_samples(monitor, stop):
                         break
-                    metrics = self.train_step(*batch) | self.watch.measure(stop)
-                    averages.store_snapshot(self)
+                    metrics = self.train_step(*batch)
+                    averages.store_snapshot(self)  # before what may end the run
+                    metrics |= self.watch.measure(stop)
                     if monitor is not None:
                         monitor.step(self.step, self.images_seen, metrics)
             except Exception as error:

@@ -22,6 +22,7 @@ from convflow.models.adapter import (
 )
 from convflow.models.backbone import Backbone
 from convflow.models.zoo import load_strictly
+from convflow.nn.norm import Modulation
 from convflow.parallel.single import Single
 from convflow.seeds import TRAINING_KEYS, generator_of
 from convflow.settings.patterns import chosen_names, fits_any, split_patterns
@@ -155,7 +156,16 @@ def _saved_modules(lora: LoRAConfig, network: Backbone, anew: Sequence[str]) -> 
     names = [name for name, module in network.named_modules() if name and [*module.parameters()]]
     patterns = split_patterns(lora.modules_to_save)
     chosen = chosen_names(patterns, names, "--lora.modules-to-save", "a module with parameters")
-    return [n for n in chosen if not any(n.startswith(f"{other}.") for other in chosen)]
+    chosen = [n for n in chosen if not any(n.startswith(f"{other}.") for other in chosen)]
+    head = {*network.inner.parts.head.modules()}
+    for name in chosen:
+        inside = {*network.get_submodule(name).modules()} - head
+        if any(isinstance(module, Modulation) for module in inside):
+            raise InputError(
+                f"--lora.modules-to-save: expected modules without the modulation of a block, got "
+                f"{name}; name layers inside it, such as {name}.mlp"
+            )
+    return chosen
 
 
 def _count(network: Backbone, said: str) -> str:

@@ -39,8 +39,8 @@ class Watch:
         self.scorer: Scorer | None = None
         score = find_paths(config, trainer.run_folder).monitor.score
         if score.reference:
-            samples, device = trainer.previews.samples, trainer.device
-            self.scorer = Scorer(score, samples, trainer.run_folder, device)
+            samples = replace(trainer.previews.samples, codec=trainer.codec)
+            self.scorer = Scorer(score, samples, trainer.run_folder, trainer.device)
 
     def measure(self, stop: Stop) -> dict[str, float]:
         """Return what is due after a step, by name; the first process has all of it."""
@@ -52,7 +52,8 @@ class Watch:
             with self.trainer.not_training():
                 average = cast(Backbone, self.trainer.ema.model)
                 network = copy_whole(average, self.trainer.parallel)
-                samples = replace(self.trainer.previews.samples, model=network)
+                samples = self.trainer.previews.samples
+                samples = replace(samples, model=network, codec=self.trainer.codec)
                 found |= self.scorer.score(samples, self.trainer.images_seen, stop)
         return found
 

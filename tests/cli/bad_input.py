@@ -292,6 +292,21 @@ CASES = [
     ),
     ("colour of grey", f"{TRAIN} --data.augment 0.1 --data.augment-kinds hue", "grey images"),
     ("kinds alone", f"{TRAIN} --data.augment-kinds hue", "add --data.augment 0.12"),
+    (
+        "augmentation of average velocities",
+        f"{TRAIN} --process meanflow --data.augment 0.1",
+        "--data.augment: expected 0 with the process meanflow",
+    ),
+    (
+        "own average of average velocities",
+        f"{TRAIN} --process meanflow --objectives.sra.weight 1",
+        "--objectives.sra: expected a loss of the process at one time beside it",
+    ),
+    (
+        "velocity of average velocities",
+        f"{TRAIN} --process meanflow --objectives.process.kind velocity",
+        "expected the process flow with the objective velocity, got meanflow",
+    ),
     ("kinds twice", f"{TRAIN} --data.augment 1 --data.augment-kinds hue,hue", "each once"),
     ("parts of the middle", f"{TRAIN} --data.crop-scale 0.5,1", "--data.crop random with it"),
     ("parts the wrong way", f"{TRAIN} --data.crop-scale 1,0.5", "expected the smaller first"),

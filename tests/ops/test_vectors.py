@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -52,6 +57,32 @@ def test_halves_are_those_of_torch() -> None:
     )
     assert not run(0, 1, 1, 0, 3, bits, back)
     torch.testing.assert_close(torch.from_numpy(back), expected.float(), equal_nan=True)
+
+
+TRUTH = """
+import sys
+import torch
+from convflow.ops.deform import cpu, reference
+
+for words in sys.argv[1:]:
+    channels, taps = map(int, words.split(","))
+    shape, random = (1, 5, 6, 2), torch.Generator().manual_seed(0)
+    sizes = (*shape, channels), (*shape, taps, 2), (*shape, taps)
+    given = [torch.randn(size, generator=random) for size in sizes]
+    expected = reference.deform_sample(*given, "zeros")
+    torch.testing.assert_close(cpu.deform_sample(*given, "zeros"), expected)
+"""
+
+
+@pytest.mark.slow
+def test_kernels_of_the_cache_and_new_ones_stay_apart(tmp_path: Path) -> None:
+    """Both lie in one process, which knows a compiled function by its name."""
+    env = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
+    for kernels in (["7,9"], ["5,3", "7,9"], ["6,4", "5,3", "7,9"]):
+        done = subprocess.run(
+            [sys.executable, "-c", TRUTH, *kernels], env=env, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
 
 
 def test_compiles_without_a_folder_for_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:

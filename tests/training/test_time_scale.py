@@ -78,6 +78,13 @@ def test_weights_to_begin_from_bring_their_scale():
     assert choose_time_scale(config, Origin("x", model)).model["time_scale"] == 1
     other = Origin("x", model, same_time=False)  # of a DDPM
     assert choose_time_scale(config, other).model["time_scale"] == 1000
+    steps = create_config("cifar10.dit")
+    adopted = replace(steps, model=steps.model | {"time_scale": 1.0})  # as of weights
+    assert override(adopted, []).model["time_scale"] == 1
+    flow = override(adopted, ["--process", "flow"])
+    assert choose_time_scale(flow, other).model["time_scale"] == 1000
+    kept = override(adopted, "--process flow --model.time-scale 1".split())
+    assert choose_time_scale(kept, other).model["time_scale"] == 1
     foreign = override(config, "--model.name tests.extending.network:Net".split())
     assert choose_time_scale(foreign) is foreign
 

@@ -207,7 +207,11 @@ def test_a_shared_network_takes_no_adapters():
             "--init P --lora.rank 2 --lora.modules-to-save emb",
             "a module with parameters, got 'emb'",
         ),
-        ("--init P --lora.rank 2 --lora.modules-to-save blocks.0", "modules without adapters, got"),
+        (
+            "--init P --lora.rank 2 --lora.modules-to-save blocks.0",
+            "the modulation of a block, got",
+        ),
+        ("--init P --lora.rank 2 --lora.modules-to-save blocks.0.mlp", "without adapters, got"),
         ("--init P --lora.rank 2 --freeze embed*", "--freeze: expected none with --lora.rank"),
         ("--init P --lora.rank 2 --optim.kind muon", "--optim.kind: expected an optimizer for"),
         ("--init P --lora.rank 2 --process dfm", "expected weights of several scales with the"),
