@@ -364,9 +364,10 @@ def explained(final: Path) -> Iterator[None]:
         yield
     except (OSError, safetensors.SafetensorError) as error:
         reason = getattr(error, "strerror", None) or str(error)
+        there = isinstance(error, FileExistsError)
+        cure = "choose another place" if there else "free some space or choose another place"
         raise InputError(
-            f"could not write {final}: {reason}; what was there is unchanged, "
-            "free some space or choose another place"
+            f"could not write {final}: {reason}; what was there is unchanged, {cure}"
         ) from error
 
 

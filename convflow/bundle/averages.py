@@ -123,6 +123,10 @@ def file_of(sigma_rel: float) -> str:
     return f"sigma-{sigma_rel}.safetensors"
 
 
+MOST_LEFT = 0.25
+"""Of a profile, in norm, that an average may lack."""
+
+
 class PowerSum:
     """The weighted sum of the stored averages of a run that comes nearest to a power-function one.
 
@@ -137,7 +141,8 @@ class PowerSum:
         shapes: tensors without numbers, by name.
 
     Raises:
-        InputError: no snapshots, or damaged ones; a width or a moment out of range.
+        InputError: no snapshots, or damaged ones; a width or a moment out of range, or one that
+            the snapshots do not come near to.
     """
 
     def __init__(self, run: Path, sigma_rel: float, images: int | None = None) -> None:
@@ -159,6 +164,13 @@ class PowerSum:
         profiles = [Profile(exponent_of(width), snapshot.images) for snapshot, width in pairs]
         wanted = Profile(exponent_of(sigma_rel), self.images)
         factors, self.rest = combine(profiles, wanted)
+        if self.rest > MOST_LEFT:
+            raise InputError(
+                f"--sigma-rel: expected an average that the {len(snapshots)} snapshots of {run} "
+                f"can form, got {sigma_rel:g} at {self.images:,} images, whose shares would differ "
+                f"by {self.rest:.0%}; choose a width near those that are kept and a moment of a "
+                "snapshot, or train with more snapshots"
+            )
         for snapshot in snapshots:
             check_sums(snapshot.folder, snapshot.state, snapshot.state["files"])
         self.parts = [

@@ -66,7 +66,7 @@ def _export_average(options: argparse.Namespace) -> int:
     found = export_average(options.run, options.out, options.sigma_rel, options.images)
     say(
         f"{plain(options.out)}  <- the average of sigma-rel {options.sigma_rel:g} at "
-        f"{found.images:,} images, of {found.snapshots} snapshots; its profile is met within "
-        f"{found.rest:.2%}"
+        f"{found.images:,} images, of {found.snapshots} snapshots; its shares differ by "
+        f"{found.rest:.2%} from those wanted"
     )
     return 0

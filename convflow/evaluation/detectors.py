@@ -304,7 +304,7 @@ def _download(url: str, path: Path, wanted: str) -> None:
     except (OSError, HTTPException, ValueError) as error:
         raise InputError(
             f"could not download {url} ({shorten(error)}); fetch it on another machine and put it "
-            f"at {path}, or give its place with --detector-weights PATH"
+            f"at {path}, or give the path of the weights"
         ) from error
 
 

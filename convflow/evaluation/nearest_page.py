@@ -222,6 +222,8 @@ def _sentence(verdict: Verdict, distance: Distance, num: int, references: str) -
             f"By {distance.name}, no sign of copies: samples lie farther from the training images "
             f"than references do ({references}), as those of a model that is not good yet."
         )
+    if CERTAIN * v.error >= 0.5:
+        return f"By {distance.name}, {num} samples are too few to tell; draw more with --num."
     return (
         f"By {distance.name}, no sign of copies: samples are as far from the training images as "
         f"references are ({references})."

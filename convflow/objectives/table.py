@@ -105,7 +105,11 @@ def create_objectives(
             )
         kind = kind_of(name, some)
         if not isinstance(kind, str):
-            raise InputError(f"{place}.kind: expected package.module:Name, got {kind!r}; add it")
+            known = ", ".join(key for key in OBJECTIVES if key != OWN)
+            raise InputError(
+                f"{place}.kind: expected {known} or package.module:Name, got {kind!r}; add it, or "
+                "name the objective like its kind"
+            )
         common = _read_common(place, some)
         if name == OWN and common["until"] is not None:
             raise InputError(f"{place}.until: expected none, for others rest on it; leave it out")
@@ -150,6 +154,11 @@ def _read_common(place: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     if found["fade"] and found["until"] is None:
         raise InputError(
             f"{place}.fade: expected {place}.until with it, got none; say when the weight is 0"
+        )
+    if found["until"] is not None and found["fade"] > found["until"]:
+        raise InputError(
+            f"{place}.fade: expected at most the {found['until']:,} images of {place}.until, got "
+            f"{found['fade']:,}; lower it"
         )
     return found
 

@@ -44,8 +44,8 @@ def pairs_of(arguments: Sequence[str]) -> list[tuple[str, str]]:
         word = words.pop(0)
         if not word.startswith("--") or len(word) < 3:
             raise InputError(
-                f"expected an option such as --optim.lr 2e-4, got {word!r}; "
-                "the recipe comes first, then options with values"
+                f"expected an option, which begins with --, got {word!r}; "
+                "what has no name comes first, then options with values"
             )
         key, equals, text = word[2:].partition("=")
         if not equals:
@@ -99,7 +99,8 @@ def parse(text: str, hint: Any, key: str) -> Any:
     if isinstance(kind, type) and issubclass(kind, Part):
         return text
     if kind is dict or typing.get_origin(kind) is dict:
-        inner = "SETTING" if "." in key else "name"
+        nested = key == "objectives"
+        inner = "kind" if "." in key else f"{text}.kind" if nested else "name"
         raise InputError(f"--{key} is a group; set one of its keys, such as --{key}.{inner} {text}")
     if dataclasses.is_dataclass(kind):
         keys = ", ".join(f"--{key}.{name}".replace("_", "-") for name in hints_of(kind))

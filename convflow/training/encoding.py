@@ -139,6 +139,7 @@ def convert(config: EncodeConfig, kind: str, out: Path) -> StoreIndex | None:
         return None
     codec: Any = config.codec.prepare()
     found = READERS[kind](place)
+    log.info(f"taken for latents of {getattr(codec, 'autoencoder', codec.kind)} (--codec)")
     with writing_folder(out) as draft:
         return write_store(
             draft,

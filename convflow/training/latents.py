@@ -30,7 +30,9 @@ def with_codec_of_store(config: TrainConfig, run: Path) -> TrainConfig:
     Raises:
         InputError: the settings name another autoencoder than the store's.
     """
-    place = Path(os.path.expanduser(find_place(config.data.path, run)))
+    begun = (run / "config.json").is_file()  # else paths are seen from here
+    stored = find_place(config.data.path, run) if begun else config.data.path
+    place = Path(os.path.expanduser(stored))
     stores = find_stores(place) if config.data.path and place.is_dir() else []
     if not stores:
         return config

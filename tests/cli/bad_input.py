@@ -186,7 +186,7 @@ CASES = [
         f"{RESUME} --run P/new",
         "expected --resume FOLDER or --run FOLDER, got both",
     ),
-    ("stray word", f"{TRAIN} word", "expected an option such as --optim.lr 2e-4, got 'word'"),
+    ("stray word", f"{TRAIN} word", "expected an option, which begins with --, got 'word'"),
     ("no epochs", f"{TRAIN} --epochs 0", "--epochs: expected a number above 0, got '0'"),
     ("time before now", f"{TRAIN} --minutes -5", "--minutes: expected a number above 0, got '-5'"),
     ("minutes in words", f"{TRAIN} --minutes ten", "--minutes: expected a finite number"),

@@ -313,7 +313,7 @@ def test_a_download_that_breaks_off_is_not_kept(server, tmp_path):
 def test_without_network_the_way_by_hand_is_told(monkeypatch, server, tmp_path):
     publish(monkeypatch, f"{server.url}/absent.pth", "")
     place = tmp_path / "hub" / "checkpoints" / "absent.pth"
-    message = rf"could not download {server.url}/absent\.pth .*404.* put it at {place}, or give its"
+    message = rf"could not download {server.url}/absent\.pth .*404.* put it at {place}, or give the"
     with pytest.raises(InputError, match=message):
         open_detector("dinov2", device=CPU)
     with pytest.raises(InputError, match=r"could not download .*; fetch it on another machine"):

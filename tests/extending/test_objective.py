@@ -86,9 +86,9 @@ def test_it_is_sampled_as_any_model_is(run, tmp_path):
         ("--objectives.align.width x", "tests.extending.align:Align cannot be built"),
         (
             "--objectives.align 1",
-            "--objectives.align is a group; set one of its keys, such as --objectives.align.S",
+            "--objectives.align is a group; set one of its keys, such as --objectives.align.kind",
         ),
-        ("--objectives.other.weight 1", "--objectives.other.kind: expected package.module:Name"),
+        ("--objectives.other.weight 1", "or package.module:Name, got None; add it, or name"),
         ("--objectives.align.kind tests.extending.align:Algin", "did you mean 'Align'?"),
     ],
 )

@@ -113,7 +113,7 @@ def test_a_resumed_run_keeps_them_bit_for_bit_and_others_are_made_of_snapshots(
     out = tmp_path / "out"
     export = ["export", str(straight), "--out", str(out), "--sigma-rel"]
     assert main([*export, "0.15"]) == 0
-    assert "at 256 images, of 16 snapshots; its profile is met within" in capsys.readouterr().out
+    assert "at 256 images, of 16 snapshots; its shares differ by" in capsys.readouterr().out
     made, power = load_model(out).state_dict(), exponent_of(0.15) + 1
     shares = [(n / 256) ** power - (before / 256) ** power for before, n, _ in history]
     direct = {

@@ -88,7 +88,7 @@ def without_numbers(monkeypatch):
     [
         ("flowdcn", f"--ema.every 2 {LOSSES}"),
         ("dico", "--process ddpm --optim.schedule cosine"),
-        ("sit", "--process dfm --sampling.steps 2 --micro-batch 3"),
+        ("sit", "--process dfm --sampling.steps 2 --micro-batch 3 --ema.snapshots 0"),
     ],
 )
 def test_a_run_on_a_device_without_numbers_gets_to_the_step_that_is_logged(
