@@ -85,7 +85,7 @@ def test_a_representation_autoencoder_takes_one_size(tmp_path, monkeypatch):
     (tmp_path / "config.json").write_text('{"_class_name": "AutoencoderRAE"}')
     codec = LatentCodec(str(tmp_path))
     assert (codec.channels(3), codec.factor, *codec.constants) == (768, 16, 1.0, 0.0)
-    with pytest.raises(InputError, match=r"--data.size: expected 256x256, .* got 128x256; set it"):
+    with pytest.raises(InputError, match=r"expected images of 256x256, .* got 128x256; choose"):
         codec.check_size((128, 256))
     monkeypatch.setattr("convflow.autoencoders.find_spec", lambda _: None)
     with pytest.raises(InputError, match=r"needs the package transformers, .*; pip install"):

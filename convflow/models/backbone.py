@@ -143,8 +143,8 @@ class Backbone(nn.Module, PyTorchModelHubMixin, library_name="convflow", tags=["
     def trunk_blocks(self) -> list[nn.Module]:
         """The blocks of the trunk in the order in which they run; each returns features."""
         inner = self.inner
-        found = (m for m in inner.modules() if any(isinstance(c, Modulation) for c in m.children()))
-        outside = {*inner.parts.head.modules()}
+        found = [m for m in inner.modules() if any(isinstance(c, Modulation) for c in m.children())]
+        outside = {*inner.parts.head.modules()} if found else set()
         return [block for block in found if block not in outside]
 
     @contextmanager
