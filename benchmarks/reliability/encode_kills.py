@@ -77,7 +77,10 @@ def whole(out: Path, num: int) -> set[int]:
 def kill(
     folder: Path, out: Path, num: int, kills: int, rng: random.Random
 ) -> Iterator[EncodingKill]:
-    """Kill the command at random moments spread over its work; yield what each left."""
+    """Kill the command at random moments spread over its work; yield what each left.
+
+    Kills end early where one finds the store whole.
+    """
     for number in range(1, kills + 1):
         before, began = whole(out, num), time.monotonic()
         process = start(folder, out)
@@ -92,6 +95,8 @@ def kill(
         process.wait()
         if ended is not None:
             raise RuntimeError(f"kill {number} came after the end ({ended}), take more images")
+        if (out / INDEX).is_file():  # the store was whole before the kill
+            return
         after = whole(out, num)
         drafts = [path for path in out.glob(".*") if path.name not in (".", "..")]
         yield EncodingKill(
@@ -125,7 +130,7 @@ def main() -> None:
         rows.append(row)
         sys.stdout.write(f"{row}\n")
         sys.stdout.flush()
-    if start(folder, killed).wait():
+    if not (killed / INDEX).is_file() and start(folder, killed).wait():
         raise SystemExit("the command could not go on")
     names = {path.name for each in (folder / "straight", killed) for path in each.iterdir()}
     changed = [
