@@ -18,7 +18,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from convflow.parallel.shards import Shards, shard_folder
+from convflow.parallel.shards import DTYPE_NAMES, Shards, shard_folder
 from convflow.storage import check_sums, read_json
 from convflow.types import InputError
 
@@ -202,9 +202,13 @@ class StoredTensors(NamedTuple):
         """Return tensors without numbers, by name."""
         if self.shards is not None:
             return self.shards.shapes
+        dtypes = {name: dtype for dtype, name in DTYPE_NAMES.items()}
         with safe_open(self.path, framework="pt") as file:
-            shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
-        return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            return {
+                name: torch.empty(s.get_shape(), dtype=dtypes[s.get_dtype()], device="meta")
+                for name, s in slices.items()
+            }
 
     def read(self, names: list[str]) -> dict[str, Tensor]:
         """Return some of the tensors."""

@@ -4,6 +4,8 @@ import math
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from convflow.bundle.averages import (
     Profile,
@@ -12,6 +14,7 @@ from convflow.bundle.averages import (
     exponent_of,
     is_kept,
     list_snapshots,
+    open_stored,
     snapshot_folder,
 )
 from convflow.types import InputError
@@ -71,3 +74,13 @@ def test_names_and_damaged_snapshots(tmp_path):
     (folder / "snapshot.json").write_text('{"images": 5}')
     with pytest.raises(InputError, match=r"snapshot.json is damaged; remove the folder"):
         list_snapshots(tmp_path)
+
+
+def test_tensors_without_numbers_keep_shape_and_dtype(tmp_path):
+    tensors = {"a": torch.ones(2, 3, dtype=torch.bfloat16), "b": torch.tensor(7)}
+    save_file(tensors, tmp_path / "some.safetensors")
+    found = open_stored(tmp_path, "some.safetensors").shapes()
+    assert {n: (t.shape, t.dtype) for n, t in found.items()} == {
+        n: (t.shape, t.dtype) for n, t in tensors.items()
+    }
+    assert all(tensor.is_meta for tensor in found.values())
