@@ -84,7 +84,8 @@ def other_engine(function: Callable[..., object], args: Sequence[Any]) -> list[C
     if function in (ATEN.mm.default, ATEN.addmm.default):
         left, right = args[-2:]
         bias = args[0] if len(args) == 3 else None
-        columns, weight = left.t()[None, :, :, None], right.t()[:, :, None, None]
+        columns = left[None, None].permute(0, 3, 1, 2)  # channels last, no copy
+        weight = right.t()[:, :, None, None]
         return [partial(F.conv2d, columns, weight, bias)] if _is_large(left, weight) else []
     if function not in (ATEN.convolution.default, ATEN.convolution_backward.default):
         return []

@@ -22,6 +22,7 @@ from convflow.models.cost import measure_cost
 from convflow.models.half import cast_weights
 from convflow.models.memory import MemoryEstimate
 from convflow.models.zoo import SIZES, create_model
+from convflow.nn.linear import fastest_engine, use_engine
 from convflow.types import Size, check_name
 
 Compilation = Literal["whole", "blocks"]
@@ -37,6 +38,9 @@ PRECISION_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 MEMORY_FORMATS = [torch.contiguous_format, torch.channels_last]
 EAGER, COMPILED, FLOOR, LIMIT, FLOAT32 = "eager", "compiled", "floor", "product limit", "float32"
+PLAIN = "nn.Linear"
+"""The rival as anyone would write it: its dense layers multiply by torch's own product."""
+
 LIMIT_LINES = (FLOOR, LIMIT)
 FACTOR = 8
 """Pixels along a side of a cell of the latents."""
@@ -69,8 +73,9 @@ of one shape are one tensor, so that it is a little too fast). Convolutional net
 faster of two memory layouts, tried first; DiT beside them in its own.
 "tflop" are the 10^12 operations that a call needs, two for each multiply-accumulate of products,
 convolutions and attentions as `convflow info` counts them, three times as many in training.
-"utilisation" is their rate over that of one product of two square matrices (1024 a side, 8192 on a
-GPU) in the same arithmetic, which takes turns with the others; "product limit" is the time of the
+"utilisation" is their rate over that of one large matrix product (2^30 multiply-accumulates by the
+fastest of two shapes and two engines on a CPU; two squares of 8192 on a GPU) in the same
+arithmetic, which takes turns with the others; "product limit" is the time of the
 network's operations at that rate. Products in float32 are without TF32 unless torch was told so."""
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -263,10 +268,13 @@ def set_up(
         if isinstance(theirs.compiled, nn.Module):
             compiled = call(theirs.compiled, theirs.layout, shape, mode, setting)
             calls[f"{rival} {COMPILED}"] = compiled
+        if setting.dtype == torch.float32 and fastest_engine()[0] != "blas":
+            plain = _plain(theirs.model)
+            calls[f"{rival} {PLAIN}"] = call(plain, theirs.layout, shape, mode, setting)
         if setting.float32_rival and mode == MODEL_MODES[0]:
-            plain = Setting(setting.device)
+            full = Setting(setting.device)
             alone = f"{rival} {FLOAT32}"
-            calls[alone] = call(theirs.model, theirs.layout, shape, mode, plain)
+            calls[alone] = call(theirs.model, theirs.layout, shape, mode, full)
             calls[f"{alone} {LIMIT}"] = product(setting.device, torch.float32)
     return calls
 
@@ -293,10 +301,22 @@ def _compile(model: nn.Module, how: Compilation) -> nn.Module:
     """Return a compiled network that shares the weights of one that stays as it is."""
     if how == "whole":
         return cast(nn.Module, torch.compile(model, dynamic=False))
-    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    twin = copy.deepcopy(model, shared)
+    twin = _twin(model)
     compile_blocks(twin)
     return twin
+
+
+def _plain(model: nn.Module) -> nn.Module:
+    """Return a twin whose dense layers are what `nn.Linear` computes."""
+    twin = _twin(model)
+    use_engine(twin, "blas")
+    return twin
+
+
+def _twin(model: nn.Module) -> Any:
+    """Return a copy that shares all weights."""
+    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    return copy.deepcopy(model, shared)
 
 
 def _answers(

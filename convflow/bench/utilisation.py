@@ -13,7 +13,7 @@ from convflow.bench.floor import TRIALS, fastest_of, other_engine
 from convflow.bench.harness import BenchRow, Call, seconds
 
 SIDES = {True: 1024, False: 8192}
-"""Rows and columns of the product's matrices, by whether the device is the CPU."""
+"""Rows and columns of a square product's matrices, by whether the device is the CPU."""
 
 
 class Workload(NamedTuple):
@@ -44,16 +44,22 @@ class Rated(BenchRow):
 
 
 def product(device: torch.device, dtype: torch.dtype) -> Call:
-    """Return a call of one square matrix product, large enough that nothing else counts.
+    """Return a call of one matrix product, large enough that nothing else counts.
 
-    On a CPU it takes the faster of two engines: torch's product, or a 1x1 convolution.
+    On a CPU it is the fastest of two shapes by two engines: square or four times as tall as a
+    square, by torch's product or by a 1x1 convolution. All take as many operations.
     """
     side, generator = SIDES[device.type == "cpu"], torch.Generator(device).manual_seed(0)
-    left, right = (
-        torch.randn(side, side, generator=generator, device=device).to(dtype) for _ in range(2)
-    )
-    call: Call = partial(torch.mm, left, right, out=torch.empty_like(left))
-    return fastest_of([call, *other_engine(torch.ops.aten.mm.default, (left, right))])
+    shapes = [(side, side), (4 * side, side // 2)][: 2 if device.type == "cpu" else 1]
+    calls: list[Call] = []
+    for rows, inner in shapes:
+        left, right = (
+            torch.randn(count, inner, generator=generator, device=device).to(dtype)
+            for count in (rows, inner)
+        )
+        calls.append(partial(torch.mm, left, right.t(), out=torch.empty_like(left)))
+        calls += other_engine(torch.ops.aten.mm.default, (left, right.t()))
+    return fastest_of(calls)
 
 
 def product_rate(device: torch.device, dtype: torch.dtype) -> float:

@@ -132,3 +132,12 @@ def test_the_floor_takes_the_faster_engine(monkeypatch):
         floor()
     assert names.found["aten::convolution"] == 1
     assert names.found["aten::mm"] == 1
+
+
+def test_a_product_reaches_the_other_engine_without_a_copy():
+    rows, weight = torch.randn(4096, 128), torch.randn(128, 128)
+    (other,) = other_engine(torch.ops.aten.mm.default, (rows, weight.t()))
+    columns, filters, _ = other.args
+    assert columns.is_contiguous(memory_format=torch.channels_last)
+    assert columns.data_ptr() == rows.data_ptr()
+    assert filters.is_contiguous()

@@ -11,6 +11,7 @@ from convflow.bench.agreement import TOLERANCE, distance
 from convflow.bench.harness import BenchRow
 from convflow.models.cost import measure_cost
 from convflow.models.zoo import create_model
+from convflow.nn.linear import Linear, fastest_engine
 from convflow.types import Disagreement, InputError
 from tests.cases import TINY, TINY_DICO, TINY_DIT
 
@@ -42,7 +43,8 @@ def find(name):
 @pytest.mark.parametrize("mode", models.MODEL_MODES)
 def test_calls_are_those_of_the_network_its_floor_and_dit(name, mode):
     calls = models.set_up(find, CPU, name, SHAPE, mode)
-    rival = [] if name == "dit-s/2" else ["dit-s/2"]
+    plain = ["dit-s/2 nn.Linear"] if fastest_engine()[0] != "blas" else []
+    rival = [] if name == "dit-s/2" else ["dit-s/2", *plain]
     assert [*calls] == ["eager", "floor", "product limit", *rival]
     for call in calls.values():
         call()
@@ -105,6 +107,17 @@ def test_compiled_twins_and_float32_rivals_have_their_own_lines(monkeypatch):
     calls = models.set_up(find, setting, "dico-s", SHAPE, "forward")
     theirs = ["dit-s/2", "dit-s/2 compiled", "dit-s/2 float32", "dit-s/2 float32 product limit"]
     assert [*calls] == ["eager", "compiled", "floor", "product limit", *theirs]
+
+
+@pytest.mark.parametrize("engine", ["blas", "convolution"])
+def test_a_plain_rival_stands_beside_where_its_layers_multiply_otherwise(engine, monkeypatch):
+    monkeypatch.setattr(models, "fastest_engine", lambda: (engine, "said here"))
+    found = models.prepare_model("dit-s/2", SHAPE, ["forward"], CPU)
+    calls = models.set_up(lambda _: found, CPU, "dico-s", SHAPE, "forward")
+    assert ("dit-s/2 nn.Linear" in calls) == (engine == "convolution")
+    twin = models._plain(found.model)
+    assert {m.engine for m in twin.modules() if isinstance(m, Linear)} == {"blas"}
+    assert next(twin.parameters()) is next(found.model.parameters())
 
 
 def test_a_twin_of_compiled_blocks_shares_its_weights_and_leaves_the_network_eager(monkeypatch):

@@ -33,7 +33,8 @@ def test_half_the_rate_of_the_product_is_half_of_it():
 def test_the_product_is_of_its_dtype_and_of_numbers(dtype):
     call = product(CPU, dtype)
     out = call()
-    assert (out.dtype, out.shape) == (dtype, (100, 100))
+    assert out.dtype == dtype
+    assert out.shape in ((100, 100), (400, 50))  # square or tall, whichever is faster
     assert out.equal(call.args[0] @ call.args[1])
     assert out.isfinite().all()
     assert out.float().std() > 5
