@@ -61,8 +61,9 @@ def linear(
     """
     if engine == "blas" or not _gains(x, weight):
         return F.linear(x, weight, bias)
-    columns = x.reshape(1, -1, 1, x.shape[-1]).permute(0, 3, 1, 2)  # channels last, no copy
-    out = F.conv2d(columns, weight[:, :, None, None], bias)
+    # Compiled code copies channels-last features with rows of one column, so (B, H, W, C) stays.
+    columns = x if x.dim() == 4 else x.reshape(1, 1, -1, x.shape[-1])
+    out = F.conv2d(columns.permute(0, 3, 1, 2), weight[:, :, None, None], bias)
     return out.permute(0, 2, 3, 1).reshape(*x.shape[:-1], weight.shape[0])
 
 

@@ -71,6 +71,20 @@ def test_other_products_stay_with_blas(convolutions, rows, dtype, autocast):
     assert not convolutions
 
 
+@pytest.mark.slow  # its fast sibling compares the engines in eager mode
+def test_compiled_convolutions_copy_no_features():
+    layers = nn.Sequential(Linear(IN, OUT), nn.SiLU(), Linear(OUT, IN))
+    use_engine(layers, "convolution")
+    compiled, x = torch.compile(layers, dynamic=False), torch.randn(2, 32, 16, IN)
+    with torch.no_grad():
+        assert_close_rms(compiled(x), layers(x))
+        with torch.profiler.profile() as profile:
+            compiled(x)
+    names = {event.key for event in profile.key_averages()}
+    assert "aten::mkldnn_convolution" in names
+    assert "aten::copy_" not in names
+
+
 def test_forward_derivatives_and_exports_work():
     x, weight, bias = tensors((ROWS,))
     _, slope = torch.func.jvp(lambda v: linear(v, weight, bias, "convolution"), (x,), (x,))
