@@ -61,6 +61,12 @@ The largest found in the S sizes on a CPU: 1.4e-6 between layouts; in bfloat16 8
 1.9e-2 of gradients.
 """
 
+JUMPS = 5e-4
+"""The same for gradients in float32, at least: a bilinear tap that rounding moves into the next
+cell has another gradient. One FlowDCN-S/2 differs from its compiled twin by 1.1e-4, and by 7e-15
+in float64.
+"""
+
 NOTE = """\
 Networks of 1000 classes on 8x latents of random numbers, with random weights; the shape is batch x
 height x width in pixels. "forward" is one evaluation without gradients, in bfloat16 with weights
@@ -162,7 +168,8 @@ def prepare_model(
         for mode, truth in truths.items():
             found = _answers(twin, shape, mode, setting, layout)
             text = f"{name} and itself {what}, {mode}"
-            require_agreement(text, found, truth, THROUGH_NETWORK[setting.dtype])
+            least = JUMPS if mode == "training" else 0.0
+            require_agreement(text, found, truth, max(THROUGH_NETWORK[setting.dtype], least))
 
     convolves = any(isinstance(module, nn.Conv2d) for module in _inner(model))
     times = {}

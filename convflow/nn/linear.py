@@ -61,8 +61,10 @@ def linear(
     """
     if engine == "blas" or not _gains(x, weight):
         return F.linear(x, weight, bias)
-    # Compiled code copies channels-last features with rows of one column, so (B, H, W, C) stays.
-    columns = x if x.dim() == 4 else x.reshape(1, 1, -1, x.shape[-1])
+    # Compiled code copies channels-last features that have an axis of length one.
+    rows = math.prod(x.shape[:-1])
+    batch, width = (2, 2) if rows % 4 == 0 else (1, 1)
+    columns = x.reshape(batch, -1, width, x.shape[-1])
     out = F.conv2d(columns.permute(0, 3, 1, 2), weight[:, :, None, None], bias)
     return out.permute(0, 2, 3, 1).reshape(*x.shape[:-1], weight.shape[0])
 

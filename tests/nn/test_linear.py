@@ -81,10 +81,11 @@ def two_threads():
 
 
 @pytest.mark.slow  # its fast sibling compares the engines in eager mode
-def test_compiled_convolutions_copy_no_features(two_threads):
+@pytest.mark.parametrize("batch", [1, 2])
+def test_compiled_convolutions_copy_no_features(two_threads, batch):
     layers = nn.Sequential(Linear(IN, OUT), nn.SiLU(), Linear(OUT, IN))
     use_engine(layers, "convolution")
-    compiled, x = torch.compile(layers, dynamic=False), torch.randn(2, 32, 16, IN)
+    compiled, x = torch.compile(layers, dynamic=False), torch.randn(batch, 32, 32, IN)
     with torch.no_grad():
         assert_close_rms(compiled(x), layers(x))
         with torch.profiler.profile() as profile:
