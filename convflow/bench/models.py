@@ -168,8 +168,9 @@ def prepare_model(
         for mode, truth in truths.items():
             found = _answers(twin, shape, mode, setting, layout)
             text = f"{name} and itself {what}, {mode}"
-            least = JUMPS if mode == "training" else 0.0
-            require_agreement(text, found, truth, max(THROUGH_NETWORK[setting.dtype], least))
+            allowed = THROUGH_NETWORK[setting.dtype]
+            allowed = max(allowed, JUMPS) if mode == "training" else allowed
+            require_agreement(text, found, truth, allowed)
 
     convolves = any(isinstance(module, nn.Conv2d) for module in _inner(model))
     times = {}

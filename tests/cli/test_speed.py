@@ -11,6 +11,7 @@ import torch
 from convflow.bench import harness, models, ops, samplers, utilisation
 from convflow.cli.main import main
 from convflow.models.zoo import create_model
+from convflow.nn.linear import fastest_engine
 from tests.cases import TINY, TINY_DIT
 
 SETTINGS = {"in_channels": 4, "num_classes": 1000}
@@ -22,9 +23,10 @@ WORDS = {
     "samplers": f"samplers --steps 3 --batch-size 2 --solver euler,ab4 {FEW}",
     "run": f"samplers RUN --steps 2 --guidance 2 --size 8x16 {FEW}",
 }
+PLAIN = ["dit-s/2 nn.Linear"] if fastest_engine()[0] != "blas" else []
 RIVALS = {
     "ops": [*ops.RIVALS, "L2 limit"] * 4,
-    "models": ["eager", "floor", "product limit", "dit-s/2"],
+    "models": ["eager", "floor", "product limit", "dit-s/2", *PLAIN],
     "training": ["eager", "floor", "product limit", "dit-s/2"],
 }
 
