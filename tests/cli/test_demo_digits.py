@@ -1,4 +1,4 @@
-"""`convflow demo` trains, draws its page and tells what to try next."""
+"""`convflow demo digits` trains, draws its page and tells what to try next."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def test_draws_a_page_and_finds_the_training_done(
 
     monkeypatch.setattr(digits, "flowdcn", tiny)
     run = tmp_path / "demo"
-    assert main(["demo", "--run", str(run)]) == 0
+    assert main(["demo", "digits", "--run", str(run)]) == 0
     words = capsys.readouterr().out
     assert str(run / "page.png") in words
     assert f"convflow sample {run}" in words
     with Image.open(run / "page.png") as page:
         assert page.width > 500
     steps = sorted((run / "checkpoints").iterdir())
-    assert main(["demo", "--run", str(run)]) == 0
+    assert main(["demo", "digits", "--run", str(run)]) == 0
     assert sorted((run / "checkpoints").iterdir()) == steps
