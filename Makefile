@@ -1,4 +1,4 @@
-# make demo   train on handwritten digits for two minutes and draw a page of samples
+# make demo   draw with the model of the package, then train on handwritten digits for two minutes
 # make test   run the tests except the slow ones
 # make test-slow   run the tests that take longer than ten seconds
 # make check  formatting, lint, types and the docs
@@ -15,7 +15,8 @@ PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -q
 .PHONY: demo test test-slow check docs format clean help
 
 demo: $(VENV)/.ready-demo
-	$(BIN)/convflow demo --run $(RUN)
+	$(BIN)/convflow demo --out $(RUN)/shipped.png
+	$(BIN)/convflow demo digits --run $(RUN)
 
 test: $(VENV)/.ready-dev
 	$(PYTEST) -m 'not slow'

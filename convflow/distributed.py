@@ -84,7 +84,8 @@ def has_fast_bfloat16(device: torch.device) -> bool:
 def processor() -> str:
     """Return what Linux or Python say of the processor, with the name of its vendor."""
     info = Path("/proc/cpuinfo")
-    return info.read_text(errors="replace") if info.exists() else platform.processor()
+    found = info.exists()
+    return info.read_text(encoding="utf-8", errors="replace") if found else platform.processor()
 
 
 def choose_precision(name: PrecisionChoice, device: torch.device) -> Precision:

@@ -87,6 +87,8 @@ def nearest(path: Path, words: Sequence[str] = ()) -> Path | None:
     """Return what is most like a path that does not exist, None if nothing is."""
     lost = path
     while not lost.parent.exists():
+        if lost.parent == lost:  # a drive of Windows that is not there
+            return None
         lost = lost.parent
     if not lost.parent.is_dir() or not os.access(lost.parent, os.R_OK):
         return None

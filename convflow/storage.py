@@ -334,7 +334,7 @@ def claimed(folder: Path, work: str, option: str, first: bool = True) -> Iterato
     made, path = not folder.exists(), folder / ".lock"
     with explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        lock = path.open("a")
+        lock = path.open("ab")
     with lock:
         try:
             if fcntl is not None:
@@ -352,6 +352,8 @@ def claimed(folder: Path, work: str, option: str, first: bool = True) -> Iterato
         except BaseException:
             with suppress(OSError):
                 if made and list(folder.iterdir()) == [path]:
+                    if fcntl is None:
+                        lock.close()  # Windows removes no open file
                     path.unlink()
                     folder.rmdir()
             raise

@@ -28,3 +28,12 @@ def test_times_are_said_as_people_say_them(monkeypatch, options, said):
     bar.until = float("inf")
     assert "? left" in str(bar)
     bar.close()
+
+
+def test_a_console_without_blocks_gets_signs_that_it_has():
+    console = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
+    with Bar(total=4, unit="img", file=console, mininterval=0) as bar:
+        bar.update(3)
+        bar.refresh()
+    console.flush()
+    assert "75%|#" in console.buffer.getvalue().decode("cp1252")

@@ -25,7 +25,7 @@ KERNELS = "_kernels.py"  # kernels of Triton and numba are long, and take their 
 LAYERS = [
     {"types", "units"},
     {"settings"},
-    {"hub"},
+    {"hub", "shipped"},
     {
         "ops",
         "conditions",
@@ -139,6 +139,22 @@ def loose_talk(tree: ast.AST, path: Path) -> Iterator[Fault]:
             yield node.lineno, "catches everything"
 
 
+def unnamed_encodings(tree: ast.AST, path: Path) -> Iterator[Fault]:
+    """Text files without an encoding: that of the system would differ from one to the next."""
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call) or any(k.arg == "encoding" for k in node.keywords):
+            continue
+        method, given = isinstance(node.func, ast.Attribute), len(node.args)
+        called = getattr(node.func, "attr" if method else "id", "")
+        modes = [a.value for a in node.args[:2] if isinstance(a, ast.Constant)]
+        text = any(re.fullmatch(r"[rwax]\+?t?", str(mode)) for mode in modes)
+        archive = any(k.arg == "force_zip64" for k in node.keywords)
+        if method and (called, given) in {("read_text", 0), ("write_text", 1)}:
+            yield node.lineno, f"{called} names no encoding"
+        elif called == "open" and (text or not (method or given > 1)) and not archive:
+            yield node.lineno, "opens text without an encoding"
+
+
 @cache
 def parse(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))
@@ -227,6 +243,7 @@ RULES = [
     loose_talk,
     missing_docstrings,
     large_functions,
+    unnamed_encodings,
 ]
 
 
@@ -263,6 +280,10 @@ def test_rules(path):
         (loose_talk, "nn/norm.py", "print(1)"),
         (loose_talk, "cli/main.py", "eval('1')"),
         (loose_talk, "nn/norm.py", "try:\n    pass\nexcept:\n    pass"),
+        (unnamed_encodings, "nn/norm.py", "path.read_text()"),
+        (unnamed_encodings, "nn/norm.py", "path.write_text('x', newline='')"),
+        (unnamed_encodings, "nn/norm.py", "with open(path) as file: ..."),
+        (unnamed_encodings, "nn/norm.py", "path.open('a', newline='')"),
         (missing_docstrings, "nn/norm.py", "x = 1"),
         (missing_docstrings, "nn/norm.py", "'''Doc.'''\ndef f(): ..."),
         (

@@ -21,6 +21,7 @@ from convflow.cli.main import main
 from convflow.models.zoo import SIZES
 from tests.autoencoder import save_autoencoder
 from tests.cli.conftest import TINY
+from tests.stand_in import put_stand_in
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted((ROOT / "convflow").rglob("*.py"))
@@ -85,6 +86,7 @@ def test_shell_block_runs(
     text: str, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(home)
+    put_stand_in(home / "models", monkeypatch)
     for name in ("fcdm-s", "dit-s/2"):  # of convflow bench
         monkeypatch.setitem(SIZES, name, SIZES[name]._replace(settings=SMALL[name]))
     commands = [shlex.split(line, comments=True) for line in text.splitlines() if line.strip()]
@@ -107,6 +109,8 @@ def test_shell_block_runs(
                 words += TINY_SCORE if "--monitor.score" in words else []
             if words[0] == "encode":
                 words += CODEC[:2]
+            if words[:2] in (["demo", "digits"], ["demo", "web"]):
+                continue  # tests/cli/test_demo_digits.py, test_demo_web.py
             if words[0] == "evaluate" and "--compare" not in words:
                 words += ["--detector", "detector.py:load", "--num", "8"]
             if words[0] == "plan":

@@ -180,7 +180,7 @@ def machine(device: torch.device | None = None) -> dict[str, str]:
     """
     device = device or choose_device()
     info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     has_gpu = device.type != "cpu" and torch.cuda.is_available()
     ours = library()

@@ -7,6 +7,7 @@ import json
 import shutil
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from convflow.bundle.averages import PowerSum, open_stored
@@ -26,15 +27,24 @@ from convflow.models.adapter import (
     is_adapter,
 )
 from convflow.models.zoo import load_model
-from convflow.parallel.shards import SHARDS, Shards, stream_tensors
-from convflow.storage import check_sums, read_json, write_text, writing_file, writing_folder
+from convflow.parallel.shards import stream_tensors
+from convflow.storage import (
+    check_sums,
+    read_json,
+    whole_tensors,
+    write_text,
+    writing_file,
+    writing_folder,
+)
 from convflow.types import InputError
 
 WEIGHT_SETS = {"raw": "the weights", "ema": "their average"}
 WEIGHTS_FILE = "model.safetensors"
 
 
-def export_weights(run: Path, out: Path | None = None, merge: bool = False) -> list[Path]:
+def export_weights(
+    run: Path, out: Path | None = None, merge: bool = False, dtype: torch.dtype | None = None
+) -> list[Path]:
     """Write the model folders `raw` and `ema` of a checkpoint and return them.
 
     A few tensors at a time are in memory, and none on a GPU.
@@ -44,10 +54,12 @@ def export_weights(run: Path, out: Path | None = None, merge: bool = False) -> l
         out: a new folder; None for the checkpoint itself, where pipelines find them. The base of
             an adapter is copied into it as `base`.
         merge: add adapters to the weights, and write whole networks.
+        dtype: of the numbers in the new folder, such as bfloat16, which takes half the room; None
+            for that of the checkpoint. A network that is loaded from there is in float32.
 
     Raises:
-        InputError: no checkpoint, nothing to merge or no folder for it, a missing or damaged shard,
-            or a full disk.
+        InputError: no checkpoint, nothing to merge or no folder for it, a dtype without a folder
+            or for an adapter, a missing or damaged shard, or a full disk.
     """
     checkpoint = find_checkpoint(run)
     if not (checkpoint / "state.json").is_file():
@@ -62,24 +74,27 @@ def export_weights(run: Path, out: Path | None = None, merge: bool = False) -> l
             f"--merge: expected a run of low-rank adapters and --out, got {got}; "
             + ("leave it out" if out else "add --out FOLDER")
         )
+    if dtype is not None and (out is None or (adapted and not merge)):
+        got, cure = ("adapters", "--merge") if out else ("no folder", "--out FOLDER")
+        raise InputError(f"--dtype: expected a new folder of whole weights, got {got}; add {cure}")
     if out is None and adapted:
         return [checkpoint / kind for kind in WEIGHT_SETS]
     if out is None:
         for kind in WEIGHT_SETS:
             if not (path := checkpoint / kind / WEIGHTS_FILE).is_file():
                 with writing_file(path) as draft:
-                    _write_weights(checkpoint, kind, draft)
+                    _write_weights(checkpoint, kind, draft, None)
         return [checkpoint / kind for kind in WEIGHT_SETS]
     with writing_folder(out) as draft:
         for kind in WEIGHT_SETS:
             (draft / kind).mkdir()
             _copy_settings(checkpoint / kind, draft / kind, out / kind)
             if merge:
-                load_model(checkpoint / kind).save_weights(draft / kind)
+                load_model(checkpoint / kind).to(dtype or torch.float32).save_weights(draft / kind)
             elif adapted:
                 _copy_adapter(checkpoint / kind, draft / kind)
             else:
-                _write_weights(checkpoint, kind, draft / kind / WEIGHTS_FILE)
+                _write_weights(checkpoint, kind, draft / kind / WEIGHTS_FILE, dtype)
         if adapted and not merge:
             shutil.copytree(find_base(checkpoint / "ema"), draft / "base")
     return [out / kind for kind in WEIGHT_SETS]
@@ -134,9 +149,19 @@ def _copy_adapter(folder: Path, out: Path) -> None:
     write_text(out / ADAPTER_SETTINGS, json.dumps(settings, indent=2, sort_keys=True))
 
 
-def _write_weights(checkpoint: Path, kind: str, path: Path) -> None:
-    if (whole := checkpoint / kind / WEIGHTS_FILE).is_file():
+def _write_weights(checkpoint: Path, kind: str, path: Path, dtype: torch.dtype | None) -> None:
+    whole = checkpoint / kind / WEIGHTS_FILE
+    if dtype is None and whole.is_file():
         shutil.copyfile(whole, path)
         return
-    shards = Shards(checkpoint / SHARDS / kind)
-    stream_tensors(path, shards.shapes, shards.read)
+    stored = open_stored(checkpoint, f"{kind}/{WEIGHTS_FILE}")
+    with whole_tensors(whole):
+        shapes = {name: _cast(tensor, dtype) for name, tensor in stored.shapes().items()}
+    stream_tensors(
+        path, shapes, lambda names: {n: _cast(t, dtype) for n, t in stored.read(names).items()}
+    )
+
+
+def _cast(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """Return a tensor of floating point in another dtype; any other as it is."""
+    return tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor

@@ -1,38 +1,73 @@
-"""`convflow demo`: train on handwritten digits and draw a page, in about two minutes."""
+"""`convflow demo`: draw with the model of the package; finds the demo that is asked for."""
 
 from __future__ import annotations
 
+import importlib
+import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from convflow.cli.main import Parser
+from convflow.cli.main import Parser, wide
 from convflow.cli.output import plain, say
+from convflow.shipped import SHIPPED
+from convflow.types import InputError, check_name
+from convflow.units import duration
 
-NEXT = """{page}  <- samples beside real digits
-{run}/samples  <- samples during training
+DEMOS = {
+    "digits": "train on handwritten digits and draw a page, in two minutes",
+    "web": "draw in a browser",
+}
+"""Each is `main` of the module `convflow.cli.demo_NAME`."""
+
+ABOUT_DEMO = f"""\
+Draw a page of images with the model that comes with convflow. No training and no download is
+needed. Other demos:
+
+{chr(10).join(f"  convflow demo {name:8} {text}" for name, text in DEMOS.items())}"""
+
+AFTER_SHIPPED = """{page}  <- images by shipped:{name}, drawn in {spent}
 
 Try next:
-  convflow sample {run} --labels 3,8 --num 20 --seed 7 --out digits.png
-  convflow sample {run} --size 12x8 --guidance 3 --out tall.png
+  convflow sample shipped:{name} --labels {label} --size {size} --num 8 --seed 7 --out some.png
+  convflow demo web      <- the same in a browser
+  convflow demo digits   <- train a model of your own, in two minutes
   convflow train pictures.flowdcn --data path/to/your/folder"""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the command; return 0 with the page drawn, 130 when training was interrupted."""
+    """Run the command and return its exit code."""
+    if arguments and not arguments[0].startswith("-"):
+        check_name("demo", arguments[0], DEMOS)
+        return importlib.import_module(f"convflow.cli.demo_{arguments[0]}").main(arguments[1:])
+    began = time.monotonic()
     parser = Parser(
         prog="convflow demo",
-        description="Train a small FlowDCN on 1,797 handwritten digits (at most two minutes on "
-        "two idle cores), then draw a page of samples. A second call does not train again; to "
-        "train again, remove the run folder.",
+        usage=f"convflow demo [{' | '.join(DEMOS)}] [options]",
+        description=ABOUT_DEMO,
+        formatter_class=wide,
     )
-    parser.add_argument("--run", type=Path, default=Path("runs/demo"), help="run folder")
-    run = parser.parse(arguments).run
+    parser.add_argument(
+        "--out", type=Path, default=Path("demo.png"), help=".png file (default: demo.png)"
+    )
+    out = parser.parse(arguments).out
+    if out.suffix != ".png":
+        raise InputError(f"--out: expected a .png file, got {out}; change its ending")
+    if out.is_dir():
+        raise InputError(f"--out: expected a .png file, got the folder {out}; choose another")
 
-    from convflow.demo.digits import run_demo
+    from convflow.bar import Bar
+    from convflow.demo.shipped import num_shown, write_page
 
-    page = run_demo(run)
-    if page is None:
-        say(f"saved; go on with: convflow demo --run {run}")
-        return 130
-    say(*NEXT.format(page=plain(page), run=plain(run)).split("\n"))
+    name, model = next(iter(SHIPPED.items()))
+    with Bar(total=num_shown(name), unit="img", disable=not sys.stderr.isatty()) as bar:
+        write_page(name, out, progress=bar.update)
+    words = {
+        "page": plain(out),
+        "name": name,
+        "spent": duration(time.monotonic() - began),
+        "label": model.class_names[-1],
+        "size": "x".join(map(str, model.sizes[-1])),
+    }
+    say(*AFTER_SHIPPED.format(**words).split("\n"))
     return 0

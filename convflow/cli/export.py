@@ -16,7 +16,8 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command and return its exit code."""
     parser = Parser(
         prog="convflow export",
-        usage="convflow export RUN [--out FOLDER] [--merge | --sigma-rel S [--images N]]",
+        usage="convflow export RUN [--out FOLDER] [--dtype D] [--merge]\n"
+        "       convflow export RUN --out FOLDER --sigma-rel S [--images N]",
         description="Write the weights of a checkpoint and their average as two model folders, raw "
         "and ema, that every command reads. A run that shares its network among processes "
         "(--parallel fsdp) stores shards, which must be gathered so before use. It needs no GPU "
@@ -35,6 +36,12 @@ def main(arguments: Sequence[str]) -> int:
         help="add low-rank adapters to the weights, and write whole networks that need no peft",
     )
     parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        help="dtype of the numbers in the new folder (default: as stored); bfloat16 takes half "
+        "the room of float32, and the network is float32 again when it is loaded",
+    )
+    parser.add_argument(
         "--sigma-rel", type=above_zero, help="relative width of a power-function average: 0.05, ..."
     )
     parser.add_argument(
@@ -47,12 +54,17 @@ def main(arguments: Sequence[str]) -> int:
         raise InputError("--images: expected --sigma-rel with it, got none; leave it out")
     if options.merge and options.sigma_rel:
         raise InputError("--merge: expected none with --sigma-rel, got both; leave one of them out")
+    if options.dtype and options.sigma_rel:
+        raise InputError("--dtype: expected none with --sigma-rel, got both; leave one of them out")
     if options.sigma_rel:
         return _export_average(options)
 
+    import torch
+
     from convflow.bundle.weights import WEIGHT_SETS, export_weights
 
-    for folder in export_weights(options.run, options.out, options.merge):
+    dtype = getattr(torch, options.dtype) if options.dtype else None
+    for folder in export_weights(options.run, options.out, options.merge, dtype):
         say(f"{plain(folder)}  <- {WEIGHT_SETS[folder.name]}")
     return 0
 

@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 from convflow import __version__
 from convflow.cli.output import open_terminal, plain, say
 from convflow.settings.kinds import import_module
+from convflow.shipped import resolve
 from convflow.types import Disagreement, Diverged, InputError, check_name, unknown_name
 
 VERBS = {
@@ -34,7 +35,7 @@ VERBS = {
     "info": "describe a model, a run, a recipe or a published size",
     "doctor": "check this machine: versions, devices, operator, a short self-test",
     "bench": "measure speed on this machine, or search for a solver with few steps",
-    "demo": "train on handwritten digits and draw a page, in two minutes",
+    "demo": "draw images with the model of the package, or train on handwritten digits",
 }
 
 USAGE = "\n".join(
@@ -134,7 +135,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         logging.getLogger(chatty).setLevel(logging.ERROR)
     try:
         check_name("verb", verb, VERBS)
-        return importlib.import_module(f"convflow.cli.{verb}").main(_imported(words[1:]))
+        given = [_resolved(word) for word in _imported(words[1:])]
+        return importlib.import_module(f"convflow.cli.{verb}").main(given)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -168,6 +170,12 @@ def _imported(words: Sequence[str]) -> list[str]:
             raise InputError("--import: expected a module after it, got none; give one")
         import_module(module if equals else rest.pop(0), "--import")
     return left
+
+
+def _resolved(word: str) -> str:
+    """Return a word, or `--option=word`, with a folder in place of `shipped:NAME`."""
+    option, equals, value = word.partition("=")
+    return option + equals + resolve(value) if equals else resolve(word)
 
 
 def _complain(message: str, code: int) -> int:

@@ -1,1 +1,1 @@
-"""Things to look at: the two-minute demo on handwritten digits."""
+"""Things to look at: what a shipped model draws, and the two-minute demo on digits."""

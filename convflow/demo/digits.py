@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from torch import Tensor
 
 from convflow.data.grid import tile
 from convflow.data.images import to_uint8
 from convflow.data.sources import open_source
+from convflow.demo.page import lay_out
 from convflow.pipeline import Pipeline
 from convflow.recipes.digits import flowdcn
 from convflow.training.launch import train
 
 PAGE_ROWS = 6
-PANEL_ROOM = 30
-INK, PAPER = 20, 255
 
 
 def run_demo(run: Path) -> Path | None:
@@ -59,7 +57,7 @@ def draw_page(pipe: Pipeline) -> Image.Image:
             _samples(pipe, size=taller, reach=taller_reach),
         ),
     ]
-    return _lay_out([(title, tile(pixels, columns=10, zoom=5)) for title, pixels in panels])
+    return lay_out([(title, tile(pixels, columns=10, zoom=5)) for title, pixels in panels])
 
 
 def _samples(pipe: Pipeline, **options: object) -> UInt8[Tensor, "N C H W"]:
@@ -72,29 +70,3 @@ def _real_digits() -> UInt8[Tensor, "N C H W"]:
     rows = [np.flatnonzero(labels == digit)[:PAGE_ROWS] for digit in range(10)]
     images = [to_uint8(source.read(int(i)), 1) for i in np.stack(rows, axis=1).flatten()]
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
-
-
-def _lay_out(panels: list[tuple[str, Image.Image]]) -> Image.Image:
-    """Put titled panels in two columns on one page."""
-    font = ImageFont.load_default(size=15)
-    columns = [panels[0::2], panels[1::2]]
-    widths = [max(_width(title, font, image) for title, image in column) for column in columns]
-    rows = list(zip(*columns, strict=True))
-    heights = [PANEL_ROOM + max(image.height for _, image in row) for row in rows]
-    gap = 16
-    size = (sum(widths) + gap * 3, sum(heights) + gap * (len(rows) + 1))
-    page = Image.new("L", size, PAPER)
-    draw = ImageDraw.Draw(page)
-    top = gap
-    for row, room in zip(rows, heights, strict=True):
-        left = gap
-        for (title, image), width in zip(row, widths, strict=True):
-            draw.text((left, top), title, fill=INK, font=font)
-            page.paste(image.convert("L"), (left, top + PANEL_ROOM))
-            left += width + gap
-        top += room + gap
-    return page
-
-
-def _width(title: str, font: Any, image: Image.Image) -> int:
-    return max(image.width, round(font.getlength(title)))

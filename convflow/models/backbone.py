@@ -129,7 +129,8 @@ class Backbone(nn.Module, PyTorchModelHubMixin, library_name="convflow", tags=["
 
     def save_settings(self, folder: Path) -> None:
         """Write `config.json` into an existing folder, from which the network is built again."""
-        (folder / "config.json").write_text(json.dumps(self.settings, indent=2, sort_keys=True))
+        text = json.dumps(self.settings, indent=2, sort_keys=True)
+        (folder / "config.json").write_text(text, encoding="utf-8", newline="\n")
 
     def _save_pretrained(self, save_directory: Path) -> None:
         self.save_weights(save_directory)

@@ -20,6 +20,7 @@ from convflow.models.pyramid import Pyramid
 from convflow.processes.contract import Process
 from convflow.settings.kinds import Table
 from convflow.settings.read import defaults
+from convflow.shipped import resolve
 from convflow.storage import check_sums_of, find_misfits, read_finite, read_json, read_tensors
 from convflow.types import InputError, unknown_name
 
@@ -156,7 +157,8 @@ def load_model(folder_or_id: str | Path, *, verify: bool = True) -> Backbone:
     """Return the network stored in a folder by `save_pretrained`, or on the Hugging Face Hub.
 
     Args:
-        folder_or_id: a folder with `config.json` and `model.safetensors`, or a Hub id "who/what".
+        folder_or_id: a folder with `config.json` and `model.safetensors`, a model of the package
+            such as "shipped:cifar10", or a Hub id "who/what".
             An adapter of peft is added to the weights of its base.
         verify: look for NaN and infinity, and compare the files of a checkpoint with its checksums.
 
@@ -246,9 +248,12 @@ def _scales(downsampling: Sequence[int]) -> str:
 def find_folder(folder_or_id: str | Path) -> Path:
     """Return a local folder with a model, downloading it from the Hub when it is an id.
 
+    `shipped:NAME` is a model that comes with the package, see `convflow.shipped`.
+
     Raises:
         InputError: a folder without a model, nothing at a path, or no such repository.
     """
+    folder_or_id = resolve(str(folder_or_id))
     folder = Path(folder_or_id)
     if (folder / "config.json").is_file():
         return folder

@@ -5,6 +5,7 @@ import json
 import shutil
 
 import pytest
+import torch
 
 from convflow.bundle.weights import export_weights
 from convflow.pipeline import Pipeline
@@ -81,3 +82,18 @@ def test_another_layout_is_refused_by_name(run):
     path.write_text(json.dumps(state | {"sha256": checkpoint.sum_of(state)}))
     with pytest.raises(InputError, match=r"layout 1, got 2 in .* convflow 9.0 wrote;"):
         launch.train(launch.read_run_config(run), run)
+
+
+def test_weights_are_rounded_from_whole_files_and_from_shards(run, whole, tmp_path):
+    wanted = read_tensors(checkpoint.folder_of(whole, 3) / "ema" / NAME)
+    for source in (run, whole):
+        out = tmp_path / f"out-{source.parent.name}"
+        (_, ema) = export_weights(source, out, dtype=torch.bfloat16)
+        stored = read_tensors(ema / NAME)
+        assert stored.keys() == wanted.keys()
+        assert all(stored[n].equal(t.bfloat16()) for n, t in wanted.items())
+        assert sum(t.nbytes for t in stored.values()) == sum(t.nbytes for t in wanted.values()) / 2
+        model = Pipeline.from_pretrained(ema, device="cpu").model
+        assert {t.dtype for t in model.state_dict().values()} == {torch.float32}
+    with pytest.raises(InputError, match=r"--dtype: expected a new folder .* add --out FOLDER"):
+        export_weights(run, dtype=torch.bfloat16)

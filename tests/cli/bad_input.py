@@ -126,6 +126,10 @@ def file(name, content=b"text"):
     return prepare
 
 
+def folder(name):
+    return lambda place: (place / name).mkdir()
+
+
 def parquet(columns, names=None):
     def prepare(place):
         arrow = pytest.importorskip("pyarrow")
@@ -176,6 +180,17 @@ def no_checkpoints(place):
 CASES = [
     # words
     ("near verb", "trian digits.flowdcn", "did you mean 'train'?"),
+    ("near demo", "demo digts", "unknown demo 'digts'; did you mean 'digits'?"),
+    ("a demo's page that is no image", "demo --out P/page.html", "--out: expected a .png file"),
+    ("a demo's page that is a folder", "demo --out P/x.png", "got the folder", folder("x.png")),
+    ("near shipped model", "sample shipped:cifra10", "did you mean 'cifar10'?"),
+    ("rounding in place", "export P/run --dtype bfloat16", "got no folder; add --out FOLDER"),
+    ("rounding to integers", "export P/run --dtype int8 --out P/new", "invalid choice: 'int8'"),
+    (
+        "rounding an average of snapshots",
+        "export P/run --dtype bfloat16 --sigma-rel 0.1 --out P/new",
+        "--dtype: expected none with --sigma-rel, got both",
+    ),
     ("unknown verb", "qqqq", "unknown verb 'qqqq'; choose from train, plan, encode"),
     ("near recipe", "train digits.flowdnc", "did you mean 'digits.flowdcn'?"),
     ("unknown recipe", "train zzz", "unknown recipe 'zzz'; choose from"),

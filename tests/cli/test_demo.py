@@ -1,35 +1,45 @@
-"""`convflow demo` trains, draws its page and tells what to try next."""
+"""`convflow demo` draws with the model of the package, names the page and what to try next."""
 
-from __future__ import annotations
-
-from pathlib import Path
+import shlex
+import sys
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
 
+from convflow import shipped
 from convflow.cli.main import main
-from convflow.demo import digits
-from convflow.training.config import TrainConfig
-from convflow.training.overrides import override
-from tests.cli.conftest import TINY
+from tests.stand_in import put_stand_in
 
 
-def test_draws_a_page_and_finds_the_training_done(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    recipe = digits.flowdcn
+def test_draws_a_page_and_its_advice_works(capsys, monkeypatch, tmp_path):
+    put_stand_in(tmp_path / "models", monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    assert main(["demo"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("demo.png  <- images by shipped:cifar10, drawn in ")
+    with Image.open("demo.png") as page:
+        assert page.width > 1000
+    (sample,) = [line for line in said.splitlines() if "convflow sample" in line]
+    assert main([*shlex.split(sample)[1:], "--device", "cpu"]) == 0
+    assert "8 images of 48x32 in some.png" in capsys.readouterr().out
+    assert main(["demo", "--out", "a/b.png"]) == 0
+    assert (tmp_path / "a/b.png").is_file()
 
-    def tiny() -> TrainConfig:
-        return override(recipe(), TINY)
 
-    monkeypatch.setattr(digits, "flowdcn", tiny)
-    run = tmp_path / "demo"
-    assert main(["demo", "--run", str(run)]) == 0
-    words = capsys.readouterr().out
-    assert str(run / "page.png") in words
-    assert f"convflow sample {run}" in words
-    with Image.open(run / "page.png") as page:
-        assert page.width > 500
-    steps = sorted((run / "checkpoints").iterdir())
-    assert main(["demo", "--run", str(run)]) == 0
-    assert sorted((run / "checkpoints").iterdir()) == steps
+def test_a_package_without_the_model_says_so_in_one_line(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(shipped, "SHIPPED_FOLDER", tmp_path)
+    assert main(["demo", "--out", str(tmp_path / "x.png")]) == 2
+    err = capsys.readouterr().err
+    assert "expected the shipped model cifar10 in" in err
+    assert err.count("\n") == 1
+    assert [*tmp_path.iterdir()] == []
+
+
+@pytest.mark.parametrize("name", ["digits", "web"])
+def test_another_demo_gets_its_words(name, monkeypatch):
+    seen = []
+    module = SimpleNamespace(main=lambda words: seen.append(words) or 7)
+    monkeypatch.setitem(sys.modules, f"convflow.cli.demo_{name}", module)
+    assert main(["demo", name, "--run", "x"]) == 7
+    assert seen == [["--run", "x"]]
