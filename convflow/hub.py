@@ -81,9 +81,7 @@ def download(name: str, patterns: Sequence[str], wanted: str) -> Path:
 
     repository, revision = split_revision(name)
     try:
-        return Path(
-            snapshot_download(repository, revision=revision, allow_patterns=list(patterns))
-        )
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=list(patterns)))
     except Exception as error:  # of the Hub or of the network
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         near = nearest(Path(name))

@@ -1,1 +1,1 @@
-"""What other libraries and hubs take: folders of diffusers, repositories of the Hugging Face Hub."""
+"""What other libraries and hubs take: folders of diffusers, repositories of the Hub."""

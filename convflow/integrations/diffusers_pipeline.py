@@ -36,7 +36,7 @@ class FlowPipeline(DiffusionPipeline):
         id2label: names of the classes by number.
 
     Example:
-        >>> pipe = DiffusionPipeline.from_pretrained(FOLDER, trust_remote_code=True)  # doctest: +SKIP
+        >>> pipe = DiffusionPipeline.from_pretrained("a", trust_remote_code=True)  # doctest: +SKIP
         >>> pipe(["cat", 3], height=64, width=48, generator=0).images[0].show()  # doctest: +SKIP
     """
 
@@ -128,7 +128,7 @@ class FlowPipeline(DiffusionPipeline):
             if isinstance(number, str) and number.isdigit():
                 number = int(number)
             if not isinstance(number, int) or not 0 <= number <= none:
-                raise ValueError(f"expected a class from 0 to {none - 1} or its name, got {label!r}")
+                raise ValueError(f"expected a class from 0 to {none - 1} or a name, got {label!r}")
             found.append(number)
         return found
 

@@ -12,7 +12,8 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from convflow import __version__
-from convflow.evaluation.card import DIRECTIONS, Card
+from convflow.codecs import image_channels
+from convflow.evaluation.card import Card
 from convflow.pipeline import Pipeline
 from convflow.settings.read import to_dict
 
@@ -123,7 +124,7 @@ class HubPage:
             'trust_remote_code=True)\npipe(generator=0).images[0].save("sample.png")\n```',
             "The files of Python in this repository need torch and diffusers, and no convflow.",
         ]
-        note = ["Parts of this model are code in this repository. Read the code before you trust it."]
+        note = ["Parts of this model are code in this repository. Read it before you trust it."]
         use = theirs if self.library == "diffusers" else ours
         return ["## Use", *use, *(note if self.own_code else [])]
 
@@ -157,17 +158,16 @@ NO_CARDS = "No result card was given. `convflow evaluate` writes one."
 
 def _about(pipe: Pipeline, name: str) -> str:
     model, (height, width) = pipe.model, pipe.size
-    kind = "grey" if pipe.codec.__class__.__name__ == "PixelCodec" and model.in_channels == 1 else ""
+    grey = "grey " if image_channels(pipe.codec, model.in_channels) == 1 else ""
     classes = f" of {model.num_classes} classes" if model.num_classes else ""
     count = sum(p.numel() for p in model.parameters())
     named = ""
     if 0 < len(pipe.class_names) <= MANY_CLASSES:
         named = f" The classes are {', '.join(pipe.class_names)}."
     return (
-        f"{name} generates {kind + ' ' if kind else ''}images{classes}. The network is a "
-        f"{type(model).__name__} with {count:,} parameters. convflow {__version__} wrote this "
-        f"page. The process of the training is {pipe.process.kind}, the images had {height}x{width} "
-        f"pixels.{named}"
+        f"{name} generates {grey}images{classes}. The network is a {type(model).__name__} with "
+        f"{count:,} parameters. It was trained with the process {pipe.process.kind} on images of "
+        f"{height}x{width} pixels.{named} convflow {__version__} wrote this page."
     )
 
 
@@ -181,10 +181,7 @@ def _sampling(pipe: Pipeline) -> str:
 def _scores(card: Card) -> str:
     count, reference = card.pictures.get("count"), card.reference.get("name", "the reference")
     title = f"{count:,} samples" if isinstance(count, int) else "Samples"
-    rows = [
-        f"| {name} | {value:.4g} | {DIRECTIONS.get(card.better.get(name, ''), card.direction(name))} |"
-        for name, value in card.scores.items()
-    ]
+    rows = [f"| {n} | {value:.4g} | {card.direction(n)} |" for n, value in card.scores.items()]
     detector = card.detector.get("name", "")
     head = f"{title} were compared with {reference}, by the features of {detector}."
     return "\n".join([head, "", "| score | value | |", "|---|---|---|", *rows])

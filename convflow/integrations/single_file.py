@@ -8,6 +8,7 @@ kernels is replaced by `convflow.integrations.plain`; settings of a network beco
 from __future__ import annotations
 
 import ast
+import itertools
 import re
 import sys
 from collections.abc import Iterator, Mapping
@@ -21,7 +22,8 @@ PLAIN = "convflow.integrations.plain"
 OUTSIDE = {"Linear": "from torch.nn import Linear"}
 """Classes of this package whose twin is torch's."""
 LEFT_OUT = {
-    "Config", "config", "backend", "create_condition", "check_options", "inner", "joints", "_merged",
+    "Config", "config", "backend", "create_condition", "check_options", "inner", "joints",
+    "_merged",
 }  # fmt: skip
 """Members of classes that only training and other modules of this package use."""
 WORDS = {
@@ -55,7 +57,8 @@ class Source(NamedTuple):
 def read_source(module: str) -> Source:
     """Return the source of a module, which is not imported."""
     spec = find_spec(module)
-    assert spec is not None and spec.origin is not None
+    assert spec is not None
+    assert spec.origin is not None
     text = Path(spec.origin).read_text(encoding="utf-8")
     tree = ast.parse(text)
     found = Source(text.splitlines(), {}, {}, {})
@@ -301,7 +304,7 @@ def _initialiser(settings: str) -> str:
 def _laid_out(parts: list[str]) -> str:
     """Return parts of a file with two empty lines around functions and classes, else one."""
     text = parts[0]
-    for before, after in zip(parts, parts[1:], strict=False):
+    for before, after in itertools.pairwise(parts):
         large = any(re.match(r"(@|def |class )", part) for part in (before, after))
         text += ("\n\n\n" if large and not before.startswith("# ") else "\n\n") + after
     return re.sub(r"\n{4,}", "\n\n\n", text).rstrip() + "\n"

@@ -112,7 +112,8 @@ def import_code(folder: Path, names: Mapping[str, Any]) -> None:
         if module in sys.modules or not path.is_file():
             continue
         spec = importlib.util.spec_from_file_location(module, path)
-        assert spec is not None and spec.loader is not None
+        assert spec is not None
+        assert spec.loader is not None
         sys.modules[module] = importlib.util.module_from_spec(spec)
         try:
             spec.loader.exec_module(sys.modules[module])

@@ -316,7 +316,7 @@ class _Respaced(DDPM):
         return self.whole.path
 
 
-def linear_betas() -> Float[Tensor, "1000"]:
+def linear_betas() -> Float[Tensor, " N"]:
     """Return the variance that each of a thousand steps adds, from 1e-4 to 0.02, in float64."""
     return torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64, device="cpu")
 
