@@ -44,6 +44,12 @@ class Hub(ThreadingHTTPServer):
         return self.commits[branches.get(revision, revision)]
 
 
+def digest(content: bytes) -> str:
+    """Return what the Hub calls a file: SHA-256 of a large one, else forty digits."""
+    whole = hashlib.sha256(content).hexdigest()
+    return whole if len(content) >= LARGE else whole[:40]
+
+
 class Handler(BaseHTTPRequestHandler):
     server: Hub
 
@@ -171,9 +177,9 @@ class Handler(BaseHTTPRequestHandler):
     def tree(self, body: bytes, kind: str, name: str, revision: str, _: str = "") -> None:
         rows = []
         for path, content in self.server.files(name, revision, kind).items():
-            row = {"type": "file", "path": path, "size": len(content), "oid": "0" * 40}
+            oid = digest(content)
+            row = {"type": "file", "path": path, "size": len(content), "oid": oid[:40]}
             if len(content) >= LARGE:
-                oid = hashlib.sha256(content).hexdigest()
                 row["lfs"] = {"oid": oid, "size": len(content), "pointerSize": 1}
             rows.append(row)
         self._answer(200, rows)
@@ -185,8 +191,7 @@ class Handler(BaseHTTPRequestHandler):
             return
         content = files[path]
         branches = self.server.repositories["models", name]["branches"]
-        oid = hashlib.sha256(content).hexdigest()
-        tag = f'"{oid if len(content) >= LARGE else oid[:40]}"'
+        tag = f'"{digest(content)}"'
         headers = {"X_Repo_Commit": branches.get(revision, revision), "ETag": tag}
         self._answer(200, content, **headers)
 

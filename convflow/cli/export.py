@@ -37,7 +37,7 @@ def main(arguments: Sequence[str]) -> int:
         metavar="MODEL",
         help="run folder (its newest checkpoint) or checkpoint; with --to any model",
     )
-    parser.add_argument("--to", choices=sorted(TARGETS), help="library to write for")
+    parser.add_argument("--to", choices=sorted(EXPORTS), help="library to write for")
     parser.add_argument(
         "--out", type=Path, help="new folder to write to (default: the checkpoint itself)"
     )
@@ -83,17 +83,15 @@ def _export_to(options: argparse.Namespace) -> int:
 
     from convflow.pipeline import Pipeline
 
-    TARGETS[options.to](Pipeline.from_pretrained(str(options.run), device="cpu"), options.out)
+    EXPORTS[options.to](Pipeline.from_pretrained(str(options.run), device="cpu"), options.out)
     say(f"{plain(options.out)}  <- {plain(options.run)} for {options.to}")
     return 0
 
 
 def _to_diffusers(pipe: Pipeline, out: Path) -> None:
     from convflow.integrations.diffusers_folder import export_diffusers
-    from convflow.integrations.hub_card import HubPage
 
-    page = HubPage(f"owner/{out.resolve().name}", library="diffusers")
-    export_diffusers(pipe, out, page.text(pipe))
+    export_diffusers(pipe, out)
 
 
 def _to_safetensors(pipe: Pipeline, out: Path) -> None:
@@ -102,7 +100,7 @@ def _to_safetensors(pipe: Pipeline, out: Path) -> None:
     export_safetensors(pipe, out)
 
 
-TARGETS = {"diffusers": _to_diffusers, "safetensors": _to_safetensors}
+EXPORTS = {"diffusers": _to_diffusers, "safetensors": _to_safetensors}
 """What writes a model for each library."""
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from convflow import __version__
 from convflow.codecs import LatentCodec, PixelCodec
+from convflow.integrations.hub_card import HubPage
 from convflow.integrations.movable import copy_autoencoder, write_json, write_movable
 from convflow.integrations.single_file import SingleFile
 from convflow.models.families import BACKBONES
@@ -37,13 +38,12 @@ Written by convflow {__version__} (Apache-2.0) from its own modules; the lines t
 `# ----` name them."""
 
 
-def export_diffusers(pipe: Pipeline, out: Path, card: str = "", most: int = SHARD_BYTES) -> None:
+def export_diffusers(pipe: Pipeline, out: Path, most: int = SHARD_BYTES) -> None:
     """Write a new folder for diffusers.
 
     Args:
         pipe: the model.
         out: the folder, whole or not at all.
-        card: text of its README.md; none is written where it is empty.
         most: bytes of weights in one file.
 
     Raises:
@@ -71,8 +71,8 @@ def export_diffusers(pipe: Pipeline, out: Path, card: str = "", most: int = SHAR
         }
         write_json(draft / "model_index.json", index)
         write_movable(pipe, draft, autoencoder)
-        if card:
-            write_text(draft / "README.md", card)
+        page = HubPage(f"owner/{out.resolve().name}", library="diffusers")
+        write_text(draft / "README.md", page.text(pipe))
 
 
 def check_exportable(pipe: Pipeline) -> None:

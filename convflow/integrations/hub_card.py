@@ -21,7 +21,7 @@ TASK = "unconditional-image-generation"
 """The Hub's name of what these models do; it has none for classes."""
 MANY_CLASSES = 12
 """More classes than this are counted, not named."""
-TRAINING_KEYS = {
+SHOWN_SETTINGS = {
     "batch_size": "batch size", "optim.kind": "optimizer", "optim.lr": "learning rate",
     "precision": "precision", "label_dropout": "label dropout", "seed": "seed",
 }  # fmt: skip
@@ -131,7 +131,7 @@ class HubPage:
     def _training(self) -> list[str]:
         if not self.training:
             return ["The settings of the training were not at hand when this page was written."]
-        known = {said: self.training.get(key) for key, said in TRAINING_KEYS.items()}
+        known = {said: self.training.get(key) for key, said in SHOWN_SETTINGS.items()}
         seen = f"{self.images_seen:,}" if self.images_seen else None
         rows = _table({"images seen": seen, **known})
         link = "All settings are in [training/config.json](training/config.json)."

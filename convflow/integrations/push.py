@@ -31,7 +31,7 @@ from convflow.types import InputError
 
 log = logging.getLogger("convflow")
 
-NUM_SAMPLES, NUM_SINGLE = 16, 8
+GRID_IMAGES, SINGLE_IMAGES = 16, 8
 """Images in the grid of a page, and how many of them also have a file of their own."""
 REPLACED = ["model*.safetensors*", "samples/*", "training/*", "scores/*"]
 """Files of an earlier upload that go where the new one has none of their name."""
@@ -188,12 +188,12 @@ def _write_samples(pipe: Pipeline, folder: Path) -> tuple[tuple[str, str], ...]:
     from convflow.data.grid import tile
 
     count = pipe.model.num_classes
-    spread = [i * count // NUM_SAMPLES for i in range(NUM_SAMPLES)] if count > NUM_SAMPLES else None
-    made = pipe(spread, num=NUM_SAMPLES, batch_size=NUM_SAMPLES)
+    spread = [i * count // GRID_IMAGES for i in range(GRID_IMAGES)] if count > GRID_IMAGES else None
+    made = pipe(spread, num=GRID_IMAGES, batch_size=GRID_IMAGES)
     zoom = max(1, 128 // max(made.pixels.shape[2:]))
     (folder / "samples").mkdir()
     names = [("", "samples.png")]
-    for i in range(NUM_SINGLE):
+    for i in range(SINGLE_IMAGES):
         names.append((made.labels[i], f"samples/{i:03}.png"))
         with writing_file(folder / names[-1][1]) as draft:
             tile(made.pixels[i : i + 1], zoom=zoom, gap=0).save(draft, format="png")

@@ -37,7 +37,7 @@ Place = tuple[str, str]
 """A module and a name in it."""
 
 
-class Source(NamedTuple):
+class ModuleText(NamedTuple):
     """The source of a module.
 
     Attributes:
@@ -54,14 +54,14 @@ class Source(NamedTuple):
 
 
 @cache
-def read_source(module: str) -> Source:
+def read_source(module: str) -> ModuleText:
     """Return the source of a module, which is not imported."""
     spec = find_spec(module)
     assert spec is not None
     assert spec.origin is not None
     text = Path(spec.origin).read_text(encoding="utf-8")
     tree = ast.parse(text)
-    found = Source(text.splitlines(), {}, {}, {})
+    found = ModuleText(text.splitlines(), {}, {}, {})
     for node, after in _statements(tree.body):
         if isinstance(node, ast.Import | ast.ImportFrom):
             _add_imports(found, node)
@@ -90,7 +90,7 @@ def _defined(node: ast.stmt) -> list[str]:
     return [n.id for t in targets for n in ast.walk(t) if isinstance(n, ast.Name)]
 
 
-def _add_imports(found: Source, node: ast.Import | ast.ImportFrom) -> None:
+def _add_imports(found: ModuleText, node: ast.Import | ast.ImportFrom) -> None:
     module = getattr(node, "module", None)
     for alias in node.names:
         name = alias.asname or alias.name

@@ -114,6 +114,7 @@ def test_the_folder_says_what_it_is(exported):
     assert index["vae"] == ["diffusers", "AutoencoderKL"]
     assert index["id2label"] == {"0": "cat", "1": "dog", "2": "hen"}
     assert (place / "flowdcn/vae/config.json").is_file()
+    assert "library_name: diffusers" in (place / "flowdcn/README.md").read_text()
     index = json.loads((place / "dico/model_index.json").read_text())
     assert index["vae"] == [None, None]
     assert index["settings"]["codec"] is None
