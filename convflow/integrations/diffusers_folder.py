@@ -63,7 +63,7 @@ def export_diffusers(pipe: Pipeline, out: Path, most: int = SHARD_BYTES) -> None
         index = {
             "_class_name": ["pipeline", "FlowPipeline"],
             "_diffusers_version": DIFFUSERS_VERSION,
-            "transformer": [pipe.model.family, type(pipe.model).__name__],
+            "transformer": [module_name(pipe.model.family), type(pipe.model).__name__],
             "scheduler": ["flow_scheduler", "FlowScheduler"],
             "vae": _vae(pipe, draft),
             "settings": _settings(pipe, autoencoder),
@@ -97,6 +97,11 @@ def check_exportable(pipe: Pipeline) -> None:
         )
 
 
+def module_name(family: str) -> str:
+    """Return what the file of a network is called; "dit" alone is a module of diffusers."""
+    return f"transformer_{family}"
+
+
 def network_file(family: str) -> str:
     """Return the source of a network of a family as one file, derived from diffusers' classes."""
     cls = BACKBONES[family]
@@ -112,7 +117,7 @@ def _write_network(pipe: Pipeline, folder: Path, most: int) -> None:
     settings = {name: value for name, value in model.settings.items() if name != "family"}
     names = {"_class_name": type(model).__name__, "_diffusers_version": DIFFUSERS_VERSION}
     write_json(folder / "config.json", names | settings)
-    write_text(folder / f"{model.family}.py", network_file(model.family))
+    write_text(folder / f"{module_name(model.family)}.py", network_file(model.family))
     write_stored(folder, model.state_dict(), "diffusion_pytorch_model", most)
 
 

@@ -103,14 +103,14 @@ def test_large_weights_are_in_shards(exported):
     names = {path.name for path in (place / "dit/transformer").iterdir()}
     assert "diffusion_pytorch_model.safetensors.index.json" in names
     assert len([name for name in names if name.endswith(".safetensors")]) > 1
-    assert {"config.json", "dit.py"} <= names
+    assert {"config.json", "transformer_dit.py"} <= names
 
 
 def test_the_folder_says_what_it_is(exported):
     place, _ = exported
     index = json.loads((place / "flowdcn/model_index.json").read_text())
     assert index["_class_name"] == ["pipeline", "FlowPipeline"]
-    assert index["transformer"] == ["flowdcn", "FlowDCN"]
+    assert index["transformer"] == ["transformer_flowdcn", "FlowDCN"]
     assert index["vae"] == ["diffusers", "AutoencoderKL"]
     assert index["id2label"] == {"0": "cat", "1": "dog", "2": "hen"}
     assert (place / "flowdcn/vae/config.json").is_file()
