@@ -132,7 +132,7 @@ class HubPage:
         if not self.training:
             return ["The settings of the training were not at hand when this page was written."]
         known = {said: self.training.get(key) for key, said in SHOWN_SETTINGS.items()}
-        seen = f"{self.images_seen:,}" if self.images_seen else None
+        seen = None if self.images_seen is None else f"{self.images_seen:,}"
         rows = _table({"images seen": seen, **known})
         link = "All settings are in [training/config.json](training/config.json)."
         return [rows, link, *(["![The loss over images seen](training/loss.png)"] * self.curve)]

@@ -13,6 +13,7 @@ from typing import Any
 from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError
 
+from convflow.bundle.folder import find_checkpoint
 from convflow.evaluation.card import read_card
 from convflow.integrations.hub_card import HubPage
 from convflow.integrations.movable import (
@@ -26,7 +27,7 @@ from convflow.models.stored import SHARD_BYTES
 from convflow.pipeline import Pipeline
 from convflow.settings.read import flatten
 from convflow.storage import read_json, write_text, writing_file
-from convflow.training.curves import draw_curves, read_curves, summarise
+from convflow.training.curves import draw_curves, read_curves
 from convflow.types import InputError
 
 log = logging.getLogger("convflow")
@@ -206,12 +207,15 @@ def _write_training(run: Path, folder: Path, page: HubPage) -> HubPage:
     """Write the settings of a run, and its losses where matplotlib is there to draw them."""
     settings = without_paths(read_json(run / "config.json"))
     write_json(folder / "config.json", settings)
-    curves = read_curves(run)
+    try:
+        curves = read_curves(run)
+    except InputError:  # too short a run to have logged a step
+        curves = {}
     losses = {name: curve for name, curve in curves.items() if "loss" in name}
     drawn = bool(losses) and find_spec("matplotlib") is not None
     if drawn:
         draw_curves({page.name: losses}, folder / "loss.png")
     elif losses:
         log.info("the curve is left out, for matplotlib is missing; pip install 'convflow[plots]'")
-    seen = int(summarise(curves)["images"])
+    seen = read_json(find_checkpoint(run) / "state.json").get("images_seen")
     return dataclasses.replace(page, training=flatten(settings), images_seen=seen, curve=drawn)

@@ -22,13 +22,13 @@ def create_pipe(family: str, autoencoder: str | None = None, **more) -> Pipeline
     """Return a pipeline of a tiny network whose weights are all drawn."""
     settings = dict(more.pop("settings", {}))
     channels = 3 if autoencoder is None else 4
-    model = convflow.create_model(
-        family, **SMALL[family], **{"in_channels": channels, "num_classes": 3} | settings
-    )
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        model = convflow.create_model(
+            family, **SMALL[family], **{"in_channels": channels, "num_classes": 3} | settings
+        )
         for weight in model.parameters():
-            weight.add_(torch.randn(weight.shape, generator=generator) * 0.05)
+            weight.add_(torch.randn_like(weight) * 0.05)
     codec = PixelCodec() if autoencoder is None else LatentCodec(autoencoder)
     size = (16, 12) if autoencoder is None else (64, 32)
     return Pipeline(model, codec, size, class_names=CLASSES, device="cpu", **more)

@@ -29,7 +29,6 @@ def folder(tmp_path):
 def test_shards_are_read_as_one(folder):
     shards = sorted(folder.glob("*.safetensors"))
     assert len(shards) > 2
-    assert max(path.stat().st_size for path in shards) < 40_000
     weights = read_stored(find_stored(folder), verify=True)
     model = convflow.load_model(folder)
     assert all(torch.equal(weights[n], tensor) for n, tensor in model.state_dict().items())
