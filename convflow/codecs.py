@@ -115,8 +115,7 @@ class PixelCodec(Codec):
 
     def decode(self, x: Float[Tensor, "B C H W"]) -> UInt8[Tensor, "B C H W"]:
         """Return the nearest uint8 levels; values beyond [-1, 1] are clamped, NaN becomes 0."""
-        levels = (x.float() * 127.5 + 127.5).nan_to_num(0).clamp(0, 255)
-        return levels.round().to(torch.uint8)
+        return to_levels(x)
 
 
 @dataclass(frozen=True)
@@ -333,6 +332,11 @@ CODECS: Table[type[Codec]] = Table(
     "codec", Codec, {cls.kind: cls for cls in (PixelCodec, LatentCodec)}
 )
 Codec.kinds = CODECS
+
+
+def to_levels(x: Float[Tensor, "*N"]) -> UInt8[Tensor, "*N"]:
+    """Return the nearest levels 0 to 255 of numbers in [-1, 1]; others are clamped, NaN is 0."""
+    return (x.float() * 127.5 + 127.5).nan_to_num(0).clamp(0, 255).round().to(torch.uint8)
 
 
 def image_channels(codec: Codec, channels: int) -> int | None:

@@ -21,12 +21,42 @@ def is_id(name: str) -> bool:
     """Return whether a name that no file or folder has can only be a repository `owner/name`.
 
     What begins with ".", "~" or "runs/", ends as files do, or would lie in a folder that is there,
-    is a path.
+    is a path. A revision may follow: `owner/name@v1`.
     """
-    owner, _, rest = name.partition("/")
+    owner, _, rest = split_revision(name)[0].partition("/")
     plain = all(re.fullmatch(r"\w[\w.-]{0,95}", part, re.ASCII) for part in (owner, rest))
     path = owner == "runs" or rest.lower().endswith(ENDINGS) or Path(owner).exists()
     return plain and not path
+
+
+def split_revision(name: str) -> tuple[str, str | None]:
+    """Return a repository and the branch, tag or commit behind its "@", None where there is none.
+
+    >>> split_revision("owner/name@v1.0"), split_revision("owner/name")
+    (('owner/name', 'v1.0'), ('owner/name', None))
+    """
+    repository, _, revision = name.partition("@")
+    usual = re.fullmatch(r"[\w.-]+(/[\w.-]+)*", revision, re.ASCII)
+    return (repository, revision) if usual else (name, None)
+
+
+def at_revision(folder_or_id: str | Path, revision: str | None) -> str | Path:
+    """Return a Hub id with a revision, or what was given where that is None.
+
+    Raises:
+        InputError: a revision of something else than a Hub id, or two of them.
+    """
+    if revision is None:
+        return folder_or_id
+    name = str(folder_or_id)
+    if Path(name).exists() or not is_id(name) or split_revision(name)[1] is not None:
+        raise InputError(
+            f"expected a Hub id like owner/name for the revision {revision!r}, got {name!r}; leave "
+            "the revision out"
+        )
+    if split_revision(whole := f"{name}@{revision}")[1] != revision:
+        raise InputError(f"expected a branch, tag or commit as revision, got {revision!r}")
+    return whole
 
 
 def missing(path: str | Path, wanted: str) -> InputError:
@@ -49,8 +79,9 @@ def download(name: str, patterns: Sequence[str], wanted: str) -> Path:
         raise missing(name, f"{wanted}, or a Hub id like owner/name")
     from huggingface_hub import snapshot_download
 
+    repository, revision = split_revision(name)
     try:
-        return Path(snapshot_download(name, allow_patterns=list(patterns)))
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=list(patterns)))
     except Exception as error:  # of the Hub or of the network
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         near = nearest(Path(name))

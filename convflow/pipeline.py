@@ -16,7 +16,7 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
-from convflow import distributed
+from convflow import distributed, hub
 from convflow.bundle.averages import is_kept
 from convflow.bundle.config import PipelineConfig, ResolutionConfig, SamplingConfig, usual_sampling
 from convflow.bundle.folder import describe_codec, read_trained, write_description
@@ -127,6 +127,7 @@ class Pipeline:
     def from_pretrained(
         cls, folder_or_id: str | Path, *,
         weights: str = "ema", device: str = "auto", verify: bool = True,
+        revision: str | None = None, trust_remote_code: bool = False,
     ) -> Pipeline:  # fmt: skip
         """Return the pipeline of a run, a checkpoint, a model folder, published weights, a Hub id.
 
@@ -137,13 +138,16 @@ class Pipeline:
                 another average that the run keeps, such as "ema-0.05".
             device: "auto" takes a GPU where there is one.
             verify: refuse NaN and infinity, and files that differ from a checkpoint's checksums.
+            revision: branch, tag or commit of a Hub id; "who/what@revision" is the same.
+            trust_remote_code: import code beside the weights that the settings name.
 
         Raises:
             InputError: nothing there, or damaged files.
         """
         if weights not in ("ema", "raw") and not is_kept(weights):
             raise InputError(unknown_name("kind of weights", weights, ("ema", "raw")))
-        folder, config, model = read_trained(folder_or_id, weights, verify=verify)
+        what, trust = hub.at_revision(folder_or_id, revision), trust_remote_code
+        folder, config, model = read_trained(what, weights, verify=verify, trust_remote_code=trust)
         codec = config.codec
         if isinstance(codec, LatentCodec):
             place = find_place(codec.autoencoder, folder, inside=True)

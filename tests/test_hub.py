@@ -2,7 +2,7 @@
 
 import pytest
 
-from convflow.hub import download, is_id, missing
+from convflow.hub import at_revision, download, is_id, missing, split_revision
 from convflow.types import InputError
 
 
@@ -15,7 +15,9 @@ def here(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
 
 
-@pytest.mark.parametrize("name", ["owner/name", "stabilityai/sd-vae-ft-ema", "a/FLUX.1-dev"])
+@pytest.mark.parametrize(
+    "name", ["owner/name", "stabilityai/sd-vae-ft-ema", "a/FLUX.1-dev", "a/b@v1.0", "a/b@refs/pr/1"]
+)
 def test_owner_and_name_are_a_repository(name):
     assert is_id(name)
 
@@ -66,3 +68,28 @@ def test_a_repository_that_is_not_found_may_be_a_missing_folder(name, hint, monk
     expected = f"neither a folder '{name}' here nor a repository .*\\(offline\\); {hint}"
     with pytest.raises(InputError, match=expected):
         download(name, ["*"], "a model")
+
+
+@pytest.mark.parametrize("revision", ["v1.0", "main", "a" * 40, "refs/pr/1"])
+def test_a_revision_is_split_off_and_asked_for(revision, monkeypatch, tmp_path):
+    asked = []
+
+    def fetch(name, **how):
+        asked.append((name, how["revision"]))
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
+    assert split_revision(f"owner/name@{revision}") == ("owner/name", revision)
+    assert at_revision("owner/name", revision) == f"owner/name@{revision}"
+    download(f"owner/name@{revision}", ["*"], "a model")
+    download("owner/name", ["*"], "a model")
+    assert asked == [("owner/name", revision), ("owner/name", None)]
+
+
+@pytest.mark.parametrize(
+    ("name", "revision"),
+    [("runs/typo", "v1"), ("./a", "v1"), ("a/b@v1", "v2"), ("a/b", "-r f"), ("a/b", "")],
+)
+def test_a_revision_of_something_else_is_refused(name, revision):
+    with pytest.raises(InputError, match=r"expected a (Hub id|branch)"):
+        at_revision(name, revision)

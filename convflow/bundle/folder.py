@@ -22,23 +22,25 @@ from convflow.bundle.run import (
 )
 from convflow.codecs import Codec, LatentCodec
 from convflow.models.backbone import Backbone
+from convflow.models.stored import PIPELINE_NAME, import_code
 from convflow.models.zoo import find_folder, load_model
 from convflow.parallel.shards import SHARDS
 from convflow.settings.read import to_dict
 from convflow.storage import read_json, write_text
 from convflow.types import InputError
 
-DESCRIPTION_FILE = "pipeline.json"
+DESCRIPTION_FILE = PIPELINE_NAME
 """What a pipeline is told beside the network."""
 
 
-def find_weights(folder_or_id: str | Path, weights: str) -> Path:
+def find_weights(folder_or_id: str | Path, weights: str, *, code: bool = False) -> Path:
     """Return the model folder meant by a run folder, a checkpoint, a model folder or a Hub id.
 
     Args:
         folder_or_id: as for `Pipeline.from_pretrained`.
         weights: "ema" or "raw"; only runs and checkpoints hold both. Of another average that a run
             keeps, such as "ema-0.05", the folder of "ema".
+        code: whether files of Python are downloaded from the Hub too.
 
     Raises:
         InputError: nothing there, or a run without a complete checkpoint.
@@ -54,7 +56,7 @@ def find_weights(folder_or_id: str | Path, weights: str) -> Path:
             f"expected whole weights in {found}, got a checkpoint in shards; gather them with "
             f"convflow export {folder_or_id}"
         )
-    return find_folder(found if found.is_dir() else folder_or_id)
+    return find_folder(found if found.is_dir() else folder_or_id, code=code)
 
 
 def find_checkpoint(folder: Path, weights: str = "ema") -> Path:
@@ -97,11 +99,16 @@ def read_description(folder: Path) -> PipelineConfig:
 
 
 def read_trained(
-    folder_or_id: str | Path, weights: str, *, verify: bool = True
+    folder_or_id: str | Path,
+    weights: str,
+    *,
+    verify: bool = True,
+    trust_remote_code: bool = False,
 ) -> tuple[Path, PipelineConfig, Backbone]:
     """Return a model folder as `find_weights` does, its description and its network.
 
-    Published weights are read as `read_published` does.
+    Published weights are read as `read_published` does. With `trust_remote_code` the files of the
+    folder are imported that its settings name, which runs their code.
 
     Raises:
         InputError: nothing there, or damaged files; of one among several checkpoints, with how to
@@ -114,10 +121,13 @@ def read_trained(
                 "import --part NAME takes others"
             )
         return read_published(folder_or_id)
-    folder = find_weights(folder_or_id, weights)
+    folder = find_weights(folder_or_id, weights, code=trust_remote_code)
+    if trust_remote_code and (folder / DESCRIPTION_FILE).is_file():
+        import_code(folder, read_json(folder / DESCRIPTION_FILE))
     several = (folder.parent / "state.json").is_file() and has_others(folder.parent)
     with readable(folder.parent) if several else nullcontext():
-        config, model = read_description(folder), load_model(folder, verify=verify)
+        config = read_description(folder)
+        model = load_model(folder, verify=verify, trust_remote_code=trust_remote_code)
     if is_kept(weights):
         take_kept(model, folder.parent, weights)
     return folder, config, model

@@ -19,6 +19,7 @@ from convflow.hub import WEIGHTS
 from convflow.models.backbone import Backbone
 from convflow.models.convert import read_official
 from convflow.models.published import find_file
+from convflow.models.stored import is_exported
 from convflow.processes.ddpm import DDPM
 from convflow.settings.fields import Pixels
 from convflow.settings.read import read_value
@@ -46,7 +47,7 @@ def is_published(what: str | Path) -> bool:
     if not path.exists():
         return find_release(str(what)) is not None or _hub_file(str(what)) is not None
     if path.is_dir():
-        return find_file(path) != path
+        return find_file(path) != path and not is_exported(path)
     own = path.name == "model.safetensors" and (path.parent / "config.json").is_file()
     index = path.name.endswith(".safetensors.index.json")
     return not own and (index or path.suffix in WEIGHTS)

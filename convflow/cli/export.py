@@ -5,18 +5,22 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from convflow.cli.main import Parser
 from convflow.cli.options import above_zero, positive
 from convflow.cli.output import plain, say
 from convflow.types import InputError
 
+if TYPE_CHECKING:
+    from convflow.pipeline import Pipeline
+
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command and return its exit code."""
     parser = Parser(
         prog="convflow export",
-        usage="convflow export RUN [--out FOLDER] [--dtype D] [--merge]\n"
+        usage="convflow export MODEL [--out FOLDER] [--dtype D] [--to diffusers | --merge]\n"
         "       convflow export RUN --out FOLDER --sigma-rel S [--images N]",
         description="Write the weights of a checkpoint and their average as two model folders, raw "
         "and ema, that every command reads. A run that shares its network among processes "
@@ -24,9 +28,17 @@ def main(arguments: Sequence[str]) -> int:
         "and little memory, and a training may go on meanwhile. Of a run of low-rank adapters "
         "(--lora.rank) the adapters are copied, with the network that they belong to as base. "
         "With --sigma-rel, write one model folder with the power-function average of this width, "
-        "made of the snapshots of the run (--ema.snapshots).",
+        "made of the snapshots of the run (--ema.snapshots). With --to, write the averaged weights "
+        "of any model for another library: diffusers (a pipeline that needs no convflow) or "
+        "safetensors (weights and settings alone).",
     )
-    parser.add_argument("run", type=Path, help="run folder (its newest checkpoint) or checkpoint")
+    parser.add_argument(
+        "run",
+        type=Path,
+        metavar="MODEL",
+        help="run folder (its newest checkpoint) or checkpoint; with --to any model",
+    )
+    parser.add_argument("--to", choices=sorted(EXPORTS), help="library to write for")
     parser.add_argument(
         "--out", type=Path, help="new folder to write to (default: the checkpoint itself)"
     )
@@ -50,6 +62,8 @@ def main(arguments: Sequence[str]) -> int:
         help="images seen up to the moment of the average (default: those of the newest snapshot)",
     )
     options = parser.parse(arguments)
+    if options.to:
+        return _export_to(options)
     if options.images and not options.sigma_rel:
         raise InputError("--images: expected --sigma-rel with it, got none; leave it out")
     if options.merge and options.sigma_rel:
@@ -67,6 +81,39 @@ def main(arguments: Sequence[str]) -> int:
     for folder in export_weights(options.run, options.out, options.merge, dtype):
         say(f"{plain(folder)}  <- {WEIGHT_SETS[folder.name]}")
     return 0
+
+
+def _export_to(options: argparse.Namespace) -> int:
+    """Write a model for another library."""
+    if options.out is None:
+        raise InputError("--to: expected --out FOLDER with it, got none; add it")
+    if options.merge or options.sigma_rel or options.images or options.dtype:
+        raise InputError(
+            "--to: expected none of --merge, --dtype, --sigma-rel and --images with it, got one; write a "
+            "model folder first, and give that"
+        )
+
+    from convflow.pipeline import Pipeline
+
+    EXPORTS[options.to](Pipeline.from_pretrained(str(options.run), device="cpu"), options.out)
+    say(f"{plain(options.out)}  <- {plain(options.run)} for {options.to}")
+    return 0
+
+
+def _to_diffusers(pipe: Pipeline, out: Path) -> None:
+    from convflow.integrations.diffusers_folder import export_diffusers
+
+    export_diffusers(pipe, out)
+
+
+def _to_safetensors(pipe: Pipeline, out: Path) -> None:
+    from convflow.integrations.movable import export_safetensors
+
+    export_safetensors(pipe, out)
+
+
+EXPORTS = {"diffusers": _to_diffusers, "safetensors": _to_safetensors}
+"""What writes a model for each library."""
 
 
 def _export_average(options: argparse.Namespace) -> int:

@@ -30,6 +30,7 @@ VERBS = {
     "evaluate": "score samples or images against real ones, or compare result cards",
     "nearest": "show samples beside the nearest training images, and whether they are copies",
     "export": "write the weights of a checkpoint as model folders",
+    "push": "upload a model to the Hugging Face Hub, with a page that describes it",
     "import": "make a model folder of published weights",
     "compare": "draw the curves of runs side by side, and print which settings differ",
     "info": "describe a model, a run, a recipe or a published size",

@@ -122,14 +122,16 @@ def read_file(path: Path) -> Any:
     """
     if not path.name.endswith(".safetensors.index.json"):
         return read_weights(path)
-    places = read_json(path).get("weight_map")
-    files = set(places.values()) if isinstance(places, Mapping) else set()
+    return {name: t for file in list_shards(path) for name, t in read_tensors(file).items()}
+
+
+def list_shards(index: Path) -> list[Path]:
+    """Return the files that an index of shards names, or raise InputError."""
+    places = read_json(index).get("weight_map")
+    files = {*places.values()} if isinstance(places, Mapping) else set()
     if not files or not all(isinstance(f, str) and Path(f).name == f for f in files):
-        raise InputError(f"{path} is damaged: expected a weight_map to files; copy it again")
-    whole: dict[str, Tensor] = {}
-    for file in sorted(files):
-        whole |= read_tensors(path.with_name(file))
-    return whole
+        raise InputError(f"{index} is damaged: expected a weight_map to files; copy it again")
+    return [index.with_name(file) for file in sorted(files)]
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -17,11 +17,18 @@ from convflow.models.adapter import check_adapter, find_base, is_adapter, merge_
 from convflow.models.backbone import Backbone
 from convflow.models.families import BACKBONES, build
 from convflow.models.pyramid import Pyramid
+from convflow.models.stored import (
+    StoredFiles,
+    find_stored,
+    import_code,
+    read_settings,
+    read_stored,
+)
 from convflow.processes.contract import Process
 from convflow.settings.kinds import Table
 from convflow.settings.read import defaults
 from convflow.shipped import resolve
-from convflow.storage import check_sums_of, find_misfits, read_finite, read_json, read_tensors
+from convflow.storage import find_misfits
 from convflow.types import InputError, unknown_name
 
 FAMILIES: Table[type[Backbone]] = Table(
@@ -153,24 +160,35 @@ def describe_settings(name: str) -> dict[str, str]:
     return {name: " ".join(meaning.split()).removesuffix(".") for name, meaning in entries}
 
 
-def load_model(folder_or_id: str | Path, *, verify: bool = True) -> Backbone:
+def load_model(
+    folder_or_id: str | Path,
+    *,
+    verify: bool = True,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> Backbone:
     """Return the network stored in a folder by `save_pretrained`, or on the Hugging Face Hub.
 
     Args:
-        folder_or_id: a folder with `config.json` and `model.safetensors`, a model of the package
-            such as "shipped:cifar10", or a Hub id "who/what".
-            An adapter of peft is added to the weights of its base.
+        folder_or_id: a folder with `config.json` and `model.safetensors`, maybe in shards; one that
+            was exported for diffusers; a model of the package such as "shipped:cifar10"; or a Hub
+            id "who/what", "who/what@revision". An adapter of peft is added to the weights of its
+            base.
         verify: look for NaN and infinity, and compare the files of a checkpoint with its checksums.
+        revision: branch, tag or commit of a Hub id.
+        trust_remote_code: import the files beside the weights that the settings name, which runs
+            their code. Otherwise no code of a folder or repository ever runs.
 
     Raises:
         InputError: nothing there, a damaged file, or weights that do not fit their settings.
     """
-    folder = find_folder(folder_or_id)
+    folder = find_folder(hub.at_revision(folder_or_id, revision), code=trust_remote_code)
+    if trust_remote_code:
+        import_code(folder, read_settings(find_stored(folder) or StoredFiles(folder)))
     if is_adapter(folder):
         return _load_adapted(folder, verify)
-    if verify:
-        check_sums_of(folder, "config.json", "model.safetensors")
-    settings = read_json(folder / "config.json")
+    files = find_stored(folder) or StoredFiles(folder)
+    settings = read_settings(files)
     if "optim" in settings:
         raise InputError(
             f"expected a model folder, got the run {folder}; give {folder}/checkpoints/step_.../ema"
@@ -179,9 +197,8 @@ def load_model(folder_or_id: str | Path, *, verify: bool = True) -> Backbone:
     try:
         FAMILIES.find(family, trusted=False)
     except InputError as error:
-        raise InputError(f"{folder / 'config.json'}: {error}") from error
-    path = folder / "model.safetensors"
-    weights = read_finite(path) if verify else read_tensors(path)
+        raise InputError(f"{files.settings}: {error}") from error
+    weights, path = read_stored(files, verify), files.weights
     with torch.device("meta"):  # no memory for a network that the weights do not fit
         _check_fit(build(family, settings, FAMILIES), weights, path)
     model = build(family, settings, FAMILIES)
@@ -245,17 +262,21 @@ def _scales(downsampling: Sequence[int]) -> str:
     return f"of scales with the factors {factors}" if factors else "of one scale"
 
 
-def find_folder(folder_or_id: str | Path) -> Path:
+def find_folder(folder_or_id: str | Path, *, code: bool = False) -> Path:
     """Return a local folder with a model, downloading it from the Hub when it is an id.
 
     `shipped:NAME` is a model that comes with the package, see `convflow.shipped`.
+
+    Args:
+        folder_or_id: as of `load_model`.
+        code: whether files of Python are downloaded too.
 
     Raises:
         InputError: a folder without a model, nothing at a path, or no such repository.
     """
     folder_or_id = resolve(str(folder_or_id))
     folder = Path(folder_or_id)
-    if (folder / "config.json").is_file():
+    if find_stored(folder) is not None:
         return folder
     if folder.is_file():
         endings = ", ".join(hub.WEIGHTS)
@@ -269,7 +290,8 @@ def find_folder(folder_or_id: str | Path) -> Path:
             "save a model there with save_pretrained"
         )
     wanted = "a run, a checkpoint or a model folder"
-    return hub.download(str(folder_or_id), ["*.json", "*.safetensors"], wanted)
+    patterns = ["*.json", "*.safetensors", *(["*.py"] if code else [])]
+    return hub.download(str(folder_or_id), patterns, wanted)
 
 
 def _split(settings: dict[str, Any]) -> dict[str, Any]:

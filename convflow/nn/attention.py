@@ -59,8 +59,11 @@ class Attention(nn.Module):
         if rotation is not None:
             turn = rotation.flatten(1, 2)
             q, k = rotate(q, turn), rotate(k, turn)
+        return self.out(self.gather(q, k, v).transpose(1, 2).reshape(x.shape))
+
+    def gather(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Return what each head's queries gather; all are (B, heads, N, D / heads)."""
         # The fused products have no forward derivative.
         plain = sdpa_kernel(SDPBackend.MATH) if is_transformed(q, k, v) else nullcontext()
         with plain:
-            gathered = nn.functional.scaled_dot_product_attention(q, k, v)
-        return self.out(gathered.transpose(1, 2).reshape(x.shape))
+            return nn.functional.scaled_dot_product_attention(q, k, v)

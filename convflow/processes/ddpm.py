@@ -79,7 +79,7 @@ class DDPM(Process):
     @cached_property
     def betas(self) -> Float[Tensor, " N"]:
         """The variance added by each step: 1000 of them, rising linearly from 1e-4 to 0.02."""
-        return torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64, device="cpu")
+        return linear_betas()
 
     @cached_property
     def times(self) -> Int[Tensor, " N"]:
@@ -314,6 +314,11 @@ class _Respaced(DDPM):
     def path(self) -> Schedule:
         """How much data and noise there is at a flow time, in the whole chain."""
         return self.whole.path
+
+
+def linear_betas() -> Float[Tensor, " N"]:
+    """Return the variance that each of a thousand steps adds, from 1e-4 to 0.02, in float64."""
+    return torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64, device="cpu")
 
 
 def _log_likelihood(data: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:

@@ -1,0 +1,1 @@
+"""What other libraries and hubs take: folders of diffusers, repositories of the Hub."""

@@ -1,0 +1,23 @@
+"""The class from which the networks in a folder for diffusers are derived.
+
+`single_file` puts it in the place of `Backbone`. It needs diffusers.
+"""
+
+from __future__ import annotations
+
+from diffusers import ConfigMixin, ModelMixin
+
+
+class DiffusersBackbone(ModelMixin, ConfigMixin):
+    """A network that diffusers reads and writes; its settings are the arguments of `__init__`."""
+
+    in_channels: int
+    num_classes: int
+    multiple: int
+    """Height and width must be multiples of this many pixels of model space."""
+    learned_variance: bool = False
+    """Twice the channels come out: the prediction, then the variance's place in its bounds."""
+    second_time: bool = False
+
+    def __init__(self) -> None:
+        super().__init__()

@@ -1,0 +1,164 @@
+"""A folder that diffusers opens without this library, and that this library opens too.
+
+`DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)` runs the files of Python in it:
+the network, the scheduler and the pipeline, each made of this library's own modules by
+`single_file`. Layout: model_index.json, pipeline.py, transformer/, scheduler/, vae/ where the
+autoencoder is a local one, and pipeline.json for `convflow.Pipeline`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+from typing import Any
+
+from convflow import __version__
+from convflow.codecs import LatentCodec, PixelCodec
+from convflow.integrations.hub_card import HubPage
+from convflow.integrations.movable import copy_autoencoder, write_json, write_movable
+from convflow.integrations.single_file import SingleFile
+from convflow.models.families import BACKBONES
+from convflow.models.stored import SHARD_BYTES, write_stored
+from convflow.pipeline import Pipeline
+from convflow.processes.ddpm import DDPM
+from convflow.processes.flow import FlowMatching
+from convflow.samplers.ode import SCHEMES
+from convflow.storage import write_text, writing_folder
+from convflow.types import InputError
+
+log = logging.getLogger("convflow")
+
+HERE = "convflow.integrations"
+DIFFUSERS_VERSION = "0.35.0"
+"""The earliest that such a folder is written for."""
+LICENCE = f"""
+
+Written by convflow {__version__} (Apache-2.0) from its own modules; the lines that begin with
+`# ----` name them."""
+
+
+def export_diffusers(pipe: Pipeline, out: Path, most: int = SHARD_BYTES) -> None:
+    """Write a new folder for diffusers.
+
+    Args:
+        pipe: the model.
+        out: the folder, whole or not at all.
+        most: bytes of weights in one file.
+
+    Raises:
+        InputError: a model that no such folder can hold, a folder that is there, or a full disk.
+    """
+    check_exportable(pipe)
+    with writing_folder(out) as draft:
+        _write_network(pipe, draft / "transformer", most)
+        autoencoder = copy_autoencoder(pipe, draft, "vae")
+        write_json(draft / "scheduler" / "scheduler_config.json", _scheduler_settings(pipe))
+        scheduler = SingleFile([(f"{HERE}.diffusers_scheduler", "FlowScheduler")])
+        about = "Solvers of fixed cost from noise to data, as a scheduler of diffusers."
+        write_text(draft / "scheduler" / "flow_scheduler.py", scheduler.text(about + LICENCE))
+        pipeline = SingleFile([(f"{HERE}.diffusers_pipeline", "FlowPipeline")])
+        about = "From labels to images, as a pipeline of diffusers."
+        write_text(draft / "pipeline.py", pipeline.text(about + LICENCE))
+        index = {
+            "_class_name": ["pipeline", "FlowPipeline"],
+            "_diffusers_version": DIFFUSERS_VERSION,
+            "transformer": [module_name(pipe.model.family), type(pipe.model).__name__],
+            "scheduler": ["flow_scheduler", "FlowScheduler"],
+            "vae": _vae(pipe, draft),
+            "settings": _settings(pipe, autoencoder),
+            "id2label": {str(i): name for i, name in enumerate(pipe.class_names)},
+        }
+        write_json(draft / "model_index.json", index)
+        write_movable(pipe, draft, autoencoder)
+        page = HubPage(f"owner/{out.resolve().name}", library="diffusers")
+        write_text(draft / "README.md", page.text(pipe))
+
+
+def check_exportable(pipe: Pipeline) -> None:
+    """Raise InputError where no folder for diffusers can hold a model."""
+    model, process = pipe.model, pipe.process
+    if BACKBONES.get(model.family) is not type(model) or model.second_time:
+        raise InputError(
+            f"expected one of {', '.join(BACKBONES)} at one time for diffusers, got {model.family}"
+            f"{' of average velocities' if model.second_time else ''}; export it with --to "
+            "safetensors"
+        )
+    named = isinstance(getattr(process, "schedule", ""), str)
+    if type(process) not in (FlowMatching, DDPM) or not named:
+        raise InputError(
+            f"expected the process flow or ddpm for diffusers, got {process.kind}; export the "
+            "model with --to safetensors"
+        )
+    if not isinstance(pipe.codec, PixelCodec | LatentCodec):
+        raise InputError(
+            f"expected the codec pixel or latent for diffusers, got {pipe.codec.kind}; export the "
+            "model with --to safetensors"
+        )
+
+
+def module_name(family: str) -> str:
+    """Return what the file of a network is called; "dit" alone is a module of diffusers."""
+    return f"transformer_{family}"
+
+
+def network_file(family: str) -> str:
+    """Return the source of a network of a family as one file, derived from diffusers' classes."""
+    cls = BACKBONES[family]
+    backbone = (f"{HERE}.diffusers_backbone", "DiffusersBackbone")
+    file = SingleFile([(cls.__module__, cls.__name__)], {"Backbone": backbone})
+    file.imports.add("from diffusers.configuration_utils import register_to_config")
+    return file.text(f"{cls.__name__} in plain torch, as a model of diffusers.{LICENCE}")
+
+
+def _write_network(pipe: Pipeline, folder: Path, most: int) -> None:
+    model = pipe.model
+    folder.mkdir()
+    settings = {name: value for name, value in model.settings.items() if name != "family"}
+    names = {"_class_name": type(model).__name__, "_diffusers_version": DIFFUSERS_VERSION}
+    write_json(folder / "config.json", names | settings)
+    write_text(folder / f"{module_name(model.family)}.py", network_file(model.family))
+    write_stored(folder, model.state_dict(), "diffusion_pytorch_model", most)
+
+
+def _vae(pipe: Pipeline, folder: Path) -> list[str | None]:
+    """Return library and class of an autoencoder that lies in the folder."""
+    inside = isinstance(pipe.codec, LatentCodec) and (folder / "vae").is_dir()
+    return ["diffusers", pipe.codec.space.kind] if inside else [None, None]  # type: ignore[attr-defined]
+
+
+def _scheduler_settings(pipe: Pipeline) -> dict[str, Any]:
+    solver, kind = pipe.sampling.solver, pipe.sampling.solver.kind
+    if kind not in SCHEMES:
+        log.info(f"diffusers samples with heun, for it has no solver {kind} of this library")
+    return {
+        "_class_name": "FlowScheduler",
+        "_diffusers_version": DIFFUSERS_VERSION,
+        "solver": kind if kind in SCHEMES else "heun",
+        "shift": getattr(solver, "shift", 1.0),
+        "last_step": getattr(solver, "last_step", None),
+    }
+
+
+def _settings(pipe: Pipeline, autoencoder: str | None) -> dict[str, Any]:
+    """Return what the pipeline is told of training and sampling."""
+    sampling, codec = pipe.sampling, None
+    if sampling.guidance_kind != "cfg":
+        log.info(f"diffusers guides with cfg in place of {sampling.guidance_kind}")
+    if pipe.resolution.arguments():
+        log.info("diffusers tells the network nothing of sizes other than the trained one")
+    if isinstance(pipe.codec, LatentCodec):
+        scale, shift = pipe.codec.constants
+        space = dataclasses.asdict(pipe.codec.space)
+        codec = {"autoencoder": autoencoder, "scale": scale, "shift": shift, "space": space}
+    return {
+        "process": pipe.process.kind,
+        "schedule": getattr(pipe.process, "schedule", "linear"),
+        "prediction": pipe.process.prediction,
+        "size": list(pipe.size),
+        "steps": sampling.solver.num_steps or 50,
+        "guidance": sampling.guidance,
+        "interval": list(sampling.interval),
+        "channels_guided": sampling.channels_guided,
+        "codec": codec,
+    }

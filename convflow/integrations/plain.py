@@ -1,0 +1,71 @@
+"""Plain twins of what runs through kernels here, for files that need torch alone.
+
+A function stands for the one of its name. A class `PlainX` is derived from `X`, and its methods and
+its docstring stand for those of `X`. `single_file` puts them in their places.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from convflow.nn import attention, conv, deform
+from convflow.nn.deform import DEFAULT_REACH, Reach, _as_rows
+from convflow.nn.norm import modulate, widen
+from convflow.ops.deform.reference import msdcn_sample
+
+
+def modulated_norm(
+    norm: nn.Module,
+    x: Float[Tensor, "B *N D"],
+    shift: Float[Tensor, "B D"],
+    scale: Float[Tensor, "B D"],
+) -> Float[Tensor, "B *N D"]:
+    """Return `modulate(norm(x), shift, scale)`."""
+    return modulate(norm(x), shift, scale)
+
+
+class PlainConv(conv.Conv):
+    """A convolution that keeps height and width, on features with channels last."""
+
+    def forward(self, x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H W D"]:
+        """Return the filtered features; outside the map everything counts zero."""
+        first = self._conv_forward(x.permute(0, 3, 1, 2), self.weight, self.bias)
+        return first.permute(0, 2, 3, 1)
+
+
+class PlainAttention(attention.Attention):
+    """Every position gathers from all others: `softmax(q k^T / sqrt(D / heads)) v`, per head.
+
+    Args:
+        width: feature channels D, a multiple of `num_heads`.
+        num_heads: heads, each on D / heads channels.
+        qk_norm: norm queries and keys per head before their product.
+    """
+
+    def gather(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Return what each head's queries gather."""
+        return nn.functional.scaled_dot_product_attention(q, k, v)
+
+
+class PlainGroupwiseMSDCN(deform.GroupwiseMSDCN):
+    """Every position gathers nine points per group, on a 3x3 grid that it bends and scales.
+
+    The point of tap k is `p + (direction_k + prior_k) * sigmoid(scale_k + prior_scale_g) * reach`,
+    its weight is unbounded.
+
+    Args:
+        width: feature channels D, a multiple of `num_groups`.
+        num_groups: groups G that share offsets and weights.
+        border: "zeros", or "truncate" for published weights.
+    """
+
+    def forward(
+        self, x: Float[Tensor, "B H W D"], reach: Reach = DEFAULT_REACH
+    ) -> Float[Tensor, "B H W D"]:
+        """Return the gathered features; `reach` in cells, maybe another for each sample."""
+        layers = (self.value, self.direction, self.scale, self.weight)
+        merged = torch.cat([layer(x) for layer in layers], -1)
+        rows = _as_rows(reach, x).to(widen(x).dtype)
+        return self.out(msdcn_sample(merged, widen(self.prior_scale), rows, self.border))

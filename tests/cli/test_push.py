@@ -1,0 +1,53 @@
+"""`convflow push`: the files of a dry run are those that go up, and `sample` takes them back."""
+
+import hashlib
+import json
+
+import pytest
+from PIL import Image
+
+from convflow.cli.main import main
+from tests import hub_server
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    with hub_server.serve(monkeypatch, tmp_path / "cache") as server:
+        yield server
+
+
+def test_a_run_goes_up_as_the_dry_run_wrote_it(hub, tiny_run, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    options = ["--device", "cpu", "--license", "mit"]
+    assert main(["push", str(tiny_run), "me/digits", "--dry-run", "dry", *options]) == 0
+    assert hub.asked == []
+    assert capsys.readouterr().out == "wrote dry; nothing was uploaded\n"
+    assert main(["push", str(tiny_run), "me/digits", "--revision", "v1", *options]) == 0
+    assert capsys.readouterr().out == f"{hub.endpoint}/me/digits\n"
+    paths = [path for path in (tmp_path / "dry").rglob("*") if path.is_file()]
+    dry = {path.relative_to(tmp_path / "dry").as_posix(): path.read_bytes() for path in paths}
+    digests = [
+        {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+        for files in (dry, hub.files("me/digits", "v1"))
+    ]
+    assert digests[0] == digests[1]
+    text = dry["README.md"].decode()
+    assert "| images seen | 8 |" in text
+    settings = json.loads(dry["training/config.json"])
+    assert "/" not in json.dumps(settings["data"]["path"])
+    if "training/loss.png" in dry:
+        assert "(training/loss.png)" in text
+        assert Image.open(tmp_path / "dry/training/loss.png").size[0] > 300
+    words = "sample me/digits@v1 --num 2 --steps 1 --out s.png --device cpu".split()
+    assert main(words) == 0
+    assert Image.open("s.png").size[0] > 8
+
+
+def test_what_cannot_be_done_is_one_line(hub, tiny_run, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    run = str(tiny_run)
+    assert main(["push", run, "others/digits", "--device", "cpu"]) == 2
+    assert "error: the Hugging Face Hub refused others/digits (403" in capsys.readouterr().err
+    assert main(["push", "nowhere", "me/digits", "--dry-run", "dry"]) == 2
+    assert not (tmp_path / "dry").exists()
+    assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".writing")] == []
