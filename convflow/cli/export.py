@@ -1,4 +1,4 @@
-"""`convflow export`: write the weights of a checkpoint as model folders for use."""
+"""`convflow export`: write a model for use, as model folders or for other programs."""
 
 from __future__ import annotations
 
@@ -6,43 +6,39 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from convflow.cli.main import Parser
-from convflow.cli.options import above_zero, positive
+from convflow.cli.main import Parser, wide
+from convflow.cli.options import WEIGHTS_HELP, above_zero, positive, weight_set
 from convflow.cli.output import plain, say
-from convflow.types import InputError
+from convflow.integrations.targets import TARGETS
+from convflow.types import InputError, check_name
+
+DESCRIPTION = """\
+Without --to, write the weights of a checkpoint and their average as two model folders, raw and
+ema, that every command reads. A run that shares its network among processes (--parallel fsdp)
+stores shards, which must be gathered so before use. It needs no GPU and little memory, and a
+training may go on meanwhile. Of a run of low-rank adapters (--lora.rank) the adapters are copied,
+with the network that they belong to as base. With --sigma-rel, write one model folder with the
+power-function average of this width, made of the snapshots of the run (--ema.snapshots).
+
+With --to, write the network for another program, and compare what that program predicts with what
+the network predicts, at several sizes:
+
+"""
+OF_RUNS = ("merge", "sigma_rel", "images")
+"""Options that mean nothing with --to."""
+OF_TARGETS = ("half", "runtime")
+"""Options of `Target.options`, which mean nothing without --to."""
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command and return its exit code."""
-    parser = Parser(
-        prog="convflow export",
-        usage="convflow export RUN [--out FOLDER] [--merge | --sigma-rel S [--images N]]",
-        description="Write the weights of a checkpoint and their average as two model folders, raw "
-        "and ema, that every command reads. A run that shares its network among processes "
-        "(--parallel fsdp) stores shards, which must be gathered so before use. It needs no GPU "
-        "and little memory, and a training may go on meanwhile. Of a run of low-rank adapters "
-        "(--lora.rank) the adapters are copied, with the network that they belong to as base. "
-        "With --sigma-rel, write one model folder with the power-function average of this width, "
-        "made of the snapshots of the run (--ema.snapshots).",
-    )
-    parser.add_argument("run", type=Path, help="run folder (its newest checkpoint) or checkpoint")
-    parser.add_argument(
-        "--out", type=Path, help="new folder to write to (default: the checkpoint itself)"
-    )
-    parser.add_argument(
-        "--merge",
-        action="store_true",
-        help="add low-rank adapters to the weights, and write whole networks that need no peft",
-    )
-    parser.add_argument(
-        "--sigma-rel", type=above_zero, help="relative width of a power-function average: 0.05, ..."
-    )
-    parser.add_argument(
-        "--images",
-        type=positive,
-        help="images seen up to the moment of the average (default: those of the newest snapshot)",
-    )
-    options = parser.parse(arguments)
+    options = _parser().parse(arguments)
+    if options.to is not None:
+        return _export_to(options)
+    for name in (*OF_TARGETS, "weights"):
+        if getattr(options, name):
+            raise InputError(f"--{name}: expected --to with it, got none; add it or leave it out")
+    options.run = Path(options.run)
     if options.images and not options.sigma_rel:
         raise InputError("--images: expected --sigma-rel with it, got none; leave it out")
     if options.merge and options.sigma_rel:
@@ -54,6 +50,75 @@ def main(arguments: Sequence[str]) -> int:
 
     for folder in export_weights(options.run, options.out, options.merge):
         say(f"{plain(folder)}  <- {WEIGHT_SETS[folder.name]}")
+    return 0
+
+
+def _parser() -> Parser:
+    targets = "\n".join(f"  {name:12} {target.about}" for name, target in TARGETS.items())
+    parser = Parser(
+        prog="convflow export",
+        usage="convflow export RUN [--out FOLDER] [--merge | --sigma-rel S [--images N]]\n"
+        "       convflow export MODEL --to TARGET --out PLACE [options]",
+        description=DESCRIPTION + targets,
+        formatter_class=wide,
+    )
+    add = parser.add_argument
+    add(
+        "run",
+        metavar="MODEL",
+        help="run folder (its newest checkpoint) or checkpoint; with --to also a model folder, "
+        "published weights or a Hub id",
+    )
+    add("--to", metavar="TARGET", help=f"program to write for: {', '.join(TARGETS)}")
+    add(
+        "--out",
+        type=Path,
+        help="new folder to write to (default: the checkpoint itself); with --to the new file or "
+        "folder",
+    )
+    add("--half", action="store_true", help="with --to: hold weights as float16")
+    add("--weights", type=weight_set, help=f"with --to: {WEIGHTS_HELP} (default: ema)")
+    add(
+        "--runtime",
+        type=Path,
+        help="with --to web: folder with the npm package onnxruntime-web (default: npm fetches it)",
+    )
+    add(
+        "--merge",
+        action="store_true",
+        help="add low-rank adapters to the weights, and write whole networks that need no peft",
+    )
+    add(
+        "--sigma-rel", type=above_zero, help="relative width of a power-function average: 0.05, ..."
+    )
+    add(
+        "--images",
+        type=positive,
+        help="images seen up to the moment of the average (default: those of the newest snapshot)",
+    )
+    return parser
+
+
+def _export_to(options: argparse.Namespace) -> int:
+    """Write a model for another program."""
+    check_name("target", options.to, TARGETS)
+    target = TARGETS[options.to]
+    given = {name: value for name in OF_TARGETS if (value := getattr(options, name))}
+    unfit = [*(n for n in OF_RUNS if getattr(options, n)), *(given.keys() - {*target.options})]
+    if unfit:
+        name = unfit[0].replace("_", "-")
+        raise InputError(f"--{name}: expected none with --to {options.to}, got one; leave it out")
+    if options.out is None or options.out.exists():
+        got = "none" if options.out is None else f"{options.out}, which is there already"
+        raise InputError(f"--out: expected a new place for --to {options.to}, got {got}; name one")
+
+    from convflow.pipeline import Pipeline
+
+    pipe = Pipeline.from_pretrained(options.run, weights=options.weights or "ema", device="cpu")
+    place = Path(options.run)
+    name = place.resolve().name if place.exists() else options.run
+    for line in target.load()(pipe, options.out, name=name, **given):
+        say(line)
     return 0
 
 

@@ -28,7 +28,7 @@ VERBS = {
     "sample": "generate images with a trained model",
     "evaluate": "score samples or images against real ones, or compare result cards",
     "nearest": "show samples beside the nearest training images, and whether they are copies",
-    "export": "write the weights of a checkpoint as model folders",
+    "export": "write a model as folders, or for ONNX, torch.export and browsers",
     "import": "make a model folder of published weights",
     "compare": "draw the curves of runs side by side, and print which settings differ",
     "info": "describe a model, a run, a recipe or a published size",

@@ -27,6 +27,7 @@ EVALUATE = (
     f"--device cpu --detector {DETECTOR}"
 )
 PICTURES = f"evaluate P/data --reference P/data --out P/card.json --detector {DETECTOR}"
+EXPORT = "export P/run --out"
 SAMPLE = "sample P/run --num 2 --steps 1 --out P/out.png"
 
 
@@ -523,6 +524,22 @@ CASES = [
     ("an average that is not kept", f"{SAMPLE} --weights ema-0.3", "weights among ema, raw in"),
     ("export of no run", "export P/data", "expected a run or a checkpoint of convflow train, got"),
     ("export to a folder in use", "export P/run --out P/data", "it exists already; what was"),
+    ("near target", f"{EXPORT} P/x --to onxx", "unknown target 'onxx'; did you mean 'onnx'?"),
+    ("a target without a place", "export P/run --to onnx", "--out: expected a new place for --to"),
+    ("a target over a file", f"{EXPORT} P/a --to onnx", "a, which is there already", file("a")),
+    (
+        "a target of a run",
+        f"{EXPORT} P/x --to onnx --merge",
+        "--merge: expected none with --to onnx",
+    ),
+    ("half without a target", f"{EXPORT} P/x --half", "--half: expected --to with it, got none"),
+    ("weights without a target", f"{EXPORT} P/x --weights raw", "--weights: expected --to with it"),
+    (
+        "a runtime for a file",
+        f"{EXPORT} P/x --to onnx --runtime P/data",
+        "--runtime: expected none with --to onnx",
+    ),
+    ("a target of no model", "export P/data --to onnx --out P/x", "P/data"),
     ("other settings", f"{RESUME} --batch-size 2", "batch_size (4, now 2)"),
     ("settings that are no JSON", RESUME, "config.json", edit("config.json", b"{")),
     ("settings not in UTF-8", RESUME, "config.json", edit("config.json", b"\xff\xfe{}")),

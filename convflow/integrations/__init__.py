@@ -1,0 +1,1 @@
+"""Trained models for other programs: files, folders and pages that run without convflow."""

@@ -1,0 +1,42 @@
+"""What `convflow export --to` can write; the table needs neither torch nor numpy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from importlib import import_module
+from typing import Any, NamedTuple
+
+
+class Target(NamedTuple):
+    """A kind of file or folder that another program reads.
+
+    Attributes:
+        about: what is written, in words for the help.
+        writer: `module:function`, called as `writer(pipe, out, name=name, **options)`. It writes
+            all or nothing, checks what it wrote, and returns lines that say what there is now.
+        options: names of the options of the command that the writer takes.
+    """
+
+    about: str
+    writer: str
+    options: tuple[str, ...] = ()
+
+    def load(self) -> Callable[..., Iterable[str]]:
+        """Return the writer."""
+        module, _, function = self.writer.partition(":")
+        found: Any = getattr(import_module(module), function)
+        return found
+
+
+FILES = "convflow.integrations.files"
+TARGETS: dict[str, Target] = {
+    "onnx": Target("an ONNX file of the network", f"{FILES}:write_onnx", ("half",)),
+    "torch": Target("a program of torch.export", f"{FILES}:write_program", ("half",)),
+    "safetensors": Target("one file of weights and settings", f"{FILES}:write_weights", ("half",)),
+    "web": Target(
+        "a folder with a page that draws in a browser",
+        "convflow.integrations.web:write_page",
+        ("half", "runtime"),
+    ),
+}
+"""What can be written, by name."""
