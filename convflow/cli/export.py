@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 from convflow.cli.main import Parser, wide
 from convflow.cli.options import WEIGHTS_HELP, above_zero, positive, weight_set
 from convflow.cli.output import plain, say
-from convflow.integrations.targets import TARGETS
+from convflow.integrations.targets import EXPORT_TARGETS
 from convflow.types import InputError, check_name
 
-DESCRIPTION = """\
+ABOUT = """\
 Without --to, write the weights of a checkpoint and their average as two model folders, raw and
 ema, that every command reads. A run that shares its network among processes (--parallel fsdp)
 stores shards, which must be gathered so before use. It needs no GPU and little memory, and a
@@ -27,7 +28,7 @@ the network predicts, at several sizes:
 OF_RUNS = ("merge", "sigma_rel", "images")
 """Options that mean nothing with --to."""
 OF_TARGETS = ("half", "runtime")
-"""Options of `Target.options`, which mean nothing without --to."""
+"""Options of `ExportTarget.options`, which mean nothing without --to."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -54,12 +55,12 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _parser() -> Parser:
-    targets = "\n".join(f"  {name:12} {target.about}" for name, target in TARGETS.items())
+    targets = "\n".join(f"  {name:12} {target.about}" for name, target in EXPORT_TARGETS.items())
     parser = Parser(
         prog="convflow export",
         usage="convflow export RUN [--out FOLDER] [--merge | --sigma-rel S [--images N]]\n"
         "       convflow export MODEL --to TARGET --out PLACE [options]",
-        description=DESCRIPTION + targets,
+        description=ABOUT + targets,
         formatter_class=wide,
     )
     add = parser.add_argument
@@ -69,7 +70,7 @@ def _parser() -> Parser:
         help="run folder (its newest checkpoint) or checkpoint; with --to also a model folder, "
         "published weights or a Hub id",
     )
-    add("--to", metavar="TARGET", help=f"program to write for: {', '.join(TARGETS)}")
+    add("--to", metavar="TARGET", help=f"program to write for: {', '.join(EXPORT_TARGETS)}")
     add(
         "--out",
         type=Path,
@@ -101,8 +102,8 @@ def _parser() -> Parser:
 
 def _export_to(options: argparse.Namespace) -> int:
     """Write a model for another program."""
-    check_name("target", options.to, TARGETS)
-    target = TARGETS[options.to]
+    check_name("target", options.to, EXPORT_TARGETS)
+    target = EXPORT_TARGETS[options.to]
     given = {name: value for name in OF_TARGETS if (value := getattr(options, name))}
     unfit = [*(n for n in OF_RUNS if getattr(options, n)), *(given.keys() - {*target.options})]
     if unfit:
@@ -117,8 +118,10 @@ def _export_to(options: argparse.Namespace) -> int:
     pipe = Pipeline.from_pretrained(options.run, weights=options.weights or "ema", device="cpu")
     place = Path(options.run)
     name = place.resolve().name if place.exists() else options.run
-    for line in target.load()(pipe, options.out, name=name, **given):
-        say(line)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's exporter has some about itself
+        for line in target.load()(pipe, options.out, name=name, **given):
+            say(line)
     return 0
 
 

@@ -50,6 +50,9 @@ USAGE = "\n".join(
 )
 
 
+CHATTY = ("httpx", "datasets", "huggingface_hub", "numba", "onnx_ir", "onnxscript", "torch.onnx")
+"""Loggers of other libraries, of which only errors are shown."""
+
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Numbers that GNU's `mallopt` gives its settings."""
 
@@ -130,7 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if verb in ("-V", "--version"):
         say(f"convflow {__version__}")
         return 0
-    for chatty in ("httpx", "datasets", "huggingface_hub", "numba"):
+    for chatty in CHATTY:
         logging.getLogger(chatty).setLevel(logging.ERROR)
     try:
         check_name("verb", verb, VERBS)

@@ -17,7 +17,7 @@ ALLOWED = {False: 1e-4, True: 2e-2}
 """Largest rms(difference) / rms(prediction) of a program, in single and in half precision. Other
 orders of sums make less of it even in deep networks, and a wrong operator makes much more."""
 
-SHAPES = ((3, (4, 6)), (1, (2, 3)), (2, (5, 5)))
+CHECKED_SHAPES = ((3, (4, 6)), (1, (2, 3)), (2, (5, 5)))
 """Batches, and heights and widths in multiples of the network."""
 
 
@@ -29,7 +29,7 @@ def check_program(
     *,
     asked: nn.Module | None = None,
     half: bool = False,
-    shapes: tuple[tuple[int, Size], ...] = SHAPES,
+    shapes: tuple[tuple[int, Size], ...] = CHECKED_SHAPES,
 ) -> float:
     """Run a program on random images of several sizes, and return how far it is off.
 

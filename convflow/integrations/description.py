@@ -57,7 +57,8 @@ def told_times(process: Process) -> dict[str, float]:
 
     Between the two a time is told in proportion to flow time, but never below 0.
     """
-    times = torch.tensor([[0.0, 0.0], [1.0, 1.0]] if process.second_time else [0.0, 1.0])
+    pair = [[0.0, 0.0], [1.0, 1.0]] if process.second_time else [0.0, 1.0]
+    times = torch.tensor(pair, dtype=torch.float64)
     at_zero, at_one = process.flow_time(times).tolist()
     first, last = ((flow - at_zero) / (at_one - at_zero) for flow in (0.0, 1.0))
     return {"noise": round(first, 6), "data": max(0.0, round(last, 6))}

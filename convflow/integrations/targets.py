@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import Any, NamedTuple
 
 
-class Target(NamedTuple):
+class ExportTarget(NamedTuple):
     """A kind of file or folder that another program reads.
 
     Attributes:
@@ -28,12 +28,14 @@ class Target(NamedTuple):
         return found
 
 
-FILES = "convflow.integrations.files"
-TARGETS: dict[str, Target] = {
-    "onnx": Target("an ONNX file of the network", f"{FILES}:write_onnx", ("half",)),
-    "torch": Target("a program of torch.export", f"{FILES}:write_program", ("half",)),
-    "safetensors": Target("one file of weights and settings", f"{FILES}:write_weights", ("half",)),
-    "web": Target(
+WRITERS = "convflow.integrations.files"
+EXPORT_TARGETS: dict[str, ExportTarget] = {
+    "onnx": ExportTarget("an ONNX file of the network", f"{WRITERS}:write_onnx", ("half",)),
+    "torch": ExportTarget("a program of torch.export", f"{WRITERS}:write_program", ("half",)),
+    "safetensors": ExportTarget(
+        "one file of weights and settings", f"{WRITERS}:write_weights", ("half",)
+    ),
+    "web": ExportTarget(
         "a folder with a page that draws in a browser",
         "convflow.integrations.web:write_page",
         ("half", "runtime"),

@@ -61,8 +61,9 @@ def test_every_family_goes_to_every_file(case, tmp_path):
             assert ("float16" if half else "float32") in line
 
 
-def test_half_precision_halves_the_file_and_keeps_its_inputs(pipe, tmp_path):
-    sizes = {}
+@pytest.mark.slow
+def test_half_precision_halves_the_file_and_keeps_its_inputs(tmp_path):
+    pipe, sizes = pipeline(network={"width": 64}), {}
     for half in (False, True):
         out = tmp_path / f"{half}.onnx"
         list(files.write_onnx(pipe, out, name="it", half=half))
@@ -70,7 +71,7 @@ def test_half_precision_halves_the_file_and_keeps_its_inputs(pipe, tmp_path):
         assert found.dtype == torch.float32
         assert_close_rms(found, pipe.model(*inputs(pipe.model)), limit=check.ALLOWED[half])
         sizes[half] = out.stat().st_size
-    assert sizes[True] < 0.75 * sizes[False]
+    assert sizes[True] < 0.6 * sizes[False]
     assert next(pipe.model.parameters()).dtype == torch.float32
 
 

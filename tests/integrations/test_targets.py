@@ -6,19 +6,19 @@ import sys
 import pytest
 
 from convflow.cli.main import main
-from convflow.integrations.targets import TARGETS
+from convflow.integrations.targets import EXPORT_TARGETS
 
 
-@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize("name", EXPORT_TARGETS)
 def test_a_writer_can_be_loaded(name):
-    assert callable(TARGETS[name].load())
+    assert callable(EXPORT_TARGETS[name].load())
 
 
 def test_the_help_tells_every_target(capsys):
     with pytest.raises(SystemExit):
         main(["export", "--help"])
     said = capsys.readouterr().out
-    assert all(f"  {name:12} {target.about}" in said for name, target in TARGETS.items())
+    assert all(f"  {name:12} {target.about}" in said for name, target in EXPORT_TARGETS.items())
 
 
 def test_the_table_needs_no_torch():

@@ -30,7 +30,6 @@ from convflow.samplers.solvers import create_solver
 from convflow.samplers.tableaus import RUNGE_KUTTA
 from convflow.seeds import draw_noise
 from convflow.types import InputError
-from tests.autoencoder import save_autoencoder
 from tests.cases import build_pyramid
 from tests.integrations.conftest import pipeline
 from tests.tolerance import assert_close_rms
@@ -137,8 +136,8 @@ def test_other_solvers_and_guidance_become_those_of_a_page(caplog):
 
 
 def test_models_that_no_page_can_show_are_refused(tmp_path):
-    latents = pipeline(network={"in_channels": 4})
-    latents.codec = LatentCodec(save_autoencoder(tmp_path / "a"))
+    latents = pipeline()
+    latents.codec = LatentCodec("an autoencoder")
     with pytest.raises(InputError, match="expected a model of pixels for a page"):
         list(web.write_page(latents, tmp_path / "x", name="it"))
     scales = Pipeline(build_pyramid(), PixelCodec(), (8, 8), process=MultiscaleFlow((2,)))
