@@ -34,7 +34,12 @@ from convflow.units import bytes_of
 PAGE = Path(__file__).with_name("page")
 RUNTIME, VERSION = "onnxruntime-web", "1.30.0"
 """The package of npm that runs networks in browsers, and the version that was tested."""
-RUNTIME_FILES = ("ort.webgpu.min.mjs", "ort-wasm-simd-threaded.asyncify.mjs")
+MODULES = {"webgpu": "ort.webgpu.min.mjs", "wasm": "ort.wasm.min.mjs"}
+"""The module of the runtime for each of its backends; a page loads the one that it needs."""
+RUNTIME_FILES = (
+    *MODULES.values(),
+    *(f"ort-wasm-simd-threaded{of}.{end}" for of in (".asyncify", "") for end in ("mjs", "wasm")),
+)
 ELSEWHERE = f"https://cdn.jsdelivr.net/npm/{RUNTIME}@{VERSION}/dist/"
 CHECKED_NUMBERS = 64
 """Numbers of the network's answer that a page compares with its own."""
@@ -143,7 +148,7 @@ def describe_page(pipe: Pipeline, name: str, velocity: Velocity, files: str) -> 
             "channels_guided": chosen.channels_guided,
             "largest": max(LARGEST_SIDE, *pipe.size),
         },
-        "runtime": {"module": files + RUNTIME_FILES[0], "files": files, "version": VERSION},
+        "runtime": {"modules": MODULES, "files": files, "version": VERSION},
         "check": _first_answer(pipe, velocity),
     }
 

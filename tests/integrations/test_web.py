@@ -130,7 +130,7 @@ def test_other_solvers_and_guidance_become_those_of_a_page(caplog):
     with caplog.at_level(logging.WARNING, "convflow"):
         page = web.describe_page(pipe, "it", web.Velocity(pipe), "runtime/")
     assert (page["page"]["solver"], page["page"]["steps"]) == ("euler", web.USUAL_STEPS)
-    assert page["runtime"]["module"] == "runtime/ort.webgpu.min.mjs"
+    assert page["runtime"]["files"] == "runtime/"
     assert "no solver ab2" in caplog.text
     assert "cfg alone, not by cfg-zero" in caplog.text
 
@@ -167,7 +167,7 @@ def test_a_page_without_npm_reads_its_runtime_elsewhere(pipe, tmp_path, monkeypa
     assert "float16 weights" in lines[0]
     assert web.ELSEWHERE in lines[1]
     model = json.loads((tmp_path / "x/model.json").read_text())
-    assert model["runtime"]["module"].startswith(web.ELSEWHERE)
+    assert model["runtime"]["files"] == web.ELSEWHERE
     assert not (tmp_path / "x/runtime").exists()
     with pytest.raises(InputError, match="it exists already"):
         list(web.write_page(pipe, tmp_path / "x", name="it"))

@@ -152,7 +152,8 @@ say("Reading the model …");
 try {
   model = await (await fetch("model.json")).json();
   fill();
-  worker.postMessage({ kind: "open", backends: navigator.gpu ? ["webgpu", "wasm"] : ["wasm"] });
+  const graphics = await navigator.gpu?.requestAdapter();
+  worker.postMessage({ kind: "open", backends: graphics ? ["webgpu", "wasm"] : ["wasm"] });
 } catch {
   say("model.json was not found beside this page.", true);
 }

@@ -25,14 +25,11 @@ self.onmessage = async ({ data }) => {
 // Read the model, and open its network with the first backend that gives the right answer.
 async function open(backends) {
   model = await (await fetched("model.json")).json();
-  ort = await import(new URL(model.runtime.module, self.location).href);
-  ort.env.wasm.wasmPaths = new URL(model.runtime.files, self.location).href;
-  ort.env.wasm.numThreads = self.crossOriginIsolated ? navigator.hardwareConcurrency : 1;
-  ort.env.logLevel = "error";
   const bytes = new Uint8Array(await (await fetched("network.onnx")).arrayBuffer());
   const refused = [];
   for (backend of backends) {
     try {
+      await load(backend);
       session = await ort.InferenceSession.create(bytes, { executionProviders: [backend] });
       const off = await check();
       if (!(off <= ALLOWED)) throw new Error(`its answer is off by ${off.toPrecision(2)}`);
@@ -43,6 +40,15 @@ async function open(backends) {
     }
   }
   throw new Error(`the network runs neither with ${refused.join(", nor with ")}`);
+}
+
+// Load the runtime for a backend.
+async function load(backend) {
+  const files = new URL(model.runtime.files, self.location).href;
+  ort = await import(files + model.runtime.modules[backend]);
+  ort.env.wasm.wasmPaths = files;
+  ort.env.wasm.numThreads = self.crossOriginIsolated ? navigator.hardwareConcurrency : 1;
+  ort.env.logLevel = "error";
 }
 
 async function fetched(name) {
