@@ -36,8 +36,8 @@ SMALL = {
 TINY_SCORE = ["--monitor.score.detector", "detector:load", "--monitor.score.num", "8"]
 SLOW = ("export_onnx", "convflow bench training")
 """In blocks of over ten seconds, with siblings in models/test_export.py and cli/test_speed.py."""
-SLOW_LINES = ("convflow bench models", "convflow doctor")
-"""Commands that the quick tests leave out of their blocks; cli/test_speed.py and test_doctor.py."""
+SLOW_LINES = ("convflow bench models", "convflow doctor", "convflow export runs/pets --to")
+"""Commands that the quick tests leave out of their blocks; their siblings are in tests/cli."""
 TINY_DETECTOR = ROOT / "tests/extending/detector.py"
 
 

@@ -29,7 +29,7 @@ VERBS = {
     "sample": "generate images with a trained model",
     "evaluate": "score samples or images against real ones, or compare result cards",
     "nearest": "show samples beside the nearest training images, and whether they are copies",
-    "export": "write the weights of a checkpoint as model folders",
+    "export": "write a model as folders, or for ONNX, torch.export, browsers or diffusers",
     "push": "upload a model to the Hugging Face Hub, with a page that describes it",
     "import": "make a model folder of published weights",
     "compare": "draw the curves of runs side by side, and print which settings differ",
@@ -51,6 +51,9 @@ USAGE = "\n".join(
     ]
 )
 
+
+CHATTY = ("httpx", "datasets", "huggingface_hub", "numba", "onnx_ir", "onnxscript", "torch.onnx")
+"""Loggers of other libraries, of which only errors are shown."""
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Numbers that GNU's `mallopt` gives its settings."""
@@ -132,7 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if verb in ("-V", "--version"):
         say(f"convflow {__version__}")
         return 0
-    for chatty in ("httpx", "datasets", "huggingface_hub", "numba"):
+    for chatty in CHATTY:
         logging.getLogger(chatty).setLevel(logging.ERROR)
     try:
         check_name("verb", verb, VERBS)

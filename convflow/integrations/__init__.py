@@ -1,1 +1,1 @@
-"""What other libraries and hubs take: folders of diffusers, repositories of the Hub."""
+"""Trained models for other programs, diffusers and the Hub: what runs without convflow."""

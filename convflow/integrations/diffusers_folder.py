@@ -38,6 +38,12 @@ Written by convflow {__version__} (Apache-2.0) from its own modules; the lines t
 `# ----` name them."""
 
 
+def write_pipeline(pipe: Pipeline, out: Path, *, name: str) -> list[str]:
+    """Do what `export_diffusers` does, and return what there is, see `ExportTarget`."""
+    export_diffusers(pipe, out)
+    return [f"{out}  <- {name} for diffusers"]
+
+
 def export_diffusers(pipe: Pipeline, out: Path, most: int = SHARD_BYTES) -> None:
     """Write a new folder for diffusers.
 

@@ -34,6 +34,12 @@ def export_safetensors(pipe: Pipeline, out: Path, most: int = SHARD_BYTES) -> No
         write_network(pipe, draft, most)
 
 
+def write_bare(pipe: Pipeline, out: Path, *, name: str) -> list[str]:
+    """Do what `export_safetensors` does, and return what there is, see `ExportTarget`."""
+    export_safetensors(pipe, out)
+    return [f"{out}  <- the weights and settings of {name}"]
+
+
 def write_network(pipe: Pipeline, folder: Path, most: int = SHARD_BYTES) -> None:
     """Write `config.json` and `model.safetensors`, in shards where it is large, into a folder."""
     pipe.model.save_settings(folder)

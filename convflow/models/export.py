@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
 from torch.export import Dim, ExportedProgram
 
 from convflow.models.backbone import Backbone
@@ -15,13 +18,22 @@ OPSET = 20
 LARGEST_FILE = 2**31 - 2**20
 EXAMPLE_CELLS = (4, 6)
 """Height and width of the example, in multiples of the network: not equal, and not one."""
+AXES = ("batch", None, "height", "width")
+"""The names of the free axes of images (B, C, H, W) in an ONNX file."""
+SMALLEST_HALF = 256
+"""Numbers of a tensor that is worth a cast from float16."""
 
 
-def export_program(model: Backbone) -> ExportedProgram:
+def export_program(model: Backbone, asked: nn.Module | None = None) -> ExportedProgram:
     """Return the network as one graph of plain torch operators.
 
     Batch, height and width stay free, from two multiples of the network on; the deformable operator
     goes in as its reference. `torch.export.save` writes it, `.module()` runs it.
+
+    Args:
+        model: the network.
+        asked: what is exported in its place: a module called as `asked(x, t, y)` with one time for
+            each image, which asks the network. Its inputs have the network's dtype.
 
     Raises:
         InputError: a network of scales, or one that pads, whose graph depends on the size.
@@ -42,28 +54,39 @@ def export_program(model: Backbone) -> ExportedProgram:
     first = next(model.parameters())
     height, width = (side * model.multiple for side in EXAMPLE_CELLS)
     x = torch.zeros(3, model.in_channels, height, width, dtype=first.dtype, device=first.device)
-    t = x.new_zeros(3, 2) if model.second_time else x.new_zeros(3)
+    t = x.new_zeros(3, 2) if model.second_time and asked is None else x.new_zeros(3)
     example = (x, t, x.new_zeros(3, dtype=torch.int64))
     free = Dim.AUTO
     shapes = ({0: free, 2: free, 3: free}, {0: free}, {0: free})
-    return torch.export.export(model, example, dynamic_shapes=shapes)
+    return torch.export.export(asked or model, example, dynamic_shapes=shapes)
 
 
-def export_onnx(model: Backbone, path: str | Path) -> None:
+def export_onnx(
+    model: Backbone,
+    path: str | Path,
+    *,
+    asked: nn.Module | None = None,
+    metadata: Mapping[str, str] | None = None,
+    store_half: bool = False,
+) -> None:
     """Write the network as an ONNX file with the inputs x, t, y and the output prediction.
 
-    Needs `pip install convflow[onnx]`. Batch, height and width stay free, as in `export_program`.
+    Needs `pip install convflow[onnx]`. The axes `batch`, `height` and `width` stay free, as in
+    `export_program`.
 
     Args:
         model: the network, on any device.
         path: of the file; an old one is replaced when the new one is whole.
+        asked: what is written in place of the network, as in `export_program`.
+        metadata: texts by key that the file holds besides.
+        store_half: hold weights as float16, and compute in float32: half the size, everywhere.
 
     Raises:
         InputError: a missing package, a network of scales, one that pads, or one too large for such
             a file.
     """
     _check_plain(model)
-    size = sum(p.numel() * p.element_size() for p in model.parameters())
+    size = sum(p.numel() * p.element_size() for p in (asked or model).parameters())
     if size > LARGEST_FILE:
         raise InputError(
             f"expected a network of at most 2 GB, which is all that an ONNX file holds, got "
@@ -75,19 +98,49 @@ def export_onnx(model: Backbone, path: str | Path) -> None:
         raise InputError(
             "expected the packages onnx and onnxscript, found none; pip install 'convflow[onnx]'"
         ) from error
-    program = export_program(model)
+    written = torch.onnx.export(
+        export_program(model, asked),
+        (),
+        dynamo=True,
+        opset_version=OPSET,
+        input_names=["x", "t", "y"],
+        output_names=["prediction"],
+        verbose=False,
+    )
+    assert written is not None, "it returns None only where it writes a file itself"
+    _name_axes(written.model.graph)
+    written.model.metadata_props.update(metadata or {})
+    if store_half:
+        _store_half(written.model.graph)
     with writing_file(Path(path)) as draft:
-        torch.onnx.export(
-            program,
-            (),
-            draft,
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=["x", "t", "y"],
-            output_names=["prediction"],
-            external_data=False,
-            verbose=False,
-        )
+        written.save(draft, external_data=False)
+
+
+def _name_axes(graph: Any) -> None:
+    """Call the free axes of a graph of `onnx_ir` by their names."""
+    import onnx_ir as ir
+
+    for value in (*graph.inputs, *graph.outputs):
+        names = AXES if len(value.shape) == len(AXES) else AXES[:1]
+        free = dict(enumerate(names))
+        sides = [free.get(i) or side for i, side in enumerate(value.shape)]
+        value.shape = ir.Shape(sides)
+
+
+def _store_half(graph: Any) -> None:
+    """Hold the large tensors of a graph of `onnx_ir` as float16, and cast them where they enter."""
+    import onnx_ir as ir
+
+    for name, value in [*graph.initializers.items()]:
+        if value.const_value.dtype != ir.DataType.FLOAT or value.const_value.size < SMALLEST_HALF:
+            continue
+        numbers = value.const_value.numpy().astype("float16")
+        stored = ir.Value(name=f"{name}_half", const_value=ir.tensor(numbers, name=f"{name}_half"))
+        cast = ir.node("Cast", [stored], attributes={"to": ir.DataType.FLOAT})
+        value.replace_all_uses_with(cast.outputs[0])
+        del graph.initializers[name]
+        graph.register_initializer(stored)
+        graph.insert_before(graph[0], cast)
 
 
 def _check_plain(model: Backbone) -> None:

@@ -27,6 +27,7 @@ EVALUATE = (
     f"--device cpu --detector {DETECTOR}"
 )
 PICTURES = f"evaluate P/data --reference P/data --out P/card.json --detector {DETECTOR}"
+EXPORT = "export P/run --out"
 SAMPLE = "sample P/run --num 2 --steps 1 --out P/out.png"
 
 
@@ -235,14 +236,6 @@ CASES = [
         "that convflow nearest writes",
         file("a.json", b"{}"),
     ),
-    ("an unknown target", "export P/run --to tensorflow --out P/new", "invalid choice"),
-    ("a target to nowhere", "export P/run --to diffusers", "--to: expected --out FOLDER with it"),
-    (
-        "a target of an average",
-        "export P/run --to diffusers --out P/new --merge",
-        "--to: expected none of --merge",
-    ),
-    ("a target that is there", "export P/run --to safetensors --out P/data", "it exists already"),
     ("from a run to nowhere", "train --init P/run --seed 1", "expected --run FOLDER beside --init"),
     ("run without folder", "train digits.flowdcn --run", "expected one argument"),
     ("near key", f"{TRAIN} --imags 5", "did you mean '--images'?"),
@@ -567,6 +560,24 @@ CASES = [
     ("an average that is not kept", f"{SAMPLE} --weights ema-0.3", "weights among ema, raw in"),
     ("export of no run", "export P/data", "expected a run or a checkpoint of convflow train, got"),
     ("export to a folder in use", "export P/run --out P/data", "it exists already; what was"),
+    ("near target", f"{EXPORT} P/x --to onxx", "unknown target 'onxx'; did you mean 'onnx'?"),
+    ("a target without a place", "export P/run --to onnx", "--out: expected a new place for --to"),
+    ("a target over a file", f"{EXPORT} P/a --to onnx", "a, which is there already", file("a")),
+    (
+        "a target of a run",
+        f"{EXPORT} P/x --to onnx --merge",
+        "--merge: expected none with --to onnx",
+    ),
+    ("half for diffusers", f"{EXPORT} P/x --to diffusers --dtype float16", "--dtype: expected none"),
+    ("bfloat16 for others", f"{EXPORT} P/x --to onnx --dtype bfloat16", "--dtype: expected float16"),
+    ("a runtime without a target", f"{EXPORT} P/x --runtime P", "--runtime: expected --to with it"),
+    ("weights without a target", f"{EXPORT} P/x --weights raw", "--weights: expected --to with it"),
+    (
+        "a runtime for a file",
+        f"{EXPORT} P/x --to onnx --runtime P/data",
+        "--runtime: expected none with --to onnx",
+    ),
+    ("a target of no model", "export P/data --to onnx --out P/x", "P/data"),
     ("other settings", f"{RESUME} --batch-size 2", "batch_size (4, now 2)"),
     ("settings that are no JSON", RESUME, "config.json", edit("config.json", b"{")),
     ("settings not in UTF-8", RESUME, "config.json", edit("config.json", b"\xff\xfe{}")),

@@ -1,0 +1,78 @@
+"""Whether a program gives the predictions of the network that it was made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from convflow.models.backbone import Backbone
+from convflow.types import InputError, Size
+
+Run = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""From images (B, C, H, W), times (B,) or (B, 2) and labels (B,) to the prediction (B, P, H, W)."""
+
+ALLOWED = {False: 1e-4, True: 2e-2}
+"""Largest rms(difference) / rms(prediction) of a program, in single and in half precision. Other
+orders of sums make less of it even in deep networks, and a wrong operator makes much more."""
+
+CHECKED_SHAPES = ((3, (4, 6)), (1, (2, 3)), (2, (5, 5)))
+"""Batches, and heights and widths in multiples of the network."""
+
+
+@torch.no_grad()
+def check_program(
+    name: str,
+    run: Run,
+    model: Backbone,
+    *,
+    asked: nn.Module | None = None,
+    half: bool = False,
+    shapes: tuple[tuple[int, Size], ...] = CHECKED_SHAPES,
+) -> float:
+    """Run a program on random images of several sizes, and return how far it is off.
+
+    Args:
+        name: of the program, for the message.
+        run: the program as its own runtime runs it; it takes and gives float32.
+        model: the network, in float32 on the CPU.
+        asked: what the program was made of where it is not the network itself, see
+            `convflow.models.export.export_program`.
+        half: whether the program holds half precision.
+        shapes: batches, and heights and widths in multiples of the network.
+
+    Returns:
+        The largest rms(difference) / rms(prediction).
+
+    Raises:
+        InputError: a program that fails, or gives other predictions than the network.
+    """
+    worst = 0.0
+    for batch, size in shapes:
+        generator = torch.Generator().manual_seed(batch)
+        height, width = (side * model.multiple for side in size)
+        x = torch.randn(batch, model.in_channels, height, width, generator=generator)
+        t = torch.rand(batch, generator=generator)
+        t = torch.stack([t, t], 1) if model.second_time and asked is None else t
+        y = (torch.arange(batch) + model.num_classes) % (model.num_classes + 1)
+        expected = (asked or model)(x, t, y)
+        try:
+            found = run(x, t, y)
+        except Exception as error:  # each runtime has errors of its own
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(
+                f"{name} does not run at {height}x{width} ({reason}); nothing was written, please "
+                "report this with the output of convflow doctor"
+            ) from error
+        off = float((found - expected).square().mean().sqrt() / expected.square().mean().sqrt())
+        off = 0.0 if torch.equal(found, expected) else off  # a new network predicts zero
+        if not off <= ALLOWED[half]:  # written so that NaN fails
+            cure = "export it without --dtype float16" if half else "please report this"
+            raise InputError(
+                f"{name} gives other predictions than the network at {height}x{width}: expected a "
+                f"relative error of at most {ALLOWED[half]:g}, got {off:.1e}; nothing was written, "
+                f"{cure}"
+            )
+        worst = max(worst, off)
+    return worst
