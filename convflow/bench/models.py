@@ -38,7 +38,7 @@ PRECISION_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 MEMORY_FORMATS = [torch.contiguous_format, torch.channels_last]
 EAGER, COMPILED, FLOOR, LIMIT, FLOAT32 = "eager", "compiled", "floor", "product limit", "float32"
-PLAIN = "nn.Linear"
+PLAIN_LAYERS = "nn.Linear"
 """The rival as anyone would write it: its dense layers multiply by torch's own product."""
 
 LIMIT_LINES = (FLOOR, LIMIT)
@@ -278,7 +278,7 @@ def set_up(
             calls[f"{rival} {COMPILED}"] = compiled
         if setting.dtype == torch.float32 and fastest_engine()[0] != "blas":
             plain = _plain(theirs.model)
-            calls[f"{rival} {PLAIN}"] = call(plain, theirs.layout, shape, mode, setting)
+            calls[f"{rival} {PLAIN_LAYERS}"] = call(plain, theirs.layout, shape, mode, setting)
         if setting.float32_rival and mode == MODEL_MODES[0]:
             full = Setting(setting.device)
             alone = f"{rival} {FLOAT32}"
