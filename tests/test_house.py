@@ -44,7 +44,7 @@ LAYERS = [
     {"objectives"},  # which may look through the networks of `evaluation`
     {"training", "pipeline"},
     {"recipes"},
-    {"demo", "bench"},
+    {"demo", "bench", "plans"},
     {"cli"},
     {"__main__"},
 ]
