@@ -22,7 +22,7 @@ RUNGS = ((64, 4), (96, 5), (128, 6), (160, 7), (192, 8), (256, 10), (320, 12), (
 PARAMETERS_PER_IMAGE = 40
 """A network of so many parameters wants to see one image."""
 
-SIDES = (8, 12, 16, 24, 32, 48, 64, 96, 128)
+IMAGE_SIDES = (8, 12, 16, 24, 32, 48, 64, 96, 128)
 """Of images in pixels, as a plan chooses them."""
 
 PARAMETERS_AT_32 = 1e6
@@ -34,7 +34,7 @@ AUGMENTED_FROM = 100
 AUGMENT, AUGMENT_KINDS = 0.12, ("flip", "scale", "anisotropy", "translation")
 """Probability of each change, and the changes; the network is told, so samples show none."""
 
-AVERAGED = 0.02
+HALF_LIFE = 0.02
 """Share of the length that is the half-life of the average of the weights."""
 
 RISING, FALLING = 0.05, 0.5
@@ -186,7 +186,7 @@ def choose_size(facts: Facts, batch: int, seen: Callable[[Candidate], float]) ->
         seen: from a candidate to the images that it sees in the time.
     """
     height, width = facts.size or (32, 32)
-    sides = [side for side in SIDES if side <= min(height, width)] or [SIDES[0]]
+    sides = [side for side in IMAGE_SIDES if side <= min(height, width)] or [IMAGE_SIDES[0]]
     for side in reversed(sides[1:]):
         least = PARAMETERS_AT_32 * side**2 / 32**2
         size = shaped(side, height / width)
@@ -254,5 +254,5 @@ def choose_lr(network: Candidate) -> float:
 
 def choose_decay(images: int, batch: int) -> float:
     """Return the decay of the average whose half-life is a share of the length."""
-    steps = max(1.0, AVERAGED * images / batch)
+    steps = max(1.0, HALF_LIFE * images / batch)
     return float(f"{min(0.5 ** (1 / steps), 0.9999):.5g}")

@@ -173,7 +173,7 @@ def read_record(run: Path) -> dict[str, Any]:
         )
     record = read_json(run / PLAN_FILE)
     minutes, most, given = (record.get(key) for key in ("minutes", "most_images", "given"))
-    if not (isinstance(minutes, int | float) and 0 < minutes and isinstance(most, int)) or not (
+    if not (isinstance(minutes, int | float) and minutes > 0 and isinstance(most, int)) or not (
         isinstance(given, list) and all(isinstance(key, str) for key in given)
     ):
         raise InputError(

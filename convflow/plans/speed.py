@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,13 +12,13 @@ import torch
 
 from convflow import distributed
 from convflow.models.memory import TRUST, MemoryEstimate
-from convflow.training.build import build_losses, build_network, open_process
+from convflow.training.build import build_losses, build_network, fitting_sizes, open_process
 from convflow.training.config import TrainConfig
 from convflow.training.ema import EMA
 from convflow.training.optim import create_optimizer
 from convflow.training.time_scale import choose_time_scale
 
-WARM_UP = 2
+UNCOUNTED_STEPS = 2
 """Steps that are not counted: kernels are loaded and memory is taken in them."""
 
 
@@ -44,15 +45,17 @@ def measure_rate(
     losses = build_losses(config, network, process, codec.factor, stored=False).to(device)
     average = EMA(losses.network, config.ema.decay, config.ema.warmup, config.ema.every)
     optimizer = create_optimizer(losses, config.optim)
-    half = distributed.choose_precision(config.precision, device) == "bfloat16"
+    half = _is_half(config, device)
     batch = config.micro_batch or config.batch_size
     generator = torch.Generator(device).manual_seed(config.seed)
     shape = (batch, config.data.channels, *config.data.size)
     images = torch.randint(256, shape, generator=generator, device=device).to(torch.uint8)
     labels = torch.full((batch,), num_classes, device=device)
+    if process.unmeasured:
+        process = process.measured(process.measure([codec.latents(images)]))
     done, begun = 0, clock()
-    while done <= WARM_UP or clock() - begun < seconds:
-        if done == WARM_UP:
+    while done <= UNCOUNTED_STEPS or clock() - begun < seconds:
+        if done == UNCOUNTED_STEPS:
             begun = clock()
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
             data = codec.latents(images)
@@ -65,25 +68,30 @@ def measure_rate(
         average.update(network, done + 1)
         loss.item()  # the device is waited for
         done += 1
-    return batch * (done - WARM_UP) / max(clock() - begun, 1e-9)
+    return batch * (done - UNCOUNTED_STEPS) / max(clock() - begun, 1e-9)
 
 
 def fit_memory(config: TrainConfig, num_classes: int, device: torch.device) -> TrainConfig:
     """Return settings whose steps fit into free memory: in smaller parts where they must.
 
     Raises:
-        InputError: not even one image fits.
+        InputError: not even one image fits, or a size does not fit the network.
     """
     free, part = distributed.free_memory(device), config.micro_batch or config.batch_size
+    codec, process = config.codec.open(device), open_process(config)
+    build = partial(build_network, config, num_classes, codec, process)
+    sizes = fitting_sizes(config, build, codec.factor, process)
     if free is None:
         return config
-    half = distributed.choose_precision(config.precision, device) == "bfloat16"
-    codec = config.codec.open(device)
-    build = partial(build_network, config, num_classes, codec, config.process)
-    estimate = MemoryEstimate(build, config.data.size, part, codec.factor, half, training=True)
+    half, largest = _is_half(config, device), max(sizes, key=math.prod)
+    estimate = MemoryEstimate(build, largest, part, codec.factor, half, training=True)
     while part > 1 and estimate.bound() > free and TRUST * estimate.needs() > free:
         part //= 2
         estimate = estimate._replace(batch=part)
     if part == 1:
         estimate.check(free, "data.size")
     return config if part == config.batch_size else replace(config, micro_batch=part)
+
+
+def _is_half(config: TrainConfig, device: torch.device) -> bool:
+    return distributed.choose_precision(config.precision, device) == "bfloat16"

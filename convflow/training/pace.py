@@ -92,7 +92,8 @@ class Pace:
             seen: images so far.
             batch: images in a step.
         """
-        assert self.first is not None and self.deadline is not None
+        assert self.first is not None
+        assert self.deadline is not None
         then, before = self.first
         rate = (seen - before) / max(self.clock() - then, 1e-9)
         left = max(0.0, self.deadline - self.clock() - self.ending)

@@ -1,4 +1,4 @@
-"""The plan of a training is sensible for any images, machine and time, and follows what is given."""
+"""The plan of a training is sensible for any images, machine and time, and keeps what is given."""
 
 import itertools
 import math
@@ -152,5 +152,7 @@ def test_batch_rate_and_average_follow_their_rules():
     assert choose_batch(60_000, 5) == 4
     base = Candidate((32, 32), 2, 192, 8, 32)
     assert choose_lr(base) == 1e-3
-    assert choose_lr(base._replace(width=384)) < choose_lr(base) < choose_lr(base._replace(batch=64))
+    assert (
+        choose_lr(base._replace(width=384)) < choose_lr(base) < choose_lr(base._replace(batch=64))
+    )
     assert choose_decay(100_000, 32) == pytest.approx(0.5 ** (32 / 2000), abs=1e-5)
