@@ -22,8 +22,8 @@ RUNGS = ((64, 4), (96, 5), (128, 6), (160, 7), (192, 8), (256, 10), (320, 12), (
 PARAMETERS_PER_IMAGE = 40
 """A network of so many parameters wants to see one image."""
 
-IMAGE_SIDES = (8, 12, 16, 24, 32, 48, 64, 96, 128)
-"""Of images in pixels, as a plan chooses them."""
+IMAGE_SIDES = (8, 16, 24, 32, 48, 64, 96, 128)
+"""Of images in pixels, as a plan chooses them; those up to 16 are for any network."""
 
 PARAMETERS_AT_32 = 1e6
 """A network for 32x32 pixels has at least so many parameters, and more for more pixels."""
@@ -187,7 +187,7 @@ def choose_size(facts: Facts, batch: int, seen: Callable[[Candidate], float]) ->
     """
     height, width = facts.size or (32, 32)
     sides = [side for side in IMAGE_SIDES if side <= min(height, width)] or [IMAGE_SIDES[0]]
-    for side in reversed(sides[1:]):
+    for side in [side for side in reversed(sides) if side > 16]:
         least = PARAMETERS_AT_32 * side**2 / 32**2
         size = shaped(side, height / width)
         for rung in RUNGS:
@@ -196,7 +196,7 @@ def choose_size(facts: Facts, batch: int, seen: Callable[[Candidate], float]) ->
                 if seen(candidate) * PARAMETERS_PER_IMAGE >= candidate.parameters:
                     return size
                 break
-    return shaped(sides[0], height / width)
+    return shaped(min(16, sides[-1]), height / width)
 
 
 def shaped(side: int, ratio: float) -> Size:

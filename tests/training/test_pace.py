@@ -22,7 +22,7 @@ class Clock:
 def test_the_length_is_what_fits_at_the_speed_so_far():
     pace = Pace(100.0, 10**9, ending=10.0, clock=lambda: 40.0)
     pace.first = 0.0, 0
-    assert pace.length(400, 8) == 400 + 10 * (100 - 10 - 40)  # 10 images a second
+    assert pace.length(400, 8) == 400 + 10 * (100 - 10 - 40) // 8 * 8  # 10 images a second
     assert pace.length(400, 7) == 400 + 500 // 7 * 7
     pace.most = 450
     assert pace.length(400, 8) == 448
