@@ -44,11 +44,12 @@ def describe(
         f"learning rate {optim.lr:g} (--optim.lr), {optim.schedule}; average of the weights with "
         f"decay {config.ema.decay:g} (--ema.decay)"
     )
-    changed = "mirrored" if data.flip else "not mirrored, for letters and flags (--data.flip)"
+    mirrored = "mirrored" if data.flip else "not mirrored, for letters and flags"
+    changed = "not changed"
     if data.augment:
         kinds = ", ".join(data.augment_kinds) or "all changes"
-        changed += f"; {kinds} with probability {data.augment:g}, of which the network is told"
-    yield f"images are {changed} (--data.augment)"
+        changed = f"{kinds} with probability {data.augment:g}, of which the network is told"
+    yield f"images {mirrored} (--data.flip); {changed} (--data.augment)"
     if config.images >= chosen.most_images and minutes is not None:
         yield (
             f"the run ends before its time: a model that is shown {facts.count:,} images more "

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 log = logging.getLogger("convflow")
 
 DUE = 0.45
-"""Share of the length after which it is set once more, shortly before the learning rate falls."""
+"""Share of the length, or of the time, after which the length is set once more.
+
+A plan lets the learning rate fall from half of the length on."""
 
 SMALLEST_CHANGE = 0.03
 """Share of the length; less is left as it is."""
@@ -62,7 +64,8 @@ class Pace:
             self.done = self.deadline is None or not self.most or seen >= DUE * config.images
             for name, text in self.files.items():
                 write_text(trainer.run_folder / name, text)
-        if self.done or seen < DUE * config.images:
+            return
+        if self.done or not self.is_due(seen, config.images):
             return
         self.done = True
         images = self.length(seen, config.batch_size)
@@ -84,6 +87,19 @@ class Pace:
             f"at this speed {images:,} images fit into the time, not {config.images:,}: the "
             "length of the run is set to that"
         )
+
+    def is_due(self, seen: int, images: int) -> bool:
+        """Return whether enough images are seen, or enough of the time is over.
+
+        Args:
+            seen: images so far.
+            images: length of the run.
+        """
+        assert self.first is not None
+        assert self.deadline is not None
+        begun, _ = self.first
+        late = self.clock() - begun >= DUE * (self.deadline - begun)
+        return late or seen >= DUE * images
 
     def length(self, seen: int, batch: int) -> int:
         """Return the images that fit into the time, in whole batches.

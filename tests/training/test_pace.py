@@ -2,21 +2,26 @@
 
 import json
 
+import pytest
+
 from convflow.training import checkpoint, launch
-from convflow.training.pace import DUE, Pace
+from convflow.training.pace import Pace
 
 WSD = "--optim.schedule wsd --optim.decay-images 160 --images 320 --optim.warmup-images 16"
 
 
 class Clock:
-    """So many seconds pass with each look."""
+    """A second passes with each look."""
 
-    def __init__(self, seconds):
-        self.now, self.seconds = 0.0, seconds
+    now = 0.0
 
     def __call__(self):
-        self.now += self.seconds
+        self.now += 1.0
         return self.now
+
+
+def paced(deadline, most=10**9, **more):
+    return Pace(deadline, most, clock=Clock(), **more)
 
 
 def test_the_length_is_what_fits_at_the_speed_so_far():
@@ -30,20 +35,28 @@ def test_the_length_is_what_fits_at_the_speed_so_far():
     assert pace.length(400, 8) == 408
 
 
+def test_it_is_due_by_images_or_by_time():
+    pace = Pace(100.0, 10**9, clock=lambda: 30.0)
+    pace.first = 10.0, 0
+    assert [pace.is_due(seen, 1000) for seen in (100, 449, 450)] == [False, False, True]
+    pace.clock = lambda: 51.0
+    assert pace.is_due(100, 1000)
+
+
 def run_of(tiny, run, words, pace=None):
     assert launch.train(tiny(words), run, pace=pace)
     return run
 
 
-def test_a_slower_machine_shortens_the_run_and_it_ends_like_one_of_that_length(tiny, tmp_path):
-    pace = Pace(2.0, 10**9, files={"plan.json": "{}"}, clock=Clock(0.5))
-    run = run_of(tiny, tmp_path / "paced", WSD, pace)
+@pytest.mark.parametrize("deadline", [20, 30, 60])
+def test_a_run_of_another_length_ends_like_one_that_always_had_it(deadline, tiny, tmp_path):
+    """The clock ticks with each step of 8 images, so that a deadline is a number of steps."""
+    run = run_of(tiny, tmp_path / "paced", WSD, paced(deadline, files={"plan.json": "{}"}))
     config = json.loads((run / "config.json").read_text())
-    images = config["images"]
-    assert images != 320
-    assert images > DUE * 320
-    falls = config["optim"]["decay_images"]
-    assert falls <= max(images // 2, images - int(DUE * 320))
+    images, falls = config["images"], config["optim"]["decay_images"]
+    assert images == pytest.approx(8 * deadline, abs=48)
+    assert (images < 320) == (deadline < 40)
+    assert 0.4 * images < falls <= images / 2
     assert (run / "plan.json").read_text() == "{}"
     keys = [json.loads(line)["key"] for line in (run / "changes.jsonl").read_text().splitlines()]
     assert keys == ["images", "optim.decay_images"]
@@ -57,11 +70,8 @@ def test_a_slower_machine_shortens_the_run_and_it_ends_like_one_of_that_length(t
 
 
 def test_a_length_that_fits_or_is_given_stays(tiny, tmp_path):
-    for name, pace in {
-        "given": Pace(2.0, 0, clock=Clock(0.5)),
-        "untimed": Pace(None, 10**9, clock=Clock(0.5)),
-        "at most": Pace(1e9, 320, clock=Clock(0.5)),
-    }.items():
+    paces = {"given": paced(9, 0), "untimed": paced(None), "at most": paced(1e9, 320)}
+    for name, pace in paces.items():
         run = run_of(tiny, tmp_path / name, WSD, pace)
         assert json.loads((run / "config.json").read_text())["images"] == 320
         assert not (run / "changes.jsonl").exists()
@@ -69,7 +79,7 @@ def test_a_length_that_fits_or_is_given_stays(tiny, tmp_path):
 
 def test_a_constant_rate_has_no_fall(tiny, tmp_path):
     words = "--images 320 --optim.schedule constant"
-    run = run_of(tiny, tmp_path / "run", words, Pace(3.0, 10**9, clock=Clock(0.5)))
+    run = run_of(tiny, tmp_path / "run", words, paced(20))
     config = json.loads((run / "config.json").read_text())
-    assert config["images"] != 320
+    assert config["images"] < 320
     assert config["optim"]["decay_images"] == 0
