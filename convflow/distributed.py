@@ -38,6 +38,11 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
+def processes_begun() -> int:
+    """Return how many processes torchrun has begun, 1 without it; they need not have met."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
 def local_world_size() -> int:
     """Return how many processes of torchrun share this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
@@ -98,7 +103,7 @@ def choose_precision(name: PrecisionChoice, device: torch.device) -> Precision:
 @contextmanager
 def process_group(device: torch.device) -> Iterator[None]:
     """Join torchrun's other processes for the length of the block; a no-op without torchrun."""
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1 or dist.is_initialized():
+    if processes_begun() == 1 or dist.is_initialized():
         yield
         return
     backend = "nccl" if device.type == "cuda" and dist.is_nccl_available() else "gloo"

@@ -83,6 +83,13 @@ assert d.world_size() == 1
 """
 
 
+def test_without_torchrun_one_process_was_begun(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert distributed.processes_begun() == 1
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    assert distributed.processes_begun() == 8
+
+
 def test_two_processes_sum_and_wait_and_get_what_the_first_finds_or_refuses():
     """In the end the first is lost while it looks."""
     (lost, first, _), (code, second, complained) = start_two(["-c", TOGETHER])

@@ -44,7 +44,7 @@ LAYERS = [
     {"objectives"},  # which may look through the networks of `evaluation`
     {"training", "pipeline"},
     {"recipes"},
-    {"bench", "demo", "integrations"},
+    {"bench", "demo", "integrations", "plans"},
     {"cli"},
     {"__main__"},
 ]

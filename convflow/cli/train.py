@@ -16,7 +16,11 @@ from convflow.types import InputError
 if TYPE_CHECKING:
     from convflow.training.config import TrainConfig
 
+PLANNED = "pictures"
+"""The recipe that is no function of the package: a plan of data, machine and time."""
+
 HELP = """usage: convflow train RECIPE [--run FOLDER] [--KEY VALUE ...]
+       convflow train pictures --data PATH --minutes 20 [--KEY VALUE ...]
        convflow train --resume FOLDER [--KEY VALUE ...]
        convflow train --init FOLDER --run FOLDER [--KEY VALUE ...]
 
@@ -25,6 +29,10 @@ grids and the complete settings. Ctrl-C saves the run. The same command continue
 and no recipe, a new run starts with the settings and the weights of the run that --init names.
 
 recipes
+  pictures               Your own images in the time that you have (--minutes 20): looks at them,
+                         measures this machine, says which network, size, batch and length it
+                         chooses, and trains. Any option replaces a choice. The same command goes
+                         on with the run, and more minutes make it longer.
 {recipes}
 
 common settings
@@ -52,7 +60,8 @@ common settings
   --lora.rank 8            train low-rank adapters in place of the network (needs convflow[lora])
   --images 2000000         length of the run as a number of images
   --epochs 3               length of the run as passes over the data, instead of --images
-  --minutes 20             save and end after this time, or at the full length if that is earlier
+  --minutes 20             save and end after this time, or at the full length if that is earlier;
+                           with the recipe pictures: the time of the whole run, which is planned
   --batch-size 128         global batch size, for any number of devices
   --micro-batch 32         largest batch on a device at once; a small one saves memory
   --memory.recompute blocks  saves memory: the backward pass computes the results of all blocks
@@ -106,10 +115,14 @@ def main(arguments: Sequence[str]) -> int:
         raise InputError("expected --epochs or --images, got both; drop one of them")
     from convflow.training.overrides import describe_options, override
 
+    if recipe == PLANNED and not options.help:
+        return _train_planned(options, rest)
     config = override(_settings(recipe, options, rest), rest)
     if options.help:
         say(*(f"  --{key:32} {value:18} {text}" for key, value, text in describe_options(config)))
-        if recipe is not None and (target := recipes.find_target(recipe)):
+        if recipe == PLANNED:
+            say("", "the values above are usual ones: a plan chooses those that are not given")
+        elif recipe is not None and (target := recipes.find_target(recipe)):
             say("", f"target: {target}")
         return 0
     run = options.resume or options.run or Path("runs") / str(recipe)
@@ -119,6 +132,24 @@ def main(arguments: Sequence[str]) -> int:
 
     length = {"epochs": options.epochs, "minutes": options.minutes}
     return 0 if train(config, run, **length, product_rate=product_rate) else 130
+
+
+def _train_planned(options: argparse.Namespace, rest: Sequence[str]) -> int:
+    """Train one's own images in the time that there is; return the exit code."""
+    from convflow.bench.utilisation import product_rate
+    from convflow.plans.pictures import begin
+    from convflow.training.launch import train
+
+    if options.epochs is not None or options.resume is not None:
+        name = "epochs" if options.resume is None else "resume"
+        raise InputError(
+            f"--{name}: expected --minutes or --images with the recipe pictures, got --{name}; "
+            + ("leave it out" if options.resume is None else "give --run, or leave the recipe out")
+        )
+    run = options.run or Path("runs") / PLANNED
+    config, minutes, pace = begin(rest, run, options.minutes)
+    finished = train(config, run, minutes=minutes, product_rate=product_rate, pace=pace)
+    return 0 if finished else 130
 
 
 def _settings(recipe: str | None, options: argparse.Namespace, rest: Sequence[str]) -> TrainConfig:
@@ -138,6 +169,10 @@ def _settings(recipe: str | None, options: argparse.Namespace, rest: Sequence[st
             f"expected first either a recipe or --resume FOLDER, got {given}; "
             "convflow train --help lists the recipes"
         )
+    if recipe == PLANNED:
+        from convflow.plans.settings import usual_settings
+
+        return usual_settings()
     if recipe is not None:
         config = recipes.create_config(recipe)
         run = options.run or Path("runs") / recipe

@@ -33,6 +33,7 @@ from convflow.training.data import SELECTION_FILE, keep_selection
 from convflow.training.keys import from_dict
 from convflow.training.latents import with_codec_of_store
 from convflow.training.length import count_images, say_end
+from convflow.training.pace import Pace
 from convflow.training.places import find_paths, resolve_paths, store_paths
 from convflow.training.repeats import advise_repeats
 from convflow.training.saving import describe_model
@@ -55,6 +56,7 @@ def train(
     epochs: float | None = None,
     minutes: float | None = None,
     product_rate: ProductRate | None = None,
+    pace: Pace | None = None,
 ) -> bool:
     """Train in the folder `run`, going on from its newest checkpoint if there is one.
 
@@ -66,6 +68,7 @@ def train(
         epochs: length of the run in passes over the images, in place of `config.images`.
         minutes: after so many from now the training ends, or at its length if that comes first.
         product_rate: what utilisation is measured with; None leaves it out.
+        pace: sets the length once more on the way; None keeps it.
 
     Returns:
         True at the end of the settings or of the minutes, False when the run was asked to stop
@@ -80,7 +83,7 @@ def train(
     with distributed.process_group(device), ExitStack() as held:
         with distributed.all_or_none(device):
             start = _prepare(config, run, device, epochs, held)
-            start.trainer.product_rate = product_rate
+            start.trainer.product_rate, start.trainer.pace = product_rate, pace
         agree_on_start(start.trainer)
         with distributed.all_or_none(device):
             _write_down(start, run)

@@ -170,6 +170,10 @@ class Monitor:
         until = max(0.0, self.deadline - time.monotonic())
         return min(max(0, self.images - images_seen) / self._average(images_seen), until)
 
+    def lengthen(self, images: int) -> None:
+        """Take note of another length of the run."""
+        self.images = self.bar.total = images
+
     def flush(self) -> None:
         """Wait until everything logged so far is safe."""
         for logger in self.loggers:

@@ -35,6 +35,7 @@ from convflow.training.inputs import inputs_of
 from convflow.training.lookout import Lookout, StepTaken, diverged, go_back
 from convflow.training.monitor import DataWait, IntervalTimer, Monitor, open_monitor
 from convflow.training.optim import create_optimizer, learning_rate
+from convflow.training.pace import Pace
 from convflow.training.previews import Previews, samples_of
 from convflow.training.saving import Writing, finish, store
 from convflow.training.speed import ProductRate
@@ -105,6 +106,7 @@ class Trainer:
         self.data_wait = DataWait()
         self.watch = Watch(self)
         self.product_rate: ProductRate | None = None  # without it utilisation is not measured
+        self.pace: Pace | None = None  # without it the length is that of the settings
         self.begun_from: Path | None = None  # the checkpoint that was loaded
         self.saved: Path | None = None  # the checkpoint that was loaded or written last
         self.writing: Writing | None = None  # a checkpoint, in the background
@@ -218,9 +220,11 @@ class Trainer:
                     metrics |= self.watch.measure(stop)
                     if monitor is not None:
                         monitor.step(self.step, self.images_seen, metrics)
+                    if self.pace is not None:
+                        self.pace(self, monitor)
             except Exception as error:
                 raise self._stop_all(error, monitor, stop) from error.__cause__
-            finished = self.images_seen >= config.images
+            finished = self.images_seen >= self.config.images
             if self.broken and self.parallel.sharded:  # a process cannot save its share
                 return False
             folder = self.save(monitor)

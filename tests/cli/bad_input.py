@@ -19,6 +19,7 @@ SMALL = "--model.width 16 --model.depth 1 --model.num-groups 2 --data.size 8x8 -
 TRAIN = f"train pictures.flowdcn {SMALL} --run P/new --data P/data"
 RESUME = "train --resume P/run"
 ZIP = f"{TRAIN} --data P/data.zip"
+OWN = "train pictures --data P/data --run P/new"
 PARQUET = f"{TRAIN} --data P/data.parquet"
 SHARDS = f"{TRAIN} --data P/x-{{000.."
 DETECTOR = f"{Path(__file__).parents[1]}/extending/detector.py:load"
@@ -195,6 +196,20 @@ CASES = [
     ("unknown verb", "qqqq", "unknown verb 'qqqq'; choose from train, plan, encode"),
     ("near recipe", "train digits.flowdnc", "did you mean 'digits.flowdcn'?"),
     ("unknown recipe", "train zzz", "unknown recipe 'zzz'; choose from"),
+    ("a plan without images", "train pictures --run P/new", "--data: expected a folder of images"),
+    ("a plan of no minutes", f"{OWN} --minutes 0", "--minutes"),
+    ("a plan in epochs", f"{OWN} --epochs 3", "--epochs: expected --minutes or --images with"),
+    (
+        "a plan from weights",
+        f"{OWN} --init P/run",
+        "--init: expected none with the recipe pictures",
+    ),
+    ("a plan for latents", f"{OWN} --codec latent", "--codec: expected none with the recipe"),
+    ("a plan for an odd size", f"{OWN} --data.size 9x9 --model.patch-size 2", "multiple"),
+    ("near option of a plan", f"{OWN} --batch-sise 3", "did you mean '--batch-size'?"),
+    ("a run without a plan", f"{OWN} --run P/run", "expected a run of the recipe pictures, got"),
+    ("a plan for a run", f"{OWN} --resume P/run", "--resume: expected --minutes or --images"),
+    ("a plan of a plan", "plan pictures", "unknown recipe 'pictures'"),
     ("no recipe", "train --run P/new", "a recipe or --resume FOLDER, got neither"),
     ("recipe and resume", f"{TRAIN} --resume P/run", "a recipe or --resume FOLDER, got both"),
     (

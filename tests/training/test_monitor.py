@@ -57,6 +57,13 @@ def test_every_nth_step_is_a_line_on_disk_at_once(tmp_path):
     monitor.close()
 
 
+def test_a_longer_run_is_told_to_all_who_show_its_end(tmp_path):
+    monitor = Monitor(tmp_path, QUIET, 0, 0, 100)
+    monitor.lengthen(500)
+    assert (monitor.images, monitor.bar.total) == (500, 500)
+    monitor.close()
+
+
 def test_a_training_that_waits_for_images_says_what_to_do(tmp_path, caplog, monkeypatch):
     caplog.set_level(logging.INFO, "convflow")
     clock = Clock()

@@ -1,0 +1,198 @@
+"""`convflow train pictures`: one's own pictures in the time one has.
+
+A new run looks at the pictures, measures the machine for some seconds and makes a plan. A run that
+is there goes on with its settings, and more minutes make it longer.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from convflow import distributed
+from convflow.plans.choices import FALLING, Candidate, choose_decay, choose_plan
+from convflow.plans.facts import look
+from convflow.plans.settings import (
+    blank_plan,
+    given_settings,
+    settings_of_plan,
+    show_samples,
+    usual_settings,
+)
+from convflow.plans.speed import fit_memory, measure_rate
+from convflow.plans.words import describe
+from convflow.storage import read_json
+from convflow.training import checkpoint
+from convflow.training.config import TrainConfig
+from convflow.training.launch import read_run_config
+from convflow.training.overrides import override
+from convflow.training.pace import Pace
+from convflow.types import InputError
+
+log = logging.getLogger("convflow")
+
+PLAN_FILE = "plan.json"
+"""File of a run folder: the minutes of its plan and what was given."""
+
+USUAL_MINUTES = 20.0
+
+START_SECONDS = 4.0
+"""What the start of a training takes, before its first step."""
+
+MEASURED, LONGEST_MEASURED = 0.01, 5.0
+"""Share of the time, and seconds, that one speed is measured for."""
+
+USED = 0.95
+"""Share of the time that is left for steps after all speeds are measured and samples are drawn."""
+
+END_SECONDS, SHEET_IMAGES = 1.5, 450
+"""What the end takes: writing, and samples that cost as much as training on so many images."""
+
+CPU_BATCH = 32
+"""A CPU is as fast with larger batches as with this one, with which its speed is measured."""
+
+
+class Timed(NamedTuple):
+    """A training that is to end at a minute.
+
+    Attributes:
+        config: the complete settings.
+        minutes: after so many from now it ends; None where its length alone counts.
+        pace: keeps its length to the time.
+    """
+
+    config: TrainConfig
+    minutes: float | None
+    pace: Pace
+
+
+def begin(words: Sequence[str], run: Path, minutes: float | None) -> Timed:
+    """Return a training of one's own pictures: a new one by a plan, or one that goes on.
+
+    Args:
+        words: settings of the command line.
+        run: the run folder.
+        minutes: length of the whole run; None for 20, or for that of the run that goes on.
+
+    Raises:
+        InputError: unusable settings or images, several processes, or a run without a plan.
+    """
+    given = given_settings(words)
+    if (processes := distributed.processes_begun()) > 1:
+        raise InputError(
+            f"expected one process for the recipe pictures, which measures its speed, got "
+            f"{processes}; begin with one, then go on with torchrun and --resume"
+        )
+    if (run / "config.json").is_file():
+        return go_on(words, run, minutes)
+    time_given = minutes is not None or "images" not in given
+    minutes = minutes or USUAL_MINUTES
+    deadline = time.monotonic() + 60 * minutes
+    config = override(usual_settings(), words)
+    device = distributed.choose_device(config.device)
+    facts = look(config.data, device)
+    channels = given.setdefault("data.channels", 1 if facts.grey else 3)
+    words = ["--data.channels", str(channels), *words]
+    wide = device.type != "cpu"
+
+    def rate_of(candidate: Candidate) -> float:
+        batch = candidate.batch if wide else min(candidate.batch, CPU_BATCH)
+        tried = settings_of_plan(blank_plan(candidate._replace(batch=batch)), words)
+        tried = fit_memory(replace(tried, batch_size=batch), facts.num_classes, device)
+        seconds = min(60 * MEASURED * minutes, LONGEST_MEASURED)
+        return measure_rate(tried, facts.num_classes, device, seconds)
+
+    left = max(1.0, USED * (deadline - time.monotonic()) - START_SECONDS)
+    chosen = choose_plan(facts, left, rate_of, given, wide)
+    config = show_samples(settings_of_plan(chosen, words), minutes, given)
+    config = fit_memory(config, facts.num_classes, device)
+    for line in describe(chosen, config, facts, minutes if time_given else None):
+        log.info(line)
+    record = {"minutes": minutes, "most_images": chosen.most_images, "given": sorted(given)}
+    return _timed(config, deadline if time_given else None, record, chosen.images_per_second)
+
+
+def go_on(words: Sequence[str], run: Path, minutes: float | None) -> Timed:
+    """Return a run that goes on with its settings, longer or shorter where its minutes change.
+
+    Args:
+        words: settings of the command line, which count more than those of the run.
+        run: its folder.
+        minutes: length of the whole run; None as it was.
+
+    Raises:
+        InputError: a run without a plan, or one that has taken longer already.
+    """
+    known, given, record = read_run_config(run), given_settings(words), read_record(run)
+    steps = checkpoint.list_steps(run)
+    newest = checkpoint.folder_of(run, steps[-1]) if steps else None
+    seen = checkpoint.read_state(newest)["images_seen"] if newest else 0
+    time_given = minutes is not None or "images" not in given
+    minutes, before = minutes or record["minutes"], record["minutes"]
+    images = given.get("images") or round(known.images * minutes / before)
+    if images < seen and "images" not in given:
+        raise InputError(
+            f"--minutes: expected more than the {before * seen / known.images:.3g} minutes that "
+            f"{run} has taken, got {minutes:g}; raise it to go on"
+        )
+    if images != known.images:
+        known = lengthen(known, images, record["given"])
+    rate = images / (60 * minutes)
+    deadline = time.monotonic() + START_SECONDS + max(0, images - seen) / rate
+    record |= {"minutes": minutes, "given": sorted({*record["given"], *given})}
+    return _timed(override(known, words), deadline if time_given else None, record, rate)
+
+
+def lengthen(config: TrainConfig, images: int, given: Sequence[str]) -> TrainConfig:
+    """Return settings of another length, with what follows from the length.
+
+    Args:
+        config: the complete settings.
+        images: length of the run.
+        given: keys of settings that stay.
+    """
+    optim, ema = config.optim, config.ema
+    if optim.schedule == "wsd" and "optim.decay_images" not in given:
+        optim = replace(optim, decay_images=max(1, int(FALLING * images)))
+    if "ema.decay" not in given:
+        ema = replace(ema, decay=choose_decay(images, config.batch_size))
+    return replace(config, images=images, optim=optim, ema=ema)
+
+
+def read_record(run: Path) -> dict[str, Any]:
+    """Return what a run keeps of its plan, or raise InputError where it has none."""
+    if not (run / PLAN_FILE).is_file():
+        raise InputError(
+            f"expected a run of the recipe pictures, got {run} without {PLAN_FILE}; go on with "
+            f"convflow train --resume {run}, or choose another --run"
+        )
+    record = read_json(run / PLAN_FILE)
+    minutes, most, given = (record.get(key) for key in ("minutes", "most_images", "given"))
+    if not (isinstance(minutes, int | float) and minutes > 0 and isinstance(most, int)) or not (
+        isinstance(given, list) and all(isinstance(key, str) for key in given)
+    ):
+        raise InputError(
+            f"{run / PLAN_FILE} is damaged: expected minutes, most_images and given, got {record}; "
+            f"remove it, and go on with convflow train --resume {run}"
+        )
+    return record
+
+
+def _timed(
+    config: TrainConfig, deadline: float | None, record: dict[str, Any], images_per_second: float
+) -> Timed:
+    """Return a training with what keeps it to its time.
+
+    A length that was given stays, and so does one on which the learning rate depends from the
+    start.
+    """
+    fixed = "images" in record["given"] or config.optim.schedule in ("linear", "cosine")
+    ending = END_SECONDS + SHEET_IMAGES / images_per_second
+    files = {PLAN_FILE: json.dumps(record, indent=2)}
+    pace = Pace(deadline, 0 if fixed else record["most_images"], ending, files)
+    return Timed(config, None if deadline is None else (deadline - time.monotonic()) / 60, pace)

@@ -1,0 +1,132 @@
+"""One's own pictures: a plan, a run of it, the same run again, and more minutes."""
+
+import json
+import shlex
+
+import pytest
+
+from benchmarks.reliability import kills
+from convflow.cli.main import main
+from convflow.plans import pictures
+from convflow.plans.pictures import PLAN_FILE, begin
+from convflow.training import checkpoint, launch
+from convflow.types import InputError
+
+TINY = shlex.split(
+    "--model.width 16 --model.depth 1 --model.num-groups 2 --data.size 8x8 --device cpu "
+    "--monitor.num-samples 2 --sampling.steps 1 --monitor.tensorboard false --precision float32"
+)
+RATE = 5.0
+MINUTES = 2.0
+
+
+@pytest.fixture
+def words(tmp_path):
+    return ["--data", str(kills.make_pictures(tmp_path / "data")), *TINY]
+
+
+@pytest.fixture
+def known_speed(monkeypatch):
+    asked = []
+    monkeypatch.setattr(pictures, "measure_rate", lambda *given: asked.append(given) or RATE)
+    return asked
+
+
+@pytest.fixture
+def run(tmp_path, words, known_speed):
+    """A finished run of a plan, that was not kept to its time."""
+    run = tmp_path / "run"
+    config, minutes, pace = begin(words, run, MINUTES)
+    assert not run.exists()
+    assert 0 < minutes <= MINUTES
+    pace.most = 0  # the tiny network is faster than it says
+    assert launch.train(config, run, pace=pace)
+    return run
+
+
+def test_the_plan_fits_images_and_time(run):
+    config = launch.read_run_config(run)
+    assert config.data.channels == 1  # the images are grey
+    assert config.data.size == (8, 8)
+    assert config.model["width"] == 16
+    assert 0.3 * RATE * 60 * MINUTES < config.images < RATE * 60 * MINUTES
+    assert config.batch_size <= 22
+    assert config.optim.decay_images == config.images // 2
+    record = json.loads((run / PLAN_FILE).read_text())
+    assert record["minutes"] == MINUTES
+    assert {"data.size", "model.width"} <= set(record["given"])
+
+
+def test_the_same_command_finds_the_run_done_and_more_minutes_go_on(run, words):
+    before = launch.read_run_config(run)
+    config, _, pace = begin(words, run, MINUTES)
+    assert config == before
+    assert launch.train(config, run, pace=pace)
+    again, minutes, pace = begin(words, run, None)
+    assert (again, minutes < 0.1) == (before, True)
+
+    config, minutes, pace = begin(words, run, 3 * MINUTES)
+    assert config.images == 3 * before.images
+    assert config.optim.decay_images == config.images // 2
+    assert config.ema.decay > before.ema.decay
+    assert minutes == pytest.approx(2 * MINUTES + pictures.START_SECONDS / 60, rel=0.02)
+    pace.most = 0
+    assert launch.train(config, run, pace=pace)
+    newest = checkpoint.folder_of(run, checkpoint.list_steps(run)[-1])
+    seen = checkpoint.read_state(newest)["images_seen"]
+    assert config.images <= seen < config.images + config.batch_size
+    assert json.loads((run / PLAN_FILE).read_text())["minutes"] == 3 * MINUTES
+
+
+def test_images_may_be_given_in_place_of_minutes(run, words, tmp_path):
+    config, minutes, pace = begin([*words, "--images", "1000"], tmp_path / "other", None)
+    assert (config.images, minutes, pace.most) == (1000, None, 0)
+    config, minutes, pace = begin([*words, "--images", "2000"], run, None)
+    assert (config.images, minutes, pace.most) == (2000, None, 0)
+
+
+def test_the_speed_is_measured_with_what_was_given(words, tmp_path, known_speed):
+    begin([*words, "--batch-size", "1000"], tmp_path / "new", MINUTES)
+    configs = [given[0] for given in known_speed]
+    assert {config.model["width"] for config in configs} == {16}
+    assert {config.data.size for config in configs} == {(8, 8)}
+    assert {config.batch_size for config in configs} == {pictures.CPU_BATCH}
+
+
+def test_fewer_minutes_than_it_took_are_refused(run, words):
+    with pytest.raises(InputError, match=r"--minutes: expected more than the 2[.\d]* minutes"):
+        begin(words, run, MINUTES / 4)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda p: p.unlink(), lambda p: p.write_text("{}"), lambda p: p.write_text('{"minutes": 0}')],
+)
+def test_a_run_without_a_plan_is_refused(run, words, change):
+    change(run / PLAN_FILE)
+    with pytest.raises(InputError, match=r"plan\.json.*--resume"):
+        begin(words, run, None)
+
+
+def test_several_processes_are_refused(words, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="expected one process for the recipe pictures"):
+        begin(words, tmp_path / "run", None)
+
+
+def test_the_command_trains_and_ends_in_time(words, tmp_path, caplog):
+    caplog.set_level("INFO", "convflow")
+    run = tmp_path / "run"
+    assert main(["train", "pictures", *words, "--minutes", "0.1", "--run", str(run)]) == 0
+    assert checkpoint.list_steps(run)
+    said = "\n".join(caplog.messages)
+    assert "22 grey images of" in said
+    assert "6.0 s of time" in said
+    assert "images/s here" in said
+
+
+def test_help_shows_the_settings_and_says_that_a_plan_chooses(capsys):
+    assert main(["train", "pictures", "--help"]) == 0
+    out = capsys.readouterr().out
+    assert "--optim.decay-images" in out
+    assert out.rstrip().endswith("a plan chooses those that are not given")
