@@ -14,10 +14,12 @@ import argparse
 import json
 from pathlib import Path
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from convflow.data.images import to_uint8
 from convflow.data.sources import open_source
 from convflow.pipeline import Pipeline
 from convflow.processes.flow import FlowMatching
@@ -43,7 +45,8 @@ def velocity_errors(pipe: Pipeline, data: str, num: int) -> Float[Tensor, " N"]:
     errors = []
     for start in range(0, num, BATCH):
         places = range(start, min(start + BATCH, num))
-        pixels = torch.stack([torch.from_numpy(source.read(i)).movedim(-1, 0) for i in places])
+        pictures = [to_uint8(source.read(i), pipe.model.in_channels) for i in places]
+        pixels = torch.from_numpy(np.stack(pictures)).movedim(-1, 1)
         clean = pipe.codec.encode(pixels)
         labels = torch.tensor([source.label(i) for i in places])
         noise = torch.randn(clean.shape, generator=generator)

@@ -1,11 +1,13 @@
 """Errors of a velocity are those of the formula, in the quarter of times where they are made."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from benchmarks.quality import held_out as module
 from convflow.codecs import PixelCodec
+from convflow.data.images import to_uint8
 from convflow.data.sources import open_source
 from convflow.models.zoo import create_model
 from convflow.pipeline import Pipeline
@@ -21,14 +23,14 @@ def pipe_of(**settings):
     return Pipeline(network, PixelCodec(), (16, 16), device="cpu", process=process)
 
 
-class Source:
-    """Eight drawn pictures of 16x16."""
+class Drawn:
+    """Drawn pictures of 16x16."""
 
     def __init__(self):
         self.shapes = open_source("shapes")
 
     def read(self, index):
-        return self.shapes.draw(index, (16, 16))
+        return to_uint8(self.shapes.draw(index, (16, 16)), 3)
 
     def label(self, index):
         return self.shapes.label(index)
@@ -36,26 +38,28 @@ class Source:
 
 @pytest.fixture(autouse=True)
 def _pictures(monkeypatch):
-    monkeypatch.setattr(module, "open_source", lambda data, split: Source())
+    monkeypatch.setattr(module, "open_source", lambda data, split: Drawn())
+
+
+def clean_and_noise():
+    pixels = torch.from_numpy(np.stack([Drawn().read(i) for i in range(NUM)]))
+    clean = pixels.movedim(-1, 1) / 127.5 - 1
+    return clean, torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
 
 
 def test_a_network_that_says_zero_misses_the_whole_velocity():
     errors = module.velocity_errors(pipe_of(), "", NUM)
-    source, generator = Source(), torch.Generator().manual_seed(0)
-    pixels = torch.stack([torch.from_numpy(source.read(i)) for i in range(NUM)])
-    clean = pixels.movedim(-1, 1) / 127.5 - 1
-    noise = torch.randn(clean.shape, generator=generator)
+    clean, noise = clean_and_noise()
     torch.testing.assert_close(errors, (clean - noise).square().flatten(1).mean(1))
 
 
 @pytest.mark.parametrize("prediction", ["velocity", "data", "noise"])
 def test_whatever_is_predicted_the_truth_has_no_error(prediction, monkeypatch):
-    pipe, source = pipe_of(prediction=prediction), Source()
-    pixels = torch.stack([torch.from_numpy(source.read(i)) for i in range(NUM)])
-    clean = pixels.movedim(-1, 1) / 127.5 - 1
-    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
+    pipe, (clean, noise) = pipe_of(prediction=prediction), clean_and_noise()
 
     class Truth(nn.Module):
+        in_channels = 3
+
         def forward(self, x, t, y):
             assert t.tolist() == [(i + 0.5) / NUM for i in range(NUM)]
             return pipe.process.target(clean, noise, t)
