@@ -68,12 +68,11 @@ CHANGES = {
     "data, velocity": "--process.prediction data --objectives.process.kind velocity",
     "batch 16": "--batch-size 16",
     "batch 64": "--batch-size 64",
-    "rate 4e-4": "--optim.lr 4e-4",
     "rate 1e-3": "--optim.lr 1e-3",
     "rate 2e-3": "--optim.lr 2e-3",
     "batch 64, rate 2e-3": "--batch-size 64 --optim.lr 2e-3",
     "muon": "--optim.kind muon",
-    "muon, rate 2e-3": "--optim.kind muon --optim.lr 2e-3",
+    "muon, rate 3e-3": "--optim.kind muon --optim.lr 3e-3",
     "wsd": "--optim.schedule wsd --optim.decay-images FIFTH",
     "momenta 0.9, 0.999": "--optim.betas 0.9,0.999",
     "no flip": "--data.flip false",
@@ -122,7 +121,7 @@ NOT = {
     "fcdm": (),
     "sit": ("u-repa",),
     "unet": (
-        *("muon", "muon, rate 2e-3", "repa", "irepa", "u-repa", "sra", "dispersive"),
+        *("muon", "muon, rate 3e-3", "repa", "irepa", "u-repa", "sra", "dispersive"),
         *("dfm laplacian", "dfm dct"),
     ),
 }
