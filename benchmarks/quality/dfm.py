@@ -20,7 +20,7 @@ import matplotlib.pyplot as plt
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from benchmarks.harness import RESULTS
-from benchmarks.quality.race import Contender, Way, add_options, race
+from benchmarks.quality.contest import Contender, Way, add_options, race
 
 SMALL = {
     "sit": ["--model.width", "96", "--model.patch-size", "4"],

@@ -14,8 +14,8 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
+from benchmarks.quality.contest import Contender, Way, add_options, race
 from benchmarks.quality.dfm import EULER, PROCESSES, SHORT, SMALL, WAYS
-from benchmarks.quality.race import Contender, Way, add_options, race
 
 TRAINED: dict[str, list[str]] = {
     "published": [],

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from benchmarks.quality.race import SCORES, Contender, Way, add_options, race
+from benchmarks.quality.contest import SCORES, Contender, Way, add_options, race
 
 SHORT = ["--optim.warmup-images", "1024"]
 MEAN = [*SHORT, "--process", "meanflow", "--process.apart", "0.75", "--process.power", "0.75"]

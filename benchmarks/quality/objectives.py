@@ -33,7 +33,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from benchmarks.harness import RESULTS, machine, write_table
 from benchmarks.quality.cifar10_network import WEIGHTS
-from benchmarks.quality.race import DETECTOR, SCORES, Contender, Way, add_options, race
+from benchmarks.quality.contest import DETECTOR, SCORES, Contender, Way, add_options, race
 from convflow.evaluation.dinov2 import DINOv2
 from convflow.evaluation.user_code import import_place
 from convflow.models.zoo import create_model

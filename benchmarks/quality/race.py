@@ -1,156 +1,269 @@
-"""Train contenders alike, and score them on the way with the small network of CIFAR-10.
+"""Rank changes of a recipe on CIFAR-10, one at a time, for four backbones and a plain U-Net.
 
-Every contender sees the same images in the same order. Each trains and samples in processes of
-its own, several contenders at once; run again, it goes on where it stopped.
+    python -m benchmarks.quality.race [--budget small] [--data ../shared/data/cifar10]
+        [--only flowdcn "flowdcn muon" ...] [--images 51200 204800] [--seeds 0 1]
+
+The plain recipes are `cifar10.flowdcn`, `dico`, `fcdm` and `sit`, with batches of 32 and a shorter
+warm-up; the U-Net of `benchmarks/quality/unet.py` takes the first. Every other contender is one of
+them with one change, and is named so. All see the same images in the same order. At each number of
+images, samples are scored without guidance and with two strengths of it, and the error of the
+velocity is measured on test pictures. The plain ones also store averages of the weights, of which
+four widths are made afterwards. `results/race.csv` has a row for each score; the table that is
+printed ranks the changes of each backbone at equal images and at the seconds that its plain recipe
+took.
+
+Budget "full" takes days. Choose with `--only`; called again, the race goes on where it stopped, and
+the table holds the contenders of the last call. Budget "small" takes all of them, most with tiny
+networks, through 2,048 images and 100 samples, to see that each one runs. Its numbers mean nothing,
+and it writes no table. `--data hf:uoft-cs/cifar10` works too.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
+import math
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from benchmarks.harness import RESULTS, machine, write_table
+from benchmarks.quality.contest import DETECTOR, FLOOR, Contender, Way, add_options, parts_of, race
+from benchmarks.quality.held_out import QUARTERS
 
-DETECTOR = f"{Path(__file__).with_name('cifar10_network.py')}:load"
-SCORES = ("FD", "KD", "precision", "recall")
-FLOOR = "real test pictures"
-Judge = Callable[[Path], dict[str, str]]
-"""From an .npz of images, arr_0 (N, H, W, 3) uint8, to more of their scores."""
+UNET = "benchmarks.quality.unet"
+SHORT = "--optim.warmup-images 1024 --data.check some"
+RECIPES = {
+    "flowdcn": "",
+    "dico": "",
+    "fcdm": "",
+    "sit": "",
+    "unet": f"--model.name {UNET}:UNet",
+}
+TINY = {
+    "flowdcn": "--model.width 32 --model.depth 2 --model.num-groups 2",
+    "dico": "--model.width 16 --model.depths 1,1,1,1,1",
+    "fcdm": "--model.width 16 --model.depths 1,1,1,1,1",
+    "sit": "--model.width 32 --model.depth 2 --model.num-heads 2",
+    "unet": "--model.widths 64,64,64 --model.layers 1",
+}
+"""Networks of the small budget."""
+
+AVERAGES = "--ema.sigma-rel 0.05,0.1 --ema.snapshots EIGHTH"
+WIDTHS = ("0.05", "0.1", "0.15", "0.25")
+"""Relative widths of the averages that are made of the plain recipes' snapshots."""
+
+ENCODER = f"--objectives.it.encoder {DETECTOR} --objectives.it.kind"
+CHANGES = {
+    "logit-normal": "--process.times logit-normal",
+    "logit-normal -0.5": "--process.times logit-normal --process.location -0.5",
+    "logit-normal 0.5": "--process.times logit-normal --process.location 0.5",
+    "shift 0.5": "--process.shift 0.5",
+    "shift 2": "--process.shift 2",
+    "noise": "--process.prediction noise",
+    "data": "--process.prediction data",
+    "data, velocity": "--process.prediction data --objectives.process.kind velocity",
+    "batch 16": "--batch-size 16",
+    "batch 64": "--batch-size 64",
+    "rate 1e-3": "--optim.lr 1e-3",
+    "rate 2e-3": "--optim.lr 2e-3",
+    "batch 64, rate 2e-3": "--batch-size 64 --optim.lr 2e-3",
+    "muon": "--optim.kind muon",
+    "muon, rate 3e-3": "--optim.kind muon --optim.lr 3e-3",
+    "wsd": "--optim.schedule wsd --optim.decay-images FIFTH",
+    "momenta 0.9, 0.999": "--optim.betas 0.9,0.999",
+    "no flip": "--data.flip false",
+    "augment": "--data.augment 0.12",
+    "repa": f"{ENCODER} repa",
+    "irepa": f"{ENCODER} irepa",
+    "u-repa": f"{ENCODER} u-repa",
+    "sra": "--objectives.it.kind sra",
+    "dispersive": "--objectives.it.kind dispersive",
+    "contrastive": "--objectives.it.kind contrastive",
+    "direction": "--objectives.it.kind direction",
+    "dfm laplacian": "--process dfm --process.decomposition laplacian",
+    "dfm dct": "--process dfm --process.decomposition dct --process.location 0.5",
+    "compile": "--compile blocks",
+    "float32": "--precision float32",
+}
+OWN = {
+    "flowdcn": {
+        "wide": "--model.width 256 --model.depth 5 --model.num-groups 8",
+        "deep": "--model.width 128 --model.depth 18 --model.num-groups 4",
+        "patch 1": "--model.patch-size 1",
+        "patch 4": "--model.patch-size 4",
+    },
+    "dico": {
+        "wide": "--model.width 80 --model.depths 1,1,2,1,1",
+        "deep": "--model.width 40 --model.depths 6,6,6,6,6",
+        "patch 2": "--model.layout isotropic --model.width 160 --model.depths 16",
+    },
+    "fcdm": {
+        "wide": "--model.width 88 --model.depths 1,1,2,1,1",
+        "deep": "--model.width 48 --model.depths 2,3,7,3,2",
+    },
+    "sit": {
+        "wide": "--model.width 256 --model.depth 5 --model.num-heads 4",
+        "deep": "--model.width 128 --model.depth 18 --model.num-heads 2",
+        "patch 1": "--model.patch-size 1",
+        "patch 4": "--model.patch-size 4",
+    },
+    "unet": {"compile": "--compile whole"},
+}
+"""Changes that depend on the network: about as many parameters, or another patch."""
+
+NOT = {
+    "flowdcn": ("u-repa",),
+    "dico": (),
+    "fcdm": (),
+    "sit": ("u-repa",),
+    "unet": (
+        *("muon", "muon, rate 3e-3", "repa", "irepa", "u-repa", "sra", "dispersive"),
+        *("dfm laplacian", "dfm dct"),
+    ),
+}
+"""Changes that a network cannot take: the U-Net has no parts that the library knows."""
+
+OF_LENGTH = ("wsd",)
+SOLVER = ["--solver", "ab2", "--steps", "10", "--precision", "bfloat16", "--guidance"]
+SCALES = ["--solver", "euler", "--steps", "20", "--precision", "bfloat16", "--guidance"]
+GUIDED = {"guidance 1": "1", "guidance 1.5": "1.5", "guidance 2": "2"}
+"""Ways of sampling, and their strengths."""
+PLAIN_WAY = "guidance 1"
 
 
-class Way(NamedTuple):
-    """A way of sampling: its name, options of `convflow evaluate`, and height x width."""
+def contenders_of(options: argparse.Namespace) -> list[Contender]:
+    """Return all contenders, the plain recipes first."""
+    last, small = options.images[-1], options.budget == "small"
 
-    name: str
-    options: Sequence[str]
-    size: str = "32x32"
+    def create(network: str, change: str, words: str) -> Contender:
+        recipe = f"cifar10.{network if network != 'unet' else 'flowdcn'}"
+        given = f"{SHORT} {RECIPES[network]} {TINY[network] if small else ''} {words}"
+        given = given.replace("FIFTH", str(last // 5)).replace("EIGHTH", str(last // 8))
+        solver = SCALES if "--process dfm" in words else SOLVER
+        ways = [Way(name, [*solver, scale]) for name, scale in GUIDED.items()][: 1 if small else 3]
+        if not change:
+            ways += [Way(f"sigma {width}", [*SOLVER, "1"], sigma_rel=width) for width in WIDTHS]
+        module = UNET if network == "unet" else ""
+        name = f"{network} {change}".strip()
+        return Contender(name, recipe, given.split(), ways, module, change in OF_LENGTH)
+
+    plain = [create(network, "", AVERAGES) for network in RECIPES]
+    changed = [
+        create(network, change, words)
+        for network in RECIPES
+        for change, words in (CHANGES | OWN[network]).items()
+        if change not in NOT[network]
+    ]
+    return plain + changed
 
 
-class Contender(NamedTuple):
-    """A training: its name, the recipe, and the options of `convflow train` that make it differ.
+def look(
+    options: argparse.Namespace, run: Path, contender: Contender, images: int
+) -> dict[str, str]:
+    """Return the error of a training's velocity on test pictures; of DFM nothing."""
+    if "dfm" in contender.options:
+        return dict.fromkeys(("parameters", "error", *QUARTERS), "")
+    out = run / f"held_out.{images}.json"
+    if not out.is_file():
+        words = [*("--data", parts_of(options.data)[1]), *("--out", str(out))]
+        words += ["--import", contender.module] if contender.module else []
+        words += ["--num", "200"] if options.budget == "small" else []
+        call = [sys.executable, "-m", "benchmarks.quality.held_out", str(run), *words]
+        done = subprocess.run(call, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise SystemExit(f"{' '.join(call)}\n{done.stderr[-2000:]}")
+    return json.loads(out.read_text())
 
-    Without ways of its own it is sampled as all others are.
+
+def fd_after(rows: Sequence[dict[str, str]], seconds: float) -> float:
+    """Return the distance of a training at a moment, linear in log seconds between its scores.
+
+    Args:
+        rows: of one contender, seed and way.
+        seconds: of training. Before the first and after the last score nothing is known: NaN.
     """
-
-    name: str
-    recipe: str
-    options: Sequence[str] = ()
-    ways: Sequence[Way] = ()
-
-
-def add_options(parser: argparse.ArgumentParser, data: str = "../shared/data/cifar10") -> None:
-    """Add what all races share."""
-    add = parser.add_argument
-    add("--data", default=data, help="shapes, or a folder with train and test.parquet")
-    add("--images", type=int, nargs="+", default=[6144, 12288], help="score after so many")
-    add("--batch-size", type=int, default=32)
-    add("--num", type=int, default=1000, help="samples of each score")
-    add("--seeds", type=int, nargs="+", default=[0], help="of training")
-    add("--draws", type=int, default=2, help="times that the end of seed 0 is sampled")
-    add("--runs", type=Path, default=Path("runs/race"), help="where the trainings lie")
-    add("--only", nargs="+", metavar="NAME", help="contenders to run, in this order (default: all)")
-    add("--jobs", type=int, default=2, help="contenders at once, sharing the cores")
-    add("--dirty", action="store_true", help="allow uncommitted changes")
+    points = sorted((float(row["seconds"]), float(row["FD"])) for row in rows)
+    for (early, before), (late, after) in pairwise(points):
+        if early <= seconds <= late:
+            share = math.log(seconds / early) / math.log(late / early) if late > early else 1.0
+            return before + (after - before) * share
+    return math.nan
 
 
-def race(
-    contenders: Sequence[Contender],
-    ways: Sequence[Way],
-    options: argparse.Namespace,
-    table: str,
-    judge: Judge | None = None,
-) -> list[dict[str, str]]:
-    """Train and score all contenders, and write a row for each score to `results/TABLE.csv`.
+def ranking(rows: Sequence[dict[str, str]]) -> list[str]:
+    """Return a table in Markdown: the contenders of each backbone, the lowest distance first.
 
-    Returns:
-        The rows: contender, seed, images seen, way, size, seed of the samples, the scores, and the
-        revision that drew and scored them, while `revision` is that of the table. The last rows
-        hold as many real test images instead of samples: the floor of every score.
+    A distance is a mean over seeds and draws; beside it stand the smallest and the largest.
     """
-    machine()  # refuses now rather than after hours
-    known = {each.name: each for each in contenders}
-    if unknown := [name for name in options.only or () if name not in known]:
-        raise SystemExit(f"expected names among {', '.join(known)}, got {', '.join(unknown)}")
-    contenders = [known[name] for name in options.only or known]
-    train, test = ("shapes",) * 2 if options.data == "shapes" else (
-        f"{options.data}/{split}.parquet" for split in ("train", "test")
-    )  # fmt: skip
-    options.runs.mkdir(parents=True, exist_ok=True)
-    sizes = list(dict.fromkeys(way.size for each in contenders for way in each.ways or ways))
-    for size in sizes:
-        reference = _reference(options, size)
-        if not reference.is_file():
-            _convflow(options, "evaluate", train, "--num", "10000", "--size", size, "--detector",
-                      DETECTOR, "--save-statistics", str(reference))  # fmt: skip
+    trained = [row for row in rows if row["images"]]
+    last = max(int(row["images"]) for row in trained)
+    ends = [row for row in trained if row["images"] == str(last)]
 
-    def score(what: str, card: Path, size: str, *words: str) -> dict[str, str]:
-        samples = card.with_suffix(".npz")
-        if not card.is_file():
-            kept = ["--save-samples", str(samples)] if judge and what != test else []
-            _convflow(options, "evaluate", what, "--reference", str(_reference(options, size)),
-                      "--detector", DETECTOR, "--num", str(options.num), "--out", str(card),
-                      "--size", size, *kept, *words)  # fmt: skip
-        known = json.loads(card.read_text())
-        found = {title.rpartition("-")[0]: value for title, value in known["scores"].items()}
-        reported = {title: f"{found[title]:.5g}" for title in SCORES}
-        reported["scored_by"] = (known["library"]["commit"] or "")[:7]
-        return reported | (judge(samples) if judge and what != test else {})
+    def pick(name: str, column: str, way: str = PLAIN_WAY) -> list[float]:
+        chosen = [row for row in ends if (row["contender"], row["way"]) == (name, way)]
+        return [float(row[column]) for row in chosen if row.get(column)]
 
-    def run(contender: Contender, seed: int) -> list[dict[str, str]]:
-        rows = []
-        folder = options.runs / f"{contender.name}.{seed}"
-        for images in options.images:
-            again = options.draws if (seed, images) == (0, options.images[-1]) else 1
-            draws = [(way, draw) for way in contender.ways or ways for draw in range(again)]
-            cards = [folder / f"{way.name}.{way.size}.{images}.{draw}.json" for way, draw in draws]
-            if not all(card.is_file() for card in cards):
-                _convflow(options, "train", contender.recipe, "--run", str(folder), "--data", train,
-                          "--seed", str(seed), "--images", str(images), "--batch-size",
-                          str(options.batch_size), "--monitor.samples-minutes", "1e6",
-                          *contender.options)  # fmt: skip
-            for (way, draw), card in zip(draws, cards, strict=True):
-                found = score(str(folder), card, way.size, "--seed", str(draw), *way.options)
-                rows.append({"contender": contender.name, "seed": str(seed), "images": str(images),
-                             "way": way.name, "size": way.size, "draw": str(draw),
-                             **found})  # fmt: skip
-                print(*rows[-1].values(), flush=True)
-        return rows
-
-    pairs = [(contender, seed) for seed in options.seeds for contender in contenders]
-    with ThreadPoolExecutor(options.jobs) as pool:
-        rows = [row for part in pool.map(lambda pair: run(*pair), pairs) for row in part]
-    for size in sizes:
-        floor = score(test, options.runs / f"floor.{size}.json", size, "--split", "test")
-        rows.append({**dict.fromkeys(rows[0], ""), "contender": FLOOR, "size": size, **floor})
-    write_table(RESULTS / f"{table}.csv", rows, num=options.num, threads=_threads(options))
-    return rows
+    lines: dict[str, list[tuple[float, str]]] = {network: [] for network in RECIPES}
+    for name in dict.fromkeys(row["contender"] for row in ends):
+        network, found = name.split()[0], pick(name, "FD")
+        guided = {way: mean(pick(name, "FD", way)) for way in GUIDED}
+        best = min(guided, key=lambda way: (math.isnan(guided[way]), guided[way]))
+        own = [row for row in trained if (row["contender"], row["way"]) == (name, PLAIN_WAY)]
+        courses = [
+            [row for row in own if (row["seed"], row["draw"]) == (seed, "0")]
+            for seed in dict.fromkeys(row["seed"] for row in own)
+        ]
+        in_time = mean([fd_after(one, mean(pick(network, "seconds"))) for one in courses])
+        cells = [
+            name,
+            f"{mean(found):.2f} ({min(found):.2f} to {max(found):.2f})",
+            shown(in_time),
+            f"{mean(pick(name, 'seconds')):.0f}",
+            f"{guided[best]:.2f} with {best.removeprefix('guidance ')}",
+            shown(mean(pick(name, "error")), 4),
+        ]
+        lines[network].append((mean(found), f"| {' | '.join(cells)} |"))
+    heads = ["", f"FD after {last:,} images", "FD after the plain recipe's seconds", "seconds",
+             "FD with the best guidance", "velocity error"]  # fmt: skip
+    floors = [f"| {FLOOR} | {row['FD']} | | | | |" for row in rows if row["contender"] == FLOOR]
+    ranked = [line for some in lines.values() for _, line in sorted(some)]
+    return [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|", *ranked, *floors]
 
 
-def _reference(options: argparse.Namespace, size: str) -> Path:
-    return Path(options.runs) / f"reference.{size}.npz"
+def mean(values: Sequence[float]) -> float:
+    """Return the mean, NaN of none."""
+    return sum(values) / len(values) if values else math.nan
 
 
-def _threads(options: argparse.Namespace) -> int:
-    """Return the cores of each of the contenders that run at once."""
-    return max(1, (os.cpu_count() or 1) // options.jobs)
+def shown(value: float, digits: int = 2) -> str:
+    """Return a number in words, a dash for NaN."""
+    return "-" if math.isnan(value) else f"{value:.{digits}f}"
 
 
-def _convflow(options: argparse.Namespace, *words: str) -> None:
-    """Run a command with its share of the cores; only what goes wrong is shown."""
-    done = subprocess.run(
-        [sys.executable, "-m", "convflow", *words],
-        env=os.environ | {"OMP_NUM_THREADS": str(_threads(options))},
-        capture_output=True,
-        text=True,
-        check=False,
+def main() -> None:
+    """Run the race, and print the ranking."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--budget", choices=("small", "full"), default="full")
+    add_options(parser)
+    parser.set_defaults(images=[51_200, 204_800], seeds=[0, 1], num=2000, draws=1)
+    options = parser.parse_args()
+    small = options.budget == "small"
+    if small:
+        options.images, options.seeds, options.num = [2048], [0], 100
+        options.runs /= "small"
+    found = race(
+        contenders_of(options),
+        [],
+        options,
+        None if small else "race",
+        look=partial(look, options),
     )
-    if done.returncode:
-        raise SystemExit(f"convflow {' '.join(words)}\n{done.stderr[-2000:]}")
+    print("", *ranking(found), sep="\n")
+
+
+if __name__ == "__main__":
+    main()

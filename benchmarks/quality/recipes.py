@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from benchmarks.quality.race import SCORES, Contender, Way, add_options, race
+from benchmarks.quality.contest import SCORES, Contender, Way, add_options, race
 
 SHORT = ["--optim.warmup-images", "1024"]
 CONTENDERS = [

@@ -20,8 +20,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from benchmarks.harness import RESULTS
+from benchmarks.quality.contest import Contender, Way, add_options, race
 from benchmarks.quality.objects import score_objects
-from benchmarks.quality.race import Contender, Way, add_options, race
 from convflow.data.grid import tile
 from convflow.data.shapes import SHAPES
 
