@@ -31,7 +31,7 @@ def flowdcn_block() -> Drawing:
     )
     x, skip, wide = 260, 96, 210
     d.words(x, 20, "features  (B, H, W, D)")
-    d.words(565, 20, "condition of time and label  (B, D)")
+    d.words(565, 20, "time and label  (B, D)")
     d.box(565, 66, 150, 36, "SiLU, linear D → 6D", "told")
     d.arrow((565, 30), (565, 48))
     d.line((565, 84), (565, 508))
@@ -239,9 +239,7 @@ def operator() -> Drawing:
         d.line(start, end, kind="ink", dash="3 2")
         d.dot(*start, 2, "quiet")
         d.dot(*end, radius)
-    d.words(
-        120, 276, "group g of G begins as a 3x3 grid\nwith the spacing reach x g / G", 12, "quiet"
-    )
+    d.words(120, 276, "group g of G begins as a grid\nof 3x3, spacing reach x g / G", 12, "quiet")
     d.words(374, 276, "taps have moved; a larger dot\nstands for a larger weight", 12, "quiet")
     _draw_tap(d, 546, 54)
     return d
