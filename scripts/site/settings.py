@@ -39,6 +39,7 @@ from convflow.training.optimizers import OPTIMIZERS
 WORDS = {bool: "true or false", int: "whole number", float: "number", str: "text", Any: "any"}
 BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 NEEDED = "needed"
+TITLES = {"": "The run itself", "ema": "EMA", "lora": "LoRA"}
 HEAD = ["| setting | type | default | meaning |", "|---|---|---|---|"]
 
 
@@ -80,7 +81,7 @@ def training() -> Iterator[str]:
         groups.setdefault(group, []).append(Row(f"--{_dashed(key)}", hint, shown, help_of(hint)))
     for group, rows in sorted(groups.items(), key=lambda item: item[0] != ""):
         owner = getattr(config, group) if group else config
-        yield from _section(group.capitalize() or "The run itself", type(owner), rows)
+        yield from _section(TITLES.get(group, group.capitalize()), type(owner), rows)
 
 
 def networks() -> Iterator[str]:
