@@ -147,17 +147,16 @@ def _draw_u(d: Drawing, depths: tuple[int, ...], last: str, head: str) -> None:
 
 def _draw_residual(d: Drawing, y: float, boxes: list[tuple[str, str]]) -> None:
     """Draw boxes in a row around the height y, with a line above them that skips them."""
-    gap = 13
-    wide = (760 - 2 * 34 - 40 - gap * (len(boxes) - 1)) / len(boxes)
-    x, end = 34.0, 34 + len(boxes) * (wide + gap) - gap
-    d.line((8, y), (x - gap, y))
+    gap, x, end = 10, 28.0, 708.0
+    wide = (end - x - gap * (len(boxes) - 1)) / len(boxes)
+    d.line((4, y), (x - gap, y))
     for words, kind in boxes:
         d.arrow((x - gap, y), (x, y))
         d.box(x + wide / 2, y, wide, 40, words, kind)
         x += wide + gap
     d.arrow((end, y), (end + 15, y))
     d.plus(end + 24, y)
-    d.line((16, y), (16, y - 32), (end + 24, y - 32))
+    d.line((12, y), (12, y - 32), (end + 24, y - 32))
     d.arrow((end + 24, y - 32), (end + 24, y - 9))
     d.arrow((end + 33, y), (end + 50, y))
 

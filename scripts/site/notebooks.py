@@ -68,6 +68,9 @@ def main(names: list[str]) -> None:
         if not names or path.stem in names:
             notebook = run(path)
             notebook.metadata.pop("language_info", None)
+            for cell in notebook.cells:  # warnings are of the machine, not of the matter
+                said = cell.get("outputs", [])
+                cell |= {"outputs": [o for o in said if o.get("name") != "stderr"]} if said else {}
             nbformat.write(notebook, path)
 
 

@@ -240,7 +240,7 @@ def type_of(hint: Any) -> str:
         return ", ".join(f"`{name}`" for name in kind.kinds)
     word = WORDS.get(kind) or getattr(kind, "__name__", str(kind))
     bounds = [
-        f"{said} {value:g}"
+        f"{said} {value:,.10g}"
         for meta in getattr(hint, "__metadata__", ())
         for name, said in BOUNDS.items()
         if (value := getattr(meta, name, None)) is not None and value < LARGEST_COUNT

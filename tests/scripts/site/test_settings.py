@@ -12,7 +12,7 @@ from convflow.cli.main import VERBS
 from convflow.models.zoo import FAMILIES, SIZES
 from convflow.objectives.table import OBJECTIVES, describe_objective
 from convflow.samplers.solvers import SOLVERS
-from convflow.settings.fields import Count, Pixels, Positive, Share, doc
+from convflow.settings.fields import Count, Pixels, Positive, Share, Width, doc
 from convflow.settings.kinds import Table
 from convflow.settings.read import hints_of, setting_hints
 from convflow.settings.words import help_of, parts_of, rows_of
@@ -93,6 +93,7 @@ def test_the_smaller_tables_and_the_commands(pages: dict[str, str]) -> None:
         (Annotated[Positive | None, doc("help")], "number, above 0 or none"),
         (Literal["a", "b"], "`a`, `b`"),
         (Count | Literal["auto"], "whole number, at least 1 or `auto`"),
+        (Width, "whole number, at least 1, at most 16,777,216"),
         (Pixels, "height x width"),
         (tuple[Pixels, ...], "several of: height x width"),
         (tuple[Share, Share], "2 of: number, above 0, at most 1"),
