@@ -25,7 +25,7 @@ def imagenet_classes() -> dict[str, str]:
 
     They are what torchvision 0.28 calls them, and the synsets are those of timm 1.0.31.
 
-    Example:
+    Examples:
         >>> imagenet_classes()["n02099601"], list(imagenet_classes().values()).index("tench")
         ('golden retriever', 0)
     """
@@ -49,7 +49,7 @@ class ClassLabels:
         names: of the classes 0, 1, ...; empty when they have none.
         count: number of classes.
 
-    Example:
+    Examples:
         >>> ClassLabels(("cat", "dog"), 2).find("dog"), ClassLabels((), 10).find("3")
         (1, 3)
     """

@@ -81,7 +81,7 @@ class Pipeline:
         InputError: class names, channels or a process that do not fit, or a device that is not
             there.
 
-    Example:
+    Examples:
         >>> pipe = Pipeline.from_pretrained("runs/digits.flowdcn")  # doctest: +SKIP
         >>> out = pipe(labels=["3", "8"], size=(12, 16), seed=1)  # doctest: +SKIP
         >>> out.images[0].save("three.png")  # doctest: +SKIP

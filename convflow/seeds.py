@@ -92,7 +92,7 @@ def long_sequence(*numbers: int) -> np.random.SeedSequence:
     Raises:
         ValueError: a number below 0.
 
-    Example:
+    Examples:
         >>> states = [long_sequence(*row).generate_state(1) for row in [(5 + 2**32,), (5, 1)]]
         >>> bool(states[0] == states[1])
         False

@@ -37,7 +37,7 @@ def exponent_of(sigma_rel: float) -> float:
     The width is sqrt(g + 1) / ((g + 2) sqrt(g + 3)) for the exponent g, which is the largest root
     of a cubic.
 
-    Example:
+    Examples:
         >>> round(exponent_of(0.05), 2), round(exponent_of(0.1), 2)
         (16.97, 6.94)
     """

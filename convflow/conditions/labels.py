@@ -37,7 +37,7 @@ class Labels:
 
     Vectors that ride along (`Added`) stay as they are.
 
-    Example:
+    Examples:
         >>> Labels(10).drop(torch.tensor([3, 7]), torch.tensor([True, False]))
         tensor([10,  7])
     """

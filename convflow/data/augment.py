@@ -90,7 +90,7 @@ def draw_strengths(
         kinds: the changes that may happen. Those that may do not depend on the others.
         generator: of the CPU.
 
-    Example:
+    Examples:
         >>> generator = torch.Generator().manual_seed(0)
         >>> draw_strengths(2, 1.0, ["quarter"], generator).scale
         tensor([0., 0.])

@@ -32,7 +32,7 @@ def bucket_sizes(budget: int, ratios: Sequence[float], multiple: int) -> tuple[S
     Raises:
         InputError: no ratios, one of them not above 0, or a side shorter than `multiple`.
 
-    Example:
+    Examples:
         >>> bucket_sizes(32 * 32, even_ratios(0.5, 2, 3), 4)
         ((44, 20), (32, 32), (20, 44))
     """

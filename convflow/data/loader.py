@@ -277,7 +277,7 @@ class Order:
         flip: Mirror a random half.
         crop: Cut images at random places instead of from the middle, of random size.
 
-    Example:
+    Examples:
         >>> indices, flips = Order(count=3, seed=0, flip=False).at(start=0, n=6)
         >>> sorted(indices[:3].tolist()), sorted(indices[3:].tolist()), flips.any()
         ([0, 1, 2], [0, 1, 2], np.False_)

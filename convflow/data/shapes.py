@@ -106,7 +106,7 @@ class DrawnShapes:
     Raises:
         InputError: There is no such split.
 
-    Example:
+    Examples:
         >>> source = DrawnShapes("test")
         >>> len(source), source.item_name(3), source.draw(3, (96, 32)).size
         (10000, 'star 3', (32, 96))

@@ -169,7 +169,7 @@ class InceptionFID(nn.Module):
     Images are resized to 299x299 as TensorFlow 1 did and become (x - 128) / 128. The state dict
     has the published layout of `pt_inception-2015-12-05-6726825d.pth`.
 
-    Example:
+    Examples:
         >>> network = InceptionFID().eval()
         >>> out = network(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
         >>> {name: tuple(tensor.shape) for name, tensor in out.items()}

@@ -100,7 +100,7 @@ class Metric:
             "manifold" for single features of both sides.
         compute: from a `Comparison` to the scores, in the order of the titles.
 
-    Example:
+    Examples:
         >>> Metric({"IS": "higher"}, ("logits",), lambda c: (1.0,)).better
         {'IS': 'higher'}
     """

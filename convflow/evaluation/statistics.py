@@ -32,7 +32,7 @@ class Statistics:
     Raises:
         InputError: `num_features` below 1.
 
-    Example:
+    Examples:
         >>> statistics = Statistics(2)
         >>> statistics.update(torch.tensor([[0.0, 1.0], [2.0, 5.0]]))
         >>> statistics.mean.tolist(), statistics.covariance.tolist()

@@ -39,7 +39,7 @@ def compile_blocks(model: nn.Module, **options: Any) -> None:
     Raises:
         InputError: nothing in the network is modulated.
 
-    Example:
+    Examples:
         >>> from convflow import create_model
         >>> compile_blocks(create_model("dico", width=16))
     """
@@ -74,7 +74,7 @@ def recompute_blocks(model: Backbone, which: RecomputeChoice) -> None:
     Raises:
         InputError: nothing in the network is modulated.
 
-    Example:
+    Examples:
         >>> from convflow import create_model
         >>> recompute_blocks(create_model("dico", width=16), "blocks")
     """

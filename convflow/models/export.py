@@ -38,7 +38,7 @@ def export_program(model: Backbone, asked: nn.Module | None = None) -> ExportedP
     Raises:
         InputError: a network of scales, or one that pads, whose graph depends on the size.
 
-    Example:
+    Examples:
         >>> from convflow import create_model
         >>> program = export_program(create_model("dit", width=16, depth=1, num_heads=2))
         >>> x, t, y = torch.randn(2, 4, 10, 6), torch.rand(2), torch.tensor([3, 1000])

@@ -50,7 +50,7 @@ class Pyramid(Backbone):
     their times; the finest scale uses the backbone's own stem, time embedding and head. It predicts
     zero at initialisation and takes any rectangle of multiples of `multiple`.
 
-    Example:
+    Examples:
         >>> backbone = {"family": "dit", "width": 64, "depth": 2, "num_heads": 2}
         >>> model = Pyramid(backbone=backbone, factors=[2])
         >>> coarse, fine = torch.randn(3, 4, 8, 8), torch.randn(3, 4, 16, 16)

@@ -59,7 +59,7 @@ class Resolution:
     Training at several sizes and sampling at any tell a network the same: for a batch of one size
     `network` puts what belongs to it around the network that a process or a sampler calls.
 
-    Example:
+    Examples:
         >>> from convflow import create_model
         >>> model = create_model("flowdcn", width=16, depth=2, num_groups=2)
         >>> schedule = ReachSchedule(blocks=(0, 1), form="constant")

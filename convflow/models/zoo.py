@@ -128,7 +128,7 @@ def create_model(name: str, **settings: Any) -> Backbone:
     Raises:
         InputError: an unknown name or setting; the message names the nearest one.
 
-    Example:
+    Examples:
         >>> model = create_model("flowdcn-s/2", num_classes=10, in_channels=3)
         >>> model.num_classes
         10

@@ -42,7 +42,7 @@ class ReachSchedule:
     Raises:
         InputError: a number outside its range, or an unknown form.
 
-    Example:
+    Examples:
         >>> wide = ReachSchedule().at(torch.tensor(0.3), (2.0, 1.0), trained=6.0, depth=12)
         >>> wide[4:6].tolist()
         [[6.0, 6.0], [9.0, 6.0]]

@@ -89,7 +89,7 @@ class Decomposition:
     Raises:
         InputError: an unknown name, or a factor that is no whole number of at least 2.
 
-    Example:
+    Examples:
         >>> parts = Decomposition("laplacian", (2, 2)).split(torch.randn(1, 3, 16, 32))
         >>> [tuple(part.shape[2:]) for part in parts]
         [(4, 8), (8, 16), (16, 32)]

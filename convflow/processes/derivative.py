@@ -37,7 +37,7 @@ def push_forward(
     Raises:
         InputError: the network has an operator without a forward derivative, or cuts it off.
 
-    Example:
+    Examples:
         >>> push_forward(lambda x: x.square(), (torch.tensor(3.0),), (torch.tensor(2.0),))
         tensor(12.)
     """

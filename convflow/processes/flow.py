@@ -183,7 +183,7 @@ def shift_of_size(size: Size, trained: Size) -> float:
     Raises:
         InputError: a side of 0 or less.
 
-    Example:
+    Examples:
         >>> shift_of_size((64, 64), (32, 32))
         2.0
     """

@@ -28,7 +28,7 @@ def create_process(process: str = "flow", **settings: Any) -> Process:
     Raises:
         InputError: an unknown name or setting (the nearest is named), or an unfit value.
 
-    Example:
+    Examples:
         >>> create_process("flow", schedule="cosine", prediction="noise").prediction
         'noise'
     """

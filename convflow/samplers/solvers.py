@@ -42,7 +42,7 @@ def create_solver(solver: str = "euler", **settings: Any) -> Solver:
     Raises:
         InputError: an unknown name or setting (the nearest is named), or an unfit value.
 
-    Example:
+    Examples:
         >>> create_solver("heun", steps=20).stages(FlowMatching())  # doctest: +SKIP
     """
     return read({"kind": solver, **settings}, Solver, trusted=True)

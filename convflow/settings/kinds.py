@@ -53,7 +53,7 @@ class Table(dict[str, T]):
         kind: the class that each is derived from, or that each is an instance of.
         parts: those of this package by name.
 
-    Example:
+    Examples:
         >>> table = Table("number", int, {"yes": bool})
         >>> table.find("yes")
         <class 'bool'>

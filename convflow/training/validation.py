@@ -22,7 +22,7 @@ def hold_back(count: int, num: int, seed: int) -> np.ndarray:
     Raises:
         InputError: no image would be left to train on.
 
-    Example:
+    Examples:
         >>> hold_back(10, 3, seed=0).tolist()
         [3, 6, 7]
     """

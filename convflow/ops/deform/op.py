@@ -51,7 +51,7 @@ def deform_sample(
     Raises:
         InputError: if ranks, sizes, dtypes or devices do not fit together, or `border` is unknown.
 
-    Example:
+    Examples:
         >>> values = torch.randn(2, 16, 16, 6, 64)
         >>> offsets, weights = torch.randn(2, 16, 16, 6, 9, 2), torch.rand(2, 16, 16, 6, 9)
         >>> deform_sample(values, offsets, weights).shape

@@ -44,7 +44,7 @@ def depthwise_conv(
     Raises:
         InputError: if ranks, sizes, dtypes or devices do not fit together.
 
-    Example:
+    Examples:
         >>> depthwise_conv(torch.randn(2, 16, 16, 64), torch.randn(64, 1, 7, 7)).shape
         torch.Size([2, 16, 16, 64])
 
