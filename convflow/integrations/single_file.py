@@ -33,6 +33,8 @@ WORDS = {
 """What the types of settings are without their ranges."""
 NOTES = re.compile(r"  # (type: ignore|noqa|fmt)\S*( \S+)?$", re.M)
 
+LONGEST_LINE = 100
+
 Place = tuple[str, str]
 """A module and a name in it."""
 
@@ -208,7 +210,7 @@ class SingleFile:
             module, _, name = line.removeprefix("from ").partition(" import ")
             grouped.setdefault(module if name else line, set()).add(name)
         lines = {
-            module: f"from {module} import {', '.join(sorted(names))}" if any(names) else module
+            module: _import_line(module, sorted(names)) if any(names) else module
             for module, names in sorted(grouped.items(), key=lambda item: (any(item[1]), item[0]))
         }
         future = lines.pop("__future__")
@@ -217,6 +219,14 @@ class SingleFile:
             top = module.removeprefix("import ").partition(".")[0].partition(" ")[0]
             (standard if top in sys.stdlib_module_names else others).append(line)
         return "\n".join([future, "", *standard, "", *others])
+
+
+def _import_line(module: str, names: list[str]) -> str:
+    """Return an import of names, over several lines where one is too long."""
+    line = f"from {module} import {', '.join(names)}"
+    if len(line) <= LONGEST_LINE:
+        return line
+    return "\n".join([f"from {module} import (", *(f"    {name}," for name in names), ")"])
 
 
 def _find(module: str, name: str) -> Place:

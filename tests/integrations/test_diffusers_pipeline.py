@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from convflow.integrations.diffusers_backbone import DiffusersBackbone
 from convflow.integrations.diffusers_pipeline import FlowPipeline
 from convflow.integrations.diffusers_scheduler import FlowScheduler
 from tests.integrations.models import CLASSES, create_pipe
@@ -15,10 +16,10 @@ SETTINGS = {
 }  # fmt: skip
 
 
-class Network(torch.nn.Module):
+class Network(DiffusersBackbone):
     """A network of this library as diffusers has it."""
 
-    dtype, in_channels, num_classes, multiple = torch.float32, 3, 3, 4
+    in_channels, num_classes, multiple = 3, 3, 4
 
     def __init__(self):
         super().__init__()

@@ -8,6 +8,9 @@ from convflow.integrations.diffusers_scheduler import FlowScheduler
 from convflow.samplers.ode import SCHEMES, integrate, time_grid
 
 
+LABELS = torch.zeros(2, dtype=torch.int64)
+
+
 def velocity(x, t, y):
     return torch.sin(3 * t).view(-1, 1, 1, 1) * x - 0.5 * x.square().tanh()
 
@@ -24,7 +27,7 @@ def run(scheduler, x, steps, **how):
 def test_it_is_integrate(solver):
     x = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     for options in ({}, {"shift": 3.0}, {"last_step": 0.04}):
-        ours = integrate(velocity, x, None, time_grid(5, **options), solver)
+        ours = integrate(velocity, x, LABELS, time_grid(5, **options), solver)
         scheduler = FlowScheduler(solver, **options)
         torch.testing.assert_close(run(scheduler, x, 5), ours, rtol=1e-6, atol=1e-6)
         torch.testing.assert_close(run(scheduler, x, 5), ours, rtol=1e-6, atol=1e-6)  # again

@@ -81,7 +81,7 @@ def test_a_revision_is_a_branch(hub, folder, tmp_path):
     for what, how in (("me/pets@v1", {}), ("me/pets", {"revision": "v1"})):
         assert Pipeline.from_pretrained(what, device="cpu", **how).size == (16, 12)
         assert convflow.load_model(what, **how).family == "dico"
-    with pytest.raises(InputError, match="no pipeline.json with its size"):
+    with pytest.raises(InputError, match=r"no pipeline\.json with its size"):
         Pipeline.from_pretrained("me/pets")
     with pytest.raises(InputError, match="nor a repository"):
         Pipeline.from_pretrained("me/pets@v2")

@@ -29,7 +29,7 @@ def test_a_network_needs_torch_and_diffusers_alone(family):
 
     text = network_file(family)
     assert set(imported(text)) - KNOWN <= sys.stdlib_module_names
-    assert max(map(len, text.splitlines())) <= 120
+    assert max(map(len, text.splitlines())) <= 100
     names = defined(text)
     assert len(names) == len(set(names))
     assert type(BACKBONES[family]).__name__ not in names[:-1]
