@@ -203,7 +203,7 @@ def visit(browser):
             page = browser.new_page()
             stack.callback(page.close)
             page.said = []
-            page.on("console", lambda message: page.said.append(message.text))
+            page.on("console", lambda m: page.said.append(m.text) if m.type == "error" else None)
             page.on("pageerror", lambda error: page.said.append(str(error)))
             page.goto(stack.enter_context(serving(folder)))
             wait_for(page, "Ready|not work")
