@@ -19,6 +19,10 @@ Try next:
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; return 0 with the page drawn, 130 when training was interrupted."""
+    if arguments[:1] == ["web"]:
+        from convflow.cli import demo_web
+
+        return demo_web.main(arguments[1:])
     parser = Parser(
         prog="convflow demo",
         description="Train a small FlowDCN on 1,797 handwritten digits (at most two minutes on "

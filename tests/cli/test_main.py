@@ -71,7 +71,7 @@ import sys
 from contextlib import suppress
 from convflow.cli.bench import BENCHES
 from convflow.cli.main import VERBS, main
-for words in ["", *VERBS, *(f"bench {name}" for name in BENCHES)]:
+for words in ["", *VERBS, "demo web", *(f"bench {name}" for name in BENCHES)]:
     with suppress(SystemExit):  # argparse leaves after its help
         assert main([*words.split(), "--help"]) == 0
     heavy = {"torch", "numba", "numpy"} & sys.modules.keys()
