@@ -235,10 +235,10 @@ class Studio:
         self._worker.shutdown(cancel_futures=True)
 
 
-def strips(moments: list[Moment], zoom: int = 1) -> list[Image.Image]:
-    """Return a strip for each picture, its tiles after the steps of `moments`."""
+def strips(moments: list[Moment], zoom: int = 1) -> Image.Image:
+    """Return an image with a row for each picture, its tiles after the steps of `moments`."""
     tiles = torch.stack([moment.pixels for moment in moments], 1)
-    return [tile(strip, columns=len(strip), zoom=zoom) for strip in tiles]
+    return tile(tiles.flatten(0, 1), columns=len(moments), zoom=zoom)
 
 
 def known_images(samples: Samples) -> tuple[Image.Image, Image.Image]:

@@ -13,7 +13,7 @@ from starlette.middleware import Middleware
 from convflow.demo.request import Limits
 from convflow.demo.studio import Studio
 from convflow.demo.web_guard import MOST_UPLOAD_BYTES, Guard
-from convflow.demo.web_page import WebPage
+from convflow.demo.web_page import LOOK, WebPage
 from convflow.pipeline import Pipeline
 from convflow.types import InputError
 
@@ -73,6 +73,9 @@ def launch(blocks: gr.Blocks, host: str | None, port: int | None) -> None:
         server_port=port,
         prevent_thread_lock=True,
         quiet=True,
+        css=LOOK,
+        footer_links=[],
+        run_history=False,
         share=False,
         ssr_mode=False,
         max_file_size=MOST_UPLOAD_BYTES,

@@ -30,11 +30,10 @@ PAINTED_SIDE = 256
 CLEAN_EVERY, KEPT_FOR = 300, 1800
 """Seconds: files of pictures are looked through so often, and removed when they are so old."""
 
-LOOK = """<style>
+LOOK = """
 .pixels img, .pixels canvas { image-rendering: pixelated; }
-#strips img { object-fit: contain; object-position: left; }
-footer { display: none !important; }
-</style>"""
+"""
+"""The style of pictures: pixels are squares, however large they are shown."""
 
 Update = dict[Any, Any]
 """From parts of the page to what they show next."""
@@ -56,7 +55,6 @@ class WebPage:
             delete_cache=(CLEAN_EVERY, KEPT_FOR),
         )
         with self.blocks:
-            gr.HTML(LOOK, visible=False)
             gr.Markdown(f"# Draw with {name}")
             with gr.Row():
                 with gr.Column(scale=1, min_width=280):
@@ -129,7 +127,14 @@ class WebPage:
     def _add_making(self) -> None:
         with gr.Tab("How they are made"):
             self.making = gr.Markdown(about_making(self.studio))
-            self.strips = _gallery("From noise to picture", "strips", columns=1)
+            self.strips = gr.Image(
+                type="pil",
+                format="png",
+                interactive=False,
+                label="From noise to picture",
+                elem_id="strips",
+                elem_classes=["pixels"],
+            )
 
     def _add_painting(self) -> None:
         with gr.Tab("Paint over", visible=not self.studio.pipe.process.multiscale):
@@ -310,6 +315,7 @@ def _gallery(label: str, name: str, columns: int = 4) -> gr.Gallery:
         type="pil",
         format="png",
         object_fit="contain",
+        height="auto",
         interactive=False,
         elem_id=name,
         elem_classes=["pixels"],
@@ -318,4 +324,4 @@ def _gallery(label: str, name: str, columns: int = 4) -> gr.Gallery:
 
 def _code(language: Any) -> gr.Code:
     label = "Command" if language == "shell" else "Python"
-    return gr.Code(language=language, label=label, interactive=False, wrap_lines=True)
+    return gr.Code(language=language, label=label, interactive=False, lines=1, wrap_lines=True)

@@ -150,9 +150,9 @@ def test_images_that_are_not_there(pipe, tmp_path, tiny_run):
 
 def test_strips_have_a_tile_for_each_moment(studio):
     moments = made_by(studio, steps=4)
-    strip = np.asarray(strips(moments)[1])
-    assert strip.shape == (4 + 4, 4 * (6 + 2) + 2, 3)
-    assert np.array_equal(strip[2:6, -8:-2], moments[-1].pixels[1].permute(1, 2, 0))
+    sheet = np.asarray(strips(moments))
+    assert sheet.shape == (2 * (4 + 2) + 2, 4 * (6 + 2) + 2, 3)
+    assert np.array_equal(sheet[-6:-2, -8:-2], moments[-1].pixels[1].permute(1, 2, 0))
 
 
 def test_image_and_mask_as_the_model_sees_them(studio):

@@ -47,7 +47,7 @@ def test_a_click_yields_running_pictures_then_all(page):
     assert [name for _, name in last[page.gallery]] == ["cat", "cat"]
     assert last[page.status] == "2 of 4x6 (height x width) in 6 steps."
     assert "after the steps 1, 2, 3, 4, 5, 6 of 6" in last[page.making]
-    assert [strip.height for strip in last[page.strips]] == [4 * 16 + 4] * 2
+    assert last[page.strips].height == 2 * (4 * 16 + 2) + 2
     assert last[page.command].startswith("convflow sample models/tiny --num 2 --label cat --seed 0")
     assert "Pipeline.from_pretrained('models/tiny')" in last[page.python]
 
