@@ -25,6 +25,7 @@ from convflow.models.resolution import Resolution
 from convflow.models.zoo import check_process
 from convflow.processes.contract import Field, Process
 from convflow.samplers.guidance import guide
+from convflow.samplers.inpainting import Known, check_known, put_back
 from convflow.samplers.ode import Callback
 from convflow.samplers.solver import Solver
 from convflow.seeds import SEED_RULE, LabelPolicy, assign_labels, draw_labels, draw_noise
@@ -34,6 +35,9 @@ from convflow.types import Denoiser, InputError, Precision, Progress, Size, near
 
 LITTLE_WORK = 2e9
 """An evaluation of fewer multiply-accumulates runs on one thread: see docs/performance.md."""
+
+PREVIEWS = 8
+"""About so many running images are shown, unless told otherwise."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,7 @@ class Samples:
     label_policy: LabelPolicy
     precision: Precision
     model_kwargs: dict[str, Any]
+    known: Known | None = None
 
     def __post_init__(self) -> None:
         """Raise InputError now rather than at the first image."""
@@ -95,6 +100,8 @@ class Samples:
             self._check_size_of(self.weaker)
             self.resolution.check(self.weaker, self.model_kwargs)
         self.resolution.check(self.model, self.model_kwargs)
+        if self.known is not None:
+            check_known(self.process, self.solver)
         self.guided(Field)
 
     def _check_size_of(self, weaker: Backbone) -> None:
@@ -146,7 +153,7 @@ class Samples:
             indices: numbers of the images.
             progress: told how many more images are done.
             watch: told of every step: its number from 1, their number, and the running images in
-                model space, which `codec.decode` shows.
+                model space, which `show` makes visible.
 
         Raises:
             InputError: the model gives NaN or infinity.
@@ -158,7 +165,22 @@ class Samples:
                 f"the model gives NaN or infinity for sample {indices[int(finite.int().argmin())]};"
                 " use an earlier checkpoint, more steps or less guidance"
             )
-        return self.codec.decode(x).cpu()
+        return self.show(x)
+
+    def show(self, x: Float[Tensor, "B C _ _"]) -> UInt8[Tensor, "B K _ _"]:
+        """Return images in model space, finished or running, as pixels on the CPU."""
+        pixels = self.codec.decode(x).cpu()
+        return pixels if self.known is None else self.known.paste(pixels)
+
+    def preview_steps(self, every: int | None = None) -> list[int]:
+        """Return the steps after which running images tell most: some, each stage's last, the last.
+
+        Args:
+            every: steps between two of them; by default such that there are about eight.
+        """
+        ends = self.solver.stage_ends(self.process)
+        every = every or math.ceil(ends[-1] / PREVIEWS)
+        return sorted({*range(every, ends[-1] + 1, every), *ends})
 
     @torch.inference_mode()
     def sample(
@@ -190,7 +212,13 @@ class Samples:
             distributed.one_thread(alone),
             torch.autocast(device.type, torch.bfloat16, enabled=half),
         ):
-            guided = self._in_half().guided if half else self.guided
+            made = self._in_half() if half else self
+
+            def guided(field_of: Callable[[Denoiser], Field]) -> Field:
+                field = made.guided(field_of)
+                known = self.known
+                return put_back(field, self.process.path, known, noise) if known else field
+
             return self.solver.run(self.process, guided, noise, labels, draw, report)
 
     def _in_half(self) -> Samples:
@@ -275,6 +303,7 @@ class Samples:
             "codec": self._describe_codec(),
             "precision": self.precision,
             "model_arguments": self.resolution.describe(self.model_kwargs),
+            **({} if self.known is None else {"known": self.known.describe()}),
         }
 
     def _describe_codec(self) -> str | dict[str, Any]:

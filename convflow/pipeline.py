@@ -25,6 +25,7 @@ from convflow.class_names import ClassLabels, Label
 from convflow.codecs import Codec, LatentCodec, image_channels
 from convflow.data.grid import to_picture
 from convflow.generate import Samples
+from convflow.masks import read_known
 from convflow.models.backbone import Backbone, check_size
 from convflow.models.memory import MemoryEstimate
 from convflow.models.resolution import SIZE_OPTIONS, read_arguments
@@ -44,7 +45,7 @@ USUAL_BATCH = 64
 Asked = Sequence[Label | None] | Label | None
 """Labels by name or index; None within a list asks for no label."""
 
-CALL_OPTIONS = ("labels", "size", "weaker", "seed", "precision", "num", "batch_size")
+CALL_OPTIONS = (*"labels size weaker seed precision num batch_size image mask".split(),)
 """Other options of a call, for messages."""
 
 
@@ -245,16 +246,19 @@ class Pipeline:
             seed: any non-negative integer.
             precision: of the network's arithmetic: float32, bfloat16, or auto for bfloat16 where
                 the hardware multiplies it. The image itself is summed in float32.
-            **settings: of `SamplingConfig`, of the solver or of the network, see `choose`.
+            **settings: of `SamplingConfig`, of the solver or of the network, see `choose`; `image`
+                and `mask`, white where to draw the image anew, see `convflow.masks.read_known`.
 
         Raises:
             InputError: an unknown label or name, an impossible size, a number out of range.
         """
+        size, given = self._size(size), [settings.pop(name, None) for name in ("image", "mask")]
         return Samples(
             self.model,
             self.codec,
             self.process,
-            **self.choose(self._size(size), settings),
+            **self.choose(size, settings),
+            known=read_known(*given, size, self.model.in_channels, self.codec),
             classes=tuple(self._label_ids(labels)),
             trained_size=self.size,
             weaker=self._weaker(weaker),
@@ -322,7 +326,7 @@ class Pipeline:
         for name in ("steps", *hints_of(SamplingConfig)):  # None stands for what is stored
             if given.get(name, ...) is None:
                 del given[name]
-        return model_kwargs, {n: None if _is_all(value) else value for n, value in given.items()}
+        return model_kwargs, {n: None if str(v) == "all" else v for n, v in given.items()}
 
     def _size(self, size: Any) -> Size:
         """Return a height and width that the model takes."""
@@ -393,7 +397,3 @@ class Pipeline:
         if label == self.model.num_classes:
             return ""
         return self.class_names[label] if self.class_names else str(label)
-
-
-def _is_all(value: Any) -> bool:
-    return isinstance(value, str) and value == "all"

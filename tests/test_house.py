@@ -40,7 +40,7 @@ LAYERS = [
     {"autoencoders"},
     {"nn", "samplers", "data", "codecs", "parallel"},
     {"models"},
-    {"bundle", "evaluation", "generate"},
+    {"bundle", "evaluation", "masks", "generate"},
     {"objectives"},  # which may look through the networks of `evaluation`
     {"training", "pipeline"},
     {"recipes"},

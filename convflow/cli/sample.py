@@ -44,7 +44,8 @@ def main(arguments: Sequence[str]) -> int:
     pipe = Pipeline.from_pretrained(options.model, weights=options.weights, device=options.device)
     labels = chosen_labels(options, pipe.class_names)
     num = options.num or max(16, len(labels or ()))
-    chosen = sampling_options(options)
+    given = {"image": options.image, "mask": options.mask}
+    chosen = sampling_options(options) | {name: v for name, v in given.items() if v is not None}
     wanted = fit_sizes(chosen.pop("size", None) or [pipe.size], multiple_of(pipe, chosen))
     series = [pipe.samples(labels, **chosen, size=size) for size in wanted]
     for samples in series:  # all of them are checked before the first image is made
@@ -141,6 +142,8 @@ def _parser(arguments: Sequence[str]) -> Parser:
     add("--weights", type=weight_set, default="ema", help=WEIGHTS_HELP)
     add("--batch-size", type=positive, default=64, help="images to generate at once (default: 64)")
     add_sampling_options(parser, arguments)
+    add("--image", type=Path, help="draw a part of this image anew; it is fitted to the size")
+    add("--mask", type=Path, help="image as large as --image: white is drawn, black is kept")
     add("--columns", type=positive, help="number of images in a row of the grid")
     add("--zoom", type=positive, help="magnification in the grid (default: by image size)")
     previews = "also write a strip for each image, from noise to the result (default: previews)"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +12,6 @@ from torch import Tensor
 from convflow.data.grid import tile
 from convflow.generate import Samples
 from convflow.storage import explained, writing_file
-
-TILES = 8
-"""About so many images in a strip, unless told otherwise."""
 
 
 class Strips:
@@ -45,9 +41,7 @@ class Strips:
         zoom: int | None = None,
     ) -> None:
         self.folder, self.samples, self.name_of = folder, samples, name_of
-        ends = samples.solver.stage_ends(samples.process)
-        every = every or math.ceil(ends[-1] / TILES)
-        self.steps = sorted({*range(every, ends[-1] + 1, every), *ends})
+        self.steps = samples.preview_steps(every)
         self.zoom = zoom or max(1, 64 // max(samples.size))
         self.tiles: list[Tensor] = []
         self.done = 0
@@ -55,7 +49,7 @@ class Strips:
     def __call__(self, step: int, of: int, x: Tensor) -> None:
         """Keep the running images of a batch where a tile is due; write them after its end."""
         if step in self.steps or step == of:
-            self.tiles.append(self.samples.codec.decode(x).cpu())
+            self.tiles.append(self.samples.show(x))
         if step == of:
             self._write(torch.stack(self.tiles, 1))
             self.tiles = []

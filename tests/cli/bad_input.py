@@ -320,6 +320,13 @@ CASES = [
     ("no weaker model", f"{SAMPLE} --guidance-kind auto", "auto and --weaker MODEL together"),
     ("a needless weaker model", f"{SAMPLE} --weaker P/run", "auto and --weaker MODEL together"),
     ("unknown guidance", f"{SAMPLE} --guidance-kind cgf", "expected cfg or cfg-zero, got 'cgf'"),
+    ("an image without a mask", f"{SAMPLE} --image P/data", "an image and a mask together"),
+    ("no such image", f"{SAMPLE} --image P/a.png --mask P/a.png", "a.png: No such file"),
+    (
+        "a mask that is none",
+        f"{SAMPLE} --image P/run/config.json --mask P/a.png",
+        "no image can be",
+    ),
     ("unknown diffusion", f"{SAMPLE} --solver euler-maruyama --diffusion sgma", "'sigma'?"),
     (
         "guidance that is none",

@@ -1,0 +1,248 @@
+"""A trained model behind the web page: pictures with previews, and their neighbours."""
+
+from __future__ import annotations
+
+import importlib.util
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import UInt8
+from PIL import Image
+from torch import Tensor
+
+from convflow.data.grid import tile, to_picture
+from convflow.demo.request import Limits, PictureRequest, read_request
+from convflow.evaluation.card import Card, read_card
+from convflow.evaluation.nearest import Distance, find_nearest, pixel_features
+from convflow.generate import Samples
+from convflow.pipeline import Pipeline
+from convflow.samplers.exponential import EXPONENTIAL_SOLVERS
+from convflow.samplers.solvers import SOLVERS
+from convflow.training.shown import ShownImages, find_run, open_shown
+from convflow.types import InputError, Size, nearest_size
+
+MOST_COMPARED = 20_000
+"""Training images that the pictures of a visitor are held against, the first of the set."""
+
+NEEDED = {**dict.fromkeys(EXPONENTIAL_SOLVERS, "diffusers"), "dopri5": "torchdiffeq"}
+"""What solvers need besides."""
+
+PRESETS = {
+    "as trained": (1, 1),
+    "wide": (1, 1.5),
+    "tall": (1.5, 1),
+    "panorama": (1, 2),
+    "large": (2, 2),
+}
+"""Sizes to choose from, as shares of the trained height and width."""
+
+
+class Moment(NamedTuple):
+    """The pictures after a step; those after the last step are finished.
+
+    Attributes:
+        step: its number, from 1.
+        of: number of steps.
+        pixels: of the pictures.
+    """
+
+    step: int
+    of: int
+    pixels: UInt8[Tensor, "B C H W"]
+
+
+class Neighbour(NamedTuple):
+    """The training image nearest to a picture.
+
+    Attributes:
+        image: mirrored where its mirror image is nearer.
+        distance: root mean square of the differences between levels, 0 to 255.
+    """
+
+    image: UInt8[Tensor, "C H W"]
+    distance: float
+
+
+class _Left(Exception):
+    """Nobody waits for the pictures any more."""
+
+
+class Studio:
+    """A trained model and everything that visitors ask of it.
+
+    The network works in one thread, for one visitor at a time.
+
+    Args:
+        pipe: the model.
+        model: what the command line calls it.
+        data: the training images; None for those of the run, where it is one and they are there.
+        limits: that no visitor may pass.
+
+    Attributes:
+        compares: whether there are training images.
+
+    Raises:
+        InputError: no images in `data`.
+    """
+
+    def __init__(
+        self, pipe: Pipeline, model: str, data: str | None = None, limits: Limits | None = None
+    ) -> None:
+        self.pipe, self.model, self.data = pipe, model, data
+        self.limits = limits or Limits()
+        self._shown: dict[Size, ShownImages] = {}
+        self._worker, self._closed = ThreadPoolExecutor(1), threading.Event()
+        try:
+            self.compares = data is not None or find_run(Path(model)) is not None
+            if self.compares:
+                self._images(pipe.size)
+        except InputError:
+            if data is not None:
+                raise
+            self.compares = False
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the classes, or their numbers."""
+        return [self.pipe.name_of(label) for label in range(self.pipe.model.num_classes)]
+
+    def solvers(self) -> list[str]:
+        """Return the solvers that can be chosen here, that of the model first."""
+        return [self.pipe.sampling.solver.kind, *filter(self._fits, SOLVERS)]
+
+    def _fits(self, name: str) -> bool:
+        """Return whether a solver other than the model's own can sample it here."""
+        needed = NEEDED.get(name)
+        if name in ("searched", self.pipe.sampling.solver.kind):
+            return False
+        if needed and importlib.util.find_spec(needed) is None:
+            return False
+        try:
+            self.pipe.choose(self.pipe.size, {"solver": name})
+        except InputError:
+            return False
+        return True
+
+    def sizes(self) -> dict[str, Size]:
+        """Return sizes to choose from, by name; all of them can be drawn."""
+        height, width = self.pipe.size
+        found = {
+            name: nearest_size((round(height * high), round(width * wide)), self.pipe.multiple)
+            for name, (high, wide) in PRESETS.items()
+        }
+        return {n: size for n, size in found.items() if max(size) <= self.limits.side}
+
+    def read(self, labels: Any, size: tuple[Any, Any], **numbers: Any) -> PictureRequest:
+        """Return what a form asks for, see `read_request`."""
+        return read_request(self.pipe, self.limits, labels, size, **numbers)
+
+    def samples(self, request: PictureRequest, **images: Any) -> Samples:
+        """Return the series of pictures that a visitor asks for.
+
+        Args:
+            request: that was read.
+            **images: `image` and `mask` of inpainting.
+
+        Raises:
+            InputError: what the model does not take, or what does not fit into memory.
+        """
+        samples = self.pipe.samples(**request.options, **images)
+        self.pipe.check_batch(samples, request.num)
+        return samples
+
+    def nearest(self, pixels: UInt8[Tensor, "B C H W"]) -> list[Neighbour]:
+        """Return the training image nearest to each picture, among the first `MOST_COMPARED`.
+
+        Raises:
+            InputError: no training images, or none of this size.
+        """
+        return self._worker.submit(self._find, pixels).result()
+
+    def _find(self, pixels: UInt8[Tensor, "B C H W"]) -> list[Neighbour]:
+        shown = self._images((pixels.shape[2], pixels.shape[3]))
+        by = Distance("pixels", "root mean square of levels, 0 to 255", pixel_features)
+        training = shown.shown[:MOST_COMPARED]
+        ((found,),) = find_nearest([(pixels, None)], training, shown.read, [by], keep=2)
+        images = shown.read(found.places[:, 0].tolist())
+        images = torch.where(found.mirrored[:, :1, None, None], images.flip(3), images)
+        distances = found.distances[:, 0].tolist()
+        return [Neighbour(*pair) for pair in zip(images, distances, strict=True)]
+
+    def num_compared(self) -> int:
+        """Return how many training images pictures are held against."""
+        return min(MOST_COMPARED, len(self._images(self.pipe.size).shown))
+
+    def _images(self, size: Size) -> ShownImages:
+        """Return the training images at a size; few sizes are kept open."""
+        if size not in self._shown:
+            channels: Any = self.pipe.samples().channels
+            codec, device = self.pipe.codec, self.pipe.device
+            found = open_shown(Path(self.model), self.data, codec, channels, size, device)
+            self._shown = {**dict([*self._shown.items()][-3:]), size: found}
+        return self._shown[size]
+
+    def card(self) -> Card | None:
+        """Return the result card beside the model, `card.json`, if there is one."""
+        path = None if self.pipe.folder is None else self.pipe.folder / "card.json"
+        return read_card(path) if path is not None and path.is_file() else None
+
+    def make(self, samples: Samples, num: int) -> Iterator[Moment]:
+        """Yield running pictures after some steps, then the finished ones.
+
+        Whoever closes this iterator early ends the work with the step that goes on.
+
+        Args:
+            samples: to make the first of.
+            num: how many.
+
+        Raises:
+            InputError: the model gives NaN or infinity.
+        """
+        found: SimpleQueue[Moment | None] = SimpleQueue()
+        left, due = threading.Event(), set(samples.preview_steps())
+
+        def watch(step: int, of: int, x: Tensor) -> None:
+            if left.is_set() or self._closed.is_set():
+                raise _Left
+            if step in due or step == of:
+                found.put(Moment(step, of, samples.show(x)))
+
+        def work() -> None:
+            try:
+                with suppress(_Left):
+                    samples.read(range(num), watch=watch)
+            finally:
+                found.put(None)
+
+        working = self._worker.submit(work)
+        try:
+            while moment := found.get():
+                yield moment
+        finally:
+            left.set()
+            wait([working])
+        working.result()
+
+    def close(self) -> None:
+        """End the work with the step that goes on."""
+        self._closed.set()
+        self._worker.shutdown(cancel_futures=True)
+
+
+def strips(moments: list[Moment], zoom: int = 1) -> Image.Image:
+    """Return an image with a row for each picture, its tiles after the steps of `moments`."""
+    tiles = torch.stack([moment.pixels for moment in moments], 1)
+    return tile(tiles.flatten(0, 1), columns=len(moments), zoom=zoom)
+
+
+def known_images(samples: Samples) -> tuple[Image.Image, Image.Image]:
+    """Return image and mask of inpainting as the model sees them, to make the same with them."""
+    known = samples.known
+    assert known is not None, "asked of inpainting alone"
+    return to_picture(known.pixels[0]), to_picture((~known.kept[0]).to(torch.uint8) * 255)

@@ -1,0 +1,69 @@
+"""`convflow demo web`: what it hands to the page, and what it says where something is missing."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import types
+
+import pytest
+
+from convflow.cli.main import main
+
+
+@pytest.fixture
+def served(monkeypatch):
+    """What the page was told to serve."""
+    calls = []
+
+    def serve(model, tell, **options):
+        calls.append((model, options))
+        tell("http://127.0.0.1:7861/")
+
+    module = types.ModuleType("convflow.demo.web")
+    module.serve = serve
+    monkeypatch.setitem(sys.modules, "convflow.demo.web", module)
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: name if name == "gradio" else found(name)
+    )
+    return calls
+
+
+def test_the_page_is_served_with_the_options_given(served, capsys):
+    words = (
+        "demo web runs/pets --data pets --port 7861 --queue 3 --most 2 --largest 64 --device cpu"
+    )
+    assert main(words.split()) == 0
+    ((model, options),) = served
+    limits = options.pop("limits")
+    assert (model, limits.num, limits.side) == ("runs/pets", 2, 64)
+    assert options == {
+        "data": "pets", "device": "cpu", "host": "127.0.0.1", "port": 7861, "queue": 3
+    }  # fmt: skip
+    said = capsys.readouterr().out
+    assert "http://127.0.0.1:7861/ shows runs/pets; Ctrl-C ends it" in said
+
+
+def test_too_many_images_are_refused(served, capsys):
+    assert main("demo web runs/pets --most 65".split()) == 2
+    assert "at most 64 pictures" in capsys.readouterr().err
+    assert not served
+
+
+def test_without_gradio_one_line_says_what_to_install(monkeypatch, capsys):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert main("demo web runs/pets".split()) == 2
+    assert "pip install 'convflow[web]'" in capsys.readouterr().err
+
+
+def test_without_a_model_the_shipped_one_is_shown(served, monkeypatch, tmp_path, capsys):
+    monkeypatch.setitem(sys.modules, "convflow.demo.shipped", None)
+    assert main(["demo", "web"]) == 2
+    assert "expected a model" in capsys.readouterr().err
+    module = types.ModuleType("convflow.demo.shipped")
+    module.path = lambda: tmp_path
+    monkeypatch.setitem(sys.modules, "convflow.demo.shipped", module)
+    monkeypatch.setattr("convflow.demo.shipped", module, raising=False)
+    assert main(["demo", "web"]) == 0
+    assert served[0][0] == str(tmp_path)
