@@ -187,7 +187,9 @@ class ScoreConfig:
 class MonitorConfig:
     """What a run shows of itself."""
 
-    log_every: Annotated[Count, doc("steps between lines of metrics.jsonl")] = 10
+    log_every: Annotated[
+        Count, doc("steps between lines of metrics.jsonl; the last step has one too")
+    ] = 10
     samples_minutes: Annotated[
         Positive, doc("minutes until the first sample grid; gaps then double")
     ] = 0.75

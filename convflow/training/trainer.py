@@ -157,8 +157,8 @@ class Trainer:
         self.losses.forget_ended(self.images_seen)
         norm = self.parallel.clip(self.losses.parameters(), config.optim.clip)
         self.lookout.note([mean, norm], StepTaken(self.images_seen, given))
-        if (looking := self.lookout.due(self.step + 1)) and self.lookout.first_bad() is not None:
-            go_back(self)
+        looking = self.lookout.due(self.step + 1, config.images)
+        if looking and self.lookout.first_bad() is not None:
             raise diverged(self, images, labels, draws, indices, noise, total)
 
         self.savable = False  # until this step is whole
@@ -223,6 +223,9 @@ class Trainer:
             finished = self.images_seen >= config.images
             if self.broken and self.parallel.sharded:  # a process cannot save its share
                 return False
+            with self.parallel.all_or_none():
+                if monitor is not None:
+                    monitor.end()
             folder = self.save(monitor)
             if finished and self.step > began and self.parallel.takes_part:
                 shared = self.parallel.sharded

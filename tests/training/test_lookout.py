@@ -151,7 +151,8 @@ def test_the_step_that_broke_is_found_later_and_named(ends, waiting, tiny, train
 def test_a_run_ends_with_the_lines_of_a_run_that_looks_in_every_step(
     tiny, trainer_of, tmp_path, request
 ):
-    assert trainer_of(tiny(WORDS), tmp_path / "usual").run()
+    words = f"{WORDS} --images 376"
+    assert trainer_of(tiny(words), tmp_path / "usual").run()
     request.getfixturevalue("waiting")
     assert trainer_of(tiny(WORDS), tmp_path / "rare").run()
     first, second = (tmp_path / name / "metrics.jsonl" for name in ("usual", "rare"))
