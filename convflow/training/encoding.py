@@ -40,6 +40,7 @@ from convflow.data.store import (
     encode_names,
     finish_store,
     is_written,
+    read_index,
     write_shard,
     write_store,
 )
@@ -58,6 +59,8 @@ from convflow.units import bytes_of
 
 log = logging.getLogger("convflow")
 
+FOUND_IN_THE_END = {"shards", "mean", "std", "sha256"}
+"""What the index of a whole store says beyond its plan."""
 NUM_COMPARED = 8
 """Images whose reconstruction is measured before the long work."""
 
@@ -212,6 +215,8 @@ def _encode(config: EncodeConfig, out: Path, device: torch.device) -> StoreIndex
         images=data.path,
     )
     missing = distributed.from_first(partial(_begin, out, index, parts), device)
+    if missing is None:
+        return distributed.from_first(partial(read_index, out), device)
     if missing and distributed.rank() == 0:
         _compare(codec, images, sizes, numbers, device)
     _write_parts(config, out, codec, images, sizes, missing, device)
@@ -253,22 +258,21 @@ def _plan(numbers: np.ndarray, num_sizes: int, most: int) -> Iterator[_Part]:
 def _begin(out: Path, index: Any, parts: list[_Part]) -> list[_Part]:
     """Return the shards that are not there yet, after a look at what is in the folder.
 
+    Returns:
+        None where the whole store is there.
+
     Raises:
-        InputError: a whole store, shards of other settings, or too small a disk.
+        InputError: a store or shards of other settings, or too small a disk.
     """
-    if (out / INDEX).is_file():
-        raise InputError(
-            f"expected a new folder, got {out} with a whole store; choose another --out"
-        )
     plan = json.loads(json.dumps(to_dict(index(shards=(), mean=(), std=()))))
     del plan["version"]  # of convflow, which may be another by then
+    if (out / INDEX).is_file():
+        known = {key: plan[key] for key in plan.keys() - FOUND_IN_THE_END}
+        _require_same(out, read_json(out / INDEX), known)
+        log.info(f"already finished: {out} is the whole store of these images")
+        return None
     if (out / PLAN).is_file():
-        before = read_json(out / PLAN)
-        if changed := [key for key, value in plan.items() if before.get(key) != value]:
-            raise InputError(
-                f"{out} was begun with other settings or images ({', '.join(changed)}); repeat the "
-                "same command, or choose another --out"
-            )
+        _require_same(out, read_json(out / PLAN), plan)
         missing = [part for part in parts if not is_written(out, part.number)]
         log.info(f"{len(parts) - len(missing):,} of {len(parts):,} shards are there already")
     else:
@@ -288,6 +292,15 @@ def _begin(out: Path, index: Any, parts: list[_Part]) -> list[_Part]:
             "free some, or choose --records.dtype float16, --records.contents mean or another --out"
         )
     return missing
+
+
+def _require_same(out: Path, before: dict[str, Any], plan: dict[str, Any]) -> None:
+    """Raise InputError where a store was begun with another plan."""
+    if changed := sorted(key for key, value in plan.items() if before.get(key) != value):
+        raise InputError(
+            f"{out} was begun with other settings or images ({', '.join(changed)}); repeat the "
+            "same command, or choose another --out"
+        )
 
 
 def _compare(
