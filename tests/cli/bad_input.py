@@ -193,7 +193,16 @@ CASES = [
     ("two lengths", f"{RESUME} --epochs 3 --images 99", "--epochs or --images, got both; drop"),
     ("endless epochs", f"{TRAIN} --epochs 1e300", "--epochs: expected at most"),
     ("an epoch", f"{TRAIN} --epoch 3", "did you mean '--epochs'?"),
-    ("plan of a part", "plan digits.flowdcn --freeze embed*", "expected the training of a whole"),
+    (
+        "plan of nothing",
+        "plan digits.flowdcn --freeze blok*",
+        "got 'blok*', which fits none; nearest",
+    ),
+    (
+        "plan of both",
+        "plan digits.flowdcn --freeze embed* --lora.rank 2",
+        "expected none with --lora",
+    ),
     ("frozen nothing", f"{TRAIN} --freeze blok*", "got 'blok*', which fits none; nearest: blocks."),
     ("adapters of nothing", f"{TRAIN} --lora.rank 2", "--lora.rank: expected trained weights to"),
     ("adapters of rank 0", f"{TRAIN} --lora.alpha 2", "--lora.rank: expected at least 1 with the"),
