@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_map
 
 from convflow.processes.contract import beside
 from convflow.processes.derivative import push_forward
-from convflow.processes.flow import FlowMatching, TimesName, shift_times
+from convflow.processes.flow import FlowMatching, Location, TimesName, shift_times
 from convflow.processes.prediction import Kind
 from convflow.settings.fields import Fraction, Momentum, NotNegative, Positive, doc
 from convflow.types import Denoiser, InputError
@@ -64,12 +64,8 @@ class MeanFlow(FlowMatching):
     time_scale: ClassVar[float] = 1.0  # a larger one is a factor of the derivative's time, too
     begins_from: ClassVar[tuple[str, ...]] = ("flow",)
 
-    times: Annotated[
-        TimesName, doc("how training times are drawn: evenly, or as the sigmoid of a normal")
-    ] = "logit-normal"
-    location: Annotated[
-        float, doc("mean of the normal behind logit-normal times; above 0 favours data")
-    ] = 0.4
+    times: TimesName = "logit-normal"
+    location: Location = 0.4
     prediction: Annotated[
         Kind, doc("what the network predicts: the velocity, which alone has averages")
     ] = "velocity"
