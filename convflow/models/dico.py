@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from convflow.models.backbone import LevelBackbone, check_ratio
 from convflow.nn.conv import AttentionName, ConvHead, ConvMix, ConvStem
 from convflow.nn.dense import MLP, ActivationName, create_activation
+from convflow.nn.dropout import Dropout
 from convflow.nn.embed import PatchEmbedding, PatchHead
 from convflow.nn.norm import Condition, Modulation, gated, modulate, residual
 from convflow.nn.resample import Hourglass, Join, LevelConditions, LevelVectors
@@ -47,12 +48,13 @@ class DiCoBlock(nn.Module):
         self.mix = ConvMix(width, kernel_size, attention, activation)
         self.norm2 = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
         self.mlp = MLP(width, int(mlp_ratio * width), create_activation(activation))
+        self.drop1, self.drop2 = Dropout(), Dropout()
 
     def forward(self, x: Float[Tensor, "B H W D"], c: Condition) -> Float[Tensor, "B H W D"]:
         """Return the refined features under condition `c`."""
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(c)
-        x = gated(x, gate1, self.mix(modulate(self.norm1(x), shift1, scale1)))
-        return gated(x, gate2, self.mlp(modulate(self.norm2(x), shift2, scale2)))
+        x = gated(x, gate1, self.drop1(self.mix(modulate(self.norm1(x), shift1, scale1))))
+        return gated(x, gate2, self.drop2(self.mlp(modulate(self.norm2(x), shift2, scale2))))
 
 
 class Stack(nn.Module):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from convflow.models.backbone import PatchBackbone, check_ratio, outputs_per_channel
 from convflow.nn.attention import Attention
 from convflow.nn.dense import GELUMLP
+from convflow.nn.dropout import Dropout
 from convflow.nn.embed import LabelEmbedding, PatchEmbedding, PatchHead, TimeEmbedding
 from convflow.nn.norm import Condition, Modulation, gated, modulate
 from convflow.nn.positions import Positions, PositionScaling, rotary_positions, sincos_positions
@@ -32,14 +33,16 @@ class DiTBlock(nn.Module):
         self.mix = Attention(width, num_heads, qk_norm)
         self.norm2 = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
         self.mlp = GELUMLP(width, mlp_ratio)
+        self.drop1, self.drop2 = Dropout(), Dropout()
 
     def forward(
         self, x: Float[Tensor, "B H W D"], c: Condition, rotation: Float[Tensor, "2 H W P"] | None
     ) -> Float[Tensor, "B H W D"]:
         """Return the refined features under condition `c`."""
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(c)
-        x = gated(x, gate1, self.mix(modulate(self.norm1(x), shift1, scale1), rotation))
-        return gated(x, gate2, self.mlp(modulate(self.norm2(x), shift2, scale2)))
+        mixed = self.mix(modulate(self.norm1(x), shift1, scale1), rotation)
+        x = gated(x, gate1, self.drop1(mixed))
+        return gated(x, gate2, self.drop2(self.mlp(modulate(self.norm2(x), shift2, scale2))))
 
 
 class DiT(PatchBackbone):

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from convflow.models.backbone import LevelBackbone
 from convflow.nn.conv import Conv, ConvHead, ConvStem, ResponseNorm
 from convflow.nn.dense import create_linear
+from convflow.nn.dropout import Dropout
 from convflow.nn.norm import Condition, Modulation, gated, modulate
 from convflow.nn.resample import Hourglass, LevelConditions, LevelVectors
 from convflow.settings.fields import Classes, Depths, TimeScale, Width
@@ -41,12 +42,13 @@ class FCDMBlock(nn.Module):
             ResponseNorm(EXPANSION * width),
             create_linear(EXPANSION * width, width),
         )
+        self.drop = Dropout()
 
     def forward(self, x: Float[Tensor, "B H W D"], c: Condition) -> Float[Tensor, "B H W D"]:
         """Return the refined features under condition `c`."""
         shift, scale, gate = self.modulation(c)
         mixed = modulate(self.norm(self.depthwise(x)), shift, scale)
-        return gated(x, gate, self.mlp(mixed))
+        return gated(x, gate, self.drop(self.mlp(mixed)))
 
 
 class FCDM(LevelBackbone):

@@ -13,6 +13,7 @@ from convflow.models.backbone import PatchBackbone, outputs_per_channel
 from convflow.nn.conv import ConvMix
 from convflow.nn.deform import DEFAULT_REACH, GroupwiseMSDCN, Reach
 from convflow.nn.dense import MLPName, create_mlp
+from convflow.nn.dropout import Dropout
 from convflow.nn.embed import LabelEmbedding, PatchEmbedding, PatchHead, TimeEmbedding
 from convflow.nn.norm import Condition, Modulation, NormName, create_norm, gated, modulated_norm
 from convflow.ops.deform.op import Border
@@ -34,6 +35,7 @@ class FlowDCNBlock(nn.Module):
         self.mix = mix
         self.norm2 = create_norm(norm, width)
         self.mlp = create_mlp(mlp, width)
+        self.drop1, self.drop2 = Dropout(), Dropout()
 
     def forward(
         self, x: Float[Tensor, "B H W D"], c: Condition, reach: Reach
@@ -42,8 +44,9 @@ class FlowDCNBlock(nn.Module):
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(c)
         mixed = modulated_norm(self.norm1, x, shift1, scale1)
         mixed = self.mix(mixed, reach) if isinstance(self.mix, GroupwiseMSDCN) else self.mix(mixed)
-        x = gated(x, gate1, mixed)
-        return gated(x, gate2, self.mlp(modulated_norm(self.norm2, x, shift2, scale2)))
+        x = gated(x, gate1, self.drop1(mixed))
+        fed = self.mlp(modulated_norm(self.norm2, x, shift2, scale2))
+        return gated(x, gate2, self.drop2(fed))
 
 
 class FlowDCN(PatchBackbone):

@@ -24,6 +24,7 @@ from convflow.models.backbone import Backbone, check_size
 from convflow.models.blocks import is_block
 from convflow.models.memory import MemoryEstimate
 from convflow.models.zoo import create_model, settings_of
+from convflow.nn.dropout import set_dropout
 from convflow.objectives.table import create_objectives
 from convflow.parallel.single import Single
 from convflow.processes.flow import FlowMatching
@@ -108,6 +109,7 @@ def build_trainer(config: TrainConfig, run: Path, device: torch.device) -> tuple
     if origin is not None:
         anew = drawn_anew(model, origin, source.class_names)
         report.notes = [*report.notes, *begin_from(model, origin, source.class_names)]
+    set_dropout(model, config.dropout)
     config, lines = limit_training(config, model, anew, run if begun else None)
     report.notes = [*report.notes, *lines]
     _check_losses(config, losses, stored)

@@ -27,10 +27,9 @@ from convflow.parallel.single import Single
 from convflow.processes.process import Process
 from convflow.seeds import TRAINING_KEYS
 from convflow.training import averages
-from convflow.training.augmentation import DRAWS
 from convflow.training.compiling import BatchShapes, compile_network, uncompiled
 from convflow.training.config import TrainConfig
-from convflow.training.draws import Draws, draw_encoding, draw_labels, draw_terms
+from convflow.training.draws import Draws, draw_changes, draw_encoding, draw_labels, draw_terms
 from convflow.training.inputs import inputs_of
 from convflow.training.lookout import Lookout, StepTaken, diverged, go_back
 from convflow.training.monitor import DataWait, IntervalTimer, Monitor, open_monitor
@@ -326,9 +325,8 @@ class Trainer:
         """Return labels, some of them changed, and the draws of each objective for our rows."""
         key = (*TRAINING_KEYS, self.images_seen)
         draws, generator = draw_terms(self, shape, key)
-        if self.losses.augmentation is not None:
-            strengths = self.losses.augmentation.draw(shape[0], self.images_seen)
-            draws[DRAWS] = take(strengths, self.own_rows(shape[0]))
+        draws.update(draw_changes(self, shape[0], key))
+        draws.features = features
         return draw_labels(self, labels, shape[0], key, generator), draws
 
     def _draw_encoding(self, shape: tuple[int, ...]) -> Tensor | None:
