@@ -28,14 +28,17 @@ class Draws(dict[str, Any]):
 
     Attributes:
         total: images in the batch of all processes.
+        features: (B, h, w, E) that a store has of our images; None where it is not asked.
     """
 
     total: int = 0
+    features: Tensor | None = None
 
     def rows(self, rows: slice) -> Draws:
         """Return the draws of some of our images."""
         some = Draws({name: take(drawn, rows) for name, drawn in self.items()})
         some.total = self.total
+        some.features = None if self.features is None else self.features[rows]
         return some
 
 

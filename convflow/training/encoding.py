@@ -44,6 +44,7 @@ from convflow.data.store import (
     write_shard,
     write_store,
 )
+from convflow.evaluation.user_code import import_place
 from convflow.seeds import generator_of
 from convflow.settings.fields import Count, Seed, doc
 from convflow.settings.read import read, to_dict
@@ -51,6 +52,7 @@ from convflow.settings.words import pairs_of, parts_of, read_words
 from convflow.storage import claimed, hash_tensors, read_json, write_text, writing_folder
 from convflow.training.config import DataConfig
 from convflow.training.data import open_images, scan_images, training_sizes
+from convflow.training.features import FeatureConfig, FeatureMaker
 from convflow.training.keys import check_augment
 from convflow.training.latents import codec_of_store
 from convflow.training.overrides import SHORT
@@ -74,6 +76,7 @@ class EncodeConfig:
         default_factory=LatentCodec
     )
     records: RecordConfig = field(default_factory=RecordConfig)
+    features: FeatureConfig = field(default_factory=FeatureConfig)
     batch_size: Annotated[Count, doc("images that the autoencoder is given at once")] = 32
     seed: Annotated[Seed, doc("of the draws of --records.contents sample")] = 0
     device: Annotated[str, doc("cpu, cuda, mps, xpu; auto = what is there")] = "auto"
@@ -81,7 +84,8 @@ class EncodeConfig:
 
 def override_encoding(config: EncodeConfig, arguments: Sequence[str]) -> EncodeConfig:
     """Return settings with command-line words such as `--data.size 256` set, as `override` does."""
-    pairs = [(SHORT.get(key, key), text) for key, text in pairs_of(arguments)]
+    short = SHORT | {"features": "features.encoder"}
+    pairs = [(short.get(key, key), text) for key, text in pairs_of(arguments)]
     given = read_words(EncodeConfig, pairs, parts_of(config), ("out",))
     tree = to_dict(config)
     if (kind := given.pop("codec", tree["codec"]["kind"])) != tree["codec"]["kind"]:
@@ -89,6 +93,8 @@ def override_encoding(config: EncodeConfig, arguments: Sequence[str]) -> EncodeC
     for key, value in given.items():
         *groups, leaf = key.split(".")
         (tree[groups[0]] if groups else tree)[leaf] = value
+    if ":" in (encoder := str(tree["features"]["encoder"])):
+        import_place(encoder)
     return read(tree, EncodeConfig, trusted=True)
 
 
@@ -197,9 +203,12 @@ def _encode(config: EncodeConfig, out: Path, device: torch.device) -> StoreIndex
     numbers = _sizes_of(images, report, sizes)
     parts = list(_plan(numbers, len(sizes), config.records.shard))
     blank = torch.zeros(1, data.channels, *sizes[0], dtype=torch.uint8, device=device)
-    arrays = codec.moments(blank).shape[1]
+    arrays, maker = codec.moments(blank).shape[1], None
+    if config.features.encoder:
+        maker = FeatureMaker(config.features, sizes, codec.factor, data.channels, device)
     index = partial(
         StoreIndex,
+        features=None if maker is None else maker.index,
         codec=to_dict(describe_codec(codec, out)),
         codec_sha256=None if codec.network is None else hash_tensors(codec.network.state_dict()),
         records=config.records,
@@ -219,7 +228,7 @@ def _encode(config: EncodeConfig, out: Path, device: torch.device) -> StoreIndex
         return distributed.from_first(partial(read_index, out), device)
     if missing and distributed.rank() == 0:
         _compare(codec, images, sizes, numbers, device)
-    _write_parts(config, out, codec, images, sizes, missing, device)
+    _write_parts(config, out, codec, images, sizes, missing, device, maker)
     places = np.empty(len(images), np.int64)
     places[np.concatenate([part.rows for part in parts])] = np.arange(len(images))
     tables = {
@@ -255,7 +264,7 @@ def _plan(numbers: np.ndarray, num_sizes: int, most: int) -> Iterator[_Part]:
             count += 1
 
 
-def _begin(out: Path, index: Any, parts: list[_Part]) -> list[_Part]:
+def _begin(out: Path, index: Any, parts: list[_Part]) -> list[_Part] | None:
     """Return the shards that are not there yet, after a look at what is in the folder.
 
     Returns:
@@ -281,9 +290,7 @@ def _begin(out: Path, index: Any, parts: list[_Part]) -> list[_Part]:
         write_text(out / PLAN, json.dumps(plan))
         missing = parts
     made = index(shards=(), mean=(), std=())
-    needed = sum(
-        len(part.rows) * math.prod(made.record(part.size)) * made.dtype.itemsize for part in missing
-    )
+    needed = sum(len(part.rows) * made.bytes_each(part.size) for part in missing)
     free = shutil.disk_usage(out).free
     log.info(f"{bytes_of(needed)} to write to {out}, {bytes_of(free)} are free")
     if needed > free:
@@ -330,6 +337,7 @@ def _write_parts(
     sizes: tuple[Size, ...],
     missing: list[_Part],
     device: torch.device,
+    maker: FeatureMaker | None,
 ) -> None:
     """Write our share of the missing shards."""
     mine = missing[distributed.rank() :: distributed.world_size()]
@@ -337,11 +345,15 @@ def _write_parts(
     shown = distributed.rank() == 0 and sys.stderr.isatty()
     with Bar(total=total, desc="encoding", unit="img", disable=not shown) as bar:
         for part in mine:
-            made = []
+            made, seen = [], []
             for start in range(0, len(part.rows), config.batch_size):
                 rows = part.rows[start : start + config.batch_size]
                 pixels, _ = images.batch(rows, size=sizes[part.size])
-                records = _records(config, codec, pixels.to(device), rows)
+                pixels = pixels.to(device)
+                records = _records(config, codec, pixels, rows)
+                if maker is not None:
+                    views = [pixels, pixels.flip(-1)] if config.data.flip else [pixels]
+                    seen.append(np.stack([maker(part.size, view) for view in views], 1))
                 made.append(records.to(getattr(torch, config.records.dtype)).cpu().numpy())
                 bar.update(len(rows))
             if images.replaced:
@@ -349,7 +361,8 @@ def _write_parts(
                     f"{images.item_name(next(iter(images.replaced)))} became unreadable meanwhile; "
                     f"repair it, or delete {out} and begin again"
                 )
-            write_shard(out, part.number, part.size, np.concatenate(made))
+            found = np.concatenate(seen) if seen else None
+            write_shard(out, part.number, part.size, np.concatenate(made), found)
             if distributed.rank() == 0 and not shown:
                 log.info(f"wrote shard {part.number} of {len(missing)} to write")
 

@@ -46,7 +46,9 @@ def inputs_of(
             images = PIXELS.decode(changed) if data is None or losses.wants_pixels else images
     data = codec.latents(images, noise) if data is None else data
     batch = Inputs(data, labels, told=told, images_seen=trainer.images_seen)
-    if losses.wants_pixels:
+    if draws.features is not None:
+        batch = batch._replace(encoded=draws.features.to(trainer.device).float())
+    elif losses.wants_pixels:
         batch = batch._replace(pixels=images)
     if losses.wants_average:
         model: Any = trainer.ema.model

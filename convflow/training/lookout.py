@@ -94,7 +94,12 @@ def diverged(
     noise: Tensor | None,
     total: int,
 ) -> Diverged:
-    """Return the error that names the first module and the images that are not finite."""
+    """Return the error that names the first module and the images that are not finite.
+
+    Raises:
+        Diverged: it was an earlier step, see `go_back`.
+    """
+    go_back(trainer)
     parts = [torch.zeros(0, device=trainer.device)]
 
     def forward() -> None:

@@ -38,7 +38,7 @@ from convflow.training.previews import Previews, samples_of
 from convflow.training.saving import Writing, finish, store
 from convflow.training.speed import ProductRate
 from convflow.training.state import restore, save_before
-from convflow.training.step import Losses, passes
+from convflow.training.step import Losses, blank, passes
 from convflow.training.stopping import Stop, asked_to_stop
 from convflow.training.watch import Watch
 from convflow.types import Diverged, InputError
@@ -115,21 +115,22 @@ class Trainer:
         self.broken = False  # between two whole steps, or by a failed save, on any process
 
     def train_step(
-        self, images: Tensor, labels: Tensor, indices: Any, total: int, full: int, there: Any = None
+        self, images: Tensor, labels: Tensor, indices: Any, total: int, full: int, *more: Any
     ) -> dict[str, float]:
-        """Take one step on our share of `total` images (already on the device: `there`).
+        """Take one step on our share of `total` images, a `Batch`, of which `more` is the rest.
 
         `full` fill a batch. Returns the metrics, or nothing without a wait for it, see `Lookout`.
         """
-        config, missing = self.config, not len(images)
-        given, images = (images, labels, indices, total, full), images if there is None else there
+        config, missing, (there, features) = self.config, not len(images), (*more, None, None)[:2]
+        given = images, labels, indices, total, full, None, features
+        images = images if there is None else there
         if missing:  # fewer than there are processes: a blank one, which adds nothing
-            images, labels = images.new_zeros(1, *images.shape[1:]), labels.new_zeros(1)
+            images, labels, features = map(blank, (images, labels, features))
         mean, terms = torch.zeros((), device=self.device), dict[str, Tensor]()
         *others, last = self.passes(len(images), total)
 
-        def loss_of(rows: slice, blank: bool) -> Tensor:
-            divisor = math.inf if blank or missing else float(full)
+        def loss_of(rows: slice, idle: bool) -> Tensor:
+            divisor = math.inf if idle or missing else float(full)
             losses, found = self.losses_of(images[rows], take(labels, rows), draws, rows, noise)
             for name, values in found.items():
                 terms[name] = terms.get(name, 0) + values.detach().sum() / divisor
@@ -144,7 +145,7 @@ class Trainer:
 
         with distributed.all_or_none(self.device, mine):
             shape = (total, *self.shape_of(images))
-            labels, draws = self._draw(labels, shape)
+            labels, draws = self._draw(labels, shape, features)
             noise = self._draw_encoding(shape)
             for one in others:
                 with self.parallel.accumulate(self.prepared):
@@ -159,7 +160,6 @@ class Trainer:
         looking = self.lookout.due(self.step + 1, config.images)
         if looking and self.lookout.first_bad() is not None:
             raise diverged(self, images, labels, draws, indices, noise, total)
-
         self.savable = False  # until this step is whole
         rate = learning_rate(config.optim, self.images_seen, total, config.images)
         self.step, self.images_seen = self.step + 1, self.images_seen + total
@@ -321,7 +321,9 @@ class Trainer:
         height, width = images.shape[2:]
         return self.model.in_channels, height // self.codec.factor, width // self.codec.factor
 
-    def _draw(self, labels: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, Draws]:
+    def _draw(
+        self, labels: Tensor, shape: tuple[int, ...], features: Tensor | None = None
+    ) -> tuple[Tensor, Draws]:
         """Return labels, some of them changed, and the draws of each objective for our rows."""
         key = (*TRAINING_KEYS, self.images_seen)
         draws, generator = draw_terms(self, shape, key)
