@@ -126,6 +126,8 @@ class DiCo(LevelBackbone):
                 and for steps 0 to 999. A flow trains a new network with 1000.
             second_time: take two times of each image and predict the average between them, as the
                 process "meanflow" trains it, which sets this.
+            told_guidance: take a scale of guidance beside the two times, as the process "meanflow"
+                trains it with `guidance_max`, which sets this.
         """
 
         in_channels: Width = 4
@@ -141,6 +143,7 @@ class DiCo(LevelBackbone):
         pad: bool = False
         time_scale: TimeScale = 1.0
         second_time: bool = False
+        told_guidance: bool = False
 
     config: Config
 
@@ -172,7 +175,7 @@ class DiCo(LevelBackbone):
             self.project = PatchHead(width, PATCH, out_channels)
         self.embed_condition = LevelConditions(c.num_classes, widths, c.time_scale)
         self.multiple = 1 if c.pad else self.cells
-        self.tell_second_time(c.second_time)
+        self.tell_second_time(c.second_time, c.told_guidance)
 
     def trunk(
         self, features: Float[Tensor, "B h w D"], c: LevelVectors

@@ -83,6 +83,8 @@ class DiT(PatchBackbone):
                 weights that are trained on at a larger size. None leaves them as they are.
             second_time: take two times of each image and predict the average between them, as the
                 process "meanflow" trains it, which sets this.
+            told_guidance: take a scale of guidance beside the two times, as the process "meanflow"
+                trains it with `guidance_max`, which sets this.
         """
 
         in_channels: Width = 4
@@ -100,6 +102,7 @@ class DiT(PatchBackbone):
         time_scale: TimeScale = 1.0
         position_grid: tuple[Width, Width] | None = None
         second_time: bool = False
+        told_guidance: bool = False
 
     config: Config
 
@@ -124,7 +127,7 @@ class DiT(PatchBackbone):
             DiTBlock(width, c.num_heads, c.mlp_ratio, c.qk_norm) for _ in range(c.depth)
         )
         self.project = PatchHead(width, c.patch_size, c.in_channels * num_outputs)
-        self.tell_second_time(c.second_time)
+        self.tell_second_time(c.second_time, c.told_guidance)
 
     def trunk(
         self,

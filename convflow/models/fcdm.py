@@ -78,6 +78,8 @@ class FCDM(LevelBackbone):
                 and for steps 0 to 999. A flow trains a new network with 1000.
             second_time: take two times of each image and predict the average between them, as the
                 process "meanflow" trains it, which sets this.
+            told_guidance: take a scale of guidance beside the two times, as the process "meanflow"
+                trains it with `guidance_max`, which sets this.
         """
 
         in_channels: Width = 4
@@ -88,6 +90,7 @@ class FCDM(LevelBackbone):
         pad: bool = False
         time_scale: TimeScale = 1.0
         second_time: bool = False
+        told_guidance: bool = False
 
     config: Config
 
@@ -103,7 +106,7 @@ class FCDM(LevelBackbone):
         self.body = Hourglass(FCDMBlock, width, c.depths, out_width=width)
         self.refine = Conv(width, width)
         self.project = ConvHead(width, c.in_channels * (2 if c.learned_variance else 1))
-        self.tell_second_time(c.second_time)
+        self.tell_second_time(c.second_time, c.told_guidance)
 
     def trunk(
         self, features: Float[Tensor, "B h w D"], c: LevelVectors

@@ -86,6 +86,8 @@ class FlowDCN(PatchBackbone):
                 and for steps 0 to 999. A flow trains a new network with 1000.
             second_time: take two times of each image and predict the average between them, as the
                 process "meanflow" trains it, which sets this.
+            told_guidance: take a scale of guidance beside the two times, as the process "meanflow"
+                trains it with `guidance_max`, which sets this.
         """
 
         in_channels: Width = 4
@@ -104,6 +106,7 @@ class FlowDCN(PatchBackbone):
         learned_variance: bool = False
         time_scale: TimeScale = 1.0
         second_time: bool = False
+        told_guidance: bool = False
 
     config: Config
 
@@ -128,7 +131,7 @@ class FlowDCN(PatchBackbone):
             FlowDCNBlock(width, create_mix(), c.norm, c.mlp) for _ in range(c.depth)
         )
         self.project = PatchHead(width, c.patch_size, c.in_channels * num_outputs)
-        self.tell_second_time(c.second_time)
+        self.tell_second_time(c.second_time, c.told_guidance)
 
     def trunk(
         self, features: Float[Tensor, "B h w D"], c: Condition, reach: Reach | None = None

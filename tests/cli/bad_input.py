@@ -253,6 +253,17 @@ CASES = [
     ("averages of one kind twice", f"{TRAIN} --ema.half-lives 9,9", "expected different numbers"),
     ("unknown dtype", f"{TRAIN} --ema.snapshot-dtype int8", "--ema.snapshot-dtype: expected"),
     ("scale of zero", f"{TRAIN} --model.time-scale 0", "time_scale: expected a number above 0"),
+    (
+        "two kinds of guidance",
+        f"{TRAIN} --process meanflow --process.guidance-max 4 --process.guidance 2",
+        "expected guidance 1 and mixture 0 with guidance-max",
+    ),
+    (
+        "guidance that nothing is told",
+        f"{TRAIN} --process meanflow --sampling.told-guidance 2",
+        "told-guidance",
+    ),
+    ("all dropped", f"{TRAIN} --dropout 1", "--dropout: expected a number below 1, got '1'"),
     ("noise above one", f"{TRAIN} --label-noise 2", "--label-noise: expected a number of at most"),
     (
         "dropout above one",
