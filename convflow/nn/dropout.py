@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from convflow.types import InputError
 
 LOW_BITS = 2**31 - 1
-WEYL, STRIDE, FACTOR = 0x1E3779B1, 0x45D9F3B, 0x2C1B3C6D
+WEYL, STRIDE, MULTIPLIER = 0x1E3779B1, 0x45D9F3B, 0x2C1B3C6D
 """Odd numbers below 2^31, with which products of two words stay below 2^62."""
 
 
@@ -62,7 +62,7 @@ def kept_features(
 
 def _mix(words: Int[Tensor, "*N"]) -> Int[Tensor, "*N"]:
     """Return words of 31 bits as other such words, one for one."""
-    words = ((words ^ (words >> 15)) * FACTOR) & LOW_BITS
+    words = ((words ^ (words >> 15)) * MULTIPLIER) & LOW_BITS
     return words ^ (words >> 16)
 
 
