@@ -19,6 +19,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from convflow.parallel.shards import DTYPE_NAMES, Shards, shard_folder
+from convflow.settings.fields import NARROWEST, WIDEST
 from convflow.storage import check_sums, read_json
 from convflow.types import InputError
 
@@ -27,8 +28,6 @@ AVERAGES_FILE = "averages.safetensors"
 SNAPSHOTS = "averages"
 """The folder of a run with snapshots of its power-function averages."""
 SNAPSHOT_FILE = "snapshot.json"
-WIDEST = 12**-0.5
-"""The `sigma_rel` of equal shares."""
 
 
 def exponent_of(sigma_rel: float) -> float:
@@ -226,10 +225,10 @@ def open_stored(folder: Path, name: str) -> StoredTensors:
 
 def check_width(sigma_rel: float) -> None:
     """Raise InputError unless a power-function average can have this relative width."""
-    if not 0.001 <= sigma_rel < WIDEST:
+    if not NARROWEST <= sigma_rel <= WIDEST:
         raise InputError(
-            f"--sigma-rel: expected a relative width from 0.001 to {WIDEST:.3f}, got {sigma_rel}; "
-            "try 0.05 to 0.2"
+            f"--sigma-rel: expected a relative width from {NARROWEST} to {WIDEST}, got "
+            f"{sigma_rel}; try 0.05 to 0.2"
         )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from convflow.cli.main import Parser, wide
 from convflow.cli.options import positive
 from convflow.cli.output import say
+from convflow import shipped
 from convflow.types import InputError
 
 ABOUT_PAGE = """Serve a page that draws with a trained model: class, size, solver, steps, guidance.
@@ -23,7 +24,7 @@ def main(arguments: Sequence[str]) -> int:
     options = create_parser().parse(arguments)
     if importlib.util.find_spec("gradio") is None:
         raise InputError("expected gradio for the page, found none; pip install 'convflow[web]'")
-    model = options.model or _shipped()
+    model = options.model or str(shipped.path())
 
     from convflow.demo.request import Limits
     from convflow.demo.web import serve
@@ -43,17 +44,6 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _shipped() -> str:
-    """Return the folder of the model that comes with the package."""
-    try:
-        from convflow.demo import shipped
-    except ImportError as error:
-        raise InputError(
-            "expected a model, and this version ships none; give a run, a model folder or a Hub id"
-        ) from error
-    return str(shipped.path())
-
-
 def create_parser() -> Parser:
     """Return the parser of the command."""
     parser = Parser(
@@ -63,7 +53,12 @@ def create_parser() -> Parser:
         formatter_class=wide,
     )
     add = parser.add_argument
-    add("model", nargs="?", help="run, checkpoint or model folder, published weights, or Hub id")
+    add(
+        "model",
+        nargs="?",
+        help="run, checkpoint or model folder, published weights, or Hub id (default: the model that "
+        "comes with convflow)",
+    )
     add("--data", help="training images, to show the nearest (default: those of a run)")
     add("--host", default="127.0.0.1", help="address to serve at (default: 127.0.0.1)")
     add("--port", type=positive, help="port (default: the first free one from 7860)")

@@ -31,6 +31,8 @@ common settings
   --codec.tiling true      encode large images in tiles that overlap, which saves memory
   --records.contents mean  store no deviation; moments (mean and deviation) or sample
   --records.dtype float32  type of the numbers; float16
+  --features ENCODER       also store features of an encoder, so that a training with --objectives
+                           repa, irepa or u-repa need not ask it
   --batch-size 64          images that the autoencoder is given at once
   --device cpu             device to encode on; auto uses a GPU if there is one
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from convflow.cli.main import Parser
 from convflow.cli.options import holds_model, positive, size
 from convflow.cli.output import say
+from convflow.cli.tree import print_tree, recipe_in_short, run_in_short
 from convflow.hub import WEIGHTS, missing
 from convflow.types import InputError, Size, unknown_name
 
@@ -38,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command and return its exit code."""
     parser = Parser(
         prog="convflow info",
-        usage="convflow info [WHAT] [--batch-size N] [--size HxW] [--part NAME] [--json]",
+        usage="convflow info [WHAT] [--batch-size N] [--size HxW] [--part NAME] [--all] [--json]",
         description="Describe WHAT: a size (flowdcn-s/2), a recipe (cifar10.flowdcn), a run "
         "folder, a checkpoint, a model folder, a store of latents, a published checkpoint "
         "(dit-xl/2-256), a file of published weights, or a folder in which diffusers has saved a "
@@ -50,7 +51,8 @@ def main(arguments: Sequence[str]) -> int:
     add("--batch-size", type=positive, help="batch size of the memory estimate (default: 1)")
     add("--size", type=size, help="image size of the memory estimate (default: 256, or as trained)")
     add("--part", help="the network to describe, if a file of weights contains several")
-    add("--json", action="store_true", help="print JSON")
+    add("--all", action="store_true", help="print all settings of a run or a recipe too")
+    add("--json", action="store_true", help="print JSON, which has all of it")
     options = parser.parse(arguments)
 
     from convflow.models.zoo import FAMILIES, create_model
@@ -73,7 +75,8 @@ def main(arguments: Sequence[str]) -> int:
     elif is_table:
         _print_sizes(found)
     else:
-        _print_tree(_in_short(found) if "recipe" in found else found)
+        short = recipe_in_short if "recipe" in found else run_in_short
+        print_tree(found if options.all else short(found))
     if problem := found.get("problem", ""):
         named = "" if options.what in problem else f"{options.what}: "
         raise InputError(f"{named}{problem}; copy it again or use another")
@@ -264,23 +267,26 @@ def _describe_folder(folder: Path, asked: _Asked) -> dict[str, Any]:
     checkpoint, trained = weights.parent, {}
     if (checkpoint / "state.json").is_file():
         content = read_state(checkpoint)
-        trained = {key: content[key] for key in ("step", "images_seen", "version", "config")}
+        trained = {key: content[key] for key in ("images_seen", "step", "version", "config")}
+    settings = {"config": trained.pop("config")} if trained else {}
     adapter = describe_adapter(weights) if is_adapter(weights) else {}
     described, named = to_dict(config), dict(model.settings)
     build = partial(create_model, named.pop("family"), **named)
     return {
         "weights": str(weights),
-        "parameters": sum(p.numel() for p in model.parameters()),
-        **({"adapter": adapter} if adapter else {}),
-        "model": model.settings,
+        **trained,
         "size": list(config.size),
         "multiple": model.multiple,
         "classes": list(config.class_names),
+        "process": config.process.kind,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        **({"adapter": adapter} if adapter else {}),
+        "model": model.settings,
         **({"codec": described["codec"]} if config.codec.kind == "latent" else {}),
         **_scales(config, weights),
-        **trained,
         **_averages(folder, checkpoint),
         **_unreadable(folder),
+        **settings,
         **(asked.rows(build, _codec(config, weights), config.size) if any(asked) else {}),
     }
 
@@ -349,50 +355,3 @@ def _print_sizes(found: dict[str, Any]) -> None:
 
 def _plain(value: object) -> str:
     return " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
-
-
-def _in_short(recipe: dict[str, Any]) -> dict[str, Any]:
-    """Return of a recipe what is not as in every training, the target without what is unknown."""
-    from convflow.settings.read import to_dict
-    from convflow.training.config import TrainConfig
-
-    def changed(tree: dict[str, Any], default: dict[str, Any]) -> dict[str, Any]:
-        return {
-            key: changed(value, default[key]) if isinstance(value, dict) else value
-            for key, value in tree.items()
-            if key not in default or value != default[key]
-        }
-
-    defaults = to_dict(TrainConfig())
-    other = {"model", "memory"} if "note" in recipe else {"model"}  # the estimate, no setting
-    settings = {key: value for key, value in recipe.items() if key in defaults.keys() - other}
-    head = {key: recipe[key] for key in ("recipe", "about", "model")}
-    short = {**head, **changed(settings, defaults)}
-    if "target" in recipe:
-        short["target"] = {k: v for k, v in recipe["target"].items() if v is not None}
-    short |= {key: recipe[key] for key in ("loss reached here",) if key in recipe}
-    note = "Other settings are the defaults; --json prints all of them."
-    if "note" in recipe:
-        short["memory"] = recipe["memory"]
-        note += f"\n{recipe['note']}\nA recipe is counted with 1000 classes unless it sets others."
-    return {**short, "note": note}
-
-
-def _print_tree(tree: dict[str, Any], indent: int = 0) -> None:
-    from convflow.settings.fields import Pixels
-    from convflow.settings.read import show
-
-    for key, value in tree.items():
-        if key == "note":
-            say("", *value.split("\n"))
-        elif isinstance(value, dict):
-            say(f"{'':{indent}}{key}")
-            _print_tree(value, indent + 2)
-        else:
-            shown = f"{value:,}" if isinstance(value, int) and key == "parameters" else value
-            if key in ("size", "pixels"):
-                shown = show(value, Pixels)
-            shown = (
-                ", ".join(map(str, shown)) or "none" if isinstance(shown, (list, tuple)) else shown
-            )
-            say(f"{'':{indent}}{key:{24 - indent}} {shown}")

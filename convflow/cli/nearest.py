@@ -55,6 +55,13 @@ def main(arguments: Sequence[str]) -> int:
     options = _parser(arguments).parse(arguments)
     if options.out.suffix != ".html":
         raise InputError(f"--out: expected an .html file, got {options.out}; change its ending")
+    files = (options.out, options.out.with_suffix(".png"), options.out.with_suffix(".json"))
+    there = [str(path) for path in files if path.exists()]
+    if there and not options.overwrite:
+        raise InputError(
+            f"--out: expected a page that is not there yet, got "
+            f"{', '.join(there)}; add --overwrite, or choose another --out"
+        )
     if options.num < 2:
         raise InputError(f"--num: expected at least 2 samples, got {options.num}; give 16")
     if not options.detector and (options.detector_weights or options.detector_sha256):
@@ -201,6 +208,7 @@ def _parser(arguments: Sequence[str]) -> Parser:
         help=f"most images that are no samples to compare with (default: {NUM_REFERENCES})",
     )
     add("--out", type=Path, default=Path("nearest.html"), help="page (default: nearest.html)")
+    add("--overwrite", action="store_true", help="replace a page that is there")
     add("--size", type=size, help="height x width, e.g. 48x32 (default: as trained)")
     add("--seed", type=natural, default=0, help="sample i depends on (seed, i) alone")
     add("--weights", type=weight_set, default="ema", help=WEIGHTS_HELP)

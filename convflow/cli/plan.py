@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
@@ -43,6 +44,8 @@ what is counted
   fsdp          each device holds its share of these, the weights outside of blocks, the weights of
                 two blocks (one is computed while the next arrives) and the gradients of one block
   an image      its activations for each choice of --memory.recompute, see convflow info
+  --freeze      frozen parameters have no average, no gradients and no state of the optimizer
+  --lora.rank   likewise the whole network, beside which adapters are trained; --init is not read
 
 The memory is an estimate, without codec and data loader. Where the recipe sets no number of
 classes, it is 1000. Precision auto is counted as bfloat16.
@@ -92,29 +95,47 @@ def memory_bytes(text: str) -> int:
 
 
 class _Numbers(NamedTuple):
-    """Numbers of a network in training: all weights, those in the largest block and outside of
-    blocks, and those that the optimizer keeps; and how many averages of all are kept."""
+    """Numbers of a network in training.
+
+    Attributes:
+        parameters: all weights.
+        trained: those that are trained.
+        stored: those of which a checkpoint holds weights and average.
+        block: those in the largest block.
+        outside: those outside of blocks.
+        optimizer: what the optimizer keeps.
+        averages: how many averages are kept.
+    """
 
     parameters: int
+    trained: int
+    stored: int
     block: int
     outside: int
     optimizer: int
     averages: int
 
+    @property
+    def checkpoint(self) -> int:
+        """Bytes of a checkpoint."""
+        more = (self.averages - 1) * self.trained
+        return 4 * (2 * self.stored + more + self.optimizer)
+
     def held(self, devices: int, half: bool) -> dict[str, dict[str, int]]:
         """Return the bytes on a device by engine, without activations."""
         whole = {
             "weights": 4 * self.parameters,
-            "average": 4 * self.parameters * self.averages,
-            "gradients": 4 * self.parameters,
+            "average": 4 * self.trained * self.averages,
+            "gradients": 4 * self.trained,
             "optimizer": 4 * self.optimizer,
         }
         size = 2 if half else 4
         shares = {name: -(-count // devices) for name, count in whole.items()}
         # Weights of a block and of the next, gradients of one and their copy on the way.
         shares["gathered"] = size * (2 * self.outside + 4 * self.block) if devices > 1 else 0
-        single = {"single": whole}
-        return single if devices == 1 else single | {"ddp": whole, "fsdp": shares}
+        found = {"single": whole} | ({"ddp": whole} if devices > 1 else {})
+        partly = self.trained < self.parameters  # which is not for fsdp
+        return found if partly or devices == 1 else found | {"fsdp": shares}
 
 
 def count_numbers(build: Any, config: TrainConfig) -> _Numbers:
@@ -128,10 +149,34 @@ def count_numbers(build: Any, config: TrainConfig) -> _Numbers:
         return sum(p.numel() for p in module.parameters())
 
     blocks = [size(block) for block in model.trunk_blocks]
-    whole = size(model)
-    kept = config.optim.numbers_kept(model)
-    averages = 1 + len(config.ema.half_lives) + len(config.ema.sigma_rel)
-    return _Numbers(whole, max(blocks, default=whole), whole - sum(blocks), kept, averages)
+    whole, trained = size(model), sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return _Numbers(
+        parameters=whole,
+        trained=trained,
+        stored=trained if config.lora.rank else whole,
+        block=max(blocks, default=whole),
+        outside=whole - sum(blocks),
+        optimizer=config.optim.numbers_kept(model),
+        averages=1 + len(config.ema.half_lives) + len(config.ema.sigma_rel),
+    )
+
+
+def limited(config: TrainConfig, build: Callable[[], Backbone]) -> Callable[[], Backbone]:
+    """Return what makes a network of which settings train a part, or raise InputError."""
+    import torch
+
+    from convflow.parallel.single import Single
+    from convflow.training.tuning import check_tuning, limit_training
+
+    begun = replace(config, init=config.init or config.model["name"])
+    check_tuning(begun, Single(torch.device("cpu")), None)
+
+    def build_limited() -> Backbone:
+        network = build()
+        limit_training(config, network, (), None)
+        return network
+
+    return build_limited
 
 
 def plan(config: TrainConfig, options: argparse.Namespace) -> dict[str, Any]:
@@ -145,14 +190,9 @@ def plan(config: TrainConfig, options: argparse.Namespace) -> dict[str, Any]:
     from convflow.models.cost import measure_cost
     from convflow.training.build import build_network
 
-    if config.lora.rank or config.freeze:
-        raise InputError(
-            "expected the training of a whole network for a plan, got --lora.rank or --freeze; "
-            "leave them out"
-        )
     classes, codec, size = config.model.get("num_classes", 1000), config.codec, config.data.size
     half = config.precision != "float32"
-    build = partial(build_network, config, classes, codec, config.process)
+    build = limited(config, partial(build_network, config, classes, codec, config.process))
     numbers = count_numbers(build, config)
     image, gmacs = {}, 0.0
     for choice in get_args(RecomputeChoice):
@@ -174,6 +214,7 @@ def plan(config: TrainConfig, options: argparse.Namespace) -> dict[str, Any]:
     found: dict[str, Any] = {
         "recipe": options.recipe,
         "parameters": numbers.parameters,
+        "trained": numbers.trained,
         "gmacs": gmacs,
         "size": list(size),
         "precision": "bfloat16" if half else "float32",
@@ -182,12 +223,14 @@ def plan(config: TrainConfig, options: argparse.Namespace) -> dict[str, Any]:
         "batch_on_a_device": min(share, config.micro_batch or share),
         "bytes_for_an_image": image,
         "memory": engines,
-        "checkpoint": 4 * ((1 + numbers.averages) * numbers.parameters + numbers.optimizer),
+        "checkpoint": numbers.checkpoint,
         "checkpoints_kept": config.checkpoint.keep,
         "images": config.images,
     }
     if options.images_per_second:
         found["hours"] = config.images / options.images_per_second / 3600
+    if config.lora.rank:
+        found["base"] = 4 * (numbers.parameters - numbers.trained)
     if options.num_images and codec.factor > 1:
         cells = size[0] // codec.factor * (size[1] // codec.factor)
         found["latents"] = 8 * options.num_images * codec.channels(config.data.channels) * cells
@@ -199,9 +242,12 @@ def _print_plan(found: dict[str, Any], options: argparse.Namespace) -> None:
     from convflow.settings.read import show
     from convflow.units import bytes_of
 
+    partly = found["trained"] < found["parameters"]
+    trained = f" ({found['trained']:,} of them trained)" if partly else ""
     say(
-        f"{found['recipe']}: {found['parameters'] / 1e6:,.1f} M parameters, {found['gmacs']:,.1f} "
-        f"GMACs for an image of {show(found['size'], Pixels)}, in {found['precision']}",
+        f"{found['recipe']}: {found['parameters'] / 1e6:,.1f} M parameters{trained}, "
+        f"{found['gmacs']:,.1f} GMACs for an image of {show(found['size'], Pixels)}, in "
+        f"{found['precision']}",
         f"batch {found['batch_size']} on {found['devices']} devices: "
         f"{found['batch_on_a_device']} at once on each",
         "",
@@ -220,6 +266,8 @@ def _print_plan(found: dict[str, Any], options: argparse.Namespace) -> None:
         f"checkpoints: {bytes_of(found['checkpoint'])} each; {kept} are kept and one is being "
         f"written: {bytes_of((kept + 1) * found['checkpoint'])} on the disk"
     )
+    if "base" in found:
+        say(f"the network beside the adapters, once in the run: {bytes_of(found['base'])}")
     if "latents" in found:
         latents = bytes_of(found["latents"])
         say(f"latents (mean and deviation, float32) of {options.num_images:,} images: {latents}")

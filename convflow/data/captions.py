@@ -97,6 +97,8 @@ def captions_beside(
 ) -> Captions | None:
     """Return captions from a .txt or .json beside each image, read when they are asked for.
 
+    Where both lie there, the .txt counts, unless it is empty.
+
     Args:
         files: Paths of all files.
         image_files: Paths of the images that are used.
@@ -120,22 +122,21 @@ def captions_beside(
         return {}
 
     texts = [] if wanted else [file for each in image_files if (file := beside(each, ".txt"))]
-    if texts:
-
-        def say(index: int) -> str:
-            file = beside(image_files[index], ".txt")
-            return read(file).decode("utf-8", "replace").strip() if file else ""
-
-        return Captions(say, f"captions from {texts[0]} and other .txt files", frozenset(texts))
-    first = next(filter(None, (beside(each, ".json") for each in image_files)), None)
+    others = (each for each in image_files if not (texts and beside(each, ".txt")))
+    first = next(filter(None, (beside(each, ".json") for each in others)), None)
     keys = [key for key, value in entries(first).items() if is_caption(value)]
-    if first is None or (wanted and wanted not in keys):
-        return None
-    key = find_caption_column(keys, wanted, first)
-    if key is None:
+    wrong = first is None or (wanted and wanted not in keys)
+    key = None if wrong else find_caption_column(keys, wanted, str(first))
+    origins = [f"{texts[0]} and other .txt files"] if texts else []
+    origins += [] if key is None else [f"`{key}` of {first} and other .json files"]
+    if not origins:
         return None
 
-    def say_entry(index: int) -> str:
+    def say(index: int) -> str:
+        file = beside(image_files[index], ".txt") if texts else None
+        text = read(file).decode("utf-8", "replace").strip() if file else ""
+        if text or key is None:
+            return text
         return caption_text(entries(beside(image_files[index], ".json")).get(key))
 
-    return Captions(say_entry, f"captions from `{key}` of {first} and other .json files")
+    return Captions(say, f"captions from {', or else from '.join(origins)}", frozenset(texts))

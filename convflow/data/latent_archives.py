@@ -3,8 +3,9 @@
 `zarr`: a group with an array (N, C, h, w) of one draw, shifted and scaled, and one (N,) of class
 ids, whatever they are called; `features` and `labels` are written, as FCDM calls its pairs.
 `lmdb`: a value for each image, an .npz or a pickle of `moments`, `moments_flip` (2C, h, w) and
-`label`, mean and logarithm of the variance, as MAR's caches. `pt`: `CLASS/NAME.pt` with `mean` and
-`logvar`, each (C, h, w), or (2, C, h, w) with that of the mirrored image, as FlowDCN's cache.
+`label`, mean and logarithm of the variance, as MAR's caches, in the natural order of their keys.
+`pt`: `CLASS/NAME.pt` with `mean` and `logvar`, each (C, h, w), or (2, C, h, w) with that of the
+mirrored image, as FlowDCN's cache.
 
 What those programs call their entries was not seen: names other than these are refused.
 """
@@ -92,7 +93,7 @@ def read_lmdb(path: Path) -> Foreign:
             lmdb.open(str(path), subdir=path.is_dir(), readonly=True, lock=False) as opened,
             opened.begin() as transaction,
         ):
-            for key in keys or (key for key, _ in transaction.cursor() if _is_image(key)):
+            for key in keys or (key for key, _ in filter(_is_image, transaction.cursor())):
                 with explained("lmdb", path, f"{wanted} in {_name(key)}"):
                     yield key, _unpacked(transaction.get(key))
 
@@ -164,9 +165,21 @@ def _name(key: bytes) -> str:
     return key.decode("utf-8", "replace")
 
 
-def _is_image(key: bytes) -> bool:
-    """Return whether a key of an LMDB is that of an image, and not of what describes it."""
-    return not key.startswith(b"_") and any(48 <= letter < 58 for letter in key)
+def _is_image(entry: tuple[bytes, bytes]) -> bool:
+    """Return whether an entry of an LMDB is an image, and not about all of them.
+
+    A key with a digit is that of an image, one that begins with "_" is not. What any other key
+    stands for shows in its value.
+    """
+    key, content = entry
+    if key.startswith(b"_") or any(48 <= letter < 58 for letter in key):
+        return not key.startswith(b"_")
+    try:
+        return isinstance(_unpacked(content), Mapping)
+    except InputError:
+        raise
+    except Exception:  # nearly any, of a pickle that is none
+        return False
 
 
 class _Numbers(pickle.Unpickler):

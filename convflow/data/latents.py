@@ -27,6 +27,7 @@ from convflow.data.store import (
     PLAN,
     StoreIndex,
     damaged_files,
+    feature_file,
     read_index,
 )
 from convflow.types import InputError, Size
@@ -57,6 +58,7 @@ class Latents:
         sizes: heights and widths in pixels, of all stores.
         labels: (N,) int64 class ids.
         size: height and width in pixels where no other is asked for; may be set.
+        with_features: whether batches of a training come with `features`; may be set.
         caption: index to what is said of the image; None where no store has captions.
 
     Raises:
@@ -73,7 +75,13 @@ class Latents:
         self.sizes: tuple[Size, ...] = tuple(
             dict.fromkeys((size[0], size[1]) for index in indices for size in index.sizes)
         )
-        self.size = self.sizes[0]
+        self.size, self.with_features = self.sizes[0], False
+        self._grids = {
+            (size[0], size[1]): grid
+            for index in indices
+            if index.features is not None
+            for size, grid in zip(index.sizes, index.features.grids, strict=True)
+        }
         self._shards: list[_Shard] = []
         labels, places, self._names, self._bounds = [], [], [], [0]
         self._captions: list[tuple[np.ndarray, np.ndarray] | None] = []
@@ -167,36 +175,67 @@ class Latents:
         Raises:
             InputError: a file that is gone, cut short or unreadable.
         """
-        indices = np.asarray(indices, np.int64)
-        places = self._places[indices]
-        shards = self._shards_of(places)
         height, width = (side // self.index.factor for side in size or self.size)
-        if any(
-            self.sizes[self._shards[shard].size] != (size or self.size) for shard in set(shards)
-        ):
-            raise InputError(f"expected latents of {size or self.size} alone, got others too")
         one = (self.index.arrays, self.index.channels, height, width)
         out = np.empty((len(indices), *one), self.index.dtype)
-        rows, twins = out.reshape(len(out), math.prod(one)).view(np.uint8), 1 + self.index.flipped
+        self._fill(out, indices, flips, size or self.size)
+        return torch.from_numpy(out), torch.from_numpy(self.labels[indices])
+
+    def features(
+        self, indices: np.ndarray, flips: np.ndarray | None = None, size: Size | None = None
+    ) -> Tensor:
+        """Return features (B, h, w, E) of images, as the store's encoder saw them.
+
+        Args:
+            indices: as of `batch`.
+            flips: likewise.
+            size: likewise.
+
+        Raises:
+            InputError: as `batch`.
+        """
+        size, known = size or self.size, self.index.features
+        assert known is not None
+        dtype = np.dtype(known.dtype).newbyteorder("<")
+        out = np.empty((len(indices), *self._grids[size], known.width), dtype)
+        self._fill(out, indices, flips, size, of_encoder=True)
+        return torch.from_numpy(out)
+
+    def _fill(
+        self,
+        out: np.ndarray,
+        indices: np.ndarray,
+        flips: np.ndarray | None,
+        size: Size,
+        of_encoder: bool = False,
+    ) -> None:
+        """Read the records of images, or their features, into rows of `out`."""
+        places = self._places[np.asarray(indices, np.int64)]
+        shards = self._shards_of(places)
+        if any(self.sizes[self._shards[shard].size] != size for shard in set(shards)):
+            raise InputError(f"expected latents of {size} alone, got others too")
+        bytes_each, twins = math.prod(out.shape[1:]) * out.itemsize, 1 + self.index.flipped
+        rows = out.reshape(len(out), math.prod(out.shape[1:])).view(np.uint8)
         mirrored = np.zeros(len(out), np.int64) if flips is None else np.asarray(flips, np.int64)
         if mirrored.any() and not self.index.flipped:
             raise InputError(f"expected a store with mirrored images, got {self.name} without")
         for number_of_shard in np.unique(shards):
             shard = self._shards[number_of_shard]
+            path, offset = shard.path, shard.offset
             mine = np.flatnonzero(shards == number_of_shard)
             at = (places[mine] - shard.start) * twins + mirrored[mine]
             try:
-                with shard.path.open("rb", buffering=0) as file:
+                if of_encoder:
+                    path = path.with_name(feature_file(path.name))
+                    offset = _offset(path, shard.records * twins * bytes_each)
+                with path.open("rb", buffering=0) as file:
                     for row, place in zip(mine.tolist(), at.tolist(), strict=True):
-                        file.seek(shard.offset + place * rows.shape[1])
-                        if file.readinto(rows[row].data) != rows.shape[1]:
+                        file.seek(offset + place * bytes_each)
+                        if file.readinto(rows[row].data) != bytes_each:
                             raise OSError("it is cut short")
-            except OSError as error:
-                reason = error.strerror or str(error)
-                raise InputError(
-                    f"{shard.path} cannot be read ({reason}); copy it again"
-                ) from error
-        return torch.from_numpy(out), torch.from_numpy(self.labels[indices])
+            except (OSError, ValueError) as error:
+                reason = getattr(error, "strerror", None) or str(error)
+                raise InputError(f"{path} cannot be read ({reason}); copy it again") from error
 
     def _add_shards(self, folder: Path, index: StoreIndex, begin: int) -> None:
         for shard in index.shards:
@@ -221,6 +260,17 @@ class Latents:
         return np.searchsorted(self._starts, places, side="right") - 1
 
 
+def _offset(path: Path, size: int) -> int:
+    """Return where the numbers of an .npy file of so many bytes of them begin, or raise OSError."""
+    with path.open("rb") as file:
+        np.lib.format.read_magic(file)
+        np.lib.format.read_array_header_1_0(file)
+        begin = file.tell()
+    if path.stat().st_size != begin + size:
+        raise OSError("it is cut short")
+    return begin
+
+
 def find_stores(folder: Path) -> list[Path]:
     """Return the stores of latents in a folder: itself, or those right below it; none of images."""
     if not folder.is_dir():
@@ -236,11 +286,13 @@ def find_stores(folder: Path) -> list[Path]:
 def _require_alike(first: StoreIndex, other: StoreIndex, folder: Path, place: Path) -> None:
     for what in (
         *("codec", "codec_sha256", "records", "flipped", "channels", "image_channels", "factor"),
-        "class_names",
+        *("class_names", "features"),
     ):
         ours, theirs = (getattr(index, what) for index in (first, other))
         if what == "codec":
             ours, theirs = ({**known, "autoencoder": ""} for known in (ours, theirs))
+        elif what == "features" and ours and theirs:  # grids are those of the sizes
+            ours, theirs = ((f.sha256, f.width, f.dtype) for f in (ours, theirs))
         elif what == "records":
             ours, theirs = ((known.contents, known.dtype) for known in (ours, theirs))
         if ours != theirs:
@@ -288,11 +340,21 @@ def describe_stores(folder: Path, stores: list[Path]) -> dict[str, Any]:
         "bytes": sum(shard.bytes for _, known in whole for shard in known.shards),
         "shards": sum(len(known.shards) for _, known in whole),
         "classes": list(index.class_names),
+        **_shown_features(index),
         **_shown_captions(latents),
         "codec": index.codec | {"sha256": index.codec_sha256},
         "channels": rounded,
         **({"problem": f"damaged: {', '.join(damaged)}"} if damaged else {}),
     }
+
+
+def _shown_features(index: StoreIndex) -> dict[str, Any]:
+    """Return what features are beside the latents, nothing where there are none."""
+    if (found := index.features) is None:
+        return {}
+    grids = ", ".join(f"{rows}x{columns}" for rows, columns in found.grids)
+    said = f"{found.width} of {found.encoder} at {grids} places in {found.dtype}"
+    return {"features": said}
 
 
 def _shown_captions(latents: Latents) -> dict[str, Any]:

@@ -76,6 +76,8 @@ class Batch(NamedTuple):
     """Images of a full batch of this size, all processes together; at least `total`."""
     there: Tensor | None = None
     """`pixels` on the device of the training, where that is another."""
+    features: Tensor | None = None
+    """(B, h, w, E) of a store with features, where they are wanted."""
 
 
 class Images:
@@ -379,7 +381,9 @@ def batches(
         pixels, labels = images.batch(rows.indices, rows.flips, rows.crops, rows.size)
         total = len(whole.indices)
         pixels, there, wait = transfer.send(pixels)
-        return Batch(pixels, labels, rows.indices, total, rows.full or total, there), wait
+        stored = isinstance(images, Latents) and images.with_features
+        found = images.features(rows.indices, rows.flips, rows.size) if stored else None
+        return Batch(pixels, labels, rows.indices, total, rows.full or total, there, found), wait
 
     pending: deque[Future[tuple[Batch, Callable[[], None]]]] = deque()
     pool = ThreadPoolExecutor(2, thread_name_prefix="batches")  # one decodes, one puts together

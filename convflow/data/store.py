@@ -65,6 +65,20 @@ class ShardFile:
 
 
 @dataclass(frozen=True)
+class FeatureIndex:
+    """What a store says of the features of an encoder that it holds beside the latents."""
+
+    encoder: str
+    sha256: str
+    """Of the encoder's weights and code."""
+    width: Width
+    """Features E at each place."""
+    dtype: Literal["float16", "float32"]
+    grids: Sizes
+    """Rows and columns for each of the sizes."""
+
+
+@dataclass(frozen=True)
 class StoreIndex:
     """What `store.json` says."""
 
@@ -94,7 +108,8 @@ class StoreIndex:
     std: tuple[float, ...]
     """Of each channel, as the autoencoder gives it."""
     sha256: dict[str, str] = field(default_factory=dict)
-    """Of the tables."""
+    """Of the tables, and of the files of features."""
+    features: FeatureIndex | None = None
     format: Annotated[int, Meta(ge=1)] = STORE_FORMAT
     version: str = __version__
 
@@ -102,6 +117,18 @@ class StoreIndex:
         """Return the shape (F, M, C, h, w) of the records of a size."""
         height, width = (side // self.factor for side in self.sizes[size])
         return (1 + self.flipped, self.arrays, self.channels, height, width)
+
+    def feature(self, size: int) -> tuple[int, ...]:
+        """Return the shape (F, h, w, E) of the features of an image of a size."""
+        assert self.features is not None
+        return (1 + self.flipped, *self.features.grids[size], self.features.width)
+
+    def bytes_each(self, size: int) -> int:
+        """Return the bytes of an image of a size: those of its record and of its features."""
+        found = math.prod(self.record(size)) * self.dtype.itemsize
+        if self.features is not None:
+            found += math.prod(self.feature(size)) * np.dtype(self.features.dtype).itemsize
+        return found
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -128,11 +155,32 @@ def read_index(folder: Path) -> StoreIndex:
         raise InputError(f"{path} is damaged ({error}); copy it again") from error
 
 
-def write_shard(folder: Path, number: int, size: int, records: np.ndarray) -> None:
-    """Write records (n, F, M, C, h, w) of one size as a shard, and beside it what is known."""
+def feature_file(shard: str) -> str:
+    """Return the name of the file with the features of a shard's images."""
+    return shard.replace("shard-", "features-")
+
+
+def write_shard(
+    folder: Path,
+    number: int,
+    size: int,
+    records: np.ndarray,
+    features: np.ndarray | None = None,
+) -> None:
+    """Write records of one size as a shard, and beside it what is known.
+
+    Args:
+        folder: of the store.
+        number: of the shard.
+        size: place of the size in `sizes`.
+        records: (n, F, M, C, h, w).
+        features: (n, F, h, w, E) of an encoder; None for none.
+    """
     path = folder / f"shard-{number:05d}.npy"
-    with writing_file(path) as draft, draft.open("wb") as file:
-        np.save(file, records)
+    files = {path.name: records} | ({} if features is None else {feature_file(path.name): features})
+    for name, array in reversed(files.items()):
+        with writing_file(folder / name) as draft, draft.open("wb") as file:
+            np.save(file, array)
     sums, total = np.zeros((2, records.shape[3])), 0
     for part in np.array_split(records, math.ceil(len(records) / 64)):
         wide = part.astype(np.float64)
@@ -140,7 +188,8 @@ def write_shard(folder: Path, number: int, size: int, records: np.ndarray) -> No
         sums += [wide[:, :, 0].sum((0, 1, 3, 4)), squares]
         total += wide[:, :, 0, 0].size
     shard = {"file": path.name, "size": size, "count": len(records)} | checksum(path)
-    known = {"shard": shard, "sums": sums.tolist(), "total": total}
+    sha256 = {name: checksum(folder / name)["sha256"] for name in files if name != path.name}
+    known = {"shard": shard, "sums": sums.tolist(), "total": total, "sha256": sha256}
     write_text(path.with_suffix(".json"), json.dumps(known))
 
 
@@ -175,6 +224,7 @@ def finish_store(
         with writing_file(folder / name) as draft, draft.open("wb") as file:
             np.save(file, table)
     hashes = {name: checksum(folder / name)["sha256"] for name in tables}
+    hashes |= {name: digest for each in known for name, digest in each.get("sha256", {}).items()}
     total = sum(each["total"] for each in known)
     mean, square = np.sum([each["sums"] for each in known], axis=0) / total
     std = np.sqrt(np.maximum(square - mean**2, 0))

@@ -86,7 +86,8 @@ def read_index(tar: Path, label_column: str = "") -> TarIndex:
         InputError: the tar is damaged or compressed.
     """
     status, folder = tar.stat(), assets("tars")
-    stamp = f"{status.st_size} {status.st_mtime_ns}"
+    # A tar that took the place of another may have its size and time; programs set the latter.
+    stamp = f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
     if folder is None:
         return _make(tar, label_column)
     known = f"{_INDEX_FORMAT} {tar.resolve()} {label_column}"

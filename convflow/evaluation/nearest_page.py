@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from jaxtyping import UInt8
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from convflow.data.grid import tile
@@ -32,10 +32,16 @@ img { width: 96px; image-rendering: pixelated; border: 1px solid #ccc; }
 .copy img:first-child { border: 3px solid #c62828; } td.gap { border-left: 3px solid #888; }
 small { color: #555; overflow-wrap: anywhere; display: block; max-width: 12em; }
 svg text { font: 12px system-ui, sans-serif; fill: #444; }
+svg { max-width: 100%; height: auto; } figure { margin: 0; }
+figcaption, caption { color: #555; font-size: .9em; text-align: left; }
 """
 
 WIDTH, HEIGHT, BARS = 640, 120, 40
 """Pixels of a diagram, and bars in it."""
+LEFT, TICKS = 40, 4
+"""Pixels left of a diagram, for numbers, and parts of its axis of distances."""
+TEXT, CELL_GAP = 14, 4
+"""Pixels that a line of text takes in the image, and those between its images."""
 
 
 @dataclass(frozen=True)
@@ -117,10 +123,31 @@ class NearestPage:
         return [page, image, numbers]
 
     def grid(self) -> Image.Image:
-        """Return an image of a row for each sample: the sample, then the nearest."""
-        rows = torch.cat([self.samples[:, None], self.neighbours], 1)[self.order]
-        side = max(self.samples.shape[2:])
-        return tile(rows.flatten(0, 1), columns=rows.shape[1], zoom=max(1, 64 // side), gap=4)
+        """Return an image of a row for each sample: the sample, then the nearest, with captions."""
+        zoom = max(1, 64 // max(self.samples.shape[2:]))
+        high, wide = (zoom * side + CELL_GAP for side in self.samples.shape[2:])
+        count, shown = self.neighbours.shape[1] + 1, self.comparisons[-1].samples
+        size = (count * wide + CELL_GAP, TEXT + len(self.samples) * (high + TEXT))
+        page = Image.new("RGB", size, "white")
+        draw, font = ImageDraw.Draw(page), ImageFont.load_default()
+
+        def write(column: int, top: int, text: str) -> None:
+            while text and draw.textlength(text, font) > wide - CELL_GAP:
+                text = text[:-1]
+            draw.text((column * wide + CELL_GAP, top), text, "#444", font)
+
+        for column, title in enumerate(["sample", *map(str, range(1, count))]):
+            write(column, 1, title if column != 1 else "nearest")
+        for row, i in enumerate(self.order):
+            top = TEXT + row * (high + TEXT)
+            apart = [f"{float(d):.3g}" for d in shown.distances[i, : count - 1]]
+            images = [self.samples[i], *self.neighbours[i]]
+            captions = [str(self.labels[i]), *apart]
+            for column, (image, text) in enumerate(zip(images, captions, strict=True)):
+                place = (column * wide + CELL_GAP, top)
+                page.paste(tile(image[None], zoom=zoom, gap=0), place)
+                write(column, top + high - CELL_GAP + 1, text)
+        return page
 
     def numbers(self) -> dict[str, Any]:
         """Return what was found, ready for JSON."""
@@ -167,21 +194,30 @@ class NearestPage:
             f"({html.escape(shown.distance.unit)}). Near copies have a red frame. Training images "
             "are brought to the size of the samples and cut from the middle; each is also compared "
             "mirrored. A copy of another part of an image, or a rotated one, is not found.</p>"
-            "<table><tr><th>sample</th><th colspan='99'>nearest training images</th></tr>"
+            "<table><caption>Below a sample stands its label; below a training image its distance "
+            f"to the sample and its name.</caption>{self._heads()}"
             f"{rows}</table></body></html>\n"
         )
+
+    def _heads(self) -> str:
+        """Return the row of titles: the sample, then training images by rank."""
+        others = range(2, self.neighbours.shape[1] + 1)
+        titles = ["sample", "nearest training image", *(f"number {k}" for k in others)]
+        return f"<tr>{''.join(f'<th>{title}</th>' for title in titles)}</tr>"
 
     def _row(self, i: int, shown: Finding) -> str:
         mark = " class='copy'" if shown.copies[i] else ""
         cells = [
-            f"<td{mark}>{_picture(self.samples[i])}<small>{_text(self.labels[i])}</small></td>"
+            f"<td{mark}>{_picture(self.samples[i], 'sample')}"
+            f"<small>{_text(self.labels[i])}</small></td>"
         ]
         for k, name in enumerate(self.names[i]):
             apart = float(shown.samples.distances[i, k])
             turned = " (mirrored)" if bool(shown.samples.mirrored[i, k]) else ""
             caption = f"{apart:.3g}{turned}<br>{_text(name)}"
             gap = " class='gap'" if k == 0 else ""
-            cells.append(f"<td{gap}>{_picture(self.neighbours[i, k])}<small>{caption}</small></td>")
+            picture = _picture(self.neighbours[i, k], "training image")
+            cells.append(f"<td{gap}>{picture}<small>{caption}</small></td>")
         return f"<tr>{''.join(cells)}</tr>"
 
     def _table(self) -> str:
@@ -234,30 +270,44 @@ def _diagram(comparison: Finding) -> str:
     """Return bars of how many samples, and below how many references, have which distance."""
     both = [n.distances[:, 0].double() for n in (comparison.samples, comparison.references)]
     high = max(float(part.max()) for part in both) or 1.0
-    bars, middle = "", HEIGHT // 2
+    drawn, middle, right = "", HEIGHT // 2, LEFT + WIDTH
     for part, colour, up in zip(both, ("#c62828", "#1565c0"), (True, False), strict=True):
         counts = torch.histc(part, BARS, 0, high)
         for k, share in enumerate((counts / counts.max()).tolist()):
             tall = share * (middle - 16)
             y = middle - tall if up else middle
-            bars += (
-                f"<rect x='{k * WIDTH / BARS:.1f}' y='{y:.1f}' width='{WIDTH / BARS - 1:.1f}' "
-                f"height='{tall:.1f}' fill='{colour}'/>"
+            drawn += (
+                f"<rect x='{LEFT + k * WIDTH / BARS:.1f}' y='{y:.1f}' "
+                f"width='{WIDTH / BARS - 1:.1f}' height='{tall:.1f}' fill='{colour}'/>"
             )
-    unit = html.escape(comparison.distance.unit)
+        y = 20 if up else HEIGHT - 12
+        drawn += f"<text x='{LEFT - 6}' y='{y}' text-anchor='end'>{int(counts.max())}</text>"
+    drawn += f"<text x='{LEFT - 6}' y='{middle + 4}' text-anchor='end'>0</text>"
+    drawn += f"<path d='M{LEFT} 8V{HEIGHT - 8}M{LEFT} {middle}H{right}' stroke='#888'/>"
+    for k in range(TICKS + 1):
+        x, anchor = LEFT + k * WIDTH // TICKS, ("start", "middle", "end")[(k > 0) + (k == TICKS)]
+        drawn += f"<path d='M{x} {middle - 3}v6' stroke='#888'/>"
+        drawn += (
+            f"<text x='{x}' y='{HEIGHT + 10}' text-anchor='{anchor}'>{high * k / TICKS:.3g}</text>"
+        )
+    name, unit = html.escape(comparison.distance.name), html.escape(comparison.distance.unit)
     return (
-        f"<svg viewBox='0 0 {WIDTH} {HEIGHT + 16}' width='{WIDTH}' role='img'>{bars}"
-        f"<text x='0' y='12'>samples, above</text>"
-        f"<text x='0' y='{HEIGHT - 2}'>references, below</text>"
-        f"<text x='0' y='{HEIGHT + 14}'>0</text><text x='{WIDTH}' y='{HEIGHT + 14}' "
-        f"text-anchor='end'>{high:.3g} ({unit})</text></svg>"
+        f"<figure><svg viewBox='0 0 {right + 8} {HEIGHT + 32}' width='{right + 8}' role='img' "
+        f"aria-label='numbers of images by distance'>{drawn}"
+        f"<text x='{LEFT + 8}' y='12' style='fill:#c62828'>samples</text>"
+        f"<text x='{LEFT + 8}' y='{HEIGHT - 4}' style='fill:#1565c0'>references</text>"
+        f"<text x='{LEFT + WIDTH // 2}' y='{HEIGHT + 26}' text-anchor='middle'>distance to the "
+        f"nearest training image ({unit})</text></svg>"
+        f"<figcaption>Number of images by their distance to the nearest training image, by {name}: "
+        "samples above the axis, references below it.</figcaption></figure>"
     )
 
 
-def _picture(image: UInt8[Tensor, "C H W"]) -> str:
+def _picture(image: UInt8[Tensor, "C H W"], what: str) -> str:
     data = io.BytesIO()
     tile(image[None], gap=0).save(data, format="png")
-    return f"<img alt='' src='data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}'>"
+    content = base64.b64encode(data.getvalue()).decode()
+    return f"<img alt='{what}' src='data:image/png;base64,{content}'>"
 
 
 def _text(text: object) -> str:

@@ -67,6 +67,8 @@ class Backbone(nn.Module, PyTorchModelHubMixin, library_name="convflow", tags=["
     """Twice the channels come out: the prediction, then the variance's place in its bounds."""
     second_time: bool = False
     """It is told two times, (B, 2), between which it predicts what is so on average."""
+    told_guidance: bool = False
+    """It is told a scale of guidance beside them, (B, 3)."""
     downsampling: tuple[int, ...] = (1,)
     """How many times smaller than the image each scale is that it sees, from coarse to fine."""
 
@@ -104,9 +106,11 @@ class Backbone(nn.Module, PyTorchModelHubMixin, library_name="convflow", tags=["
         """Raise InputError when `forward` would, for its options: here there are none."""
 
     def begin_from(self, model: Backbone) -> None:
-        """Take the weights of a trained network of the same settings, a second time apart."""
-        begun = self.state_dict() if self.second_time and not model.second_time else {}
-        added = {name: tensor for name, tensor in begun.items() if ".span." in name}
+        """Take the weights of a trained network of the same settings, which may be told less."""
+        new = [".span."] * (self.second_time > model.second_time)
+        new += [".guide."] * (self.told_guidance > model.told_guidance)
+        begun = self.state_dict() if new else {}
+        added = {n: tensor for n, tensor in begun.items() if any(part in n for part in new)}
         try:
             self.load_state_dict(added | model.state_dict())
         except RuntimeError as error:  # of a user's network, which may build what it likes
@@ -196,19 +200,21 @@ class Backbone(nn.Module, PyTorchModelHubMixin, library_name="convflow", tags=["
     def blank_inputs(self, batch: int, size: Size) -> tuple[Any, ...]:
         """Return arguments of `forward` without numbers, for images of a height and width."""
         x = torch.empty(batch, self.in_channels, *size)
-        t = torch.empty(batch, 2) if self.second_time else torch.empty(batch)
-        return x, t, torch.empty(batch, dtype=torch.int64)
+        more = (1 + self.second_time + self.told_guidance,) if self.second_time else ()
+        return x, torch.empty(batch, *more), torch.empty(batch, dtype=torch.int64)
 
 
 class ImageBackbone(Backbone):
     """A Denoiser made of four parts: `stem`, `condition`, `trunk` and `head`."""
 
-    def tell_second_time(self, wanted: bool) -> None:
-        """Let the network take a second time where `wanted`; at first it changes nothing."""
-        self.second_time = wanted
-        for module in [*self.parts.time.modules()] if wanted else []:
-            if isinstance(module, TimeEmbedding):
+    def tell_second_time(self, wanted: bool, guidance: bool = False) -> None:
+        """Let the network take a second time, and `guidance`, where wanted; at first in vain."""
+        self.second_time, self.told_guidance = wanted, guidance
+        for module in [m for m in self.parts.time.modules() if isinstance(m, TimeEmbedding)]:
+            if wanted:
                 module.tell_span()
+            if guidance:
+                module.tell_guidance()
 
     @property
     def inner(self) -> ImageBackbone:

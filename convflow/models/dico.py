@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from convflow.models.backbone import LevelBackbone, check_ratio
 from convflow.nn.conv import AttentionName, ConvHead, ConvMix, ConvStem
 from convflow.nn.dense import MLP, ActivationName, create_activation
+from convflow.nn.dropout import Dropout
 from convflow.nn.embed import PatchEmbedding, PatchHead
 from convflow.nn.norm import Condition, Modulation, gated, modulate, residual
 from convflow.nn.resample import Hourglass, Join, LevelConditions, LevelVectors
@@ -47,12 +48,13 @@ class DiCoBlock(nn.Module):
         self.mix = ConvMix(width, kernel_size, attention, activation)
         self.norm2 = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
         self.mlp = MLP(width, int(mlp_ratio * width), create_activation(activation))
+        self.drop1, self.drop2 = Dropout(), Dropout()
 
     def forward(self, x: Float[Tensor, "B H W D"], c: Condition) -> Float[Tensor, "B H W D"]:
         """Return the refined features under condition `c`."""
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(c)
-        x = gated(x, gate1, self.mix(modulate(self.norm1(x), shift1, scale1)))
-        return gated(x, gate2, self.mlp(modulate(self.norm2(x), shift2, scale2)))
+        x = gated(x, gate1, self.drop1(self.mix(modulate(self.norm1(x), shift1, scale1))))
+        return gated(x, gate2, self.drop2(self.mlp(modulate(self.norm2(x), shift2, scale2))))
 
 
 class Stack(nn.Module):
@@ -124,6 +126,8 @@ class DiCo(LevelBackbone):
                 and for steps 0 to 999. A flow trains a new network with 1000.
             second_time: take two times of each image and predict the average between them, as the
                 process "meanflow" trains it, which sets this.
+            told_guidance: take a scale of guidance beside the two times, as the process "meanflow"
+                trains it with `guidance_max`, which sets this.
         """
 
         in_channels: Width = 4
@@ -139,6 +143,7 @@ class DiCo(LevelBackbone):
         pad: bool = False
         time_scale: TimeScale = 1.0
         second_time: bool = False
+        told_guidance: bool = False
 
     config: Config
 
@@ -170,7 +175,7 @@ class DiCo(LevelBackbone):
             self.project = PatchHead(width, PATCH, out_channels)
         self.embed_condition = LevelConditions(c.num_classes, widths, c.time_scale)
         self.multiple = 1 if c.pad else self.cells
-        self.tell_second_time(c.second_time)
+        self.tell_second_time(c.second_time, c.told_guidance)
 
     def trunk(
         self, features: Float[Tensor, "B h w D"], c: LevelVectors

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from convflow.models.backbone import PatchBackbone, check_ratio, outputs_per_channel
 from convflow.nn.attention import Attention
 from convflow.nn.dense import GELUMLP
+from convflow.nn.dropout import Dropout
 from convflow.nn.embed import LabelEmbedding, PatchEmbedding, PatchHead, TimeEmbedding
 from convflow.nn.norm import Condition, Modulation, gated, modulate
 from convflow.nn.positions import Positions, PositionScaling, rotary_positions, sincos_positions
@@ -32,14 +33,16 @@ class DiTBlock(nn.Module):
         self.mix = Attention(width, num_heads, qk_norm)
         self.norm2 = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
         self.mlp = GELUMLP(width, mlp_ratio)
+        self.drop1, self.drop2 = Dropout(), Dropout()
 
     def forward(
         self, x: Float[Tensor, "B H W D"], c: Condition, rotation: Float[Tensor, "2 H W P"] | None
     ) -> Float[Tensor, "B H W D"]:
         """Return the refined features under condition `c`."""
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(c)
-        x = gated(x, gate1, self.mix(modulate(self.norm1(x), shift1, scale1), rotation))
-        return gated(x, gate2, self.mlp(modulate(self.norm2(x), shift2, scale2)))
+        mixed = self.mix(modulate(self.norm1(x), shift1, scale1), rotation)
+        x = gated(x, gate1, self.drop1(mixed))
+        return gated(x, gate2, self.drop2(self.mlp(modulate(self.norm2(x), shift2, scale2))))
 
 
 class DiT(PatchBackbone):
@@ -80,6 +83,8 @@ class DiT(PatchBackbone):
                 weights that are trained on at a larger size. None leaves them as they are.
             second_time: take two times of each image and predict the average between them, as the
                 process "meanflow" trains it, which sets this.
+            told_guidance: take a scale of guidance beside the two times, as the process "meanflow"
+                trains it with `guidance_max`, which sets this.
         """
 
         in_channels: Width = 4
@@ -97,6 +102,7 @@ class DiT(PatchBackbone):
         time_scale: TimeScale = 1.0
         position_grid: tuple[Width, Width] | None = None
         second_time: bool = False
+        told_guidance: bool = False
 
     config: Config
 
@@ -121,7 +127,7 @@ class DiT(PatchBackbone):
             DiTBlock(width, c.num_heads, c.mlp_ratio, c.qk_norm) for _ in range(c.depth)
         )
         self.project = PatchHead(width, c.patch_size, c.in_channels * num_outputs)
-        self.tell_second_time(c.second_time)
+        self.tell_second_time(c.second_time, c.told_guidance)
 
     def trunk(
         self,

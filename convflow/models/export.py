@@ -54,7 +54,8 @@ def export_program(model: Backbone, asked: nn.Module | None = None) -> ExportedP
     first = next(model.parameters())
     height, width = (side * model.multiple for side in EXAMPLE_CELLS)
     x = torch.zeros(3, model.in_channels, height, width, dtype=first.dtype, device=first.device)
-    t = x.new_zeros(3, 2) if model.second_time and asked is None else x.new_zeros(3)
+    more = (2 + model.told_guidance,) if model.second_time and asked is None else ()
+    t = x.new_zeros(3, *more)
     example = (x, t, x.new_zeros(3, dtype=torch.int64))
     free = Dim.AUTO
     shapes = ({0: free, 2: free, 3: free}, {0: free}, {0: free})

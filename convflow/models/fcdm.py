@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from convflow.models.backbone import LevelBackbone
 from convflow.nn.conv import Conv, ConvHead, ConvStem, ResponseNorm
 from convflow.nn.dense import create_linear
+from convflow.nn.dropout import Dropout
 from convflow.nn.norm import Condition, Modulation, gated, modulate
 from convflow.nn.resample import Hourglass, LevelConditions, LevelVectors
 from convflow.settings.fields import Classes, Depths, TimeScale, Width
@@ -41,12 +42,13 @@ class FCDMBlock(nn.Module):
             ResponseNorm(EXPANSION * width),
             create_linear(EXPANSION * width, width),
         )
+        self.drop = Dropout()
 
     def forward(self, x: Float[Tensor, "B H W D"], c: Condition) -> Float[Tensor, "B H W D"]:
         """Return the refined features under condition `c`."""
         shift, scale, gate = self.modulation(c)
         mixed = modulate(self.norm(self.depthwise(x)), shift, scale)
-        return gated(x, gate, self.mlp(mixed))
+        return gated(x, gate, self.drop(self.mlp(mixed)))
 
 
 class FCDM(LevelBackbone):
@@ -76,6 +78,8 @@ class FCDM(LevelBackbone):
                 and for steps 0 to 999. A flow trains a new network with 1000.
             second_time: take two times of each image and predict the average between them, as the
                 process "meanflow" trains it, which sets this.
+            told_guidance: take a scale of guidance beside the two times, as the process "meanflow"
+                trains it with `guidance_max`, which sets this.
         """
 
         in_channels: Width = 4
@@ -86,6 +90,7 @@ class FCDM(LevelBackbone):
         pad: bool = False
         time_scale: TimeScale = 1.0
         second_time: bool = False
+        told_guidance: bool = False
 
     config: Config
 
@@ -101,7 +106,7 @@ class FCDM(LevelBackbone):
         self.body = Hourglass(FCDMBlock, width, c.depths, out_width=width)
         self.refine = Conv(width, width)
         self.project = ConvHead(width, c.in_channels * (2 if c.learned_variance else 1))
-        self.tell_second_time(c.second_time)
+        self.tell_second_time(c.second_time, c.told_guidance)
 
     def trunk(
         self, features: Float[Tensor, "B h w D"], c: LevelVectors

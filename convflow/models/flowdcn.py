@@ -13,6 +13,7 @@ from convflow.models.backbone import PatchBackbone, outputs_per_channel
 from convflow.nn.conv import ConvMix
 from convflow.nn.deform import DEFAULT_REACH, GroupwiseMSDCN, Reach
 from convflow.nn.dense import MLPName, create_mlp
+from convflow.nn.dropout import Dropout
 from convflow.nn.embed import LabelEmbedding, PatchEmbedding, PatchHead, TimeEmbedding
 from convflow.nn.norm import Condition, Modulation, NormName, create_norm, gated, modulated_norm
 from convflow.ops.deform.op import Border
@@ -34,6 +35,7 @@ class FlowDCNBlock(nn.Module):
         self.mix = mix
         self.norm2 = create_norm(norm, width)
         self.mlp = create_mlp(mlp, width)
+        self.drop1, self.drop2 = Dropout(), Dropout()
 
     def forward(
         self, x: Float[Tensor, "B H W D"], c: Condition, reach: Reach
@@ -42,8 +44,9 @@ class FlowDCNBlock(nn.Module):
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(c)
         mixed = modulated_norm(self.norm1, x, shift1, scale1)
         mixed = self.mix(mixed, reach) if isinstance(self.mix, GroupwiseMSDCN) else self.mix(mixed)
-        x = gated(x, gate1, mixed)
-        return gated(x, gate2, self.mlp(modulated_norm(self.norm2, x, shift2, scale2)))
+        x = gated(x, gate1, self.drop1(mixed))
+        fed = self.mlp(modulated_norm(self.norm2, x, shift2, scale2))
+        return gated(x, gate2, self.drop2(fed))
 
 
 class FlowDCN(PatchBackbone):
@@ -83,6 +86,8 @@ class FlowDCN(PatchBackbone):
                 and for steps 0 to 999. A flow trains a new network with 1000.
             second_time: take two times of each image and predict the average between them, as the
                 process "meanflow" trains it, which sets this.
+            told_guidance: take a scale of guidance beside the two times, as the process "meanflow"
+                trains it with `guidance_max`, which sets this.
         """
 
         in_channels: Width = 4
@@ -101,6 +106,7 @@ class FlowDCN(PatchBackbone):
         learned_variance: bool = False
         time_scale: TimeScale = 1.0
         second_time: bool = False
+        told_guidance: bool = False
 
     config: Config
 
@@ -125,7 +131,7 @@ class FlowDCN(PatchBackbone):
             FlowDCNBlock(width, create_mix(), c.norm, c.mlp) for _ in range(c.depth)
         )
         self.project = PatchHead(width, c.patch_size, c.in_channels * num_outputs)
-        self.tell_second_time(c.second_time)
+        self.tell_second_time(c.second_time, c.told_guidance)
 
     def trunk(
         self, features: Float[Tensor, "B h w D"], c: Condition, reach: Reach | None = None

@@ -240,11 +240,9 @@ def check_process(model: Backbone, process: Process) -> None:
     downsamplings = [list(of.downsampling[:-1]) for of in (process, model)]
     if downsamplings[0] != downsamplings[1]:
         ours, theirs = map(_scales, downsamplings)
-    elif process.second_time != model.second_time:
-        ours, theirs = (
-            "that is told two times" if of.second_time else "that is told one time"
-            for of in (process, model)
-        )
+    elif process.second_time != model.second_time or process.tells_guidance != model.told_guidance:
+        ours = _told(process.second_time, process.tells_guidance)
+        theirs = _told(model.second_time, model.told_guidance)
     else:
         ours, theirs = (
             f"with{'' if learned else 'out'} channels for a variance"
@@ -255,6 +253,11 @@ def check_process(model: Backbone, process: Process) -> None:
             f"expected a network {ours}, as the process {process.kind} has, got one {theirs}; give "
             "the process that the network was trained with"
         )
+
+
+def _told(two: bool, guidance: bool) -> str:
+    said = "that is told two times" if two else "that is told one time"
+    return said + " and a scale of guidance" * guidance
 
 
 def _scales(downsampling: Sequence[int]) -> str:

@@ -10,12 +10,15 @@ from torch import Tensor, nn
 
 from convflow.nn.linear import Linear
 from convflow.nn.norm import Condition, Modulation, modulate
+from convflow.types import InputError
 
-Times = Float[Tensor, " B"] | Float[Tensor, "B 2"]
-"""A time of each sample, or two."""
+Times = Float[Tensor, " B"] | Float[Tensor, "B 2"] | Float[Tensor, "B 3"]
+"""A time of each sample, or two, or two and a scale of guidance."""
 
 FREQUENCIES = 256
 MAX_TIME_PERIOD = 10_000.0
+GUIDANCE_SCALE = 10.0
+"""What the logarithm of a scale of guidance, 0 to about 3, is multiplied by."""
 
 
 class TimeEmbedding(nn.Module):
@@ -26,7 +29,8 @@ class TimeEmbedding(nn.Module):
     nothing at first. Another scale than 1 is for new networks, and their layers begin as torch's.
 
     After `tell_span` it is told two times, and adds what a second such network says of the time
-    between them. That begins as nothing.
+    between them. After `tell_guidance` it is told a scale of guidance too, and adds what a third
+    one says of its logarithm. Both begin as nothing.
 
     Args:
         width: channels of the embedding.
@@ -44,6 +48,7 @@ class TimeEmbedding(nn.Module):
     ) -> None:
         super().__init__()
         self.span: TimeEmbedding | None = None
+        self.guide: TimeEmbedding | None = None
         self.spacing, self.scale = spacing, scale
         self.hidden = Linear(FREQUENCIES, hidden or width)
         self.out = Linear(hidden or width, width)
@@ -53,16 +58,34 @@ class TimeEmbedding(nn.Module):
 
     def tell_span(self) -> None:
         """Take two times from now on, (B, 2): of the embedding itself, and a later one."""
+        self.span = self._another(self.scale)
+
+    def tell_guidance(self) -> None:
+        """Take (B, 3) from now on: two times, and a scale of guidance of at least 1.
+
+        Raises:
+            InputError: it takes one time.
+        """
+        if self.span is None:
+            raise InputError(
+                "expected second_time with told_guidance, which the process meanflow sets, got "
+                "false; leave both out"
+            )
+        self.guide = self._another(GUIDANCE_SCALE)
+
+    def _another(self, scale: float) -> TimeEmbedding:
         hidden, out = self.hidden.out_features, self.out.out_features
-        self.span = TimeEmbedding(out, hidden, self.spacing, self.scale)
-        nn.init.zeros_(self.span.out.weight)
-        nn.init.zeros_(self.span.out.bias)
+        another = TimeEmbedding(out, hidden, self.spacing, scale)
+        nn.init.zeros_(another.out.weight)
+        nn.init.zeros_(another.out.bias)
+        return another
 
     def forward(self, t: Times) -> Float[Tensor, "B D"]:
         """Embed `t` in the process's own units; angles are formed in float32."""
         if self.span is not None:
-            start, end = t.unbind(1)
-            return self._embed(start) + self.span(end - start)
+            start, end, *guidance = t.unbind(1)
+            found = self._embed(start) + self.span(end - start)
+            return found if self.guide is None else found + self.guide(guidance[0].log())
         return self._embed(t)
 
     def _embed(self, t: Float[Tensor, " B"]) -> Float[Tensor, "B D"]:

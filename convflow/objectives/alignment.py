@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from convflow.evaluation.detectors import Detector, open_detector
 from convflow.models.backbone import Backbone
 from convflow.objectives.objective import Inputs, Objective, Wants
+from convflow.objectives.taps import aligned_block
 from convflow.settings.fields import Count, Natural, doc
 from convflow.types import InputError, Size
 
@@ -98,7 +99,7 @@ class Alignment(Objective):
         encoder: as `EncoderName` says.
         encoder_weights: as `EncoderWeights` says.
         encoder_width: as `EncoderWidth` says.
-        block: number of the block whose features are aligned.
+        block: as `BlockChoice` says.
         create: makes the projector from the widths of the network's features and the encoder's.
     """
 
@@ -110,10 +111,11 @@ class Alignment(Objective):
         encoder: str,
         encoder_weights: str,
         encoder_width: int | None,
-        block: int,
+        block: int | None,
         create: Callable[[int, int], nn.Module],
     ) -> None:
         super().__init__()
+        block = aligned_block(network) if block is None else block
         self.wants, self.block = Wants(features=(block,), pixels=True), block
         self.encoder = Encoder(encoder, encoder_weights)
         self.project = create(network.feature_width(block), encoder_width or self.encoder.width())
@@ -121,7 +123,9 @@ class Alignment(Objective):
         self.register_load_state_dict_pre_hook(_compare_encoders)
 
     def targets(self, batch: Inputs, grid: Size) -> Float[Tensor, "B h w F"]:
-        """Return the encoder's features of the clean images."""
+        """Return the encoder's features of the clean images, those of a store where it has them."""
+        if batch.encoded is not None:
+            return batch.encoded
         assert batch.pixels is not None
         return self.encoder(batch.pixels, grid)
 

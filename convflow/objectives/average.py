@@ -32,9 +32,11 @@ class AverageVelocity(Regression):
     def __init__(self, network: Backbone, process: MeanFlow, trained: Size | None = None) -> None:
         super().__init__(process, trained)
         if process.guided and not network.num_classes:
+            name, got = "guidance", f"{process.guidance} and the mixture {process.mixture}"
+            if process.tells_guidance:
+                name, got = "guidance-max", str(process.guidance_max)
             raise InputError(
-                f"--process.guidance: expected 1 for data without classes, got {process.guidance} "
-                f"and the mixture {process.mixture}; leave them out"
+                f"--process.{name}: expected 1 for data without classes, got {got}; leave it out"
             )
         self.null = network.conditions.null
 

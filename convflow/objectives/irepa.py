@@ -24,7 +24,6 @@ from convflow.objectives.alignment import (
     resample,
 )
 from convflow.objectives.objective import Inputs
-from convflow.objectives.taps import aligned_block
 from convflow.processes.process import Process
 from convflow.settings.fields import Fraction, doc
 
@@ -47,7 +46,6 @@ class IREPA(Alignment):
             Fraction, doc("share of the targets' mean over places that is taken away")
         ] = 1.0,
     ) -> None:
-        block = aligned_block(network) if block is None else block
         super().__init__(network, encoder, encoder_weights, encoder_width, block, Conv)
         self.removed = removed
 

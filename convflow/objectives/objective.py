@@ -62,6 +62,7 @@ class Inputs(NamedTuple):
             gradients flow back; every process must come there as often.
         places: where in that batch these images are.
         images_seen: by the training, before this step.
+        encoded: what the encoder of an alignment sees in the images, from a store; None to ask it.
         told: how images were augmented, which the networks here are told; None if they were not.
     """
 
@@ -77,6 +78,7 @@ class Inputs(NamedTuple):
     whole: Callable[[Tensor], Tensor] = _alone
     places: slice = slice(None)
     images_seen: int = 0
+    encoded: Float[Tensor, "B h w F"] | None = None
     told: Float[Tensor, "B A"] | None = None
 
 

@@ -23,7 +23,7 @@ from convflow.objectives.alignment import (
     resample,
 )
 from convflow.objectives.objective import Inputs
-from convflow.objectives.taps import aligned_block, create_projector
+from convflow.objectives.taps import create_projector
 from convflow.processes.process import Process
 from convflow.settings.fields import Width, doc
 
@@ -49,7 +49,6 @@ class REPA(Alignment):
         block: BlockChoice = None,
         hidden: Hidden = 2048,
     ) -> None:
-        block = aligned_block(network) if block is None else block
         create = partial(create_projector, hidden=hidden)
         super().__init__(network, encoder, encoder_weights, encoder_width, block, create)
 

@@ -51,18 +51,22 @@ def share(
     """
     threads = max(1, min(torch.get_num_threads(), count))
     size = max(1, count // (4 * threads))
-    if threads == 1:
-        kernel(0, 1, count, 0, count, *given, *scratch(1))
-    elif (parallel := _openmp()) and os.getpid() == FIRST_PROCESS:
-        if kernel(parallel, threads, size, 0, count, *given, *scratch(threads)):
+
+    def run(*words: int, own: Sequence[Any]) -> None:
+        if kernel(*words, *given, *own):
             raise MemoryError("a kernel found no memory for its scratch")
+
+    if threads == 1:
+        run(0, 1, count, 0, count, own=scratch(1))
+    elif (parallel := _openmp()) and os.getpid() == FIRST_PROCESS:
+        run(parallel, threads, size, 0, count, own=scratch(threads))
     else:
         pending = iter(range(0, count, size))
 
         def work() -> None:
             own = scratch(1)
             for start in pending:
-                kernel(0, 1, size, start, min(start + size, count), *given, *own)
+                run(0, 1, size, start, min(start + size, count), own=own)
 
         helpers = [_pool(os.getpid(), threads).submit(work) for _ in range(threads - 1)]
         work()

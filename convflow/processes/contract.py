@@ -101,7 +101,12 @@ class Process(Part):
 
     @property
     def learned_variance(self) -> bool:
-        """Whether the network has C more channels, for the variance."""
+        """Whether the network has C more channels, for the variance or another prediction."""
+        return False
+
+    @property
+    def tells_guidance(self) -> bool:
+        """Whether the network is told a scale of guidance beside two times."""
         return False
 
     @property
@@ -211,6 +216,15 @@ class Process(Part):
             noise: that the run began from; the states have its size, dtype and device.
         """
         raise NotImplementedError
+
+    def averages(self, network: Denoiser, guidance: float = 1.0) -> Denoiser:
+        """Return what predicts averages between two times (B, 2), where a network is told them.
+
+        Args:
+            network: trained by this process.
+            guidance: scale that the network is told, where it is told one.
+        """
+        return network
 
     def finish(
         self, state: Float[Tensor, "B C _ _"], size: Size, stages: Sequence[Stage]

@@ -23,7 +23,13 @@ from convflow.settings.fields import Positive, doc
 from convflow.settings.read import check_fields
 from convflow.types import Denoiser, InputError, Size
 
-TimesName = Literal["uniform", "logit-normal"]
+TimesName = Annotated[
+    Literal["uniform", "logit-normal"],
+    doc("how training times are drawn: evenly, or as the sigmoid of a normal"),
+]
+Location = Annotated[
+    float, doc("mean of the normal behind logit-normal times; above 0 favours data")
+]
 Time = TypeVar("Time", float, Tensor)
 
 
@@ -48,12 +54,8 @@ class FlowMatching(Process):
     kind: ClassVar[str] = "flow"
     time_scale: ClassVar[float] = 1000.0
 
-    times: Annotated[
-        TimesName, doc("how training times are drawn: evenly, or as the sigmoid of a normal")
-    ] = "uniform"
-    location: Annotated[
-        float, doc("mean of the normal behind logit-normal times; above 0 favours data")
-    ] = 0.0
+    times: TimesName = "uniform"
+    location: Location = 0.0
     scale: Annotated[
         Positive, doc("standard deviation of the normal behind logit-normal times")
     ] = 1.0

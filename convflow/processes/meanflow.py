@@ -13,12 +13,13 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
+from msgspec import Meta
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from convflow.processes.contract import beside
 from convflow.processes.derivative import push_forward
-from convflow.processes.flow import FlowMatching, TimesName, shift_times
+from convflow.processes.flow import FlowMatching, Location, TimesName, shift_times
 from convflow.processes.prediction import Kind
 from convflow.settings.fields import Fraction, Momentum, NotNegative, Positive, doc
 from convflow.types import Denoiser, InputError
@@ -32,6 +33,13 @@ class SpanDraws(NamedTuple):
 
     noise: Float[Tensor, "B C H W"]
     t: Float[Tensor, "B 2"]
+    guidance: Float[Tensor, " B"] | None = None
+    """Scales that the network is told; None where it is told none."""
+
+    @property
+    def told(self) -> Float[Tensor, "B K"]:
+        """What the network is told beside labels: two times, and a scale where there is one."""
+        return self.t if self.guidance is None else torch.cat([self.t, self.guidance[:, None]], 1)
 
 
 @dataclass(frozen=True)
@@ -55,6 +63,13 @@ class MeanFlow(FlowMatching):
     whose fixed point is u_none + w (u_label - u_none) for guidance w between both velocities. It
     acts where there is a label.
 
+    With `guidance_max` the network is told a scale w, drawn for each sample from 1 to there, evenly
+    in its logarithm. Then k = 1 - 1 / w and (1 - k) w = 1, so that the velocity is that of guidance
+    w: v + (1 - 1 / w) (u(x, s, s | label) - u(x, s, s | none)). Sampling chooses the scale.
+
+    With `velocity_head` the network has C more channels, which learn the (guided) velocity at s
+    whatever e is, with a loss like that of u. They take the place of u(x, s, s).
+
     Raises:
         InputError: an unknown name, or a number outside its range.
     """
@@ -64,12 +79,8 @@ class MeanFlow(FlowMatching):
     time_scale: ClassVar[float] = 1.0  # a larger one is a factor of the derivative's time, too
     begins_from: ClassVar[tuple[str, ...]] = ("flow",)
 
-    times: Annotated[
-        TimesName, doc("how training times are drawn: evenly, or as the sigmoid of a normal")
-    ] = "logit-normal"
-    location: Annotated[
-        float, doc("mean of the normal behind logit-normal times; above 0 favours data")
-    ] = 0.4
+    times: TimesName = "logit-normal"
+    location: Location = 0.4
     prediction: Annotated[
         Kind, doc("what the network predicts: the velocity, which alone has averages")
     ] = "velocity"
@@ -96,9 +107,24 @@ class MeanFlow(FlowMatching):
     mixture: Annotated[
         Momentum, doc("share k of the network's own velocities in guided ones, below 1")
     ] = 0.0
+    velocity_head: Annotated[
+        bool, doc("whether the network predicts velocities beside averages (improved)")
+    ] = False
+    guidance_max: Annotated[
+        float,
+        Meta(ge=1),
+        doc(
+            "largest scale of guidance that the network is told, published: 8; 1 = it is told none"
+        ),
+    ] = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.tells_guidance and (self.guidance, self.mixture) != (1, 0):
+            raise InputError(
+                f"expected guidance 1 and mixture 0 with guidance-max, which draws them, got "
+                f"{self.guidance} and {self.mixture}; leave them out"
+            )
         if self.prediction != "velocity":
             raise InputError(
                 f"expected the prediction velocity with the process meanflow, got "
@@ -108,7 +134,15 @@ class MeanFlow(FlowMatching):
     @property
     def guided(self) -> bool:
         """Whether the velocities are guided ones."""
-        return self.guidance != 1 or self.mixture > 0
+        return self.guidance != 1 or self.mixture > 0 or self.tells_guidance
+
+    @property
+    def tells_guidance(self) -> bool:
+        return self.guidance_max > 1
+
+    @property
+    def learned_variance(self) -> bool:
+        return self.velocity_head
 
     def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> Any:
         count, device = shape[0], generator.device
@@ -122,7 +156,11 @@ class MeanFlow(FlowMatching):
             end = torch.maximum(start, shift_times(other, self.shift))
         apart = torch.rand(count, generator=generator, device=device) < self.apart
         t = torch.stack([start, torch.where(apart, end, start)], 1)
-        return SpanDraws(torch.randn(shape, generator=generator, device=device), t)
+        draws = SpanDraws(torch.randn(shape, generator=generator, device=device), t)
+        if not self.tells_guidance:
+            return draws
+        share = torch.rand(count, generator=generator, device=device)
+        return draws._replace(guidance=self.guidance_max**share)
 
     def flow_time(self, t: Float[Tensor, "B 2"]) -> Float[Tensor, " B"]:
         """Return the first of the two times that the network is told."""
@@ -134,15 +172,27 @@ class MeanFlow(FlowMatching):
                 "--model.second-time: expected true with the process meanflow, got false; "
                 "leave it out"
             )
-        return {**settings, "second_time": True}
+        told = {"told_guidance": True} if self.tells_guidance else {}
+        return {**settings, "second_time": True} | told
 
     def as_prediction(self, model: Denoiser, wanted: Kind = "velocity") -> Denoiser:
         """Return `model`, told one time twice, as a Denoiser that predicts `wanted`."""
+        average = self.averages(model)
 
         def velocity(x: Tensor, t: Tensor, y: Any) -> Tensor:
-            return model(x, torch.stack([t, t], 1), y)
+            return average(x, torch.stack([t, t], 1), y)
 
         return super().as_prediction(velocity, wanted)
+
+    def averages(self, network: Denoiser, guidance: float = 1.0) -> Denoiser:
+        if not self.tells_guidance and not self.velocity_head:
+            return network
+
+        def average(x: Tensor, t: Tensor, y: Any) -> Tensor:
+            scale = [torch.full_like(t[:, :1], guidance)] if self.tells_guidance else []
+            return network(x, torch.cat([t, *scale], 1), y)[:, : x.shape[1]]
+
+        return average
 
     def loss_at(
         self,
@@ -155,10 +205,11 @@ class MeanFlow(FlowMatching):
         """Return the loss of each sample for draws already made.
 
         Its value is the mean squared error against the target, its gradient that of the sum of
-        squares over (sum + `LEAST_ERROR`)^p, with the divisor held fixed.
+        squares over (sum + `LEAST_ERROR`)^p, with the divisor held fixed. The velocities of a
+        `velocity_head` have a loss of the same form, and both are summed.
 
         Args:
-            model: told two times.
+            model: told two times, and a scale of guidance where `guidance_max` is above 1.
             data: clean.
             labels: with those dropped that are to be.
             draws: as `draw` returns them.
@@ -168,28 +219,38 @@ class MeanFlow(FlowMatching):
             InputError: a network that predicts more channels, or has no forward derivative;
                 guidance without `null`.
         """
-        start = draws.t[:, 0]
-        x = self.mix(data, draws.noise, start)
-        velocity = self.target(data, draws.noise, start)
-        prediction = model(x, draws.t, labels)  # first: objectives beside see features of this call
-        if prediction.shape[1] != data.shape[1]:
+        x = self.mix(data, draws.noise, draws.t[:, 0])
+        velocity = self.target(data, draws.noise, draws.t[:, 0])
+        # First: objectives beside see features of this call.
+        prediction = model(x, draws.told, labels)
+        wanted = data.shape[1] * (2 if self.velocity_head else 1)
+        if prediction.shape[1] != wanted:
             raise InputError(
-                f"expected a prediction of {data.shape[1]} channels, got {prediction.shape[1]}; "
+                f"expected a prediction of {wanted} channels, got {prediction.shape[1]}; "
                 "flow matching has no use for a learned variance"
             )
-        goal = self.goal(model, x, draws.t, labels, velocity, null)
+        given = model, x, draws.told, labels
+        velocity, own = self.velocities(*given, velocity, null)
+        goals = [self._goal(*given, velocity, own)] + [velocity] * self.velocity_head
         full = prediction.to(torch.promote_types(prediction.dtype, torch.float32))
-        error = (full - goal).square().flatten(1)
-        mean, total = error.mean(1), error.sum(1)
+        parts = full.split(data.shape[1], 1)
+        return sum(
+            (self._weighed(one - goal) for one, goal in zip(parts, goals, strict=True)),
+            start=full.new_zeros(len(full)),
+        )
+
+    def _weighed(self, error: Float[Tensor, "B C H W"]) -> Float[Tensor, " B"]:
+        """Return mean squares, with the gradient of weighed sums of squares."""
+        squares = error.square().flatten(1)
+        mean, total = squares.mean(1), squares.sum(1)
         weight = (total.detach() + LEAST_ERROR) ** -self.power
         return mean.detach() + weight * (total - total.detach())
 
-    @torch.no_grad()
     def goal(
         self,
         model: Denoiser,
         x: Float[Tensor, "B C H W"],
-        t: Float[Tensor, "B 2"],
+        t: Float[Tensor, "B K"],
         labels: Int[Tensor, " B"],
         velocity: Float[Tensor, "B C H W"],
         null: Callable[[Any], Any] | None = None,
@@ -199,59 +260,80 @@ class MeanFlow(FlowMatching):
         Args:
             model: told two times.
             x: at the first time.
-            t: both times.
+            t: both times, and the scale of guidance where it is told.
             labels: with those dropped that are to be.
             velocity: of the samples, the field of which is known on average alone.
             null: from labels to none; for guidance.
         """
-        own = None
-        if self.guided:
-            velocity, own = self._guide(model, x, t[:, 0], labels, velocity, null)
-        elif self.tangent == "own":
-            own = self._velocity(model, x, t[:, 0], labels)
+        velocity, own = self.velocities(model, x, t, labels, velocity, null)
+        return self._goal(model, x, t, labels, velocity, own)
+
+    @torch.no_grad()
+    def _goal(
+        self,
+        model: Denoiser,
+        x: Tensor,
+        t: Tensor,
+        labels: Any,
+        velocity: Tensor,
+        own: Tensor | None,
+    ) -> Tensor:
         along = velocity if self.tangent == "sample" or own is None else own
         span = t[:, 1] - t[:, 0]
         # At least one sample: processes that share a network must all ask for a derivative.
         rows = torch.nonzero(span > 0).flatten()
         rows = rows if len(rows) else torch.zeros(1, dtype=torch.int64, device=x.device)
-        moves = torch.tensor([1.0, 0.0], dtype=t.dtype, device=t.device).expand(len(rows), 2)
+        moves = torch.zeros_like(t[rows])
+        moves[:, 0] = 1
         slope = push_forward(
-            model,
+            lambda x, t, y: model(x, t, y)[:, : x.shape[1]],
             (x[rows], t[rows]),
-            (along[rows].to(x.dtype), moves.contiguous()),
+            (along[rows].to(x.dtype), moves),
             tree_map(lambda part: part[rows], labels),
         )
         change = beside(span[rows]) * slope.to(velocity.dtype)
         return velocity.index_add(0, rows, change.to(velocity.dtype))
 
-    def _guide(
+    @torch.no_grad()
+    def velocities(
         self,
         model: Denoiser,
-        x: Tensor,
-        start: Tensor,
-        labels: Tensor,
-        velocity: Tensor,
-        null: Callable[[Any], Any] | None,
+        x: Float[Tensor, "B C H W"],
+        t: Float[Tensor, "B K"],
+        labels: Any,
+        velocity: Float[Tensor, "B C H W"],
+        null: Callable[[Any], Any] | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """Return guided velocities of the samples, and the network's own if it was asked."""
+        """Return the velocities of samples, guided ones where they are, and the network's own.
+
+        The latter are None where they are not needed. Arguments as of `goal`.
+
+        Raises:
+            InputError: guidance without `null`.
+        """
+        now = torch.cat([t[:, :1], t[:, :1], t[:, 2:]], 1)
+        if not self.guided:
+            own = self._velocity(model, x, now, labels) if self.tangent == "own" else None
+            return velocity, own
         if null is None:
             raise InputError(
                 "expected labels that can be dropped for --process.guidance, got none; leave it out"
             )
         none, own = null(labels), None
-        if self.mixture or self.tangent == "own":
+        scale: Any = beside(t[:, 2]) if self.tells_guidance else self.guidance
+        mixture: Any = 1 - 1 / scale if self.tells_guidance else self.mixture
+        if self.mixture or self.tells_guidance or self.tangent == "own":
             twice = tree_map(lambda *parts: torch.cat(parts), labels, none)
-            both = torch.cat([x, x]), torch.cat([start, start]), twice
+            both = torch.cat([x, x]), torch.cat([now, now]), twice
             own, bare = self._velocity(model, *both).chunk(2)
         else:
-            bare = self._velocity(model, x, start, none)
-        share = 1 - self.mixture
-        guided = share * self.guidance * velocity + share * (1 - self.guidance) * bare
+            bare = self._velocity(model, x, now, none)
+        guided = (1 - mixture) * (scale * velocity + (1 - scale) * bare)
         if own is not None:
-            guided = guided + self.mixture * own
+            guided = guided + mixture * own
         known = beside((labels != none).to(velocity.dtype)).bool()
-        return torch.where(known, guided, velocity), own
+        return torch.where(known, guided.to(velocity.dtype), velocity), own
 
-    def _velocity(self, model: Denoiser, x: Tensor, start: Tensor, labels: Any) -> Tensor:
-        found = model(x, torch.stack([start, start], 1), labels)
+    def _velocity(self, model: Denoiser, x: Tensor, now: Tensor, labels: Any) -> Tensor:
+        found = model(x, now, labels)[:, -x.shape[1] :]  # the last, where there are two predictions
         return found.to(torch.promote_types(found.dtype, torch.float32))

@@ -6,10 +6,12 @@ MeanFlow: Geng et al. 2025 (arXiv 2505.13447), eq. 12 and algorithm 2.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 import torch
+from msgspec import Meta
 from torch import Tensor
 
 from convflow.processes.contract import Field, Process, Stage
@@ -37,6 +39,12 @@ class Average(Solver):
     steps: Annotated[Count, doc("number of steps by average velocities")] = 1
     shift: Annotated[Positive, doc("time shift of the steps; above 1 spends more near noise")] = 1.0
 
+    told_guidance: Annotated[
+        float,
+        Meta(ge=1),
+        doc("scale of guidance that a network is told which was trained with guidance-max"),
+    ] = 1.0
+
     def __post_init__(self) -> None:
         check_fields(self)
         time_grid(self.steps, shift=self.shift)
@@ -51,11 +59,20 @@ class Average(Solver):
                 f"expected a model trained with the process meanflow for the solver {self.kind}, "
                 f"got {process.kind}; choose another solver such as heun"
             )
+        if self.told_guidance != 1 and not process.tells_guidance:
+            raise InputError(
+                f"expected told-guidance 1 for a network that is told none, got "
+                f"{self.told_guidance}; leave it out, or train with --process.guidance-max"
+            )
         super().check(process, guidance_kind)
 
     def field(self, process: Process, network: Any, stage: Stage, noise: Tensor) -> Field:
-        """Return the network itself, which takes two times."""
-        return Field(network)
+        """Return the averages that the network predicts, which take two times."""
+        return Field(process.averages(network, self.told_guidance))
+
+    @classmethod
+    def unfit(cls, process: Process, given: Mapping[str, Any]) -> set[str]:
+        return set() if process.tells_guidance else {"told_guidance"}
 
     def solve(self, problem: Problem) -> Tensor:
         x, grid = problem.x, time_grid(problem.stage.steps, shift=self.shift)

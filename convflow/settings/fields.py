@@ -17,8 +17,10 @@ Factor = Annotated[int, Meta(ge=2, le=LARGEST_COUNT)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 Share = Annotated[float, Meta(gt=0, le=1)]
 Momentum = Annotated[float, Meta(ge=0, lt=1)]
-RelativeWidth = Annotated[float, Meta(ge=0.001, le=0.288)]
-"""Of a power-function average: its standard deviation over the images; equal shares have 0.289."""
+NARROWEST, WIDEST = 0.001, 0.288
+"""Relative widths of averages; that of equal shares is the square root of 1/12, 0.2887."""
+RelativeWidth = Annotated[float, Meta(ge=NARROWEST, le=WIDEST)]
+"""Of a power-function average: its standard deviation over the images."""
 NotNegative = Annotated[float, Meta(ge=0)]
 Positive = Annotated[float, Meta(gt=0)]
 Pixels = tuple[Count, Count]

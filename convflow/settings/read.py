@@ -193,8 +193,7 @@ def _wanted(reason: str, kind: Any, words: bool) -> str:
 def _unfit(key: str, wanted: str, got: Any, known: Iterable[Any] = ()) -> InputError:
     key = key.replace("_", "-") if key.startswith("--") else key
     near = difflib.get_close_matches(str(got), map(str, known), n=1, cutoff=0.4)
-    cure = "--help lists values that work" if key.startswith("--") else "change it"
-    cure = f"did you mean {near[0]!r}?" if near else cure
+    cure = f"did you mean {near[0]!r}?" if near else "change it"
     said = f"{key}: " if key.strip("-") else ""
     return InputError(f"{said}expected {wanted}, got {str(got)[:80]!r}; {cure}")
 

@@ -192,6 +192,18 @@ def store_snapshot(trainer: Trainer) -> None:
             shutil.rmtree(draft_of(folder), ignore_errors=True)
 
 
+def store_missed(trainer: Trainer) -> None:
+    """Write the snapshot of the moment that a run goes on from, where a full disk prevented it.
+
+    All processes come here, after `drop_later`.
+    """
+    run, device = trainer.run_folder, trainer.device
+    stored = distributed.from_first(lambda: [s.images for s in list_snapshots(run)], device)
+    trainer.averages.before = max(stored, default=0)
+    if trainer.averages.before < trainer.images_seen:
+        store_snapshot(trainer)
+
+
 def drop_later(trainer: Trainer) -> None:
     """Remove snapshots of a later moment than that from which a run goes on, and drafts."""
     if distributed.rank():

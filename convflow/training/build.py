@@ -24,6 +24,7 @@ from convflow.models.backbone import Backbone, check_size
 from convflow.models.blocks import is_block
 from convflow.models.memory import MemoryEstimate
 from convflow.models.zoo import create_model, settings_of
+from convflow.nn.dropout import set_dropout
 from convflow.objectives.table import create_objectives
 from convflow.parallel.single import Single
 from convflow.processes.flow import FlowMatching
@@ -41,6 +42,7 @@ from convflow.training.data import (
     scan_images,
     training_sizes,
 )
+from convflow.training.features import use_features
 from convflow.training.loggers import find_loggers
 from convflow.training.origin import begin_from, drawn_anew, fit_settings, read_origin
 from convflow.training.places import describe_paths, find_paths
@@ -108,9 +110,12 @@ def build_trainer(config: TrainConfig, run: Path, device: torch.device) -> tuple
     if origin is not None:
         anew = drawn_anew(model, origin, source.class_names)
         report.notes = [*report.notes, *begin_from(model, origin, source.class_names)]
+    set_dropout(model, config.dropout)
     config, lines = limit_training(config, model, anew, run if begun else None)
     report.notes = [*report.notes, *lines]
-    _check_losses(config, losses, stored)
+    _check_losses(config, losses)
+    if isinstance(source, Latents) and losses.wants_pixels:
+        use_features(config, losses, source)
     parallel.exchanges |= bool(losses.compares)
     if losses.augmentation is not None:
         report.notes = [*report.notes, describe(losses.augmentation)]
@@ -118,7 +123,7 @@ def build_trainer(config: TrainConfig, run: Path, device: torch.device) -> tuple
     return Trainer(config, losses, process, codec, images, run, order, parallel), report
 
 
-def _check_losses(config: TrainConfig, losses: Losses, stored: bool) -> None:
+def _check_losses(config: TrainConfig, losses: Losses) -> None:
     """Raise InputError where objectives want what these settings or images do not give."""
     if losses.compares and config.micro_batch is not None:
         raise InputError(
@@ -129,11 +134,6 @@ def _check_losses(config: TrainConfig, losses: Losses, stored: bool) -> None:
         raise InputError(
             "--data.augment: expected 0 with the process meanflow, which calls the network with "
             f"parts of a batch, got {config.data.augment}; leave one of them out"
-        )
-    if stored and losses.wants_pixels:
-        raise InputError(
-            f"expected images for objectives that see pixels, got the store {config.data.path}; "
-            "give --data the images themselves"
         )
 
 

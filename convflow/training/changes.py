@@ -65,6 +65,7 @@ ON_RESUME: dict[str, Rule] = {
     "micro_batch": "free",
     "label_dropout": "recorded",
     "label_noise": "recorded",
+    "dropout": "recorded",
     "seed": "init",
     "device": "free",
     "compile": "recorded",

@@ -21,6 +21,7 @@ from convflow.processes.process import Process
 from convflow.settings.fields import (
     Count,
     Fraction,
+    Momentum,
     Natural,
     NotNegative,
     Pixels,
@@ -187,7 +188,9 @@ class ScoreConfig:
 class MonitorConfig:
     """What a run shows of itself."""
 
-    log_every: Annotated[Count, doc("steps between lines of metrics.jsonl")] = 10
+    log_every: Annotated[
+        Count, doc("steps between lines of metrics.jsonl; the last step has one too")
+    ] = 10
     samples_minutes: Annotated[
         Positive, doc("minutes until the first sample grid; gaps then double")
     ] = 0.75
@@ -317,6 +320,9 @@ class TrainConfig:
     batch_size: Annotated[Count, doc("global batch, whatever the number of devices")] = 256
     micro_batch: Annotated[Count | None, doc("most images at once on a device")] = None
     label_dropout: Annotated[Fraction, doc("share of labels replaced by 'no label'")] = 0.1
+    dropout: Annotated[
+        Momentum, doc("share of the features in the blocks that training sets to 0; 0 = none")
+    ] = 0.0
     label_noise: Annotated[Fraction, doc("share of labels replaced by a class drawn evenly")] = 0.0
     seed: Annotated[Natural, doc("seed of weights, data order, noise and times")] = 0
     device: Annotated[str, doc("device to train on: auto, cpu, ...")] = "auto"

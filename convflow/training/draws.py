@@ -12,12 +12,15 @@ from torch import Tensor
 
 from convflow.conditions.labels import take
 from convflow.seeds import generator_of
+from convflow.training.augmentation import DRAWS
 
 if TYPE_CHECKING:
     from convflow.training.trainer import Trainer
 
-NOISE_KEY = 1_000_000
-"""Of the labels' noise, beyond the places of objectives."""
+NOISE_KEY, DROPOUT_KEY = 1_000_000, 1_000_001
+"""Of the labels' noise and of dropout, beyond the places of objectives."""
+SEEDS = "--dropout"
+"""The key of the seeds of dropout among the draws of a step; no objective has this name."""
 
 
 class Draws(dict[str, Any]):
@@ -25,14 +28,17 @@ class Draws(dict[str, Any]):
 
     Attributes:
         total: images in the batch of all processes.
+        features: (B, h, w, E) that a store has of our images; None where it is not asked.
     """
 
     total: int = 0
+    features: Tensor | None = None
 
     def rows(self, rows: slice) -> Draws:
         """Return the draws of some of our images."""
         some = Draws({name: take(drawn, rows) for name, drawn in self.items()})
         some.total = self.total
+        some.features = None if self.features is None else self.features[rows]
         return some
 
 
@@ -53,6 +59,25 @@ def draw_terms(
         own = generator_of(*key, 1 + place, device=trainer.device) if place else generator
         draws[name] = take(objective.draw(shape, own), mine)  # type: ignore[operator]
     return draws, generator
+
+
+def draw_changes(trainer: Trainer, total: int, key: tuple[int, ...]) -> dict[str, Any]:
+    """Return what happens to our images of a batch, and the seeds of their dropout.
+
+    Args:
+        trainer: with augmentation or dropout, or without.
+        total: images of the whole batch.
+        key: of the draws, beside the seed; each has a generator of its own.
+    """
+    found, config, mine = dict[str, Any](), trainer.config, trainer.own_rows(total)
+    if trainer.losses.augmentation is not None:
+        strengths = trainer.losses.augmentation.draw(total, trainer.images_seen)
+        found[DRAWS] = take(strengths, mine)
+    if config.dropout:
+        own = generator_of(config.seed, *key, DROPOUT_KEY, device=trainer.device)
+        seeds = torch.randint(2**31, (total,), generator=own, device=trainer.device)
+        found[SEEDS] = seeds[mine]
+    return found
 
 
 def draw_labels(

@@ -40,9 +40,11 @@ from convflow.data.store import (
     encode_names,
     finish_store,
     is_written,
+    read_index,
     write_shard,
     write_store,
 )
+from convflow.evaluation.user_code import import_place
 from convflow.seeds import generator_of
 from convflow.settings.fields import Count, Seed, doc
 from convflow.settings.read import read, to_dict
@@ -50,6 +52,7 @@ from convflow.settings.words import pairs_of, parts_of, read_words
 from convflow.storage import claimed, hash_tensors, read_json, write_text, writing_folder
 from convflow.training.config import DataConfig
 from convflow.training.data import open_images, scan_images, training_sizes
+from convflow.training.features import FeatureConfig, FeatureMaker
 from convflow.training.keys import check_augment
 from convflow.training.latents import codec_of_store
 from convflow.training.overrides import SHORT
@@ -58,6 +61,8 @@ from convflow.units import bytes_of
 
 log = logging.getLogger("convflow")
 
+FOUND_IN_THE_END = {"shards", "mean", "std", "sha256"}
+"""What the index of a whole store says beyond its plan."""
 NUM_COMPARED = 8
 """Images whose reconstruction is measured before the long work."""
 
@@ -71,6 +76,7 @@ class EncodeConfig:
         default_factory=LatentCodec
     )
     records: RecordConfig = field(default_factory=RecordConfig)
+    features: FeatureConfig = field(default_factory=FeatureConfig)
     batch_size: Annotated[Count, doc("images that the autoencoder is given at once")] = 32
     seed: Annotated[Seed, doc("of the draws of --records.contents sample")] = 0
     device: Annotated[str, doc("cpu, cuda, mps, xpu; auto = what is there")] = "auto"
@@ -78,7 +84,8 @@ class EncodeConfig:
 
 def override_encoding(config: EncodeConfig, arguments: Sequence[str]) -> EncodeConfig:
     """Return settings with command-line words such as `--data.size 256` set, as `override` does."""
-    pairs = [(SHORT.get(key, key), text) for key, text in pairs_of(arguments)]
+    short = SHORT | {"features": "features.encoder"}
+    pairs = [(short.get(key, key), text) for key, text in pairs_of(arguments)]
     given = read_words(EncodeConfig, pairs, parts_of(config), ("out",))
     tree = to_dict(config)
     if (kind := given.pop("codec", tree["codec"]["kind"])) != tree["codec"]["kind"]:
@@ -86,6 +93,8 @@ def override_encoding(config: EncodeConfig, arguments: Sequence[str]) -> EncodeC
     for key, value in given.items():
         *groups, leaf = key.split(".")
         (tree[groups[0]] if groups else tree)[leaf] = value
+    if ":" in (encoder := str(tree["features"]["encoder"])):
+        import_place(encoder)
     return read(tree, EncodeConfig, trusted=True)
 
 
@@ -194,9 +203,12 @@ def _encode(config: EncodeConfig, out: Path, device: torch.device) -> StoreIndex
     numbers = _sizes_of(images, report, sizes)
     parts = list(_plan(numbers, len(sizes), config.records.shard))
     blank = torch.zeros(1, data.channels, *sizes[0], dtype=torch.uint8, device=device)
-    arrays = codec.moments(blank).shape[1]
+    arrays, maker = codec.moments(blank).shape[1], None
+    if config.features.encoder:
+        maker = FeatureMaker(config.features, sizes, codec.factor, data.channels, device)
     index = partial(
         StoreIndex,
+        features=None if maker is None else maker.index,
         codec=to_dict(describe_codec(codec, out)),
         codec_sha256=None if codec.network is None else hash_tensors(codec.network.state_dict()),
         records=config.records,
@@ -212,9 +224,11 @@ def _encode(config: EncodeConfig, out: Path, device: torch.device) -> StoreIndex
         images=data.path,
     )
     missing = distributed.from_first(partial(_begin, out, index, parts), device)
+    if missing is None:
+        return distributed.from_first(partial(read_index, out), device)
     if missing and distributed.rank() == 0:
         _compare(codec, images, sizes, numbers, device)
-    _write_parts(config, out, codec, images, sizes, missing, device)
+    _write_parts(config, out, codec, images, sizes, missing, device, maker)
     places = np.empty(len(images), np.int64)
     places[np.concatenate([part.rows for part in parts])] = np.arange(len(images))
     tables = {
@@ -250,25 +264,24 @@ def _plan(numbers: np.ndarray, num_sizes: int, most: int) -> Iterator[_Part]:
             count += 1
 
 
-def _begin(out: Path, index: Any, parts: list[_Part]) -> list[_Part]:
+def _begin(out: Path, index: Any, parts: list[_Part]) -> list[_Part] | None:
     """Return the shards that are not there yet, after a look at what is in the folder.
 
+    Returns:
+        None where the whole store is there.
+
     Raises:
-        InputError: a whole store, shards of other settings, or too small a disk.
+        InputError: a store or shards of other settings, or too small a disk.
     """
-    if (out / INDEX).is_file():
-        raise InputError(
-            f"expected a new folder, got {out} with a whole store; choose another --out"
-        )
     plan = json.loads(json.dumps(to_dict(index(shards=(), mean=(), std=()))))
     del plan["version"]  # of convflow, which may be another by then
+    if (out / INDEX).is_file():
+        known = {key: plan[key] for key in plan.keys() - FOUND_IN_THE_END}
+        _require_same(out, read_json(out / INDEX), known)
+        log.info(f"already finished: {out} is the whole store of these images")
+        return None
     if (out / PLAN).is_file():
-        before = read_json(out / PLAN)
-        if changed := [key for key, value in plan.items() if before.get(key) != value]:
-            raise InputError(
-                f"{out} was begun with other settings or images ({', '.join(changed)}); repeat the "
-                "same command, or choose another --out"
-            )
+        _require_same(out, read_json(out / PLAN), plan)
         missing = [part for part in parts if not is_written(out, part.number)]
         log.info(f"{len(parts) - len(missing):,} of {len(parts):,} shards are there already")
     else:
@@ -277,9 +290,7 @@ def _begin(out: Path, index: Any, parts: list[_Part]) -> list[_Part]:
         write_text(out / PLAN, json.dumps(plan))
         missing = parts
     made = index(shards=(), mean=(), std=())
-    needed = sum(
-        len(part.rows) * math.prod(made.record(part.size)) * made.dtype.itemsize for part in missing
-    )
+    needed = sum(len(part.rows) * made.bytes_each(part.size) for part in missing)
     free = shutil.disk_usage(out).free
     log.info(f"{bytes_of(needed)} to write to {out}, {bytes_of(free)} are free")
     if needed > free:
@@ -288,6 +299,15 @@ def _begin(out: Path, index: Any, parts: list[_Part]) -> list[_Part]:
             "free some, or choose --records.dtype float16, --records.contents mean or another --out"
         )
     return missing
+
+
+def _require_same(out: Path, before: dict[str, Any], plan: dict[str, Any]) -> None:
+    """Raise InputError where a store was begun with another plan."""
+    if changed := sorted(key for key, value in plan.items() if before.get(key) != value):
+        raise InputError(
+            f"{out} was begun with other settings or images ({', '.join(changed)}); repeat the "
+            "same command, or choose another --out"
+        )
 
 
 def _compare(
@@ -317,6 +337,7 @@ def _write_parts(
     sizes: tuple[Size, ...],
     missing: list[_Part],
     device: torch.device,
+    maker: FeatureMaker | None,
 ) -> None:
     """Write our share of the missing shards."""
     mine = missing[distributed.rank() :: distributed.world_size()]
@@ -324,11 +345,15 @@ def _write_parts(
     shown = distributed.rank() == 0 and sys.stderr.isatty()
     with Bar(total=total, desc="encoding", unit="img", disable=not shown) as bar:
         for part in mine:
-            made = []
+            made, seen = [], []
             for start in range(0, len(part.rows), config.batch_size):
                 rows = part.rows[start : start + config.batch_size]
                 pixels, _ = images.batch(rows, size=sizes[part.size])
-                records = _records(config, codec, pixels.to(device), rows)
+                pixels = pixels.to(device)
+                records = _records(config, codec, pixels, rows)
+                if maker is not None:
+                    views = [pixels, pixels.flip(-1)] if config.data.flip else [pixels]
+                    seen.append(np.stack([maker(part.size, view) for view in views], 1))
                 made.append(records.to(getattr(torch, config.records.dtype)).cpu().numpy())
                 bar.update(len(rows))
             if images.replaced:
@@ -336,7 +361,8 @@ def _write_parts(
                     f"{images.item_name(next(iter(images.replaced)))} became unreadable meanwhile; "
                     f"repair it, or delete {out} and begin again"
                 )
-            write_shard(out, part.number, part.size, np.concatenate(made))
+            found = np.concatenate(seen) if seen else None
+            write_shard(out, part.number, part.size, np.concatenate(made), found)
             if distributed.rank() == 0 and not shown:
                 log.info(f"wrote shard {part.number} of {len(missing)} to write")
 

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from convflow import distributed
 from convflow.codecs import PixelCodec
+from convflow.nn.dropout import tell_seeds
 from convflow.objectives.objective import Inputs
 from convflow.training.augmentation import DRAWS, PIXELS
-from convflow.training.draws import Draws
+from convflow.training.draws import SEEDS, Draws
 
 if TYPE_CHECKING:
     from convflow.training.trainer import Trainer
@@ -28,10 +29,13 @@ def inputs_of(
         labels: of these images.
         draws: of these images; they know how many are in the batch of all processes. What happens
             to the images is taken out; where that is missing, as in the validation, nothing does.
+            So are the seeds of dropout, which the network is given.
         noise: of the codec; None where it needs none.
     """
     losses, codec, images = trainer.losses, trainer.codec, images.to(trainer.device)
     strengths, told, data = draws.pop(DRAWS, None), None, None
+    if (seeds := draws.pop(SEEDS, None)) is not None:
+        tell_seeds(trainer.model, seeds)
     if losses.augmentation is not None and strengths is not None:
         told = losses.augmentation.tell(images, strengths)
         changed = losses.augmentation.change(images, strengths)
@@ -42,7 +46,9 @@ def inputs_of(
             images = PIXELS.decode(changed) if data is None or losses.wants_pixels else images
     data = codec.latents(images, noise) if data is None else data
     batch = Inputs(data, labels, told=told, images_seen=trainer.images_seen)
-    if losses.wants_pixels:
+    if draws.features is not None:
+        batch = batch._replace(encoded=draws.features.to(trainer.device).float())
+    elif losses.wants_pixels:
         batch = batch._replace(pixels=images)
     if losses.wants_average:
         model: Any = trainer.ema.model

@@ -25,7 +25,7 @@ from convflow.settings.read import show, to_dict
 from convflow.storage import claimed, read_json, write_text
 from convflow.training import checkpoint
 from convflow.training.agreement import agree_on_start
-from convflow.training.averages import describe_averages, drop_later, names_of
+from convflow.training.averages import describe_averages, drop_later, names_of, store_missed
 from convflow.training.build import build_trainer
 from convflow.training.changes import RECORD, Change, check_changes, find_changes, record_changes
 from convflow.training.config import LoRAConfig, TrainConfig
@@ -88,6 +88,8 @@ def train(
         with distributed.all_or_none(device):
             _write_down(start, run)
         _look_for_folder(run)
+        with distributed.all_or_none(device):
+            store_missed(start.trainer)
         finished = start.trainer.run(None if minutes is None else began + 60 * minutes)
         _say_replaced(start.trainer.images)
         if distributed.rank() == 0:

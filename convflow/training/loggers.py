@@ -240,6 +240,13 @@ def find_loggers(config: MonitorConfig) -> list[type[Logger]]:
     return found
 
 
+def forget_step(run: Path, step: int) -> None:
+    """Take the lines of a step, which are the last, out of the files of a run."""
+    for kind in (MetricsFile, SpeedFile):
+        if (path := run / kind.name).exists():
+            write_text(path, "".join(lines_up_to(path, step - 1)))
+
+
 def lines_up_to(path: Path, step: float) -> list[str]:
     """Return the lines up to `step` but those that a power cut, or an editor, has spoilt."""
     kept = []

@@ -58,9 +58,15 @@ class Lookout:
             self.bad, self.good = (torch.zeros((), device=self.device) for _ in range(2))
             self.optimizer.found_inf = self.bad  # type: ignore[attr-defined]
 
-    def due(self, step: int) -> bool:
-        """Return whether to look after a step."""
-        return step % self.every == 0
+    def due(self, step: int, images: int) -> bool:
+        """Return whether to look after the step noted last: every few, and at the end of the run.
+
+        Args:
+            step: its number.
+            images: length of the run.
+        """
+        _, _, _, total, *_ = self.steps[-1].batch
+        return step % self.every == 0 or self.steps[-1].images_seen + total >= images
 
     def note(self, numbers: list[Tensor], seen: StepTaken) -> None:
         """Take in the loss and the norm of the gradients of a step, before the optimizer's."""
@@ -88,7 +94,12 @@ def diverged(
     noise: Tensor | None,
     total: int,
 ) -> Diverged:
-    """Return the error that names the first module and the images that are not finite."""
+    """Return the error that names the first module and the images that are not finite.
+
+    Raises:
+        Diverged: it was an earlier step, see `go_back`.
+    """
+    go_back(trainer)
     parts = [torch.zeros(0, device=trainer.device)]
 
     def forward() -> None:

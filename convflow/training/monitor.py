@@ -19,7 +19,7 @@ from convflow import distributed
 from convflow.bar import Bar
 from convflow.training.config import MonitorConfig
 from convflow.training.data import faster_data
-from convflow.training.loggers import Logger, find_loggers
+from convflow.training.loggers import Logger, find_loggers, forget_step
 from convflow.training.speed import Speed
 from convflow.units import duration
 
@@ -111,6 +111,9 @@ class Monitor:
     ) -> None:
         self.run, self.config = run, config
         self.deadline = math.inf if deadline is None else deadline
+        if images_seen < images and step % config.log_every:
+            forget_step(run, step)  # it was the end of the run
+        self.unwritten: tuple[int, int, dict[str, float]] | None = None
         self.loggers: list[Logger] = [kind(run, step, images_seen) for kind in find_loggers(config)]
         self.samples_due = IntervalTimer(
             60 * config.samples_minutes, 60 * config.samples_longest_minutes
@@ -133,20 +136,32 @@ class Monitor:
             images_seen: after it.
             metrics: of it; none where the device was not waited for.
         """
-        self.bar.n = images_seen
+        self.bar.n, self.unwritten = images_seen, None
         if not metrics:
             self.bar.update(0)
             return
         self.bar.set_postfix(loss=f"{metrics['loss']:.4f}", refresh=False)
         self.bar.update(0)
         if step % self.config.log_every == 0:
-            self.speed.more["data_wait"] = self.data_wait.share("line")
-            speed = self.speed.measure(images_seen)
-            speed["seconds_left"] = self._left(images_seen)
-            for logger in self.loggers:
-                logger.log(step, images_seen, metrics, speed)
+            self._write(step, images_seen, metrics)
+        else:
+            self.unwritten = step, images_seen, metrics
         if self.spoken.due():
             self._speak(images_seen, metrics["loss"])
+
+    def end(self) -> None:
+        """Write the last step down, so that a short run has a line; a longer run forgets it."""
+        if self.unwritten is not None:
+            self._write(*self.unwritten)
+            self.unwritten = None
+
+    def _write(self, step: int, images_seen: int, metrics: dict[str, float]) -> None:
+        """Give the numbers of a step to the loggers."""
+        self.speed.more["data_wait"] = self.data_wait.share("line")
+        speed = self.speed.measure(images_seen)
+        speed["seconds_left"] = self._left(images_seen)
+        for logger in self.loggers:
+            logger.log(step, images_seen, metrics, speed)
 
     def _speak(self, images_seen: int, loss: float) -> None:
         """Say how it goes where there is no bar, and what to do where images come late."""

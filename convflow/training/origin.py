@@ -30,7 +30,10 @@ from convflow.types import InputError, Size
 
 NAMED_CLASSES = 6
 """Classes that a line names."""
-OF_DATA = ("num_classes", "in_channels", "learned_variance", "position_grid", "second_time")
+OF_DATA = (
+    *("num_classes", "in_channels", "learned_variance", "position_grid", "second_time"),
+    "told_guidance",
+)
 """Settings of a network that follow from data, codec, process or size."""
 DDPM_TIMES = "steps from 0 (data) to 999 (noise)"
 FLOW_TIMES = "times from 0 (noise) to 1 (data)"
@@ -335,14 +338,17 @@ def _listed(names: Sequence[str]) -> str:
 def _check_same(model: Backbone, trained: Backbone, name: str) -> None:
     """Raise InputError naming the settings in which two networks differ, but for the classes."""
     found = sorted(differences(model.settings, trained.settings).items())
-    if model.second_time and not trained.second_time:  # which begins as nothing
-        found = [row for row in found if row[0] != "second_time"]
+    for name in ("second_time", "told_guidance"):
+        if getattr(model, name) and not getattr(trained, name):  # which begins as nothing
+            found = [row for row in found if row[0] != name]
     families = [row for row in found if row[0].split(".")[-1] == "family"]
     free = ("num_classes", "position_grid")
     differing = families or [row for row in found if row[0].split(".")[-1] not in free]
     if differing:
         said = ", ".join(f"{key} {theirs}, here {ours}" for key, (ours, theirs) in differing)
         cures = [_cure(key.split(".")[-1], theirs, ours) for key, (ours, theirs) in differing]
+        if model.second_time:
+            cures = [c.replace("variance small", "velocity-head false") for c in cures]
         raise InputError(
             f"--init: expected the network of these settings and data, got {name} with {said}; "
             f"add {' '.join(cures)}, or give other weights, or --init-partial true"

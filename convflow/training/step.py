@@ -37,6 +37,11 @@ def passes(
     return [(rows, False) for rows in slices] + [(slice(0, 1), True)] * blank
 
 
+def blank(rows: Tensor | None) -> Any:
+    """Return one row of zeros like those of a tensor, which may have none; None for None."""
+    return None if rows is None else rows.new_zeros(1, *rows.shape[1:])
+
+
 class Losses(nn.Module):
     """Everything that is trained, as one module that an engine of `parallel` can prepare.
 

@@ -27,10 +27,9 @@ from convflow.parallel.single import Single
 from convflow.processes.process import Process
 from convflow.seeds import TRAINING_KEYS
 from convflow.training import averages
-from convflow.training.augmentation import DRAWS
 from convflow.training.compiling import BatchShapes, compile_network, uncompiled
 from convflow.training.config import TrainConfig
-from convflow.training.draws import Draws, draw_encoding, draw_labels, draw_terms
+from convflow.training.draws import Draws, draw_changes, draw_encoding, draw_labels, draw_terms
 from convflow.training.inputs import inputs_of
 from convflow.training.lookout import Lookout, StepTaken, diverged, go_back
 from convflow.training.monitor import DataWait, IntervalTimer, Monitor, open_monitor
@@ -40,7 +39,7 @@ from convflow.training.previews import Previews, samples_of
 from convflow.training.saving import Writing, finish, store
 from convflow.training.speed import ProductRate
 from convflow.training.state import restore, save_before
-from convflow.training.step import Losses, passes
+from convflow.training.step import Losses, blank, passes
 from convflow.training.stopping import Stop, asked_to_stop
 from convflow.training.watch import Watch
 from convflow.types import Diverged, InputError
@@ -118,21 +117,22 @@ class Trainer:
         self.broken = False  # between two whole steps, or by a failed save, on any process
 
     def train_step(
-        self, images: Tensor, labels: Tensor, indices: Any, total: int, full: int, there: Any = None
+        self, images: Tensor, labels: Tensor, indices: Any, total: int, full: int, *more: Any
     ) -> dict[str, float]:
-        """Take one step on our share of `total` images (already on the device: `there`).
+        """Take one step on our share of `total` images, a `Batch`, of which `more` is the rest.
 
         `full` fill a batch. Returns the metrics, or nothing without a wait for it, see `Lookout`.
         """
-        config, missing = self.config, not len(images)
-        given, images = (images, labels, indices, total, full), images if there is None else there
+        config, missing, (there, features) = self.config, not len(images), (*more, None, None)[:2]
+        given = images, labels, indices, total, full, None, features
+        images = images if there is None else there
         if missing:  # fewer than there are processes: a blank one, which adds nothing
-            images, labels = images.new_zeros(1, *images.shape[1:]), labels.new_zeros(1)
+            images, labels, features = map(blank, (images, labels, features))
         mean, terms = torch.zeros((), device=self.device), dict[str, Tensor]()
         *others, last = self.passes(len(images), total)
 
-        def loss_of(rows: slice, blank: bool) -> Tensor:
-            divisor = math.inf if blank or missing else float(full)
+        def loss_of(rows: slice, idle: bool) -> Tensor:
+            divisor = math.inf if idle or missing else float(full)
             losses, found = self.losses_of(images[rows], take(labels, rows), draws, rows, noise)
             for name, values in found.items():
                 terms[name] = terms.get(name, 0) + values.detach().sum() / divisor
@@ -147,7 +147,7 @@ class Trainer:
 
         with distributed.all_or_none(self.device, mine):
             shape = (total, *self.shape_of(images))
-            labels, draws = self._draw(labels, shape)
+            labels, draws = self._draw(labels, shape, features)
             noise = self._draw_encoding(shape)
             for one in others:
                 with self.parallel.accumulate(self.prepared):
@@ -159,10 +159,9 @@ class Trainer:
         self.losses.forget_ended(self.images_seen)
         norm = self.parallel.clip(self.losses.parameters(), config.optim.clip)
         self.lookout.note([mean, norm], StepTaken(self.images_seen, given))
-        if (looking := self.lookout.due(self.step + 1)) and self.lookout.first_bad() is not None:
-            go_back(self)
+        looking = self.lookout.due(self.step + 1, config.images)
+        if looking and self.lookout.first_bad() is not None:
             raise diverged(self, images, labels, draws, indices, noise, total)
-
         self.savable = False  # until this step is whole
         rate = learning_rate(config.optim, self.images_seen, total, config.images)
         self.step, self.images_seen = self.step + 1, self.images_seen + total
@@ -227,6 +226,9 @@ class Trainer:
             finished = self.images_seen >= self.config.images
             if self.broken and self.parallel.sharded:  # a process cannot save its share
                 return False
+            with self.parallel.all_or_none():
+                if monitor is not None:
+                    monitor.end()
             folder = self.save(monitor)
             if finished and self.step > began and self.parallel.takes_part:
                 shared = self.parallel.sharded
@@ -323,13 +325,14 @@ class Trainer:
         height, width = images.shape[2:]
         return self.model.in_channels, height // self.codec.factor, width // self.codec.factor
 
-    def _draw(self, labels: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, Draws]:
+    def _draw(
+        self, labels: Tensor, shape: tuple[int, ...], features: Tensor | None = None
+    ) -> tuple[Tensor, Draws]:
         """Return labels, some of them changed, and the draws of each objective for our rows."""
         key = (*TRAINING_KEYS, self.images_seen)
         draws, generator = draw_terms(self, shape, key)
-        if self.losses.augmentation is not None:
-            strengths = self.losses.augmentation.draw(shape[0], self.images_seen)
-            draws[DRAWS] = take(strengths, self.own_rows(shape[0]))
+        draws.update(draw_changes(self, shape[0], key))
+        draws.features = features
         return draw_labels(self, labels, shape[0], key, generator), draws
 
     def _draw_encoding(self, shape: tuple[int, ...]) -> Tensor | None:

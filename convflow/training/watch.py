@@ -93,10 +93,13 @@ class Watch:
         """Return the losses of a batch, summed over our rows: of the weights and of the average."""
         trainer, sums = self.trainer, torch.zeros(2, device=self.trainer.device)
         mine = places[trainer.share()]
-        pixels, labels = trainer.images.batch(mine if mine.size else places[:1], size=size)
+        shown, images = mine if mine.size else places[:1], trainer.images
+        pixels, labels = images.batch(shown, size=size)
         shape = (len(places), *trainer.shape_of(pixels))
         draws, _ = draw_terms(trainer, shape, key)
         noise = draw_encoding(trainer, shape, key)
+        if isinstance(images, Latents) and images.with_features:
+            draws.features = images.features(shown, size=size)
         for rows, blank in trainer.passes(mine.size, len(places)):
             for place, averaged in enumerate((False, True)):
                 losses, _ = trainer.losses_of(

@@ -17,6 +17,8 @@ from convflow.bundle.averages import (
     open_stored,
     snapshot_folder,
 )
+from convflow.settings.fields import WIDEST, RelativeWidth
+from convflow.settings.read import read_value
 from convflow.types import InputError
 
 
@@ -53,6 +55,16 @@ def test_a_few_stored_profiles_come_near_to_any_other():
         assert factors.sum() == pytest.approx(1, abs=1e-6)
         assert rest < most
     assert combine(stored[:2], Profile(exponent_of(0.2), 16_000))[1] > 0.5  # and of too few not
+
+
+def test_the_widest_average_is_that_of_the_settings():
+    def of_settings(width):
+        assert read_value(width, RelativeWidth, "--ema.sigma-rel") == width
+
+    for check in (check_width, of_settings):
+        check(WIDEST)
+        with pytest.raises(InputError, match=r"0\.288, got '?0\.2885"):
+            check(0.2885)
 
 
 @pytest.mark.parametrize("width", [0.0, 0.29, float("nan")])

@@ -224,7 +224,16 @@ CASES = [
     ("two lengths", f"{RESUME} --epochs 3 --images 99", "--epochs or --images, got both; drop"),
     ("endless epochs", f"{TRAIN} --epochs 1e300", "--epochs: expected at most"),
     ("an epoch", f"{TRAIN} --epoch 3", "did you mean '--epochs'?"),
-    ("plan of a part", "plan digits.flowdcn --freeze embed*", "expected the training of a whole"),
+    (
+        "plan of nothing",
+        "plan digits.flowdcn --freeze blok*",
+        "got 'blok*', which fits none; nearest",
+    ),
+    (
+        "plan of both",
+        "plan digits.flowdcn --freeze embed* --lora.rank 2",
+        "expected none with --lora",
+    ),
     ("frozen nothing", f"{TRAIN} --freeze blok*", "got 'blok*', which fits none; nearest: blocks."),
     ("adapters of nothing", f"{TRAIN} --lora.rank 2", "--lora.rank: expected trained weights to"),
     ("adapters of rank 0", f"{TRAIN} --lora.alpha 2", "--lora.rank: expected at least 1 with the"),
@@ -296,6 +305,17 @@ CASES = [
     ("averages of one kind twice", f"{TRAIN} --ema.half-lives 9,9", "expected different numbers"),
     ("unknown dtype", f"{TRAIN} --ema.snapshot-dtype int8", "--ema.snapshot-dtype: expected"),
     ("scale of zero", f"{TRAIN} --model.time-scale 0", "time_scale: expected a number above 0"),
+    (
+        "two kinds of guidance",
+        f"{TRAIN} --process meanflow --process.guidance-max 4 --process.guidance 2",
+        "expected guidance 1 and mixture 0 with guidance-max",
+    ),
+    (
+        "guidance that nothing is told",
+        f"{TRAIN} --process meanflow --sampling.told-guidance 2",
+        "told-guidance",
+    ),
+    ("all dropped", f"{TRAIN} --dropout 1", "--dropout: expected a number below 1, got '1'"),
     ("noise above one", f"{TRAIN} --label-noise 2", "--label-noise: expected a number of at most"),
     (
         "dropout above one",

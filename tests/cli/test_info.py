@@ -70,7 +70,16 @@ def test_a_run(capsys: pytest.CaptureFixture[str], tiny_run: Path) -> None:
     assert found["images_seen"] == 8
     assert found["classes"] == [str(digit) for digit in range(10)]
     assert found["model"]["family"] == "flowdcn"
-    assert f"{found['parameters']:,}" in ask(capsys, str(tiny_run))
+    text = ask(capsys, str(tiny_run))
+    assert f"{found['parameters']:,}" in text
+    assert "optim" in found["config"]
+    assert text.splitlines()[1] == "images_seen              8"
+    assert text.splitlines()[-1] == "--all prints the settings of the training."
+    assert "warmup_images" not in text
+    assert len(text.splitlines()) < 40
+    whole = ask(capsys, str(tiny_run), "--all")
+    assert "warmup_images" in whole
+    assert "--all" not in whole
 
 
 def test_an_unknown_name_gets_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:

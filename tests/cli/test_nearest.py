@@ -17,6 +17,13 @@ def test_a_run_and_a_model_folder_with_a_detector(tiny_run, tmp_path, monkeypatc
     said = capsys.readouterr().out.splitlines()
     assert said[0].startswith("By pixels, no sign of copies: samples lie farther")
     assert said[-1] == "nearest.html nearest.png nearest.json"
+    before = (tmp_path / "nearest.html").read_text()
+    assert main(["nearest", str(tiny_run), *FEW, "--seed", "1"]) == 2
+    complained = capsys.readouterr().err.splitlines()[-1]
+    assert "got nearest.html, nearest.png, nearest.json; add --overwrite" in complained
+    assert (tmp_path / "nearest.html").read_text() == before
+    assert main(["nearest", str(tiny_run), *FEW, "--seed", "1", "--overwrite"]) == 0
+    assert (tmp_path / "nearest.html").read_text() != before
     folder = next(tiny_run.glob("checkpoints/*/ema"))
     shutil.copytree(folder, "model")
     words = f"nearest model --data digits --detector {DETECTOR} --neighbours 1 --labels 3 --size 10"

@@ -8,6 +8,9 @@ from convflow.cli.main import main
 from convflow.cli.plan import UNITS, USABLE
 from convflow.models import cost
 from convflow.models.zoo import create_model
+from convflow.recipes import create_config
+from convflow.training.overrides import override
+from convflow.training.tuning import limit_training
 
 SETTINGS = {"width": 8, "depths": [1, 1, 1, 1, 1]}
 WORDS = "--model.name dico --model.width 8 --model.depths 1,1,1,1,1 --data.size 16x16"
@@ -67,6 +70,34 @@ def test_one_device_has_one_engine_and_muon_keeps_less(capsys, measured):
     assert 4 * adamw["parameters"] < less < usual == 8 * adamw["parameters"]
     assert "hours" not in adamw
     assert [half for *_, half, _ in measured] == [True] * 6  # in bfloat16
+
+
+def test_frozen_parameters_have_no_average_gradients_and_moments(capsys):
+    words = ["--precision", "float32", "--devices", "2"]
+    usual = planned(capsys, *DICO, *words)
+    found = planned(capsys, *DICO, *words, "--freeze", "embed*,body*")
+    trained = sum(p.numel() for p in build().project.parameters())
+    whole = found["parameters"]
+    assert 0 < trained == found["trained"] < whole == usual["trained"]
+    assert found["memory"].keys() == {"single", "ddp"}
+    assert found["memory"]["ddp"]["held"] == 4 * whole + 16 * trained
+    assert found["checkpoint"] == 4 * (2 * whole + 2 * trained)
+    assert found["bytes_for_an_image"]["none"] < usual["bytes_for_an_image"]["none"]
+
+
+def test_adapters_are_counted_beside_the_network(capsys):
+    pytest.importorskip("peft")
+    words = [*DICO, "--precision", "float32"]
+    usual, found = planned(capsys, *words), planned(capsys, *words, "--lora.rank", "2")
+    whole, trained = usual["parameters"], found["trained"]
+    assert found["parameters"] == whole + trained
+    network, config = build(), override(create_config(words[0]), [*words[1:], "--lora.rank", "2"])
+    limit_training(config, network, (), None)
+    assert trained == sum(p.numel() for p in network.parameters() if p.requires_grad) > 0
+    assert found["memory"]["single"]["held"] == 4 * whole + 20 * trained
+    assert (found["checkpoint"], found["base"]) == (16 * trained, 4 * whole)
+    assert main(["plan", *words, "--lora.rank", "2"]) == 0
+    assert "the network beside the adapters, once in the run" in capsys.readouterr().out
 
 
 def test_hours_and_latents(capsys, measured):

@@ -161,7 +161,9 @@ def test_two_processes_are_as_one_with_the_same_batch(data, tmp_path):
     more += ["--monitor.samples-minutes", "1e-9", "--monitor.samples-longest-minutes", "1e-9"]
     more += ["--monitor.validation", "5", "--monitor.validation.every", "3"]
     more += ["--monitor.score", str(data), "--monitor.score.num", "9", "--monitor.score.every", "9"]
-    more += ["--monitor.score.detector", "tests.extending.detector:load"]
+    more += ["--monitor.score.detector", "tests.extending.detector:load", "--dropout", "0.1"]
+    more += ["--ema.half-lives", "20", "--ema.sigma-rel", "0.05,0.1", "--ema.snapshots", "28"]
+    more += ["--ema.snapshot-dtype", "float32"]
     exact = ["--precision", "float32", "--optim.lr", "1e-3", "--optim.warmup-images", "0"]
     codes, said = together(words(data, two, *more, *exact))
     assert codes == [0, 0], said
@@ -176,11 +178,14 @@ def test_two_processes_are_as_one_with_the_same_batch(data, tmp_path):
         assert double == pytest.approx(single, rel=REGROUPED_LOSS)
     assert "validation_loss_ema" in single
     assert scores[1] == pytest.approx(scores[0], rel=0.01)  # pixels are rounded
-    for name in ("raw", "ema"):
-        single, double = (
-            safetensors.torch.load_file(checkpoint.folder_of(run, 9) / name / "model.safetensors")
-            for run in (one, two)
-        )
+    last = checkpoint.folder_of(one, 9).relative_to(one)
+    files = [last / "raw/model.safetensors", last / "ema/model.safetensors"]
+    files += [last / "averages.safetensors"]
+    files += [path.relative_to(one) for path in (one / "averages").glob("*/*.safetensors")]
+    assert len(files) == 3 + 3 * 2  # two averages after 28, 56 and 63 images
+    for name in files:
+        single, double = (safetensors.torch.load_file(run / name) for run in (one, two))
+        assert single.keys() == double.keys()
         for key, tensor in single.items():
             moved = (double[key] - tensor).norm() / tensor.norm().clamp(min=1e-3)
             assert float(moved) < REGROUPED_WEIGHTS, key

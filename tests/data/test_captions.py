@@ -43,6 +43,22 @@ def test_a_json_beside_an_image_in_a_tar(tmp_path):
         open_source("digits", caption_column="none")
 
 
+def test_a_txt_beside_an_image_counts_before_a_json(tmp_path):
+    for i in range(5):
+        (tmp_path / f"{i}.png").write_bytes(png(i))
+    for i in (0, 1, 4):
+        (tmp_path / f"{i}.json").write_text(json.dumps({"caption": f"json {i}"}))
+    for i, text in ((1, "text 1\n"), (2, "text 2"), (4, " ")):
+        (tmp_path / f"{i}.txt").write_text(text)
+    source = open_source(str(tmp_path))
+    said = [source.caption(i) for i in range(5)]
+    assert said == ["json 0", "text 1", "text 2", "", "json 4"]
+    note = "captions from 1.txt and other .txt files, or else from `caption` of 0.json and other"
+    assert any(line.startswith(note) for line in source.notes)
+    named = open_source(str(tmp_path), caption_column="caption")
+    assert [named.caption(i) for i in range(5)] == ["json 0", "json 1", "", "", "json 4"]
+
+
 def test_a_store_keeps_them(tmp_path):
     texts = ["", "a c\u00e4t", "", "two\nlines", "", "", "end"]
     store(tmp_path / "a", captions=texts)

@@ -50,6 +50,9 @@ def test_values_of_an_lmdb_may_be_pickles_of_arrays_alone(tmp_path):
     (records,) = found.records
     assert records.shape == (11, 2, 2, 1, 1, 1)
     assert records[10, 0, 0].item() == 10
+    named = {"b": pickles["1"], "a": pickles["3"], "length": pickle.dumps(2), "about": b"a set"}
+    found = read_lmdb(lmdb_of(tmp_path / "names", named))
+    assert (found.names, found.labels.tolist()) == (["a", "b"], [3, 1])
     for what, said in (
         ({"moments": Malice()}, "expected a pickle of numbers alone, got one that wants .*system"),
         ({"moments": np.zeros((2, 1, 1))}, r"--format lmdb in .* got 'label'"),

@@ -1,5 +1,6 @@
 """The index of a tar: made once, made again for another tar, and never needed."""
 
+import io
 import logging
 import os
 import tarfile
@@ -7,9 +8,10 @@ import tarfile
 import pytest
 
 from convflow.data import tar_index
+from convflow.data.sources import open_source
 from convflow.data.tar_index import key_of, read_index, read_part
 from convflow.types import InputError
-from tests.data.made import png, tar
+from tests.data.made import level, png, tar
 
 
 @pytest.fixture
@@ -48,6 +50,29 @@ def test_it_is_made_once_and_again_for_another_tar(tmp_path, cache, monkeypatch,
     for content in (b"damaged", b"", file.read_bytes()[:-200]):
         file.write_bytes(content)
         assert read_index(path).names == ["d.png"]
+
+
+def test_a_tar_of_the_size_and_time_of_the_one_before(tmp_path, cache):
+    path = tar(tmp_path / "x.tar", a_png=png(1), b_png=png(2))
+    os.utime(path, ns=(0, 10**18))
+    assert read_index(path).names == ["a.png", "b.png"]
+    other = tar(tmp_path / "y.tar", c_png=png(3), d_png=png(4))
+    os.utime(other, ns=(0, 10**18))
+    before, after = path.stat(), other.stat()
+    assert (before.st_size, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns)
+    other.replace(path)
+    assert read_index(path).names == ["c.png", "d.png"]
+
+
+def test_images_of_a_tar_that_has_grown_since(tmp_path, cache):
+    path = tar(tmp_path / "x.tar", cat__a_png=png(1))
+    assert len(open_source(str(path))) == 1
+    with tarfile.open(path, "a") as archive:
+        info = tarfile.TarInfo("cat/b.png")
+        info.size = len(png(7))
+        archive.addfile(info, io.BytesIO(png(7)))
+    source = open_source(str(path))
+    assert [level(source, i) for i in range(2)] == [1, 7]
 
 
 def test_no_cache_is_no_trouble(tmp_path, monkeypatch):

@@ -47,7 +47,31 @@ def test_a_page_that_needs_nothing_else(tmp_path):
     assert "&lt;b&gt;&amp;.png" in text
     assert sorted(made.order[:5]) == [3, 4, 5, 6, 7]
     with Image.open(paths[1]) as image:
-        assert image.size == (4 * (64 + 4) + 4, 8 * (64 + 4) + 4)
+        assert image.size == (4 * (64 + 4) + 4, 14 + 8 * (64 + 4 + 14))
+        pixels = np.asarray(image)
+    sample = made.samples[made.order[0]].permute(1, 2, 0).numpy()
+    assert (pixels[14 : 14 + 64, 4 : 4 + 64][::8, ::8] == sample).all()
+    captions = pixels[14 + 64 : 14 + 64 + 14]
+    assert all((captions[:, left : left + 64] < 128).any() for left in range(4, 4 * 68, 68))
+    assert text.count("<th>") == 6 + 4
+    assert "<caption>Below a sample stands its label" in text
+
+
+def test_axes_have_numbers_and_names():
+    made = page(name="x").html()
+    (diagram,) = re.findall("<figure>.*?</figure>", made)
+    words = re.findall("<text[^>]*>([^<]*)</text>", diagram)
+    assert words[-1] == "distance to the nearest training image (levels)"
+    assert {"samples", "references", "0"} <= {*words}
+    ends = [float(word) for word in words if re.fullmatch(r"[0-9.e+]+", word)]
+    finding = page().comparisons[0]
+    farthest = max(float(n.distances[:, 0].max()) for n in (finding.samples, finding.references))
+    assert max(ends) == float(f"{farthest:.3g}")
+    assert "by pixels: samples above the axis" in diagram
+
+
+def test_numbers_of_a_page(tmp_path):
+    paths = page().write(tmp_path / "copies.html")
     numbers = json.loads(paths[2].read_text())
     assert (numbers["verdict"], numbers["training_images"]) == ("copies", 30)
     assert numbers["distances"]["pixels"]["near_copies"] == [False] * 3 + [True] * 5

@@ -31,6 +31,7 @@ def test_settings_are_all_arguments_also_those_by_default():
         "learned_variance": False,
         "time_scale": 1.0,
         "second_time": False,
+        "told_guidance": False,
     }
 
 

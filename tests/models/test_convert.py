@@ -247,6 +247,7 @@ def test_dico_is_read_alike(tmp_path):
         "pad": False,
         "time_scale": 1.0,
         "second_time": False,
+        "told_guidance": False,
     }
     model.save_pretrained(tmp_path)
     check(convflow.load_model(tmp_path), golden)

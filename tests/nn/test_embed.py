@@ -16,6 +16,7 @@ from convflow.nn.embed import (
     TimeEmbedding,
     unpatchify,
 )
+from convflow.types import InputError
 from tests.tolerance import assert_close_rms
 
 
@@ -44,6 +45,21 @@ def test_a_scale_multiplies_the_times_and_leaves_the_layers_to_torch():
     published.load_state_dict(scaled.state_dict())
     t = torch.rand(5)
     assert scaled(t).equal(published(1000 * t))
+
+
+def test_a_scale_of_guidance_is_told_by_its_logarithm_and_begins_as_nothing():
+    embed, numbers = TimeEmbedding(8), torch.tensor([[0.2, 0.9, 1.0], [0.2, 0.9, 5.0]])
+    with pytest.raises(InputError, match="expected second_time with told_guidance"):
+        embed.tell_guidance()
+    embed.tell_span()
+    before = embed(numbers[:, :2])
+    embed.tell_guidance()
+    assert embed(numbers).equal(before)
+    torch.nn.init.normal_(embed.guide.out.weight)
+    plain = TimeEmbedding(8, scale=10.0)
+    plain.load_state_dict(embed.guide.state_dict())
+    torch.testing.assert_close(embed(numbers), before + plain(numbers[:, 2].log()))
+    assert not embed(numbers)[0].allclose(embed(numbers)[1])
 
 
 def test_between_its_layers_a_time_embedding_may_be_narrower():

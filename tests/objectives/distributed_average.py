@@ -9,6 +9,7 @@ from torch.distributed.tensor import DTensor
 
 from convflow import distributed
 from convflow.bench.models import perturb
+from convflow.conditions.labels import take
 from convflow.models.blocks import is_block
 from convflow.models.zoo import create_model
 from convflow.objectives.objective import Inputs
@@ -52,7 +53,7 @@ def main(families: list[str]) -> None:
             losses = losses_of(family)
             prepared = parallel.prepare(losses, unused=losses.of_users)
             rows = slice(distributed.rank(), None, 2)
-            some = type(draws)(*(part[rows] for part in draws))
+            some = take(draws, rows)
             batch = Inputs(data[rows], labels[rows])
             mine, _ = prepared(losses.network, batch, {"process": some})
             parallel.backward(mine.sum())

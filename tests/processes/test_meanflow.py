@@ -35,14 +35,14 @@ def told(count, seed=1):
 
 
 class Toy(nn.Module):
-    """A small network of the plane that is told two times and a label."""
+    """A small network of the plane that is told two times or more, and a label."""
 
-    def __init__(self, hidden=16, labels=True):
+    def __init__(self, hidden=16, labels=True, numbers=2, heads=1):
         super().__init__()
         self.label = nn.Embedding(NONE + 1, hidden) if labels else None
-        self.into = nn.Linear(2 + 2 * 3, hidden)
+        self.into = nn.Linear(2 + numbers * 3, hidden)
         self.body = nn.Sequential(nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU())
-        self.out = nn.Linear(hidden, 2)
+        self.out = nn.Linear(hidden, 2 * heads)
 
     def forward(self, x, t, y):
         times = torch.cat([t, (math.pi * t).sin(), (math.pi * t).cos()], 1)
@@ -151,6 +151,121 @@ def test_loss_and_gradient_equal_those_written_out(settings):
         assert_close_rms(one, other)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"velocity_head": True},
+        {"velocity_head": True, "tangent": "own", "power": 0.0},
+        {"guidance_max": 8.0},
+        {"guidance_max": 4.0, "velocity_head": True, "tangent": "own", "power": 0.5},
+        {"velocity_head": True, "guidance": 2.0, "mixture": 0.5},
+    ],
+    ids=str,
+)
+def test_the_improved_loss_and_its_gradient_equal_those_written_out(settings):
+    process = MeanFlow(**settings)
+    tells, heads = process.guidance_max > 1, 2 if process.velocity_head else 1
+    network = Toy(numbers=2 + tells, heads=heads).double()
+    data, noise, t, labels = told(12)
+    t[::3, 1] = t[::3, 0]
+    scales = torch.linspace(1, 4, 12, dtype=torch.float64)
+    draws = SpanDraws(plane(noise), t, scales if tells else None)
+    losses = process.loss_at(network, plane(data), labels, draws, null)
+    found = torch.autograd.grad(losses.sum(), list(network.parameters()))
+
+    total = torch.zeros(())
+    for i in range(len(t)):
+        s, e, w = *t[i], scales[i]
+        x = plane((s * data[i] + (1 - s) * noise[i])[None])
+        y = labels[i : i + 1]
+
+        def ask(x, s, e, y, w=w):
+            return network(x, torch.stack([s, e, w] if tells else [s, e])[None], y)
+
+        v = plane((data[i] - noise[i])[None])
+        # The last two numbers are the velocity's, of a network with two heads its own.
+        of_label, of_none = (ask(x, s, s, one)[:, -2:].detach() for one in (y, null(y)))
+        if labels[i] != NONE and tells:
+            v = v + (1 - 1 / w) * (of_label - of_none)
+        elif labels[i] != NONE and process.guided:
+            w, k = process.guidance, process.mixture
+            v = (1 - k) * w * v + k * of_label + (1 - k) * (1 - w) * of_none
+        along = of_label if process.tangent == "own" else v
+        _, slope = torch.func.jvp(
+            lambda x, s, e=e, y=y, ask=ask: ask(x, s, e, y)[:, :2],
+            (x, s),
+            (along, torch.ones_like(s)),
+        )
+        out = ask(x, s, e, y)
+        errors = [(out[:, :2] - (v + (e - s) * slope).detach()).square()]
+        errors += [(out[:, 2:] - v).square()] if heads > 1 else []
+        truth = sum(error.mean().item() for error in errors)
+        assert losses[i].item() == pytest.approx(truth, rel=1e-9)
+        for error in errors:
+            total = total + error.sum() / (error.sum().detach() + LEAST_ERROR) ** process.power
+    truths = torch.autograd.grad(total, list(network.parameters()))
+    for one, other in zip(found, truths, strict=True):
+        assert_close_rms(one, other)
+
+
+def test_guided_velocities_of_a_mixture_are_where_a_told_network_rests():
+    """Its components are classes: of exact velocities the loss makes the exact guided ones."""
+    data, noise, t, _ = told(64)
+    scales, labels = torch.linspace(1, 8, 64, dtype=torch.float64), torch.arange(64) % 2
+    labels[::5] = NONE
+    process = MeanFlow(guidance_max=8.0)
+    x = process.mix(plane(data), plane(noise), t[:, 0])
+
+    def of_class(point, time, y):
+        _, means, _ = mixture.posterior(point, time)
+        place = y.clamp(max=1)[:, None, None].expand(-1, 1, 2)
+        return (means.gather(1, place)[:, 0] - point) / (1 - time[:, None])
+
+    def exact(x, t, y):
+        point, time = x[..., 0, 0], t[:, 0]
+        whole = mixture.velocity(point, time)
+        guided = whole + t[:, 2:] * (of_class(point, time, y) - whole)
+        return plane(torch.where((y == NONE)[:, None], whole, guided))
+
+    point, time, none = x[..., 0, 0], t[:, 0], (labels == NONE)[:, None]
+    mean = torch.where(none, mixture.velocity(point, time), of_class(point, time, labels))
+    numbers = torch.cat([t, scales[:, None]], 1)
+    found, own = process.velocities(exact, x, numbers, labels, plane(mean), null)
+    truth = exact(x, numbers, labels)
+    torch.testing.assert_close(found, truth)
+    torch.testing.assert_close(own, truth)
+    assert (found - plane(mean)).norm() > 0.3 * found.norm()
+
+
+def test_scales_are_drawn_evenly_in_their_logarithm_after_all_else():
+    shape, process = (20_000, 1, 2, 2), MeanFlow(guidance_max=8.0)
+    draws = process.draw(shape, torch.Generator().manual_seed(0))
+    plain = MeanFlow().draw(shape, torch.Generator().manual_seed(0))
+    assert draws.noise.equal(plain.noise)
+    assert draws.t.equal(plain.t)
+    assert plain.guidance is None
+    share = draws.guidance.log() / math.log(8)
+    assert 0 <= float(share.min()) < 0.01
+    assert 0.99 < float(share.max()) <= 1
+    assert float(share.mean()) == pytest.approx(0.5, abs=0.01)
+    assert draws.told.shape == (20_000, 3)
+
+
+def test_averages_are_the_first_channels_at_the_scale_that_is_told():
+    process, asked = MeanFlow(guidance_max=8.0, velocity_head=True), []
+
+    def network(x, t, y):
+        asked.append(t)
+        return torch.cat([x, 2 * x], 1)
+
+    x, t = torch.randn(3, 2, 1, 1), torch.rand(3, 2)
+    assert process.averages(network, 4.0)(x, t, None).equal(x)
+    assert process.as_prediction(network)(x, t[:, 0], None).equal(x)
+    assert asked[0].equal(torch.cat([t, torch.full((3, 1), 4.0)], 1))
+    assert asked[1].equal(torch.stack([t[:, 0], t[:, 0], torch.ones(3)], 1))
+    assert MeanFlow().averages(network) is network
+
+
 def test_where_times_are_equal_it_is_flow_matching():
     data, noise, t, labels = told(8)
     t[:, 1] = t[:, 0]
@@ -174,6 +289,8 @@ def test_bad_settings_are_refused():
         ({"mixture": 1.0}, "mixture"),
         ({"apart": 1.5}, "apart"),
         ({"tangent": "other"}, "tangent"),
+        ({"guidance_max": 0.5}, "guidance_max"),
+        ({"guidance_max": 4, "guidance": 2}, "expected guidance 1 and mixture 0 with guidance-max"),
     ):
         with pytest.raises(InputError, match=message):
             create_process("meanflow", **settings)
@@ -187,12 +304,15 @@ def test_bad_settings_are_refused():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("tangent", ["sample", "own"])
-def test_a_small_network_learns_the_averages_of_a_mixture(tangent):
+@pytest.mark.parametrize(
+    ("tangent", "head"), [("sample", False), ("own", False), ("own", True)], ids=str
+)
+def test_a_small_network_learns_the_averages_of_a_mixture(tangent, head):
     """Its error is below a tenth of the averages', and one step gives the mixture's shares."""
     torch.manual_seed(0)
-    process = MeanFlow(apart=0.5, tangent=tangent, power=0.0, times="uniform")
-    network, generator = Toy(128, labels=False), torch.Generator().manual_seed(1)
+    process = MeanFlow(apart=0.5, tangent=tangent, power=0.0, times="uniform", velocity_head=head)
+    network = Toy(128, labels=False, heads=1 + head)
+    generator = torch.Generator().manual_seed(1)
     average, steps = copy.deepcopy(network), 4000
     optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
@@ -214,6 +334,10 @@ def test_a_small_network_learns_the_averages_of_a_mixture(tangent):
     with torch.no_grad():
         found = average(plane(x.float()), torch.stack([start, end], 1).float(), labels)
         ones = average(plane(noise.float()), torch.tensor([[0.0, 1.0]]).expand(4096, 2), labels)
+    if head:
+        own, truth = found[:, 2:, 0, 0], mixture.velocity(x, start)
+        assert (own - truth).norm() < 0.1 * truth.norm()
+    found, ones = found[:, :2], ones[:, :2]
     exact = mixture.average(x, start, end)
     error = (found[..., 0, 0] - exact).norm() / exact.norm()
     plain = (mixture.velocity(x, start) - exact).norm() / exact.norm()

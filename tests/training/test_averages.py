@@ -3,18 +3,25 @@
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from convflow.bundle.averages import PowerSum, exponent_of, list_snapshots
+from convflow.bundle.averages import (
+    PowerSum,
+    exponent_of,
+    file_of,
+    list_snapshots,
+    snapshot_folder,
+)
 from convflow.bundle.weights import export_average
 from convflow.cli.main import main
 from convflow.models.zoo import load_model
 from convflow.pipeline import Pipeline
-from convflow.storage import read_tensors
-from convflow.training import checkpoint, launch
+from convflow.storage import begin_folder, read_tensors
+from convflow.training import averages, checkpoint, launch
 from convflow.training.averages import Averages, describe_averages, is_due, names_of
 from convflow.training.config import EMAConfig
 from convflow.types import InputError
@@ -159,6 +166,31 @@ def test_a_resumed_run_keeps_them_bit_for_bit_and_others_are_made_of_snapshots(
         PowerSum(straight, 0.1)
     with pytest.raises(InputError, match=r"ema.sigma_rel \(\[0.05, 0.1\], now \[0.05\]\)"):
         launch.train(replace(config, ema=replace(config.ema, sigma_rel=(0.05,))), straight)
+
+
+@pytest.mark.parametrize("images", [80, 160])
+def test_a_snapshot_that_a_full_disk_prevented_is_taken_when_the_run_goes_on(
+    tiny, tmp_path, images
+):
+    config = tiny("--ema.sigma-rel 0.05,0.1 --ema.snapshots 40 --device cpu")
+    run, straight, missed = tmp_path / "run", tmp_path / "straight", snapshot_folder(Path(), images)
+
+    def begin(folder):
+        if folder.name == missed.name:
+            raise InputError("the disk is full")
+        begin_folder(folder)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(averages, "begin_folder", begin)
+        with pytest.raises(InputError, match="the disk is full; saved before"):
+            launch.train(config, run)
+    assert [s.images for s in list_snapshots(run)] == [*range(40, images, 40)]
+    assert launch.train(config, run)
+    assert launch.train(config, straight)
+    assert [s.images for s in list_snapshots(run)] == [40, 80, 120, 160]
+    for width in WIDTHS:
+        one, other = (place / missed / file_of(width) for place in (run, straight))
+        assert one.read_bytes() == other.read_bytes()
 
 
 def test_snapshots_in_half_precision(tiny, tmp_path):

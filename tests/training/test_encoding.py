@@ -40,7 +40,7 @@ def config(tmp_path_factory, autoencoder):
     return override_encoding(EncodeConfig(), words)
 
 
-def test_a_store_holds_the_moments_of_both_views(config, tmp_path):
+def test_a_store_holds_the_moments_of_both_views(config, tmp_path, caplog):
     index = encode(config, tmp_path / "store")
     latents = Latents("store", [tmp_path / "store"])
     assert (index.count, len(index.shards), latents.size) == (22, 5, (16, 24))
@@ -59,8 +59,14 @@ def test_a_store_holds_the_moments_of_both_views(config, tmp_path):
     torch.testing.assert_close(found, codec.moments(pixels))
     assert labels.equal(theirs)
     assert list(damaged_files(tmp_path / "store", index)) == []
-    with pytest.raises(InputError, match="with a whole store; choose another --out"):
-        encode(config, tmp_path / "store")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "store").iterdir()}
+    with caplog.at_level(logging.INFO, "convflow"):
+        assert encode(config, tmp_path / "store") == index
+    assert "already finished" in caplog.text
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "store").iterdir()} == before
+    other = override_encoding(config, ["--data.size", "24x16"])
+    with pytest.raises(InputError, match=r"begun with other settings or images \(sizes\); repeat"):
+        encode(other, tmp_path / "store")
 
 
 def test_encoding_goes_on_where_it_ended(config, tmp_path, monkeypatch):

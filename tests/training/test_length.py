@@ -1,5 +1,7 @@
 """Epochs as images, and the words at the end."""
 
+import json
+
 import pytest
 
 from convflow.training import checkpoint, launch
@@ -37,6 +39,26 @@ def test_epochs_are_stored_as_images_and_are_of_the_whole_run(tiny, tmp_path, ca
             launch.train(tiny(), run, epochs=1)
     assert launch.train(tiny(), run, epochs=3)
     assert launch.train(tiny("--images 66"), straight)
+    assert (run / "metrics.jsonl").read_bytes() == (straight / "metrics.jsonl").read_bytes()
+
+
+def test_a_run_shorter_than_its_lines_has_one_that_a_longer_run_forgets(tiny, tmp_path):
+    run, straight = tmp_path / "run", tmp_path / "straight"
+
+    def lines(folder, name="metrics.jsonl"):
+        return [json.loads(line)["step"] for line in (folder / name).read_text().splitlines()]
+
+    def config(images):
+        return tiny(f"--monitor.log-every 7 --images {images}")
+
+    assert launch.train(config(40), run)
+    assert lines(run) == lines(run, "speed.jsonl") == [5]
+    before = (run / "metrics.jsonl").read_bytes()
+    assert launch.train(config(40), run)
+    assert (run / "metrics.jsonl").read_bytes() == before
+    assert launch.train(config(80), run)
+    assert lines(run) == lines(run, "speed.jsonl") == [7, 10]
+    assert launch.train(config(80), straight)
     assert (run / "metrics.jsonl").read_bytes() == (straight / "metrics.jsonl").read_bytes()
 
 

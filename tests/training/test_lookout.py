@@ -128,8 +128,8 @@ def test_the_step_that_broke_is_found_later_and_named(ends, waiting, tiny, train
     found.save()
     draw = found._draw
 
-    def poisoned(labels, shape):
-        labels, draws = draw(labels, shape)
+    def poisoned(*given):
+        labels, draws = draw(*given)
         if found.images_seen == 16:  # of step 3
             draws["process"].noise[5] = torch.nan
         return labels, draws
@@ -151,9 +151,10 @@ def test_the_step_that_broke_is_found_later_and_named(ends, waiting, tiny, train
 def test_a_run_ends_with_the_lines_of_a_run_that_looks_in_every_step(
     tiny, trainer_of, tmp_path, request
 ):
-    assert trainer_of(tiny(WORDS), tmp_path / "usual").run()
+    words = f"{WORDS} --images 376"
+    assert trainer_of(tiny(words), tmp_path / "usual").run()
     request.getfixturevalue("waiting")
-    assert trainer_of(tiny(WORDS), tmp_path / "rare").run()
+    assert trainer_of(tiny(words), tmp_path / "rare").run()
     first, second = (tmp_path / name / "metrics.jsonl" for name in ("usual", "rare"))
     assert first.read_bytes() == second.read_bytes()
     assert first.read_text().count("\n") == 10

@@ -65,25 +65,22 @@ def deform_sample_backward(
     return reference.pick(found, want_values, want_taps)
 
 
-def deform_sample_tangent(
-    values: Tensor,
-    offsets: Tensor,
-    weights: Tensor,
-    values_tangent: Tensor,
-    offsets_tangent: Tensor,
-    weights_tangent: Tensor,
-    border: str,
-) -> Tensor:
-    """The kernel's twin of `reference.deform_sample_tangent`; float64 goes to the reference."""
-    given = values, offsets, weights, values_tangent, offsets_tangent, weights_tangent
+def deform_sample_tangent(*given: Any) -> Tensor:
+    """The kernel's twin of `reference.deform_sample_tangent`; float64 goes to the reference.
+
+    Args:
+        *given: its arguments in its order.
+    """
+    *tensors, border = given
+    values, offsets, weights, *_ = tensors
     if not _serves(values, offsets):
-        return reference.deform_sample_tangent(*given, border)
+        return reference.deform_sample_tangent(*given)
     from convflow.ops.deform.cpu_kernels import backward_scratch, tangent_kernel
 
     out = torch.empty_like(values, dtype=torch.float32, memory_format=torch.contiguous_format)
     taps = weights.shape[-1]
     kernel = tangent_kernel(values.shape[-1], taps)
-    _run(kernel, backward_scratch, (*given, out), border, taps)
+    _run(kernel, backward_scratch, (*tensors, out), border, taps)
     return out.to(values.dtype)
 
 

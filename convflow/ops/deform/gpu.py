@@ -64,22 +64,19 @@ def deform_sample_backward(
     return grad_values, grad_offsets, grad_weights
 
 
-def deform_sample_tangent(
-    values: Tensor,
-    offsets: Tensor,
-    weights: Tensor,
-    values_tangent: Tensor,
-    offsets_tangent: Tensor,
-    weights_tangent: Tensor,
-    border: str,
-) -> Tensor:
-    """The kernel's twin of `reference.deform_sample_tangent`; float64 goes to the reference."""
-    given = values, offsets, weights, values_tangent, offsets_tangent, weights_tangent
+def deform_sample_tangent(*given: Any) -> Tensor:
+    """The kernel's twin of `reference.deform_sample_tangent`; float64 goes to the reference.
+
+    Args:
+        *given: its arguments in its order.
+    """
+    *tensors, border = given
+    values, offsets, weights, *_ = tensors
     if not _serves(values, offsets):
-        return reference.deform_sample_tangent(*given, border)
+        return reference.deform_sample_tangent(*given)
     out = torch.empty_like(values, memory_format=torch.contiguous_format)
     launch = _plan_for(values, offsets, weights, border).tangent
-    launch(*(aligned(tensor.contiguous()) for tensor in given), out)
+    launch(*(aligned(tensor.contiguous()) for tensor in tensors), out)
     return out
 
 
