@@ -123,13 +123,16 @@ def choose_plan(
     most = facts.count * (MOST_PASSES_AUGMENTED if may_augment(given) else MOST_PASSES)
     batch = given.get("batch_size") or _batch(128 if wide else 32, facts.count)
     first = Candidate((32, 32), 2, *RUNGS[2], batch)
-    known = {first: rate_of(first)}
+    length = given.get("images")  # then the speed chooses nothing
+    known: dict[Candidate, float] = {} if length else {first: rate_of(first)}
 
     def seen(candidate: Candidate) -> float:
         """Return the images that a candidate sees, by the speed of one that was measured."""
+        if length:
+            return length
         near = min(known, key=lambda other: abs(math.log(other.work / candidate.work)))
         rate = known[near] * near.work / candidate.work
-        return given.get("images") or rate * seconds * (1 - SPARE)
+        return rate * seconds * (1 - SPARE)
 
     size = given.get("data.size") or choose_size(facts, batch, seen)
     rungs = [candidate_of(size, rung, batch, given) for rung in RUNGS]
@@ -139,6 +142,8 @@ def choose_plan(
         if best in known:
             break
         known[best] = rate_of(best)
+        if length:
+            break
     images = min(int(seen(best)), most)
     if "batch_size" not in given:
         best = best._replace(batch=choose_batch(images, facts.count))

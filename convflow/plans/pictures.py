@@ -44,8 +44,9 @@ USUAL_MINUTES = 20.0
 START_SECONDS = 4.0
 """What the start of a training takes, before its first step."""
 
-MEASURED, LONGEST_MEASURED = 0.01, 5.0
-"""Share of the time, and seconds, that one speed is measured for."""
+MEASURED, LONGEST_MEASURED, SHORTLY = 0.01, 5.0, 1.0
+"""Share of the time and most seconds that one speed is measured for; seconds where the length is
+given."""
 
 USED = 0.95
 """Share of the time that is left for steps after all speeds are measured and samples are drawn."""
@@ -104,7 +105,7 @@ def begin(words: Sequence[str], run: Path, minutes: float | None) -> Timed:
         batch = candidate.batch if wide else min(candidate.batch, CPU_BATCH)
         tried = settings_of_plan(blank_plan(candidate._replace(batch=batch)), words)
         tried = fit_memory(replace(tried, batch_size=batch), facts.num_classes, device)
-        seconds = min(60 * MEASURED * minutes, LONGEST_MEASURED)
+        seconds = SHORTLY if "images" in given else min(60 * MEASURED * minutes, LONGEST_MEASURED)
         return measure_rate(tried, facts.num_classes, device, seconds)
 
     left = max(1.0, USED * (deadline - time.monotonic()) - START_SECONDS)

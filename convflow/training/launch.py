@@ -153,6 +153,8 @@ def _write_down(start: _Start, run: Path) -> None:
         return
     if config.lora.rank and not checkpoint.list_steps(run):
         write_base(trainer.model, run, describe_model(trainer, run / BASE))
+    for name, text in (trainer.pace.files if trainer.pace else {}).items():
+        write_text(run / name, text)
     write_text(run / "config.json", json.dumps(to_dict(config), indent=2))
     if trainer.images_seen >= config.images:
         changes = []  # nothing is trained with them

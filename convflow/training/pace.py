@@ -39,7 +39,7 @@ class Pace:
         deadline: on `clock`, when training is to end; None where its length alone counts.
         most: images that the run sees at most; 0 leaves the length as it is.
         ending: seconds that the end takes beside the steps: the last samples and the checkpoint.
-        files: names and texts of files that are written into the run folder at the first step.
+        files: names and texts of files that are written into the run folder before the first step.
         clock: in seconds.
     """
 
@@ -62,8 +62,6 @@ class Pace:
         if self.first is None:  # what the first step takes says nothing about the others
             self.first = self.clock(), seen
             self.done = self.deadline is None or not self.most or seen >= DUE * config.images
-            for name, text in self.files.items():
-                write_text(trainer.run_folder / name, text)
             return
         if self.done or not self.is_due(seen, config.images):
             return

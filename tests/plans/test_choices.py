@@ -112,6 +112,9 @@ def test_more_images_want_a_larger_network():
     few, many = (planned(facts, 20, 4e9, {"images": n}).network for n in (5_000, 5_000_000))
     assert few.parameters < many.parameters
     assert planned(facts, 20, 4e9, {"images": 5_000_000}).images == 5_000_000
+    rate = rate_of(4e9)
+    choose_plan(facts, 1200, rate, {"images": 5_000_000}, False)
+    assert len(rate.asked) == 1  # what it chose, to say how fast that is
 
 
 @pytest.mark.parametrize("given", [{"data.augment": 0.0}, {"process": "meanflow"}])

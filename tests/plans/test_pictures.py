@@ -78,6 +78,16 @@ def test_the_same_command_finds_the_run_done_and_more_minutes_go_on(run, words):
     assert json.loads((run / PLAN_FILE).read_text())["minutes"] == 3 * MINUTES
 
 
+def test_a_run_that_ends_before_its_first_step_goes_on(words, tmp_path, known_speed):
+    run = tmp_path / "run"
+    config, _, pace = begin(words, run, MINUTES)
+    assert launch.train(config, run, minutes=1e-9, pace=pace)
+    assert checkpoint.list_steps(run) == [0]
+    again, minutes, _ = begin(words, run, MINUTES)
+    assert again.images == config.images
+    assert minutes == pytest.approx(MINUTES + pictures.START_SECONDS / 60, rel=0.02)
+
+
 def test_images_may_be_given_in_place_of_minutes(run, words, tmp_path):
     config, minutes, pace = begin([*words, "--images", "1000"], tmp_path / "other", None)
     assert (config.images, minutes, pace.most) == (1000, None, 0)
