@@ -5,10 +5,10 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Sequence
 
+from convflow import shipped
 from convflow.cli.main import Parser, wide
 from convflow.cli.options import positive
 from convflow.cli.output import say
-from convflow import shipped
 from convflow.types import InputError
 
 ABOUT_PAGE = """Serve a page that draws with a trained model: class, size, solver, steps, guidance.
@@ -56,8 +56,8 @@ def create_parser() -> Parser:
     add(
         "model",
         nargs="?",
-        help="run, checkpoint or model folder, published weights, or Hub id (default: the model that "
-        "comes with convflow)",
+        help="run, checkpoint or model folder, published weights, or Hub id (default: the model "
+        "that comes with convflow)",
     )
     add("--data", help="training images, to show the nearest (default: those of a run)")
     add("--host", default="127.0.0.1", help="address to serve at (default: 127.0.0.1)")

@@ -86,8 +86,9 @@ def _parser() -> Parser:
     add(
         "--dtype",
         choices=("float32", "bfloat16", "float16"),
-        help="dtype of the stored weights (default: as stored, with --to float32, which also takes "
-        "float16); bfloat16 takes half the room, and the network is float32 again when it is loaded",
+        help="dtype of the stored weights (default: as stored, with --to float32, which also "
+        "takes float16); bfloat16 takes half the room, and the network is float32 again when it "
+        "is loaded",
     )
     add("--weights", type=weight_set, help=f"with --to: {WEIGHTS_HELP} (default: ema)")
     add(

@@ -610,8 +610,16 @@ CASES = [
         f"{EXPORT} P/x --to onnx --merge",
         "--merge: expected none with --to onnx",
     ),
-    ("half for diffusers", f"{EXPORT} P/x --to diffusers --dtype float16", "--dtype: expected none"),
-    ("bfloat16 for others", f"{EXPORT} P/x --to onnx --dtype bfloat16", "--dtype: expected float16"),
+    (
+        "half for diffusers",
+        f"{EXPORT} P/x --to diffusers --dtype float16",
+        "--dtype: expected none",
+    ),
+    (
+        "bfloat16 for others",
+        f"{EXPORT} P/x --to onnx --dtype bfloat16",
+        "--dtype: expected float16",
+    ),
     ("a runtime without a target", f"{EXPORT} P/x --runtime P", "--runtime: expected --to with it"),
     ("weights without a target", f"{EXPORT} P/x --weights raw", "--weights: expected --to with it"),
     (

@@ -8,6 +8,7 @@ import types
 
 import pytest
 
+from convflow import shipped
 from convflow.cli.main import main
 
 
@@ -58,12 +59,11 @@ def test_without_gradio_one_line_says_what_to_install(monkeypatch, capsys):
 
 
 def test_without_a_model_the_shipped_one_is_shown(served, monkeypatch, tmp_path, capsys):
-    monkeypatch.setitem(sys.modules, "convflow.demo.shipped", None)
+    monkeypatch.setattr(shipped, "SHIPPED_FOLDER", tmp_path)
     assert main(["demo", "web"]) == 2
-    assert "expected a model" in capsys.readouterr().err
-    module = types.ModuleType("convflow.demo.shipped")
-    module.path = lambda: tmp_path
-    monkeypatch.setitem(sys.modules, "convflow.demo.shipped", module)
-    monkeypatch.setattr("convflow.demo.shipped", module, raising=False)
+    assert "expected the shipped model" in capsys.readouterr().err
+    folder = tmp_path / next(iter(shipped.SHIPPED))
+    folder.mkdir()
+    (folder / "model.safetensors").touch()
     assert main(["demo", "web"]) == 0
-    assert served[0][0] == str(tmp_path)
+    assert served[0][0] == str(folder)

@@ -10,7 +10,6 @@ from convflow.bundle.config import ResolutionConfig
 from convflow.integrations import check, files
 from convflow.integrations.description import KEY, describe_model
 from convflow.models.export import OPSET
-from convflow.processes.ddpm import DDPM
 from convflow.types import InputError
 from tests.integrations.conftest import pipeline
 from tests.tolerance import assert_close_rms
