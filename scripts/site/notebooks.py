@@ -67,7 +67,7 @@ def main(names: list[str]) -> None:
     for path in sorted(FOLDER.glob("*.ipynb")):
         if not names or path.stem in names:
             notebook = run(path)
-            notebook.metadata.pop("language_info", None)
+            notebook.metadata["language_info"] = {"name": "python"}  # without the version
             for cell in notebook.cells:  # warnings are of the machine, not of the matter
                 said = cell.get("outputs", [])
                 cell |= {"outputs": [o for o in said if o.get("name") != "stderr"]} if said else {}

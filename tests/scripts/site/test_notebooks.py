@@ -40,6 +40,7 @@ def test_a_notebook_becomes_a_page_with_its_pictures(path: Path) -> None:
     pytest.importorskip("nbconvert")
     text, pictures = notebooks.to_markdown(path)
     assert text.startswith("# ")
+    assert "```python\n" in text
     assert f"]({path.name})" in text
     assert pictures
     for name, content in pictures.items():
