@@ -252,13 +252,14 @@ class Pipeline:
         Raises:
             InputError: an unknown label or name, an impossible size, a number out of range.
         """
-        size, given = self._size(size), [settings.pop(name, None) for name in ("image", "mask")]
+        size = self._size(size)
+        image, mask = settings.pop("image", None), settings.pop("mask", None)
         return Samples(
             self.model,
             self.codec,
             self.process,
             **self.choose(size, settings),
-            known=read_known(*given, size, self.model.in_channels, self.codec),
+            known=read_known(image, mask, size, self.model.in_channels, self.codec),
             classes=tuple(self._label_ids(labels)),
             trained_size=self.size,
             weaker=self._weaker(weaker),

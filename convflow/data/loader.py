@@ -363,8 +363,7 @@ def batches(
         images: The images.
         order: Their order.
         start: Images seen so far, by all processes together.
-        batch_size: Images per step of all processes together; where sizes differ, of the plain
-            size.
+        batch_size: Images per step of all processes together, of the plain size.
         share: The rows of every global batch that this process takes.
         prefetch: Batches kept ready.
         device: Where pixels are wanted too; None for the CPU alone.
@@ -381,8 +380,9 @@ def batches(
         pixels, labels = images.batch(rows.indices, rows.flips, rows.crops, rows.size)
         total = len(whole.indices)
         pixels, there, wait = transfer.send(pixels)
-        stored = isinstance(images, Latents) and images.with_features
-        found = images.features(rows.indices, rows.flips, rows.size) if stored else None
+        found = None
+        if isinstance(images, Latents) and images.with_features:
+            found = images.features(rows.indices, rows.flips, rows.size)
         return Batch(pixels, labels, rows.indices, total, rows.full or total, there, found), wait
 
     pending: deque[Future[tuple[Batch, Callable[[], None]]]] = deque()

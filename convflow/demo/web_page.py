@@ -173,7 +173,7 @@ class WebPage:
             api_name="paint",
             **one,
         )
-        quick = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
+        quick: dict[str, Any] = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
         self.stop.click(None, cancels=[drawing, painting], **quick)
         sizes = self.studio.sizes()
         self.shape.input(lambda name: sizes[name], self.shape, [self.height, self.width], **quick)

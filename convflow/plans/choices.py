@@ -120,8 +120,8 @@ def choose_plan(
         given: settings that are chosen already, by their dotted keys such as "data.size".
         wide: whether the device computes large batches faster, as GPUs do.
     """
-    most = facts.count * (MOST_PASSES_AUGMENTED if may_augment(given) else MOST_PASSES)
-    batch = given.get("batch_size") or _batch(128 if wide else 32, facts.count)
+    most = facts.num_images * (MOST_PASSES_AUGMENTED if may_augment(given) else MOST_PASSES)
+    batch = given.get("batch_size") or _batch(128 if wide else 32, facts.num_images)
     first = Candidate((32, 32), 2, *RUNGS[2], batch)
     length = given.get("images")  # then the speed chooses nothing
     known: dict[Candidate, float] = {} if length else {first: rate_of(first)}
@@ -146,7 +146,7 @@ def choose_plan(
             break
     images = min(int(seen(best)), most)
     if "batch_size" not in given:
-        best = best._replace(batch=choose_batch(images, facts.count))
+        best = best._replace(batch=choose_batch(images, facts.num_images))
     return set_length(best, images, facts, known[best._replace(batch=batch)], given, most)
 
 
@@ -161,7 +161,7 @@ def set_length(
     """Return the plan of a network that sees so many images; what follows from these two."""
     steps = max(1, images // network.batch)
     images = given.get("images") or steps * network.batch
-    passes = images / facts.count
+    passes = images / facts.num_images
     return Plan(
         network,
         rate,

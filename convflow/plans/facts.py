@@ -21,7 +21,7 @@ class Facts(NamedTuple):
     """What is known of a set of images before a training.
 
     Attributes:
-        count: usable images.
+        num_images: usable images.
         num_classes: classes; 0 where there are none.
         size: median height and width in pixels, each for itself; None where images are drawn at
             any size.
@@ -29,7 +29,7 @@ class Facts(NamedTuple):
         num_transparent: images that let through what they are laid on.
     """
 
-    count: int
+    num_images: int
     num_classes: int
     size: Size | None
     grey: bool = False
@@ -40,7 +40,7 @@ class Facts(NamedTuple):
         classes = f"{self.num_classes:,} classes" if self.num_classes else "no classes"
         said = f"{'grey ' if self.grey else ''}images {size}, {classes}"
         transparent = f", {self.num_transparent:,} transparent ones laid on white"
-        return f"{self.count:,} {said}{transparent if self.num_transparent else ''}"
+        return f"{self.num_images:,} {said}{transparent if self.num_transparent else ''}"
 
 
 def look(data: DataConfig, device: torch.device) -> Facts:

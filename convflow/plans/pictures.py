@@ -159,7 +159,7 @@ def lengthen(config: TrainConfig, images: int, given: Sequence[str]) -> TrainCon
     """
     optim, ema = config.optim, config.ema
     if optim.schedule == "wsd" and "optim.decay_images" not in given:
-        optim = replace(optim, decay_images=max(1, int(FALLING * images)))
+        optim = replace(optim, decay_images=max(1, int(FALLING * images)))  # type: ignore[type-var]
     if "ema.decay" not in given:
         ema = replace(ema, decay=choose_decay(images, config.batch_size))
     return replace(config, images=images, optim=optim, ema=ema)

@@ -69,7 +69,7 @@ def settings_of_plan(chosen: Plan, words: Sequence[str]) -> TrainConfig:
         "num_groups": max(1, network.width // 32),
         "patch_size": network.patch,
     }
-    rate = {
+    rate: dict[str, Any] = {
         "lr": chosen.lr,
         "warmup_images": chosen.warmup_images,
         "decay_images": chosen.decay_images,
@@ -78,7 +78,7 @@ def settings_of_plan(chosen: Plan, words: Sequence[str]) -> TrainConfig:
         base,
         model=base.model | model,
         data=replace(base.data, size=network.size, channels=chosen.channels, **augmented),
-        optim=replace(base.optim, **rate),
+        optim=replace(base.optim, **rate),  # type: ignore[type-var]
         ema=replace(base.ema, decay=chosen.ema_decay),
         images=chosen.images,
         batch_size=network.batch,
@@ -95,7 +95,7 @@ def show_samples(config: TrainConfig, minutes: float, given: Mapping[str, Any]) 
     """Return settings that draw three sheets of samples on the way, none in a very short run."""
     first = max(1.0, minutes / SHEETS)
     times = {"samples_minutes": first, "samples_longest_minutes": max(first, minutes / 2)}
-    chosen = {key: value for key, value in times.items() if f"monitor.{key}" not in given}
+    chosen: dict[str, Any] = {k: v for k, v in times.items() if f"monitor.{k}" not in given}
     return replace(config, monitor=replace(config.monitor, **chosen))
 
 

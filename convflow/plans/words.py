@@ -52,6 +52,6 @@ def describe(
     yield f"images {mirrored} (--data.flip); {changed} (--data.augment)"
     if config.images >= chosen.most_images and minutes is not None:
         yield (
-            f"the run ends before its time: a model that is shown {facts.count:,} images more "
+            f"the run ends before its time: a model that is shown {facts.num_images:,} images more "
             "often may copy them"
         )
