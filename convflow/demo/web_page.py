@@ -32,6 +32,9 @@ CLEAN_EVERY, KEPT_FOR = 300, 1800
 
 LOOK = """
 .pixels img, .pixels canvas { image-rendering: pixelated; }
+@media (max-width: 600px) {
+  .pixels .grid-container { grid-template-columns: repeat(2, minmax(0, 1fr)) !important; }
+}
 """
 """The style of pictures: pixels are squares, however large they are shown."""
 
