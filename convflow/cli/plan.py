@@ -45,7 +45,8 @@ what is counted
                 two blocks (one is computed while the next arrives) and the gradients of one block
   an image      its activations for each choice of --memory.recompute, see convflow info
   --freeze      frozen parameters have no average, no gradients and no state of the optimizer
-  --lora.rank   likewise the whole network, beside which adapters are trained; --init is not read
+  --lora.rank   likewise the whole network, beside which adapters are trained; --init is not read,
+                and an image is counted as in a training of the whole network
 
 The memory is an estimate, without codec and data loader. Where the recipe sets no number of
 classes, it is 1000. Precision auto is counted as bfloat16.
@@ -192,8 +193,10 @@ def plan(config: TrainConfig, options: argparse.Namespace) -> dict[str, Any]:
 
     classes, codec, size = config.model.get("num_classes", 1000), config.codec, config.data.size
     half = config.precision != "float32"
-    build = limited(config, partial(build_network, config, classes, codec, config.process))
+    whole = partial(build_network, config, classes, codec, config.process)
+    build = limited(config, whole)
     numbers = count_numbers(build, config)
+    build = whole if config.lora.rank else build  # peft makes no adapters without numbers there
     image, gmacs = {}, 0.0
     for choice in get_args(RecomputeChoice):
         cost = measure_cost(build, size, 1, codec.factor, half, choice)
