@@ -1,9 +1,10 @@
 """How much does `pip install` of convflow bring, beside diffusers and for each extra?
 
-    python benchmarks/install.py [--torch torch==2.13.0] [--extras onnx web ...]
+    python -m benchmarks.install [--torch torch==2.13.0] [--extras onnx web ...] [--untimed]
 
 The core and `diffusers[torch]` are each installed twice into an empty environment, with the same
-torch. The first installation fills pip's cache, the second is timed. Of an extra the table has what
+torch. The first installation fills pip's cache, the second is timed. With `--untimed`, on a busy
+machine, each is installed once and the table has no seconds. Of an extra the table has what
 it adds to the core. The build of torch is that which pip finds: PIP_FIND_LINKS or PIP_INDEX_URL.
 Sizes are those of all files of the environment, in 10^6 bytes, bytecode included.
 """
@@ -78,6 +79,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--torch", default="torch==2.13.0")
     parser.add_argument("--extras", nargs="*", help="default: all for users")
+    parser.add_argument("--untimed", action="store_true", help="install once, write no seconds")
     parser.add_argument("--dirty", action="store_true", help="allow changed files")
     options = parser.parse_args(words)
     harness.machine()
@@ -92,13 +94,14 @@ def main(words: Sequence[str] | None = None) -> None:
         subprocess.run([*build, ROOT], check=True, stdout=subprocess.DEVNULL)
         (wheel,) = place.glob("*.whl")
         for name, requirement in (("core", str(wheel)), ("diffusers[torch]", "diffusers[torch]")):
-            for round in (1, 2):
-                at = place / re.sub(r"\W", "-", f"{name}-{round}")
+            for number in (1,) if options.untimed else (1, 2):
+                at = place / re.sub(r"\W", "-", f"{name}-{number}")
                 found = install(at, place / "cache", [requirement, options.torch])
+            found = found._replace(seconds=float("nan")) if options.untimed else found
             rows.append({"case": name, **rounded(found)})
             print(rows[-1], flush=True)
         for name in extras:
-            found = add(place / "core-2", place / "cache", f"{wheel}[{name}]")
+            found = add(place / "core-1", place / "cache", f"{wheel}[{name}]")
             rows.append({"case": f"[{name}] adds", **rounded(found)})
             print(rows[-1], flush=True)
     harness.write_table(harness.RESULTS / "install.csv", rows, requirement=options.torch)
