@@ -7,7 +7,6 @@ import torch
 from convflow.integrations.diffusers_scheduler import FlowScheduler
 from convflow.samplers.ode import SCHEMES, integrate, time_grid
 
-
 LABELS = torch.zeros(2, dtype=torch.int64)
 
 
