@@ -214,8 +214,7 @@ class SingleFile:
             for module, names in sorted(grouped.items(), key=lambda item: (any(item[1]), item[0]))
         }
         future = lines.pop("__future__")
-        standard: list[str] = []
-        others: list[str] = []
+        standard, others = list[str](), list[str]()
         for module, line in lines.items():
             top = module.removeprefix("import ").partition(".")[0].partition(" ")[0]
             (standard if top in sys.stdlib_module_names else others).append(line)
