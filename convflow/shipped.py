@@ -56,7 +56,7 @@ def path(name: str = next(iter(SHIPPED))) -> Path:
 def resolve(word: str) -> str:
     """Return the folder that `shipped:NAME` stands for, any other word as it is.
 
-    Example:
+    Examples:
         >>> resolve("runs/pets")
         'runs/pets'
 

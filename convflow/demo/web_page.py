@@ -88,7 +88,7 @@ class WebPage:
         )
         self.shape = gr.Dropdown(list(sizes), value="as trained", label="Size", interactive=True)
         with gr.Row():
-            step = {"precision": 0, "step": pipe.multiple, "min_width": 100}
+            step: dict[str, Any] = {"precision": 0, "step": pipe.multiple, "min_width": 100}
             self.height = gr.Number(pipe.size[0], label="Height in pixels", **step)
             self.width = gr.Number(pipe.size[1], label="Width in pixels", **step)
         with gr.Row():
@@ -161,7 +161,7 @@ class WebPage:
 
     def _connect(self) -> None:
         """Say what happens at a click."""
-        one = {"concurrency_id": "network", "concurrency_limit": 1}
+        one: dict[str, Any] = {"concurrency_id": "network", "concurrency_limit": 1}
         outputs = [
             *(self.status, self.gallery, self.making, self.strips),
             *(self.neighbours, self.command, self.python),
@@ -176,7 +176,8 @@ class WebPage:
             api_name="paint",
             **one,
         )
-        quick: dict[str, Any] = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
+        quick: dict[str, Any] = {"queue": False, "api_visibility": "private"}
+        quick["show_progress"] = "hidden"
         self.stop.click(None, cancels=[drawing, painting], **quick)
         sizes = self.studio.sizes()
         self.shape.input(lambda name: sizes[name], self.shape, [self.height, self.width], **quick)

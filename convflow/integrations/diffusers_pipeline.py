@@ -35,7 +35,7 @@ class FlowPipeline(DiffusionPipeline):
             steps, guidance, interval, channels_guided, and codec or None for pixels.
         id2label: names of the classes by number.
 
-    Example:
+    Examples:
         >>> pipe = DiffusionPipeline.from_pretrained("a", trust_remote_code=True)  # doctest: +SKIP
         >>> pipe(["cat", 3], height=64, width=48, generator=0).images[0].show()  # doctest: +SKIP
     """

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from convflow.plans.facts import Facts
 from convflow.training.repeats import MOST_PASSES, MOST_PASSES_AUGMENTED
@@ -103,7 +103,7 @@ class Plan:
     decay_images: int
     ema_decay: float
     augment: float
-    channels: int
+    channels: Literal[1, 3]
     passes: float
     most_images: int
 
