@@ -23,6 +23,7 @@ from convflow.plans.settings import (
     settings_of_plan,
     show_samples,
     usual_settings,
+    without_fall,
 )
 from convflow.plans.speed import fit_memory, measure_rate
 from convflow.plans.words import describe
@@ -94,7 +95,7 @@ def begin(words: Sequence[str], run: Path, minutes: float | None) -> Timed:
     time_given = minutes is not None or "images" not in given
     minutes = minutes or USUAL_MINUTES
     deadline = time.monotonic() + 60 * minutes
-    config = override(usual_settings(), words)
+    config = override(usual_settings(), [*without_fall(words), *words])
     device = distributed.choose_device(config.device)
     facts = look(config.data, device)
     channels = given.setdefault("data.channels", 1 if facts.grey else 3)
@@ -146,7 +147,8 @@ def go_on(words: Sequence[str], run: Path, minutes: float | None) -> Timed:
     rate = images / (60 * minutes)
     deadline = time.monotonic() + START_SECONDS + max(0, images - seen) / rate
     record |= {"minutes": minutes, "given": sorted({*record["given"], *given})}
-    return _timed(override(known, words), deadline if time_given else None, record, rate)
+    known = override(known, [*without_fall(words), *words])
+    return _timed(known, deadline if time_given else None, record, rate)
 
 
 def lengthen(config: TrainConfig, images: int, given: Sequence[str]) -> TrainConfig:

@@ -83,7 +83,7 @@ def settings_of_plan(chosen: Plan, words: Sequence[str]) -> TrainConfig:
         images=chosen.images,
         batch_size=network.batch,
     )
-    return override(config, [*_without_fall(words), *words])
+    return override(config, [*without_fall(words), *words])
 
 
 def blank_plan(candidate: Candidate) -> Plan:
@@ -99,7 +99,7 @@ def show_samples(config: TrainConfig, minutes: float, given: Mapping[str, Any]) 
     return replace(config, monitor=replace(config.monitor, **chosen))
 
 
-def _without_fall(words: Sequence[str]) -> list[str]:
+def without_fall(words: Sequence[str]) -> list[str]:
     """Return words that take the fall of the usual schedule out where another schedule is given."""
     schedule = given_settings(words).get("optim.schedule", "wsd")
     return [] if schedule == "wsd" else ["--optim.decay-images", "0"]

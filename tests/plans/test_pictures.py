@@ -95,6 +95,12 @@ def test_images_may_be_given_in_place_of_minutes(run, words, tmp_path):
     assert (config.images, minutes, pace.most) == (2000, None, 0)
 
 
+def test_another_schedule_may_be_given(words, tmp_path, known_speed):
+    config, _, pace = begin([*words, "--optim.schedule", "constant"], tmp_path / "new", MINUTES)
+    assert (config.optim.schedule, config.optim.decay_images) == ("constant", 0)
+    assert pace.most > 0
+
+
 def test_the_speed_is_measured_with_what_was_given(words, tmp_path, known_speed):
     begin([*words, "--batch-size", "1000"], tmp_path / "new", MINUTES)
     configs = [given[0] for given in known_speed]
