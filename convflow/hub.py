@@ -86,10 +86,11 @@ def download(name: str, patterns: Sequence[str], wanted: str) -> Path:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         near = nearest(Path(name))
         same = near is not None and near.name == Path(name).name
+        names = "name, the revision" if revision else "name"
         hint = (
             f"did you mean {str(near)!r}?"
             if same
-            else f"check the name and the connection, or {fetching(name)}, and give that folder"
+            else f"check the {names} and the connection, or {fetching(name)}, and give that folder"
         )
         raise InputError(
             f"found neither a folder {name!r} here nor a repository of this name on the Hugging "
@@ -99,9 +100,11 @@ def download(name: str, patterns: Sequence[str], wanted: str) -> Path:
 
 def fetching(name: str, pattern: str = "") -> str:
     """Return how a repository is brought to a machine without a way to the Hub, for a message."""
-    place = name.rpartition("/")[2]
+    repository, revision = split_revision(name)
+    place = repository.rpartition("/")[2]
     chosen = f" --include '{pattern}'" if pattern else ""
-    return f"where there is one run: hf download {name}{chosen} --local-dir {place}"
+    chosen = f" --revision {revision}{chosen}" if revision else chosen
+    return f"where there is one run: hf download {repository}{chosen} --local-dir {place}"
 
 
 def assets(kind: str) -> Path | None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from convflow.hub import at_revision, download, is_id, missing, split_revision
+from convflow.hub import at_revision, download, fetching, is_id, missing, split_revision
 from convflow.types import InputError
 
 
@@ -93,3 +93,9 @@ def test_a_revision_is_split_off_and_asked_for(revision, monkeypatch, tmp_path):
 def test_a_revision_of_something_else_is_refused(name, revision):
     with pytest.raises(InputError, match=r"expected a (Hub id|branch)"):
         at_revision(name, revision)
+
+
+def test_the_advice_to_fetch_knows_the_revision():
+    assert fetching("me/pets") == "where there is one run: hf download me/pets --local-dir pets"
+    told = fetching("me/pets@v2", "*.json")
+    assert "hf download me/pets --revision v2 --include '*.json' --local-dir pets" in told

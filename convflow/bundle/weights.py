@@ -90,7 +90,10 @@ def export_weights(
             (draft / kind).mkdir()
             _copy_settings(checkpoint / kind, draft / kind, out / kind)
             if merge:
-                load_model(checkpoint / kind).to(dtype or torch.float32).save_weights(draft / kind)
+                model = load_model(checkpoint / kind)
+                for name, tensor in model.named_parameters():
+                    _cast(tensor, dtype, name)
+                model.to(dtype or torch.float32).save_weights(draft / kind)
             elif adapted:
                 _copy_adapter(checkpoint / kind, draft / kind)
             else:
@@ -158,10 +161,21 @@ def _write_weights(checkpoint: Path, kind: str, path: Path, dtype: torch.dtype |
     with whole_tensors(whole):
         shapes = {name: _cast(tensor, dtype) for name, tensor in stored.shapes().items()}
     stream_tensors(
-        path, shapes, lambda names: {n: _cast(t, dtype) for n, t in stored.read(names).items()}
+        path, shapes, lambda names: {n: _cast(t, dtype, n) for n, t in stored.read(names).items()}
     )
 
 
-def _cast(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
-    """Return a tensor of floating point in another dtype; any other as it is."""
-    return tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
+def _cast(tensor: Tensor, dtype: torch.dtype | None, name: str = "") -> Tensor:
+    """Return a tensor of floating point in another dtype; any other as it is.
+
+    One that is named is compared with the range of the dtype; InputError where it goes beyond.
+    """
+    if dtype is None or not tensor.is_floating_point():
+        return tensor
+    found = tensor.to(dtype)
+    if name and bool((found.isinf() & ~tensor.isinf()).any()):
+        raise InputError(
+            f"--dtype: expected weights within {torch.finfo(dtype).max:g}, got "
+            f"{float(tensor.abs().max()):g} in {name}; use bfloat16"
+        )
+    return found

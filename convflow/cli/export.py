@@ -21,8 +21,8 @@ training may go on meanwhile. Of a run of low-rank adapters (--lora.rank) the ad
 with the network that they belong to as base. With --sigma-rel, write one model folder with the
 power-function average of this width, made of the snapshots of the run (--ema.snapshots).
 
-With --to, write the network for another program, and compare what that program predicts with what
-the network predicts, at several sizes:
+With --to, write the network for another program. For onnx, torch and web, what that program
+predicts is compared with what the network predicts, at several sizes:
 
 """
 OF_RUNS = ("merge", "sigma_rel", "images")
@@ -86,9 +86,9 @@ def _parser() -> Parser:
     add(
         "--dtype",
         choices=("float32", "bfloat16", "float16"),
-        help="dtype of the stored weights (default: as stored, with --to float32, which also "
-        "takes float16); bfloat16 takes half the room, and the network is float32 again when it "
-        "is loaded",
+        help="dtype of the stored weights (default: as stored; with --to onnx, torch or web "
+        "float32, or float16); bfloat16 takes half the room, and the network is float32 again "
+        "when it is loaded",
     )
     add("--weights", type=weight_set, help=f"with --to: {WEIGHTS_HELP} (default: ema)")
     add(

@@ -25,6 +25,10 @@ PUSH_EXAMPLES = """examples
   convflow sample me/pets@v1"""
 
 
+OF_MODELS = ("license", "dataset", "card", "nearest", "weights", "device")
+"""Options that mean nothing with --space."""
+
+
 def main(arguments: Sequence[str]) -> int:
     """Run the command and return its exit code."""
     options = _parser().parse(arguments)
@@ -33,6 +37,8 @@ def main(arguments: Sequence[str]) -> int:
             f"expected a repository like owner/name, got {options.repository!r}; put your name "
             "on the Hub before a slash"
         )
+    if options.space:
+        _check_space(options)
     if options.dry_run is not None and options.dry_run.exists():
         raise InputError(f"--dry-run: expected a new folder, got {options.dry_run}; choose another")
 
@@ -44,8 +50,9 @@ def main(arguments: Sequence[str]) -> int:
         say(f"wrote {plain(options.dry_run)}; nothing was uploaded")
         return 0
 
-    from convflow.integrations.push import upload
+    from convflow.integrations.push import check_token, upload
 
+    check_token()
     with tempfile.TemporaryDirectory(prefix="convflow-push-") as place:
         _write(options, Path(place))
         address = upload(
@@ -57,6 +64,20 @@ def main(arguments: Sequence[str]) -> int:
         )
     say(address)
     return 0
+
+
+def _check_space(options: argparse.Namespace) -> None:
+    """Raise InputError for what a Space cannot have: a local model, or a page of a model."""
+    from convflow.hub import is_id
+
+    for name in OF_MODELS:
+        if getattr(options, name):
+            raise InputError(f"--{name}: expected none with --space, got one; leave it out")
+    if Path(options.model).exists() or not is_id(options.model):
+        raise InputError(
+            f"--space: expected a model on the Hub like owner/name, got {options.model}; push the "
+            "model first, then its Space"
+        )
 
 
 def _write(options: argparse.Namespace, folder: Path) -> None:
@@ -75,8 +96,14 @@ def _write(options: argparse.Namespace, folder: Path) -> None:
     from convflow.integrations.push import find_run, write_repository
     from convflow.pipeline import Pipeline
 
-    pipe = Pipeline.from_pretrained(options.model, weights=options.weights, device=options.device)
-    page = HubPage(options.repository, options.license, tuple(options.dataset))
+    weights, device = options.weights or "ema", options.device or "auto"
+    pipe = Pipeline.from_pretrained(options.model, weights=weights, device=device)
+    page = HubPage(
+        options.repository,
+        options.license or "unknown",
+        tuple(options.dataset),
+        revision=options.revision,
+    )
     run = find_run(options.model)
     write_repository(pipe, folder, page, run=run, cards=options.card, nearest=options.nearest)
 
@@ -95,14 +122,14 @@ def _parser() -> Parser:
     add("--private", action="store_true", help="let the owner alone see the repository")
     add("--revision", help="branch to upload to; made where it is missing (default: main)")
     add("--dry-run", type=Path, metavar="FOLDER", help="write the files to a new folder instead")
-    add("--space", action="store_true", help="upload the web demo of the model as a Space")
+    add("--space", action="store_true", help="upload the web demo of a model on the Hub as a Space")
     known = "licence of the weights, as the Hub spells it: mit, apache-2.0, ... (default: unknown)"
-    add("--license", default="unknown", help=known)
+    add("--license", help=known)
     add("--dataset", action="append", default=[], metavar="ID", help="Hub id of training data")
     known = "result card of convflow evaluate; may be repeated"
     add("--card", type=Path, action="append", default=[], metavar="FILE", help=known)
     known = "page or .json of convflow nearest, whose verdict is stated; it is not uploaded"
     add("--nearest", type=Path, metavar="FILE", help=known)
-    add("--weights", type=weight_set, default="ema", help=WEIGHTS_HELP)
-    add("--device", default="auto", help="device for the samples: auto (default), cpu, ...")
+    add("--weights", type=weight_set, help=f"{WEIGHTS_HELP} (default: ema)")
+    add("--device", help="device for the samples: auto (default), cpu, ...")
     return parser

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from convflow.models.backbone import Backbone
+from convflow.models.export import count_times
 from convflow.types import InputError, Size
 
 Run = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""From images (B, C, H, W), times (B,) or (B, 2) and labels (B,) to the prediction (B, P, H, W)."""
+"""From images (B, C, H, W), times (B,) or (B, N), labels (B,) to predictions (B, P, H, W)."""
 
 ALLOWED = {False: 1e-4, True: 2e-2}
 """Largest rms(difference) / rms(prediction) of a program, in single and in half precision. Other
@@ -29,6 +30,7 @@ def check_program(
     *,
     asked: nn.Module | None = None,
     half: bool = False,
+    last_time: float = 1.0,
     shapes: tuple[tuple[int, Size], ...] = CHECKED_SHAPES,
 ) -> float:
     """Run a program on random images of several sizes, and return how far it is off.
@@ -40,6 +42,7 @@ def check_program(
         asked: what the program was made of where it is not the network itself, see
             `convflow.models.export.export_program`.
         half: whether the program holds half precision.
+        last_time: the times are from 0 to there.
         shapes: batches, and heights and widths in multiples of the network.
 
     Returns:
@@ -53,8 +56,9 @@ def check_program(
         generator = torch.Generator().manual_seed(batch)
         height, width = (side * model.multiple for side in size)
         x = torch.randn(batch, model.in_channels, height, width, generator=generator)
-        t = torch.rand(batch, generator=generator)
-        t = torch.stack([t, t], 1) if model.second_time and asked is None else t
+        count = count_times(asked or model)
+        t = last_time * torch.rand(batch, count, generator=generator)
+        t = t[:, 0] if count == 1 else t
         y = (torch.arange(batch) + model.num_classes) % (model.num_classes + 1)
         expected = (asked or model)(x, t, y)
         try:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from convflow.integrations.check import Run, check_program
-from convflow.integrations.description import write_description
+from convflow.integrations.description import told_times, write_description
 from convflow.models.backbone import Backbone
-from convflow.models.export import OPSET, export_onnx, export_program
+from convflow.models.export import OPSET, check_plain, count_times, export_onnx, export_program
 from convflow.pipeline import Pipeline
 from convflow.storage import writing_file
 from convflow.types import InputError
@@ -28,6 +28,7 @@ class InHalf(nn.Module):
     def __init__(self, model: Backbone) -> None:
         super().__init__()
         self.network = copy.deepcopy(model).half()
+        self.num_times = count_times(model)
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
         """Return the prediction, as `Backbone.forward` does; times stay float32."""
@@ -51,12 +52,13 @@ def write_onnx(pipe: Pipeline, out: Path, *, name: str, half: bool = False) -> I
         InputError: a missing package, a network that cannot be written, or a file that does not do
             what the network does; then no file is left.
     """
+    check_plain(pipe.model)
     warn_of_sizes(pipe)
     asked = InHalf(pipe.model) if half else None
     with writing_file(out) as draft:
         metadata = write_description(pipe, name)
         export_onnx(pipe.model, draft, asked=asked, metadata=metadata)
-        off = check_program(f"the file {out}", open_onnx(draft), pipe.model, half=half)
+        off = _check(f"the file {out}", open_onnx(draft), pipe, half)
     yield f"{out}  <- ONNX, opset {OPSET}, {_summary(out, half)}; {_checked('onnxruntime', off)}"
 
 
@@ -66,13 +68,14 @@ def write_program(pipe: Pipeline, out: Path, *, name: str, half: bool = False) -
     The description lies in it as the extra file `convflow`. Other arguments and errors are those of
     `write_onnx`.
     """
+    check_plain(pipe.model)
     warn_of_sizes(pipe)
     program = export_program(pipe.model, InHalf(pipe.model) if half else None)
     with writing_file(out) as draft, draft.open("wb") as file:
         torch.export.save(program, file, extra_files=write_description(pipe, name))
         file.flush()
         run = torch.export.load(draft).module()
-        off = check_program(f"the program {out}", run, pipe.model, half=half)
+        off = _check(f"the program {out}", run, pipe, half)
     yield f"{out}  <- a program of torch.export, {_summary(out, half)}; {_checked('torch', off)}"
 
 
@@ -106,6 +109,11 @@ def warn_of_sizes(pipe: Pipeline) -> None:
             f"{pipe.size[1]}, and what is exported is not: there its pictures differ from those of "
             "convflow sample"
         )
+
+
+def _check(name: str, run: Run, pipe: Pipeline, half: bool) -> float:
+    last = max(told_times(pipe.process).values())
+    return check_program(name, run, pipe.model, half=half, last_time=last)
 
 
 def _summary(path: Path, half: bool) -> str:

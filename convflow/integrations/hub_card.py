@@ -49,6 +49,7 @@ class HubPage:
         samples: label and file of each picture, the first of a grid.
         library: convflow, or diffusers for a folder that it opens.
         own_code: whether parts of the model are code in the repository.
+        revision: the branch that the page is on; None for the main one.
     """
 
     repository: str
@@ -62,6 +63,7 @@ class HubPage:
     samples: tuple[tuple[str, str], ...] = ()
     library: str = "convflow"
     own_code: bool = False
+    revision: str | None = None
 
     @property
     def name(self) -> str:
@@ -85,7 +87,9 @@ class HubPage:
         more: dict[str, Any] = {}
         if self.samples:
             (_, grid), *single = self.samples
-            more["thumbnail"] = f"https://huggingface.co/{self.repository}/resolve/main/{grid}"
+            more["thumbnail"] = (
+                f"https://huggingface.co/{self.repository}/resolve/{self.revision or 'main'}/{grid}"
+            )
             widget = [{"text": label or "sample", "output": {"url": url}} for label, url in single]
             more["widget"] = widget
         return ModelCardData(
@@ -110,17 +114,20 @@ class HubPage:
         ]
 
     def _use(self) -> list[str]:
+        branch = f', revision="{self.revision}"' if self.revision else ""
         trust = ", trust_remote_code=True" if self.own_code else ""
+        model = self.repository + (f"@{self.revision}" if self.revision else "")
+        command = f"convflow sample {model} --num 16 --out samples.png\n"
         ours = [
-            "```sh\npip install convflow\n"
-            f"convflow sample {self.repository} --num 16 --out samples.png\n```",
+            # commands run no code of a repository
+            f"```sh\npip install convflow\n{'' if self.own_code else command}```",
             f"```python\nimport convflow\n\n"
-            f'pipe = convflow.Pipeline.from_pretrained("{self.repository}"{trust})\n'
+            f'pipe = convflow.Pipeline.from_pretrained("{self.repository}"{branch}{trust})\n'
             "pipe(num=4, seed=0).images[0].save('sample.png')\n```",
         ]
         theirs = [
             "```python\nfrom diffusers import DiffusionPipeline\n\n"
-            f'pipe = DiffusionPipeline.from_pretrained("{self.repository}", '
+            f'pipe = DiffusionPipeline.from_pretrained("{self.repository}"{branch}, '
             'trust_remote_code=True)\npipe(generator=0).images[0].save("sample.png")\n```',
             "The files of Python in this repository need torch and diffusers, and no convflow.",
         ]

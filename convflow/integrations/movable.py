@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -17,6 +18,9 @@ from convflow.pipeline import Pipeline
 from convflow.settings.read import to_dict
 from convflow.storage import write_text, writing_folder
 from convflow.types import InputError
+
+LEADS_OUT = re.compile(r"\s*(file:|[/\\~]|[A-Za-z]:[/\\]|(.*[/\\])?\.\.[/\\])")
+"""The beginning of a path that is absolute, or leads upwards."""
 
 
 def export_safetensors(pipe: Pipeline, out: Path, most: int = SHARD_BYTES) -> None:
@@ -86,8 +90,9 @@ def write_movable(pipe: Pipeline, folder: Path, autoencoder: str | None) -> None
     if pipe.folder is not None and (tables := pipe.folder / "solvers").is_dir():
         shutil.copytree(tables, folder / "solvers")
     for module in own_modules([pipe.model.settings, to_dict(config)]):
-        place = getattr(sys.modules.get(module), "__file__", None)
-        if "." in module or place is None:
+        loaded = sys.modules.get(module)
+        place = getattr(loaded, "__file__", None)
+        if "." in module or place is None or hasattr(loaded, "__path__"):
             raise InputError(
                 f"expected code of yours in one file beside the weights, got the module {module}; "
                 "move the class into a module without a package"
@@ -96,14 +101,23 @@ def write_movable(pipe: Pipeline, folder: Path, autoencoder: str | None) -> None
 
 
 def without_paths(tree: Any) -> Any:
-    """Return settings in which absolute paths are cut to their last name, to be published."""
+    """Return settings in which paths that lead out are cut to their last name, to be published.
+
+    Several paths may stand in a text with commas between them.
+    """
     if isinstance(tree, dict):
         return {name: without_paths(value) for name, value in tree.items()}
     if isinstance(tree, list):
         return [without_paths(value) for value in tree]
-    if isinstance(tree, str) and (tree[:1] in "/~" or tree[1:3] in (":\\", ":/")) and tree:
-        return tree.replace("\\", "/").rstrip("/").rpartition("/")[2]
+    if isinstance(tree, str):
+        return ",".join(
+            _last_name(part) if LEADS_OUT.match(part) else part for part in tree.split(",")
+        )
     return tree
+
+
+def _last_name(path: str) -> str:
+    return path.replace("\\", "/").rstrip("/ ").rpartition("/")[2]
 
 
 def write_json(path: Path, tree: Any) -> None:

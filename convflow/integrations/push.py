@@ -13,7 +13,6 @@ from typing import Any
 from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError
 
-from convflow.bundle.folder import find_checkpoint
 from convflow.evaluation.card import read_card
 from convflow.integrations.hub_card import HubPage
 from convflow.integrations.movable import (
@@ -34,7 +33,9 @@ log = logging.getLogger("convflow")
 
 GRID_IMAGES, SINGLE_IMAGES = 16, 8
 """Images in the grid of a page, and how many of them also have a file of their own."""
-REPLACED = ["model*.safetensors*", "samples/*", "training/*", "scores/*"]
+REPLACED = [
+    "model*.safetensors*", "samples/*", "training/*", "scores/*", "autoencoder/*", "solvers/*",
+]  # fmt: skip
 """Files of an earlier upload that go where the new one has none of their name."""
 
 
@@ -63,8 +64,13 @@ def write_repository(
         The page as it was written.
 
     Raises:
-        InputError: a damaged card, or a model whose parts cannot move.
+        InputError: a damaged card, two cards of one name, or a model whose parts cannot move.
     """
+    names = [card.name for card in cards]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise InputError(
+            f"--card: expected files of different names, got two called {twice[0]}; rename one"
+        )
     read = tuple(read_card(card) for card in cards)
     looked = None if nearest is None else read_nearest(nearest)
     write_network(pipe, folder, most)
@@ -79,6 +85,8 @@ def write_repository(
         own_code=any(folder.glob("*.py")),
     )
     if run is not None:
+        seen = None if pipe.folder is None else _images_seen(pipe.folder)
+        page = dataclasses.replace(page, images_seen=seen)
         page = _write_training(run, folder / "training", page)
     write_text(folder / "README.md", page.text(pipe))
     return page
@@ -99,6 +107,15 @@ def read_nearest(path: Path) -> dict[str, Any]:
             f"expected the .json that convflow nearest writes beside its page, got {path}; give it"
         )
     return numbers
+
+
+def check_token() -> None:
+    """Raise InputError where there is no token of the Hub."""
+    if get_token() is None:
+        raise InputError(
+            "expected a token of the Hugging Face Hub, found none; run: hf auth login, or set "
+            "HF_TOKEN, or write the files with --dry-run FOLDER"
+        )
 
 
 def upload(
@@ -126,11 +143,7 @@ def upload(
             is wanted.
     """
     kind = "space" if space else "model"
-    if get_token() is None:
-        raise InputError(
-            "expected a token of the Hugging Face Hub, found none; run: hf auth login, or set "
-            "HF_TOKEN, or write the files with --dry-run FOLDER"
-        )
+    check_token()
     with _explained(repository):
         api = HfApi()
         url = api.create_repo(
@@ -169,12 +182,20 @@ def _explained(repository: str) -> Iterator[None]:
         code = getattr(error.response, "status_code", None)
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         cure = {
+            400: "mend what it names",
             401: "the token is not valid: run hf auth login",
             403: "the token may not write there: give your own name as owner, or a token that may",
             404: "check the name of the owner, and that the token may write there",
+            409: "another change came in between, or the name is taken: push again, or rename it",
         }.get(code or 0, "try again later")
         raise InputError(
             f"the Hugging Face Hub refused {repository} ({code}: {reason}); {cure}"
+        ) from error
+    except ValueError as error:  # the client looks at names and at the page before it sends them
+        reason = "; ".join(line.strip() for line in str(error).splitlines() if line.strip())
+        raise InputError(
+            f"expected what the Hugging Face Hub takes for {repository}, got what its client "
+            f"refuses ({reason}); mend what it names"
         ) from error
     except Exception as error:  # of the network
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -217,5 +238,11 @@ def _write_training(run: Path, folder: Path, page: HubPage) -> HubPage:
         draw_curves({page.name: losses}, folder / "loss.png")
     elif losses:
         log.info("the curve is left out, for matplotlib is missing; pip install 'convflow[plots]'")
-    seen = read_json(find_checkpoint(run) / "state.json").get("images_seen")
-    return dataclasses.replace(page, training=flatten(settings), images_seen=seen, curve=drawn)
+    return dataclasses.replace(page, training=flatten(settings), curve=drawn)
+
+
+def _images_seen(folder: Path) -> int | None:
+    """Return how many images the weights of a folder have seen, None where no state tells it."""
+    states = [place / "state.json" for place in (folder, folder.resolve().parent)]
+    state = next((path for path in states if path.is_file()), None)
+    return None if state is None else read_json(state).get("images_seen")

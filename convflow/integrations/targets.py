@@ -40,7 +40,7 @@ EXPORT_TARGETS: dict[str, ExportTarget] = {
         "weights and settings alone", "convflow.integrations.movable:write_bare"
     ),
     "web": ExportTarget(
-        "a folder with a page that draws in a browser",
+        "a folder with a web page that makes images",
         "convflow.integrations.web:write_page",
         ("half", "runtime"),
     ),

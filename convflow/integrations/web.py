@@ -92,6 +92,8 @@ def write_page(
             "expected a model with one scale for a page, got one of the process "
             f"{pipe.process.kind}; export another"
         )
+    if runtime is not None:
+        find_runtime(runtime)
     warn_of_sizes(pipe)
     velocity = Velocity(pipe)
     with writing_folder(out) as draft:
@@ -177,21 +179,27 @@ def copy_runtime(target: Path, source: Path | None) -> bool:
     if source is None:
         with tempfile.TemporaryDirectory() as place:
             return _fetch(Path(place)) and copy_runtime(target, Path(place))
-    folders = (source, source / "dist", source / "package/dist")
-    for folder in folders:
-        found = [path for path in _needed(folder) if path.is_file()]
-        if len(found) == len(_needed(folder)):
-            for path in found:
-                shutil.copyfile(path, target / path.name)
-            return True
+    for path in find_runtime(source):
+        shutil.copyfile(path, target / path.name)
+    return True
+
+
+def find_runtime(source: Path) -> list[Path]:
+    """Return the files of onnxruntime-web in the package or in its folder `dist`.
+
+    Raises:
+        InputError: a file is missing.
+    """
+    absent: dict[Path, list[str]] = {}
+    for folder in (source, source / "dist", source / "package/dist"):
+        absent[folder] = [name for name in RUNTIME_FILES if not (folder / name).is_file()]
+        if not absent[folder]:
+            return [folder / name for name in RUNTIME_FILES]
+    missing = min(absent.values(), key=len)
     raise InputError(
-        f"--runtime: expected a folder with {RUNTIME_FILES[0]}, got {source}; npm pack {RUNTIME}@"
+        f"--runtime: expected a folder with {missing[0]}, got {source}; npm pack {RUNTIME}@"
         f"{VERSION} and tar -xzf make one"
     )
-
-
-def _needed(folder: Path) -> list[Path]:
-    return [folder / name for name in RUNTIME_FILES]
 
 
 def _fetch(place: Path) -> bool:
@@ -202,10 +210,11 @@ def _fetch(place: Path) -> bool:
     words = [npm, "pack", f"{RUNTIME}@{VERSION}", "--pack-destination", str(place)]
     try:
         subprocess.run(words, cwd=place, check=True, capture_output=True, timeout=600)
-    except (OSError, subprocess.SubprocessError):
+        (archive,) = place.glob("*.tgz")
+        with tarfile.open(archive) as packed:
+            members = [m for m in packed.getmembers() if Path(m.name).name in RUNTIME_FILES]
+            packed.extractall(place, members, filter="data")
+        find_runtime(place)
+    except (OSError, ValueError, subprocess.SubprocessError, tarfile.TarError, InputError):
         return False
-    (archive,) = place.glob("*.tgz")
-    with tarfile.open(archive) as packed:
-        members = [m for m in packed.getmembers() if Path(m.name).name in RUNTIME_FILES]
-        packed.extractall(place, members, filter="data")
     return True

@@ -32,8 +32,8 @@ def export_program(model: Backbone, asked: nn.Module | None = None) -> ExportedP
 
     Args:
         model: the network.
-        asked: what is exported in its place: a module called as `asked(x, t, y)` with one time for
-            each image, which asks the network. Its inputs have the network's dtype.
+        asked: what is exported in its place: a module called as `asked(x, t, y)`, which asks the
+            network. Its inputs have the network's dtype; for its times see `count_times`.
 
     Raises:
         InputError: a network of scales, or one that pads, whose graph depends on the size.
@@ -45,7 +45,7 @@ def export_program(model: Backbone, asked: nn.Module | None = None) -> ExportedP
         >>> program.module()(x, t, y).shape
         torch.Size([2, 4, 10, 6])
     """
-    _check_plain(model)
+    check_plain(model)
     if model.settings.get("pad"):
         raise InputError(
             "expected a network without padding, got one with pad=True; create it with pad=False "
@@ -54,8 +54,8 @@ def export_program(model: Backbone, asked: nn.Module | None = None) -> ExportedP
     first = next(model.parameters())
     height, width = (side * model.multiple for side in EXAMPLE_CELLS)
     x = torch.zeros(3, model.in_channels, height, width, dtype=first.dtype, device=first.device)
-    more = (2 + model.told_guidance,) if model.second_time and asked is None else ()
-    t = x.new_zeros(3, *more)
+    count = count_times(asked or model)
+    t = x.new_zeros(3, count) if count > 1 else x.new_zeros(3)
     example = (x, t, x.new_zeros(3, dtype=torch.int64))
     free = Dim.AUTO
     shapes = ({0: free, 2: free, 3: free}, {0: free}, {0: free})
@@ -86,12 +86,15 @@ def export_onnx(
         InputError: a missing package, a network of scales, one that pads, or one too large for such
             a file.
     """
-    _check_plain(model)
-    size = sum(p.numel() * p.element_size() for p in (asked or model).parameters())
+    check_plain(model)
+    weights = [*(asked or model).parameters()]
+    size = sum(p.numel() * (2 if store_half else p.element_size()) for p in weights)
     if size > LARGEST_FILE:
+        half = store_half or weights[0].element_size() == 2
+        cure = "export a program of torch.export" if half else "export it in float16"
         raise InputError(
             f"expected a network of at most 2 GB, which is all that an ONNX file holds, got "
-            f"{size / 1e9:.1f} GB; export it in half precision: model.half()"
+            f"{size / 1e9:.1f} GB; {cure} in its place"
         )
     try:
         import onnxscript  # noqa: F401
@@ -144,7 +147,18 @@ def _store_half(graph: Any) -> None:
         graph.insert_before(graph[0], cast)
 
 
-def _check_plain(model: Backbone) -> None:
+def count_times(asked: nn.Module) -> int:
+    """Return how many times a module takes for each image, a scale of guidance among them.
+
+    One stands for times (B,), more for (B, count). Other modules than a network say it by an
+    attribute `num_times`; without it they take one.
+    """
+    if isinstance(asked, Backbone):
+        return 1 + asked.second_time + (asked.second_time and asked.told_guidance)
+    return getattr(asked, "num_times", 1)
+
+
+def check_plain(model: Backbone) -> None:
     """Raise InputError for a pyramid, whose inputs are not one image with one time."""
     if model.num_scales > 1:
         raise InputError(

@@ -92,7 +92,14 @@ def write_stored(
     folder: Path, weights: Mapping[str, Tensor], stem: str = "model", most: int = SHARD_BYTES
 ) -> None:
     """Write weights into an existing folder, in shards where they are larger than `most` bytes."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    tensors: dict[str, Tensor] = {}
+    places = set()
+    for name, tensor in weights.items():
+        tensors[name] = tensor.detach().cpu().contiguous()
+        place = tensors[name].untyped_storage().data_ptr()
+        if place in places:  # a writer of shards would leave out one of two that share their memory
+            tensors[name] = tensors[name].clone()
+        places.add(place)
     pattern = f"{stem}{{suffix}}.safetensors"
     save_torch_state_dict(tensors, folder, filename_pattern=pattern, max_shard_size=most)
 
@@ -105,11 +112,17 @@ def import_code(folder: Path, names: Mapping[str, Any]) -> None:
         names: settings in which such names may stand, at any depth.
 
     Raises:
-        InputError: a file that cannot be imported.
+        InputError: a name that is none of a module, a file that cannot be imported, or another
+            module of its name that is loaded already.
     """
     for module in own_modules(names):
+        if not all(part.isidentifier() for part in module.split(".")):
+            raise InputError(
+                f"expected code under a name like my_net:Net in {folder}, got the module "
+                f"{module!r}; mend the name"
+            )
         path = folder / f"{module}.py"
-        if module in sys.modules or not path.is_file():
+        if "." in module or not path.is_file() or _is_loaded(module, path):
             continue
         spec = importlib.util.spec_from_file_location(module, path)
         assert spec is not None
@@ -123,6 +136,19 @@ def import_code(folder: Path, names: Mapping[str, Any]) -> None:
                 f"expected code that can be imported in {path}, got {type(error).__name__} "
                 f"({error}); mend it"
             ) from error
+
+
+def _is_loaded(module: str, path: Path) -> bool:
+    """Return whether the code of a file is loaded; InputError for other code under its name."""
+    if module not in sys.modules:
+        return False
+    place = getattr(sys.modules[module], "__file__", None)
+    if place is None or Path(place).read_bytes() != path.read_bytes():
+        raise InputError(
+            f"expected the code of {path}, got other code that is loaded already as the module "
+            f"{module} (from {place or 'Python itself'}); use a new process, or rename the file"
+        )
+    return True
 
 
 def own_modules(tree: Any) -> list[str]:

@@ -7,6 +7,7 @@ import shutil
 import pytest
 import torch
 
+from convflow.bundle import weights
 from convflow.bundle.weights import export_weights
 from convflow.pipeline import Pipeline
 from convflow.storage import hash_tensors, read_tensors
@@ -97,3 +98,11 @@ def test_weights_are_rounded_from_whole_files_and_from_shards(run, whole, tmp_pa
         assert {t.dtype for t in model.state_dict().values()} == {torch.float32}
     with pytest.raises(InputError, match=r"--dtype: expected a new folder .* add --out FOLDER"):
         export_weights(run, dtype=torch.bfloat16)
+
+
+def test_numbers_beyond_a_dtype_are_refused():
+    with pytest.raises(InputError, match=r"within 65504, got 70000 in a\.weight; use bfloat16"):
+        weights._cast(torch.tensor([1.0, -7e4]), torch.float16, "a.weight")
+    assert weights._cast(torch.tensor([6e4]), torch.float16, "a").dtype == torch.float16
+    assert weights._cast(torch.tensor([7e4]), torch.bfloat16, "a").isfinite().all()
+    assert weights._cast(torch.tensor([70_000]), torch.float16, "a").dtype == torch.int64

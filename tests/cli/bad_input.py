@@ -247,6 +247,14 @@ CASES = [
         "push P/run me/x --dry-run P/data",
         "--dry-run: expected a new folder",
     ),
+    ("a space of a run", "push P/run me/x --space", "--space: expected a model on the Hub"),
+    (
+        "a space with a card",
+        "push a/b me/x --space --card P/a",
+        "--card: expected none with --space",
+    ),
+    ("a space with a licence", "push a/b me/x --space --license mit", "--license: expected none"),
+    ("a space of raw weights", "push a/b me/x --space --weights raw", "--weights: expected none"),
     ("a push of nothing", "push P/nothing me/x --dry-run P/new", "found nothing at"),
     (
         "a card that is none",

@@ -18,11 +18,11 @@ def hub(monkeypatch, tmp_path):
 
 def test_a_run_goes_up_as_the_dry_run_wrote_it(hub, tiny_run, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    options = ["--device", "cpu", "--license", "mit"]
+    options = ["--device", "cpu", "--license", "mit", "--revision", "v1"]
     assert main(["push", str(tiny_run), "me/digits", "--dry-run", "dry", *options]) == 0
     assert hub.asked == []
     assert capsys.readouterr().out == "wrote dry; nothing was uploaded\n"
-    assert main(["push", str(tiny_run), "me/digits", "--revision", "v1", *options]) == 0
+    assert main(["push", str(tiny_run), "me/digits", *options]) == 0
     assert capsys.readouterr().out == f"{hub.endpoint}/me/digits\n"
     paths = [path for path in (tmp_path / "dry").rglob("*") if path.is_file()]
     dry = {path.relative_to(tmp_path / "dry").as_posix(): path.read_bytes() for path in paths}
@@ -33,6 +33,7 @@ def test_a_run_goes_up_as_the_dry_run_wrote_it(hub, tiny_run, tmp_path, monkeypa
     assert digests[0] == digests[1]
     text = dry["README.md"].decode()
     assert "| images seen | 8 |" in text
+    assert "convflow sample me/digits@v1" in text
     settings = json.loads(dry["training/config.json"])
     assert "/" not in json.dumps(settings["data"]["path"])
     if "training/loss.png" in dry:
@@ -41,6 +42,19 @@ def test_a_run_goes_up_as_the_dry_run_wrote_it(hub, tiny_run, tmp_path, monkeypa
     words = "sample me/digits@v1 --num 2 --steps 1 --out s.png --device cpu".split()
     assert main(words) == 0
     assert Image.open("s.png").size[0] > 8
+
+
+def test_a_missing_token_is_said_before_any_image_is_drawn(hub, monkeypatch, capsys):
+    monkeypatch.delenv("HF_TOKEN")
+    assert main(["push", "nowhere", "me/digits"]) == 2
+    assert "expected a token of the Hugging Face Hub" in capsys.readouterr().err
+
+
+def test_a_space_shows_a_model_of_the_hub(hub, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["push", "me/pets", "me/demo", "--space"]) == 0
+    assert capsys.readouterr().out == f"{hub.endpoint}/spaces/me/demo\n"
+    assert b"'me/pets'" in hub.files("me/demo", kind="spaces")["app.py"]
 
 
 def test_what_cannot_be_done_is_one_line(hub, tiny_run, tmp_path, monkeypatch, capsys):

@@ -36,6 +36,17 @@ def test_one_size_alone_is_not_enough(pipe):
         check_program("it", run, pipe.model)
 
 
+def test_times_go_to_the_last_one(pipe):
+    asked = []
+
+    def run(x, t, y):
+        asked.extend(t.tolist())
+        return pipe.model(x, t, y)
+
+    check_program("it", run, pipe.model, last_time=999)
+    assert 100 < max(asked) < 999
+
+
 def test_a_program_that_breaks_is_named(pipe):
     def run(*inputs):
         raise RuntimeError("no such\noperator")

@@ -7,10 +7,16 @@ import pytest
 import torch
 
 from convflow.bundle.config import ResolutionConfig
+from convflow.codecs import PixelCodec
 from convflow.integrations import check, files
 from convflow.integrations.description import KEY, describe_model
 from convflow.models.export import OPSET
+from convflow.pipeline import Pipeline
+from convflow.processes.ddpm import DDPM
+from convflow.processes.meanflow import MeanFlow
+from convflow.processes.multiscale import MultiscaleFlow
 from convflow.types import InputError
+from tests.cases import build_pyramid
 from tests.integrations.conftest import pipeline
 from tests.tolerance import assert_close_rms
 
@@ -58,6 +64,57 @@ def test_every_family_goes_to_every_file(case, tmp_path):
         for write in (files.write_onnx, files.write_program):
             (line,) = write(pipe, tmp_path / f"{half}.{write.__name__}", name="it", half=half)
             assert ("float16" if half else "float32") in line
+
+
+@pytest.mark.parametrize("guidance_max", [1.0, 4.0])
+@pytest.mark.parametrize("half", [False, True])
+def test_a_network_of_several_times_is_asked_with_all_of_them(guidance_max, half, tmp_path):
+    process = MeanFlow(guidance_max=guidance_max)
+    told = {"second_time": True, "told_guidance": process.tells_guidance}
+    pipe = pipeline(network=told, process=process)
+    list(files.write_program(pipe, tmp_path / "it.pt2", name="it", half=half))
+    x, t, y = inputs(pipe.model)
+    t = torch.stack([t / 2, t, 3 * t], 1)[:, : 2 + process.tells_guidance]
+    found = torch.export.load(tmp_path / "it.pt2").module()(x, t, y)
+    assert_close_rms(found, pipe.model(x, t, y), limit=check.ALLOWED[half])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("guidance_max", [1.0, 4.0])
+def test_a_network_of_several_times_goes_to_onnx(guidance_max, tmp_path):
+    process = MeanFlow(guidance_max=guidance_max)
+    told = {"second_time": True, "told_guidance": process.tells_guidance}
+    pipe = pipeline(network=told, process=process)
+    (line,) = files.write_onnx(pipe, tmp_path / "it.onnx", name="it", half=True)
+    assert "onnxruntime gives the same predictions" in line
+
+
+@pytest.mark.parametrize("write", [files.write_onnx, files.write_program])
+@pytest.mark.parametrize("half", [False, True])
+def test_a_network_of_scales_is_refused(write, half, tmp_path):
+    scales = Pipeline(build_pyramid(), PixelCodec(), (8, 8), process=MultiscaleFlow((2,)))
+    with pytest.raises(InputError, match="expected a network on one image"):
+        list(write(scales, tmp_path / "it", name="it", half=half))
+    assert not [*tmp_path.iterdir()]
+
+
+def test_the_times_of_the_check_are_those_of_the_process(tmp_path, monkeypatch):
+    asked = []
+
+    def note(*_, last_time, **__):
+        asked.append(last_time)
+        return 0.0
+
+    monkeypatch.setattr(files, "check_program", note)
+    monkeypatch.setattr(files, "export_program", lambda *_: None)
+    monkeypatch.setattr(torch.export, "save", lambda _, file, **__: file.write(b"x"))
+    monkeypatch.setattr(torch.export, "load", lambda _: torch.nn.Module())
+    monkeypatch.setattr(torch.nn.Module, "module", lambda self: self, raising=False)
+    for case, process in (("dit-learned-variance", DDPM()), ("dit", MeanFlow())):
+        told = {"second_time": process.second_time}
+        pipe = pipeline(case, network=told, process=process)
+        list(files.write_program(pipe, tmp_path / "a", name="it"))
+    assert asked == [999.0, 1.0]
 
 
 @pytest.mark.slow

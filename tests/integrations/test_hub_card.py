@@ -65,6 +65,17 @@ def test_the_words_follow_what_is_known(pipe):
     assert "trust_remote_code=True" in full
 
 
+def test_the_commands_work_for_a_branch_and_for_code_of_its_own(pipe):
+    samples = (("", "samples.png"),)
+    text = HubPage("me/pets", revision="v2", samples=samples).text(pipe)
+    assert "convflow sample me/pets@v2 --num" in text
+    assert 'from_pretrained("me/pets", revision="v2")' in text
+    assert "resolve/v2/samples.png" in text
+    text = HubPage("me/pets", own_code=True).text(pipe)
+    assert "convflow sample" not in text  # it runs no code of a repository
+    assert 'from_pretrained("me/pets", trust_remote_code=True)' in text
+
+
 def test_a_folder_for_diffusers_is_used_with_diffusers(pipe):
     text = HubPage("me/pets", library="diffusers").text(pipe)
     assert "from diffusers import DiffusionPipeline" in text

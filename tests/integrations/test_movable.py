@@ -44,3 +44,21 @@ def test_absolute_paths_are_cut():
     tree = {"a": "/home/ann/pets", "b": ["~/x/y/", r"C:\data\z", "relative/p"], "c": 1, "d": ""}
     cut = {"a": "pets", "b": ["y", "z", "relative/p"], "c": 1, "d": ""}
     assert without_paths(tree) == cut
+
+
+@pytest.mark.parametrize(
+    ("text", "cut"),
+    [
+        ("file:///home/ann/pets", "pets"),
+        (r"\\server\share\pets", "pets"),
+        ("../../ann/pets", "pets"),
+        ("data/../../ann/pets", "pets"),
+        ("/home/ann/a.tar, /home/bob/b.tar", "a.tar,b.tar"),
+        ("/home/ann/{000..003}.tar", "{000..003}.tar"),
+        ("cat, dog", "cat, dog"),
+        ("hf://owner/name", "hf://owner/name"),
+        ("pets-{000..003}.tar", "pets-{000..003}.tar"),
+    ],
+)
+def test_no_way_of_writing_a_path_tells_where_it_was(text, cut):
+    assert without_paths({"a": [text]}) == {"a": [cut]}

@@ -10,6 +10,7 @@ from PIL import Image
 
 import convflow
 from convflow.evaluation.card import Card
+from convflow.integrations import push
 from convflow.integrations.hub_card import HubPage
 from convflow.integrations.push import find_run, read_nearest, upload, write_repository
 from convflow.pipeline import Pipeline
@@ -98,6 +99,46 @@ def test_an_upload_leaves_nothing_of_the_one_before(hub, folder, tmp_path):
     assert hub_server.written(hub.files("me/pets"), "*.safetensors*") == ["model.safetensors"]
 
 
+def test_an_upload_removes_an_autoencoder_and_solvers_of_the_one_before(hub, folder, tmp_path):
+    old = tmp_path / "old"
+    for name in ("autoencoder/config.json", "solvers/a.json", "notes/mine.txt"):
+        (old / name).parent.mkdir(parents=True)
+        (old / name).write_text("{}")
+    upload(old, "me/pets")
+    upload(folder, "me/pets")
+    left = {name.partition("/")[0] for name in hub.files("me/pets")}
+    assert "notes" in left
+    assert not left & {"autoencoder", "solvers"}
+
+
+def test_two_cards_of_one_name_are_refused(tmp_path):
+    with pytest.raises(InputError, match=r"--card: expected files of different names, got two cal"):
+        write_repository(
+            create_pipe("dico"), tmp_path, HubPage("me/x"), cards=[tmp_path / "a/x.json"] * 2
+        )
+
+
+def test_what_the_client_refuses_is_no_matter_of_the_connection(hub, folder):
+    with pytest.raises(InputError, match=r"its client refuses .*'me/a--b'.*mend what it names"):
+        upload(folder, "me/a--b")
+
+
+def test_the_images_seen_are_those_of_the_weights(tmp_path, monkeypatch):
+    monkeypatch.setattr(push, "_write_samples", lambda *_: ())
+    run, pipe = tmp_path / "run", create_pipe("dico")
+    (run / "metrics.jsonl").parent.mkdir()
+    (run / "metrics.jsonl").touch()
+    (run / "config.json").write_text("{}")
+    for step in (1, 2):
+        ema = run / f"checkpoints/step_{step:09}/ema"
+        ema.mkdir(parents=True)
+        (ema.parent / "state.json").write_text(json.dumps({"images_seen": 100 * step}))
+        pipe.folder = ema
+        out = tmp_path / f"out{step}"
+        out.mkdir()
+        assert write_repository(pipe, out, HubPage("me/x"), run=run).images_seen == 100 * step
+
+
 def test_a_private_repository(hub, folder):
     upload(folder, "me/pets", private=True)
     assert hub.repositories["models", "me/pets"]["private"]
@@ -169,17 +210,19 @@ def test_no_code_of_a_repository_runs_unless_it_is_trusted(hub, tmp_path, monkey
     assert convflow.load_model("me/mine", trust_remote_code=True).family == "net_of_mine:Mine"
 
 
-def test_code_that_is_no_single_file_cannot_move(tmp_path, monkeypatch):
-    (tmp_path / "kit").mkdir()
-    (tmp_path / "kit/__init__.py").touch()
+@pytest.mark.parametrize("module", ["kit.net", "suite"])
+def test_code_that_is_no_single_file_cannot_move(module, tmp_path, monkeypatch):
+    for name in ("kit", "suite"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text(CODE if name == "suite" else "")
     (tmp_path / "kit/net.py").write_text(CODE)
     monkeypatch.syspath_prepend(tmp_path)
     settings = create_pipe("dico").model.settings
     del settings["family"]
-    mine = convflow.create_model("kit.net:Mine", **settings)
+    mine = convflow.create_model(f"{module}:Mine", **settings)
     pipe = Pipeline(mine, create_pipe("dico").codec, (16, 12), device="cpu")
     (tmp_path / "out").mkdir()
-    with pytest.raises(InputError, match=r"code of yours in one file .*got the module kit\.net"):
+    with pytest.raises(InputError, match=rf"code of yours in one file .*got the module {module}"):
         write_repository(pipe, tmp_path / "out", HubPage("me/mine"))
 
 

@@ -100,8 +100,10 @@ def test_what_cannot_be_exported_is_refused(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="without padding"):
         export_program(build("dico-pad"))
     monkeypatch.setattr("convflow.models.export.LARGEST_FILE", 100)
-    with pytest.raises(InputError, match=r"at most 2 GB.*half precision"):
+    with pytest.raises(InputError, match=r"at most 2 GB.*export it in float16"):
         export_onnx(build("dit"), tmp_path / "network.onnx")
+    with pytest.raises(InputError, match=r"at most 2 GB.*export a program of torch\.export"):
+        export_onnx(build("dit"), tmp_path / "network.onnx", store_half=True)
     assert not list(tmp_path.iterdir())
 
 

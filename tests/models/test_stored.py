@@ -77,6 +77,38 @@ def test_modules_are_found_at_any_depth():
     assert own_modules("kind: z:Z") == []
 
 
+def test_tensors_that_share_their_memory_are_all_stored(tmp_path):
+    one = torch.ones(4)
+    write_stored(tmp_path, {"a": one, "b": one, "c": one[:2]})
+    found = read_stored(StoredFiles(tmp_path), verify=True)
+    assert {name: len(tensor) for name, tensor in found.items()} == {"a": 4, "b": 4, "c": 2}
+
+
+def test_other_code_under_a_loaded_name_is_refused(tmp_path, monkeypatch):
+    for name, text in (("same", "X = 1"), ("other", "X = 2"), ("ours", "X = 1")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "part_of_mine.py").write_text(text)
+    monkeypatch.delitem(sys.modules, "part_of_mine", raising=False)
+    for name in ("ours", "ours", "same"):
+        import_code(tmp_path / name, {"kind": "part_of_mine:X"})
+    with pytest.raises(
+        InputError, match="got other code that is loaded already as the module part"
+    ):
+        import_code(tmp_path / "other", {"kind": "part_of_mine:X"})
+    monkeypatch.delitem(sys.modules, "part_of_mine")
+    (tmp_path / "sys.py").write_text("X = 3")
+    with pytest.raises(InputError, match="from Python itself"):
+        import_code(tmp_path, {"kind": "sys:X"})
+
+
+@pytest.mark.parametrize("name", ["../evil", "a/b", "", "a-b", "a..b"])
+def test_a_module_that_leads_elsewhere_is_refused(name, tmp_path):
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "evil.py").write_text("1 / 0")
+    with pytest.raises(InputError, match="expected code under a name like my_net:Net"):
+        import_code(tmp_path / "inner", {"kind": f"{name}:X"})
+
+
 def test_code_that_fails_leaves_no_module(tmp_path):
     (tmp_path / "broken_part.py").write_text("1 / 0")
     with pytest.raises(InputError, match=r"can be imported in .*broken_part\.py, got ZeroDivision"):

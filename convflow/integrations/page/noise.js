@@ -104,18 +104,23 @@ function layers() {
   }
   const base = AREA / density(LAST);
   const widths = Float32Array.from(edges, (x, i) => (i ? x : base) / 2 ** 23);
-  const certain = Uint32Array.from(edges, (x, i) => (i ? edges[i - 1] / x : LAST / base) * 2 ** 23);
+  const certain = edges.map((x, i) => Math.round((i ? edges[i - 1] / x : LAST / base) * 2 ** 23));
   const heights = Float32Array.from(edges, density);
   return { widths, certain, heights };
 }
 
 const { widths, certain, heights } = layers();
 
+// numpy computes the rare ways in float32, so each step of theirs is rounded here too.
+const { fround } = Math;
+const [END, INVERSE] = [fround(LAST), fround(1 / LAST)];
+const exponential = (stream) => -fround(Math.log1p(-stream.uniform()));
+
 function tail(stream, negative) {
   for (;;) {
-    const x = -Math.fround(Math.log1p(-stream.uniform())) / LAST;
-    const y = -Math.fround(Math.log1p(-stream.uniform()));
-    if (2 * y > x * x) return negative ? -(LAST + x) : LAST + x;
+    const x = fround(INVERSE * exponential(stream));
+    const y = exponential(stream);
+    if (fround(y + y) > fround(x * x)) return negative ? -fround(END + x) : fround(END + x);
   }
 }
 
@@ -124,11 +129,11 @@ function normal(stream) {
     const word = stream.next();
     const layer = word & 0xff;
     const place = (word >>> 9) & 0x7fffff;
-    const x = Math.fround(place * widths[layer]) * ((word >>> 8) & 1 ? -1 : 1);
+    const x = fround(place * widths[layer]) * ((word >>> 8) & 1 ? -1 : 1);
     if (place < certain[layer]) return x;
     if (layer === 0) return tail(stream, (place >>> 8) & 1);
-    const height = (heights[layer - 1] - heights[layer]) * stream.uniform() + heights[layer];
-    if (height < density(x)) return x;
+    const step = fround(heights[layer - 1] - heights[layer]);
+    if (fround(fround(step * stream.uniform()) + heights[layer]) < density(x)) return x;
   }
 }
 

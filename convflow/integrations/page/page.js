@@ -26,7 +26,7 @@ function option(select, value, text) {
 
 // Fill the form with what the model can do and with its defaults.
 function fill() {
-  const { page, multiple, num_classes: classes, size } = model;
+  const { page, multiple, num_classes: classes, size, runtime } = model;
   document.title = part("name").textContent = model.name;
   const labels = [...Array(classes).keys()];
   if (classes > 1) option(part("label"), labels.join(), "every class in turn");
@@ -36,12 +36,24 @@ function fill() {
   part("solver").value = page.solver;
   part("steps").value = page.steps;
   for (const [i, id] of ["height", "width"].entries()) {
-    Object.assign(part(id), { min: multiple, step: multiple, max: page.largest, value: size[i] });
+    const limits = { min: 2 * multiple, step: multiple, max: page.largest };
+    Object.assign(part(id), { ...limits, value: Math.max(limits.min, size[i]) });
   }
   part("guidance").max = Math.max(8, page.guidance);
   part("guidance").value = page.guidance;
   part("guided").hidden = classes === 0;
-  part("scale").value = page.guidance;
+  showScale();
+  const from = new URL(runtime.files, location);
+  part("about").append(
+    from.origin === location.origin
+      ? " Nothing is sent anywhere."
+      : ` It reads onnxruntime-web from ${from.host}, and sends no pictures and no settings.`,
+  );
+}
+
+// The slider takes any number, and a hand on it moves by twentieths.
+function showScale() {
+  part("scale").value = Number(Number(part("guidance").value).toFixed(4));
 }
 
 function draw() {
@@ -94,15 +106,21 @@ function show(told) {
   canvas.nextSibling.append(" · ", save);
 }
 
+// Return a word as a shell of Unix reads it.
+function quoted(word) {
+  return /^[\w.,:@%+\/-]+$/.test(word) ? word : `'${word.replaceAll("'", `'\\''`)}'`;
+}
+
 // Show the command that makes the same pictures with convflow.
 function showCommand() {
   const words = [
-    `convflow sample ${JSON.stringify(model.name)}`,
+    "convflow sample MODEL",
     `--num ${asked.num} --seed ${asked.seed} --size ${asked.size.join("x")}`,
     `--solver ${asked.solver} --steps ${asked.steps} --guidance ${asked.guidance}`,
   ];
   const none = asked.labels[0] === model.null_label;
-  if (asked.labels.length === 1 && !none) words.push(`--label ${JSON.stringify(nameOf(asked.labels[0]))}`);
+  if (model.num_classes) words.push("--guidance-kind cfg --label-policy balanced");
+  if (asked.labels.length === 1 && !none) words.push(`--label ${quoted(nameOf(asked.labels[0]))}`);
   part("command").textContent = words.join(" \\\n    ");
   part("same").hidden = none && model.num_classes > 0; // the command knows no images without a label
 }
@@ -146,7 +164,10 @@ part("again").addEventListener("click", () => {
   part("seed").value = Number(part("seed").value) + 1;
   if (part("form").reportValidity()) draw();
 });
-part("guidance").addEventListener("input", () => (part("scale").value = part("guidance").value));
+part("guidance").addEventListener("input", ({ isTrusted }) => {
+  if (isTrusted) part("guidance").value = Math.round(20 * part("guidance").value) / 20;
+  showScale();
+});
 
 say("Reading the model …");
 try {
