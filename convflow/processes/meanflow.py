@@ -126,7 +126,8 @@ class MeanFlow(FlowMatching):
         if self.tells_guidance and (self.guidance, self.mixture) != (1, 0):
             raise InputError(
                 f"expected guidance 1 and mixture 0 with guidance-max, which draws them, got "
-                f"{self.guidance} and {self.mixture}; leave them out"
+                f"{self.guidance} and {self.mixture}; leave them out, or give "
+                "--process.guidance 1 --process.mixture 0 where --init brings them"
             )
         if self.prediction != "velocity":
             raise InputError(
