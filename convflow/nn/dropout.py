@@ -25,8 +25,8 @@ class Dropout(nn.Module):
     Attributes:
         share: of the features that are zero; 0 at first, as published networks have it.
         place: another number in each of a network.
-        seeds: (B,) int64 in [0, 2^31), one for each sample of the next call, of this place. They are
-            a tensor alone, so that compiled blocks of several places share a graph.
+        seeds: (B,) int64 in [0, 2^31), one for each sample of the next call, of this place.
+            They are a tensor alone, so that compiled blocks of several places share a graph.
     """
 
     def __init__(self) -> None:
