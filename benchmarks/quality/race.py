@@ -9,8 +9,9 @@ them with one change, and is named so. All see the same images in the same order
 images, samples are scored without guidance and with two strengths of it, and the error of the
 velocity is measured on test pictures. All store averages of the weights, whose cost is then in all
 seconds; of the plain ones four widths are made afterwards. `results/race.csv` has a row for each
-score; the table that is printed ranks the changes of each backbone at equal images and at the seconds that its plain recipe
-took with the same seed. One that took less has no score there; its last one stands behind "<=".
+score; the table that is printed ranks the changes of each backbone at equal images and at the
+seconds that its plain recipe took with the same seed. One that took less has no score there; its
+last one stands behind "<=".
 
 Budget "full" takes days. Choose with `--only`; called again, the race goes on where it stopped, and
 the table holds the contenders of the last call. Budget "small" takes all of them, most with tiny
