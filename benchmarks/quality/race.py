@@ -7,10 +7,11 @@ The plain recipes are `cifar10.flowdcn`, `dico`, `fcdm` and `sit`, with batches 
 warm-up; the U-Net of `benchmarks/quality/unet.py` takes the first. Every other contender is one of
 them with one change, and is named so. All see the same images in the same order. At each number of
 images, samples are scored without guidance and with two strengths of it, and the error of the
-velocity is measured on test pictures. The plain ones also store averages of the weights, of which
-four widths are made afterwards. `results/race.csv` has a row for each score; the table that is
-printed ranks the changes of each backbone at equal images and at the seconds that its plain recipe
-took.
+velocity is measured on test pictures. All store averages of the weights, whose cost is then in all
+seconds; of the plain ones four widths are made afterwards. `results/race.csv` has a row for each
+score; the table that is printed ranks the changes of each backbone at equal images and at the
+seconds that its plain recipe took with the same seed. One that took less has no score there; its
+last one stands behind "<=".
 
 Budget "full" takes days. Choose with `--only`; called again, the race goes on where it stopped, and
 the table holds the contenders of the last call. Budget "small" takes all of them, most with tiny
@@ -141,7 +142,7 @@ def contenders_of(options: argparse.Namespace) -> list[Contender]:
 
     def create(network: str, change: str, words: str) -> Contender:
         recipe = f"cifar10.{network if network != 'unet' else 'flowdcn'}"
-        given = f"{SHORT} {RECIPES[network]} {TINY[network] if small else ''} {words}"
+        given = f"{SHORT} {RECIPES[network]} {TINY[network] if small else ''} {AVERAGES} {words}"
         given = given.replace("FIFTH", str(last // 5)).replace("EIGHTH", str(last // 8))
         solver = SCALES if "--process dfm" in words else SOLVER
         ways = [Way(name, [*solver, scale]) for name, scale in GUIDED.items()][: 1 if small else 3]
@@ -151,7 +152,7 @@ def contenders_of(options: argparse.Namespace) -> list[Contender]:
         name = f"{network} {change}".strip()
         return Contender(name, recipe, given.split(), ways, module, change in OF_LENGTH)
 
-    plain = [create(network, "", AVERAGES) for network in RECIPES]
+    plain = [create(network, "", "") for network in RECIPES]
     changed = [
         create(network, change, words)
         for network in RECIPES
@@ -194,6 +195,29 @@ def fd_after(rows: Sequence[dict[str, str]], seconds: float) -> float:
     return math.nan
 
 
+def fd_in_time(rows: Sequence[dict[str, str]], name: str, last: int) -> str:
+    """Return the distance of a contender after its plain recipe's seconds, a mean over seeds.
+
+    Args:
+        rows: of trainings, in the plain way.
+        name: of the contender.
+        last: number of images after which the plain recipe's seconds count, of the same seed.
+    """
+    found, ended = [], False
+    for seed in dict.fromkeys(row["seed"] for row in rows):
+        of_seed = [row for row in rows if (row["seed"], row["draw"]) == (seed, "0")]
+        plain = [row for row in of_seed if row["contender"] == name.split()[0]]
+        limit = mean([float(row["seconds"]) for row in plain if row["images"] == str(last)])
+        own = [row for row in of_seed if row["contender"] == name]
+        end = max(own, key=lambda row: int(row["images"]), default=None)
+        if end is not None and end["images"] == str(last) and float(end["seconds"]) < limit:
+            ended = True
+            found.append(float(end["FD"]))
+        elif own:
+            found.append(fd_after(own, limit))
+    return "<= " * ended + shown(mean(found))
+
+
 def ranking(rows: Sequence[dict[str, str]]) -> list[str]:
     """Return a table in Markdown: the contenders of each backbone, the lowest distance first.
 
@@ -212,16 +236,10 @@ def ranking(rows: Sequence[dict[str, str]]) -> list[str]:
         network, found = name.split()[0], pick(name, "FD")
         guided = {way: mean(pick(name, "FD", way)) for way in GUIDED}
         best = min(guided, key=lambda way: (math.isnan(guided[way]), guided[way]))
-        own = [row for row in trained if (row["contender"], row["way"]) == (name, PLAIN_WAY)]
-        courses = [
-            [row for row in own if (row["seed"], row["draw"]) == (seed, "0")]
-            for seed in dict.fromkeys(row["seed"] for row in own)
-        ]
-        in_time = mean([fd_after(one, mean(pick(network, "seconds"))) for one in courses])
         cells = [
             name,
             f"{mean(found):.2f} ({min(found):.2f} to {max(found):.2f})",
-            shown(in_time),
+            fd_in_time([row for row in trained if row["way"] == PLAIN_WAY], name, last),
             f"{mean(pick(name, 'seconds')):.0f}",
             f"{guided[best]:.2f} with {best.removeprefix('guidance ')}",
             shown(mean(pick(name, "error")), 4),

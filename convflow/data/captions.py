@@ -122,8 +122,7 @@ def captions_beside(
         return {}
 
     texts = [] if wanted else [file for each in image_files if (file := beside(each, ".txt"))]
-    others = (each for each in image_files if not (texts and beside(each, ".txt")))
-    first = next(filter(None, (beside(each, ".json") for each in others)), None)
+    first = next(filter(None, (beside(each, ".json") for each in image_files)), None)
     keys = [key for key, value in entries(first).items() if is_caption(value)]
     wrong = first is None or (wanted and wanted not in keys)
     key = None if wrong else find_caption_column(keys, wanted, str(first))

@@ -175,7 +175,8 @@ def _is_image(entry: tuple[bytes, bytes]) -> bool:
     if key.startswith(b"_") or any(48 <= letter < 58 for letter in key):
         return not key.startswith(b"_")
     try:
-        return isinstance(_unpacked(content), Mapping)
+        found = _unpacked(content)
+        return isinstance(found, Mapping) and "label" in found
     except InputError:
         raise
     except Exception:  # nearly any, of a pickle that is none

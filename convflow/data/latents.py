@@ -183,8 +183,8 @@ class Latents:
 
     def features(
         self, indices: np.ndarray, flips: np.ndarray | None = None, size: Size | None = None
-    ) -> Tensor:
-        """Return features (B, h, w, E) of images, as the store's encoder saw them.
+    ) -> Tensor | None:
+        """Return features (B, h, w, E) of images, as the store's encoder saw them, where wanted.
 
         Args:
             indices: as of `batch`.
@@ -195,7 +195,8 @@ class Latents:
             InputError: as `batch`.
         """
         size, known = size or self.size, self.index.features
-        assert known is not None
+        if not self.with_features or known is None:
+            return None
         dtype = np.dtype(known.dtype).newbyteorder("<")
         out = np.empty((len(indices), *self._grids[size], known.width), dtype)
         self._fill(out, indices, flips, size, of_encoder=True)

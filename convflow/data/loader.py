@@ -156,6 +156,10 @@ class Images:
         """File name or table row of an image, for messages."""
         return self.source.item_name(int(self.indices[index]))
 
+    def features(self, *of_batch: Any, **more: Any) -> Tensor | None:
+        """Return no features of an encoder: objectives make theirs of the images."""
+        return None
+
     def batch(
         self,
         indices: np.ndarray,
@@ -372,17 +376,13 @@ def batches(
         The share of this process of one batch after the other. An error while one is prepared is
         raised here. Closing the iterator ends the thread.
     """
-
     transfer = Transfer(device)
 
     def load(whole: Rows) -> tuple[Batch, Callable[[], None]]:
-        rows = whole.take(share)
+        rows, total = whole.take(share), len(whole.indices)
         pixels, labels = images.batch(rows.indices, rows.flips, rows.crops, rows.size)
-        total = len(whole.indices)
         pixels, there, wait = transfer.send(pixels)
-        found = None
-        if isinstance(images, Latents) and images.with_features:
-            found = images.features(rows.indices, rows.flips, rows.size)
+        found = images.features(rows.indices, rows.flips, rows.size)
         return Batch(pixels, labels, rows.indices, total, rows.full or total, there, found), wait
 
     pending: deque[Future[tuple[Batch, Callable[[], None]]]] = deque()

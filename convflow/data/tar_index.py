@@ -98,7 +98,7 @@ def read_index(tar: Path, label_column: str = "") -> TarIndex:
             names = found["names"].tobytes().decode("utf-8", "surrogateescape").split("\0")
             if str(found["stamp"]) == stamp and found["places"].shape == (len(names), 2):
                 return TarIndex(names, found["places"], json.loads(found["notes"].tobytes()))
-        log.info(f"the index of {tar} is not of this tar, and is made again")
+        log.info(f"the index of {tar} is older than the tar or of another one, and is made again")
     index = _make(tar, label_column)
     joined = "\0".join(index.names).encode("utf-8", "surrogateescape")
     if index.names:

@@ -109,8 +109,7 @@ class Backbone(nn.Module, PyTorchModelHubMixin, library_name="convflow", tags=["
         """Take the weights of a trained network of the same settings, which may be told less."""
         new = [".span."] * (self.second_time > model.second_time)
         new += [".guide."] * (self.told_guidance > model.told_guidance)
-        begun = self.state_dict() if new else {}
-        added = {n: tensor for n, tensor in begun.items() if any(part in n for part in new)}
+        added = {n: w for n, w in self.state_dict().items() if any(part in n for part in new)}
         try:
             self.load_state_dict(added | model.state_dict())
         except RuntimeError as error:  # of a user's network, which may build what it likes
@@ -208,7 +207,7 @@ class ImageBackbone(Backbone):
     """A Denoiser made of four parts: `stem`, `condition`, `trunk` and `head`."""
 
     def tell_second_time(self, wanted: bool, guidance: bool = False) -> None:
-        """Let the network take a second time, and `guidance`, where wanted; at first in vain."""
+        """Let the network take a second time, and `guidance`, where wanted; both add 0 at first."""
         self.second_time, self.told_guidance = wanted, guidance
         for module in [m for m in self.parts.time.modules() if isinstance(m, TimeEmbedding)]:
             if wanted:

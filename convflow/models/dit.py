@@ -40,8 +40,7 @@ class DiTBlock(nn.Module):
     ) -> Float[Tensor, "B H W D"]:
         """Return the refined features under condition `c`."""
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(c)
-        mixed = self.mix(modulate(self.norm1(x), shift1, scale1), rotation)
-        x = gated(x, gate1, self.drop1(mixed))
+        x = gated(x, gate1, self.drop1(self.mix(modulate(self.norm1(x), shift1, scale1), rotation)))
         return gated(x, gate2, self.drop2(self.mlp(modulate(self.norm2(x), shift2, scale2))))
 
 

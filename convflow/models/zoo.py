@@ -245,7 +245,7 @@ def check_process(model: Backbone, process: Process) -> None:
         theirs = _told(model.second_time, model.told_guidance)
     else:
         ours, theirs = (
-            f"with{'' if learned else 'out'} channels for a variance"
+            f"with{'' if learned else 'out'} channels for {process.more_channels.purpose}"
             for learned in (process.learned_variance, model.learned_variance)
         )
     if ours != theirs:

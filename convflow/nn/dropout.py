@@ -25,7 +25,8 @@ class Dropout(nn.Module):
     Attributes:
         share: of the features that are zero; 0 at first, as published networks have it.
         place: another number in each of a network.
-        seeds: (B,) int64 in [0, 2^31), one for each sample of the next call.
+        seeds: (B,) int64 in [0, 2^31), one for each sample of the next call, of this place.
+            They are a tensor alone, so that compiled blocks of several places share a graph.
     """
 
     def __init__(self) -> None:
@@ -47,15 +48,18 @@ class Dropout(nn.Module):
                 f"--dropout: expected seeds of the {len(x)} samples that a network is called with, "
                 f"got {got}; call it with the images of the batch, or leave --dropout out"
             )
-        kept = kept_features(self.seeds.to(x.device), self.place, x[0].numel(), self.share)
-        return x * (kept.view(x.shape).to(x.dtype) / (1 - self.share))
+        kept = kept_features(self.seeds.to(x.device), x[0].numel(), self.share)
+        return torch.where(kept.view(x.shape), x / (1 - self.share), 0)
 
 
-def kept_features(
-    seeds: Int[Tensor, " B"], place: int, count: int, share: float
-) -> Bool[Tensor, "B {count}"]:
+def seeds_at(seeds: Int[Tensor, " B"], place: int) -> Int[Tensor, " B"]:
+    """Return the seeds of samples in one of the places of a network."""
+    return (seeds + (1 + place) * STRIDE) & LOW_BITS
+
+
+def kept_features(seeds: Int[Tensor, " B"], count: int, share: float) -> Bool[Tensor, "B {count}"]:
     """Return which of `count` features of each sample stay: all but about a share."""
-    rows = _mix(_mix((seeds + (1 + place) * STRIDE) & LOW_BITS))
+    rows = _mix(_mix(seeds))
     index = (torch.arange(count, device=seeds.device) * WEYL) & LOW_BITS
     return _mix((rows[:, None] + index) & LOW_BITS) >= share * 2**31
 
@@ -87,4 +91,4 @@ def tell_seeds(network: nn.Module, seeds: Int[Tensor, " B"]) -> None:
     """Give a network the seeds of the samples that it is called with next."""
     for module in network.modules():
         if isinstance(module, Dropout):
-            module.seeds = seeds
+            module.seeds = seeds_at(seeds, module.place)

@@ -38,6 +38,16 @@ class Stage(NamedTuple):
     end: tuple[float, ...] = (1.0,)
 
 
+class MoreChannels(NamedTuple):
+    """What a network of a process may predict in C more channels, in words for messages."""
+
+    purpose: str
+    chosen: str
+    """The option with which it has them."""
+    refused: str
+    """The option with which it has not."""
+
+
 def beside(t: Float[Tensor, " B"]) -> Float[Tensor, "B 1 1 1"]:
     """Return a number of each sample beside its image."""
     return t.view(-1, 1, 1, 1)
@@ -86,6 +96,10 @@ class Process(Part):
     """What a new network multiplies its times by before it embeds them, so that they reach 1000."""
     second_time: ClassVar[bool] = False
     """Whether the network is told two times, and predicts what is so between them on average."""
+    more_channels: ClassVar[MoreChannels] = MoreChannels(
+        "a variance", "--process.variance learned", "--process.variance small"
+    )
+    """What C more channels are for, where the network has them."""
     begins_from: ClassVar[tuple[str, ...]] = ()
     """Other kinds of process from whose networks a network of this one may begin."""
 
@@ -101,7 +115,10 @@ class Process(Part):
 
     @property
     def learned_variance(self) -> bool:
-        """Whether the network has C more channels, for the variance or another prediction."""
+        """Whether the network has C more channels, for what `more_channels` says.
+
+        The name is older than the velocity head; settings of stored networks have it.
+        """
         return False
 
     @property

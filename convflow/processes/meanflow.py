@@ -17,7 +17,7 @@ from msgspec import Meta
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from convflow.processes.contract import beside
+from convflow.processes.contract import MoreChannels, beside
 from convflow.processes.derivative import push_forward
 from convflow.processes.flow import FlowMatching, Location, TimesName, shift_times
 from convflow.processes.prediction import Kind
@@ -25,7 +25,10 @@ from convflow.settings.fields import Fraction, Momentum, NotNegative, Positive, 
 from convflow.types import Denoiser, InputError
 
 LEAST_ERROR = 1e-3
-"""Added to the squared error of a sample before its weight is formed (Geng et al. 2025a)."""
+"""Added to the squared error of a sample before its weight is formed (Geng et al. 2025a).
+
+The authors of improved MeanFlow add 0.01 to the sums of theirs; here it is 0.001 for these too.
+"""
 
 
 class SpanDraws(NamedTuple):
@@ -68,7 +71,8 @@ class MeanFlow(FlowMatching):
     w: v + (1 - 1 / w) (u(x, s, s | label) - u(x, s, s | none)). Sampling chooses the scale.
 
     With `velocity_head` the network has C more channels, which learn the (guided) velocity at s
-    whatever e is, with a loss like that of u. They take the place of u(x, s, s).
+    whatever e is, with a loss like that of u. In the loss they take
+    the place of u(x, s, s); solvers use u(x, s, s) itself.
 
     Raises:
         InputError: an unknown name, or a number outside its range.
@@ -77,6 +81,9 @@ class MeanFlow(FlowMatching):
     kind: ClassVar[str] = "meanflow"
     second_time: ClassVar[bool] = True
     time_scale: ClassVar[float] = 1.0  # a larger one is a factor of the derivative's time, too
+    more_channels: ClassVar[MoreChannels] = MoreChannels(
+        "the velocity", "--process.velocity-head true", "--process.velocity-head false"
+    )
     begins_from: ClassVar[tuple[str, ...]] = ("flow",)
 
     times: TimesName = "logit-normal"
@@ -123,7 +130,8 @@ class MeanFlow(FlowMatching):
         if self.tells_guidance and (self.guidance, self.mixture) != (1, 0):
             raise InputError(
                 f"expected guidance 1 and mixture 0 with guidance-max, which draws them, got "
-                f"{self.guidance} and {self.mixture}; leave them out"
+                f"{self.guidance} and {self.mixture}; leave them out, or give "
+                "--process.guidance 1 --process.mixture 0 where --init brings them"
             )
         if self.prediction != "velocity":
             raise InputError(
@@ -172,8 +180,14 @@ class MeanFlow(FlowMatching):
                 "--model.second-time: expected true with the process meanflow, got false; "
                 "leave it out"
             )
-        told = {"told_guidance": True} if self.tells_guidance else {}
-        return {**settings, "second_time": True} | told
+        wanted = self.tells_guidance
+        if (told := settings.get("told_guidance", wanted)) != wanted:
+            raise InputError(
+                f"--model.told-guidance: expected {str(wanted).lower()} with guidance-max "
+                f"{self.guidance_max:g}, got {str(told).lower()}; leave it out, or give "
+                f"--process.guidance-max {'1' if wanted else 'a number above 1'}"
+            )
+        return {**settings, "second_time": True} | ({"told_guidance": True} if wanted else {})
 
     def as_prediction(self, model: Denoiser, wanted: Kind = "velocity") -> Denoiser:
         """Return `model`, told one time twice, as a Denoiser that predicts `wanted`."""
@@ -225,9 +239,10 @@ class MeanFlow(FlowMatching):
         prediction = model(x, draws.told, labels)
         wanted = data.shape[1] * (2 if self.velocity_head else 1)
         if prediction.shape[1] != wanted:
+            more = self.more_channels
             raise InputError(
-                f"expected a prediction of {wanted} channels, got {prediction.shape[1]}; "
-                "flow matching has no use for a learned variance"
+                f"expected a prediction of {wanted} channels, got {prediction.shape[1]}; give "
+                f"another network, or {more.refused if self.velocity_head else more.chosen}"
             )
         given = model, x, draws.told, labels
         velocity, own = self.velocities(*given, velocity, null)

@@ -15,6 +15,7 @@ from msgspec import Meta
 from torch import Tensor
 
 from convflow.processes.contract import Field, Process, Stage
+from convflow.processes.meanflow import MeanFlow
 from convflow.samplers.ode import time_grid, times_like
 from convflow.samplers.solver import Problem, Solver
 from convflow.settings.fields import Count, Positive, doc
@@ -63,6 +64,11 @@ class Average(Solver):
             raise InputError(
                 f"expected told-guidance 1 for a network that is told none, got "
                 f"{self.told_guidance}; leave it out, or train with --process.guidance-max"
+            )
+        if isinstance(process, MeanFlow) and self.told_guidance > process.guidance_max:
+            raise InputError(
+                f"expected a told-guidance of at most {process.guidance_max:g}, the largest "
+                f"that the network was trained with, got {self.told_guidance:g}; give a smaller one"
             )
         super().check(process, guidance_kind)
 

@@ -195,7 +195,8 @@ def store_snapshot(trainer: Trainer) -> None:
 def store_missed(trainer: Trainer) -> None:
     """Write the snapshot of the moment that a run goes on from, where a full disk prevented it.
 
-    All processes come here, after `drop_later`.
+    Where a run asks for snapshots only now, its first is that of this moment. All processes come
+    here, after `drop_later`.
     """
     run, device = trainer.run_folder, trainer.device
     stored = distributed.from_first(lambda: [s.images for s in list_snapshots(run)], device)

@@ -226,19 +226,20 @@ def build_network(
         config: the complete settings.
         num_classes: of the data.
         codec: tells the channels of model space.
-        process: which may want channels for a variance.
+        process: which may want more channels.
 
     Raises:
         InputError: settings that fit neither the network nor the data and process.
     """
     channels, learned = codec.channels(config.data.channels), process.learned_variance
+    more = process.more_channels
     given: dict[str, Any] = {"num_classes": num_classes, "in_channels": channels}
     if "learned_variance" in settings_of(config.model["name"]):
         given["learned_variance"] = learned
     elif learned:
         raise InputError(
-            f"expected a network that can learn a variance, got {config.model['name']}; add "
-            "--process.variance small, or choose another --model.name"
+            f"expected a network with channels for {more.purpose}, got {config.model['name']}; add "
+            f"{more.refused}, or choose another --model.name"
         )
     for key, value in given.items():
         if config.model.get(key, value) != value:

@@ -189,7 +189,7 @@ class MonitorConfig:
     """What a run shows of itself."""
 
     log_every: Annotated[
-        Count, doc("steps between lines of metrics.jsonl; the last step has one too")
+        Count, doc("steps between lines of metrics.jsonl; the last of all images has one too")
     ] = 10
     samples_minutes: Annotated[
         Positive, doc("minutes until the first sample grid; gaps then double")

@@ -277,11 +277,11 @@ def _begin(out: Path, index: Any, parts: list[_Part]) -> list[_Part] | None:
     del plan["version"]  # of convflow, which may be another by then
     if (out / INDEX).is_file():
         known = {key: plan[key] for key in plan.keys() - FOUND_IN_THE_END}
-        _require_same(out, read_json(out / INDEX), known)
+        _require_same(f"{out} was made", read_json(out / INDEX), known)
         log.info(f"already finished: {out} is the whole store of these images")
         return None
     if (out / PLAN).is_file():
-        _require_same(out, read_json(out / PLAN), plan)
+        _require_same(f"{out} was begun", read_json(out / PLAN), plan)
         missing = [part for part in parts if not is_written(out, part.number)]
         log.info(f"{len(parts) - len(missing):,} of {len(parts):,} shards are there already")
     else:
@@ -301,12 +301,12 @@ def _begin(out: Path, index: Any, parts: list[_Part]) -> list[_Part] | None:
     return missing
 
 
-def _require_same(out: Path, before: dict[str, Any], plan: dict[str, Any]) -> None:
-    """Raise InputError where a store was begun with another plan."""
+def _require_same(store: str, before: dict[str, Any], plan: dict[str, Any]) -> None:
+    """Raise InputError where a store was made, or begun, with another plan."""
     if changed := sorted(key for key, value in plan.items() if before.get(key) != value):
         raise InputError(
-            f"{out} was begun with other settings or images ({', '.join(changed)}); repeat the "
-            "same command, or choose another --out"
+            f"{store} with other settings or images ({', '.join(changed)}); repeat that command, "
+            "or choose another --out"
         )
 
 

@@ -27,7 +27,7 @@ class FeatureConfig:
     weights: EncoderWeights = ""
     grids: Annotated[
         tuple[Pixels, ...],
-        doc("rows x columns of features, for each size; none = half as many as the latents have"),
+        doc("rows x columns asked of the encoder, for each size; none = half those of the latents"),
     ] = ()
     dtype: Annotated[Literal["float16", "float32"], doc("type of the features")] = "float16"
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from convflow import distributed
 from convflow.bar import Bar
+from convflow.storage import read_json
 from convflow.training.config import MonitorConfig
 from convflow.training.data import faster_data
 from convflow.training.loggers import Logger, find_loggers, forget_step
@@ -88,7 +89,7 @@ class Monitor:
     Args:
         run: the run folder.
         config: how often and how much.
-        step: the step the run goes on from; later lines of `metrics.jsonl` are dropped.
+        step: the step the run goes on from; what loggers have of later ones is dropped.
         images_seen: likewise, for the progress bar.
         images: length of the run.
         deadline: on the monotonic clock, where the run may end earlier.
@@ -111,8 +112,6 @@ class Monitor:
     ) -> None:
         self.run, self.config = run, config
         self.deadline = math.inf if deadline is None else deadline
-        if images_seen < images and step % config.log_every:
-            forget_step(run, step)  # it was the end of the run
         self.unwritten: tuple[int, int, dict[str, float]] | None = None
         self.loggers: list[Logger] = [kind(run, step, images_seen) for kind in find_loggers(config)]
         self.samples_due = IntervalTimer(
@@ -150,7 +149,10 @@ class Monitor:
             self._speak(images_seen, metrics["loss"])
 
     def end(self) -> None:
-        """Write the last step down, so that a short run has a line; a longer run forgets it."""
+        """Write the last step down, so that a short run has a line; see `forget_end`.
+
+        On a GPU nothing is known of it where --minutes or a signal ended the run between two lines.
+        """
         if self.unwritten is not None:
             self._write(*self.unwritten)
             self.unwritten = None
@@ -201,6 +203,19 @@ class Monitor:
         self.bar.close()
 
 
+def forget_end(trainer: Trainer) -> None:
+    """Take out the line that `Monitor.end` has added for the step from which a run goes on.
+
+    A line that stood there for `log_every`, now or when the checkpoint was written, stays.
+    """
+    every, folder = {trainer.config.monitor.log_every}, trainer.begun_from
+    if folder is not None:
+        before = read_json(folder / "state.json")["config"].get("monitor", {})
+        every.add(before.get("log_every", MonitorConfig.log_every))
+    if all(trainer.step % steps for steps in every):
+        forget_step(trainer.run_folder, trainer.step)
+
+
 def open_monitor(
     trainer: Trainer, deadline: float | None
 ) -> AbstractContextManager[Monitor | None]:
@@ -208,6 +223,8 @@ def open_monitor(
     if distributed.rank():
         return nullcontext()
     config, seen = trainer.config, trainer.images_seen
+    if seen < config.images:
+        forget_end(trainer)
     speed = Speed(seen, trainer)
     return closing(
         Monitor(

@@ -20,6 +20,7 @@ from convflow.models.backbone import Backbone
 from convflow.models.families import BACKBONES
 from convflow.models.zoo import load_model
 from convflow.nn.embed import LabelEmbedding
+from convflow.processes.contract import MoreChannels
 from convflow.processes.process import Process
 from convflow.settings.read import differences, show
 from convflow.storage import read_json
@@ -58,6 +59,8 @@ class Origin(NamedTuple):
     """Of its images in pixels; None where nothing tells it."""
     predictions: tuple[str, str] = ("", "")
     """What the run's process predicts and what that of the weights does, where both are known."""
+    more_channels: MoreChannels = Process.more_channels
+    """Of the run's process."""
 
 
 def read_origin(config: TrainConfig) -> Origin:
@@ -88,8 +91,11 @@ def read_origin(config: TrainConfig) -> Origin:
                 f"{config.init} with {theirs}; give others, or --process.{key} {theirs}, or "
                 "--init-partial true for a mere start"
             )
+    more_channels = config.process.more_channels
     if stored is None:
-        return Origin(config.init, model, (), partial, tuple(notes))
+        return Origin(
+            config.init, model, partial=partial, notes=tuple(notes), more_channels=more_channels
+        )
     if "kind" in misfits and partial:
         notes += _times(config.process, stored.process, config.init)
     known = stored.process.kind in config.process.begins_from
@@ -102,6 +108,7 @@ def read_origin(config: TrainConfig) -> Origin:
         same_time=known or (stored.process.kind == "ddpm") == (config.process.kind == "ddpm"),
         size=stored.size,
         predictions=(config.process.prediction, stored.process.prediction),
+        more_channels=more_channels,
     )
 
 
@@ -230,7 +237,7 @@ def begin_from(model: Backbone, origin: Origin, class_names: Sequence[str]) -> l
     inner = model.num_scales > 1 and trained.num_scales == 1
     partial = origin.partial and model.num_scales == 1 and model.family == trained.family
     if not partial:
-        _check_same(model.inner if inner else model, trained, name)
+        _check_same(model.inner if inner else model, trained, name, origin.more_channels)
     rows = _rows(tuple(class_names), model.num_classes, origin)
     note = _note(tuple(class_names), model.num_classes, origin, rows)
     for new, old in zip(_tables(model), _tables(trained), strict=not partial):
@@ -335,27 +342,25 @@ def _listed(names: Sequence[str]) -> str:
     return f" ({', '.join(names[:NAMED_CLASSES])}{more})" if names else ""
 
 
-def _check_same(model: Backbone, trained: Backbone, name: str) -> None:
+def _check_same(model: Backbone, trained: Backbone, name: str, more: MoreChannels) -> None:
     """Raise InputError naming the settings in which two networks differ, but for the classes."""
     found = sorted(differences(model.settings, trained.settings).items())
-    for name in ("second_time", "told_guidance"):
-        if getattr(model, name) and not getattr(trained, name):  # which begins as nothing
-            found = [row for row in found if row[0] != name]
+    free = {"num_classes", "position_grid"}
+    for told in ("second_time", "told_guidance"):
+        if getattr(model, told) and not getattr(trained, told):  # which begins as nothing
+            free.add(told)
     families = [row for row in found if row[0].split(".")[-1] == "family"]
-    free = ("num_classes", "position_grid")
     differing = families or [row for row in found if row[0].split(".")[-1] not in free]
     if differing:
         said = ", ".join(f"{key} {theirs}, here {ours}" for key, (ours, theirs) in differing)
-        cures = [_cure(key.split(".")[-1], theirs, ours) for key, (ours, theirs) in differing]
-        if model.second_time:
-            cures = [c.replace("variance small", "velocity-head false") for c in cures]
+        cures = [_cure(key.split(".")[-1], theirs, ours, more) for key, (ours, theirs) in differing]
         raise InputError(
             f"--init: expected the network of these settings and data, got {name} with {said}; "
             f"add {' '.join(cures)}, or give other weights, or --init-partial true"
         )
 
 
-def _cure(key: str, theirs: Any, ours: Any) -> str:
+def _cure(key: str, theirs: Any, ours: Any, more: MoreChannels) -> str:
     """Return the option that makes a setting of a network that of the trained one."""
     if key == "family":
         return f"--model.name {theirs}"
@@ -365,7 +370,9 @@ def _cure(key: str, theirs: Any, ours: Any) -> str:
             return "--codec latent with the autoencoder it was trained with"
         return f"--data.channels {theirs}" + ("" if ours in pixels else " --codec pixel")
     if key == "learned_variance":
-        return f"--process.variance {'learned' if theirs else 'small'}"
+        return more.chosen if theirs else more.refused
+    if key in ("second_time", "told_guidance"):  # a network that is told less may begin from theirs
+        return "--process meanflow" if key == "second_time" else "--process.guidance-max N"
     group = "process" if key == "factors" else "model"
     value = str(theirs).lower() if isinstance(theirs, bool) else show(theirs)
     return f"--{group}.{key.replace('_', '-')} {value}"

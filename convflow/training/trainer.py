@@ -184,14 +184,8 @@ class Trainer:
             deadline: on `time.monotonic`, when training ends too; the first process's clock counts.
         """
         config = self.config
-        stream: Any = batches(
-            self.images,
-            self.order,
-            self.images_seen,
-            config.batch_size,
-            share=self.share(),
-            device=self.device,
-        )
+        given = self.images, self.order, self.images_seen, config.batch_size
+        stream: Any = batches(*given, share=self.share(), device=self.device)
         gap = 60 * config.checkpoint.every_minutes
         clock = IntervalTimer(gap, gap)
         began = self.step

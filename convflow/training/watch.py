@@ -98,8 +98,7 @@ class Watch:
         shape = (len(places), *trainer.shape_of(pixels))
         draws, _ = draw_terms(trainer, shape, key)
         noise = draw_encoding(trainer, shape, key)
-        if isinstance(images, Latents) and images.with_features:
-            draws.features = images.features(shown, size=size)
+        draws.features = images.features(shown, size=size)
         for rows, blank in trainer.passes(mine.size, len(places)):
             for place, averaged in enumerate((False, True)):
                 losses, _ = trainer.losses_of(

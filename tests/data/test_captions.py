@@ -75,3 +75,12 @@ def test_a_store_keeps_them(tmp_path):
     assert list(damaged_files(tmp_path / "a", index)) == ["captions.npy"]
     with pytest.raises(InputError, match=r"captions.npy: expected 18 items, got \(3,\); copy it"):
         Latents("a", [tmp_path / "a"])
+
+
+def test_a_json_stands_in_for_a_blank_txt_where_each_image_has_both(tmp_path):
+    for i, text in enumerate(("text 0", " \n")):
+        (tmp_path / f"{i}.png").write_bytes(png(i))
+        (tmp_path / f"{i}.json").write_text(json.dumps({"caption": f"json {i}"}))
+        (tmp_path / f"{i}.txt").write_text(text)
+    source = open_source(str(tmp_path))
+    assert [source.caption(i) for i in range(2)] == ["text 0", "json 1"]

@@ -50,8 +50,8 @@ def test_values_of_an_lmdb_may_be_pickles_of_arrays_alone(tmp_path):
     (records,) = found.records
     assert records.shape == (11, 2, 2, 1, 1, 1)
     assert records[10, 0, 0].item() == 10
-    named = {"b": pickles["1"], "a": pickles["3"], "length": pickle.dumps(2), "about": b"a set"}
-    found = read_lmdb(lmdb_of(tmp_path / "names", named))
+    about = {"length": pickle.dumps(2), "about": b"a set", "meta": pickle.dumps({"classes": 3})}
+    found = read_lmdb(lmdb_of(tmp_path / "names", {"b": pickles["1"], "a": pickles["3"], **about}))
     assert (found.names, found.labels.tolist()) == (["a", "b"], [3, 1])
     for what, said in (
         ({"moments": Malice()}, "expected a pickle of numbers alone, got one that wants .*system"),

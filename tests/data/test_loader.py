@@ -185,7 +185,7 @@ def test_batches_follow_the_order():
     images, order = images_of(), Order(10, seed=0, flip=True)
     stream = batches(images, order, 7, 4)
     for step in range(6):
-        pixels, labels, indices, total, full, there = next(stream)
+        pixels, labels, indices, total, full, there, _ = next(stream)
         assert there is None
         wanted, flips = order.at(7 + 4 * step, 4)
         assert total == full == 4

@@ -24,10 +24,11 @@ from convflow.models.zoo import (
 from convflow.pipeline import Pipeline
 from convflow.processes.ddpm import DDPM
 from convflow.processes.flow import FlowMatching
+from convflow.processes.meanflow import MeanFlow
 from convflow.processes.multiscale import MultiscaleFlow
 from convflow.processes.process import create_process
 from convflow.types import InputError
-from tests.cases import GOLDENS, TINY, build, build_pyramid
+from tests.cases import GOLDENS, MODELS, TINY, build, build_pyramid
 
 GOLDEN = json.loads((GOLDENS / "published_sizes.json").read_text())
 
@@ -289,6 +290,12 @@ def test_a_process_that_does_not_fit_is_refused_where_it_meets_the_network(case,
         check_process(model, config)
     with pytest.raises(InputError, match=f"expected a network {message}"):
         Pipeline(model, PixelCodec(), (8, 8), process=config)
+
+
+def test_channels_that_are_missing_are_called_what_their_process_has_them_for():
+    model = create_model("sit", **MODELS["sit"][1], second_time=True)
+    with pytest.raises(InputError, match=r"with channels for the velocity, as .* meanflow has, go"):
+        check_process(model, MeanFlow(velocity_head=True))
 
 
 def test_a_process_that_fits_is_taken():

@@ -4,10 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from convflow.models.blocks import recompute_blocks
-from convflow.nn.dropout import Dropout, kept_features, set_dropout, tell_seeds
+from convflow.models.blocks import compile_blocks, recompute_blocks
+from convflow.models.zoo import create_model
+from convflow.nn.dropout import Dropout, kept_features, seeds_at, set_dropout, tell_seeds
 from convflow.types import InputError
-from tests.cases import build, inputs
+from tests.cases import MODELS, build, build_pyramid, inputs
 from tests.tolerance import assert_close_rms
 
 SEEDS = torch.tensor([5, 2**31 - 1, 0, 77])
@@ -17,7 +18,7 @@ CASES = ["flowdcn", "flowdcn-dico", "dico", "dico-isotropic", "fcdm", "dit", "si
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
 def test_masks_look_like_independent_draws(share):
     count = 50_000
-    dropped = ~torch.stack([kept_features(SEEDS, place, count, share) for place in range(3)])
+    dropped = ~torch.stack([kept_features(seeds_at(SEEDS, i), count, share) for i in range(3)])
     rows = dropped.flatten(0, 1).double()
     deviation = (share * (1 - share) / count) ** 0.5
     assert ((rows.mean(1) - share).abs() < 4 * deviation).all()
@@ -30,9 +31,9 @@ def test_masks_look_like_independent_draws(share):
 
 
 def test_a_mask_belongs_to_the_sample_wherever_it_stands():
-    whole = kept_features(SEEDS, 3, 999, 0.3)
-    assert kept_features(SEEDS[2:3], 3, 999, 0.3).equal(whole[2:3])
-    assert not kept_features(SEEDS, 4, 999, 0.3).equal(whole)
+    whole = kept_features(SEEDS, 999, 0.3)
+    assert kept_features(SEEDS[2:3], 999, 0.3).equal(whole[2:3])
+    assert not kept_features(seeds_at(SEEDS, 4), 999, 0.3).equal(whole)
 
 
 def test_features_are_zero_or_larger_and_so_are_gradients():
@@ -40,7 +41,7 @@ def test_features_are_zero_or_larger_and_so_are_gradients():
     layer.share = 0.25
     layer.seeds = SEEDS
     out = layer(x)
-    kept = kept_features(SEEDS, 0, 90, 0.25).view(x.shape)
+    kept = kept_features(SEEDS, 90, 0.25).view(x.shape)
     torch.testing.assert_close(out, torch.where(kept, x / 0.75, 0.0))
     (slope,) = torch.autograd.grad(out.sum(), x)
     torch.testing.assert_close(slope, torch.where(kept, 1 / 0.75, 0.0).double())
@@ -97,6 +98,53 @@ def test_each_place_has_a_mask_of_its_own():
     set_dropout(network, 0.1)
     places = [m.place for m in network.modules() if isinstance(m, Dropout)]
     assert places == list(range(2 * len(network.trunk_blocks)))
+
+
+def test_blocks_with_dropout_share_a_compiled_graph():
+    graphs, network = [], create_model("dit", **MODELS["dit"][1] | {"depth": 3}).train()
+    set_dropout(network, 0.5)
+    tell_seeds(network, SEEDS)
+    torch.compiler.reset()
+
+    def count(graph, _):
+        graphs.append(graph)
+        return graph
+
+    given = inputs(network, batch=4)
+    eager = network(*given)
+    compile_blocks(network, backend=count)
+    assert_close_rms(network(*given), eager)
+    assert len(graphs) == 2  # of the blocks, and of the head
+
+
+def test_in_bfloat16_features_keep_their_mean():
+    layer, x = Dropout(), 1 + torch.rand(4, 20_000)
+    layer.share, layer.seeds = 0.1, SEEDS
+    x = x.bfloat16()
+    out = layer(x)
+    ratio = (out.double() / x.double())[out != 0].mean()
+    assert abs(float(ratio) * 0.9 - 1) < 3e-4
+
+
+def test_a_network_of_scales_drops_features_of_each_by_the_sample():
+    network = build_pyramid()
+    scales = [
+        torch.randn(4, 3, side, side) for side in (2 * network.multiple, 4 * network.multiple)
+    ]
+    given = scales, torch.rand(4, 2), torch.arange(4)
+    plain = network(*given)
+    set_dropout(network, 0.5)
+    for one, other in zip(network(*given), plain, strict=True):
+        assert one.equal(other)
+    network.train()
+    tell_seeds(network, SEEDS)
+    first = network(*given)
+    for one, other in zip(first, plain, strict=True):
+        assert (one - other).norm() > 0.01 * other.norm()
+    tell_seeds(network, SEEDS[2:])
+    some = network([scale[2:] for scale in scales], *(part[2:] for part in given[1:]))
+    for one, other in zip(some, first, strict=True):
+        assert_close_rms(one, other[2:])
 
 
 def test_a_network_without_a_place_for_it_is_refused():

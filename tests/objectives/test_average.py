@@ -142,9 +142,12 @@ def test_an_improved_run_may_begin_from_a_flow_or_from_averages(train, run, tmp_
     flow = tmp_path / "flow"
     assert train(flow, *IMPROVED[6:], "--images", "16") == 0
     still = ("--optim.lr", "1e-30", "--ema.decay", "0", "--images", "8")
-    for origin, step in ((flow, 2), (run, 4)):
+    assert train(tmp_path / "twice", *IMPROVED, "--init", str(run)) == 2
+    none = ("--process.guidance", "1", "--process.mixture", "0")
+    assert " ".join(none) in capsys.readouterr().err
+    for origin, step, more in ((flow, 2, ()), (run, 4, none)):
         begun = tmp_path / f"from-{origin.name}"
-        assert train(begun, *IMPROVED, *still, "--init", str(origin)) == 0
+        assert train(begun, *IMPROVED, *still, *more, "--init", str(origin)) == 0
         old = load_model(checkpoint.folder_of(origin, step) / "ema")
         new = load_model(checkpoint.folder_of(begun, 1) / "ema")
         x = torch.randn(3, new.in_channels, 4 * new.multiple, 4 * new.multiple)

@@ -296,11 +296,23 @@ def test_bad_settings_are_refused():
             create_process("meanflow", **settings)
     with pytest.raises(InputError, match="second-time: expected true"):
         MeanFlow().adapt({"name": "dico", "second_time": False})
+    for process, told_it in ((MeanFlow(guidance_max=8), False), (MeanFlow(), True)):
+        with pytest.raises(InputError, match=r"told-guidance: .*; leave it out.*guidance-max"):
+            process.adapt({"name": "dico", "told_guidance": told_it})
+        assert process.adapt({"name": "dico", "told_guidance": not told_it})
     data, noise, t, labels = told(3)
     with pytest.raises(InputError, match="labels that can be dropped"):
         MeanFlow(guidance=2).loss_at(
             Toy().double(), plane(data), labels, SpanDraws(plane(noise), t)
         )
+    for process, heads, cure in (
+        (MeanFlow(), 2, "--process.velocity-head true"),
+        (MeanFlow(velocity_head=True), 1, "--process.velocity-head false"),
+    ):
+        with pytest.raises(InputError, match=cure):
+            process.loss_at(
+                Toy(heads=heads).double(), plane(data), labels, SpanDraws(plane(noise), t)
+            )
 
 
 @pytest.mark.slow

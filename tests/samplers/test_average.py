@@ -50,6 +50,11 @@ def test_it_is_for_averages_alone_and_takes_no_guidance():
     solver.check(MeanFlow())
     solver.check_scale(1.0)
     create_solver("average", told_guidance=4).check(MeanFlow(guidance_max=8.0))
+    create_solver("average", told_guidance=8).check(MeanFlow(guidance_max=8.0))
+    with pytest.raises(
+        InputError, match=r"expected a told-guidance of at most 8, .* got 9; give a"
+    ):
+        create_solver("average", told_guidance=9).check(MeanFlow(guidance_max=8.0))
     with pytest.raises(InputError, match="expected told-guidance 1 for a network that is told no"):
         create_solver("average", told_guidance=4).check(MeanFlow())
     with pytest.raises(InputError, match="expected guidance 1 with the solver average"):

@@ -66,7 +66,7 @@ def test_dropout_is_that_of_the_images_whatever_the_parts_of_a_batch(
     assert draw_changes(whole, 8, (1,))[SEEDS].equal(seeds[1::3])
 
 
-@pytest.mark.parametrize("process", ["flow", "meanflow"])
+@pytest.mark.parametrize("process", ["flow", "meanflow", "dfm"])
 def test_a_resumed_run_drops_the_same(tiny, tmp_path, process):
     words = f"--dropout 0.3 --process {process} --monitor.validation 5 --device cpu"
     straight, parts = tmp_path / "straight", tmp_path / "parts"

@@ -39,8 +39,14 @@ def train(data, run, *more):
     return main(["train", "pictures.flowdcn", "--data", str(data), "--run", str(run), *MORE, *more])
 
 
+def with_features(*stores):
+    latents = Latents("store", list(stores))
+    latents.with_features = True
+    return latents
+
+
 def test_features_are_those_of_the_images_and_of_their_mirror(place, capsys):
-    latents = Latents("store", [place / "whole"])
+    latents = with_features(place / "whole")
     config = encoding.override_encoding(
         encoding.EncodeConfig(), ["--data", str(place / "images"), "--data.size", "32x48"]
     )
@@ -52,7 +58,8 @@ def test_features_are_those_of_the_images_and_of_their_mirror(place, capsys):
     found = latents.features(rows, flips)
     assert found.shape == (3, 8, 12, WIDTH)
     torch.testing.assert_close(found, truth)
-    half = Latents("store", [place / "half"]).features(rows, flips)
+    half = with_features(place / "half").features(rows, flips)
+    assert Latents("store", [place / "whole"]).features(rows) is None
     assert half.dtype == torch.float16
     torch.testing.assert_close(half.float(), truth, rtol=1e-3, atol=1e-3)
     assert not found.equal(latents.features(rows))
@@ -117,7 +124,7 @@ def other():
 def test_stores_with_and_without_features_are_not_one(place, tmp_path):
     with pytest.raises(InputError, match="expected stores of one kind, got another features in"):
         Latents("both", [place / "whole", place / "none"])
-    both = Latents("both", [place / "whole", place / "whole"])
+    both = with_features(place / "whole", place / "whole")
     assert both.features(np.array([0, 22])).unbind()[0].equal(both.features(np.array([22]))[0])
 
 
@@ -129,7 +136,7 @@ def test_a_damaged_file_of_features_is_named(place, tmp_path):
     path = store / "features-00001.npy"
     whole = path.read_bytes()
     path.write_bytes(whole[:-1] + b"x")
-    latents = Latents("store", [store])
+    latents = with_features(store)
     assert list(damaged_files(store, latents.index)) == [path.name]
     for content in (whole[:-8], b"", None):
         path.unlink() if content is None else path.write_bytes(content)

@@ -4,6 +4,9 @@ import json
 import logging
 import re
 
+import pytest
+
+from convflow.training import launch
 from convflow.training.config import MonitorConfig
 from convflow.training.monitor import DataWait, IntervalTimer, Monitor
 
@@ -91,3 +94,16 @@ def test_the_speed_of_each_line_is_beside_the_metrics(tmp_path):
     rows = list(map(json.loads, (tmp_path / "speed.jsonl").read_text().splitlines()))
     assert [(row["step"], row["images"]) for row in rows] == [(2, 8), (4, 16)]
     assert all(row["images_per_second"] > 0 and row["seconds_left"] > 0 for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "steps"), [(3, 4, [3, 6, 8]), (4, 4, [4, 8]), (4, 3, [4, 6, 9])]
+)
+def test_a_longer_run_forgets_the_line_of_an_end_alone(before, now, steps, tiny, tmp_path):
+    words = "--device cpu --monitor.log-every"
+    assert launch.train(tiny(f"{words} {before} --images 48"), tmp_path / "run")
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(lines[-1])["step"] == 6
+    assert launch.train(tiny(f"{words} {now} --images 72"), tmp_path / "run")
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [*steps, *([9] * (9 not in steps))]

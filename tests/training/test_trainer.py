@@ -247,8 +247,8 @@ def test_the_one_bad_picture_is_named(tiny, trainer_of, monkeypatch):
     batch = next(stream_of(trainer))
     draw = trainer._draw
 
-    def poisoned(labels, shape):
-        labels, draws = draw(labels, shape)
+    def poisoned(labels, *more):
+        labels, draws = draw(labels, *more)
         draws["process"].noise[5] = torch.nan
         return labels, draws
 
@@ -356,7 +356,7 @@ def test_a_small_batch_of_a_bucket_is_a_part_of_a_step(tiny, trainer_of, monkeyp
     """Its gradients are divided by a full batch; the loss in the curves is that of an image."""
     trainer = trainer_of(tiny(f"{BUCKETS} --batch-size 32 --micro-batch {micro}"))
     batch = next(b for b in stream_of(trainer) if b.total < b.full)
-    pixels, labels, indices, total, full, _ = batch
+    pixels, labels, indices, total, full, *_ = batch
     labels_drawn, draws = trainer._draw(labels, (total, *trainer.shape_of(pixels)))
     expected = trainer.losses_of(pixels, labels_drawn, draws, slice(None))[0].sum()
     gradients = torch.autograd.grad(expected / full, list(trainer.model.parameters()))
