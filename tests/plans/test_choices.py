@@ -107,6 +107,31 @@ def test_what_is_given_is_kept(key, value, found):
     assert found(planned(Facts(1852, 9, (128, 128)), 20, 4e9, {key: value})) == value
 
 
+@pytest.mark.parametrize(
+    ("given", "minutes", "size", "width"),
+    [
+        ({"model.width": 256, "model.depth": 8}, 60, (32, 32), 256),
+        ({"model.width": 64, "model.depth": 4}, 60, (128, 128), 64),
+        ({"model.patch_size": 4}, 20, (48, 48), 160),
+        ({"data.size": (64, 64)}, 5, (64, 64), 96),
+    ],
+    ids=str,
+)
+def test_the_speed_is_that_of_what_is_given(given, minutes, size, width):
+    """What is given replaces a candidate's own where it is measured, as in a training."""
+    asked = []
+
+    def rate(candidate):
+        names = {"data.size": "size", "model.patch_size": "patch", "model.width": "width"}
+        names |= {"model.depth": "depth"}
+        asked.append(candidate._replace(**{names[key]: value for key, value in given.items()}))
+        return 4e9 / asked[-1].work
+
+    plan = choose_plan(Facts(50_000, 10, (128, 128)), 60 * minutes, rate, given, False)
+    assert (plan.network.size, plan.network.width) == (size, width)
+    assert plan.images_per_second == 4e9 / plan.network.work
+
+
 def test_more_images_want_a_larger_network():
     facts = Facts(50_000, 10, (32, 32))
     few, many = (planned(facts, 20, 4e9, {"images": n}).network for n in (5_000, 5_000_000))
