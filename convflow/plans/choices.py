@@ -120,10 +120,12 @@ def choose_plan(
         given: settings that are chosen already, by their dotted keys such as "data.size".
         wide: whether the device computes large batches faster, as GPUs do.
     """
-    most = facts.num_images * (MOST_PASSES_AUGMENTED if may_augment(given) else MOST_PASSES)
-    batch = given.get("batch_size") or _batch(128 if wide else 32, facts.num_images)
-    first = candidate_of(given.get("data.size") or (32, 32), RUNGS[2], batch, given)
+    count = facts.num_images
+    most = count * (MOST_PASSES_AUGMENTED if may_augment(given) else MOST_PASSES)
     length = given.get("images")  # then the speed chooses nothing
+    usual = choose_batch(length, count) if length else _batch(128 if wide else 32, count)
+    batch = given.get("batch_size", usual)
+    first = candidate_of(given.get("data.size") or (32, 32), RUNGS[2], batch, given)
     known: dict[Candidate, float] = {} if length else {first: rate_of(first)}
 
     def seen(candidate: Candidate) -> float:
@@ -145,9 +147,12 @@ def choose_plan(
         if length:
             break
     images = min(int(seen(best)), most)
-    if "batch_size" not in given:
-        best = best._replace(batch=choose_batch(images, facts.num_images))
-    return set_length(best, images, facts, known[best._replace(batch=batch)], given, most)
+    if not length and "batch_size" not in given:
+        best = best._replace(batch=choose_batch(images, count))
+        if best not in known:  # of a batch that is faster or slower than the one measured
+            known = {best: rate_of(best)}
+            images = min(int(seen(best)), most)
+    return set_length(best, images, facts, known[best], given, most)
 
 
 def set_length(

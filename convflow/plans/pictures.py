@@ -6,6 +6,7 @@ is there goes on with its settings, and more minutes make it longer.
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import time
@@ -101,12 +102,16 @@ def begin(words: Sequence[str], run: Path, minutes: float | None) -> Timed:
     words = ["--data.channels", str(channels), *words]
     wide = device.type != "cpu"
 
-    def rate_of(candidate: Candidate) -> float:
-        batch = candidate.batch if wide else min(candidate.batch, CPU_BATCH)
-        tried = settings_of_plan(blank_plan(candidate._replace(batch=batch)), words)
-        tried = fit_memory(replace(tried, batch_size=batch), facts.num_classes, device)
+    @functools.cache
+    def measured(candidate: Candidate) -> float:
+        tried = settings_of_plan(blank_plan(candidate), words)
+        tried = fit_memory(replace(tried, batch_size=candidate.batch), facts.num_classes, device)
         seconds = SHORTLY if "images" in given else min(60 * MEASURED * minutes, LONGEST_MEASURED)
         return measure_rate(tried, facts.num_classes, device, seconds)
+
+    def rate_of(candidate: Candidate) -> float:
+        batch = candidate.batch if wide else min(candidate.batch, CPU_BATCH)
+        return measured(candidate._replace(batch=batch))
 
     left = max(1.0, USED * (deadline - time.monotonic()) - START_SECONDS)
     chosen = choose_plan(facts, left, rate_of, given, wide)
