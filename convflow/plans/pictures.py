@@ -10,13 +10,13 @@ import functools
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from convflow import distributed
-from convflow.plans.choices import FALLING, Candidate, choose_decay, choose_plan
+from convflow.plans.choices import FALLING, SPARE, Candidate, choose_decay, choose_plan
 from convflow.plans.facts import look
 from convflow.plans.settings import (
     blank_plan,
@@ -38,7 +38,10 @@ from convflow.types import InputError
 log = logging.getLogger("convflow")
 
 PLAN_FILE = "plan.json"
-"""File of a run folder: the minutes of its plan and what was given."""
+"""File of a run folder: the minutes of its plan, the measured speed and what was given."""
+
+RECORDED = ("minutes", "images_per_second", "most_images", "given")
+"""Keys of that file: time of the whole run, measured speed, longest length, keys of settings."""
 
 USUAL_MINUTES = 20.0
 
@@ -119,7 +122,12 @@ def begin(words: Sequence[str], run: Path, minutes: float | None) -> Timed:
     config = fit_memory(config, facts.num_classes, device)
     for line in describe(chosen, config, facts, minutes if time_given else None):
         log.info(line)
-    record = {"minutes": minutes, "most_images": chosen.most_images, "given": sorted(given)}
+    record = {
+        "minutes": minutes,
+        "most_images": chosen.most_images,
+        "images_per_second": chosen.images_per_second,
+        "given": sorted(given),
+    }
     return _timed(config, deadline if time_given else None, record, chosen.images_per_second)
 
 
@@ -138,20 +146,41 @@ def go_on(words: Sequence[str], run: Path, minutes: float | None) -> Timed:
     steps = checkpoint.list_steps(run)
     newest = checkpoint.folder_of(run, steps[-1]) if steps else None
     seen = checkpoint.read_state(newest)["images_seen"] if newest else 0
-    time_given = minutes is not None or "images" not in given
-    minutes, before = minutes or record["minutes"], record["minutes"]
-    images = given.get("images") or round(known.images * minutes / before)
-    if images < seen and "images" not in given:
-        raise InputError(
-            f"--minutes: expected more than the {before * seen / known.images:.3g} minutes that "
-            f"{run} has taken, got {minutes:g}; raise it to go on"
-        )
+    rate, kept, images = rate_of_run(known, record), set(record["given"]), known.images
+    if "images" in given:
+        images = given["images"]
+    elif minutes is not None and (minutes != record["minutes"] or "images" in kept):
+        kept.discard("images")  # the time counts from now on
+        most = min(round(60 * minutes * rate), record["most_images"])
+        images = max(1, most // known.batch_size) * known.batch_size
+        if images < seen:
+            raise InputError(
+                f"--minutes: expected more than the {seen / rate / 60:.3g} minutes that {run} has "
+                f"taken, got {minutes:g}; raise it to go on"
+            )
+    time_given = minutes is not None or "images" not in {*given, *kept}
     if images != known.images:
         known = lengthen(known, images, record["given"])
-    rate = images / (60 * minutes)
-    deadline = time.monotonic() + START_SECONDS + max(0, images - seen) / rate
-    record |= {"minutes": minutes, "given": sorted({*record["given"], *given})}
+    minutes = minutes or record["minutes"]
+    deadline = time.monotonic() + START_SECONDS + max(0.0, 60 * minutes - seen / rate)
+    record |= {"minutes": minutes, "given": sorted({*kept, *given})}
     return _timed(override(known, words), deadline if time_given else None, record, rate)
+
+
+def rate_of_run(config: TrainConfig, record: Mapping[str, Any]) -> float:
+    """Return the images that a run sees in a second of its whole time, start and end included.
+
+    A length that follows from the time says it. One that was given, or that is the most for the
+    images, does not; there the measured speed counts.
+
+    Args:
+        config: the complete settings of the run.
+        record: what it keeps of its plan.
+    """
+    capped = config.images > record["most_images"] - config.batch_size
+    if "images" in record["given"] or capped:
+        return USED * (1 - SPARE) * float(record["images_per_second"])
+    return float(config.images / (60 * record["minutes"]))
 
 
 def lengthen(config: TrainConfig, images: int, given: Sequence[str]) -> TrainConfig:
@@ -178,12 +207,15 @@ def read_record(run: Path) -> dict[str, Any]:
             f"convflow train --resume {run}, or choose another --run"
         )
     record = read_json(run / PLAN_FILE)
-    minutes, most, given = (record.get(key) for key in ("minutes", "most_images", "given"))
-    if not (isinstance(minutes, int | float) and minutes > 0 and isinstance(most, int)) or not (
-        isinstance(given, list) and all(isinstance(key, str) for key in given)
+    minutes, rate, most, given = (record.get(key) for key in RECORDED)
+    if not (
+        all(isinstance(number, int | float) and number > 0 for number in (minutes, rate))
+        and isinstance(most, int)
+        and isinstance(given, list)
+        and all(isinstance(key, str) for key in given)
     ):
         raise InputError(
-            f"{run / PLAN_FILE} is damaged: expected minutes, most_images and given, got {record}; "
+            f"{run / PLAN_FILE} is damaged: expected {', '.join(RECORDED)}, got {record}; "
             f"remove it, and go on with convflow train --resume {run}"
         )
     return record
