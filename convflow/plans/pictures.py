@@ -22,8 +22,8 @@ from convflow.plans.settings import (
     blank_plan,
     given_settings,
     settings_of_plan,
+    settings_of_words,
     show_samples,
-    usual_settings,
 )
 from convflow.plans.speed import fit_memory, measure_rate
 from convflow.plans.words import describe
@@ -98,7 +98,7 @@ def begin(words: Sequence[str], run: Path, minutes: float | None) -> Timed:
     time_given = minutes is not None or "images" not in given
     minutes = minutes or USUAL_MINUTES
     deadline = time.monotonic() + 60 * minutes
-    config = override(usual_settings(), words)
+    config = settings_of_words(words)
     device = distributed.choose_device(config.device)
     facts = look(config.data, device)
     channels = given.setdefault("data.channels", 1 if facts.grey else 3)
@@ -226,10 +226,11 @@ def _timed(
 ) -> Timed:
     """Return a training with what keeps it to its time.
 
-    A length that was given stays, and so does one on which the learning rate depends from the
-    start.
+    A length that was given stays. So does one on which the learning rate depends from the start,
+    and one whose learning rate falls over images that were given.
     """
-    fixed = "images" in record["given"] or config.optim.schedule in ("linear", "cosine")
+    given = {"images", "optim.decay_images"} & {*record["given"]}
+    fixed = given or config.optim.schedule in ("linear", "cosine")
     ending = END_SECONDS + SHEET_IMAGES / images_per_second
     files = {PLAN_FILE: json.dumps(record, indent=2)}
     pace = Pace(deadline, 0 if fixed else record["most_images"], ending, files)

@@ -139,6 +139,26 @@ def test_a_length_between_two_batches_is_found_done(run, words):
     assert begin(words, run, 1.37 * MINUTES)[0] == longer
 
 
+@pytest.mark.parametrize(
+    ("more", "fixed"),
+    [
+        ([], False),
+        (["--optim.decay-images", "300"], True),
+        (["--optim.schedule", "cosine"], True),
+        (["--optim.schedule", "constant"], False),
+    ],
+    ids=str,
+)
+def test_the_length_stays_where_the_fall_was_given(more, fixed, words, tmp_path, known_speed):
+    run = tmp_path / "run"
+    config, _, pace = begin([*words, *more], run, MINUTES)
+    assert (pace.most == 0) == fixed
+    assert launch.train(config, run, minutes=1e-9, pace=pace)
+    again, _, pace = begin(words, run, MINUTES)  # it is known from the first command
+    assert again.optim == config.optim
+    assert (pace.most == 0) == fixed
+
+
 def test_the_speed_is_measured_with_what_was_given(words, tmp_path, known_speed):
     begin([*words, "--batch-size", "1000"], tmp_path / "new", MINUTES)
     configs = [given[0] for given in known_speed]
