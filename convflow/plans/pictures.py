@@ -120,7 +120,7 @@ def begin(words: Sequence[str], run: Path, minutes: float | None) -> Timed:
     chosen = choose_plan(facts, left, rate_of, given, wide)
     config = show_samples(settings_of_plan(chosen, words), minutes, given)
     config = fit_memory(config, facts.num_classes, device)
-    for line in describe(chosen, config, facts, minutes if time_given else None):
+    for line in describe(chosen, config, facts, minutes if time_given else None, given):
         log.info(line)
     record = {
         "minutes": minutes,
