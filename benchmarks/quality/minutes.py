@@ -27,7 +27,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from benchmarks.harness import RESULTS, machine, write_table
-from benchmarks.quality.race import DETECTOR, SCORES
+from benchmarks.quality.contest import DETECTOR, SCORES
 from convflow.data.sources import open_source
 
 CONTENDERS = {"plan": "pictures", "usual": "pictures.flowdcn"}
@@ -54,28 +54,29 @@ def main() -> None:
     rows: list[dict[str, str]] = []
     for data in options.only:
         rows += race_on(data, options)
-    write_table(RESULTS / "minutes.csv", rows, minutes=options.minutes, num=options.num)
+    counts = {"num": options.num, "num_pictures": options.num_pictures}
+    write_table(RESULTS / "minutes.csv", rows, minutes=options.minutes, **counts)
     say_ratios(rows)
 
 
 def race_on(data: str, options: argparse.Namespace) -> Iterator[dict[str, str]]:
     """Train all contenders on some pictures, and yield a row for each score."""
-    pictures = options.data / "emoji" / "train.parquet"
+    pictures, place = options.data / "emoji" / "train.parquet", data
     if data == "cifar10":
-        pictures = write_pictures(options)
-    reference = options.runs / f"reference.{data}.npz"
+        pictures, place = write_pictures(options), f"{data}.{options.num_pictures}"
+    reference = options.runs / f"reference.{place}.npz"
     if not reference.is_file():
         convflow("evaluate", pictures, "--detector", DETECTOR, "--size", "32x32", "--split", "all",
                  "--num", min(10_000, count_of(pictures)),
                  "--save-statistics", reference)  # fmt: skip
     for seed in options.seeds:
         for name, recipe in CONTENDERS.items():
-            run = options.runs / f"{data}.{name}.{options.minutes:g}.{seed}"
+            run = options.runs / f"{place}.{name}.{options.minutes:g}.{seed}"
             seconds = train(recipe, pictures, run, seed, options.minutes)
             if seed == options.seeds[0]:
                 keep_sheets(run, f"minutes_{data}_{name}", options.minutes)
             for guidance in GUIDANCES:
-                card = run / f"card.{guidance}.json"
+                card = run / f"card.{guidance}.{options.num}.json"
                 if not card.is_file():
                     convflow("evaluate", run, "--reference", reference, "--detector", DETECTOR,
                              "--num", options.num, "--size", "32x32", "--guidance", guidance,
@@ -122,7 +123,7 @@ def write_pictures(options: argparse.Namespace) -> Path:
     folder = options.runs / f"pictures.{options.num_pictures}"
     if not folder.is_dir():
         source = open_source(str(options.data / "cifar10" / "train.parquet"))
-        draft = folder.with_suffix(".draft")
+        draft = folder.with_name(f"{folder.name}.draft")
         for index in range(min(options.num_pictures, len(source))):
             place = draft / source.class_names[source.label(index)]
             place.mkdir(parents=True, exist_ok=True)

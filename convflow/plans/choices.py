@@ -120,10 +120,12 @@ def choose_plan(
         given: settings that are chosen already, by their dotted keys such as "data.size".
         wide: whether the device computes large batches faster, as GPUs do.
     """
-    most = facts.num_images * (MOST_PASSES_AUGMENTED if may_augment(given) else MOST_PASSES)
-    batch = given.get("batch_size") or _batch(128 if wide else 32, facts.num_images)
-    first = Candidate((32, 32), 2, *RUNGS[2], batch)
+    count = facts.num_images
+    most = count * (MOST_PASSES_AUGMENTED if may_augment(given) else MOST_PASSES)
     length = given.get("images")  # then the speed chooses nothing
+    usual = choose_batch(length, count) if length else _batch(128 if wide else 32, count)
+    batch = given.get("batch_size", usual)
+    first = candidate_of(given.get("data.size") or (32, 32), RUNGS[2], batch, given)
     known: dict[Candidate, float] = {} if length else {first: rate_of(first)}
 
     def seen(candidate: Candidate) -> float:
@@ -134,7 +136,7 @@ def choose_plan(
         rate = known[near] * near.work / candidate.work
         return rate * seconds * (1 - SPARE)
 
-    size = given.get("data.size") or choose_size(facts, batch, seen)
+    size = given.get("data.size") or choose_size(facts, batch, seen, given)
     rungs = [candidate_of(size, rung, batch, given) for rung in RUNGS]
     while True:
         fitting = [c for c in rungs if seen(c) * PARAMETERS_PER_IMAGE >= c.parameters]
@@ -145,9 +147,12 @@ def choose_plan(
         if length:
             break
     images = min(int(seen(best)), most)
-    if "batch_size" not in given:
-        best = best._replace(batch=choose_batch(images, facts.num_images))
-    return set_length(best, images, facts, known[best._replace(batch=batch)], given, most)
+    if not length and "batch_size" not in given:
+        best = best._replace(batch=choose_batch(images, count))
+        if best not in known:  # of a batch that is faster or slower than the one measured
+            known = {best: rate_of(best)}
+            images = min(int(seen(best)), most)
+    return set_length(best, images, facts, known[best], given, most)
 
 
 def set_length(
@@ -182,13 +187,21 @@ def may_augment(given: Mapping[str, Any]) -> bool:
     return given.get("data.augment") != 0 and given.get("process") != "meanflow"
 
 
-def choose_size(facts: Facts, batch: int, seen: Callable[[Candidate], float]) -> Size:
+def choose_size(
+    facts: Facts,
+    batch: int,
+    seen: Callable[[Candidate], float],
+    given: Mapping[str, Any],
+) -> Size:
     """Return the largest size that a network fit for it learns in the time, at most the median.
+
+    A given network takes the place of the fit one. It sees as many images as the fit one wants.
 
     Args:
         facts: what is known of the images.
         batch: images in a step.
         seen: from a candidate to the images that it sees in the time.
+        given: settings that are chosen already.
     """
     height, width = facts.size or (32, 32)
     sides = [side for side in IMAGE_SIDES if side <= min(height, width)] or [IMAGE_SIDES[0]]
@@ -196,9 +209,10 @@ def choose_size(facts: Facts, batch: int, seen: Callable[[Candidate], float]) ->
         least = PARAMETERS_AT_32 * side**2 / 32**2
         size = shaped(side, height / width)
         for rung in RUNGS:
-            candidate = candidate_of(size, rung, batch, {})
-            if candidate.parameters >= least:
-                if seen(candidate) * PARAMETERS_PER_IMAGE >= candidate.parameters:
+            fit = candidate_of(size, rung, batch, {})
+            if fit.parameters >= least:
+                trained = candidate_of(size, rung, batch, given)
+                if seen(trained) * PARAMETERS_PER_IMAGE >= fit.parameters:
                     return size
                 break
     return shaped(min(16, sides[-1]), height / width)

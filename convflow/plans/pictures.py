@@ -6,23 +6,24 @@ is there goes on with its settings, and more minutes make it longer.
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from convflow import distributed
-from convflow.plans.choices import FALLING, Candidate, choose_decay, choose_plan
+from convflow.plans.choices import FALLING, SPARE, Candidate, choose_decay, choose_plan
 from convflow.plans.facts import look
 from convflow.plans.settings import (
     blank_plan,
     given_settings,
     settings_of_plan,
+    settings_of_words,
     show_samples,
-    usual_settings,
     without_fall,
 )
 from convflow.plans.speed import fit_memory, measure_rate
@@ -38,7 +39,10 @@ from convflow.types import InputError
 log = logging.getLogger("convflow")
 
 PLAN_FILE = "plan.json"
-"""File of a run folder: the minutes of its plan and what was given."""
+"""File of a run folder: the minutes of its plan, the measured speed and what was given."""
+
+RECORDED = ("minutes", "images_per_second", "most_images", "given")
+"""Keys of that file: time of the whole run, measured speed, longest length, keys of settings."""
 
 USUAL_MINUTES = 20.0
 
@@ -95,27 +99,36 @@ def begin(words: Sequence[str], run: Path, minutes: float | None) -> Timed:
     time_given = minutes is not None or "images" not in given
     minutes = minutes or USUAL_MINUTES
     deadline = time.monotonic() + 60 * minutes
-    config = override(usual_settings(), [*without_fall(words), *words])
+    config = settings_of_words(words)
     device = distributed.choose_device(config.device)
     facts = look(config.data, device)
     channels = given.setdefault("data.channels", 1 if facts.grey else 3)
     words = ["--data.channels", str(channels), *words]
     wide = device.type != "cpu"
 
-    def rate_of(candidate: Candidate) -> float:
-        batch = candidate.batch if wide else min(candidate.batch, CPU_BATCH)
-        tried = settings_of_plan(blank_plan(candidate._replace(batch=batch)), words)
-        tried = fit_memory(replace(tried, batch_size=batch), facts.num_classes, device)
+    @functools.cache
+    def measured(candidate: Candidate) -> float:
+        tried = settings_of_plan(blank_plan(candidate), words)
+        tried = fit_memory(replace(tried, batch_size=candidate.batch), facts.num_classes, device)
         seconds = SHORTLY if "images" in given else min(60 * MEASURED * minutes, LONGEST_MEASURED)
         return measure_rate(tried, facts.num_classes, device, seconds)
+
+    def rate_of(candidate: Candidate) -> float:
+        batch = candidate.batch if wide else min(candidate.batch, CPU_BATCH)
+        return measured(candidate._replace(batch=batch))
 
     left = max(1.0, USED * (deadline - time.monotonic()) - START_SECONDS)
     chosen = choose_plan(facts, left, rate_of, given, wide)
     config = show_samples(settings_of_plan(chosen, words), minutes, given)
     config = fit_memory(config, facts.num_classes, device)
-    for line in describe(chosen, config, facts, minutes if time_given else None):
+    for line in describe(chosen, config, facts, minutes if time_given else None, given):
         log.info(line)
-    record = {"minutes": minutes, "most_images": chosen.most_images, "given": sorted(given)}
+    record = {
+        "minutes": minutes,
+        "most_images": chosen.most_images,
+        "images_per_second": chosen.images_per_second,
+        "given": sorted(given),
+    }
     return _timed(config, deadline if time_given else None, record, chosen.images_per_second)
 
 
@@ -134,21 +147,46 @@ def go_on(words: Sequence[str], run: Path, minutes: float | None) -> Timed:
     steps = checkpoint.list_steps(run)
     newest = checkpoint.folder_of(run, steps[-1]) if steps else None
     seen = checkpoint.read_state(newest)["images_seen"] if newest else 0
-    time_given = minutes is not None or "images" not in given
-    minutes, before = minutes or record["minutes"], record["minutes"]
-    images = given.get("images") or round(known.images * minutes / before)
-    if images < seen and "images" not in given:
-        raise InputError(
-            f"--minutes: expected more than the {before * seen / known.images:.3g} minutes that "
-            f"{run} has taken, got {minutes:g}; raise it to go on"
-        )
+    rate, kept, images = rate_of_run(known, record), set(record["given"]), known.images
+    if "images" in given:
+        images = given["images"]
+    elif minutes is not None and (minutes != record["minutes"] or "images" in kept):
+        kept.discard("images")  # the time counts from now on
+        most = min(round(60 * minutes * rate), record["most_images"])
+        images = max(1, most // known.batch_size) * known.batch_size
+        if images < seen:
+            raise InputError(
+                f"--minutes: expected more than the {seen / rate / 60:.3g} minutes that {run} has "
+                f"taken, got {minutes:g}; raise it to go on"
+            )
+    time_given = minutes is not None or "images" not in {*given, *kept}
     if images != known.images:
         known = lengthen(known, images, record["given"])
-    rate = images / (60 * minutes)
-    deadline = time.monotonic() + START_SECONDS + max(0, images - seen) / rate
-    record |= {"minutes": minutes, "given": sorted({*record["given"], *given})}
-    known = override(known, [*without_fall(words), *words])
-    return _timed(known, deadline if time_given else None, record, rate)
+    minutes = minutes or record["minutes"]
+    deadline = time.monotonic() + START_SECONDS + max(0.0, 60 * minutes - seen / rate)
+    record |= {"minutes": minutes, "given": sorted({*kept, *given})}
+    return _timed(
+        override(known, [*without_fall(words), *words]),
+        deadline if time_given else None,
+        record,
+        rate,
+    )
+
+
+def rate_of_run(config: TrainConfig, record: Mapping[str, Any]) -> float:
+    """Return the images that a run sees in a second of its whole time, start and end included.
+
+    A length that follows from the time says it. One that was given, or that is the most for the
+    images, does not; there the measured speed counts.
+
+    Args:
+        config: the complete settings of the run.
+        record: what it keeps of its plan.
+    """
+    capped = config.images > record["most_images"] - config.batch_size
+    if "images" in record["given"] or capped:
+        return USED * (1 - SPARE) * float(record["images_per_second"])
+    return float(config.images / (60 * record["minutes"]))
 
 
 def lengthen(config: TrainConfig, images: int, given: Sequence[str]) -> TrainConfig:
@@ -175,12 +213,15 @@ def read_record(run: Path) -> dict[str, Any]:
             f"convflow train --resume {run}, or choose another --run"
         )
     record = read_json(run / PLAN_FILE)
-    minutes, most, given = (record.get(key) for key in ("minutes", "most_images", "given"))
-    if not (isinstance(minutes, int | float) and minutes > 0 and isinstance(most, int)) or not (
-        isinstance(given, list) and all(isinstance(key, str) for key in given)
+    minutes, rate, most, given = (record.get(key) for key in RECORDED)
+    if not (
+        all(isinstance(number, int | float) and number > 0 for number in (minutes, rate))
+        and isinstance(most, int)
+        and isinstance(given, list)
+        and all(isinstance(key, str) for key in given)
     ):
         raise InputError(
-            f"{run / PLAN_FILE} is damaged: expected minutes, most_images and given, got {record}; "
+            f"{run / PLAN_FILE} is damaged: expected {', '.join(RECORDED)}, got {record}; "
             f"remove it, and go on with convflow train --resume {run}"
         )
     return record
@@ -191,10 +232,11 @@ def _timed(
 ) -> Timed:
     """Return a training with what keeps it to its time.
 
-    A length that was given stays, and so does one on which the learning rate depends from the
-    start.
+    A length that was given stays. So does one on which the learning rate depends from the start,
+    and one whose learning rate falls over images that were given.
     """
-    fixed = "images" in record["given"] or config.optim.schedule in ("linear", "cosine")
+    given = {"images", "optim.decay_images"} & {*record["given"]}
+    fixed = given or config.optim.schedule in ("linear", "cosine")
     ending = END_SECONDS + SHEET_IMAGES / images_per_second
     files = {PLAN_FILE: json.dumps(record, indent=2)}
     pace = Pace(deadline, 0 if fixed else record["most_images"], ending, files)

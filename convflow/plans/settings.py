@@ -35,6 +35,11 @@ def usual_settings() -> TrainConfig:
     )
 
 
+def settings_of_words(words: Sequence[str]) -> TrainConfig:
+    """Return the usual settings with what the words of a command line say."""
+    return override(usual_settings(), [*without_fall(words), *words])
+
+
 def given_settings(words: Sequence[str]) -> dict[str, Any]:
     """Return what words of the command line choose, by complete dotted keys.
 

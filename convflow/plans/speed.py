@@ -46,22 +46,24 @@ def measure_rate(
     average = EMA(losses.network, config.ema.decay, config.ema.warmup, config.ema.every)
     optimizer = create_optimizer(losses, config.optim)
     half = _is_half(config, device)
-    batch = config.micro_batch or config.batch_size
+    batch, part = config.batch_size, config.micro_batch or config.batch_size
+    parts = [min(part, batch - begun) for begun in range(0, batch, part)]
     generator = torch.Generator(device).manual_seed(config.seed)
-    shape = (batch, config.data.channels, *config.data.size)
+    shape = (parts[0], config.data.channels, *config.data.size)
     images = torch.randint(256, shape, generator=generator, device=device).to(torch.uint8)
-    labels = torch.full((batch,), num_classes, device=device)
+    labels = torch.full((parts[0],), num_classes, device=device)
     if process.unmeasured:
         process = process.measured(process.measure([codec.latents(images)]))
     done, begun = 0, clock()
     while done <= UNCOUNTED_STEPS or clock() - begun < seconds:
         if done == UNCOUNTED_STEPS:
             begun = clock()
-        with torch.autocast(device.type, torch.bfloat16, enabled=half):
-            data = codec.latents(images)
-            draws = process.draw(tuple(data.shape), generator)
-            loss = process.loss_at(network, data, labels, draws).mean()
-        loss.backward()
+        for size in parts:
+            with torch.autocast(device.type, torch.bfloat16, enabled=half):
+                data = codec.latents(images[:size])
+                draws = process.draw(tuple(data.shape), generator)
+                loss = process.loss_at(network, data, labels[:size], draws).mean()
+            (loss * size / batch).backward()
         torch.nn.utils.clip_grad_norm_(losses.parameters(), config.optim.clip or torch.inf)
         optimizer.step()
         optimizer.zero_grad()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from convflow.plans.choices import Plan
 from convflow.plans.facts import Facts
@@ -13,7 +13,11 @@ from convflow.units import duration
 
 
 def describe(
-    chosen: Plan, config: TrainConfig, facts: Facts, minutes: float | None
+    chosen: Plan,
+    config: TrainConfig,
+    facts: Facts,
+    minutes: float | None,
+    given: Collection[str],
 ) -> Iterator[str]:
     """Yield the lines of a plan.
 
@@ -22,13 +26,17 @@ def describe(
         config: its settings, with what was given.
         facts: what is known of the images.
         minutes: that the run is to take; None where its length was given.
+        given: dotted keys of the settings that were given.
     """
     data, optim, size = config.data, config.optim, show(config.data.size, Pixels)
     yield f"{facts}" + ("" if minutes is None else f"; {duration(60 * minutes)} of time")
-    yield (
-        f"size {size} (--data.size): the largest up to that of the images that a network learns in "
-        "the time"
-    )
+    if "data.size" in given:
+        yield f"size {size}, as given"
+    else:
+        yield (
+            f"size {size} (--data.size): the largest up to that of the images that a network "
+            f"learns in the {'time' if minutes is not None else 'length'}"
+        )
     if config.model["name"] == "flowdcn":
         model = config.model
         yield (
@@ -44,13 +52,15 @@ def describe(
         f"learning rate {optim.lr:g} (--optim.lr), {optim.schedule}; average of the weights with "
         f"decay {config.ema.decay:g} (--ema.decay)"
     )
-    mirrored = "mirrored" if data.flip else "not mirrored, for letters and flags"
+    mirrored = "mirrored" if data.flip else "not mirrored"
+    mirrored += ", as given" if "data.flip" in given else ", for letters and flags"
     changed = "not changed"
     if data.augment:
         kinds = ", ".join(data.augment_kinds) or "all changes"
         changed = f"{kinds} with probability {data.augment:g}, of which the network is told"
     yield f"images {mirrored} (--data.flip); {changed} (--data.augment)"
-    if config.images >= chosen.most_images and minutes is not None:
+    capped = config.images > chosen.most_images - config.batch_size
+    if capped and "images" not in given:
         yield (
             f"the run ends before its time: a model that is shown {facts.num_images:,} images more "
             "often may copy them"

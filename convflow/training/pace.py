@@ -28,6 +28,11 @@ DUE = 0.45
 
 A plan lets the learning rate fall from half of the length on."""
 
+TIMED = 0.03
+"""Share of the length over which the speed is taken at least; a resumed run may begin near `DUE`.
+
+Both together end before the learning rate begins to fall."""
+
 SMALLEST_CHANGE = 0.03
 """Share of the length; less is left as it is."""
 
@@ -87,7 +92,7 @@ class Pace:
         )
 
     def is_due(self, seen: int, images: int) -> bool:
-        """Return whether enough images are seen, or enough of the time is over.
+        """Return whether enough images are seen, also since the first step here, or time is over.
 
         Args:
             seen: images so far.
@@ -95,9 +100,9 @@ class Pace:
         """
         assert self.first is not None
         assert self.deadline is not None
-        begun, _ = self.first
+        begun, before = self.first
         late = self.clock() - begun >= DUE * (self.deadline - begun)
-        return late or seen >= DUE * images
+        return late or seen >= max(DUE * images, before + TIMED * images)
 
     def length(self, seen: int, batch: int) -> int:
         """Return the images that fit into the time, in whole batches.

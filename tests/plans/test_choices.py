@@ -66,7 +66,7 @@ def test_a_plan_is_never_absurd(count, size):
         assert half_life <= max(images / 10, 1.01 * network.batch)
         assert plan.passes == images / count
         assert bool(plan.augment) == (plan.passes >= 100)
-        assert len(rate.asked) == len(set(rate.asked)) <= len(RUNGS) + 1
+        assert len(rate.asked) == len(set(rate.asked)) <= len(RUNGS) + 2
 
 
 @pytest.mark.parametrize("wide", [False, True])
@@ -107,6 +107,31 @@ def test_what_is_given_is_kept(key, value, found):
     assert found(planned(Facts(1852, 9, (128, 128)), 20, 4e9, {key: value})) == value
 
 
+@pytest.mark.parametrize(
+    ("given", "minutes", "size", "width"),
+    [
+        ({"model.width": 256, "model.depth": 8}, 60, (32, 32), 256),
+        ({"model.width": 64, "model.depth": 4}, 60, (128, 128), 64),
+        ({"model.patch_size": 4}, 20, (48, 48), 160),
+        ({"data.size": (64, 64)}, 5, (64, 64), 96),
+    ],
+    ids=str,
+)
+def test_the_speed_is_that_of_what_is_given(given, minutes, size, width):
+    """What is given replaces a candidate's own where it is measured, as in a training."""
+    asked = []
+
+    def rate(candidate):
+        names = {"data.size": "size", "model.patch_size": "patch", "model.width": "width"}
+        names |= {"model.depth": "depth"}
+        asked.append(candidate._replace(**{names[key]: value for key, value in given.items()}))
+        return 4e9 / asked[-1].work
+
+    plan = choose_plan(Facts(50_000, 10, (128, 128)), 60 * minutes, rate, given, False)
+    assert (plan.network.size, plan.network.width) == (size, width)
+    assert plan.images_per_second == 4e9 / plan.network.work
+
+
 def test_more_images_want_a_larger_network():
     facts = Facts(50_000, 10, (32, 32))
     few, many = (planned(facts, 20, 4e9, {"images": n}).network for n in (5_000, 5_000_000))
@@ -114,7 +139,23 @@ def test_more_images_want_a_larger_network():
     assert planned(facts, 20, 4e9, {"images": 5_000_000}).images == 5_000_000
     rate = rate_of(4e9)
     choose_plan(facts, 1200, rate, {"images": 5_000_000}, False)
-    assert len(rate.asked) == 1  # what it chose, to say how fast that is
+    assert rate.asked == [many._replace(batch=256)]  # what it chose, to say how fast that is
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_the_speed_is_that_of_the_chosen_batch(wide):
+    asked = []
+
+    def rate(candidate):
+        """A device that takes so many steps a second, however large they are."""
+        asked.append(candidate)
+        return 30.0 * candidate.batch
+
+    plan = choose_plan(Facts(50_000, 10, (32, 32)), 1200, rate, {}, wide)
+    assert plan.network.batch != asked[0].batch
+    assert asked[-1] == plan.network
+    assert plan.images_per_second == 30.0 * plan.network.batch
+    assert plan.images == pytest.approx(0.97 * 1200 * plan.images_per_second, rel=0.02)
 
 
 @pytest.mark.parametrize("given", [{"data.augment": 0.0}, {"process": "meanflow"}])

@@ -101,6 +101,70 @@ def test_another_schedule_may_be_given(words, tmp_path, known_speed):
     assert pace.most > 0
 
 
+def test_a_length_that_was_given_goes_on_for_a_time_at_the_measured_speed(
+    words, tmp_path, known_speed
+):
+    run = tmp_path / "run"
+    config, _, pace = begin([*words, "--images", "64"], run, None)
+    assert launch.train(config, run, pace=pace)
+    same, minutes, pace = begin(words, run, None)
+    assert (same.images, minutes, pace.most) == (64, None, 0)
+    longer, minutes, pace = begin(words, run, 20)  # of which 64 images took a few seconds
+    assert longer.images == pytest.approx(RATE * 60 * 20, rel=0.1)
+    assert minutes == pytest.approx(20 - 64 / RATE / 60, rel=0.02)
+    assert pace.most > 0
+    assert "images" not in json.loads(pace.files[PLAN_FILE])["given"]
+    _, minutes, pace = begin([*words, "--images", "640"], run, 20)
+    assert minutes == pytest.approx(20 - 64 / RATE / 60, rel=0.02)
+    assert pace.most == 0
+    with pytest.raises(InputError, match=r"more than the 0\.2\d* minutes"):
+        begin(words, run, 0.1)
+
+
+def test_more_minutes_do_not_show_images_too_often(words, tmp_path, monkeypatch):
+    speed = 5000.0
+    monkeypatch.setattr(pictures, "measure_rate", lambda *given: speed)
+    run = tmp_path / "run"
+    config, _, pace = begin(words, run, 20)
+    assert launch.train(config, run, minutes=1e-9, pace=pace)
+    most = json.loads((run / PLAN_FILE).read_text())["most_images"]
+    assert 0 <= most - config.images < config.batch_size
+    assert most < 0.1 * speed * 60 * 20
+    longer, minutes, pace = begin(words, run, 60)
+    assert (longer.images, pace.most) == (config.images, most)
+    assert minutes == pytest.approx(60, rel=0.01)
+    assert pace.ending < pictures.END_SECONDS + 0.2
+    shorter, _, _ = begin(words, run, 0.1)
+    assert shorter.images == pytest.approx(speed * 6, rel=0.1)
+
+
+def test_a_length_between_two_batches_is_found_done(run, words):
+    longer, _, pace = begin(words, run, 1.37 * MINUTES)
+    pace.most = 0
+    assert launch.train(longer, run, pace=pace)
+    assert begin(words, run, 1.37 * MINUTES)[0] == longer
+
+
+@pytest.mark.parametrize(
+    ("more", "fixed"),
+    [
+        ([], False),
+        (["--optim.decay-images", "300"], True),
+        (["--optim.schedule", "cosine"], True),
+        (["--optim.schedule", "constant"], False),
+    ],
+    ids=str,
+)
+def test_the_length_stays_where_the_fall_was_given(more, fixed, words, tmp_path, known_speed):
+    run = tmp_path / "run"
+    config, _, pace = begin([*words, *more], run, MINUTES)
+    assert (pace.most == 0) == fixed
+    assert launch.train(config, run, minutes=1e-9, pace=pace)
+    again, _, pace = begin(words, run, MINUTES)  # it is known from the first command
+    assert again.optim == config.optim
+    assert (pace.most == 0) == fixed
+
+
 def test_the_speed_is_measured_with_what_was_given(words, tmp_path, known_speed):
     begin([*words, "--batch-size", "1000"], tmp_path / "new", MINUTES)
     configs = [given[0] for given in known_speed]
@@ -116,8 +180,10 @@ def test_fewer_minutes_than_it_took_are_refused(run, words):
 
 @pytest.mark.parametrize(
     "change",
-    [lambda p: p.unlink(), lambda p: p.write_text("{}"), lambda p: p.write_text('{"minutes": 0}')],
-)
+    [lambda p: p.unlink(), lambda p: p.write_text("{}"),
+     lambda p: p.write_text('{"minutes": 0}'),
+     lambda p: p.write_text(p.read_text().replace("images_per_second", "speed"))],
+)  # fmt: skip
 def test_a_run_without_a_plan_is_refused(run, words, change):
     change(run / PLAN_FILE)
     with pytest.raises(InputError, match=r"plan\.json.*--resume"):

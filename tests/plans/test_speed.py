@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from convflow.plans import speed
 from convflow.plans.choices import Candidate
 from convflow.plans.settings import blank_plan, settings_of_plan
 from convflow.plans.speed import fit_memory, measure_rate
@@ -26,6 +27,23 @@ def test_warm_up_is_not_counted_and_the_clock_is(config):
     rate = measure_rate(config, 3, CPU, 10.0, lambda: float(next(ticks)))
     assert rate == pytest.approx(6 * 10 / 11)  # batches of 6; the clock ticks before each of 10
     assert measure_rate(config, 3, CPU, 0.0) > 0
+
+
+def test_a_step_in_parts_is_one_step(config, monkeypatch):
+    steps = []
+    create = speed.create_optimizer
+
+    def counted(*given):
+        optimizer = create(*given)
+        optimizer.register_step_post_hook(lambda *_: steps.append(1))
+        return optimizer
+
+    monkeypatch.setattr(speed, "create_optimizer", counted)
+    ticks = itertools.count()
+    parts = replace(config, micro_batch=4)  # of 4 and 2 images
+    rate = measure_rate(parts, 3, CPU, 10.0, lambda: float(next(ticks)))
+    assert rate == pytest.approx(6 * 10 / 11)
+    assert len(steps) == 2 + 10
 
 
 def test_random_numbers_of_others_stay_as_they_are(config):

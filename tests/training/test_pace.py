@@ -43,6 +43,14 @@ def test_it_is_due_by_images_or_by_time():
     assert pace.is_due(100, 1000)
 
 
+def test_the_speed_of_a_resumed_run_is_not_that_of_one_step():
+    pace = Pace(100.0, 10**9, clock=lambda: 11.0)
+    for before in (440, 449):
+        pace.first = 10.0, before
+        due = [seen for seen in range(before, 500) if pace.is_due(seen, 1000)]
+        assert before + 30 <= due[0] < 500
+
+
 def run_of(tiny, run, words, pace=None):
     assert launch.train(tiny(words), run, pace=pace)
     return run
