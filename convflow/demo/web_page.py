@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import gradio as gr
@@ -14,6 +13,7 @@ from PIL import Image
 from convflow.data.grid import tile, to_picture
 from convflow.demo.request import PictureRequest
 from convflow.demo.studio import Moment, Studio, known_images, strips
+from convflow.demo.web_parts import CheckedEditor, CheckedGallery, told
 from convflow.demo.web_words import PAINTING, about_making, about_model, about_nearest
 from convflow.generate import Samples
 from convflow.types import InputError
@@ -142,7 +142,7 @@ class WebPage:
     def _add_painting(self) -> None:
         with gr.Tab("Paint over", visible=not self.studio.pipe.process.multiscale):
             gr.Markdown(PAINTING)
-            self.editor = gr.ImageEditor(
+            self.editor = CheckedEditor(
                 type="pil",
                 image_mode="RGBA",
                 sources=("upload", "clipboard"),
@@ -254,20 +254,6 @@ class WebPage:
         ]
 
 
-@contextmanager
-def told() -> Iterator[None]:
-    """Show a visitor what cannot be done, in place of an error of the server."""
-    try:
-        yield
-    except InputError as error:
-        raise gr.Error(str(error), print_exception=False) from error
-    except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and "memory" not in str(error).lower():
-            raise
-        message = "out of memory; ask for fewer or smaller pictures"
-        raise gr.Error(message, print_exception=False) from error
-
-
 def read_painting(edited: Any) -> tuple[Image.Image, Image.Image]:
     """Return the picture in an editor, and a mask that is white where it is painted over.
 
@@ -312,8 +298,8 @@ def progress(moment: Moment) -> str:
     return f"{count} of {height}x{width} (height x width) in {moment.of} steps."
 
 
-def _gallery(label: str, name: str, columns: int = 4) -> gr.Gallery:
-    return gr.Gallery(
+def _gallery(label: str, name: str, columns: int = 4) -> CheckedGallery:
+    return CheckedGallery(
         label=label,
         columns=columns,
         type="pil",

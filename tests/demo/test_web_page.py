@@ -73,13 +73,6 @@ def test_visitors_are_told_what_cannot_be(page, changes, message):
         drawn(page, **changes)
 
 
-def test_a_lack_of_memory_is_told_and_faults_are_not_hidden():
-    with pytest.raises(gr.Error, match="out of memory"), web.told():
-        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
-    with pytest.raises(RuntimeError, match="a bug"), web.told():
-        raise RuntimeError("a bug")
-
-
 def test_nearest_training_pictures_stand_beside(pipe, tmp_path):
     training_images(tmp_path / "data")
     page = web.WebPage(Studio(pipe, "tiny", str(tmp_path / "data")))
