@@ -1,4 +1,4 @@
-"""What stands between the network and the web page: long requests end here, and those for others."""
+"""What stands between the network and the web page: long requests end here, others too."""
 
 from __future__ import annotations
 

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import gradio as gr
-from gradio.data_classes import FileData
 from PIL import Image
 
 from convflow.masks import FORMATS
@@ -24,18 +23,22 @@ MOST_KEPT = 64
 """Paintings that visitors have sent and not used."""
 
 
-class CheckedEditor(gr.ImageEditor):
-    """An editor that decodes pictures of at most `MOST_SIDE` and `MOST_LAYERS` layers alone."""
+def create_editor(**options: Any) -> gr.ImageEditor:
+    """Return an editor that decodes few layers of few pixels alone.
 
-    is_template = True  # the browser shows it as it shows its base
+    It is no class of its own: beside those gradio writes a file of types, in the package.
 
-    def preprocess(self, payload: Any) -> Any:
-        """Return the pictures that a visitor sends, or tell what is wrong with them."""
-        while len(self.blob_storage) > MOST_KEPT:
-            self.blob_storage.pop(next(iter(self.blob_storage)))
-        given = payload
-        if payload is not None and payload.id is not None:
-            given = self.blob_storage.get(payload.id)
+    Args:
+        **options: of gradio's editor.
+    """
+    editor = gr.ImageEditor(**options)
+    decode = editor.preprocess
+
+    def preprocess(payload: Any) -> Any:
+        sent = editor.blob_storage
+        while len(sent) > MOST_KEPT:
+            sent.pop(next(iter(sent)))
+        given = payload if payload is None or payload.id is None else sent.get(payload.id)
         with told():
             if given is not None:
                 layers = given.layers or []
@@ -46,34 +49,37 @@ class CheckedEditor(gr.ImageEditor):
                     )
                 check_pictures([given.background, *layers, given.composite])
             with readable():
-                return super().preprocess(payload)
+                return decode(payload)
+
+    vars(editor)["preprocess"] = preprocess
+    return editor
 
 
-class CheckedGallery(gr.Gallery):
-    """A gallery that takes back so many pictures as it shows, of at most `MOST_SIDE`.
+def create_gallery(most: int = 64, **options: Any) -> gr.Gallery:
+    """Return a gallery that takes back few pictures of few pixels alone.
 
     Args:
-        most: how many pictures it takes.
+        most: how many.
         **options: of gradio's gallery.
     """
+    gallery = gr.Gallery(**options)
+    decode = gallery.preprocess
 
-    is_template = True
-
-    def __init__(self, *, most: int = 64, **options: Any) -> None:
-        super().__init__(**options)
-        self.most = most
-
-    def preprocess(self, payload: Any) -> Any:
-        """Return the pictures that a visitor sends, or tell what is wrong with them."""
+    def preprocess(payload: Any) -> Any:
         shown = [] if payload is None else payload.root
         with told():
-            if len(shown) > self.most:
-                raise InputError(f"expected at most {self.most} pictures, got {len(shown)}")
+            if len(shown) > most:
+                raise InputError(
+                    f"expected at most {most} pictures, got {len(shown)}; draw some first"
+                )
             if not all(hasattr(entry, "image") for entry in shown):
                 raise InputError("expected pictures, got a video; draw some first")
             check_pictures(entry.image for entry in shown)
             with readable():
-                return super().preprocess(payload)
+                return decode(payload)
+
+    vars(gallery)["preprocess"] = preprocess
+    return gallery
 
 
 def check_pictures(files: Iterable[Any]) -> None:
@@ -88,8 +94,8 @@ def check_pictures(files: Iterable[Any]) -> None:
     for file in files:
         if file is None:
             continue
-        source = file.path if isinstance(file, FileData) or hasattr(file, "path") else None
-        with readable(), Image.open(source or io.BytesIO(file), formats=FORMATS) as picture:
+        source = file.path if hasattr(file, "path") else io.BytesIO(file)
+        with readable(), Image.open(source, formats=FORMATS) as picture:
             width, height = picture.size
         if max(width, height) > MOST_SIDE:
             raise InputError(

@@ -59,7 +59,9 @@ def ask(address, content=None):
 def paint(place, path):
     """What comes of painting on a file."""
     edited = {"background": {"path": path, "meta": {"_type": "gradio.FileData"}}, "layers": []}
-    _, answer = ask(f"{place}gradio_api/call/paint", {"data": [*FORM, edited | {"composite": None}]})
+    _, answer = ask(
+        f"{place}gradio_api/call/paint", {"data": [*FORM, edited | {"composite": None}]}
+    )
     return ask(f"{place}gradio_api/call/paint/{json.loads(answer)['event_id']}")[1]
 
 

@@ -40,7 +40,7 @@ def sent(editor, background, *layers):
 
 @pytest.fixture
 def editor():
-    return parts.CheckedEditor(type="pil", image_mode="RGBA")
+    return parts.create_editor(type="pil", image_mode="RGBA")
 
 
 def test_pictures_and_paint_are_read(editor):
@@ -82,7 +82,7 @@ def gallery_of(*paths):
 
 
 def test_a_gallery_takes_back_few_pictures_of_few_pixels(tmp_path):
-    gallery = parts.CheckedGallery(most=2, type="pil")
+    gallery = parts.create_gallery(most=2, type="pil")
     (tmp_path / "a.png").write_bytes(whole())
     (tmp_path / "b.png").write_bytes(png(9000, 9000))
     ((picture, _),) = gallery.preprocess(gallery_of(tmp_path / "a.png"))
