@@ -12,8 +12,8 @@ from PIL import Image
 
 from convflow.data.grid import tile, to_picture
 from convflow.demo.request import PictureRequest
-from convflow.demo.studio import Moment, Studio, known_images, strips
-from convflow.demo.web_parts import CheckedEditor, CheckedGallery, told
+from convflow.demo.studio import Moment, Neighbour, Studio, known_images, strips
+from convflow.demo.web_parts import create_editor, create_gallery, told
 from convflow.demo.web_words import PAINTING, about_making, about_model, about_nearest
 from convflow.generate import Samples
 from convflow.types import InputError
@@ -142,7 +142,7 @@ class WebPage:
     def _add_painting(self) -> None:
         with gr.Tab("Paint over", visible=not self.studio.pipe.process.multiscale):
             gr.Markdown(PAINTING)
-            self.editor = CheckedEditor(
+            self.editor = create_editor(
                 type="pil",
                 image_mode="RGBA",
                 sources=("upload", "clipboard"),
@@ -201,8 +201,14 @@ class WebPage:
                         self.status: progress(moment),
                         self.gallery: self._pictures(samples, moment),
                     }
-            last = seen[-1]
-            found = self.studio.nearest(last.pixels) if compare and self.studio.compares else []
+            last, found = seen[-1], list[Neighbour]()
+            for result in (
+                self.studio.nearest(last.pixels) if compare and self.studio.compares else ()
+            ):
+                if isinstance(result, list):
+                    found = result
+                else:
+                    yield {self.status: f"{result:,} training pictures looked at."}
             pairs = [
                 (
                     tile(torch.stack([pixels, near.image]), columns=2),
@@ -298,8 +304,8 @@ def progress(moment: Moment) -> str:
     return f"{count} of {height}x{width} (height x width) in {moment.of} steps."
 
 
-def _gallery(label: str, name: str, columns: int = 4) -> CheckedGallery:
-    return CheckedGallery(
+def _gallery(label: str, name: str, columns: int = 4) -> gr.Gallery:
+    return create_gallery(
         label=label,
         columns=columns,
         type="pil",
