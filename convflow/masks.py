@@ -27,7 +27,7 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 WHITE = 128
 """Grey levels from which on a mask is white."""
 
-HIDDEN = 255
+UNSEEN_LEVEL = 255
 """The level that codecs see in place of pixels that are drawn anew."""
 
 
@@ -68,7 +68,7 @@ def read_known(
     kept = _to_tensor(resize_and_crop(painted, size)) < WHITE
     if bool(kept.all()):
         raise InputError("expected a mask that is white somewhere, got none; paint what to draw")
-    seen = torch.where(kept, pixels, HIDDEN)  # an encoder spreads what it sees over all cells
+    seen = torch.where(kept, pixels, UNSEEN_LEVEL)  # an encoder spreads what it sees over all cells
     data = codec.encode(seen.to(getattr(codec, "device", None)))
     return Known(pixels, kept, data, _whole_cells(kept, codec.factor))
 

@@ -16,7 +16,7 @@ MOST_FORM_BYTES = 2**20
 MOST_UPLOAD_BYTES = 2**24
 """Of a request that uploads a picture."""
 
-ELSEWHERE = ("file=http:", "file=https:", "proxy=")
+OTHER_MACHINES = ("file=http:", "file=https:", "proxy=")
 """What asks gradio to fetch a file of another machine, in a path of lower case."""
 
 REASONS = {
@@ -67,7 +67,7 @@ class Guard:
 
 def _refusal(scope: Message) -> int | None:
     """Return the status that refuses a request, None for one that may pass."""
-    if any(word in scope["path"].lower() for word in ELSEWHERE):
+    if any(word in scope["path"].lower() for word in OTHER_MACHINES):
         return 403
     headers = dict(scope["headers"])
     if b"transfer-encoding" in headers:

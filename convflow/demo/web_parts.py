@@ -13,7 +13,7 @@ from PIL import Image
 from convflow.masks import FORMATS
 from convflow.types import InputError
 
-MOST_SIDE = 4096
+MOST_PICTURE_SIDE = 4096
 """Pixels along a side of a picture that a visitor gives."""
 
 MOST_LAYERS = 2
@@ -97,9 +97,9 @@ def check_pictures(files: Iterable[Any]) -> None:
         source = file.path if hasattr(file, "path") else io.BytesIO(file)
         with readable(), Image.open(source, formats=FORMATS) as picture:
             width, height = picture.size
-        if max(width, height) > MOST_SIDE:
+        if max(width, height) > MOST_PICTURE_SIDE:
             raise InputError(
-                f"expected a picture of at most {MOST_SIDE}x{MOST_SIDE}, got {height}x{width} "
+                f"expected a picture of at most {MOST_PICTURE_SIDE}x{MOST_PICTURE_SIDE}, got {height}x{width} "
                 "(height x width); make it smaller"
             )
 
