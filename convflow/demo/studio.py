@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, NamedTuple, TypeVar
@@ -24,6 +25,7 @@ from convflow.generate import Samples
 from convflow.pipeline import Pipeline
 from convflow.samplers.exponential import EXPONENTIAL_SOLVERS
 from convflow.samplers.solvers import SOLVERS
+from convflow.settings.read import setting_hints
 from convflow.training.shown import ShownImages, find_run, open_shown
 from convflow.types import InputError, Progress, Size, nearest_size
 
@@ -33,8 +35,8 @@ MOST_COMPARED, MOST_PIXELS = 20_000, 2**27
 """Training images that the pictures of a visitor are held against, the first of the set, and the
 pixels of all of them at the size of the pictures."""
 
-NEEDED = {**dict.fromkeys(EXPONENTIAL_SOLVERS, "diffusers"), "dopri5": "torchdiffeq"}
-"""What solvers need besides."""
+NEEDED = dict.fromkeys(EXPONENTIAL_SOLVERS, "diffusers")
+"""What solvers of many steps need besides."""
 
 PRESETS = {
     "as trained": (1, 1),
@@ -115,14 +117,19 @@ class Studio:
         """Names of the classes, or their numbers."""
         return [self.pipe.name_of(label) for label in range(self.pipe.model.num_classes)]
 
+    @cached_property
     def solvers(self) -> list[str]:
-        """Return the solvers that can be chosen here, that of the model first."""
+        """The solvers that can be chosen here, that of the model first.
+
+        Only that of the model may lack a number of steps, which bounds its work.
+        """
         return [self.pipe.sampling.solver.kind, *filter(self._fits, SOLVERS)]
 
     def _fits(self, name: str) -> bool:
         """Return whether a solver other than the model's own can sample it here."""
         needed = NEEDED.get(name)
-        if name in ("searched", self.pipe.sampling.solver.kind):
+        own = name in ("searched", self.pipe.sampling.solver.kind)
+        if own or "steps" not in setting_hints(SOLVERS[name]):
             return False
         if needed and importlib.util.find_spec(needed) is None:
             return False
@@ -143,7 +150,7 @@ class Studio:
 
     def read(self, labels: Any, size: tuple[Any, Any], **numbers: Any) -> PictureRequest:
         """Return what a form asks for, see `read_request`."""
-        return read_request(self.pipe, self.limits, labels, size, **numbers)
+        return read_request(self.pipe, self.limits, labels, size, solvers=self.solvers, **numbers)
 
     def samples(self, request: PictureRequest, **images: Any) -> Samples:
         """Return the series of pictures that a visitor asks for.

@@ -95,7 +95,7 @@ class WebPage:
             self.seed = gr.Number(0, precision=0, label="Seed", min_width=100)
             self.other = gr.Button("Next seed", min_width=100)
         with gr.Accordion("Solver and guidance", open=False):
-            self.solver = gr.Dropdown(studio.solvers(), value=sampling.solver.kind, label="Solver")
+            self.solver = gr.Dropdown(studio.solvers, value=sampling.solver.kind, label="Solver")
             count = sampling.solver.num_steps or 20
             self.steps = gr.Slider(1, studio.limits.steps, count, step=1, label="Steps")
             self.guidance = gr.Slider(

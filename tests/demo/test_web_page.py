@@ -65,7 +65,7 @@ def test_another_seed_gives_other_pictures(page):
         ({"height": 5}, "multiples of 2"),
         ({"height": 10**6}, "height: expected a whole number from 1 to 1,024"),
         ({"num": None}, "number: expected a whole number"),
-        ({"solver": "ddpm"}, "needs a model trained with the process ddpm"),
+        ({"solver": "ddpm"}, "solver: expected one of the list"),
     ],
 )
 def test_visitors_are_told_what_cannot_be(page, changes, message):
