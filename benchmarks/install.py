@@ -45,7 +45,7 @@ def install(place: Path, cache: Path, requirements: Sequence[str]) -> Installed:
     begun = time.perf_counter()
     pip(["install", "-q", "--cache-dir", str(cache), *requirements], place)
     seconds = time.perf_counter() - begun
-    (site,) = place.glob("lib*/python*/site-packages")
+    (site,) = place.glob("lib/python*/site-packages")  # lib64 is a link to it
     parts = [size_of(site / name) for name in ("torch", "torchgen", "functorch")]
     return Installed(len([*site.glob("*.dist-info")]), size_of(site), sum(parts), seconds)
 

@@ -27,6 +27,9 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 WHITE = 128
 """Grey levels from which on a mask is white."""
 
+UNSEEN_LEVEL = 255
+"""The level that codecs see in place of pixels that are drawn anew."""
+
 
 def read_known(
     image: Picture | None, mask: Picture | None, size: Size, in_channels: int, codec: Codec
@@ -65,7 +68,8 @@ def read_known(
     kept = _to_tensor(resize_and_crop(painted, size)) < WHITE
     if bool(kept.all()):
         raise InputError("expected a mask that is white somewhere, got none; paint what to draw")
-    data = codec.encode(pixels.to(getattr(codec, "device", None)))
+    seen = torch.where(kept, pixels, UNSEEN_LEVEL)  # an encoder spreads what it sees over all cells
+    data = codec.encode(seen.to(getattr(codec, "device", None)))
     return Known(pixels, kept, data, _whole_cells(kept, codec.factor))
 
 

@@ -53,6 +53,18 @@ def path(name: str = next(iter(SHIPPED))) -> Path:
     return folder
 
 
+def called(word: str) -> str:
+    """Return `shipped:NAME` for the folder of a shipped model, any other word as it is.
+
+    Examples:
+        >>> called("runs/pets")
+        'runs/pets'
+    """
+    folder = Path(word)
+    own = folder.parent == SHIPPED_FOLDER and folder.name in SHIPPED
+    return f"{SHIPPED_PREFIX}{folder.name}" if own else word
+
+
 def resolve(word: str) -> str:
     """Return the folder that `shipped:NAME` stands for, any other word as it is.
 

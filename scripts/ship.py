@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import shutil
 import sys
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from convflow.cli.options import add_sampling_options, sampling_options
 from convflow.evaluation.card import read_card
 from convflow.pipeline import Pipeline
 from convflow.shipped import LARGEST_SHIPPED, SHIPPED, SHIPPED_FOLDER
+from convflow.storage import begin_folder, explained, flush
 from convflow.types import InputError, check_name
 
 
@@ -43,8 +44,9 @@ def ship(run: Path, name: str, sampling: Mapping[str, Any], card: Path | None = 
         raise InputError(f"expected a model of {wanted}, got {pipe.class_names}; give another run")
     pipe.sampling = pipe.sampling.varied(pipe.process, **sampling)
     hashes = [pipe.describe()["sha256"]]
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place) / name
+    final = SHIPPED_FOLDER / name
+    with replacing(final) as place:
+        folder = place / name
         pipe.model.bfloat16()
         pipe.save_pretrained(folder)
         hashes.append(Pipeline.from_pretrained(folder, device="cpu").describe()["sha256"])
@@ -56,10 +58,29 @@ def ship(run: Path, name: str, sampling: Mapping[str, Any], card: Path | None = 
             raise InputError(
                 f"expected at most {LARGEST_SHIPPED:,} bytes, got {size:,}; ship a smaller model"
             )
-        final = SHIPPED_FOLDER / name
-        shutil.rmtree(final, ignore_errors=True)
-        shutil.copytree(folder, final)
     return final
+
+
+@contextmanager
+def replacing(final: Path) -> Iterator[Path]:
+    """Give a folder beside `final` to fill; what `final.name` is there takes its place in the end.
+
+    The old one is moved away first and comes back on any error, so one of both is always whole.
+    """
+    place = begin_folder(final.with_name(f"new-{final.name}"))
+    old, new = place / "old", place / final.name
+    with explained(final):
+        try:
+            yield place
+            for path in [*new.rglob("*"), new]:
+                flush(path)
+            if final.exists():
+                final.rename(old)
+            new.rename(final)
+        finally:
+            if old.exists() and not final.exists():
+                old.rename(final)
+            shutil.rmtree(place, ignore_errors=True)
 
 
 def main(arguments: Sequence[str]) -> str:

@@ -33,6 +33,8 @@ def test_a_name_stands_for_the_folder_in_commands_and_in_python(folder, tmp_path
     assert shipped.path() == shipped.path("cifar10") == folder
     assert shipped.resolve("shipped:cifar10") == str(folder)
     assert shipped.resolve("cifar10") == "cifar10"
+    assert shipped.called(str(folder)) == "shipped:cifar10"
+    assert shipped.called("cifar10") == "cifar10"
     assert convflow.load_model("shipped:cifar10").num_classes == 10
     pipe = convflow.Pipeline.from_pretrained("shipped:cifar10", device="cpu")
     assert (pipe.folder, pipe.class_names[-1]) == (folder, "truck")
@@ -97,6 +99,32 @@ def test_what_cannot_be_shipped_leaves_the_old_one(folder, tmp_path, monkeypatch
     with pytest.raises(InputError, match="expected at most 1,000 bytes, got"):
         ship.main([str(folder), "cifar10"])
     assert (tmp_path / "new" / "cifar10" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("fails", ["flush", "rename"])
+def test_a_disk_that_fails_leaves_the_old_one(fails, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(ship, "SHIPPED_FOLDER", tmp_path / "new")
+    ship.main([str(folder), "cifar10"])
+    names = [path.name for path in (tmp_path / "new").rglob("*")]
+    honest, begun = Path.rename, []
+
+    def rename(path, target):
+        begun.append(target)
+        if Path(target) == tmp_path / "new" / "cifar10" and len(begun) == 2:
+            raise OSError(28, "No space left on device")
+        return honest(path, target)
+
+    def flush(path):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(
+        *{"flush": (ship, "flush", flush), "rename": (Path, "rename", rename)}[fails]
+    )
+    with pytest.raises(InputError, match=r"could not write .*No space left"):
+        ship.main([str(folder), "cifar10", "--steps", "3"])
+    monkeypatch.undo()
+    assert [path.name for path in (tmp_path / "new").rglob("*")] == names
+    assert Pipeline.from_pretrained(tmp_path / "new" / "cifar10").sampling.solver.num_steps == 2
 
 
 @pytest.mark.parametrize("name", shipped.SHIPPED)

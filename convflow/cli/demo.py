@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from convflow.cli.main import Parser, wide
-from convflow.cli.output import plain, say
+from convflow.cli.output import check_target, plain, say
 from convflow.shipped import SHIPPED
 from convflow.types import InputError, check_name
 from convflow.units import duration
@@ -53,8 +53,7 @@ def main(arguments: Sequence[str]) -> int:
     out = parser.parse(arguments).out
     if out.suffix != ".png":
         raise InputError(f"--out: expected a .png file, got {out}; change its ending")
-    if out.is_dir():
-        raise InputError(f"--out: expected a .png file, got the folder {out}; choose another")
+    check_target(out, single=False)
 
     from convflow.bar import Bar
     from convflow.demo.shipped import num_shown, write_page

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from convflow import shipped
 from convflow.cli.main import Parser, wide
-from convflow.cli.options import positive
+from convflow.cli.options import positive, within
 from convflow.cli.output import say
 from convflow.types import InputError
 
@@ -24,7 +24,7 @@ def main(arguments: Sequence[str]) -> int:
     options = create_parser().parse(arguments)
     if importlib.util.find_spec("gradio") is None:
         raise InputError("expected gradio for the page, found none; pip install 'convflow[web]'")
-    model = options.model or str(shipped.path())
+    model = shipped.called(options.model or str(shipped.path()))  # no path of this machine
 
     from convflow.demo.request import Limits
     from convflow.demo.web import serve
@@ -61,9 +61,11 @@ def create_parser() -> Parser:
     )
     add("--data", help="training images, to show the nearest (default: those of a run)")
     add("--host", default="127.0.0.1", help="address to serve at (default: 127.0.0.1)")
-    add("--port", type=positive, help="port (default: the first free one from 7860)")
+    add("--port", type=within(1, 65535), help="port (default: the first free one from 7860)")
     add("--queue", type=positive, default=16, help="most visitors who wait (default: 16)")
-    add("--most", type=positive, default=16, help="most images at once, up to 64 (default: 16)")
+    add(
+        "--most", type=within(1, 64), default=16, help="most images at once, up to 64 (default: 16)"
+    )
     add("--largest", type=positive, default=1024, help="largest height or width (default: 1024)")
     add("--device", default="auto", help="device: auto (default), cpu, ...")
     return parser

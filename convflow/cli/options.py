@@ -9,7 +9,7 @@ import itertools
 import logging
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -38,6 +38,19 @@ def positive(text: str) -> int:
 def natural(text: str) -> int:
     """Return a whole number of at least 0; for `argparse`."""
     return _whole(text, 0)
+
+
+def within(least: int, most: int) -> Callable[[str], int]:
+    """Return what reads a whole number from `least` to `most`; for `argparse`."""
+
+    def read(text: str) -> int:
+        if not re.fullmatch(r"\d{1,18}", text, re.ASCII) or not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(
+                f"expected a whole number from {least} to {most}, got {text!r}"
+            )
+        return int(text)
+
+    return read
 
 
 def finite(text: str) -> float:

@@ -6,6 +6,9 @@ import io
 import logging
 import re
 import sys
+from pathlib import Path
+
+from convflow.types import InputError
 
 HIDDEN = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]"  # C0, C1, lines, directions
@@ -42,3 +45,26 @@ def open_terminal() -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(PlainFormatter("%(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
+
+
+def check_target(
+    out: Path, single: bool, option: str = "out", cure: str = "choose another name"
+) -> None:
+    """Raise InputError when images could not be written, before any is made.
+
+    Args:
+        out: a folder, or a .png file.
+        single: whether it is a folder, of files for each image.
+        option: that names it.
+        cure: what to do about a folder in the place of a file.
+    """
+    if single and out.exists() and not out.is_dir():
+        raise InputError(f"--{option}: expected a folder, got the file {out}; choose another name")
+    if not single and out.is_dir():
+        raise InputError(f"--{option}: expected a .png file, got the folder {out}; {cure}")
+    for parent in out.parents:
+        if parent.exists():
+            if not parent.is_dir():
+                found = f"expected a folder, got the file {parent}"
+                raise InputError(f"--{option}: {found}; choose another")
+            return

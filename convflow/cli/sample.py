@@ -23,7 +23,7 @@ from convflow.cli.options import (
     sizes,
     weight_set,
 )
-from convflow.cli.output import say
+from convflow.cli.output import check_target, say
 from convflow.types import InputError, Size
 
 if TYPE_CHECKING:
@@ -87,9 +87,9 @@ def _check_outputs(options: argparse.Namespace) -> bool:
             f"--out: expected a .png file or a folder, got {options.out}; change its ending"
         )
     single = options.single or options.out.suffix != ".png"
-    _check_target(options.out, single)
+    check_target(options.out, single, cure="add --single")
     if options.previews is not None:
-        _check_target(options.previews, True, "previews")
+        check_target(options.previews, True, "previews")
         if single and options.previews.resolve() == options.out.resolve():
             raise InputError(
                 f"--previews: expected another folder than --out, got {options.previews} for both, "
@@ -151,20 +151,6 @@ def _parser(arguments: Sequence[str]) -> Parser:
     add("--preview-every", type=positive, help="steps between tiles (default: about 8 tiles)")
     add("--device", default="auto", help="device: auto (default), cpu, ...")
     return parser
-
-
-def _check_target(out: Path, single: bool, option: str = "out") -> None:
-    """Raise InputError when the images could not be written, before any is made."""
-    if single and out.exists() and not out.is_dir():
-        raise InputError(f"--{option}: expected a folder, got the file {out}; choose another name")
-    if not single and out.is_dir():
-        raise InputError(f"--{option}: expected a .png file, got the folder {out}; add --single")
-    for parent in out.parents:
-        if parent.exists():
-            if not parent.is_dir():
-                found = f"expected a folder, got the file {parent}"
-                raise InputError(f"--{option}: {found}; choose another")
-            return
 
 
 def _of_size(place: Path, size: Size) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,7 +93,13 @@ class PictureRequest:
 
 
 def read_request(
-    pipe: Pipeline, limits: Limits, labels: Any, size: tuple[Any, Any], **numbers: Any
+    pipe: Pipeline,
+    limits: Limits,
+    labels: Any,
+    size: tuple[Any, Any],
+    *,
+    solvers: Collection[str],
+    **numbers: Any,
 ) -> PictureRequest:
     """Return what a form says, checked.
 
@@ -102,6 +108,7 @@ def read_request(
         limits: that nobody may pass.
         labels: names or numbers of classes; nothing stands for all in turn.
         size: height and width in pixels.
+        solvers: kinds to choose from, beside that of the model.
         **numbers: num, seed, and if given steps, guidance and solver, of any type.
 
     Raises:
@@ -122,7 +129,9 @@ def read_request(
     given: dict[str, Any] = {"labels": names} if names else {}
     if (height, width) != pipe.size:
         given["size"] = (height, width)
-    return PictureRequest(num, given | _read_sampling(pipe, limits, **numbers) | {"seed": seed})
+    return PictureRequest(
+        num, given | _read_sampling(pipe, limits, solvers, **numbers) | {"seed": seed}
+    )
 
 
 def _read_labels(labels: Any, limits: Limits) -> list[str]:
@@ -140,13 +149,18 @@ def _read_labels(labels: Any, limits: Limits) -> list[str]:
 
 
 def _read_sampling(
-    pipe: Pipeline, limits: Limits, solver: Any = None, steps: Any = None, guidance: Any = None
+    pipe: Pipeline,
+    limits: Limits,
+    solvers: Collection[str],
+    solver: Any = None,
+    steps: Any = None,
+    guidance: Any = None,
 ) -> dict[str, Any]:
     """Return the solver and its settings where they are not those of the model."""
     stored, given = pipe.sampling, dict[str, Any]()
     kind: type[Solver] = type(stored.solver)
     if solver not in (None, stored.solver.kind):
-        if not isinstance(solver, str) or solver not in SOLVERS:  # `module:Name` would run code
+        if not isinstance(solver, str) or solver not in solvers:  # `module:Name` would run code
             raise InputError(f"solver: expected one of the list, got {_shown(solver)}")
         given["solver"], kind = solver, SOLVERS[solver]
     if steps is not None and "steps" in setting_hints(kind):

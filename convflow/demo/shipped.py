@@ -10,8 +10,7 @@ from PIL import Image
 from convflow.data.grid import tile
 from convflow.demo.page import lay_out
 from convflow.pipeline import Pipeline
-from convflow.shipped import SHIPPED
-from convflow.shipped import path as path
+from convflow.shipped import SHIPPED, path
 from convflow.storage import explained, writing_file
 from convflow.types import Progress, Size
 

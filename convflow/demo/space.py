@@ -8,7 +8,10 @@ from pathlib import Path
 
 from convflow import __version__
 from convflow.hub import is_id
+from convflow.pipeline import Pipeline
+from convflow.shipped import SHIPPED_PREFIX
 from convflow.storage import explained, write_text
+from convflow.types import InputError
 
 GRADIO = "6.31.0"
 """The version of gradio that a Space runs where none is installed here."""
@@ -21,7 +24,7 @@ serve({model!r}, host=None)
 '''
 
 REQUIREMENTS = """--extra-index-url https://download.pytorch.org/whl/cpu
-convflow[web]=={version}
+{package}
 """
 
 ABOUT_SPACE = """---
@@ -45,34 +48,57 @@ The same page runs on your machine:
 
 ```sh
 pip install 'convflow[web]'
-convflow demo web {name}
+convflow demo web {model}
 ```
 """
 
 
-def make_space(folder: Path, model: str) -> list[Path]:
+MODEL_FOLDER = "model"
+"""Holds a model of this machine in a Space."""
+
+
+def make_space(folder: Path, model: str, package: str | None = None) -> list[Path]:
     """Write `app.py`, `requirements.txt` and `README.md` of a Space; parent folders are made.
 
-    The Space runs on a CPU. What it installs is this version of convflow.
+    The Space runs on a CPU. A model of this machine is written into it, by its averaged weights; a
+    Hub id and `shipped:NAME` are named.
 
     Args:
-        folder: of the Space.
-        model: what `Pipeline.from_pretrained` takes there, such as a Hub id.
+        folder: of the Space; it holds none of these files yet.
+        model: what `Pipeline.from_pretrained` takes.
+        package: what pip installs there, such as `convflow[web] @ git+https://HOST/convflow`; by
+            default this version from PyPI, where it must be then.
 
     Returns:
         The files.
+
+    Raises:
+        InputError: no such model, or one of the files is there.
     """
-    name = model.rpartition("/")[2]
+    for file in ("app.py", "requirements.txt", "README.md", MODEL_FOLDER):
+        if (folder / file).exists():
+            raise InputError(
+                f"expected a folder without {file}, got {folder}; choose another, or remove it"
+            )
+    name = model.rstrip("/").rpartition("/")[2]
     try:
         gradio = version("gradio")
     except PackageNotFoundError:
         gradio = GRADIO
     models = f"models:\n  - {model}\n" if is_id(model) else ""
+    shown = model
+    if not models and not model.startswith(SHIPPED_PREFIX):
+        with explained(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        Pipeline.from_pretrained(model, device="cpu").save_pretrained(folder / MODEL_FOLDER)
+        shown = MODEL_FOLDER
     title = json.dumps(name, ensure_ascii=False)
     contents = {
-        "app.py": APP.format(model=model),
-        "requirements.txt": REQUIREMENTS.format(version=__version__),
-        "README.md": ABOUT_SPACE.format(title=title, name=model, gradio=gradio, models=models),
+        "app.py": APP.format(model=shown),
+        "requirements.txt": REQUIREMENTS.format(package=package or f"convflow[web]=={__version__}"),
+        "README.md": ABOUT_SPACE.format(
+            title=title, name=name, model=shown, gradio=gradio, models=models
+        ),
     }
     with explained(folder):
         folder.mkdir(parents=True, exist_ok=True)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import UInt8
@@ -24,14 +25,18 @@ from convflow.generate import Samples
 from convflow.pipeline import Pipeline
 from convflow.samplers.exponential import EXPONENTIAL_SOLVERS
 from convflow.samplers.solvers import SOLVERS
+from convflow.settings.read import setting_hints
 from convflow.training.shown import ShownImages, find_run, open_shown
-from convflow.types import InputError, Size, nearest_size
+from convflow.types import InputError, Progress, Size, nearest_size
 
-MOST_COMPARED = 20_000
-"""Training images that the pictures of a visitor are held against, the first of the set."""
+T = TypeVar("T")
 
-NEEDED = {**dict.fromkeys(EXPONENTIAL_SOLVERS, "diffusers"), "dopri5": "torchdiffeq"}
-"""What solvers need besides."""
+MOST_COMPARED, MOST_PIXELS = 20_000, 2**27
+"""Training images that the pictures of a visitor are held against, the first of the set, and the
+pixels of all of them at the size of the pictures."""
+
+NEEDED = dict.fromkeys(EXPONENTIAL_SOLVERS, "diffusers")
+"""What solvers of many steps need besides."""
 
 PRESETS = {
     "as trained": (1, 1),
@@ -112,14 +117,19 @@ class Studio:
         """Names of the classes, or their numbers."""
         return [self.pipe.name_of(label) for label in range(self.pipe.model.num_classes)]
 
+    @cached_property
     def solvers(self) -> list[str]:
-        """Return the solvers that can be chosen here, that of the model first."""
+        """The solvers that can be chosen here, that of the model first.
+
+        Only that of the model may lack a number of steps, which bounds its work.
+        """
         return [self.pipe.sampling.solver.kind, *filter(self._fits, SOLVERS)]
 
     def _fits(self, name: str) -> bool:
         """Return whether a solver other than the model's own can sample it here."""
         needed = NEEDED.get(name)
-        if name in ("searched", self.pipe.sampling.solver.kind):
+        own = name in ("searched", self.pipe.sampling.solver.kind)
+        if own or "steps" not in setting_hints(SOLVERS[name]):
             return False
         if needed and importlib.util.find_spec(needed) is None:
             return False
@@ -140,7 +150,7 @@ class Studio:
 
     def read(self, labels: Any, size: tuple[Any, Any], **numbers: Any) -> PictureRequest:
         """Return what a form asks for, see `read_request`."""
-        return read_request(self.pipe, self.limits, labels, size, **numbers)
+        return read_request(self.pipe, self.limits, labels, size, solvers=self.solvers, **numbers)
 
     def samples(self, request: PictureRequest, **images: Any) -> Samples:
         """Return the series of pictures that a visitor asks for.
@@ -156,27 +166,49 @@ class Studio:
         self.pipe.check_batch(samples, request.num)
         return samples
 
-    def nearest(self, pixels: UInt8[Tensor, "B C H W"]) -> list[Neighbour]:
-        """Return the training image nearest to each picture, among the first `MOST_COMPARED`.
+    def nearest(self, pixels: UInt8[Tensor, "B C H W"]) -> Iterator[int | list[Neighbour]]:
+        """Yield how many training images were looked at, then the one nearest to each picture.
+
+        Whoever closes this iterator early ends the search with the images that are being read.
 
         Raises:
             InputError: no training images, or none of this size.
         """
-        return self._worker.submit(self._find, pixels).result()
 
-    def _find(self, pixels: UInt8[Tensor, "B C H W"]) -> list[Neighbour]:
-        shown = self._images((pixels.shape[2], pixels.shape[3]))
+        def search(give: Callable[[int | list[Neighbour] | None], None]) -> None:
+            looked_at = 0
+
+            def tell(count: float) -> None:
+                nonlocal looked_at
+                looked_at += int(count)
+                give(looked_at)
+
+            give(self._find(pixels, tell))
+
+        yield from self._run(search)
+
+    def _find(self, pixels: UInt8[Tensor, "B C H W"], tell: Progress) -> list[Neighbour]:
+        size = (pixels.shape[2], pixels.shape[3])
+        shown = self._images(size)
         by = Distance("pixels", "root mean square of levels, 0 to 255", pixel_features)
-        training = shown.shown[:MOST_COMPARED]
-        ((found,),) = find_nearest([(pixels, None)], training, shown.read, [by], keep=2)
+        training = shown.shown[: self.num_compared(size)]
+        ((found,),) = find_nearest(
+            [(pixels, None)], training, shown.read, [by], keep=2, progress=tell
+        )
         images = shown.read(found.places[:, 0].tolist())
         images = torch.where(found.mirrored[:, :1, None, None], images.flip(3), images)
         distances = found.distances[:, 0].tolist()
         return [Neighbour(*pair) for pair in zip(images, distances, strict=True)]
 
-    def num_compared(self) -> int:
-        """Return how many training images pictures are held against."""
-        return min(MOST_COMPARED, len(self._images(self.pipe.size).shown))
+    def num_compared(self, size: Size | None = None) -> int:
+        """Return how many training images pictures of a size, by default the model's, meet."""
+        height, width = size = size or self.pipe.size
+        most = min(MOST_COMPARED, max(1, MOST_PIXELS // (height * width)))
+        return min(most, len(self._images(size).shown))
+
+    def looks_at_all(self) -> bool:
+        """Return whether pictures of the model's size meet all training images."""
+        return self.num_compared() == len(self._images(self.pipe.size).shown)
 
     def _images(self, size: Size) -> ShownImages:
         """Return the training images at a size; few sizes are kept open."""
@@ -204,26 +236,42 @@ class Studio:
         Raises:
             InputError: the model gives NaN or infinity.
         """
-        found: SimpleQueue[Moment | None] = SimpleQueue()
-        left, due = threading.Event(), set(samples.preview_steps())
+        due = set(samples.preview_steps())
 
-        def watch(step: int, of: int, x: Tensor) -> None:
+        def draw(give: Callable[[Moment | None], None]) -> None:
+            def watch(step: int, of: int, x: Tensor) -> None:
+                give(Moment(step, of, samples.show(x)) if step in due or step == of else None)
+
+            samples.read(range(num), watch=watch)
+
+        yield from self._run(draw)
+
+    def _run(self, work: Callable[[Callable[[T | None], None]], None]) -> Iterator[T]:
+        """Yield what some work gives away while it goes on in the thread of the network.
+
+        Args:
+            work: gives away results, or None to be ended here once nobody waits for them.
+        """
+        found: SimpleQueue[tuple[T] | None] = SimpleQueue()
+        left = threading.Event()
+
+        def give(result: T | None) -> None:
             if left.is_set() or self._closed.is_set():
                 raise _Left
-            if step in due or step == of:
-                found.put(Moment(step, of, samples.show(x)))
+            if result is not None:
+                found.put((result,))
 
-        def work() -> None:
+        def run() -> None:
             try:
                 with suppress(_Left):
-                    samples.read(range(num), watch=watch)
+                    work(give)
             finally:
                 found.put(None)
 
-        working = self._worker.submit(work)
+        working = self._worker.submit(run)
         try:
-            while moment := found.get():
-                yield moment
+            while result := found.get():
+                yield result[0]
         finally:
             left.set()
             wait([working])

@@ -6,8 +6,10 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any, NoReturn
 
 import gradio as gr
+from gradio import processing_utils
 from starlette.middleware import Middleware
 
 from convflow.demo.request import Limits
@@ -16,6 +18,12 @@ from convflow.demo.web_guard import MOST_UPLOAD_BYTES, Guard
 from convflow.demo.web_page import LOOK, WebPage
 from convflow.pipeline import Pipeline
 from convflow.types import InputError
+
+DOWNLOADS = (
+    *("async_ssrf_protected_get", "async_ssrf_protected_download"),
+    *("ssrf_protected_download", "save_url_to_cache", "unsafe_download"),
+)
+"""Functions of gradio that fetch an address which a visitor names."""
 
 
 def serve(
@@ -66,8 +74,15 @@ def serve(
         blocks.close(verbose=False)
 
 
+def refuse_download(url: str, *_: Any, **__: Any) -> NoReturn:
+    """Tell a visitor that the page fetches nothing, in place of gradio's downloads."""
+    raise gr.Error("expected an uploaded file, got an address; upload it", print_exception=False)
+
+
 def launch(blocks: gr.Blocks, host: str | None, port: int | None) -> None:
-    """Begin to serve a page, in another thread, behind a `Guard`."""
+    """Begin to serve a page, in another thread, behind a `Guard`, and without downloads."""
+    for name in DOWNLOADS:
+        setattr(processing_utils, name, refuse_download)
     blocks.launch(
         server_name=host,
         server_port=port,

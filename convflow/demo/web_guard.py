@@ -1,4 +1,4 @@
-"""What stands between the network and the web page: long requests end here."""
+"""What stands between the network and the web page: long requests end here, others too."""
 
 from __future__ import annotations
 
@@ -16,6 +16,16 @@ MOST_FORM_BYTES = 2**20
 MOST_UPLOAD_BYTES = 2**24
 """Of a request that uploads a picture."""
 
+OTHER_MACHINES = ("file=http:", "file=https:", "proxy=")
+"""What asks gradio to fetch a file of another machine, in a path of lower case."""
+
+REASONS = {
+    403: b"the page fetches nothing from other machines\n",
+    411: b"the length of the request is not given\n",
+    413: b"the request is too long\n",
+}
+"""By status, why a request is refused."""
+
 HEADERS = {
     "content-security-policy": "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'",
     "referrer-policy": "no-referrer",
@@ -27,8 +37,8 @@ HEADERS = {
 class Guard:
     """An ASGI application around another one.
 
-    It refuses requests whose length is unknown (411) or too large (413) before it reads them, and
-    adds `HEADERS` to all answers.
+    It refuses requests for what lies on other machines (403), and those whose length is unknown
+    (411) or too large (413), before it reads them, and adds `HEADERS` to all answers.
 
     Args:
         app: the application.
@@ -44,7 +54,7 @@ class Guard:
             return
         if status := _refusal(scope):
             await send({"type": "http.response.start", "status": status, "headers": _headers()})
-            await send({"type": "http.response.body", "body": b"the request is too long\n"})
+            await send({"type": "http.response.body", "body": REASONS[status]})
             return
 
         async def answer(message: Message) -> None:
@@ -57,6 +67,8 @@ class Guard:
 
 def _refusal(scope: Message) -> int | None:
     """Return the status that refuses a request, None for one that may pass."""
+    if any(word in scope["path"].lower() for word in OTHER_MACHINES):
+        return 403
     headers = dict(scope["headers"])
     if b"transfer-encoding" in headers:
         return 411

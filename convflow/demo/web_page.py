@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import gradio as gr
@@ -13,7 +12,8 @@ from PIL import Image
 
 from convflow.data.grid import tile, to_picture
 from convflow.demo.request import PictureRequest
-from convflow.demo.studio import Moment, Studio, known_images, strips
+from convflow.demo.studio import Moment, Neighbour, Studio, known_images, strips
+from convflow.demo.web_parts import create_editor, create_gallery, told
 from convflow.demo.web_words import PAINTING, about_making, about_model, about_nearest
 from convflow.generate import Samples
 from convflow.types import InputError
@@ -95,7 +95,7 @@ class WebPage:
             self.seed = gr.Number(0, precision=0, label="Seed", min_width=100)
             self.other = gr.Button("Next seed", min_width=100)
         with gr.Accordion("Solver and guidance", open=False):
-            self.solver = gr.Dropdown(studio.solvers(), value=sampling.solver.kind, label="Solver")
+            self.solver = gr.Dropdown(studio.solvers, value=sampling.solver.kind, label="Solver")
             count = sampling.solver.num_steps or 20
             self.steps = gr.Slider(1, studio.limits.steps, count, step=1, label="Steps")
             self.guidance = gr.Slider(
@@ -142,7 +142,7 @@ class WebPage:
     def _add_painting(self) -> None:
         with gr.Tab("Paint over", visible=not self.studio.pipe.process.multiscale):
             gr.Markdown(PAINTING)
-            self.editor = gr.ImageEditor(
+            self.editor = create_editor(
                 type="pil",
                 image_mode="RGBA",
                 sources=("upload", "clipboard"),
@@ -201,8 +201,14 @@ class WebPage:
                         self.status: progress(moment),
                         self.gallery: self._pictures(samples, moment),
                     }
-            last = seen[-1]
-            found = self.studio.nearest(last.pixels) if compare and self.studio.compares else []
+            last, found = seen[-1], list[Neighbour]()
+            for result in (
+                self.studio.nearest(last.pixels) if compare and self.studio.compares else ()
+            ):
+                if isinstance(result, list):
+                    found = result
+                else:
+                    yield {self.status: f"{result:,} training pictures looked at."}
             pairs = [
                 (
                     tile(torch.stack([pixels, near.image]), columns=2),
@@ -254,20 +260,6 @@ class WebPage:
         ]
 
 
-@contextmanager
-def told() -> Iterator[None]:
-    """Show a visitor what cannot be done, in place of an error of the server."""
-    try:
-        yield
-    except InputError as error:
-        raise gr.Error(str(error), print_exception=False) from error
-    except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and "memory" not in str(error).lower():
-            raise
-        message = "out of memory; ask for fewer or smaller pictures"
-        raise gr.Error(message, print_exception=False) from error
-
-
 def read_painting(edited: Any) -> tuple[Image.Image, Image.Image]:
     """Return the picture in an editor, and a mask that is white where it is painted over.
 
@@ -313,7 +305,7 @@ def progress(moment: Moment) -> str:
 
 
 def _gallery(label: str, name: str, columns: int = 4) -> gr.Gallery:
-    return gr.Gallery(
+    return create_gallery(
         label=label,
         columns=columns,
         type="pil",

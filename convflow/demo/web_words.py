@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from convflow.demo.studio import MOST_COMPARED, Moment, Studio
+from convflow.demo.studio import Moment, Studio
 from convflow.evaluation.card import Card
 from convflow.generate import Samples
 
@@ -71,8 +71,9 @@ def about_model(studio: Studio) -> str:
 def about_nearest(studio: Studio) -> str:
     """Return what the nearest training pictures are."""
     text = COMPARING.format(count=studio.num_compared())
-    most = studio.num_compared() == MOST_COMPARED
-    return f"{text} Only the first {MOST_COMPARED:,} are looked at." if most else text
+    if studio.looks_at_all():
+        return text
+    return f"{text} Only the first ones of the set are looked at, fewer of them at larger sizes."
 
 
 def _scores(card: Card | None) -> str:

@@ -28,7 +28,7 @@ class Known:
     Attributes:
         pixels: the image; what is drawn anew may hold anything.
         kept: True where pixels are known.
-        data: the image in model space.
+        data: the image in model space, of known pixels alone.
         cells: True where numbers of model space are known, all pixels of a cell with them.
     """
 

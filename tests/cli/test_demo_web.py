@@ -48,7 +48,7 @@ def test_the_page_is_served_with_the_options_given(served, capsys):
 
 def test_too_many_images_are_refused(served, capsys):
     assert main("demo web runs/pets --most 65".split()) == 2
-    assert "at most 64 pictures" in capsys.readouterr().err
+    assert "--most: expected a whole number from 1 to 64, got '65'" in capsys.readouterr().err
     assert not served
 
 
@@ -66,4 +66,6 @@ def test_without_a_model_the_shipped_one_is_shown(served, monkeypatch, tmp_path,
     folder.mkdir()
     (folder / "model.safetensors").touch()
     assert main(["demo", "web"]) == 0
-    assert served[0][0] == str(folder)
+    assert main(["demo", "web", "shipped:cifar10"]) == 0
+    assert [model for model, _ in served] == ["shipped:cifar10"] * 2
+    assert str(tmp_path) not in capsys.readouterr().out

@@ -8,16 +8,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from convflow.bundle.config import SamplingConfig
 from convflow.cli.main import main
 from convflow.demo.request import Limits, PictureRequest, read_request, read_whole
 from convflow.pipeline import Pipeline
+from convflow.samplers.solvers import create_solver
 from convflow.types import InputError
 
 FORM = {"labels": [], "size": (4, 6), "num": 2, "seed": 0}
 
 
 def asked(pipe, **changes):
-    return read_request(pipe, Limits(), **FORM | changes)
+    return read_request(pipe, Limits(), solvers=["heun", "ab2", "euler"], **FORM | changes)
 
 
 def test_what_the_model_does_by_itself_is_left_out(pipe):
@@ -41,8 +43,9 @@ def test_what_differs_is_kept(pipe):
     assert found == PictureRequest(3, options)
 
 
-def test_a_solver_without_steps_is_given_none(pipe):
-    assert asked(pipe, solver="dopri5", steps=9).options == {"solver": "dopri5", "seed": 0}
+def test_the_model_s_own_solver_without_steps_is_given_none(pipe):
+    pipe.sampling = SamplingConfig(create_solver("dopri5"))
+    assert asked(pipe, solver="dopri5", steps=9).options == {"seed": 0}
 
 
 HUGE = "x" * 20_000_000
@@ -68,6 +71,7 @@ HUGE = "x" * 20_000_000
         ({"labels": [3]}, r"classes: expected names, got \[3\]"),
         ({"labels": {"cat": 1}}, "classes: expected names"),
         ({"solver": "os:system"}, "solver: expected one of the list, got 'os:system'"),
+        ({"solver": "dopri5"}, "solver: expected one of the list, got 'dopri5'"),
         ({"solver": ["heun"]}, "solver: expected one of the list"),
         ({"guidance": 1e9}, "guidance: expected a number from -100 to 100"),
         ({"guidance": float("nan")}, "guidance: expected a number"),

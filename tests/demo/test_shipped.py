@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from convflow.demo.shipped import draw_sizes, num_shown, path, write_page
+from convflow.demo.shipped import draw_sizes, num_shown, write_page
 from convflow.pipeline import Pipeline
+from convflow.shipped import path
 from convflow.types import InputError
 from tests.stand_in import put_stand_in
 

@@ -8,6 +8,8 @@ import pytest
 
 import convflow
 from convflow.demo.space import make_space
+from convflow.pipeline import Pipeline
+from convflow.types import InputError
 
 
 def front_matter(text: str) -> dict[str, str]:
@@ -30,15 +32,47 @@ def test_a_space_has_three_files(tmp_path):
 
 
 def test_the_program_serves_the_model(tmp_path, monkeypatch):
-    app = make_space(tmp_path, "it's/mine")[0].read_text(encoding="utf-8")
+    app = make_space(tmp_path, "me/pets")[0].read_text(encoding="utf-8")
     served = []
     web = pytest.importorskip("convflow.demo.web")
     monkeypatch.setattr(web, "serve", lambda model, **options: served.append((model, options)))
     ast.parse(app)
     exec(app, {})
-    assert served == [("it's/mine", {"host": None})]
+    assert served == [("me/pets", {"host": None})]
 
 
-def test_a_folder_is_named_without_models(tmp_path):
-    about = make_space(tmp_path, "./model")[2].read_text(encoding="utf-8")
-    assert "models:" not in about
+def test_a_model_of_this_machine_comes_along(tmp_path, model_folder, monkeypatch):
+    app, _, about = make_space(tmp_path, str(model_folder))
+    assert "serve('model', host=None)" in app.read_text(encoding="utf-8")
+    text = about.read_text(encoding="utf-8")
+    assert "models:" not in text
+    assert str(model_folder.parent) not in text
+    monkeypatch.chdir(tmp_path)
+    copied, own = (Pipeline.from_pretrained(m, device="cpu") for m in ("model", model_folder))
+    assert copied.describe()["sha256"] == own.describe()["sha256"]
+
+
+def test_a_shipped_model_is_named(tmp_path):
+    app = make_space(tmp_path, "shipped:cifar10")[0].read_text(encoding="utf-8")
+    assert "serve('shipped:cifar10', host=None)" in app
+    assert not (tmp_path / "model").exists()
+
+
+def test_another_place_of_the_package(tmp_path):
+    package = "convflow[web] @ git+https://example.com/convflow"
+    files = make_space(tmp_path, "me/pets", package)
+    assert files[1].read_text(encoding="utf-8").splitlines()[-1] == package
+
+
+@pytest.mark.parametrize("name", ["README.md", "app.py"])
+def test_a_file_that_is_there_stays(tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(InputError, match=f"without {name}"):
+        make_space(tmp_path, "me/pets")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == "mine"
+
+
+def test_a_model_that_is_not_there_is_told(tmp_path):
+    with pytest.raises(InputError):
+        make_space(tmp_path / "space", "./nothing")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from convflow.demo.request import Limits
 from convflow.demo.studio import Studio, known_images, strips
 from convflow.pipeline import Pipeline
 from convflow.processes.process import create_process
+from convflow.training.shown import ShownImages
 from convflow.types import InputError
 from tests.cases import build, build_pyramid
 
@@ -92,10 +94,10 @@ def test_unknown_labels_and_sizes_are_refused(studio):
 
 
 def test_solvers_and_sizes_to_choose_from_can_be_drawn(studio):
-    solvers = studio.solvers()
+    solvers = studio.solvers
     assert solvers[0] == "heun"
     assert len(solvers) == len(set(solvers)) > 8
-    assert not {"ddpm", "average", "searched"} & set(solvers)
+    assert not {"ddpm", "average", "searched", "dopri5"} & set(solvers)
     assert studio.sizes() == {
         "as trained": (4, 6), "wide": (4, 8), "tall": (6, 6), "panorama": (4, 12), "large": (8, 12)
     }  # fmt: skip
@@ -110,8 +112,8 @@ def test_solvers_and_sizes_to_choose_from_can_be_drawn(studio):
 def test_solvers_fit_the_process(process, solver):
     model = build("flowdcn-learned-variance") if process == "ddpm" else build_pyramid()
     studio = Studio(Pipeline(model, PixelCodec(), (8, 8), process=create_process(process)), "x")
-    assert solver in studio.solvers()
-    assert ("ddpm" in studio.solvers()) == (process == "ddpm")
+    assert solver in studio.solvers
+    assert ("ddpm" in studio.solvers) == (process == "ddpm")
     studio.close()
 
 
@@ -131,11 +133,43 @@ def test_the_nearest_training_image_is_found_mirrored_too(pipe, tmp_path):
     assert studio.num_compared() == 5
     near = torch.stack([images[2], images[4].flip(2)])
     near[0, 0, 0, 0] ^= 3
-    first, second = studio.nearest(near)
+    looked_at, (first, second) = studio.nearest(near)
+    assert looked_at == 5
     assert first.image.equal(images[2])
     assert 0 < first.distance < 1
     assert second.image.equal(images[4].flip(2))
     assert second.distance == 0
+    studio.close()
+
+
+def test_who_leaves_ends_the_search(pipe, tmp_path, monkeypatch):
+    images = training_images(tmp_path / "data", 40)
+    studio = Studio(pipe, "tiny", data=str(tmp_path / "data"))
+    read, honest = [], ShownImages.read
+
+    def slow(self, numbers):
+        time.sleep(0.02)
+        read.extend(numbers)
+        return honest(self, numbers)
+
+    monkeypatch.setattr(ShownImages, "read", slow)
+    monkeypatch.setattr("convflow.evaluation.nearest.PART_BYTES", 1)  # one at a time
+    search = studio.nearest(images[:1])
+    assert next(search) == 1
+    search.close()
+    assert len(read) < 20
+    studio.close()
+
+
+def test_fewer_training_images_are_looked_at_where_they_are_large(pipe, tmp_path, monkeypatch):
+    images = training_images(tmp_path / "data")
+    studio = Studio(pipe, "tiny", data=str(tmp_path / "data"))
+    assert studio.looks_at_all()
+    monkeypatch.setattr("convflow.demo.studio.MOST_PIXELS", 4 * 4 * 6)
+    assert [studio.num_compared(size) for size in [(4, 6), (8, 12), (40, 60)]] == [4, 1, 1]
+    assert not studio.looks_at_all()
+    *_, (found,) = studio.nearest(images[4:])
+    assert found.distance > 0
     studio.close()
 
 

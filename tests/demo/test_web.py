@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import urllib.error
+import urllib.parse
+import urllib.request
+
 import pytest
 
+from convflow.demo.studio import Studio
 from convflow.types import InputError
 
 web = pytest.importorskip("convflow.demo.web")
@@ -17,3 +23,59 @@ def test_a_port_that_is_taken_is_told(model_folder):
         taken.listen()
         with pytest.raises(InputError, match="choose another --port"):
             web.serve(str(model_folder), device="cpu", port=taken.getsockname()[1])
+
+
+FORM = [["cat"], 1, 4, 6, 0, "heun", 2, 1.5]
+
+
+@pytest.fixture
+def place(pipe, monkeypatch):
+    """The address of a page; whoever downloads fails the test."""
+    from gradio import processing_utils
+
+    fetched = []
+    for name in web.DOWNLOADS:  # they are put back in the end
+        monkeypatch.setattr(processing_utils, name, lambda *words, **_: fetched.append(words))
+    studio = Studio(pipe, "tiny")
+    blocks = web.WebPage(studio).blocks.queue()
+    web.launch(blocks, "127.0.0.1", None)
+    yield blocks.local_url
+    studio.close()
+    blocks.close(verbose=False)
+    assert fetched == []
+
+
+def ask(address, content=None):
+    """The status and the text of an answer."""
+    head = {"Content-Type": "application/json"}
+    data = None if content is None else json.dumps(content).encode()
+    try:
+        with urllib.request.urlopen(urllib.request.Request(address, data, head)) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def paint(place, path):
+    """What comes of painting on a file."""
+    edited = {"background": {"path": path, "meta": {"_type": "gradio.FileData"}}, "layers": []}
+    _, answer = ask(
+        f"{place}gradio_api/call/paint", {"data": [*FORM, edited | {"composite": None}]}
+    )
+    return ask(f"{place}gradio_api/call/paint/{json.loads(answer)['event_id']}")[1]
+
+
+def test_the_page_fetches_nothing_and_opens_no_other_file(place, tmp_path):
+    secret = tmp_path / "secret.png"
+    secret.write_text("a secret")
+    for path in ("https://example.com/big", "http://127.0.0.1/", "HTTPS://example.com/"):
+        status, words = ask(f"{place}gradio_api/file={path}")
+        assert (status, "fetches nothing" in words) == (403, True)
+        assert ask(f"{place}gradio_api/file={urllib.parse.quote(path, safe='')}")[0] == 403
+    assert ask(f"{place}gradio_api/proxy=https://example.com/")[0] == 403
+    assert ask(f"{place}gradio_api/file=/etc/passwd")[0] == 403
+    assert ask(f"{place}gradio_api/file={secret}")[0] == 403
+    for path in ("https://example.com/a.png", "/etc/passwd", str(secret), "../../etc/passwd"):
+        said = paint(place, path)
+        assert "event: error" in said
+        assert "complete" not in said

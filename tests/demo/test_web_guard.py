@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from convflow.demo.web_guard import HEADERS, MOST_FORM_BYTES, MOST_UPLOAD_BYTES, Guard
+from convflow.demo.web_guard import HEADERS, MOST_FORM_BYTES, MOST_UPLOAD_BYTES, REASONS, Guard
 
 
 def visit(path="/api", kind="http", **headers):
@@ -38,6 +38,10 @@ def visit(path="/api", kind="http", **headers):
         ("/api", {"content_length": -1}, 413),
         ("/api", {"content_length": "9" * 5000}, 413),
         ("/api", {"transfer_encoding": "chunked"}, 411),
+        ("/gradio_api/file=/tmp/http.png", {}, 200),
+        ("/gradio_api/file=https://example.com/big", {}, 403),
+        ("/gradio_api/file=HTTP://example.com/big", {}, 403),
+        ("/gradio_api/proxy=https://me-pets.hf.space/a", {}, 403),
     ],
 )
 def test_long_requests_end_here(path, headers, status):
@@ -45,6 +49,14 @@ def test_long_requests_end_here(path, headers, status):
     assert found == status
     assert asked == (status == 200)
     assert all(answered[name.encode()] == value.encode() for name, value in HEADERS.items())
+
+
+@pytest.mark.parametrize(
+    ("headers", "words"),
+    [({"content_length": 10**9}, b"too long"), ({"transfer_encoding": "chunked"}, b"not given")],
+)
+def test_the_answer_says_why(headers, words):
+    assert words in REASONS[visit(**headers)[0]]
 
 
 def test_what_is_no_request_passes():
