@@ -60,8 +60,8 @@ common settings
   --lora.rank 8            train low-rank adapters in place of the network (needs convflow[lora])
   --images 2000000         length of the run as a number of images
   --epochs 3               length of the run as passes over the data, instead of --images
-  --minutes 20             save and end after this time, or at the full length if that is earlier;
-                           with the recipe pictures: the time of the whole run, which is planned
+  --minutes 20             save and end after this time from now on, or at the full length if that
+                           is earlier. With the recipe pictures it is the time of the whole run.
   --batch-size 128         global batch size, for any number of devices
   --micro-batch 32         largest batch on a device at once; a small one saves memory
   --memory.recompute blocks  saves memory: the backward pass computes the results of all blocks
@@ -140,11 +140,15 @@ def _train_planned(options: argparse.Namespace, rest: Sequence[str]) -> int:
     from convflow.plans.pictures import begin
     from convflow.training.launch import train
 
-    if options.epochs is not None or options.resume is not None:
-        name = "epochs" if options.resume is None else "resume"
+    if options.resume is not None:
         raise InputError(
-            f"--{name}: expected --minutes or --images with the recipe pictures, got --{name}; "
-            + ("leave it out" if options.resume is None else "give --run, or leave the recipe out")
+            f"--resume: expected --run FOLDER with the recipe pictures, got --resume "
+            f"{options.resume}; give --run, or leave the recipe out"
+        )
+    if options.epochs is not None:
+        raise InputError(
+            "--epochs: expected --minutes or --images with the recipe pictures, got --epochs; "
+            "leave it out"
         )
     run = options.run or Path("runs") / PLANNED
     config, minutes, pace = begin(rest, run, options.minutes)

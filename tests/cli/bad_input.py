@@ -211,7 +211,7 @@ CASES = [
     ("a plan for an odd size", f"{OWN} --data.size 9x9 --model.patch-size 2", "multiple"),
     ("near option of a plan", f"{OWN} --batch-sise 3", "did you mean '--batch-size'?"),
     ("a run without a plan", f"{OWN} --run P/run", "expected a run of the recipe pictures, got"),
-    ("a plan for a run", f"{OWN} --resume P/run", "--resume: expected --minutes or --images"),
+    ("a plan for a run", f"{OWN} --resume P/run", "--resume: expected --run FOLDER with"),
     ("a plan of a plan", "plan pictures", "unknown recipe 'pictures'"),
     ("no recipe", "train --run P/new", "a recipe or --resume FOLDER, got neither"),
     ("recipe and resume", f"{TRAIN} --resume P/run", "a recipe or --resume FOLDER, got both"),
