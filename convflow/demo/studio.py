@@ -185,7 +185,8 @@ class Studio:
 
             give(self._find(pixels, tell))
 
-        yield from self._run(search)
+        found: Iterator[int | list[Neighbour]] = self._run(search)
+        yield from found
 
     def _find(self, pixels: UInt8[Tensor, "B C H W"], tell: Progress) -> list[Neighbour]:
         size = (pixels.shape[2], pixels.shape[3])
