@@ -99,8 +99,8 @@ def check_pictures(files: Iterable[Any]) -> None:
             width, height = picture.size
         if max(width, height) > MOST_PICTURE_SIDE:
             raise InputError(
-                f"expected a picture of at most {MOST_PICTURE_SIDE}x{MOST_PICTURE_SIDE}, got {height}x{width} "
-                "(height x width); make it smaller"
+                f"expected a picture of at most {MOST_PICTURE_SIDE}x{MOST_PICTURE_SIDE}, got "
+                f"{height}x{width} (height x width); make it smaller"
             )
 
 

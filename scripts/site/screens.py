@@ -20,8 +20,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.quality import browser
-from benchmarks.reliability import web
+from benchmarks.quality import browser  # noqa: E402
+from benchmarks.reliability import web  # noqa: E402
 
 IMAGES = ROOT / "docs" / "images"
 WINDOWS = {
