@@ -116,6 +116,8 @@ def test_shell_block_runs(
                 continue  # tests/cli/test_demo_digits.py, test_demo_web.py
             if words[0] == "evaluate" and "--compare" not in words:
                 words += ["--detector", "detector.py:load", "--num", "8"]
+            if words[0] == "nearest":  # blocks share a folder
+                words += ["--overwrite"]
             if words[0] == "plan":
                 words += ["--model.depths", "1,1,1,1,1"]
             if words[0] == "bench" and words[1] != "solvers":

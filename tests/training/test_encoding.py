@@ -65,7 +65,7 @@ def test_a_store_holds_the_moments_of_both_views(config, tmp_path, caplog):
     assert "already finished" in caplog.text
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "store").iterdir()} == before
     other = override_encoding(config, ["--data.size", "24x16"])
-    with pytest.raises(InputError, match=r"begun with other settings or images \(sizes\); repeat"):
+    with pytest.raises(InputError, match=r"was made with other settings or images \(sizes\)"):
         encode(other, tmp_path / "store")
 
 
