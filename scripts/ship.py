@@ -19,9 +19,10 @@ from typing import Any
 from convflow.cli.main import Parser, wide
 from convflow.cli.options import add_sampling_options, sampling_options
 from convflow.evaluation.card import read_card
+from convflow.integrations.movable import without_paths, write_json
 from convflow.pipeline import Pipeline
 from convflow.shipped import LARGEST_SHIPPED, SHIPPED, SHIPPED_FOLDER
-from convflow.storage import begin_folder, explained, flush
+from convflow.storage import begin_folder, explained, flush, read_json
 from convflow.types import InputError, check_name
 
 
@@ -53,7 +54,7 @@ def ship(run: Path, name: str, sampling: Mapping[str, Any], card: Path | None = 
         if card is not None:
             if read_card(card).model.get("sha256") not in hashes:
                 raise InputError(f"expected a card of the weights of {run}, got {card}; score them")
-            shutil.copyfile(card, folder / "card.json")
+            write_json(folder / "card.json", without_paths(read_json(card)))
         if (size := sum(path.stat().st_size for path in folder.iterdir())) > LARGEST_SHIPPED:
             raise InputError(
                 f"expected at most {LARGEST_SHIPPED:,} bytes, got {size:,}; ship a smaller model"
