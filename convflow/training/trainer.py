@@ -220,10 +220,7 @@ class Trainer:
             finished = self.images_seen >= self.config.images
             if self.broken and self.parallel.sharded:  # a process cannot save its share
                 return False
-            with self.parallel.all_or_none():
-                if monitor is not None:
-                    monitor.end()
-            folder = self.save(monitor)
+            folder = self.save(monitor, ending=True)
             if finished and self.step > began and self.parallel.takes_part:
                 shared = self.parallel.sharded
                 self.write_samples(partial(self._agree, stop, busy=True) if shared else stop)
@@ -268,13 +265,17 @@ class Trainer:
                 finish(self)
         return error
 
-    def save(self, monitor: Monitor | None = None, background: bool = False) -> Path:
+    def save(
+        self, monitor: Monitor | None = None, background: bool = False, ending: bool = False
+    ) -> Path:
         """Write a checkpoint of this moment, after its metrics; return its folder, see `store`.
 
-        All processes come here.
+        All processes come here. `ending` writes the metrics of the last step too.
         """
         self.savable = False  # an error here is no reason to try again
         with self.parallel.all_or_none():
+            if monitor is not None and ending:
+                monitor.end()
             go_back(self)
             if monitor is not None:
                 monitor.flush()
