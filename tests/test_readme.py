@@ -112,8 +112,8 @@ def test_shell_block_runs(
                 words += TINY_SCORE if "--monitor.score" in words else []
             if words[0] == "encode":
                 words += CODEC[:2]
-            if words[:2] in (["demo", "digits"], ["demo", "web"]):
-                continue  # tests/cli/test_demo_digits.py, test_demo_web.py
+            if words[:2] == ["demo", "digits"]:
+                continue  # tests/cli/test_demo_digits.py
             if words[0] == "evaluate" and "--compare" not in words:
                 words += ["--detector", "detector.py:load", "--num", "8"]
             if words[0] == "nearest":  # blocks share a folder
