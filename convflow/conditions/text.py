@@ -1,4 +1,4 @@
-"""Texts as conditions: the features of a frozen text encoder, and those of the empty text.
+"""Texts as conditions: features of a frozen text encoder, or the numbers of their tokens.
 
 Guidance and dropped texts take the empty text in place of the one that is asked for: Ho & Salimans
 2022, algorithm 1, with an empty prompt as in Rombach et al. 2022, section 4.3.
@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from convflow.conditions.added import Added
+from convflow.conditions.spelling import BEGIN
 
 
 class Text(NamedTuple):
@@ -61,3 +62,30 @@ class Texts:
             return torch.where(mask.view(-1, *[1] * (part.ndim - 1)), none, part)
 
         return tree_map(choose, self.null(cond), cond)
+
+
+@dataclass(frozen=True)
+class Spelled:
+    """Texts as the numbers of their tokens (B, L), of which a trained network reads them.
+
+    0 is padding, and `BEGIN` stands in front of every text; the empty text has nothing else.
+
+    Examples:
+        >>> Spelled().drop(torch.tensor([[1, 7, 8], [1, 9, 0]]), torch.tensor([False, True]))
+        tensor([[1, 7, 8],
+                [1, 0, 0]])
+    """
+
+    def null(self, cond: Int[Tensor, "B L"]) -> Int[Tensor, "B L"]:
+        """Return as many times the empty text."""
+        if isinstance(cond, Added):
+            return cond._replace(cond=self.null(cond.cond))
+        empty = torch.zeros_like(cond)
+        empty[:, 0] = BEGIN
+        return empty
+
+    def drop(self, cond: Int[Tensor, "B L"], mask: Bool[Tensor, " B"]) -> Int[Tensor, "B L"]:
+        """Return the texts, the empty one where the mask is set."""
+        if isinstance(cond, Added):
+            return cond._replace(cond=self.drop(cond.cond, mask))
+        return torch.where(mask[:, None], self.null(cond), cond)

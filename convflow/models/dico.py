@@ -16,7 +16,10 @@ from typing import Any, Literal
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from convflow.models.backbone import LevelBackbone, check_ratio
+from convflow.models.backbone import LevelBackbone
+from convflow.models.checks import check_ratio
+from convflow.models.text import TextSettings, attend_to_text, create_text_embedding
+from convflow.nn.attention import CrossAttention
 from convflow.nn.conv import AttentionName, ConvHead, ConvMix, ConvStem
 from convflow.nn.dense import MLP, ActivationName, create_activation
 from convflow.nn.dropout import Dropout
@@ -49,11 +52,13 @@ class DiCoBlock(nn.Module):
         self.norm2 = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
         self.mlp = MLP(width, int(mlp_ratio * width), create_activation(activation))
         self.drop1, self.drop2 = Dropout(), Dropout()
+        self.cross: CrossAttention | None = None
 
     def forward(self, x: Float[Tensor, "B H W D"], c: Condition) -> Float[Tensor, "B H W D"]:
         """Return the refined features under condition `c`."""
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(c)
         x = gated(x, gate1, self.drop1(self.mix(modulate(self.norm1(x), shift1, scale1))))
+        x = x if self.cross is None else x + self.cross(x, c)
         return gated(x, gate2, self.drop2(self.mlp(modulate(self.norm2(x), shift2, scale2))))
 
 
@@ -105,7 +110,7 @@ class DiCo(LevelBackbone):
     family = "dico"
 
     @dataclass(frozen=True, kw_only=True)
-    class Config:
+    class Config(TextSettings):
         """The settings of a DiCo.
 
         Attributes:
@@ -173,8 +178,10 @@ class DiCo(LevelBackbone):
             self.embed = PatchEmbedding(c.in_channels, width, PATCH)
             self.body = Stack(block, width, c.depths, skips=c.layout == "isotropic-skip")
             self.project = PatchHead(width, PATCH, out_channels)
-        self.embed_condition = LevelConditions(c.num_classes, widths, c.time_scale)
+        told = create_text_embedding(c, widths)
+        self.embed_condition = LevelConditions(c.num_classes, widths, c.time_scale, told)
         self.multiple = 1 if c.pad else self.cells
+        attend_to_text(self.trunk_blocks, c, widths)
         self.tell_second_time(c.second_time, c.told_guidance)
 
     def trunk(

@@ -12,8 +12,10 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from convflow.models.backbone import PatchBackbone, check_ratio, outputs_per_channel
-from convflow.nn.attention import Attention
+from convflow.models.backbone import PatchBackbone
+from convflow.models.checks import check_ratio, outputs_per_channel
+from convflow.models.text import TextSettings, attend_to_text, create_text_embedding
+from convflow.nn.attention import Attention, CrossAttention
 from convflow.nn.dense import GELUMLP
 from convflow.nn.dropout import Dropout
 from convflow.nn.embed import LabelEmbedding, PatchEmbedding, PatchHead, TimeEmbedding
@@ -34,6 +36,7 @@ class DiTBlock(nn.Module):
         self.norm2 = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
         self.mlp = GELUMLP(width, mlp_ratio)
         self.drop1, self.drop2 = Dropout(), Dropout()
+        self.cross: CrossAttention | None = None
 
     def forward(
         self, x: Float[Tensor, "B H W D"], c: Condition, rotation: Float[Tensor, "2 H W P"] | None
@@ -41,6 +44,7 @@ class DiTBlock(nn.Module):
         """Return the refined features under condition `c`."""
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(c)
         x = gated(x, gate1, self.drop1(self.mix(modulate(self.norm1(x), shift1, scale1), rotation)))
+        x = x if self.cross is None else x + self.cross(x, c)
         return gated(x, gate2, self.drop2(self.mlp(modulate(self.norm2(x), shift2, scale2))))
 
 
@@ -55,7 +59,7 @@ class DiT(PatchBackbone):
     options = ("position_scaling",)
 
     @dataclass(frozen=True, kw_only=True)
-    class Config:
+    class Config(TextSettings):
         """The settings of a DiT or SiT.
 
         Attributes:
@@ -121,11 +125,13 @@ class DiT(PatchBackbone):
         self.positions, self.position_width = c.positions, turned
         self.embed_patches = PatchEmbedding(c.in_channels, width, c.patch_size)
         self.embed_time = TimeEmbedding(width, spacing=c.time_spacing, scale=c.time_scale)
-        self.embed_label = LabelEmbedding(c.num_classes, width)
+        told = create_text_embedding(c, width)
+        self.embed_label = told or LabelEmbedding(c.num_classes, width)
         self.blocks = nn.ModuleList(
             DiTBlock(width, c.num_heads, c.mlp_ratio, c.qk_norm) for _ in range(c.depth)
         )
         self.project = PatchHead(width, c.patch_size, c.in_channels * num_outputs)
+        attend_to_text(self.blocks, c, width)
         self.tell_second_time(c.second_time, c.told_guidance)
 
     def trunk(

@@ -16,6 +16,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from convflow.models.backbone import LevelBackbone
+from convflow.models.text import TextSettings, attend_to_text, create_text_embedding
+from convflow.nn.attention import CrossAttention
 from convflow.nn.conv import Conv, ConvHead, ConvStem, ResponseNorm
 from convflow.nn.dense import create_linear
 from convflow.nn.dropout import Dropout
@@ -43,10 +45,12 @@ class FCDMBlock(nn.Module):
             create_linear(EXPANSION * width, width),
         )
         self.drop = Dropout()
+        self.cross: CrossAttention | None = None
 
     def forward(self, x: Float[Tensor, "B H W D"], c: Condition) -> Float[Tensor, "B H W D"]:
         """Return the refined features under condition `c`."""
         shift, scale, gate = self.modulation(c)
+        x = x if self.cross is None else x + self.cross(x, c)
         mixed = modulate(self.norm(self.depthwise(x)), shift, scale)
         return gated(x, gate, self.drop(self.mlp(mixed)))
 
@@ -62,7 +66,7 @@ class FCDM(LevelBackbone):
     family = "fcdm"
 
     @dataclass(frozen=True, kw_only=True)
-    class Config:
+    class Config(TextSettings):
         """The settings of an FCDM.
 
         Attributes:
@@ -102,10 +106,12 @@ class FCDM(LevelBackbone):
         self.cells, self.multiple = CELLS, 1 if c.pad else CELLS
         self.embed = ConvStem(c.in_channels, width)
         widths = Hourglass.widths_of(width)
-        self.embed_condition = LevelConditions(c.num_classes, widths, c.time_scale)
+        told = create_text_embedding(c, widths)
+        self.embed_condition = LevelConditions(c.num_classes, widths, c.time_scale, told)
         self.body = Hourglass(FCDMBlock, width, c.depths, out_width=width)
         self.refine = Conv(width, width)
         self.project = ConvHead(width, c.in_channels * (2 if c.learned_variance else 1))
+        attend_to_text(self.trunk_blocks, c, widths)
         self.tell_second_time(c.second_time, c.told_guidance)
 
     def trunk(

@@ -9,7 +9,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from convflow.models.backbone import PatchBackbone, outputs_per_channel
+from convflow.models.backbone import PatchBackbone
+from convflow.models.checks import outputs_per_channel
+from convflow.models.text import TextSettings, attend_to_text, create_text_embedding
+from convflow.nn.attention import CrossAttention
 from convflow.nn.conv import ConvMix
 from convflow.nn.deform import DEFAULT_REACH, GroupwiseMSDCN, Reach
 from convflow.nn.dense import MLPName, create_mlp
@@ -36,6 +39,7 @@ class FlowDCNBlock(nn.Module):
         self.norm2 = create_norm(norm, width)
         self.mlp = create_mlp(mlp, width)
         self.drop1, self.drop2 = Dropout(), Dropout()
+        self.cross: CrossAttention | None = None
 
     def forward(
         self, x: Float[Tensor, "B H W D"], c: Condition, reach: Reach
@@ -45,6 +49,7 @@ class FlowDCNBlock(nn.Module):
         mixed = modulated_norm(self.norm1, x, shift1, scale1)
         mixed = self.mix(mixed, reach) if isinstance(self.mix, GroupwiseMSDCN) else self.mix(mixed)
         x = gated(x, gate1, self.drop1(mixed))
+        x = x if self.cross is None else x + self.cross(x, c)
         fed = self.mlp(modulated_norm(self.norm2, x, shift2, scale2))
         return gated(x, gate2, self.drop2(fed))
 
@@ -60,7 +65,7 @@ class FlowDCN(PatchBackbone):
     options = ("reach",)
 
     @dataclass(frozen=True, kw_only=True)
-    class Config:
+    class Config(TextSettings):
         """The settings of a FlowDCN.
 
         Attributes:
@@ -120,7 +125,8 @@ class FlowDCN(PatchBackbone):
         self.multiple, self.reach = c.patch_size, c.reach
         self.embed_patches = PatchEmbedding(c.in_channels, width, c.patch_size)
         self.embed_time = TimeEmbedding(width, scale=c.time_scale)
-        self.embed_label = LabelEmbedding(c.num_classes, width)
+        told = create_text_embedding(c, width)
+        self.embed_label = told or LabelEmbedding(c.num_classes, width)
 
         def create_mix() -> GroupwiseMSDCN | ConvMix:
             if c.mix == "dico":
@@ -131,6 +137,7 @@ class FlowDCN(PatchBackbone):
             FlowDCNBlock(width, create_mix(), c.norm, c.mlp) for _ in range(c.depth)
         )
         self.project = PatchHead(width, c.patch_size, c.in_channels * num_outputs)
+        attend_to_text(self.blocks, c, width)
         self.tell_second_time(c.second_time, c.told_guidance)
 
     def trunk(

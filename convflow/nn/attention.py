@@ -1,15 +1,18 @@
-"""Attention among all positions of a map (Vaswani et al. 2017, eq. 1)."""
+"""Attention among all positions of a map, and from them to a text (Vaswani et al. 2017, eq. 1).
+
+Queries of features, keys and values of a text: Rombach et al. 2022, section 3.3.
+"""
 
 from __future__ import annotations
 
 from contextlib import nullcontext
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from convflow.nn.linear import Linear
-from convflow.nn.norm import RMSNorm
+from convflow.nn.norm import Condition, RMSNorm, WithText
 from convflow.nn.positions import rotate
 from convflow.ops.inputs import is_transformed
 from convflow.types import InputError
@@ -59,11 +62,62 @@ class Attention(nn.Module):
         if rotation is not None:
             turn = rotation.flatten(1, 2)
             q, k = rotate(q, turn), rotate(k, turn)
-        return self.out(self.gather(q, k, v).transpose(1, 2).reshape(x.shape))
+        return self.out(gather(q, k, v).transpose(1, 2).reshape(x.shape))
 
-    def gather(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Return what each head's queries gather; all are (B, heads, N, D / heads)."""
-        # The fused products have no forward derivative.
-        plain = sdpa_kernel(SDPBackend.MATH) if is_transformed(q, k, v) else nullcontext()
-        with plain:
-            return nn.functional.scaled_dot_product_attention(q, k, v)
+
+def gather(
+    q: Float[Tensor, "B heads N E"],
+    k: Float[Tensor, "B heads L E"],
+    v: Float[Tensor, "B heads L E"],
+    mask: Bool[Tensor, "B 1 1 L"] | None = None,
+) -> Float[Tensor, "B heads N E"]:
+    """Return what each head's queries gather from the keys that `mask` names; None for all."""
+    # The fused products have no forward derivative.
+    plain = sdpa_kernel(SDPBackend.MATH) if is_transformed(q, k, v) else nullcontext()
+    with plain:
+        return nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+
+class CrossAttention(nn.Module):
+    """Every position gathers from the tokens of its text; what it gathers is nothing at first.
+
+    A head has 64 channels, and there is one head for each 128 channels of the features: half of
+    what full attention would take. Queries and keys are normed.
+
+    Args:
+        width: feature channels D.
+        tokens: channels E of a token.
+    """
+
+    def __init__(self, width: int, tokens: int) -> None:
+        super().__init__()
+        each = min(64, width)
+        self.num_heads = max(1, width // 128)
+        inner = self.num_heads * each
+        self.norm = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
+        self.q, self.kv = Linear(width, inner), Linear(tokens, 2 * inner)
+        self.out = Linear(inner, width)
+        self.norm_q, self.norm_k = RMSNorm(each), RMSNorm(each)
+        for layer in (self.q, self.kv):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, x: Float[Tensor, "B H W D"], c: Condition) -> Float[Tensor, "B H W D"]:
+        """Return what is added to the features.
+
+        Raises:
+            InputError: conditions without tokens.
+        """
+        if not isinstance(c, WithText):
+            raise InputError("expected a condition with the tokens of a text, got one without")
+        q = self.norm_q(self._heads(self.q(self.norm(x)).flatten(1, 2)))
+        k, v = map(self._heads, self.kv(c.tokens).chunk(2, -1))
+        # A text without tokens would leave nothing to divide by: its padding stands for it.
+        seen = c.mask | ~c.mask.any(1, keepdim=True)
+        found = gather(q, self.norm_k(k), v, seen[:, None, None])
+        return self.out(found.transpose(1, 2).flatten(2).unflatten(1, x.shape[1:3]))
+
+    def _heads(self, x: Float[Tensor, "B N D"]) -> Float[Tensor, "B heads N E"]:
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)

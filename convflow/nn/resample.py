@@ -10,16 +10,16 @@ from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from convflow.nn.conv import Conv
 from convflow.nn.dense import create_linear
 from convflow.nn.embed import LabelEmbedding, TimeEmbedding, Times
-from convflow.nn.norm import residual
+from convflow.nn.norm import Condition, add, residual
 from convflow.types import InputError
 
-LevelVectors = tuple[Float[Tensor, "B _"], ...]
+LevelVectors = tuple[Condition, ...]
 """The `Condition` of each level of a network, the finest first."""
 
 NUM_STAGES = 5
@@ -176,17 +176,24 @@ class LevelConditions(nn.Module):
         num_classes: of the labels.
         widths: channels of the levels.
         time_scale: of the time embeddings.
+        label: what takes the place of the label embeddings; None for these.
     """
 
-    def __init__(self, num_classes: int, widths: Sequence[int], time_scale: float = 1.0) -> None:
+    def __init__(
+        self,
+        num_classes: int,
+        widths: Sequence[int],
+        time_scale: float = 1.0,
+        label: nn.Module | None = None,
+    ) -> None:
         super().__init__()
         self.widths = tuple(widths)
         self.time = Levels(partial(TimeEmbedding, scale=time_scale), widths)
-        self.label = Levels(partial(LabelEmbedding, num_classes), widths)
+        self.label = label or Levels(partial(LabelEmbedding, num_classes), widths)
 
-    def forward(self, t: Times, y: Int[Tensor, " B"]) -> LevelVectors:
-        """Return the condition vectors of time and label, the finest level first."""
-        return tuple(map(torch.add, self.time(t), self.label(y)))
+    def forward(self, t: Times, y: Any) -> LevelVectors:
+        """Return the conditions of time and label, the finest level first."""
+        return tuple(map(add, self.label(y), self.time(t)))
 
 
 def mirror(x: Float[Tensor, "B C H W"], multiple: int) -> Float[Tensor, "B C H2 W2"]:
