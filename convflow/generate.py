@@ -6,6 +6,8 @@ those that `convflow evaluate` scores.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -31,10 +33,14 @@ from convflow.samplers.solver import Solver
 from convflow.seeds import SEED_RULE, LabelPolicy, assign_labels, draw_labels, draw_noise
 from convflow.settings.read import to_dict
 from convflow.storage import hash_tensors
-from convflow.types import Denoiser, InputError, Precision, Progress, Size, nearest_size
+from convflow.texts import Prompts
+from convflow.types import Cond, Denoiser, InputError, Precision, Progress, Size, nearest_size
 
 LITTLE_WORK = 2e9
 """An evaluation of fewer multiply-accumulates runs on one thread: see docs/performance.md."""
+
+NAMED_PROMPTS = 64
+"""Of more prompts a result card has their checksum alone."""
 
 PREVIEWS = 8
 """About so many running images are shown, unless told otherwise."""
@@ -45,7 +51,7 @@ class Samples:
     """An endless series of images: the i-th depends on these settings and i alone.
 
     `Pipeline.samples` makes it, and `Pipeline.choose` explains the settings. `classes` holds label
-    numbers, `size` is that of the result, and `trained_size` that of training.
+    numbers, or with `prompts` those of texts, `size` is that of the result, and `trained_size` that of training.
     """
 
     reproducible: ClassVar[bool] = True
@@ -67,6 +73,7 @@ class Samples:
     precision: Precision
     model_kwargs: dict[str, Any]
     known: Known | None = None
+    prompts: Prompts | None = None
 
     def __post_init__(self) -> None:
         """Raise InputError now rather than at the first image."""
@@ -135,10 +142,25 @@ class Samples:
         return Resolution(self.shape[1:], (height, width))
 
     def labels(self, indices: Sequence[int]) -> Int[Tensor, " B"]:
-        """Return the label numbers of the images `indices`."""
+        """Return the label numbers of the images `indices`, or those of their prompts."""
         if self.label_policy == "random":
             return draw_labels(self.seed, indices, self.classes)
         return assign_labels(indices, self.classes)
+
+    def conditions(self, indices: Sequence[int]) -> Cond:
+        """Return what the network is told of the images `indices`, on its device."""
+        device = next(self.model.parameters()).device
+        labels = self.labels(indices)
+        if self.prompts is None:
+            return labels.to(device)
+        return tree_map(lambda part: part.to(device), self.prompts.conditions(labels.tolist()))
+
+    def names(self, indices: Sequence[int], name_of: Callable[[int], str]) -> list[str]:
+        """Return the prompts of the images `indices`, or what `name_of` says of their labels."""
+        labels = self.labels(indices).tolist()
+        if self.prompts is not None:
+            return [self.prompts.texts[label] for label in labels]
+        return [name_of(label) for label in labels]
 
     @torch.inference_mode()
     def read(
@@ -205,7 +227,7 @@ class Samples:
 
         device = next(self.model.parameters()).device
         noise = draw_noise(self.seed, indices, self.shape).to(device)
-        labels = self.labels(indices).to(device)
+        labels = self.conditions(indices)
         half = self.precision == "bfloat16"
         alone = device.type == "cpu" and self._work(len(indices)) < LITTLE_WORK
         with (
@@ -283,7 +305,6 @@ class Samples:
 
     def describe(self) -> dict[str, Any]:
         """Return everything but the model that the images depend on, ready for JSON."""
-        every = self.classes == tuple(range(self.model.num_classes))
         return {
             **self.solver.describe(self.process),
             "guidance": {
@@ -293,10 +314,7 @@ class Samples:
                 "channels": self.channels_guided or "all",
                 "weaker": self.weaker and hash_tensors(self.weaker.state_dict()),
             },
-            "labels": {
-                "policy": self.label_policy,
-                "classes": "all" if every else list(self.classes),
-            },
+            **self._describe_asked(),
             "seed": self.seed,
             "seed_rule": SEED_RULE,
             "size": list(self.size),
@@ -305,6 +323,18 @@ class Samples:
             "model_arguments": self.resolution.describe(self.model_kwargs),
             **({} if self.known is None else {"known": self.known.describe()}),
         }
+
+    def _describe_asked(self) -> dict[str, Any]:
+        """Return which labels or prompts the images have, of many prompts their SHA-256."""
+        if (prompts := self.prompts) is not None:
+            texts = list(prompts.texts)
+            shown = {"texts": texts} if len(texts) <= NAMED_PROMPTS else {}
+            whole = hashlib.sha256(json.dumps(texts).encode()).hexdigest()
+            more = {"count": len(texts), "sha256": whole}
+            return {"prompts": {"policy": self.label_policy, **more, **shown}}
+        every = self.classes == tuple(range(self.model.num_classes))
+        classes = "all" if every else list(self.classes)
+        return {"labels": {"policy": self.label_policy, "classes": classes}}
 
     def _describe_codec(self) -> str | dict[str, Any]:
         """Return the name of the pixels' codec, of others the settings and the hash of weights."""

@@ -22,6 +22,7 @@ from convflow.seeds import LabelPolicy
 from convflow.settings.fields import Count, Fraction, Natural, Pixels, doc
 from convflow.settings.kinds import Table
 from convflow.settings.read import hints_of, read, setting_hints
+from convflow.texts import NoText, TextEncoder
 from convflow.types import InputError, check_name
 
 
@@ -157,6 +158,9 @@ class PipelineConfig:
     codec: Codec = field(default_factory=PixelCodec)
     process: Process = field(default_factory=FlowMatching)
     resolution: ResolutionConfig = ResolutionConfig()
+    text: TextEncoder = field(default_factory=NoText)
+    prompts: tuple[str, ...] = ()
+    """Examples of texts, where the network is told texts."""
     format: Literal[1, 2] = 2
 
 

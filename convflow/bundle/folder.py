@@ -27,6 +27,7 @@ from convflow.models.zoo import find_folder, load_model
 from convflow.parallel.shards import SHARDS
 from convflow.settings.read import to_dict
 from convflow.storage import read_json, write_text
+from convflow.texts import PretrainedText, TextEncoder
 from convflow.types import InputError
 
 DESCRIPTION_FILE = PIPELINE_NAME
@@ -144,6 +145,19 @@ def describe_codec(codec: Codec, folder: Path, known: str | None = None) -> Code
     if not isinstance(codec, LatentCodec):
         return codec
     return dataclasses.replace(codec, autoencoder=portable(codec.autoencoder, folder, known))
+
+
+def describe_text(text: TextEncoder, folder: Path, known: str | None = None) -> TextEncoder:
+    """Return a text encoder as a model folder stores it, a frozen one found from there.
+
+    Args:
+        text: its encoder is where the working directory finds it.
+        folder: in which it is to be stored.
+        known: what the folder has as the encoder; it stays if it means the same.
+    """
+    if not isinstance(text, PretrainedText):
+        return text
+    return dataclasses.replace(text, encoder=portable(text.encoder, folder, known))
 
 
 def write_description(folder: Path, config: PipelineConfig) -> None:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from convflow.conditions.added import Added
 
@@ -55,6 +55,11 @@ class Labels:
         if isinstance(cond, Added):
             return cond._replace(cond=self.drop(cond.cond, mask))
         return cond.masked_fill(mask, self.num_classes)
+
+
+def count(cond: Any) -> int:
+    """Return of how many samples conditions are."""
+    return len(tree_leaves(cond)[0])
 
 
 def take(cond: Cond, rows: slice | Int[Tensor, " R"]) -> Cond:

@@ -155,8 +155,11 @@ def settings_of(name: str, *, trusted: bool = True) -> dict[str, Any]:
 
 def describe_settings(name: str) -> dict[str, str]:
     """Return what each setting of a size or family means, as the docstring of its `Config` says."""
-    text = inspect.getdoc(FAMILIES.find(_find(name, True).family).Config) or ""
-    entries = re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", text.partition("Attributes:\n")[2], re.M)
+    network = FAMILIES.find(_find(name, True).family)
+    entries = []
+    for config in network.Config.__mro__:
+        text = (inspect.getdoc(config) or "").partition("Attributes:\n")[2]
+        entries += re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", text, re.M)
     return {name: " ".join(meaning.split()).removesuffix(".") for name, meaning in entries}
 
 

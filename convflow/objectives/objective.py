@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
+
+from convflow.types import Cond
 
 
 class Wants(NamedTuple):
@@ -67,7 +69,7 @@ class Inputs(NamedTuple):
     """
 
     data: Float[Tensor, "B C H W"]
-    labels: Int[Tensor, " B"]
+    labels: Cond
     features: Mapping[int, Float[Tensor, "B h w D"]] = {}
     average: Callable[..., Any] | None = None
     pixels: UInt8[Tensor, "B K Hp Wp"] | None = None

@@ -9,10 +9,10 @@ from typing import Any
 from convflow.bundle.config import SamplingConfig
 from convflow.plans.choices import AUGMENT_KINDS, RUNGS, Candidate, Plan
 from convflow.samplers.solvers import create_solver
-from convflow.settings.words import pairs_of, parts_of, read_words
+from convflow.settings.words import parts_of, read_words
 from convflow.training.config import DataConfig, EMAConfig, TrainConfig
 from convflow.training.optimizers import AdamW
-from convflow.training.overrides import OF_THE_COMMAND, SHORT, override
+from convflow.training.overrides import OF_THE_COMMAND, override, pairs_of_settings
 from convflow.types import InputError
 
 SHEETS = 8
@@ -46,10 +46,11 @@ def given_settings(words: Sequence[str]) -> dict[str, Any]:
     Raises:
         InputError: an unknown key, an unfit value, or one that no plan takes.
     """
-    pairs = [(SHORT.get(key, key), text) for key, text in pairs_of(words)]
-    given = read_words(TrainConfig, pairs, parts_of(usual_settings()), OF_THE_COMMAND)
-    for key, usual in {"init": "", "codec": "pixel"}.items():
-        if given.get(key, usual) != usual:
+    usual = usual_settings()
+    pairs = pairs_of_settings(words, usual)
+    given = read_words(TrainConfig, pairs, parts_of(usual), OF_THE_COMMAND)
+    for key, wanted in {"init": "", "codec": "pixel"}.items():
+        if given.get(key, wanted) != wanted:
             raise InputError(
                 f"--{key}: expected none with the recipe pictures, which plans a new network for "
                 f"pixels, got {given[key]}; leave it out, or choose pictures.flowdcn"

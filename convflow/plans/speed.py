@@ -9,14 +9,18 @@ from dataclasses import replace
 from functools import partial
 
 import torch
+from torch.utils._pytree import tree_map
 
 from convflow import distributed
+from convflow.conditions.labels import take
+from convflow.models.backbone import Backbone
 from convflow.models.memory import TRUST, MemoryEstimate
 from convflow.training.build import build_losses, build_network, fitting_sizes, open_process
 from convflow.training.config import TrainConfig
 from convflow.training.ema import EMA
 from convflow.training.optim import create_optimizer
 from convflow.training.time_scale import choose_time_scale
+from convflow.types import Cond
 
 UNCOUNTED_STEPS = 2
 """Steps that are not counted: kernels are loaded and memory is taken in them."""
@@ -51,7 +55,7 @@ def measure_rate(
     generator = torch.Generator(device).manual_seed(config.seed)
     shape = (parts[0], config.data.channels, *config.data.size)
     images = torch.randint(256, shape, generator=generator, device=device).to(torch.uint8)
-    labels = torch.full((parts[0],), num_classes, device=device)
+    labels = _blank_labels(network, parts[0], device)
     if process.unmeasured:
         process = process.measured(process.measure([codec.latents(images)]))
     done, begun = 0, clock()
@@ -62,7 +66,7 @@ def measure_rate(
             with torch.autocast(device.type, torch.bfloat16, enabled=half):
                 data = codec.latents(images[:size])
                 draws = process.draw(tuple(data.shape), generator)
-                loss = process.loss_at(network, data, labels[:size], draws).mean()
+                loss = process.loss_at(network, data, take(labels, slice(size)), draws).mean()
             (loss * size / batch).backward()
         torch.nn.utils.clip_grad_norm_(losses.parameters(), config.optim.clip or torch.inf)
         optimizer.step()
@@ -71,6 +75,13 @@ def measure_rate(
         loss.item()  # the device is waited for
         done += 1
     return batch * (done - UNCOUNTED_STEPS) / max(clock() - begun, 1e-9)
+
+
+def _blank_labels(network: Backbone, count: int, device: torch.device) -> Cond:
+    """Return conditions of which nothing is known."""
+    with torch.device(device):
+        blank = tree_map(torch.zeros_like, network.blank_conditions(count))
+        return network.conditions.null(blank)
 
 
 def fit_memory(config: TrainConfig, num_classes: int, device: torch.device) -> TrainConfig:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from convflow.codecs import PixelCodec
 from convflow.conditions.added import Added
+from convflow.conditions.labels import count
 from convflow.data.augment import (
     NUM_TOLD,
     OF_CELLS,
@@ -130,13 +131,13 @@ def told(network: Callable[..., Any], vectors: Any) -> Callable[..., Any]:
     Raises:
         InputError: when it is called with another number of samples.
     """
-    count = len(vectors) if isinstance(vectors, Tensor) else len(vectors[0])
+    expected = len(vectors) if isinstance(vectors, Tensor) else len(vectors[0])
 
-    def call(x: Any, t: Tensor, y: Tensor, *more: Any, **named: Any) -> Any:
-        if len(y) != count:
+    def call(x: Any, t: Tensor, y: Any, *more: Any, **named: Any) -> Any:
+        if (got := count(y)) != expected:
             raise InputError(
-                f"--data.augment: expected objectives that call the network with the {count} "
-                f"images of the batch, got {len(y)}; call it once for each part, or leave "
+                f"--data.augment: expected objectives that call the network with the {expected} "
+                f"images of the batch, got {got}; call it once for each part, or leave "
                 "--data.augment out"
             )
         return network(x, t, Added(y, vectors), *more, **named)

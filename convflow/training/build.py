@@ -24,6 +24,7 @@ from convflow.models.backbone import Backbone
 from convflow.models.blocks import is_block
 from convflow.models.checks import check_size
 from convflow.models.memory import MemoryEstimate
+from convflow.models.text import OF_TEXT
 from convflow.models.zoo import create_model, settings_of
 from convflow.nn.dropout import set_dropout
 from convflow.objectives.table import create_objectives
@@ -35,6 +36,7 @@ from convflow.seeds import TRAINING_KEYS, generator_of
 from convflow.training import checkpoint
 from convflow.training.augmentation import Augmentation, describe
 from convflow.training.averages import names_of
+from convflow.training.captions import open_captions
 from convflow.training.config import TrainConfig
 from convflow.training.data import (
     SELECTION_FILE,
@@ -88,7 +90,8 @@ def build_trainer(config: TrainConfig, run: Path, device: torch.device) -> tuple
     if origin is not None:
         config = fit_settings(config, origin, codec.factor)
     config = choose_time_scale(config, origin)
-    build = partial(build_network, config, len(source.class_names), codec, process)
+    told = replace(config, text=found.text)
+    build = partial(build_network, told, len(source.class_names), codec, process)
     sizes = fitting_sizes(config, build, codec.factor, process)
     for size in {config.data.size, *sizes}:
         codec.check_size(size)
@@ -102,9 +105,12 @@ def build_trainer(config: TrainConfig, run: Path, device: torch.device) -> tuple
     check_tuning(config, parallel, None if origin is None else origin.model)
     _check_memory(config, build, max(sizes, key=math.prod), codec.factor, parallel)
     images, order, report = open_data(config, source, sizes, run if begun else None, device)
+    config, captions = open_captions(config, found, images, report, device)
     config = know_constants(config, codec, process, images, device)
     process = config.process
     model = parallel.build(build) if origin is None else build()
+    if captions is not None:
+        captions.tell_empty(model, device)
     losses = build_losses(config, model, process, codec.factor, stored)
     report.notes = [*report.notes, *describe_paths(config, found)]
     anew: list[str] = []
@@ -121,7 +127,7 @@ def build_trainer(config: TrainConfig, run: Path, device: torch.device) -> tuple
     if losses.augmentation is not None:
         report.notes = [*report.notes, describe(losses.augmentation)]
     losses = parallel.place(losses)
-    return Trainer(config, losses, process, codec, images, run, order, parallel), report
+    return Trainer(config, losses, process, codec, images, run, order, parallel, captions), report
 
 
 def _check_losses(config: TrainConfig, losses: Losses) -> None:
@@ -195,8 +201,9 @@ def open_data(
     kept = begun / SELECTION_FILE if begun else None
     images, report = scan_images(source, config.data, kept, device)
     order = order_images(images, report, sizes, config)
-    if captions_of(images.source) is not None:
-        report.notes = [*report.notes, "captions are not used: no network here takes text"]
+    if captions_of(images.source) is not None and not config.text.used:
+        said = "captions are not used: the network is told classes (--text words reads captions)"
+        report.notes = [*report.notes, said]
     return Data(images, order, report)
 
 
@@ -235,6 +242,7 @@ def build_network(
     channels, learned = codec.channels(config.data.channels), process.learned_variance
     more = process.more_channels
     given: dict[str, Any] = {"num_classes": num_classes, "in_channels": channels}
+    given |= _text_settings(config)
     if "learned_variance" in settings_of(config.model["name"]):
         given["learned_variance"] = learned
     elif learned:
@@ -244,8 +252,10 @@ def build_network(
         )
     for key, value in given.items():
         if config.model.get(key, value) != value:
+            of_text = key in OF_TEXT
             latent = key == "in_channels" and config.codec.kind == "latent"
             origin = "process" if key == "learned_variance" else "codec" if latent else "data"
+            origin = "text encoder" if of_text else origin
             raise InputError(
                 f"--model.{key.replace('_', '-')}: expected {value} as in the {origin}, "
                 f"got {config.model[key]}; leave it out"
@@ -254,6 +264,19 @@ def build_network(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator_of(config.seed).initial_seed())
         return create_model(settings.pop("name"), **settings)
+
+
+def _text_settings(config: TrainConfig) -> dict[str, Any]:
+    """Return the settings that a text encoder gives a network, in place of classes."""
+    if not config.text.used:
+        return {}
+    known, name = settings_of(config.model["name"]), config.model["name"]
+    if "text_width" not in known:
+        raise InputError(
+            f"--text: expected a network that is told texts, got {name}; choose another "
+            "--model.name such as flowdcn, or leave --text out"
+        )
+    return {"num_classes": 0, **config.text.network_settings()}
 
 
 def build_losses(

@@ -38,6 +38,9 @@ ON_RESUME: dict[str, Rule] = {
     "codec": "new",
     "codec.tiling": "recorded",
     "codec.precision": "recorded",
+    "text": "new",
+    "text.encoder": "recorded",  # that it is the same is known from its weights
+    "text.sha256": "free",
     "process": "init",
     "process.kind": "new",
     "process.schedule": "new",
@@ -76,7 +79,7 @@ ON_RESUME: dict[str, Rule] = {
 
 RECORD = "changes.jsonl"
 
-OF_KINDS = ("model.", "codec.", "process.", "parallel.", "sampling.solver.")
+OF_KINDS = ("model.", "codec.", "text.", "process.", "parallel.", "sampling.solver.")
 """Groups whose settings are those of a kind."""
 
 

@@ -31,6 +31,7 @@ from convflow.settings.fields import (
     doc,
 )
 from convflow.settings.read import show
+from convflow.texts import NoText, TextEncoder
 from convflow.training.compiling import CompileChoice
 from convflow.training.optimizers import AdamW, Optimizer
 from convflow.types import InputError, PrecisionChoice
@@ -198,6 +199,9 @@ class MonitorConfig:
         Positive, doc("longest gap between sample grids, in minutes")
     ] = 20.0
     num_samples: Annotated[Count, doc("images in a sample grid")] = 16
+    prompts: Annotated[
+        str, doc("file of texts for sample grids, one a line; empty = captions of the images")
+    ] = ""
     decoder: Annotated[
         str,
         doc("AutoencoderTiny that decodes sample grids, which is fast; empty = the autoencoder"),
@@ -288,6 +292,13 @@ class TrainConfig:
     codec: Annotated[
         Codec, doc("what turns images into what the network sees: pixel or latent")
     ] = field(default_factory=PixelCodec)
+    text: Annotated[
+        TextEncoder,
+        doc(
+            "what tells the network captions: none (class labels), words or bytes (trained with "
+            "it), or pretrained"
+        ),
+    ] = field(default_factory=NoText)
     process: Annotated[
         Process,
         doc("how data become noise: flow, meanflow (one step), ddpm or dfm (several scales)"),
@@ -319,7 +330,9 @@ class TrainConfig:
     images: Annotated[Count, doc("length of the run in images seen")] = 1_000_000
     batch_size: Annotated[Count, doc("global batch, whatever the number of devices")] = 256
     micro_batch: Annotated[Count | None, doc("most images at once on a device")] = None
-    label_dropout: Annotated[Fraction, doc("share of labels replaced by 'no label'")] = 0.1
+    label_dropout: Annotated[
+        Fraction, doc("share of labels replaced by 'no label', or of captions by the empty text")
+    ] = 0.1
     dropout: Annotated[
         Momentum, doc("share of the features in the blocks that training sets to 0; 0 = none")
     ] = 0.0

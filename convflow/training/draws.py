@@ -17,8 +17,8 @@ from convflow.training.augmentation import DRAWS
 if TYPE_CHECKING:
     from convflow.training.trainer import Trainer
 
-NOISE_KEY, DROPOUT_KEY = 1_000_000, 1_000_001
-"""Of the labels' noise and of dropout, beyond the places of objectives."""
+NOISE_KEY, DROPOUT_KEY, CAPTION_KEY = 1_000_000, 1_000_001, 1_000_002
+"""Of the labels' noise, of dropout and of captions, beyond the places of objectives."""
 SEEDS = "--dropout"
 """The key of the seeds of dropout among the draws of a step; no objective has this name."""
 
@@ -89,22 +89,29 @@ def draw_labels(
 ) -> Tensor:
     """Return our labels of a batch, some of them another class, and some of them dropped.
 
+    Where there are captions they are the numbers of these.
+
     Args:
         trainer: with the shares of both.
-        labels: of our rows.
+        labels: of our rows; places of images where there are captions.
         total: images of the whole batch.
         key: of the draws, beside the seed; noise has a generator of its own.
         generator: of what is dropped.
     """
     config, device, mine = trainer.config, trainer.device, trainer.own_rows(total)
-    labels = labels.to(device)
+    labels, conditions = labels.to(device), trainer.model.conditions
+    if (captions := trainer.captions) is not None:  # numbers stand for them up to the network
+        own = generator_of(config.seed, *key, CAPTION_KEY, device=device)
+        shares = torch.rand(total, generator=own, device=device) if captions.several else None
+        labels = captions.draw(labels, None if shares is None else shares[mine])
+        conditions = captions.labels
     if config.label_noise and (classes := trainer.model.num_classes):
         own = generator_of(config.seed, *key, NOISE_KEY, device=device)
         noisy = torch.rand(total, generator=own, device=device) < config.label_noise
         others = torch.randint(classes, (total,), generator=own, device=device)
         labels = torch.where(noisy[mine], others[mine], labels)
     dropped = torch.rand(total, generator=generator, device=device) < config.label_dropout
-    return trainer.model.conditions.drop(labels, dropped[mine])
+    return conditions.drop(labels, dropped[mine])
 
 
 def draw_encoding(trainer: Trainer, shape: tuple[int, ...], key: tuple[int, ...]) -> Tensor | None:

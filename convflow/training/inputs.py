@@ -26,7 +26,7 @@ def inputs_of(
     Args:
         trainer: whose codec, objectives and augmentation these are.
         images: uint8 (B, K, H, W), or latents of a store (B, M, C, h, w).
-        labels: of these images.
+        labels: of these images, or numbers of their captions.
         draws: of these images; they know how many are in the batch of all processes. What happens
             to the images is taken out; where that is missing, as in the validation, nothing does.
             So are the seeds of dropout, which the network is given.
@@ -45,7 +45,8 @@ def inputs_of(
             data = changed if isinstance(codec, PixelCodec) else None  # neither rounded nor cut off
             images = PIXELS.decode(changed) if data is None or losses.wants_pixels else images
     data = codec.latents(images, noise) if data is None else data
-    batch = Inputs(data, labels, told=told, images_seen=trainer.images_seen)
+    cond = labels if trainer.captions is None else trainer.captions.conditions(labels)
+    batch = Inputs(data, cond, told=told, images_seen=trainer.images_seen)
     if draws.features is not None:
         batch = batch._replace(encoded=draws.features.to(trainer.device).float())
     elif losses.wants_pixels:

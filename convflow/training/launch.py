@@ -88,6 +88,9 @@ def train(
         with distributed.all_or_none(device):
             _write_down(start, run)
         _look_for_folder(run)
+        if (captions := start.trainer.captions) is not None:
+            with distributed.all_or_none(device):
+                captions.prepare(run, device)
         with distributed.all_or_none(device):
             store_missed(start.trainer)
         finished = start.trainer.run(None if minutes is None else began + 60 * minutes)

@@ -18,6 +18,7 @@ from convflow.class_names import composed, imagenet_classes
 from convflow.codecs import LatentCodec
 from convflow.models.backbone import Backbone
 from convflow.models.families import BACKBONES
+from convflow.models.text import OF_TEXT
 from convflow.models.zoo import load_model
 from convflow.nn.embed import LabelEmbedding
 from convflow.processes.contract import MoreChannels
@@ -34,6 +35,7 @@ NAMED_CLASSES = 6
 OF_DATA = (
     *("num_classes", "in_channels", "learned_variance", "position_grid", "second_time"),
     "told_guidance",
+    *OF_TEXT,
 )
 """Settings of a network that follow from data, codec, process or size."""
 DDPM_TIMES = "steps from 0 (data) to 999 (noise)"

@@ -16,6 +16,7 @@ from convflow.samplers.linear import GeneralLinear
 from convflow.settings.kinds import import_module
 from convflow.settings.read import read, setting_hints, show, to_dict
 from convflow.settings.words import help_of, pairs_of, parts_of, read_words, rows_of, shown_at
+from convflow.texts import PretrainedText
 from convflow.training.config import TrainConfig
 from convflow.training.keys import from_dict
 from convflow.training.loggers import LOGGERS
@@ -50,13 +51,13 @@ def override(config: TrainConfig, arguments: Sequence[str]) -> TrainConfig:
     Raises:
         InputError: an unknown key (the nearest is named), a missing or an unfit value.
     """
-    pairs = [(SHORT.get(key, key), text) for key, text in pairs_of(arguments)]
+    pairs = pairs_of_settings(arguments, config)
     given = read_words(TrainConfig, pairs, parts_of(config), OF_THE_COMMAND)
     tree = to_dict(config)
     # Another network, process or codec starts from its own settings, not from the recipe's.
     if given.get("model.name", tree["model"]["name"]) != tree["model"]["name"]:
         tree["model"] = {}
-    for place in ("process", "codec", "parallel"):
+    for place in ("process", "codec", "parallel", "text"):
         if (kind := given.pop(place, tree[place]["kind"])) != tree[place]["kind"]:
             tree[place] = {"kind": kind}
             if place == "process" and "model.time_scale" not in given:
@@ -98,6 +99,18 @@ def override(config: TrainConfig, arguments: Sequence[str]) -> TrainConfig:
     if process.second_time != config.process.second_time:
         base = usual_sampling(process, base)
     return from_dict(tree | {"sampling": base.varied(process, **sampling)}, trusted=True)
+
+
+def pairs_of_settings(arguments: Sequence[str], config: TrainConfig) -> list[tuple[str, str]]:
+    """Return words as pairs of key and text, see `pairs_of`, short ones written out.
+
+    A text encoder by its place is a pretrained one.
+    """
+    pairs = [(SHORT.get(key, key), text) for key, text in pairs_of(arguments)]
+    keys = {key for key, _ in pairs}
+    if "text.encoder" in keys and not keys & {"text", "text.kind"} and not config.text.used:
+        pairs.append(("text", PretrainedText.kind))
+    return pairs
 
 
 def describe_options(config: TrainConfig) -> list[tuple[str, str, str]]:

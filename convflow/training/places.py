@@ -12,6 +12,7 @@ from convflow.bundle.paths import exists, find_place, portable
 from convflow.codecs import LatentCodec
 from convflow.settings.words import value_at
 from convflow.storage import read_json
+from convflow.texts import PretrainedText
 from convflow.training.config import TrainConfig
 from convflow.training.keys import from_dict
 from convflow.types import InputError
@@ -60,6 +61,10 @@ def _paths(config: TrainConfig) -> dict[str, str]:
     found = {key: path.removeprefix(HUB_DATA) for key, path in data.items() if path not in NO_PATHS}
     if isinstance(config.codec, LatentCodec):
         found["codec.autoencoder"] = config.codec.autoencoder
+    if isinstance(config.text, PretrainedText):
+        found["text.encoder"] = config.text.encoder
+    if config.monitor.prompts:
+        found["monitor.prompts"] = config.monitor.prompts
     return found | ({"init": config.init} if config.init else {})
 
 
@@ -68,7 +73,10 @@ def _changed(config: TrainConfig, change: Callable[[str, str], str]) -> TrainCon
     paths = {key: change(path, key) for key, path in _paths(config).items()}
     for key in paths.keys() & DATA_KEYS:
         paths[key] = HUB_DATA * value_at(config, key).startswith(HUB_DATA) + paths[key]
-    codec, monitor = config.codec, config.monitor
+    codec, monitor, text = config.codec, config.monitor, config.text
+    if isinstance(text, PretrainedText):
+        text = replace(text, encoder=paths["text.encoder"])
+    prompts = paths.get("monitor.prompts", monitor.prompts)
     if isinstance(codec, LatentCodec):
         codec = replace(codec, autoencoder=paths["codec.autoencoder"])
     reference = paths.get("monitor.score.reference", monitor.score.reference)
@@ -76,6 +84,9 @@ def _changed(config: TrainConfig, change: Callable[[str, str], str]) -> TrainCon
         config,
         data=replace(config.data, path=paths.get("data.path", config.data.path)),
         codec=codec,
-        monitor=replace(monitor, score=replace(monitor.score, reference=reference)),
+        text=text,
+        monitor=replace(
+            monitor, prompts=prompts, score=replace(monitor.score, reference=reference)
+        ),
         init=paths.get("init", config.init),
     )

@@ -17,6 +17,8 @@ from convflow.generate import Samples
 from convflow.models.backbone import Backbone
 from convflow.processes.process import Process
 from convflow.storage import writing_file
+from convflow.texts import read_prompts
+from convflow.training.captions import Captions
 from convflow.training.config import TrainConfig
 from convflow.types import InputError
 
@@ -96,6 +98,7 @@ def samples_of(
     codec: Codec,
     half: bool,
     arguments: dict[str, Any],
+    captions: Captions | None = None,
 ) -> Samples:
     """Return the series that `convflow sample` draws from a trained model by default.
 
@@ -106,7 +109,17 @@ def samples_of(
         codec: from model space to images.
         half: whether the network computes in bfloat16.
         arguments: of the network at every call, as `read_arguments` returns them.
+        captions: of the images; None for labels.
+
+    Raises:
+        InputError: a file of prompts that cannot be read, or is given without captions.
     """
+    monitor, prompts = config.monitor, None
+    chosen = read_prompts(Path(monitor.prompts), "--monitor.prompts") if monitor.prompts else []
+    if captions is not None:
+        prompts = captions.prompts(monitor.num_samples, chosen)
+    elif chosen:
+        raise InputError("--monitor.prompts: expected --text with it, got none; leave it out")
     codec = grid_codec(config.monitor.decoder, codec)
     sampling, null, size = config.sampling, model.num_classes, config.data.size
     solver, guided = sampling.solver.beside(None), sampling.channels_guided
@@ -114,11 +127,11 @@ def samples_of(
         model,
         codec,
         process,
-        classes=tuple(range(null)) or (null,),
+        classes=tuple(range(null if prompts is None else len(prompts.texts))) or (null,),
         size=solver.size(process, size, codec.factor),
         trained_size=size,
         solver=solver,
-        guidance=sampling.guidance if null else 1.0,
+        guidance=sampling.guidance if model.conditional else 1.0,
         guidance_kind=sampling.guidance_kind,
         interval=sampling.interval,
         channels_guided=guided and min(guided, model.in_channels),
@@ -127,6 +140,7 @@ def samples_of(
         label_policy=sampling.label_policy,
         precision="bfloat16" if half else "float32",
         model_kwargs=arguments,
+        prompts=prompts,
     )
 
 

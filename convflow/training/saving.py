@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from convflow import __version__, distributed
 from convflow.bundle.config import PipelineConfig
-from convflow.bundle.folder import describe_codec
+from convflow.bundle.folder import describe_codec, describe_text
 from convflow.parallel.shards import LAYOUT, TensorFile
 from convflow.settings.read import to_dict
 from convflow.storage import draft_of, explained
 from convflow.training import checkpoint
+from convflow.training.captions import SHOWN
 from convflow.training.divergence import require_finite
 from convflow.training.state import checkpoint_tensors, kept
 from convflow.training.tuning import BASE_FROM_WEIGHTS, base_sums
@@ -139,6 +140,8 @@ def describe_model(trainer: Trainer, folder: Path) -> PipelineConfig:
         codec=describe_codec(trainer.codec, folder, getattr(config.codec, "autoencoder", None)),
         process=config.process,
         resolution=config.resolution,
+        text=describe_text(config.text, folder),
+        prompts=() if trainer.captions is None else trainer.captions.prompts(SHOWN).texts,
     )
 
 

@@ -27,6 +27,7 @@ from convflow.parallel.single import Single
 from convflow.processes.process import Process
 from convflow.seeds import TRAINING_KEYS
 from convflow.training import averages
+from convflow.training.captions import Captions
 from convflow.training.compiling import BatchShapes, compile_network, uncompiled
 from convflow.training.config import TrainConfig
 from convflow.training.draws import Draws, draw_changes, draw_encoding, draw_labels, draw_terms
@@ -59,6 +60,7 @@ class Trainer:
         run: the run folder; it exists.
         order: of the images; None for one size.
         parallel: what the processes share; None for one process.
+        captions: of the images, which stand in place of labels; None for labels.
     """
 
     def __init__(
@@ -71,14 +73,16 @@ class Trainer:
         run: Path,
         order: Order | None = None,
         parallel: Single | None = None,
+        captions: Captions | None = None,
     ) -> None:
         model = losses.network
         self.config, self.process, self.codec = config, process, codec
         self.losses, self.model = losses, model
-        self.images, self.run_folder = images, run
+        self.images, self.run_folder, self.captions = images, run, captions
         check_process(model, process)
         self.order = order or Order(len(images), config.seed, config.data.flip)
         self.data_fingerprint = images.fingerprint + self.order.fingerprint
+        self.data_fingerprint += "" if captions is None else captions.fingerprint
         height, width = images.shape[1:]
         self.shape = (model.in_channels, height // codec.factor, width // codec.factor)
         self.parallel = parallel or Single(next(model.parameters()).device)
@@ -97,7 +101,7 @@ class Trainer:
         Resolution(self.shape[1:], self.shape[1:]).check(model, self.model_kwargs)
         self.precision = distributed.choose_precision(config.precision, self.device)
         samples = samples_of(
-            config, model, process, codec, self.precision == "bfloat16", self.model_kwargs
+            config, model, process, codec, self.precision == "bfloat16", self.model_kwargs, captions
         )
         self.previews = Previews(run / "samples", samples, config.monitor.num_samples)
         self.step, self.images_seen = 0, 0
