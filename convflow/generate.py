@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int, UInt8
+from PIL import Image
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
@@ -46,12 +47,29 @@ PREVIEWS = 8
 """About so many running images are shown, unless told otherwise."""
 
 
+@dataclass
+class Output:
+    """Generated images with their labels.
+
+    Attributes:
+        images: one PIL image per sample.
+        labels: class names, or numbers where the model has no names; "" for no label. Of a model
+            that is told texts, the prompts.
+        pixels: the same images as one (N, C, H, W) uint8 tensor on the CPU.
+    """
+
+    images: list[Image.Image]
+    labels: list[str]
+    pixels: UInt8[Tensor, "N C H W"]
+
+
 @dataclass(frozen=True)
 class Samples:
     """An endless series of images: the i-th depends on these settings and i alone.
 
     `Pipeline.samples` makes it, and `Pipeline.choose` explains the settings. `classes` holds label
-    numbers, or with `prompts` those of texts, `size` is that of the result, and `trained_size` that of training.
+    numbers, or those of `prompts`, `size` is that of the result, and `trained_size` that of
+    training.
     """
 
     reproducible: ClassVar[bool] = True

@@ -6,25 +6,27 @@ import dataclasses
 import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import UInt8
-from PIL import Image
-from torch import Tensor
 
 from convflow import distributed, hub
 from convflow.bundle.averages import is_kept
 from convflow.bundle.config import PipelineConfig, ResolutionConfig, SamplingConfig, usual_sampling
-from convflow.bundle.folder import describe_codec, read_trained, write_description
+from convflow.bundle.folder import (
+    describe_codec,
+    describe_text,
+    find_text,
+    read_trained,
+    write_description,
+)
 from convflow.bundle.paths import find_place
 from convflow.class_names import ClassLabels, Label
 from convflow.codecs import Codec, LatentCodec, image_channels
 from convflow.data.grid import to_picture
-from convflow.generate import Samples
+from convflow.generate import Output, Samples
 from convflow.masks import read_known
 from convflow.models.backbone import Backbone
 from convflow.models.checks import check_size
@@ -38,6 +40,7 @@ from convflow.samplers.solvers import SOLVERS, Solver, check_shift
 from convflow.settings.fields import Number, Seed
 from convflow.settings.read import hints_of, read_value, setting_hints, to_dict
 from convflow.storage import hash_tensors
+from convflow.texts import TextEncoder, asked_prompts, check_told
 from convflow.types import InputError, PrecisionChoice, Progress, Size, unknown_name
 
 MAX_IMAGES = 10_000_000
@@ -46,23 +49,8 @@ USUAL_BATCH = 64
 Asked = Sequence[Label | None] | Label | None
 """Labels by name or index; None within a list asks for no label."""
 
-CALL_OPTIONS = (*"labels size weaker seed precision num batch_size image mask".split(),)
+CALL_OPTIONS = (*"labels prompts size weaker seed precision num batch_size image mask".split(),)
 """Other options of a call, for messages."""
-
-
-@dataclass
-class Output:
-    """Generated images with their labels.
-
-    Attributes:
-        images: one PIL image per sample.
-        labels: class names, or numbers where the model has no names; "" for no label.
-        pixels: the same images as one (N, C, H, W) uint8 tensor on the CPU.
-    """
-
-    images: list[Image.Image]
-    labels: list[str]
-    pixels: UInt8[Tensor, "N C H W"]
 
 
 class Pipeline:
@@ -78,6 +66,7 @@ class Pipeline:
         process: that the model was trained with; by default flow matching on the straight path.
         resolution: what the network was told of sizes in training, and is told in sampling unless
             other arguments of the network are given; by default nothing.
+        text: what makes conditions of prompts, for a network that is told texts.
 
     Raises:
         InputError: class names, channels or a process that do not fit, or a device that is not
@@ -99,6 +88,7 @@ class Pipeline:
         device: str = "auto",
         process: Process | None = None,
         resolution: ResolutionConfig | None = None,
+        text: TextEncoder | None = None,
     ) -> None:
         self.device = distributed.choose_device(device)
         self.codec = codec.open(self.device)
@@ -118,6 +108,7 @@ class Pipeline:
         self.process = process or FlowMatching()
         self.sampling = sampling or usual_sampling(self.process)
         self.resolution = resolution or ResolutionConfig()
+        self.text, self.prompts = check_told(model, text), tuple[str, ...]()
         check_process(model, self.process)
 
     @property
@@ -163,8 +154,9 @@ class Pipeline:
             device=device,
             process=config.process,
             resolution=config.resolution,
+            text=find_text(config.text, folder),
         )
-        pipe.folder = folder
+        pipe.folder, pipe.prompts = folder, config.prompts
         return pipe
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -179,6 +171,8 @@ class Pipeline:
             codec=describe_codec(self.codec, place),
             process=self.process,
             resolution=self.resolution,
+            text=describe_text(self.text, place),
+            prompts=self.prompts,
         )
         write_description(place, config)
 
@@ -197,19 +191,20 @@ class Pipeline:
         Args:
             labels: class names or indices, given to the images in turn; None within the list
                 asks for no label. By default all classes in turn. A name goes before an index.
-            num: number of images; by default one per label given, else 16.
+            num: number of images; by default one per label or prompt given, else 16.
 
         Other arguments:
             batch_size: images at once; changes memory and speed, not the images.
             progress: called with the (fractional) number of images done since the last call.
             watch: told of every step of every batch, see `Samples.read`.
-            **options: size, steps, guidance, seed and whatever else `samples` takes.
+            **options: prompts, size, steps, guidance, seed and whatever else `samples` takes.
 
         Raises:
             InputError: an unknown label, an impossible size, a number out of range.
         """
         samples = self.samples(labels, **options)
-        usual = 16 if labels is None else len(samples.classes)
+        asked = (labels, options.get("prompts")) != (None, None)
+        usual = len(samples.classes) if asked else 16
         num = read_value(usual if num is None else num, Number, "num")
         batch_size = read_value(batch_size, Number, "batch_size")
         if num > MAX_IMAGES:
@@ -218,10 +213,12 @@ class Pipeline:
                 f"{num}; take fewer, or read parts of `samples`"
             )
         self.check_batch(samples, min(batch_size, num))
+        if samples.prompts is not None:
+            samples.prompts.say_cut()
         starts = range(0, num, batch_size)
         chunks = [range(start, min(start + batch_size, num)) for start in starts]
         pixels = torch.cat([samples.read(chunk, progress, watch) for chunk in chunks])
-        names = [self.name_of(label) for label in samples.labels(range(num)).tolist()]
+        names = samples.names(range(num), self.name_of)
         return Output([to_picture(image) for image in pixels], names, pixels)
 
     def samples(
@@ -248,20 +245,24 @@ class Pipeline:
             precision: of the network's arithmetic: float32, bfloat16, or auto for bfloat16 where
                 the hardware multiplies it. The image itself is summed in float32.
             **settings: of `SamplingConfig`, of the solver or of the network, see `choose`; `image`
-                and `mask`, white where to draw the image anew, see `convflow.masks.read_known`.
+                and `mask`, white where to draw the image anew, see `convflow.masks.read_known`;
+                `prompts`, a text or several, by default examples that the model keeps.
 
         Raises:
             InputError: an unknown label or name, an impossible size, a number out of range.
         """
         size = self._size(size)
         image, mask = settings.pop("image", None), settings.pop("mask", None)
+        prompts = asked_prompts(self.text, self.prompts, settings.pop("prompts", None), labels)
+        classes = self._label_ids(labels) if prompts is None else range(len(prompts.texts))
         return Samples(
             self.model,
             self.codec,
             self.process,
             **self.choose(size, settings),
             known=read_known(image, mask, size, self.model.in_channels, self.codec),
-            classes=tuple(self._label_ids(labels)),
+            classes=tuple(classes),
+            prompts=prompts,
             trained_size=self.size,
             weaker=self._weaker(weaker),
             seed=read_value(seed, Seed, "seed"),
@@ -296,7 +297,7 @@ class Pipeline:
             given["shift"] = stored * shift_of_size(size, self.size)
         chosen = self.sampling.varied(self.process, **given)
         solver = chosen.solver.beside(self.folder)
-        unguided = not self.model.num_classes and not automatic
+        unguided = not self.model.conditional and not automatic
         if unguided and given.get("guidance", 1) != 1:
             raise InputError(
                 f"expected guidance 1 for a model without classes, got {chosen.guidance}; leave it "

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -19,6 +20,8 @@ from convflow.settings.fields import Count, Depth, Width, doc
 from convflow.settings.kinds import Part, Table
 from convflow.text_encoders import EncoderShape
 from convflow.types import Cond, InputError
+
+log = logging.getLogger("convflow")
 
 USUAL_TOKENS = {"words": 32, "bytes": 128}
 """Most tokens of a text in each spelling, where nothing else is said."""
@@ -175,8 +178,8 @@ class PretrainedText(TextEncoder):
         found = text_encoders.load(self.encoder, getattr(torch, self.dtype))
         if self.sha256 not in ("", found.sha256):
             raise InputError(
-                f"expected the text encoder {self.encoder} with the SHA-256 {self.sha256[:16]} that "
-                f"the model was trained with, got {found.sha256[:16]}; give the folder of that one"
+                f"expected the text encoder {self.encoder} with the SHA-256 {self.sha256[:16]}, "
+                f"as in training, got {found.sha256[:16]}; give the folder of that one"
             )
         return found.to(vars(self).get("_device"))
 
@@ -213,18 +216,91 @@ TEXT_ENCODERS: Table[type[TextEncoder]] = Table(
 TextEncoder.kinds = TEXT_ENCODERS
 
 
+class Encodes(Protocol):
+    """What makes conditions of texts: a `TextEncoder`, or captions that are known already."""
+
+    @property
+    def length(self) -> int:
+        """Most tokens of a text."""
+
+    def encode(self, texts: Sequence[str]) -> Cond:
+        """Return the conditions of texts, on the CPU, a row each."""
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Return the number of tokens of each text before it is cut."""
+
+
 class Prompts(NamedTuple):
     """Texts that images are asked for, and what makes conditions of them."""
 
     texts: tuple[str, ...]
-    encode: Callable[[Sequence[str]], Cond]
+    encoder: Encodes
+
+    def say_cut(self) -> None:
+        """Say which texts are longer than is read."""
+        if said := describe_cut(self.encoder, self.texts):
+            log.info(said)
 
     def conditions(self, numbers: Sequence[int]) -> Cond:
         """Return the conditions of texts by number, each encoded once."""
         each = dict.fromkeys(self.texts[number] for number in numbers)
         known = {text: row for row, text in enumerate(each)}
         rows = torch.tensor([known[self.texts[number]] for number in numbers])
-        return tree_map(lambda part: part[rows], self.encode([*each]))
+        return tree_map(lambda part: part[rows], self.encoder.encode([*each]))
+
+
+def check_told(network: Any, text: TextEncoder | None) -> TextEncoder:
+    """Return what makes conditions of prompts for a network.
+
+    Args:
+        network: a `Backbone`.
+        text: None for a network that is told labels.
+
+    Raises:
+        InputError: a text encoder whose features are others than the network takes, or none for a
+            network that is told texts.
+    """
+    text = text or NoText()
+    if network.takes_text != text.used:
+        ours, theirs = ("texts" if told else "labels" for told in (network.takes_text, text.used))
+        raise InputError(
+            f"expected a text encoder for texts alone, got a network that is told {ours} and "
+            f"conditions that are {theirs}; give the text encoder it was trained with, or none"
+        )
+    return text
+
+
+def asked_prompts(
+    text: TextEncoder, examples: Sequence[str], prompts: Any, labels: Any
+) -> Prompts | None:
+    """Return the texts that images are asked for; None for a model that is told labels.
+
+    Args:
+        text: of the model.
+        examples: texts that the model keeps.
+        prompts: that the user gives: a text or several; None for the examples.
+        labels: that the user gives, or None.
+
+    Raises:
+        InputError: prompts for a model of labels, labels for one of texts, or no texts.
+    """
+    if not text.used:
+        if prompts is not None:
+            raise InputError(
+                "expected labels for a model that is told class labels, got prompts; leave them out"
+            )
+        return None
+    if labels is not None:
+        raise InputError(
+            "expected prompts for a model that is told texts, got labels; give prompts, on the "
+            "command line --prompt TEXT"
+        )
+    given = examples if prompts is None else [prompts] if isinstance(prompts, str) else prompts
+    if not (texts := tuple(given)) or not all(isinstance(each, str) for each in texts):
+        raise InputError(
+            f"expected at least one text as prompts, got {prompts!r}; give a text or several"
+        )
+    return Prompts(texts, text)
 
 
 def read_prompts(path: Path, option: str) -> list[str]:
@@ -245,7 +321,7 @@ def read_prompts(path: Path, option: str) -> list[str]:
     return found
 
 
-def describe_cut(encoder: TextEncoder, texts: Sequence[str]) -> str:
+def describe_cut(encoder: Encodes, texts: Sequence[str]) -> str:
     """Return a line on texts that are longer than the encoder takes, empty where none is."""
     counts = encoder.count_tokens(texts)
     cut = [place for place, count in enumerate(counts) if count > encoder.length]
@@ -256,5 +332,5 @@ def describe_cut(encoder: TextEncoder, texts: Sequence[str]) -> str:
     more = f", and {len(cut) - 1:,} more texts are cut" if len(cut) > 1 else ""
     return (
         f"{shown!r} has {counts[cut[0]]:,} tokens, of which the first {encoder.length:,} are read"
-        f"{more} (--text.max-tokens)"
+        f"{more}"
     )

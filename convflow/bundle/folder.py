@@ -9,7 +9,7 @@ from pathlib import Path
 
 from convflow.bundle.averages import is_kept, take_kept
 from convflow.bundle.config import PipelineConfig, read_pipeline
-from convflow.bundle.paths import portable
+from convflow.bundle.paths import find_place, portable
 from convflow.bundle.published import is_published, read_published
 from convflow.bundle.run import (
     folder_of,
@@ -158,6 +158,13 @@ def describe_text(text: TextEncoder, folder: Path, known: str | None = None) -> 
     if not isinstance(text, PretrainedText):
         return text
     return dataclasses.replace(text, encoder=portable(text.encoder, folder, known))
+
+
+def find_text(text: TextEncoder, folder: Path) -> TextEncoder:
+    """Return a text encoder that a model folder has stored, a frozen one where it is now."""
+    if not isinstance(text, PretrainedText):
+        return text
+    return dataclasses.replace(text, encoder=find_place(text.encoder, folder, inside=True))
 
 
 def write_description(folder: Path, config: PipelineConfig) -> None:

@@ -199,6 +199,13 @@ def add_sampling_options(
         metavar="NAME",
         help="one class name or index, commas included; may be repeated",
     )
+    parser.add_argument(
+        "--prompt",
+        action="append",
+        metavar="TEXT",
+        help="text to draw, of a model that is told texts; may be repeated (default: examples)",
+    )
+    parser.add_argument("--prompts", type=Path, metavar="FILE", help="texts to draw, one a line")
     solver = word_after("--solver", arguments)
     if solver is None and {"-h", "--help"} & {*arguments}:
         shown = every = usual_settings()
@@ -296,6 +303,8 @@ def sampling_options(options: argparse.Namespace) -> dict[str, Any]:
             f"--reach-{next(iter(varied))}: expected --reach auto with it, got "
             f"{given.get('reach', 'none')}; add it, or leave this out"
         )
+    if (prompts := chosen_prompts(options)) is not None:
+        given["prompts"] = prompts
     if "table" in given:
         given.setdefault("solver", "searched")
     return given
@@ -330,6 +339,21 @@ def chosen_labels(options: argparse.Namespace, known: Sequence[str]) -> list[str
                 'write names with commas as "b, or not", or give each name as --label NAME'
             ) from error
     return [*names, *(more or ())]
+
+
+def chosen_prompts(options: argparse.Namespace) -> list[str] | None:
+    """Return what --prompt and --prompts ask for, in this order; None where neither is given.
+
+    Raises:
+        InputError: a file that cannot be read.
+    """
+    one, file = vars(options).get("prompt"), vars(options).get("prompts")
+    if file is None:
+        return one
+
+    from convflow.texts import read_prompts
+
+    return [*(one or ()), *read_prompts(file, "--prompts")]
 
 
 def multiple_of(pipe: Pipeline, chosen: dict[str, Any]) -> int:

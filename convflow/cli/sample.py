@@ -43,9 +43,10 @@ def main(arguments: Sequence[str]) -> int:
 
     pipe = Pipeline.from_pretrained(options.model, weights=options.weights, device=options.device)
     labels = chosen_labels(options, pipe.class_names)
-    num = options.num or max(16, len(labels or ()))
     given = {"image": options.image, "mask": options.mask}
     chosen = sampling_options(options) | {name: v for name, v in given.items() if v is not None}
+    asked = chosen.get("prompts") or labels or ()
+    num = options.num or (len(asked) if pipe.text.used and asked else max(16, len(asked)))
     wanted = fit_sizes(chosen.pop("size", None) or [pipe.size], multiple_of(pipe, chosen))
     series = [pipe.samples(labels, **chosen, size=size) for size in wanted]
     for samples in series:  # all of them are checked before the first image is made

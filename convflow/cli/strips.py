@@ -13,6 +13,9 @@ from convflow.data.grid import tile
 from convflow.generate import Samples
 from convflow.storage import explained, writing_file
 
+LONGEST_LABEL = 80
+"""Letters of a label or prompt in the name of a file."""
+
 
 class Strips:
     """Collects running images batch by batch, and writes the strips of each when it is done.
@@ -58,9 +61,9 @@ class Strips:
         with explained(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
         indices = range(self.done, self.done + len(strips))
-        labels = self.samples.labels(indices).tolist()
-        for i, label, strip in zip(indices, labels, strips, strict=True):
-            name = file_name(i, self.name_of(label), self.samples.seed)
+        names = self.samples.names(indices, self.name_of)
+        for i, label, strip in zip(indices, names, strips, strict=True):
+            name = file_name(i, label, self.samples.seed)
             with writing_file(self.folder / name) as draft:
                 tile(strip, columns=len(strip), zoom=self.zoom).save(draft, format="png")
         self.done += len(strips)
@@ -68,5 +71,5 @@ class Strips:
 
 def file_name(number: int, label: str, seed: int) -> str:
     """Return what the file of an image is called: its number, label and seed."""
-    safe = re.sub(r"[^\w-]+", "-", label).strip("-")
+    safe = re.sub(r"[^\w-]+", "-", label).strip("-")[:LONGEST_LABEL]
     return "_".join(filter(None, (f"{number:05d}", safe, f"seed{seed}"))) + ".png"

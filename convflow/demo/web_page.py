@@ -253,11 +253,8 @@ class WebPage:
         return self.studio.read(labels, (height, width), **numbers)
 
     def _pictures(self, samples: Samples, moment: Moment) -> list[tuple[Image.Image, str]]:
-        labels = samples.labels(range(len(moment.pixels))).tolist()
-        images = map(to_picture, moment.pixels)
-        return [
-            (image, self.studio.pipe.name_of(i)) for image, i in zip(images, labels, strict=True)
-        ]
+        names = samples.names(range(len(moment.pixels)), self.studio.pipe.name_of)
+        return list(zip(map(to_picture, moment.pixels), names, strict=True))
 
 
 def read_painting(edited: Any) -> tuple[Image.Image, Image.Image]:

@@ -114,7 +114,16 @@ class Captions:
             count = min(num, self.empty)
             places = np.linspace(0, self.empty - 1, count).round().astype(np.int64)
             chosen = [self.texts[place] for place in places]
-        return Prompts(tuple(chosen), self.encode)
+        return Prompts(tuple(chosen), self)
+
+    @property
+    def length(self) -> int:
+        """Most tokens of a text."""
+        return self.encoder.length
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Return the number of tokens of each text before it is cut."""
+        return self.encoder.count_tokens(texts)
 
     def encode(self, texts: Sequence[str]) -> Cond:
         """Return the conditions of texts, those of captions as they are kept."""
@@ -225,9 +234,10 @@ def open_captions(
         config = replace(config, text=replace(config.text, sha256=encoder.sha256))
     monitor = config.monitor
     more = read_prompts(Path(monitor.prompts), "--monitor.prompts") if monitor.prompts else []
-    _ = images.fingerprint  # of the classes that there were
-    images.labels, images.class_names = np.arange(len(images)), ()
     captions = Captions(encoder, said, more)
+    # First, for it tells the classes that there were.
+    images.fingerprint = f"{images.fingerprint}-{captions.fingerprint}"
+    images.labels, images.class_names = np.arange(len(images)), ()
     report.notes = [*report.notes, *describe(captions, len(images))]
     return config, captions
 
@@ -244,4 +254,4 @@ def describe(captions: Captions, num_images: int) -> list[str]:
     by = f"{encoder.kind} {named}".strip()
     lines = [f"{len(texts):,} different captions of {num_images:,} images, told by {by}"]
     cut = describe_cut(encoder, texts) if len(texts) <= MOST_COUNTED else ""
-    return [*lines, *([cut] if cut else [])]
+    return [*lines, *([f"{cut} (--text.max-tokens)"] if cut else [])]

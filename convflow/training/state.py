@@ -149,7 +149,7 @@ def _check_images(trainer: Trainer, state: Mapping[str, Any], folder: Path) -> N
     data = find_paths(trainer.config, run).data
     found = f"{num_before:,} images, got {count:,} in {data.path}"
     if num_before == count:
-        found = f"other images, classes or labels than are in {data.path} now"
+        found = f"other images, classes, labels or captions than are in {data.path} now"
     if others := describe_others(run / SELECTION_FILE, trainer.images.source):
         found += f" ({others})"
     ways = ["restore the data"]

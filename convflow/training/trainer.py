@@ -82,7 +82,6 @@ class Trainer:
         check_process(model, process)
         self.order = order or Order(len(images), config.seed, config.data.flip)
         self.data_fingerprint = images.fingerprint + self.order.fingerprint
-        self.data_fingerprint += "" if captions is None else captions.fingerprint
         height, width = images.shape[1:]
         self.shape = (model.in_channels, height // codec.factor, width // codec.factor)
         self.parallel = parallel or Single(next(model.parameters()).device)
@@ -192,8 +191,7 @@ class Trainer:
         stream: Any = batches(*given, share=self.share(), device=self.device)
         gap = 60 * config.checkpoint.every_minutes
         clock = IntervalTimer(gap, gap)
-        began = self.step
-        deadline = None if distributed.rank() else deadline
+        began, deadline = self.step, None if distributed.rank() else deadline
         self.model.train()
         with distributed.all_or_none(self.device), ExitStack() as held:
             with distributed.all_or_none(self.device):
