@@ -203,8 +203,7 @@ class Pipeline:
             InputError: an unknown label, an impossible size, a number out of range.
         """
         samples = self.samples(labels, **options)
-        asked = (labels, options.get("prompts")) != (None, None)
-        usual = len(samples.classes) if asked else 16
+        usual = len(samples.classes) if labels or options.get("prompts") else 16
         num = read_value(usual if num is None else num, Number, "num")
         batch_size = read_value(batch_size, Number, "batch_size")
         if num > MAX_IMAGES:
@@ -215,8 +214,7 @@ class Pipeline:
         self.check_batch(samples, min(batch_size, num))
         if samples.prompts is not None:
             samples.prompts.say_cut()
-        starts = range(0, num, batch_size)
-        chunks = [range(start, min(start + batch_size, num)) for start in starts]
+        chunks = [range(at, min(at + batch_size, num)) for at in range(0, num, batch_size)]
         pixels = torch.cat([samples.read(chunk, progress, watch) for chunk in chunks])
         names = samples.names(range(num), self.name_of)
         return Output([to_picture(image) for image in pixels], names, pixels)

@@ -183,7 +183,7 @@ def measure_samplers(
         InputError: settings that do not fit the model.
     """
     clock = clock_of(pipe.device)
-    for guidance in guidances if pipe.model.num_classes else (1.0,):
+    for guidance in guidances if pipe.model.conditional else (1.0,):
         for solver in solvers:
             samples = pipe.samples(solver=solver, guidance=guidance, guidance_kind="cfg", **options)
             plain = samples.read(range(num))

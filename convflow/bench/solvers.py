@@ -78,7 +78,7 @@ def search_solver(
         for i in range(first, last, settings.batch_size):
             part = range(i, min(i + settings.batch_size, last))
             noise = draw_noise(samples.seed, part, samples.shape)
-            found.append((noise.to(pipe.device), samples.labels(part).to(pipe.device)))
+            found.append((noise.to(pipe.device), samples.conditions(part)))
         return found
 
     parts = (starts(i * settings.num) for i in range(3))

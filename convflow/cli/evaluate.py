@@ -242,6 +242,8 @@ def _open_subject(options: argparse.Namespace) -> Subject:
         pipe = Pipeline.from_pretrained(options.what, weights=weights, device=options.device)
         labels = chosen_labels(options, pipe.class_names)
         chosen = sampling_options(options)
+        if pipe.text.used and "prompts" not in chosen and labels is None:
+            chosen["prompts"] = _captions_of(path)
         if options.size is not None:
             (chosen["size"],) = fit_sizes([options.size], multiple_of(pipe, chosen))
         samples = pipe.samples(labels, **chosen)
@@ -253,7 +255,15 @@ def _open_subject(options: argparse.Namespace) -> Subject:
     from convflow.evaluation.image_sets import open_image_set
     from convflow.models.memory import check_memory
 
-    for name in ("labels", "label", "weights", *OPTIONS, *sampling_settings()[1]):
+    for name in (
+        "labels",
+        "label",
+        "prompt",
+        "prompts",
+        "weights",
+        *OPTIONS,
+        *sampling_settings()[1],
+    ):
         if getattr(options, name) is not None:
             raise InputError(
                 f"--{name.replace('_', '-')}: expected a model to sample from, got the images "
@@ -273,6 +283,26 @@ def _open_subject(options: argparse.Namespace) -> Subject:
     batch = min(options.batch_size, len(images))
     check_memory(lambda count: count * each, images.size, batch, free, "batch-size")
     return Subject(images, len(images), {"name": images.describe()["name"]})
+
+
+def _captions_of(model: Path) -> list[str]:
+    """Return the captions of the images that a run was trained on, in an order of seed 0.
+
+    Raises:
+        InputError: no run.
+    """
+    import numpy as np
+
+    from convflow.training.captions import read_texts
+    from convflow.training.shown import find_run
+
+    if (run := find_run(model)) is None:
+        raise InputError(
+            f"--prompts: expected texts to draw, for {model} is no run whose captions are known, "
+            "got none; add --prompts FILE"
+        )
+    texts = read_texts(run)
+    return [texts[place] for place in np.argsort(np.random.PCG64(0).random_raw(len(texts)))]
 
 
 def _is_model(what: str) -> bool:

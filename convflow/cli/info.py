@@ -278,6 +278,11 @@ def _describe_folder(folder: Path, asked: _Asked) -> dict[str, Any]:
         "size": list(config.size),
         "multiple": model.multiple,
         "classes": list(config.class_names),
+        **(
+            {"texts": described["text"], "prompts": list(config.prompts)}
+            if model.takes_text
+            else {}
+        ),
         "process": config.process.kind,
         "parameters": sum(p.numel() for p in model.parameters()),
         **({"adapter": adapter} if adapter else {}),

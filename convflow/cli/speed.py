@@ -122,7 +122,7 @@ def bench_samplers(arguments: Sequence[str]) -> int:
     rows = samplers.measure_samplers(
         pipe, solvers, guidances, num=number, rounds=options.rounds, **given
     )
-    total = len(solvers) * (len(guidances) if pipe.model.num_classes else 1)
+    total = len(solvers) * (len(guidances) if pipe.model.conditional else 1)
     shown = sys.stderr.isatty()
     say(*samplers.NOTE.split("\n"), "")
     bar = Bar(iterable=rows, total=total, disable=not shown, leave=False)

@@ -56,9 +56,9 @@ def find_caption_column(
 
 
 def caption_text(value: Any) -> str:
-    """Return a cell as a caption: the first of several, nothing for what is no text."""
+    """Return a cell as a caption: several one a line, nothing for what is no text."""
     if isinstance(value, (list, tuple)):
-        return next(filter(None, map(caption_text, value)), "")
+        return "\n".join(filter(None, (" ".join(caption_text(each).split()) for each in value)))
     return value.strip() if isinstance(value, str) else ""
 
 

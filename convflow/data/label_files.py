@@ -290,7 +290,7 @@ def listing_of(
 def _captions(
     file: str, path: str, rows: list[dict[str, Any]], others: Sequence[str], choice: Choice
 ) -> tuple[dict[str, str] | None, str]:
-    """The captions by path, the first of several, and their column; None where there is none."""
+    """The captions by path, several one a line, and their column; None where there is none."""
     columns = [column for column in others if column != choice.label_column]
     texts = [name for name in columns if all(is_caption(row.get(name)) for row in rows)]
     column = find_caption_column(columns, choice.caption_column, file, texts)

@@ -23,6 +23,10 @@ IMAGE_FILE, MASK_FILE = "image.png", "mask.png"
 """What the command and the lines of Python call the image and the mask of inpainting."""
 
 
+ASKED = {"labels": "--label", "prompts": "--prompt"}
+"""What pictures show: the option of the command for each argument of a pipeline."""
+
+
 @dataclass(frozen=True)
 class Limits:
     """How much a visitor may ask for at once.
@@ -71,8 +75,8 @@ class PictureRequest:
         """
         words = ["convflow", "sample", model, "--num", str(self.num)]
         for name, value in self.options.items():
-            if name == "labels":
-                words += [word for label in value for word in ("--label", label)]
+            if name in ASKED:
+                words += [word for text in value for word in (ASKED[name], text)]
             else:
                 shown = f"{value[0]}x{value[1]}" if name == "size" else str(value)
                 words += [f"--{name}", shown]
@@ -106,7 +110,7 @@ def read_request(
     Args:
         pipe: the model.
         limits: that nobody may pass.
-        labels: names or numbers of classes; nothing stands for all in turn.
+        labels: names or numbers of classes, or texts; nothing stands for all in turn.
         size: height and width in pixels.
         solvers: kinds to choose from, beside that of the model.
         **numbers: num, seed, and if given steps, guidance and solver, of any type.
@@ -126,7 +130,8 @@ def read_request(
             f"expected at most {limits.pixels:,} pixels in all pictures together, got {num} x "
             f"{height} x {width}; ask for fewer or smaller ones"
         )
-    given: dict[str, Any] = {"labels": names} if names else {}
+    asked = "prompts" if pipe.text.used else "labels"
+    given: dict[str, Any] = {asked: names} if names else {}
     if (height, width) != pipe.size:
         given["size"] = (height, width)
     return PictureRequest(
@@ -167,7 +172,7 @@ def _read_sampling(
         count = read_whole("steps", steps, 1, limits.steps)
         if given or count != stored.solver.num_steps:
             given["steps"] = count
-    if guidance is not None and pipe.model.num_classes:
+    if guidance is not None and pipe.model.conditional:
         number = isinstance(guidance, int | float) and not isinstance(guidance, bool)
         if not number or not -STRONGEST <= guidance <= STRONGEST:
             raise InputError(

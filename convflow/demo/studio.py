@@ -114,7 +114,9 @@ class Studio:
 
     @property
     def class_names(self) -> list[str]:
-        """Names of the classes, or their numbers."""
+        """Names of the classes, or their numbers; of a model of texts, examples of these."""
+        if self.pipe.text.used:
+            return list(self.pipe.prompts)
         return [self.pipe.name_of(label) for label in range(self.pipe.model.num_classes)]
 
     @cached_property

@@ -42,6 +42,11 @@ Update = dict[Any, Any]
 """From parts of the page to what they show next."""
 
 
+CLASSES_FORM = {"label": "Classes", "info": "names or numbers, given in turn; none = all classes"}
+TEXTS_FORM = {"label": "Texts", "info": "write or choose, given in turn; none = the examples"}
+"""What the form says where pictures are asked for."""
+
+
 class WebPage:
     """The page of a model: a form, and tabs for what comes of it.
 
@@ -79,9 +84,8 @@ class WebPage:
             names,
             multiselect=True,
             allow_custom_value=True,
-            visible=bool(names),
-            label="Classes",
-            info="names or numbers, given in turn; none = all classes",
+            visible=pipe.model.conditional,
+            **(TEXTS_FORM if pipe.text.used else CLASSES_FORM),
         )
         self.num = gr.Slider(
             1, studio.limits.num, min(NUM, studio.limits.num), step=1, label="Number"
@@ -103,9 +107,9 @@ class WebPage:
                 10,
                 sampling.guidance,
                 step=0.1,
-                visible=bool(names),
+                visible=pipe.model.conditional,
                 label="Guidance",
-                info="1 = none; more shows the class more clearly, and less variety",
+                info="1 = none; more shows what is asked for more clearly, and less variety",
             )
         self.compare = gr.Checkbox(
             False, label="Show the nearest training pictures", visible=studio.compares

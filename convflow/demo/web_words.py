@@ -59,6 +59,7 @@ def about_model(studio: Studio) -> str:
         "parameters": f"{found['parameters']:,}",
         "process": found["process"]["kind"],
         "classes": f"{pipe.model.num_classes:,}" if pipe.model.num_classes else "none",
+        **({"texts": pipe.text.kind} if pipe.text.used else {}),
         "size in training": f"{height} x {width} (height x width)",
         "other sizes": f"multiples of {pipe.multiple}",
         "solver": f"{solver.kind}, {solver.num_steps or 'its own'} steps",

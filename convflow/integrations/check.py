@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from convflow.models.backbone import Backbone
 from convflow.models.export import count_times
 from convflow.types import InputError, Size
 
-Run = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""From images (B, C, H, W), times (B,) or (B, N), labels (B,) to predictions (B, P, H, W)."""
+Run = Callable[[Tensor, Tensor, Any], Tensor]
+"""From images (B, C, H, W), times (B,) or (B, N), labels (B,) or texts to predictions (B, P, H, W)."""
 
 ALLOWED = {False: 1e-4, True: 2e-2}
 """Largest rms(difference) / rms(prediction) of a program, in single and in half precision. Other
@@ -20,6 +22,21 @@ orders of sums make less of it even in deep networks, and a wrong operator makes
 
 CHECKED_SHAPES = ((3, (4, 6)), (1, (2, 3)), (2, (5, 5)))
 """Batches, and heights and widths in multiples of the network."""
+
+
+def _asked(model: Backbone, batch: int, generator: torch.Generator) -> Any:
+    """Return labels, "no label" among them, or random texts."""
+    if not model.takes_text:
+        return (torch.arange(batch) + model.num_classes) % (model.num_classes + 1)
+
+    def draw(part: Tensor) -> Tensor:
+        if part.is_floating_point():
+            return torch.randn(part.shape, generator=generator)
+        found = torch.randint(2, part.shape, generator=generator)
+        found[:, 0] = 1  # no text has no token
+        return found.to(part.dtype)
+
+    return tree_map(draw, model.blank_conditions(batch))
 
 
 @torch.no_grad()
@@ -59,7 +76,7 @@ def check_program(
         count = count_times(asked or model)
         t = last_time * torch.rand(batch, count, generator=generator)
         t = t[:, 0] if count == 1 else t
-        y = (torch.arange(batch) + model.num_classes) % (model.num_classes + 1)
+        y = _asked(model, batch, generator)
         expected = (asked or model)(x, t, y)
         try:
             found = run(x, t, y)

@@ -43,6 +43,7 @@ def describe_model(pipe: Pipeline, name: str) -> dict[str, Any]:
         "num_classes": model.num_classes,
         "null_label": model.num_classes,
         "class_names": list(pipe.class_names),
+        **({"text": to_dict(pipe.text)} if pipe.text.used else {}),
         "sampling": to_dict(pipe.sampling),
     }
 

@@ -18,12 +18,15 @@ from convflow.codecs import LatentCodec, PixelCodec
 from convflow.integrations.hub_card import HubPage
 from convflow.integrations.movable import copy_autoencoder, write_json, write_movable
 from convflow.integrations.single_file import SingleFile
+from convflow.models.export import check_labels
 from convflow.models.families import BACKBONES
 from convflow.models.stored import SHARD_BYTES, write_stored
+from convflow.models.text import TextSettings
 from convflow.pipeline import Pipeline
 from convflow.processes.ddpm import DDPM
 from convflow.processes.flow import FlowMatching
 from convflow.samplers.ode import SCHEMES
+from convflow.settings.read import hints_of
 from convflow.storage import write_text, writing_folder
 from convflow.types import InputError
 
@@ -84,6 +87,7 @@ def export_diffusers(pipe: Pipeline, out: Path, most: int = SHARD_BYTES) -> None
 def check_exportable(pipe: Pipeline) -> None:
     """Raise InputError where no folder for diffusers can hold a model."""
     model, process = pipe.model, pipe.process
+    check_labels(model, "a folder for diffusers")
     if BACKBONES.get(model.family) is not type(model) or model.second_time:
         raise InputError(
             f"expected one of {', '.join(BACKBONES)} at one time for diffusers, got {model.family}"
@@ -120,7 +124,8 @@ def network_file(family: str) -> str:
 def _write_network(pipe: Pipeline, folder: Path, most: int) -> None:
     model = pipe.model
     folder.mkdir()
-    settings = {name: value for name, value in model.settings.items() if name != "family"}
+    left_out = {"family", *hints_of(TextSettings)}
+    settings = {name: value for name, value in model.settings.items() if name not in left_out}
     names = {"_class_name": type(model).__name__, "_diffusers_version": DIFFUSERS_VERSION}
     write_json(folder / "config.json", names | settings)
     write_text(folder / f"{module_name(model.family)}.py", network_file(model.family))

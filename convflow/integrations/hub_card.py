@@ -33,6 +33,9 @@ VERDICTS = {
 }
 
 
+TAKES_TEXT = "The model takes texts like the captions of its training images."
+
+
 @dataclass(frozen=True)
 class HubPage:
     """What a page tells beside the model.
@@ -82,6 +85,7 @@ class HubPage:
     def keys(self, pipe: Pipeline) -> ModelCardData:
         """Return the keys in front of the page."""
         classes = "class-conditional" if pipe.model.num_classes else "unconditional"
+        classes = "text-to-image" if pipe.text.used else classes
         tags = ["convflow", "image-generation", classes, pipe.model.family, pipe.process.kind]
         results = [result for card in self.cards for result in _results(card)]
         more: dict[str, Any] = {}
@@ -216,6 +220,8 @@ def _limits(pipe: Pipeline) -> str:
         f"multiples of {pipe.multiple}; their quality was not measured for this page.",
         "The model knows the classes above and no text."
         if pipe.model.num_classes
+        else TAKES_TEXT
+        if pipe.text.used
         else "The model takes no classes and no text.",
         "Images of the model can repeat what its training images show, their errors and their "
         "one-sidedness included.",

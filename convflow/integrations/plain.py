@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from convflow.nn import attention, conv, deform
+from convflow.nn import conv, deform
 from convflow.nn.deform import DEFAULT_REACH, Reach, _as_rows
 from convflow.nn.norm import modulate, widen
 from convflow.ops.deform.reference import msdcn_sample
@@ -35,18 +35,9 @@ class PlainConv(conv.Conv):
         return first.permute(0, 2, 3, 1)
 
 
-class PlainAttention(attention.Attention):
-    """Every position gathers from all others: `softmax(q k^T / sqrt(D / heads)) v`, per head.
-
-    Args:
-        width: feature channels D, a multiple of `num_heads`.
-        num_heads: heads, each on D / heads channels.
-        qk_norm: norm queries and keys per head before their product.
-    """
-
-    def gather(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Return what each head's queries gather."""
-        return nn.functional.scaled_dot_product_attention(q, k, v)
+def gather(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Return what each head's queries gather; all are (B, heads, N, D / heads)."""
+    return nn.functional.scaled_dot_product_attention(q, k, v)
 
 
 class PlainGroupwiseMSDCN(deform.GroupwiseMSDCN):

@@ -23,7 +23,7 @@ OUTSIDE = {"Linear": "from torch.nn import Linear"}
 """Classes of this package whose twin is torch's."""
 LEFT_OUT = {
     "Config", "config", "backend", "create_condition", "check_options", "inner", "joints",
-    "_merged",
+    "_merged", "takes_text", "take_text", "place_label", "conditions", "blank_conditions",
 }  # fmt: skip
 """Members of classes that only training and other modules of this package use."""
 WORDS = {
@@ -278,6 +278,7 @@ def _merged(text: str, plain: str) -> str:
 
 def _without_settings(text: str) -> str:
     """Return a class without what is left out, its `Config` as arguments of `__init__`."""
+    text = re.sub(r"^ +self\.take_text\(.*\)\n", "", text, flags=re.M)  # labels alone are told
     lines, members = text.splitlines(), _members(text)
     if "Config" in members:
         first, last = members["Config"]

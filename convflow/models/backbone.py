@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -14,15 +13,15 @@ from huggingface_hub import PyTorchModelHubMixin
 from jaxtyping import Float
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from convflow.conditions.added import split
 from convflow.conditions.labels import Conditions, Labels
 from convflow.models.checks import check_size
-from convflow.models.text import blank_text
+from convflow.models.observed import Observed
+from convflow.models.text import attend_to_text, blank_text, create_text_embedding
 from convflow.nn.conv import ConvHead, ConvStem
 from convflow.nn.embed import PatchEmbedding, PatchHead, TimeEmbedding, Times
-from convflow.nn.norm import Condition, Modulation, add, residual
+from convflow.nn.norm import Condition, add, residual
 from convflow.nn.pyramid import add_conditions
 from convflow.nn.resample import LevelConditions, Levels, LevelVectors, mirror
 from convflow.settings.read import read
@@ -42,7 +41,7 @@ class Parts(NamedTuple):
     """Features, and the vector that heads see, to images."""
 
 
-class Backbone(nn.Module, PyTorchModelHubMixin, library_name="convflow", tags=["convflow"]):
+class Backbone(Observed, PyTorchModelHubMixin, library_name="convflow", tags=["convflow"]):
     """A network that a process trains: its settings, and its folder on disk.
 
     A subclass declares its settings as a frozen dataclass `Config`, whose values JSON can hold;
@@ -155,59 +154,6 @@ class Backbone(nn.Module, PyTorchModelHubMixin, library_name="convflow", tags=["
         """Read a folder, whose `family` is no field of `Config`."""
         return super()._from_pretrained(**given)
 
-    @property
-    def trunk_blocks(self) -> list[nn.Module]:
-        """The blocks of the trunk in the order in which they run; each returns features."""
-        inner = self.inner
-        found = [m for m in inner.modules() if any(isinstance(c, Modulation) for c in m.children())]
-        outside = {*inner.parts.head.modules()} if found else set()
-        return [block for block in found if block not in outside]
-
-    @contextmanager
-    def features_after(self, blocks: Iterable[int]) -> Iterator[dict[int, Tensor]]:
-        """Yield a dict into which the next call puts the features (B, h, w, D) after some blocks.
-
-        Args:
-            blocks: numbers of blocks in `trunk_blocks`, from 0.
-
-        Raises:
-            InputError: there is no such block.
-        """
-        found: dict[int, Tensor] = {}
-        blocks = tuple(blocks)
-        known, hooks = self.trunk_blocks if blocks else [], []
-        for number in blocks:
-            if not 0 <= number < len(known):
-                raise InputError(f"expected a block from 0 to {len(known) - 1}, got {number}")
-
-            def keep(_: nn.Module, __: Any, features: Tensor, number: int = number) -> None:
-                found.setdefault(number, features)
-
-            hooks.append(known[number].register_forward_hook(keep))
-        try:
-            yield found
-        finally:
-            for hook in hooks:
-                hook.remove()
-
-    @torch.no_grad()
-    def feature_width(self, block: int) -> int:
-        """Return the channels D of the features after a block, from one small image."""
-        weight, training = next(self.parameters()), self.training
-        side = self.multiple * (1 if self.multiple > 1 else 8)
-        blank = self.blank_inputs(1, (side, side))
-
-        def fitting(part: Tensor) -> Tensor:
-            dtype = weight.dtype if part.is_floating_point() else part.dtype
-            return torch.zeros_like(part, dtype=dtype, device=weight.device)
-
-        try:
-            with self.features_after([block]) as found:
-                self.eval()(*tree_map(fitting, blank))
-        finally:
-            self.train(training)
-        return found[block].shape[-1]
-
     def blank_inputs(self, batch: int, size: Size) -> tuple[Any, ...]:
         """Return arguments of `forward` without numbers, for images of a height and width."""
         x = torch.empty(batch, self.in_channels, *size)
@@ -244,6 +190,16 @@ class ImageBackbone(Backbone):
     @property
     def takes_text(self) -> bool:
         return getattr(self.config, "text_width", 0) > 0
+
+    def take_text(self, widths: int | Sequence[int]) -> None:
+        """Let the network be told texts where its settings say so; `widths` of its conditions."""
+        if (label := create_text_embedding(self.config, widths)) is not None:
+            self.place_label(label)
+            attend_to_text(self.trunk_blocks, self.config, widths)
+
+    def place_label(self, label: nn.Module) -> None:
+        """Put what tells the network of texts in the place of the label's embedding."""
+        raise NotImplementedError
 
     def blank_conditions(self, batch: int) -> Any:
         if not self.takes_text:
@@ -329,6 +285,9 @@ class PatchBackbone(ImageBackbone):
     def parts(self) -> Parts:
         return Parts(self.embed_patches, self.embed_time, self.embed_label, self.project)
 
+    def place_label(self, label: nn.Module) -> None:
+        self.embed_label = label
+
     def create_condition(self, make: Callable[[int], nn.Module]) -> nn.Module:
         """Return a new part of the condition, one vector."""
         return make(self.embed_patches.out_channels)
@@ -364,6 +323,9 @@ class LevelBackbone(ImageBackbone):
     def parts(self) -> Parts:
         c = self.embed_condition
         return Parts(self.embed, c.time, c.label, self.project)
+
+    def place_label(self, label: nn.Module) -> None:
+        self.embed_condition.label = label
 
     def create_condition(self, make: Callable[[int], nn.Module]) -> nn.Module:
         """Return a new part of the condition, a vector for each level."""

@@ -18,8 +18,7 @@ from torch import Tensor, nn
 
 from convflow.models.backbone import LevelBackbone
 from convflow.models.checks import check_ratio
-from convflow.models.text import TextSettings, attend_to_text, create_text_embedding
-from convflow.nn.attention import CrossAttention
+from convflow.models.text import TextSettings
 from convflow.nn.conv import AttentionName, ConvHead, ConvMix, ConvStem
 from convflow.nn.dense import MLP, ActivationName, create_activation
 from convflow.nn.dropout import Dropout
@@ -52,7 +51,7 @@ class DiCoBlock(nn.Module):
         self.norm2 = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
         self.mlp = MLP(width, int(mlp_ratio * width), create_activation(activation))
         self.drop1, self.drop2 = Dropout(), Dropout()
-        self.cross: CrossAttention | None = None
+        self.cross: nn.Module | None = None
 
     def forward(self, x: Float[Tensor, "B H W D"], c: Condition) -> Float[Tensor, "B H W D"]:
         """Return the refined features under condition `c`."""
@@ -178,11 +177,10 @@ class DiCo(LevelBackbone):
             self.embed = PatchEmbedding(c.in_channels, width, PATCH)
             self.body = Stack(block, width, c.depths, skips=c.layout == "isotropic-skip")
             self.project = PatchHead(width, PATCH, out_channels)
-        told = create_text_embedding(c, widths)
-        self.embed_condition = LevelConditions(c.num_classes, widths, c.time_scale, told)
+        self.embed_condition = LevelConditions(c.num_classes, widths, c.time_scale)
         self.multiple = 1 if c.pad else self.cells
-        attend_to_text(self.trunk_blocks, c, widths)
         self.tell_second_time(c.second_time, c.told_guidance)
+        self.take_text(widths)
 
     def trunk(
         self, features: Float[Tensor, "B h w D"], c: LevelVectors

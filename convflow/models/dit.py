@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from convflow.models.backbone import PatchBackbone
 from convflow.models.checks import check_ratio, outputs_per_channel
-from convflow.models.text import TextSettings, attend_to_text, create_text_embedding
-from convflow.nn.attention import Attention, CrossAttention
+from convflow.models.text import TextSettings
+from convflow.nn.attention import Attention
 from convflow.nn.dense import GELUMLP
 from convflow.nn.dropout import Dropout
 from convflow.nn.embed import LabelEmbedding, PatchEmbedding, PatchHead, TimeEmbedding
@@ -36,7 +36,7 @@ class DiTBlock(nn.Module):
         self.norm2 = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
         self.mlp = GELUMLP(width, mlp_ratio)
         self.drop1, self.drop2 = Dropout(), Dropout()
-        self.cross: CrossAttention | None = None
+        self.cross: nn.Module | None = None
 
     def forward(
         self, x: Float[Tensor, "B H W D"], c: Condition, rotation: Float[Tensor, "2 H W P"] | None
@@ -125,14 +125,13 @@ class DiT(PatchBackbone):
         self.positions, self.position_width = c.positions, turned
         self.embed_patches = PatchEmbedding(c.in_channels, width, c.patch_size)
         self.embed_time = TimeEmbedding(width, spacing=c.time_spacing, scale=c.time_scale)
-        told = create_text_embedding(c, width)
-        self.embed_label = told or LabelEmbedding(c.num_classes, width)
+        self.embed_label = LabelEmbedding(c.num_classes, width)
         self.blocks = nn.ModuleList(
             DiTBlock(width, c.num_heads, c.mlp_ratio, c.qk_norm) for _ in range(c.depth)
         )
         self.project = PatchHead(width, c.patch_size, c.in_channels * num_outputs)
-        attend_to_text(self.blocks, c, width)
         self.tell_second_time(c.second_time, c.told_guidance)
+        self.take_text(width)
 
     def trunk(
         self,

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram
+from torch.utils._pytree import tree_map
 
 from convflow.models.backbone import Backbone
 from convflow.storage import writing_file
@@ -56,9 +57,15 @@ def export_program(model: Backbone, asked: nn.Module | None = None) -> ExportedP
     x = torch.zeros(3, model.in_channels, height, width, dtype=first.dtype, device=first.device)
     count = count_times(asked or model)
     t = x.new_zeros(3, count) if count > 1 else x.new_zeros(3)
-    example = (x, t, x.new_zeros(3, dtype=torch.int64))
     free = Dim.AUTO
-    shapes = ({0: free, 2: free, 3: free}, {0: free}, {0: free})
+
+    def fitting(part: torch.Tensor) -> torch.Tensor:
+        dtype = first.dtype if part.is_floating_point() else part.dtype
+        return torch.zeros_like(part, dtype=dtype, device=first.device)
+
+    y = tree_map(fitting, model.blank_conditions(3))
+    example = (x, t, y)
+    shapes = ({0: free, 2: free, 3: free}, {0: free}, tree_map(lambda _: {0: free}, y))
     return torch.export.export(asked or model, example, dynamic_shapes=shapes)
 
 
@@ -87,6 +94,7 @@ def export_onnx(
             a file.
     """
     check_plain(model)
+    check_labels(model, "an ONNX file")
     weights = [*(asked or model).parameters()]
     size = sum(p.numel() * (2 if store_half else p.element_size()) for p in weights)
     if size > LARGEST_FILE:
@@ -156,6 +164,15 @@ def count_times(asked: nn.Module) -> int:
     if isinstance(asked, Backbone):
         return 1 + asked.second_time + (asked.second_time and asked.told_guidance)
     return getattr(asked, "num_times", 1)
+
+
+def check_labels(model: Backbone, what: str) -> None:
+    """Raise InputError for a network of texts, whose conditions are no labels."""
+    if model.takes_text:
+        raise InputError(
+            f"expected a network that is told class labels for {what}, got one that is told texts; "
+            "export it with --to torch, or --to safetensors"
+        )
 
 
 def check_plain(model: Backbone) -> None:

@@ -16,8 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from convflow.models.backbone import LevelBackbone
-from convflow.models.text import TextSettings, attend_to_text, create_text_embedding
-from convflow.nn.attention import CrossAttention
+from convflow.models.text import TextSettings
 from convflow.nn.conv import Conv, ConvHead, ConvStem, ResponseNorm
 from convflow.nn.dense import create_linear
 from convflow.nn.dropout import Dropout
@@ -45,7 +44,7 @@ class FCDMBlock(nn.Module):
             create_linear(EXPANSION * width, width),
         )
         self.drop = Dropout()
-        self.cross: CrossAttention | None = None
+        self.cross: nn.Module | None = None
 
     def forward(self, x: Float[Tensor, "B H W D"], c: Condition) -> Float[Tensor, "B H W D"]:
         """Return the refined features under condition `c`."""
@@ -106,13 +105,12 @@ class FCDM(LevelBackbone):
         self.cells, self.multiple = CELLS, 1 if c.pad else CELLS
         self.embed = ConvStem(c.in_channels, width)
         widths = Hourglass.widths_of(width)
-        told = create_text_embedding(c, widths)
-        self.embed_condition = LevelConditions(c.num_classes, widths, c.time_scale, told)
+        self.embed_condition = LevelConditions(c.num_classes, widths, c.time_scale)
         self.body = Hourglass(FCDMBlock, width, c.depths, out_width=width)
         self.refine = Conv(width, width)
         self.project = ConvHead(width, c.in_channels * (2 if c.learned_variance else 1))
-        attend_to_text(self.trunk_blocks, c, widths)
         self.tell_second_time(c.second_time, c.told_guidance)
+        self.take_text(widths)
 
     def trunk(
         self, features: Float[Tensor, "B h w D"], c: LevelVectors

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from convflow.models.backbone import PatchBackbone
 from convflow.models.checks import outputs_per_channel
-from convflow.models.text import TextSettings, attend_to_text, create_text_embedding
-from convflow.nn.attention import CrossAttention
+from convflow.models.text import TextSettings
 from convflow.nn.conv import ConvMix
 from convflow.nn.deform import DEFAULT_REACH, GroupwiseMSDCN, Reach
 from convflow.nn.dense import MLPName, create_mlp
@@ -39,7 +38,7 @@ class FlowDCNBlock(nn.Module):
         self.norm2 = create_norm(norm, width)
         self.mlp = create_mlp(mlp, width)
         self.drop1, self.drop2 = Dropout(), Dropout()
-        self.cross: CrossAttention | None = None
+        self.cross: nn.Module | None = None
 
     def forward(
         self, x: Float[Tensor, "B H W D"], c: Condition, reach: Reach
@@ -125,8 +124,7 @@ class FlowDCN(PatchBackbone):
         self.multiple, self.reach = c.patch_size, c.reach
         self.embed_patches = PatchEmbedding(c.in_channels, width, c.patch_size)
         self.embed_time = TimeEmbedding(width, scale=c.time_scale)
-        told = create_text_embedding(c, width)
-        self.embed_label = told or LabelEmbedding(c.num_classes, width)
+        self.embed_label = LabelEmbedding(c.num_classes, width)
 
         def create_mix() -> GroupwiseMSDCN | ConvMix:
             if c.mix == "dico":
@@ -137,8 +135,8 @@ class FlowDCN(PatchBackbone):
             FlowDCNBlock(width, create_mix(), c.norm, c.mlp) for _ in range(c.depth)
         )
         self.project = PatchHead(width, c.patch_size, c.in_channels * num_outputs)
-        attend_to_text(self.blocks, c, width)
         self.tell_second_time(c.second_time, c.told_guidance)
+        self.take_text(width)
 
     def trunk(
         self, features: Float[Tensor, "B h w D"], c: Condition, reach: Reach | None = None

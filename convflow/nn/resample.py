@@ -176,20 +176,13 @@ class LevelConditions(nn.Module):
         num_classes: of the labels.
         widths: channels of the levels.
         time_scale: of the time embeddings.
-        label: what takes the place of the label embeddings; None for these.
     """
 
-    def __init__(
-        self,
-        num_classes: int,
-        widths: Sequence[int],
-        time_scale: float = 1.0,
-        label: nn.Module | None = None,
-    ) -> None:
+    def __init__(self, num_classes: int, widths: Sequence[int], time_scale: float = 1.0) -> None:
         super().__init__()
         self.widths = tuple(widths)
         self.time = Levels(partial(TimeEmbedding, scale=time_scale), widths)
-        self.label = label or Levels(partial(LabelEmbedding, num_classes), widths)
+        self.label: nn.Module = Levels(partial(LabelEmbedding, num_classes), widths)
 
     def forward(self, t: Times, y: Any) -> LevelVectors:
         """Return the conditions of time and label, the finest level first."""

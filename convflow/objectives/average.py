@@ -31,7 +31,7 @@ class AverageVelocity(Regression):
 
     def __init__(self, network: Backbone, process: MeanFlow, trained: Size | None = None) -> None:
         super().__init__(process, trained)
-        if process.guided and not network.num_classes:
+        if process.guided and not network.conditional:
             name, got = "guidance", f"{process.guidance} and the mixture {process.mixture}"
             if process.tells_guidance:
                 name, got = "guidance-max", str(process.guidance_max)

@@ -40,6 +40,8 @@ log = logging.getLogger("convflow")
 
 FOLDER, INDEX_FILE = "texts", "texts.json"
 """In a run: features of captions by their number, and what they are of."""
+TEXTS_FILE = "captions.jsonl"
+"""In a run: its captions, a line of JSON each."""
 AT_ONCE = 512
 """Captions whose features are made before they are written."""
 SHOWN = 16
@@ -240,6 +242,24 @@ def open_captions(
     images.labels, images.class_names = np.arange(len(images)), ()
     report.notes = [*report.notes, *describe(captions, len(images))]
     return config, captions
+
+
+def write_texts(captions: Captions, run: Path) -> None:
+    """Write the captions of a training into its folder, a line of JSON each."""
+    lines = [json.dumps(text, ensure_ascii=False) + "\n" for text in captions.texts[:-1]]
+    write_text(run / TEXTS_FILE, "".join(lines))
+
+
+def read_texts(run: Path) -> list[str]:
+    """Return the captions of a training, or raise InputError where its folder has none."""
+    try:
+        lines = (run / TEXTS_FILE).read_text(encoding="utf-8").splitlines()
+        return [str(json.loads(line)) for line in lines if line]
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{run / TEXTS_FILE} is missing or damaged; give --prompts FILE, or go on with the run "
+            "for a step"
+        ) from error
 
 
 def split_captions(said: str) -> list[str]:

@@ -27,6 +27,7 @@ from convflow.training import checkpoint
 from convflow.training.agreement import agree_on_start
 from convflow.training.averages import describe_averages, drop_later, names_of, store_missed
 from convflow.training.build import build_trainer
+from convflow.training.captions import write_texts
 from convflow.training.changes import RECORD, Change, check_changes, find_changes, record_changes
 from convflow.training.config import LoRAConfig, TrainConfig
 from convflow.training.data import SELECTION_FILE, keep_selection
@@ -91,6 +92,8 @@ def train(
         if (captions := start.trainer.captions) is not None:
             with distributed.all_or_none(device):
                 captions.prepare(run, device)
+                if distributed.rank() == 0:
+                    write_texts(captions, run)
         with distributed.all_or_none(device):
             store_missed(start.trainer)
         finished = start.trainer.run(None if minutes is None else began + 60 * minutes)
