@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_map
 from convflow import text_encoders
 from convflow.conditions.spelling import FIRST_ROW, NUM_BYTES, Spelling, spell
 from convflow.conditions.text import Text
-from convflow.settings.fields import Count, Depth, Width, doc
+from convflow.settings.fields import Count, Depth, Natural, Width, doc
 from convflow.settings.kinds import Part, Table
 from convflow.text_encoders import EncoderShape
 from convflow.types import Cond, InputError
@@ -36,7 +36,7 @@ class TextEncoder(Part):
     used: ClassVar[bool] = True
     """Whether the network is told texts, in place of labels."""
     frozen: ClassVar[bool] = False
-    """Whether the conditions are features that cost work, and are kept once they are made."""
+    """Whether the conditions are features, a `Text`, that cost work and are kept once made."""
 
     @property
     def length(self) -> int:
@@ -139,12 +139,8 @@ class PretrainedText(TextEncoder):
         doc("arithmetic of the encoder; features are kept as float32, or as float16"),
     ] = "float32"
     sha256: Annotated[str, doc("of its weights; empty = written down when the run begins")] = ""
-
-    def __post_init__(self) -> None:
-        if not self.encoder:
-            raise InputError(
-                "--text.encoder: expected a folder or a Hub id, got none; give one, or --text words"
-            )
+    width: Annotated[Natural, doc("channels of a token; 0 = read from the encoder")] = 0
+    pooled: Annotated[Natural, doc("channels of a whole text; 0 = read from the encoder")] = 0
 
     @property
     def length(self) -> int:
@@ -153,6 +149,12 @@ class PretrainedText(TextEncoder):
     @cached_property
     def shape(self) -> EncoderShape:
         """Channels of its features; InputError where they cannot be read."""
+        if self.width and self.pooled:
+            return EncoderShape(self.width, self.pooled)
+        if not self.encoder:
+            raise InputError(
+                "--text.encoder: expected a folder or a Hub id, got none; give one, or --text words"
+            )
         return text_encoders.read_shape(self.encoder)
 
     def network_settings(self) -> dict[str, Any]:
@@ -184,7 +186,9 @@ class PretrainedText(TextEncoder):
         return found.to(vars(self).get("_device"))
 
     def prepare(self, device: torch.device | None = None) -> PretrainedText:
-        known = replace(self, sha256=self.sha256 or self.network.sha256)
+        tokens, pooled, _ = self.shape
+        digest = self.sha256 or self.network.sha256
+        known = replace(self, sha256=digest, width=tokens, pooled=pooled)
         vars(known).update({"_device": device})
         if "network" in vars(self):
             vars(known)["network"] = self.network.to(device)

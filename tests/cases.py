@@ -13,6 +13,7 @@ from torch import Tensor
 
 from convflow.bench.models import perturb
 from convflow.codecs import PixelCodec
+from convflow.conditions.text import Text
 from convflow.models.backbone import Backbone
 from convflow.models.families import BACKBONES
 from convflow.models.zoo import create_model
@@ -28,6 +29,14 @@ NUM_CLASSES = 5
 TINY = {"in_channels": 3, "num_classes": NUM_CLASSES, "width": 16, "depth": 2, "num_groups": 2}
 TINY_DICO = {"in_channels": 3, "num_classes": NUM_CLASSES, "width": 8, "depths": [1, 2, 1, 1, 1]}
 TINY_DIT = {"in_channels": 3, "num_classes": NUM_CLASSES, "width": 16, "depth": 2, "num_heads": 2}
+TOLD_FEATURES = {
+    "num_classes": 0, "text_width": 12, "pooled_width": 10, "text_length": 4, "cross_attention": 1
+}  # fmt: skip
+TOLD_WORDS = {
+    "num_classes": 0, "text_width": 12, "text_length": 4, "text_rows": 20, "text_depth": 1,
+    "cross_attention": 1,
+}  # fmt: skip
+"""Settings of networks that are told texts: by a frozen encoder, or by words."""
 
 MODELS: dict[str, tuple[str, dict[str, object]]] = {
     "flowdcn": ("flowdcn", TINY),
@@ -58,6 +67,8 @@ MODELS: dict[str, tuple[str, dict[str, object]]] = {
     "sit-rotary": ("sit", TINY_DIT | {"positions": "rotary"}),
     "sit-qk-norm": ("sit", TINY_DIT | {"qk_norm": True}),
     "sit-discard-half": ("sit", TINY_DIT | {"discard_half": True}),
+    "sit-words": ("sit", TINY_DIT | TOLD_WORDS),
+    "dico-features": ("dico", TINY_DICO | TOLD_FEATURES),
 }
 PROCESSES: dict[str, Process] = {
     "flow": FlowMatching(),
@@ -110,8 +121,21 @@ def inputs(model: Backbone, batch: int = 3, size: tuple[int, int] = (4, 6)) -> t
     generator = torch.Generator().manual_seed(batch)
     height, width = (side * model.multiple for side in size)
     x = torch.randn(batch, model.in_channels, height, width, generator=generator)
-    y = (torch.arange(batch) + model.num_classes) % (model.num_classes + 1)
+    y = asked(model, batch, generator)
     return x, torch.rand(batch, generator=generator), y
+
+
+def asked(model: Backbone, batch: int, generator: torch.Generator) -> Any:
+    """Labels for a model, "no label" among them, or texts of several lengths."""
+    if not model.takes_text:
+        return (torch.arange(batch) + model.num_classes) % (model.num_classes + 1)
+    blank = model.blank_conditions(batch)
+    length = getattr(blank, "tokens", blank).shape[1]
+    mask = torch.arange(length) <= torch.arange(batch)[:, None] % length
+    if isinstance(blank, Tensor):
+        return torch.randint(2, 20, blank.shape, generator=generator) * mask
+    tokens, pooled = (torch.randn(b.shape, generator=generator) for b in (blank[0], blank[2]))
+    return Text(tokens, mask, pooled)
 
 
 def exact(field: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Tensor]:

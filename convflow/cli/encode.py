@@ -8,6 +8,7 @@ from pathlib import Path
 
 from convflow.cli.main import Parser
 from convflow.cli.output import say
+from convflow.types import InputError
 
 ENCODE_HELP = """usage: convflow encode DATA --out STORE [--KEY VALUE ...]
 
@@ -33,6 +34,8 @@ common settings
   --records.dtype float32  type of the numbers; float16
   --features ENCODER       also store features of an encoder, so that a training with --objectives
                            repa, irepa or u-repa need not ask it
+  --captions --text.encoder NAME  also store features of the captions, by a text encoder of
+                           transformers, so that a training with --text pretrained need not ask it
   --batch-size 64          images that the autoencoder is given at once
   --device cpu             device to encode on; auto uses a GPU if there is one
 
@@ -48,6 +51,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = Parser(prog="convflow encode", add_help=False)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--format")
+    parser.add_argument("--captions", action="store_true")
     parser.add_argument("-h", "--help", action="store_true")
     words = list(arguments)
     data = [words.pop(0)] if words and not words[0].startswith("-") else []
@@ -64,6 +68,11 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     if not data or options.out is None:
         parser.error("expected DATA first and --out STORE, got " + " ".join(arguments))
+    if options.captions and not config.text.used:
+        raise InputError(
+            "--captions: expected --text.encoder NAME with it, got none; add it, or leave this "
+            "out, for a store keeps captions in any case"
+        )
     make = encode if options.format is None else partial(convert, kind=options.format)
     index = make(config, out=options.out)
     if index is None:

@@ -14,7 +14,7 @@ from convflow.models.export import count_times
 from convflow.types import InputError, Size
 
 Run = Callable[[Tensor, Tensor, Any], Tensor]
-"""From images (B, C, H, W), times (B,) or (B, N), labels (B,) or texts to predictions (B, P, H, W)."""
+"""From images (B, C, H, W), times (B,) or (B, N), labels or texts to predictions (B, P, H, W)."""
 
 ALLOWED = {False: 1e-4, True: 2e-2}
 """Largest rms(difference) / rms(prediction) of a program, in single and in half precision. Other

@@ -9,41 +9,34 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import shutil
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_map
 
 from convflow import distributed
-from convflow.bar import Bar
-from convflow.conditions.labels import Labels
+from convflow.conditions.labels import Labels, cat
 from convflow.data.captions import captions_of
 from convflow.data.check import Report
 from convflow.data.latents import Latents
 from convflow.data.loader import Images
 from convflow.models.backbone import Backbone
-from convflow.settings.read import to_dict
-from convflow.storage import begin_folder, end_folder, read_json, write_text
+from convflow.storage import write_text
 from convflow.texts import PretrainedText, Prompts, TextEncoder, describe_cut, read_prompts
 from convflow.training.config import TrainConfig
+from convflow.training.latents import stores_of
+from convflow.training.text_table import TextTable, know_encoder, make_table, open_table
 from convflow.types import Cond, InputError
 
 log = logging.getLogger("convflow")
 
-FOLDER, INDEX_FILE = "texts", "texts.json"
-"""In a run: features of captions by their number, and what they are of."""
 TEXTS_FILE = "captions.jsonl"
 """In a run: its captions, a line of JSON each."""
-AT_ONCE = 512
-"""Captions whose features are made before they are written."""
 SHOWN = 16
 """Captions that a model keeps as examples."""
 MOST_COUNTED = 100_000
@@ -59,10 +52,15 @@ class Captions:
         encoder: makes conditions of them.
         said: for each image what is said of it, maybe several texts, or nothing.
         more: texts that no image has, such as those of previews.
+        tables: features of all captions, of stores; none where they are to be made.
     """
 
     def __init__(
-        self, encoder: TextEncoder, said: Sequence[Sequence[str]], more: Sequence[str] = ()
+        self,
+        encoder: TextEncoder,
+        said: Sequence[Sequence[str]],
+        more: Sequence[str] = (),
+        tables: Sequence[TextTable] = (),
     ) -> None:
         distinct = dict.fromkeys(text for texts in (*said, more) for text in texts if text)
         self.encoder, self.texts = encoder, (*distinct, "")
@@ -71,9 +69,11 @@ class Captions:
         self._numbers = np.array([number for row in rows for number in row], np.int64)
         self._ends = np.cumsum([len(row) for row in rows], dtype=np.int64)
         self.several = len(self._numbers) > len(rows)
-        self._parts, self._layout = list[np.ndarray](), None
-        if not encoder.frozen:
-            self._hold(encoder.encode(self.texts))
+        self.tables = list[TextTable]()
+        self._rows = np.empty((0, 2), np.int64)
+        self._known = None if encoder.frozen else encoder.encode(self.texts)
+        if tables:
+            self._look_in(tables)
 
     @property
     def empty(self) -> int:
@@ -105,10 +105,16 @@ class Captions:
 
     def conditions(self, numbers: Int[Tensor, " B"]) -> Cond:
         """Return what the network is told of captions by number, on the device of the numbers."""
-        rows = numbers.cpu().numpy()
-        parts = [torch.from_numpy(np.array(part[rows])) for part in self._parts]
-        assert self._layout is not None, "prepare() comes before the first step"
-        return tree_unflatten([part.to(numbers.device) for part in parts], self._layout)
+        if self._known is not None:
+            known = numbers.cpu()
+            return tree_map(lambda part: part[known].to(numbers.device), self._known)
+        rows = self._rows[numbers.cpu().numpy()]
+        order, parts = list[np.ndarray](), list[Cond]()
+        for number, table in enumerate(self.tables):
+            order.append(np.flatnonzero(rows[:, 0] == number))
+            parts.append(table.take(rows[order[-1], 1]))
+        back = torch.from_numpy(np.argsort(np.concatenate(order)))
+        return tree_map(lambda part: part[back].to(numbers.device), cat(parts))
 
     def prompts(self, num: int, chosen: Sequence[str] = ()) -> Prompts:
         """Return texts to show: those that are chosen, or so many captions, evenly spaced."""
@@ -129,7 +135,8 @@ class Captions:
 
     def encode(self, texts: Sequence[str]) -> Cond:
         """Return the conditions of texts, those of captions as they are kept."""
-        if self._layout is None or any(text not in self.place for text in texts):
+        ready = self._known is not None or self.tables
+        if not ready or any(text not in self.place for text in texts):
             return self.encoder.encode(texts)
         return self.conditions(torch.tensor([self.place[text] for text in texts]))
 
@@ -140,60 +147,28 @@ class Captions:
             run: its folder keeps them.
             device: of this process.
         """
-        if self._layout is not None:
+        if not self.encoder.frozen or self.tables:
             return
-        folder = run / FOLDER
-        distributed.from_first(partial(self._make, folder), device)
-        layout = tree_flatten(self.encoder.encode([""]))[1] if distributed.rank() == 0 else None
-        self._layout = distributed.from_first(lambda: layout, device)
-        names = sorted(folder.glob("part*.npy"))
-        self._parts = [np.load(name, mmap_mode="r", allow_pickle=False) for name in names]
+        distributed.from_first(lambda: make_table(run, self.texts, self.encoder), device)
+        table = open_table(run)
+        assert table is not None, "it was written just now"
+        self._look_in([table])
+
+    def _look_in(self, tables: Sequence[TextTable]) -> None:
+        """Take features from tables, which have all texts."""
+        places = {
+            text: (number, row)
+            for number, table in enumerate(tables)
+            for row, text in enumerate(table.texts)
+        }
+        self.tables = list(tables)
+        self._rows = np.array([places[text] for text in self.texts], np.int64)
 
     def tell_empty(self, network: Backbone, device: torch.device) -> None:
         """Give a network the features of the empty text, where they are not its own."""
         if self.encoder.frozen:
-            found = distributed.from_first(lambda: self.encoder.encode([""]), device)
+            found = distributed.from_first(lambda: self.encode([""]), device)
             network.inner.parts.label.know_empty(found)
-
-    def _hold(self, conditions: Cond) -> None:
-        parts, self._layout = tree_flatten(conditions)
-        self._parts = [part.numpy() for part in parts]
-
-    def _make(self, folder: Path) -> None:
-        """Write the features of all captions, unless they are there."""
-        known = {"texts": self.fingerprint, "encoder": self.encoder_text}
-        if (folder / INDEX_FILE).is_file() and read_json(folder / INDEX_FILE) == known:
-            return
-        shutil.rmtree(folder, ignore_errors=True)
-        draft, files = begin_folder(folder), list[np.ndarray]()
-        shown = sys.stderr.isatty()
-        with Bar(total=len(self.texts), desc="texts", unit="text", disable=not shown) as bar:
-            for start in range(0, len(self.texts), AT_ONCE):
-                some = self.texts[start : start + AT_ONCE]
-                parts = [part.numpy() for part in tree_flatten(self.encoder.encode(some))[0]]
-                if not files:
-                    files = [
-                        np.lib.format.open_memmap(
-                            draft / f"part{number}.npy",
-                            mode="w+",
-                            dtype=part.dtype,
-                            shape=(len(self.texts), *part.shape[1:]),
-                        )
-                        for number, part in enumerate(parts)
-                    ]
-                for file, part in zip(files, parts, strict=True):
-                    file[start : start + len(some)] = part
-                bar.update(len(some))
-        for file in files:
-            file.flush()
-        write_text(draft / INDEX_FILE, json.dumps(known))
-        end_folder(draft, folder)
-        log.info(f"features of {len(self.texts):,} texts are kept in {folder}")
-
-    @property
-    def encoder_text(self) -> str:
-        """What the features depend on beside the texts."""
-        return json.dumps(to_dict(self.encoder) | {"encoder": ""}, sort_keys=True)
 
 
 def open_captions(
@@ -231,12 +206,13 @@ def open_captions(
             "column caption or text, a .txt file beside each image, or a metadata.jsonl, or leave "
             "--text out"
         )
-    encoder = found.text.prepare(device)
+    encoder, tables = found.text.prepare(device), tables_of(images)
     if isinstance(encoder, PretrainedText):
-        config = replace(config, text=replace(config.text, sha256=encoder.sha256))
+        known = {name: getattr(encoder, name) for name in ("sha256", "width", "pooled")}
+        config = replace(config, text=replace(config.text, **known))
     monitor = config.monitor
     more = read_prompts(Path(monitor.prompts), "--monitor.prompts") if monitor.prompts else []
-    captions = Captions(encoder, said, more)
+    captions = Captions(encoder, said, () if tables else more, tables)
     # First, for it tells the classes that there were.
     images.fingerprint = f"{images.fingerprint}-{captions.fingerprint}"
     images.labels, images.class_names = np.arange(len(images)), ()
@@ -244,9 +220,62 @@ def open_captions(
     return config, captions
 
 
+def check_frozen(encoder: TextEncoder) -> None:
+    """Raise InputError where a store is to hold what a network reads itself."""
+    if encoder.used and not encoder.frozen:
+        raise InputError(
+            f"--text: expected pretrained for a store, got {encoder.kind}, which a network reads "
+            "itself; leave it out, for a store keeps captions in any case"
+        )
+
+
+def encode_texts(
+    encoder: TextEncoder, said: Sequence[str], store: Path, device: torch.device, where: str
+) -> None:
+    """Write the features of captions beside the latents of a store.
+
+    Args:
+        encoder: a frozen one.
+        said: of each image, captions a line each.
+        store: its folder.
+        device: of this process.
+        where: what the user calls the images, for messages.
+
+    Raises:
+        InputError: no captions, or no such encoder.
+    """
+    texts = dict.fromkeys(text for each in said for text in split_captions(each))
+    if not texts:
+        raise InputError(
+            f"--text: expected captions with the images, got none in {where}; leave it out, or "
+            "name their column with --data.caption-column"
+        )
+    encoder = encoder.prepare(device)
+    if cut := describe_cut(encoder, [*texts]):
+        log.info(f"{cut} (--text.max-tokens)")
+    make_table(store, [*texts, ""], encoder)
+
+
+def tables_of(images: Images | Latents) -> list[TextTable]:
+    """Return the features of captions that stores of latents hold, none where not all do."""
+    folders = images.folders if isinstance(images, Latents) else []
+    tables = [table for folder in folders if (table := open_table(folder)) is not None]
+    return tables if len(tables) == len(folders) else []
+
+
+def with_text_of_store(config: TrainConfig, run: Path) -> TrainConfig:
+    """Return settings with what a store of latents knows of its text encoder, if it is used."""
+    if not isinstance(config.text, PretrainedText):
+        return config
+    stores = stores_of(config, run)
+    if not stores or (table := open_table(stores[0])) is None:
+        return config
+    return replace(config, text=know_encoder(config.text, table, config.data.path))
+
+
 def write_texts(captions: Captions, run: Path) -> None:
     """Write the captions of a training into its folder, a line of JSON each."""
-    lines = [json.dumps(text, ensure_ascii=False) + "\n" for text in captions.texts[:-1]]
+    lines = [json.dumps(text) + "\n" for text in captions.texts[:-1]]
     write_text(run / TEXTS_FILE, "".join(lines))
 
 

@@ -40,7 +40,9 @@ ON_RESUME: dict[str, Rule] = {
     "codec.precision": "recorded",
     "text": "new",
     "text.encoder": "recorded",  # that it is the same is known from its weights
-    "text.sha256": "free",
+    "text.sha256": "free",  # compared when the encoder is read
+    "text.width": "free",
+    "text.pooled": "free",
     "process": "init",
     "process.kind": "new",
     "process.schedule": "new",

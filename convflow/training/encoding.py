@@ -50,6 +50,8 @@ from convflow.settings.fields import Count, Seed, doc
 from convflow.settings.read import read, to_dict
 from convflow.settings.words import pairs_of, parts_of, read_words
 from convflow.storage import claimed, hash_tensors, read_json, write_text, writing_folder
+from convflow.texts import NoText, PretrainedText, TextEncoder
+from convflow.training.captions import check_frozen, encode_texts
 from convflow.training.config import DataConfig
 from convflow.training.data import open_images, scan_images, training_sizes
 from convflow.training.features import FeatureConfig, FeatureMaker
@@ -77,6 +79,9 @@ class EncodeConfig:
     )
     records: RecordConfig = field(default_factory=RecordConfig)
     features: FeatureConfig = field(default_factory=FeatureConfig)
+    text: Annotated[
+        TextEncoder, doc("what makes features of captions: pretrained; none = captions alone")
+    ] = field(default_factory=NoText)
     batch_size: Annotated[Count, doc("images that the autoencoder is given at once")] = 32
     seed: Annotated[Seed, doc("of the draws of --records.contents sample")] = 0
     device: Annotated[str, doc("cpu, cuda, mps, xpu; auto = what is there")] = "auto"
@@ -86,10 +91,13 @@ def override_encoding(config: EncodeConfig, arguments: Sequence[str]) -> EncodeC
     """Return settings with command-line words such as `--data.size 256` set, as `override` does."""
     short = SHORT | {"features": "features.encoder"}
     pairs = [(short.get(key, key), text) for key, text in pairs_of(arguments)]
-    given = read_words(EncodeConfig, pairs, parts_of(config), ("out",))
+    if "text.encoder" in dict(pairs) and not {"text", "text.kind"} & dict(pairs).keys():
+        pairs.append(("text", PretrainedText.kind))
+    given = read_words(EncodeConfig, pairs, parts_of(config), ("out", "captions"))
     tree = to_dict(config)
-    if (kind := given.pop("codec", tree["codec"]["kind"])) != tree["codec"]["kind"]:
-        tree["codec"] = {"kind": kind}
+    for place in ("codec", "text"):
+        if (kind := given.pop(place, tree[place]["kind"])) != tree[place]["kind"]:
+            tree[place] = {"kind": kind}
     for key, value in given.items():
         *groups, leaf = key.split(".")
         (tree[groups[0]] if groups else tree)[leaf] = value
@@ -187,6 +195,7 @@ def _check_images(data: DataConfig) -> None:
 
 
 def _encode(config: EncodeConfig, out: Path, device: torch.device) -> StoreIndex:
+    check_frozen(config.text)
     if config.codec == PixelCodec():
         raise InputError("--codec: expected latent for a store of latents, got pixel; leave it out")
     data, codec = config.data, config.codec.open(device)
@@ -223,7 +232,12 @@ def _encode(config: EncodeConfig, out: Path, device: torch.device) -> StoreIndex
         fingerprint=images.fingerprint,
         images=data.path,
     )
+    say = captions_of(images.source)
+    said = [] if say is None else [say(int(i)) for i in images.indices]
     missing = distributed.from_first(partial(_begin, out, index, parts), device)
+    if config.text.used:
+        make = partial(encode_texts, config.text, said, out, device, config.data.path)
+        distributed.from_first(make, device)
     if missing is None:
         return distributed.from_first(partial(read_index, out), device)
     if missing and distributed.rank() == 0:
@@ -236,8 +250,8 @@ def _encode(config: EncodeConfig, out: Path, device: torch.device) -> StoreIndex
         PLACES: places,
         NAMES: encode_names([images.item_name(i) for i in range(len(images))]),
     }
-    if (say := captions_of(images.source)) is not None:
-        tables |= encode_captions([say(int(i)) for i in images.indices])
+    if said:
+        tables |= encode_captions(said)
     finish = partial(finish_store, out, index, tables, len(parts))
     return distributed.from_first(finish, device)
 

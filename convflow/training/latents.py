@@ -30,11 +30,7 @@ def with_codec_of_store(config: TrainConfig, run: Path) -> TrainConfig:
     Raises:
         InputError: the settings name another autoencoder than the store's.
     """
-    begun = (run / "config.json").is_file()  # else paths are seen from here
-    stored = find_place(config.data.path, run) if begun else config.data.path
-    place = Path(os.path.expanduser(stored))
-    stores = find_stores(place) if config.data.path and place.is_dir() else []
-    if not stores:
+    if not (stores := stores_of(config, run)):
         return config
     theirs: Any = codec_of_store(stores[0])
     if config.codec == PixelCodec():
@@ -48,6 +44,14 @@ def with_codec_of_store(config: TrainConfig, run: Path) -> TrainConfig:
             "again with the other"
         )
     return replace(config, codec=config.codec.with_constants(theirs))
+
+
+def stores_of(config: TrainConfig, run: Path) -> list[Path]:
+    """Return the stores of latents that settings name, none where they name images."""
+    begun = (run / "config.json").is_file()  # else paths are seen from here
+    stored = find_place(config.data.path, run) if begun else config.data.path
+    place = Path(os.path.expanduser(stored))
+    return find_stores(place) if config.data.path and place.is_dir() else []
 
 
 def codec_of_store(folder: Path) -> Codec:

@@ -27,7 +27,7 @@ from convflow.training import checkpoint
 from convflow.training.agreement import agree_on_start
 from convflow.training.averages import describe_averages, drop_later, names_of, store_missed
 from convflow.training.build import build_trainer
-from convflow.training.captions import write_texts
+from convflow.training.captions import with_text_of_store, write_texts
 from convflow.training.changes import RECORD, Change, check_changes, find_changes, record_changes
 from convflow.training.config import LoRAConfig, TrainConfig
 from convflow.training.data import SELECTION_FILE, keep_selection
@@ -128,7 +128,7 @@ def _prepare(
     existed = (run / "config.json").is_file()
     if existed:
         held.enter_context(claimed(run, "training", "--run", distributed.rank() == 0))
-    config = with_codec_of_store(config, run)
+    config = with_text_of_store(with_codec_of_store(config, run), run)
     config, before = _check_folder(store_paths(config, run), run)
     trainer, report = build_trainer(config, run, device)
     if epochs is not None:

@@ -4,7 +4,7 @@ import torch
 
 from convflow.conditions.added import Added
 from convflow.conditions.labels import cat, take
-from convflow.conditions.text import Text, Texts
+from convflow.conditions.text import Spelled, Text, Texts
 
 
 def text(batch: int, value: float) -> Text:
@@ -49,3 +49,17 @@ def test_rows_are_taken_and_joined() -> None:
     both = cat([text(2, 1.0), text(1, 2.0)])
     assert both.pooled[:, 0].tolist() == [1, 1, 2]
     assert take(both, slice(2, 3)).tokens.shape == (1, 3, 2)
+
+
+SPELLED = torch.tensor([[1, 7, 8], [1, 9, 0]])
+
+
+def test_nothing_spelled_is_the_beginning_alone() -> None:
+    assert Spelled().null(SPELLED).tolist() == [[1, 0, 0], [1, 0, 0]]
+    assert Spelled().drop(SPELLED, torch.tensor([True, False])).tolist() == [[1, 0, 0], [1, 9, 0]]
+
+
+def test_vectors_stay_beside_what_is_spelled() -> None:
+    cond = Added(SPELLED, torch.ones(2, 6))
+    assert Spelled().null(cond).vectors is cond.vectors
+    assert Spelled().drop(cond, torch.tensor([True, True])).cond.tolist() == [[1, 0, 0]] * 2

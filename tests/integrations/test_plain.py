@@ -4,14 +4,12 @@ import pytest
 import torch
 
 from convflow.integrations import plain
-from convflow.nn import norm
-from convflow.nn.attention import Attention
+from convflow.nn import attention, norm
 from convflow.nn.conv import Conv
 from convflow.nn.deform import GroupwiseMSDCN
 
 PAIRS = [
     (Conv, plain.PlainConv, (8, 8, 5)),
-    (Attention, plain.PlainAttention, (8, 2)),
     (GroupwiseMSDCN, plain.PlainGroupwiseMSDCN, (8, 2)),
 ]
 
@@ -31,6 +29,11 @@ def test_a_plain_layer_is_the_same_function(ours, twin, arguments):
     other.load_state_dict(layer.state_dict())
     x = draw(2, 6, 5, 8)
     torch.testing.assert_close(other(x), layer(x), rtol=1e-6, atol=1e-6)
+
+
+def test_the_plain_attention_is_the_same_function():
+    q, k, v = (draw(2, 3, 10, 4) + number for number in range(3))
+    torch.testing.assert_close(plain.gather(q, k, v), attention.gather(q, k, v))
 
 
 def test_the_plain_modulated_norm_is_the_same_function():

@@ -1,0 +1,113 @@
+"""What makes conditions of texts."""
+
+import logging
+
+import pytest
+import torch
+
+from convflow.conditions.spelling import BEGIN
+from convflow.settings.read import read, to_dict
+from convflow.texts import (
+    NoText,
+    PretrainedText,
+    Prompts,
+    TextEncoder,
+    TrainedText,
+    asked_prompts,
+    check_told,
+    describe_cut,
+    read_prompts,
+)
+from convflow.types import InputError
+from tests.cases import build
+
+WORDS = TrainedText(max_tokens=4, rows=100)
+
+
+def test_texts_are_padded_and_cut():
+    found = WORDS.encode(["a cat", "", "one two three four five"])
+    assert found.shape == (3, 4)
+    assert found[1].tolist() == [BEGIN, 0, 0, 0]
+    assert (found[0] > 0).tolist() == [True, True, True, False]
+    assert (found[2] > 0).all()
+
+
+def test_settings_give_those_of_the_network():
+    settings = TrainedText("bytes", width=64).network_settings()
+    assert settings["text_rows"] == 258
+    assert settings["text_length"] == 128
+    assert NoText().network_settings() == {}
+
+
+@pytest.mark.parametrize("text", [NoText(), WORDS, TrainedText("bytes"), PretrainedText("a/b")])
+def test_settings_are_read_back(text):
+    assert read(to_dict(text), TextEncoder) == text
+
+
+def test_prompts_are_encoded_once_each():
+    asked = []
+
+    class Noted(TrainedText):
+        def encode(self, texts):
+            asked.append(list(texts))
+            return super().encode(texts)
+
+    prompts = Prompts(("a", "b"), Noted(max_tokens=3))
+    rows = prompts.conditions([1, 0, 1, 1])
+    assert asked == [["b", "a"]]
+    assert rows.equal(Noted(max_tokens=3).encode(["b", "a", "b", "b"]))
+
+
+def test_a_line_says_what_is_cut(caplog):
+    assert describe_cut(WORDS, ["a cat", "two words"]) == ""
+    said = describe_cut(WORDS, ["one two three four five six", "a", "b c d e f"])
+    assert said == (
+        "'one two three four five six' has 7 tokens, of which the first 4 are read, and 1 more "
+        "texts are cut"
+    )
+    caplog.set_level(logging.INFO, "convflow")
+    Prompts(("a b c d e f g",), WORDS).say_cut()
+    assert "has 8 tokens" in caplog.text
+
+
+def test_labels_and_prompts_are_for_the_models_that_are_told_them():
+    assert asked_prompts(NoText(), (), None, ["cat"]) is None
+    assert asked_prompts(WORDS, ("a",), None, None).texts == ("a",)
+    assert asked_prompts(WORDS, ("a",), "b", None).texts == ("b",)
+    for given, said in (
+        ((NoText(), (), ["a"], None), "expected labels"),
+        ((WORDS, (), None, ["cat"]), "expected prompts"),
+        ((WORDS, (), None, None), "at least one text"),
+        ((WORDS, (), [3], None), "at least one text"),
+    ):
+        with pytest.raises(InputError, match=said):
+            asked_prompts(*given)
+
+
+def test_a_network_of_texts_needs_its_encoder_and_no_other_has_one():
+    assert check_told(build("sit"), None) == NoText()
+    assert check_told(build("sit-words"), WORDS) == WORDS
+    for case, text in (("sit", WORDS), ("sit-words", None)):
+        with pytest.raises(InputError, match="text encoder"):
+            check_told(build(case), text)
+
+
+def test_a_file_of_prompts_has_one_a_line(tmp_path):
+    path = tmp_path / "prompts.txt"
+    path.write_text("a cat\n\n  a dog \n", encoding="utf-8")
+    assert read_prompts(path, "--prompts") == ["a cat", "a dog"]
+    path.write_text("\n", encoding="utf-8")
+    for wrong in (path, tmp_path / "none.txt", tmp_path):
+        with pytest.raises(InputError, match="--prompts"):
+            read_prompts(wrong, "--prompts")
+
+
+def test_a_pretrained_encoder_needs_a_name():
+    with pytest.raises(InputError, match="--text.encoder"):
+        PretrainedText().network_settings()
+
+
+def test_rows_of_words_are_more_than_marks():
+    with pytest.raises(InputError, match="--text.rows"):
+        TrainedText(rows=2)
+    assert torch.equal(TrainedText(rows=3).encode(["a b"])[0, :3], torch.tensor([1, 2, 2]))
