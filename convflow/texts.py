@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -220,6 +220,7 @@ TEXT_ENCODERS: Table[type[TextEncoder]] = Table(
 TextEncoder.kinds = TEXT_ENCODERS
 
 
+@runtime_checkable  # for the shape checks in tests
 class Encodes(Protocol):
     """What makes conditions of texts: a `TextEncoder`, or captions that are known already."""
 

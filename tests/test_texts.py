@@ -103,11 +103,11 @@ def test_a_file_of_prompts_has_one_a_line(tmp_path):
 
 
 def test_a_pretrained_encoder_needs_a_name():
-    with pytest.raises(InputError, match="--text.encoder"):
+    with pytest.raises(InputError, match=r"--text\.encoder"):
         PretrainedText().network_settings()
 
 
 def test_rows_of_words_are_more_than_marks():
-    with pytest.raises(InputError, match="--text.rows"):
+    with pytest.raises(InputError, match=r"--text\.rows"):
         TrainedText(rows=2)
     assert torch.equal(TrainedText(rows=3).encode(["a b"])[0, :3], torch.tensor([1, 2, 2]))

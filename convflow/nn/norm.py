@@ -36,6 +36,9 @@ class WithText(NamedTuple):
 Condition = Float[Tensor, "B D"] | WithText
 """What time and label, or time and text, tell a block of each sample."""
 
+LevelCondition = Float[Tensor, "B _"] | WithText
+"""Likewise, at one of several levels of different widths."""
+
 AnyCondition = TypeVar("AnyCondition", Tensor, WithText)
 
 

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from convflow.nn.conv import Conv
 from convflow.nn.embed import unpatchify
-from convflow.nn.norm import Condition, Modulation, WithText, add, modulate
+from convflow.nn.norm import Condition, LevelCondition, Modulation, WithText, add, modulate
 from convflow.nn.resample import shuffle_down, shuffle_up
 from convflow.processes.decomposition import mean_down, nearest_up
 
-PyramidCondition = Condition | tuple[Condition, ...]
+PyramidCondition = LevelCondition | tuple[LevelCondition, ...]
 """What the blocks are told: one condition, or one for each level of the network."""
 
 Masked = TypeVar("Masked", Tensor, tuple[Tensor, ...], PyramidCondition)
@@ -69,9 +69,7 @@ class CoarseHead(nn.Module):
         self.out = Conv(width * self.cells**2, self.channels * self.patch_size**2, stem.reach + 1)
         nn.init.zeros_(self.out.weight)
 
-    def forward(
-        self, x: Float[Tensor, "B h w D"], c: Float[Tensor, "B D"]
-    ) -> Float[Tensor, "B C H W"]:
+    def forward(self, x: Float[Tensor, "B h w D"], c: Condition) -> Float[Tensor, "B C H W"]:
         """Return the prediction at the resolution of the scale."""
         shift, scale = self.modulation(c)
         cells = shuffle_down(modulate(self.norm(x), shift, scale), self.cells)
@@ -97,9 +95,7 @@ class MeanHead(nn.Module):
         super().__init__()
         self.head, self.factor = head, factor
 
-    def forward(
-        self, x: Float[Tensor, "B h w D"], c: Float[Tensor, "B E"]
-    ) -> Float[Tensor, "B C H W"]:
+    def forward(self, x: Float[Tensor, "B h w D"], c: LevelCondition) -> Float[Tensor, "B C H W"]:
         """Return the means of squares of `factor` by `factor` cells."""
         return mean_down(self.head(x, c), self.factor)
 

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from convflow.nn.conv import Conv
 from convflow.nn.dense import create_linear
 from convflow.nn.embed import LabelEmbedding, TimeEmbedding, Times
-from convflow.nn.norm import Condition, add, residual
+from convflow.nn.norm import LevelCondition, add, residual
 from convflow.types import InputError
 
-LevelVectors = tuple[Condition, ...]
+LevelVectors = tuple[LevelCondition, ...]
 """The `Condition` of each level of a network, the finest first."""
 
 NUM_STAGES = 5

@@ -15,7 +15,7 @@ from convflow.conditions.text import Spelled, Text, Texts
 from convflow.nn.attention import gather
 from convflow.nn.dense import GELUMLP, create_linear
 from convflow.nn.linear import Linear
-from convflow.nn.norm import Condition, WithText
+from convflow.nn.norm import LevelCondition, WithText
 
 READER_HEAD = 32
 """Channels of a head of a `TextReader`."""
@@ -132,12 +132,12 @@ class TextEmbedding(nn.Module):
         self.empty_mask.copy_(empty.mask)
         self.empty_pooled.copy_(empty.pooled)
 
-    def forward(self, y: Text | Int[Tensor, "B L"]) -> Condition | tuple[Condition, ...]:
+    def forward(self, y: Text | Int[Tensor, "B L"]) -> LevelCondition | tuple[LevelCondition, ...]:
         """Return the condition of texts: one, or one for each level."""
         text = self.reader(y) if self.reader is not None else y
         dtype = self.levels[0][0].weight.dtype  # type: ignore[index]
         whole = _normed(text.pooled.to(dtype))
-        found: list[Condition] = [level(whole) for level in self.levels]
+        found: list[LevelCondition] = [level(whole) for level in self.levels]
         if self.tell is not None:
             tokens = self.tell(_normed(text.tokens.to(dtype)))
             found = [WithText(vector, tokens, text.mask) for vector in found]

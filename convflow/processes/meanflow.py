@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from msgspec import Meta
 from torch import Tensor
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from convflow.processes.contract import MoreChannels, beside
 from convflow.processes.derivative import push_forward
@@ -346,9 +346,16 @@ class MeanFlow(FlowMatching):
         guided = (1 - mixture) * (scale * velocity + (1 - scale) * bare)
         if own is not None:
             guided = guided + mixture * own
-        known = beside((labels != none).to(velocity.dtype)).bool()
+        known = _differ(labels, none).view(-1, 1, 1, 1)
         return torch.where(known, guided.to(velocity.dtype), velocity), own
 
     def _velocity(self, model: Denoiser, x: Tensor, now: Tensor, labels: Any) -> Tensor:
         found = model(x, now, labels)[:, -x.shape[1] :]  # the last, where there are two predictions
         return found.to(torch.promote_types(found.dtype, torch.float32))
+
+
+def _differ(conditions: Any, others: Any) -> Bool[Tensor, " B"]:
+    """Return in which samples conditions differ from others."""
+    pairs = zip(tree_leaves(conditions), tree_leaves(others), strict=True)
+    found = [(one != other).view(len(one), -1).any(1) for one, other in pairs]
+    return torch.stack(found).any(0)
