@@ -26,7 +26,8 @@ from convflow.codecs import Codec, LatentCodec, image_channels
 from convflow.data.grid import to_picture
 from convflow.generate import Samples
 from convflow.masks import read_known
-from convflow.models.backbone import Backbone, check_size
+from convflow.models.backbone import Backbone
+from convflow.models.checks import check_size
 from convflow.models.memory import MemoryEstimate
 from convflow.models.resolution import SIZE_OPTIONS, read_arguments
 from convflow.models.zoo import check_process, create_model

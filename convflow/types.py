@@ -11,11 +11,14 @@ from __future__ import annotations
 import difflib
 import unicodedata
 from collections.abc import Callable, Collection, Iterable
-from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:  # torch takes a second to import, and `--help` needs only the words below
-    from jaxtyping import Float, Int
+    from jaxtyping import Float
     from torch import Tensor
+
+Cond = Any
+"""What a network is asked for: class labels (B,) int64, texts, or other tensors of B samples."""
 
 Size = tuple[int, int]
 """Height and width, in pixels of model space unless said otherwise."""
@@ -59,12 +62,12 @@ class Denoiser(Protocol):
 
     Called as `model(x, t, y)`: `x` in model space; `t` the process's own time (flows: [0, 1],
     0 = noise and 1 = data; DDPM: step 0 to 999, 0 = clean); `y` class labels, where `num_classes`
-    means "no label". The result has the shape of `x`, or twice its channels where a variance is
-    learned: first the prediction, then where the variance lies, from -1 to 1.
+    means "no label", or other conditions. The result has the shape of `x`, or twice its channels
+    where a variance is learned: first the prediction, then where the variance lies, from -1 to 1.
     """
 
     def __call__(
-        self, x: Float[Tensor, "B C H W"], t: Float[Tensor, " B"], y: Int[Tensor, " B"], /
+        self, x: Float[Tensor, "B C H W"], t: Float[Tensor, " B"], y: Cond, /
     ) -> Float[Tensor, "B P H W"]: ...
 
 

@@ -16,8 +16,9 @@ from convflow.bench.floor import Products
 from convflow.bench.harness import BenchRow, Call, seconds
 from convflow.bench.utilisation import Rated, Workload, product, rate
 from convflow.distributed import free_memory
-from convflow.models.backbone import Backbone, check_size
+from convflow.models.backbone import Backbone
 from convflow.models.blocks import compile_blocks
+from convflow.models.checks import check_size
 from convflow.models.cost import measure_cost
 from convflow.models.half import cast_weights
 from convflow.models.memory import MemoryEstimate

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Int
@@ -21,6 +21,7 @@ from convflow.conditions.added import Added
 Cond = TypeVar("Cond")
 
 
+@runtime_checkable  # for the shape checks in tests
 class Conditions(Protocol[Cond]):
     """What is asked of conditions of one kind."""
 

@@ -11,20 +11,21 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from convflow.conditions.added import Added, split
-from convflow.conditions.labels import Labels
+from convflow.conditions.added import split
+from convflow.conditions.labels import Conditions, Labels
+from convflow.models.checks import check_size
 from convflow.nn.conv import ConvHead, ConvStem
 from convflow.nn.embed import PatchEmbedding, PatchHead, TimeEmbedding, Times
 from convflow.nn.norm import Condition, Modulation, residual
 from convflow.nn.pyramid import add_conditions
 from convflow.nn.resample import LevelConditions, Levels, LevelVectors, mirror
 from convflow.settings.read import read
-from convflow.types import LONGEST_SIDE, InputError, Size, nearest_size
+from convflow.types import Cond, InputError, Size
 
 
 class Parts(NamedTuple):
@@ -78,9 +79,19 @@ class Backbone(nn.Module, PyTorchModelHubMixin, library_name="convflow", tags=["
         return len(self.downsampling)
 
     @property
-    def conditions(self) -> Labels:
+    def conditions(self) -> Conditions[Any]:
         """What can be done with the conditions that it is told."""
         return Labels(self.num_classes)
+
+    @property
+    def takes_text(self) -> bool:
+        """Whether it is told texts, and no labels."""
+        return False
+
+    @property
+    def conditional(self) -> bool:
+        """Whether it can be asked for anything: it is told labels or texts."""
+        return self.num_classes > 0 or self.takes_text
 
     @property
     def inner(self) -> ImageBackbone:
@@ -200,7 +211,11 @@ class Backbone(nn.Module, PyTorchModelHubMixin, library_name="convflow", tags=["
         """Return arguments of `forward` without numbers, for images of a height and width."""
         x = torch.empty(batch, self.in_channels, *size)
         more = (1 + self.second_time + self.told_guidance,) if self.second_time else ()
-        return x, torch.empty(batch, *more), torch.empty(batch, dtype=torch.int64)
+        return x, torch.empty(batch, *more), self.blank_conditions(batch)
+
+    def blank_conditions(self, batch: int) -> Any:
+        """Return conditions without numbers: labels, or texts."""
+        return torch.empty(batch, dtype=torch.int64)
 
 
 class ImageBackbone(Backbone):
@@ -224,7 +239,7 @@ class ImageBackbone(Backbone):
         """Return features of noisy images, channels last."""
         raise NotImplementedError
 
-    def condition(self, t: Times, y: Int[Tensor, " B"]) -> Any:
+    def condition(self, t: Times, y: Cond) -> Any:
         """Return what time and label tell the other parts: a vector, or one for each level."""
         raise NotImplementedError
 
@@ -240,7 +255,7 @@ class ImageBackbone(Backbone):
         self,
         x: Float[Tensor, "B C H W"],
         t: Times,
-        y: Int[Tensor, " B"] | Added,
+        y: Cond,
         **options: Any,
     ) -> Float[Tensor, "B O _ _"]:
         """Predict what the process trains.
@@ -248,7 +263,7 @@ class ImageBackbone(Backbone):
         Args:
             x: noisy images; height and width multiples of `multiple`.
             t: times as the process counts them; with a `second_time` two for each image.
-            y: labels in [0, num_classes], or `Added`.
+            y: labels in [0, num_classes], or texts; or `Added`.
             **options: as `trunk` takes them.
 
         Returns:
@@ -307,7 +322,7 @@ class PatchBackbone(ImageBackbone):
         """Return features on the patch grid, channels last; float32 under autocast too."""
         return residual(self.embed_patches(x))
 
-    def condition(self, t: Times, y: Int[Tensor, " B"]) -> Float[Tensor, "B D"]:
+    def condition(self, t: Times, y: Cond) -> Float[Tensor, "B D"]:
         return self.embed_time(t) + self.embed_label(y)
 
     def head(self, features: Float[Tensor, "B h w D"], c: Condition) -> Float[Tensor, "B O H W"]:
@@ -343,7 +358,7 @@ class LevelBackbone(ImageBackbone):
         """Return features, channels last; float32 under autocast too."""
         return residual(self.embed(mirror(x, self.cells)))
 
-    def condition(self, t: Times, y: Int[Tensor, " B"]) -> LevelVectors:
+    def condition(self, t: Times, y: Cond) -> LevelVectors:
         return self.embed_condition(t, y)
 
     def head_vector(self, c: LevelVectors) -> Condition:
@@ -358,43 +373,8 @@ class LevelBackbone(ImageBackbone):
         self,
         x: Float[Tensor, "B C H W"],
         t: Times,
-        y: Int[Tensor, " B"] | Added,
+        y: Cond,
         **options: Any,
     ) -> Float[Tensor, "B O H W"]:
         """Predict what the process trains; what the mirror of a stem has added is cut off."""
         return super().forward(x, t, y, **options)[:, :, : x.shape[2], : x.shape[3]]
-
-
-def outputs_per_channel(discard_half: bool, learned_variance: bool) -> int:
-    """Return 2 where a head computes twice the channels, else 1.
-
-    Raises:
-        InputError: both reasons at once.
-    """
-    if discard_half and learned_variance:
-        raise InputError(
-            "expected discard_half or learned_variance, got both; leave out discard_half, the "
-            "second half of the channels is the variance"
-        )
-    return 2 if discard_half or learned_variance else 1
-
-
-def check_ratio(mlp_ratio: float, width: int) -> None:
-    """Raise InputError unless feed-forward layers of this many widths have channels."""
-    if not 1 <= mlp_ratio * width < float("inf"):
-        raise InputError(f"expected an mlp_ratio above 0, got {mlp_ratio}; published are 2 and 4")
-
-
-def check_size(height: int, width: int, multiple: int) -> None:
-    """Raise InputError unless both sides are positive multiples of `multiple`, and not absurd."""
-    # Not max(): read back from the compiler's cache it becomes a guard on which side is longer.
-    if height > LONGEST_SIDE or width > LONGEST_SIDE:
-        raise InputError(
-            f"expected sides of at most {LONGEST_SIDE}, got {height}x{width}; choose smaller ones"
-        )
-    if height < 1 or width < 1 or height % multiple or width % multiple:
-        near = nearest_size((height, width), multiple)
-        raise InputError(
-            f"expected a height and width that are multiples of {multiple}, got {height}x{width}; "
-            f"the nearest that works is {near[0]}x{near[1]}"
-        )

@@ -16,7 +16,8 @@ from typing import Any, Literal
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from convflow.models.backbone import LevelBackbone, check_ratio
+from convflow.models.backbone import LevelBackbone
+from convflow.models.checks import check_ratio
 from convflow.nn.conv import AttentionName, ConvHead, ConvMix, ConvStem
 from convflow.nn.dense import MLP, ActivationName, create_activation
 from convflow.nn.dropout import Dropout

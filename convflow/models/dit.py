@@ -12,7 +12,8 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from convflow.models.backbone import PatchBackbone, check_ratio, outputs_per_channel
+from convflow.models.backbone import PatchBackbone
+from convflow.models.checks import check_ratio, outputs_per_channel
 from convflow.nn.attention import Attention
 from convflow.nn.dense import GELUMLP
 from convflow.nn.dropout import Dropout

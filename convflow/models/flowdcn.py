@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from convflow.models.backbone import PatchBackbone, outputs_per_channel
+from convflow.models.backbone import PatchBackbone
+from convflow.models.checks import outputs_per_channel
 from convflow.nn.conv import ConvMix
 from convflow.nn.deform import DEFAULT_REACH, GroupwiseMSDCN, Reach
 from convflow.nn.dense import MLPName, create_mlp

@@ -10,7 +10,8 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -19,9 +20,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from convflow.conditions.added import Added, split
-from convflow.models.backbone import Backbone, ImageBackbone, check_size
-from convflow.models.families import BACKBONES, build
+from convflow.conditions.added import split
+from convflow.conditions.labels import Conditions
+from convflow.models.backbone import Backbone, ImageBackbone
+from convflow.models.checks import check_size
+from convflow.models.diffusers_parts import NoiseEmbedding
+from convflow.models.families import INSIDE, build
 from convflow.nn.embed import TimeEmbedding
 from convflow.nn.norm import residual
 from convflow.nn.pyramid import (
@@ -35,7 +39,7 @@ from convflow.nn.pyramid import (
     masked,
 )
 from convflow.processes.decomposition import Decomposition
-from convflow.types import InputError, Size
+from convflow.types import Cond, InputError, Size
 
 Coarse = Literal["patch", "upsample"]
 
@@ -93,7 +97,7 @@ class Pyramid(Backbone):
             )
         self.downsampling = Decomposition(factors=self.config.factors).downsampling
         inner = dict(self.config.backbone)
-        self.backbone: ImageBackbone = build(inner.pop("family"), inner, BACKBONES)
+        self.backbone: ImageBackbone = build(inner.pop("family"), inner, INSIDE)
         self.config = dataclasses.replace(self.config, backbone=self.backbone.settings)
         self.options = self.backbone.options  # type: ignore[misc]
         for setting in ("learned_variance", "pad", "second_time"):
@@ -169,7 +173,7 @@ class Pyramid(Backbone):
             layer.out
             for time in (*self.times[1:], own.time)
             for layer in time.modules()
-            if isinstance(layer, TimeEmbedding)
+            if isinstance(layer, TimeEmbedding | NoiseEmbedding)
         ]
         for part in (*self.stems[1:], own.stem, *outputs, *self.heads[1:], own.head):
             for parameter in part.parameters():
@@ -181,6 +185,26 @@ class Pyramid(Backbone):
     @property
     def inner(self) -> ImageBackbone:
         return self.backbone
+
+    @property
+    def conditions(self) -> Conditions[Any]:
+        return self.backbone.conditions
+
+    @property
+    def takes_text(self) -> bool:
+        return self.backbone.takes_text
+
+    def blank_conditions(self, batch: int) -> Any:
+        return self.backbone.blank_conditions(batch)
+
+    @property
+    def trunk_blocks(self) -> list[nn.Module]:
+        """The blocks of the backbone."""
+        return self.backbone.trunk_blocks
+
+    def features_after(self, blocks: Iterable[int]) -> AbstractContextManager[dict[int, Tensor]]:
+        """Return what gives the features after blocks of the backbone."""
+        return self.backbone.features_after(blocks)
 
     def stem(
         self, scales: Sequence[Float[Tensor, "B C _ _"]], keep: Keep
@@ -194,9 +218,7 @@ class Pyramid(Backbone):
         ]
         return sum(parts[1:], parts[0])
 
-    def condition(
-        self, t: Float[Tensor, "B S"], y: Int[Tensor, " B"], keep: Keep
-    ) -> PyramidCondition:
+    def condition(self, t: Float[Tensor, "B S"], y: Cond, keep: Keep) -> PyramidCondition:
         """Return the condition of all active scales' times, the label, and the stage."""
         times = (*self.times, self.backbone.parts.time)
         parts = [self.backbone.parts.label(y)]
@@ -225,7 +247,7 @@ class Pyramid(Backbone):
         self,
         scales: Sequence[Float[Tensor, "B C _ _"]],
         t: Float[Tensor, "B k"],
-        y: Int[Tensor, " B"] | Added,
+        y: Cond,
         active: Int[Tensor, " B"] | None = None,
         **arguments: Any,
     ) -> tuple[Float[Tensor, "B C _ _"], ...]:
@@ -235,7 +257,7 @@ class Pyramid(Backbone):
             scales: the first k of the S scales, coarse to fine; the height and width of each are
                 those of the finest scale, multiples of `multiple`, over its downsampling.
             t: each scale's own flow time, in [0, 1], 0 = noise, 1 = data.
-            y: labels in [0, num_classes], or `Added`.
+            y: labels in [0, num_classes], or texts; or `Added`.
             active: how many of the k scales take part in each sample, 1 .. k; None for all. Of
                 the others nothing enters, so their numbers may be anything.
             **arguments: what the backbone's trunk takes besides, such as FlowDCN's `reach`.
@@ -262,7 +284,7 @@ class Pyramid(Backbone):
             for by in self.downsampling
         ]
         t = torch.empty(batch, self.num_scales)
-        return scales, t, torch.empty(batch, dtype=torch.int64)
+        return scales, t, self.blank_conditions(batch)
 
     def _create_parts(self, downsampling: int) -> tuple[nn.Module, nn.Module, nn.Module]:
         """Return stem, time embedding and head of a scale, on the grid of the backbone."""

@@ -6,10 +6,10 @@ section 3.2 (adaLN-Zero).
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, TypeVar, get_args
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from convflow.nn.linear import Linear
@@ -18,8 +18,25 @@ from convflow.types import check_name
 
 NormName = Literal["rms", "layer"]
 
-Condition = Float[Tensor, "B D"]
-"""What time and label tell a block of each sample."""
+
+class WithText(NamedTuple):
+    """What time and text tell a block of each sample.
+
+    Attributes:
+        vector: of the time, and of the text as a whole.
+        tokens: of the text, to which a block may attend.
+        mask: True where there is a token, False where there is padding.
+    """
+
+    vector: Float[Tensor, "B D"]
+    tokens: Float[Tensor, "B L E"]
+    mask: Bool[Tensor, "B L"]
+
+
+Condition = Float[Tensor, "B D"] | WithText
+"""What time and label, or time and text, tell a block of each sample."""
+
+AnyCondition = TypeVar("AnyCondition", Tensor, WithText)
 
 
 class RMSNorm(nn.Module):
@@ -47,6 +64,13 @@ def residual(x: Tensor) -> Tensor:
     kind = x.device.type  # of tensors without numbers there is none
     autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
     return x.float() if autocast else x
+
+
+def add(condition: AnyCondition, vector: Float[Tensor, "B D"]) -> AnyCondition:
+    """Return a condition with a vector of each sample added to its own."""
+    if isinstance(condition, WithText):
+        return condition._replace(vector=condition.vector + vector)
+    return condition + vector
 
 
 def create_norm(name: NormName, width: int) -> nn.Module:
@@ -97,6 +121,7 @@ class Modulation(nn.Sequential):
         super().__init__(nn.SiLU(), linear)
         self.width, self.count = width, count
 
-    def forward(self, condition: Float[Tensor, "B D"]) -> tuple[Tensor, ...]:
+    def forward(self, condition: Condition) -> tuple[Tensor, ...]:
         """Return `count` tensors of shape (B, D)."""
-        return super().forward(condition).chunk(self.count, dim=-1)
+        vector = condition.vector if isinstance(condition, WithText) else condition
+        return super().forward(vector).chunk(self.count, dim=-1)

@@ -11,18 +11,17 @@ from collections.abc import Sequence
 from functools import reduce
 from typing import TypeVar
 
-import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from convflow.nn.conv import Conv
 from convflow.nn.embed import unpatchify
-from convflow.nn.norm import Modulation, modulate
+from convflow.nn.norm import Condition, Modulation, WithText, add, modulate
 from convflow.nn.resample import shuffle_down, shuffle_up
 from convflow.processes.decomposition import mean_down, nearest_up
 
-PyramidCondition = Tensor | tuple[Tensor, ...]
-"""What the blocks are told: a vector (B, D), or one for each level of the network."""
+PyramidCondition = Condition | tuple[Condition, ...]
+"""What the blocks are told: one condition, or one for each level of the network."""
 
 Masked = TypeVar("Masked", Tensor, tuple[Tensor, ...], PyramidCondition)
 
@@ -130,7 +129,11 @@ def masked(x: Masked, keep: Bool[Tensor, " B"] | None) -> Masked:
 
 
 def add_conditions(conditions: Sequence[PyramidCondition]) -> PyramidCondition:
-    """Return the sum of conditions that are all vectors, or all one vector for each level."""
-    if isinstance(conditions[0], Tensor):
-        return reduce(torch.add, conditions)  # type: ignore[arg-type]
-    return tuple(reduce(torch.add, level) for level in zip(*conditions, strict=True))
+    """Return the sum of conditions that are all of one level, or all of several levels.
+
+    Args:
+        conditions: the first may come with a text, the others are vectors.
+    """
+    if isinstance(conditions[0], Tensor | WithText):
+        return reduce(add, conditions)  # type: ignore[arg-type]
+    return tuple(reduce(add, level) for level in zip(*conditions, strict=True))  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 
@@ -67,7 +67,7 @@ class Inputs(NamedTuple):
     """
 
     data: Float[Tensor, "B C H W"]
-    labels: Int[Tensor, " B"]
+    labels: Cond
     features: Mapping[int, Float[Tensor, "B h w D"]] = {}
     average: Callable[..., Any] | None = None
     pixels: UInt8[Tensor, "B K Hp Wp"] | None = None

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from convflow.processes.prediction import Kind
 from convflow.processes.schedule import Schedule
 from convflow.settings.kinds import Part
-from convflow.types import Denoiser, InputError, Size
+from convflow.types import Cond, Denoiser, InputError, Size
 
 Clock = Callable[[Tensor], Tensor]
 """From times that a network is told to flow times, 0 = noise and 1 = data, beside each number of a
@@ -68,7 +68,7 @@ class Field:
     begin: float = 0.0
 
     def __call__(
-        self, x: Float[Tensor, "B C H W"], t: Float[Tensor, " B"], y: Int[Tensor, " B"]
+        self, x: Float[Tensor, "B C H W"], t: Float[Tensor, " B"], y: Cond
     ) -> Float[Tensor, "B P H W"]:
         """Return the prediction at the solver's time t, from 0 to 1 over a stage."""
         return self.predict(x, t, y)
@@ -174,14 +174,14 @@ class Process(Part):
         self,
         model: Any,
         data: Float[Tensor, "B C H W"],
-        labels: Int[Tensor, " B"],
+        labels: Cond,
         generator: torch.Generator,
     ) -> Float[Tensor, " B"]:
         """Return the loss of each sample, with fresh draws."""
         return self.loss_at(model, data, labels, self.draw(tuple(data.shape), generator))
 
     def loss_at(
-        self, model: Any, data: Float[Tensor, "B C H W"], labels: Int[Tensor, " B"], draws: Any
+        self, model: Any, data: Float[Tensor, "B C H W"], labels: Cond, draws: Any
     ) -> Float[Tensor, " B"]:
         """Return the loss of each sample for draws that this process has made."""
         raise NotImplementedError

@@ -20,7 +20,7 @@ from convflow.processes.flow import TrainingDraws
 from convflow.processes.prediction import Kind, Predicts
 from convflow.processes.schedule import Schedule, discrete
 from convflow.settings.fields import doc
-from convflow.types import Denoiser, InputError, check_name
+from convflow.types import Cond, Denoiser, InputError, check_name
 
 VarianceName = Literal["learned", "small", "large"]
 
@@ -220,7 +220,7 @@ class DDPM(Process):
         self,
         model: Denoiser,
         data: Float[Tensor, "B C H W"],
-        labels: Int[Tensor, " B"],
+        labels: Cond,
         draws: TrainingDraws,
     ) -> Float[Tensor, " B"]:
         """Return the loss of each sample for draws already made.

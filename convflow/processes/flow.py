@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Annotated, ClassVar, Literal, NamedTuple, TypeVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from convflow.processes.contract import Field, Process, Stage
@@ -21,7 +21,7 @@ from convflow.processes.prediction import ROWS, Kind, Predicts, Row
 from convflow.processes.schedule import LINEAR, Schedule, find_schedule
 from convflow.settings.fields import Positive, doc
 from convflow.settings.read import check_fields
-from convflow.types import Denoiser, InputError, Size
+from convflow.types import Cond, Denoiser, InputError, Size
 
 TimesName = Annotated[
     Literal["uniform", "logit-normal"],
@@ -133,7 +133,7 @@ class FlowMatching(Process):
         self,
         model: Denoiser,
         data: Float[Tensor, "B C H W"],
-        labels: Int[Tensor, " B"],
+        labels: Cond,
         draws: TrainingDraws,
     ) -> Float[Tensor, " B"]:
         """Return the loss of each sample for draws already made.

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from msgspec import Meta
 from torch import Tensor
 from torch.utils._pytree import tree_map
@@ -22,7 +22,7 @@ from convflow.processes.derivative import push_forward
 from convflow.processes.flow import FlowMatching, Location, TimesName, shift_times
 from convflow.processes.prediction import Kind
 from convflow.settings.fields import Fraction, Momentum, NotNegative, Positive, doc
-from convflow.types import Denoiser, InputError
+from convflow.types import Cond, Denoiser, InputError
 
 LEAST_ERROR = 1e-3
 """Added to the squared error of a sample before its weight is formed (Geng et al. 2025a).
@@ -212,7 +212,7 @@ class MeanFlow(FlowMatching):
         self,
         model: Denoiser,
         data: Float[Tensor, "B C H W"],
-        labels: Int[Tensor, " B"],
+        labels: Cond,
         draws: Any,
         null: Callable[[Any], Any] | None = None,
     ) -> Float[Tensor, " B"]:
@@ -266,7 +266,7 @@ class MeanFlow(FlowMatching):
         model: Denoiser,
         x: Float[Tensor, "B C H W"],
         t: Float[Tensor, "B K"],
-        labels: Int[Tensor, " B"],
+        labels: Cond,
         velocity: Float[Tensor, "B C H W"],
         null: Callable[[Any], Any] | None = None,
     ) -> Float[Tensor, "B C H W"]:

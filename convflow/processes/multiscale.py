@@ -21,7 +21,7 @@ from convflow.processes.schedule import LINEAR, Schedule
 from convflow.processes.stages import StageField, run_stages, spread
 from convflow.settings.fields import Factor, Positive, Share, doc
 from convflow.settings.read import check_fields
-from convflow.types import InputError, Size
+from convflow.types import Cond, InputError, Size
 
 COARSEST_SHARE = 0.9
 """How often the coarsest scale is the main one; the finer ones share the rest (appendix A.5)."""
@@ -42,7 +42,7 @@ class ScalesNetwork(Protocol):
         self,
         scales: Sequence[Float[Tensor, "B C _ _"]],
         t: Float[Tensor, "B K"],
-        y: Int[Tensor, " B"],
+        y: Cond,
         active: Int[Tensor, " B"] | None = None,
         /,
     ) -> Sequence[Float[Tensor, "B C _ _"]]: ...
@@ -259,7 +259,7 @@ class MultiscaleFlow(Process):
         self,
         model: ScalesNetwork,
         data: Float[Tensor, "B C H W"],
-        labels: Int[Tensor, " B"],
+        labels: Cond,
         draws: ScaleDraws,
     ) -> Float[Tensor, " B"]:
         """Return the loss of each sample for draws already made.

@@ -10,11 +10,11 @@ from collections.abc import Callable
 from typing import Literal, NamedTuple, get_args
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from convflow.processes.schedule import Schedule
-from convflow.types import Denoiser, check_name
+from convflow.types import Cond, Denoiser, check_name
 
 Kind = Literal["data", "noise", "velocity", "score"]
 """What a prediction is: of the data, the noise, d x_t / dt, or grad log p(x_t) = -noise / sigma."""
@@ -104,7 +104,7 @@ class Predicts:
         self.model, self.schedule, self.source, self.wanted = model, schedule, source, wanted
 
     def __call__(
-        self, x: Float[Tensor, "B C H W"], t: Float[Tensor, " B"], y: Int[Tensor, " B"]
+        self, x: Float[Tensor, "B C H W"], t: Float[Tensor, " B"], y: Cond
     ) -> Float[Tensor, "B C H W"]:
         """Return the converted prediction."""
         prediction = self.model(x, t, y)[:, : x.shape[1]]

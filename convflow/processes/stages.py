@@ -12,11 +12,11 @@ from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from convflow.processes.contract import Field, Stage
-from convflow.types import Denoiser, InputError, Size
+from convflow.types import Cond, Denoiser, InputError, Size
 
 THRESHOLD = 0.9
 """Time at which a scale lets the next one begin (appendix A.5)."""
@@ -158,7 +158,7 @@ class StageField(Field):
         return cls(predict, clock, start=start, end=end, rate=spread(rate[None], sizes))
 
     def __call__(
-        self, x: Float[Tensor, "B C 1 N"], t: Float[Tensor, " B"], y: Int[Tensor, " B"]
+        self, x: Float[Tensor, "B C 1 N"], t: Float[Tensor, " B"], y: Cond
     ) -> Float[Tensor, "B C 1 N"]:
         v = t[:, None]
         return self.predict(x, (1 - v) * self.start + v * self.end, y) * self.rate

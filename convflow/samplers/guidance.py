@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from convflow.conditions.labels import cat
 from convflow.processes.contract import Clock, beside
-from convflow.types import Denoiser, InputError, check_name
+from convflow.types import Cond, Denoiser, InputError, check_name
 
 Pair = tuple[Tensor, Tensor]
 Null = Callable[[Any], Any]
@@ -75,7 +75,7 @@ class Guidance:
         self,
         x: Float[Tensor, "B C H W"],
         t: Float[Tensor, " B"] | Float[Tensor, "B K"],
-        y: Int[Tensor, " B"],
+        y: Cond,
     ) -> Float[Tensor, "B P H W"]:
         """Return the guided prediction, in float32 at least; P is C, or 2C with a variance."""
         if self.scale == 1 or not len(x):

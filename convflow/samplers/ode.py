@@ -10,13 +10,13 @@ import math
 from collections.abc import Callable, Sequence
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from convflow.processes.flow import shift_times
 from convflow.samplers.multistep import MULTISTEP
 from convflow.samplers.tableaus import RUNGE_KUTTA, Scheme
-from convflow.types import Denoiser, InputError, check_name
+from convflow.types import Cond, Denoiser, InputError, check_name
 
 Callback = Callable[[int, int, Tensor], None]
 """Called after each step with its number from 1, the number of steps, and the state."""
@@ -66,7 +66,7 @@ def times_like(x: Float[Tensor, B * N], time: float) -> Float[Tensor, " B"]:
 def integrate(
     model: Denoiser,
     noise: Float[Tensor, "B C H W"],
-    labels: Int[Tensor, " B"],
+    labels: Cond,
     grid: Sequence[float],
     solver: str | Scheme = "euler",
     callback: Callback | None = None,

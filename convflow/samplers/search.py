@@ -13,7 +13,7 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -22,7 +22,7 @@ from convflow.samplers.exponential import EXPONENTIAL_SOLVERS, Exponential
 from convflow.samplers.multistep import CoefficientTable, adams_weights
 from convflow.samplers.ode import SCHEMES, integrate, time_grid
 from convflow.samplers.tableaus import Scheme, count_evaluations
-from convflow.types import Denoiser, InputError
+from convflow.types import Cond, Denoiser, InputError
 
 SHIFTS = (0.5, 0.7, 1.0, 1.5, 2.0, 3.0)
 """Time shifts of the grids that the search may begin with."""
@@ -36,7 +36,7 @@ class TeacherBatch(NamedTuple):
     """Noise, its labels, and where the teacher ends up."""
 
     noise: Float[Tensor, "B C H W"]
-    labels: Int[Tensor, " B"]
+    labels: Cond
     goal: Float[Tensor, "B C H W"]
 
 

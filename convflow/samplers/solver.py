@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, NamedTuple, TypeVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from convflow.processes.contract import Field, MoreNoise, Process, Stage
@@ -16,7 +16,7 @@ from convflow.samplers.ode import Callback, time_grid
 from convflow.settings.fields import Count, Positive, doc
 from convflow.settings.kinds import Part
 from convflow.settings.read import check_fields, setting_hints, to_dict
-from convflow.types import InputError, Size
+from convflow.types import Cond, InputError, Size
 
 Guide = Callable[[Callable[[Any], Field]], Field]
 """Makes the guided field of a run, given what makes the field of any network."""
@@ -40,7 +40,7 @@ class Problem(NamedTuple):
     field: Field
     process: Process
     x: Float[Tensor, "B C H W"]
-    labels: Int[Tensor, " B"]
+    labels: Cond
     stage: Stage
     draw: MoreNoise
     callback: Callback
@@ -156,7 +156,7 @@ class Solver(Part):
         process: Process,
         guide: Guide,
         noise: Float[Tensor, "B C H W"],
-        labels: Int[Tensor, " B"],
+        labels: Cond,
         draw: MoreNoise,
         callback: Callback | None = None,
     ) -> Float[Tensor, "B C _ _"]:

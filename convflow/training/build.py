@@ -20,8 +20,9 @@ from convflow.data.check import Report
 from convflow.data.latents import Latents
 from convflow.data.loader import Images, Order
 from convflow.data.sources import Source
-from convflow.models.backbone import Backbone, check_size
+from convflow.models.backbone import Backbone
 from convflow.models.blocks import is_block
+from convflow.models.checks import check_size
 from convflow.models.memory import MemoryEstimate
 from convflow.models.zoo import create_model, settings_of
 from convflow.nn.dropout import set_dropout

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from convflow.models.backbone import check_size
+from convflow.models.checks import check_size
 from convflow.models.zoo import create_model, load_model
 from convflow.types import InputError
 from tests.cases import TINY, build, inputs

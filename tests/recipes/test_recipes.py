@@ -13,7 +13,7 @@ from convflow import recipes
 from convflow.bundle.config import SamplingConfig
 from convflow.cli.main import main
 from convflow.data.sources import open_source
-from convflow.models.backbone import check_size
+from convflow.models.checks import check_size
 from convflow.models.zoo import create_model
 from convflow.nn.embed import TimeEmbedding
 from convflow.recipes import SOURCE, create_config, find_curve, find_target, imagenet, list_recipes
