@@ -53,7 +53,7 @@ def create(case: str, seed: int = 0) -> Any:
 def wrap(case: str, seed: int = 0, **settings: Any) -> DiffusersNetwork:
     """Return the network of the transformer of a case."""
     network = DiffusersNetwork.from_diffusers(create(case, seed), guidance=GUIDANCE, **settings)
-    network.tell_empty(draw_text(1, seed=99))
+    network.embed_text.know_empty(draw_text(1, seed=99))
     return network
 
 

@@ -21,7 +21,7 @@ from convflow.models.diffusers_parts import (
     NormedProjection,
     PackedStem,
     PositionTable,
-    TextEmbedding,
+    PromptEmbedding,
     VelocityHead,
     Waves,
 )
@@ -43,7 +43,7 @@ class TakenParts(NamedTuple):
 
     embed_patches: PackedStem
     embed_time: NoiseEmbedding
-    embed_text: TextEmbedding
+    embed_text: PromptEmbedding
     blocks: list[nn.Module]
     positions: nn.Module
     project: VelocityHead
@@ -111,7 +111,7 @@ def take_flux(model: Any, guidance: float) -> TakenParts:
     return TakenParts(
         PackedStem(model.x_embedder, channels, width, 2),
         NoiseEmbedding(waves, embed.timestep_embedder, "linear_2"),
-        TextEmbedding(
+        PromptEmbedding(
             model.context_embedder,
             width,
             (c.joint_attention_dim, c.pooled_projection_dim),
@@ -154,7 +154,7 @@ def take_sd3(model: Any, guidance: float) -> TakenParts:
     return TakenParts(
         ConvolvedStem(model.pos_embed.proj, c.in_channels, width, c.patch_size),
         NoiseEmbedding(create_waves(), embed.timestep_embedder, "linear_2"),
-        TextEmbedding(
+        PromptEmbedding(
             model.context_embedder,
             width,
             (c.joint_attention_dim, c.pooled_projection_dim),
@@ -186,7 +186,7 @@ def take_prx(model: Any, guidance: float) -> TakenParts:
     return TakenParts(
         PackedStem(model.img_in, c.in_channels, width, c.patch_size),
         NoiseEmbedding(create_waves(c.time_max_period), model.time_in, "out_layer"),
-        TextEmbedding(model.txt_in, width, (c.context_in_dim, 0)),
+        PromptEmbedding(model.txt_in, width, (c.context_in_dim, 0)),
         [*model.blocks],
         model.pe_embedder,
         VelocityHead(model.final_layer, c.in_channels, width, c.patch_size, packed=True),

@@ -23,13 +23,16 @@ from convflow.models.diffusers_parts import (
     NoiseEmbedding,
     PackedStem,
     PositionTable,
-    TextEmbedding,
+    PromptEmbedding,
     VelocityHead,
 )
 from convflow.nn.norm import WithText, residual
 from convflow.nn.pyramid import add_conditions
-from convflow.settings.fields import Classes, NotNegative, Width
+from convflow.settings.fields import Classes, Natural, NotNegative, Width
 from convflow.types import InputError
+
+EMPTY_TEXT = "embed_text.empty_"
+"""What begins the names of the features of the empty text, which diffusers has no place for."""
 
 
 def public_options(model: Any) -> dict[str, Any]:
@@ -42,7 +45,7 @@ class TextParts(NamedTuple):
 
     stem: PackedStem
     time: NoiseEmbedding
-    label: TextEmbedding
+    label: PromptEmbedding
     head: VelocityHead
 
 
@@ -72,6 +75,10 @@ class DiffusersNetwork(ImageBackbone):
             options: arguments of that class, as in its `config.json`; none for its defaults.
             in_channels: channels of the image in model space; none = as the options say.
             num_classes: 0, for the network reads texts.
+            text_width: channels of a token of a text; the text encoder sets it, and the two that
+                follow; 0 = as the options say.
+            pooled_width: channels of a text as a whole; 0 = as the options say.
+            text_length: most tokens of a text; 0 = the empty text is not stored.
             guidance: scale of guidance that a distilled network is told, as FLUX.1-dev is; others
                 have no use of it.
         """
@@ -80,12 +87,15 @@ class DiffusersNetwork(ImageBackbone):
         options: dict[str, Any] = field(default_factory=dict)
         in_channels: Width | None = None
         num_classes: Classes = 0
+        text_width: Natural = 0
+        pooled_width: Natural = 0
+        text_length: Natural = 0
         guidance: NotNegative = 3.5
 
     config: Config
     embed_patches: PackedStem
     embed_time: NoiseEmbedding
-    embed_text: TextEmbedding
+    embed_text: PromptEmbedding
     project: VelocityHead
 
     def __init__(self, **settings: Any) -> None:
@@ -102,6 +112,12 @@ class DiffusersNetwork(ImageBackbone):
             raise InputError(
                 f"expected {self.in_channels} channels in model space for the "
                 f"{self.config.architecture}, got {wanted}; give its own autoencoder"
+            )
+        told, own = (self.config.text_width, self.config.pooled_width), self.embed_text.widths
+        if any(theirs and ours and theirs != ours for theirs, ours in zip(told, own, strict=True)):
+            raise InputError(
+                f"expected features of texts {own[0]} and {own[1]} wide for the "
+                f"{self.config.architecture}, got {told[0]} and {told[1]}; give its own encoders"
             )
         known = {"options": public_options(model), "in_channels": self.in_channels}
         self.config = replace(self.config, **known)
@@ -136,8 +152,9 @@ class DiffusersNetwork(ImageBackbone):
         self.blocks, self.positions = nn.ModuleList(parts.blocks), parts.positions
         self.in_channels, self.num_classes = parts.embed_patches.in_channels, 0
         self.multiple = parts.embed_patches.stride[0]
+        if self.config.text_length:
+            self.embed_text.store_empty(self.config.text_length)
         self.lengths = [len(getattr(model, name)) for name in self.layout.blocks]
-        self.empty: Text | None = None
         self.asked: tuple[tuple[int, ...], dict[int, Tensor]] | None = None
 
     def name_in_diffusers(self, name: str) -> str:
@@ -157,7 +174,8 @@ class DiffusersNetwork(ImageBackbone):
         """Return a transformer of diffusers with copies of these weights."""
         with torch.device("meta"):
             model = create_transformer(self.config.architecture, self.config.options)
-        weights = {self.name_in_diffusers(n): t.clone() for n, t in self.state_dict().items()}
+        own = {n: t for n, t in self.state_dict().items() if not n.startswith(EMPTY_TEXT)}
+        weights = {self.name_in_diffusers(name): tensor.clone() for name, tensor in own.items()}
         model.load_state_dict(weights, assign=True)
         return model.eval()
 
@@ -178,16 +196,7 @@ class DiffusersNetwork(ImageBackbone):
     @property
     def conditions(self) -> Texts:
         """What can be done with the texts that it is told."""
-        if self.empty is None:
-            raise InputError(
-                "expected the features of the empty text, which guidance and dropped texts take, "
-                "got none; give them to tell_empty"
-            )
-        return Texts(self.empty)
-
-    def tell_empty(self, empty: Text) -> None:
-        """Take the features of the empty text, one row."""
-        self.empty = empty
+        return self.embed_text.conditions
 
     def create_condition(self, make: Callable[[int], nn.Module]) -> nn.Module:
         """Return a new part of the condition, one vector."""

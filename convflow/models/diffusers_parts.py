@@ -14,9 +14,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
-from convflow.conditions.text import Text
+from convflow.conditions.text import Text, Texts
 from convflow.nn.embed import unpatchify
 from convflow.nn.norm import WithText, residual
+from convflow.types import InputError
 
 Waves = Callable[[Tensor], Tensor]
 """From numbers (B,) to cosines and sines (B, 256) of their multiples."""
@@ -78,7 +79,7 @@ class NoiseEmbedding(nn.Module):
         return self.layers(self.waves(NOISE_SCALE * (1 - full)).to(self.out.weight.dtype))
 
 
-class TextEmbedding(nn.Module):
+class PromptEmbedding(nn.Module):
     """What a network is told of a text, and of a scale of guidance where that is trained into it.
 
     Args:
@@ -104,6 +105,36 @@ class TextEmbedding(nn.Module):
         super().__init__()
         self.tokens, self.pooled, self.guidance = tokens, pooled, guidance
         self.width, self.widths, self.waves, self.scale = width, widths, waves, scale
+        self.empty: Text | None = None
+
+    def store_empty(self, length: int) -> None:
+        """Make room for the features of the empty text, of so many tokens, among the weights."""
+        self.register_buffer("empty_tokens", torch.zeros(1, length, self.widths[0]))
+        self.register_buffer("empty_mask", torch.zeros(1, length, dtype=torch.bool))
+        self.register_buffer("empty_pooled", torch.zeros(1, self.widths[1]))
+
+    def know_empty(self, empty: Text) -> None:
+        """Take the features of the empty text, one row, from the encoder."""
+        stored = hasattr(self, "empty_tokens")
+        for name, part in zip(Text._fields, empty, strict=True) if stored else ():
+            getattr(self, f"empty_{name}").copy_(part)
+        self.empty = None if stored else empty
+
+    @property
+    def conditions(self) -> Texts:
+        """What can be done with texts.
+
+        Raises:
+            InputError: the empty text is not known.
+        """
+        if hasattr(self, "empty_tokens"):
+            return Texts(Text(*(getattr(self, f"empty_{name}") for name in Text._fields)))
+        if self.empty is None:
+            raise InputError(
+                "expected the features of the empty text, which guidance and dropped texts take, "
+                "got none; give them to know_empty"
+            )
+        return Texts(self.empty)
 
     def forward(self, text: Text) -> WithText:
         """Return the condition of texts, without a time."""

@@ -119,7 +119,7 @@ def test_features_after_blocks_lie_on_the_grid(case):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_blocks_are_computed_again_and_compiled_with_the_same_result(case):
+def test_blocks_are_computed_again_with_the_same_result(case):
     network, text = wrap(case), draw_text(2)
     x, t = images(network, 2)
     expected = network(x, t, text)
@@ -127,6 +127,17 @@ def test_blocks_are_computed_again_and_compiled_with_the_same_result(case):
     assert [m for m in network.modules() if is_block(m)] == network.trunk_blocks
     recompute_blocks(network, "blocks")
     network(x, t, text).sum().backward()
+    torch.testing.assert_close(network(x, t, text), expected)
+    assert list(network.state_dict()) == names
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["flux-distilled", "sd3", "prx"])
+def test_compiled_by_blocks_it_predicts_the_same(case):
+    network, text = wrap(case), draw_text(2)
+    x, t = images(network, 2)
+    expected = network(x, t, text)
+    names = list(network.state_dict())
     compile_blocks(network, backend="eager")
     torch.testing.assert_close(network(x, t, text), expected)
     assert list(network.state_dict()) == names
@@ -140,6 +151,16 @@ def test_a_scale_of_guidance_is_told_to_distilled_ones_alone():
         before = network(x, t, text)
         network.embed_text.scale = 5.0
         assert torch.equal(network(x, t, text), before) != told
+
+
+def test_the_empty_text_is_stored_where_its_length_is_known(tmp_path):
+    network = wrap("sd3", text_length=5)
+    network.save_pretrained(tmp_path)
+    text = load_model(tmp_path).conditions.null(draw_text(2))
+    assert torch.equal(text.tokens, draw_text(1, seed=99).tokens.expand(2, -1, -1))
+    assert network.to_diffusers().state_dict().keys() == create("sd3").state_dict().keys()
+    with pytest.raises(InputError, match="texts 8 and 6 wide for the SD3Transformer2DModel"):
+        wrap("sd3", text_width=9)
 
 
 def test_what_cannot_be_taken_is_refused():
