@@ -205,7 +205,7 @@ class Samples:
 
         device = next(self.model.parameters()).device
         noise = draw_noise(self.seed, indices, self.shape).to(device)
-        labels = self.labels(indices).to(device)
+        labels = tree_map(lambda part: part.to(device), self.labels(indices))
         half = self.precision == "bfloat16"
         alone = device.type == "cpu" and self._work(len(indices)) < LITTLE_WORK
         with (

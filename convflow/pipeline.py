@@ -296,7 +296,7 @@ class Pipeline:
             given["shift"] = stored * shift_of_size(size, self.size)
         chosen = self.sampling.varied(self.process, **given)
         solver = chosen.solver.beside(self.folder)
-        unguided = not self.model.num_classes and not automatic
+        unguided = not self.model.conditional and not automatic
         if unguided and given.get("guidance", 1) != 1:
             raise InputError(
                 f"expected guidance 1 for a model without classes, got {chosen.guidance}; leave it "

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from convflow.conditions.text import Text, Texts
+from convflow.conditions.text import Text
 from convflow.models.backbone import ImageBackbone
 from convflow.models.diffusers_layouts import LAYOUTS, Layout, create_transformer
 from convflow.models.diffusers_parts import (
@@ -194,9 +194,9 @@ class DiffusersNetwork(ImageBackbone):
         return True
 
     @property
-    def conditions(self) -> Texts:
+    def conditions(self) -> PromptEmbedding:
         """What can be done with the texts that it is told."""
-        return self.embed_text.conditions
+        return self.embed_text
 
     def create_condition(self, make: Callable[[int], nn.Module]) -> nn.Module:
         """Return a new part of the condition, one vector."""

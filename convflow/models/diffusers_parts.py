@@ -8,9 +8,10 @@ and heads take images; layers inside are those of diffusers.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
@@ -120,21 +121,28 @@ class PromptEmbedding(nn.Module):
             getattr(self, f"empty_{name}").copy_(part)
         self.empty = None if stored else empty
 
-    @property
-    def conditions(self) -> Texts:
-        """What can be done with texts.
+    def null(self, cond: Text) -> Text:
+        """Return as many times the empty text, or raise InputError where that is not known."""
+        return self._texts().null(cond)
 
-        Raises:
-            InputError: the empty text is not known.
-        """
+    def drop(self, cond: Text, mask: Bool[Tensor, " B"]) -> Text:
+        """Return the texts, the empty one where the mask is set; as `null`."""
+        if self._is_unknown() and not bool(mask.any()):
+            return cond
+        return self._texts().drop(cond, mask)
+
+    def _is_unknown(self) -> bool:
+        return self.empty is None and not hasattr(self, "empty_tokens")
+
+    def _texts(self) -> Texts:
         if hasattr(self, "empty_tokens"):
             return Texts(Text(*(getattr(self, f"empty_{name}") for name in Text._fields)))
-        if self.empty is None:
+        if self._is_unknown():
             raise InputError(
                 "expected the features of the empty text, which guidance and dropped texts take, "
                 "got none; give them to know_empty"
             )
-        return Texts(self.empty)
+        return Texts(cast(Text, self.empty))
 
     def forward(self, text: Text) -> WithText:
         """Return the condition of texts, without a time."""

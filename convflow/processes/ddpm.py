@@ -247,7 +247,7 @@ class DDPM(Process):
     def as_prediction(self, model: Denoiser, wanted: Kind = "velocity") -> Denoiser:
         """Return `model`, trained by this process, as a Denoiser in flow time with C channels."""
 
-        def network(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        def network(x: Tensor, t: Tensor, y: Cond) -> Tensor:
             return model(x, self.step_at(t), y)
 
         return Predicts(network, self.path, self.prediction, wanted)

@@ -332,7 +332,7 @@ class MultiscaleFlow(Process):
         """
         sizes = self.sizes((noise.shape[2], noise.shape[3]))[: len(stage.start)]
 
-        def predict(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        def predict(x: Tensor, t: Tensor, y: Cond) -> Tensor:
             return pack(network(unpack(x, sizes), t, y))
 
         return StageField.over(stage, predict, sizes, noise)

@@ -67,7 +67,7 @@ class Guidance:
                 f"got {self.scale} and {self.channels}; change it"
             )
 
-    def predict(self, x: Tensor, t: Tensor, y: Tensor) -> Pair:
+    def predict(self, x: Tensor, t: Tensor, y: Cond) -> Pair:
         """Return the strong and the weak prediction."""
         raise NotImplementedError
 
@@ -110,7 +110,7 @@ class Guidance:
 class ClassifierFreeGuidance(Guidance):
     """v = v_null + scale (v_label - v_null), both from one batched call; see `Guidance`."""
 
-    def predict(self, x: Tensor, t: Tensor, y: Tensor) -> Pair:
+    def predict(self, x: Tensor, t: Tensor, y: Cond) -> Pair:
         """Return the predictions with the label and without."""
         both = self.model(torch.cat([x, x]), torch.cat([t, t]), cat([y, self.null(y)]))
         labelled, unlabelled = both.chunk(2)
@@ -139,7 +139,7 @@ class ZeroStarGuidance(ClassifierFreeGuidance):
         """Flow time before which the velocity is zero, where guidance acts from the start."""
         return 0.0 if self.scale == 1 or self.interval[0] else self.zeroed
 
-    def predict(self, x: Tensor, t: Tensor, y: Tensor) -> Pair:
+    def predict(self, x: Tensor, t: Tensor, y: Cond) -> Pair:
         """Return the labelled prediction and the scaled unlabelled one, both zero early."""
         strong, weak = (v.to(_at_least_float32(v)) for v in super().predict(x, t, y))
         one, other = (v[:, : self._guided(x)].flatten(1) for v in (strong, weak))
@@ -160,7 +160,7 @@ class Autoguidance(Guidance):
 
     weaker: Denoiser = field(kw_only=True)
 
-    def predict(self, x: Tensor, t: Tensor, y: Tensor) -> Pair:
+    def predict(self, x: Tensor, t: Tensor, y: Cond) -> Pair:
         """Return the predictions of the model and of the weaker one."""
         return self.model(x, t, y), self.weaker(x, t, y)
 

@@ -176,7 +176,8 @@ def adopt(config: TrainConfig, init: str) -> TrainConfig:
         codec = replace(codec, autoencoder=where)
     elif codec.kind == "pixel" and settings.get("in_channels") == 1:
         channels = 1
-    sampling = found.sampling if found.process.second_time else config.sampling
+    theirs = found.process.second_time or family in PRETRAINED
+    sampling = found.sampling if theirs else config.sampling
     try:
         sampling.check(found.process)
     except InputError:

@@ -179,4 +179,4 @@ def test_what_cannot_be_taken_is_refused():
     with pytest.raises(InputError, match="sides of at most 24 in model space"):
         network(x, t, draw_text(2))
     with pytest.raises(InputError, match="features of the empty text"):
-        _ = DiffusersNetwork.from_diffusers(create("flux")).conditions
+        DiffusersNetwork.from_diffusers(create("flux")).conditions.null(draw_text(2))
