@@ -12,6 +12,11 @@ from typing import Any, NamedTuple
 
 from convflow import hub
 from convflow.bundle.config import PipelineConfig
+from convflow.bundle.diffusers_models import (
+    describe_transformer,
+    find_transformer,
+    read_transformer,
+)
 from convflow.bundle.released import DIFFUSERS, PROTOCOLS, RELEASES, find_release
 from convflow.class_names import imagenet_classes
 from convflow.codecs import Codec, LatentCodec, PixelCodec
@@ -44,6 +49,8 @@ def is_published(what: str | Path) -> bool:
     it, is none.
     """
     path = Path(what)
+    if find_transformer(what) is not None:
+        return True
     if not path.exists():
         return find_release(str(what)) is not None or _hub_file(str(what)) is not None
     if path.is_dir():
@@ -79,14 +86,18 @@ def read_published(
         InputError: nothing there, no way to the Hub, a damaged or unsafe file, or weights of none
             of the families.
     """
+    if (found := find_transformer(what)) is not None:
+        config = describe_transformer(found)
+        log.info(f"{what}: {found.architecture} of diffusers; {config.process.kind}")
+        return PublishedModel(found.folder, config, read_transformer(found))
     name, place, release = str(what), Path(what), None
     if not place.exists() and _on_hub(name):
         release = RELEASES.get(find_release(name) or "")
         place, family = fetch(name), family or (release and release.family)
-    found = read_official(place, family, **options)
-    model, settings = found.model, found.model.settings
+    official = read_official(place, family, **options)
+    model, settings = official.model, official.model.settings
     codec = _codec(model.in_channels, autoencoder, None if release else place)
-    pixels = release.pixels if release else _pixels(place, found.cells, codec)
+    pixels = release.pixels if release else _pixels(place, official.cells, codec)
     kind = str(settings["family"])
     process, sampling = PROTOCOLS[kind]
     if isinstance(process, DDPM) and not model.learned_variance:
@@ -100,8 +111,8 @@ def read_published(
         process=process,
     )
     height, width = config.size
-    named = found.size if found.size.startswith(kind) else f"{kind} of no published size"
-    log.info(f"{what}: {named}{found.said}; {process.kind}, {height}x{width} pixels")
+    named = official.size if official.size.startswith(kind) else f"{kind} of no published size"
+    log.info(f"{what}: {named}{official.said}; {process.kind}, {height}x{width} pixels")
     return PublishedModel(place, config, model)
 
 

@@ -19,6 +19,7 @@ from convflow.integrations.hub_card import HubPage
 from convflow.integrations.movable import copy_autoencoder, write_json, write_movable
 from convflow.integrations.single_file import SingleFile
 from convflow.models.export import check_labels
+from convflow.models.diffusers_network import DiffusersNetwork
 from convflow.models.families import BACKBONES
 from convflow.models.stored import SHARD_BYTES, write_stored
 from convflow.models.text import TextSettings
@@ -58,6 +59,9 @@ def export_diffusers(pipe: Pipeline, out: Path, most: int = SHARD_BYTES) -> None
     Raises:
         InputError: a model that no such folder can hold, a folder that is there, or a full disk.
     """
+    if isinstance(pipe.model, DiffusersNetwork):
+        _write_own(pipe, pipe.model, out, most)
+        return
     check_exportable(pipe)
     with writing_folder(out) as draft:
         _write_network(pipe, draft / "transformer", most)
@@ -82,6 +86,15 @@ def export_diffusers(pipe: Pipeline, out: Path, most: int = SHARD_BYTES) -> None
         write_movable(pipe, draft, autoencoder)
         page = HubPage(f"owner/{out.resolve().name}", library="diffusers")
         write_text(draft / "README.md", page.text(pipe))
+
+
+def _write_own(pipe: Pipeline, model: DiffusersNetwork, out: Path, most: int) -> None:
+    """Write a transformer of diffusers as diffusers stores it, so that its class opens it."""
+    with writing_folder(out) as draft:
+        model.to_diffusers().save_pretrained(draft, max_shard_size=most)
+        shift = getattr(pipe.sampling.solver, "shift", 1.0)
+        scheduler = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": shift}
+        write_json(draft / "scheduler" / "scheduler_config.json", scheduler)
 
 
 def check_exportable(pipe: Pipeline) -> None:

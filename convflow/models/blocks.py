@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from convflow.models.backbone import Backbone
+from convflow.models.diffusers_layouts import is_diffusers_block
 from convflow.nn.norm import Modulation
 from convflow.types import InputError
 
@@ -20,8 +21,9 @@ MOST_GRAPHS = 64
 
 
 def is_block(module: nn.Module) -> bool:
-    """Return whether a condition modulates this very module: a block or a head."""
-    return any(isinstance(child, Modulation) for child in module.children())
+    """Return whether a condition modulates this very module: a block, or a head made here."""
+    modulated = any(isinstance(child, Modulation) for child in module.children())
+    return modulated or is_diffusers_block(module)
 
 
 def compile_blocks(model: nn.Module, **options: Any) -> None:

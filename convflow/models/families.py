@@ -9,6 +9,7 @@ import torch
 
 from convflow.models.backbone import Backbone, ImageBackbone
 from convflow.models.dico import DiCo
+from convflow.models.diffusers_network import DiffusersNetwork
 from convflow.models.dit import DiT, SiT
 from convflow.models.fcdm import FCDM
 from convflow.models.flowdcn import FlowDCN
@@ -20,7 +21,17 @@ Network = TypeVar("Network", bound=Backbone)
 BACKBONES: Table[type[ImageBackbone]] = Table(
     "model family", ImageBackbone, {cls.family: cls for cls in (FlowDCN, DiCo, FCDM, DiT, SiT)}
 )
-"""The networks on one image; around any of them goes a `Pyramid`."""
+"""The networks on one image that are made here; around any of them goes a `Pyramid`."""
+
+PRETRAINED: Table[type[ImageBackbone]] = Table(
+    "model family", ImageBackbone, {DiffusersNetwork.family: DiffusersNetwork}
+)
+"""Networks of other libraries, of which published weights are the start."""
+
+INSIDE: Table[type[ImageBackbone]] = Table(
+    "model family", ImageBackbone, {**BACKBONES, **PRETRAINED}
+)
+"""What may be inside a `Pyramid`."""
 
 MOST_PARAMETERS = 10**11
 """Beyond all networks: more tells a damaged file from a large model."""

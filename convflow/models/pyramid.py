@@ -10,7 +10,8 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -23,7 +24,8 @@ from convflow.conditions.added import split
 from convflow.conditions.labels import Conditions
 from convflow.models.backbone import Backbone, ImageBackbone
 from convflow.models.checks import check_size
-from convflow.models.families import BACKBONES, build
+from convflow.models.diffusers_parts import NoiseEmbedding
+from convflow.models.families import INSIDE, build
 from convflow.nn.embed import TimeEmbedding
 from convflow.nn.norm import residual
 from convflow.nn.pyramid import (
@@ -95,7 +97,7 @@ class Pyramid(Backbone):
             )
         self.downsampling = Decomposition(factors=self.config.factors).downsampling
         inner = dict(self.config.backbone)
-        self.backbone: ImageBackbone = build(inner.pop("family"), inner, BACKBONES)
+        self.backbone: ImageBackbone = build(inner.pop("family"), inner, INSIDE)
         self.config = dataclasses.replace(self.config, backbone=self.backbone.settings)
         self.options = self.backbone.options  # type: ignore[misc]
         for setting in ("learned_variance", "pad", "second_time"):
@@ -171,7 +173,7 @@ class Pyramid(Backbone):
             layer.out
             for time in (*self.times[1:], own.time)
             for layer in time.modules()
-            if isinstance(layer, TimeEmbedding)
+            if isinstance(layer, TimeEmbedding | NoiseEmbedding)
         ]
         for part in (*self.stems[1:], own.stem, *outputs, *self.heads[1:], own.head):
             for parameter in part.parameters():
@@ -194,6 +196,15 @@ class Pyramid(Backbone):
 
     def blank_conditions(self, batch: int) -> Any:
         return self.backbone.blank_conditions(batch)
+
+    @property
+    def trunk_blocks(self) -> list[nn.Module]:
+        """The blocks of the backbone."""
+        return self.backbone.trunk_blocks
+
+    def features_after(self, blocks: Iterable[int]) -> AbstractContextManager[dict[int, Tensor]]:
+        """Return what gives the features after blocks of the backbone."""
+        return self.backbone.features_after(blocks)
 
     def stem(
         self, scales: Sequence[Float[Tensor, "B C _ _"]], keep: Keep

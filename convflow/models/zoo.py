@@ -15,7 +15,7 @@ from torch import Tensor
 from convflow import hub
 from convflow.models.adapter import check_adapter, find_base, is_adapter, merge_adapter
 from convflow.models.backbone import Backbone
-from convflow.models.families import BACKBONES, build
+from convflow.models.families import INSIDE, build
 from convflow.models.pyramid import Pyramid
 from convflow.models.stored import (
     StoredFiles,
@@ -32,7 +32,7 @@ from convflow.storage import find_misfits
 from convflow.types import InputError, unknown_name
 
 FAMILIES: Table[type[Backbone]] = Table(
-    "model family", Backbone, {**BACKBONES, Pyramid.family: Pyramid}
+    "model family", Backbone, {**INSIDE, Pyramid.family: Pyramid}
 )
 
 

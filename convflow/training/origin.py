@@ -11,13 +11,18 @@ import torch
 from torch import Tensor, nn
 
 from convflow.bundle.config import PipelineConfig, read_pipeline
+from convflow.bundle.diffusers_models import (
+    describe_transformer,
+    find_transformer,
+    settings_of_transformer,
+)
 from convflow.bundle.folder import DESCRIPTION_FILE, find_weights
 from convflow.bundle.paths import find_place
 from convflow.bundle.published import is_published, read_published
 from convflow.class_names import composed, imagenet_classes
 from convflow.codecs import LatentCodec
 from convflow.models.backbone import Backbone
-from convflow.models.families import BACKBONES
+from convflow.models.families import INSIDE, PRETRAINED
 from convflow.models.text import OF_TEXT
 from convflow.models.zoo import load_model
 from convflow.nn.embed import LabelEmbedding
@@ -144,7 +149,10 @@ def adopt(config: TrainConfig, init: str) -> TrainConfig:
     found: PipelineConfig | None
     channels: Literal[1, 3] = 3
     try:
-        if is_published(init):
+        if (transformer := find_transformer(init)) is not None:
+            place, found = transformer.folder, describe_transformer(transformer)
+            settings = settings_of_transformer(transformer)
+        elif is_published(init):
             place, found, model = read_published(init)
             settings = dict(model.settings)
         else:
@@ -153,10 +161,14 @@ def adopt(config: TrainConfig, init: str) -> TrainConfig:
     except InputError as error:
         raise InputError(f"--init: {error}") from error
     family = settings.pop("family", None)
-    if config.process.multiscale or family not in BACKBONES:
-        return config
     network = {name: value for name, value in settings.items() if name not in OF_DATA}
-    network.setdefault("time_scale", 1.0)  # where an earlier version has stored none
+    if config.process.multiscale and family in PRETRAINED and config.model["name"] == family:
+        codec = config.codec if found is None else found.codec
+        return replace(config, model=config.model | network, codec=codec)
+    if config.process.multiscale or family not in INSIDE:
+        return config
+    if family not in PRETRAINED:
+        network.setdefault("time_scale", 1.0)  # where an earlier version has stored none
     config = replace(config, model={"name": family, **network})
     if found is None:
         return config
@@ -166,7 +178,8 @@ def adopt(config: TrainConfig, init: str) -> TrainConfig:
         codec = replace(codec, autoencoder=where)
     elif codec.kind == "pixel" and settings.get("in_channels") == 1:
         channels = 1
-    sampling = found.sampling if found.process.second_time else config.sampling
+    theirs = found.process.second_time or family in PRETRAINED
+    sampling = found.sampling if theirs else config.sampling
     try:
         sampling.check(found.process)
     except InputError:
@@ -347,7 +360,7 @@ def _listed(names: Sequence[str]) -> str:
 def _check_same(model: Backbone, trained: Backbone, name: str, more: MoreChannels) -> None:
     """Raise InputError naming the settings in which two networks differ, but for the classes."""
     found = sorted(differences(model.settings, trained.settings).items())
-    free = {"num_classes", "position_grid"}
+    free = {"num_classes", "position_grid", "guidance"}
     for told in ("second_time", "told_guidance"):
         if getattr(model, told) and not getattr(trained, told):  # which begins as nothing
             free.add(told)

@@ -1,0 +1,82 @@
+"""A transformer of diffusers is loaded, trained, stored, gone on with, sampled and given back."""
+
+
+import pytest
+import torch
+
+from benchmarks.reliability import kills
+from convflow.bundle.folder import find_weights
+from convflow.cli.main import main
+from convflow.models.diffusers_network import DiffusersNetwork
+from convflow.models.zoo import load_model
+from convflow.pipeline import Pipeline
+from convflow.recipes import create_config
+from convflow.training import checkpoint, launch
+from convflow.training.origin import adopt
+from convflow.training.overrides import override
+from tests.transformers import TINY, create, draw_text, save_pipeline, use_texts
+
+THREE = {"flux": {"in_channels": 12}, "sd3": {"in_channels": 3, "out_channels": 3}}
+SHORT = (
+    "--batch-size 4 --monitor.num-samples 2 --monitor.tensorboard false --sampling.steps 2 "
+    "--optim.schedule constant --optim.warmup-images 0 --device cpu --precision float32 "
+    "--optim.lr 0.02 --ema.decay 0.5 --codec pixel --data.size 8x8 --data.channels 3 "
+    "--data.labels none --label-dropout 0.3 "
+)
+
+
+@pytest.fixture(autouse=True)
+def _texts(monkeypatch):
+    use_texts(monkeypatch.setattr)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Pictures, and two published transformers for colours; read them, do not write there."""
+    folder = tmp_path_factory.mktemp("published")
+    kills.make_pictures(folder / "data")
+    for case, more in THREE.items():
+        architecture, options = TINY[case]
+        TINY[f"{case}-colour"] = (architecture, options | more)
+        save_pipeline(folder / case, f"{case}-colour")
+    return folder
+
+
+def settings(place, case, words=""):
+    init = str(place / case)
+    given = f"--data {place / 'data'} --init {init} {SHORT}{words}".split()
+    return override(adopt(create_config("pictures.flowdcn"), init), given)
+
+
+def files_of(run, step):
+    folder = checkpoint.folder_of(run, step)
+    return {name: (folder / name).read_bytes() for name in checkpoint.FILES[:3]}
+
+
+@pytest.mark.parametrize("case", list(THREE))
+def test_a_run_begins_goes_on_bit_for_bit_and_goes_back(case, place, tmp_path):
+    for run, ends in (("straight", [16]), ("halved", [8, 16])):
+        for images in ends:
+            config = settings(place, case, f"--images {images}")
+            assert launch.train(config, tmp_path / run)
+    assert files_of(tmp_path / "straight", 4) == files_of(tmp_path / "halved", 4)
+    before = create(f"{case}-colour").state_dict()
+    model = load_model(find_weights(tmp_path / "halved", "raw"))
+    assert isinstance(model, DiffusersNetwork)
+    names = model.name_in_diffusers
+    moved = {names(n): not torch.equal(t, before[names(n)]) for n, t in model.state_dict().items()}
+    assert moved.keys() == before.keys()
+    assert [name for name in moved if not moved[name]] == ["pos_embed.pos_embed"] * (case == "sd3")
+    out = tmp_path / "given-back"
+    words = ["--weights", "raw", "--to", "diffusers", "--out", str(out)]
+    assert main(["export", str(tmp_path / "halved"), *words]) == 0
+    back = type(create(case)).from_pretrained(out).state_dict()
+    assert all(torch.equal(back[names(n)], t) for n, t in model.state_dict().items())
+    pipe = Pipeline.from_pretrained(tmp_path / "halved")
+    pipe.model.embed_text.know_empty(draw_text(1, seed=9))
+    pixels = pipe.samples(size=(8, 12), guidance=2.0, steps=2).read([0, 1])
+    assert pixels.shape == (2, 3, 8, 12)
