@@ -18,8 +18,8 @@ from convflow.codecs import LatentCodec, PixelCodec
 from convflow.integrations.hub_card import HubPage
 from convflow.integrations.movable import copy_autoencoder, write_json, write_movable
 from convflow.integrations.single_file import SingleFile
-from convflow.models.export import check_labels
 from convflow.models.diffusers_network import DiffusersNetwork
+from convflow.models.export import check_labels
 from convflow.models.families import BACKBONES
 from convflow.models.stored import SHARD_BYTES, write_stored
 from convflow.models.text import TextSettings
