@@ -39,7 +39,7 @@ LAYERS = [
     },
     {"autoencoders"},
     {"nn", "samplers", "data", "codecs", "parallel"},
-    {"models"},
+    {"models", "videos"},
     {"bundle", "evaluation", "masks", "generate"},
     {"objectives"},  # which may look through the networks of `evaluation`
     {"training", "pipeline"},

@@ -20,7 +20,7 @@ from convflow.cli.options import (
     chosen_labels,
     fit_sizes,
     holds_model,
-    multiple_of,
+    multiples_of,
     natural,
     positive,
     sampling_options,
@@ -245,7 +245,7 @@ def _open_subject(options: argparse.Namespace) -> Subject:
         if pipe.text.used and "prompts" not in chosen and labels is None:
             chosen["prompts"] = _captions_of(path)
         if options.size is not None:
-            (chosen["size"],) = fit_sizes([options.size], multiple_of(pipe, chosen))
+            (chosen["size"],) = fit_sizes([options.size], *multiples_of(pipe, chosen))
         samples = pipe.samples(labels, **chosen)
         pipe.check_batch(samples, min(options.batch_size, num or NUM_SAMPLES))
         model = pipe.describe(path.resolve().name if path.exists() else options.what, weights)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from convflow.conditions.added import split
 from convflow.conditions.labels import Conditions, Labels
-from convflow.models.checks import check_size
+from convflow.models.fitting import check_batch, check_size
 from convflow.models.observed import Observed
 from convflow.models.text import attend_to_text, blank_text, create_text_embedding
 from convflow.nn.conv import ConvHead, ConvStem
@@ -64,6 +64,10 @@ class Backbone(Observed, PyTorchModelHubMixin, library_name="convflow", tags=["c
     num_classes: int
     multiple: int
     """Height and width must be multiples of this many pixels."""
+    frame_multiple: int = 1
+    """The frames of a video must be a multiple of this many."""
+    video: bool = False
+    """It takes videos (B, C, F, H, W) in place of pictures (B, C, H, W)."""
     learned_variance: bool = False
     """Twice the channels come out: the prediction, then the variance's place in its bounds."""
     second_time: bool = False
@@ -71,7 +75,9 @@ class Backbone(Observed, PyTorchModelHubMixin, library_name="convflow", tags=["c
     told_guidance: bool = False
     """It is told a scale of guidance beside them, (B, 3)."""
     downsampling: tuple[int, ...] = (1,)
-    """How many times smaller than the image each scale is that it sees, from coarse to fine."""
+    """How many times shorter than the image's the sides of each scale are, coarse to fine."""
+    frame_downsampling: tuple[int, ...] = (1,)
+    """How many times fewer frames than the video each scale has, coarse to fine."""
 
     @property
     def num_scales(self) -> int:
@@ -155,7 +161,7 @@ class Backbone(Observed, PyTorchModelHubMixin, library_name="convflow", tags=["c
         return super()._from_pretrained(**given)
 
     def blank_inputs(self, batch: int, size: Size) -> tuple[Any, ...]:
-        """Return arguments of `forward` without numbers, for images of a height and width."""
+        """Return arguments of `forward` without numbers, for images or videos of a size."""
         x = torch.empty(batch, self.in_channels, *size)
         more = (1 + self.second_time + self.told_guidance,) if self.second_time else ()
         return x, torch.empty(batch, *more), self.blank_conditions(batch)
@@ -206,7 +212,7 @@ class ImageBackbone(Backbone):
             return super().blank_conditions(batch)
         return blank_text(self.config, batch)
 
-    def stem(self, x: Float[Tensor, "B C H W"]) -> Tensor:
+    def stem(self, x: Float[Tensor, "B C *F H W"]) -> Tensor:
         """Return features of noisy images, channels last."""
         raise NotImplementedError
 
@@ -224,15 +230,15 @@ class ImageBackbone(Backbone):
 
     def forward(
         self,
-        x: Float[Tensor, "B C H W"],
+        x: Float[Tensor, "B C *F H W"],
         t: Times,
         y: Cond,
         **options: Any,
-    ) -> Float[Tensor, "B O _ _"]:
+    ) -> Float[Tensor, "B O *_"]:
         """Predict what the process trains.
 
         Args:
-            x: noisy images; height and width multiples of `multiple`.
+            x: noisy images or videos; height and width multiples of `multiple`.
             t: times as the process counts them; with a `second_time` two for each image.
             y: labels in [0, num_classes], or texts; or `Added`.
             **options: as `trunk` takes them.
@@ -264,13 +270,9 @@ class ImageBackbone(Backbone):
         return c
 
     def check_input(self, x: Tensor) -> None:
-        """Raise InputError unless the channels and sides of `x` (B, C, H, W) fit this network."""
-        if x.dim() != 4 or x.shape[1] != self.in_channels:
-            raise InputError(
-                f"expected images of shape (B, {self.in_channels}, H, W), got {tuple(x.shape)}; "
-                "this network was built for other images"
-            )
-        check_size(x.shape[2], x.shape[3], self.multiple)
+        """Raise InputError unless the channels and sides of `x` fit this network."""
+        check_batch(x, self.in_channels, self.video)
+        check_size(tuple(x.shape[2:]), self.multiple, self.frame_multiple)
 
 
 class PatchBackbone(ImageBackbone):
@@ -292,14 +294,16 @@ class PatchBackbone(ImageBackbone):
         """Return a new part of the condition, one vector."""
         return make(self.embed_patches.out_channels)
 
-    def stem(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B h w D"]:
+    def stem(self, x: Float[Tensor, "B C *F H W"]) -> Float[Tensor, "B *F h w D"]:
         """Return features on the patch grid, channels last; float32 under autocast too."""
         return residual(self.embed_patches(x))
 
     def condition(self, t: Times, y: Cond) -> Condition:
         return add(self.embed_label(y), self.embed_time(t))
 
-    def head(self, features: Float[Tensor, "B h w D"], c: Condition) -> Float[Tensor, "B O H W"]:
+    def head(
+        self, features: Float[Tensor, "B *F h w D"], c: Condition
+    ) -> Float[Tensor, "B O *F H W"]:
         """Return the prediction, the unused half of some published heads dropped."""
         out = self.project(features, c)
         return out if self.learned_variance else out[:, : self.in_channels]
@@ -331,7 +335,7 @@ class LevelBackbone(ImageBackbone):
         """Return a new part of the condition, a vector for each level."""
         return Levels(make, self.embed_condition.widths)
 
-    def stem(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B h w D"]:
+    def stem(self, x: Float[Tensor, "B C *F H W"]) -> Float[Tensor, "B *F h w D"]:
         """Return features, channels last; float32 under autocast too."""
         return residual(self.embed(mirror(x, self.cells)))
 
@@ -342,16 +346,18 @@ class LevelBackbone(ImageBackbone):
         """Return the condition of the level on which the trunk ends."""
         return c[self.last_level]
 
-    def head(self, features: Float[Tensor, "B h w E"], c: LevelVectors) -> Float[Tensor, "B O H W"]:
+    def head(
+        self, features: Float[Tensor, "B *F h w E"], c: LevelVectors
+    ) -> Float[Tensor, "B O *F H W"]:
         """Return the prediction, O = 2C channels where the variance is learned, else C."""
         return self.project(features, self.head_vector(c))
 
     def forward(
         self,
-        x: Float[Tensor, "B C H W"],
+        x: Float[Tensor, "B C *F H W"],
         t: Times,
         y: Cond,
         **options: Any,
-    ) -> Float[Tensor, "B O H W"]:
+    ) -> Float[Tensor, "B O *F H W"]:
         """Predict what the process trains; what the mirror of a stem has added is cut off."""
-        return super().forward(x, t, y, **options)[:, :, : x.shape[2], : x.shape[3]]
+        return super().forward(x, t, y, **options)[..., : x.shape[-2], : x.shape[-1]]

@@ -1,6 +1,5 @@
 """A transformer of diffusers is loaded, trained, stored, gone on with, sampled and given back."""
 
-
 import pytest
 import torch
 
