@@ -78,8 +78,8 @@ def num_frames(timeline: Timeline, clips: Clips) -> int:
     """Return how many frames a video has at the rate of the clips, each shown within it."""
     if not clips.fps or not timeline.tick:
         return len(timeline.stamps)
-    length = (timeline.end - int(timeline.stamps[0]) - 1) * timeline.tick
-    return max(1, math.ceil(length * Fraction(clips.fps)))
+    length = timeline.end - int(timeline.stamps[0]) - _rounding(timeline)
+    return max(1, math.ceil(length * timeline.tick * Fraction(clips.fps)))
 
 
 def num_clips(timeline: Timeline, clips: Clips) -> int:
@@ -119,8 +119,13 @@ def frames_of(
     wanted = range(first, first + clips.span, clips.stride)
     if not clips.fps or not timeline.tick:
         return list(wanted)
-    begin, rate = int(timeline.stamps[0]), Fraction(clips.fps) * timeline.tick
-    # One tick is forgiven: files round times to their clock.
-    times = np.array([begin + math.floor(number / rate) + 1 for number in wanted])
+    begin, rate = int(timeline.stamps[0]) + _rounding(timeline), Fraction(clips.fps) * timeline.tick
+    times = [math.floor(begin + number / rate) for number in wanted]
     shown = np.searchsorted(np.asarray(timeline.stamps), times, side="right") - 1
     return shown.tolist()
+
+
+def _rounding(timeline: Timeline) -> Fraction:
+    """Ticks that are forgiven, for files round times to their clock; less than half a frame."""
+    each = Fraction(timeline.end - int(timeline.stamps[0]), len(timeline.stamps))
+    return min(Fraction(1, 2), each / 4)

@@ -7,7 +7,7 @@ to be one, frames are counted from the first.
 
 from __future__ import annotations
 
-import logging
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
@@ -26,6 +26,7 @@ from convflow.types import InputError
 FILM_ENDINGS = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi")
 """Endings of the files that are read here, in small letters."""
 
+_WHOLE = 0.9  # of the length that a Matroska file says; less is a file that was cut off
 _MATRIX_UNIT = 2**16  # of a display matrix
 
 
@@ -40,23 +41,30 @@ def index_film(path: Path, max_pixels: int = MAX_PIXELS) -> Timeline:
         InputError: av is missing; the file is no video, holds sound alone, or no frame.
     """
     with _opened(path, max_pixels) as (container, stream):
-        first = next(iter(container.decode(stream)), None)
+        try:
+            first = next(iter(container.decode(stream)), None)
+        except _error() as error:
+            raise InputError(f"expected a readable first frame, got {_reason(error)}") from error
         if first is None:
             raise InputError("expected a video, got a file without frames")
         height, width = _upright(first, np.empty((first.height, first.width, 0))).shape[:2]
     with _opened(path, max_pixels) as (container, stream):
-        packets = [
-            (packet.pts, packet.duration or 0)
-            for packet in container.demux(stream)
-            if packet.size and not packet.is_discard
-        ]
+        packets = [each for each in container.demux(stream) if each.size and not each.is_discard]
+        times = {each.pts: each.duration or 0 for each in packets if each.pts is not None}
         tick, rate = stream.time_base, stream.average_rate or stream.guessed_rate
-    times = {pts: duration for pts, duration in packets if pts is not None}
-    if len(times) == len(packets) and first.pts == min(times):
+        timed = container.format.name != "avi"  # which keeps the order of decoding alone
+        said, cut = stream.metadata.get("DURATION", ""), any(each.is_corrupt for each in packets)
+    if timed and len(times) == len(packets) and first.pts == min(times):
         stamps = sorted(times)
         step = (stamps[-1] - stamps[0]) // max(1, len(stamps) - 1)
         end = stamps[-1] + (times[stamps[-1]] or step or 1)
-        return Timeline(evenly(stamps), end, Fraction(tick), height, width)
+        timeline = Timeline(evenly(stamps), end, Fraction(tick), height, width)
+        if cut or timeline.seconds < _WHOLE * _seconds(said):
+            raise InputError(
+                f"expected a whole video, got one that is cut off after {timeline.seconds:.3g} s; "
+                "copy it again"
+            )
+        return timeline
     with _opened(path, max_pixels) as (container, stream):
         count = sum(1 for _ in container.decode(stream))
     tick = 1 / Fraction(rate) if rate else Fraction(0)
@@ -95,7 +103,7 @@ def read_film(
                 if begin is None:
                     raise InputError(
                         f"expected readable frames {frames[0]} to {frames[-1]} of "
-                        f"{len(timeline.stamps)}, got {one_line(error)}; repair the file"
+                        f"{len(timeline.stamps)}, got {_reason(error)}; repair the file"
                     ) from error
         if len(found) == len({*stamps}):
             return np.stack([found[stamp] for stamp in stamps])
@@ -133,13 +141,12 @@ def _decode(
 def _opened(path: Path, max_pixels: int) -> Iterator[tuple[Any, Any]]:
     """Give the container and the video of a file, decoded by one thread, damage being an error."""
     av = require("av", "video", f"videos called *{path.suffix}")
-    logging.getLogger("libav").setLevel(logging.CRITICAL)
     try:
         container = av.open(str(path), metadata_errors="ignore")
     except av.FFmpegError as error:
         if path.exists() and not path.stat().st_size:
             raise InputError("expected a readable video, got an empty file") from error
-        raise InputError(f"expected a readable video, got {one_line(error)}") from error
+        raise InputError(f"expected a readable video, got {_reason(error)}") from error
     with container:
         pictures = av.stream.Disposition.attached_pic
         streams = [each for each in container.streams.video if not each.disposition & pictures]
@@ -154,6 +161,17 @@ def _opened(path: Path, max_pixels: int) -> Iterator[tuple[Any, Any]]:
         context.thread_count = 1
         context.options = {"err_detect": "explode"}
         yield container, stream
+
+
+def _seconds(duration: str) -> float:
+    """A length such as 00:01:02.5 in seconds; 0 where nothing is said."""
+    match = re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", duration)
+    return 3600 * int(match[1]) + 60 * int(match[2]) + float(match[3]) if match else 0.0
+
+
+def _reason(error: Exception) -> str:
+    """What FFmpeg says, without its number and the name of the file."""
+    return re.sub(r"^\[Errno \d+\] |: '.*'$", "", one_line(error))
 
 
 def _error() -> Any:
