@@ -14,7 +14,7 @@ from convflow import autoencoders
 from convflow.autoencoders import SD_SCALE, SD_VAE, LatentSpace, Numbers
 from convflow.settings.fields import Positive, doc
 from convflow.settings.kinds import Part, Table
-from convflow.types import InputError, Size
+from convflow.types import InputError, Size, in_cells
 
 CHUNK_PIXELS = 2**20
 """Pixels that an autoencoder sees at once: 16 images of 256x256."""
@@ -30,6 +30,10 @@ class Codec(Part):
     def factor(self) -> int:
         """Pixels along a side of one cell of model space."""
         raise NotImplementedError
+
+    def cells(self, size: Size) -> Size:
+        """Return the size in model space of images or videos of a size in pixels."""
+        return in_cells(size, self.factor)
 
     def prepare(self, device: torch.device | None = None) -> Codec:
         """Return the codec ready but for what takes memory, which is read when it is needed."""
@@ -53,7 +57,7 @@ class Codec(Part):
         raise NotImplementedError
 
     def check_size(self, size: Size) -> None:
-        """Raise InputError where images of a height and width in pixels cannot be encoded."""
+        """Raise InputError where images or videos of a size in pixels cannot be encoded."""
 
     def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor | None:
         """Return the random part of `encode` for a batch of `shape` in model space, if any."""
@@ -80,10 +84,10 @@ class Codec(Part):
         return moments[:, 0].float()
 
     def latents(self, batch: Tensor, noise: Tensor | None = None) -> Float[Tensor, "B C h w"]:
-        """Return images (B, K, H, W), or moments of them (B, M, C, h, w), in model space."""
-        if batch.ndim == 5:
-            return self.from_moments(batch, noise)
-        return self.encode(batch, noise=noise)
+        """Return in model space images or videos, which are uint8, or moments, which are floats."""
+        if batch.dtype == torch.uint8:
+            return self.encode(batch, noise=noise)
+        return self.from_moments(batch, noise)
 
     def decode(self, x: Float[Tensor, "B C h w"]) -> UInt8[Tensor, "B K H W"]:
         """Return images; values out of range are clamped."""

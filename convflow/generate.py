@@ -1,4 +1,4 @@
-"""An endless, reproducible series of images drawn from a trained model.
+"""An endless, reproducible series of images or videos drawn from a trained model.
 
 Every image is made here: previews of a training, those of `convflow sample` and of pipelines, and
 those that `convflow evaluate` scores.
@@ -31,7 +31,7 @@ from convflow.samplers.solver import Solver
 from convflow.seeds import SEED_RULE, LabelPolicy, assign_labels, draw_labels, draw_noise
 from convflow.settings.read import to_dict
 from convflow.storage import hash_tensors
-from convflow.types import Denoiser, InputError, Precision, Progress, Size, nearest_size
+from convflow.types import Denoiser, InputError, Precision, Progress, Size, nearest_size, size_text
 
 LITTLE_WORK = 2e9
 """An evaluation of fewer multiply-accumulates runs on one thread: see docs/performance.md."""
@@ -107,12 +107,13 @@ class Samples:
     def _check_size_of(self, weaker: Backbone) -> None:
         """Raise InputError unless a weaker model takes images of this size too."""
         multiple = self.codec.factor * math.lcm(self.model.multiple, weaker.multiple)
-        if any(side % multiple for side in self.size):
-            near = nearest_size(self.size, multiple)
+        frames = math.lcm(self.model.frame_multiple, weaker.frame_multiple)
+        near = nearest_size(self.size, multiple, frames)
+        if near != self.size:
+            few = f", and frames multiples of {frames}" if frames > 1 else ""
             raise InputError(
                 f"expected a height and width that the weaker model takes, multiples of {multiple}"
-                f", got {self.size[0]}x{self.size[1]}; the nearest that works is "
-                f"{near[0]}x{near[1]}"
+                f"{few}, got {size_text(self.size)}; the nearest that works is {size_text(near)}"
             )
 
     @property
@@ -123,16 +124,16 @@ class Samples:
         return channels
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of the noise in model space, where whole images are made."""
-        height, width = (side * self.solver.enlargement(self.process) for side in self.size)
-        return self.model.in_channels, height // self.codec.factor, width // self.codec.factor
+    def shape(self) -> tuple[int, ...]:
+        """Channels and sides of the noise in model space, where whole images are made."""
+        return self.model.in_channels, *self.codec.cells(
+            self.solver.enlarged(self.process, self.size)
+        )
 
     @property
     def resolution(self) -> Resolution:
         """How large whole images are beside those of training, in pixels of model space."""
-        height, width = (side // self.codec.factor for side in self.trained_size)
-        return Resolution(self.shape[1:], (height, width))
+        return Resolution(self.shape[1:], self.codec.cells(self.trained_size))
 
     def labels(self, indices: Sequence[int]) -> Int[Tensor, " B"]:
         """Return the label numbers of the images `indices`."""
@@ -146,7 +147,7 @@ class Samples:
         indices: Sequence[int],
         progress: Progress | None = None,
         watch: Callback | None = None,
-    ) -> UInt8[Tensor, "B C H W"]:
+    ) -> UInt8[Tensor, "B C *F H W"]:
         """Make the images `indices` in one batch; they come back on the CPU.
 
         Args:
@@ -167,7 +168,7 @@ class Samples:
             )
         return self.show(x)
 
-    def show(self, x: Float[Tensor, "B C _ _"]) -> UInt8[Tensor, "B K _ _"]:
+    def show(self, x: Float[Tensor, "B C *_"]) -> UInt8[Tensor, "B K *_"]:
         """Return images in model space, finished or running, as pixels on the CPU."""
         pixels = self.codec.decode(x).cpu()
         return pixels if self.known is None else self.known.paste(pixels)
@@ -188,7 +189,7 @@ class Samples:
         indices: Sequence[int],
         progress: Progress | None = None,
         watch: Callback | None = None,
-    ) -> Float[Tensor, "B C _ _"]:
+    ) -> Float[Tensor, "B C *_"]:
         """Return the images in model space, on the device of the model, whatever their numbers.
 
         Arguments are those of `read`.

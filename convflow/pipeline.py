@@ -7,7 +7,6 @@ import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,8 @@ from convflow.codecs import Codec, LatentCodec, image_channels
 from convflow.data.grid import to_picture
 from convflow.generate import Samples
 from convflow.masks import read_known
-from convflow.models.backbone import Backbone, check_size
+from convflow.models.backbone import Backbone
+from convflow.models.fitting import check_size, read_size
 from convflow.models.memory import MemoryEstimate
 from convflow.models.resolution import SIZE_OPTIONS, read_arguments
 from convflow.models.zoo import check_process, create_model
@@ -123,6 +123,11 @@ class Pipeline:
     def multiple(self) -> int:
         """What divides the height and width of every image, in pixels."""
         return self.codec.factor * math.lcm(self.model.multiple, self.process.multiple)
+
+    @property
+    def frame_multiple(self) -> int:
+        """What divides the number of frames of every video, in frames of model space."""
+        return math.lcm(self.model.frame_multiple, self.process.frame_multiple)
 
     @classmethod
     def from_pretrained(
@@ -330,12 +335,11 @@ class Pipeline:
         return model_kwargs, {n: None if str(v) == "all" else v for n, v in given.items()}
 
     def _size(self, size: Any) -> Size:
-        """Return a height and width that the model takes."""
-        size = self.size if size is None else (size, size) if isinstance(size, Integral) else size
-        height, width = read_value(size, Size, "size")
-        check_size(height, width, self.multiple)
-        self.codec.check_size((height, width))
-        return height, width
+        """Return a size that the model takes."""
+        found = read_size(size, self.size)
+        check_size(found, self.multiple, self.frame_multiple)
+        self.codec.check_size(found)
+        return found
 
     def _weaker(self, weaker: Backbone | Pipeline | None) -> Backbone | None:
         """Return the weaker network, if it is asked and answers as one trained by the process."""

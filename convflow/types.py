@@ -4,6 +4,7 @@ Shape letters, used in every annotation (`Float[Tensor, "B C H W"]`):
 
     B batch    C channels    H height    W width    G groups    K taps
     N tokens   D model width S scales    P channels of a prediction: C, or 2C with a variance
+    F frames, of a video; pictures have none
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ if TYPE_CHECKING:  # torch takes a second to import, and `--help` needs only the
     from jaxtyping import Float, Int
     from torch import Tensor
 
-Size = tuple[int, int]
-"""Height and width, in pixels of model space unless said otherwise."""
-
+Size = tuple[int, ...]
+"""Height and width, of videos frames, height and width; in pixels of model space unless said
+otherwise."""
 
 Progress = Callable[[float], None]
 """Called with how many more images are done; a step of a batch counts as fractions of them."""
@@ -68,14 +69,37 @@ class Denoiser(Protocol):
     ) -> Float[Tensor, "B P H W"]: ...
 
 
-def nearest_size(size: Size, multiple: int) -> Size:
-    """Return the height and width nearest to `size` that `multiple` divides, at least one each.
+def nearest_size(size: Size, multiple: int, frame_multiple: int = 1) -> Size:
+    """Return the size nearest to `size` that a network takes, at least one multiple each.
 
-    >>> nearest_size((30, 33), 8)
-    (32, 32)
+    Args:
+        size: height and width, of videos frames, height and width.
+        multiple: that divides height and width.
+        frame_multiple: that divides the number of frames.
+
+    >>> nearest_size((30, 33), 8), nearest_size((5, 30, 33), 8, 2)
+    ((32, 32), (4, 32, 32))
     """
-    height, width = (max(multiple, round(side / multiple) * multiple) for side in size)
-    return height, width
+    multiples = (frame_multiple, multiple, multiple)[-len(size) :]
+    return tuple(max(m, round(side / m) * m) for side, m in zip(size, multiples, strict=True))
+
+
+def in_cells(size: Size, factor: int) -> Size:
+    """Return a size in cells of `factor` by `factor` pixels; frames stay as many as they are.
+
+    >>> in_cells((16, 32, 48), 8)
+    (16, 4, 6)
+    """
+    return (*size[:-2], size[-2] // factor, size[-1] // factor)
+
+
+def size_text(size: Size) -> str:
+    """Return a size as a user writes it.
+
+    >>> size_text((16, 32, 48))
+    '16x32x48'
+    """
+    return "x".join(map(str, size))
 
 
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> str:

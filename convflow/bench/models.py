@@ -16,9 +16,10 @@ from convflow.bench.floor import Products
 from convflow.bench.harness import BenchRow, Call, seconds
 from convflow.bench.utilisation import Rated, Workload, product, rate
 from convflow.distributed import free_memory
-from convflow.models.backbone import Backbone, check_size
+from convflow.models.backbone import Backbone
 from convflow.models.blocks import compile_blocks
 from convflow.models.cost import measure_cost
+from convflow.models.fitting import check_size
 from convflow.models.half import cast_weights
 from convflow.models.memory import MemoryEstimate
 from convflow.models.zoo import SIZES, create_model
@@ -132,7 +133,7 @@ def check_work(names: Sequence[str], shape: BatchShape, mode: str, setting: Sett
     for name in names:
         build, half = partial(create_model, name), setting.dtype != torch.float32
         with torch.device("meta"):
-            check_size(height, width, FACTOR * build().multiple)
+            check_size((height, width), FACTOR * build().multiple)
         training = mode != MODEL_MODES[0]
         estimate = MemoryEstimate(build, (height, width), batch, FACTOR, half, training)
         estimate.check(free_memory(setting.device), "batch-size")

@@ -15,7 +15,7 @@ from functools import lru_cache
 import numpy as np
 
 from convflow.data.loader import Order, Rows, uniform
-from convflow.types import InputError, Size
+from convflow.types import InputError, Size, size_text
 
 
 def bucket_sizes(budget: int, ratios: Sequence[float], multiple: int) -> tuple[Size, ...]:
@@ -68,7 +68,7 @@ def even_ratios(low: float, high: float, count: int) -> list[float]:
 
 def batch_size_of(size: Size, batch_size: int, budget: int) -> int:
     """Return how many images of a size have as many pixels as `batch_size` of `budget` pixels."""
-    return max(1, round(batch_size * budget / (size[0] * size[1])))
+    return max(1, round(batch_size * budget / math.prod(size)))
 
 
 class Buckets:
@@ -78,7 +78,7 @@ class Buckets:
     is drawn anew in every epoch. Images that are drawn at any size may go everywhere.
 
     Args:
-        sizes: height and width of every bucket in pixels.
+        sizes: height and width of every bucket in pixels, of videos frames before them.
         sides: (N, 2) height and width of the images; None where they have no size of their own.
         count: number N of images.
 
@@ -91,7 +91,7 @@ class Buckets:
 
     def __init__(self, sizes: Sequence[Size], sides: np.ndarray | None, count: int) -> None:
         self.sizes = tuple(dict.fromkeys(sizes))
-        ratios = np.array([math.log(width / height) for height, width in self.sizes])
+        ratios = np.array([math.log(size[-1] / size[-2]) for size in self.sizes])
         if sides is None:
             self.members = [np.arange(len(self.sizes))]
             self.groups, self.kept = np.zeros(count, np.int64), np.ones(count)
@@ -102,7 +102,7 @@ class Buckets:
         own = np.log(sides[:, 1] / sides[:, 0])
         self.groups = np.abs(own[:, None] - found).argmin(1)
         self.kept = np.exp(-np.abs(own - found[self.groups]))
-        largest = np.array([np.array(self.sizes)[members].max(0) for members in self.members])
+        largest = np.array([np.array(self.sizes)[members].max(0)[-2:] for members in self.members])
         self.enlarged = np.any(sides < largest[self.groups], axis=1)
 
     def describe(self) -> list[str]:
@@ -111,7 +111,7 @@ class Buckets:
         if len(self.sizes) > 1:
             counts = np.bincount(self.groups, minlength=len(self.members))
             shares = [
-                f"{'/'.join('x'.join(map(str, self.sizes[i])) for i in members)} {count:,}"
+                f"{'/'.join(size_text(self.sizes[i]) for i in members)} {count:,}"
                 for members, count in zip(self.members, counts, strict=True)
             ]
             lines.append(f"sizes and their images: {', '.join(shares)}")

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from convflow.data.images import to_uint8
+from convflow.data.pieces import as_uint8
 from convflow.data.scan import SCAN_FORMAT, Scan, scan_missing
 from convflow.data.selection import Selection
 from convflow.data.source import Source, Stamp, StoredSource, SyntheticSource, labels_of
@@ -219,11 +219,10 @@ def _seen(scan: Scan, good: np.ndarray) -> dict[str, Any]:
 
 def _synthetic(source: Source, drawn: SyntheticSource, channels: int, size: Size) -> Report:
     """What is known of images that are drawn; the first is, for its faults."""
-    to_uint8(drawn.draw(0, size), channels)
+    as_uint8(drawn.draw(0, size), channels, size)
     total, per_class = len(source), _per_class(source, labels_of(source))
-    return Report(
-        total, per_class, np.tile(np.array(size), (total, 1)), {"drawn": total}, total=total
-    )
+    sides = np.tile(np.array(size[-2:]), (total, 1))
+    return Report(total, per_class, sides, {"drawn": total}, total=total)
 
 
 def _per_class(source: Source, labels: np.ndarray) -> dict[str, int]:

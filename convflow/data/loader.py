@@ -1,4 +1,4 @@
-"""Batches of uint8 images in an order that depends on the seed and the images seen alone."""
+"""Batches of images or videos in an order that depends on the seed and the images seen alone."""
 
 from __future__ import annotations
 
@@ -17,16 +17,9 @@ import torch
 from torch import Tensor
 
 from convflow.data.files import one_large_at_a_time
-from convflow.data.images import (
-    cover,
-    crop,
-    num_cores,
-    piece,
-    resize_and_crop,
-    shrink,
-    to_uint8,
-)
+from convflow.data.images import num_cores
 from convflow.data.latents import Latents
+from convflow.data.pieces import WHOLE, Crop, as_uint8, cut, kept
 from convflow.data.source import Source, StoredSource, SyntheticSource, labels_of
 from convflow.data.transfer import Transfer
 from convflow.seeds import WORD, long_sequence
@@ -36,7 +29,7 @@ log = logging.getLogger("convflow")
 
 _ENTRY_BYTES = 400  # what keeping an image takes beside its pixels
 _HASHED = 4096
-PLACE_KEYS, GROUPS_KEY = (2, 3, 6), 7
+PLACE_KEYS, GROUPS_KEY = (2, 3, 6, 8), 7
 """Of the random numbers of an epoch: where images are cut, and groups; buckets have 4 and 5."""
 _MOST_BAD = 100  # bad images in a row that are passed over; more is a disk that is not there
 
@@ -49,9 +42,10 @@ class Rows(NamedTuple):
     flips: np.ndarray
     """(B,) bool, which to mirror."""
     crops: np.ndarray | None = None
-    """(B, 3) where to cut along both axes, and how large, in [0, 1); None for the middle."""
+    """(B, 4) where to cut along both axes, how large, and where along time, in [0, 1); None for the
+    middle."""
     size: Size | None = None
-    """Height and width in pixels; None for the plain size."""
+    """In pixels; None for the plain size."""
     full: int | None = None
     """Images of a full batch of this size; None for as many as there are."""
 
@@ -65,7 +59,7 @@ class Batch(NamedTuple):
     """One process's share of a global batch."""
 
     pixels: Tensor
-    """(B, C, H, W) uint8."""
+    """(B, C, H, W) uint8, or (B, C, F, H, W) of videos; floats of a store of latents."""
     labels: Tensor
     """(B,) int64."""
     indices: np.ndarray
@@ -81,9 +75,9 @@ class Batch(NamedTuple):
 
 
 class Images:
-    """Images by index, with their labels.
+    """Images or videos by index, with their labels.
 
-    Images are decoded by several threads when they are asked for. Where all of them fit into
+    They are decoded by several threads when they are asked for. Where all of them fit into
     `cache_bytes` they are kept as uint8 of the size that was wanted. In the place of one that has
     become unreadable stands the next by index that can be read, with its label, if `on_bad` is
     `skip`: which one depends on the files alone.
@@ -92,9 +86,9 @@ class Images:
         source: Where the images come from.
         indices: (N,) those of the source's images to use; their places here become 0..N-1.
         channels: Channels C of the result.
-        size: Height and width H, W in pixels, where no other is asked for.
-        crop: Smallest and largest side of random crops, 1 = as large as fits; what they need
-            beside the middle is kept. None for the middle alone.
+        size: Height and width H, W in pixels, where no other is asked for; of videos frames F
+            before them.
+        crop: Of random crops, for which what they need beside the middle is kept.
         cache_bytes: Memory that decoded images may take.
         on_bad: `stop` raises where an image cannot be read; `skip` puts another in its place.
         stamp: Of the files, as in `Report`.
@@ -104,7 +98,7 @@ class Images:
         class_names: Names by class id; empty for unconditional data.
         labels: (N,) int64 class ids.
         source, indices: As given.
-        shape: (C, H, W).
+        shape: (C, H, W) or (C, F, H, W).
         stamp: Changes when the files may have; None where nothing tells.
         replaced: Places of unreadable images met so far, and of those that stand for them.
     """
@@ -116,7 +110,7 @@ class Images:
         *,
         channels: int,
         size: Size,
-        crop: tuple[float, float] | None = None,
+        crop: Crop = None,
         cache_bytes: int = 2**30,
         on_bad: Literal["stop", "skip"] = "stop",
         stamp: str | None = None,
@@ -131,7 +125,7 @@ class Images:
         self.stamp, self.replaced = stamp, dict[int, int]()
         self._one_at_a_time = Lock()
         self._kept: dict[tuple[int, Size], _Found] = {}
-        self._scaled = crop is not None and crop != (1, 1)
+        self._scaled = crop is not None and crop != WHOLE
         each = math.prod(self.shape) / (min(crop) if crop else 1) ** 2 + _ENTRY_BYTES
         self._free_bytes = cache_bytes if each * len(self.indices) <= cache_bytes else 0
         self.workers = workers or num_cores()
@@ -172,12 +166,11 @@ class Images:
         Args:
             indices: (B,) places in [0, N).
             flips: (B,) bool, which to mirror left to right; None for none.
-            crops: (B, 3) where to cut along both axes, and how large, in [0, 1); None for the
-                middle.
-            size: Height and width H, W in pixels; None for the plain size.
+            crops: (B, 4) as of `Rows`; None for the middle.
+            size: In pixels; None for the plain size.
 
         Returns:
-            Pixels (B, C, H, W) uint8 and labels (B,) int64, both contiguous.
+            Pixels (B, C, H, W) or (B, C, F, H, W) uint8 and labels (B,) int64, both contiguous.
 
         Raises:
             InputError: An image cannot be read; the message names it.
@@ -189,27 +182,20 @@ class Images:
         shown = np.empty(len(indices), np.int64)
         for row, index in enumerate(indices.tolist()):
             found = self._kept.get((index, size)) or decoded[index]
-            pixels[row] = self._cut(found.image, size, None if crops is None else crops[row])
+            place = None if crops is None else crops[row].tolist()
+            pixels[row] = cut(found.image, size, self._crop, place)
             shown[row] = found.place
         for index, (image, place) in decoded.items():
-            kept = image if self._crop is not None else np.ascontiguousarray(crop(image, size))
+            middle = image if self._crop is not None else cut(image, size, None, None)
+            middle = np.ascontiguousarray(middle)
             with self._one_at_a_time:
-                if kept.nbytes + _ENTRY_BYTES <= self._free_bytes:
-                    self._free_bytes -= kept.nbytes + _ENTRY_BYTES
-                    self._kept[index, size] = _Found(kept, place)
+                if middle.nbytes + _ENTRY_BYTES <= self._free_bytes:
+                    self._free_bytes -= middle.nbytes + _ENTRY_BYTES
+                    self._kept[index, size] = _Found(middle, place)
         if flips is not None and np.any(flips):
-            pixels[flips] = pixels[flips, :, ::-1]
-        planes = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
+            pixels[flips] = pixels[flips][..., ::-1, :]
+        planes = np.ascontiguousarray(np.moveaxis(pixels, -1, 1))
         return torch.from_numpy(planes), torch.from_numpy(self.labels[shown])
-
-    def _cut(self, image: np.ndarray, size: Size, place: np.ndarray | None) -> np.ndarray:
-        """A piece of an image that was kept, at `size`."""
-        if self._crop is None or not self._scaled:
-            return crop(image, size, None if place is None else place[:2].tolist())
-        if place is None:
-            return resize_and_crop(image, size)
-        low, high = self._crop
-        return piece(image, size, place[:2].tolist(), low + (high - low) * place[2])
 
     def _decode(self, indices: Sequence[int], size: Size) -> Iterator[list[tuple[int, _Found]]]:
         """Some images, each covering `size`, in parts made side by side."""
@@ -248,19 +234,20 @@ class Images:
     def _image(self, index: int, size: Size) -> np.ndarray:
         place, source = int(self.indices[index]), self.source
         least = min(self._crop) if self._scaled and self._crop is not None else 1.0
-        high, wide = (math.ceil(side / least) for side in size)
+        *frames, high, wide = (*size[:-2], *(math.ceil(side / least) for side in size[-2:]))
         with one_large_at_a_time():
             try:
+                item: Any
                 if isinstance(source, SyntheticSource):
-                    image = to_uint8(source.draw(place, (high, wide)), self.shape[0])
+                    item = source.draw(place, (*frames, high, wide))
                 elif isinstance(source, StoredSource):
-                    image = to_uint8(source.read(place, max(high, wide)), self.shape[0])
+                    item = source.read(place, max(high, wide))
                 else:
-                    image = to_uint8(source.read(place), self.shape[0])
+                    item = source.read(place)
+                return kept(as_uint8(item, self.shape[0], size), size, self._crop)
             except InputError as error:
                 name = source.item_name(place)
                 raise InputError(f"{name}: {str(error).removeprefix(f'{name}: ')}") from error
-            return shrink(image, size, least) if self._scaled else cover(image, size)
 
 
 class _Found(NamedTuple):
@@ -336,7 +323,7 @@ class Order:
         return order, (self._words(epoch, 1) >> np.uint64(63)).astype(np.bool_)
 
     def _draw_places(self, epoch: int) -> np.ndarray:
-        """(N, 3) where images are cut, and how large, in order."""
+        """(N, 4) where images are cut, how large, and where along time, in order."""
         return np.stack([uniform(self._words(epoch, key)) for key in PLACE_KEYS], axis=1)
 
     def _words(self, *key: int) -> np.ndarray:

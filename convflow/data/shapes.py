@@ -152,15 +152,23 @@ class DrawnShapes:
             raise InputError(
                 f"expected an image in 0..{self._count - 1} of shapes, got {index}; choose less"
             )
-        words = np.random.PCG64(np.random.SeedSequence(self._seed, spawn_key=(int(index),)))
-        # Top 53 bits as a share of 1.
-        shares = ((words.random_raw(18) >> np.uint64(11)) * 2.0**-53).tolist()
-        return _design(
-            int(index) % len(SHAPES), lambda low, high: low + (high - low) * shares.pop()
-        )
+        return design_of(int(index) % len(SHAPES), shares_of(self._seed, index, 18))
 
 
-def _design(label: int, uniform: Callable[[float, float], float]) -> Design:
+def shares_of(seed: int, index: int, count: int) -> Callable[[float, float], float]:
+    """Return what draws evenly between two numbers, at most `count` times."""
+    words = np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(int(index),)))
+    # Top 53 bits as a share of 1.
+    shares = ((words.random_raw(count) >> np.uint64(11)) * 2.0**-53).tolist()
+    return lambda low, high: low + (high - low) * shares.pop()
+
+
+def design_of(
+    label: int,
+    uniform: Callable[[float, float], float],
+    radii: tuple[float, float] = RADII,
+) -> Design:
+    """Return a design drawn with `uniform(low, high)`, its radius between those of `radii`."""
     light, tint, hue = uniform(0.3, 0.72), uniform(0.0, 0.05), uniform(0, 1)
     side = 1 if uniform(0, 1) < 0.5 else -1
     ground = _colour(light, tint, hue)
@@ -170,7 +178,7 @@ def _design(label: int, uniform: Callable[[float, float], float]) -> Design:
     course, cycles = uniform(0, 2 * math.pi), uniform(0.25, 0.55)
     return Design(
         label=label,
-        radius=uniform(RADII[0], RADII[1]),
+        radius=uniform(radii[0], radii[1]),
         place=(uniform(0, 1), uniform(0, 1)),
         angle=uniform(0, 2 * math.pi),
         colour=_colour(uniform(0.48, 0.55), uniform(0.39, 0.45), uniform(0, 1)),

@@ -1,4 +1,4 @@
-"""What every source of images is: labels known at once, pixels fetched when asked for."""
+"""What every source of images or videos is: labels known at once, pixels fetched when asked for."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Stamp(NamedTuple):
 
 @runtime_checkable  # for the shape checks in tests
 class Source(Protocol):
-    """Labelled images by index.
+    """Labelled images by index, or videos where an attribute `videos` is true.
 
     `class_names` is empty for unconditional data, and `label` is then 0 everywhere, which is
     "no label" because `num_classes` is 0 too. A source may have captions besides: a method
@@ -66,7 +66,10 @@ class Source(Protocol):
         ...
 
     def read(self, index: int) -> Image.Image | np.ndarray:
-        """The decoded image as stored; raises InputError naming it if it cannot be read."""
+        """The decoded image as stored; raises InputError naming it if it cannot be read.
+
+        A video is an array of its frames, (F, H, W, C).
+        """
         ...
 
 
@@ -77,8 +80,8 @@ class SyntheticSource(Protocol):
     They are exact at every size, so that nothing resizes them, and none can be unreadable.
     """
 
-    def draw(self, index: int, size: Size) -> Image.Image:
-        """The image at `size` (height, width) in pixels."""
+    def draw(self, index: int, size: Size) -> Image.Image | np.ndarray:
+        """The image at `size` (height, width) in pixels; a video has its frames before them."""
         ...
 
 
@@ -242,6 +245,11 @@ def stamp_of(folder: Path, files: Iterable[str]) -> Stamp:
         hashed.update(text)
         marks += hashlib.blake2b(text, digest_size=8).digest()
     return Stamp(hashed.hexdigest(), np.frombuffer(marks, np.uint64))
+
+
+def holds_videos(source: Any) -> bool:
+    """Whether a source says that it has videos in the place of images, with `videos = True`."""
+    return bool(getattr(source, "videos", False))
 
 
 def labels_of(source: Source) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Where images come from: folders, archives, tables and arrays; digits, shapes; yours.
+"""Where images come from: folders, archives, tables and arrays; digits, shapes, moving; yours.
 
 Opening reads names and labels only; pixels wait until they are asked for.
 """
@@ -18,6 +18,7 @@ from convflow.data.formats import is_image, unread
 from convflow.data.hugging_face import open_hugging_face
 from convflow.data.label_files import listed_files, read_listing
 from convflow.data.latents import Latents, find_stores
+from convflow.data.moving import DrawnMotions
 from convflow.data.pixel_arrays import open_arrays
 from convflow.data.shapes import DrawnShapes
 from convflow.data.source import Source, StoredSource, one_line, require, stamp_of
@@ -32,6 +33,9 @@ from convflow.settings.kinds import Table
 from convflow.types import InputError, unknown_name
 
 __all__ = ["Source", "open_source"]
+
+DRAWN = ("digits", "shapes", "moving")
+"""Data that come with the package."""
 
 SOURCES: Table[Callable[[str, bool], Source]] = Table("source of images", Callable, {})  # type: ignore[arg-type]
 
@@ -54,7 +58,8 @@ def open_source(
 
     Args:
         path: `digits` (the 1,797 8x8 digits of scikit-learn); `shapes` (drawn at any size, see
-            `convflow.data.shapes`); a folder of class folders, with a file of labels
+            `convflow.data.shapes`); `moving` (videos, drawn likewise); a folder of class
+            folders, with a file of labels
             (`dataset.json`, `metadata.csv`, `metadata.jsonl`), or flat (unconditional); a zip or
             tar of these; shards of WebDataset, as a folder or a pattern `x-{000..255}.tar`; a
             .csv, .tsv or .jsonl that names files; a parquet file or a folder of them; an .npz or
@@ -127,15 +132,15 @@ def _open(path: str, split: str, labels: str, choice: Choice) -> Source:
     if labels not in LABEL_SOURCES:
         raise InputError(f"--data.labels: {unknown_name('kind of labels', labels, LABEL_SOURCES)}")
     make = find_source(path)
-    if make is not None or path in ("digits", "shapes"):
+    if make is not None or path in DRAWN:
         if choice != Choice() and choice != Choice("none"):
             raise InputError(
                 f"expected no choice of labels or columns with {path}, got one; leave it out"
             )
         if make is not None:
             return _open_users(path, make, split, labels)
-        if path == "shapes":
-            return DrawnShapes(split, labels != "none")
+        if path in ("shapes", "moving"):
+            return (DrawnShapes if path == "shapes" else DrawnMotions)(split, labels != "none")
         require_unsplit(split, path)
         return _open_digits(labels != "none")
     if path.startswith("hf:"):
@@ -151,7 +156,7 @@ def _open(path: str, split: str, labels: str, choice: Choice) -> Source:
     if not place.exists():
         if shards := expand(place):
             return open_tars(path, shards, choice, split=split, own=split_of(place.name))
-        near = nearest(place, ("digits", "shapes"))
+        near = nearest(place, DRAWN)
         hint = f"did you mean {near}?" if near else "check the path"
         raise InputError(f"expected data at {path}, got no such file or folder; {hint}")
     if not place.is_file():

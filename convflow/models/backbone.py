@@ -18,13 +18,14 @@ from torch.utils._pytree import tree_map
 
 from convflow.conditions.added import Added, split
 from convflow.conditions.labels import Labels
+from convflow.models.fitting import check_batch, check_size
 from convflow.nn.conv import ConvHead, ConvStem
 from convflow.nn.embed import PatchEmbedding, PatchHead, TimeEmbedding, Times
 from convflow.nn.norm import Condition, Modulation, residual
 from convflow.nn.pyramid import add_conditions
 from convflow.nn.resample import LevelConditions, Levels, LevelVectors, mirror
 from convflow.settings.read import read
-from convflow.types import LONGEST_SIDE, InputError, Size, nearest_size
+from convflow.types import InputError, Size
 
 
 class Parts(NamedTuple):
@@ -63,6 +64,10 @@ class Backbone(nn.Module, PyTorchModelHubMixin, library_name="convflow", tags=["
     num_classes: int
     multiple: int
     """Height and width must be multiples of this many pixels."""
+    frame_multiple: int = 1
+    """The frames of a video must be a multiple of this many."""
+    video: bool = False
+    """It takes videos (B, C, F, H, W) in place of pictures (B, C, H, W)."""
     learned_variance: bool = False
     """Twice the channels come out: the prediction, then the variance's place in its bounds."""
     second_time: bool = False
@@ -70,7 +75,9 @@ class Backbone(nn.Module, PyTorchModelHubMixin, library_name="convflow", tags=["
     told_guidance: bool = False
     """It is told a scale of guidance beside them, (B, 3)."""
     downsampling: tuple[int, ...] = (1,)
-    """How many times smaller than the image each scale is that it sees, from coarse to fine."""
+    """How many times shorter than the image's the sides of each scale are, coarse to fine."""
+    frame_downsampling: tuple[int, ...] = (1,)
+    """How many times fewer frames than the video each scale has, coarse to fine."""
 
     @property
     def num_scales(self) -> int:
@@ -180,10 +187,10 @@ class Backbone(nn.Module, PyTorchModelHubMixin, library_name="convflow", tags=["
 
     @torch.no_grad()
     def feature_width(self, block: int) -> int:
-        """Return the channels D of the features after a block, from one small image."""
+        """Return the channels D of the features after a block, from one small image or video."""
         weight, training = next(self.parameters()), self.training
         side = self.multiple * (1 if self.multiple > 1 else 8)
-        blank = self.blank_inputs(1, (side, side))
+        blank = self.blank_inputs(1, (*[self.frame_multiple] * self.video, side, side))
 
         def fitting(part: Tensor) -> Tensor:
             dtype = weight.dtype if part.is_floating_point() else part.dtype
@@ -197,7 +204,7 @@ class Backbone(nn.Module, PyTorchModelHubMixin, library_name="convflow", tags=["
         return found[block].shape[-1]
 
     def blank_inputs(self, batch: int, size: Size) -> tuple[Any, ...]:
-        """Return arguments of `forward` without numbers, for images of a height and width."""
+        """Return arguments of `forward` without numbers, for images or videos of a size."""
         x = torch.empty(batch, self.in_channels, *size)
         more = (1 + self.second_time + self.told_guidance,) if self.second_time else ()
         return x, torch.empty(batch, *more), torch.empty(batch, dtype=torch.int64)
@@ -220,7 +227,7 @@ class ImageBackbone(Backbone):
         """The network itself."""
         return self
 
-    def stem(self, x: Float[Tensor, "B C H W"]) -> Tensor:
+    def stem(self, x: Float[Tensor, "B C *F H W"]) -> Tensor:
         """Return features of noisy images, channels last."""
         raise NotImplementedError
 
@@ -238,15 +245,15 @@ class ImageBackbone(Backbone):
 
     def forward(
         self,
-        x: Float[Tensor, "B C H W"],
+        x: Float[Tensor, "B C *F H W"],
         t: Times,
         y: Int[Tensor, " B"] | Added,
         **options: Any,
-    ) -> Float[Tensor, "B O _ _"]:
+    ) -> Float[Tensor, "B O *_"]:
         """Predict what the process trains.
 
         Args:
-            x: noisy images; height and width multiples of `multiple`.
+            x: noisy images or videos; height and width multiples of `multiple`.
             t: times as the process counts them; with a `second_time` two for each image.
             y: labels in [0, num_classes], or `Added`.
             **options: as `trunk` takes them.
@@ -278,13 +285,9 @@ class ImageBackbone(Backbone):
         return c
 
     def check_input(self, x: Tensor) -> None:
-        """Raise InputError unless the channels and sides of `x` (B, C, H, W) fit this network."""
-        if x.dim() != 4 or x.shape[1] != self.in_channels:
-            raise InputError(
-                f"expected images of shape (B, {self.in_channels}, H, W), got {tuple(x.shape)}; "
-                "this network was built for other images"
-            )
-        check_size(x.shape[2], x.shape[3], self.multiple)
+        """Raise InputError unless the channels and sides of `x` fit this network."""
+        check_batch(x, self.in_channels, self.video)
+        check_size(tuple(x.shape[2:]), self.multiple, self.frame_multiple)
 
 
 class PatchBackbone(ImageBackbone):
@@ -303,14 +306,16 @@ class PatchBackbone(ImageBackbone):
         """Return a new part of the condition, one vector."""
         return make(self.embed_patches.out_channels)
 
-    def stem(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B h w D"]:
+    def stem(self, x: Float[Tensor, "B C *F H W"]) -> Float[Tensor, "B *F h w D"]:
         """Return features on the patch grid, channels last; float32 under autocast too."""
         return residual(self.embed_patches(x))
 
     def condition(self, t: Times, y: Int[Tensor, " B"]) -> Float[Tensor, "B D"]:
         return self.embed_time(t) + self.embed_label(y)
 
-    def head(self, features: Float[Tensor, "B h w D"], c: Condition) -> Float[Tensor, "B O H W"]:
+    def head(
+        self, features: Float[Tensor, "B *F h w D"], c: Condition
+    ) -> Float[Tensor, "B O *F H W"]:
         """Return the prediction, the unused half of some published heads dropped."""
         out = self.project(features, c)
         return out if self.learned_variance else out[:, : self.in_channels]
@@ -339,7 +344,7 @@ class LevelBackbone(ImageBackbone):
         """Return a new part of the condition, a vector for each level."""
         return Levels(make, self.embed_condition.widths)
 
-    def stem(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B h w D"]:
+    def stem(self, x: Float[Tensor, "B C *F H W"]) -> Float[Tensor, "B *F h w D"]:
         """Return features, channels last; float32 under autocast too."""
         return residual(self.embed(mirror(x, self.cells)))
 
@@ -350,19 +355,21 @@ class LevelBackbone(ImageBackbone):
         """Return the condition of the level on which the trunk ends."""
         return c[self.last_level]
 
-    def head(self, features: Float[Tensor, "B h w E"], c: LevelVectors) -> Float[Tensor, "B O H W"]:
+    def head(
+        self, features: Float[Tensor, "B *F h w E"], c: LevelVectors
+    ) -> Float[Tensor, "B O *F H W"]:
         """Return the prediction, O = 2C channels where the variance is learned, else C."""
         return self.project(features, self.head_vector(c))
 
     def forward(
         self,
-        x: Float[Tensor, "B C H W"],
+        x: Float[Tensor, "B C *F H W"],
         t: Times,
         y: Int[Tensor, " B"] | Added,
         **options: Any,
-    ) -> Float[Tensor, "B O H W"]:
+    ) -> Float[Tensor, "B O *F H W"]:
         """Predict what the process trains; what the mirror of a stem has added is cut off."""
-        return super().forward(x, t, y, **options)[:, :, : x.shape[2], : x.shape[3]]
+        return super().forward(x, t, y, **options)[..., : x.shape[-2], : x.shape[-1]]
 
 
 def outputs_per_channel(discard_half: bool, learned_variance: bool) -> int:
@@ -383,18 +390,3 @@ def check_ratio(mlp_ratio: float, width: int) -> None:
     """Raise InputError unless feed-forward layers of this many widths have channels."""
     if not 1 <= mlp_ratio * width < float("inf"):
         raise InputError(f"expected an mlp_ratio above 0, got {mlp_ratio}; published are 2 and 4")
-
-
-def check_size(height: int, width: int, multiple: int) -> None:
-    """Raise InputError unless both sides are positive multiples of `multiple`, and not absurd."""
-    # Not max(): read back from the compiler's cache it becomes a guard on which side is longer.
-    if height > LONGEST_SIDE or width > LONGEST_SIDE:
-        raise InputError(
-            f"expected sides of at most {LONGEST_SIDE}, got {height}x{width}; choose smaller ones"
-        )
-    if height < 1 or width < 1 or height % multiple or width % multiple:
-        near = nearest_size((height, width), multiple)
-        raise InputError(
-            f"expected a height and width that are multiples of {multiple}, got {height}x{width}; "
-            f"the nearest that works is {near[0]}x{near[1]}"
-        )

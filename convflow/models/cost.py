@@ -18,8 +18,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from convflow.models.backbone import Backbone, check_size
+from convflow.models.backbone import Backbone
 from convflow.models.blocks import RecomputeChoice, recompute_blocks
+from convflow.models.fitting import check_size
 from convflow.types import InputError, Size
 
 TRAINING_COPIES = {"weights": 1, "averaged weights": 1, "gradients": 1, "AdamW moments": 2}
@@ -74,11 +75,12 @@ def measure_cost(
     half: bool = False,
     recompute: RecomputeChoice = "none",
 ) -> Cost:
-    """Return what a network costs for `batch` images of a height and width.
+    """Return what a network costs for `batch` images or videos of a size.
 
     Args:
         build: makes the network; called where its weights take no memory.
-        size: height and width in pixels, multiples of `factor` times the network's `multiple`.
+        size: in pixels, multiples of `factor` times the network's `multiple`; of videos frames of
+            model space before them.
         batch: images at once; guidance evaluates two for each that it makes.
         factor: pixels along a side of one cell of model space.
         half: whether the arithmetic is in bfloat16, the weights in float32.
@@ -89,12 +91,12 @@ def measure_cost(
     """
     with FakeTensorMode(), torch.autocast("cpu", torch.bfloat16, enabled=half):
         model = build()
-        check_size(*size, factor * model.multiple)
-        cells = (size[0] // factor, size[1] // factor)
-        if batch * cells[0] * cells[1] > MOST_PLACES:
+        check_size(size, factor * model.multiple, model.frame_multiple)
+        cells = in_cells(size, factor)
+        if batch * math.prod(cells) > MOST_PLACES:
             raise InputError(
                 f"expected a batch whose bytes can be counted, got {batch} images of "
-                f"{size[0]}x{size[1]}; give fewer or smaller ones"
+                f"{size_text(size)}; give fewer or smaller ones"
             )
         inputs = model.blank_inputs(batch, cells)
         again = _largest_block(model, inputs) if recompute != "none" else 0

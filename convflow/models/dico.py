@@ -21,6 +21,7 @@ from convflow.nn.conv import AttentionName, ConvHead, ConvMix, ConvStem
 from convflow.nn.dense import MLP, ActivationName, create_activation
 from convflow.nn.dropout import Dropout
 from convflow.nn.embed import PatchEmbedding, PatchHead
+from convflow.nn.frames import Temporal
 from convflow.nn.norm import Condition, Modulation, gated, modulate, residual
 from convflow.nn.resample import Hourglass, Join, LevelConditions, LevelVectors
 from convflow.settings.fields import Classes, Depths, Positive, TimeScale, Width
@@ -41,16 +42,17 @@ class DiCoBlock(nn.Module):
         kernel_size: int,
         attention: AttentionName,
         activation: ActivationName,
+        temporal: Temporal = "none",
     ) -> None:
         super().__init__()
         self.modulation = Modulation(width, 6)
         self.norm1 = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
-        self.mix = ConvMix(width, kernel_size, attention, activation)
+        self.mix = ConvMix(width, kernel_size, attention, activation, temporal)
         self.norm2 = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
         self.mlp = MLP(width, int(mlp_ratio * width), create_activation(activation))
         self.drop1, self.drop2 = Dropout(), Dropout()
 
-    def forward(self, x: Float[Tensor, "B H W D"], c: Condition) -> Float[Tensor, "B H W D"]:
+    def forward(self, x: Float[Tensor, "B *F H W D"], c: Condition) -> Float[Tensor, "B *F H W D"]:
         """Return the refined features under condition `c`."""
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(c)
         x = gated(x, gate1, self.drop1(self.mix(modulate(self.norm1(x), shift1, scale1))))
@@ -81,7 +83,9 @@ class Stack(nn.Module):
         """Return each layer between two blocks, and the block that follows."""
         return [(layer, self.blocks[-1 - k]) for k, layer in enumerate(self.join)]
 
-    def forward(self, x: Float[Tensor, "B H W D"], c: LevelVectors) -> Float[Tensor, "B H W D"]:
+    def forward(
+        self, x: Float[Tensor, "B *F H W D"], c: LevelVectors
+    ) -> Float[Tensor, "B *F H W D"]:
         """Return refined features."""
         first_joined = len(self.blocks) - len(self.join)
         outputs: list[Tensor] = []
@@ -128,6 +132,8 @@ class DiCo(LevelBackbone):
                 process "meanflow" trains it, which sets this.
             told_guidance: take a scale of guidance beside the two times, as the process "meanflow"
                 trains it with `guidance_max`, which sets this.
+            temporal: "none" for pictures; "conv" for videos: convolutions along time follow those
+                of each frame, and change nothing in a new network.
         """
 
         in_channels: Width = 4
@@ -144,6 +150,7 @@ class DiCo(LevelBackbone):
         time_scale: TimeScale = 1.0
         second_time: bool = False
         told_guidance: bool = False
+        temporal: Temporal = "none"
 
     config: Config
 
@@ -152,6 +159,7 @@ class DiCo(LevelBackbone):
         c, width = self.config, self.config.width
         check_ratio(c.mlp_ratio, width)
         self.in_channels, self.num_classes = c.in_channels, c.num_classes
+        self.video = c.temporal != "none"
         self.learned_variance = c.learned_variance
         out_channels = c.in_channels * (2 if c.learned_variance else 1)
         block = partial(
@@ -160,6 +168,7 @@ class DiCo(LevelBackbone):
             kernel_size=c.kernel_size,
             attention=c.attention,
             activation=c.activation,
+            temporal=c.temporal,
         )
         self.body: nn.Module
         widths: tuple[int, ...]
@@ -178,6 +187,6 @@ class DiCo(LevelBackbone):
         self.tell_second_time(c.second_time, c.told_guidance)
 
     def trunk(
-        self, features: Float[Tensor, "B h w D"], c: LevelVectors
-    ) -> Float[Tensor, "B h w E"]:
+        self, features: Float[Tensor, "B *F h w D"], c: LevelVectors
+    ) -> Float[Tensor, "B *F h w E"]:
         return self.body(features, c)

@@ -7,41 +7,69 @@ DiT is trained as a DDPM (Peebles & Xie 2023, arXiv 2212.09748), SiT on the path
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from convflow.models.backbone import PatchBackbone, check_ratio, outputs_per_channel
-from convflow.nn.attention import Attention
+from convflow.nn.attention import Attention, TemporalAttention
 from convflow.nn.dense import GELUMLP
 from convflow.nn.dropout import Dropout
 from convflow.nn.embed import LabelEmbedding, PatchEmbedding, PatchHead, TimeEmbedding
+from convflow.nn.frames import per_frame
 from convflow.nn.norm import Condition, Modulation, gated, modulate
-from convflow.nn.positions import Positions, PositionScaling, rotary_positions, sincos_positions
+from convflow.nn.positions import (
+    Positions,
+    PositionScaling,
+    rotary_frames,
+    rotary_positions,
+    rotary_video,
+    sincos_positions,
+)
 from convflow.settings.fields import Classes, Depth, Positive, TimeScale, Width
 from convflow.types import InputError
+
+AlongTime = Literal["none", "full", "factorised"]
+"""How attention sees a video: not at all, for pictures; all frames as one map; or frame by frame,
+and along time besides."""
+
+Rotations = tuple[Tensor | None, Tensor | None]
+"""Of attention over maps, and of attention along time; None where there is none."""
 
 
 class DiTBlock(nn.Module):
     """Attention, then a feed-forward layer, each normed, modulated, gated and added."""
 
-    def __init__(self, width: int, num_heads: int, mlp_ratio: float, qk_norm: bool) -> None:
+    def __init__(
+        self, width: int, num_heads: int, mlp_ratio: float, qk_norm: bool, temporal: AlongTime
+    ) -> None:
         super().__init__()
         self.modulation = Modulation(width, 6)
         self.norm1 = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
         self.mix = Attention(width, num_heads, qk_norm)
+        self.temporal = None
+        if temporal == "factorised":
+            self.temporal = TemporalAttention(width, num_heads, qk_norm)
         self.norm2 = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
         self.mlp = GELUMLP(width, mlp_ratio)
         self.drop1, self.drop2 = Dropout(), Dropout()
 
     def forward(
-        self, x: Float[Tensor, "B H W D"], c: Condition, rotation: Float[Tensor, "2 H W P"] | None
-    ) -> Float[Tensor, "B H W D"]:
+        self, x: Float[Tensor, "B *F H W D"], c: Condition, rotations: Rotations
+    ) -> Float[Tensor, "B *F H W D"]:
         """Return the refined features under condition `c`."""
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(c)
-        x = gated(x, gate1, self.drop1(self.mix(modulate(self.norm1(x), shift1, scale1), rotation)))
+        mixed = self._mixed(modulate(self.norm1(x), shift1, scale1), *rotations)
+        x = gated(x, gate1, self.drop1(mixed))
         return gated(x, gate2, self.drop2(self.mlp(modulate(self.norm2(x), shift2, scale2))))
+
+    def _mixed(self, x: Tensor, turned: Tensor | None, later: Tensor | None) -> Tensor:
+        """Return what the positions gather, within frames and along time."""
+        if self.temporal is None:
+            return self.mix(x, turned)
+        return per_frame(partial(self.mix, rotation=turned), x) + self.temporal(x, later)
 
 
 class DiT(PatchBackbone):
@@ -84,6 +112,9 @@ class DiT(PatchBackbone):
                 process "meanflow" trains it, which sets this.
             told_guidance: take a scale of guidance beside the two times, as the process "meanflow"
                 trains it with `guidance_max`, which sets this.
+            temporal: "none" for pictures. For videos "full", attention over all frames at once,
+                which wants rotary positions; or "factorised", attention within each frame and,
+                added to it, along time at each place, which in a new network is zero.
         """
 
         in_channels: Width = 4
@@ -102,6 +133,7 @@ class DiT(PatchBackbone):
         position_grid: tuple[Width, Width] | None = None
         second_time: bool = False
         told_guidance: bool = False
+        temporal: AlongTime = "none"
 
     config: Config
 
@@ -110,7 +142,15 @@ class DiT(PatchBackbone):
         c, width = self.config, self.config.width
         check_ratio(c.mlp_ratio, width)
         turned = width // c.num_heads if c.positions == "rotary" else width
-        if turned % 4:
+        self.temporal, self.video = c.temporal, c.temporal != "none"
+        if c.temporal == "factorised" and width // c.num_heads % 2:
+            raise InputError(
+                "expected a width / num_heads that 2 divides, for positions along time, got "
+                f"{width // c.num_heads}; change the width"
+            )
+        if c.temporal == "full":
+            _check_full(c.positions, turned)
+        elif turned % 4:
             raise InputError(
                 f"expected {'width / num_heads' if c.positions == 'rotary' else 'a width'} that 4 "
                 f"divides, for positions along two axes, got {turned}; change the width"
@@ -123,17 +163,17 @@ class DiT(PatchBackbone):
         self.embed_time = TimeEmbedding(width, spacing=c.time_spacing, scale=c.time_scale)
         self.embed_label = LabelEmbedding(c.num_classes, width)
         self.blocks = nn.ModuleList(
-            DiTBlock(width, c.num_heads, c.mlp_ratio, c.qk_norm) for _ in range(c.depth)
+            DiTBlock(width, c.num_heads, c.mlp_ratio, c.qk_norm, c.temporal) for _ in range(c.depth)
         )
         self.project = PatchHead(width, c.patch_size, c.in_channels * num_outputs)
         self.tell_second_time(c.second_time, c.told_guidance)
 
     def trunk(
         self,
-        features: Float[Tensor, "B h w D"],
+        features: Float[Tensor, "B *F h w D"],
         c: Condition,
         position_scaling: PositionScaling | None = None,
-    ) -> Float[Tensor, "B h w D"]:
+    ) -> Float[Tensor, "B *F h w D"]:
         """Return refined features; positions enter here, once, however many stems there are.
 
         Args:
@@ -148,21 +188,48 @@ class DiT(PatchBackbone):
         if grid_of_training := self.config.position_grid:
             kind = "pi" if position_scaling is None else position_scaling.kind
             position_scaling = PositionScaling(kind, *grid_of_training)
-        _, rows, columns, _ = features.shape
-        grid, rotation = (rows, columns, self.position_width, features, position_scaling), None
-        if self.positions == "rotary":
-            rotation = rotary_positions(*grid)
-        else:
-            table = sincos_positions(*grid)
+        turned, later = self._rotations(features, position_scaling)
+        if self.positions == "sincos":
+            rows, columns = features.shape[-3:-1]
+            width = self.position_width
+            table = sincos_positions(rows, columns, width, features, position_scaling)
             features = features + table.to(features.dtype)
             del table  # not held while the blocks run
         for block in self.blocks:
-            features = block(features, c, rotation)
+            features = block(features, c, (turned, later))
         return features
+
+    def _rotations(self, features: Tensor, scaling: PositionScaling | None) -> Rotations:
+        """Return by what queries and keys are turned, within maps and along time."""
+        *frames, rows, columns, width = features.shape[1:]
+        later = None
+        if self.temporal == "full":
+            video = (frames[0], rows, columns, self.position_width)
+            return rotary_video(*video, features, scaling), None
+        if self.temporal == "factorised":
+            head = width // self.config.num_heads
+            later = rotary_frames(frames[0], head, features, scaling)
+        if self.positions == "sincos":
+            return None, later
+        return rotary_positions(rows, columns, self.position_width, features, scaling), later
 
     def check_options(self, position_scaling: PositionScaling | None = None) -> None:
         if position_scaling is not None:
             position_scaling.check(self.positions)
+
+
+def _check_full(positions: Positions, turned: int) -> None:
+    """Raise InputError unless positions tell the frames of a video apart in full attention."""
+    if positions != "rotary":
+        raise InputError(
+            f"expected rotary positions with the temporal full, got {positions}, which do not tell "
+            'frames apart; give positions rotary, or the temporal "factorised"'
+        )
+    if turned % 2 or turned < 6:
+        raise InputError(
+            "expected width / num_heads of at least 6 that 2 divides, for positions along three "
+            f"axes, got {turned}; change the width"
+        )
 
 
 class SiT(DiT):

@@ -10,6 +10,7 @@ parameters are missing; resampling without bias, the head, and the initialisatio
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from jaxtyping import Float
@@ -19,6 +20,7 @@ from convflow.models.backbone import LevelBackbone
 from convflow.nn.conv import Conv, ConvHead, ConvStem, ResponseNorm
 from convflow.nn.dense import create_linear
 from convflow.nn.dropout import Dropout
+from convflow.nn.frames import Temporal, create_temporal
 from convflow.nn.norm import Condition, Modulation, gated, modulate
 from convflow.nn.resample import Hourglass, LevelConditions, LevelVectors
 from convflow.settings.fields import Classes, Depths, TimeScale, Width
@@ -31,10 +33,11 @@ CELLS = 4
 class FCDMBlock(nn.Module):
     """Depthwise 7x7 convolution, then a feed-forward layer with response norm, in one residual."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, temporal: Temporal = "none") -> None:
         super().__init__()
         self.modulation = Modulation(width, 3)
         self.depthwise = Conv(width, width, KERNEL, groups=width)
+        self.temporal = create_temporal(temporal, width)
         self.norm = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
         self.mlp = nn.Sequential(
             create_linear(width, EXPANSION * width),
@@ -44,10 +47,10 @@ class FCDMBlock(nn.Module):
         )
         self.drop = Dropout()
 
-    def forward(self, x: Float[Tensor, "B H W D"], c: Condition) -> Float[Tensor, "B H W D"]:
+    def forward(self, x: Float[Tensor, "B *F H W D"], c: Condition) -> Float[Tensor, "B *F H W D"]:
         """Return the refined features under condition `c`."""
         shift, scale, gate = self.modulation(c)
-        mixed = modulate(self.norm(self.depthwise(x)), shift, scale)
+        mixed = modulate(self.norm(self.temporal(self.depthwise(x))), shift, scale)
         return gated(x, gate, self.drop(self.mlp(mixed)))
 
 
@@ -80,6 +83,8 @@ class FCDM(LevelBackbone):
                 process "meanflow" trains it, which sets this.
             told_guidance: take a scale of guidance beside the two times, as the process "meanflow"
                 trains it with `guidance_max`, which sets this.
+            temporal: "none" for pictures; "conv" for videos: convolutions along time follow those
+                of each frame, and change nothing in a new network.
         """
 
         in_channels: Width = 4
@@ -91,6 +96,7 @@ class FCDM(LevelBackbone):
         time_scale: TimeScale = 1.0
         second_time: bool = False
         told_guidance: bool = False
+        temporal: Temporal = "none"
 
     config: Config
 
@@ -98,17 +104,20 @@ class FCDM(LevelBackbone):
         super().__init__(**settings)
         c, width = self.config, self.config.width
         self.in_channels, self.num_classes = c.in_channels, c.num_classes
+        self.video = c.temporal != "none"
         self.learned_variance = c.learned_variance
         self.cells, self.multiple = CELLS, 1 if c.pad else CELLS
         self.embed = ConvStem(c.in_channels, width)
         widths = Hourglass.widths_of(width)
         self.embed_condition = LevelConditions(c.num_classes, widths, c.time_scale)
-        self.body = Hourglass(FCDMBlock, width, c.depths, out_width=width)
+        self.body = Hourglass(
+            partial(FCDMBlock, temporal=c.temporal), width, c.depths, out_width=width
+        )
         self.refine = Conv(width, width)
         self.project = ConvHead(width, c.in_channels * (2 if c.learned_variance else 1))
         self.tell_second_time(c.second_time, c.told_guidance)
 
     def trunk(
-        self, features: Float[Tensor, "B h w D"], c: LevelVectors
-    ) -> Float[Tensor, "B h w D"]:
+        self, features: Float[Tensor, "B *F h w D"], c: LevelVectors
+    ) -> Float[Tensor, "B *F h w D"]:
         return self.refine(self.body(features, c))

@@ -15,6 +15,7 @@ from convflow.nn.deform import DEFAULT_REACH, GroupwiseMSDCN, Reach
 from convflow.nn.dense import MLPName, create_mlp
 from convflow.nn.dropout import Dropout
 from convflow.nn.embed import LabelEmbedding, PatchEmbedding, PatchHead, TimeEmbedding
+from convflow.nn.frames import Temporal, create_temporal
 from convflow.nn.norm import Condition, Modulation, NormName, create_norm, gated, modulated_norm
 from convflow.ops.deform.op import Border
 from convflow.settings.fields import Classes, Depth, TimeScale, Width
@@ -27,24 +28,30 @@ class FlowDCNBlock(nn.Module):
     """Mix positions, then a feed-forward layer, each normed, modulated, gated and added."""
 
     def __init__(
-        self, width: int, mix: GroupwiseMSDCN | ConvMix, norm: NormName, mlp: MLPName
+        self,
+        width: int,
+        mix: GroupwiseMSDCN | ConvMix,
+        norm: NormName,
+        mlp: MLPName,
+        temporal: Temporal = "none",
     ) -> None:
         super().__init__()
         self.modulation = Modulation(width, 6)
         self.norm1 = create_norm(norm, width)
         self.mix = mix
+        self.temporal = create_temporal(temporal, width)
         self.norm2 = create_norm(norm, width)
         self.mlp = create_mlp(mlp, width)
         self.drop1, self.drop2 = Dropout(), Dropout()
 
     def forward(
-        self, x: Float[Tensor, "B H W D"], c: Condition, reach: Reach
-    ) -> Float[Tensor, "B H W D"]:
+        self, x: Float[Tensor, "B *F H W D"], c: Condition, reach: Reach
+    ) -> Float[Tensor, "B *F H W D"]:
         """Return the refined features under condition `c`."""
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(c)
         mixed = modulated_norm(self.norm1, x, shift1, scale1)
         mixed = self.mix(mixed, reach) if isinstance(self.mix, GroupwiseMSDCN) else self.mix(mixed)
-        x = gated(x, gate1, self.drop1(mixed))
+        x = gated(x, gate1, self.drop1(self.temporal(mixed)))
         fed = self.mlp(modulated_norm(self.norm2, x, shift2, scale2))
         return gated(x, gate2, self.drop2(fed))
 
@@ -88,6 +95,8 @@ class FlowDCN(PatchBackbone):
                 process "meanflow" trains it, which sets this.
             told_guidance: take a scale of guidance beside the two times, as the process "meanflow"
                 trains it with `guidance_max`, which sets this.
+            temporal: "none" for pictures; "conv" for videos: convolutions along time follow those
+                of each frame, and change nothing in a new network.
         """
 
         in_channels: Width = 4
@@ -107,6 +116,7 @@ class FlowDCN(PatchBackbone):
         time_scale: TimeScale = 1.0
         second_time: bool = False
         told_guidance: bool = False
+        temporal: Temporal = "none"
 
     config: Config
 
@@ -116,6 +126,7 @@ class FlowDCN(PatchBackbone):
         _check_reach(c.reach)
         num_outputs = outputs_per_channel(c.discard_half, c.learned_variance)
         self.in_channels, self.num_classes = c.in_channels, c.num_classes
+        self.video = c.temporal != "none"
         self.learned_variance = c.learned_variance
         self.multiple, self.reach = c.patch_size, c.reach
         self.embed_patches = PatchEmbedding(c.in_channels, width, c.patch_size)
@@ -128,14 +139,14 @@ class FlowDCN(PatchBackbone):
             return GroupwiseMSDCN(width, c.num_groups, c.border)
 
         self.blocks = nn.ModuleList(
-            FlowDCNBlock(width, create_mix(), c.norm, c.mlp) for _ in range(c.depth)
+            FlowDCNBlock(width, create_mix(), c.norm, c.mlp, c.temporal) for _ in range(c.depth)
         )
         self.project = PatchHead(width, c.patch_size, c.in_channels * num_outputs)
         self.tell_second_time(c.second_time, c.told_guidance)
 
     def trunk(
-        self, features: Float[Tensor, "B h w D"], c: Condition, reach: Reach | None = None
-    ) -> Float[Tensor, "B h w D"]:
+        self, features: Float[Tensor, "B *F h w D"], c: Condition, reach: Reach | None = None
+    ) -> Float[Tensor, "B *F h w D"]:
         """Return refined features.
 
         Args:

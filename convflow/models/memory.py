@@ -26,7 +26,7 @@ class MemoryEstimate(NamedTuple):
 
     Attributes:
         build: makes the network; called where its weights take no memory.
-        size: height and width in pixels.
+        size: height and width in pixels, of videos frames of model space before them.
         batch: images at once.
         factor: pixels along a side of a cell of model space.
         half: whether the arithmetic is in bfloat16.
@@ -105,11 +105,12 @@ def check_memory(
     if share >= 1:
         cure = f"--{option} {int(share)} fits"
     elif share > 0:  # what is not fixed grows with the pixels
-        height, width = (int(side * share**0.5) // multiple * multiple for side in size)
-        cure = f"one of {height}x{width} fits" if min(height, width) else cure
+        height, width = (int(side * share**0.5) // multiple * multiple for side in size[-2:])
+        fitting = size_text((*size[:-2], height, width))
+        cure = f"one of {fitting} fits" if min(height, width) else cure
     raise InputError(
         f"expected work that fits into {_gib(free)} of free memory, got batches of {batch} at "
-        f"{size[0]}x{size[1]} that need about {_gib(need)}; {cure}"
+        f"{size_text(size)} that need about {_gib(need)}; {cure}"
     )
 
 

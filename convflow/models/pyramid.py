@@ -20,8 +20,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from convflow.conditions.added import Added, split
-from convflow.models.backbone import Backbone, ImageBackbone, check_size
+from convflow.models.backbone import Backbone, ImageBackbone
 from convflow.models.families import BACKBONES, build
+from convflow.models.fitting import check_size
 from convflow.nn.embed import TimeEmbedding
 from convflow.nn.norm import residual
 from convflow.nn.pyramid import (
@@ -34,8 +35,8 @@ from convflow.nn.pyramid import (
     add_conditions,
     masked,
 )
-from convflow.processes.decomposition import Decomposition
-from convflow.types import InputError, Size
+from convflow.processes.decomposition import Axes, Decomposition
+from convflow.types import InputError, Size, in_cells
 
 Coarse = Literal["patch", "upsample"]
 
@@ -69,6 +70,8 @@ class Pyramid(Backbone):
             backbone: settings of the network inside, as `settings` gives them: its "family" and the
                 family's arguments. No learned variance, no padding, no second time.
             factors: S - 1 whole numbers, between neighbouring scales from coarse to fine.
+            axes: what each factor divides, see `Decomposition`: none for height and width; those
+                of networks of videos may divide frames too.
             stage_embedding: add a learned vector to every condition, for the last scale that takes
                 part; zero at first.
             coarse: how the coarsest scale enters: "patch", by patches that cover as much of the
@@ -81,6 +84,7 @@ class Pyramid(Backbone):
         factors: tuple[int, ...] = (2,)
         stage_embedding: bool = False
         coarse: Coarse = "patch"
+        axes: tuple[Axes, ...] = ()
 
     config: Config
 
@@ -91,7 +95,9 @@ class Pyramid(Backbone):
                 f"expected a backbone as settings with a family, got {self.config.backbone!r}; "
                 'try {"family": "dico"}'
             )
-        self.downsampling = Decomposition(factors=self.config.factors).downsampling
+        scales = Decomposition(factors=self.config.factors, axes=self.config.axes)
+        self.downsampling = scales.downsampling
+        self.frame_downsampling = scales.frame_downsampling
         inner = dict(self.config.backbone)
         self.backbone: ImageBackbone = build(inner.pop("family"), inner, BACKBONES)
         self.config = dataclasses.replace(self.config, backbone=self.backbone.settings)
@@ -103,10 +109,17 @@ class Pyramid(Backbone):
                     f"{setting}={self.backbone.settings[setting]}; leave it out"
                 )
         self.in_channels, self.num_classes = self.backbone.in_channels, self.backbone.num_classes
+        self.video = self.backbone.video
+        if scales.video and not self.video:
+            raise InputError(
+                "expected a network of videos for scales along time, got one of images; give it "
+                "--model.temporal, or leave the axes out"
+            )
         self.multiple = math.lcm(self.backbone.multiple, self.downsampling[0])
-        added = [self._create_parts(downsampling) for downsampling in self.downsampling[:-1]]
+        self.frame_multiple = math.lcm(self.backbone.frame_multiple, self.frame_downsampling[0])
+        added = [self._create_parts(scale) for scale in range(self.num_scales - 1)]
         if self.config.coarse == "upsample":
-            added[0] = self._repeat_parts(self.downsampling[0])
+            added[0] = self._repeat_parts()
         self.stems = nn.ModuleList(stem for stem, _, _ in added)
         self.times = nn.ModuleList(time for _, time, _ in added)
         self.heads = nn.ModuleList(head for _, _, head in added)
@@ -183,8 +196,8 @@ class Pyramid(Backbone):
         return self.backbone
 
     def stem(
-        self, scales: Sequence[Float[Tensor, "B C _ _"]], keep: Keep
-    ) -> Float[Tensor, "B h w D"]:
+        self, scales: Sequence[Float[Tensor, "B C *_"]], keep: Keep
+    ) -> Float[Tensor, "B *F h w D"]:
         """Return the features of the scales, summed on the grid of the backbone, channels last."""
         stems = (*self.stems, self.backbone.parts.stem)
         parts = [
@@ -212,7 +225,7 @@ class Pyramid(Backbone):
 
     def head(
         self, features: Tensor, c: PyramidCondition, keep: Keep
-    ) -> tuple[Float[Tensor, "B C _ _"], ...]:
+    ) -> tuple[Float[Tensor, "B C *_"], ...]:
         """Return the prediction of each scale, zero where it takes no part."""
         heads, seen = (*self.heads, self.backbone.parts.head), self.backbone.head_vector(c)
         return tuple(
@@ -223,17 +236,18 @@ class Pyramid(Backbone):
 
     def forward(
         self,
-        scales: Sequence[Float[Tensor, "B C _ _"]],
+        scales: Sequence[Float[Tensor, "B C *_"]],
         t: Float[Tensor, "B k"],
         y: Int[Tensor, " B"] | Added,
         active: Int[Tensor, " B"] | None = None,
         **arguments: Any,
-    ) -> tuple[Float[Tensor, "B C _ _"], ...]:
+    ) -> tuple[Float[Tensor, "B C *_"], ...]:
         """Predict the velocity of every scale.
 
         Args:
             scales: the first k of the S scales, coarse to fine; the height and width of each are
-                those of the finest scale, multiples of `multiple`, over its downsampling.
+                those of the finest scale, multiples of `multiple`, over its downsampling, and so
+                are the frames of videos.
             t: each scale's own flow time, in [0, 1], 0 = noise, 1 = data.
             y: labels in [0, num_classes], or `Added`.
             active: how many of the k scales take part in each sample, 1 .. k; None for all. Of
@@ -257,30 +271,36 @@ class Pyramid(Backbone):
         return self.head(features, c, keep)
 
     def blank_inputs(self, batch: int, size: Size) -> tuple[Any, ...]:
-        scales = [
-            torch.empty(batch, self.in_channels, size[0] // by, size[1] // by)
-            for by in self.downsampling
-        ]
+        scales = [torch.empty(batch, self.in_channels, *part) for part in self._sizes(size)]
         t = torch.empty(batch, self.num_scales)
         return scales, t, torch.empty(batch, dtype=torch.int64)
 
-    def _create_parts(self, downsampling: int) -> tuple[nn.Module, nn.Module, nn.Module]:
+    def _sizes(self, size: Size) -> list[Size]:
+        """Return the size of each scale of images or videos of a size."""
+        pairs = zip(self.frame_downsampling, self.downsampling, strict=True)
+        return [
+            in_cells((*(count // few for count in size[:-2]), *size[-2:]), by) for few, by in pairs
+        ]
+
+    def _create_parts(self, scale: int) -> tuple[nn.Module, nn.Module, nn.Module]:
         """Return stem, time embedding and head of a scale, on the grid of the backbone."""
         own = self.backbone.parts
-        stem = CoarseStem(own.stem, downsampling)
+        stem = CoarseStem(own.stem, self.downsampling[scale], self.frame_downsampling[scale])
         # As wide inside as the stem: of wider levels' embeddings, which see a number, this is most.
-        scale = self.backbone.settings.get("time_scale", 1.0)
-        make = partial(TimeEmbedding, hidden=stem.width, scale=scale)
+        time_scale = self.backbone.settings.get("time_scale", 1.0)
+        make = partial(TimeEmbedding, hidden=stem.width, scale=time_scale)
         return stem, self.backbone.create_condition(make), CoarseHead(own.head.width, stem)
 
-    def _repeat_parts(self, downsampling: int) -> tuple[nn.Module, nn.Module, nn.Module]:
+    def _repeat_parts(self) -> tuple[nn.Module, nn.Module, nn.Module]:
         """Return copies of the backbone's own parts, for images brought to its resolution."""
         own = self.backbone.parts
         parts = nn.ModuleList([own.stem, own.time, own.head])
         # Weights are cloned by hand: deepcopy would take those without memory out of their mode.
         clones = {id(p): nn.Parameter(p.detach().clone()) for p in parts.parameters()}
         stem, time, head = copy.deepcopy(parts, clones)
-        return RepeatStem(stem, downsampling), time, MeanHead(head, downsampling)
+        few, by = self.frame_downsampling[0], self.downsampling[0]
+        factors = by if few == 1 else (few, by, by)
+        return RepeatStem(stem, factors), time, MeanHead(head, factors)
 
     def _check(self, scales: Sequence[Tensor], t: Tensor, active: Tensor | None) -> None:
         """Raise InputError unless the shapes fit each other and the network."""
@@ -289,13 +309,12 @@ class Pyramid(Backbone):
                 f"expected 1 to {self.num_scales} scales, coarse to fine, got {len(scales)}; "
                 "this network was built for other factors"
             )
-        *_, height, width = (1, 1, *(side * self.downsampling[0] for side in scales[0].shape))
-        batch = len(t)
-        check_size(height, width, self.multiple)
-        shapes = [
-            (batch, self.in_channels, height // by, width // by)
-            for by in self.downsampling[: len(scales)]
-        ]
+        coarse = tuple(scales[0].shape[2:])[-2 - self.video :]
+        batch, few, by = len(t), self.frame_downsampling[0], self.downsampling[0]
+        *frames, height, width = (1,) * (2 + self.video - len(coarse)) + coarse
+        size = (*(few * count for count in frames), by * height, by * width)
+        check_size(size, self.multiple, self.frame_multiple)
+        shapes = [(batch, self.in_channels, *part) for part in self._sizes(size)[: len(scales)]]
         found = [tuple(x.shape) for x in scales]
         if found != shapes:
             raise InputError(

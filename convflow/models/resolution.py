@@ -54,7 +54,7 @@ def read_arguments(model: Backbone, given: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Resolution:
-    """How large images are beside those of training; both sizes in pixels of model space.
+    """How large images or videos are beside those of training; sizes in pixels of model space.
 
     Training at several sizes and sampling at any tell a network the same: for a batch of one size
     `network` puts what belongs to it around the network that a process or a sampler calls.
@@ -74,7 +74,7 @@ class Resolution:
     @property
     def ratio(self) -> tuple[float, float]:
         """How many times wider and taller images are, and so are their grids of tokens."""
-        return self.size[1] / self.trained[1], self.size[0] / self.trained[0]
+        return self.size[-1] / self.trained[-1], self.size[-2] / self.trained[-2]
 
     def arguments(self, model: Backbone, given: Mapping[str, Any], t: Tensor) -> dict[str, Any]:
         """Return arguments of a network for one call, words and schedules as numbers.
@@ -92,8 +92,9 @@ class Resolution:
             network = cast(FlowDCN, inner)
             model_kwargs["reach"] = schedule.at(t, self.ratio, network.reach, len(network.blocks))
         if isinstance(kind := model_kwargs.get("position_scaling"), str):
-            rows, columns = (side // inner.multiple for side in self.trained)
-            model_kwargs["position_scaling"] = PositionScaling(kind, rows, columns)
+            rows, columns = (side // inner.multiple for side in self.trained[-2:])
+            frames = self.trained[0] if inner.video else None
+            model_kwargs["position_scaling"] = PositionScaling(kind, rows, columns, frames)
         return model_kwargs
 
     def describe(self, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -106,7 +107,8 @@ class Resolution:
             }
         scaling = model_kwargs.get("position_scaling")
         if isinstance(scaling, PositionScaling):
-            model_kwargs["position_scaling"] = scaling._asdict()
+            named = scaling._asdict().items()
+            model_kwargs["position_scaling"] = {n: v for n, v in named if v is not None}
         elif scaling is not None:
             model_kwargs["position_scaling"] = {"kind": scaling, "trained": list(self.trained)}
         return model_kwargs

@@ -237,9 +237,11 @@ def check_process(model: Backbone, process: Process) -> None:
 
     What no shape tells, such as the schedule, is taken on trust.
     """
-    downsamplings = [list(of.downsampling[:-1]) for of in (process, model)]
-    if downsamplings[0] != downsamplings[1]:
-        ours, theirs = map(_scales, downsamplings)
+    both = (process, model)
+    downsamplings = [list(of.downsampling[:-1]) for of in both]
+    frames = [list(of.frame_downsampling[:-1]) for of in both]
+    if downsamplings[0] != downsamplings[1] or frames[0] != frames[1]:
+        ours, theirs = map(_scales, downsamplings, frames)
     elif process.second_time != model.second_time or process.tells_guidance != model.told_guidance:
         ours = _told(process.second_time, process.tells_guidance)
         theirs = _told(model.second_time, model.told_guidance)
@@ -260,9 +262,15 @@ def _told(two: bool, guidance: bool) -> str:
     return said + " and a scale of guidance" * guidance
 
 
-def _scales(downsampling: Sequence[int]) -> str:
-    factors = [int(a / b) for a, b in itertools.pairwise([*downsampling, 1])]
-    return f"of scales with the factors {factors}" if factors else "of one scale"
+def _scales(downsampling: Sequence[int], frames: Sequence[int]) -> str:
+    if not downsampling:
+        return "of one scale"
+    factors, along = (
+        [int(a / b) for a, b in itertools.pairwise([*shares, 1])]
+        for shares in (downsampling, frames)
+    )
+    said = f", along time {along}" if set(along) > {1} else ""
+    return f"of scales with the factors {factors}{said}"
 
 
 def find_folder(folder_or_id: str | Path, *, code: bool = False) -> Path:

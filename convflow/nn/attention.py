@@ -45,19 +45,19 @@ class Attention(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(
-        self, x: Float[Tensor, "B H W D"], rotation: Float[Tensor, "2 H W P"] | None = None
-    ) -> Float[Tensor, "B H W D"]:
+        self, x: Float[Tensor, "B *N D"], rotation: Float[Tensor, "2 *N P"] | None = None
+    ) -> Float[Tensor, "B *N D"]:
         """Return the gathered features.
 
         Args:
-            x: features on a map, channels last.
+            x: features on a map, channels last; of a video all frames are one map.
             rotation: `rotary_positions` of the map for D / heads channels, or None.
         """
-        heads = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).flatten(1, 2)
+        heads = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).flatten(1, -4)
         q, k, v = heads.permute(2, 0, 3, 1, 4)  # each (B, heads, N, D / heads)
         q, k = self.norm_q(q), self.norm_k(k)
         if rotation is not None:
-            turn = rotation.flatten(1, 2)
+            turn = rotation.flatten(1, -2)
             q, k = rotate(q, turn), rotate(k, turn)
         return self.out(self.gather(q, k, v).transpose(1, 2).reshape(x.shape))
 
@@ -67,3 +67,23 @@ class Attention(nn.Module):
         plain = sdpa_kernel(SDPBackend.MATH) if is_transformed(q, k, v) else nullcontext()
         with plain:
             return nn.functional.scaled_dot_product_attention(q, k, v)
+
+
+class TemporalAttention(Attention):
+    """Every position gathers from its own place in all frames; nothing at first.
+
+    Beside attention within each frame this is the factorised dot-product attention of Arnab et al.
+    2021 (arXiv 2103.15691), section 3.3, here with weights of its own.
+    """
+
+    def __init__(self, width: int, num_heads: int, qk_norm: bool = False) -> None:
+        super().__init__(width, num_heads, qk_norm)
+        nn.init.zeros_(self.out.weight)
+
+    def forward(
+        self, x: Float[Tensor, "B F H W D"], rotation: Float[Tensor, "2 F P"] | None = None
+    ) -> Float[Tensor, "B F H W D"]:
+        """Return the gathered features; `rotation` is that of `rotary_frames`, or None."""
+        places = x.permute(0, 2, 3, 1, 4)
+        gathered = super().forward(places.flatten(0, 2), rotation)
+        return gathered.view(places.shape).permute(0, 3, 1, 2, 4)

@@ -13,7 +13,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from convflow.nn.dense import ActivationName, create_activation, create_linear
-from convflow.nn.norm import Condition, Modulation, modulate, per_sample, widen
+from convflow.nn.frames import Temporal, channels_first, channels_last, create_temporal, per_frame
+from convflow.nn.norm import Condition, Modulation, modulate, widen
 from convflow.ops.depthwise.op import depthwise_conv, gains
 from convflow.types import InputError, check_name
 
@@ -63,8 +64,12 @@ class Conv(nn.Conv2d):
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
-    def forward(self, x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H W D"]:
-        """Return the filtered features; outside the map everything counts zero."""
+    def forward(self, x: Float[Tensor, "B *F H W C"]) -> Float[Tensor, "B *F H W D"]:
+        """Return the filtered features of each frame; outside the map everything counts zero."""
+        return per_frame(self.filtered, x)
+
+    def filtered(self, x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H W D"]:
+        """Return the filtered features of maps."""
         own = self.groups == self.in_channels and gains(x, self.weight)
         if own or self.backend == "triton":
             return depthwise_conv(as_autocast(x), self.weight, self.bias)
@@ -74,9 +79,9 @@ class Conv(nn.Conv2d):
 class ConvStem(Conv):
     """A 3x3 convolution from an image with channels first to features with channels last."""
 
-    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B H W D"]:
+    def forward(self, x: Float[Tensor, "B C *F H W"]) -> Float[Tensor, "B *F H W D"]:
         """Return one vector for each pixel."""
-        return super().forward(x.permute(0, 2, 3, 1)).contiguous()
+        return super().forward(channels_last(x)).contiguous()
 
 
 class ChannelAttention(nn.Module):
@@ -86,9 +91,9 @@ class ChannelAttention(nn.Module):
         super().__init__()
         self.score: nn.Module = create_linear(width, width)
 
-    def forward(self, x: Float[Tensor, "B H W D"]) -> Float[Tensor, "B H W D"]:
-        """Scale every channel of every sample by one number in (0, 1)."""
-        return x * per_sample(self.score(x.mean((1, 2))).sigmoid(), x)
+    def forward(self, x: Float[Tensor, "B *F H W D"]) -> Float[Tensor, "B *F H W D"]:
+        """Scale every channel of every frame by one number in (0, 1)."""
+        return x * on_map(self.score(x.mean((-3, -2))).sigmoid())
 
 
 class SqueezeExcitation(ChannelAttention):
@@ -105,13 +110,15 @@ class SqueezeExcitation(ChannelAttention):
 class ConvMix(nn.Module):
     """DiCo's module: mix channels, each channel with its neighbourhood, weigh, mix again.
 
-    `linear -> depthwise convolution -> activation -> channel attention -> linear`.
+    `linear -> depthwise convolution -> activation -> channel attention -> linear`; of videos a
+    convolution along time follows the depthwise one, and all else is of each frame.
 
     Args:
         width: feature channels D.
         kernel_size: side of the depthwise kernel: 3 as published; 5 and 7 are its ablations.
         attention: "cca" as published, "se" or "none" (ablations).
         activation: "gelu" as published, or "relu" (ablation).
+        temporal: "conv" for videos, "none" for pictures.
     """
 
     def __init__(
@@ -120,19 +127,22 @@ class ConvMix(nn.Module):
         kernel_size: int = 3,
         attention: AttentionName = "cca",
         activation: ActivationName = "gelu",
+        temporal: Temporal = "none",
     ) -> None:
         super().__init__()
         if kernel_size not in KERNELS:
             raise InputError(f"expected a kernel_size of 3, 5 or 7, got {kernel_size}")
         self.expand = create_linear(width, width)
         self.depthwise = Conv(width, width, kernel_size, groups=width)
+        self.temporal = create_temporal(temporal, width)
         self.activation = create_activation(activation)
         self.attention = create_attention(attention, width)
         self.out = create_linear(width, width)
 
-    def forward(self, x: Float[Tensor, "B H W D"]) -> Float[Tensor, "B H W D"]:
+    def forward(self, x: Float[Tensor, "B *F H W D"]) -> Float[Tensor, "B *F H W D"]:
         """Return the mixed features."""
-        return self.out(self.attention(self.activation(self.depthwise(self.expand(x)))))
+        gathered = self.temporal(self.depthwise(self.expand(x)))
+        return self.out(self.attention(self.activation(gathered)))
 
 
 class ResponseNorm(nn.Module):
@@ -148,12 +158,12 @@ class ResponseNorm(nn.Module):
         self.beta = nn.Parameter(torch.zeros(width))
         self.eps = eps
 
-    def forward(self, x: Float[Tensor, "B H W D"]) -> Float[Tensor, "B H W D"]:
+    def forward(self, x: Float[Tensor, "B *F H W D"]) -> Float[Tensor, "B *F H W D"]:
         """Return the recalibrated features in the dtype of `x`; sums are formed in float32."""
-        energy = widen(x).flatten(1, 2).square().sum(1)
+        energy = widen(x).flatten(-3, -2).square().sum(-2)
         response = energy.clamp_min(torch.finfo(energy.dtype).tiny).sqrt()  # a slope at zero too
         share = response / (response.mean(-1, keepdim=True) + self.eps)
-        return (x * (1 + per_sample(self.gamma * share, x)) + self.beta).to(x.dtype)
+        return (x * (1 + on_map(self.gamma * share)) + self.beta).to(x.dtype)
 
 
 class ConvHead(nn.Module):
@@ -167,10 +177,15 @@ class ConvHead(nn.Module):
         self.out = Conv(width, out_channels)
         nn.init.zeros_(self.out.weight)
 
-    def forward(self, x: Float[Tensor, "B H W D"], c: Condition) -> Float[Tensor, "B C H W"]:
+    def forward(self, x: Float[Tensor, "B *F H W D"], c: Condition) -> Float[Tensor, "B C *F H W"]:
         """Return the prediction."""
         shift, scale = self.modulation(c)
-        return self.out(modulate(self.norm(x), shift, scale)).permute(0, 3, 1, 2).contiguous()
+        return channels_first(self.out(modulate(self.norm(x), shift, scale)))
+
+
+def on_map(vector: Float[Tensor, "B *F D"]) -> Float[Tensor, "B *F 1 1 D"]:
+    """Return a vector of each frame beside all positions of its map."""
+    return vector[..., None, None, :]
 
 
 def use_depthwise(model: nn.Module, backend: Backend) -> None:

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from convflow.nn.frames import per_frame
 from convflow.nn.linear import Linear, linear
 from convflow.ops.deform.op import Border, msdcn_sample
 from convflow.ops.deform.reference import TAPS
@@ -55,13 +56,19 @@ class GroupwiseMSDCN(nn.Module):
             nn.init.zeros_(bias)
 
     def forward(
-        self, x: Float[Tensor, "B H W D"], reach: Reach = DEFAULT_REACH
-    ) -> Float[Tensor, "B H W D"]:
-        """Return the gathered features; `reach` in cells, maybe another for each sample."""
+        self, x: Float[Tensor, "B *F H W D"], reach: Reach = DEFAULT_REACH
+    ) -> Float[Tensor, "B *F H W D"]:
+        """Return the gathered features of each frame; `reach` in cells, maybe of each sample."""
         rows = _as_rows(reach, x)
-        return self.out(msdcn_sample(self._merged(x), self.prior_scale, rows, self.border))
+        if x.dim() == 5 and len(rows) > 1:
+            rows = rows.repeat_interleave(x.shape[1], 0)
 
-    def _merged(self, x: Float[Tensor, "B H W D"]) -> Float[Tensor, "B H W merged"]:
+        def gather(merged: Tensor) -> Tensor:
+            return msdcn_sample(merged, self.prior_scale, rows, self.border)
+
+        return self.out(per_frame(gather, self._merged(x)))
+
+    def _merged(self, x: Float[Tensor, "B *F H W D"]) -> Float[Tensor, "B *F H W merged"]:
         """Return values, directions, scales and weights side by side, from one product."""
         layers = (self.value, self.direction, self.scale, self.weight)
         if not all(map(_is_plain, layers)):  # adapters and hooks have their say

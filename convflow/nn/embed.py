@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from convflow.nn.frames import by_frame, channels_last
 from convflow.nn.linear import Linear
 from convflow.nn.norm import Condition, Modulation, modulate
 from convflow.types import InputError
@@ -130,19 +131,20 @@ class PatchEmbedding(nn.Conv2d):
         nn.init.xavier_uniform_(self.weight.view(width, -1))
         nn.init.zeros_(self.bias)  # type: ignore[arg-type]
 
-    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B h w D"]:
+    def forward(self, x: Float[Tensor, "B C *F H W"]) -> Float[Tensor, "B *F h w D"]:
         """Return one vector per patch, rows first; the patch must divide both sides."""
-        return super().forward(x).permute(0, 2, 3, 1).contiguous()
+        return channels_last(by_frame(super().forward, x)).contiguous()
 
 
 def unpatchify(
-    patches: Float[Tensor, "B h w P"], patch_size: int, channels: int
-) -> Float[Tensor, "B C H W"]:
+    patches: Float[Tensor, "B *F h w P"], patch_size: int, channels: int
+) -> Float[Tensor, "B C *F H W"]:
     """Put patches back on the image: P holds (row, column, channel), channel fastest."""
-    batch, rows, columns, _ = patches.shape
-    grid = patches.reshape(batch, rows, columns, patch_size, patch_size, channels)
-    image = grid.permute(0, 5, 1, 3, 2, 4)
-    return image.reshape(batch, channels, rows * patch_size, columns * patch_size)
+    *batch, rows, columns, _ = patches.shape
+    grid = patches.reshape(*batch, rows, columns, patch_size, patch_size, channels)
+    image = grid.movedim(-1, 1).transpose(-3, -2)
+    sides = (rows * patch_size, columns * patch_size)
+    return image.reshape(batch[0], channels, *batch[1:], *sides)
 
 
 class PatchHead(nn.Module):
@@ -157,7 +159,7 @@ class PatchHead(nn.Module):
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
-    def forward(self, x: Float[Tensor, "B h w D"], c: Condition) -> Float[Tensor, "B C H W"]:
+    def forward(self, x: Float[Tensor, "B *F h w D"], c: Condition) -> Float[Tensor, "B C *F H W"]:
         """Return the prediction at full resolution."""
         shift, scale = self.modulation(c)
         patches = self.out(modulate(self.norm(x), shift, scale))

@@ -52,11 +52,13 @@ class PositionScaling(NamedTuple):
         kind: a name in `SCALINGS`.
         rows: height of the grid of training, in cells.
         columns: its width.
+        frames: frames of training, of a video; None leaves time as it is.
     """
 
     kind: str
     rows: int
     columns: int
+    frames: int | None = None
 
     def check(self, positions: Positions) -> None:
         """Raise InputError unless `positions` can be scaled like this."""
@@ -96,7 +98,7 @@ def sincos_positions(
     """
     if scaling is not None:
         scaling.check("sincos")
-    kind, trained_rows, trained_columns = scaling or (None, rows, columns)
+    kind, trained_rows, trained_columns, _ = scaling or (None, rows, columns, None)
     return _on_grid(
         _waves(columns, width // 4, like, kind, trained_columns),
         _waves(rows, width // 4, like, kind, trained_rows),
@@ -118,14 +120,53 @@ def rotary_positions(
     """
     if scaling is not None:
         scaling.check("rotary")
-    kind, trained_rows, trained_columns = scaling or (None, rows, columns)
+    kind, trained_rows, trained_columns, _ = scaling or (None, rows, columns, None)
     x, wide, stretch_x = _axis(columns, width // 4, like, kind, trained_columns)
     y, tall, stretch_y = _axis(rows, width // 4, like, kind, trained_rows)
     angles = _on_grid(x[:, None] * wide, y[:, None] * tall)
-    rotation = torch.stack([angles.cos(), angles.sin()])
-    if kind == "yarn":
-        rotation = rotation * (1 + HEAT * torch.maximum(stretch_x, stretch_y).log())
-    return rotation
+    return _turns(angles, kind, torch.maximum(stretch_x, stretch_y))
+
+
+def rotary_frames(
+    frames: int, width: int, like: Tensor, scaling: PositionScaling | None = None
+) -> Float[Tensor, "2 frames {width//2}"]:
+    """Return cosines and sines of angles that grow with the frame alone, else as for a grid."""
+    kind, trained = _along_time(frames, scaling)
+    time, frequencies, stretch = _axis(frames, width // 2, like, kind, trained)
+    return _turns(time[:, None] * frequencies, kind, stretch)
+
+
+def rotary_video(
+    frames: int,
+    rows: int,
+    columns: int,
+    width: int,
+    like: Tensor,
+    scaling: PositionScaling | None = None,
+) -> Float[Tensor, "2 frames rows columns {width//2}"]:
+    """Return cosines and sines of the angles by which `rotate` turns the channels of a video.
+
+    Three eighths of the angles, rounded down, grow with the column, as many with the row, and the
+    rest with the frame. Other arguments are those of `rotary_positions`.
+    """
+    if scaling is not None:
+        scaling.check("rotary")
+    count = 3 * (width // 2) // 8
+    kind, trained = _along_time(frames, scaling)
+    _, trained_rows, trained_columns, _ = scaling or (None, rows, columns, None)
+    grown = None if scaling is None else scaling.kind
+    x, wide, stretch_x = _axis(columns, count, like, grown, trained_columns)
+    y, tall, stretch_y = _axis(rows, count, like, grown, trained_rows)
+    t, fast, stretch_t = _axis(frames, width // 2 - 2 * count, like, kind, trained)
+    grid, line = _on_grid(x[:, None] * wide, y[:, None] * tall), t[:, None] * fast
+    angles = torch.cat(
+        [
+            grid.expand(line.shape[0], -1, -1, -1),
+            line[:, None, None].expand(-1, grid.shape[0], grid.shape[1], -1),
+        ],
+        dim=-1,
+    )
+    return _turns(angles, grown, torch.maximum(torch.maximum(stretch_x, stretch_y), stretch_t))
 
 
 def rotate(x: Float[Tensor, "*N D"], rotation: Float[Tensor, "2 *M D//2"]) -> Float[Tensor, "*N D"]:
@@ -138,6 +179,19 @@ def rotate(x: Float[Tensor, "*N D"], rotation: Float[Tensor, "2 *M D//2"]) -> Fl
     cosines, sines = rotation
     turned = [first * cosines - second * sines, first * sines + second * cosines]
     return torch.cat(turned, dim=-1).to(x.dtype)
+
+
+def _turns(angles: Tensor, kind: str | None, stretch: Tensor) -> Float[Tensor, 2 * N]:
+    """Return cosines and sines of angles, of "yarn" longer than 1 where an axis is stretched."""
+    rotation = torch.stack([angles.cos(), angles.sin()])
+    return rotation * (1 + HEAT * stretch.log()) if kind == "yarn" else rotation
+
+
+def _along_time(frames: int, scaling: PositionScaling | None) -> tuple[str | None, int]:
+    """Return how positions along time are scaled, None for not at all, and the trained frames."""
+    if scaling is None or scaling.frames is None:
+        return None, frames
+    return scaling.kind, scaling.frames
 
 
 def _axis(

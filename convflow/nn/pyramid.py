@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from convflow.nn.conv import Conv
 from convflow.nn.embed import unpatchify
+from convflow.nn.frames import by_frame, channels_last, fewer_frames, more_frames
 from convflow.nn.norm import Modulation, modulate
 from convflow.nn.resample import shuffle_down, shuffle_up
-from convflow.processes.decomposition import mean_down, nearest_up
+from convflow.processes.decomposition import Factors, mean_down, nearest_up
 
 PyramidCondition = Tensor | tuple[Tensor, ...]
 """What the blocks are told: a vector (B, D), or one for each level of the network."""
@@ -37,26 +38,29 @@ class CoarseStem(nn.Conv2d):
     Args:
         fine: the other stem: patches without overlap, or a 3x3 convolution (p = 1).
         downsampling: how many times smaller the images are.
+        frames: how many times fewer frames videos have; groups of channels become the others.
     """
 
-    def __init__(self, fine: nn.Conv2d, downsampling: int) -> None:
+    def __init__(self, fine: nn.Conv2d, downsampling: int, frames: int = 1) -> None:
         patch, width, channels = fine.stride[0], fine.out_channels, fine.in_channels
         shared = math.gcd(patch, downsampling)
         self.patch_size, self.cells, self.width = patch // shared, downsampling // shared, width
+        self.frames = frames
         self.reach = fine.kernel_size[0] - patch
         """Pixels that the kernel is wider than the patch."""
-        kernel = self.patch_size + self.reach
+        kernel, out_channels = self.patch_size + self.reach, width * self.cells**2 * frames
         super().__init__(
-            channels, width * self.cells**2, kernel, stride=self.patch_size, padding=self.reach // 2
+            channels, out_channels, kernel, stride=self.patch_size, padding=self.reach // 2
         )
         # Xavier's bound for one cell: the cells of a shuffle are so many maps side by side.
         fans = channels * kernel**2 + width * (self.reach + 1) ** 2
         nn.init.uniform_(self.weight, -((6 / fans) ** 0.5), (6 / fans) ** 0.5)
         nn.init.zeros_(self.bias)  # type: ignore[arg-type]
 
-    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B h w D"]:
+    def forward(self, x: Float[Tensor, "B C *F H W"]) -> Float[Tensor, "B *F h w D"]:
         """Return features on the grid of the other stem, channels last."""
-        return shuffle_up(super().forward(x).permute(0, 2, 3, 1).contiguous(), self.cells)
+        features = channels_last(by_frame(super().forward, x)).contiguous()
+        return shuffle_up(more_frames(features, self.frames), self.cells)
 
 
 class CoarseHead(nn.Module):
@@ -65,44 +69,46 @@ class CoarseHead(nn.Module):
     def __init__(self, width: int, stem: CoarseStem) -> None:
         super().__init__()
         self.patch_size, self.cells, self.channels = stem.patch_size, stem.cells, stem.in_channels
+        self.frames, shown = stem.frames, width * self.cells**2 * stem.frames
         self.modulation = Modulation(width, 2)
         self.norm = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
-        self.out = Conv(width * self.cells**2, self.channels * self.patch_size**2, stem.reach + 1)
+        self.out = Conv(shown, self.channels * self.patch_size**2, stem.reach + 1)
         nn.init.zeros_(self.out.weight)
 
     def forward(
-        self, x: Float[Tensor, "B h w D"], c: Float[Tensor, "B D"]
-    ) -> Float[Tensor, "B C H W"]:
+        self, x: Float[Tensor, "B *F h w D"], c: Float[Tensor, "B D"]
+    ) -> Float[Tensor, "B C *F H W"]:
         """Return the prediction at the resolution of the scale."""
         shift, scale = self.modulation(c)
         cells = shuffle_down(modulate(self.norm(x), shift, scale), self.cells)
-        return unpatchify(self.out(cells), self.patch_size, self.channels)
+        shown = fewer_frames(cells, self.frames)
+        return unpatchify(self.out(shown), self.patch_size, self.channels)
 
 
 class RepeatStem(nn.Module):
-    """A stem for images `factor` times larger, shown a small one with its cells repeated."""
+    """A stem for larger images or videos, shown a small one with its cells repeated."""
 
-    def __init__(self, stem: nn.Module, factor: int) -> None:
+    def __init__(self, stem: nn.Module, factors: Factors) -> None:
         super().__init__()
-        self.stem, self.factor = stem, factor
+        self.stem, self.factors = stem, factors
 
-    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B h w D"]:
+    def forward(self, x: Float[Tensor, "B C *F H W"]) -> Float[Tensor, "B *F h w D"]:
         """Return features, channels last."""
-        return self.stem(nearest_up(x, self.factor))
+        return self.stem(nearest_up(x, self.factors))
 
 
 class MeanHead(nn.Module):
-    """A head for images `factor` times larger, whose prediction is averaged down."""
+    """A head for larger images or videos, whose prediction is averaged down."""
 
-    def __init__(self, head: nn.Module, factor: int) -> None:
+    def __init__(self, head: nn.Module, factors: Factors) -> None:
         super().__init__()
-        self.head, self.factor = head, factor
+        self.head, self.factors = head, factors
 
     def forward(
-        self, x: Float[Tensor, "B h w D"], c: Float[Tensor, "B E"]
-    ) -> Float[Tensor, "B C H W"]:
-        """Return the means of squares of `factor` by `factor` cells."""
-        return mean_down(self.head(x, c), self.factor)
+        self, x: Float[Tensor, "B *F h w D"], c: Float[Tensor, "B E"]
+    ) -> Float[Tensor, "B C *F H W"]:
+        """Return the means of blocks of cells."""
+        return mean_down(self.head(x, c), self.factors)
 
 
 class StageEmbedding(nn.Embedding):

@@ -26,23 +26,24 @@ NUM_STAGES = 5
 
 
 def shuffle_down(
-    x: Float[Tensor, "B H W C"], factor: int = 2
-) -> Float[Tensor, "B H//{factor} W//{factor} C*{factor}**2"]:
+    x: Float[Tensor, "*B H W C"], factor: int = 2
+) -> Float[Tensor, "*B H//{factor} W//{factor} C*{factor}**2"]:
     """Return squares of `factor` by `factor` cells as channels, as `F.pixel_unshuffle` does."""
-    batch, height, width, channels = x.shape
+    *batch, height, width, channels = x.shape
     rows, columns = height // factor, width // factor
-    cells = x.reshape(batch, rows, factor, columns, factor, channels)
-    return cells.permute(0, 1, 3, 5, 2, 4).reshape(batch, rows, columns, factor**2 * channels)
+    cells = x.reshape(*batch, rows, factor, columns, factor, channels)
+    order = cells.transpose(-4, -3).movedim(-1, -3)
+    return order.reshape(*batch, rows, columns, factor**2 * channels)
 
 
 def shuffle_up(
-    x: Float[Tensor, "B H W C"], factor: int = 2
-) -> Float[Tensor, "B H*{factor} W*{factor} C//{factor}**2"]:
+    x: Float[Tensor, "*B H W C"], factor: int = 2
+) -> Float[Tensor, "*B H*{factor} W*{factor} C//{factor}**2"]:
     """Return groups of channels as squares of `factor` by `factor` cells; undoes `shuffle_down`."""
-    batch, height, width, channels = x.shape
-    cells = x.reshape(batch, height, width, channels // factor**2, factor, factor)
-    fine = cells.permute(0, 1, 4, 2, 5, 3)
-    return fine.reshape(batch, factor * height, factor * width, channels // factor**2)
+    *batch, height, width, channels = x.shape
+    cells = x.reshape(*batch, height, width, channels // factor**2, factor, factor)
+    fine = cells.movedim(-3, -1).transpose(-4, -3)
+    return fine.reshape(*batch, factor * height, factor * width, channels // factor**2)
 
 
 class Downsample(nn.Module):
@@ -52,7 +53,7 @@ class Downsample(nn.Module):
         super().__init__()
         self.conv = Conv(width, width // 2, bias=False)
 
-    def forward(self, x: Float[Tensor, "B H W D"]) -> Float[Tensor, "B H//2 W//2 2*D"]:
+    def forward(self, x: Float[Tensor, "B *F H W D"]) -> Float[Tensor, "B *F H//2 W//2 2*D"]:
         """Return the coarser features."""
         return shuffle_down(self.conv(x))
 
@@ -64,7 +65,7 @@ class Upsample(nn.Module):
         super().__init__()
         self.conv = Conv(width, 2 * width, bias=False)
 
-    def forward(self, x: Float[Tensor, "B H W D"]) -> Float[Tensor, "B 2*H 2*W D//2"]:
+    def forward(self, x: Float[Tensor, "B *F H W D"]) -> Float[Tensor, "B *F 2*H 2*W D//2"]:
         """Return the finer features."""
         return shuffle_up(self.conv(x))
 
@@ -77,8 +78,8 @@ class Join(nn.Module):
         self.linear = create_linear(2 * in_width, out_width)
 
     def forward(
-        self, x: Float[Tensor, "B H W D"], skipped: Float[Tensor, "B H W D"]
-    ) -> Float[Tensor, "B H W E"]:
+        self, x: Float[Tensor, "B *F H W D"], skipped: Float[Tensor, "B *F H W D"]
+    ) -> Float[Tensor, "B *F H W E"]:
         """Return the joined features."""
         return self.linear(torch.cat([x, skipped], dim=-1))
 
@@ -136,7 +137,9 @@ class Hourglass(nn.Module):
         """Return the channels of the three levels."""
         return width, 2 * width, 4 * width
 
-    def forward(self, x: Float[Tensor, "B H W D"], c: LevelVectors) -> Float[Tensor, "B H W E"]:
+    def forward(
+        self, x: Float[Tensor, "B *F H W D"], c: LevelVectors
+    ) -> Float[Tensor, "B *F H W E"]:
         """Return refined features; height and width are multiples of 4."""
         near = self._run(0, x, c)
         mid = self._run(1, self.down[0](near), c)
@@ -189,13 +192,13 @@ class LevelConditions(nn.Module):
         return tuple(map(torch.add, self.time(t), self.label(y)))
 
 
-def mirror(x: Float[Tensor, "B C H W"], multiple: int) -> Float[Tensor, "B C H2 W2"]:
+def mirror(x: Float[Tensor, "B C *F H W"], multiple: int) -> Float[Tensor, "B C *F H2 W2"]:
     """Return `x` grown right and below to multiples of `multiple`, by its mirror image.
 
     A mirrored image keeps the strength of its noise and has no edge where it was grown. Sides
     shorter than what is missing are mirrored to and fro.
     """
-    for axis in (2, 3):
+    for axis in (-2, -1):
         side = x.shape[axis]
         if missing := -side % multiple:
             period = max(2 * side - 2, 1)

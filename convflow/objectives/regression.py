@@ -32,7 +32,7 @@ class Regression(Objective):
         draws = self.process.draw(shape, generator)
         if self.trained is None:
             return draws
-        shift = shift_of_size((shape[2], shape[3]), self.trained)
+        shift = shift_of_size(tuple(shape[2:]), self.trained)
         return draws._replace(t=shift_times(draws.t, shift))
 
     def terms(

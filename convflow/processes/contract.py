@@ -18,11 +18,12 @@ from torch import Tensor
 from convflow.processes.prediction import Kind
 from convflow.processes.schedule import Schedule
 from convflow.settings.kinds import Part
-from convflow.types import Denoiser, InputError, Size
+from convflow.types import Denoiser, InputError, Size, in_cells
 
 Clock = Callable[[Tensor], Tensor]
 """From times that a network is told to flow times, 0 = noise and 1 = data, beside each number of a
-state: (B, 1, 1, 1), or (B, 1, 1, N) where the numbers of a state have times of their own."""
+state: (B, 1, 1, 1), or (B, 1, 1, N) where the numbers of a state have times of their own; `over`
+gives them the axes of a state."""
 
 MoreNoise = Callable[[int], Tensor]
 """From 1, 2, ... to more standard normal noise of the shape of the first."""
@@ -48,9 +49,14 @@ class MoreChannels(NamedTuple):
     """The option with which it has not."""
 
 
-def beside(t: Float[Tensor, " B"]) -> Float[Tensor, "B 1 1 1"]:
-    """Return a number of each sample beside its image."""
-    return t.view(-1, 1, 1, 1)
+def beside(t: Float[Tensor, " B"], like: Tensor | None = None) -> Float[Tensor, B * 1]:
+    """Return a number of each sample beside its image, or beside what `like` has of each."""
+    return t.view(-1, *(1,) * (3 if like is None else like.dim() - 1))
+
+
+def over(time: Float[Tensor, "B 1 1 *N"], state: Float[Tensor, "B C *S"]) -> Tensor:
+    """Return the times of a `Clock` with as many axes as a state, such as the five of videos."""
+    return time.view(time.shape[0], *(1,) * (state.dim() - time.dim()), *time.shape[1:])
 
 
 @dataclass(frozen=True)
@@ -68,7 +74,7 @@ class Field:
     begin: float = 0.0
 
     def __call__(
-        self, x: Float[Tensor, "B C H W"], t: Float[Tensor, " B"], y: Int[Tensor, " B"]
+        self, x: Float[Tensor, "B C *F H W"], t: Float[Tensor, " B"], y: Int[Tensor, " B"]
     ) -> Float[Tensor, "B P H W"]:
         """Return the prediction at the solver's time t, from 0 to 1 over a stage."""
         return self.predict(x, t, y)
@@ -132,9 +138,19 @@ class Process(Part):
         return 1
 
     @property
+    def frame_multiple(self) -> int:
+        """Frames of videos in model space are a multiple of it."""
+        return 1
+
+    @property
     def downsampling(self) -> tuple[int, ...]:
-        """How many times smaller than the image each scale is, from coarse to fine."""
+        """How many times shorter than the image's the sides of each scale are, coarse to fine."""
         return (1,)
+
+    @property
+    def frame_downsampling(self) -> tuple[int, ...]:
+        """How many times fewer frames than the video each scale has, from coarse to fine."""
+        return tuple(1 for _ in self.downsampling)
 
     @property
     def unmeasured(self) -> bool:
@@ -142,19 +158,22 @@ class Process(Part):
         return False
 
     def sizes(self, size: Size, cell: int = 1) -> tuple[Size, ...]:
-        """Return height and width in cells of every scale, from coarse to fine.
+        """Return the size in cells of every scale, from coarse to fine.
 
         Args:
-            size: height and width of the image, in pixels.
+            size: height and width of the image, in pixels, of a video frames before them.
             cell: pixels along a side of a cell, the factor of the codec.
 
         Raises:
             InputError: sides that are not whole.
         """
-        return ((size[0] // cell, size[1] // cell),)
+        return (in_cells(size, cell),)
 
     def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> Any:
-        """Return noise and times for a batch of `shape` (B, C, H, W), on the generator's device."""
+        """Return noise and times for a batch of `shape`, (B, C, H, W) or (B, C, F, H, W).
+
+        They lie on the generator's device.
+        """
         raise NotImplementedError
 
     def flow_time(self, t: Float[Tensor, " *T"]) -> Float[Tensor, " B"]:
@@ -163,17 +182,17 @@ class Process(Part):
 
     def mix(
         self,
-        data: Float[Tensor, "B C H W"],
-        noise: Float[Tensor, "B C _ _"],
+        data: Float[Tensor, "B C *F H W"],
+        noise: Float[Tensor, "B C *_"],
         t: Float[Tensor, " *T"],
-    ) -> Float[Tensor, "B C _ _"]:
+    ) -> Float[Tensor, "B C *_"]:
         """Return the noisy states at the process's own times t."""
         raise NotImplementedError
 
     def loss(
         self,
         model: Any,
-        data: Float[Tensor, "B C H W"],
+        data: Float[Tensor, "B C *F H W"],
         labels: Int[Tensor, " B"],
         generator: torch.Generator,
     ) -> Float[Tensor, " B"]:
@@ -181,7 +200,7 @@ class Process(Part):
         return self.loss_at(model, data, labels, self.draw(tuple(data.shape), generator))
 
     def loss_at(
-        self, model: Any, data: Float[Tensor, "B C H W"], labels: Int[Tensor, " B"], draws: Any
+        self, model: Any, data: Float[Tensor, "B C *F H W"], labels: Int[Tensor, " B"], draws: Any
     ) -> Float[Tensor, " B"]:
         """Return the loss of each sample for draws that this process has made."""
         raise NotImplementedError
@@ -209,11 +228,11 @@ class Process(Part):
 
     def start(
         self,
-        noise: Float[Tensor, "B C H W"],
+        noise: Float[Tensor, "B C *F H W"],
         draw: MoreNoise,
         stage: Stage,
-        state: Float[Tensor, "B C _ _"] | None = None,
-    ) -> Float[Tensor, "B C _ _"]:
+        state: Float[Tensor, "B C *_"] | None = None,
+    ) -> Float[Tensor, "B C *_"]:
         """Return the state at the start of a stage.
 
         Args:
@@ -224,7 +243,7 @@ class Process(Part):
         """
         return noise
 
-    def field(self, network: Any, stage: Stage, noise: Float[Tensor, "B C H W"]) -> Field:
+    def field(self, network: Any, stage: Stage, noise: Float[Tensor, "B C *F H W"]) -> Field:
         """Return the velocity of states in a stage.
 
         Args:
@@ -244,8 +263,8 @@ class Process(Part):
         return network
 
     def finish(
-        self, state: Float[Tensor, "B C _ _"], size: Size, stages: Sequence[Stage]
-    ) -> Float[Tensor, "B C _ _"]:
+        self, state: Float[Tensor, "B C *_"], size: Size, stages: Sequence[Stage]
+    ) -> Float[Tensor, "B C *_"]:
         """Return the data that a state stands for, at the size of a run's result.
 
         Args:

@@ -213,7 +213,7 @@ class DDPM(Process):
         square = (true - mean).square() * torch.exp(-log_variance)
         divergence = (torch.exp(rest) - 1 - rest + square) / 2
         likelihood = _log_likelihood(data, mean, log_variance)
-        first = (t == 0).view(-1, 1, 1, 1)
+        first = beside(t == 0, data)
         return torch.where(first, -likelihood, divergence).flatten(1).mean(1) / math.log(2)
 
     def loss_at(
@@ -277,7 +277,7 @@ class DDPM(Process):
     def _at(self, name: str, t: Tensor, like: Tensor) -> Tensor:
         """Return a number for each sample, to be multiplied with images, in float32 at least."""
         dtype = torch.promote_types(like.dtype, torch.float32)
-        return self._tables[name].to(dtype).to(t.device)[t.round().long()].view(-1, 1, 1, 1)
+        return beside(self._tables[name].to(dtype).to(t.device)[t.round().long()], like)
 
     def _check(self, output: Tensor, x: Tensor) -> None:
         wanted = x.shape[1] * (2 if self.learned_variance else 1)

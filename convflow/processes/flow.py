@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from convflow.processes.contract import Field, Process, Stage
+from convflow.processes.contract import Field, Process, Stage, beside
 from convflow.processes.prediction import ROWS, Kind, Predicts, Row
 from convflow.processes.schedule import LINEAR, Schedule, find_schedule
 from convflow.settings.fields import Positive, doc
@@ -103,7 +103,7 @@ class FlowMatching(Process):
     ) -> Float[Tensor, "B C H W"]:
         """Return the point at time t on the path from noise to data."""
         full = torch.promote_types(data.dtype, torch.float32)  # half precision rounds times
-        noise, t = noise.to(full), t.view(-1, 1, 1, 1).to(full)
+        noise, t = noise.to(full), beside(t, data).to(full)
         if self.path is LINEAR:  # one rounding less
             return torch.lerp(noise, data.to(full), t).to(data.dtype)
         return (self.path.alpha(t) * data + self.path.sigma(t) * noise).to(data.dtype)
@@ -114,7 +114,7 @@ class FlowMatching(Process):
         Its dtype is that of the data, float32 at least.
         """
         full = torch.promote_types(data.dtype, torch.float32)
-        return ROWS[self.prediction](self.path, t.view(-1, 1, 1, 1).to(full))
+        return ROWS[self.prediction](self.path, beside(t, data).to(full))
 
     def target(
         self,
@@ -179,7 +179,7 @@ def shift_of_size(size: Size, trained: Size) -> float:
     noise), and nearly on the others.
 
     Args:
-        size: height and width, in pixels of any kind.
+        size: height and width in pixels of any kind, of videos frames before them.
         trained: those of training, in the same pixels; there the shift is 1.
 
     Raises:
@@ -191,4 +191,4 @@ def shift_of_size(size: Size, trained: Size) -> float:
     """
     if min(*size, *trained) <= 0:
         raise InputError(f"expected sides above 0, got {size} and {trained}; give both sizes")
-    return math.sqrt(size[0] * size[1] / (trained[0] * trained[1]))
+    return math.sqrt(math.prod(size) / math.prod(trained))

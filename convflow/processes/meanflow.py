@@ -306,7 +306,7 @@ class MeanFlow(FlowMatching):
             (along[rows].to(x.dtype), moves),
             tree_map(lambda part: part[rows], labels),
         )
-        change = beside(span[rows]) * slope.to(velocity.dtype)
+        change = beside(span[rows], slope) * slope.to(velocity.dtype)
         return velocity.index_add(0, rows, change.to(velocity.dtype))
 
     @torch.no_grad()
@@ -335,7 +335,7 @@ class MeanFlow(FlowMatching):
                 "expected labels that can be dropped for --process.guidance, got none; leave it out"
             )
         none, own = null(labels), None
-        scale: Any = beside(t[:, 2]) if self.tells_guidance else self.guidance
+        scale: Any = beside(t[:, 2], x) if self.tells_guidance else self.guidance
         mixture: Any = 1 - 1 / scale if self.tells_guidance else self.mixture
         if self.mixture or self.tells_guidance or self.tangent == "own":
             twice = tree_map(lambda *parts: torch.cat(parts), labels, none)
@@ -346,7 +346,7 @@ class MeanFlow(FlowMatching):
         guided = (1 - mixture) * (scale * velocity + (1 - scale) * bare)
         if own is not None:
             guided = guided + mixture * own
-        known = beside((labels != none).to(velocity.dtype)).bool()
+        known = beside((labels != none).to(velocity.dtype), velocity).bool()
         return torch.where(known, guided.to(velocity.dtype), velocity), own
 
     def _velocity(self, model: Denoiser, x: Tensor, now: Tensor, labels: Any) -> Tensor:

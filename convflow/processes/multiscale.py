@@ -5,6 +5,7 @@ Decomposable flow matching (DFM): Haji-Ali et al. 2025, arXiv 2506.19839, sectio
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from convflow.processes.contract import MoreNoise, Process, Stage
-from convflow.processes.decomposition import Decomposition, pack, unpack
+from convflow.processes.decomposition import Axes, Decomposition, pack, unpack
 from convflow.processes.prediction import Kind
 from convflow.processes.schedule import LINEAR, Schedule
 from convflow.processes.stages import StageField, run_stages, spread
@@ -40,12 +41,12 @@ class ScalesNetwork(Protocol):
 
     def __call__(
         self,
-        scales: Sequence[Float[Tensor, "B C _ _"]],
+        scales: Sequence[Float[Tensor, "B C *_"]],
         t: Float[Tensor, "B K"],
         y: Int[Tensor, " B"],
         active: Int[Tensor, " B"] | None = None,
         /,
-    ) -> Sequence[Float[Tensor, "B C _ _"]]: ...
+    ) -> Sequence[Float[Tensor, "B C *_"]]: ...
 
 
 class ScaleDraws(NamedTuple):
@@ -117,6 +118,10 @@ class MultiscaleFlow(Process):
     locations: Annotated[
         tuple[float, ...], doc("location of each scale while it is the main one; none = location")
     ] = ()
+    axes: Annotated[
+        tuple[Axes, ...],
+        doc("what each factor divides: space, time (the frames of a video) or both; none = space"),
+    ] = ()
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -136,7 +141,7 @@ class MultiscaleFlow(Process):
     @cached_property
     def scales(self) -> Decomposition:
         """What splits images into scales and joins them."""
-        return Decomposition(self.decomposition, self.factors)
+        return Decomposition(self.decomposition, self.factors, self.axes)
 
     @property
     def shares(self) -> tuple[float, ...]:
@@ -154,8 +159,16 @@ class MultiscaleFlow(Process):
         return self.scales.multiple
 
     @property
+    def frame_multiple(self) -> int:
+        return self.scales.frame_multiple
+
+    @property
     def downsampling(self) -> tuple[int, ...]:
         return self.scales.downsampling
+
+    @property
+    def frame_downsampling(self) -> tuple[int, ...]:
+        return self.scales.frame_downsampling
 
     @property
     def unmeasured(self) -> bool:
@@ -165,12 +178,12 @@ class MultiscaleFlow(Process):
     def sizes(self, size: Size, cell: int = 1) -> tuple[Size, ...]:
         return self.scales.sizes(size, cell)
 
-    def split(self, data: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C 1 N"]:
+    def split(self, data: Float[Tensor, "B C *F H W"]) -> Float[Tensor, "B C 1 N"]:
         """Return the scales of images as the flow sees them, divided by `deviations`, packed."""
         parts = self.scales.split(data)
         return pack([part / by for part, by in zip(parts, self._deviations(), strict=True)])
 
-    def join(self, x: Float[Tensor, "B C 1 N"], size: Size) -> Float[Tensor, "B C _ _"]:
+    def join(self, x: Float[Tensor, "B C 1 N"], size: Size) -> Float[Tensor, "B C *_"]:
         """Return the image that the first scales of a packed state sum up to.
 
         Args:
@@ -214,11 +227,11 @@ class MultiscaleFlow(Process):
         return 1 + (u[:, None] >= edges.to(u)).sum(1)
 
     def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> ScaleDraws:
-        """Return noise and times for a batch of images of `shape` (B, C, H, W).
+        """Return noise and times for a batch of `shape` (B, C, H, W), or (B, C, F, H, W).
 
         They lie on the generator's device.
         """
-        count, channels, height, width = shape
+        count, channels, *size = shape
         device = generator.device
         active = self.draw_active(count, generator)
         normal = torch.randn(count, self.scales.num_scales, generator=generator, device=device)
@@ -228,7 +241,7 @@ class MultiscaleFlow(Process):
         earlier = torch.sigmoid(self.earlier_location + self.earlier_scale * normal)
         place = torch.arange(1, self.scales.num_scales + 1, device=device) - active[:, None]
         t = torch.where(place < 0, earlier, torch.where(place == 0, main, 0.0))
-        packed = (count, channels, 1, sum(h * w for h, w in self.sizes((height, width))))
+        packed = (count, channels, 1, sum(map(math.prod, self.sizes(tuple(size)))))
         return ScaleDraws(torch.randn(packed, generator=generator, device=device), t, active)
 
     def flow_time(self, t: Float[Tensor, "B K"]) -> Float[Tensor, " B"]:
@@ -240,17 +253,17 @@ class MultiscaleFlow(Process):
 
     def mix(
         self,
-        data: Float[Tensor, "B C H W"],
+        data: Float[Tensor, "B C *F H W"],
         noise: Float[Tensor, "B C 1 N"],
         t: Float[Tensor, "B S"],
     ) -> Float[Tensor, "B C 1 N"]:
         """Return all scales of images on their paths from noise to data, packed."""
         full = torch.promote_types(data.dtype, torch.float32)  # half precision rounds times
-        times = spread(t.to(full), self.sizes((data.shape[2], data.shape[3])))
+        times = spread(t.to(full), self.sizes(tuple(data.shape[2:])))
         return torch.lerp(noise.to(full), self.split(data).to(full), times).to(data.dtype)
 
     def target(
-        self, data: Float[Tensor, "B C H W"], noise: Float[Tensor, "B C 1 N"]
+        self, data: Float[Tensor, "B C *F H W"], noise: Float[Tensor, "B C 1 N"]
     ) -> Float[Tensor, "B C 1 N"]:
         """Return the velocity of every scale, part - noise, packed."""
         return self.split(data) - noise.to(data.dtype)
@@ -258,7 +271,7 @@ class MultiscaleFlow(Process):
     def loss_at(
         self,
         model: ScalesNetwork,
-        data: Float[Tensor, "B C H W"],
+        data: Float[Tensor, "B C *F H W"],
         labels: Int[Tensor, " B"],
         draws: ScaleDraws,
     ) -> Float[Tensor, " B"]:
@@ -271,7 +284,7 @@ class MultiscaleFlow(Process):
             InputError: a network whose velocities do not have the shapes of the scales.
         """
         noise, t, active = draws
-        sizes = self.sizes((data.shape[2], data.shape[3]))
+        sizes = self.sizes(tuple(data.shape[2:]))
         part = (torch.arange(self.scales.num_scales, device=active.device) < active[:, None]).to(
             data
         )
@@ -304,7 +317,7 @@ class MultiscaleFlow(Process):
 
     def start(
         self,
-        noise: Float[Tensor, "B C H W"],
+        noise: Float[Tensor, "B C *F H W"],
         draw: MoreNoise,
         stage: Stage,
         state: Float[Tensor, "B C 1 _"] | None = None,
@@ -314,8 +327,8 @@ class MultiscaleFlow(Process):
         The noise of the coarsest scale comes first, and all scales have more numbers than a
         image: those of `noise`, then of draw 1, 2, ...
         """
-        sizes = self.sizes((noise.shape[2], noise.shape[3]))[: len(stage.start)]
-        count = sum(height * width for height, width in sizes)
+        sizes = self.sizes(tuple(noise.shape[2:]))[: len(stage.start)]
+        count = sum(map(math.prod, sizes))
         rows, step = [noise.flatten(2)], 0
         while sum(row.shape[2] for row in rows) < count:
             step += 1
@@ -324,13 +337,13 @@ class MultiscaleFlow(Process):
         return whole if state is None else torch.cat([state, whole[..., state.shape[-1] :]], -1)
 
     def field(
-        self, network: ScalesNetwork, stage: Stage, noise: Float[Tensor, "B C H W"]
+        self, network: ScalesNetwork, stage: Stage, noise: Float[Tensor, "B C *F H W"]
     ) -> StageField:
         """Return the velocity of the packed scales that move in a stage.
 
         Guidance sees the time of each scale beside each of its numbers.
         """
-        sizes = self.sizes((noise.shape[2], noise.shape[3]))[: len(stage.start)]
+        sizes = self.sizes(tuple(noise.shape[2:]))[: len(stage.start)]
 
         def predict(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
             return pack(network(unpack(x, sizes), t, y))
@@ -339,7 +352,7 @@ class MultiscaleFlow(Process):
 
     def finish(
         self, state: Float[Tensor, "B C 1 N"], size: Size, stages: Sequence[Stage]
-    ) -> Float[Tensor, "B C _ _"]:
+    ) -> Float[Tensor, "B C *_"]:
         """Return the sum of the scales that a state holds, at the resolution of the run's last."""
         held = len(unpack(state, self.sizes(size))) - 1
         return self.scales.grow(self.join(state, size), held, len(stages) - 1)
@@ -350,7 +363,9 @@ class MultiscaleFlow(Process):
         Raises:
             InputError: factors or a backbone beside those of the process.
         """
-        fixed = {"backbone": settings["name"], "factors": list(self.factors)}
+        fixed: dict[str, Any] = {"backbone": settings["name"], "factors": list(self.factors)}
+        if self.scales.video:
+            fixed["axes"] = list(self.axes)
         for name in fixed.keys() & settings.keys():
             raise InputError(
                 f"--model.{name}: expected the {name} of the process, got {settings[name]!r}; "
@@ -361,6 +376,7 @@ class MultiscaleFlow(Process):
     def describe(self, size: Size, cell: int = 1) -> dict[str, Any]:
         return {
             "decomposition": self.decomposition,
+            **({"axes": list(self.axes)} if self.axes else {}),
             "sizes": self.sizes(size, cell),
             "probabilities": list(self.shares),
             "deviations": list(self.deviations),

@@ -74,7 +74,7 @@ def convert(
         check_kind(kind)
     if source == wanted:
         return prediction
-    t = t.view(-1, 1, 1, 1)
+    t = t.view(-1, *(1,) * (x.dim() - 1))
     alpha, sigma = schedule.alpha(t), schedule.sigma(t)
     a, b, scale = ROWS[source](schedule, t)
     along = scale * prediction / (a.square() + b.square())

@@ -6,6 +6,7 @@ Haji-Ali et al. 2025, arXiv 2506.19839, section 3.3, there with Euler and up to 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -172,7 +173,5 @@ def spread(numbers: Float[Tensor, "*B K"], sizes: Sequence[Size]) -> Float[Tenso
     """Return a number for each scale as one for each number of the packed scales."""
     # Sizes stay on the CPU: a tensor of them would make a GPU wait for each call.
     scales = zip(numbers.split(1, -1), sizes, strict=False)
-    parts = [
-        number.expand(*number.shape[:-1], height * width) for number, (height, width) in scales
-    ]
+    parts = [number.expand(*number.shape[:-1], math.prod(size)) for number, size in scales]
     return torch.cat(parts, -1)[..., None, None, :]

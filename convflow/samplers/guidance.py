@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from convflow.conditions.labels import cat
-from convflow.processes.contract import Clock, beside
+from convflow.processes.contract import Clock, beside, over
 from convflow.types import Denoiser, InputError, check_name
 
 Pair = tuple[Tensor, Tensor]
@@ -80,7 +80,7 @@ class Guidance:
         """Return the guided prediction, in float32 at least; P is C, or 2C with a variance."""
         if self.scale == 1 or not len(x):
             return self.model(x, t, y)
-        time = self.clock(t)
+        time = over(self.clock(t), x)
         active = self._active(time)
         if active is not None and not bool(active.any()):
             return self.model(x, t, y)
@@ -145,10 +145,10 @@ class ZeroStarGuidance(ClassifierFreeGuidance):
         one, other = (v[:, : self._guided(x)].flatten(1) for v in (strong, weak))
         tiny = torch.finfo(other.dtype).tiny
         ratio = (one * other).sum(1) / other.square().sum(1).clamp(min=tiny)
-        time = self.clock(t)
+        time = over(self.clock(t), x)
         early, active = time < self.zeroed, self._active(time)
         keep = (~(early if active is None else early & active)).to(strong.dtype)
-        return strong * keep, weak * beside(ratio.to(strong.dtype)) * keep
+        return strong * keep, weak * beside(ratio.to(strong.dtype), strong) * keep
 
 
 @dataclass(frozen=True)

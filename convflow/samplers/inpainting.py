@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-from convflow.processes.contract import Field, Process
+from convflow.processes.contract import Field, Process, over
 from convflow.processes.schedule import Schedule
 from convflow.samplers.solver import Solver
 from convflow.storage import hash_tensors
@@ -67,7 +67,7 @@ def put_back(field: Field, path: Schedule, known: Known, noise: Float[Tensor, "B
     data, cells = known.data.to(noise), known.cells.to(noise.device)
 
     def predict(x: Any, t: Any, y: Any) -> Any:
-        time = field.clock(t)
+        time = over(field.clock(t), x)
         given = path.alpha(time) * data + path.sigma(time) * noise
         return field.predict(torch.where(cells, given.to(x.dtype), x), t, y)
 

@@ -39,7 +39,7 @@ class Problem(NamedTuple):
 
     field: Field
     process: Process
-    x: Float[Tensor, "B C H W"]
+    x: Float[Tensor, "B C *F H W"]
     labels: Int[Tensor, " B"]
     stage: Stage
     draw: MoreNoise
@@ -66,12 +66,12 @@ class Solver(Part):
         """How many steps a run has; None where the solver finds them itself."""
         raise NotImplementedError
 
-    def solve(self, problem: Problem) -> Float[Tensor, "B C H W"]:
+    def solve(self, problem: Problem) -> Float[Tensor, "B C *F H W"]:
         """Return the state at the end of a stage."""
         raise NotImplementedError
 
     def field(
-        self, process: Process, network: Any, stage: Stage, noise: Float[Tensor, "B C H W"]
+        self, process: Process, network: Any, stage: Stage, noise: Float[Tensor, "B C *F H W"]
     ) -> Field:
         """Return what the solver asks of a network: the velocity of states."""
         return process.field(network, stage, noise)
@@ -132,34 +132,36 @@ class Solver(Part):
         """Return how many steps are done after each stage."""
         return tuple(itertools.accumulate(stage.steps for stage in self.stages(process)))
 
-    def enlargement(self, process: Process) -> int:
-        """Return how many times larger than the result the noise is: above 1 after a stop."""
-        return process.downsampling[len(self.stages(process)) - 1]
+    def enlarged(self, process: Process, size: Size) -> Size:
+        """Return the size of the noise for a result of a size: larger after a stop."""
+        last = len(self.stages(process)) - 1
+        few, by = process.frame_downsampling[last], process.downsampling[last]
+        return (*(few * count for count in size[:-2]), by * size[-2], by * size[-1])
 
     def size(self, process: Process, size: Size, factor: int = 1) -> Size:
         """Return the size in pixels of what becomes of whole images: smaller after a stop.
 
         Args:
             process: that the model was trained with.
-            size: height and width in pixels of whole images.
+            size: in pixels, of whole images or videos.
             factor: of the codec.
 
         Raises:
             InputError: scales whose sizes are not whole.
         """
-        height, width = process.sizes(size, factor)[len(self.stages(process)) - 1]
-        return height * factor, width * factor
+        *frames, height, width = process.sizes(size, factor)[len(self.stages(process)) - 1]
+        return (*frames, height * factor, width * factor)
 
     @torch.no_grad()
     def run(
         self,
         process: Process,
         guide: Guide,
-        noise: Float[Tensor, "B C H W"],
+        noise: Float[Tensor, "B C *F H W"],
         labels: Int[Tensor, " B"],
         draw: MoreNoise,
         callback: Callback | None = None,
-    ) -> Float[Tensor, "B C _ _"]:
+    ) -> Float[Tensor, "B C *_"]:
         """Return data in model space, smaller than the noise only after a `stop_scale`.
 
         Args:
@@ -174,7 +176,7 @@ class Solver(Part):
             InputError: a solver that needs another process or a package that is missing.
         """
         self.check(process)
-        stages, size, state = self.stages(process), (noise.shape[2], noise.shape[3]), None
+        stages, size, state = self.stages(process), tuple(noise.shape[2:]), None
         total, done = sum(stage.steps for stage in stages), 0
         for stage in stages:
 

@@ -23,7 +23,10 @@ RelativeWidth = Annotated[float, Meta(ge=NARROWEST, le=WIDEST)]
 """Of a power-function average: its standard deviation over the images."""
 NotNegative = Annotated[float, Meta(ge=0)]
 Positive = Annotated[float, Meta(gt=0)]
-Pixels = tuple[Count, Count]
+Side = Annotated[int, Meta(ge=1, le=LARGEST_COUNT, title="side")]
+Sides = tuple[Side, ...]
+Pixels = Annotated[Sides, Meta(min_length=2, max_length=3)]
+"""Height and width in pixels, of videos frames, height and width."""
 
 Width = Annotated[int, Meta(ge=1, le=2**24)]
 """A number of channels, heads or pixels of a network. More than that tells a damaged file."""

@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
-from convflow.settings.fields import Pixels
+from convflow.settings.fields import Pixels, Sides
 from convflow.settings.kinds import Part
 from convflow.types import InputError, unknown_name
 
@@ -27,7 +27,7 @@ HINTS: dict[Any, str] = {
     str: "a name",
     dict: "settings by name",
     tuple: "two numbers such as 0.5,2",
-    Pixels: "two numbers such as 64x48",
+    Sides: "two numbers such as 64x48, or three of a video such as 16x64x48",
     ...: "several numbers such as 2,2",
     tuple[Pixels, ...]: "sizes such as 32x32,64x32",
 }
@@ -175,7 +175,8 @@ def _wanted(reason: str, kind: Any, words: bool) -> str:
     wanted = wanted.split(", got")[0]
     limited = r"(int|float|array)(?: of length)?(?: (>=|<=|>|<)?\s?(-?\d+)(?:\.0)?)?(.*)"
     within = "[" in place and not words and kind not in HINTS
-    if (limit := re.fullmatch(limited, wanted)) and (limit[2] or within):
+    limit = re.fullmatch(limited, wanted)
+    if limit and (limit[2] or within) and not (limit[1] == "array" and kind == Sides):
         noun, sign, value, rest = limit.groups()
         bound = f" {LIMIT_WORDS[sign or '=']} {value}" if value else ""
         return f"{LIMIT_WORDS[noun]}{bound}{rest}"
@@ -263,4 +264,4 @@ def show(value: Any, kind: Any = None) -> Any:
         return value
     if value and isinstance(value[0], (list, tuple)):
         return ",".join(str(show(size, Pixels)) for size in value)
-    return ("x" if unannotated(kind) == Pixels else ",").join(map(str, value))
+    return ("x" if unannotated(kind) == Sides else ",").join(map(str, value))

@@ -19,9 +19,11 @@ from convflow.data.captions import captions_of
 from convflow.data.check import Report
 from convflow.data.latents import Latents
 from convflow.data.loader import Images, Order
+from convflow.data.source import holds_videos
 from convflow.data.sources import Source
-from convflow.models.backbone import Backbone, check_size
+from convflow.models.backbone import Backbone
 from convflow.models.blocks import is_block
+from convflow.models.fitting import check_size
 from convflow.models.memory import MemoryEstimate
 from convflow.models.zoo import create_model, settings_of
 from convflow.nn.dropout import set_dropout
@@ -50,7 +52,7 @@ from convflow.training.step import Losses
 from convflow.training.time_scale import choose_time_scale
 from convflow.training.trainer import Trainer
 from convflow.training.tuning import check_tuning, limit_training, spared_bytes
-from convflow.types import InputError, Size
+from convflow.types import InputError, Size, in_cells, size_text
 
 MEASURED_IMAGES = 10_000
 """Of so many images at most the deviations of the scales are measured."""
@@ -88,6 +90,7 @@ def build_trainer(config: TrainConfig, run: Path, device: torch.device) -> tuple
         config = fit_settings(config, origin, codec.factor)
     config = choose_time_scale(config, origin)
     build = partial(build_network, config, len(source.class_names), codec, process)
+    check_kind(config, build, holds_videos(source))
     sizes = fitting_sizes(config, build, codec.factor, process)
     for size in {config.data.size, *sizes}:
         codec.check_size(size)
@@ -146,6 +149,35 @@ def open_process(config: TrainConfig) -> Process:
     return process
 
 
+def check_kind(config: TrainConfig, build: Callable[[], Backbone], videos: bool) -> None:
+    """Raise InputError unless data, sizes and network are all of images, or all of videos.
+
+    Args:
+        config: the complete settings.
+        build: makes the network; called where its weights take no memory.
+        videos: whether the data are.
+    """
+    what, example = ("videos", "16x32x32") if videos else ("images", "64x48")
+    for key, sizes in (("size", (config.data.size,)), ("sizes", config.data.sizes)):
+        for size in sizes:
+            if len(size) != 2 + videos:
+                numbers = "three numbers" if videos else "two numbers"
+                raise InputError(
+                    f"--data.{key}: expected {numbers} such as {example} for the {what} of "
+                    f"{config.data.path}, got {size_text(size)}; change it"
+                )
+    with torch.device("meta"):
+        video = build().video
+    if video != videos:
+        network = "videos" if video else "images"
+        cure = "add --model.temporal conv, or factorised for dit and sit"
+        raise InputError(
+            f"expected a network of {what} for the data {config.data.path}, got "
+            f"{config.model['name']} of {network}; "
+            f"{cure if videos else 'add --model.temporal none'}"
+        )
+
+
 def fitting_sizes(
     config: TrainConfig, build: Callable[[], Backbone], factor: int, process: Process
 ) -> tuple[Size, ...]:
@@ -164,10 +196,12 @@ def fitting_sizes(
     for size in (config.data.size, *config.data.sizes):
         process.sizes(size, factor)
     with torch.device("meta"):
-        multiple = factor * math.lcm(build().multiple, process.multiple)
+        network = build()
+    multiple = factor * math.lcm(network.multiple, process.multiple)
+    frames = math.lcm(network.frame_multiple, process.frame_multiple)
     sizes = training_sizes(config.data, multiple)
-    for height, width in (config.data.size, *sizes):
-        check_size(height, width, multiple)
+    for size in (config.data.size, *sizes):
+        check_size(size, multiple, frames)
     return sizes
 
 
@@ -267,8 +301,7 @@ def build_losses(
         factor: pixels along a side of a cell of model space.
         stored: whether the images are latents of a store.
     """
-    height, width = config.data.size
-    cells = (height // factor, width // factor) if config.resolution.shift else None
+    cells = in_cells(config.data.size, factor) if config.resolution.shift else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator_of(config.seed, *TRAINING_KEYS, 0, 0, 0).initial_seed())
         objectives = create_objectives(config.objectives, network, process, cells)

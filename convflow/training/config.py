@@ -47,7 +47,7 @@ class DataConfig:
 
     path: Annotated[
         str,
-        doc("folder, .zip, .tar, .parquet, hf:NAME, .npz, .npy, .csv, .jsonl, digits or shapes"),
+        doc("folder, .zip, .tar, .parquet, hf:NAME, .npz, .csv, .jsonl, digits, shapes or moving"),
     ] = "digits"
     split: Annotated[
         str, doc("split of the images: train, validation, test or unlabeled; all = the first three")
@@ -65,7 +65,9 @@ class DataConfig:
     caption_column: Annotated[
         str, doc("column of a table, or key of .json files, that holds captions; empty = find it")
     ] = ""
-    size: Annotated[Pixels, doc("height x width of the images in pixels")] = (8, 8)
+    size: Annotated[
+        Pixels, doc("height x width of the images in pixels; of videos frames x height x width")
+    ] = (8, 8)
     channels: Annotated[Literal[1, 3], doc("channels of the images: 1 = grey, 3 = colour")] = 3
     buckets: Annotated[Count, doc("number of aspect ratios to train at")] = 1
     ratios: Annotated[

@@ -49,7 +49,7 @@ def open_images(data: DataConfig) -> Source:
     if not data.path:
         raise InputError(
             "--data: expected a folder of images, a .zip, .tar, .parquet, .npz or .csv, hf:NAME, "
-            "digits or shapes, got none; add --data PATH"
+            "digits, shapes or moving, got none; add --data PATH"
         )
     source = open_source(
         data.path,
@@ -201,7 +201,7 @@ def describe_crops(
     least = data.crop_scale[0]
     if sides is None or least == 1:
         return []
-    smallest = np.array(sizes).min(0) / least
+    smallest = np.array([size[-2:] for size in sizes]).min(0) / least
     enlarged = float(np.any(sides < smallest, axis=1).mean())
     if not enlarged:
         return []
@@ -218,7 +218,8 @@ def training_sizes(data: DataConfig, multiple: int) -> tuple[Size, ...]:
     if data.buckets > 1:
         low, high = data.ratios
         ratios = even_ratios(low, high, data.buckets)
-        return bucket_sizes(math.prod(data.size), ratios, multiple)
+        sides = bucket_sizes(math.prod(data.size[-2:]), ratios, multiple)
+        return tuple((*data.size[:-2], *pair) for pair in sides)
     return tuple(dict.fromkeys(data.sizes)) or (data.size,)
 
 

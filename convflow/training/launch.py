@@ -256,12 +256,13 @@ def _look_for_folder(run: Path) -> None:
 def _introduce(trainer: Trainer, report: Report, changes: Sequence[Change]) -> None:
     config = trainer.config
     parameters = sum(p.numel() for p in trainer.model.parameters())
+    axes = "frames x height x width" if trainer.model.video else "height x width"
     for line in str(report).splitlines():
         log.info(line)
     log.info(
         f"{config.model['name']}: {parameters / 1e6:.2f} M parameters on {trainer.device} in "
         f"{trainer.precision}; batch {config.batch_size}, {config.images:,} images to see, "
-        f"trained at {show(config.data.size, Pixels)} (height x width)"
+        f"trained at {show(config.data.size, Pixels)} ({axes})"
     )
     if config.optim.warmup_images > config.images:
         log.info(

@@ -79,8 +79,7 @@ class Trainer:
         check_process(model, process)
         self.order = order or Order(len(images), config.seed, config.data.flip)
         self.data_fingerprint = images.fingerprint + self.order.fingerprint
-        height, width = images.shape[1:]
-        self.shape = (model.in_channels, height // codec.factor, width // codec.factor)
+        self.shape = (model.in_channels, *codec.cells(images.shape[1:]))
         self.parallel = parallel or Single(next(model.parameters()).device)
         self.device = self.parallel.device
         self.ema, self.objectives_ema = averages.create_averages(losses, config.ema)
@@ -313,12 +312,11 @@ class Trainer:
             yield
         self.model.train()
 
-    def shape_of(self, images: Tensor) -> tuple[int, int, int]:
-        """Return the shape of images in model space."""
-        if images.ndim == 5:  # latents of a store
-            return self.model.in_channels, images.shape[3], images.shape[4]
-        height, width = images.shape[2:]
-        return self.model.in_channels, height // self.codec.factor, width // self.codec.factor
+    def shape_of(self, images: Tensor) -> tuple[int, ...]:
+        """Return the shape of images or videos in model space."""
+        if isinstance(self.images, Latents):  # they are there
+            return self.model.in_channels, *images.shape[3:]
+        return self.model.in_channels, *self.codec.cells(tuple(images.shape[2:]))
 
     def _draw(
         self, labels: Tensor, shape: tuple[int, ...], features: Tensor | None = None
@@ -356,7 +354,7 @@ class Trainer:
         """Return a network with what it is told at the size of `data`."""
         if not self.model_kwargs:
             return model
-        resolution = Resolution((data.shape[2], data.shape[3]), self.shape[1:])
+        resolution = Resolution(tuple(data.shape[2:]), self.shape[1:])
         return resolution.network(model, self.model_kwargs, self.process.flow_time)
 
     def passes(self, count: int, total: int) -> list[tuple[slice, bool]]:

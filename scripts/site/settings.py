@@ -28,7 +28,7 @@ from convflow.objectives.table import OBJECTIVES, describe_objective
 from convflow.parallel.engines import ENGINES
 from convflow.processes.process import PROCESSES
 from convflow.samplers.solvers import SOLVERS
-from convflow.settings.fields import LARGEST_COUNT, Pixels
+from convflow.settings.fields import LARGEST_COUNT, Sides
 from convflow.settings.kinds import Part
 from convflow.settings.read import defaults, hints_of, setting_hints, show, unannotated
 from convflow.settings.words import help_of, parts_of, rows_of, shown_at
@@ -224,7 +224,7 @@ def type_of(hint: Any) -> str:
     """Return in words what a setting may be, from its annotation."""
     kind, inner = unannotated(hint), typing.get_args(unannotated(hint))
     origin = typing.get_origin(kind)
-    if kind == Pixels:
+    if kind == Sides:
         return "height x width"
     if origin is Literal:
         return ", ".join(f"`{word}`" for word in inner)

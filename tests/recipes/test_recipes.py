@@ -13,7 +13,7 @@ from convflow import recipes
 from convflow.bundle.config import SamplingConfig
 from convflow.cli.main import main
 from convflow.data.sources import open_source
-from convflow.models.backbone import check_size
+from convflow.models.fitting import check_size
 from convflow.models.zoo import create_model
 from convflow.nn.embed import TimeEmbedding
 from convflow.recipes import SOURCE, create_config, find_curve, find_target, imagenet, list_recipes
@@ -59,7 +59,7 @@ TRACED = [n for n in NAMES if not n.startswith("imagenet.") or n.endswith("_s") 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_network_fits_the_pictures(name):
     model, config, factor = build(name)
-    check_size(*config.data.size, factor * model.multiple)
+    check_size(config.data.size, factor * model.multiple, model.frame_multiple)
     count = sum(p.numel() for p in model.parameters())
     assert count > 25e6 if name.startswith("imagenet.") else 4e5 < count < 20e6
 

@@ -17,7 +17,7 @@ from convflow.settings import fields
         (fields.Momentum, (0.0, 0.9), (-0.1, 1.0)),
         (fields.NotNegative, (0.0, 9.0), (-0.1,)),
         (fields.Positive, (0.1, 9.0), (0.0,)),
-        (fields.Pixels, ((1, 9),), ((0, 9), (9,), (9, 9, 9))),
+        (fields.Pixels, ((1, 9), (9, 9, 9)), ((0, 9), (9,), (9, 9, 9, 9))),
     ],
 )
 def test_ranges(kind, inside, outside):
