@@ -40,19 +40,16 @@ def index_animation(path: Path, max_pixels: int = MAX_PIXELS) -> Timeline:
     return Timeline(evenly(stamps), end, Fraction(unit, 1000), image.height, image.width)
 
 
-def read_animation(
-    path: Path, frames: Sequence[int], channels: int = 3, max_pixels: int = MAX_PIXELS
-) -> np.ndarray:
+def read_animation(path: Path, frames: Sequence[int], max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Return some frames of a GIF, WebP or PNG, laid on white where transparent.
 
     Args:
         path: of the file.
         frames: which, rising; one may be asked for more than once.
-        channels: 1 (grey) or 3.
         max_pixels: more are refused.
 
     Returns:
-        (F, H, W, channels) uint8.
+        (F, H, W, 3) uint8.
 
     Raises:
         InputError: too many pixels.
@@ -64,7 +61,7 @@ def read_animation(
         image.seek(number)
         image.load()
         if number in frames:
-            pixels[number] = to_uint8(image.copy(), channels)
+            pixels[number] = to_uint8(image.copy(), 3)
     return np.stack([pixels[number] for number in frames])
 
 
@@ -89,7 +86,6 @@ def read_frames(
     folder: Path,
     files: Sequence[str],
     frames: Sequence[int],
-    channels: int = 3,
     max_pixels: int = MAX_PIXELS,
 ) -> np.ndarray:
     """Return some frames of a folder of pictures.
@@ -98,11 +94,10 @@ def read_frames(
         folder: that holds them.
         files: their names, in order.
         frames: which.
-        channels: 1 (grey) or 3.
         max_pixels: more are refused.
 
     Returns:
-        (F, H, W, channels) uint8.
+        (F, H, W, 3) uint8.
 
     Raises:
         InputError: a picture that is damaged, or of another size than the first; it is named.
@@ -113,7 +108,7 @@ def read_frames(
             image: Image.Image = decode(
                 read_regular(folder / files[number]), decoders(), max_pixels
             )
-            page = to_uint8(image, channels)
+            page = to_uint8(image, 3)
         except Exception as error:  # of nearly any kind on damaged bytes
             reason = " ".join(str(error).split()) or type(error).__name__
             raise InputError(f"expected a readable frame {files[number]}, got {reason}") from error

@@ -6,7 +6,7 @@ import hashlib
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from convflow.types import InputError, Size
 VIDEO_ENDINGS = (*FILM_ENDINGS, *ANIMATION_ENDINGS)
 """Endings of the files that are read as videos, in small letters."""
 
-_PLAIN = Choice()
+_PLAIN, _ONE_FRAME = Choice(), Clips(1)
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # spreads the numbers of clips over the marks
 
 
@@ -40,21 +40,20 @@ class StoredClips(StoredSource):
 
     Args:
         folder: Of the videos.
-        videos: Below it.
+        films: The videos below it.
         timelines: Of each video, or why nothing can be read of it.
         clips: How clips are taken.
-        channels: 1 (grey) or 3.
     """
 
     folder: Path = Path()
-    videos: Sequence[Video] = ()
+    films: Sequence[Video] = ()
     timelines: Sequence[Timeline | str] = ()
-    clips: Clips = field(default_factory=lambda: Clips(1))
-    channels: int = 3
+    clips: Clips = _ONE_FRAME
+    videos: bool = True
 
     def __post_init__(self) -> None:
         self._problems = dict[int, str]()
-        counts = [self._count(index) for index in range(len(self.videos))]
+        counts = [self._count(index) for index in range(len(self.films))]
         self._ends = np.cumsum(counts).tolist()
         self._counts = counts
         self.labels = np.repeat(np.asarray(self.labels, np.int64), counts)
@@ -80,32 +79,29 @@ class StoredClips(StoredSource):
     def item_name(self, index: int) -> str:
         """File of the clip, and its first frame where the file has several clips."""
         video, number = self._place(int(index))
-        name, timeline = self.videos[video].name, self.timelines[video]
+        name, timeline = self.films[video].name, self.timelines[video]
         if self._counts[video] == 1 or isinstance(timeline, str):
             return name
         return f"{name} from frame {frames_of(timeline, self.clips, number)[0]}"
 
     def read(  # type: ignore[override]
-        self, index: int, side: int | None = None, place: float | None = None
+        self, index: int, side: int | None = None, start: float | None = None
     ) -> np.ndarray:
-        """The clip as (F, H, W, channels) uint8, upright, in the size of its file.
+        """The clip as (F, H, W, 3) uint8, upright, in the size of its file.
 
         Args:
             index: In [0, N).
             side: Taken for the sake of other sources; nothing is decoded at a part of its size.
-            place: Where the clip begins, in [0, 1), with random starts; None for the first frame.
+            start: Where a clip that may begin anywhere does, in [0, 1); None for the middle.
 
         Raises:
             InputError: It cannot be read; the message names it.
         """
         video, number = self._place(int(index))
-        timeline = self._timeline(video)
-        random = self.clips.start == "random"
-        wanted = frames_of(timeline, self.clips, number, place if random else None)
+        timeline, place = self._timeline(video), 0.5 if start is None else start
+        wanted = frames_of(timeline, self.clips, number, place if starts_anywhere(self) else None)
         try:
-            return self.videos[video].read(
-                self.folder, timeline, wanted, self.channels, self.max_pixels
-            )
+            return self.films[video].read(self.folder, timeline, wanted, self.max_pixels)
         except InputError as error:
             raise InputError(f"{self.item_name(index)}: {error}") from error
 
@@ -117,8 +113,13 @@ class StoredClips(StoredSource):
     def _timeline(self, video: int) -> Timeline:
         timeline, problem = self.timelines[video], self._problems.get(video)
         if problem is not None or isinstance(timeline, str):
-            raise InputError(f"{self.videos[video].name}: {problem}")
+            raise InputError(f"{self.films[video].name}: {problem}")
         return timeline
+
+
+def starts_anywhere(source: object) -> bool:
+    """Whether reading a source is to be told where in a video the clip begins."""
+    return isinstance(source, StoredClips) and source.clips.start == "random"
 
 
 def open_clips(
@@ -126,8 +127,6 @@ def open_clips(
     clips: Clips,
     split: str = "train",
     choice: Choice = _PLAIN,
-    *,
-    channels: int = 3,
     max_pixels: int = MAX_PIXELS,
 ) -> StoredClips:
     """Return the clips of a video file, or of all videos below a folder.
@@ -141,7 +140,6 @@ def open_clips(
         clips: How clips are taken from a video.
         split: As `open_source` takes it.
         choice: What the user says about labels.
-        channels: 1 (grey) or 3.
         max_pixels: Frames of more are refused.
 
     Raises:
@@ -186,10 +184,9 @@ def open_clips(
         head=lambda index, num: b"",
         caption=tree.caption,
         folder=folder,
-        videos=chosen,
+        films=chosen,
         timelines=timelines,
         clips=clips,
-        channels=channels,
     )
     source.stamp = lambda: _stamp(source, folder)
     return source
@@ -228,9 +225,9 @@ def _marks(folder: Path, videos: Sequence[Video]) -> np.ndarray:
 
 def _stamp(source: StoredClips, folder: Path) -> Stamp:
     """What changes when the clips may have, each with a mark of its own."""
-    marks = np.repeat(_marks(folder, source.videos), source._counts)
+    marks = np.repeat(_marks(folder, source.films), source._counts)
     numbers: Any = np.concatenate([np.arange(count) for count in source._counts])
-    said = repr((*source.clips, source.channels))
+    said = repr(tuple(source.clips))
     cut = int.from_bytes(hashlib.blake2b(said.encode(), digest_size=8).digest(), "big")
     own = marks ^ ((numbers.astype(np.uint64) + np.uint64(1)) * _GOLDEN) ^ np.uint64(cut)
     return Stamp(hashlib.sha256(marks.tobytes() + said.encode()).hexdigest(), own)

@@ -75,7 +75,6 @@ def read_film(
     path: Path,
     timeline: Timeline,
     frames: Sequence[int],
-    channels: int = 3,
     max_pixels: int = MAX_PIXELS,
 ) -> np.ndarray:
     """Return some frames of a video file, upright, laid on white where transparent.
@@ -84,11 +83,10 @@ def read_film(
         path: of the file.
         timeline: of the same file, from `index_film`.
         frames: which, rising; one may be asked for more than once.
-        channels: 1 (grey) or 3.
         max_pixels: frames of more are refused.
 
     Returns:
-        (F, H, W, channels) uint8.
+        (F, H, W, 3) uint8.
 
     Raises:
         InputError: as above, or a frame cannot be decoded; the message says which.
@@ -98,7 +96,7 @@ def read_film(
     for begin in dict.fromkeys((0 if timeline.counted else stamps[0], None)):
         with _opened(path, max_pixels) as (container, stream):
             try:
-                found = _decode(container, stream, {*stamps}, begin, timeline.counted, channels)
+                found = _decode(container, stream, {*stamps}, begin, timeline.counted)
             except _error() as error:
                 if begin is None:
                     raise InputError(
@@ -117,7 +115,7 @@ def read_film(
 
 
 def _decode(
-    container: Any, stream: Any, wanted: set[int], begin: int | None, counted: bool, channels: int
+    container: Any, stream: Any, wanted: set[int], begin: int | None, counted: bool
 ) -> dict[int, np.ndarray]:
     """Frames by time (or number), as many as are found intact from the key frame before `begin`.
 
@@ -131,7 +129,7 @@ def _decode(
         if frame.is_corrupt or (not number and begin is not None and stamp > begin):
             break
         if stamp in wanted:
-            found[stamp] = _pixels(frame, channels)
+            found[stamp] = _pixels(frame)
         if len(found) == len(wanted):
             break
     return found
@@ -178,14 +176,14 @@ def _error() -> Any:
     return require("av", "video", "videos").FFmpegError
 
 
-def _pixels(frame: Any, channels: int) -> np.ndarray:
-    """A decoded frame as (H, W, channels) uint8."""
+def _pixels(frame: Any) -> np.ndarray:
+    """A decoded frame as (H, W, 3) uint8."""
     transparent = any(part.is_alpha for part in frame.format.components)
     form = "rgba" if transparent else "rgb24"
     pixels = _upright(frame, frame.to_ndarray(format=form, threads=1))
-    if pixels.shape[2] == channels:
+    if pixels.shape[2] == 3:
         return np.ascontiguousarray(pixels)
-    return to_uint8(Image.fromarray(np.ascontiguousarray(pixels)), channels)
+    return to_uint8(Image.fromarray(np.ascontiguousarray(pixels)), 3)
 
 
 def _upright(frame: Any, pixels: np.ndarray) -> np.ndarray:

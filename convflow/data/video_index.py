@@ -63,17 +63,16 @@ class Video(NamedTuple):
         folder: Path,
         timeline: Timeline,
         frames: Sequence[int],
-        channels: int = 3,
         max_pixels: int = MAX_PIXELS,
     ) -> np.ndarray:
-        """Return some of its frames, which rise, as (F, H, W, channels) uint8; errors as above."""
+        """Return some of its frames, which rise, as (F, H, W, 3) uint8; errors as above."""
         place = folder / self.name
         try:
             if self.frames:
-                return read_frames(place, self.frames, frames, channels, max_pixels)
+                return read_frames(place, self.frames, frames, max_pixels)
             if place.suffix.lower() in ANIMATION_ENDINGS:
-                return read_animation(place, frames, channels, max_pixels)
-            return read_film(place, timeline, frames, channels, max_pixels)
+                return read_animation(place, frames, max_pixels)
+            return read_film(place, timeline, frames, max_pixels)
         except InputError:
             raise
         except Exception as error:

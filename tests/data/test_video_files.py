@@ -102,15 +102,12 @@ def test_what_is_transparent_lies_on_white(tmp_path):
 
 
 @pytest.mark.parametrize("form", ["yuv420p", "yuv444p", "yuvj420p", "yuv420p10le"])
-def test_levels_and_grey(tmp_path, form):
+def test_levels(tmp_path, form):
     frames = np.full((2, 16, 16, 3), 0, np.uint8)
     frames[0], frames[1] = 64, 250
     path = make_film(tmp_path / "a.mkv", frames, form=form, options={"crf": "1"})
     film = index_film(path)
-    colour, grey = (read_film(path, film, [0, 1], channels) for channels in (3, 1))
-    assert (colour.shape, grey.shape) == ((2, 16, 16, 3), (2, 16, 16, 1))
-    for found in (colour, grey):
-        assert np.abs(found.astype(int) - frames[..., : found.shape[3]]).max() <= 3
+    assert np.abs(read_film(path, film, [0, 1]).astype(int) - frames).max() <= 3
 
 
 def test_the_colours_of_our_own_files_come_back(tmp_path):
