@@ -171,15 +171,16 @@ def open_clips(
     known = repr((INDEX_FORMAT, "videos", str(folder.absolute()), max_pixels))
     memory = looks and looks / f"{hashlib.sha256(known.encode()).hexdigest()[:32]}.npz"
     timelines = index_videos(folder, chosen, marks, memory, max_pixels)
-    counted = len([each for each in chosen if each.frames])
-    said = f"{len(chosen) - counted:,} video files and {counted:,} folders of frames"
+    folders = sum(1 for each in chosen if each.frames)
+    parts = ((len(chosen) - folders, "video file"), (folders, "folder of frames"))
+    said = " and ".join(_counted(count, noun) for count, noun in parts if count)
     source = StoredClips(
         path,
         tree.labels.class_names,
         tree.labels.ids,
         describe=lambda index: "",
         fetch=lambda index: b"",
-        notes=(said, *tree.notes, *notes),
+        notes=(f"{said}, in clips of {_shown(clips)}", *tree.notes, *notes),
         max_pixels=max_pixels,
         head=lambda index, num: b"",
         caption=tree.caption,
@@ -190,6 +191,19 @@ def open_clips(
     )
     source.stamp = lambda: _stamp(source, folder)
     return source
+
+
+def _counted(count: int, noun: str) -> str:
+    first, _, rest = noun.partition(" of ")
+    several = f"{first}{'s' if count != 1 else ''}"
+    return f"{count:,} {several} of {rest}" if rest else f"{count:,} {several}"
+
+
+def _shown(clips: Clips) -> str:
+    rate = f" at {clips.fps:g} a second" if clips.fps else ""
+    stride = f", every {clips.stride} frames" if clips.stride > 1 else ""
+    anywhere = ", from anywhere" if clips.start == "random" else ""
+    return f"{clips.frames} frames{rate}{stride}{anywhere}"
 
 
 def _videos(files: Sequence[str]) -> tuple[dict[str, Video], list[str]]:
