@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from jaxtyping import UInt8
-from PIL import Image
 from torch import Tensor
 
 from convflow import distributed, hub
@@ -51,17 +50,17 @@ CALL_OPTIONS = (*"labels size weaker seed precision num batch_size image mask".s
 
 @dataclass
 class Output:
-    """Generated images with their labels.
+    """Generated images or videos with their labels.
 
     Attributes:
-        images: one PIL image per sample.
+        images: one PIL image per sample; of a video the list of its frames.
         labels: class names, or numbers where the model has no names; "" for no label.
-        pixels: the same images as one (N, C, H, W) uint8 tensor on the CPU.
+        pixels: the same as one uint8 tensor on the CPU, (N, C, H, W) or (N, C, F, H, W).
     """
 
-    images: list[Image.Image]
+    images: list[Any]
     labels: list[str]
-    pixels: UInt8[Tensor, "N C H W"]
+    pixels: UInt8[Tensor, "N C *F H W"]
 
 
 class Pipeline:

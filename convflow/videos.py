@@ -21,6 +21,12 @@ from convflow.types import InputError
 SLOWEST, FASTEST = 0.1, 240.0
 """Frames a second that a file may be written with."""
 
+USUAL_RATE = 8.0
+"""Frames a second of what is written where nobody says otherwise."""
+
+SHEET_FRAMES = 8
+"""Frames of each video that a sheet of previews shows."""
+
 FASTEST_GIF = 50.0
 """Likewise for GIF: browsers show a frame that lasts less than 2/100 s for 10/100 s."""
 

@@ -20,7 +20,7 @@ from convflow.cli.options import (
     chosen_labels,
     fit_sizes,
     holds_model,
-    multiple_of,
+    multiples_of,
     natural,
     positive,
     sampling_options,
@@ -243,7 +243,7 @@ def _open_subject(options: argparse.Namespace) -> Subject:
         labels = chosen_labels(options, pipe.class_names)
         chosen = sampling_options(options)
         if options.size is not None:
-            (chosen["size"],) = fit_sizes([options.size], multiple_of(pipe, chosen))
+            (chosen["size"],) = fit_sizes([options.size], *multiples_of(pipe, chosen))
         samples = pipe.samples(labels, **chosen)
         pipe.check_batch(samples, min(options.batch_size, num or NUM_SAMPLES))
         model = pipe.describe(path.resolve().name if path.exists() else options.what, weights)

@@ -15,7 +15,7 @@ from convflow.cli.options import (
     add_sampling_options,
     chosen_labels,
     fit_sizes,
-    multiple_of,
+    multiples_of,
     natural,
     positive,
     sampling_options,
@@ -73,7 +73,7 @@ def main(arguments: Sequence[str]) -> int:
 
     pipe = Pipeline.from_pretrained(options.model, weights=options.weights, device=options.device)
     chosen = sampling_options(options)
-    (wanted,) = fit_sizes([chosen.pop("size", None) or pipe.size], multiple_of(pipe, chosen))
+    (wanted,) = fit_sizes([chosen.pop("size", None) or pipe.size], *multiples_of(pipe, chosen))
     labels = chosen_labels(options, pipe.class_names)
     samples = pipe.samples(labels, **chosen, size=wanted)
     pipe.check_batch(samples, min(options.batch_size, options.num))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from convflow.class_names import composed
 from convflow.settings.fields import doc
-from convflow.types import InputError, Size, nearest_size
+from convflow.types import InputError, Size, nearest_size, size_text
 
 if TYPE_CHECKING:
     from convflow.pipeline import Pipeline
@@ -94,11 +94,15 @@ def reach(text: str) -> float | tuple[float, float] | str:
 
 
 def size(text: str) -> Size:
-    """Return height and width from "48x32", or a square from "32"; for `argparse`."""
-    match = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
+    """Return height and width from "48x32", or a square from "32"; for `argparse`.
+
+    Three numbers such as "16x48x32" are the frames, height and width of a video.
+    """
+    match = re.fullmatch(r"(\d+)(?:x(\d+))?(?:x(\d+))?", text)
     if not match:
         raise argparse.ArgumentTypeError(f"expected HEIGHTxWIDTH such as 48x32, got {text!r}")
-    return int(match[1]), int(match[2] or match[1])
+    sides = [int(side) for side in match.groups() if side]
+    return tuple(sides if len(sides) > 1 else sides * 2)
 
 
 def sizes(text: str) -> list[Size]:
@@ -332,29 +336,39 @@ def chosen_labels(options: argparse.Namespace, known: Sequence[str]) -> list[str
     return [*names, *(more or ())]
 
 
-def multiple_of(pipe: Pipeline, chosen: dict[str, Any]) -> int:
-    """Return what divides the sides of all images, of which a weaker model makes some too."""
-    return math.lcm(pipe.multiple, getattr(chosen.get("weaker"), "multiple", 1))
+def multiples_of(pipe: Pipeline, chosen: dict[str, Any]) -> tuple[int, int]:
+    """Return what divides height and width, and the frames, also of a weaker model."""
+    weaker = chosen.get("weaker")
+    return (
+        math.lcm(pipe.multiple, getattr(weaker, "multiple", 1)),
+        math.lcm(pipe.frame_multiple, getattr(weaker, "frame_multiple", 1)),
+    )
 
 
-def fit_sizes(asked: Sequence[Size], multiple: int) -> list[Size]:
+def fit_sizes(asked: Sequence[Size], multiple: int, frame_multiple: int = 1) -> list[Size]:
     """Return sizes that the model takes, the nearest ones to those asked for, and say so.
 
+    Args:
+        asked: in pixels, of videos with frames before height and width.
+        multiple: that divides height and width.
+        frame_multiple: that divides the number of frames.
+
     Raises:
-        InputError: a side of no pixels.
+        InputError: a side of no pixels, or no frames.
     """
     found = {}
-    for height, width in asked:
-        if min(height, width) < 1:
+    for size in asked:
+        if min(size) < 1:
+            least = size_text((frame_multiple, multiple, multiple)[-len(size) :])
             raise InputError(
-                f"--size: expected sides of at least 1 pixel, got {height}x{width}; "
-                f"the smallest that works is {multiple}x{multiple}"
+                f"--size: expected sides of at least 1 pixel, got {size_text(size)}; the smallest "
+                f"that works is {least}"
             )
-        near = nearest_size((height, width), multiple)
-        if near != (height, width):
-            log.info(
-                f"{height}x{width} becomes {near[0]}x{near[1]}: the model takes multiples of "
-                f"{multiple}"
-            )
+        near = nearest_size(size, multiple, frame_multiple)
+        if near != size:
+            of = f"multiples of {multiple}"
+            if frame_multiple > 1:
+                of += f", and frames of {frame_multiple}"
+            log.info(f"{size_text(size)} becomes {size_text(near)}: the model takes {of}")
         found[near] = True
     return list(found)

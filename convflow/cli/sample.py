@@ -8,15 +8,16 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from convflow.cli.main import Parser, wide
 from convflow.cli.options import (
     WEIGHTS_HELP,
+    above_zero,
     add_sampling_options,
     chosen_labels,
     fit_sizes,
-    multiple_of,
+    multiples_of,
     natural,
     positive,
     sampling_options,
@@ -24,9 +25,11 @@ from convflow.cli.options import (
     weight_set,
 )
 from convflow.cli.output import check_target, say
-from convflow.types import InputError, Size
+from convflow.types import InputError, Size, size_text
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from convflow.pipeline import Output
 
 
@@ -34,7 +37,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command and return its exit code."""
     began = time.monotonic()
     options = _parser(arguments).parse(arguments)
-    single = _check_outputs(options)
+    _check_previews(options)
 
     from convflow.bar import Bar
     from convflow.cli.precision import advise
@@ -42,11 +45,12 @@ def main(arguments: Sequence[str]) -> int:
     from convflow.pipeline import Pipeline
 
     pipe = Pipeline.from_pretrained(options.model, weights=options.weights, device=options.device)
+    single = _check_outputs(options, pipe.model.video)
     labels = chosen_labels(options, pipe.class_names)
     num = options.num or max(16, len(labels or ()))
     given = {"image": options.image, "mask": options.mask}
     chosen = sampling_options(options) | {name: v for name, v in given.items() if v is not None}
-    wanted = fit_sizes(chosen.pop("size", None) or [pipe.size], multiple_of(pipe, chosen))
+    wanted = fit_sizes(chosen.pop("size", None) or [pipe.size], *multiples_of(pipe, chosen))
     series = [pipe.samples(labels, **chosen, size=size) for size in wanted]
     for samples in series:  # all of them are checked before the first image is made
         pipe.check_batch(samples, min(options.batch_size, num))
@@ -79,50 +83,80 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _check_outputs(options: argparse.Namespace) -> bool:
-    """Return whether each image gets a file of its own; raise InputError where none can be."""
-    options.out = options.out or Path("samples" if options.single else "samples.png")
-    if not options.single and options.out.suffix not in ("", ".png"):
-        raise InputError(
-            f"--out: expected a .png file or a folder, got {options.out}; change its ending"
-        )
-    single = options.single or options.out.suffix != ".png"
-    check_target(options.out, single, cure="add --single")
+def _check_previews(options: argparse.Namespace) -> None:
+    """Raise InputError where running images could not be written, before a model is read."""
     if options.previews is not None:
         check_target(options.previews, True, "previews")
-        if single and options.previews.resolve() == options.out.resolve():
-            raise InputError(
-                f"--previews: expected another folder than --out, got {options.previews} for both, "
-                "where strips and images would have the same names; choose another"
-            )
     elif options.preview_every is not None:
         raise InputError("--preview-every: expected --previews with it, got none; add it")
+
+
+def _check_outputs(options: argparse.Namespace, video: bool) -> bool:
+    """Return whether each sample gets a file of its own; raise InputError where none can be.
+
+    Args:
+        options: of the command; `out` gets its default.
+        video: whether the samples are videos.
+    """
+    endings = (".gif", ".mp4", ".webm", ".webp", ".png") if video else (".png",)
+    options.out = options.out or Path("samples" if options.single else f"samples{endings[0]}")
+    if not options.single and options.out.suffix not in ("", *endings):
+        wanted = f"a {' or '.join(endings)} file" if video else "a .png file"
+        raise InputError(
+            f"--out: expected {wanted} or a folder, got {options.out}; change its ending"
+        )
+    if options.rate is not None and not video:
+        raise InputError("--rate: expected a model of videos with it, got one of images; drop it")
+    single = options.single or options.out.suffix not in endings
+    check_target(options.out, single, cure="add --single")
+    previews = options.previews
+    if previews is not None and single and previews.resolve() == options.out.resolve():
+        raise InputError(
+            f"--previews: expected another folder than --out, got {previews} for both, where "
+            "strips and images would have the same names; choose another"
+        )
     return single
 
 
 def _write(made: Output, out: Path, single: bool, options: argparse.Namespace) -> None:
-    """Write images of one size as files of their own or as a grid, and say so."""
+    """Write samples of one size as files of their own or as a grid, and say so."""
     from convflow.cli.strips import file_name
-    from convflow.data.grid import tile
     from convflow.data.images import num_cores
-    from convflow.storage import explained, writing_file
+    from convflow.storage import explained
 
-    height, width = made.pixels.shape[2:]
+    size, video = tuple(made.pixels.shape[2:]), made.pixels.ndim == 5
     with explained(out):
         (out if single else out.parent).mkdir(parents=True, exist_ok=True)
     if single:
 
         def write(i: int) -> None:
-            with writing_file(out / file_name(i, made.labels[i], options.seed)) as draft:
-                made.images[i].save(draft, format="png")
+            name = file_name(i, made.labels[i], options.seed, ".gif" if video else ".png")
+            _write_grid(made.pixels[i : i + 1], out / name, options, gap=0, zoom=1)
 
         with ThreadPoolExecutor(num_cores()) as pool:
             list(pool.map(write, range(len(made.images))))
     else:
-        zoom = options.zoom or max(1, 64 // max(height, width))
-        with writing_file(out) as draft:
-            tile(made.pixels, columns=options.columns, zoom=zoom).save(draft, format="png")
-    say(f"{len(made.images)} images of {height}x{width} in {out}")
+        zoom = options.zoom or max(1, 64 // max(size[-2:]))
+        _write_grid(made.pixels, out, options, gap=2, zoom=zoom)
+    say(f"{len(made.images)} {'videos' if video else 'images'} of {size_text(size)} in {out}")
+
+
+def _write_grid(
+    pixels: Tensor, place: Path, options: argparse.Namespace, gap: int, zoom: int
+) -> None:
+    """Write samples side by side: images, videos, or as a .png the frames of videos."""
+    from convflow.data.grid import tile
+    from convflow.storage import writing_file
+    from convflow.videos import USUAL_RATE, sheet, tile_videos, write_video
+
+    layout: dict[str, Any] = {"columns": options.columns, "zoom": zoom, "gap": gap}
+    if pixels.ndim == 5 and place.suffix != ".png":
+        rate = USUAL_RATE if options.rate is None else options.rate
+        write_video(place, tile_videos(pixels, **layout), rate)
+        return
+    page = sheet(pixels, zoom=zoom, gap=gap) if pixels.ndim == 5 else tile(pixels, **layout)
+    with writing_file(place) as draft:
+        page.save(draft, format="png")
 
 
 def _parser(arguments: Sequence[str]) -> Parser:
@@ -134,10 +168,22 @@ def _parser(arguments: Sequence[str]) -> Parser:
     )
     add = parser.add_argument
     add("model", help="run, checkpoint or model folder, published weights, or Hub id")
-    add("--out", type=Path, help="a .png file for a grid (default: samples.png), or a folder")
+    add(
+        "--out",
+        type=Path,
+        help="a .png file for a grid (default: samples.png), or a folder; "
+        "of videos also .gif (default: samples.gif), .mp4, .webm or .webp, where a .png is a sheet "
+        "of frames",
+    )
     add("--single", action="store_true", help="one file for each image, named by its label")
     add("--num", type=positive, help="number of images (default: 16)")
-    add("--size", type=sizes, help="height x width, or several: 32x32,64x32 (default: as trained)")
+    add(
+        "--size",
+        type=sizes,
+        help="height x width, or several: 32x32,64x32 (default: as trained); "
+        "of videos frames x height x width: 16x32x32",
+    )
+    add("--rate", type=above_zero, help="frames a second in a file of videos (default: 8)")
     add("--seed", type=natural, default=0, help="image i depends on (seed, i) alone")
     add("--weights", type=weight_set, default="ema", help=WEIGHTS_HELP)
     add("--batch-size", type=positive, default=64, help="images to generate at once (default: 64)")
@@ -155,5 +201,6 @@ def _parser(arguments: Sequence[str]) -> Parser:
 
 def _of_size(place: Path, size: Size) -> Path:
     """Return where the images of one of several sizes go."""
-    name = f"{size[0]}x{size[1]}"
-    return place.with_name(f"{place.stem}_{name}.png") if place.suffix == ".png" else place / name
+    if place.suffix:
+        return place.with_name(f"{place.stem}_{size_text(size)}{place.suffix}")
+    return place / size_text(size)

@@ -12,13 +12,15 @@ from torch import Tensor
 from convflow.data.grid import tile
 from convflow.generate import Samples
 from convflow.storage import explained, writing_file
+from convflow.videos import SHEET_FRAMES, sheet
 
 
 class Strips:
     """Collects running images batch by batch, and writes the strips of each when it is done.
 
     Tiles are those after every n-th step, after each stage of a model of scales, and after the
-    last step, left to right. Given to `Pipeline.__call__` or `Samples.read` as `watch`.
+    last step, left to right; of a video they are rows of its frames, from top to bottom. It is
+    given to `Pipeline.__call__` or `Samples.read` as `watch`.
 
     Args:
         folder: where the strips go, named as the images of `--single` are.
@@ -42,7 +44,7 @@ class Strips:
     ) -> None:
         self.folder, self.samples, self.name_of = folder, samples, name_of
         self.steps = samples.preview_steps(every)
-        self.zoom = zoom or max(1, 64 // max(samples.size))
+        self.zoom = zoom or max(1, 64 // max(samples.size[-2:]))
         self.tiles: list[Tensor] = []
         self.done = 0
 
@@ -61,12 +63,16 @@ class Strips:
         labels = self.samples.labels(indices).tolist()
         for i, label, strip in zip(indices, labels, strips, strict=True):
             name = file_name(i, self.name_of(label), self.samples.seed)
+            if strip.ndim == 5:  # a row for each step, its frames from left to right
+                page = sheet(strip, num_frames=SHEET_FRAMES, zoom=self.zoom)
+            else:
+                page = tile(strip, columns=len(strip), zoom=self.zoom)
             with writing_file(self.folder / name) as draft:
-                tile(strip, columns=len(strip), zoom=self.zoom).save(draft, format="png")
+                page.save(draft, format="png")
         self.done += len(strips)
 
 
-def file_name(number: int, label: str, seed: int) -> str:
-    """Return what the file of an image is called: its number, label and seed."""
+def file_name(number: int, label: str, seed: int, ending: str = ".png") -> str:
+    """Return what the file of a sample is called: its number, label and seed."""
     safe = re.sub(r"[^\w-]+", "-", label).strip("-")
-    return "_".join(filter(None, (f"{number:05d}", safe, f"seed{seed}"))) + ".png"
+    return "_".join(filter(None, (f"{number:05d}", safe, f"seed{seed}"))) + ending

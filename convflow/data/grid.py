@@ -51,6 +51,8 @@ def tile(
     return Image.fromarray(page[..., 0] if channels == 1 else page)
 
 
-def to_picture(image: UInt8[Tensor, "C H W"]) -> Image.Image:
-    """Return one grey or colour image as a PIL image."""
+def to_picture(image: UInt8[Tensor, "C *F H W"]) -> Image.Image | list[Image.Image]:
+    """Return one grey or colour image as a PIL image, the frames of a video as a list."""
+    if image.ndim == 4:
+        return [tile(frame[None], gap=0) for frame in image.unbind(1)]
     return tile(image[None], gap=0)

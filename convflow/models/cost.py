@@ -6,6 +6,7 @@ its matrix products, and the bytes that autograd keeps, are counted.
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -21,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from convflow.models.backbone import Backbone
 from convflow.models.blocks import RecomputeChoice, recompute_blocks
 from convflow.models.fitting import check_size
-from convflow.types import InputError, Size
+from convflow.types import InputError, Size, in_cells, size_text
 
 TRAINING_COPIES = {"weights": 1, "averaged weights": 1, "gradients": 1, "AdamW moments": 2}
 """How many numbers a training holds for each parameter."""

@@ -11,7 +11,7 @@ import torch
 from convflow.models.backbone import Backbone
 from convflow.models.blocks import RecomputeChoice
 from convflow.models.cost import MOST_PLACES, measure_cost
-from convflow.types import InputError, Size
+from convflow.types import InputError, Size, size_text
 
 TRUST = 1.25
 """Only what needs so many times the free memory is refused: estimates are of what tensors hold."""

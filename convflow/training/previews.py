@@ -19,10 +19,11 @@ from convflow.processes.process import Process
 from convflow.storage import writing_file
 from convflow.training.config import TrainConfig
 from convflow.types import InputError
+from convflow.videos import SHEET_FRAMES, USUAL_RATE, sheet, tile_videos, write_video
 
 log = logging.getLogger("convflow")
 
-FILE_NAME = re.compile(r"images_(\d{10,})_(raw|ema)\.png")
+FILE_NAME = re.compile(r"images_(\d{10,})_(raw|ema)\.(png|gif)")
 
 
 class _Stopped(Exception):
@@ -47,6 +48,8 @@ class Previews:
         self, networks: Mapping[str, Backbone], images_seen: int, stop: Callable[[], bool]
     ) -> bool:
         """Write a grid from each network, thin the folder, and return True.
+
+        Of videos it is a GIF, with a sheet of some frames beside it, a video in each row.
 
         Where the autoencoder of stored latents cannot be read, a warning says so instead.
 
@@ -80,11 +83,15 @@ class Previews:
         if distributed.rank():
             return True
         self.folder.mkdir(exist_ok=True)
-        zoom = max(1, 64 // max(self.samples.size))
+        zoom = max(1, 64 // max(self.samples.size[-2:]))
         for name, grid in pixels.items():
             path = self.folder / f"images_{images_seen:010d}_{name}.png"
+            video = grid.ndim == 5
+            shown = sheet(grid, num_frames=SHEET_FRAMES) if video else tile(grid, zoom=zoom)
             with writing_file(path) as draft:
-                tile(grid, zoom=zoom).save(draft, format="png")
+                shown.save(draft, format="png")
+            if video:
+                write_video(path.with_suffix(".gif"), tile_videos(grid, zoom=zoom), USUAL_RATE)
         thin(self.folder)
         return True
 
@@ -160,10 +167,10 @@ def thin(folder: Path) -> None:
     length of a run has binary digits. One that is removed is never missed later, and files that
     are not called as grids are stay.
     """
-    seen: dict[str, dict[int, Path]] = {"raw": {}, "ema": {}}
+    seen: dict[tuple[str, str], dict[int, Path]] = {}
     for path in folder.iterdir():
         if match := FILE_NAME.fullmatch(path.name):
-            seen[match[2]][int(match[1])] = path
+            seen.setdefault((match[2], match[3]), {})[int(match[1])] = path
     for grids in seen.values():
         kept = {count.bit_length(): count for count in sorted(grids, reverse=True)}
         for count in grids.keys() - kept.values() - {max(grids, default=0)}:
