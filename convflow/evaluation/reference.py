@@ -156,9 +156,7 @@ def _about(path: Path, text: np.ndarray) -> dict[str, Any]:
     about = parse_json(str(text).encode(errors="replace"), f"{path}: about")
     size, detector = about.get("size", [1, 1]), about.get("detector", {})
     texts = [about.get("name", ""), about.get("sha256", ""), *(detector or [0])]
-    whole = (
-        isinstance(size, list) and len(size) in (2, 3) and all(type(side) is int for side in size)
-    )
+    whole = isinstance(size, list) and len(size) in (2, 3) and {*map(type, size)} == {int}
     whole = whole and isinstance(about.get("clip", {}), dict)
     if not (whole and isinstance(detector, dict) and all(isinstance(text, str) for text in texts)):
         raise InputError(f"{path}: about is damaged; make the file again with --save-statistics")
