@@ -18,7 +18,14 @@ import numpy as np
 from convflow.data.pieces import as_uint8
 from convflow.data.scan import SCAN_FORMAT, Scan, scan_missing
 from convflow.data.selection import Selection
-from convflow.data.source import Source, Stamp, StoredSource, SyntheticSource, labels_of
+from convflow.data.source import (
+    Source,
+    Stamp,
+    StoredSource,
+    SyntheticSource,
+    holds_videos,
+    labels_of,
+)
 from convflow.types import InputError, Size
 
 Look = Literal["auto", "all", "headers", "some"]
@@ -58,6 +65,7 @@ class Report:
         stamp: Changes when the images may have; None where nothing tells.
         kept: Whether these are the images that a run began with.
         notes: More lines to show, about what becomes of the images.
+        noun: What they are called.
     """
 
     count: int
@@ -75,6 +83,7 @@ class Report:
     stamp: str | None = None
     kept: bool = False
     notes: Sequence[str] = ()
+    noun: str = "images"
 
     @property
     def sizes(self) -> tuple[Size, ...]:
@@ -90,7 +99,7 @@ class Report:
         size = least if least == most else f"{least} to {most}, median {median}"
         size = size if self.sides.any() else "of unknown sizes"
         modes = ", ".join(f"{count:,} {mode}" for mode, count in self.modes.items())
-        lines = [f"{self.count:,} images, {size} (height x width); {modes}"]
+        lines = [f"{self.count:,} {self.noun}, {size} (height x width); {modes}"]
         if self.num_decoded is not None and self.num_decoded < self.count:
             read = int(np.count_nonzero(self.sides[:, 0])) - self.num_decoded
             headers = f", of {read:,} the header was read" if read else ""
@@ -104,8 +113,8 @@ class Report:
                 f(self.per_class, key=self.per_class.__getitem__) for f in (min, max)
             )
             low, high = self.per_class[fewest], self.per_class[largest]
-            span = f"{low:,} ({fewest}) to {high:,} ({largest}) images"
-            each = f"{low:,} images each" if low == high else span
+            span = f"{low:,} ({fewest}) to {high:,} ({largest}) {self.noun}"
+            each = f"{low:,} {self.noun} each" if low == high else span
             lines.append(f"{len(self.per_class)} classes: {each}")
             if lost := [name for name, count in self.per_class.items() if not count]:
                 named = ", ".join([*lost[:5], "..."] if len(lost) > 5 else lost)
@@ -184,6 +193,7 @@ def check_images(
         total=total,
         stamp=stamp,
         kept=selection is not None,
+        noun="clips" if holds_videos(source) else "images",
         **_seen(scan, good),
     )
     return report, chosen
@@ -222,7 +232,8 @@ def _synthetic(source: Source, drawn: SyntheticSource, channels: int, size: Size
     as_uint8(drawn.draw(0, size), channels, size)
     total, per_class = len(source), _per_class(source, labels_of(source))
     sides = np.tile(np.array(size[-2:]), (total, 1))
-    return Report(total, per_class, sides, {"drawn": total}, total=total)
+    noun = "videos" if len(size) == 3 else "images"
+    return Report(total, per_class, sides, {"drawn": total}, total=total, noun=noun)
 
 
 def _per_class(source: Source, labels: np.ndarray) -> dict[str, int]:

@@ -152,7 +152,9 @@ def convert(config: EncodeConfig, kind: str, out: Path) -> StoreIndex | None:
     check_name("format of latents", kind, READERS)
     if stores := find_stores(place):
         theirs: Any = codec_of_store(stores[0])
-        export_latents(Latents(str(place), stores), kind, out, *_arrays(theirs.constants))
+        if (latents := Latents(str(place), stores)).videos:
+            raise InputError(f"expected a store of images, got the store of videos {place}")
+        export_latents(latents, kind, out, *_arrays(theirs.constants))
         return None
     codec: Any = config.codec.prepare()
     found = READERS[kind](place)
@@ -209,6 +211,13 @@ def _encode(config: EncodeConfig, out: Path, device: torch.device) -> StoreIndex
         for line in str(report).splitlines():
             log.info(line)
     sizes = training_sizes(data, codec.factor)
+    for size in sizes:
+        codec.check_size(size)
+    if len(data.size) == 3 and config.features.encoder:
+        raise InputError(
+            "--features: expected none for videos, which encoders of pictures do not see, got "
+            f"{config.features.encoder}; leave it out"
+        )
     numbers = _sizes_of(images, report, sizes)
     parts = list(_plan(numbers, len(sizes), config.records.shard))
     blank = torch.zeros(1, data.channels, *sizes[0], dtype=torch.uint8, device=device)
@@ -226,6 +235,7 @@ def _encode(config: EncodeConfig, out: Path, device: torch.device) -> StoreIndex
         channels=codec.channels(data.channels),
         image_channels=data.channels,
         factor=codec.factor,
+        frame_factor=codec.frame_factor,
         sizes=sizes,
         class_names=tuple(images.class_names),
         count=len(images),
@@ -383,7 +393,7 @@ def _write_parts(
 
 @torch.no_grad()
 def _records(config: EncodeConfig, codec: Codec, pixels: Tensor, rows: np.ndarray) -> Tensor:
-    """Return the records (B, F, M, C, h, w) of images."""
+    """Return the records (B, F, M, C, h, w) of images, or (B, F, M, C, f, h, w) of videos."""
     views = [pixels, pixels.flip(-1)] if config.data.flip else [pixels]
     records = torch.stack([codec.moments(view) for view in views], 1)
     contents = config.records.contents
