@@ -91,7 +91,6 @@ class Pyramid(Backbone):
                 f"expected a backbone as settings with a family, got {self.config.backbone!r}; "
                 'try {"family": "dico"}'
             )
-        self.downsampling = Decomposition(factors=self.config.factors).downsampling
         inner = dict(self.config.backbone)
         self.backbone: ImageBackbone = build(inner.pop("family"), inner, BACKBONES)
         self.config = dataclasses.replace(self.config, backbone=self.backbone.settings)
@@ -102,6 +101,11 @@ class Pyramid(Backbone):
                     f"expected a backbone without {setting}, for scales have no use of it, got "
                     f"{setting}={self.backbone.settings[setting]}; leave it out"
                 )
+        self._add_scales()
+
+    def _add_scales(self) -> None:
+        """Add stems, time embeddings and heads to the backbone."""
+        self.downsampling = Decomposition(factors=self.config.factors).downsampling
         self.in_channels, self.num_classes = self.backbone.in_channels, self.backbone.num_classes
         self.multiple = math.lcm(self.backbone.multiple, self.downsampling[0])
         added = [self._create_parts(downsampling) for downsampling in self.downsampling[:-1]]
@@ -112,7 +116,7 @@ class Pyramid(Backbone):
         self.heads = nn.ModuleList(head for _, _, head in added)
         self.stage = None
         if self.config.stage_embedding:
-            make = partial(StageEmbedding, self.num_scales)
+            make = partial(StageEmbedding, len(self.downsampling))
             self.stage = self.backbone.create_condition(make)
 
     @classmethod
@@ -269,7 +273,7 @@ class Pyramid(Backbone):
         own = self.backbone.parts
         stem = CoarseStem(own.stem, downsampling)
         # As wide inside as the stem: of wider levels' embeddings, which see a number, this is most.
-        scale = self.backbone.settings.get("time_scale", 1.0)
+        scale = self.config.backbone.get("time_scale", 1.0)
         make = partial(TimeEmbedding, hidden=stem.width, scale=scale)
         return stem, self.backbone.create_condition(make), CoarseHead(own.head.width, stem)
 
@@ -284,9 +288,9 @@ class Pyramid(Backbone):
 
     def _check(self, scales: Sequence[Tensor], t: Tensor, active: Tensor | None) -> None:
         """Raise InputError unless the shapes fit each other and the network."""
-        if not 1 <= len(scales) <= self.num_scales:
+        if not 1 <= len(scales) <= (most := len(self.downsampling)):
             raise InputError(
-                f"expected 1 to {self.num_scales} scales, coarse to fine, got {len(scales)}; "
+                f"expected 1 to {most} scales, coarse to fine, got {len(scales)}; "
                 "this network was built for other factors"
             )
         *_, height, width = (1, 1, *(side * self.downsampling[0] for side in scales[0].shape))

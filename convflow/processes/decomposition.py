@@ -202,6 +202,32 @@ def unpack(
     return tuple(part.unflatten(-1, size) for part, size in zip(parts, sizes, strict=False))
 
 
+def fill(
+    state: Float[Tensor, "B C 1 _"] | None,
+    noise: Float[Tensor, "B C H W"],
+    draw: Callable[[int], Tensor],
+    sizes: Sequence[Size],
+) -> Float[Tensor, "B C 1 N"]:
+    """Return a packed state with noise behind it, so that it holds scales of `sizes`.
+
+    The noise of the coarsest scale comes first, and all scales have more numbers than an image:
+    those of `noise`, then of draw 1, 2, ...
+
+    Args:
+        state: the first scales; None for noise alone.
+        noise: of the size of whole images.
+        draw: gives more noise of that shape.
+        sizes: height and width of the scales, from coarse to fine.
+    """
+    count = sum(height * width for height, width in sizes)
+    rows, step = [noise.flatten(2)], 0
+    while sum(row.shape[2] for row in rows) < count:
+        step += 1
+        rows.append(draw(step).to(noise).flatten(2))
+    whole = torch.cat(rows, 2)[:, :, None, :count]
+    return whole if state is None else torch.cat([state, whole[..., state.shape[-1] :]], -1)
+
+
 def _by_blocks(x: Tensor, matrix: Tensor, axis: int) -> Tensor:
     """Multiply blocks along an axis by a matrix (M, L)."""
     blocks = x.movedim(axis, -1).unflatten(-1, (-1, matrix.shape[1]))
