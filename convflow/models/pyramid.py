@@ -288,7 +288,8 @@ class Pyramid(Backbone):
 
     def _check(self, scales: Sequence[Tensor], t: Tensor, active: Tensor | None) -> None:
         """Raise InputError unless the shapes fit each other and the network."""
-        if not 1 <= len(scales) <= (most := len(self.downsampling)):
+        most = len(self.downsampling)
+        if not 1 <= len(scales) <= most:
             raise InputError(
                 f"expected 1 to {most} scales, coarse to fine, got {len(scales)}; "
                 "this network was built for other factors"
