@@ -16,7 +16,6 @@ from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int, UInt8
-from PIL import Image
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 

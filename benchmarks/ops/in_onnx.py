@@ -27,9 +27,10 @@ from convflow.bench.ops import RIVALS, draw, shapes_of
 from convflow.cli.options import size
 from convflow.models.export import OPSET
 from convflow.ops.deform import reference
+from convflow.ops.deform.exported import by_grid_sample
 
 FORMS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
-    "grid_sample": RIVALS["grid_sample"],
+    "grid_sample": by_grid_sample,
     "reference": lambda *inputs: reference.deform_sample(*inputs, "zeros"),
     "gather": RIVALS["gather"],
 }

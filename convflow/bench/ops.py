@@ -10,11 +10,11 @@ from math import prod
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from convflow.bench.agreement import TOLERANCE, require_agreement
 from convflow.bench.harness import Call
 from convflow.ops import deform_sample
+from convflow.ops.deform.exported import by_grid_sample, cells
 from convflow.ops.deform.reference import TAPS
 from convflow.ops.threads import find_numba
 from convflow.types import InputError, Size
@@ -58,27 +58,13 @@ def draw(
     return tuple(tensor.to(device) for tensor in (grad, values, offsets, weights))
 
 
-def grid_sample(values: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
-    """Return what `deform_sample` does through `F.grid_sample`, in the dtype of the offsets."""
-    batch, height, width, groups, channels = values.shape
-    cells = _cells(offsets).permute(0, 3, 1, 2, 4, 5)
-    grid = ((2 * cells + 1) / cells.new_tensor([width, height]) - 1).reshape(
-        batch * groups, height * width, -1, 2
-    )
-    maps = values.permute(0, 3, 4, 1, 2).reshape(batch * groups, channels, height, width)
-    factors = weights.permute(0, 3, 1, 2, 4).reshape(batch * groups, 1, height * width, -1)
-    found = F.grid_sample(maps.to(grid.dtype), grid, align_corners=False)
-    total = (found * factors).sum(-1).view(batch, groups, channels, height, width)
-    return total.permute(0, 3, 4, 1, 2).to(values.dtype)
-
-
 def sample_by_gather(values: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
     """Return what `deform_sample` does through four gathers, all taps at once."""
     batch, height, width, groups, channels = values.shape
     maps = values.permute(0, 3, 1, 2, 4).reshape(batch, groups, height * width, channels)
-    cells = _cells(offsets).permute(0, 3, 1, 2, 4, 5)
-    low = cells.floor()
-    fraction, low = cells - low, low.long()
+    places = cells(offsets).permute(0, 3, 1, 2, 4, 5)
+    low = places.floor()
+    fraction, low = places - low, low.long()
     total = torch.zeros((), device=values.device)
     for right in (0, 1):
         for down in (0, 1):
@@ -95,7 +81,7 @@ def sample_by_gather(values: Tensor, offsets: Tensor, weights: Tensor) -> Tensor
 
 RIVALS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "deform_sample": deform_sample,
-    "grid_sample": grid_sample,
+    "grid_sample": by_grid_sample,
     "gather": sample_by_gather,
 }
 
@@ -156,12 +142,6 @@ def _numbers(channels: int, mode: str) -> int:
     if mode != OP_MODES[0]:
         numbers += 12 * TAPS * channels + 6 * TAPS + 3 * channels
     return numbers
-
-
-def _cells(offsets: Tensor) -> Tensor:
-    ranges = (torch.arange(side, device=offsets.device) for side in offsets.shape[1:3])
-    y, x = torch.meshgrid(*ranges, indexing="ij")
-    return torch.stack((x, y), -1)[:, :, None, None] + offsets
 
 
 def _both(function: Callable[..., Tensor], leaves: Sequence[Tensor], grad: Tensor) -> list[Tensor]:

@@ -5,7 +5,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from diffusers import ConfigMixin, ModelMixin
+from torch import nn
 
 
 class DiffusersBackbone(ModelMixin, ConfigMixin):
@@ -18,6 +21,13 @@ class DiffusersBackbone(ModelMixin, ConfigMixin):
     learned_variance: bool = False
     """Twice the channels come out: the prediction, then the variance's place in its bounds."""
     second_time: bool = False
+    """Two times are told, (B, 2), between which it predicts what is so on average."""
+    told_guidance: bool = False
+    """A scale of guidance is told beside them, (B, 3)."""
 
     def __init__(self) -> None:
         super().__init__()
+
+    def __getattr__(self, name: str) -> Any:
+        """Return a part of the network, where diffusers would find a setting of that name first."""
+        return nn.Module.__getattr__(self, name)

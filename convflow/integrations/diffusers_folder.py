@@ -17,15 +17,20 @@ from convflow import __version__
 from convflow.codecs import LatentCodec, PixelCodec
 from convflow.integrations.hub_card import HubPage
 from convflow.integrations.movable import copy_autoencoder, write_json, write_movable
-from convflow.integrations.single_file import SingleFile
+from convflow.integrations.single_file import LEFT_OUT, OF_PYRAMIDS, SingleFile
+from convflow.models.backbone import Backbone
 from convflow.models.diffusers_network import DiffusersNetwork
 from convflow.models.export import check_labels
 from convflow.models.families import BACKBONES
+from convflow.models.pyramid import Pyramid
 from convflow.models.stored import SHARD_BYTES, write_stored
 from convflow.models.text import TextSettings
 from convflow.pipeline import Pipeline
 from convflow.processes.ddpm import DDPM
 from convflow.processes.flow import FlowMatching
+from convflow.processes.meanflow import MeanFlow
+from convflow.processes.multiscale import MultiscaleFlow
+from convflow.samplers.average import Average
 from convflow.samplers.ode import SCHEMES
 from convflow.settings.read import hints_of
 from convflow.storage import write_text, writing_folder
@@ -36,6 +41,12 @@ log = logging.getLogger("convflow")
 HERE = "convflow.integrations"
 DIFFUSERS_VERSION = "0.35.0"
 """The earliest that such a folder is written for."""
+PROCESSES_THERE = (FlowMatching, MeanFlow, DDPM, MultiscaleFlow)
+PIPELINES = {
+    False: (f"{HERE}.diffusers_pipeline", "FlowPipeline"),
+    True: (f"{HERE}.diffusers_scales", "ScalesPipeline"),
+}
+"""The pipeline of models on one image, and of those on several scales."""
 LICENCE = f"""
 
 Written by convflow {__version__} (Apache-2.0) from its own modules; the lines that begin with
@@ -70,13 +81,13 @@ def export_diffusers(pipe: Pipeline, out: Path, most: int = SHARD_BYTES) -> None
         scheduler = SingleFile([(f"{HERE}.diffusers_scheduler", "FlowScheduler")])
         about = "Solvers of fixed cost from noise to data, as a scheduler of diffusers."
         write_text(draft / "scheduler" / "flow_scheduler.py", scheduler.text(about + LICENCE))
-        pipeline = SingleFile([(f"{HERE}.diffusers_pipeline", "FlowPipeline")])
+        root = PIPELINES[pipe.process.multiscale]
         about = "From labels to images, as a pipeline of diffusers."
-        write_text(draft / "pipeline.py", pipeline.text(about + LICENCE))
+        write_text(draft / "pipeline.py", SingleFile([root]).text(about + LICENCE))
         index = {
-            "_class_name": ["pipeline", "FlowPipeline"],
+            "_class_name": ["pipeline", root[1]],
             "_diffusers_version": DIFFUSERS_VERSION,
-            "transformer": [module_name(pipe.model.family), type(pipe.model).__name__],
+            "transformer": [module_name(pipe.model), type(pipe.model).__name__],
             "scheduler": ["flow_scheduler", "FlowScheduler"],
             "vae": _vae(pipe, draft),
             "settings": _settings(pipe, autoencoder),
@@ -99,19 +110,20 @@ def _write_own(pipe: Pipeline, model: DiffusersNetwork, out: Path, most: int) ->
 
 def check_exportable(pipe: Pipeline) -> None:
     """Raise InputError where no folder for diffusers can hold a model."""
-    model, process = pipe.model, pipe.process
-    check_labels(model, "a folder for diffusers")
-    if BACKBONES.get(model.family) is not type(model) or model.second_time:
+    network, process = pipe.model, pipe.process
+    check_labels(network, "a folder for diffusers")
+    inner = network.inner if type(network) is Pyramid else network
+    if BACKBONES.get(inner.family) is not type(inner):
         raise InputError(
-            f"expected one of {', '.join(BACKBONES)} at one time for diffusers, got {model.family}"
-            f"{' of average velocities' if model.second_time else ''}; export it with --to "
-            "safetensors"
+            f"expected one of {', '.join(BACKBONES)} for diffusers, got {inner.family}; export it "
+            "with --to safetensors"
         )
     named = isinstance(getattr(process, "schedule", ""), str)
-    if type(process) not in (FlowMatching, DDPM) or not named:
+    if type(process) not in PROCESSES_THERE or not named:
+        kinds = ", ".join(cls.kind for cls in PROCESSES_THERE)
         raise InputError(
-            f"expected the process flow or ddpm for diffusers, got {process.kind}; export the "
-            "model with --to safetensors"
+            f"expected a process of {kinds} for diffusers, got {process.kind}; export the model "
+            "with --to safetensors"
         )
     if not isinstance(pipe.codec, PixelCodec | LatentCodec):
         raise InputError(
@@ -120,18 +132,30 @@ def check_exportable(pipe: Pipeline) -> None:
         )
 
 
-def module_name(family: str) -> str:
+def module_name(model: Backbone) -> str:
     """Return what the file of a network is called; "dit" alone is a module of diffusers."""
-    return f"transformer_{family}"
+    names = dict.fromkeys((model.family, model.inner.family))  # of a pyramid two
+    return "_".join(["transformer", *names])
 
 
-def network_file(family: str) -> str:
-    """Return the source of a network of a family as one file, derived from diffusers' classes."""
-    cls = BACKBONES[family]
+def network_file(family: str, inner: str | None = None) -> str:
+    """Return the source of a network as one file, derived from diffusers' classes.
+
+    Args:
+        family: of the network.
+        inner: family of the network inside a pyramid; None for others.
+    """
     backbone = (f"{HERE}.diffusers_backbone", "DiffusersBackbone")
-    file = SingleFile([(cls.__module__, cls.__name__)], {"Backbone": backbone})
+    cls, left_out = BACKBONES[inner or family], LEFT_OUT
+    roots = [(cls.__module__, cls.__name__)]
+    if inner is not None:
+        roots.append((Pyramid.__module__, Pyramid.__name__))
+        left_out = LEFT_OUT - OF_PYRAMIDS
+    file = SingleFile(roots, {"Backbone": backbone}, left_out)
     file.imports.add("from diffusers.configuration_utils import register_to_config")
-    return file.text(f"{cls.__name__} in plain torch, as a model of diffusers.{LICENCE}")
+    name = cls.__name__ if inner is None else f"{Pyramid.__name__} of {cls.__name__}"
+    text = file.text(f"{name} in plain torch, as a model of diffusers.{LICENCE}")
+    return text if inner is None else f"{text}\n\nINNER = {cls.__name__}\n"
 
 
 def _write_network(pipe: Pipeline, folder: Path, most: int) -> None:
@@ -141,7 +165,8 @@ def _write_network(pipe: Pipeline, folder: Path, most: int) -> None:
     settings = {name: value for name, value in model.settings.items() if name not in left_out}
     names = {"_class_name": type(model).__name__, "_diffusers_version": DIFFUSERS_VERSION}
     write_json(folder / "config.json", names | settings)
-    write_text(folder / f"{module_name(model.family)}.py", network_file(model.family))
+    inner = model.inner.family if model.num_scales > 1 else None
+    write_text(folder / f"{module_name(model)}.py", network_file(model.family, inner))
     write_stored(folder, model.state_dict(), "diffusion_pytorch_model", most)
 
 
@@ -153,12 +178,15 @@ def _vae(pipe: Pipeline, folder: Path) -> list[str | None]:
 
 def _scheduler_settings(pipe: Pipeline) -> dict[str, Any]:
     solver, kind = pipe.sampling.solver, pipe.sampling.solver.kind
-    if kind not in SCHEMES:
+    if isinstance(solver, Average):
+        kind = "euler"  # whose steps go along what the network predicts, here averages
+    elif kind not in SCHEMES:
         log.info(f"diffusers samples with heun, for it has no solver {kind} of this library")
+        kind = "heun"
     return {
         "_class_name": "FlowScheduler",
         "_diffusers_version": DIFFUSERS_VERSION,
-        "solver": kind if kind in SCHEMES else "heun",
+        "solver": kind,
         "shift": getattr(solver, "shift", 1.0),
         "last_step": getattr(solver, "last_step", None),
     }
@@ -166,7 +194,7 @@ def _scheduler_settings(pipe: Pipeline) -> dict[str, Any]:
 
 def _settings(pipe: Pipeline, autoencoder: str | None) -> dict[str, Any]:
     """Return what the pipeline is told of training and sampling."""
-    sampling, codec = pipe.sampling, None
+    sampling, solver, codec = pipe.sampling, pipe.sampling.solver, None
     if sampling.guidance_kind != "cfg":
         log.info(f"diffusers guides with cfg in place of {sampling.guidance_kind}")
     if pipe.resolution.arguments():
@@ -180,9 +208,27 @@ def _settings(pipe: Pipeline, autoencoder: str | None) -> dict[str, Any]:
         "schedule": getattr(pipe.process, "schedule", "linear"),
         "prediction": pipe.process.prediction,
         "size": list(pipe.size),
-        "steps": sampling.solver.num_steps or 50,
-        "guidance": sampling.guidance,
+        "steps": solver.num_steps or 50,
+        "averages": isinstance(solver, Average),
+        "guidance": solver.told_guidance if isinstance(solver, Average) else sampling.guidance,
         "interval": list(sampling.interval),
         "channels_guided": sampling.channels_guided,
         "codec": codec,
+        **_scales(pipe),
+    }
+
+
+def _scales(pipe: Pipeline) -> dict[str, Any]:
+    """Return what a pipeline on several scales is told besides."""
+    process, solver = pipe.process, pipe.sampling.solver
+    if not isinstance(process, MultiscaleFlow):
+        return {}
+    if getattr(solver, "stop_scale", None):
+        log.info("diffusers draws all scales, also where this library stops after a coarser one")
+    return {
+        "decomposition": process.decomposition,
+        "factors": list(process.factors),
+        "deviations": list(process.deviations),
+        "stage_steps": list(getattr(solver, "stage_steps", ())),
+        "thresholds": list(getattr(solver, "thresholds", ())),
     }

@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import diffusers
@@ -17,6 +19,7 @@ from torch import Tensor
 
 from convflow.autoencoders import LatentSpace, decode
 from convflow.codecs import to_levels
+from convflow.processes.contract import Clock, beside
 from convflow.processes.ddpm import linear_betas
 from convflow.processes.prediction import Predicts
 from convflow.processes.schedule import discrete, find_schedule
@@ -25,14 +28,15 @@ from convflow.seeds import draw_noise
 
 
 class FlowPipeline(DiffusionPipeline):
-    """Generates images of classes with a network trained by flow matching or as a DDPM.
+    """Generates images of classes with a network of flow matching, MeanFlow or DDPM.
 
     Args:
         transformer: the network, called as `transformer(x, t, labels)`.
         scheduler: a `FlowScheduler`, or a `FlowMatchEulerDiscreteScheduler`.
         vae: the autoencoder of a model in latents; fetched when it is first needed where None.
         settings: how the network was trained and is sampled: process, schedule, prediction, size,
-            steps, guidance, interval, channels_guided, and codec or None for pixels.
+            steps, averages (whether steps go by average velocities), guidance, interval,
+            channels_guided, and codec or None for pixels.
         id2label: names of the classes by number.
 
     Examples:
@@ -76,7 +80,8 @@ class FlowPipeline(DiffusionPipeline):
             height: in pixels, as `width` a multiple of `multiple`; by default as trained.
             width: in pixels.
             num_inference_steps: steps of the solver.
-            guidance_scale: of classifier-free guidance; 1 is none.
+            guidance_scale: of classifier-free guidance, or what a network is told that was trained
+                so; 1 is none.
             generator: a torch.Generator; or a whole number, the seed of convflow, which gives the
                 images of `convflow sample --seed`.
             latents: noise (B, C, H, W) in model space to start from instead.
@@ -85,27 +90,20 @@ class FlowPipeline(DiffusionPipeline):
             return_dict: whether an output of diffusers comes back, else a tuple.
 
         Raises:
-            ValueError: an unknown class or output type, or a size that does not fit.
+            ValueError: an unknown class or output type, a size that does not fit, or guidance of
+                average velocities, into which it is trained.
         """
         told, device = self.config.settings, self._execution_device
         if output_type not in ("pil", "np", "pt", "latent"):
             raise ValueError(f"expected output_type pil, np, pt or latent, got {output_type!r}")
         numbers = self.label_ids(class_labels)
         labels = torch.tensor(numbers, device=device)
-        noise = latents if latents is not None else self._noise(numbers, height, width, generator)
-        x = noise.to(device, self.transformer.dtype)
+        draw = partial(self._noise, numbers, height, width, generator)
+        noise = draw() if latents is None else latents
         scale = told["guidance"] if guidance_scale is None else guidance_scale
-        guided = ClassifierFreeGuidance(
-            self._denoiser(),
-            lambda y: torch.full_like(y, self.transformer.num_classes),
-            scale if self.transformer.num_classes else 1.0,
-            tuple(told["interval"]),
-            told["channels_guided"],
+        x = self._run(
+            noise.to(device, self.transformer.dtype), labels, scale, num_inference_steps, draw
         )
-        self._begin(num_inference_steps or told["steps"])
-        for timestep in self.progress_bar(self.scheduler.timesteps):
-            t = torch.full((len(x),), 1 - float(timestep) / 1000, device=device)
-            x = self.scheduler.step(-guided(x, t, labels), timestep, x).prev_sample
         self.maybe_free_model_hooks()
         images = x if output_type == "latent" else self._decode(x, output_type)
         return ImagePipelineOutput(images=images) if return_dict else (images,)
@@ -143,8 +141,9 @@ class FlowPipeline(DiffusionPipeline):
         height: int | None,
         width: int | None,
         generator: torch.Generator | int | None,
+        step: int = 0,
     ) -> Tensor:
-        """Return noise for so many images of a size in pixels."""
+        """Return noise for so many images of a size in pixels; another `step` gives more of it."""
         usual = self.config.settings["size"]
         sides = (height or usual[0], width or usual[1])
         if any(side < 1 or side % self.multiple for side in sides):
@@ -155,7 +154,7 @@ class FlowPipeline(DiffusionPipeline):
         rows, columns = (side // self._factor for side in sides)
         shape = (int(self.transformer.in_channels), rows, columns)
         if isinstance(generator, int):
-            return draw_noise(generator, range(len(numbers)), shape)
+            return draw_noise(generator, range(len(numbers)), shape, step)
         where = generator.device if generator is not None else torch.device("cpu")
         return torch.randn((len(numbers), *shape), generator=generator, device=where)
 
@@ -166,6 +165,58 @@ class FlowPipeline(DiffusionPipeline):
         else:
             sigmas = [1 - i / steps for i in range(steps)]
             self.scheduler.set_timesteps(sigmas=sigmas, device=self._execution_device)
+
+    def _run(
+        self,
+        noise: Tensor,
+        labels: Tensor,
+        scale: float,
+        steps: int | None,
+        draw: Callable[[int], Tensor],
+    ) -> Tensor:
+        """Return images in model space, from noise and maybe more of it."""
+        self._begin(steps or self.config.settings["steps"])
+        if not self.config.settings["averages"]:
+            return self._solve(self._guide(self._denoiser(), scale), noise, labels)
+        if scale != 1 and not self.transformer.told_guidance:
+            raise ValueError(
+                f"expected guidance_scale 1 for averages of velocities, into which guidance is "
+                f"trained, got {scale}"
+            )
+        return self._solve(self._averages(scale), noise, labels)
+
+    def _solve(self, velocity: Any, x: Tensor, labels: Tensor) -> Tensor:
+        """Return where the scheduler ends, from states x; averages are told the step's end too."""
+        times = [1 - float(timestep) / 1000 for timestep in self.scheduler.timesteps]
+        spans = itertools.pairwise([*times, 1.0])
+        averages = self.config.settings["averages"]
+        for timestep, span in zip(self.progress_bar(self.scheduler.timesteps), spans, strict=True):
+            t = torch.tensor(span, device=x.device).expand(len(x), 2)
+            moved = velocity(x, t if averages else t[:, 0], labels)
+            x = self.scheduler.step(-moved, timestep, x).prev_sample
+        return x
+
+    def _guide(self, predict: Any, scale: float, clock: Clock = beside) -> ClassifierFreeGuidance:
+        """Return a prediction with guidance, where there are classes."""
+        told, none = self.config.settings, self.transformer.num_classes
+        return ClassifierFreeGuidance(
+            predict,
+            lambda y: torch.full_like(y, none),
+            scale if none else 1.0,
+            tuple(told["interval"]),
+            told["channels_guided"],
+            clock,
+        )
+
+    def _averages(self, guidance: float = 1.0) -> Any:
+        """Return what predicts the average velocity between two times (B, 2)."""
+        more = [guidance] if self.transformer.told_guidance else []
+
+        def average(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+            told = torch.cat([t, t.new_tensor(more).expand(len(t), -1)], 1)
+            return self.transformer(x, told, y)[:, : x.shape[1]]  # velocities may stand behind
+
+        return average
 
     def _denoiser(self) -> Any:
         """Return what predicts the velocity in flow time, whatever the network was trained for."""
@@ -178,6 +229,9 @@ class FlowPipeline(DiffusionPipeline):
 
             path = discrete("ddpm", (1 - betas).cumprod(0))
             return Predicts(stepwise, path, "noise", "velocity")
+        if told["process"] == "meanflow":
+            average = self._averages()
+            return lambda x, t, y: average(x, torch.stack([t, t], 1), y)
         if told["prediction"] == "velocity":
             return self.transformer
         path = find_schedule(told["schedule"])

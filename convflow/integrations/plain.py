@@ -6,14 +6,24 @@ its docstring stand for those of `X`. `single_file` puts them in their places.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
+from diffusers.configuration_utils import register_to_config
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from convflow.models import pyramid
 from convflow.nn import conv, deform
 from convflow.nn.deform import DEFAULT_REACH, Reach, _as_rows
 from convflow.nn.norm import modulate, widen
 from convflow.ops.deform.reference import msdcn_sample
+from convflow.processes import decomposition
+from convflow.processes.decomposition import DECOMPOSITIONS
+
+INNER: Any
+"""The class of the network inside a pyramid; the file ends with it."""
 
 
 def modulated_norm(
@@ -60,3 +70,39 @@ class PlainGroupwiseMSDCN(deform.GroupwiseMSDCN):
         merged = torch.cat([layer(x) for layer in layers], -1)
         rows = _as_rows(reach, x).to(widen(x).dtype)
         return self.out(msdcn_sample(merged, widen(self.prior_scale), rows, self.border))
+
+
+class PlainDecomposition(decomposition.Decomposition):
+    """An image as a sum of S scales, exact but for rounding.
+
+    Args:
+        name: "laplacian", "haar" or "dct".
+        factors: S - 1 whole numbers of at least 2, between neighbouring scales from coarse to fine.
+    """
+
+    def __init__(self, name: str = "laplacian", factors: Sequence[int] = (2,)) -> None:
+        self.name, self.factors = name, tuple(factors)
+        self.resampling = DECOMPOSITIONS[name]
+
+
+class PlainPyramid(pyramid.Pyramid):
+    """A stem, a time embedding and a head for each of S scales around the trunk of one backbone.
+
+    Args:
+        backbone: settings of the network inside.
+        factors: S - 1 whole numbers, between neighbouring scales from coarse to fine.
+        stage_embedding: add a learned vector for the last scale that takes part.
+        coarse: how the coarsest scale enters: "patch", or "upsample" with its cells repeated.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        backbone: dict[str, Any],
+        factors: tuple[int, ...] = (2,),
+        stage_embedding: bool = False,
+        coarse: str = "patch",
+    ) -> None:
+        super().__init__()
+        self.backbone = INNER(**{n: value for n, value in backbone.items() if n != "family"})
+        self._add_scales()

@@ -11,7 +11,7 @@ import ast
 import itertools
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,9 +23,12 @@ OUTSIDE = {"Linear": "from torch.nn import Linear"}
 """Classes of this package whose twin is torch's."""
 LEFT_OUT = {
     "Config", "config", "backend", "create_condition", "check_options", "inner", "joints",
-    "_merged", "takes_text", "take_text", "place_label", "conditions", "blank_conditions",
+    "_merged", "from_backbone", "begin_from", "blank_inputs", "takes_text", "take_text",
+    "place_label", "conditions", "blank_conditions",
 }  # fmt: skip
 """Members of classes that only training and other modules of this package use."""
+OF_PYRAMIDS = {"create_condition"}
+"""Those of them that a pyramid uses, of the network inside."""
 WORDS = {
     "Width": "int", "Classes": "int", "Depth": "int", "Depths": "tuple[int, ...]",
     "Positive": "float", "TimeScale": "float",
@@ -113,13 +116,19 @@ class SingleFile:
     Args:
         roots: the definitions that are wanted.
         replaced: definitions in the place of others, by the names of those.
+        left_out: members of classes that the file does without.
 
     Raises:
         ValueError: two definitions of one name, or a module that is used as a whole.
     """
 
-    def __init__(self, roots: list[Place], replaced: Mapping[str, Place] | None = None) -> None:
-        self.replaced = dict(replaced or {})
+    def __init__(
+        self,
+        roots: list[Place],
+        replaced: Mapping[str, Place] | None = None,
+        left_out: Set[str] = LEFT_OUT,
+    ) -> None:
+        self.replaced, self.left_out = dict(replaced or {}), left_out
         self.texts: dict[Place, str] = {}
         self.owners: dict[str, Place] = {}
         self.imports = {"from __future__ import annotations"}
@@ -182,7 +191,7 @@ class SingleFile:
         text = _text(module, name)
         if isinstance(read_source(module).nodes[name][0], ast.ClassDef):
             twin = f"Plain{name}"
-            text = _without_settings(text)
+            text = _without_settings(text, self.left_out)
             if twin in plain:
                 return _merged(text, _text(PLAIN, twin)), [PLAIN, module]
         return text, [module]
@@ -276,7 +285,7 @@ def _merged(text: str, plain: str) -> str:
     return "\n".join(lines)
 
 
-def _without_settings(text: str) -> str:
+def _without_settings(text: str, left_out: Set[str]) -> str:
     """Return a class without what is left out, its `Config` as arguments of `__init__`."""
     text = re.sub(r"^ +self\.take_text\(.*\)\n", "", text, flags=re.M)  # labels alone are told
     lines, members = text.splitlines(), _members(text)
@@ -290,7 +299,7 @@ def _without_settings(text: str) -> str:
             text,
         )
         lines, members = text.splitlines(), _members(text)
-    for name in sorted(members.keys() & LEFT_OUT, key=lambda name: -members[name][0]):
+    for name in sorted(members.keys() & left_out, key=lambda name: -members[name][0]):
         first, last = members[name]
         del lines[first : last + (lines[last : last + 1] == [""])]
     return "\n".join(lines)

@@ -23,7 +23,7 @@ from convflow.codecs import PixelCodec
 from convflow.integrations.check import check_program
 from convflow.integrations.description import describe_model
 from convflow.integrations.files import open_onnx, warn_of_sizes
-from convflow.models.export import OPSET, export_onnx
+from convflow.models.export import FORMS, OPSET, export_onnx
 from convflow.pipeline import Pipeline
 from convflow.samplers.tableaus import RUNGE_KUTTA
 from convflow.seeds import draw_noise
@@ -99,7 +99,7 @@ def write_page(
     with writing_folder(out) as draft:
         shutil.copytree(PAGE, draft, dirs_exist_ok=True)
         network = draft / "network.onnx"
-        export_onnx(pipe.model, network, asked=velocity, store_half=half)
+        export_onnx(pipe.model, network, asked=velocity, store_half=half, form=FORMS["web"])
         run = open_onnx(network)
         off = check_program("the network of the page", run, pipe.model, asked=velocity, half=half)
         (draft / "runtime").mkdir()

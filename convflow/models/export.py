@@ -12,6 +12,7 @@ from torch.export import Dim, ExportedProgram
 from torch.utils._pytree import tree_map
 
 from convflow.models.backbone import Backbone
+from convflow.ops.deform.exported import ExportForm, written_as
 from convflow.storage import writing_file
 from convflow.types import InputError
 
@@ -23,18 +24,24 @@ AXES = ("batch", None, "height", "width")
 """The names of the free axes of images (B, C, H, W) in an ONNX file."""
 SMALLEST_HALF = 256
 """Numbers of a tensor that is worth a cast from float16."""
+FORMS: dict[str, ExportForm] = {"onnx": "reference", "torch": "reference", "web": "reference"}
+"""How the deformable operator is written for each target of `convflow export`: "reference", or
+"grid_sample" where that is faster (`benchmarks/ops/in_onnx.py`)."""
 
 
-def export_program(model: Backbone, asked: nn.Module | None = None) -> ExportedProgram:
+def export_program(
+    model: Backbone, asked: nn.Module | None = None, form: ExportForm = FORMS["torch"]
+) -> ExportedProgram:
     """Return the network as one graph of plain torch operators.
 
     Batch, height and width stay free, from two multiples of the network on; the deformable operator
-    goes in as its reference. `torch.export.save` writes it, `.module()` runs it.
+    goes in as plain operators. `torch.export.save` writes it, `.module()` runs it.
 
     Args:
         model: the network.
         asked: what is exported in its place: a module called as `asked(x, t, y)`, which asks the
             network. Its inputs have the network's dtype; for its times see `count_times`.
+        form: of the deformable operator, where its border is "zeros".
 
     Raises:
         InputError: a network of scales, or one that pads, whose graph depends on the size.
@@ -66,7 +73,8 @@ def export_program(model: Backbone, asked: nn.Module | None = None) -> ExportedP
     y = tree_map(fitting, model.blank_conditions(3))
     example = (x, t, y)
     shapes = ({0: free, 2: free, 3: free}, {0: free}, tree_map(lambda _: {0: free}, y))
-    return torch.export.export(asked or model, example, dynamic_shapes=shapes)
+    with written_as(form):
+        return torch.export.export(asked or model, example, dynamic_shapes=shapes)
 
 
 def export_onnx(
@@ -76,6 +84,7 @@ def export_onnx(
     asked: nn.Module | None = None,
     metadata: Mapping[str, str] | None = None,
     store_half: bool = False,
+    form: ExportForm = FORMS["onnx"],
 ) -> None:
     """Write the network as an ONNX file with the inputs x, t, y and the output prediction.
 
@@ -88,6 +97,7 @@ def export_onnx(
         asked: what is written in place of the network, as in `export_program`.
         metadata: texts by key that the file holds besides.
         store_half: hold weights as float16, and compute in float32: half the size, everywhere.
+        form: of the deformable operator, as in `export_program`.
 
     Raises:
         InputError: a missing package, a network of scales, one that pads, or one too large for such
@@ -111,7 +121,7 @@ def export_onnx(
             "expected the packages onnx and onnxscript, found none; pip install 'convflow[onnx]'"
         ) from error
     written = torch.onnx.export(
-        export_program(model, asked),
+        export_program(model, asked, form),
         (),
         dynamo=True,
         opset_version=OPSET,

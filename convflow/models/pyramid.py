@@ -98,9 +98,6 @@ class Pyramid(Backbone):
                 f"expected a backbone as settings with a family, got {self.config.backbone!r}; "
                 'try {"family": "dico"}'
             )
-        scales = Decomposition(factors=self.config.factors, axes=self.config.axes)
-        self.downsampling = scales.downsampling
-        self.frame_downsampling = scales.frame_downsampling
         inner = dict(self.config.backbone)
         self.backbone: ImageBackbone = build(inner.pop("family"), inner, INSIDE)
         self.config = dataclasses.replace(self.config, backbone=self.backbone.settings)
@@ -111,6 +108,13 @@ class Pyramid(Backbone):
                     f"expected a backbone without {setting}, for scales have no use of it, got "
                     f"{setting}={self.backbone.settings[setting]}; leave it out"
                 )
+        self._add_scales()
+
+    def _add_scales(self) -> None:
+        """Add stems, time embeddings and heads to the backbone."""
+        scales = Decomposition(factors=self.config.factors, axes=self.config.axes)
+        self.downsampling = scales.downsampling
+        self.frame_downsampling = scales.frame_downsampling
         self.in_channels, self.num_classes = self.backbone.in_channels, self.backbone.num_classes
         self.video = self.backbone.video
         if scales.video and not self.video:
@@ -128,7 +132,7 @@ class Pyramid(Backbone):
         self.heads = nn.ModuleList(head for _, _, head in added)
         self.stage = None
         if self.config.stage_embedding:
-            make = partial(StageEmbedding, self.num_scales)
+            make = partial(StageEmbedding, len(self.downsampling))
             self.stage = self.backbone.create_condition(make)
 
     @classmethod
@@ -308,7 +312,7 @@ class Pyramid(Backbone):
         own = self.backbone.parts
         stem = CoarseStem(own.stem, self.downsampling[scale], self.frame_downsampling[scale])
         # As wide inside as the stem: of wider levels' embeddings, which see a number, this is most.
-        time_scale = self.backbone.settings.get("time_scale", 1.0)
+        time_scale = self.config.backbone.get("time_scale", 1.0)
         make = partial(TimeEmbedding, hidden=stem.width, scale=time_scale)
         return stem, self.backbone.create_condition(make), CoarseHead(own.head.width, stem)
 
@@ -325,9 +329,10 @@ class Pyramid(Backbone):
 
     def _check(self, scales: Sequence[Tensor], t: Tensor, active: Tensor | None) -> None:
         """Raise InputError unless the shapes fit each other and the network."""
-        if not 1 <= len(scales) <= self.num_scales:
+        most = len(self.downsampling)
+        if not 1 <= len(scales) <= most:
             raise InputError(
-                f"expected 1 to {self.num_scales} scales, coarse to fine, got {len(scales)}; "
+                f"expected 1 to {most} scales, coarse to fine, got {len(scales)}; "
                 "this network was built for other factors"
             )
         coarse = tuple(scales[0].shape[2:])[-2 - self.video :]

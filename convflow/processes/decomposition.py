@@ -280,6 +280,32 @@ def unpack(
     return tuple(part.unflatten(-1, size) for part, size in zip(parts, sizes, strict=False))
 
 
+def fill(
+    state: Float[Tensor, "B C 1 _"] | None,
+    noise: Float[Tensor, "B C *F H W"],
+    draw: Callable[[int], Tensor],
+    sizes: Sequence[Size],
+) -> Float[Tensor, "B C 1 N"]:
+    """Return a packed state with noise behind it, so that it holds scales of `sizes`.
+
+    The noise of the coarsest scale comes first, and all scales have more numbers than an image:
+    those of `noise`, then of draw 1, 2, ...
+
+    Args:
+        state: the first scales; None for noise alone.
+        noise: of the size of whole images.
+        draw: gives more noise of that shape.
+        sizes: of the scales, from coarse to fine.
+    """
+    count = sum(map(math.prod, sizes))
+    rows, step = [noise.flatten(2)], 0
+    while sum(row.shape[2] for row in rows) < count:
+        step += 1
+        rows.append(draw(step).to(noise).flatten(2))
+    whole = torch.cat(rows, 2)[:, :, None, :count]
+    return whole if state is None else torch.cat([state, whole[..., state.shape[-1] :]], -1)
+
+
 def _axes(factors: Factors) -> list[tuple[int, int]]:
     """Return the last axes and the factor of each, the last one first."""
     each = (factors, factors) if isinstance(factors, int) else factors

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from convflow.processes.contract import MoreNoise, Process, Stage
-from convflow.processes.decomposition import Axes, Decomposition, pack, unpack
+from convflow.processes.decomposition import Axes, Decomposition, fill, pack, unpack
 from convflow.processes.prediction import Kind
 from convflow.processes.schedule import LINEAR, Schedule
 from convflow.processes.stages import StageField, run_stages, spread
@@ -322,19 +322,9 @@ class MultiscaleFlow(Process):
         stage: Stage,
         state: Float[Tensor, "B C 1 _"] | None = None,
     ) -> Float[Tensor, "B C 1 _"]:
-        """Return the packed state at the start of a stage: what is reached, then noise.
-
-        The noise of the coarsest scale comes first, and all scales have more numbers than a
-        image: those of `noise`, then of draw 1, 2, ...
-        """
-        sizes = self.sizes(tuple(noise.shape[2:]))[: len(stage.start)]
-        count = sum(map(math.prod, sizes))
-        rows, step = [noise.flatten(2)], 0
-        while sum(row.shape[2] for row in rows) < count:
-            step += 1
-            rows.append(draw(step).to(noise).flatten(2))
-        whole = torch.cat(rows, 2)[:, :, None, :count]
-        return whole if state is None else torch.cat([state, whole[..., state.shape[-1] :]], -1)
+        """Return the packed state at the start of a stage: what is reached, then noise (`fill`)."""
+        sizes = self.sizes(tuple(noise.shape[2:]))
+        return fill(state, noise, draw, sizes[: len(stage.start)])
 
     def field(
         self, network: ScalesNetwork, stage: Stage, noise: Float[Tensor, "B C *F H W"]

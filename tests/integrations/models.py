@@ -24,9 +24,11 @@ def create_pipe(family: str, autoencoder: str | None = None, **more) -> Pipeline
     channels = 3 if autoencoder is None else 4
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
-        model = convflow.create_model(
-            family, **SMALL[family], **{"in_channels": channels, "num_classes": 3} | settings
-        )
+        chosen = {"name": family, "in_channels": channels, "num_classes": 3}
+        chosen = {**chosen, **SMALL[family], **settings}
+        if "process" in more and more["process"].multiscale:
+            chosen = more["process"].adapt(chosen)
+        model = convflow.create_model(chosen.pop("name"), **chosen)
         for weight in model.parameters():
             weight.add_(torch.randn_like(weight) * 0.05)
     codec = PixelCodec() if autoencoder is None else LatentCodec(autoencoder)

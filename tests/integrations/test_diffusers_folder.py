@@ -13,10 +13,13 @@ from safetensors.torch import load_file
 import convflow
 from convflow.bundle.config import SamplingConfig
 from convflow.integrations.diffusers_folder import check_exportable, export_diffusers
+from convflow.models.dico import DiCo
 from convflow.pipeline import Pipeline
 from convflow.processes.ddpm import DDPM
 from convflow.processes.flow import FlowMatching
+from convflow.processes.meanflow import MeanFlow
 from convflow.processes.multiscale import MultiscaleFlow
+from convflow.samplers.average import Average
 from convflow.samplers.solvers import create_solver
 from convflow.types import InputError
 from tests.autoencoder import save_autoencoder
@@ -45,6 +48,10 @@ def sampling(solver, guidance=2.0, **options):
     return SamplingConfig(create_solver(solver, steps=3, **options), guidance, **more)
 
 
+def staged(solver, steps, **options):
+    return SamplingConfig(create_solver(solver, steps=steps, **options), 2.0, interval=(0.2, 1.0))
+
+
 def cases(place):
     flow, noise = FlowMatching(), FlowMatching(schedule="cosine", prediction="noise")
     rotary = {"positions": "rotary", "qk_norm": True}
@@ -54,6 +61,28 @@ def cases(place):
     chain = sampling("euler", channels_guided=2)
     yield "dit", create_pipe("dit", settings=learned, process=DDPM(), sampling=chain)
     yield "sit", create_pipe("sit", settings=rotary, process=noise, sampling=sampling("euler"))
+    average = {"second_time": True}
+    yield (
+        "averages",
+        create_pipe(
+            "dico", settings=average, process=MeanFlow(), sampling=SamplingConfig(Average(steps=2))
+        ),
+    )
+    told = {**average, "told_guidance": True, "learned_variance": True}
+    process = MeanFlow(guidance_max=8.0, velocity_head=True)
+    chosen = SamplingConfig(Average(steps=3, shift=2.0, told_guidance=2.5))
+    yield "averages-told", create_pipe("dit", settings=told, process=process, sampling=chosen)
+    instant = sampling("heun", interval=(0.1, 0.9))
+    yield (
+        "averages-instant",
+        create_pipe("fcdm", settings=average, process=MeanFlow(), sampling=instant),
+    )
+    scales = MultiscaleFlow(factors=(2, 2), deviations=(0.9, 0.5, 0.2))
+    yield "scales-dico", create_pipe("dico", process=scales, sampling=staged("ab2", 7))
+    scales = MultiscaleFlow(decomposition="haar")
+    chosen = staged("heun", 5, stage_steps=(2, 3), thresholds=(0.8,))
+    more = {"coarse": "upsample", "stage_embedding": True}
+    yield "scales-sit", create_pipe("sit", settings=more, process=scales, sampling=chosen)
     local = save_autoencoder(place / "vae")
     yield "flowdcn", create_pipe("flowdcn", autoencoder=local, sampling=sampling("heun"))
 
@@ -74,13 +103,16 @@ def exported(tmp_path_factory):
     return place, pipes
 
 
-@pytest.mark.parametrize("family", ["dico", "fcdm", "dit", "sit", "flowdcn"])
-def test_images_are_those_of_this_library(exported, family):
+CASES = (
+    "dico fcdm dit sit flowdcn averages averages-told averages-instant scales-dico scales-sit"
+).split()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_images_are_those_of_this_library(exported, case):
     place, pipes = exported
-    made, samples = (
-        load_file(place / f"{family}.safetensors"),
-        pipes[family].samples(["hen", 0, None], seed=5),
-    )
+    made = load_file(place / f"{case}.safetensors")
+    samples = pipes[case].samples(["hen", 0, None], seed=5)
     ours = samples.sample(range(3))
     assert ours.abs().max() > 0.1
     torch.testing.assert_close(made["x"], ours, rtol=1e-4, atol=1e-4)
@@ -88,14 +120,14 @@ def test_images_are_those_of_this_library(exported, family):
     assert apart.max() <= 1
 
 
-@pytest.mark.parametrize("family", ["dico", "flowdcn"])
-def test_this_library_opens_the_folder_too(exported, family):
+@pytest.mark.parametrize("case", ["dico", "flowdcn", "averages-told", "scales-dico"])
+def test_this_library_opens_the_folder_too(exported, case):
     place, pipes = exported
-    pipe = Pipeline.from_pretrained(place / family, device="cpu")
-    again, ours = (p.samples(["cat"], seed=1).sample([0]) for p in (pipe, pipes[family]))
+    pipe = Pipeline.from_pretrained(place / case, device="cpu")
+    again, ours = (p.samples(["cat"], seed=1).sample([0]) for p in (pipe, pipes[case]))
     assert torch.equal(again, ours)
     assert pipe.class_names == ("cat", "dog", "hen")
-    assert convflow.load_model(place / family).settings == pipes[family].model.settings
+    assert convflow.load_model(place / case).settings == pipes[case].model.settings
 
 
 def test_large_weights_are_in_shards(exported):
@@ -126,23 +158,20 @@ def test_diffusers_runs_no_code_unasked(exported):
 
 
 def test_what_diffusers_cannot_hold_is_refused(tmp_path):
-    scales = convflow.create_model(
-        "pyramid", backbone="dico", in_channels=3, num_classes=3, width=8
-    )
-    pipe = Pipeline(
-        scales, create_pipe("dico").codec, (16, 16), process=MultiscaleFlow(), device="cpu"
-    )
-    with pytest.raises(
-        InputError, match="expected one of flowdcn, dico, fcdm, dit, sit at one time"
-    ):
+    pipe = create_pipe("dico")
+    pipe.process = OwnFlow()
+    with pytest.raises(InputError, match="expected a process of flow, meanflow, ddpm, dfm for"):
         export_diffusers(pipe, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    meanflow = create_pipe("dico", settings={"second_time": True}, process=_meanflow())
-    with pytest.raises(InputError, match="of average velocities"):
-        check_exportable(meanflow)
+    pipe = create_pipe("dico")
+    pipe.model.__class__ = OwnNetwork
+    with pytest.raises(InputError, match="expected one of flowdcn, dico, fcdm, dit, sit for"):
+        check_exportable(pipe)
 
 
-def _meanflow():
-    from convflow.processes.meanflow import MeanFlow
+class OwnFlow(FlowMatching):
+    """A process of a user, of which diffusers knows nothing."""
 
-    return MeanFlow()
+
+class OwnNetwork(DiCo):
+    """A network of a user."""

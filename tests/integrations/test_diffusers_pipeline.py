@@ -11,8 +11,9 @@ from convflow.integrations.diffusers_scheduler import FlowScheduler
 from tests.integrations.models import CLASSES, create_pipe
 
 SETTINGS = {
-    "process": "flow", "schedule": "linear", "prediction": "velocity", "size": [8, 12], "steps": 2,
-    "guidance": 1.5, "interval": [0.0, 1.0], "channels_guided": None, "codec": None,
+    "process": "flow", "schedule": "linear", "prediction": "velocity", "averages": False,
+    "size": [8, 12], "steps": 2, "guidance": 1.5, "interval": [0.0, 1.0], "channels_guided": None,
+    "codec": None,
 }  # fmt: skip
 
 
@@ -90,3 +91,10 @@ def test_the_scheduler_of_diffusers_fits(pipe):
     finally:
         pipe.scheduler = kept
     torch.testing.assert_close(theirs, ours, rtol=1e-3, atol=1e-3)
+
+
+def test_guidance_of_averages_is_trained_into_them(pipe):
+    told = {**SETTINGS, "process": "meanflow", "averages": True, "guidance": 1.0}
+    averages = FlowPipeline(Network(), FlowScheduler(), settings=told)
+    with pytest.raises(ValueError, match=r"expected guidance_scale 1 .*, got 2\.0"):
+        averages([0], guidance_scale=2.0)

@@ -23,11 +23,12 @@ def defined(text):
     return [n.name for n in ast.parse(text).body if isinstance(n, ast.FunctionDef | ast.ClassDef)]
 
 
+@pytest.mark.parametrize("scales", [False, True])
 @pytest.mark.parametrize("family", BACKBONES)
-def test_a_network_needs_torch_and_diffusers_alone(family):
+def test_a_network_needs_torch_and_diffusers_alone(family, scales):
     import sys
 
-    text = network_file(family)
+    text = network_file("pyramid", family) if scales else network_file(family)
     assert set(imported(text)) - KNOWN <= sys.stdlib_module_names
     assert max(map(len, text.splitlines())) <= 100
     names = defined(text)
@@ -45,7 +46,12 @@ def test_what_training_alone_uses_is_left_out():
 
 
 @pytest.mark.parametrize(
-    "root", ["diffusers_scheduler:FlowScheduler", "diffusers_pipeline:FlowPipeline"]
+    "root",
+    [
+        "diffusers_scheduler:FlowScheduler",
+        "diffusers_pipeline:FlowPipeline",
+        "diffusers_scales:ScalesPipeline",
+    ],
 )
 def test_definitions_come_before_those_that_need_them_at_once(root):
     module, name = root.split(":")

@@ -96,6 +96,24 @@ def test_onnx_gives_the_same_prediction_at_any_size(case, tmp_path):
         assert_close_rms(torch.from_numpy(found), model(x, t, y))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["reference", "grid_sample"])
+def test_onnx_holds_the_operator_in_both_forms(form, tmp_path):
+    import onnx
+    import onnxruntime
+
+    model, path = small("flowdcn"), tmp_path / "network.onnx"
+    export_onnx(model, path, form=form)
+    names = {node.op_type for node in onnx.load(path).graph.node}
+    assert ("GridSample" in names) == (form == "grid_sample")
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    for shape in SHAPES:
+        x, t, y = inputs(model, *shape)
+        feed = {"x": x.numpy(), "t": t.numpy(), "y": y.numpy()}
+        (found,) = session.run(["prediction"], feed)
+        assert_close_rms(torch.from_numpy(found), model(x, t, y))
+
+
 def test_what_cannot_be_exported_is_refused(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="without padding"):
         export_program(build("dico-pad"))

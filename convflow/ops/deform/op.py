@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from convflow.ops.deform import cpu, gpu, reference
+from convflow.ops.deform import cpu, exported, gpu, reference
 from convflow.ops.inputs import check_operands, has_tangents_only, is_transformed
 from convflow.ops.launch import FEATURES, find_triton
 from convflow.ops.register import register
@@ -59,8 +59,8 @@ def deform_sample(
 
     Reverse mode differentiates once. Forward mode (`torch.autograd.forward_ad`) without gradients
     has a kernel too. With them, and inside `torch.func` transforms (`jvp`, `grad`), the reference
-    runs, slower but composed of operators that know how; and `torch.export` takes it along, so that
-    an exported program needs no operator of ours.
+    runs, slower but composed of operators that know how; and `torch.export` takes it along (see
+    `convflow.ops.deform.exported`), so that an exported program needs no operator of ours.
     """
     _check(values, offsets, weights, border)
     dtype = torch.float64 if values.dtype == torch.float64 else torch.float32
@@ -70,7 +70,7 @@ def deform_sample(
         weights.to(dtype).contiguous(),
     )
     if torch.compiler.is_exporting():
-        return reference.deform_sample(values, offsets, weights, border)
+        return exported.deform_sample(values, offsets, weights, border)
     if is_transformed(values, offsets, weights):
         if not has_tangents_only(values, offsets, weights):
             return reference.deform_sample(values, offsets, weights, border)
