@@ -25,6 +25,10 @@ CPU = torch.device("cpu")
 PROBE = 64
 """Pixels along a side of the blank image that tells how many features an encoder has."""
 
+EncoderName = Annotated[
+    str, doc("frozen network: dinov2, a .pt2 file, package.module:function or file.py:function")
+]
+EncoderWeights = Annotated[str, doc("file of the weights of dinov2, ViT-S, B or L of torch.hub")]
 BlockChoice = Annotated[
     Natural | None,
     doc("block after which features are taken, from 0; none = at a third, of a U in its middle"),
@@ -41,13 +45,8 @@ class EncoderSettings:
         encoder_width: features at each place; None for those of a blank image.
     """
 
-    encoder: Annotated[
-        str,
-        doc("frozen network: dinov2, a .pt2 file, package.module:function or file.py:function"),
-    ] = ""
-    encoder_weights: Annotated[
-        str, doc("file of the weights of dinov2, ViT-S, B or L of torch.hub")
-    ] = ""
+    encoder: EncoderName = ""
+    encoder_weights: EncoderWeights = ""
     encoder_width: Annotated[
         Count | None, doc("features of the encoder at each place; none = those of a blank image")
     ] = None

@@ -245,7 +245,8 @@ def _create(
     try:
         given: Any = (process, trained) if issubclass(cls, Regression) else (network, process)
         group = _dataclass_of(cls)
-        objective: Objective = cls(*given, **({"settings": group(**settings)} if group else settings))
+        more = settings if group is None else {"settings": group(**settings)}
+        objective: Objective = cls(*given, **more)
     except InputError as error:
         raise InputError(str(error).replace("--objectives.NAME", place)) from error
     except (TypeError, ValueError) as error:  # of the code of a user
