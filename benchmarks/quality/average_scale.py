@@ -1,8 +1,8 @@
 """Digits by one and two evaluations of average velocities, with times told at several scales.
 
-    python benchmarks/quality/average_scale.py [--scales 1 30 1000] [--seeds 0] [--images 16384]
+    python benchmarks/quality/average_scale.py [--scales 1 30 1000] [--seeds 0] [--images 32000]
 
-A FlowDCN of 0.6 million parameters is trained with the process meanflow, guidance 2 and mixture
+A FlowDCN of 0.3 million parameters is trained with the process meanflow, guidance 2 and mixture
 0.5, on the same images in the same order for every `--model.time-scale`. The judge of `digits.py`
 labels 1,000 samples. "Pixel FD" is the Frechet distance of the 64 pixels of these samples from all
 1,797 digits. Writes `results/average_scale.csv`.
@@ -32,7 +32,7 @@ from convflow.training.launch import train
 from convflow.training.overrides import override
 
 SETTINGS = (
-    "--model.width 96 --model.depth 4 --model.num-groups 3 --batch-size 64 --optim.warmup-images "
+    "--model.width 64 --model.depth 4 --model.num-groups 2 --batch-size 32 --optim.warmup-images "
     "1024 --process meanflow --process.guidance 2 --process.mixture 0.5 --device cpu --precision "
     "float32 --monitor.tensorboard false --monitor.samples-minutes 1e6"
 )
@@ -44,7 +44,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--scales", type=float, nargs="+", default=[1, 30, 1000])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--images", type=int, default=16_384)
+    parser.add_argument("--images", type=int, default=32_000)
     parser.add_argument("--num", type=int, default=1000, help="samples of each row")
     parser.add_argument("--dirty", action="store_true", help="allow uncommitted changes")
     options = parser.parse_args()

@@ -1,4 +1,4 @@
-"""What the end of a training takes after its last step: a checkpoint and a grid of samples."""
+"""What the end of a training takes: its last step, a checkpoint and a grid of samples."""
 
 from __future__ import annotations
 
@@ -41,17 +41,18 @@ class Ending:
         self.images = 2 * FORWARD * config.monitor.num_samples * calls  # of raw weights and average
         self.clock, self.measured = clock, dict[str, float]()
         self.begun: tuple[float, int] | None = None
-        self.last = 0.0, 0
+        self.last, self.steps = (0.0, 0), 0
         self.most, self.drawn = 0.0, -1
 
     def begin(self, deadline: float | None) -> None:
         """Take note of when a training ends that begins now; None for one without such a time."""
-        self.begun = None
+        self.begun, self.steps = None, 0
         self.most = 0.0 if deadline is None else MOST * max(deadline - self.clock(), 0.0)
 
     def note(self, images_seen: int) -> None:
         """Take note of a step that has ended; the first says nothing about the others."""
         self.last = self.clock(), images_seen
+        self.steps += self.begun is not None
         self.begun = self.begun or self.last
 
     def took(self, what: Literal["saving", "drawing"], begun: float) -> None:
@@ -60,10 +61,10 @@ class Ending:
         self.drawn = self.last[1] if what == "drawing" else self.drawn
 
     def __call__(self) -> float:
-        """Return the seconds of a checkpoint and a grid, at most a share of the whole time."""
-        saving = self.measured.get("saving", SAVING)
-        drawing = self.measured.get("drawing")
-        if drawing is None and self.begun is not None:
-            seconds, images = (now - then for now, then in zip(self.last, self.begun, strict=True))
-            drawing = self.images * seconds / images if images else 0.0
-        return min(MARGIN * (saving + (drawing or 0.0)), self.most)
+        """Return the seconds of a step, a checkpoint and a grid, at most a share of the time."""
+        saving, step, drawing = self.measured.get("saving", SAVING), 0.0, 0.0
+        if self.begun is not None and self.steps:
+            seconds, images = self.last[0] - self.begun[0], self.last[1] - self.begun[1]
+            step, drawing = seconds / self.steps, self.images * seconds / images
+        drawing = self.measured.get("drawing", drawing)
+        return min(step + MARGIN * (saving + drawing), self.most)

@@ -20,12 +20,12 @@ def test_it_is_what_was_measured_and_before_that_what_calls_cost(tiny):
         now[0] += seconds
         ending.note(seen)
     images = 2 * 6 * 20 / 3  # of both networks, a third of a step each
-    assert ending() == pytest.approx(MARGIN * (SAVING + images * 2.0 / 8))
+    assert ending() == pytest.approx(2.0 + MARGIN * (SAVING + images * 2.0 / 8))
     for what, seconds in (("drawing", 7.0), ("saving", 3.0)):
         begun = now[0]
         now[0] += seconds
         ending.took(what, begun)
-    assert ending() == MARGIN * 10
+    assert ending() == pytest.approx(2.0 + MARGIN * 10)
     assert ending.drawn == 24
     now[0] += 500
     ending.took("drawing", now[0] - 500)
