@@ -16,10 +16,10 @@ from typing import NamedTuple
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 RESULTS = Path(__file__).resolve().parent / "results"
-PLACE = re.compile(r"(?<=^<!-- table (\w+) -->\n).*?(?=^<!-- end of table -->$)", re.M | re.S)
-"""What lies between the marks of a table, with the name of the table."""
+PLACE = re.compile(r"^(<!-- table (\w+) -->\n).*?^(<!-- end of table -->)$", re.M | re.S)
+"""The place of a table: its first mark, its name, its last mark."""
 
-MISSING = "\n*Not measured yet.*\n\n"
+MISSING = "*Not measured yet.*"
 
 Row = Mapping[str, str]
 
@@ -84,12 +84,12 @@ def fill(text: str, results: Path = RESULTS) -> str:
     """Return a page with its tables as the results have them."""
 
     def table(match: re.Match[str]) -> str:
-        path = results / f"{match[1]}.csv"
-        if not path.is_file():
-            return MISSING
-        with path.open(encoding="utf-8", newline="") as file:
-            lines = list(table_of(TABLES[match[1]], list(csv.DictReader(file)), path.name))
-        return "\n" + "\n".join(lines) + "\n\n"
+        first, name, last = match.groups()
+        path, lines = results / f"{name}.csv", [MISSING]
+        if path.is_file():
+            with path.open(encoding="utf-8", newline="") as file:
+                lines = list(table_of(TABLES[name], list(csv.DictReader(file)), path.name))
+        return "\n".join([first, *lines, "", last])
 
     return PLACE.sub(table, text)
 
