@@ -11,10 +11,10 @@ from convflow.training.config import TrainConfig
 SAVING = 1.5
 """Seconds of a checkpoint before one was measured."""
 
-MARGIN = 1.25
+SAFETY = 1.25
 """Factor on what was measured, for a machine that becomes slower."""
 
-MOST = 0.2
+MOST_KEPT = 0.2
 """Share of the time of a training that is kept for its end at most."""
 
 FORWARD = 1 / 3
@@ -47,7 +47,7 @@ class Ending:
     def begin(self, deadline: float | None) -> None:
         """Take note of when a training ends that begins now; None for one without such a time."""
         self.begun, self.steps = None, 0
-        self.most = 0.0 if deadline is None else MOST * max(deadline - self.clock(), 0.0)
+        self.most = 0.0 if deadline is None else MOST_KEPT * max(deadline - self.clock(), 0.0)
 
     def note(self, images_seen: int) -> None:
         """Take note of a step that has ended; the first says nothing about the others."""
@@ -67,4 +67,4 @@ class Ending:
             seconds, images = self.last[0] - self.begun[0], self.last[1] - self.begun[1]
             step, drawing = seconds / self.steps, self.images * seconds / images
         drawing = self.measured.get("drawing", drawing)
-        return min(step + MARGIN * (saving + drawing), self.most)
+        return min(step + SAFETY * (saving + drawing), self.most)

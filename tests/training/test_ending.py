@@ -5,7 +5,7 @@ import time
 import pytest
 
 from convflow.training import checkpoint
-from convflow.training.ending import MARGIN, MOST, SAVING, Ending
+from convflow.training.ending import SAFETY, MOST_KEPT, SAVING, Ending
 
 
 def test_it_is_what_was_measured_and_before_that_what_calls_cost(tiny):
@@ -15,21 +15,21 @@ def test_it_is_what_was_measured_and_before_that_what_calls_cost(tiny):
     ending.begin(None)
     assert ending() == 0
     ending.begin(1050.0)
-    assert ending() == MARGIN * SAVING
+    assert ending() == SAFETY * SAVING
     for seen, seconds in ((8, 30.0), (16, 2.0), (24, 2.0)):  # the first step compiles
         now[0] += seconds
         ending.note(seen)
     images = 2 * 6 * 20 / 3  # of both networks, a third of a step each
-    assert ending() == pytest.approx(2.0 + MARGIN * (SAVING + images * 2.0 / 8))
+    assert ending() == pytest.approx(2.0 + SAFETY * (SAVING + images * 2.0 / 8))
     for what, seconds in (("drawing", 7.0), ("saving", 3.0)):
         begun = now[0]
         now[0] += seconds
         ending.took(what, begun)
-    assert ending() == pytest.approx(2.0 + MARGIN * 10)
+    assert ending() == pytest.approx(2.0 + SAFETY * 10)
     assert ending.drawn == 24
     now[0] += 500
     ending.took("drawing", now[0] - 500)
-    assert ending() == MOST * 1000
+    assert ending() == MOST_KEPT * 1000
 
 
 def test_the_time_holds_the_last_checkpoint_and_the_samples(
