@@ -14,7 +14,7 @@ SAVING = 1.5
 SAFETY = 1.25
 """Factor on what was measured, for a machine that becomes slower."""
 
-MOST_KEPT = 0.2
+MOST_OF_TIME = 0.2
 """Share of the time of a training that is kept for its end at most."""
 
 FORWARD = 1 / 3
@@ -47,7 +47,7 @@ class Ending:
     def begin(self, deadline: float | None) -> None:
         """Take note of when a training ends that begins now; None for one without such a time."""
         self.begun, self.steps = None, 0
-        self.most = 0.0 if deadline is None else MOST_KEPT * max(deadline - self.clock(), 0.0)
+        self.most = 0.0 if deadline is None else MOST_OF_TIME * max(deadline - self.clock(), 0.0)
 
     def note(self, images_seen: int) -> None:
         """Take note of a step that has ended; the first says nothing about the others."""

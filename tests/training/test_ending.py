@@ -5,7 +5,7 @@ import time
 import pytest
 
 from convflow.training import checkpoint
-from convflow.training.ending import SAFETY, MOST_KEPT, SAVING, Ending
+from convflow.training.ending import MOST_OF_TIME, SAFETY, SAVING, Ending
 
 
 def test_it_is_what_was_measured_and_before_that_what_calls_cost(tiny):
@@ -29,7 +29,7 @@ def test_it_is_what_was_measured_and_before_that_what_calls_cost(tiny):
     assert ending.drawn == 24
     now[0] += 500
     ending.took("drawing", now[0] - 500)
-    assert ending() == MOST_KEPT * 1000
+    assert ending() == MOST_OF_TIME * 1000
 
 
 def test_the_time_holds_the_last_checkpoint_and_the_samples(
