@@ -51,7 +51,7 @@ def main() -> None:
         raise SystemExit(f"the judge needs at least {NEEDED:.0%}")
     pipe = Pipeline.from_pretrained(options.run)
     rows = []
-    for guidance in (pipe.sampling.guidance, 1.0):
+    for guidance in dict.fromkeys((pipe.sampling.guidance, 1.0)):
         out = pipe(num=options.num, guidance=guidance, seed=options.seed, batch_size=250)
         seen = judge.predict(out.pixels.flatten(1).numpy() / 255)
         asked = np.array([int(label) for label in out.labels])

@@ -82,12 +82,16 @@ def quality(options: argparse.Namespace) -> None:
                 loss = loss.replace("HALF", str(options.images[-1] // 2))
                 given = [*words.split(), *SHORT.split(), *loss.split()]
                 contenders.append(Contender(f"{network} {name}", f"cifar10.{network}", given))
-    rows = race(contenders, [Way("plain", PLAIN)], options, "objectives")
+    rows = race(contenders, [Way("plain", PLAIN)], options, "objectives", look=look)
     print(f"\n| | seed | images seen | cosine | {' | '.join(SCORES)} |\n|{'---|' * 8}")
     for row in rows:
-        folder = options.runs / f"{row['contender']}.{row['seed']}"
-        cells = [row["contender"], row["seed"], row["images"], cosine_of(folder, row["images"])]
+        cells = [row[key] for key in ("contender", "seed", "images", "cosine")]
         print(f"| {' | '.join([*cells, *(row[title] for title in SCORES)])} |")
+
+
+def look(run: Path, contender: Contender, images: int) -> dict[str, str]:
+    """Return what a row says of a training beside the scores of its samples."""
+    return {"cosine": cosine_of(run, str(images))}
 
 
 def cosine_of(run: Path, images: str) -> str:

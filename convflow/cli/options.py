@@ -265,12 +265,13 @@ def usual_settings() -> dict[str, Any]:
 
 
 def word_after(option: str, arguments: Sequence[str]) -> str | None:
-    """Return the value given to an option, in words not yet read; None where there is none."""
+    """Return the value given last to an option, in words not yet read; None where there is none."""
+    found = None
     for word, after in itertools.pairwise([*arguments, ""]):
         name, equals, value = word.partition("=")
         if name == option:
-            return value if equals else after
-    return None
+            found = value if equals else after
+    return found
 
 
 def sampling_options(options: argparse.Namespace) -> dict[str, Any]:

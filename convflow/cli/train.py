@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -96,6 +97,7 @@ On several GPUs: torchrun --nproc-per-node 8 -m -- convflow train RECIPE ..."""
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; return 0 at the end of the run, 130 when it was interrupted."""
+    began = time.monotonic()
     from convflow import recipes
 
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -116,7 +118,7 @@ def main(arguments: Sequence[str]) -> int:
     from convflow.training.overrides import describe_options, override
 
     if recipe == PLANNED and not options.help:
-        return _train_planned(options, rest)
+        return _train_planned(options, rest, began)
     config = override(_settings(recipe, options, rest), rest)
     if options.help:
         say(*(f"  --{key:32} {value:18} {text}" for key, value, text in describe_options(config)))
@@ -134,7 +136,7 @@ def main(arguments: Sequence[str]) -> int:
     return 0 if train(config, run, **length, product_rate=product_rate) else 130
 
 
-def _train_planned(options: argparse.Namespace, rest: Sequence[str]) -> int:
+def _train_planned(options: argparse.Namespace, rest: Sequence[str], began: float) -> int:
     """Train one's own images in the time that there is; return the exit code."""
     from convflow.bench.utilisation import product_rate
     from convflow.plans.pictures import begin
@@ -151,7 +153,7 @@ def _train_planned(options: argparse.Namespace, rest: Sequence[str]) -> int:
             "leave it out"
         )
     run = options.run or Path("runs") / PLANNED
-    config, minutes, pace = begin(rest, run, options.minutes)
+    config, minutes, pace = begin(rest, run, options.minutes, began)
     finished = train(config, run, minutes=minutes, product_rate=product_rate, pace=pace)
     return 0 if finished else 130
 

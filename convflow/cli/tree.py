@@ -11,15 +11,31 @@ FEW_CLASSES = 10
 
 
 def run_in_short(found: dict[str, Any]) -> dict[str, Any]:
-    """Return of a run or a model what matters most: few classes, no settings of the training."""
+    """Return of a run or a model what matters most: few classes, no settings of the training.
+
+    Of the network those settings are left out that have their usual values.
+    """
     short, names = dict(found), found.get("classes")
     left = ["the settings of the training"] if short.pop("config", None) else []
+    model = found.get("model", {})
+    if "family" in model and (own := _own_settings(model)) != model:
+        short["model"] = own
+        left.insert(0, "the usual settings of the network")
     if isinstance(names, list) and len(names) > FEW_CLASSES:
         short["classes"] = [*names[:FEW_CLASSES], f"{len(names) - FEW_CLASSES:,} more"]
         left.insert(0, "all classes")
-    note = [f"--all prints {' and '.join(left)}."] if left else []
+    *others, last = left or [""]
+    note = [f"--all prints {', '.join(others)}{' and ' * bool(others)}{last}."] if left else []
     note += [short.pop("note")] if "note" in short else []
     return short | ({"note": "\n".join(note)} if note else {})
+
+
+def _own_settings(model: dict[str, Any]) -> dict[str, Any]:
+    """Return family and settings of a network that differ from those that the family has."""
+    from convflow.models.zoo import settings_of
+
+    usual = settings_of(model["family"], trusted=False)
+    return {key: v for key, v in model.items() if key not in usual or v != usual[key]}
 
 
 def recipe_in_short(recipe: dict[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ Yu et al. 2024 (REPA, arXiv 2410.06940).
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import torch
@@ -28,13 +29,27 @@ EncoderName = Annotated[
     str, doc("frozen network: dinov2, a .pt2 file, package.module:function or file.py:function")
 ]
 EncoderWeights = Annotated[str, doc("file of the weights of dinov2, ViT-S, B or L of torch.hub")]
-EncoderWidth = Annotated[
-    Count | None, doc("features of the encoder at each place; none = those of a blank image")
-]
 BlockChoice = Annotated[
     Natural | None,
     doc("block after which features are taken, from 0; none = at a third, of a U in its middle"),
 ]
+
+
+@dataclass(frozen=True)
+class EncoderSettings:
+    """The settings that name a frozen encoder; each alignment adds its own.
+
+    Attributes:
+        encoder: as `open_detector`.
+        encoder_weights: another file for a published network; "" for its own.
+        encoder_width: features at each place; None for those of a blank image.
+    """
+
+    encoder: EncoderName = ""
+    encoder_weights: EncoderWeights = ""
+    encoder_width: Annotated[
+        Count | None, doc("features of the encoder at each place; none = those of a blank image")
+    ] = None
 
 
 class Encoder:
@@ -96,9 +111,7 @@ class Alignment(Objective):
 
     Args:
         network: to be trained.
-        encoder: as `EncoderName` says.
-        encoder_weights: as `EncoderWeights` says.
-        encoder_width: as `EncoderWidth` says.
+        settings: of the encoder.
         block: as `BlockChoice` says.
         create: makes the projector from the widths of the network's features and the encoder's.
     """
@@ -108,17 +121,16 @@ class Alignment(Objective):
     def __init__(
         self,
         network: Backbone,
-        encoder: str,
-        encoder_weights: str,
-        encoder_width: int | None,
+        settings: EncoderSettings,
         block: int | None,
         create: Callable[[int, int], nn.Module],
     ) -> None:
         super().__init__()
         block = aligned_block(network) if block is None else block
         self.wants, self.block = Wants(features=(block,), pixels=True), block
-        self.encoder = Encoder(encoder, encoder_weights)
-        self.project = create(network.feature_width(block), encoder_width or self.encoder.width())
+        self.encoder = Encoder(settings.encoder, settings.encoder_weights)
+        width = settings.encoder_width or self.encoder.width()
+        self.project = create(network.feature_width(block), width)
         self.register_buffer("checksum", self.encoder.checksum)
         self.register_load_state_dict_pre_hook(_compare_encoders)
 

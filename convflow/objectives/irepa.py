@@ -7,6 +7,7 @@ MLP, and targets without what all places of an image have in common.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from jaxtyping import Float
@@ -17,9 +18,7 @@ from convflow.nn.conv import Conv
 from convflow.objectives.alignment import (
     Alignment,
     BlockChoice,
-    EncoderName,
-    EncoderWeights,
-    EncoderWidth,
+    EncoderSettings,
     negative_cosine,
     resample,
 )
@@ -28,26 +27,25 @@ from convflow.processes.process import Process
 from convflow.settings.fields import Fraction, doc
 
 
+@dataclass(frozen=True)
+class IREPASettings(EncoderSettings):
+    """The settings of `IREPA`: the block that is read, and what targets lose."""
+
+    block: BlockChoice = None
+    removed: Annotated[
+        Fraction, doc("share of the targets' mean over places that is taken away")
+    ] = 1.0
+
+
 class IREPA(Alignment):
     """-cos(conv(h)_p, z_p), z = (y - removed * mean) / (std + 1e-6), both over places, per channel.
 
     h and y are as of `REPA`; the projector is one 3x3 convolution.
     """
 
-    def __init__(
-        self,
-        network: Backbone,
-        process: Process,
-        encoder: EncoderName = "",
-        encoder_weights: EncoderWeights = "",
-        encoder_width: EncoderWidth = None,
-        block: BlockChoice = None,
-        removed: Annotated[
-            Fraction, doc("share of the targets' mean over places that is taken away")
-        ] = 1.0,
-    ) -> None:
-        super().__init__(network, encoder, encoder_weights, encoder_width, block, Conv)
-        self.removed = removed
+    def __init__(self, network: Backbone, process: Process, settings: IREPASettings) -> None:
+        super().__init__(network, settings, settings.block, Conv)
+        self.removed = settings.removed
 
     def terms(
         self, network: Callable[..., Any], batch: Inputs, draws: Any

@@ -90,8 +90,9 @@ class Objective(nn.Module):
     Its parameters are trained, averaged and saved with those of the network. A subclass is built as
     `Kind(network, process, **settings)` before the first step; it must not keep the network as an
     attribute, since the network is a part of every call. The class may have any further settings,
-    which the user gives as `--objectives.NAME.SETTING`. A setting whose annotation is `Annotated`,
-    as in `convflow.settings.fields`, is checked by it, and `--help` shows its line.
+    which the user gives as `--objectives.NAME.SETTING`: other arguments of its constructor, or the
+    fields of a dataclass that it takes as `settings`. A setting whose annotation is `Annotated`, as
+    in `convflow.settings.fields`, is checked by it, and `--help` shows its line.
 
     Attributes:
         wants: what the step must supply; may depend on the settings.

@@ -6,6 +6,7 @@ Yu et al. 2024 (arXiv 2410.06940), eq. 8.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any
 
@@ -16,9 +17,7 @@ from convflow.models.backbone import Backbone
 from convflow.objectives.alignment import (
     Alignment,
     BlockChoice,
-    EncoderName,
-    EncoderWeights,
-    EncoderWidth,
+    EncoderSettings,
     negative_cosine,
     resample,
 )
@@ -30,6 +29,14 @@ from convflow.settings.fields import Width, doc
 Hidden = Annotated[Width, doc("hidden features of the projector, three linear layers")]
 
 
+@dataclass(frozen=True)
+class REPASettings(EncoderSettings):
+    """The settings of `REPA`: the block that is read, and the width of the projector."""
+
+    block: BlockChoice = None
+    hidden: Hidden = 2048
+
+
 class REPA(Alignment):
     """-cos(project(h_p), y_p), the mean over places p of the features' grid.
 
@@ -39,18 +46,9 @@ class REPA(Alignment):
 
     usual_weight = 0.5
 
-    def __init__(
-        self,
-        network: Backbone,
-        process: Process,
-        encoder: EncoderName = "",
-        encoder_weights: EncoderWeights = "",
-        encoder_width: EncoderWidth = None,
-        block: BlockChoice = None,
-        hidden: Hidden = 2048,
-    ) -> None:
-        create = partial(create_projector, hidden=hidden)
-        super().__init__(network, encoder, encoder_weights, encoder_width, block, create)
+    def __init__(self, network: Backbone, process: Process, settings: REPASettings) -> None:
+        create = partial(create_projector, hidden=settings.hidden)
+        super().__init__(network, settings, settings.block, create)
 
     def terms(
         self, network: Callable[..., Any], batch: Inputs, draws: Any

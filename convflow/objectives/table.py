@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import re
 import typing
@@ -26,7 +27,7 @@ from convflow.processes.meanflow import MeanFlow
 from convflow.processes.process import Process
 from convflow.settings.fields import Count, Natural, NotNegative, doc
 from convflow.settings.kinds import Table
-from convflow.settings.read import read_value
+from convflow.settings.read import defaults, hints_of, read_value
 from convflow.types import InputError, Size, unknown_name
 
 OWN = "process"
@@ -138,11 +139,7 @@ def describe_objective(kind: str) -> dict[str, tuple[Any, Any]]:
     cls = OBJECTIVES.find(kind, trusted=False)
     values = {"kind": kind, "weight": cls.usual_weight, "until": None, "fade": 0}
     found = {name: (values[name], hint) for name, hint in COMMON.items()}
-    hints = _hints_of(cls)
-    for name, parameter in _parameters_of(cls).items():
-        default = None if parameter.default is parameter.empty else parameter.default
-        found[name] = default, hints.get(name)
-    return found
+    return found | _settings_of(cls)
 
 
 def _read_common(place: str, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -188,20 +185,42 @@ def _check_first(found: Mapping[str, Weighted]) -> None:
             )
 
 
-def _parameters_of(cls: type[Objective]) -> dict[str, inspect.Parameter]:
-    """Return the settings of a class: what its constructor takes besides network and process."""
+def _settings_of(cls: type[Objective]) -> dict[str, tuple[Any, Any]]:
+    """Return default and annotation of each setting of a class, the latter None where it is none.
+
+    They are what its constructor takes besides network and process, or the fields of a dataclass
+    that it takes there as `settings`.
+    """
     if cls is Regression:
         return {}
-    return dict([*inspect.signature(cls).parameters.items()][2:])
+    if group := _dataclass_of(cls):
+        hints = hints_of(group)
+        return {
+            name: (None if value is dataclasses.MISSING else value, hints[name])
+            for name, value in defaults(group).items()
+        }
+    hints = {name: hint for name, hint in _hints_of(cls).items() if hasattr(hint, "__metadata__")}
+    return {
+        parameter.name: (
+            None if parameter.default is parameter.empty else parameter.default,
+            hints.get(parameter.name),
+        )
+        for parameter in [*inspect.signature(cls).parameters.values()][2:]
+    }
+
+
+def _dataclass_of(cls: type[Objective]) -> Any:
+    """Return the dataclass of the settings of a class, None where its constructor lists them."""
+    kind = _hints_of(cls).get("settings")
+    return kind if dataclasses.is_dataclass(kind) else None
 
 
 def _hints_of(cls: type[Objective]) -> dict[str, Any]:
-    """Return the annotations of settings that are `Annotated`."""
+    """Return the annotations of what the constructor of a class takes."""
     try:
-        hints = typing.get_type_hints(cls.__init__, include_extras=True)
+        return typing.get_type_hints(cls.__init__, include_extras=True)
     except NameError:  # of the code of a user
         return {}
-    return {name: hint for name, hint in hints.items() if hasattr(hint, "__metadata__")}
 
 
 def _create(
@@ -214,18 +233,20 @@ def _create(
 ) -> Objective:
     """Return one objective, or raise InputError about its settings at `place`."""
     cls = OBJECTIVES.find(kind, trusted=False)
-    accepted, hints = list(_parameters_of(cls)), _hints_of(cls)
+    known = _settings_of(cls)
     for name, value in settings.items():
         key = f"{place}.{name.replace('_', '-')}"
-        if name not in accepted:
-            raise InputError(f"{place}: {unknown_name('setting', name, accepted)}")
-        if name in hints:
-            settings[name] = read_value(value, hints[name], key)
+        if name not in known:
+            raise InputError(f"{place}: {unknown_name('setting', name, known)}")
+        if known[name][1] is not None:
+            settings[name] = read_value(value, known[name][1], key)
     if cls is Regression and isinstance(process, MeanFlow):
         return AverageVelocity(cast(Backbone, network), process, trained)
     try:
         given: Any = (process, trained) if issubclass(cls, Regression) else (network, process)
-        objective: Objective = cls(*given, **settings)
+        group = _dataclass_of(cls)
+        more = settings if group is None else {"settings": group(**settings)}
+        objective: Objective = cls(*given, **more)
     except InputError as error:
         raise InputError(str(error).replace("--objectives.NAME", place)) from error
     except (TypeError, ValueError) as error:  # of the code of a user

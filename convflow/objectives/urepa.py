@@ -7,6 +7,7 @@ grid and are upsampled behind it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any
 
@@ -18,9 +19,7 @@ from torch.nn import functional as F
 from convflow.models.backbone import Backbone
 from convflow.objectives.alignment import (
     Alignment,
-    EncoderName,
-    EncoderWeights,
-    EncoderWidth,
+    EncoderSettings,
     negative_cosine,
     resample,
 )
@@ -30,6 +29,14 @@ from convflow.objectives.taps import create_projector, middle_block
 from convflow.processes.process import Process
 from convflow.settings.fields import NotNegative, doc
 from convflow.types import InputError
+
+
+@dataclass(frozen=True)
+class UREPASettings(EncoderSettings):
+    """The settings of `UREPA`: the width of the projector, and the factor of its second term."""
+
+    hidden: Hidden = 2048
+    manifold: Annotated[NotNegative, doc("factor on the distance of the matrices of cosines")] = 3.0
 
 
 class UREPA(Alignment):
@@ -48,26 +55,15 @@ class UREPA(Alignment):
 
     usual_weight = 0.5
 
-    def __init__(
-        self,
-        network: Backbone,
-        process: Process,
-        encoder: EncoderName = "",
-        encoder_weights: EncoderWeights = "",
-        encoder_width: EncoderWidth = None,
-        hidden: Hidden = 2048,
-        manifold: Annotated[
-            NotNegative, doc("factor on the distance of the matrices of cosines")
-        ] = 3.0,
-    ) -> None:
+    def __init__(self, network: Backbone, process: Process, settings: UREPASettings) -> None:
         if (block := middle_block(network)) is None:
             raise InputError(
                 f"expected a U-shaped network (dico, fcdm) with the objective u-repa, got "
                 f"{network.inner.family} without a middle stage; choose repa or irepa"
             )
-        create = partial(create_projector, hidden=hidden)
-        super().__init__(network, encoder, encoder_weights, encoder_width, block, create)
-        self.manifold = manifold
+        create = partial(create_projector, hidden=settings.hidden)
+        super().__init__(network, settings, block, create)
+        self.manifold = settings.manifold
 
     def terms(
         self, network: Callable[..., Any], batch: Inputs, draws: Any

@@ -56,9 +56,6 @@ given."""
 USED = 0.95
 """Share of the time that is left for steps after all speeds are measured and samples are drawn."""
 
-END_SECONDS, SHEET_IMAGES = 1.5, 450
-"""What the end takes: writing, and samples that cost as much as training on so many images."""
-
 CPU_BATCH = 32
 """A CPU is as fast with larger batches as with this one, with which its speed is measured."""
 
@@ -77,17 +74,21 @@ class Timed(NamedTuple):
     pace: Pace
 
 
-def begin(words: Sequence[str], run: Path, minutes: float | None) -> Timed:
+def begin(
+    words: Sequence[str], run: Path, minutes: float | None, began: float | None = None
+) -> Timed:
     """Return a training of one's own pictures: a new one by a plan, or one that goes on.
 
     Args:
         words: settings of the command line.
         run: the run folder.
         minutes: length of the whole run; None for 20, or for that of the run that goes on.
+        began: when the time began to count, on `time.monotonic`; None for now.
 
     Raises:
         InputError: unusable settings or images, several processes, or a run without a plan.
     """
+    began = time.monotonic() if began is None else began
     given = given_settings(words)
     if (processes := distributed.processes_begun()) > 1:
         raise InputError(
@@ -95,10 +96,10 @@ def begin(words: Sequence[str], run: Path, minutes: float | None) -> Timed:
             f"{processes}; begin with one, then go on with torchrun and --resume"
         )
     if (run / "config.json").is_file():
-        return go_on(words, run, minutes)
+        return go_on(words, run, minutes, began)
     time_given = minutes is not None or "images" not in given
     minutes = minutes or USUAL_MINUTES
-    deadline = time.monotonic() + 60 * minutes
+    deadline = began + 60 * minutes
     config = settings_of_words(words)
     device = distributed.choose_device(config.device)
     facts = look(config.data, device)
@@ -129,16 +130,17 @@ def begin(words: Sequence[str], run: Path, minutes: float | None) -> Timed:
         "images_per_second": chosen.images_per_second,
         "given": sorted(given),
     }
-    return _timed(config, deadline if time_given else None, record, chosen.images_per_second)
+    return _timed(config, deadline if time_given else None, record)
 
 
-def go_on(words: Sequence[str], run: Path, minutes: float | None) -> Timed:
+def go_on(words: Sequence[str], run: Path, minutes: float | None, began: float) -> Timed:
     """Return a run that goes on with its settings, longer or shorter where its minutes change.
 
     Args:
         words: settings of the command line, which count more than those of the run.
         run: its folder.
         minutes: length of the whole run; None as it was.
+        began: when the time began to count, on `time.monotonic`.
 
     Raises:
         InputError: a run without a plan, or one that has taken longer already.
@@ -163,13 +165,12 @@ def go_on(words: Sequence[str], run: Path, minutes: float | None) -> Timed:
     if images != known.images:
         known = lengthen(known, images, record["given"])
     minutes = minutes or record["minutes"]
-    deadline = time.monotonic() + START_SECONDS + max(0.0, 60 * minutes - seen / rate)
+    deadline = began + START_SECONDS + max(0.0, 60 * minutes - seen / rate)
     record |= {"minutes": minutes, "given": sorted({*kept, *given})}
     return _timed(
         override(known, [*without_fall(words), *words]),
         deadline if time_given else None,
         record,
-        rate,
     )
 
 
@@ -227,9 +228,7 @@ def read_record(run: Path) -> dict[str, Any]:
     return record
 
 
-def _timed(
-    config: TrainConfig, deadline: float | None, record: dict[str, Any], images_per_second: float
-) -> Timed:
+def _timed(config: TrainConfig, deadline: float | None, record: dict[str, Any]) -> Timed:
     """Return a training with what keeps it to its time.
 
     A length that was given stays. So does one on which the learning rate depends from the start,
@@ -237,7 +236,6 @@ def _timed(
     """
     given = {"images", "optim.decay_images"} & {*record["given"]}
     fixed = given or config.optim.schedule in ("linear", "cosine")
-    ending = END_SECONDS + SHEET_IMAGES / images_per_second
     files = {PLAN_FILE: json.dumps(record, indent=2)}
-    pace = Pace(deadline, 0 if fixed else record["most_images"], ending, files)
+    pace = Pace(deadline, 0 if fixed else record["most_images"], files)
     return Timed(config, None if deadline is None else (deadline - time.monotonic()) / 60, pace)

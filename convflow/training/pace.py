@@ -36,6 +36,9 @@ Both together end before the learning rate begins to fall."""
 SMALLEST_CHANGE = 0.03
 """Share of the length; less is left as it is."""
 
+KEPT_FREE = 0.02
+"""Share of the time that is left free, for a machine that becomes slower."""
+
 
 class Pace:
     """Called after every step of a training on one process.
@@ -43,7 +46,6 @@ class Pace:
     Args:
         deadline: on `clock`, when training is to end; None where its length alone counts.
         most: images that the run sees at most; 0 leaves the length as it is.
-        ending: seconds that the end takes beside the steps: the last samples and the checkpoint.
         files: names and texts of files that are written into the run folder before the first step.
         clock: in seconds.
     """
@@ -52,11 +54,10 @@ class Pace:
         self,
         deadline: float | None,
         most: int,
-        ending: float = 0.0,
         files: Mapping[str, str] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.deadline, self.most, self.ending, self.clock = deadline, most, ending, clock
+        self.deadline, self.most, self.clock = deadline, most, clock
         self.files = files or {}
         self.first: tuple[float, int] | None = None
         self.done = False
@@ -71,7 +72,7 @@ class Pace:
         if self.done or not self.is_due(seen, config.images):
             return
         self.done = True
-        images = self.length(seen, config.batch_size)
+        images = self.length(seen, config.batch_size, trainer.ending())
         if abs(images - config.images) < SMALLEST_CHANGE * config.images:
             return
         optim = config.optim
@@ -104,17 +105,18 @@ class Pace:
         late = self.clock() - begun >= DUE * (self.deadline - begun)
         return late or seen >= max(DUE * images, before + TIMED * images)
 
-    def length(self, seen: int, batch: int) -> int:
+    def length(self, seen: int, batch: int, ending: float) -> int:
         """Return the images that fit into the time, in whole batches.
 
         Args:
             seen: images so far.
             batch: images in a step.
+            ending: seconds that the last checkpoint and the last samples take.
         """
         assert self.first is not None
         assert self.deadline is not None
         then, before = self.first
         rate = (seen - before) / max(self.clock() - then, 1e-9)
-        left = max(0.0, self.deadline - self.clock() - self.ending)
-        steps = max(1, min(int(rate * left), max(self.most - seen, 0)) // batch)
+        left = max(0.0, self.deadline - self.clock() - ending)
+        steps = max(1, min(int(rate * (1 - KEPT_FREE) * left), max(self.most - seen, 0)) // batch)
         return seen + steps * batch

@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -31,6 +31,7 @@ from convflow.training.captions import Captions
 from convflow.training.compiling import BatchShapes, compile_network, uncompiled
 from convflow.training.config import TrainConfig
 from convflow.training.draws import Draws, draw_changes, draw_encoding, draw_labels, draw_terms
+from convflow.training.ending import Ending
 from convflow.training.inputs import inputs_of
 from convflow.training.lookout import Lookout, StepTaken, diverged, go_back
 from convflow.training.monitor import DataWait, IntervalTimer, Monitor, open_monitor
@@ -39,11 +40,10 @@ from convflow.training.pace import Pace
 from convflow.training.previews import Previews, samples_of
 from convflow.training.saving import Writing, finish, store
 from convflow.training.speed import ProductRate
-from convflow.training.state import restore, save_before
+from convflow.training.state import restore
 from convflow.training.step import Losses, blank, passes
-from convflow.training.stopping import Stop, asked_to_stop
+from convflow.training.stopping import Stop, asked_to_stop, stop_after
 from convflow.training.watch import Watch
-from convflow.types import Diverged, InputError
 
 log = logging.getLogger("convflow")
 
@@ -107,6 +107,7 @@ class Trainer:
         self.data_wait = DataWait()
         self.watch = Watch(self)
         self.product_rate: ProductRate | None = None  # without it utilisation is not measured
+        self.ending = Ending(config)
         self.pace: Pace | None = None  # without it the length is that of the settings
         self.begun_from: Path | None = None  # the checkpoint that was loaded
         self.saved: Path | None = None  # the checkpoint that was loaded or written last
@@ -114,6 +115,7 @@ class Trainer:
         self.written = False  # by all processes, which are to finish it
         self.savable = True  # between two whole steps, and no save has failed
         self.interrupted = False  # by a signal, on any process
+        self.late = False  # the time is over, and no process has failed
         self.saving = False  # is due, by the clock of the first process
         self.drawing = False  # of samples is due, likewise
         self.broken = False  # between two whole steps, or by a failed save, on any process
@@ -190,7 +192,9 @@ class Trainer:
         stream: Any = batches(*given, share=self.share(), device=self.device)
         gap = 60 * config.checkpoint.every_minutes
         clock = IntervalTimer(gap, gap)
-        began, deadline = self.step, None if distributed.rank() else deadline
+        began = self.step
+        deadline = None if distributed.rank() else deadline
+        self.ending.begin(deadline)
         self.model.train()
         with distributed.all_or_none(self.device), ExitStack() as held:
             with distributed.all_or_none(self.device):
@@ -201,7 +205,7 @@ class Trainer:
                 return monitor is not None and clock.due(), draw
 
             held.enter_context(closing(stream))
-            stop = held.enter_context(asked_to_stop(deadline))
+            stop = held.enter_context(asked_to_stop(deadline, self.ending))
             try:
                 while batch := self._next(stream, stop, due):
                     if self.saving or self.written:
@@ -210,6 +214,7 @@ class Trainer:
                     if self.drawing and self._draw_samples(monitor, stop):
                         break
                     metrics = self.train_step(*batch)
+                    self.ending.note(self.images_seen)
                     averages.store_snapshot(self)  # before what may end the run
                     metrics |= self.watch.measure(stop)
                     if monitor is not None:
@@ -217,15 +222,17 @@ class Trainer:
                     if self.pace is not None:
                         self.pace(self, monitor)
             except Exception as error:
-                raise self._stop_all(error, monitor, stop) from error.__cause__
+                raise stop_after(error, self, monitor, stop) from error.__cause__
             finished = self.images_seen >= self.config.images
             if self.broken and self.parallel.sharded:  # a process cannot save its share
                 return False
+            stop.reserve = float  # what was kept for the end is there for it
             folder = self.save(monitor, ending=True)
-            if finished and self.step > began and self.parallel.takes_part:
+            due_now = self.step > began and self.ending.drawn != self.images_seen
+            if (finished or self.late) and due_now and self.parallel.takes_part:
                 shared = self.parallel.sharded
-                self.write_samples(partial(self._agree, stop, busy=True) if shared else stop)
-            if monitor is not None and not finished and not stop():
+                self.write_samples(partial(self.agree, stop, busy=True) if shared else stop)
+            if monitor is not None and not (finished or self.late or stop()):
                 log.info(f"saved before: {folder}")
         return finished or not self.interrupted
 
@@ -239,32 +246,15 @@ class Trainer:
         """
         with self.data_wait:
             batch = next(stream) if self.images_seen < self.config.images else None
-        return None if self._agree(stop, *due()) else batch
+        return None if self.agree(stop, *due()) else batch
 
     def _draw_samples(self, monitor: Monitor | None, stop: Stop) -> bool:
         """Write samples while other processes wait, or help; return whether any is to stop."""
         if self.parallel.takes_part:
-            self.write_samples(partial(self._agree, stop, busy=True))
+            self.write_samples(partial(self.agree, stop, busy=True))
         if monitor is not None:
             monitor.samples_due.restart()
-        return self._agree(stop)
-
-    def _stop_all(self, error: Exception, monitor: Monitor | None, stop: Stop) -> Exception:
-        """Save before an error ends the run, where that can be; return what to raise.
-
-        The other processes are told where they ask each other, and save as if asked to stop.
-        """
-        stop.failed = True
-        self.savable = self.savable and not isinstance(error, Diverged)
-        with suppress(InputError):  # a process that is gone
-            self._agree(stop)
-        mine = not self.broken if self.parallel.sharded else monitor is not None
-        if mine and self.savable:
-            error = save_before(error, partial(self.save, monitor))
-        elif self.writing and not self.parallel.sharded:  # it is of a moment that was good
-            with suppress(InputError):
-                finish(self)
-        return error
+        return self.agree(stop)
 
     def save(
         self, monitor: Monitor | None = None, background: bool = False, ending: bool = False
@@ -273,7 +263,7 @@ class Trainer:
 
         All processes come here. `ending` writes the metrics of the last step too.
         """
-        self.savable = False  # an error here is no reason to try again
+        self.savable, begun = False, self.ending.clock()  # an error here is no reason to try again
         with self.parallel.all_or_none():
             if monitor is not None and ending:
                 monitor.end()
@@ -281,6 +271,8 @@ class Trainer:
             if monitor is not None:
                 monitor.flush()
         folder = store(self, background)
+        if not background:
+            self.ending.took("saving", begun)
         self.savable = True
         return folder
 
@@ -301,8 +293,11 @@ class Trainer:
     def write_samples(self, stop: Callable[[], bool] = lambda: False) -> None:
         """Write a grid of samples from raw weights and one from their average, unless stopped."""
         networks: dict[str, Any] = {"raw": self.model, "ema": self.ema.model}
+        begun = self.ending.clock()
         with self.not_training():
             written = self.previews.write(networks, self.images_seen, stop)
+        if written:
+            self.ending.took("drawing", begun)
         if written and not distributed.rank():
             log.info(f"samples after {self.images_seen:,} images: {self.previews.folder}")
 
@@ -376,9 +371,7 @@ class Trainer:
         on = self.precision == "bfloat16"
         return torch.autocast(self.device.type, torch.bfloat16, enabled=on)
 
-    def _agree(
-        self, stop: Stop, save: bool = False, draw: bool = False, busy: bool = False
-    ) -> bool:
+    def agree(self, stop: Stop, save: bool = False, draw: bool = False, busy: bool = False) -> bool:
         """Return whether any process is to stop; note why, and what is due before the next step.
 
         While the first process draws images it asks as one who is busy, again and again; the
@@ -388,11 +381,11 @@ class Trainer:
             broken = stop.failed and not self.savable
             done = self.writing and self.writing.done()
             flags = [stop(), busy, stop.signalled(), save, draw, broken, done is True]
-            flags.append(done is False)
+            flags += [done is False, stop.late(), stop.failed]
             alone = distributed.world_size() == 1  # then the device is not waited for
             agreed = self.parallel.agree(flags, torch.device("cpu") if alone else self.device)
             stopped, waited_for, self.interrupted, self.saving, self.drawing, *rest = agreed
-            self.broken, some, others = rest
-            self.written = some and not others
+            self.broken, some, others, late, failed = rest
+            self.written, self.late = some and not others, late and not failed
             if busy or not waited_for:
                 return stopped

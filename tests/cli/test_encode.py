@@ -20,6 +20,10 @@ def test_help_lists_every_setting(capsys):
         (["--out", "store", "--batch-size", "2"], "expected DATA first and --out STORE"),
         (["data", "--out", "store", "--record.dtype", "float16"], "--records.dtype"),
         (["data", "--out", "store", "--records.dtype", "int8"], "float16 or float32"),
+        (
+            ["data", "--out", "store", "--format", "npy", "--format", "edm"],
+            "of --format edm in data",
+        ),
     ],
 )
 def test_words_that_do_not_fit_are_refused(words, message, capsys):

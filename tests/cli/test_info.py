@@ -74,7 +74,8 @@ def test_a_run(capsys: pytest.CaptureFixture[str], tiny_run: Path) -> None:
     assert f"{found['parameters']:,}" in text
     assert "optim" in found["config"]
     assert text.splitlines()[1] == "images_seen              8"
-    assert text.splitlines()[-1] == "--all prints the settings of the training."
+    both = "the usual settings of the network and the settings of the training"
+    assert text.splitlines()[-1] == f"--all prints {both}."
     assert "warmup_images" not in text
     assert len(text.splitlines()) < 40
     whole = ask(capsys, str(tiny_run), "--all")

@@ -100,3 +100,11 @@ def test_a_stored_setting_can_be_taken_back():
     given = "--last-step 0.04 --channels-guided 3 --clip".split()
     wanted = {"last_step": 0.04, "channels_guided": 3, "clip": True}
     assert options.sampling_options(parser.parse(given)) == wanted
+
+
+def test_an_option_given_twice_counts_as_it_is_given_last():
+    words = "--solver euler --solver=heun --steps 3 --steps 4 --solver ab2".split()
+    assert options.word_after("--solver", words) == "ab2"
+    assert options.word_after("--solver", [*words, "--solver=ab4"]) == "ab4"
+    assert options.word_after("--init", words) is None
+    assert options_of(" ".join(words)) == {"solver": "ab2", "steps": 4}

@@ -6,6 +6,7 @@ from torch import nn
 from convflow.evaluation.user_code import import_place
 from convflow.models.zoo import create_model
 from convflow.objectives.objective import FirstCall, Inputs
+from convflow.objectives.table import OWN
 from convflow.processes.process import create_process
 
 NAME = f"{__name__}:create"
@@ -17,7 +18,17 @@ BACKBONES = {
     "dit": {"width": 16, "depth": 4, "num_heads": 2},
     "sit": {"width": 16, "depth": 4, "num_heads": 2},
 }
-PROCESSES = {"flow": {}, "ddpm": {"variance": "small"}, "dfm": {}}
+PROCESSES = {
+    "flow": {},
+    "ddpm": {"variance": "small"},
+    "dfm": {},
+    "meanflow": {"guidance": 2.0, "mixture": 0.5},
+}
+ENCODED = ("repa", "irepa", "u-repa")
+OF_FLOWS = ("contrastive", "direction", "velocity")
+OF_ONE_TIME = ("sra", *OF_FLOWS)
+KINDS = [*ENCODED, "sra", "dispersive", *OF_FLOWS]
+U_SHAPED = ("dico", "fcdm")
 
 
 class Encoder(nn.Module):
@@ -45,6 +56,20 @@ def pooled():
 
 
 import_place(NAME)  # as the command line does
+
+
+def settings_of(kind):
+    """The settings of an objective beside the process's own, or of one in its place."""
+    if kind == "velocity":
+        return {OWN: {"kind": kind}}
+    small = {"hidden": 8} if kind in ("repa", "u-repa", "sra") else {}
+    return {"it": {"kind": kind} | small | ({"encoder": NAME} if kind in ENCODED else {})}
+
+
+def refused(kind, family, process):
+    """Whether a family or a process does not take an objective."""
+    unfit = OF_ONE_TIME if process == "meanflow" else () if process == "flow" else OF_FLOWS
+    return kind in unfit or (kind == "u-repa" and family not in U_SHAPED)
 
 
 def network_of(family, process="flow", channels=3):

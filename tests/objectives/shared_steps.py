@@ -13,27 +13,25 @@ import torch
 
 from convflow import distributed
 from convflow.recipes import create_config
+from convflow.settings.read import show
 from convflow.training import launch
 from convflow.training.overrides import override
 from convflow.training.trainer import Trainer
 from convflow.types import InputError
-from tests.objectives.encoder import NAME
+from tests.objectives.encoder import BACKBONES, NAME, refused
 
 CPU = torch.device("cpu")
 COMMON = (
-    "--model.name dico --model.width 8 --model.depths 1,1,1,1,1 --batch-size 5 --data.size 16x16 "
+    "--batch-size 5 --data.size 16x16 "
     "--data.channels 3 --optim.warmup-images 10 --optim.lr 1e-3 --monitor.log-every 1 "
     "--monitor.tensorboard false --monitor.num-samples 2 --sampling.steps 1 --device cpu "
     "--precision float32 --monitor.validation 4 --monitor.validation.every 2 --images 20"
 )
-ALIGNED = " ".join(
-    f"--objectives.{name}.encoder {NAME} {more}"
-    for name, more in (
-        ("repa", "--objectives.repa.hidden 8"),
-        ("irepa", "--objectives.irepa.until 15 --objectives.irepa.fade 10"),
-        ("u-repa", "--objectives.u-repa.hidden 8"),
-    )
-)
+ENCODED = {
+    "repa": "--objectives.repa.hidden 8",
+    "irepa": "--objectives.irepa.until 15 --objectives.irepa.fade 10",
+    "u-repa": "--objectives.u-repa.hidden 8",
+}
 ALONE = (
     "--objectives.sra.hidden 8 --objectives.dispersive.block 1 --objectives.contrastive.weight 0.1 "
     "--objectives.direction.weight 0.2 --process.prediction data "
@@ -41,11 +39,20 @@ ALONE = (
 )
 
 
-def settings(data: Path, words: str):
-    """Return the settings of a run of four steps, the last validation of fewer images than two."""
-    return override(
-        create_config("pictures.flowdcn"), ["--data", str(data), *COMMON.split(), *words.split()]
+def aligned(family: str = "dico") -> str:
+    """Return the words of every alignment that a family takes."""
+    return " ".join(
+        f"--objectives.{name}.encoder {NAME} {more}"
+        for name, more in ENCODED.items()
+        if not refused(name, family, "flow")
     )
+
+
+def settings(data: Path, words: str, family: str = "dico"):
+    """Return the settings of a run of four steps, the last validation of fewer images than two."""
+    given = [f"--model.{n.replace('_', '-')}={show(v)}" for n, v in BACKBONES[family].items()]
+    given += [f"--model.name={family}", *COMMON.split(), *words.split()]
+    return override(create_config("pictures.flowdcn"), ["--data", str(data), *given])
 
 
 def failing(call, due):
@@ -78,7 +85,7 @@ def main(shared: Path, part: str) -> None:
     data = shared / "data"
     with distributed.process_group(CPU):
         for engine in ("ddp", "fsdp") if part == "equal" else ():
-            words = f"{ALIGNED} {ALONE} --parallel {engine}"
+            words = f"{aligned()} {ALONE} --parallel {engine}"
             attempt(lambda: launch.train(settings(data, words), shared / engine))  # noqa: B023
         if part == "equal":
             return

@@ -1,4 +1,4 @@
-"""Average velocities as an objective: on two processes, resumed, begun from a flow, sampled."""
+"""Average velocities as an objective: resumed, begun from a flow, sampled."""
 
 from __future__ import annotations
 
@@ -18,22 +18,10 @@ from convflow.training import checkpoint
 from convflow.types import InputError
 from tests.cases import TINY
 from tests.objectives.encoder import BACKBONES
-from tests.two_processes import start_many
 
 WORDS = (
     "--process meanflow --process.guidance 2 --process.mixture 0.5 --device cpu --precision float32"
 ).split()
-
-
-@pytest.mark.parametrize(
-    "families", [["flowdcn"], pytest.param(["dico", "fcdm"], marks=pytest.mark.slow)], ids=str
-)
-def test_two_processes_have_the_gradients_of_one_with_each_engine(families):
-    answers = start_many(2, ["-m", "tests.objectives.distributed_average", *families], 100)
-    expected = [f"{family} {kind}" for family in families for kind in ("ddp", "fsdp")]
-    for code, said, complained in answers:
-        assert code == 0, complained
-        assert said.splitlines() == expected
 
 
 def test_guidance_needs_classes():

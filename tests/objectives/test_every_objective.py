@@ -5,27 +5,29 @@ import copy
 import pytest
 import torch
 
+from convflow.models.families import BACKBONES as FAMILIES
 from convflow.objectives.objective import Objective
 from convflow.objectives.table import OBJECTIVES, OWN, create_objectives
+from convflow.processes.process import PROCESSES as ALL_PROCESSES
 from convflow.training.step import Losses
 from convflow.types import InputError
-from tests.objectives.encoder import BACKBONES, NAME, PROCESSES, inputs_of, network_of, pictures
-
-FEATURES = ("repa", "irepa", "u-repa", "sra", "dispersive")
-ENCODED = ("repa", "irepa", "u-repa")
-OF_FLOWS = ("contrastive", "direction", "velocity")
-KINDS = [*FEATURES, *OF_FLOWS]
-
-
-def settings_of(kind):
-    if kind == "velocity":
-        return {OWN: {"kind": kind}}
-    small = {"hidden": 8} if kind in ("repa", "u-repa", "sra") else {}
-    return {"it": {"kind": kind} | small | ({"encoder": NAME} if kind in ENCODED else {})}
+from tests.objectives.encoder import (
+    BACKBONES,
+    KINDS,
+    PROCESSES,
+    inputs_of,
+    network_of,
+    pictures,
+    refused,
+    settings_of,
+)
+from tests.two_processes import start_many
 
 
 def test_the_lists_here_are_complete():
     assert {OWN, *KINDS} == set(OBJECTIVES)
+    assert set(BACKBONES) == set(FAMILIES)
+    assert set(PROCESSES) == set(ALL_PROCESSES)
 
 
 @pytest.mark.parametrize("process", PROCESSES)
@@ -36,10 +38,9 @@ def test_it_trains_what_it_says_or_is_refused(family, process):
     batch = inputs_of(pictures(), made, average=average, average_features=average.features_after)
     generator = torch.Generator().manual_seed(4)
     for kind in KINDS:
-        settings, is_u = settings_of(kind), family in ("dico", "fcdm")
-        refused = (kind in OF_FLOWS and process != "flow") or (kind == "u-repa" and not is_u)
-        if refused:
-            named = rf"objective {kind}, got ({process}|{family})"
+        settings = settings_of(kind)
+        if refused(kind, family, process):
+            named = rf"objective {kind}, got ({process}|{family})|an average of velocities"
             with pytest.raises(InputError, match=named):
                 create_objectives(settings, network, made)
             continue
@@ -60,6 +61,27 @@ def test_it_trains_what_it_says_or_is_refused(family, process):
         assert all(p.grad is not None for p in own)
         assert bool(own) == (kind in ("repa", "irepa", "u-repa", "sra"))
         assert all(p.grad is None for p in average.parameters())
+
+
+@pytest.mark.parametrize(
+    ("family", "process", "kinds"),
+    [
+        ("flowdcn", "meanflow", ["dispersive"]),
+        *(
+            pytest.param(family, process, KINDS, marks=pytest.mark.slow)
+            for family in BACKBONES
+            for process in PROCESSES
+        ),
+    ],
+    ids=str,
+)
+def test_two_processes_have_the_gradients_of_one_with_each_engine(family, process, kinds):
+    kinds = [kind for kind in kinds if not refused(kind, family, process)]
+    words = ["-m", "tests.objectives.distributed_gradients", family, process, ",".join(kinds)]
+    expected = [f"{kind} {engine}" for kind in kinds for engine in ("ddp", "fsdp")]
+    for code, said, complained in start_many(2, words, 300):
+        assert code == 0, complained
+        assert said.splitlines() == expected
 
 
 def test_without_its_weight_nothing_is_computed():

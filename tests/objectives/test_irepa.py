@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from convflow.objectives.irepa import IREPA, standardise
+from convflow.objectives.irepa import IREPA, IREPASettings, standardise
 from tests.objectives.encoder import NAME, create, inputs_of, network_of, pictures
 from tests.tolerance import assert_close_rms
 
@@ -24,7 +24,7 @@ def test_targets_are_standardised_over_places_of_each_channel():
 
 def test_it_is_the_cosine_behind_one_convolution():
     network, process = network_of("flowdcn")
-    objective = IREPA(network, process, encoder=NAME, block=1)
+    objective = IREPA(network, process, IREPASettings(NAME, block=1))
     pixels, features = pictures(), torch.randn(4, 4, 4, 16)
     found = objective.terms(None, inputs_of(pixels, process, features={1: features}), None)
     weights = objective.project.weight, objective.project.bias

@@ -2,14 +2,14 @@
 
 import torch
 
-from convflow.objectives.repa import REPA
+from convflow.objectives.repa import REPA, REPASettings
 from tests.objectives.encoder import NAME, create, inputs_of, network_of, pictures
 from tests.tolerance import assert_close_rms
 
 
 def test_it_is_minus_the_mean_cosine_of_projected_and_encoded_places():
     network, process = network_of("flowdcn")
-    objective = REPA(network, process, encoder=NAME, block=2, hidden=8)
+    objective = REPA(network, process, REPASettings(NAME, block=2, hidden=8))
     assert objective.wants == ((2,), False, True, False, False)
     pixels = pictures()
     features = torch.randn(4, 4, 4, 16)  # the grid of the encoder at 16x16 pixels
@@ -33,6 +33,6 @@ def test_it_is_minus_the_mean_cosine_of_projected_and_encoded_places():
 
 def test_another_grid_is_brought_to_that_of_the_network():
     network, process = network_of("flowdcn")
-    objective = REPA(network, process, encoder=NAME, block=0, hidden=8)
+    objective = REPA(network, process, REPASettings(NAME, block=0, hidden=8))
     batch = inputs_of(pictures(), process, features={0: torch.randn(4, 8, 8, 16)})
     assert objective.terms(None, batch, None)["negative_cosine"].shape == (4,)

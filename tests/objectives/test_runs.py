@@ -9,8 +9,8 @@ from benchmarks.reliability import kills
 from convflow.training import checkpoint, launch
 from convflow.training.overrides import describe_options
 from convflow.types import InputError
-from tests.objectives.encoder import NAME
-from tests.objectives.shared_steps import ALIGNED, ALONE, settings
+from tests.objectives.encoder import BACKBONES, NAME
+from tests.objectives.shared_steps import ALONE, aligned, settings
 from tests.parallel.test_fsdp import assert_regrouped, metrics_of
 from tests.two_processes import start_many
 
@@ -22,7 +22,7 @@ def shared(tmp_path_factory):
     kills.make_pictures(place / "data")
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    assert launch.train(settings(place / "data", f"{ALIGNED} {ALONE}"), place / "one")
+    assert launch.train(settings(place / "data", f"{aligned()} {ALONE}"), place / "one")
     torch.set_num_threads(before)
     return place
 
@@ -46,10 +46,23 @@ def test_every_term_is_logged_until_it_ends(shared):
 
 def test_a_run_in_parts_ends_with_the_same_bits(shared, tmp_path):
     for images in (10, 20):
-        words = f"{ALIGNED} {ALONE} --images {images}"
+        words = f"{aligned()} {ALONE} --images {images}"
         assert launch.train(settings(shared / "data", words), tmp_path / "run")
     assert kills.differences(shared / "one", tmp_path / "run") == []
     assert (checkpoint.folder_of(tmp_path / "run", 4) / checkpoint.OBJECTIVES_FILE).is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [ALONE, "--process meanflow --objectives.dispersive.block 1"])
+@pytest.mark.parametrize("family", BACKBONES)
+def test_every_network_in_parts_ends_with_the_same_bits(family, more, tmp_path):
+    data = kills.make_pictures(tmp_path / "data")
+    words = f"{aligned(family)} {more}"
+    for run, lengths in (("whole", [20]), ("parts", [10, 20])):
+        for images in lengths:
+            config = settings(data, f"{words} --images {images}", family)
+            assert launch.train(config, tmp_path / run)
+    assert kills.differences(tmp_path / "whole", tmp_path / "parts") == []
 
 
 def start_two(shared, part):
@@ -80,7 +93,7 @@ def test_a_process_that_fails_is_not_waited_for(shared, part):
     [
         (f"{ALONE} --micro-batch 2", "expected none with the objective dispersive, which compares"),
         ("--objectives.repa.encoder gone.py:create", "expected a Python file at gone.py"),
-        ("--objectives.sra.block 9", "expected a block from 0 to 4, got 9"),
+        ("--objectives.sra.block 9", "expected a block from 0 to 5, got 9"),
         ("--objectives.sra.beta -1", "--objectives.sra.beta: expected a number above 0, got '-1'"),
         ("--objectives.direction.over cells", "over: expected channels or image, got 'cells'"),
         ("--objectives.repa.weight 1", "expected --objectives.repa.encoder with this kind"),

@@ -3,7 +3,7 @@
 import torch
 from torch.nn import functional as F
 
-from convflow.objectives.urepa import UREPA, cosines
+from convflow.objectives.urepa import UREPA, UREPASettings, cosines
 from tests.objectives.encoder import NAME, create, inputs_of, network_of, pictures
 from tests.tolerance import assert_close_rms
 
@@ -20,7 +20,7 @@ def test_cosines_are_those_of_every_pair_of_places():
 
 def test_both_terms_are_those_of_the_formula():
     network, process = network_of("dico")
-    objective = UREPA(network, process, encoder=NAME, hidden=8, manifold=2.0)
+    objective = UREPA(network, process, UREPASettings(NAME, hidden=8, manifold=2.0))
     assert objective.block == 3
     pixels, features = pictures(), torch.randn(4, 2, 2, 32)
     found = objective.terms(None, inputs_of(pixels, process, features={3: features}), None)
@@ -31,6 +31,6 @@ def test_both_terms_are_those_of_the_formula():
     assert_close_rms(found["negative_cosine"], -cosine)
     pairs = [F.cosine_similarity(x[:, :, :, None], x[:, :, None, :], dim=1) for x in (ours, theirs)]
     assert_close_rms(found["manifold"], 2 * (pairs[0] - pairs[1]).square().mean((1, 2)))
-    alone = UREPA(network, process, encoder=NAME, hidden=8, manifold=0.0)
+    alone = UREPA(network, process, UREPASettings(NAME, hidden=8, manifold=0.0))
     batch = inputs_of(pixels, process, features={3: features})
     assert alone.terms(None, batch, None).keys() == {"negative_cosine"}

@@ -25,14 +25,14 @@ def paced(deadline, most=10**9, **more):
 
 
 def test_the_length_is_what_fits_at_the_speed_so_far():
-    pace = Pace(100.0, 10**9, ending=10.0, clock=lambda: 40.0)
+    pace = Pace(100.0, 10**9, clock=lambda: 40.0)
     pace.first = 0.0, 0
-    assert pace.length(400, 8) == 400 + 10 * (100 - 10 - 40) // 8 * 8  # 10 images a second
-    assert pace.length(400, 7) == 400 + 500 // 7 * 7
+    assert pace.length(400, 8, 10.0) == 400 + 490 // 8 * 8  # 10 images a second, 50 seconds
+    assert pace.length(400, 7, 10.0) == 400 + 490 // 7 * 7
     pace.most = 450
-    assert pace.length(400, 8) == 448
+    assert pace.length(400, 8, 10.0) == 448
     pace.deadline = 1.0
-    assert pace.length(400, 8) == 408
+    assert pace.length(400, 8, 10.0) == 408
 
 
 def test_it_is_due_by_images_or_by_time():

@@ -8,8 +8,10 @@ import torch
 
 from convflow.codecs import PixelCodec
 from convflow.models.pyramid import Pyramid
+from convflow.models.zoo import load_model
+from convflow.nn.embed import TimeEmbedding
 from convflow.recipes import create_config
-from convflow.training import launch
+from convflow.training import checkpoint, launch
 from convflow.training.build import build_network
 from convflow.training.origin import Origin
 from convflow.training.overrides import describe_options, override
@@ -110,3 +112,19 @@ def test_a_run_keeps_its_scale_and_so_does_one_of_an_earlier_version(tiny, tmp_p
     assert launch.train(later(1, 1), old)
     assert launch.train(replace(later(1, 2), model=before.model), old)
     assert launch.read_run_config(old).model["time_scale"] == 1
+
+
+@pytest.mark.parametrize("scale", [0.25, 30.0, 1000.0])
+def test_average_velocities_are_told_times_at_any_scale_and_keep_it(scale, tiny, tmp_path):
+    words, run = "--process meanflow --device cpu --images", tmp_path / "run"
+    assert choose_time_scale(tiny(words + " 8")).model["time_scale"] == 1
+    assert launch.train(tiny(f"{words} 8 --model.time-scale {scale}"), run)
+    assert launch.train(tiny(f"{words} 16"), run)
+    trained = load_model(checkpoint.folder_of(run, 2) / "ema")
+    times = [part for part in trained.modules() if isinstance(part, TimeEmbedding)]
+    assert [part.scale for part in times] == [scale, scale]  # of the first time, and the span
+    other = f"--model.time-scale {scale + 1}"
+    with pytest.raises(InputError, match=rf"model.time_scale \({scale}, now {scale + 1}\)"):
+        launch.train(tiny(f"{words} 24 {other}"), run)
+    with pytest.raises(InputError, match=rf"time_scale {scale}, here .*--model.time-scale {scale}"):
+        launch.train(tiny(f"{words} 8 --init {run} {other}"), tmp_path / "begun")

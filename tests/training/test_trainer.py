@@ -187,19 +187,19 @@ def test_a_deadline_saves_and_ends_well_and_going_on_is_exact(tiny, trainer_of, 
 @pytest.mark.parametrize("signal_came", [0, 1])
 def test_who_waits_for_previews_answers_until_they_end(tiny, trainer_of, monkeypatch, signal_came):
     trainer, stop, others = trainer_of(tiny()), Stop(), []
-    quiet = (0,) * 6
+    quiet = (0,) * 8
 
     def add_another(tensors):
         tensors[0] += torch.tensor(others.pop(0))
 
     monkeypatch.setattr("convflow.distributed.sum_over_processes", add_another)
     others[:] = [(0, 1, *quiet), (1, 1, *quiet), (1, 0, signal_came, 1, *quiet[2:])]
-    assert trainer._agree(stop)
+    assert trainer.agree(stop)
     assert others == []
     assert (trainer.interrupted, trainer.saving) == (bool(signal_came), True)
     others[:] = [(1, 0, 1, *quiet[1:]), (0, 0, *quiet)]  # who draws is told, or goes on
-    assert trainer._agree(stop, busy=True)
-    assert not trainer._agree(stop, busy=True)
+    assert trainer.agree(stop, busy=True)
+    assert not trainer.agree(stop, busy=True)
 
 
 def test_a_thread_that_gets_no_signals_can_train(tiny, trainer_of):
