@@ -56,6 +56,10 @@ def read_known(
         raise InputError(
             "expected an image and a mask together, got one of them; give both or none"
         )
+    if len(size) != 2:
+        raise InputError(
+            "expected a model of images with an image and a mask, got one of videos; leave both out"
+        )
     channels = image_channels(codec, in_channels) or 3
     picture, painted = _read(image, "image", channels), _read(mask, "mask", 1)
     if picture.shape[:2] != painted.shape[:2]:

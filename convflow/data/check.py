@@ -193,8 +193,7 @@ def check_images(
         total=total,
         stamp=stamp,
         kept=selection is not None,
-        noun="clips" if holds_videos(source) else "images",
-        **_seen(scan, good),
+        **_seen(scan, good, holds_videos(source)),
     )
     return report, chosen
 
@@ -212,8 +211,8 @@ def _parts(source: Source, look: Look, sized: bool) -> list[tuple[np.ndarray, bo
     return [(sample, True), *([(everything, False)] if headers else [])]
 
 
-def _seen(scan: Scan, good: np.ndarray) -> dict[str, Any]:
-    """What a scan saw in usable images, as fields of a `Report`."""
+def _seen(scan: Scan, good: np.ndarray, videos: bool) -> dict[str, Any]:
+    """What a scan saw in usable images or clips of videos, as fields of a `Report`."""
     deep = scan.bits[good][scan.bits[good] > 0]
     known = scan.modes[good]
     counted = np.bincount(known[known >= 0], minlength=len(scan.names)).tolist()
@@ -224,6 +223,7 @@ def _seen(scan: Scan, good: np.ndarray) -> dict[str, Any]:
         "num_deep": len(deep),
         "num_decoded": int(scan.decoded[good].sum()),
         "used_bits": int(deep.max(initial=0)),
+        "noun": "clips" if videos else "images",
     }
 
 

@@ -167,20 +167,14 @@ def open_clips(
     )
     chosen = [videos[name] for name in tree.part.files]
     marks = _marks(folder, chosen)
-    looks = assets("looks")
-    known = repr((INDEX_FORMAT, "videos", str(folder.absolute()), max_pixels))
-    memory = looks and looks / f"{hashlib.sha256(known.encode()).hexdigest()[:32]}.npz"
-    timelines = index_videos(folder, chosen, marks, memory, max_pixels)
-    folders = sum(1 for each in chosen if each.frames)
-    parts = ((len(chosen) - folders, "video file"), (folders, "folder of frames"))
-    said = " and ".join(_counted(count, noun) for count, noun in parts if count)
+    timelines = index_videos(folder, chosen, marks, _memory(folder, max_pixels), max_pixels)
     source = StoredClips(
         path,
         tree.labels.class_names,
         tree.labels.ids,
         describe=lambda index: "",
         fetch=lambda index: b"",
-        notes=(f"{said}, in clips of {_shown(clips)}", *tree.notes, *notes),
+        notes=(f"{_counted_videos(chosen)}, in clips of {_shown(clips)}", *tree.notes, *notes),
         max_pixels=max_pixels,
         head=lambda index, num: b"",
         caption=tree.caption,
@@ -191,6 +185,19 @@ def open_clips(
     )
     source.stamp = lambda: _stamp(source, folder)
     return source
+
+
+def _memory(folder: Path, max_pixels: int) -> Path | None:
+    """The file that remembers the index of a folder, None where nothing may be written."""
+    known = repr((INDEX_FORMAT, "videos", str(folder.absolute()), max_pixels))
+    looks = assets("looks")
+    return looks and looks / f"{hashlib.sha256(known.encode()).hexdigest()[:32]}.npz"
+
+
+def _counted_videos(videos: Sequence[Video]) -> str:
+    folders = sum(1 for each in videos if each.frames)
+    parts = ((len(videos) - folders, "video file"), (folders, "folder of frames"))
+    return " and ".join(_counted(count, noun) for count, noun in parts if count)
 
 
 def _counted(count: int, noun: str) -> str:

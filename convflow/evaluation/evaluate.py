@@ -213,8 +213,6 @@ def evaluate(
     """
     with distributed.all_or_none(work.device):
         check_subject(subject, detector, target, metrics)
-        if save_samples is not None and len(subject.images.size) == 3:
-            raise InputError("--save-samples: expected images, got videos; use convflow sample")
         card = Card(
             model=subject.model,
             sampling=subject.sampling,
@@ -229,7 +227,7 @@ def evaluate(
     out = out or Path("scores") / f"{_short_name(card, subject.num, metrics)}.json"
     if _is_finished(out, settings, work):
         return read_card(out), out
-    _check_new(out, save_samples)
+    _check_new(out, save_samples, subject)
     with _parts_of(out, settings, work) as parts:
         reference = reference_of(target, detector, parts / "reference", work)
         folder, keep = parts / "samples", save_samples is not None
@@ -247,8 +245,10 @@ def evaluate(
     return card, out
 
 
-def _check_new(out: Path, save_samples: Path | None) -> None:
-    """Raise InputError where a file that is to be written is there already."""
+def _check_new(out: Path, save_samples: Path | None, subject: Subject) -> None:
+    """Raise InputError where a file is there already, or cannot hold what is scored."""
+    if save_samples is not None and len(subject.images.size) == 3:
+        raise InputError("--save-samples: expected images, got videos; use convflow sample")
     unfinished = parts_path(out).exists()  # a killed process may have written the samples
     for path in [out] if unfinished or save_samples is None else [out, save_samples]:
         if path.exists():

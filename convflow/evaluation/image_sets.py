@@ -93,12 +93,19 @@ class SourceImages:
                 f"expected a height and width of 1 to {LONGEST_SIDE} pixels, got "
                 f"{size_text(size)}; give a size such as 64x48"
             )
+        video = holds_videos(source)
+        if size is not None and len(size) != 2 + video:
+            wanted = "16x48x32 for the videos" if video else "48x32 for the images"
+            raise InputError(
+                f"expected a size such as {wanted} of {source.name}, got {size_text(size)}; "
+                "give --size"
+            )
         self._source, self.channels = source, channels
         self._indices = choose_indices(len(source), num or len(source), seed, source.name)
         self._drawn_at = size if isinstance(source, SyntheticSource) else None
         self._resizes = size is not None and self._drawn_at is None
         self.clips: Clips | None = getattr(source, "clips", None)
-        self._wanted = size or ((1, 1, 1) if holds_videos(source) else (1, 1))
+        self._wanted = size or (1,) * (2 + video)
         self.size: Size = size or self._pixels(0).shape[:-1]
         self._seed = seed
 

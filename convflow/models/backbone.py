@@ -123,9 +123,14 @@ class Backbone(Observed, PyTorchModelHubMixin, library_name="convflow", tags=["c
         """Raise InputError when `forward` would, for its options: here there are none."""
 
     def begin_from(self, model: Backbone) -> None:
-        """Take the weights of a trained network of the same settings, which may be told less."""
+        """Take the weights of a trained network of the same settings, which may be told less.
+
+        Of pictures it may be where this one is of videos: what looks along time stays as it is,
+        which in a new network changes nothing but where attention sees all frames at once.
+        """
         new = [".span."] * (self.second_time > model.second_time)
         new += [".guide."] * (self.told_guidance > model.told_guidance)
+        new += [".temporal."] * (self.video > model.video)
         added = {n: w for n, w in self.state_dict().items() if any(part in n for part in new)}
         try:
             self.load_state_dict(added | model.state_dict())

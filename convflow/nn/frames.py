@@ -86,7 +86,7 @@ def create_temporal(temporal: Temporal, width: int) -> nn.Module:
     return TemporalConv(width) if temporal == "conv" else nn.Identity()
 
 
-def more_frames(x: Float[Tensor, "B f H W C"], factor: int) -> Float[Tensor, "B F H W D"]:
+def more_frames(x: Float[Tensor, "B *f H W C"], factor: int) -> Float[Tensor, "B *F H W D"]:
     """Return groups of channels as so many frames: F = f factor, D = C / factor."""
     if factor == 1:
         return x
@@ -94,7 +94,7 @@ def more_frames(x: Float[Tensor, "B f H W C"], factor: int) -> Float[Tensor, "B 
     return parts.movedim(-2, 2).flatten(1, 2)
 
 
-def fewer_frames(x: Float[Tensor, "B F H W D"], factor: int) -> Float[Tensor, "B f H W C"]:
+def fewer_frames(x: Float[Tensor, "B *F H W D"], factor: int) -> Float[Tensor, "B *f H W C"]:
     """Return groups of `factor` frames as channels; undoes `more_frames`."""
     if factor == 1:
         return x

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from convflow.processes.prediction import Kind
@@ -49,7 +49,7 @@ class MoreChannels(NamedTuple):
     """The option with which it has not."""
 
 
-def beside(t: Float[Tensor, " B"], like: Tensor | None = None) -> Float[Tensor, B * 1]:
+def beside(t: Shaped[Tensor, " B"], like: Tensor | None = None) -> Float[Tensor, B * 1]:
     """Return a number of each sample beside its image, or beside what `like` has of each."""
     return t.view(-1, *(1,) * (3 if like is None else like.dim() - 1))
 

@@ -252,17 +252,15 @@ class Decomposition:
         return math.lcm(*(_small_cells(block, by) * by * over for by, over in pairs if by > 1))
 
 
-def pack(parts: Sequence[Float[Tensor, "B C *_"]]) -> Float[Tensor, "B C 1 N"]:
+def pack(parts: Sequence[Float[Tensor, "*_"]], axes: int = 2) -> Float[Tensor, "*B 1 N"]:
     """Return scales side by side as one tensor, N the sum of their places, coarse to fine.
 
     So a solver, guidance and whatever else takes images (B, C, H, W) takes all scales at once.
     """
-    return torch.cat([part.flatten(2) for part in parts], -1).unsqueeze(-2)
+    return torch.cat([part.flatten(-axes) for part in parts], -1).unsqueeze(-2)
 
 
-def unpack(
-    x: Float[Tensor, "B C 1 N"], sizes: Sequence[Size]
-) -> tuple[Float[Tensor, "B C *_"], ...]:
+def unpack(x: Float[Tensor, "*B 1 N"], sizes: Sequence[Size]) -> tuple[Float[Tensor, "*_"], ...]:
     """Return the scales that `pack` put side by side: the first of `sizes`, as many as there are.
 
     Raises:

@@ -181,7 +181,8 @@ class MultiscaleFlow(Process):
     def split(self, data: Float[Tensor, "B C *F H W"]) -> Float[Tensor, "B C 1 N"]:
         """Return the scales of images as the flow sees them, divided by `deviations`, packed."""
         parts = self.scales.split(data)
-        return pack([part / by for part, by in zip(parts, self._deviations(), strict=True)])
+        scaled = [part / by for part, by in zip(parts, self._deviations(), strict=True)]
+        return pack(scaled, data.dim() - 2)
 
     def join(self, x: Float[Tensor, "B C 1 N"], size: Size) -> Float[Tensor, "B C *_"]:
         """Return the image that the first scales of a packed state sum up to.
@@ -336,7 +337,7 @@ class MultiscaleFlow(Process):
         sizes = self.sizes(tuple(noise.shape[2:]))[: len(stage.start)]
 
         def predict(x: Tensor, t: Tensor, y: Cond) -> Tensor:
-            return pack(network(unpack(x, sizes), t, y))
+            return pack(network(unpack(x, sizes), t, y), noise.dim() - 2)
 
         return StageField.over(stage, predict, sizes, noise)
 

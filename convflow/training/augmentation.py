@@ -81,7 +81,8 @@ class Augmentation(nn.Module):
         """Return images after what happens to them.
 
         Args:
-            images: uint8 (B, K, H, W), or latents of a store (B, M, C, h, w).
+            images: uint8 (B, K, H, W), or latents of a store (B, M, C, h, w); of videos the frames
+                stand before the height, and all change alike.
             strengths: of these images.
 
         Returns:
@@ -89,7 +90,12 @@ class Augmentation(nn.Module):
         """
         strengths = self._fit(images, strengths)
         if self.stored:
-            return move_cells(images.flatten(1, 2), strengths).view(images.shape)
+            return move_cells(images.flatten(1, -3), strengths).view(images.shape)
+        if images.dim() == 5:
+            count = images.shape[2]
+            each = Strengths(*(part.repeat_interleave(count, 0) for part in strengths))
+            frames = augment(PIXELS.encode(images.transpose(1, 2).flatten(0, 1)), each)
+            return frames.unflatten(0, (-1, count)).transpose(1, 2)
         return augment(PIXELS.encode(images), strengths)
 
     def tell(self, images: Tensor, strengths: Strengths) -> Tensor:

@@ -179,8 +179,15 @@ def _arrays(constants: tuple[Any, Any]) -> tuple[np.ndarray, np.ndarray]:
     return tuple(n[:, None, None] if n.ndim else n for n in (scale, shift))  # type: ignore[return-value]
 
 
-def _check_images(data: DataConfig) -> None:
+def _check_images(data: DataConfig, encoder: str) -> None:
     """Raise InputError where settings of images would mean nothing in a store of latents."""
+    if len(data.size) == 3 and encoder:
+        raise InputError(
+            "--features: expected none for videos, which encoders of images do not see, got "
+            f"{encoder}; leave it out"
+        )
+    if data.clips == "random":
+        raise InputError("--data.clips: expected windows for a store of latents, got random")
     if data.crop == "random":
         raise InputError("--data.crop: expected center for a store of latents, got random")
     if data.augment:
@@ -201,7 +208,7 @@ def _encode(config: EncodeConfig, out: Path, device: torch.device) -> StoreIndex
     if config.codec == PixelCodec():
         raise InputError("--codec: expected latent for a store of latents, got pixel; leave it out")
     data, codec = config.data, config.codec.open(device)
-    _check_images(data)
+    _check_images(data, config.features.encoder)
     if data.on_bad == "skip":  # which images are left out is settled before the first shard
         data = replace(data, check="all")
     images, report = scan_images(open_images(data), data, None, device)
@@ -213,11 +220,6 @@ def _encode(config: EncodeConfig, out: Path, device: torch.device) -> StoreIndex
     sizes = training_sizes(data, codec.factor)
     for size in sizes:
         codec.check_size(size)
-    if len(data.size) == 3 and config.features.encoder:
-        raise InputError(
-            "--features: expected none for videos, which encoders of pictures do not see, got "
-            f"{config.features.encoder}; leave it out"
-        )
     numbers = _sizes_of(images, report, sizes)
     parts = list(_plan(numbers, len(sizes), config.records.shard))
     blank = torch.zeros(1, data.channels, *sizes[0], dtype=torch.uint8, device=device)

@@ -214,9 +214,9 @@ def fit_settings(config: TrainConfig, origin: Origin, factor: int) -> TrainConfi
     grid = trained["position_grid"]
     if grid is None and origin.size is not None:
         cells = factor * origin.model.multiple
-        seen = [side // cells for side in origin.size]
+        seen = [side // cells for side in origin.size[-2:]]
         sizes = config.data.size, *training_sizes(config.data, cells)
-        sides = zip(*sizes, strict=True)
+        sides = zip(*(size[-2:] for size in sizes), strict=True)
         if any(max(wanted) // cells > most for wanted, most in zip(sides, seen, strict=True)):
             grid = seen
     return config if grid is None else replace(config, model=given | {"position_grid": grid})
@@ -364,6 +364,8 @@ def _check_same(model: Backbone, trained: Backbone, name: str, more: MoreChannel
     for told in ("second_time", "told_guidance"):
         if getattr(model, told) and not getattr(trained, told):  # which begins as nothing
             free.add(told)
+    if model.video and not trained.video:  # begins as pictures, frame by frame
+        free.add("temporal")
     families = [row for row in found if row[0].split(".")[-1] == "family"]
     differing = families or [row for row in found if row[0].split(".")[-1] not in free]
     if differing:

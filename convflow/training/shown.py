@@ -47,7 +47,7 @@ class ShownImages:
         """Return images cut from the middle, on the CPU."""
         places = np.asarray(numbers, np.int64)
         pixels, _ = self.images.batch(places, size=self.size)
-        if pixels.ndim == 5:  # latents of a store
+        if isinstance(self.images, Latents):
             device = getattr(self.codec, "device", None)
             return self.codec.decode(self.codec.latents(pixels.to(device))).cpu()
         return pixels

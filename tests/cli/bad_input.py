@@ -408,7 +408,7 @@ CASES = [
     ("parts the wrong way", f"{TRAIN} --data.crop-scale 1,0.5", "expected the smaller first"),
     ("neither true nor false", f"{TRAIN} --data.flip maybe", "--data.flip: expected true or false"),
     ("one number for a size", f"{TRAIN} --data.size 8", "expected two numbers such as 64x48"),
-    ("three for a size", f"{TRAIN} --data.size 8x8x8", "expected two numbers such as 64x48"),
+    ("three for a size", f"{TRAIN} --data.size 8x8x8", "expected a network of videos for the data"),
     (
         "size of zero",
         f"{TRAIN} --data.size 0x8",

@@ -97,7 +97,7 @@ def test_a_batch_holds_one_size_and_keeps_the_budget():
         assert all(order.buckets.sizes.index(rows.size) in group for group in members)
         height, width = rows.size
         assert 0.9 < len(rows.indices) * height * width / (32 * 64) < 1.1
-        assert rows.crops.shape == (len(rows.indices), 3)
+        assert rows.crops.shape == (len(rows.indices), 4)
 
 
 @given(count=some.integers(1, 200), batch=some.integers(1, 40))
