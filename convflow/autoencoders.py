@@ -45,7 +45,11 @@ class LatentSpace:
         shift: taken from the latents first.
         image_channels: of the images.
         patch: cells along a side that become the channels of one.
-        frames: whether it takes videos; an image is one frame.
+        frames: whether it takes videos; an image is one frame. The frames of a video go one by one
+            through an autoencoder that does not.
+        frame_factor: frames of one cell, but for the first, which is a cell of its own.
+        frame_step: what the number of frames after the first is a multiple of; an even number of
+            cells of CogVideoX comes back as more frames.
         side: pixels along the sides of the only images it takes; None for any.
         unit: whether it takes images in [0, 1], else in [-1, 1].
     """
@@ -60,6 +64,8 @@ class LatentSpace:
     frames: bool = False
     side: int | None = None
     unit: bool = False
+    frame_factor: int = 1
+    frame_step: int = 1
 
 
 def _kl(channels: int, scale: float, shift: float = 0.0, factor: int = 8) -> LatentSpace:
@@ -74,7 +80,16 @@ WAN_STD = (
     *(2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.0743),
     *(3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.916),
 )
-_WAN = LatentSpace("AutoencoderKLWan", 16, 8, tuple(1 / s for s in WAN_STD), WAN_MEAN, frames=True)
+_WAN = LatentSpace(
+    "AutoencoderKLWan",
+    16,
+    8,
+    tuple(1 / s for s in WAN_STD),
+    WAN_MEAN,
+    frames=True,
+    frame_factor=4,
+    frame_step=4,
+)
 
 AUTOENCODERS: dict[str, LatentSpace] = {
     SD_VAE: _kl(4, SD_SCALE),
@@ -122,6 +137,7 @@ KINDS = (
     "AutoencoderTiny",
     "AutoencoderKLQwenImage",
     "AutoencoderKLWan",
+    "AutoencoderKLCogVideoX",
     "AutoencoderKLHunyuanImage",
     "AutoencoderRAE",
 )
@@ -144,6 +160,8 @@ class _Config:
     z_dim: Width = 16
     dim_mult: Widths = (1, 2, 4, 4)
     scale_factor_spatial: Width | None = None
+    temperal_downsample: tuple[bool, ...] = (False, True, True)
+    temporal_compression_ratio: Positive = 4.0
     latents_mean: Any = None
     latents_std: Any = None
     spatial_compression_ratio: Width = 32
@@ -171,7 +189,13 @@ class _Config:
             stds = msgspec.convert(self.latents_std, tuple[Positive, ...])
             factor = self.scale_factor_spatial or 2 ** (len(self.dim_mult) - 1)
             inverse = tuple(1 / std for std in stds)
-            return LatentSpace(kind, self.z_dim, factor, inverse, means, frames=True)
+            few = 2 ** sum(self.temperal_downsample)
+            space = LatentSpace(kind, self.z_dim, factor, inverse, means, frames=True)
+            return replace(space, frame_factor=few, frame_step=few)
+        if kind == "AutoencoderKLCogVideoX":
+            few = int(self.temporal_compression_ratio)
+            space = LatentSpace(kind, self.latent_channels, factor, scale, shift, images)
+            return replace(space, frames=True, frame_factor=few, frame_step=2 * few)
         if kind == "AutoencoderKLHunyuanImage":
             factor = self.spatial_compression_ratio
         if kind == "AutoencoderRAE":
@@ -252,33 +276,42 @@ def load(name: str, dtype: torch.dtype = torch.float32) -> Any:
 
 @torch.no_grad()
 def encode(
-    network: Any, space: LatentSpace, images: Float[Tensor, "B K H W"]
-) -> Float[Tensor, "B M C h w"]:
+    network: Any, space: LatentSpace, images: Float[Tensor, "B K *size"]
+) -> Float[Tensor, "B M C *cells"]:
     """Return mean and standard deviation of the latents, or the latents where nothing is drawn.
 
     Args:
         network: from `load`.
         space: of the same autoencoder.
-        images: in [-1, 1].
+        images: (B, K, H, W) or videos (B, K, F, H, W), in [-1, 1].
     """
+    video = images.ndim == 5
+    if video and not space.frames:
+        each = encode(network, space, images.transpose(1, 2).flatten(0, 1))
+        return each.unflatten(0, (len(images), -1)).movedim(1, 3)
     if space.unit:
         images = images / 2 + 0.5
-    found = network.encode(images[:, :, None] if space.frames else images)
+    found = network.encode(images[:, :, None] if space.frames and not video else images)
     drawn = getattr(found, "latent_dist", None)
     moments = [found[0]] if drawn is None else [drawn.mean, drawn.std]
-    if space.frames:
+    if space.frames and not video:
         moments = [moment[:, :, 0] for moment in moments]
     return torch.stack([pixel_unshuffle(moment, space.patch) for moment in moments], 1).float()
 
 
 @torch.no_grad()
 def decode(
-    network: Any, space: LatentSpace, latents: Float[Tensor, "B C h w"]
-) -> Float[Tensor, "B K H W"]:
-    """Return images in about [-1, 1] of latents, neither shifted nor scaled."""
+    network: Any, space: LatentSpace, latents: Float[Tensor, "B C *cells"]
+) -> Float[Tensor, "B K *size"]:
+    """Return images or videos in about [-1, 1] of latents, neither shifted nor scaled."""
+    video = latents.ndim == 5
+    if video and not space.frames:
+        each = decode(network, space, latents.transpose(1, 2).flatten(0, 1))
+        return each.unflatten(0, (len(latents), -1)).transpose(1, 2)
     z = pixel_shuffle(latents, space.patch)
-    x = network.decode(z[:, :, None] if space.frames else z).sample
-    x = x[:, :, 0] if space.frames else x
+    picture = space.frames and not video
+    x = network.decode(z[:, :, None] if picture else z).sample
+    x = x[:, :, 0] if picture else x
     return x * 2 - 1 if space.unit else x
 
 

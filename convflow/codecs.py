@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal
@@ -14,7 +15,7 @@ from convflow import autoencoders
 from convflow.autoencoders import SD_SCALE, SD_VAE, LatentSpace, Numbers
 from convflow.settings.fields import Positive, doc
 from convflow.settings.kinds import Part, Table
-from convflow.types import InputError, Size, in_cells
+from convflow.types import InputError, Size, in_cells, size_text
 
 CHUNK_PIXELS = 2**20
 """Pixels that an autoencoder sees at once: 16 images of 256x256."""
@@ -31,9 +32,14 @@ class Codec(Part):
         """Pixels along a side of one cell of model space."""
         raise NotImplementedError
 
+    @property
+    def frame_factor(self) -> int:
+        """Frames of one cell of model space, but for the first, which is one of its own."""
+        return 1
+
     def cells(self, size: Size) -> Size:
         """Return the size in model space of images or videos of a size in pixels."""
-        return in_cells(size, self.factor)
+        return in_cells(size, self.factor, self.frame_factor)
 
     def prepare(self, device: torch.device | None = None) -> Codec:
         """Return the codec ready but for what takes memory, which is read when it is needed."""
@@ -65,31 +71,33 @@ class Codec(Part):
 
     def encode(
         self,
-        images: UInt8[Tensor, "B K H W"],
+        images: UInt8[Tensor, "B K *size"],
         generator: torch.Generator | None = None,
         *,
-        noise: Float[Tensor, "B C h w"] | None = None,
-    ) -> Float[Tensor, "B C h w"]:
+        noise: Float[Tensor, "B C *cells"] | None = None,
+    ) -> Float[Tensor, "B C *cells"]:
         """Return images of K channels in model space, h = H / factor and w = W / factor."""
         raise NotImplementedError
 
-    def moments(self, images: UInt8[Tensor, "B K H W"]) -> Float[Tensor, "B M C h w"]:
+    def moments(self, images: UInt8[Tensor, "B K *size"]) -> Float[Tensor, "B M C *cells"]:
         """Return what `encode` makes of images before it draws, M = 1 or 2 arrays of each."""
         return self.encode(images)[:, None]
 
     def from_moments(
-        self, moments: Float[Tensor, "B M C h w"], noise: Float[Tensor, "B C h w"] | None = None
-    ) -> Float[Tensor, "B C h w"]:
+        self,
+        moments: Float[Tensor, "B M C *cells"],
+        noise: Float[Tensor, "B C *cells"] | None = None,
+    ) -> Float[Tensor, "B C *cells"]:
         """Return in model space what `moments` gave, with the random part `noise` of `draw`."""
         return moments[:, 0].float()
 
-    def latents(self, batch: Tensor, noise: Tensor | None = None) -> Float[Tensor, "B C h w"]:
+    def latents(self, batch: Tensor, noise: Tensor | None = None) -> Float[Tensor, "B C *cells"]:
         """Return in model space images or videos, which are uint8, or moments, which are floats."""
         if batch.dtype == torch.uint8:
             return self.encode(batch, noise=noise)
         return self.from_moments(batch, noise)
 
-    def decode(self, x: Float[Tensor, "B C h w"]) -> UInt8[Tensor, "B K H W"]:
+    def decode(self, x: Float[Tensor, "B C *cells"]) -> UInt8[Tensor, "B K *size"]:
         """Return images; values out of range are clamped."""
         raise NotImplementedError
 
@@ -109,15 +117,15 @@ class PixelCodec(Codec):
 
     def encode(
         self,
-        images: UInt8[Tensor, "B C H W"],
+        images: UInt8[Tensor, "B C *size"],
         generator: torch.Generator | None = None,
         *,
         noise: Tensor | None = None,
-    ) -> Float[Tensor, "B C H W"]:
+    ) -> Float[Tensor, "B C *size"]:
         """Return float32 images in [-1, 1]; nothing is drawn, the mapping is exact."""
         return images.float() / 127.5 - 1
 
-    def decode(self, x: Float[Tensor, "B C H W"]) -> UInt8[Tensor, "B C H W"]:
+    def decode(self, x: Float[Tensor, "B C *size"]) -> UInt8[Tensor, "B C *size"]:
         """Return the nearest uint8 levels; values beyond [-1, 1] are clamped, NaN becomes 0."""
         return to_levels(x)
 
@@ -236,6 +244,11 @@ class LatentCodec(Codec):
         """Pixels along a side of one cell of model space."""
         return self.space.factor
 
+    @property
+    def frame_factor(self) -> int:
+        """Frames of one cell of model space, but for the first, which is one of its own."""
+        return self.space.frame_factor
+
     def channels(self, image_channels: int) -> int:
         """Return the channels of the latents."""
         wanted = self.space.image_channels
@@ -253,11 +266,11 @@ class LatentCodec(Codec):
     @torch.no_grad()
     def encode(
         self,
-        images: UInt8[Tensor, "B K H W"],
+        images: UInt8[Tensor, "B K *size"],
         generator: torch.Generator | None = None,
         *,
-        noise: Float[Tensor, "B C h w"] | None = None,
-    ) -> Float[Tensor, "B C h w"]:
+        noise: Float[Tensor, "B C *cells"] | None = None,
+    ) -> Float[Tensor, "B C *cells"]:
         """Return (mean + deviation noise - shift) scale of the latents' distribution.
 
         Args:
@@ -273,36 +286,44 @@ class LatentCodec(Codec):
             noise = self.draw(moments[:, 0].shape, generator)
         return self.from_moments(moments, noise)
 
-    def moments(self, images: UInt8[Tensor, "B K H W"]) -> Float[Tensor, "B M C h w"]:
+    def moments(self, images: UInt8[Tensor, "B K *size"]) -> Float[Tensor, "B M C *cells"]:
         """Return mean and deviation of the latents, or latents alone, neither shifted nor scaled.
 
         Raises:
-            InputError: a height or width that does not fit, as of `encode`.
+            InputError: a size that does not fit, as of `encode`.
         """
-        height, width = images.shape[2:]
-        if height % self.factor or width % self.factor:
+        size = tuple(images.shape[2:])
+        if any(side % self.factor for side in size[-2:]):
             raise InputError(
                 f"expected a height and width that are multiples of {self.factor}, got "
-                f"{height}x{width}; crop the images"
+                f"{size_text(size[-2:])}; crop the images"
             )
-        self.check_size((height, width))
-        parts = images.split(max(1, CHUNK_PIXELS // (height * width)))
+        self.check_size(size)
+        parts = images.split(max(1, CHUNK_PIXELS // math.prod(size)))
         network, space = self.network, self.space
         inputs = ((part.float() / 127.5 - 1).to(network.dtype) for part in parts)
         return torch.cat([autoencoders.encode(network, space, part) for part in inputs])
 
     def check_size(self, size: Size) -> None:
-        """Raise InputError where the autoencoder takes images of one other size alone."""
-        side = self.space.side
-        if side is not None and size != (side, side):
+        """Raise InputError where the autoencoder takes other sizes or numbers of frames alone."""
+        side, few = self.space.side, self.space.frame_step
+        if any((count - 1) % few for count in size[:-2]):
+            near = max(1, round((size[0] - 1) / few) * few + 1)
+            raise InputError(
+                f"expected a multiple of {few} frames and one more, as the autoencoder "
+                f"{self.autoencoder} takes, got {size_text(size)}; choose {near} frames"
+            )
+        if side is not None and size[-2:] != (side, side):
             raise InputError(
                 f"expected images of {side}x{side}, the only size that the autoencoder "
-                f"{self.autoencoder} takes, got {size[0]}x{size[1]}; choose that size"
+                f"{self.autoencoder} takes, got {size_text(size[-2:])}; choose that size"
             )
 
     def from_moments(
-        self, moments: Float[Tensor, "B M C h w"], noise: Float[Tensor, "B C h w"] | None = None
-    ) -> Float[Tensor, "B C h w"]:
+        self,
+        moments: Float[Tensor, "B M C *cells"],
+        noise: Float[Tensor, "B C *cells"] | None = None,
+    ) -> Float[Tensor, "B C *cells"]:
         """Return (mean + deviation noise - shift) scale; moments of M = 1 have no deviation."""
         latents, *deviations = moments.float().unbind(1)
         if noise is not None and deviations:
@@ -313,20 +334,26 @@ class LatentCodec(Codec):
     def _numbers(self, x: Tensor) -> tuple[Any, Any]:
         """Return scale and shift, as tensors like `x` where each channel has its own."""
         scale, shift = (
-            x.new_tensor(number)[:, None, None] if isinstance(number, tuple) else number
+            x.new_tensor(number).view(-1, *[1] * (x.ndim - 2))
+            if isinstance(number, tuple)
+            else number
             for number in self.constants
         )
         return scale, shift
 
     @torch.no_grad()
-    def decode(self, x: Float[Tensor, "B C h w"]) -> UInt8[Tensor, "B K H W"]:
-        """Return the images of latents, rounded to the nearest levels and clamped."""
+    def decode(self, x: Float[Tensor, "B C *cells"]) -> UInt8[Tensor, "B K *size"]:
+        """Return the images or videos of latents, rounded to the nearest levels and clamped.
+
+        Few are decoded at a time, videos one by one.
+        """
         network, space = self.network, self.space
-        self.check_size((x.shape[2] * self.factor, x.shape[3] * self.factor))
+        frames = tuple((count - 1) * space.frame_factor + 1 for count in x.shape[2:-2])
+        size = (*frames, x.shape[-2] * self.factor, x.shape[-1] * self.factor)
+        self.check_size(size)
         scale, shift = self._numbers(x)
         latents = (x / scale + shift).to(network.dtype)
-        chunk = max(1, CHUNK_PIXELS // (self.factor**2 * x.shape[2] * x.shape[3]))
-        parts = latents.split(chunk)
+        parts = latents.split(max(1, CHUNK_PIXELS // math.prod(size)))
         return torch.cat(
             [PixelCodec().decode(autoencoders.decode(network, space, part)) for part in parts]
         )

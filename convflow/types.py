@@ -84,13 +84,16 @@ def nearest_size(size: Size, multiple: int, frame_multiple: int = 1) -> Size:
     return tuple(max(m, round(side / m) * m) for side, m in zip(size, multiples, strict=True))
 
 
-def in_cells(size: Size, factor: int) -> Size:
-    """Return a size in cells of `factor` by `factor` pixels; frames stay as many as they are.
+def in_cells(size: Size, factor: int, frame_factor: int = 1) -> Size:
+    """Return a size in cells of `factor` by `factor` pixels.
 
-    >>> in_cells((16, 32, 48), 8)
-    (16, 4, 6)
+    The first frame of a video is a cell of its own, and each `frame_factor` after it are one.
+
+    >>> in_cells((16, 32, 48), 8), in_cells((17, 32, 48), 8, 4)
+    ((16, 4, 6), (5, 4, 6))
     """
-    return (*size[:-2], size[-2] // factor, size[-1] // factor)
+    frames = ((count - 1) // frame_factor + 1 for count in size[:-2])
+    return (*frames, size[-2] // factor, size[-1] // factor)
 
 
 def size_text(size: Size) -> str:

@@ -212,7 +212,7 @@ def _write_encoded(
         )
     with writing_file(path) as draft:
         try:
-            with av.open(str(draft), "w", options={"fflags": "+bitexact"}) as container:
+            with av.open(str(draft), mode="w", options={"fflags": "+bitexact"}) as container:
                 stream = container.add_stream(
                     codec, rate=Fraction(rate).limit_denominator(1001), options=options
                 )

@@ -75,6 +75,13 @@ TINY = {
         "latents_mean": [0.1, -0.2, 0.3, 0.0],
         "latents_std": [2.0, 1.0, 0.5, 4.0],
     },
+    "AutoencoderKLCogVideoX": {
+        "block_out_channels": WIDTHS,
+        "norm_num_groups": 4,
+        "latent_channels": 4,
+        "layers_per_block": 1,
+        "scaling_factor": 0.7,
+    },
     "AutoencoderKLHunyuanImage": {
         "in_channels": 3,
         "out_channels": 3,

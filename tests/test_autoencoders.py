@@ -37,6 +37,9 @@ def expected(kind, model, images):
     if kind == "AutoencoderKL":
         z = model.encode(x).latent_dist.mode()
         return (z - 0.1159) * 0.3611, model.decode(z).sample
+    if kind == "AutoencoderKLCogVideoX":
+        z = model.encode(x.unsqueeze(2)).latent_dist.mode()
+        return (z * 0.7)[:, :, 0], model.decode(z).sample[:, :, 0]
     if kind == "AutoencoderDC":
         z = model.encode(x).latent
         return z * 0.41407, model.decode(z).sample
@@ -53,7 +56,7 @@ def expected(kind, model, images):
 def test_every_class_has_a_tiny_one():
     assert sorted(TINY) == sorted(KINDS)
     # no representation autoencoder in the layout of diffusers has a name that is known here
-    named = set(KINDS) - {"AutoencoderRAE", "AutoencoderKLHunyuanImage"}
+    named = set(KINDS) - {"AutoencoderRAE", "AutoencoderKLHunyuanImage", "AutoencoderKLCogVideoX"}
     assert {space.kind for space in AUTOENCODERS.values()} == named
 
 
@@ -164,3 +167,104 @@ def test_published_ones_are_known_by_repository_and_folder(tmp_path, monkeypatch
     with pytest.raises(InputError, match="unknown class of autoencoders 'VQModel'"):
         LatentCodec(str(tmp_path)).space  # noqa: B018
     assert isinstance(flux.space, LatentSpace)
+
+
+VIDEO_KINDS = ("AutoencoderKLWan", "AutoencoderKLQwenImage", "AutoencoderKLCogVideoX")
+
+
+def made_videos(frames: int, size: tuple[int, int] = SIZE) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randint(0, 256, (2, 3, frames, *size), dtype=torch.uint8, generator=generator)
+
+
+@pytest.mark.parametrize(
+    ("kind", "frames"),
+    [
+        ("AutoencoderKLWan", 5),
+        ("AutoencoderKLWan", 9),
+        ("AutoencoderKLQwenImage", 5),
+        ("AutoencoderKLCogVideoX", 1),
+        ("AutoencoderKLCogVideoX", 9),
+        ("AutoencoderKLCogVideoX", 17),
+    ],
+)
+def test_videos_are_those_of_diffusers(kind, frames, tmp_path):
+    model, videos = save_tiny(kind, tmp_path / "vae"), made_videos(frames)
+    codec = LatentCodec(str(tmp_path / "vae")).open()
+    assert codec.frame_factor == 4
+    ours = codec.encode(videos)
+    assert ours.shape[2:] == codec.cells((frames, *SIZE)) == ((frames - 1) // 4 + 1, 4, 4)
+    config = model.config
+    mean, std = 0.0, 1 / 0.7
+    if kind != "AutoencoderKLCogVideoX":
+        numbers = (config.latents_mean, config.latents_std)
+        mean, std = (torch.tensor(each).view(1, -1, 1, 1, 1) for each in numbers)
+    with torch.no_grad():
+        z = model.encode(videos.float() / 127.5 - 1).latent_dist.mode()
+        assert_close_rms(ours, (z - mean) / std)
+        levels = (model.decode(z).sample * 127.5 + 127.5).clamp(0, 255)
+    decoded = codec.decode(ours)
+    assert decoded.shape == videos.shape
+    assert (decoded.float() - levels).abs().max() <= 0.51
+    noise = codec.draw(ours.shape, torch.Generator().manual_seed(0))
+    moments = codec.moments(videos)
+    assert moments.shape == (2, 2, *ours.shape[1:])
+    assert codec.latents(moments, noise).equal(codec.latents(videos, noise))
+
+
+@pytest.mark.parametrize("kind", VIDEO_KINDS)
+def test_a_picture_is_a_video_of_one_frame(kind, tmp_path):
+    save_tiny(kind, tmp_path / "vae")
+    codec, videos = LatentCodec(str(tmp_path / "vae")).open(), made_videos(1)
+    latents = codec.encode(videos)
+    assert_close_rms(codec.encode(videos[:, :, 0]), latents[:, :, 0])
+    assert codec.decode(latents)[:, :, 0].equal(codec.decode(latents[:, :, 0]))
+
+
+@pytest.mark.parametrize("kind", ["AutoencoderKL", "AutoencoderKLFlux2", "AutoencoderTiny"])
+def test_an_autoencoder_of_pictures_takes_frames_one_by_one(kind, tmp_path):
+    save_tiny(kind, tmp_path / "vae")
+    codec, videos = LatentCodec(str(tmp_path / "vae")).open(), made_videos(3)
+    latents = codec.encode(videos)
+    assert latents.shape[2:] == codec.cells((3, *SIZE))
+    each = torch.stack([codec.encode(videos[:, :, i]) for i in range(3)], 2)
+    assert_close_rms(latents, each)
+    decoded = codec.decode(latents)
+    assert decoded.shape == videos.shape
+    again = torch.stack([codec.decode(latents[:, :, i]) for i in range(3)], 2)
+    assert (decoded.int() - again.int()).abs().max() <= 1
+
+
+def test_videos_are_decoded_one_by_one(tmp_path, monkeypatch):
+    from convflow import autoencoders, codecs
+
+    save_tiny("AutoencoderKLWan", tmp_path / "vae")
+    codec, videos = LatentCodec(str(tmp_path / "vae")).open(), made_videos(5)
+    latents, seen = codec.encode(videos), []
+    whole, decode = codec.decode(latents), autoencoders.decode
+    monkeypatch.setattr(codecs, "CHUNK_PIXELS", 5 * 32 * 32)
+    monkeypatch.setattr(
+        autoencoders, "decode", lambda *args: seen.append(len(args[2])) or decode(*args)
+    )
+    assert (codec.decode(latents).int() - whole.int()).abs().max() <= 1
+    assert seen == [1, 1]
+    assert_close_rms(codec.encode(videos), latents)
+
+
+@pytest.mark.parametrize(("frames", "near"), [(16, 17), (2, 1), (8, 9)])
+def test_other_numbers_of_frames_are_refused(frames, near, tmp_path):
+    save_tiny("AutoencoderKLWan", tmp_path / "vae")
+    codec = LatentCodec(str(tmp_path / "vae"))
+    with pytest.raises(InputError, match=rf"4 frames and one more.* {frames}x32x32; choose {near}"):
+        codec.check_size((frames, *SIZE))
+    with pytest.raises(InputError, match="multiple of 4 frames and one more"):
+        codec.moments(made_videos(frames))
+    codec.check_size((17, *SIZE))
+
+
+def test_cogvideox_takes_an_odd_number_of_cells(tmp_path):
+    save_tiny("AutoencoderKLCogVideoX", tmp_path / "vae")
+    codec = LatentCodec(str(tmp_path / "vae"))
+    with pytest.raises(InputError, match=r"multiple of 8 frames and one more.* choose 17 frames"):
+        codec.check_size((13, *SIZE))
+    codec.check_size((9, *SIZE))

@@ -16,6 +16,7 @@ from convflow.cli.main import Parser, wide
 from convflow.cli.options import (
     OPTIONS,
     WEIGHTS_HELP,
+    above_zero,
     add_sampling_options,
     chosen_labels,
     fit_sizes,
@@ -30,10 +31,11 @@ from convflow.cli.options import (
 )
 from convflow.cli.output import say
 from convflow.hub import is_id, missing
-from convflow.types import InputError, Progress
+from convflow.types import InputError, Progress, size_text
 from convflow.units import duration
 
 if TYPE_CHECKING:
+    from convflow.data.timeline import Clips
     from convflow.evaluation.detectors import Detector
     from convflow.evaluation.evaluate import Subject, Target
 
@@ -81,7 +83,7 @@ def main(arguments: Sequence[str]) -> int:
     with distributed.process_group(device):
         first = distributed.rank() == 0
         with distributed.all_or_none(device):
-            subject = _open_subject(options)
+            subject = _scored_as(_open_subject(options), options)
         origin = {"weights": options.detector_weights, "sha256": options.detector_sha256}
         for mine in (first, not first):  # the first process downloads, the others find it there
             with distributed.all_or_none(device):
@@ -93,8 +95,7 @@ def main(arguments: Sequence[str]) -> int:
             if options.save_statistics:
                 make_reference(subject, detector, options.save_statistics, work)
                 if first:
-                    height, width = subject.images.size
-                    counted = f"{subject.num:,} images of {height}x{width}"
+                    counted = f"{subject.num:,} images of {size_text(subject.images.size)}"
                     say(f"statistics of {counted} in {options.save_statistics}")
                 return 0
             card, path = evaluate(
@@ -127,7 +128,35 @@ def _open_target(options: argparse.Namespace, subject: Subject, detector: Detect
         split=options.reference_split,
         image_column=options.reference_image_column or "",
         num=options.reference_num,
+        clips=_clips(options),
     )
+
+
+def _clips(options: argparse.Namespace) -> Clips | None:
+    """Return how clips are taken from given videos, None for their own frames."""
+    from convflow.data.timeline import Clips
+
+    if options.fps is None and options.stride is None:
+        return None
+    return Clips(1, options.fps or 0.0, options.stride or 1)
+
+
+def _scored_as(subject: Subject, options: argparse.Namespace) -> Subject:
+    """Return what the detector is given: frames of videos as images, where it takes no videos."""
+    from dataclasses import replace
+
+    from convflow.evaluation.video_sets import FrameImages, scored_as
+
+    video = len(subject.images.size) == 3
+    for name in ("fps", "stride", "frames"):
+        if getattr(options, name) is not None and not video:
+            raise InputError(
+                f"--{name}: expected videos (--size 16x64x64 for clips of files), got images; "
+                "leave it out"
+            )
+    images = scored_as(subject.images, options.detector, options.frames)
+    each = images.each if isinstance(images, FrameImages) else 1
+    return replace(subject, images=images, num=subject.num * each)
 
 
 def _compare(paths: Sequence[Path], allow: Sequence[str]) -> int:
@@ -162,7 +191,8 @@ def _parser(arguments: Sequence[str]) -> Parser:
     )
     add("--detector", default="inception", help=known)
     add("--num", type=positive, help="number of samples (default: 50000) or images (default: all)")
-    add("--size", type=size, help="height x width, e.g. 48x32 (default: as given or trained)")
+    known = "height x width, e.g. 48x32; of videos 16x48x32 (default: as given or trained)"
+    add("--size", type=size, help=known)
     add("--seed", type=natural, help="seed of samples or of the choice of images (default: 0)")
     add("--batch-size", type=positive, default=64, help="images to process at once (default: 64)")
     add("--device", default="auto", help="device: auto (default), cpu, ...")
@@ -176,6 +206,10 @@ def _parser(arguments: Sequence[str]) -> Parser:
     add("--compare", type=Path, nargs="+", metavar="CARD", help="print a table of the scores")
     add("--allow", nargs="+", default=[], metavar="KEY", help="settings that may differ")
     add = parser.add_argument_group("data and detector").add_argument
+    add("--fps", type=above_zero, help="frames a second of clips (default: those of the file)")
+    add("--stride", type=positive, help="steps between the frames of a clip (default: 1)")
+    known = "frames of each video to score as images (default: all, or whole videos for X.pt2)"
+    add("--frames", type=positive, help=known)
     add("--split", help="split of WHAT (default: train)")
     add("--image-column", help="column of images of WHAT, if a table has several")
     add("--channels", type=int, choices=(1, 3), help="channels of given images (default: 3)")
@@ -267,6 +301,7 @@ def _open_subject(options: argparse.Namespace) -> Subject:
         channels=options.channels or 3,
         num=num,
         seed=options.seed or 0,
+        clips=_clips(options),
     )
     free = distributed.free_memory(distributed.choose_device(options.device))
     each = 5 * images.channels * math.prod(images.size)  # bytes, and numbers of float32

@@ -18,7 +18,14 @@ import numpy as np
 from convflow.data.pieces import as_uint8
 from convflow.data.scan import SCAN_FORMAT, Scan, scan_missing
 from convflow.data.selection import Selection
-from convflow.data.source import Source, Stamp, StoredSource, SyntheticSource, labels_of
+from convflow.data.source import (
+    Source,
+    Stamp,
+    StoredSource,
+    SyntheticSource,
+    holds_videos,
+    labels_of,
+)
 from convflow.types import InputError, Size
 
 Look = Literal["auto", "all", "headers", "some"]
@@ -58,6 +65,7 @@ class Report:
         stamp: Changes when the images may have; None where nothing tells.
         kept: Whether these are the images that a run began with.
         notes: More lines to show, about what becomes of the images.
+        noun: What they are called.
     """
 
     count: int
@@ -75,6 +83,7 @@ class Report:
     stamp: str | None = None
     kept: bool = False
     notes: Sequence[str] = ()
+    noun: str = "images"
 
     @property
     def sizes(self) -> tuple[Size, ...]:
@@ -90,7 +99,7 @@ class Report:
         size = least if least == most else f"{least} to {most}, median {median}"
         size = size if self.sides.any() else "of unknown sizes"
         modes = ", ".join(f"{count:,} {mode}" for mode, count in self.modes.items())
-        lines = [f"{self.count:,} images, {size} (height x width); {modes}"]
+        lines = [f"{self.count:,} {self.noun}, {size} (height x width); {modes}"]
         if self.num_decoded is not None and self.num_decoded < self.count:
             read = int(np.count_nonzero(self.sides[:, 0])) - self.num_decoded
             headers = f", of {read:,} the header was read" if read else ""
@@ -104,8 +113,8 @@ class Report:
                 f(self.per_class, key=self.per_class.__getitem__) for f in (min, max)
             )
             low, high = self.per_class[fewest], self.per_class[largest]
-            span = f"{low:,} ({fewest}) to {high:,} ({largest}) images"
-            each = f"{low:,} images each" if low == high else span
+            span = f"{low:,} ({fewest}) to {high:,} ({largest}) {self.noun}"
+            each = f"{low:,} {self.noun} each" if low == high else span
             lines.append(f"{len(self.per_class)} classes: {each}")
             if lost := [name for name, count in self.per_class.items() if not count]:
                 named = ", ".join([*lost[:5], "..."] if len(lost) > 5 else lost)
@@ -184,7 +193,7 @@ def check_images(
         total=total,
         stamp=stamp,
         kept=selection is not None,
-        **_seen(scan, good),
+        **_seen(scan, good, holds_videos(source)),
     )
     return report, chosen
 
@@ -202,8 +211,8 @@ def _parts(source: Source, look: Look, sized: bool) -> list[tuple[np.ndarray, bo
     return [(sample, True), *([(everything, False)] if headers else [])]
 
 
-def _seen(scan: Scan, good: np.ndarray) -> dict[str, Any]:
-    """What a scan saw in usable images, as fields of a `Report`."""
+def _seen(scan: Scan, good: np.ndarray, videos: bool) -> dict[str, Any]:
+    """What a scan saw in usable images or clips of videos, as fields of a `Report`."""
     deep = scan.bits[good][scan.bits[good] > 0]
     known = scan.modes[good]
     counted = np.bincount(known[known >= 0], minlength=len(scan.names)).tolist()
@@ -214,6 +223,7 @@ def _seen(scan: Scan, good: np.ndarray) -> dict[str, Any]:
         "num_deep": len(deep),
         "num_decoded": int(scan.decoded[good].sum()),
         "used_bits": int(deep.max(initial=0)),
+        "noun": "clips" if videos else "images",
     }
 
 
@@ -222,7 +232,8 @@ def _synthetic(source: Source, drawn: SyntheticSource, channels: int, size: Size
     as_uint8(drawn.draw(0, size), channels, size)
     total, per_class = len(source), _per_class(source, labels_of(source))
     sides = np.tile(np.array(size[-2:]), (total, 1))
-    return Report(total, per_class, sides, {"drawn": total}, total=total)
+    noun = "videos" if len(size) == 3 else "images"
+    return Report(total, per_class, sides, {"drawn": total}, total=total, noun=noun)
 
 
 def _per_class(source: Source, labels: np.ndarray) -> dict[str, int]:

@@ -30,7 +30,7 @@ from convflow.data.store import (
     feature_file,
     read_index,
 )
-from convflow.types import InputError, Size
+from convflow.types import InputError, Size, in_cells, size_text
 
 LONGEST_HEADER = 256
 """Bytes before the numbers of an .npy file of records."""
@@ -73,11 +73,11 @@ class Latents:
             _require_alike(self.index, index, folders[0], folder)
         self.class_names = self.index.class_names
         self.sizes: tuple[Size, ...] = tuple(
-            dict.fromkeys((size[0], size[1]) for index in indices for size in index.sizes)
+            dict.fromkeys(size for index in indices for size in index.sizes)
         )
         self.size, self.with_features = self.sizes[0], False
         self._grids = {
-            (size[0], size[1]): grid
+            size: grid
             for index in indices
             if index.features is not None
             for size, grid in zip(index.sizes, index.features.grids, strict=True)
@@ -113,9 +113,14 @@ class Latents:
         return len(self.labels)
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of the images in pixels."""
+    def shape(self) -> tuple[int, ...]:
+        """Channels, height and width of the images in pixels, of videos frames between them."""
         return (self.index.image_channels, *self.size)
+
+    @property
+    def videos(self) -> bool:
+        """Whether they are of videos."""
+        return len(self.sizes[0]) == 3
 
     @property
     def indices(self) -> np.ndarray:
@@ -125,7 +130,7 @@ class Latents:
     @property
     def sides(self) -> np.ndarray:
         """(N, 2) height and width of each image in pixels."""
-        of_shards = np.array([self.sizes[shard.size] for shard in self._shards])
+        of_shards = np.array([self.sizes[shard.size][-2:] for shard in self._shards])
         return of_shards[self._shards_of(self._places)]
 
     def label(self, index: int) -> int:
@@ -164,7 +169,7 @@ class Latents:
         crops: np.ndarray | None = None,
         size: Size | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Return latents (B, M, C, h, w) as stored, and labels (B,) int64.
+        """Return latents (B, M, C, h, w) as stored, (B, M, C, f, h, w) of videos, and labels (B,).
 
         Args:
             indices: (B,) places in [0, N), of one size.
@@ -175,8 +180,8 @@ class Latents:
         Raises:
             InputError: a file that is gone, cut short or unreadable.
         """
-        height, width = (side // self.index.factor for side in size or self.size)
-        one = (self.index.arrays, self.index.channels, height, width)
+        cells = in_cells(size or self.size, self.index.factor, self.index.frame_factor)
+        one = (self.index.arrays, self.index.channels, *cells)
         out = np.empty((len(indices), *one), self.index.dtype)
         self._fill(out, indices, flips, size or self.size)
         return torch.from_numpy(out), torch.from_numpy(self.labels[indices])
@@ -249,7 +254,7 @@ class Latents:
                 raise InputError(
                     f"expected {shard.bytes:,} bytes in {path}, got {got}; copy the store again"
                 )
-            size = self.sizes.index((index.sizes[shard.size][0], index.sizes[shard.size][1]))
+            size = self.sizes.index(index.sizes[shard.size])
             numbers = shard.count * math.prod(index.record(shard.size))
             offset = shard.bytes - numbers * index.dtype.itemsize
             if not 0 < offset <= LONGEST_HEADER:
@@ -287,7 +292,7 @@ def find_stores(folder: Path) -> list[Path]:
 def _require_alike(first: StoreIndex, other: StoreIndex, folder: Path, place: Path) -> None:
     for what in (
         *("codec", "codec_sha256", "records", "flipped", "channels", "image_channels", "factor"),
-        *("class_names", "features"),
+        *("frame_factor", "class_names", "features"),
     ):
         ours, theirs = (getattr(index, what) for index in (first, other))
         if what == "codec":
@@ -335,7 +340,7 @@ def describe_stores(folder: Path, stores: list[Path]) -> dict[str, Any]:
         "stores": len(stores),
         "images": len(latents),
         "from": list(dict.fromkeys(known.images for _, known in whole)),
-        "sizes": [f"{height}x{width}" for height, width in latents.sizes],
+        "sizes": [size_text(size) for size in latents.sizes],
         "latents": f"{records.contents} in {records.dtype}, {index.channels} channels of "
         f"{index.factor}x{index.factor} pixels" + (", mirrored too" if index.flipped else ""),
         "bytes": sum(shard.bytes for _, known in whole for shard in known.shards),

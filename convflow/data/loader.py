@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from convflow.data.clips import StoredClips, starts_anywhere
 from convflow.data.files import one_large_at_a_time
 from convflow.data.images import num_cores
 from convflow.data.latents import Latents
@@ -176,16 +177,21 @@ class Images:
             InputError: An image cannot be read; the message names it.
         """
         indices, size = np.asarray(indices, np.int64), size or self.size
-        missing = [i for i in dict.fromkeys(indices.tolist()) if (i, size) not in self._kept]
-        decoded = {i: found for part in self._decode(missing, size) for i, found in part}
+        timed = crops is not None and starts_anywhere(self.source)
+        starts = crops[:, 3].tolist() if timed else [None] * len(indices)
+        wanted = list(zip(indices.tolist(), starts, strict=True))
+        missing = [each for each in dict.fromkeys(wanted) if (each[0], size) not in self._kept]
+        decoded = {each: found for part in self._decode(missing, size) for each, found in part}
         pixels = np.empty((len(indices), *size, self.shape[0]), np.uint8)
         shown = np.empty(len(indices), np.int64)
-        for row, index in enumerate(indices.tolist()):
-            found = self._kept.get((index, size)) or decoded[index]
+        for row, each in enumerate(wanted):
+            found = self._kept.get((each[0], size)) or decoded[each]
             place = None if crops is None else crops[row].tolist()
             pixels[row] = cut(found.image, size, self._crop, place)
             shown[row] = found.place
-        for index, (image, place) in decoded.items():
+        for (index, _), (image, place) in decoded.items():
+            if timed:  # the next time it begins elsewhere
+                break
             middle = image if self._crop is not None else cut(image, size, None, None)
             middle = np.ascontiguousarray(middle)
             with self._one_at_a_time:
@@ -197,22 +203,22 @@ class Images:
         planes = np.ascontiguousarray(np.moveaxis(pixels, -1, 1))
         return torch.from_numpy(planes), torch.from_numpy(self.labels[shown])
 
-    def _decode(self, indices: Sequence[int], size: Size) -> Iterator[list[tuple[int, _Found]]]:
+    def _decode(self, wanted: Sequence[_Wanted], size: Size) -> Iterator[list[_Decoded]]:
         """Some images, each covering `size`, in parts made side by side."""
 
-        def decode(part: Sequence[int]) -> list[tuple[int, _Found]]:
-            return [(index, self._find(index, size)) for index in part]
+        def decode(part: Sequence[_Wanted]) -> list[_Decoded]:
+            return [(each, self._find(*each, size)) for each in part]
 
-        parts = [indices[i :: self.workers] for i in range(min(self.workers, len(indices)))]
+        parts = [wanted[i :: self.workers] for i in range(min(self.workers, len(wanted)))]
         return self._pool.map(decode, parts)
 
-    def _find(self, index: int, size: Size) -> _Found:
+    def _find(self, index: int, start: float | None, size: Size) -> _Found:
         """The image of an index, or where it cannot be read the next one that can."""
         failed: InputError | None = None
         for step in range(min(len(self), _MOST_BAD)):
             place = (index + step) % len(self)
             try:
-                found = _Found(self._image(place, size), place)
+                found = _Found(self._image(place, start, size), place)
             except InputError as error:
                 failed = failed or error
                 if self._on_bad == "stop":
@@ -231,7 +237,7 @@ class Images:
                 log.warning(f"{failed}; {self.item_name(place)} is shown in its place")
             self.replaced[index] = place
 
-    def _image(self, index: int, size: Size) -> np.ndarray:
+    def _image(self, index: int, start: float | None, size: Size) -> np.ndarray:
         place, source = int(self.indices[index]), self.source
         least = min(self._crop) if self._scaled and self._crop is not None else 1.0
         *frames, high, wide = (*size[:-2], *(math.ceil(side / least) for side in size[-2:]))
@@ -240,6 +246,8 @@ class Images:
                 item: Any
                 if isinstance(source, SyntheticSource):
                     item = source.draw(place, (*frames, high, wide))
+                elif isinstance(source, StoredClips):
+                    item = source.read(place, start=start)
                 elif isinstance(source, StoredSource):
                     item = source.read(place, max(high, wide))
                 else:
@@ -255,6 +263,10 @@ class _Found(NamedTuple):
 
     image: np.ndarray
     place: int
+
+
+_Wanted = tuple[int, float | None]  # an image, and where a clip begins
+_Decoded = tuple[_Wanted, _Found]
 
 
 class Order:

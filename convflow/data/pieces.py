@@ -81,7 +81,7 @@ def cut(item: np.ndarray, size: Size, wanted: Crop, place: Sequence[float] | Non
 
     def cut_frame(frame: np.ndarray) -> np.ndarray:
         if wanted is None or wanted == WHOLE:
-            return crop(frame, size[-2:], None if place is None else place[:2])
+            return crop(frame, size[-2:], None if place is None or wanted is None else place[:2])
         if place is None:
             return resize_and_crop(frame, size[-2:])
         low, high = wanted

@@ -155,6 +155,8 @@ def scan_missing(
             return Seen(*source.header(index))
         with one_large_at_a_time():
             image = source.read(index)
+            if isinstance(image, np.ndarray) and image.ndim == 4:
+                return Seen("video", image.shape[1:3], decoded=True)
             pixels = to_uint8(image, channels)
             mode = image.mode if isinstance(image, Image.Image) else str(image.dtype)
             size = (pixels.shape[0], pixels.shape[1])

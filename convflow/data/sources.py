@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from convflow.data.class_ids import LABEL_SOURCES, Choice
+from convflow.data.clips import VIDEO_ENDINGS, open_clips
 from convflow.data.files import MAX_PIXELS, read_regular
 from convflow.data.formats import is_image, unread
 from convflow.data.hugging_face import open_hugging_face
@@ -25,7 +26,9 @@ from convflow.data.source import Source, StoredSource, one_line, require, stamp_
 from convflow.data.splits import canonical, choose_tables, require_unsplit, split_of
 from convflow.data.tables import open_parquet
 from convflow.data.tars import expand, open_tars
+from convflow.data.timeline import Clips
 from convflow.data.trees import understand
+from convflow.data.video_files import FILM_ENDINGS
 from convflow.data.walk import walk
 from convflow.data.zips import open_zip
 from convflow.hub import nearest
@@ -50,6 +53,7 @@ def open_source(
     caption_column: str = "",
     max_pixels: int = MAX_PIXELS,
     draft: bool = False,
+    clips: Clips | None = None,
 ) -> Source:
     """Images and labels from whatever `path` names.
 
@@ -76,14 +80,31 @@ def open_source(
         caption_column: The column of captions in a table; empty to find it.
         max_pixels: An image of more pixels cannot be read, and is refused before it is decoded.
         draft: Decode JPEGs at 1/2, 1/4 or 1/8 of their size where that is large enough.
+        clips: How clips are taken from videos, which files and folders then hold; None for images.
 
     Raises:
         InputError: Nothing usable is there; the message says what was expected.
     """
-    source = _open(path, split, labels, Choice(labels, label_column, image_column, caption_column))
+    choice = Choice(labels, label_column, image_column, caption_column)
+    if clips is not None and _holds_videos(path):
+        return open_clips(path, clips, split, choice, max_pixels)
+    source = _open(path, split, labels, choice)
     if isinstance(source, StoredSource):
         source.max_pixels, source.draft = max_pixels, draft
     return source
+
+
+def _holds_videos(path: str) -> bool:
+    """Whether a path is that of a folder or file whose videos are to be read."""
+    place = Path(path).expanduser()
+    if path in DRAWN or find_source(path) or path.startswith("hf:") or find_stores(place):
+        return False
+    if place.is_file() and not place.name.lower().endswith(VIDEO_ENDINGS):
+        raise InputError(
+            f"expected a folder of videos, or a video ({' '.join(VIDEO_ENDINGS)}), got {path}; "
+            "unpack it and give the folder"
+        )
+    return place.exists()
 
 
 def find_source(path: str, *, trusted: bool = True) -> Callable[[str, bool], Source] | None:
@@ -172,6 +193,11 @@ def _open(path: str, split: str, labels: str, choice: Choice) -> Source:
         return open_arrays(path, place, split, choice)
     if ending in (".csv", ".tsv", ".jsonl"):
         return _open_folder(path, place.parent, split, choice, place.name)
+    if ending in FILM_ENDINGS:
+        raise InputError(
+            f"expected images, got the video {path}; for clips of it give a size of three sides, "
+            "such as 16x64x64 (frames x height x width)"
+        )
     raise InputError(
         f"expected a folder, a .zip, .tar, .parquet, .npz, .npy, .csv or .jsonl file, got the file "
         f"{path}; put images into a folder and give the folder"
@@ -218,6 +244,11 @@ def _open_folder(
                 f"expected images in {name}, got a saved Hugging Face dataset; write hf:{name}"
             )
 
+        if any(file.lower().endswith(FILM_ENDINGS) for file in files):
+            raise InputError(
+                f"expected images in {name}, got videos; for clips of them give a size of three "
+                "sides, such as 16x64x64 (frames x height x width)"
+            )
     listing = read_listing(table, read, choice) if table else None
     tree = understand(name, files, split, choice, read, listing)
     image_files, place = tree.part.files, folder.resolve()

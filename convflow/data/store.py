@@ -1,7 +1,8 @@
 """A store of latents: shards of fixed-size records in .npy files, tables of items, and an index.
 
-A record holds an image's latents (F, M, C, h, w) as the autoencoder gives them, neither shifted nor
-scaled: F = 2 where a mirrored image follows the plain one, M = 2 for mean and standard deviation.
+A record holds an image's latents (F, M, C, h, w), or a video's (F, M, C, f, h, w), as the
+autoencoder gives them, neither shifted nor scaled: F = 2 where a mirrored image follows the plain
+one, M = 2 for mean and standard deviation.
 `store.json` is written last: a folder without it is no store yet.
 """
 
@@ -25,7 +26,7 @@ from convflow import __version__
 from convflow.settings.fields import Count, Natural, Width, doc
 from convflow.settings.read import read, to_dict
 from convflow.storage import checksum, read_json, write_text, writing_file
-from convflow.types import InputError
+from convflow.types import InputError, in_cells
 
 INDEX = "store.json"
 PLAN = "encoding.json"
@@ -96,7 +97,7 @@ class StoreIndex:
     factor: Width
     """Pixels along a side of a cell."""
     sizes: Sizes
-    """Heights and widths of the images in pixels."""
+    """Heights and widths of the images in pixels, of videos frames before them."""
     class_names: tuple[str, ...]
     count: Count
     fingerprint: str
@@ -110,13 +111,15 @@ class StoreIndex:
     sha256: dict[str, str] = field(default_factory=dict)
     """Of the tables, and of the files of features."""
     features: FeatureIndex | None = None
+    frame_factor: Width = 1
+    """Frames of a cell, but for the first, which is one of its own."""
     format: Annotated[int, Meta(ge=1)] = STORE_FORMAT
     version: str = __version__
 
     def record(self, size: int) -> tuple[int, ...]:
-        """Return the shape (F, M, C, h, w) of the records of a size."""
-        height, width = (side // self.factor for side in self.sizes[size])
-        return (1 + self.flipped, self.arrays, self.channels, height, width)
+        """Return the shape (F, M, C, h, w) of the records of a size, or (F, M, C, f, h, w)."""
+        cells = in_cells(self.sizes[size], self.factor, self.frame_factor)
+        return (1 + self.flipped, self.arrays, self.channels, *cells)
 
     def feature(self, size: int) -> tuple[int, ...]:
         """Return the shape (F, h, w, E) of the features of an image of a size."""
@@ -173,7 +176,7 @@ def write_shard(
         folder: of the store.
         number: of the shard.
         size: place of the size in `sizes`.
-        records: (n, F, M, C, h, w).
+        records: (n, F, M, C, h, w), of videos (n, F, M, C, f, h, w).
         features: (n, F, h, w, E) of an encoder; None for none.
     """
     path = folder / f"shard-{number:05d}.npy"
@@ -184,8 +187,9 @@ def write_shard(
     sums, total = np.zeros((2, records.shape[3])), 0
     for part in np.array_split(records, math.ceil(len(records) / 64)):
         wide = part.astype(np.float64)
-        squares = np.einsum("nfmchw,nfmchw->c", wide, wide)
-        sums += [wide[:, :, 0].sum((0, 1, 3, 4)), squares]
+        wide = wide.reshape(*wide.shape[:4], -1)
+        squares = np.einsum("nfmcp,nfmcp->c", wide, wide)
+        sums += [wide[:, :, 0].sum((0, 1, 3)), squares]
         total += wide[:, :, 0, 0].size
     shard = {"file": path.name, "size": size, "count": len(records)} | checksum(path)
     sha256 = {name: checksum(folder / name)["sha256"] for name in files if name != path.name}

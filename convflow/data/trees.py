@@ -48,6 +48,7 @@ def understand(
     listing: Listing | None = None,
     chosen: bool = False,
     silent: Collection[str] = (),
+    wanted: Callable[[str], bool] = is_image,
 ) -> Tree:
     """Return which of the files are images of the split, their labels and captions.
 
@@ -60,11 +61,12 @@ def understand(
         listing: What is known of the labels beside what files of labels say.
         chosen: Whether the files are those of the split already.
         silent: Files that are read already.
+        wanted: Whether a file is one of the images, or of what stands in their place.
 
     Raises:
         InputError: No images, no such split, or labels that cannot be used.
     """
-    image_files = sorted(file for file in files if is_image(file))
+    image_files = sorted(filter(wanted, files))
     if not image_files:
         said = "".join(f": {sentence}" for sentence in unread(files)[:1])
         raise InputError(

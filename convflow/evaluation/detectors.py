@@ -91,13 +91,14 @@ class Detector:
         default_factory=dict, init=False, compare=False, repr=False
     )
 
-    def __call__(self, images: UInt8[Tensor, "B C H W"]) -> dict[str, Float[Tensor, "B F"]]:
+    def __call__(self, images: UInt8[Tensor, "B C *size"]) -> dict[str, Float[Tensor, "B F"]]:
         """Return the features of a batch, each row of one image, in float32 on the device.
 
         The network runs in inference mode and in full float32: no autocast, no TF32.
 
         Args:
-            images: images in 0..255, at least one; the published networks take RGB and grey.
+            images: (B, C, H, W) or videos (B, C, F, H, W) in 0..255, at least one; the published
+                networks take RGB and grey images.
 
         Returns:
             "features", and whatever else the network names: "spatial" and "logits" where it has
@@ -107,7 +108,8 @@ class Detector:
             InputError: other images, a network that fails, or one that returns something else
                 than finite features, one row per image.
         """
-        if images.dtype != torch.uint8 or images.ndim != 4 or 0 in images.shape:
+        known = (4,) if self.name in PUBLISHED else (4, 5)
+        if images.dtype != torch.uint8 or images.ndim not in known or 0 in images.shape:
             raise InputError(
                 f"detector {self.name!r}: expected uint8 images (B, C, H, W), "
                 f"got {images.dtype} {tuple(images.shape)}; give at least one image in 0..255"

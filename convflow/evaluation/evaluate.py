@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from convflow import distributed
+from convflow.data.timeline import Clips
 from convflow.evaluation.card import Card, library, read_card, titled, write_json
 from convflow.evaluation.detectors import Detector
 from convflow.evaluation.features import Features, extract
@@ -23,7 +24,6 @@ from convflow.evaluation.image_sets import (
     ImageSet,
     NpzImages,
     SourceImages,
-    open_image_set,
     write_samples,
 )
 from convflow.evaluation.reference import (
@@ -42,6 +42,13 @@ from convflow.evaluation.scores import (
     describe_detector,
     probe,
     score,
+)
+from convflow.evaluation.video_sets import (
+    FrameImages,
+    check_clip,
+    clip_entry,
+    open_like,
+    title_prefix,
 )
 from convflow.settings.read import differences
 from convflow.storage import claimed, read_json
@@ -78,6 +85,7 @@ class Subject:
             "channels": channels,
             "resize": "none",
             **described,
+            **clip_entry(self.images),
         }
 
 
@@ -86,7 +94,7 @@ class Target:
     """What the subject is compared with: statistics, or images to take them from, or both."""
 
     statistics: Reference | None
-    images: SourceImages | NpzImages | None
+    images: SourceImages | NpzImages | FrameImages | None
     about: dict[str, Any]
 
 
@@ -115,6 +123,7 @@ def open_target(
     split: str = "train",
     image_column: str = "",
     num: int | None = None,
+    clips: Clips | None = None,
 ) -> Target:
     """Return what `path` names, checked against subject and detector; nothing is computed yet.
 
@@ -126,6 +135,7 @@ def open_target(
         split: which split, where the data have several.
         image_column: the column of images, where a table has several.
         num: how many images, drawn with seed 0; None for all.
+        clips: how clips are taken from videos; None for their own frames one after the other.
 
     Raises:
         InputError: nothing usable there; another size or detector than the subject's.
@@ -135,16 +145,17 @@ def open_target(
         if num is not None:
             raise InputError(f"--reference-num: {path} holds statistics already; leave it out")
         statistics = read_reference(Path(path))
+        check_clip(path, statistics.about, clip_entry(subject.images))
         check_fits(statistics, path, describe_detector(detector, subject.images), size, channels)
         images = None
         if statistics.manifold is None and statistics.has_images:
             images = NpzImages(Path(path), most=MANIFOLD_SIZE)
             check_image_size(path, images.size, size)
         return Target(statistics, images, statistics.about)
-    found = open_image_set(
-        path, split=split, image_column=image_column, size=size, channels=channels, num=num
+    found = open_like(
+        subject.images, path, split=split, image_column=image_column, num=num, clips=clips
     )
-    return Target(None, found, {**found.describe(), "count": len(found)})
+    return Target(None, found, {**found.describe(), "count": len(found), **clip_entry(found)})
 
 
 def make_reference(subject: Subject, detector: Detector, out: Path, work: Work) -> None:
@@ -216,7 +227,7 @@ def evaluate(
     out = out or Path("scores") / f"{_short_name(card, subject.num, metrics)}.json"
     if _is_finished(out, settings, work):
         return read_card(out), out
-    _check_new(out, save_samples)
+    _check_new(out, save_samples, subject)
     with _parts_of(out, settings, work) as parts:
         reference = reference_of(target, detector, parts / "reference", work)
         folder, keep = parts / "samples", save_samples is not None
@@ -224,7 +235,8 @@ def evaluate(
             subject.images, subject.num, "scoring", detector, folder, work, keep_pixels=keep
         )
         if distributed.rank() == 0:
-            scores, better = score(features, reference, detector, work.device, metrics)
+            prefix = title_prefix(subject.images)
+            scores, better = score(features, reference, detector, work.device, metrics, prefix)
             card = dataclasses.replace(card, reference=reference.about, scores=scores)
             card = dataclasses.replace(card, better=better, samples_sha256=features.sha256())
             if save_samples is not None:
@@ -233,8 +245,10 @@ def evaluate(
     return card, out
 
 
-def _check_new(out: Path, save_samples: Path | None) -> None:
-    """Raise InputError where a file that is to be written is there already."""
+def _check_new(out: Path, save_samples: Path | None, subject: Subject) -> None:
+    """Raise InputError where a file is there already, or cannot hold what is scored."""
+    if save_samples is not None and len(subject.images.size) == 3:
+        raise InputError("--save-samples: expected images, got videos; use convflow sample")
     unfinished = parts_path(out).exists()  # a killed process may have written the samples
     for path in [out] if unfinished or save_samples is None else [out, save_samples]:
         if path.exists():

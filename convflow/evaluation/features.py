@@ -159,7 +159,7 @@ def _write(path: Path, part: dict[str, Tensor]) -> None:
         safetensors.torch.save_file(part, draft, {"sha256": hash_tensors(part)})
 
 
-def digest(pixels: UInt8[Tensor, "B C H W"]) -> UInt8[Tensor, "B 32"]:
+def digest(pixels: UInt8[Tensor, "B C *size"]) -> UInt8[Tensor, "B 32"]:
     """Return the SHA-256 of each image's size and bytes, (C, H, W) in order."""
     rows = []
     for image in pixels.contiguous().numpy():

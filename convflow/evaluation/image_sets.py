@@ -17,11 +17,13 @@ from torch import Tensor
 from convflow import distributed
 from convflow.arrays import list_arrays, map_array
 from convflow.data.files import one_large_at_a_time
-from convflow.data.images import num_cores, resize_and_crop, to_uint8
-from convflow.data.source import Source, SyntheticSource
+from convflow.data.images import num_cores
+from convflow.data.pieces import as_uint8, cut, kept
+from convflow.data.source import Source, SyntheticSource, holds_videos
 from convflow.data.sources import open_source
+from convflow.data.timeline import Clips
 from convflow.storage import writing_file
-from convflow.types import LONGEST_SIDE, InputError, Progress, Size
+from convflow.types import LONGEST_SIDE, InputError, Progress, Size, size_text
 
 log = logging.getLogger("convflow")
 
@@ -31,16 +33,16 @@ DRAWN = "none: drawn at this size"
 
 @runtime_checkable  # for the shape checks in tests
 class ImageSet(Protocol):
-    """Images of one size by number.
+    """Images or videos of one size by number."""
 
-    `reproducible` says whether the same number always gives the same image; files may change.
-    """
-
-    reproducible: ClassVar[bool]
+    @property
+    def reproducible(self) -> bool:
+        """Whether the same number always gives the same image."""
+        ...
 
     @property
     def size(self) -> Size:
-        """Height and width in pixels."""
+        """Height and width in pixels, of videos frames before them."""
         ...
 
     @property
@@ -50,7 +52,7 @@ class ImageSet(Protocol):
 
     def read(
         self, indices: Sequence[int], progress: Progress | None = None
-    ) -> UInt8[Tensor, "B C H W"]:
+    ) -> UInt8[Tensor, "B C *size"]:
         """Return the images `indices`, on the CPU; `progress` is told of each as it is done."""
         ...
 
@@ -60,12 +62,12 @@ class ImageSet(Protocol):
 
 
 class SourceImages:
-    """Images of a folder, zip, table or dataset, or drawn ones.
+    """Images of a folder, zip, table or dataset, or drawn ones; videos likewise.
 
     Args:
         source: where they come from.
-        size: height and width to bring them to, or to draw them at; None demands that all have
-            the size of the first.
+        size: height and width to bring them to, or to draw them at, of videos frames before them;
+            None demands that all have the size of the first.
         channels: 1 for grey, 3 for colour.
         num: how many of them, drawn without replacement; None for all.
         seed: of that draw.
@@ -89,14 +91,22 @@ class SourceImages:
         if size is not None and not all(1 <= side <= LONGEST_SIDE for side in size):
             raise InputError(
                 f"expected a height and width of 1 to {LONGEST_SIDE} pixels, got "
-                f"{size[0]}x{size[1]}; give a size such as 64x48"
+                f"{size_text(size)}; give a size such as 64x48"
+            )
+        video = holds_videos(source)
+        if size is not None and len(size) != 2 + video:
+            wanted = "16x48x32 for the videos" if video else "48x32 for the images"
+            raise InputError(
+                f"expected a size such as {wanted} of {source.name}, got {size_text(size)}; "
+                "give --size"
             )
         self._source, self.channels = source, channels
         self._indices = choose_indices(len(source), num or len(source), seed, source.name)
         self._drawn_at = size if isinstance(source, SyntheticSource) else None
         self._resizes = size is not None and self._drawn_at is None
-        height, width = size or self._pixels(0).shape[:2]
-        self.size: Size = (height, width)
+        self.clips: Clips | None = getattr(source, "clips", None)
+        self._wanted = size or (1,) * (2 + video)
+        self.size: Size = size or self._pixels(0).shape[:-1]
         self._seed = seed
 
     def __len__(self) -> int:
@@ -104,7 +114,7 @@ class SourceImages:
 
     def read(
         self, indices: Sequence[int], progress: Progress | None = None
-    ) -> UInt8[Tensor, "B C H W"]:
+    ) -> UInt8[Tensor, "B C *size"]:
         """Return the images `indices`, decoded on all cores.
 
         Raises:
@@ -114,7 +124,7 @@ class SourceImages:
             pixels = np.stack(list(pool.map(self._at_size, indices)))
         if progress is not None:
             progress(len(indices))
-        return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
+        return torch.from_numpy(pixels).movedim(-1, 1).contiguous()
 
     def describe(self) -> dict[str, Any]:
         """Return name, selection and resize chain."""
@@ -125,8 +135,8 @@ class SourceImages:
         item, source = int(self._indices[index]), self._source
         try:
             if self._drawn_at is not None and isinstance(source, SyntheticSource):
-                return to_uint8(source.draw(item, self._drawn_at), self.channels)
-            return to_uint8(source.read(item), self.channels)
+                return as_uint8(source.draw(item, self._drawn_at), self.channels, self._drawn_at)
+            return as_uint8(source.read(item), self.channels, self._wanted)
         except InputError as error:
             name, reason = source.item_name(item), str(error)
             reason = reason.removeprefix(f"{name}: ")
@@ -136,13 +146,12 @@ class SourceImages:
         with one_large_at_a_time():
             pixels = self._pixels(index)
             if self._resizes:
-                return resize_and_crop(pixels, self.size)
-        if pixels.shape[:2] != self.size:
-            (h, w), (height, width) = pixels.shape[:2], self.size
+                return cut(kept(pixels, self.size, None), self.size, None, None)
+        if pixels.shape[:-1] != self.size:
             item = self._source.item_name(int(self._indices[index]))
             raise InputError(
-                f"{self._source.name}, {item}: expected {height}x{width} like the first image, "
-                f"got {h}x{w}; give --size to bring all to one size"
+                f"{self._source.name}, {item}: expected {size_text(self.size)} like the first "
+                f"image, got {size_text(pixels.shape[:-1])}; give --size to bring all to one size"
             )
         return pixels
 
@@ -206,16 +215,26 @@ def open_image_set(
     channels: int = 3,
     num: int | None = None,
     seed: int = 0,
+    clips: Clips | None = None,
 ) -> SourceImages | NpzImages:
     """Return the images that `path` names: an .npz file, or anything `open_source` reads.
 
-    What was understood of the data is logged: the split, files that are not read.
+    With a size of three sides they are clips of videos, taken as `clips` says. What was understood
+    of the data is logged: the split, files that are not read.
 
     Raises:
         InputError: nothing usable there, or another size asked of an .npz file than it has.
     """
     if not path.endswith(".npz"):
-        source = open_source(path, split, labels="none", image_column=image_column)
+        if size is not None and len(size) == 3:
+            clips = (clips or Clips(size[0]))._replace(frames=size[0])
+        source = open_source(
+            path,
+            split,
+            labels="none",
+            image_column=image_column,
+            clips=clips if size is not None and len(size) == 3 else None,
+        )
         said = [note for note in getattr(source, "notes", ()) if not note.startswith("no classes")]
         for note in said if distributed.rank() == 0 else ():
             log.info(f"{path}: {note}")
@@ -223,8 +242,8 @@ def open_image_set(
     images = NpzImages(Path(path), num, seed)
     if size is not None and size != images.size:
         raise InputError(
-            f"expected images of {size[0]}x{size[1]} in {path}, got "
-            f"{images.size[0]}x{images.size[1]}; an .npz is scored at its own size"
+            f"expected images of {size_text(size)} in {path}, got "
+            f"{size_text(images.size)}; an .npz is scored at its own size"
         )
     return images
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from convflow.arrays import list_arrays, read_arrays
 from convflow.storage import parse_json, writing_file
-from convflow.types import InputError, Size
+from convflow.types import InputError, Size, size_text
 
 MANIFOLD_SIZE = 10_000
 """Images whose features are kept for precision, recall and their kin, as in the ADM suite."""
@@ -145,8 +145,8 @@ def check_image_size(path: str, theirs: Size, ours: Size) -> None:
     """Raise InputError when a reference shows images of another size than those to score."""
     if theirs != ours:
         raise InputError(
-            f"expected a reference of {ours[0]}x{ours[1]} like the images to score, got {path} "
-            f"of {theirs[0]}x{theirs[1]}; make one of that size with --save-statistics, or give "
+            f"expected a reference of {size_text(ours)} like the images to score, got {path} "
+            f"of {size_text(theirs)}; make one of that size with --save-statistics, or give "
             "--size"
         )
 
@@ -156,7 +156,8 @@ def _about(path: Path, text: np.ndarray) -> dict[str, Any]:
     about = parse_json(str(text).encode(errors="replace"), f"{path}: about")
     size, detector = about.get("size", [1, 1]), about.get("detector", {})
     texts = [about.get("name", ""), about.get("sha256", ""), *(detector or [0])]
-    whole = isinstance(size, list) and len(size) == 2 and all(type(side) is int for side in size)
+    whole = isinstance(size, list) and len(size) in (2, 3) and {*map(type, size)} == {int}
+    whole = whole and isinstance(about.get("clip", {}), dict)
     if not (whole and isinstance(detector, dict) and all(isinstance(text, str) for text in texts)):
         raise InputError(f"{path}: about is damaged; make the file again with --save-statistics")
     return about

@@ -210,6 +210,7 @@ def score(
     detector: Detector,
     device: torch.device | None = None,
     names: Iterable[str] = (),
+    prefix: str = "",
 ) -> tuple[dict[str, float], dict[str, Better]]:
     """Return every score that features and reference allow, and which values are better, by title.
 
@@ -220,6 +221,7 @@ def score(
         device: where to compute; by default the CPU.
         names: of the metrics, in `METRICS` or `package.module:Name`; by default all that the
             features and the reference allow.
+        prefix: of the titles, such as "frame-".
 
     Raises:
         InputError: too few images, or as `choose_metrics`.
@@ -234,7 +236,7 @@ def score(
     chosen = choose_metrics(names, detector.name, features.widths(), reference.widths())
     for metric in chosen.values():
         for title, value in zip(metric.better, metric.compute(pair), strict=True):
-            shown = titled(titles.get(title, title), features.num)
+            shown = prefix + titled(titles.get(title, title), features.num)
             scores[shown], better[shown] = float(value), metric.better[title]
     return scores, better
 

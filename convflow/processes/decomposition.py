@@ -260,9 +260,7 @@ def pack(parts: Sequence[Float[Tensor, "*_"]], axes: int = 2) -> Float[Tensor, "
     return torch.cat([part.flatten(-axes) for part in parts], -1).unsqueeze(-2)
 
 
-def unpack(
-    x: Float[Tensor, "*B 1 N"], sizes: Sequence[Size]
-) -> tuple[Float[Tensor, "*_"], ...]:
+def unpack(x: Float[Tensor, "*B 1 N"], sizes: Sequence[Size]) -> tuple[Float[Tensor, "*_"], ...]:
     """Return the scales that `pack` put side by side: the first of `sizes`, as many as there are.
 
     Raises:

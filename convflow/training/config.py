@@ -81,6 +81,14 @@ class DataConfig:
         tuple[Share, Share],
         doc("with crop random: smallest and largest side of the part, 1 = as large as fits"),
     ] = (1.0, 1.0)
+    fps: Annotated[
+        NotNegative, doc("frames a second that videos are brought to first; 0 = their own frames")
+    ] = 0.0
+    stride: Annotated[Count, doc("steps between the frames of a clip, in frames of its video")] = 1
+    clips: Annotated[
+        Literal["windows", "random"],
+        doc("clips of a video: windows = all that follow each other; random = one from anywhere"),
+    ] = "windows"
     flip: Annotated[bool, doc("mirror half of the images")] = True
     shuffle: Annotated[
         Literal["images", "groups"],

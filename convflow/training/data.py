@@ -21,6 +21,7 @@ from convflow.bar import Bar
 from convflow.class_names import composed
 from convflow.data.buckets import BucketOrder, Buckets, bucket_sizes, even_ratios
 from convflow.data.check import FEW_IMAGES, Report, check_images
+from convflow.data.clips import StoredClips, starts_anywhere
 from convflow.data.groups import GroupOrder, groups_of
 from convflow.data.images import num_cores
 from convflow.data.latents import Latents
@@ -28,11 +29,12 @@ from convflow.data.loader import Images, Order
 from convflow.data.selection import Selection
 from convflow.data.source import StoredSource, SyntheticSource
 from convflow.data.sources import Source, open_source
+from convflow.data.timeline import Clips
 from convflow.hub import assets
 from convflow.training.config import DataConfig, TrainConfig
 from convflow.training.latents import check_sizes, open_latents
 from convflow.training.validation import PartOrder, hold_back
-from convflow.types import InputError, Size
+from convflow.types import InputError, Size, size_text
 
 log = logging.getLogger("convflow")
 
@@ -60,7 +62,15 @@ def open_images(data: DataConfig) -> Source:
         caption_column=data.caption_column,
         max_pixels=data.max_pixels,
         draft=data.draft,
+        clips=clips_of(data),
     )
+    if not isinstance(source, StoredClips) and (
+        data.fps or data.stride > 1 or data.clips != "windows"
+    ):
+        raise InputError(
+            f"--data.fps, --data.stride, --data.clips: expected them with videos in files, got "
+            f"{data.path} at {size_text(data.size)}; leave them out"
+        )
     counts = Counter(map(composed, source.class_names))
     twice = [name for name, count in counts.items() if count > 1]
     if twice:
@@ -69,6 +79,14 @@ def open_images(data: DataConfig) -> Source:
             "rename one"
         )
     return source
+
+
+def clips_of(data: DataConfig) -> Clips | None:
+    """Return how clips are taken from videos; None where the size is that of images."""
+    if len(data.size) == 2:
+        return None
+    frames = max(size[0] for size in (data.size, *data.sizes))
+    return Clips(frames, data.fps, data.stride, data.clips)
 
 
 def scan_images(
@@ -149,7 +167,8 @@ def order_images(
     """
     if isinstance(images, Latents):
         check_sizes(images, sizes)
-    data, seed, random = config.data, config.seed, config.data.crop == "random"
+    data, seed = config.data, config.seed
+    random = data.crop == "random" or starts_anywhere(images.source)
     held = hold_back(len(images), config.monitor.validation.num, seed)
     places = np.setdiff1d(np.arange(len(images)), held, assume_unique=True)
     one = sizes == (data.size,)

@@ -144,7 +144,9 @@ def convert(config: EncodeConfig, kind: str, out: Path) -> StoreIndex | None:
     check_name("format of latents", kind, READERS)
     if stores := find_stores(place):
         theirs: Any = codec_of_store(stores[0])
-        export_latents(Latents(str(place), stores), kind, out, *_arrays(theirs.constants))
+        if (latents := Latents(str(place), stores)).videos:
+            raise InputError(f"expected a store of images, got the store of videos {place}")
+        export_latents(latents, kind, out, *_arrays(theirs.constants))
         return None
     codec: Any = config.codec.prepare()
     found = READERS[kind](place)
@@ -169,8 +171,15 @@ def _arrays(constants: tuple[Any, Any]) -> tuple[np.ndarray, np.ndarray]:
     return tuple(n[:, None, None] if n.ndim else n for n in (scale, shift))  # type: ignore[return-value]
 
 
-def _check_images(data: DataConfig) -> None:
+def _check_images(data: DataConfig, encoder: str) -> None:
     """Raise InputError where settings of images would mean nothing in a store of latents."""
+    if len(data.size) == 3 and encoder:
+        raise InputError(
+            "--features: expected none for videos, which encoders of images do not see, got "
+            f"{encoder}; leave it out"
+        )
+    if data.clips == "random":
+        raise InputError("--data.clips: expected windows for a store of latents, got random")
     if data.crop == "random":
         raise InputError("--data.crop: expected center for a store of latents, got random")
     if data.augment:
@@ -190,7 +199,7 @@ def _encode(config: EncodeConfig, out: Path, device: torch.device) -> StoreIndex
     if config.codec == PixelCodec():
         raise InputError("--codec: expected latent for a store of latents, got pixel; leave it out")
     data, codec = config.data, config.codec.open(device)
-    _check_images(data)
+    _check_images(data, config.features.encoder)
     if data.on_bad == "skip":  # which images are left out is settled before the first shard
         data = replace(data, check="all")
     images, report = scan_images(open_images(data), data, None, device)
@@ -200,6 +209,8 @@ def _encode(config: EncodeConfig, out: Path, device: torch.device) -> StoreIndex
         for line in str(report).splitlines():
             log.info(line)
     sizes = training_sizes(data, codec.factor)
+    for size in sizes:
+        codec.check_size(size)
     numbers = _sizes_of(images, report, sizes)
     parts = list(_plan(numbers, len(sizes), config.records.shard))
     blank = torch.zeros(1, data.channels, *sizes[0], dtype=torch.uint8, device=device)
@@ -217,6 +228,7 @@ def _encode(config: EncodeConfig, out: Path, device: torch.device) -> StoreIndex
         channels=codec.channels(data.channels),
         image_channels=data.channels,
         factor=codec.factor,
+        frame_factor=codec.frame_factor,
         sizes=sizes,
         class_names=tuple(images.class_names),
         count=len(images),
@@ -369,7 +381,7 @@ def _write_parts(
 
 @torch.no_grad()
 def _records(config: EncodeConfig, codec: Codec, pixels: Tensor, rows: np.ndarray) -> Tensor:
-    """Return the records (B, F, M, C, h, w) of images."""
+    """Return the records (B, F, M, C, h, w) of images, or (B, F, M, C, f, h, w) of videos."""
     views = [pixels, pixels.flip(-1)] if config.data.flip else [pixels]
     records = torch.stack([codec.moments(view) for view in views], 1)
     contents = config.records.contents

@@ -17,7 +17,7 @@ from convflow.data.store import read_index
 from convflow.settings.fields import Pixels
 from convflow.settings.read import read, show
 from convflow.training.config import DataConfig, TrainConfig
-from convflow.types import InputError, Size
+from convflow.types import InputError, Size, size_text
 
 
 def with_codec_of_store(config: TrainConfig, run: Path) -> TrainConfig:
@@ -94,7 +94,7 @@ def check_sizes(latents: Latents, sizes: tuple[Size, ...]) -> None:
     if set(sizes) != set(latents.sizes):
         own = show(latents.sizes) if len(latents.sizes) > 1 else show(latents.sizes[0], Pixels)
         option = "sizes" if len(latents.sizes) > 1 else "size"
-        got = ", ".join(f"{height}x{width}" for height, width in sizes)
+        got = ", ".join(map(size_text, sizes))
         raise InputError(
             f"--data.{option}: expected {own} as in the store {latents.name}, got {got}; give "
             f"--data.{option} {own}"

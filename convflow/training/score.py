@@ -8,6 +8,7 @@ import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -24,6 +25,7 @@ from convflow.evaluation.evaluate import (
     reference_of,
 )
 from convflow.evaluation.scores import METRICS
+from convflow.evaluation.video_sets import FrameImages, scored_as
 from convflow.generate import Samples
 from convflow.models.backbone import Backbone
 from convflow.models.families import build
@@ -81,9 +83,17 @@ class Scorer:
             with distributed.all_or_none(self.work.device):
                 if mine:
                     self.detector = open_detector(config.detector, device=self.work.device)
-        subject = Subject(samples, config.num, {})
+        subject = self._subject(samples, {})
         self.target = open_target(config.reference, subject, self.detector)
         check_subject(subject, self.detector, self.target, self.metrics)
+
+    def _subject(
+        self, samples: Samples, model: dict[str, Any], sampling: dict[str, Any] | None = None
+    ) -> Subject:
+        """Return samples as the detector is given them."""
+        images = scored_as(samples, self.detector.name)
+        each = images.each if isinstance(images, FrameImages) else 1
+        return Subject(images, self.num * each, model, sampling)
 
     def score(self, samples: Samples, images_seen: int, stop: Stop) -> dict[str, float]:
         """Return the scores by title on the first process; nothing where any is asked to stop.
@@ -118,7 +128,7 @@ class Scorer:
                     reference = distributed.from_first(lambda: reference, self.work.device)
                 shutil.rmtree(parts, ignore_errors=True)
                 self.target = Target(reference, None, reference.about)
-            subject = Subject(now, self.num, name, now.describe())
+            subject = self._subject(now, name, now.describe())
             card, _ = evaluate(
                 subject, self.detector, self.target, self.work, out=out, metrics=self.metrics
             )

@@ -18,6 +18,7 @@ from tests.shards import cut
 SMALL = "--model.width 16 --model.depth 1 --model.num-groups 2 --data.size 8x8 --data.channels 1"
 TRAIN = f"train pictures.flowdcn {SMALL} --run P/new --data P/data"
 RESUME = "train --resume P/run"
+CLIPS = f"{TRAIN} --data.size 4x8x8 --model.temporal conv"
 ZIP = f"{TRAIN} --data P/data.zip"
 OWN = "train pictures --data P/data --run P/new"
 PARQUET = f"{TRAIN} --data P/data.parquet"
@@ -130,6 +131,11 @@ def file(name, content=b"text"):
 
 def folder(name):
     return lambda place: (place / name).mkdir()
+
+
+def broken_video(place):
+    (place / "videos").mkdir()
+    (place / "videos" / "a.mp4").write_bytes(b"no video")
 
 
 def parquet(columns, names=None):
@@ -402,7 +408,7 @@ CASES = [
     ("parts the wrong way", f"{TRAIN} --data.crop-scale 1,0.5", "expected the smaller first"),
     ("neither true nor false", f"{TRAIN} --data.flip maybe", "--data.flip: expected true or false"),
     ("one number for a size", f"{TRAIN} --data.size 8", "expected two numbers such as 64x48"),
-    ("three for a size", f"{TRAIN} --data.size 8x8x8", "expected two numbers such as 64x48"),
+    ("three for a size", f"{TRAIN} --data.size 8x8x8", "expected a network of videos for the data"),
     (
         "size of zero",
         f"{TRAIN} --data.size 0x8",
@@ -486,6 +492,13 @@ CASES = [
     ("no such labels", f"{TRAIN} --data.labels folder", "--data.labels: expected auto or folders"),
     ("no table of labels", f"{TRAIN} --data.labels table", "expected a file with labels"),
     ("no zip", ZIP, "expected a zip archive", file("data.zip")),
+    ("a rate of images", f"{TRAIN} --data.fps 8", "expected them with videos in files"),
+    ("a stride of images", f"{TRAIN} --data.stride 2", "expected them with videos in files"),
+    ("videos in a zip", f"{ZIP} --data.size 4x8x8", "a folder of videos, or", file("data.zip")),
+    ("images wanted", f"{TRAIN} --data P/videos", "a size of three sides", broken_video),
+    ("no video", f"{CLIPS} --data P/videos", "a.mp4: expected a readable video", broken_video),
+    ("no folder of videos", f"{CLIPS} --data P/none", "got none among 0 files", folder("none")),
+    ("an endless stride", f"{CLIPS} --data.stride 99", "for a clip of 4 (stride 99)"),
     ("empty zip", ZIP, "got none among 0 files", zipped()),
     ("zip of text", ZIP, "got none among 1 files", zipped("a.txt")),
     ("bad image in a zip", ZIP, "b.png", zipped("a/b.png", "a/c.png")),
@@ -706,6 +719,9 @@ CASES = [
     ),
     ("no run to compare", "compare P/data", "expected a run folder with metrics.jsonl, got"),
     # scoring
+    ("frames of images", f"{PICTURES} --frames 2", "--frames: expected videos"),
+    ("a rate of scored images", f"{PICTURES} --fps 2", "--fps: expected videos"),
+    ("no frames", f"{PICTURES} --frames 0", "--frames"),
     ("nothing to score", "evaluate --reference P/data", "expected a model or images to score"),
     ("no reference", "evaluate P/run", "expected --reference or --save-statistics, got neither"),
     (

@@ -13,7 +13,7 @@ COMMANDS = {
     "info of a run": "info P/run",
     "info of a size": "info dit-s/8",
 }
-NO_PAIR = ("32x", "x32", "axb", "8x8x8", "8.5x8", "-8x8", "8x-8", "-8", "")
+NO_PAIR = ("32x", "x32", "axb", "8x8x8x8", "8.5x8", "-8x8", "8x-8", "-8", "")
 
 FREE_MEMORY = 2**33
 """Bytes of a machine on which all that fits is small."""
@@ -28,6 +28,12 @@ CASES = [
     *(
         (f"{name} at a negative word", f"{words} --size -8x8", "such as 48x32, got '-8x8'")
         for name, words in COMMANDS.items()
+    ),
+    ("drawings as videos", f"{SHAPES} --size 8x8x8", "such as 48x32 for the images of shapes, got"),
+    (
+        "videos as drawings",
+        f"{SHAPES.replace('shapes', 'moving')} --size 8x8",
+        "such as 16x48x32 for the videos of moving, got 8x8",
     ),
     ("one bad size of two", f"{SAMPLE} --size 8x8,0x8", "at least 1 pixel, got 0x8; the smallest"),
     ("one of no pair of two", f"{SAMPLE} --size 8x8,8x", "such as 48x32, got '8x'"),
