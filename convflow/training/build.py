@@ -109,7 +109,7 @@ def build_trainer(config: TrainConfig, run: Path, device: torch.device) -> tuple
     config = know_constants(config, codec, process, images, device)
     process = config.process
     model = parallel.build(build) if origin is None else build()
-    if captions is not None:
+    if captions is not None and not begun:
         captions.tell_empty(model, device)
     losses = build_losses(config, model, process, codec.factor, stored)
     report.notes = [*report.notes, *describe_paths(config, found)]

@@ -251,8 +251,6 @@ def encode_texts(
             "name their column with --data.caption-column"
         )
     encoder = encoder.prepare(device)
-    if cut := describe_cut(encoder, [*texts]):
-        log.info(f"{cut} (--text.max-tokens)")
     make_table(store, [*texts, ""], encoder)
 
 
@@ -271,6 +269,19 @@ def with_text_of_store(config: TrainConfig, run: Path) -> TrainConfig:
     if not stores or (table := open_table(stores[0])) is None:
         return config
     return replace(config, text=know_encoder(config.text, table, config.data.path))
+
+
+def keep_encoder(config: TrainConfig, before: TrainConfig) -> TrainConfig:
+    """Return settings with what a run has found out of its text encoder, where it is the same."""
+    ours, theirs = config.text, before.text
+    if not isinstance(ours, PretrainedText) or not isinstance(theirs, PretrainedText):
+        return config
+    known = {
+        name: getattr(theirs, name)
+        for name in ("sha256", "width", "pooled")
+        if not getattr(ours, name)
+    }
+    return replace(config, text=replace(ours, **known))
 
 
 def write_texts(captions: Captions, run: Path) -> None:
@@ -302,5 +313,7 @@ def describe(captions: Captions, num_images: int) -> list[str]:
     named = getattr(encoder, "encoder", "")
     by = f"{encoder.kind} {named}".strip()
     lines = [f"{len(texts):,} different captions of {num_images:,} images, told by {by}"]
-    cut = describe_cut(encoder, texts) if len(texts) <= MOST_COUNTED else ""
+    # Those of a frozen encoder are counted where features are made.
+    counted = not encoder.frozen and len(texts) <= MOST_COUNTED
+    cut = describe_cut(encoder, texts) if counted else ""
     return [*lines, *([f"{cut} (--text.max-tokens)"] if cut else [])]
