@@ -25,6 +25,7 @@ from convflow.data.captions import captions_of
 from convflow.data.check import Report
 from convflow.data.latents import Latents
 from convflow.data.loader import Images
+from convflow.generate import Samples
 from convflow.models.backbone import Backbone
 from convflow.storage import write_text
 from convflow.texts import PretrainedText, Prompts, TextEncoder, describe_cut, read_prompts
@@ -123,6 +124,12 @@ class Captions:
             places = np.linspace(0, self.empty - 1, count).round().astype(np.int64)
             chosen = [self.texts[place] for place in places]
         return Prompts(tuple(chosen), self)
+
+    def scored(self, samples: Samples) -> Samples:
+        """Return samples of all captions, as `convflow evaluate` draws them."""
+        texts = tuple(in_drawn_order(self.texts[:-1]))
+        prompts, classes = Prompts(texts, self), tuple(range(len(texts)))
+        return replace(samples, prompts=prompts, classes=classes)
 
     @property
     def length(self) -> int:
@@ -276,11 +283,8 @@ def keep_encoder(config: TrainConfig, before: TrainConfig) -> TrainConfig:
     ours, theirs = config.text, before.text
     if not isinstance(ours, PretrainedText) or not isinstance(theirs, PretrainedText):
         return config
-    known = {
-        name: getattr(theirs, name)
-        for name in ("sha256", "width", "pooled")
-        if not getattr(ours, name)
-    }
+    found_out = ("sha256", "width", "pooled")
+    known = {name: getattr(theirs, name) for name in found_out if not getattr(ours, name)}
     return replace(config, text=replace(ours, **known))
 
 
@@ -300,6 +304,11 @@ def read_texts(run: Path) -> list[str]:
             f"{run / TEXTS_FILE} is missing or damaged; give --prompts FILE, or go on with the run "
             "for a step"
         ) from error
+
+
+def in_drawn_order(texts: Sequence[str]) -> list[str]:
+    """Return texts in an order of the seed 0, so that the first ones are like all of them."""
+    return [texts[place] for place in np.argsort(np.random.PCG64(0).random_raw(len(texts)))]
 
 
 def split_captions(said: str) -> list[str]:
