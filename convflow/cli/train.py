@@ -74,9 +74,9 @@ common settings
   --compile blocks         torch.compile of the network: off, blocks or whole; needs a compiler
   --precision float32      arithmetic of the network; auto uses bfloat16 where it is fast
   --codec latent           train in latents of an autoencoder (needs convflow[diffusers])
-  --text words             train on captions, read by a small reader that is trained with the network
-  --text.encoder NAME      train on captions, read by a frozen text encoder of transformers, a folder
-                           or a Hub id (needs convflow[text])
+  --text words             train on captions, read by a small reader trained with the network
+  --text.encoder NAME      train on captions, read by a frozen text encoder of transformers: a
+                           folder or a Hub id (needs convflow[text])
   --model.cross-attention 2  let every second block attend to the tokens of a caption
   --process ddpm           use DDPM instead of flow matching; see also --process.schedule
   --process meanflow       train average velocities, for images in one or two steps; see also
