@@ -188,7 +188,10 @@ def _settings(recipe: str | None, options: argparse.Namespace, rest: Sequence[st
             return config
         if (run / "config.json").is_file():  # it goes on, maybe without what it began from
             known = read_run_config(run)
-            own = {name: getattr(known, name) for name in ("model", "process", "codec", "sampling")}
+            own = {
+                name: getattr(known, name)
+                for name in ("model", "process", "codec", "text", "sampling")
+            }
             data = dataclasses.replace(config.data, channels=known.data.channels)
             return dataclasses.replace(config, **own, data=data)
         return adopt(config, init)
