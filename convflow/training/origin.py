@@ -129,7 +129,7 @@ def _read_stored(folder: Path) -> PipelineConfig | None:
 
 
 def adopt(config: TrainConfig, init: str) -> TrainConfig:
-    """Return settings with the network, process, codec and text encoder of trained weights in place of their own.
+    """Return settings with the network, process, codec and text encoder of trained weights.
 
     A recipe of several scales keeps its own, and so does one that begins from those. The number of
     classes and channels is that of the data.
