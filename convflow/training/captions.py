@@ -171,10 +171,12 @@ class Captions:
         self.tables = list(tables)
         self._rows = np.array([places[text] for text in self.texts], np.int64)
 
-    def tell_empty(self, network: Backbone, device: torch.device) -> None:
-        """Give a network the features of the empty text, where they are not its own."""
-        if self.encoder.frozen:
-            found = distributed.from_first(lambda: self.encode([""]), device)
+    def tell_empty(self, networks: Sequence[Backbone], device: torch.device) -> None:
+        """Give networks the features of the empty text, where they are not their own."""
+        if not self.encoder.frozen:
+            return
+        found = distributed.from_first(lambda: self.encode([""]), device)
+        for network in networks:
             network.inner.parts.label.know_empty(found)
 
 
