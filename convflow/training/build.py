@@ -107,7 +107,7 @@ def build_trainer(config: TrainConfig, run: Path, device: torch.device) -> tuple
     model = parallel.build(build) if origin is None else build()
     losses = build_losses(config, model, process, codec.factor, stored)
     report.notes = [*report.notes, *describe_paths(config, found)]
-    anew: list[str] = []
+    anew = list[str]()
     if origin is not None:
         anew = drawn_anew(model, origin, images.class_names)
         report.notes = [*report.notes, *begin_from(model, origin, images.class_names)]

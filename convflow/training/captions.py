@@ -39,12 +39,12 @@ log = logging.getLogger("convflow")
 TEXTS_FILE = "captions.jsonl"
 """In a run: its captions, a line of JSON each."""
 SHOWN = 16
-"""Captions that a model keeps as examples."""
+"""CaptionSet that a model keeps as examples."""
 MOST_COUNTED = 100_000
 """Of more captions nobody counts the tokens before a training."""
 
 
-class Captions:
+class CaptionSet:
     """The captions of the images of a training.
 
     The last number stands for the empty text.
@@ -186,7 +186,7 @@ def open_captions(
     images: Images | Latents,
     report: Report,
     device: torch.device,
-) -> tuple[TrainConfig, Captions | None]:
+) -> tuple[TrainConfig, CaptionSet | None]:
     """Return settings that know their text encoder, and the captions of the images if it is used.
 
     The batches of these images then say their places among all, and there are no classes.
@@ -221,7 +221,7 @@ def open_captions(
         config = replace(config, text=replace(config.text, **known))
     monitor = config.monitor
     more = read_prompts(Path(monitor.prompts), "--monitor.prompts") if monitor.prompts else []
-    captions = Captions(encoder, said, () if tables else more, tables)
+    captions = CaptionSet(encoder, said, () if tables else more, tables)
     # First, for it tells the classes that there were.
     images.fingerprint = f"{images.fingerprint}-{captions.fingerprint}"
     images.labels, images.class_names = np.arange(len(images)), ()
@@ -290,7 +290,7 @@ def keep_encoder(config: TrainConfig, before: TrainConfig) -> TrainConfig:
     return replace(config, text=replace(ours, **known))
 
 
-def write_texts(captions: Captions, run: Path) -> None:
+def write_texts(captions: CaptionSet, run: Path) -> None:
     """Write the captions of a training into its folder, a line of JSON each."""
     lines = [json.dumps(text) + "\n" for text in captions.texts[:-1]]
     write_text(run / TEXTS_FILE, "".join(lines))
@@ -318,7 +318,7 @@ def split_captions(said: str) -> list[str]:
     return [line.strip() for line in said.splitlines() if line.strip()]
 
 
-def describe(captions: Captions, num_images: int) -> list[str]:
+def describe(captions: CaptionSet, num_images: int) -> list[str]:
     """Return lines about the captions of a training."""
     encoder, texts = captions.encoder, captions.texts[:-1]
     named = getattr(encoder, "encoder", "")

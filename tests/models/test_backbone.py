@@ -32,6 +32,12 @@ def test_settings_are_all_arguments_also_those_by_default():
         "time_scale": 1.0,
         "second_time": False,
         "told_guidance": False,
+        "cross_attention": 0,
+        "text_width": 0,
+        "pooled_width": 0,
+        "text_length": 0,
+        "text_rows": 0,
+        "text_depth": 0,
     }
 
 

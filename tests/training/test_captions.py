@@ -13,7 +13,7 @@ from convflow.cli.main import main
 from convflow.pipeline import Pipeline
 from convflow.texts import TrainedText
 from convflow.training import checkpoint, launch
-from convflow.training.captions import Captions, split_captions
+from convflow.training.captions import CaptionSet, split_captions
 from convflow.types import InputError
 from tests.tiny_encoders import save_encoder
 from tests.two_processes import start_many
@@ -57,7 +57,7 @@ def weights(run, step):
 
 
 def test_numbers_of_captions_are_those_of_the_images():
-    captions = Captions(WORDS, [split_captions(text) for text in SAID], ["a cat"])
+    captions = CaptionSet(WORDS, [split_captions(text) for text in SAID], ["a cat"])
     assert captions.texts == (
         *("a red cat", "a blue dog", "the cat", "big green heart on a square", "a cat", ""),
     )
@@ -70,11 +70,11 @@ def test_numbers_of_captions_are_those_of_the_images():
 
 
 def test_each_of_several_captions_is_drawn():
-    captions = Captions(WORDS, [["a", "b", "c"], ["d"]])
+    captions = CaptionSet(WORDS, [["a", "b", "c"], ["d"]])
     shares = torch.linspace(0, 0.999, 30)
     drawn = captions.draw(torch.zeros(30, dtype=torch.int64), shares)
     assert sorted(set(drawn.tolist())) == [0, 1, 2]
-    assert captions.fingerprint != Captions(WORDS, [["a", "b"], ["d"]]).fingerprint
+    assert captions.fingerprint != CaptionSet(WORDS, [["a", "b"], ["d"]]).fingerprint
 
 
 @pytest.mark.parametrize("told", TOLD)
