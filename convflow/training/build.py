@@ -282,7 +282,7 @@ def _text_settings(config: TrainConfig) -> dict[str, Any]:
             f"--text: expected a network that is told texts, got {name}; choose another "
             "--model.name such as flowdcn, or leave --text out"
         )
-    return {"num_classes": 0, **config.text.network_settings()}
+    return config.text.network_settings()
 
 
 def build_losses(
