@@ -63,10 +63,10 @@ def create_text_embedding(c: TextSettings, widths: int | Sequence[int]) -> TextE
                 "of class labels; add --text words or --text.encoder PATH, or leave them out"
             )
         return None
-    if getattr(c, "num_classes", 0):
+    if classes := getattr(c, "num_classes", 0):
         raise InputError(
-            f"expected num_classes 0 for a network that is told texts, got {c.num_classes}; "  # type: ignore[attr-defined]
-            "give it, or leave the settings of texts out"
+            f"expected num_classes 0 for a network that is told texts, got {classes}; give it, or "
+            "leave the settings of texts out"
         )
     if not c.text_length or (c.text_rows and c.text_rows <= FIRST_ROW):
         raise InputError(
