@@ -124,7 +124,7 @@ class Samples:
             )
         if self.weaker is not None:
             ours, theirs = (
-                f"{model.in_channels} channels and {model.num_classes} classes"
+                f"{model.in_channels} channels and {_asked(model)}"
                 for model in (self.model, self.weaker)
             )
             if ours != theirs:
@@ -370,6 +370,11 @@ class Samples:
         network = self.codec.network
         weights = {} if network is None else {"sha256": hash_tensors(network.state_dict())}
         return to_dict(self.codec) | weights
+
+
+def _asked(model: Backbone) -> str:
+    """Return what a network is told, for a message."""
+    return "texts" if model.takes_text else f"{model.num_classes} classes"
 
 
 def _is_plain(network: nn.Module) -> bool:

@@ -19,7 +19,7 @@ from convflow.storage import hash_tensors
 from convflow.types import InputError
 
 CLIP_KINDS = ("clip", "clip_text_model")
-FILES = ("*.json", "*.safetensors", "*.model", "merges.txt", "vocab.txt")
+ENCODER_FILES = ("*.json", "*.safetensors", "*.model", "merges.txt", "vocab.txt")
 
 
 class EncoderShape(NamedTuple):
@@ -163,7 +163,7 @@ def _find(name: str) -> Path:
     place = Path(name).expanduser()
     if place.is_dir():
         return place
-    return hub.download(name, FILES, "a text encoder of transformers (--text.encoder)")
+    return hub.download(name, ENCODER_FILES, "a text encoder of transformers (--text.encoder)")
 
 
 def _tokenizer_folder(folder: Path) -> Path:

@@ -100,6 +100,7 @@ class TrainedText(TextEncoder):
 
     def network_settings(self) -> dict[str, Any]:
         return {
+            "num_classes": 0,
             "text_width": self.width,
             "pooled_width": self.width,
             "text_length": self.length,
@@ -169,6 +170,7 @@ class PretrainedText(TextEncoder):
                 f"{self.max_tokens}; lower it"
             )
         return {
+            "num_classes": 0,
             "text_width": self.shape.tokens,
             "pooled_width": self.shape.pooled,
             "text_length": self.length,

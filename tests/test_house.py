@@ -37,8 +37,8 @@ LAYERS = [
         "class_names",
         "bar",
     },
-    {"autoencoders"},
-    {"nn", "samplers", "data", "codecs", "parallel"},
+    {"autoencoders", "text_encoders"},
+    {"nn", "samplers", "data", "codecs", "texts", "parallel"},
     {"models", "videos"},
     {"bundle", "evaluation", "masks", "generate"},
     {"objectives"},  # which may look through the networks of `evaluation`

@@ -326,9 +326,7 @@ def _captions_of(model: Path) -> list[str]:
     Raises:
         InputError: no run.
     """
-    import numpy as np
-
-    from convflow.training.captions import read_texts
+    from convflow.training.captions import in_drawn_order, read_texts
     from convflow.training.shown import find_run
 
     if (run := find_run(model)) is None:
@@ -336,8 +334,7 @@ def _captions_of(model: Path) -> list[str]:
             f"--prompts: expected texts to draw, for {model} is no run whose captions are known, "
             "got none; add --prompts FILE"
         )
-    texts = read_texts(run)
-    return [texts[place] for place in np.argsort(np.random.PCG64(0).random_raw(len(texts)))]
+    return in_drawn_order(read_texts(run))
 
 
 def _is_model(what: str) -> bool:

@@ -75,6 +75,10 @@ common settings
   --compile blocks         torch.compile of the network: off, blocks or whole; needs a compiler
   --precision float32      arithmetic of the network; auto uses bfloat16 where it is fast
   --codec latent           train in latents of an autoencoder (needs convflow[diffusers])
+  --text words             train on captions, read by a small reader trained with the network
+  --text.encoder NAME      train on captions, read by a frozen text encoder of transformers: a
+                           folder or a Hub id (needs convflow[text])
+  --model.cross-attention 2  let every second block attend to the tokens of a caption
   --process ddpm           use DDPM instead of flow matching; see also --process.schedule
   --process meanflow       train average velocities, for images in one or two steps; see also
                            --process.guidance, --process.mixture and --process.tangent
@@ -186,7 +190,10 @@ def _settings(recipe: str | None, options: argparse.Namespace, rest: Sequence[st
             return config
         if (run / "config.json").is_file():  # it goes on, maybe without what it began from
             known = read_run_config(run)
-            own = {name: getattr(known, name) for name in ("model", "process", "codec", "sampling")}
+            own = {
+                name: getattr(known, name)
+                for name in ("model", "process", "codec", "text", "sampling")
+            }
             data = dataclasses.replace(config.data, channels=known.data.channels)
             return dataclasses.replace(config, **own, data=data)
         return adopt(config, init)

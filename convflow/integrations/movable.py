@@ -17,6 +17,7 @@ from convflow.models.stored import SHARD_BYTES, own_modules, write_stored
 from convflow.pipeline import Pipeline
 from convflow.settings.read import to_dict
 from convflow.storage import write_text, writing_folder
+from convflow.texts import PretrainedText, TextEncoder
 from convflow.types import InputError
 
 LEADS_OUT = re.compile(r"\s*(file:|[/\\~]|[A-Za-z]:[/\\]|(.*[/\\])?\.\.[/\\])")
@@ -85,6 +86,8 @@ def write_movable(pipe: Pipeline, folder: Path, autoencoder: str | None) -> None
         codec=codec,
         process=pipe.process,
         resolution=pipe.resolution,
+        text=_named(pipe.text),
+        prompts=pipe.prompts,
     )
     write_description(folder, config)
     if pipe.folder is not None and (tables := pipe.folder / "solvers").is_dir():
@@ -98,6 +101,13 @@ def write_movable(pipe: Pipeline, folder: Path, autoencoder: str | None) -> None
                 "move the class into a module without a package"
             )
         shutil.copyfile(place, folder / f"{module}.py")
+
+
+def _named(text: TextEncoder) -> TextEncoder:
+    """Return a text encoder without the way to its folder; its SHA-256 tells which it is."""
+    if isinstance(text, PretrainedText) and Path(text.encoder).is_dir():
+        return dataclasses.replace(text, encoder=Path(text.encoder).resolve().name)
+    return text
 
 
 def without_paths(tree: Any) -> Any:

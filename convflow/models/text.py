@@ -63,6 +63,11 @@ def create_text_embedding(c: TextSettings, widths: int | Sequence[int]) -> TextE
                 "of class labels; add --text words or --text.encoder PATH, or leave them out"
             )
         return None
+    if classes := getattr(c, "num_classes", 0):
+        raise InputError(
+            f"expected num_classes 0 for a network that is told texts, got {classes}; give it, or "
+            "leave the settings of texts out"
+        )
     if not c.text_length or (c.text_rows and c.text_rows <= FIRST_ROW):
         raise InputError(
             f"expected a text_length above 0, and text_rows 0 or above {FIRST_ROW}, got "

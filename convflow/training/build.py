@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -99,11 +99,7 @@ def build_trainer(config: TrainConfig, run: Path, device: torch.device) -> tuple
         codec.check_size(size)
     half = distributed.choose_precision(config.precision, device) == "bfloat16"
     parallel = config.parallel.create(device, half, is_block)
-    if parallel.sharded and config.optim.kind != "adamw":
-        raise InputError(
-            f"expected the optimizer adamw with --parallel fsdp, got {config.optim.kind}, which "
-            "would see shares of a matrix; choose adamw, or --parallel ddp"
-        )
+    _check_engine(config, parallel)
     check_tuning(config, parallel, None if origin is None else origin.model)
     _check_memory(config, build, max(sizes, key=math.prod), codec.factor, parallel)
     images, order, report = open_data(config, source, sizes, run if begun else None, device)
@@ -111,14 +107,12 @@ def build_trainer(config: TrainConfig, run: Path, device: torch.device) -> tuple
     config = know_constants(config, codec, process, images, device)
     process = config.process
     model = parallel.build(build) if origin is None else build()
-    if captions is not None:
-        captions.tell_empty(model, device)
     losses = build_losses(config, model, process, codec.factor, stored)
     report.notes = [*report.notes, *describe_paths(config, found)]
-    anew: list[str] = []
+    anew = list[str]()
     if origin is not None:
-        anew = drawn_anew(model, origin, source.class_names)
-        report.notes = [*report.notes, *begin_from(model, origin, source.class_names)]
+        anew = drawn_anew(model, origin, images.class_names)
+        report.notes = [*report.notes, *begin_from(model, origin, images.class_names)]
     set_dropout(model, config.dropout)
     config, lines = limit_training(config, model, anew, run if begun else None)
     report.notes = [*report.notes, *lines]
@@ -129,7 +123,19 @@ def build_trainer(config: TrainConfig, run: Path, device: torch.device) -> tuple
     if losses.augmentation is not None:
         report.notes = [*report.notes, describe(losses.augmentation)]
     losses = parallel.place(losses)
-    return Trainer(config, losses, process, codec, images, run, order, parallel, captions), report
+    trainer = Trainer(config, losses, process, codec, images, run, order, parallel, captions)
+    if captions is not None and not begun:  # after an engine has given the weights numbers
+        captions.tell_empty([trainer.model, cast(Backbone, trainer.ema.model)], device)
+    return trainer, report
+
+
+def _check_engine(config: TrainConfig, parallel: Single) -> None:
+    """Raise InputError where an optimizer cannot work with shares of the weights."""
+    if parallel.sharded and config.optim.kind != "adamw":
+        raise InputError(
+            f"expected the optimizer adamw with --parallel fsdp, got {config.optim.kind}, which "
+            "would see shares of a matrix; choose adamw, or --parallel ddp"
+        )
 
 
 def _check_losses(config: TrainConfig, losses: Losses) -> None:
@@ -309,7 +315,7 @@ def _text_settings(config: TrainConfig) -> dict[str, Any]:
             f"--text: expected a network that is told texts, got {name}; choose another "
             "--model.name such as flowdcn, or leave --text out"
         )
-    return {"num_classes": 0, **config.text.network_settings()}
+    return config.text.network_settings()
 
 
 def build_losses(

@@ -25,6 +25,7 @@ from convflow.data.captions import captions_of
 from convflow.data.check import Report
 from convflow.data.latents import Latents
 from convflow.data.loader import Images
+from convflow.generate import Samples
 from convflow.models.backbone import Backbone
 from convflow.storage import write_text
 from convflow.texts import PretrainedText, Prompts, TextEncoder, describe_cut, read_prompts
@@ -38,12 +39,12 @@ log = logging.getLogger("convflow")
 TEXTS_FILE = "captions.jsonl"
 """In a run: its captions, a line of JSON each."""
 SHOWN = 16
-"""Captions that a model keeps as examples."""
+"""CaptionSet that a model keeps as examples."""
 MOST_COUNTED = 100_000
 """Of more captions nobody counts the tokens before a training."""
 
 
-class Captions:
+class CaptionSet:
     """The captions of the images of a training.
 
     The last number stands for the empty text.
@@ -124,6 +125,12 @@ class Captions:
             chosen = [self.texts[place] for place in places]
         return Prompts(tuple(chosen), self)
 
+    def scored(self, samples: Samples) -> Samples:
+        """Return samples of all captions, as `convflow evaluate` draws them."""
+        texts = tuple(in_drawn_order(self.texts[:-1]))
+        prompts, classes = Prompts(texts, self), tuple(range(len(texts)))
+        return replace(samples, prompts=prompts, classes=classes)
+
     @property
     def length(self) -> int:
         """Most tokens of a text."""
@@ -164,10 +171,12 @@ class Captions:
         self.tables = list(tables)
         self._rows = np.array([places[text] for text in self.texts], np.int64)
 
-    def tell_empty(self, network: Backbone, device: torch.device) -> None:
-        """Give a network the features of the empty text, where they are not its own."""
-        if self.encoder.frozen:
-            found = distributed.from_first(lambda: self.encode([""]), device)
+    def tell_empty(self, networks: Sequence[Backbone], device: torch.device) -> None:
+        """Give networks the features of the empty text, where they are not their own."""
+        if not self.encoder.frozen:
+            return
+        found = distributed.from_first(lambda: self.encode([""]), device)
+        for network in networks:
             network.inner.parts.label.know_empty(found)
 
 
@@ -177,7 +186,7 @@ def open_captions(
     images: Images | Latents,
     report: Report,
     device: torch.device,
-) -> tuple[TrainConfig, Captions | None]:
+) -> tuple[TrainConfig, CaptionSet | None]:
     """Return settings that know their text encoder, and the captions of the images if it is used.
 
     The batches of these images then say their places among all, and there are no classes.
@@ -212,7 +221,7 @@ def open_captions(
         config = replace(config, text=replace(config.text, **known))
     monitor = config.monitor
     more = read_prompts(Path(monitor.prompts), "--monitor.prompts") if monitor.prompts else []
-    captions = Captions(encoder, said, () if tables else more, tables)
+    captions = CaptionSet(encoder, said, () if tables else more, tables)
     # First, for it tells the classes that there were.
     images.fingerprint = f"{images.fingerprint}-{captions.fingerprint}"
     images.labels, images.class_names = np.arange(len(images)), ()
@@ -251,8 +260,6 @@ def encode_texts(
             "name their column with --data.caption-column"
         )
     encoder = encoder.prepare(device)
-    if cut := describe_cut(encoder, [*texts]):
-        log.info(f"{cut} (--text.max-tokens)")
     make_table(store, [*texts, ""], encoder)
 
 
@@ -273,7 +280,17 @@ def with_text_of_store(config: TrainConfig, run: Path) -> TrainConfig:
     return replace(config, text=know_encoder(config.text, table, config.data.path))
 
 
-def write_texts(captions: Captions, run: Path) -> None:
+def keep_encoder(config: TrainConfig, before: TrainConfig) -> TrainConfig:
+    """Return settings with what a run has found out of its text encoder, where it is the same."""
+    ours, theirs = config.text, before.text
+    if not isinstance(ours, PretrainedText) or not isinstance(theirs, PretrainedText):
+        return config
+    found_out = ("sha256", "width", "pooled")
+    known = {name: getattr(theirs, name) for name in found_out if not getattr(ours, name)}
+    return replace(config, text=replace(ours, **known))
+
+
+def write_texts(captions: CaptionSet, run: Path) -> None:
     """Write the captions of a training into its folder, a line of JSON each."""
     lines = [json.dumps(text) + "\n" for text in captions.texts[:-1]]
     write_text(run / TEXTS_FILE, "".join(lines))
@@ -291,16 +308,23 @@ def read_texts(run: Path) -> list[str]:
         ) from error
 
 
+def in_drawn_order(texts: Sequence[str]) -> list[str]:
+    """Return texts in an order of the seed 0, so that the first ones are like all of them."""
+    return [texts[place] for place in np.argsort(np.random.PCG64(0).random_raw(len(texts)))]
+
+
 def split_captions(said: str) -> list[str]:
     """Return the captions of an image: one, or one a line of several."""
     return [line.strip() for line in said.splitlines() if line.strip()]
 
 
-def describe(captions: Captions, num_images: int) -> list[str]:
+def describe(captions: CaptionSet, num_images: int) -> list[str]:
     """Return lines about the captions of a training."""
     encoder, texts = captions.encoder, captions.texts[:-1]
     named = getattr(encoder, "encoder", "")
     by = f"{encoder.kind} {named}".strip()
     lines = [f"{len(texts):,} different captions of {num_images:,} images, told by {by}"]
-    cut = describe_cut(encoder, texts) if len(texts) <= MOST_COUNTED else ""
+    # Those of a frozen encoder are counted where features are made.
+    counted = not encoder.frozen and len(texts) <= MOST_COUNTED
+    cut = describe_cut(encoder, texts) if counted else ""
     return [*lines, *([f"{cut} (--text.max-tokens)"] if cut else [])]

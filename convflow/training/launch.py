@@ -27,7 +27,7 @@ from convflow.training import checkpoint
 from convflow.training.agreement import agree_on_start
 from convflow.training.averages import describe_averages, drop_later, names_of, store_missed
 from convflow.training.build import build_trainer
-from convflow.training.captions import with_text_of_store, write_texts
+from convflow.training.captions import keep_encoder, with_text_of_store, write_texts
 from convflow.training.changes import RECORD, Change, check_changes, find_changes, record_changes
 from convflow.training.config import LoRAConfig, TrainConfig
 from convflow.training.data import SELECTION_FILE, keep_selection
@@ -235,7 +235,7 @@ def _check_folder(config: TrainConfig, run: Path) -> tuple[TrainConfig, TrainCon
     if config.init:  # what was found out of the weights
         found = {key: value for key, value in before.model.items() if key in FOUND_OUT}
         config = replace(config, model=found | config.model)
-    config, before = keep_time_scale(config, before)
+    config, before = keep_time_scale(keep_encoder(config, before), before)
     check_changes(find_changes(resolve_paths(before, run), resolve_paths(config, run)), run)
     return config, before
 

@@ -16,7 +16,7 @@ from convflow.bundle.diffusers_models import (
     find_transformer,
     settings_of_transformer,
 )
-from convflow.bundle.folder import DESCRIPTION_FILE, find_weights
+from convflow.bundle.folder import DESCRIPTION_FILE, find_text, find_weights
 from convflow.bundle.paths import find_place
 from convflow.bundle.published import is_published, read_published
 from convflow.class_names import composed, imagenet_classes
@@ -134,7 +134,7 @@ def _read_stored(folder: Path) -> PipelineConfig | None:
 
 
 def adopt(config: TrainConfig, init: str) -> TrainConfig:
-    """Return settings with the network, process and codec of trained weights in place of their own.
+    """Return settings with the network, process, codec and text encoder of trained weights.
 
     A recipe of several scales keeps its own, and so does one that begins from those. The number of
     classes and channels is that of the data.
@@ -188,6 +188,7 @@ def adopt(config: TrainConfig, init: str) -> TrainConfig:
         config,
         process=found.process,
         codec=codec,
+        text=find_text(found.text, place),
         data=replace(config.data, channels=channels),
         sampling=sampling,
     )

@@ -18,7 +18,7 @@ from convflow.models.backbone import Backbone
 from convflow.processes.process import Process
 from convflow.storage import writing_file
 from convflow.texts import read_prompts
-from convflow.training.captions import Captions
+from convflow.training.captions import CaptionSet
 from convflow.training.config import TrainConfig
 from convflow.types import InputError
 from convflow.videos import SHEET_FRAMES, USUAL_RATE, sheet, tile_videos, write_video
@@ -105,7 +105,7 @@ def samples_of(
     codec: Codec,
     half: bool,
     arguments: dict[str, Any],
-    captions: Captions | None = None,
+    captions: CaptionSet | None = None,
 ) -> Samples:
     """Return the series that `convflow sample` draws from a trained model by default.
 

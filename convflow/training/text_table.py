@@ -23,7 +23,7 @@ from convflow.bar import Bar
 from convflow.conditions.text import Text
 from convflow.settings.read import to_dict
 from convflow.storage import begin_folder, end_folder, read_json, write_text
-from convflow.texts import PretrainedText, TextEncoder
+from convflow.texts import PretrainedText, TextEncoder, describe_cut
 from convflow.types import InputError
 from convflow.units import bytes_of
 
@@ -62,9 +62,11 @@ def make_table(parent: Path, texts: Sequence[str], encoder: TextEncoder) -> None
     """
     folder, known = parent / TEXTS_FOLDER, {"encoder": _settings(encoder), "texts": list(texts)}
     if (folder / TEXTS_INDEX).is_file():
-        if read_json(folder / TEXTS_INDEX) == known:
+        if _without_place(read_json(folder / TEXTS_INDEX)) == _without_place(known):
             return
         shutil.rmtree(folder)
+    if cut := describe_cut(encoder, texts):
+        log.info(f"{cut} (--text.max-tokens)")
     draft, files = begin_folder(folder), list[np.ndarray]()
     shown = sys.stderr.isatty()
     with Bar(total=len(texts), desc="texts", unit="text", disable=not shown) as bar:
@@ -133,6 +135,11 @@ def _create(draft: Path, number: int, part: Tensor, count: int) -> np.ndarray:
     return np.lib.format.open_memmap(
         draft / f"part{number}.npy", mode="w+", dtype=first.dtype, shape=(count, *first.shape[1:])
     )
+
+
+def _without_place(known: dict[str, Any]) -> dict[str, Any]:
+    """Return what a table says of itself, but for where its encoder lies."""
+    return {**known, "encoder": {**dict(known.get("encoder") or {}), "encoder": ""}}
 
 
 def _settings(encoder: TextEncoder) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from convflow.parallel.single import Single
 from convflow.processes.process import Process
 from convflow.seeds import TRAINING_KEYS
 from convflow.training import averages
-from convflow.training.captions import Captions
+from convflow.training.captions import CaptionSet
 from convflow.training.compiling import BatchShapes, compile_network, uncompiled
 from convflow.training.config import TrainConfig
 from convflow.training.draws import Draws, draw_changes, draw_encoding, draw_labels, draw_terms
@@ -73,7 +73,7 @@ class Trainer:
         run: Path,
         order: Order | None = None,
         parallel: Single | None = None,
-        captions: Captions | None = None,
+        captions: CaptionSet | None = None,
     ) -> None:
         model = losses.network
         self.config, self.process, self.codec = config, process, codec

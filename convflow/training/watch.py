@@ -54,6 +54,8 @@ class Watch:
                 network = copy_whole(average, self.trainer.parallel)
                 samples = self.trainer.previews.samples
                 samples = replace(samples, model=network, codec=self.trainer.codec)
+                if self.trainer.captions is not None:
+                    samples = self.trainer.captions.scored(samples)
                 found |= self.scorer.score(samples, self.trainer.images_seen, stop)
         return found
 
@@ -65,8 +67,8 @@ class Watch:
     def validate(self) -> dict[str, float]:
         """Return the mean loss of the images held back, of the weights and of their average.
 
-        Every image has its label, and noise and times that are the same in each call. Objectives
-        with parameters have those of the training in both.
+        Every image has its label, or the first of its captions, and noise and times that are the
+        same in each call. Objectives with parameters have those of the training in both.
         """
         trainer, size = self.trainer, self.trainer.config.batch_size
         sums = torch.zeros(2, device=trainer.device)
@@ -95,6 +97,8 @@ class Watch:
         mine = places[trainer.share()]
         shown, images = mine if mine.size else places[:1], trainer.images
         pixels, labels = images.batch(shown, size=size)
+        if trainer.captions is not None:  # of several captions the first
+            labels = trainer.captions.draw(labels, None)
         shape = (len(places), *trainer.shape_of(pixels))
         draws, _ = draw_terms(trainer, shape, key)
         noise = draw_encoding(trainer, shape, key)

@@ -33,6 +33,12 @@ def test_settings_are_all_arguments_also_those_by_default():
         "second_time": False,
         "told_guidance": False,
         "temporal": "none",
+        "cross_attention": 0,
+        "text_width": 0,
+        "pooled_width": 0,
+        "text_length": 0,
+        "text_rows": 0,
+        "text_depth": 0,
     }
 
 

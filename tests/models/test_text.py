@@ -1,5 +1,8 @@
 """Networks that are told texts."""
 
+from functools import partial
+from pathlib import Path
+
 import pytest
 import torch
 from torch.utils._pytree import tree_map
@@ -164,6 +167,22 @@ def test_cost_and_features_are_known_without_a_text():
     assert large.parameters > small.parameters
     assert large.gmacs > small.gmacs
     assert build().feature_width(0) == TINY_DIT["width"]
+
+
+@pytest.mark.slow
+def test_the_page_states_what_is_counted():
+    """The table of docs/text.md, its first row; the others are made by the same command."""
+    clip = {"num_classes": 0, "text_width": 768, "pooled_width": 768, "text_length": 77}
+    words = {"num_classes": 0, "text_width": 192, "text_length": 32, "text_rows": 4096}
+    settings = [{}, clip, clip | {"cross_attention": 2}, clip | {"cross_attention": 1}]
+    settings.append(words | {"text_depth": 2, "cross_attention": 2})
+    page = (Path(__file__).parents[2] / "docs/text.md").read_text(encoding="utf-8")
+    (row,) = (line for line in page.splitlines() if line.startswith("| flowdcn-s/2"))
+    costs = [
+        measure_cost(partial(create_model, "flowdcn-s/2", **s), (256, 256), 1, 8) for s in settings
+    ]
+    found = [f"{cost.parameters / 1e6:.2f} M, {cost.gmacs:.3f}" for cost in costs]
+    assert [cell.strip() for cell in row.split("|")[2:-1]] == found
 
 
 def test_settings_of_texts_are_described_and_belong_together():

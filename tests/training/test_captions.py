@@ -13,10 +13,10 @@ from convflow.cli.main import main
 from convflow.pipeline import Pipeline
 from convflow.texts import TrainedText
 from convflow.training import checkpoint, launch
-from convflow.training.captions import Captions, split_captions
+from convflow.training.captions import CaptionSet, split_captions
 from convflow.types import InputError
 from tests.tiny_encoders import save_encoder
-from tests.two_processes import start_two
+from tests.two_processes import start_many
 
 SAID = ["a red cat", "a blue dog", "a red cat\nthe cat", "", "big green heart on a square"]
 WORDS = TrainedText(max_tokens=5, rows=64, width=8, depth=1)
@@ -57,7 +57,7 @@ def weights(run, step):
 
 
 def test_numbers_of_captions_are_those_of_the_images():
-    captions = Captions(WORDS, [split_captions(text) for text in SAID], ["a cat"])
+    captions = CaptionSet(WORDS, [split_captions(text) for text in SAID], ["a cat"])
     assert captions.texts == (
         *("a red cat", "a blue dog", "the cat", "big green heart on a square", "a cat", ""),
     )
@@ -70,11 +70,11 @@ def test_numbers_of_captions_are_those_of_the_images():
 
 
 def test_each_of_several_captions_is_drawn():
-    captions = Captions(WORDS, [["a", "b", "c"], ["d"]])
+    captions = CaptionSet(WORDS, [["a", "b", "c"], ["d"]])
     shares = torch.linspace(0, 0.999, 30)
     drawn = captions.draw(torch.zeros(30, dtype=torch.int64), shares)
     assert sorted(set(drawn.tolist())) == [0, 1, 2]
-    assert captions.fingerprint != Captions(WORDS, [["a", "b"], ["d"]]).fingerprint
+    assert captions.fingerprint != CaptionSet(WORDS, [["a", "b"], ["d"]]).fingerprint
 
 
 @pytest.mark.parametrize("told", TOLD)
@@ -120,8 +120,10 @@ def test_features_are_made_once_and_no_encoder_is_asked_again(place, tmp_path, m
 @pytest.mark.parametrize("told", TOLD)
 def test_every_process_and_objective_is_told_texts(place, told, tmp_path):
     process = {
-        "words": "--process meanflow --process.guidance 2 --objectives.dispersive.weight 0.1",
-        "pretrained": "--process dfm --objectives.align.kind sra --data.augment 0.2",
+        "words": "--process meanflow --process.guidance 2 --objectives.dispersive.weight 0.1"
+        " --micro-batch none",
+        "pretrained": "--process dfm --objectives.align.kind sra --data.augment 0.2"
+        " --sampling.steps 2",
     }[told]
     more = f"--images 16 {process} --monitor.validation 4 --monitor.validation.every 1"
     assert train(place, told, tmp_path / "run", more=more) == 0
@@ -139,7 +141,6 @@ def test_previews_of_a_file_are_of_its_texts(place, tmp_path):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ("--data.caption-column none --data digits", "expected captions with the images"),
         ("--label-noise 0.1", "--label-noise: expected 0"),
         ("--model.text-width 9", "expected 8 as in the text encoder"),
         ("--monitor.prompts nowhere.txt", "--monitor.prompts: expected a file"),
@@ -181,7 +182,7 @@ def test_two_processes_are_as_one(place, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     more = "--images 24 --batch-size 6 --micro-batch none"
     words = words_of(place, "pretrained", two, more=more)
-    answers = start_two(["-m", "convflow", "train", *words], **kills.BYTECODE)
+    answers = start_many(2, ["-m", "convflow", "train", *words], 300, **kills.BYTECODE)
     assert [code for code, _, _ in answers] == [0, 0], answers
     assert train(place, "pretrained", one, more=more) == 0
     lines = [(run / "metrics.jsonl").read_text().splitlines() for run in (one, two)]

@@ -12,6 +12,7 @@ from convflow.cli.main import main
 from convflow.codecs import LatentCodec
 from convflow.processes.process import PROCESSES, create_process
 from convflow.settings.read import flatten, to_dict
+from convflow.texts import PretrainedText
 from convflow.training import launch
 from convflow.training.changes import (
     ON_RESUME,
@@ -34,6 +35,7 @@ def test_every_key_has_a_rule_and_every_rule_a_key():
     processes = map(create_process, PROCESSES)
     configs = [dataclasses.replace(TrainConfig(), process=process) for process in processes]
     configs.append(dataclasses.replace(TrainConfig(), codec=LatentCodec()))
+    configs.append(dataclasses.replace(TrainConfig(), text=PretrainedText()))
     keys = {key for config in configs for key in flatten(to_dict(config))}
     groups = {field.name for field in dataclasses.fields(TrainConfig)}
     assert groups <= ON_RESUME.keys() <= keys | groups
