@@ -267,8 +267,10 @@ def drawn_anew(model: Backbone, origin: Origin, class_names: Sequence[str]) -> l
     """Return the modules of a new network that `begin_from` will not fill from the origin alone.
 
     Those are label tables with a new row and, of a partial origin, what owns a tensor that does not
-    fit.
+    fit. Of scales around a network of one they are the stems, time embeddings and heads.
     """
+    if model.num_scales > 1 and origin.model.num_scales == 1:
+        return scale_parts(model)
     rows = _rows(tuple(class_names), model.num_classes, origin)
     tables = {name for name, part in model.named_modules() if isinstance(part, LabelEmbedding)}
     names, given = tables if None in rows else set(), origin.model.state_dict()
@@ -278,6 +280,17 @@ def drawn_anew(model: Backbone, origin: Origin, class_names: Sequence[str]) -> l
         if known is None or known.shape[same:] != tensor.shape[same:]:
             names.add(owner)
     return sorted(names - {""})
+
+
+def scale_parts(model: Backbone) -> list[str]:
+    """Return the names of the stem, the time embedding and the head of each scale."""
+    stem, time, _, head = model.inner.parts
+    own = {id(part) for part in (stem, time, head)}
+    for group in ("stems", "times", "heads"):
+        own |= {id(part) for part in getattr(model, group)}
+    stage = getattr(model, "stage", None)
+    own |= set() if stage is None else {id(stage)}
+    return sorted(name for name, part in model.named_modules() if id(part) in own)
 
 
 def _positions(model: Backbone) -> list[str]:
