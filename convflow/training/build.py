@@ -23,6 +23,7 @@ from convflow.data.sources import Source
 from convflow.models.backbone import Backbone
 from convflow.models.blocks import is_block
 from convflow.models.checks import check_size
+from convflow.models.families import PRETRAINED
 from convflow.models.memory import MemoryEstimate
 from convflow.models.zoo import create_model, settings_of
 from convflow.nn.dropout import set_dropout
@@ -234,7 +235,8 @@ def build_network(
     """
     channels, learned = codec.channels(config.data.channels), process.learned_variance
     more = process.more_channels
-    given: dict[str, Any] = {"num_classes": num_classes, "in_channels": channels}
+    classes = 0 if config.model["name"] in PRETRAINED else num_classes  # those are told texts
+    given: dict[str, Any] = {"num_classes": classes, "in_channels": channels}
     if "learned_variance" in settings_of(config.model["name"]):
         given["learned_variance"] = learned
     elif learned:
