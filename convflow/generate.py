@@ -36,6 +36,9 @@ from convflow.types import Denoiser, InputError, Precision, Progress, Size, near
 LITTLE_WORK = 2e9
 """An evaluation of fewer multiply-accumulates runs on one thread: see docs/performance.md."""
 
+OF_KNOWN_LIBRARIES = ("convflow.", "torch.nn.modules.", "diffusers.models.")
+"""What begins the modules whose classes are known."""
+
 PREVIEWS = 8
 """About so many running images are shown, unless told otherwise."""
 
@@ -316,9 +319,9 @@ class Samples:
 
 
 def _is_plain(network: nn.Module) -> bool:
-    """Return whether all modules do what their classes say: ours or torch's, uncompiled."""
+    """Return whether all modules do what their known classes say, uncompiled."""
     for module in network.modules():
-        if not type(module).__module__.startswith(("convflow.", "torch.nn.modules.")):
+        if not type(module).__module__.startswith(OF_KNOWN_LIBRARIES):
             return False
         if any(callable(own) and hasattr(type(module), n) for n, own in vars(module).items()):
             return False

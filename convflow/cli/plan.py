@@ -166,7 +166,9 @@ def limited(config: TrainConfig, build: Callable[[], Backbone]) -> Callable[[], 
     """Return what makes a network of which settings train a part, or raise InputError."""
     import torch
 
+    from convflow.models.families import PRETRAINED
     from convflow.parallel.single import Single
+    from convflow.training.origin import scale_parts
     from convflow.training.tuning import check_tuning, limit_training
 
     begun = replace(config, init=config.init or config.model["name"])
@@ -174,7 +176,8 @@ def limited(config: TrainConfig, build: Callable[[], Backbone]) -> Callable[[], 
 
     def build_limited() -> Backbone:
         network = build()
-        limit_training(config, network, (), None)
+        around = network.num_scales > 1 and config.model["name"] in PRETRAINED
+        limit_training(config, network, scale_parts(network) if around else (), None)
         return network
 
     return build_limited
