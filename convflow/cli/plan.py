@@ -167,8 +167,8 @@ def limited(config: TrainConfig, build: Callable[[], Backbone]) -> Callable[[], 
     import torch
 
     from convflow.models.families import PRETRAINED
+    from convflow.models.pyramid import Pyramid
     from convflow.parallel.single import Single
-    from convflow.training.origin import scale_parts
     from convflow.training.tuning import check_tuning, limit_training
 
     begun = replace(config, init=config.init or config.model["name"])
@@ -176,8 +176,8 @@ def limited(config: TrainConfig, build: Callable[[], Backbone]) -> Callable[[], 
 
     def build_limited() -> Backbone:
         network = build()
-        around = network.num_scales > 1 and config.model["name"] in PRETRAINED
-        limit_training(config, network, scale_parts(network) if around else (), None)
+        around = isinstance(network, Pyramid) and config.model["name"] in PRETRAINED
+        limit_training(config, network, network.scale_parts() if around else (), None)
         return network
 
     return build_limited

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,9 @@ from convflow.bundle.published import is_published, read_published
 from convflow.class_names import composed, imagenet_classes
 from convflow.codecs import LatentCodec
 from convflow.models.backbone import Backbone
+from convflow.models.diffusers_network import EMPTY_TEXT
 from convflow.models.families import INSIDE, PRETRAINED
+from convflow.models.pyramid import Pyramid
 from convflow.models.zoo import load_model
 from convflow.nn.embed import LabelEmbedding
 from convflow.processes.contract import MoreChannels
@@ -270,27 +272,18 @@ def drawn_anew(model: Backbone, origin: Origin, class_names: Sequence[str]) -> l
     fit. Of scales around a network of one they are the stems, time embeddings and heads.
     """
     if model.num_scales > 1 and origin.model.num_scales == 1:
-        return scale_parts(model)
+        return cast(Pyramid, model).scale_parts()
     rows = _rows(tuple(class_names), model.num_classes, origin)
     tables = {name for name, part in model.named_modules() if isinstance(part, LabelEmbedding)}
     names, given = tables if None in rows else set(), origin.model.state_dict()
     for key, tensor in model.state_dict().items():
         owner, known = key.rpartition(".")[0], given.get(key)
+        if key.startswith(EMPTY_TEXT):
+            continue
         same = 1 if owner in tables else 0  # rows of another number of classes are found by name
         if known is None or known.shape[same:] != tensor.shape[same:]:
             names.add(owner)
     return sorted(names - {""})
-
-
-def scale_parts(model: Backbone) -> list[str]:
-    """Return the names of the stem, the time embedding and the head of each scale."""
-    stem, time, _, head = model.inner.parts
-    own = {id(part) for part in (stem, time, head)}
-    for group in ("stems", "times", "heads"):
-        own |= {id(part) for part in getattr(model, group)}
-    stage = getattr(model, "stage", None)
-    own |= set() if stage is None else {id(stage)}
-    return sorted(name for name, part in model.named_modules() if id(part) in own)
 
 
 def _positions(model: Backbone) -> list[str]:
@@ -372,6 +365,8 @@ def _check_same(model: Backbone, trained: Backbone, name: str, more: MoreChannel
     """Raise InputError naming the settings in which two networks differ, but for the classes."""
     found = sorted(differences(model.settings, trained.settings).items())
     free = {"num_classes", "position_grid", "guidance"}
+    if model.family in PRETRAINED:  # the text encoders say these
+        free |= {"text_width", "pooled_width", "text_length"}
     for told in ("second_time", "told_guidance"):
         if getattr(model, told) and not getattr(trained, told):  # which begins as nothing
             free.add(told)

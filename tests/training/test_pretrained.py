@@ -15,7 +15,7 @@ from convflow.training.origin import adopt
 from convflow.training.overrides import override
 from tests.parallel.test_fsdp import assert_regrouped
 from tests.transformers import TINY, create, draw_text, save_pipeline, use_texts
-from tests.two_processes import start_two
+from tests.two_processes import start_many
 
 THREE = {"flux": {"in_channels": 12}, "sd3": {"in_channels": 3, "out_channels": 3}}
 SHORT = (
@@ -109,10 +109,12 @@ def test_adapters_and_scales_go_on_bit_for_bit(words, place, tmp_path):
     assert pipe.samples(size=(8, 12), guidance=2.0, steps=2).read([0]).shape == (1, 3, 8, 12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", ["", "--process dfm"])
 def test_two_processes_in_shares_train_as_one(words, place, tmp_path):
     words = f"{words} --images 16 --optim.lr 1e-3"
     assert launch.train(settings(place, "flux", words), tmp_path / "one")
     given = [str(place), str(tmp_path / "two"), "flux", f"{words} --parallel fsdp"]
-    start_two(["-m", "tests.parallel.pretrained", *given], **kills.BYTECODE)
+    answers = start_many(2, ["-m", "tests.parallel.pretrained", *given], 300, **kills.BYTECODE)
+    assert [code for code, _, _ in answers] == [0, 0], answers
     assert_regrouped(tmp_path / "one", tmp_path / "two")
