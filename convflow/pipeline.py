@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -50,7 +49,7 @@ CALL_OPTIONS = (*"labels size weaker seed precision num batch_size image mask".s
 """Other options of a call, for messages."""
 
 
-@dataclass
+@dataclasses.dataclass
 class Output:
     """Generated images with their labels.
 

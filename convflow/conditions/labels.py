@@ -18,17 +18,17 @@ from torch.utils._pytree import tree_map
 
 from convflow.conditions.added import Added
 
-Cond = TypeVar("Cond")
+AnyCond = TypeVar("AnyCond")
 
 
 @runtime_checkable  # for the shape checks in tests
-class Conditions(Protocol[Cond]):
+class Conditions(Protocol[AnyCond]):
     """What is asked of conditions of one kind."""
 
-    def null(self, cond: Cond) -> Cond:
+    def null(self, cond: AnyCond) -> AnyCond:
         """Return the conditions of as many samples of which nothing is known."""
 
-    def drop(self, cond: Cond, mask: Bool[Tensor, " B"]) -> Cond:
+    def drop(self, cond: AnyCond, mask: Bool[Tensor, " B"]) -> AnyCond:
         """Return the conditions, of nothing where the mask is set."""
 
 
@@ -58,11 +58,11 @@ class Labels:
         return cond.masked_fill(mask, self.num_classes)
 
 
-def take(cond: Cond, rows: slice | Int[Tensor, " R"]) -> Cond:
+def take(cond: AnyCond, rows: slice | Int[Tensor, " R"]) -> AnyCond:
     """Return the conditions, or whatever has tensors of a row for each sample, of some samples."""
     return tree_map(lambda part: part if part is None else part[rows], cond)
 
 
-def cat(conds: Sequence[Cond]) -> Cond:
+def cat(conds: Sequence[AnyCond]) -> AnyCond:
     """Return the conditions of several batches as those of one."""
     return tree_map(lambda *parts: torch.cat(parts), *conds)

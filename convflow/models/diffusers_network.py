@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from convflow.conditions.text import Text
 from convflow.models.backbone import Backbone, ImageBackbone
-from convflow.models.diffusers_layouts import LAYOUTS, Layout, create_transformer
+from convflow.models.diffusers_layouts import LAYOUTS, TransformerLayout, create_transformer
 from convflow.models.diffusers_parts import (
     NoiseEmbedding,
     PackedStem,
@@ -123,7 +123,7 @@ class DiffusersNetwork(ImageBackbone):
         self.config = replace(self.config, **known)
 
     @property
-    def layout(self) -> Layout:
+    def layout(self) -> TransformerLayout:
         """What is known of the class of diffusers."""
         return LAYOUTS[self.config.architecture]
 
