@@ -50,6 +50,8 @@ LITTLE_WORK = 2e9
 
 NAMED_PROMPTS = 64
 """Of more prompts a result card has their checksum alone."""
+OF_KNOWN_LIBRARIES = ("convflow.", "torch.nn.modules.", "diffusers.models.")
+"""What begins the modules whose classes are known."""
 
 PREVIEWS = 8
 """About so many running images are shown, unless told otherwise."""
@@ -378,9 +380,9 @@ def _asked(model: Backbone) -> str:
 
 
 def _is_plain(network: nn.Module) -> bool:
-    """Return whether all modules do what their classes say: ours or torch's, uncompiled."""
+    """Return whether all modules do what their known classes say, uncompiled."""
     for module in network.modules():
-        if not type(module).__module__.startswith(("convflow.", "torch.nn.modules.")):
+        if not type(module).__module__.startswith(OF_KNOWN_LIBRARIES):
             return False
         if any(callable(own) and hasattr(type(module), n) for n, own in vars(module).items()):
             return False

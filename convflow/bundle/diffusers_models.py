@@ -26,7 +26,7 @@ from convflow.types import InputError
 
 SIDE = 1024
 """Height and width in pixels of FLUX.1, and of others that say none."""
-SETTINGS = ("transformer/config.json", "config.json", "scheduler/scheduler_config.json",
+SETTINGS_OF = ("transformer/config.json", "config.json", "scheduler/scheduler_config.json",
             "vae/config.json")  # fmt: skip
 WEIGHTS_OF = ("transformer/*", "diffusion_pytorch_model*")
 FLUX_SHIFT = {"base_image_seq_len": 256, "max_image_seq_len": 4096, "base_shift": 0.5,
@@ -63,7 +63,7 @@ def find_transformer(what: str | Path) -> FoundTransformer | None:
     name, root = str(what), Path(what)
     if not root.exists() and hub.is_id(name):
         try:
-            root = hub.download(name, SETTINGS, "a transformer of diffusers")
+            root = hub.download(name, SETTINGS_OF, "a transformer of diffusers")
         except InputError:  # who reads it says why
             return None
     for folder in (root, root / "transformer"):
@@ -141,7 +141,7 @@ def read_transformer(found: FoundTransformer) -> DiffusersNetwork:
     settings_of_transformer(found)
     folder = found.folder
     if not Path(found.name).exists():
-        root = hub.download(found.name, [*SETTINGS, *WEIGHTS_OF], "a transformer of diffusers")
+        root = hub.download(found.name, [*SETTINGS_OF, *WEIGHTS_OF], "a transformer of diffusers")
         folder = root / folder.relative_to(found.root)
     try:
         model, report = getattr(import_diffusers(), found.architecture).from_pretrained(

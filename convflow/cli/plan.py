@@ -166,6 +166,8 @@ def limited(config: TrainConfig, build: Callable[[], Backbone]) -> Callable[[], 
     """Return what makes a network of which settings train a part, or raise InputError."""
     import torch
 
+    from convflow.models.families import PRETRAINED
+    from convflow.models.pyramid import Pyramid
     from convflow.parallel.single import Single
     from convflow.training.tuning import check_tuning, limit_training
 
@@ -174,7 +176,8 @@ def limited(config: TrainConfig, build: Callable[[], Backbone]) -> Callable[[], 
 
     def build_limited() -> Backbone:
         network = build()
-        limit_training(config, network, (), None)
+        around = isinstance(network, Pyramid) and config.model["name"] in PRETRAINED
+        limit_training(config, network, network.scale_parts() if around else (), None)
         return network
 
     return build_limited

@@ -49,12 +49,12 @@ class TakenParts(NamedTuple):
     project: VelocityHead
 
 
-Run = Callable[[nn.Module, Any, Tensor, WithText], Iterator[Tensor]]
+RunBlocks = Callable[[nn.Module, Any, Tensor, WithText], Iterator[Tensor]]
 """From positions, blocks, features (B, h, w, D) and a condition to tokens (B, N, D) after each
 block."""
 
 
-class Layout(NamedTuple):
+class TransformerLayout(NamedTuple):
     """A class of diffusers as a network here.
 
     Attributes:
@@ -67,7 +67,7 @@ class Layout(NamedTuple):
     """
 
     take: Callable[[Any, float], TakenParts]
-    run: Run
+    run: RunBlocks
     names: Mapping[str, str]
     blocks: tuple[str, ...]
     block_classes: tuple[str, ...]
@@ -215,8 +215,8 @@ _OF_MMDIT = {
     "project.layers.out": "proj_out",
 }
 
-LAYOUTS: dict[str, Layout] = {
-    "FluxTransformer2DModel": Layout(
+LAYOUTS: dict[str, TransformerLayout] = {
+    "FluxTransformer2DModel": TransformerLayout(
         take_flux,
         run_flux,
         _OF_MMDIT
@@ -228,7 +228,7 @@ LAYOUTS: dict[str, Layout] = {
         ("FluxTransformerBlock", "FluxSingleTransformerBlock"),
         512,
     ),
-    "SD3Transformer2DModel": Layout(
+    "SD3Transformer2DModel": TransformerLayout(
         take_sd3,
         run_sd3,
         _OF_MMDIT
@@ -237,7 +237,7 @@ LAYOUTS: dict[str, Layout] = {
         ("JointTransformerBlock",),
         333,
     ),
-    "PRXTransformer2DModel": Layout(
+    "PRXTransformer2DModel": TransformerLayout(
         take_prx,
         run_prx,
         {

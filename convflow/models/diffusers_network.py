@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -17,8 +17,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from convflow.conditions.text import Text
-from convflow.models.backbone import ImageBackbone
-from convflow.models.diffusers_layouts import LAYOUTS, Layout, create_transformer
+from convflow.models.backbone import Backbone, ImageBackbone
+from convflow.models.diffusers_layouts import LAYOUTS, TransformerLayout, create_transformer
 from convflow.models.diffusers_parts import (
     NoiseEmbedding,
     PackedStem,
@@ -84,7 +84,7 @@ class DiffusersNetwork(ImageBackbone):
         """
 
         architecture: str = "FluxTransformer2DModel"
-        options: dict[str, Any] = field(default_factory=dict)
+        options: dict[str, Any] | None = None
         in_channels: Width | None = None
         num_classes: Classes = 0
         text_width: Natural = 0
@@ -105,7 +105,7 @@ class DiffusersNetwork(ImageBackbone):
                 f"expected texts for a {self.config.architecture}, got {self.config.num_classes} "
                 "classes; give images with captions"
             )
-        model = create_transformer(self.config.architecture, self.config.options)
+        model = create_transformer(self.config.architecture, self.config.options or {})
         self.take_parts(model)
         wanted = self.config.in_channels
         if wanted not in (None, self.in_channels):
@@ -123,7 +123,7 @@ class DiffusersNetwork(ImageBackbone):
         self.config = replace(self.config, **known)
 
     @property
-    def layout(self) -> Layout:
+    def layout(self) -> TransformerLayout:
         """What is known of the class of diffusers."""
         return LAYOUTS[self.config.architecture]
 
@@ -173,11 +173,17 @@ class DiffusersNetwork(ImageBackbone):
     def to_diffusers(self) -> Any:
         """Return a transformer of diffusers with copies of these weights."""
         with torch.device("meta"):
-            model = create_transformer(self.config.architecture, self.config.options)
+            model = create_transformer(self.config.architecture, self.config.options or {})
         own = {n: t for n, t in self.state_dict().items() if not n.startswith(EMPTY_TEXT)}
         weights = {self.name_in_diffusers(name): tensor.clone() for name, tensor in own.items()}
         model.load_state_dict(weights, assign=True)
         return model.eval()
+
+    def begin_from(self, model: Backbone) -> None:
+        """Take the weights of a trained network, which may not know the empty text."""
+        own = {n: t for n, t in self.state_dict().items() if n.startswith(EMPTY_TEXT)}
+        theirs = {n: t for n, t in model.state_dict().items() if not n.startswith(EMPTY_TEXT)}
+        self.load_state_dict(own | theirs)
 
     @property
     def parts(self) -> Any:

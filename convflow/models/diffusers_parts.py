@@ -8,7 +8,7 @@ and heads take images; layers inside are those of diffusers.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 import torch
 from jaxtyping import Bool, Float
@@ -144,8 +144,13 @@ class PromptEmbedding(nn.Module):
             )
         return Texts(cast(Text, self.empty))
 
-    def forward(self, text: Text) -> WithText:
-        """Return the condition of texts, without a time."""
+    def forward(self, text: Any) -> WithText:
+        """Return the condition of texts, without a time; InputError for class labels."""
+        if not isinstance(text, Text):
+            raise InputError(
+                "expected the features of texts, as the network was trained with, got class "
+                "labels; give images with captions, and the text encoders"
+            )
         dtype = self.tokens.weight.dtype
         tokens = residual(self.tokens(text.tokens.to(dtype)))
         if self.pooled is None:

@@ -180,7 +180,7 @@ class Pyramid(Backbone):
                 'expected a pyramid with coarse="upsample" to begin from a network on one scale, '
                 'got "patch"; leave coarse out, or set it so'
             )
-        self.backbone.load_state_dict(model.state_dict())
+        self.backbone.begin_from(model)
         own = self.backbone.parts
         first = (stem.stem, self.times[0], head.head)
         for part, trained in zip(first, (own.stem, own.time, own.head), strict=True):
@@ -194,6 +194,13 @@ class Pyramid(Backbone):
         for part in (*self.stems[1:], own.stem, *outputs, *self.heads[1:], own.head):
             for parameter in part.parameters():
                 nn.init.zeros_(parameter)
+
+    def scale_parts(self) -> list[str]:
+        """Return the names of the stem, the time embedding and the head of each scale."""
+        own = self.backbone.parts
+        parts = [own.stem, own.time, own.head, *self.stems, *self.times, *self.heads]
+        known = {id(part) for part in parts} | {id(self.stage)}
+        return sorted(name for name, part in self.named_modules() if id(part) in known)
 
     def check_options(self, **options: Any) -> None:
         self.backbone.check_options(**options)

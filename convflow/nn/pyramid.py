@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import reduce
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -35,12 +35,13 @@ class CoarseStem(nn.Conv2d):
     Where s divides p this is a plain, smaller patch.
 
     Args:
-        fine: the other stem: patches without overlap, or a 3x3 convolution (p = 1).
+        fine: the other stem: patches without overlap, or a 3x3 convolution (p = 1); of a
+            convolution its channels, kernel and stride are asked for, which others may have too.
         downsampling: how many times smaller the images are.
         frames: how many times fewer frames videos have; groups of channels become the others.
     """
 
-    def __init__(self, fine: nn.Conv2d, downsampling: int, frames: int = 1) -> None:
+    def __init__(self, fine: Any, downsampling: int, frames: int = 1) -> None:
         patch, width, channels = fine.stride[0], fine.out_channels, fine.in_channels
         shared = math.gcd(patch, downsampling)
         self.patch_size, self.cells, self.width = patch // shared, downsampling // shared, width

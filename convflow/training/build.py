@@ -23,6 +23,7 @@ from convflow.data.source import holds_videos
 from convflow.data.sources import Source
 from convflow.models.backbone import Backbone
 from convflow.models.blocks import is_block
+from convflow.models.families import PRETRAINED
 from convflow.models.fitting import check_size
 from convflow.models.memory import MemoryEstimate
 from convflow.models.text import OF_TEXT
@@ -280,7 +281,8 @@ def build_network(
     """
     channels, learned = codec.channels(config.data.channels), process.learned_variance
     more = process.more_channels
-    given: dict[str, Any] = {"num_classes": num_classes, "in_channels": channels}
+    classes = 0 if config.model["name"] in PRETRAINED else num_classes  # those are told texts
+    given: dict[str, Any] = {"num_classes": classes, "in_channels": channels}
     given |= _text_settings(config)
     if "learned_variance" in settings_of(config.model["name"]):
         given["learned_variance"] = learned

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,9 @@ from convflow.bundle.published import is_published, read_published
 from convflow.class_names import composed, imagenet_classes
 from convflow.codecs import LatentCodec
 from convflow.models.backbone import Backbone
+from convflow.models.diffusers_network import EMPTY_TEXT
 from convflow.models.families import INSIDE, PRETRAINED
+from convflow.models.pyramid import Pyramid
 from convflow.models.text import OF_TEXT
 from convflow.models.zoo import load_model
 from convflow.nn.embed import LabelEmbedding
@@ -270,13 +272,17 @@ def drawn_anew(model: Backbone, origin: Origin, class_names: Sequence[str]) -> l
     """Return the modules of a new network that `begin_from` will not fill from the origin alone.
 
     Those are label tables with a new row and, of a partial origin, what owns a tensor that does not
-    fit.
+    fit. Of scales around a network of one they are the stems, time embeddings and heads.
     """
+    if model.num_scales > 1 and origin.model.num_scales == 1:
+        return cast(Pyramid, model).scale_parts()
     rows = _rows(tuple(class_names), model.num_classes, origin)
     tables = {name for name, part in model.named_modules() if isinstance(part, LabelEmbedding)}
     names, given = tables if None in rows else set(), origin.model.state_dict()
     for key, tensor in model.state_dict().items():
         owner, known = key.rpartition(".")[0], given.get(key)
+        if key.startswith(EMPTY_TEXT):
+            continue
         same = 1 if owner in tables else 0  # rows of another number of classes are found by name
         if known is None or known.shape[same:] != tensor.shape[same:]:
             names.add(owner)
@@ -362,6 +368,8 @@ def _check_same(model: Backbone, trained: Backbone, name: str, more: MoreChannel
     """Raise InputError naming the settings in which two networks differ, but for the classes."""
     found = sorted(differences(model.settings, trained.settings).items())
     free = {"num_classes", "position_grid", "guidance"}
+    if model.family in PRETRAINED:  # the text encoders say these
+        free |= {"text_width", "pooled_width", "text_length"}
     for told in ("second_time", "told_guidance"):
         if getattr(model, told) and not getattr(trained, told):  # which begins as nothing
             free.add(told)

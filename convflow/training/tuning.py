@@ -59,12 +59,6 @@ def check_tuning(config: TrainConfig, parallel: Single, origin: Backbone | None)
         raise InputError(
             "--lora.rank: expected trained weights to adapt, got none; add --init, or leave it out"
         )
-    if origin is not None and config.process.multiscale and origin.num_scales == 1:
-        raise InputError(
-            f"--lora.rank: expected weights of several scales with the process "
-            f"{config.process.kind}, got {config.init} of one, to which most parts are new; leave "
-            "it out"
-        )
     if config.freeze:
         raise InputError(
             f"--freeze: expected none with --lora.rank, got {config.freeze}: all but adapters and "

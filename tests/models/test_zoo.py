@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import convflow
 from convflow.codecs import PixelCodec
-from convflow.models.families import BACKBONES
+from convflow.models.families import BACKBONES, PRETRAINED
 from convflow.models.zoo import (
     FAMILIES,
     RELEASED_SETTINGS,
@@ -170,7 +170,7 @@ def test_the_public_names():
 
 def test_every_size_belongs_to_a_family():
     assert {size.family for size in SIZES.values()} == set(BACKBONES) == set(RELEASED_SETTINGS)
-    assert set(FAMILIES) == {*BACKBONES, "pyramid"}
+    assert set(FAMILIES) == {*BACKBONES, *PRETRAINED, "pyramid"}
 
 
 @pytest.fixture

@@ -189,6 +189,18 @@ class Sharing(Single):
     sharded = True
 
 
+def test_scales_around_weights_of_one_are_trained_whole_beside_adapters(plain, tmp_path):
+    words = f"--init {plain} --lora.rank 2 --process dfm --images"
+    for run, ends in (("straight", [8]), ("halved", [4, 8])):
+        for images in ends:
+            assert launch.train(settings(f"{words} {images}"), tmp_path / run)
+    one, other = (state(tmp_path / run, 2) for run in ("straight", "halved"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    before = state(plain, 2, "ema")
+    assert not torch.equal(one["stems.0.stem.weight"], before["embed_patches.weight"])
+    assert torch.equal(one["backbone.embed_label.weight"], before["embed_label.weight"])
+
+
 def test_a_shared_network_takes_no_adapters():
     engine = Sharing(torch.device("cpu"))
     with pytest.raises(InputError, match=r"expected auto or ddp with --lora\.rank, got fsdp"):
@@ -214,7 +226,6 @@ def test_a_shared_network_takes_no_adapters():
         ("--init P --lora.rank 2 --lora.modules-to-save blocks.0.mlp", "without adapters, got"),
         ("--init P --lora.rank 2 --freeze embed*", "--freeze: expected none with --lora.rank"),
         ("--init P --lora.rank 2 --optim.kind muon", "--optim.kind: expected an optimizer for"),
-        ("--init P --lora.rank 2 --process dfm", "expected weights of several scales with the"),
         ("--freeze embed*,blok*", "--freeze: expected patterns that fit a parameter, got 'blok*'"),
         ("--freeze *", "expected some parameters to train, got *, which fits all of them"),
         ("--optim.lr-scale blok*=2", "got 'blok*', which fits none; nearest: blocks."),
