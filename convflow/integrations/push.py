@@ -14,6 +14,7 @@ from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError
 
 from convflow.evaluation.card import read_card
+from convflow.integrations.eval_results import EVAL_RESULTS, eval_results
 from convflow.integrations.hub_card import HubPage
 from convflow.integrations.movable import (
     copy_autoencoder,
@@ -35,6 +36,7 @@ GRID_IMAGES, SINGLE_IMAGES = 16, 8
 """Images in the grid of a page, and how many of them also have a file of their own."""
 REPLACED = [
     "model*.safetensors*", "samples/*", "training/*", "scores/*", "autoencoder/*", "solvers/*",
+    f"{EVAL_RESULTS}/*",
 ]  # fmt: skip
 """Files of an earlier upload that go where the new one has none of their name."""
 
@@ -75,8 +77,11 @@ def write_repository(
     looked = None if nearest is None else read_nearest(nearest)
     write_network(pipe, folder, most)
     write_movable(pipe, folder, copy_autoencoder(pipe, folder, "autoencoder"))
-    for card in cards:
-        write_json(folder / "scores" / card.name, without_paths(read_json(card)))
+    for path, card in zip(cards, read, strict=True):
+        write_json(folder / "scores" / path.name, without_paths(read_json(path)))
+        if listed := eval_results(card, page.datasets):
+            (folder / EVAL_RESULTS).mkdir(exist_ok=True)
+            write_text(folder / EVAL_RESULTS / f"{path.stem}.yaml", listed)
     page = dataclasses.replace(
         page,
         cards=read,

@@ -32,5 +32,5 @@ def create_pipe(family: str, autoencoder: str | None = None, **more) -> Pipeline
         for weight in model.parameters():
             weight.add_(torch.randn_like(weight) * 0.05)
     codec = PixelCodec() if autoencoder is None else LatentCodec(autoencoder)
-    size = (16, 12) if autoencoder is None else (64, 32)
+    size = more.pop("size", (16, 12) if autoencoder is None else (64, 32))
     return Pipeline(model, codec, size, class_names=CLASSES, device="cpu", **more)

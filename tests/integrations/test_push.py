@@ -37,7 +37,7 @@ def folder(tmp_path_factory):
     write_repository(
         create_pipe("dico"),
         place / "out",
-        HubPage("me/pets", "mit"),
+        HubPage("me/pets", "mit", datasets=("me/pets",)),
         cards=[place / "pets.json"],
         nearest=place / "nearest.html",
         most=20_000,
@@ -52,7 +52,7 @@ def test_the_files_of_a_repository(folder):
     assert len(shards) > 1
     assert names - shards == pictures | {
         "README.md", "config.json", "model.safetensors.index.json", "pipeline.json", "samples.png",
-        "scores/pets.json",
+        "scores/pets.json", ".eval_results/pets.yaml",
     }  # fmt: skip
     assert np.asarray(Image.open(folder / "samples.png")).std() > 1
     text = (folder / "README.md").read_text()

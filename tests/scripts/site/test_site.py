@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -99,4 +100,22 @@ def test_the_site_in_a_browser(site: Path, address: str) -> None:
             page.locator("a.md-search-result__link[href*='reference/processes']")
         )
         found.first.wait_for(timeout=20_000)
+        browser.close()
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
+@pytest.mark.parametrize("window", [PHONE, {"width": 1280, "height": 900}], ids=["narrow", "wide"])
+def test_the_page_that_draws_gives_a_picture(site: Path, address: str, window: Any) -> None:
+    sync_api = pytest.importorskip("playwright.sync_api")
+    if not (site / "draw").is_dir():
+        pytest.skip("the extra onnx or npm is missing")
+    with sync_api.sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page(viewport=window)
+        page.goto(f"{address}browser/")
+        page.get_by_role("link", name="Draw in this browser").click()
+        page.locator("#draw:enabled").click(timeout=120_000)
+        page.locator("#pictures canvas").first.wait_for(timeout=120_000)
+        page.locator("#draw:enabled").wait_for(timeout=120_000)
+        assert not page.evaluate("document.documentElement.scrollWidth > innerWidth")
         browser.close()
