@@ -141,7 +141,7 @@ def test_a_stopped_run_goes_on_to_the_same_files(tiny, trainer_of, tmp_path, mon
     config = tiny()
     straight, first = trainer_of(config, tmp_path / "a"), trainer_of(config, tmp_path / "b")
     assert straight.run()
-    monkeypatch.setattr(first, "_agree", lambda stop, *due: first.step == 7)
+    monkeypatch.setattr(first, "agree", lambda stop, *due: first.step == 7)
     assert first.run()  # as where the time is over; no signal came
     assert checkpoint.list_steps(tmp_path / "b") == [7]
     assert not (tmp_path / "b/samples").exists()
