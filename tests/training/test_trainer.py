@@ -141,7 +141,7 @@ def test_a_stopped_run_goes_on_to_the_same_files(tiny, trainer_of, tmp_path, mon
     config = tiny()
     straight, first = trainer_of(config, tmp_path / "a"), trainer_of(config, tmp_path / "b")
     assert straight.run()
-    monkeypatch.setattr(first, "_agree", lambda stop, *due: first.step == 7)
+    monkeypatch.setattr(first, "agree", lambda stop, *due: first.step == 7)
     assert first.run()  # as where the time is over; no signal came
     assert checkpoint.list_steps(tmp_path / "b") == [7]
     assert not (tmp_path / "b/samples").exists()
@@ -174,10 +174,10 @@ def test_a_deadline_saves_and_ends_well_and_going_on_is_exact(tiny, trainer_of, 
     assert len(list((tmp_path / "a/samples").iterdir())) == 2
     assert first.run(time.monotonic())
     assert (first.step, checkpoint.list_steps(tmp_path / "b")) == (0, [0])
+    assert not (tmp_path / "b/samples").exists()
     first.model.register_forward_pre_hook(lambda *_: time.sleep(0.01))
     assert first.run(time.monotonic() + 0.1)
     assert 0 < first.step < 20
-    assert not (tmp_path / "b/samples").exists()
     second = trainer_of(config, tmp_path / "b")
     second.load(checkpoint.folder_of(tmp_path / "b", first.step))
     assert second.run()

@@ -28,7 +28,7 @@ def test_a_curve_of_its_own_that_two_runs_and_a_resumed_run_share(
     trainers = [trainer_of(config, tmp_path / name) for name in "abc"]
     assert trainers[0].run()
     assert trainers[1].run()
-    monkeypatch.setattr(trainers[2], "_agree", lambda stop, *due: trainers[2].step == 5)
+    monkeypatch.setattr(trainers[2], "agree", lambda stop, *due: trainers[2].step == 5)
     assert trainers[2].run()
     resumed = trainer_of(config, tmp_path / "c")
     resumed.load(checkpoint.folder_of(tmp_path / "c", 5))
