@@ -1,8 +1,8 @@
 """What does not fit a network is refused with what would."""
 
 import pytest
-from convflow.models.fitting import check_ratio, check_size, outputs_per_channel
 
+from convflow.models.fitting import check_ratio, check_size, outputs_per_channel
 from convflow.types import InputError
 
 
