@@ -30,4 +30,4 @@ class DiffusersBackbone(ModelMixin, ConfigMixin):
 
     def __getattr__(self, name: str) -> Any:
         """Return a part of the network, where diffusers would find a setting of that name first."""
-        return nn.Module.__getattr__(self, name)
+        return nn.Module.__getattr__(self, name)  # type: ignore[arg-type]
