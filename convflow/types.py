@@ -1,6 +1,6 @@
 """The vocabulary every folder shares: shape letters, the Denoiser protocol and the user's error.
 
-Shape letters, used in every annotation (`Float[Tensor, "B C H W"]`):
+Shape letters, used in every annotation (`Float[Tensor, "B C *F H W"]`):
 
     B batch    C channels    H height    W width    G groups    K taps
     N tokens   D model width S scales    P channels of a prediction: C, or 2C with a variance
@@ -65,8 +65,8 @@ class Denoiser(Protocol):
     """
 
     def __call__(
-        self, x: Float[Tensor, "B C H W"], t: Float[Tensor, " B"], y: Int[Tensor, " B"], /
-    ) -> Float[Tensor, "B P H W"]: ...
+        self, x: Float[Tensor, "B C *F H W"], t: Float[Tensor, " B"], y: Int[Tensor, " B"], /
+    ) -> Float[Tensor, "B P *F H W"]: ...
 
 
 def nearest_size(size: Size, multiple: int, frame_multiple: int = 1) -> Size:

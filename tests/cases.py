@@ -59,6 +59,19 @@ MODELS: dict[str, tuple[str, dict[str, object]]] = {
     "sit-qk-norm": ("sit", TINY_DIT | {"qk_norm": True}),
     "sit-discard-half": ("sit", TINY_DIT | {"discard_half": True}),
 }
+VIDEOS: dict[str, tuple[str, dict[str, object]]] = {
+    "flowdcn-video": ("flowdcn", TINY | {"temporal": "conv"}),
+    "flowdcn-dico-video": ("flowdcn", TINY | {"mix": "dico", "temporal": "conv"}),
+    "dico-video": ("dico", TINY_DICO | {"temporal": "conv"}),
+    "fcdm-pad-video": ("fcdm", TINY_DICO | {"pad": True, "temporal": "conv"}),
+    "sit-factorised": ("sit", TINY_DIT | {"temporal": "factorised"}),
+    "sit-rotary-factorised": ("sit", TINY_DIT | {"positions": "rotary", "temporal": "factorised"}),
+    "sit-full": ("sit", TINY_DIT | {"positions": "rotary", "temporal": "full"}),
+    "dit-video": ("dit", TINY_DIT | {"temporal": "factorised", "learned_variance": True}),
+}
+"""Networks of videos, which the tests of networks on pictures leave out."""
+FRAMES = 3
+
 PROCESSES: dict[str, Process] = {
     "flow": FlowMatching(),
     "flow-logit-normal": FlowMatching(times="logit-normal", location=-0.5, scale=1.5),
@@ -80,6 +93,15 @@ MULTISCALE: dict[str, MultiscaleFlow] = {
 }
 """Processes with a time for each scale, whose networks are no Denoisers."""
 
+VIDEO_SCALES: dict[str, MultiscaleFlow] = {
+    "dfm-space": MultiscaleFlow(),
+    "dfm-time": MultiscaleFlow(axes=("time",)),
+    "dfm-both": MultiscaleFlow((2,), "haar", axes=("both",), deviations=(0.5, 0.1)),
+    "dfm-time-space": MultiscaleFlow((2, 2), axes=("time", "space")),
+    "dfm-dct-both": MultiscaleFlow((4,), "dct", axes=("both",)),
+}
+"""Likewise of videos, in space, in time and in both."""
+
 CODECS = {"pixel": PixelCodec()}
 
 GOLDENS = Path(__file__).parent / "goldens"
@@ -90,26 +112,30 @@ SOLVER_NAMES = list(SCHEMES)
 
 def build(case: str, *, perturbed: bool = True) -> Backbone:
     """The model of a case; `perturbed` makes every zero-initialised parameter speak."""
-    family, settings = MODELS[case]
+    family, settings = (MODELS | VIDEOS)[case]
     model = create_model(family, **settings).eval()
     return perturb(model) if perturbed else model
 
 
-def build_pyramid(factors: Sequence[int] = (2,), channels: int = 3) -> Any:
-    """A tiny network of scales, every parameter of which speaks."""
+def build_pyramid(
+    factors: Sequence[int] = (2,), channels: int = 3, axes: Sequence[str] = (), video: bool = False
+) -> Any:
+    """A tiny network of scales, of pictures or of videos, every parameter of which speaks."""
     backbone = {
         "family": "flowdcn", "in_channels": channels, "num_classes": 5, "width": 16, "depth": 1,
-        "num_groups": 2,
+        "num_groups": 2, "temporal": "conv" if video else "none",
     }  # fmt: skip
     torch.manual_seed(7)
-    return perturb(create_model("pyramid", backbone=backbone, factors=list(factors)).eval())
+    more = {"backbone": backbone, "factors": list(factors), "axes": list(axes)}
+    return perturb(create_model("pyramid", **more).eval())
 
 
 def inputs(model: Backbone, batch: int = 3, size: tuple[int, int] = (4, 6)) -> tuple[Tensor, ...]:
-    """Images of `size` patches, times and labels for a model, "no label" among them."""
+    """Images or videos of `size` patches, times and labels for a model, "no label" among them."""
     generator = torch.Generator().manual_seed(batch)
     height, width = (side * model.multiple for side in size)
-    x = torch.randn(batch, model.in_channels, height, width, generator=generator)
+    frames = (FRAMES,) * model.video
+    x = torch.randn(batch, model.in_channels, *frames, height, width, generator=generator)
     y = (torch.arange(batch) + model.num_classes) % (model.num_classes + 1)
     return x, torch.rand(batch, generator=generator), y
 

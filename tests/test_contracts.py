@@ -21,6 +21,8 @@ from tests.cases import (
     MULTISCALE,
     PROCESSES,
     SOLVER_NAMES,
+    VIDEO_SCALES,
+    VIDEOS,
     build,
     build_pyramid,
     exact,
@@ -29,7 +31,7 @@ from tests.cases import (
 from tests.tolerance import BFLOAT16_WEIGHTS, assert_close_rms
 
 
-@pytest.mark.parametrize("case", MODELS)
+@pytest.mark.parametrize("case", [*MODELS, *VIDEOS])
 def test_a_model_takes_any_rectangle_and_batch(case):
     model = build(case)
     for batch, size in ((0, (2, 3)), (1, (1, 1)), (2, (5, 3))):
@@ -41,13 +43,13 @@ def test_a_model_takes_any_rectangle_and_batch(case):
         assert out.any() or not batch
 
 
-@pytest.mark.parametrize("case", MODELS)
+@pytest.mark.parametrize("case", [*MODELS, *VIDEOS])
 def test_a_new_model_predicts_zero(case):
     model = build(case, perturbed=False)
     assert not model(*inputs(model)).any()
 
 
-@pytest.mark.parametrize("case", MODELS)
+@pytest.mark.parametrize("case", [*MODELS, *VIDEOS])
 def test_gradients_reach_every_parameter(case):
     model = build(case)
     x, t, y = inputs(model)
@@ -57,7 +59,7 @@ def test_gradients_reach_every_parameter(case):
     assert x.grad.any()
 
 
-@pytest.mark.parametrize("case", MODELS)
+@pytest.mark.parametrize("case", [*MODELS, *VIDEOS])
 def test_a_model_is_a_function_of_each_sample_alone_and_of_all_its_inputs(case):
     model = build(case)
     x, t, y = inputs(model)
@@ -76,7 +78,7 @@ def test_a_model_is_a_function_of_each_sample_alone_and_of_all_its_inputs(case):
     assert_close_rms(out, alone)
 
 
-@pytest.mark.parametrize("case", MODELS)
+@pytest.mark.parametrize("case", [*MODELS, *VIDEOS])
 def test_other_dtypes_have_the_same_function(case):
     model = build(case)
     x, t, y = inputs(model)
@@ -92,7 +94,8 @@ def test_other_dtypes_have_the_same_function(case):
 
 
 @pytest.mark.parametrize(
-    "case", ["flowdcn-patch-3", "dico-isotropic-skip", "fcdm-pad", "dit-patch-4", "sit-rotary"]
+    "case",
+    ["flowdcn-patch-3", "dico-isotropic-skip", "fcdm-pad", "dit-patch-4", "sit-rotary", "sit-full"],
 )
 def test_saving_and_loading_is_exact(case, tmp_path):
     model = build(case)
@@ -106,15 +109,17 @@ def test_saving_and_loading_is_exact(case, tmp_path):
         assert again(*inputs(model)).equal(model(*inputs(model)))
 
 
-@pytest.mark.parametrize("case", MODELS)
+@pytest.mark.parametrize("case", [*MODELS, *VIDEOS])
 def test_pictures_that_do_not_fit_are_refused(case):
     model = build(case)
     x, t, y = inputs(model)
-    with pytest.raises(InputError, match=rf"expected images of shape \(B, {model.in_channels}"):
+    with pytest.raises(InputError, match=rf"of shape \(B, {model.in_channels}, (F, )?H"):
         model(x[:, :0], t, y)
+    with pytest.raises(InputError, match=rf"for other {'videos' if model.video else 'images'}"):
+        model(x[:, :, 0] if model.video else x[:, :, None], t, y)
     if model.multiple > 1:
         with pytest.raises(InputError, match=f"multiples of {model.multiple}, got"):
-            model(x[:, :, 1:], t, y)
+            model(x[..., 1:, :], t, y)
 
 
 ALL_PROCESSES = PROCESSES | MULTISCALE
@@ -229,3 +234,24 @@ def test_a_solver_is_exact_on_a_constant_velocity_and_counts_its_evaluations(sol
     out = integrate(model, noise, y, time_grid(8), solver)
     assert_close_rms(out, torch.full_like(noise, 0.5))
     assert model.calls == count_evaluations(SCHEMES[solver], time_grid(8))
+
+
+@pytest.mark.parametrize("case", VIDEO_SCALES | PROCESSES)
+def test_a_process_of_videos_learns_and_runs_from_noise_to_data(case):
+    process = (VIDEO_SCALES | PROCESSES)[case]
+    data, generator = torch.randn(3, 3, 8, 16, 16), torch.Generator().manual_seed(0)
+    noise, t, *_ = draws = process.draw(tuple(data.shape), generator)
+    ends = [process.mix(data, noise, own_times(process, torch.full_like(t, at))) for at in (0.0, 1)]
+    end = process.split(data) if process.multiscale else data
+    assert (ends[0] - noise).norm() < 0.01 * end.norm()
+    assert (ends[1] - end).norm() < 0.011 * noise.norm()
+    if process.multiscale:
+        assert_close_rms(process.join(end, (8, 16, 16)), data)
+        model = build_pyramid(process.factors, axes=process.axes, video=True)
+    else:
+        model = build("dit-video" if process.learned_variance else "flowdcn-video")
+    losses = process.loss_at(model, data, torch.arange(3), draws)
+    assert losses.shape == (3,)
+    assert (losses > 0).all()
+    some = process.loss_at(model, data[:1], torch.arange(1), take(draws, slice(1)))
+    assert_close_rms(some, losses[:1])

@@ -57,7 +57,7 @@ class CoarseStem(nn.Conv2d):
         nn.init.uniform_(self.weight, -((6 / fans) ** 0.5), (6 / fans) ** 0.5)
         nn.init.zeros_(self.bias)  # type: ignore[arg-type]
 
-    def forward(self, x: Float[Tensor, "B C *F H W"]) -> Float[Tensor, "B *F h w D"]:
+    def forward(self, x: Float[Tensor, "B C *f H W"]) -> Float[Tensor, "B *F h w D"]:
         """Return features on the grid of the other stem, channels last."""
         features = channels_last(by_frame(super().forward, x)).contiguous()
         return shuffle_up(more_frames(features, self.frames), self.cells)
@@ -77,7 +77,7 @@ class CoarseHead(nn.Module):
 
     def forward(
         self, x: Float[Tensor, "B *F h w D"], c: Float[Tensor, "B D"]
-    ) -> Float[Tensor, "B C *F H W"]:
+    ) -> Float[Tensor, "B C *f H W"]:
         """Return the prediction at the resolution of the scale."""
         shift, scale = self.modulation(c)
         cells = shuffle_down(modulate(self.norm(x), shift, scale), self.cells)
@@ -92,7 +92,7 @@ class RepeatStem(nn.Module):
         super().__init__()
         self.stem, self.factors = stem, factors
 
-    def forward(self, x: Float[Tensor, "B C *F H W"]) -> Float[Tensor, "B *F h w D"]:
+    def forward(self, x: Float[Tensor, "B C *f H W"]) -> Float[Tensor, "B *F h w D"]:
         """Return features, channels last."""
         return self.stem(nearest_up(x, self.factors))
 
@@ -106,7 +106,7 @@ class MeanHead(nn.Module):
 
     def forward(
         self, x: Float[Tensor, "B *F h w D"], c: Float[Tensor, "B E"]
-    ) -> Float[Tensor, "B C *F H W"]:
+    ) -> Float[Tensor, "B C *f H W"]:
         """Return the means of blocks of cells."""
         return mean_down(self.head(x, c), self.factors)
 

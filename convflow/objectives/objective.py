@@ -66,7 +66,7 @@ class Inputs(NamedTuple):
         told: how images were augmented, which the networks here are told; None if they were not.
     """
 
-    data: Float[Tensor, "B C H W"]
+    data: Float[Tensor, "B C *F H W"]
     labels: Int[Tensor, " B"]
     features: Mapping[int, Float[Tensor, "B h w D"]] = {}
     average: Callable[..., Any] | None = None

@@ -75,7 +75,7 @@ class Field:
 
     def __call__(
         self, x: Float[Tensor, "B C *F H W"], t: Float[Tensor, " B"], y: Int[Tensor, " B"]
-    ) -> Float[Tensor, "B P H W"]:
+    ) -> Float[Tensor, "B P *F H W"]:
         """Return the prediction at the solver's time t, from 0 to 1 over a stage."""
         return self.predict(x, t, y)
 

@@ -32,12 +32,12 @@ class Posterior(NamedTuple):
     """The step back from x_t: x_{t-1} is normal with this mean and log variance; `data` is the
     prediction of x_0 that it rests on."""
 
-    mean: Float[Tensor, "B C H W"]
-    log_variance: Float[Tensor, "B C H W"]
-    data: Float[Tensor, "B C H W"]
+    mean: Float[Tensor, "B C *F H W"]
+    log_variance: Float[Tensor, "B C *F H W"]
+    data: Float[Tensor, "B C *F H W"]
 
     @property
-    def variance(self) -> Float[Tensor, "B C H W"]:
+    def variance(self) -> Float[Tensor, "B C *F H W"]:
         """exp(log_variance)."""
         return self.log_variance.exp()
 
@@ -148,28 +148,28 @@ class DDPM(Process):
         return TrainingDraws(torch.randn(shape, generator=generator, device=device), t)
 
     def mix(
-        self, data: Float[Tensor, "B C H W"], noise: Float[Tensor, "B C H W"], t: Steps
-    ) -> Float[Tensor, "B C H W"]:
+        self, data: Float[Tensor, "B C *F H W"], noise: Float[Tensor, "B C *F H W"], t: Steps
+    ) -> Float[Tensor, "B C *F H W"]:
         """Return x_t at the steps t."""
         alpha, sigma = (self._at(name, t, data) for name in ("alpha", "sigma"))
         return (alpha * data + sigma * noise).to(data.dtype)
 
     def predict_data(
-        self, noise: Float[Tensor, "B C H W"], x: Float[Tensor, "B C H W"], t: Steps
-    ) -> Float[Tensor, "B C H W"]:
+        self, noise: Float[Tensor, "B C *F H W"], x: Float[Tensor, "B C *F H W"], t: Steps
+    ) -> Float[Tensor, "B C *F H W"]:
         """Return the data that x_t and a prediction of its noise speak of."""
         return (x - self._at("sigma", t, x) * noise) / self._at("alpha", t, x)
 
     def predict_noise(
-        self, data: Float[Tensor, "B C H W"], x: Float[Tensor, "B C H W"], t: Steps
-    ) -> Float[Tensor, "B C H W"]:
+        self, data: Float[Tensor, "B C *F H W"], x: Float[Tensor, "B C *F H W"], t: Steps
+    ) -> Float[Tensor, "B C *F H W"]:
         """Return the noise that x_t and a prediction of its data speak of."""
         return (x - self._at("alpha", t, x) * data) / self._at("sigma", t, x)
 
     def posterior(
         self,
-        output: Float[Tensor, "B P H W"],
-        x: Float[Tensor, "B C H W"],
+        output: Float[Tensor, "B P *F H W"],
+        x: Float[Tensor, "B C *F H W"],
         t: Steps,
         clip: bool = False,
     ) -> Posterior:
@@ -197,9 +197,9 @@ class DDPM(Process):
 
     def bound(
         self,
-        output: Float[Tensor, "B P H W"],
-        data: Float[Tensor, "B C H W"],
-        x: Float[Tensor, "B C H W"],
+        output: Float[Tensor, "B P *F H W"],
+        data: Float[Tensor, "B C *F H W"],
+        x: Float[Tensor, "B C *F H W"],
         t: Steps,
     ) -> Float[Tensor, " B"]:
         """Return the term of the variational bound at steps t, in bits per number of the data.
@@ -219,7 +219,7 @@ class DDPM(Process):
     def loss_at(
         self,
         model: Denoiser,
-        data: Float[Tensor, "B C H W"],
+        data: Float[Tensor, "B C *F H W"],
         labels: Int[Tensor, " B"],
         draws: TrainingDraws,
     ) -> Float[Tensor, " B"]:
@@ -252,7 +252,7 @@ class DDPM(Process):
 
         return Predicts(network, self.path, self.prediction, wanted)
 
-    def field(self, network: Denoiser, stage: Stage, noise: Float[Tensor, "B C H W"]) -> Field:
+    def field(self, network: Denoiser, stage: Stage, noise: Float[Tensor, "B C *F H W"]) -> Field:
         return Field(self.as_prediction(network))
 
     def chain(self, network: Denoiser) -> Field:

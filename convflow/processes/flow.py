@@ -36,7 +36,7 @@ Time = TypeVar("Time", float, Tensor)
 class TrainingDraws(NamedTuple):
     """Everything random in one training batch, one row per sample; `t` in the process's time."""
 
-    noise: Float[Tensor, "B C H W"]
+    noise: Float[Tensor, "B C *F H W"]
     t: Float[Tensor, " B"]
 
 
@@ -97,10 +97,10 @@ class FlowMatching(Process):
 
     def mix(
         self,
-        data: Float[Tensor, "B C H W"],
-        noise: Float[Tensor, "B C H W"],
+        data: Float[Tensor, "B C *F H W"],
+        noise: Float[Tensor, "B C *F H W"],
         t: Float[Tensor, " B"],
-    ) -> Float[Tensor, "B C H W"]:
+    ) -> Float[Tensor, "B C *F H W"]:
         """Return the point at time t on the path from noise to data."""
         full = torch.promote_types(data.dtype, torch.float32)  # half precision rounds times
         noise, t = noise.to(full), beside(t, data).to(full)
@@ -108,7 +108,7 @@ class FlowMatching(Process):
             return torch.lerp(noise, data.to(full), t).to(data.dtype)
         return (self.path.alpha(t) * data + self.path.sigma(t) * noise).to(data.dtype)
 
-    def row(self, data: Float[Tensor, "B C H W"], t: Float[Tensor, " B"]) -> Row:
+    def row(self, data: Float[Tensor, "B C *F H W"], t: Float[Tensor, " B"]) -> Row:
         """Return the row of this prediction over (data, noise) for each sample.
 
         Its dtype is that of the data, float32 at least.
@@ -118,10 +118,10 @@ class FlowMatching(Process):
 
     def target(
         self,
-        data: Float[Tensor, "B C H W"],
-        noise: Float[Tensor, "B C H W"],
+        data: Float[Tensor, "B C *F H W"],
+        noise: Float[Tensor, "B C *F H W"],
         t: Float[Tensor, " B"],
-    ) -> Float[Tensor, "B C H W"]:
+    ) -> Float[Tensor, "B C *F H W"]:
         """Return what the prediction is to be, such as the velocity d x_t / dt.
 
         Of the score sigma times it, which is minus the noise: the score itself has no bound.
@@ -132,7 +132,7 @@ class FlowMatching(Process):
     def loss_at(
         self,
         model: Denoiser,
-        data: Float[Tensor, "B C H W"],
+        data: Float[Tensor, "B C *F H W"],
         labels: Int[Tensor, " B"],
         draws: TrainingDraws,
     ) -> Float[Tensor, " B"]:
@@ -161,7 +161,7 @@ class FlowMatching(Process):
             return model
         return Predicts(model, self.path, self.prediction, wanted)
 
-    def field(self, network: Denoiser, stage: Stage, noise: Float[Tensor, "B C H W"]) -> Field:
+    def field(self, network: Denoiser, stage: Stage, noise: Float[Tensor, "B C *F H W"]) -> Field:
         return Field(self.as_prediction(network))
 
 

@@ -34,7 +34,7 @@ The authors of improved MeanFlow add 0.01 to the sums of theirs; here it is 0.00
 class SpanDraws(NamedTuple):
     """Everything random in one training batch, one row per sample; `t` has start and end."""
 
-    noise: Float[Tensor, "B C H W"]
+    noise: Float[Tensor, "B C *F H W"]
     t: Float[Tensor, "B 2"]
     guidance: Float[Tensor, " B"] | None = None
     """Scales that the network is told; None where it is told none."""
@@ -211,7 +211,7 @@ class MeanFlow(FlowMatching):
     def loss_at(
         self,
         model: Denoiser,
-        data: Float[Tensor, "B C H W"],
+        data: Float[Tensor, "B C *F H W"],
         labels: Int[Tensor, " B"],
         draws: Any,
         null: Callable[[Any], Any] | None = None,
@@ -254,7 +254,7 @@ class MeanFlow(FlowMatching):
             start=full.new_zeros(len(full)),
         )
 
-    def _weighed(self, error: Float[Tensor, "B C H W"]) -> Float[Tensor, " B"]:
+    def _weighed(self, error: Float[Tensor, "B C *F H W"]) -> Float[Tensor, " B"]:
         """Return mean squares, with the gradient of weighed sums of squares."""
         squares = error.square().flatten(1)
         mean, total = squares.mean(1), squares.sum(1)
@@ -264,12 +264,12 @@ class MeanFlow(FlowMatching):
     def goal(
         self,
         model: Denoiser,
-        x: Float[Tensor, "B C H W"],
+        x: Float[Tensor, "B C *F H W"],
         t: Float[Tensor, "B K"],
         labels: Int[Tensor, " B"],
-        velocity: Float[Tensor, "B C H W"],
+        velocity: Float[Tensor, "B C *F H W"],
         null: Callable[[Any], Any] | None = None,
-    ) -> Float[Tensor, "B C H W"]:
+    ) -> Float[Tensor, "B C *F H W"]:
         """Return v + (e - s) du/ds at the samples: what u(x, s, e) is to be.
 
         Args:
@@ -313,10 +313,10 @@ class MeanFlow(FlowMatching):
     def velocities(
         self,
         model: Denoiser,
-        x: Float[Tensor, "B C H W"],
+        x: Float[Tensor, "B C *F H W"],
         t: Float[Tensor, "B K"],
         labels: Any,
-        velocity: Float[Tensor, "B C H W"],
+        velocity: Float[Tensor, "B C *F H W"],
         null: Callable[[Any], Any] | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Return the velocities of samples, guided ones where they are, and the network's own.

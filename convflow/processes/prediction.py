@@ -40,13 +40,13 @@ ROWS: dict[Kind, Callable[[Schedule, Tensor], Row]] = {
 
 
 def convert(
-    prediction: Float[Tensor, "B C H W"],
-    x: Float[Tensor, "B C H W"],
+    prediction: Float[Tensor, "B C *F H W"],
+    x: Float[Tensor, "B C *F H W"],
     t: Float[Tensor, " B"],
     schedule: Schedule,
     source: Kind,
     wanted: Kind,
-) -> Float[Tensor, "B C H W"]:
+) -> Float[Tensor, "B C *F H W"]:
     """Return what a prediction says of another kind.
 
     The prediction and x = alpha data + sigma noise are two equations for data and noise. The
@@ -104,8 +104,8 @@ class Predicts:
         self.model, self.schedule, self.source, self.wanted = model, schedule, source, wanted
 
     def __call__(
-        self, x: Float[Tensor, "B C H W"], t: Float[Tensor, " B"], y: Int[Tensor, " B"]
-    ) -> Float[Tensor, "B C H W"]:
+        self, x: Float[Tensor, "B C *F H W"], t: Float[Tensor, " B"], y: Int[Tensor, " B"]
+    ) -> Float[Tensor, "B C *F H W"]:
         """Return the converted prediction."""
         prediction = self.model(x, t, y)[:, : x.shape[1]]
         return convert(prediction, x, t, self.schedule, self.source, self.wanted)

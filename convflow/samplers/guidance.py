@@ -73,10 +73,10 @@ class Guidance:
 
     def __call__(
         self,
-        x: Float[Tensor, "B C H W"],
+        x: Float[Tensor, "B C *F H W"],
         t: Float[Tensor, " B"] | Float[Tensor, "B K"],
         y: Int[Tensor, " B"],
-    ) -> Float[Tensor, "B P H W"]:
+    ) -> Float[Tensor, "B P *F H W"]:
         """Return the guided prediction, in float32 at least; P is C, or 2C with a variance."""
         if self.scale == 1 or not len(x):
             return self.model(x, t, y)

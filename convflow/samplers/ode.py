@@ -65,12 +65,12 @@ def times_like(x: Float[Tensor, B * N], time: float) -> Float[Tensor, " B"]:
 @torch.no_grad()
 def integrate(
     model: Denoiser,
-    noise: Float[Tensor, "B C H W"],
+    noise: Float[Tensor, "B C *F H W"],
     labels: Int[Tensor, " B"],
     grid: Sequence[float],
     solver: str | Scheme = "euler",
     callback: Callback | None = None,
-) -> Float[Tensor, "B C H W"]:
+) -> Float[Tensor, "B C *F H W"]:
     """Return the state at the end of `grid`, starting from `noise` at its beginning.
 
     Args:

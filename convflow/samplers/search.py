@@ -35,9 +35,9 @@ RATE = 0.01
 class TeacherBatch(NamedTuple):
     """Noise, its labels, and where the teacher ends up."""
 
-    noise: Float[Tensor, "B C H W"]
+    noise: Float[Tensor, "B C *F H W"]
     labels: Int[Tensor, " B"]
-    goal: Float[Tensor, "B C H W"]
+    goal: Float[Tensor, "B C *F H W"]
 
 
 def teach(
