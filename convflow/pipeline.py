@@ -28,7 +28,7 @@ from convflow.data.grid import to_picture
 from convflow.generate import Output, Samples
 from convflow.masks import read_known
 from convflow.models.backbone import Backbone
-from convflow.models.fitting import check_size, read_size
+from convflow.models.fitting import read_size
 from convflow.models.memory import MemoryEstimate
 from convflow.models.resolution import SIZE_OPTIONS, read_arguments
 from convflow.models.zoo import check_process, create_model
@@ -109,16 +109,12 @@ class Pipeline:
         self.resolution = resolution or ResolutionConfig()
         self.text, self.prompts = check_told(model, text), tuple[str, ...]()
         check_process(model, self.process)
+        self.frame_multiple = math.lcm(model.frame_multiple, self.process.frame_multiple)
 
     @property
     def multiple(self) -> int:
         """What divides the height and width of every image, in pixels."""
         return self.codec.factor * math.lcm(self.model.multiple, self.process.multiple)
-
-    @property
-    def frame_multiple(self) -> int:
-        """What divides the number of frames of every video, in frames of model space."""
-        return math.lcm(self.model.frame_multiple, self.process.frame_multiple)
 
     @classmethod
     def from_pretrained(
@@ -335,8 +331,7 @@ class Pipeline:
 
     def _size(self, size: Any) -> Size:
         """Return a size that the model takes."""
-        found = read_size(size, self.size)
-        check_size(found, self.multiple, self.frame_multiple)
+        found = read_size(size, self.size, self.multiple, self.frame_multiple)
         self.codec.check_size(found)
         return found
 

@@ -37,7 +37,7 @@ from convflow.types import InputError, unknown_name
 
 __all__ = ["Source", "open_source"]
 
-DRAWN = ("digits", "shapes", "moving")
+EMBEDDED = ("digits", "shapes", "moving")
 """Data that come with the package."""
 
 SOURCES: Table[Callable[[str, bool], Source]] = Table("source of images", Callable, {})  # type: ignore[arg-type]
@@ -97,7 +97,7 @@ def open_source(
 def _holds_videos(path: str) -> bool:
     """Whether a path is that of a folder or file whose videos are to be read."""
     place = Path(path).expanduser()
-    if path in DRAWN or find_source(path) or path.startswith("hf:") or find_stores(place):
+    if path in EMBEDDED or find_source(path) or path.startswith("hf:") or find_stores(place):
         return False
     if place.is_file() and not place.name.lower().endswith(VIDEO_ENDINGS):
         raise InputError(
@@ -153,7 +153,7 @@ def _open(path: str, split: str, labels: str, choice: Choice) -> Source:
     if labels not in LABEL_SOURCES:
         raise InputError(f"--data.labels: {unknown_name('kind of labels', labels, LABEL_SOURCES)}")
     make = find_source(path)
-    if make is not None or path in DRAWN:
+    if make is not None or path in EMBEDDED:
         if choice != Choice() and choice != Choice("none"):
             raise InputError(
                 f"expected no choice of labels or columns with {path}, got one; leave it out"
@@ -177,7 +177,7 @@ def _open(path: str, split: str, labels: str, choice: Choice) -> Source:
     if not place.exists():
         if shards := expand(place):
             return open_tars(path, shards, choice, split=split, own=split_of(place.name))
-        near = nearest(place, DRAWN)
+        near = nearest(place, EMBEDDED)
         hint = f"did you mean {near}?" if near else "check the path"
         raise InputError(f"expected data at {path}, got no such file or folder; {hint}")
     if not place.is_file():

@@ -21,15 +21,17 @@ def check_batch(x: Tensor, channels: int, video: bool) -> None:
         )
 
 
-def read_size(given: Any, usual: Size) -> Size:
-    """Return a size in pixels from what a user gave.
+def read_size(given: Any, usual: Size, multiple: int, frame_multiple: int = 1) -> Size:
+    """Return a size in pixels that a model takes, from what a user gave.
 
     Args:
         given: a size; a number for height and width alike; None for the usual one.
-        usual: of a model, which has three sides where that is of videos.
+        usual: of the model, which has three sides where that is of videos.
+        multiple: of height and width.
+        frame_multiple: of the frames.
 
     Raises:
-        InputError: anything else, or a size of other axes than the usual one.
+        InputError: anything else, a size of other axes than the usual one, or as of `check_size`.
     """
     if isinstance(given, Integral):
         given = (*usual[:-2], given, given)
@@ -40,6 +42,7 @@ def read_size(given: Any, usual: Size) -> Size:
             f"expected a size of {axes} such as {size_text(usual)}, got {size_text(size)}; "
             "change it"
         )
+    check_size(size, multiple, frame_multiple)
     return size
 
 

@@ -57,7 +57,7 @@ class CoarseStem(nn.Conv2d):
         nn.init.uniform_(self.weight, -((6 / fans) ** 0.5), (6 / fans) ** 0.5)
         nn.init.zeros_(self.bias)  # type: ignore[arg-type]
 
-    def forward(self, x: Float[Tensor, "B C *F H W"]) -> Float[Tensor, "B *F h w D"]:
+    def forward(self, x: Float[Tensor, "B C *f H W"]) -> Float[Tensor, "B *F h w D"]:
         """Return features on the grid of the other stem, channels last."""
         features = channels_last(by_frame(super().forward, x)).contiguous()
         return shuffle_up(more_frames(features, self.frames), self.cells)
@@ -75,7 +75,7 @@ class CoarseHead(nn.Module):
         self.out = Conv(shown, self.channels * self.patch_size**2, stem.reach + 1)
         nn.init.zeros_(self.out.weight)
 
-    def forward(self, x: Float[Tensor, "B *F h w D"], c: Condition) -> Float[Tensor, "B C *F H W"]:
+    def forward(self, x: Float[Tensor, "B *F h w D"], c: Condition) -> Float[Tensor, "B C *f H W"]:
         """Return the prediction at the resolution of the scale."""
         shift, scale = self.modulation(c)
         cells = shuffle_down(modulate(self.norm(x), shift, scale), self.cells)
@@ -90,7 +90,7 @@ class RepeatStem(nn.Module):
         super().__init__()
         self.stem, self.factors = stem, factors
 
-    def forward(self, x: Float[Tensor, "B C *F H W"]) -> Float[Tensor, "B *F h w D"]:
+    def forward(self, x: Float[Tensor, "B C *f H W"]) -> Float[Tensor, "B *F h w D"]:
         """Return features, channels last."""
         return self.stem(nearest_up(x, self.factors))
 
@@ -104,7 +104,7 @@ class MeanHead(nn.Module):
 
     def forward(
         self, x: Float[Tensor, "B *F h w D"], c: LevelCondition
-    ) -> Float[Tensor, "B C *F H W"]:
+    ) -> Float[Tensor, "B C *f H W"]:
         """Return the means of blocks of cells."""
         return mean_down(self.head(x, c), self.factors)
 

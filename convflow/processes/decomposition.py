@@ -42,7 +42,7 @@ class Resampling(NamedTuple):
     block: int = 1
 
 
-def mean_down(x: Float[Tensor, "*N H W"], factors: Factors) -> Float[Tensor, "*N h w"]:
+def mean_down(x: Float[Tensor, "*N H W"], factors: Factors) -> Float[Tensor, "*M h w"]:
     """Return the means of blocks of so many cells along the last axes."""
     inner = []
     for number, (axis, factor) in enumerate(_axes(factors)):
@@ -52,14 +52,14 @@ def mean_down(x: Float[Tensor, "*N H W"], factors: Factors) -> Float[Tensor, "*N
     return x.mean(inner)
 
 
-def nearest_up(x: Float[Tensor, "*N h w"], factors: Factors) -> Float[Tensor, "*N H W"]:
+def nearest_up(x: Float[Tensor, "*M h w"], factors: Factors) -> Float[Tensor, "*N H W"]:
     """Return every cell as a block of so many cells; the inverse Haar transform."""
     for axis, factor in _axes(factors):
         x = x.repeat_interleave(factor, axis) if factor > 1 else x
     return x
 
 
-def linear_up(x: Float[Tensor, "*N h w"], factors: Factors) -> Float[Tensor, "*N H W"]:
+def linear_up(x: Float[Tensor, "*M h w"], factors: Factors) -> Float[Tensor, "*N H W"]:
     """Return `x` interpolated between the centres of its cells, constant beyond the outermost.
 
     It is bilinear along height and width, and trilinear where frames are interpolated too.
@@ -72,7 +72,7 @@ def linear_up(x: Float[Tensor, "*N h w"], factors: Factors) -> Float[Tensor, "*N
     return grown.view(*x.shape[:-count], *grown.shape[-count:])
 
 
-def cosine_down(x: Float[Tensor, "*N H W"], factors: Factors) -> Float[Tensor, "*N h w"]:
+def cosine_down(x: Float[Tensor, "*N H W"], factors: Factors) -> Float[Tensor, "*M h w"]:
     """Return the low frequencies of blocks of at most eight cells, as a smaller image.
 
     A block depends on the factor alone, so that images of all sizes are split alike.
@@ -80,7 +80,7 @@ def cosine_down(x: Float[Tensor, "*N H W"], factors: Factors) -> Float[Tensor, "
     return _along(x, factors, _cosine_matrix)
 
 
-def cosine_up(x: Float[Tensor, "*N h w"], factors: Factors) -> Float[Tensor, "*N H W"]:
+def cosine_up(x: Float[Tensor, "*M h w"], factors: Factors) -> Float[Tensor, "*N H W"]:
     """Return the image whose blocks have the frequencies of `x` and no higher ones."""
     return _along(x, factors, lambda factor, like: factor * _cosine_matrix(factor, like).T)
 
@@ -207,7 +207,7 @@ class Decomposition:
             for few, by in pairs
         )
 
-    def split(self, x: Float[Tensor, "*N H W"]) -> tuple[Float[Tensor, "*N _ _"], ...]:
+    def split(self, x: Float[Tensor, "*N H W"]) -> tuple[Float[Tensor, "*_"], ...]:
         """Return the scales of images or videos, from coarse to fine; leading axes stay.
 
         Raises:
@@ -221,7 +221,7 @@ class Decomposition:
             x = small
         return (x, *reversed(parts))
 
-    def join(self, parts: Sequence[Float[Tensor, "*N _ _"]]) -> Float[Tensor, "*N H W"]:
+    def join(self, parts: Sequence[Float[Tensor, "*_"]]) -> Float[Tensor, "*N H W"]:
         """Return the image that the first scales sum up to, at the resolution of the last one."""
         x = parts[0]
         for part, step in zip(parts[1:], self.steps, strict=False):
@@ -229,7 +229,7 @@ class Decomposition:
         return x
 
     def grow(
-        self, x: Float[Tensor, "*N _ _"], scale: int, last: int | None = None
+        self, x: Float[Tensor, "*_"], scale: int, last: int | None = None
     ) -> Float[Tensor, "*N H W"]:
         """Return an image at the resolution of `scale` (0 the coarsest) brought to that of `last`,
         by default the finest."""

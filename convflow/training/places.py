@@ -10,7 +10,7 @@ from pathlib import Path
 
 from convflow.bundle.paths import exists, find_place, portable
 from convflow.codecs import LatentCodec
-from convflow.data.sources import DRAWN
+from convflow.data.sources import EMBEDDED
 from convflow.settings.words import value_at
 from convflow.storage import read_json
 from convflow.texts import PretrainedText
@@ -18,7 +18,7 @@ from convflow.training.config import TrainConfig
 from convflow.training.keys import from_dict
 from convflow.types import InputError
 
-NO_PATHS = ("", *DRAWN)
+NO_PATHS = ("", *EMBEDDED)
 """Data that lie nowhere."""
 
 DATA_KEYS = ("data.path", "monitor.score.reference")

@@ -6,10 +6,7 @@ import json
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
-from convflow.models.fitting import check_size
 from convflow.models.zoo import create_model, load_model
 from convflow.types import InputError
 from tests.cases import TINY, build, inputs
@@ -63,25 +60,6 @@ def test_views_and_transposed_weights_are_saved(tmp_path):
     model.blocks[0].mix.out.weight.data = model.blocks[0].mix.out.weight.data.t().contiguous().t()
     model.save_pretrained(tmp_path)
     assert load_model(tmp_path)(*inputs(model)).equal(expected)
-
-
-@given(st.integers(1, 64), st.integers(1, 64), st.integers(1, 16))
-def test_the_nearest_size_works(height, width, multiple):
-    if not (height % multiple or width % multiple):
-        return check_size((height, width), multiple)
-    with pytest.raises(InputError, match=rf"multiples of {multiple}, got {height}x") as caught:
-        check_size((height, width), multiple)
-    near = str(caught.value).split()[-1]
-    sides = [int(side) for side in near.split("x")]
-    for side, wanted in zip(sides, (height, width), strict=True):
-        assert abs(side - wanted) <= max(multiple / 2, multiple - wanted)
-    return check_size(tuple(sides), multiple)
-
-
-@pytest.mark.parametrize("size", [(0, 4), (4, 0), (-2, 4)])
-def test_sizes_must_be_positive(size):
-    with pytest.raises(InputError, match="the nearest that works is "):
-        check_size(size, 2)
 
 
 def test_the_channels_must_fit(unchecked):
