@@ -145,18 +145,7 @@ def open_clips(
     Raises:
         InputError: There is no video, or no such split.
     """
-    place = Path(path).expanduser()
-    folder, files, notes = place, [place.name], tuple[str, ...]()
-    if place.is_file():
-        folder = place.parent
-    else:
-        files, notes = walk(place)
-    videos, others = _videos(files)
-    if not videos:
-        raise InputError(
-            f"expected videos ({' '.join(VIDEO_ENDINGS)}) or folders of frames in {path}, got none "
-            f"among {len(files)} files; give a folder of videos or of class folders"
-        )
+    folder, videos, others, notes = _look(path)
     tree = understand(
         path,
         [*videos, *others],
@@ -211,6 +200,21 @@ def _shown(clips: Clips) -> str:
     stride = f", every {clips.stride} frames" if clips.stride > 1 else ""
     anywhere = ", from anywhere" if clips.start == "random" else ""
     return f"{clips.frames} frames{rate}{stride}{anywhere}"
+
+
+def _look(path: str) -> tuple[Path, dict[str, Video], list[str], tuple[str, ...]]:
+    """The folder of a path, the videos in it by name, other files, and sentences about them."""
+    place = Path(path).expanduser()
+    folder, files, notes = place.parent, [place.name], tuple[str, ...]()
+    if place.is_dir():
+        folder, (files, notes) = place, walk(place)
+    videos, others = _videos(files)
+    if not videos:
+        raise InputError(
+            f"expected videos ({' '.join(VIDEO_ENDINGS)}) or folders of frames in {path}, got none "
+            f"among {len(files)} files; give a folder of videos or of class folders"
+        )
+    return folder, videos, others, notes
 
 
 def _videos(files: Sequence[str]) -> tuple[dict[str, Video], list[str]]:

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -40,7 +40,7 @@ class Video(NamedTuple):
     frames: tuple[str, ...] = ()
     """Names of the pictures of a folder, in order; none for a file."""
 
-    def index(self, folder: Path, max_pixels: int = MAX_PIXELS) -> Timeline:
+    def inspect(self, folder: Path, max_pixels: int = MAX_PIXELS) -> Timeline:
         """Return when its frames are shown.
 
         Raises:
@@ -102,7 +102,7 @@ def index_videos(
 
     def look(index: int) -> Timeline | str:
         try:
-            return videos[index].index(folder, max_pixels)
+            return videos[index].inspect(folder, max_pixels)
         except InputError as error:
             return str(error)
 
@@ -134,7 +134,7 @@ def _remember(path: Path, timelines: dict[int, Timeline]) -> None:
         )
         if not even:
             uneven.append(np.asarray(each.stamps))
-    arrays = {
+    arrays: dict[str, Any] = {
         "marks": np.array(list(timelines), np.uint64),
         "table": np.array(rows, np.int64).reshape(-1, _COLUMNS),
         "uneven": np.concatenate(uneven),

@@ -48,13 +48,13 @@ def test_what_was_indexed_is_remembered(folder, tmp_path, monkeypatch):
     memory, steps = tmp_path / "memory" / "index.npz", list[tuple[int, int]]()
     first = index_videos(folder, VIDEOS, MARKS, memory, progress=lambda *done: steps.append(done))
     assert steps == [(1, 4), (2, 4), (3, 4), (4, 4)]
-    monkeypatch.setattr(Video, "index", lambda *_: pytest.fail("is indexed again"))
+    monkeypatch.setattr(Video, "inspect", lambda *_: pytest.fail("is indexed again"))
     again = index_videos(folder, VIDEOS, MARKS, memory)
     assert all(map(same, first, again))
     # Another part of the same folder forgets nothing.
     monkeypatch.undo()
     index_videos(folder, VIDEOS[:1], np.array([9], np.uint64), memory)
-    monkeypatch.setattr(Video, "index", lambda *_: pytest.fail("is indexed again"))
+    monkeypatch.setattr(Video, "inspect", lambda *_: pytest.fail("is indexed again"))
     assert all(map(same, first, index_videos(folder, VIDEOS, MARKS, memory)))
 
 

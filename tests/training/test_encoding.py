@@ -17,6 +17,8 @@ from convflow.training import encoding
 from convflow.training.config import DataConfig
 from convflow.training.encoding import EncodeConfig, encode, override_encoding
 from convflow.types import InputError
+from convflow.videos import write_video
+from tests.autoencoder import save_tiny
 from tests.test_latents import TINY
 
 SIZES = ((16, 24), (24, 16))
@@ -155,3 +157,38 @@ def test_a_folder_of_something_else_is_left_alone(config, tmp_path):
     with pytest.raises(InputError, match=r"expected an empty folder, got .* with letter.txt"):
         encode(config, tmp_path)
     assert isinstance(config.data, DataConfig)
+
+
+def test_a_store_holds_clips_of_videos(tmp_path):
+    save_tiny("AutoencoderKLWan", tmp_path / "vae")
+    noise = np.random.default_rng(0).integers(0, 256, (2, 11, 16, 16, 1), np.uint8)
+    for name, frames in zip("ab", noise, strict=True):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        write_video(tmp_path / "data" / name / "0.webp", frames, rate=8)
+    words = f"--data {tmp_path}/data --data.size 5x16x16 --codec.autoencoder {tmp_path}/vae"
+    words += " --records.dtype float32 --device cpu"
+    config = override_encoding(EncodeConfig(), words.split())
+    index = encode(config, tmp_path / "store")
+    assert (index.count, index.frame_factor, index.sizes) == (4, 4, ((5, 16, 16),))
+    latents = Latents("store", [tmp_path / "store"])
+    assert latents.videos
+    assert (latents.shape, latents.item_name(1)) == ((3, 5, 16, 16), "a/0.webp from frame 5")
+    found, labels = latents.batch(np.array([3, 0]), np.array([True, False]))
+    assert found.shape == (2, 2, 4, 2, 2, 2)
+    assert labels.tolist() == [1, 0]
+    clips = [noise[1, 5:10, :, ::-1], noise[0, :5]]
+    videos = torch.from_numpy(np.stack(clips)).movedim(-1, 1).expand(-1, 3, -1, -1, -1)
+    moments = LatentCodec(f"{tmp_path}/vae").moments(videos.contiguous())
+    torch.testing.assert_close(found, moments)
+    means = found.new_tensor(index.mean)
+    whole, _ = latents.batch(np.arange(4))
+    mirrored, _ = latents.batch(np.arange(4), np.ones(4, np.bool_))
+    both = torch.cat([whole, mirrored])[:, 0].movedim(1, 0).flatten(1).mean(1)
+    torch.testing.assert_close(means, both)
+    for words, message in (
+        (["--data.size", "4x16x16"], "multiple of 4 frames and one more"),
+        (["--data.clips", "random"], "--data.clips: expected windows"),
+        (["--features", "dinov2"], "--features: expected none for videos"),
+    ):
+        with pytest.raises(InputError, match=message):
+            encode(override_encoding(config, words), tmp_path / "other")
