@@ -203,7 +203,8 @@ class Pipeline:
             InputError: an unknown label, an impossible size, a number out of range.
         """
         samples = self.samples(labels, **options)
-        usual = len(samples.classes) if labels or options.get("prompts") else 16
+        unasked = labels is None and options.get("prompts") is None
+        usual = 16 if unasked else len(samples.classes)
         num = read_value(usual if num is None else num, Number, "num")
         batch_size = read_value(batch_size, Number, "batch_size")
         if num > MAX_IMAGES:

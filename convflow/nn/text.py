@@ -148,4 +148,4 @@ class TextEmbedding(nn.Module):
 
 def _normed(x: Tensor) -> Tensor:
     """Return vectors of mean 0 and deviation 1, whatever an encoder's are."""
-    return nn.functional.layer_norm(x, x.shape[-1:])
+    return nn.functional.layer_norm(x, x.shape[-1:], eps=1e-8)
