@@ -203,8 +203,7 @@ class Pipeline:
             InputError: an unknown label, an impossible size, a number out of range.
         """
         samples = self.samples(labels, **options)
-        unasked = labels is None and options.get("prompts") is None
-        usual = 16 if unasked else len(samples.classes)
+        usual = 16 if labels is options.get("prompts") is None else len(samples.classes)
         num = read_value(usual if num is None else num, Number, "num")
         batch_size = read_value(batch_size, Number, "batch_size")
         if num > MAX_IMAGES:
