@@ -203,7 +203,7 @@ class Pipeline:
             InputError: an unknown label, an impossible size, a number out of range.
         """
         samples = self.samples(labels, **options)
-        usual = len(samples.classes) if labels or options.get("prompts") else 16
+        usual = 16 if labels is options.get("prompts") is None else len(samples.classes)
         num = read_value(usual if num is None else num, Number, "num")
         batch_size = read_value(batch_size, Number, "batch_size")
         if num > MAX_IMAGES:

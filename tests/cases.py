@@ -67,9 +67,12 @@ MODELS: dict[str, tuple[str, dict[str, object]]] = {
     "sit-rotary": ("sit", TINY_DIT | {"positions": "rotary"}),
     "sit-qk-norm": ("sit", TINY_DIT | {"qk_norm": True}),
     "sit-discard-half": ("sit", TINY_DIT | {"discard_half": True}),
+}
+OF_TEXT: dict[str, tuple[str, dict[str, object]]] = {
     "sit-words": ("sit", TINY_DIT | TOLD_WORDS),
     "dico-features": ("dico", TINY_DICO | TOLD_FEATURES),
 }
+"""Networks that are told texts in place of labels."""
 VIDEOS: dict[str, tuple[str, dict[str, object]]] = {
     "flowdcn-video": ("flowdcn", TINY | {"temporal": "conv"}),
     "flowdcn-dico-video": ("flowdcn", TINY | {"mix": "dico", "temporal": "conv"}),
@@ -123,7 +126,7 @@ SOLVER_NAMES = list(SCHEMES)
 
 def build(case: str, *, perturbed: bool = True) -> Backbone:
     """The model of a case; `perturbed` makes every zero-initialised parameter speak."""
-    family, settings = (MODELS | VIDEOS)[case]
+    family, settings = (MODELS | OF_TEXT | VIDEOS)[case]
     model = create_model(family, **settings).eval()
     return perturb(model) if perturbed else model
 

@@ -19,6 +19,7 @@ from convflow.types import InputError
 from tests.cases import (
     MODELS,
     MULTISCALE,
+    OF_TEXT,
     PROCESSES,
     SOLVER_NAMES,
     VIDEO_SCALES,
@@ -59,7 +60,7 @@ def test_gradients_reach_every_parameter(case):
     assert x.grad.any()
 
 
-@pytest.mark.parametrize("case", [*MODELS, *VIDEOS])
+@pytest.mark.parametrize("case", [*MODELS, *OF_TEXT, *VIDEOS])
 def test_a_model_is_a_function_of_each_sample_alone_and_of_all_its_inputs(case):
     model = build(case)
     x, t, y = inputs(model)
@@ -72,9 +73,12 @@ def test_a_model_is_a_function_of_each_sample_alone_and_of_all_its_inputs(case):
     others = {"x": (x + 0.1, t, y), "t": (x, t * 0.5, y)}
     if model.num_classes:
         others["y"] = (x, t, (y + 1) % model.num_classes)
+    if model.takes_text:
+        others["y"] = (x, t, take(y, torch.tensor([1, 2, 0])))
     same = [name for name, other in others.items() if out.equal(model(*other))]
     assert not same, "does not matter"
-    alone = torch.cat([model(x[i : i + 1], t[i : i + 1], y[i : i + 1]) for i in range(len(x))])
+    rows = [take((x, t, y), slice(i, i + 1)) for i in range(len(x))]
+    alone = torch.cat([model(*row) for row in rows])
     assert_close_rms(out, alone)
 
 

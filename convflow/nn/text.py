@@ -6,6 +6,7 @@ The features come from a frozen encoder, or from a `TextReader`, which is traine
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -134,16 +135,17 @@ class TextEmbedding(nn.Module):
 
     def forward(self, y: Text | Int[Tensor, "B L"]) -> LevelCondition | tuple[LevelCondition, ...]:
         """Return the condition of texts: one, or one for each level."""
-        text = self.reader(y) if self.reader is not None else y
+        text: Text = self.reader(y) if self.reader is not None else cast(Text, y)
         dtype = self.levels[0][0].weight.dtype  # type: ignore[index]
         whole = _normed(text.pooled.to(dtype))
-        found: list[LevelCondition] = [level(whole) for level in self.levels]
+        vectors: list[Tensor] = [level(whole) for level in self.levels]
+        found: list[LevelCondition] = [*vectors]
         if self.tell is not None:
             tokens = self.tell(_normed(text.tokens.to(dtype)))
-            found = [WithText(vector, tokens, text.mask) for vector in found]
+            found = [WithText(vector, tokens, text.mask) for vector in vectors]
         return found[0] if self.single else tuple(found)
 
 
 def _normed(x: Tensor) -> Tensor:
     """Return vectors of mean 0 and deviation 1, whatever an encoder's are."""
-    return nn.functional.layer_norm(x, x.shape[-1:])
+    return nn.functional.layer_norm(x, x.shape[-1:], eps=1e-8)

@@ -218,7 +218,7 @@ def open_captions(
     encoder, tables = found.text.prepare(device), tables_of(images)
     if isinstance(encoder, PretrainedText):
         known = {name: getattr(encoder, name) for name in ("sha256", "width", "pooled")}
-        config = replace(config, text=replace(config.text, **known))
+        config = replace(config, text=replace(config.text, **known))  # type: ignore[type-var]
     monitor = config.monitor
     more = read_prompts(Path(monitor.prompts), "--monitor.prompts") if monitor.prompts else []
     captions = CaptionSet(encoder, said, () if tables else more, tables)
