@@ -125,7 +125,7 @@ def masked(x: Masked, keep: Bool[Tensor, " B"] | None) -> Masked:
     if keep is None:
         return x
     if isinstance(x, tuple):
-        return tuple(masked(vector, keep) for vector in x)
+        return tuple(masked(vector, keep) for vector in x)  # type: ignore[misc]
     return x.masked_fill(~keep.view(-1, *(1,) * (x.dim() - 1)), 0)
 
 
@@ -137,4 +137,4 @@ def add_conditions(conditions: Sequence[PyramidCondition]) -> PyramidCondition:
     """
     if isinstance(conditions[0], Tensor | WithText):
         return reduce(add, conditions)  # type: ignore[arg-type]
-    return tuple(reduce(add, level) for level in zip(*conditions, strict=True))  # type: ignore[arg-type]
+    return tuple(reduce(add, level) for level in zip(*conditions, strict=True))

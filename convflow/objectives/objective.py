@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from convflow.types import Cond
+
 
 class Wants(NamedTuple):
     """What a step must supply to an objective beside clean data and labels.
