@@ -74,7 +74,7 @@ class TransformerLayout(NamedTuple):
     num_tokens: int
 
 
-def create_waves(period: float = 10_000.0) -> Waves:
+def create_waves(period: int = 10_000) -> Waves:
     """Return diffusers' own cosines and sines, so that no number differs by a rounding."""
     from diffusers.models.embeddings import get_timestep_embedding
 

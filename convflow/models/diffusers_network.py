@@ -119,7 +119,7 @@ class DiffusersNetwork(ImageBackbone):
                 f"expected features of texts {own[0]} and {own[1]} wide for the "
                 f"{self.config.architecture}, got {told[0]} and {told[1]}; give its own encoders"
             )
-        known = {"options": public_options(model), "in_channels": self.in_channels}
+        known: dict[str, Any] = {"options": public_options(model), "in_channels": self.in_channels}
         self.config = replace(self.config, **known)
 
     @property
