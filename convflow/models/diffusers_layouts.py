@@ -1,7 +1,7 @@
 """How transformers of diffusers are made of stem, time embedding, text embedding, blocks and head.
 
-A row of `ARCHITECTURES` for each class: where its parts are, what its blocks are called with, and which
-names its weights have there. FLUX.1: Black Forest Labs 2024; Stable Diffusion 3: Esser et al. 2024
+A row of `ARCHITECTURES` for each class: where its parts are, what its blocks are called with, and
+which names its weights have there. FLUX.1: Black Forest Labs 2024; Stable Diffusion 3: Esser et al. 2024
 (arXiv 2403.03206), figure 2; PRX: Photoroom 2025.
 """
 
@@ -259,7 +259,7 @@ BLOCK_CLASSES = frozenset(
 
 
 def is_diffusers_block(module: nn.Module) -> bool:
-    """Return whether a module is a block of one of `ARCHITECTURES`, also of a class derived from it."""
+    """Return whether a module is a block of one of `ARCHITECTURES`, or is derived from one."""
     mine = [cls for cls in type(module).__mro__ if cls.__module__.startswith("diffusers.")]
     return any(cls.__name__ in BLOCK_CLASSES for cls in mine)
 

@@ -147,8 +147,8 @@ def read_config(path: Path) -> dict[str, Any]:
     config = read_json(place)
     if (kind := config.get("_class_name")) != DIFFUSERS_CLASS:
         raise InputError(
-            f"{place}: expected the settings of a {DIFFUSERS_CLASS}, {', '.join(ARCHITECTURES)}, got "
-            f"{kind}; give another"
+            f"{place}: expected the settings of a {DIFFUSERS_CLASS}, "
+            f"{', '.join(ARCHITECTURES)}, got {kind}; give another"
         )
     if (activation := config.get("activation_fn", "gelu-approximate")) != "gelu-approximate":
         raise InputError(
