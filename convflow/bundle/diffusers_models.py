@@ -17,7 +17,7 @@ import torch
 from convflow import hub
 from convflow.bundle.config import PipelineConfig, SamplingConfig
 from convflow.codecs import Codec, LatentCodec
-from convflow.models.diffusers_layouts import LAYOUTS, import_diffusers
+from convflow.models.diffusers_layouts import ARCHITECTURES, import_diffusers
 from convflow.models.diffusers_network import DiffusersNetwork
 from convflow.processes.flow import FlowMatching
 from convflow.samplers.solvers import create_solver
@@ -74,7 +74,7 @@ def find_transformer(what: str | Path) -> FoundTransformer | None:
 
 
 def _is_known(config: Mapping[str, Any]) -> bool:
-    return "family" not in config and config.get("_class_name") in LAYOUTS
+    return "family" not in config and config.get("_class_name") in ARCHITECTURES
 
 
 def describe_transformer(found: FoundTransformer) -> PipelineConfig:

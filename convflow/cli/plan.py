@@ -176,8 +176,9 @@ def limited(config: TrainConfig, build: Callable[[], Backbone]) -> Callable[[], 
 
     def build_limited() -> Backbone:
         network = build()
-        around = isinstance(network, Pyramid) and config.model["name"] in PRETRAINED
-        limit_training(config, network, network.scale_parts() if around else (), None)
+        of_others = config.model["name"] in PRETRAINED
+        around = network.scale_parts() if isinstance(network, Pyramid) and of_others else ()
+        limit_training(config, network, around, None)
         return network
 
     return build_limited

@@ -1,7 +1,7 @@
 """How transformers of diffusers are made of stem, time embedding, text embedding, blocks and head.
 
-A row of `LAYOUTS` for each class: where its parts are, what its blocks are called with, and which
-names its weights have there. FLUX.1: Black Forest Labs 2024; Stable Diffusion 3: Esser et al. 2024
+A row of `ARCHITECTURES` for each class: where its parts are, what its blocks are called with, and
+which names its weights have there. FLUX.1: Black Forest Labs 2024; Stable Diffusion 3: Esser et al. 2024
 (arXiv 2403.03206), figure 2; PRX: Photoroom 2025.
 """
 
@@ -74,7 +74,7 @@ class TransformerLayout(NamedTuple):
     num_tokens: int
 
 
-def create_waves(period: float = 10_000.0) -> Waves:
+def create_waves(period: int = 10_000) -> Waves:
     """Return diffusers' own cosines and sines, so that no number differs by a rounding."""
     from diffusers.models.embeddings import get_timestep_embedding
 
@@ -215,7 +215,7 @@ _OF_MMDIT = {
     "project.layers.out": "proj_out",
 }
 
-LAYOUTS: dict[str, TransformerLayout] = {
+ARCHITECTURES: dict[str, TransformerLayout] = {
     "FluxTransformer2DModel": TransformerLayout(
         take_flux,
         run_flux,
@@ -253,11 +253,13 @@ LAYOUTS: dict[str, TransformerLayout] = {
 }
 """By the name of the class in diffusers."""
 
-BLOCK_CLASSES = frozenset(name for layout in LAYOUTS.values() for name in layout.block_classes)
+BLOCK_CLASSES = frozenset(
+    name for layout in ARCHITECTURES.values() for name in layout.block_classes
+)
 
 
 def is_diffusers_block(module: nn.Module) -> bool:
-    """Return whether a module is a block of one of `LAYOUTS`, also of a class derived from it."""
+    """Return whether a module is a block of one of `ARCHITECTURES`, or is derived from one."""
     mine = [cls for cls in type(module).__mro__ if cls.__module__.startswith("diffusers.")]
     return any(cls.__name__ in BLOCK_CLASSES for cls in mine)
 
@@ -266,14 +268,14 @@ def create_transformer(architecture: str, options: Mapping[str, Any]) -> Any:
     """Return a new transformer of diffusers.
 
     Args:
-        architecture: a name in `LAYOUTS`.
+        architecture: a name in `ARCHITECTURES`.
         options: arguments of the class.
 
     Raises:
         InputError: an unknown class, or diffusers is missing.
     """
-    if architecture not in LAYOUTS:
-        raise InputError(unknown_name("class of diffusers", architecture, LAYOUTS))
+    if architecture not in ARCHITECTURES:
+        raise InputError(unknown_name("class of diffusers", architecture, ARCHITECTURES))
     return getattr(import_diffusers(), architecture)(**options)
 
 

@@ -18,7 +18,11 @@ from torch import Tensor, nn
 
 from convflow.conditions.text import Text
 from convflow.models.backbone import Backbone, ImageBackbone
-from convflow.models.diffusers_layouts import LAYOUTS, TransformerLayout, create_transformer
+from convflow.models.diffusers_layouts import (
+    ARCHITECTURES,
+    TransformerLayout,
+    create_transformer,
+)
 from convflow.models.diffusers_parts import (
     NoiseEmbedding,
     PackedStem,
@@ -50,7 +54,7 @@ class TextParts(NamedTuple):
 
 
 class DiffusersNetwork(ImageBackbone):
-    """A transformer of diffusers between our times, velocities and texts; see `LAYOUTS`.
+    """A transformer of diffusers between our times, velocities and texts; see `ARCHITECTURES`.
 
     It is asked as `model(x, t, text)`, with `text` the features of texts (`Text`).
 
@@ -119,20 +123,20 @@ class DiffusersNetwork(ImageBackbone):
                 f"expected features of texts {own[0]} and {own[1]} wide for the "
                 f"{self.config.architecture}, got {told[0]} and {told[1]}; give its own encoders"
             )
-        known = {"options": public_options(model), "in_channels": self.in_channels}
+        known: dict[str, Any] = {"options": public_options(model), "in_channels": self.in_channels}
         self.config = replace(self.config, **known)
 
     @property
     def layout(self) -> TransformerLayout:
         """What is known of the class of diffusers."""
-        return LAYOUTS[self.config.architecture]
+        return ARCHITECTURES[self.config.architecture]
 
     @classmethod
     def from_diffusers(cls, model: Any, **settings: Any) -> DiffusersNetwork:
         """Return the network of a transformer of diffusers, which is used up.
 
         Args:
-            model: of a class in `LAYOUTS`.
+            model: of a class in `ARCHITECTURES`.
             **settings: of `Config`, such as `guidance`.
 
         Raises:

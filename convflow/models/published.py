@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import Tensor
 
-from convflow.models.diffusers_layouts import LAYOUTS
+from convflow.models.diffusers_layouts import ARCHITECTURES
 from convflow.models.layouts import ENTRY, SIGNS
 from convflow.storage import read_json, read_tensors, read_weights
 from convflow.types import InputError, unknown_name
@@ -147,8 +147,8 @@ def read_config(path: Path) -> dict[str, Any]:
     config = read_json(place)
     if (kind := config.get("_class_name")) != DIFFUSERS_CLASS:
         raise InputError(
-            f"{place}: expected the settings of a {DIFFUSERS_CLASS}, {', '.join(LAYOUTS)}, got "
-            f"{kind}; give another"
+            f"{place}: expected the settings of a {DIFFUSERS_CLASS}, "
+            f"{', '.join(ARCHITECTURES)}, got {kind}; give another"
         )
     if (activation := config.get("activation_fn", "gelu-approximate")) != "gelu-approximate":
         raise InputError(

@@ -11,7 +11,6 @@ import copy
 import dataclasses
 import math
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -225,7 +224,7 @@ class Pyramid(Backbone):
         """The blocks of the backbone."""
         return self.backbone.trunk_blocks
 
-    def features_after(self, blocks: Iterable[int]) -> AbstractContextManager[dict[int, Tensor]]:
+    def features_after(self, blocks: Iterable[int]) -> Any:
         """Return what gives the features after blocks of the backbone."""
         return self.backbone.features_after(blocks)
 

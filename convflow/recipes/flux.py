@@ -12,7 +12,7 @@ from convflow.training.config import DataConfig, EMAConfig, LoRAConfig, TrainCon
 from convflow.training.optimizers import AdamW
 
 BATCH = 192
-STEPS, WARMUP_STEPS = 24_000, 2_000
+NUM_STEPS, WARMUP_STEPS = 24_000, 2_000
 """At 512 pixels; the paper goes on to 32K steps, and to 1024 pixels."""
 
 
@@ -39,7 +39,7 @@ def dfm() -> TrainConfig:
         ),
         ema=EMAConfig(decay=0.9999),
         sampling=SamplingConfig(solver, guidance=3.0),
-        images=STEPS * BATCH,
+        images=NUM_STEPS * BATCH,
         batch_size=BATCH,
         precision="bfloat16",
     )

@@ -151,7 +151,8 @@ def _saved_modules(lora: LoRAConfig, network: Backbone, anew: Sequence[str]) -> 
     patterns = split_patterns(lora.modules_to_save)
     chosen = chosen_names(patterns, names, "--lora.modules-to-save", "a module with parameters")
     chosen = [n for n in chosen if not any(n.startswith(f"{other}.") for other in chosen)]
-    head = {*network.inner.parts.head.modules()}
+    heads = (network.inner.parts.head, *getattr(network, "heads", ()))
+    head = {module for part in heads for module in part.modules()}
     for name in chosen:
         inside = {*network.get_submodule(name).modules()} - head
         if any(isinstance(module, Modulation) for module in inside):

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from convflow.models.diffusers_layouts import (
-    LAYOUTS,
+    ARCHITECTURES,
     create_transformer,
     grid_of,
     is_diffusers_block,
@@ -15,7 +15,7 @@ from tests.transformers import PRX, TINY, wrap
 
 
 def test_every_layout_has_a_case():
-    assert {architecture for architecture, _ in TINY.values()} == set(LAYOUTS)
+    assert {architecture for architecture, _ in TINY.values()} == set(ARCHITECTURES)
 
 
 @pytest.mark.parametrize("case", TINY)
