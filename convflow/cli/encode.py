@@ -58,7 +58,8 @@ def main(arguments: Sequence[str]) -> int:
     options, rest = parser.parse_known_args(words)
 
     from convflow.settings.words import help_of, parts_of, rows_of, shown_at
-    from convflow.training.encoding import EncodeConfig, convert, encode, override_encoding
+    from convflow.training.converting import convert
+    from convflow.training.encoding import EncodeConfig, encode, override_encoding
 
     config = override_encoding(EncodeConfig(), [*(f"--data={path}" for path in data), *rest])
     if options.help:

@@ -289,20 +289,7 @@ def _open_subject(options: argparse.Namespace) -> Subject:
     from convflow.evaluation.image_sets import open_image_set
     from convflow.models.memory import check_memory
 
-    for name in (
-        "labels",
-        "label",
-        "prompt",
-        "prompts",
-        "weights",
-        *OPTIONS,
-        *sampling_settings()[1],
-    ):
-        if getattr(options, name) is not None:
-            raise InputError(
-                f"--{name.replace('_', '-')}: expected a model to sample from, got the images "
-                f"{options.what}; leave it out"
-            )
+    _check_given(options)
     images = open_image_set(
         options.what,
         split=options.split or "train",
@@ -318,6 +305,17 @@ def _open_subject(options: argparse.Namespace) -> Subject:
     batch = min(options.batch_size, len(images))
     check_memory(lambda count: count * each, images.size, batch, free, "batch-size")
     return Subject(images, len(images), {"name": images.describe()["name"]})
+
+
+def _check_given(options: argparse.Namespace) -> None:
+    """Raise InputError for options of sampling beside images that are given."""
+    of_text = ("prompt", "prompts")
+    for name in ("labels", "label", *of_text, "weights", *OPTIONS, *sampling_settings()[1]):
+        if getattr(options, name) is not None:
+            raise InputError(
+                f"--{name.replace('_', '-')}: expected a model to sample from, got the images "
+                f"{options.what}; leave it out"
+            )
 
 
 def _captions_of(model: Path) -> list[str]:

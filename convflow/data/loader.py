@@ -177,8 +177,8 @@ class Images:
             InputError: An image cannot be read; the message names it.
         """
         indices, size = np.asarray(indices, np.int64), size or self.size
-        timed = crops is not None and starts_anywhere(self.source)
-        starts = crops[:, 3].tolist() if timed else [None] * len(indices)
+        timed = starts_anywhere(self.source)
+        starts = crops[:, 3].tolist() if timed and crops is not None else [None] * len(indices)
         wanted = list(zip(indices.tolist(), starts, strict=True))
         missing = [each for each in dict.fromkeys(wanted) if (each[0], size) not in self._kept]
         decoded = {each: found for part in self._decode(missing, size) for each, found in part}

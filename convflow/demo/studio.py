@@ -292,7 +292,7 @@ def strips(moments: list[Moment], zoom: int = 1) -> Image.Image:
     return tile(tiles.flatten(0, 1), columns=len(moments), zoom=zoom)
 
 
-def known_images(samples: Samples) -> tuple[Image.Image, Image.Image]:
+def known_images(samples: Samples) -> tuple[Any, Any]:
     """Return image and mask of inpainting as the model sees them, to make the same with them."""
     known = samples.known
     assert known is not None, "asked of inpainting alone"

@@ -16,7 +16,7 @@ from convflow.demo.studio import Moment, Neighbour, Studio, known_images, strips
 from convflow.demo.web_parts import create_editor, create_gallery, told
 from convflow.demo.web_words import PAINTING, about_making, about_model, about_nearest
 from convflow.generate import Samples
-from convflow.types import InputError
+from convflow.types import InputError, Size
 
 NUM = 4
 """Pictures that the form asks for at first."""
@@ -80,12 +80,13 @@ class WebPage:
         studio, pipe = self.studio, self.studio.pipe
         sizes, sampling = studio.sizes(), pipe.sampling
         names = studio.class_names
+        form: dict[str, Any] = TEXTS_FORM if pipe.text.used else CLASSES_FORM
         self.labels = gr.Dropdown(
             names,
             multiselect=True,
             allow_custom_value=True,
             visible=pipe.model.conditional,
-            **(TEXTS_FORM if pipe.text.used else CLASSES_FORM),
+            **form,
         )
         self.num = gr.Slider(
             1, studio.limits.num, min(NUM, studio.limits.num), step=1, label="Number"
@@ -256,7 +257,7 @@ class WebPage:
         numbers = {"num": num, "seed": seed, "solver": solver, "steps": steps, "guidance": guidance}
         return self.studio.read(labels, (height, width), **numbers)
 
-    def _pictures(self, samples: Samples, moment: Moment) -> list[tuple[Image.Image, str]]:
+    def _pictures(self, samples: Samples, moment: Moment) -> list[tuple[Any, str]]:
         names = samples.names(range(len(moment.pixels)), self.studio.pipe.name_of)
         return list(zip(map(to_picture, moment.pixels), names, strict=True))
 
@@ -289,7 +290,7 @@ def take_first(pictures: list[tuple[Image.Image, str]] | None) -> Image.Image:
     return picture.resize((picture.width * zoom, picture.height * zoom), Image.Resampling.NEAREST)
 
 
-def enlargement(size: tuple[int, int], side: int) -> int:
+def enlargement(size: Size, side: int) -> int:
     """Return the power of two by which the longer side becomes `side` pixels or more.
 
     Halving gives the picture back as it was.

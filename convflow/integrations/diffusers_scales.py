@@ -48,7 +48,7 @@ class ScalesPipeline(FlowPipeline):
         stages = run_stages(
             scales.num_scales, steps or told["steps"], counts, tuple(told["thresholds"])
         )
-        state = None
+        state: Tensor | None = None
         for stage in stages:
             shown = sizes[: len(stage.start)]
 
@@ -59,6 +59,7 @@ class ScalesPipeline(FlowPipeline):
             state = fill(state, noise, draw, shown)
             self._begin(stage.steps)
             state = self._solve(field.guided(partial(self._guide, scale=scale)), state, labels)
+        assert state is not None, "there is a stage"
         parts = unpack(state, sizes)
         deviations = told["deviations"] or (1.0,) * len(parts)
         return scales.join([part * by for part, by in zip(parts, deviations, strict=True)])

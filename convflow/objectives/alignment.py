@@ -88,7 +88,7 @@ class Encoder:
         """Return features of images, without gradients, on `grid` or one of the encoder's own."""
         if isinstance(network := self.detector.network, nn.Module):
             network.to(pixels.device)
-        return self.detector.maps(pixels, grid)
+        return self.detector.maps(pixels, (grid[-2], grid[-1]))
 
     def width(self) -> int:
         """Return how many features each place has, from a blank image in colour or grey."""

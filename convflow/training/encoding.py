@@ -24,8 +24,7 @@ from convflow.codecs import Codec, LatentCodec, PixelCodec
 from convflow.data.buckets import Buckets
 from convflow.data.captions import captions_of
 from convflow.data.check import Report
-from convflow.data.latent_formats import READERS, export_latents
-from convflow.data.latents import Latents, find_stores
+from convflow.data.latents import Latents
 from convflow.data.loader import Images
 from convflow.data.source import SyntheticSource
 from convflow.data.store import (
@@ -42,23 +41,21 @@ from convflow.data.store import (
     is_written,
     read_index,
     write_shard,
-    write_store,
 )
 from convflow.evaluation.user_code import import_place
 from convflow.seeds import generator_of
 from convflow.settings.fields import Count, Seed, doc
 from convflow.settings.read import read, to_dict
 from convflow.settings.words import pairs_of, parts_of, read_words
-from convflow.storage import claimed, hash_tensors, read_json, write_text, writing_folder
+from convflow.storage import claimed, hash_tensors, read_json, write_text
 from convflow.texts import NoText, PretrainedText, TextEncoder
 from convflow.training.captions import check_frozen, encode_texts
 from convflow.training.config import DataConfig
 from convflow.training.data import open_images, scan_images, training_sizes
 from convflow.training.features import FeatureConfig, FeatureMaker
 from convflow.training.keys import check_augment
-from convflow.training.latents import codec_of_store
 from convflow.training.overrides import SHORT
-from convflow.types import InputError, Size, check_name
+from convflow.types import InputError, Size
 from convflow.units import bytes_of
 
 log = logging.getLogger("convflow")
@@ -132,51 +129,6 @@ def encode(config: EncodeConfig, out: Path) -> StoreIndex:
         claimed(out, "convflow encode", "--out", distributed.rank() == 0),
     ):
         return _encode(config, out, device)
-
-
-def convert(config: EncodeConfig, kind: str, out: Path) -> StoreIndex | None:
-    """Bring latents of another program into a store, or those of a store into its files.
-
-    Args:
-        config: `data.path` names the latents, `codec` the autoencoder that they come from.
-        kind: one of `READERS`.
-        out: folder to write, which is not there yet.
-
-    Returns:
-        The index of the new store; None where a store was written as another program's files.
-
-    Raises:
-        InputError: latents that are not of this kind; autoencoder and latents of other channels.
-    """
-    place = Path(config.data.path).expanduser()
-    check_name("format of latents", kind, READERS)
-    if stores := find_stores(place):
-        theirs: Any = codec_of_store(stores[0])
-        if (latents := Latents(str(place), stores)).videos:
-            raise InputError(f"expected a store of images, got the store of videos {place}")
-        export_latents(latents, kind, out, *_arrays(theirs.constants))
-        return None
-    codec: Any = config.codec.prepare()
-    found = READERS[kind](place)
-    log.info(f"taken for latents of {getattr(codec, 'autoencoder', codec.kind)} (--codec)")
-    with writing_folder(out) as draft:
-        return write_store(
-            draft,
-            found.shards(config.records.dtype, *_arrays(codec.constants)),
-            found.labels,
-            codec=to_dict(describe_codec(codec, out)),
-            factor=codec.factor,
-            class_names=found.class_names,
-            names=found.names,
-            contents=found.contents,
-            images=config.data.path,
-        )
-
-
-def _arrays(constants: tuple[Any, Any]) -> tuple[np.ndarray, np.ndarray]:
-    """Return scale and shift as arrays that fit latents (..., C, h, w)."""
-    scale, shift = (np.array(n, np.float32) for n in constants)
-    return tuple(n[:, None, None] if n.ndim else n for n in (scale, shift))  # type: ignore[return-value]
 
 
 def _check_images(data: DataConfig, encoder: str) -> None:
