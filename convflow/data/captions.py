@@ -56,10 +56,10 @@ def find_caption_column(
 
 
 def caption_text(value: Any) -> str:
-    """Return a cell as a caption: several one a line, nothing for what is no text."""
+    """Return a cell as a caption of one line: several one a line, nothing for what is no text."""
     if isinstance(value, (list, tuple)):
-        return "\n".join(filter(None, (" ".join(caption_text(each).split()) for each in value)))
-    return value.strip() if isinstance(value, str) else ""
+        return "\n".join(filter(None, map(caption_text, value)))
+    return " ".join(value.split()) if isinstance(value, str) else ""
 
 
 def is_caption(value: Any) -> bool:

@@ -15,8 +15,9 @@ from tests.data.test_store import store
 
 
 def test_a_cell_is_a_caption_or_nothing():
-    cells = [" a cat\n", ["", "a dog", "dogs"], None, 3, {}, []]
-    assert [caption_text(cell) for cell in cells] == ["a cat", "a dog\ndogs", "", "", "", ""]
+    cells = [" a cat\n", "a cat.\n\nIt sits.", ["", "a dog", "dogs"], None, 3, {}, []]
+    said = ["a cat", "a cat. It sits.", "a dog\ndogs", "", "", "", ""]
+    assert [caption_text(cell) for cell in cells] == said
 
 
 def test_the_column_is_called_so_or_named():
