@@ -376,7 +376,12 @@ class Samples:
 
 def _asked(model: Backbone) -> str:
     """Return what a network is told, for a message."""
-    return "texts" if model.takes_text else f"{model.num_classes} classes"
+    if not model.takes_text:
+        return f"{model.num_classes} classes"
+    config: Any = model.inner.config
+    rows = getattr(config, "text_rows", 0)
+    each = f"in {rows} rows" if rows else f"{config.text_width} wide"
+    return f"texts of {config.text_length} tokens {each}"
 
 
 def _is_plain(network: nn.Module) -> bool:

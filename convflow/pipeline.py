@@ -39,7 +39,7 @@ from convflow.samplers.solvers import SOLVERS, Solver, check_shift
 from convflow.settings.fields import Number, Seed
 from convflow.settings.read import hints_of, read_value, setting_hints, to_dict
 from convflow.storage import hash_tensors
-from convflow.texts import TextEncoder, asked_prompts, check_told
+from convflow.texts import TextEncoder, asked_prompts, check_told, check_weaker
 from convflow.types import InputError, PrecisionChoice, Progress, Size, unknown_name
 
 MAX_IMAGES = 10_000_000
@@ -343,6 +343,7 @@ class Pipeline:
                     f"expected a weaker model with the process {key} {ours}, as the other has, got "
                     f"{theirs}; choose another"
                 )
+            check_weaker(self.text, weaker.text)
             weaker = weaker.model
         return None if weaker is None else weaker.to(self.device).eval()
 

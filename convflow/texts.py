@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -43,6 +43,11 @@ class TextEncoder(Part):
         """Most tokens of a text; of a longer one the rest is cut."""
         raise NotImplementedError
 
+    @property
+    def told(self) -> tuple[Any, ...]:
+        """What conditions depend on beside the texts: of two that are alike they are the same."""
+        return (self.kind,)
+
     def network_settings(self) -> dict[str, Any]:
         """Return the settings of a network that is told these texts."""
         return {}
@@ -58,6 +63,9 @@ class TextEncoder(Part):
     def prepare(self, device: torch.device | None = None) -> TextEncoder:
         """Return the encoder ready for a device, its weights compared with those it is known by."""
         return self
+
+    def release(self) -> None:
+        """Let go of what is in memory; it is read again when it is needed again."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +101,10 @@ class TrainedText(TextEncoder):
     @property
     def length(self) -> int:
         return self.max_tokens or USUAL_TOKENS[self.kind]
+
+    @property
+    def told(self) -> tuple[Any, ...]:
+        return self.kind, self.length, self._rows
 
     @property
     def _rows(self) -> int:
@@ -147,6 +159,10 @@ class PretrainedText(TextEncoder):
     def length(self) -> int:
         return self.max_tokens
 
+    @property
+    def told(self) -> tuple[Any, ...]:
+        return self.kind, self.sha256 or self.encoder, self.length
+
     @cached_property
     def shape(self) -> EncoderShape:
         """Channels of its features; InputError where they cannot be read."""
@@ -192,9 +208,12 @@ class PretrainedText(TextEncoder):
         digest = self.sha256 or self.network.sha256
         known = replace(self, sha256=digest, width=tokens, pooled=pooled)
         vars(known).update({"_device": device})
-        if "network" in vars(self):
-            vars(known)["network"] = self.network.to(device)
+        if "network" in vars(self):  # one of them holds it
+            vars(known)["network"] = vars(self).pop("network").to(device)
         return known
+
+    def release(self) -> None:
+        vars(self).pop("network", None)
 
     def encode(self, texts: Sequence[str]) -> Text:
         """Return features of texts, padded to L tokens."""
@@ -274,7 +293,25 @@ def check_told(network: Any, text: TextEncoder | None) -> TextEncoder:
             f"expected a text encoder for texts alone, got a network that is told {ours} and "
             f"conditions that are {theirs}; give the text encoder it was trained with, or none"
         )
+    wanted = {"text_rows": 0} | text.network_settings() if text.used else {}
+    for name, value in wanted.items():
+        known = getattr(network.inner.config, name, 0)
+        # A width of 0 stands for another one, but no rows for the features of a frozen encoder.
+        if known != value and (name == "text_rows" or (known and value)):
+            raise InputError(
+                f"expected a text encoder with the {name} {known} of the network, got {value}; "
+                "give the text encoder it was trained with"
+            )
     return text
+
+
+def check_weaker(text: TextEncoder, weaker: TextEncoder) -> None:
+    """Raise InputError unless a weaker model is told texts as the other is."""
+    if text.used and weaker.used and weaker.told != text.told:
+        raise InputError(
+            f"expected a weaker model with the text encoder of the other, {text.kind}, got one "
+            f"with another, {weaker.kind}; choose a model that was trained with the same"
+        )
 
 
 def asked_prompts(
@@ -302,8 +339,10 @@ def asked_prompts(
             "expected prompts for a model that is told texts, got labels; give prompts, on the "
             "command line --prompt TEXT"
         )
-    given = examples if prompts is None else [prompts] if isinstance(prompts, str) else prompts
-    if not (texts := tuple(given)) or not all(isinstance(each, str) for each in texts):
+    given = examples if prompts is None else prompts
+    single = isinstance(given, str) or not isinstance(given, Iterable)
+    texts: tuple[Any, ...] = (given,) if single else tuple(given)
+    if not texts or not all(isinstance(each, str) for each in texts):
         raise InputError(
             f"expected at least one text as prompts, got {prompts!r}; give a text or several"
         )

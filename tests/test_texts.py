@@ -1,6 +1,7 @@
 """What makes conditions of texts."""
 
 import logging
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from convflow.texts import (
     TrainedText,
     asked_prompts,
     check_told,
+    check_weaker,
     describe_cut,
     read_prompts,
 )
@@ -79,6 +81,7 @@ def test_labels_and_prompts_are_for_the_models_that_are_told_them():
         ((WORDS, (), None, ["cat"]), "expected prompts"),
         ((WORDS, (), None, None), "at least one text"),
         ((WORDS, (), [3], None), "at least one text"),
+        ((WORDS, (), 3, None), "at least one text"),
     ):
         with pytest.raises(InputError, match=said):
             asked_prompts(*given)
@@ -86,10 +89,32 @@ def test_labels_and_prompts_are_for_the_models_that_are_told_them():
 
 def test_a_network_of_texts_needs_its_encoder_and_no_other_has_one():
     assert check_told(build("sit"), None) == NoText()
-    assert check_told(build("sit-words"), WORDS) == WORDS
-    for case, text in (("sit", WORDS), ("sit-words", None)):
+    fitting = TrainedText(max_tokens=4, rows=20, width=12, depth=1)
+    assert check_told(build("sit-words"), fitting) == fitting
+    features = PretrainedText(max_tokens=4, width=12, pooled=10)
+    assert check_told(build("dico-features"), features) == features
+    wrong = (
+        ("sit", WORDS),
+        ("sit-words", None),
+        ("sit-words", WORDS),
+        ("sit-words", replace(fitting, max_tokens=5)),
+        ("sit-words", features),
+        ("dico-features", fitting),
+        ("dico-features", replace(features, pooled=12)),
+    )
+    for case, text in wrong:
         with pytest.raises(InputError, match="text encoder"):
             check_told(build(case), text)
+
+
+def test_a_weaker_model_is_told_the_same():
+    check_weaker(WORDS, replace(WORDS, width=8))  # of which each network has its own
+    check_weaker(NoText(), NoText())
+    known = PretrainedText("a/b", sha256="1")
+    check_weaker(known, replace(known, encoder="c"))
+    for other in (replace(WORDS, rows=50), TrainedText("bytes", max_tokens=4), known):
+        with pytest.raises(InputError, match="weaker model with the text encoder"):
+            check_weaker(WORDS, other)
 
 
 def test_a_file_of_prompts_has_one_a_line(tmp_path):
