@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from convflow import distributed
-from convflow.conditions.labels import Labels, cat
+from convflow.conditions.labels import Labels, cat, take
 from convflow.data.captions import captions_of
 from convflow.data.check import Report
 from convflow.data.latents import Latents
@@ -31,7 +31,13 @@ from convflow.storage import write_text
 from convflow.texts import PretrainedText, Prompts, TextEncoder, describe_cut, read_prompts
 from convflow.training.config import TrainConfig
 from convflow.training.latents import stores_of
-from convflow.training.text_table import TextTable, know_encoder, make_table, open_table
+from convflow.training.text_table import (
+    TextTable,
+    check_alike,
+    know_encoder,
+    make_table,
+    open_table,
+)
 from convflow.types import Cond, InputError
 
 log = logging.getLogger("convflow")
@@ -39,7 +45,7 @@ log = logging.getLogger("convflow")
 TEXTS_FILE = "captions.jsonl"
 """In a run: its captions, a line of JSON each."""
 SHOWN = 16
-"""CaptionSet that a model keeps as examples."""
+"""Captions that a model keeps as examples."""
 MOST_COUNTED = 100_000
 """Of more captions nobody counts the tokens before a training."""
 
@@ -52,7 +58,7 @@ class CaptionSet:
     Args:
         encoder: makes conditions of them.
         said: for each image what is said of it, maybe several texts, or nothing.
-        more: texts that no image has, such as those of previews.
+        shown: texts of the previews; none for some of the captions.
         tables: features of all captions, of stores; none where they are to be made.
     """
 
@@ -60,11 +66,11 @@ class CaptionSet:
         self,
         encoder: TextEncoder,
         said: Sequence[Sequence[str]],
-        more: Sequence[str] = (),
+        shown: Sequence[str] = (),
         tables: Sequence[TextTable] = (),
     ) -> None:
-        distinct = dict.fromkeys(text for texts in (*said, more) for text in texts if text)
-        self.encoder, self.texts = encoder, (*distinct, "")
+        distinct = dict.fromkeys(text for texts in said for text in texts if text)
+        self.encoder, self.texts, self.shown = encoder, (*distinct, ""), tuple(shown)
         self.place = {text: number for number, text in enumerate(self.texts)}
         rows = [[self.place[text] for text in texts if text] or [self.empty] for texts in said]
         self._numbers = np.array([number for row in rows for number in row], np.int64)
@@ -73,6 +79,7 @@ class CaptionSet:
         self.tables = list[TextTable]()
         self._rows = np.empty((0, 2), np.int64)
         self._known = None if encoder.frozen else encoder.encode(self.texts)
+        self._of_shown: Cond | None = None
         if tables:
             self._look_in(tables)
 
@@ -117,13 +124,14 @@ class CaptionSet:
         back = torch.from_numpy(np.argsort(np.concatenate(order)))
         return tree_map(lambda part: part[back].to(numbers.device), cat(parts))
 
-    def prompts(self, num: int, chosen: Sequence[str] = ()) -> Prompts:
-        """Return texts to show: those that are chosen, or so many captions, evenly spaced."""
-        if not chosen:
-            count = min(num, self.empty)
-            places = np.linspace(0, self.empty - 1, count).round().astype(np.int64)
-            chosen = [self.texts[place] for place in places]
-        return Prompts(tuple(chosen), self)
+    def examples(self, num: int) -> tuple[str, ...]:
+        """Return so many captions, evenly spaced."""
+        places = np.linspace(0, self.empty - 1, min(num, self.empty)).round().astype(np.int64)
+        return tuple(self.texts[place] for place in places)
+
+    def prompts(self, num: int) -> Prompts:
+        """Return the texts of the previews: those that were given, or so many captions."""
+        return Prompts(self.shown or self.examples(num), self)
 
     def scored(self, samples: Samples) -> Samples:
         """Return samples of all captions, as `convflow evaluate` draws them."""
@@ -141,25 +149,36 @@ class CaptionSet:
         return self.encoder.count_tokens(texts)
 
     def encode(self, texts: Sequence[str]) -> Cond:
-        """Return the conditions of texts, those of captions as they are kept."""
+        """Return the conditions of texts, those of captions and previews as they are kept."""
         ready = self._known is not None or self.tables
-        if not ready or any(text not in self.place for text in texts):
-            return self.encoder.encode(texts)
-        return self.conditions(torch.tensor([self.place[text] for text in texts]))
+        if ready and all(text in self.place for text in texts):
+            return self.conditions(torch.tensor([self.place[text] for text in texts]))
+        if self._of_shown is not None and all(text in self.shown for text in texts):
+            return take(self._of_shown, torch.tensor([self.shown.index(text) for text in texts]))
+        return self.encoder.encode(texts)
 
     def prepare(self, run: Path, device: torch.device) -> None:
         """Make the features of all captions, or open those of an earlier start; all come here.
+
+        A frozen encoder then leaves the memory.
 
         Args:
             run: its folder keeps them.
             device: of this process.
         """
-        if not self.encoder.frozen or self.tables:
-            return
-        distributed.from_first(lambda: make_table(run, self.texts, self.encoder), device)
-        table = open_table(run)
-        assert table is not None, "it was written just now"
-        self._look_in([table])
+        if self.encoder.frozen and not self.tables:
+            distributed.from_first(lambda: make_table(run, self.texts, self.encoder), device)
+            table = open_table(run)
+            assert table is not None, "it was written just now"
+            self._look_in([table])
+        if self.shown:
+            self._of_shown = distributed.from_first(self._encode_shown, device)
+        self.encoder.release()
+
+    def _encode_shown(self) -> Cond:
+        if said := describe_cut(self.encoder, self.shown):
+            log.info(f"{said} (--text.max-tokens)")
+        return self.encode(self.shown)
 
     def _look_in(self, tables: Sequence[TextTable]) -> None:
         """Take features from tables, which have all texts."""
@@ -202,6 +221,8 @@ def open_captions(
         InputError: images without captions, settings of labels, or another encoder than before.
     """
     if not config.text.used:
+        if config.monitor.prompts:
+            raise InputError("--monitor.prompts: expected --text with it, got none; leave it out")
         return config, None
     if config.label_noise:
         raise InputError(
@@ -215,13 +236,13 @@ def open_captions(
             "column caption or text, a .txt file beside each image, or a metadata.jsonl, or leave "
             "--text out"
         )
+    file = found.monitor.prompts
+    shown = read_prompts(Path(file), "--monitor.prompts") if file else []
     encoder, tables = found.text.prepare(device), tables_of(images)
     if isinstance(encoder, PretrainedText):
         known = {name: getattr(encoder, name) for name in ("sha256", "width", "pooled")}
         config = replace(config, text=replace(config.text, **known))  # type: ignore[type-var]
-    monitor = config.monitor
-    more = read_prompts(Path(monitor.prompts), "--monitor.prompts") if monitor.prompts else []
-    captions = CaptionSet(encoder, said, () if tables else more, tables)
+    captions = CaptionSet(encoder, said, shown, tables)
     # First, for it tells the classes that there were.
     images.fingerprint = f"{images.fingerprint}-{captions.fingerprint}"
     images.labels, images.class_names = np.arange(len(images)), ()
@@ -238,8 +259,26 @@ def check_frozen(encoder: TextEncoder) -> None:
         )
 
 
+def check_texts(encoder: TextEncoder, said: Sequence[str], where: str) -> None:
+    """Raise InputError where a store is to hold features of captions, and cannot.
+
+    Args:
+        encoder: of them, if it is used.
+        said: of each image, captions a line each.
+        where: what the user calls the images, for messages.
+    """
+    if not encoder.used:
+        return
+    encoder.network_settings()
+    if not any(map(split_captions, said)):
+        raise InputError(
+            f"--text: expected captions with the images, got none in {where}; leave it out, or "
+            "name their column with --data.caption-column"
+        )
+
+
 def encode_texts(
-    encoder: TextEncoder, said: Sequence[str], store: Path, device: torch.device, where: str
+    encoder: TextEncoder, said: Sequence[str], store: Path, device: torch.device
 ) -> None:
     """Write the features of captions beside the latents of a store.
 
@@ -248,26 +287,28 @@ def encode_texts(
         said: of each image, captions a line each.
         store: its folder.
         device: of this process.
-        where: what the user calls the images, for messages.
 
     Raises:
-        InputError: no captions, or no such encoder.
+        InputError: no such encoder.
     """
     texts = dict.fromkeys(text for each in said for text in split_captions(each))
-    if not texts:
-        raise InputError(
-            f"--text: expected captions with the images, got none in {where}; leave it out, or "
-            "name their column with --data.caption-column"
-        )
     encoder = encoder.prepare(device)
     make_table(store, [*texts, ""], encoder)
+    encoder.release()
 
 
 def tables_of(images: Images | Latents) -> list[TextTable]:
-    """Return the features of captions that stores of latents hold, none where not all do."""
+    """Return the features of captions that stores of latents hold, none where not all do.
+
+    Raises:
+        InputError: stores whose features are of different encoders.
+    """
     folders = images.folders if isinstance(images, Latents) else []
     tables = [table for folder in folders if (table := open_table(folder)) is not None]
-    return tables if len(tables) == len(folders) else []
+    if len(tables) < len(folders):
+        return []
+    check_alike(tables, folders)
+    return tables
 
 
 def with_text_of_store(config: TrainConfig, run: Path) -> TrainConfig:

@@ -49,7 +49,7 @@ from convflow.settings.read import read, to_dict
 from convflow.settings.words import pairs_of, parts_of, read_words
 from convflow.storage import claimed, hash_tensors, read_json, write_text
 from convflow.texts import NoText, PretrainedText, TextEncoder
-from convflow.training.captions import check_frozen, encode_texts
+from convflow.training.captions import check_frozen, check_texts, encode_texts
 from convflow.training.config import DataConfig
 from convflow.training.data import open_images, scan_images, training_sizes
 from convflow.training.features import FeatureConfig, FeatureMaker
@@ -198,9 +198,10 @@ def _encode(config: EncodeConfig, out: Path, device: torch.device) -> StoreIndex
     )
     say = captions_of(images.source)
     said = [] if say is None else [say(int(i)) for i in images.indices]
+    check_texts(config.text, said, data.path)
     missing = distributed.from_first(partial(_begin, out, index, parts), device)
     if config.text.used:
-        make = partial(encode_texts, config.text, said, out, device, config.data.path)
+        make = partial(encode_texts, config.text, said, out, device)
         distributed.from_first(make, device)
     if missing is None:
         return distributed.from_first(partial(read_index, out), device)

@@ -6,6 +6,7 @@ from typing import Any
 
 from convflow.models.backbone import Backbone
 from convflow.models.families import PRETRAINED
+from convflow.models.text import OF_TEXT
 from convflow.processes.contract import MoreChannels
 from convflow.settings.read import differences, show
 from convflow.types import InputError
@@ -29,7 +30,7 @@ def check_same(model: Backbone, trained: Backbone, name: str, more: MoreChannels
         cures = [_cure(key.split(".")[-1], theirs, ours, more) for key, (ours, theirs) in differing]
         raise InputError(
             f"--init: expected the network of these settings and data, got {name} with {said}; "
-            f"add {' '.join(cures)}, or give other weights, or --init-partial true"
+            f"add {' '.join(dict.fromkeys(cures))}, or give other weights, or --init-partial true"
         )
 
 
@@ -44,6 +45,8 @@ def _cure(key: str, theirs: Any, ours: Any, more: MoreChannels) -> str:
         return f"--data.channels {theirs}" + ("" if ours in pixels else " --codec pixel")
     if key == "learned_variance":
         return more.chosen if theirs else more.refused
+    if key in OF_TEXT:
+        return "the text encoder it was trained with" if theirs else "--text none"
     if key in ("second_time", "told_guidance"):  # a network that is told less may begin from theirs
         return "--process meanflow" if key == "second_time" else "--process.guidance-max N"
     group = "process" if key == "factors" else "model"

@@ -17,7 +17,6 @@ from convflow.generate import Samples
 from convflow.models.backbone import Backbone
 from convflow.processes.process import Process
 from convflow.storage import writing_file
-from convflow.texts import read_prompts
 from convflow.training.captions import CaptionSet
 from convflow.training.config import TrainConfig
 from convflow.types import InputError
@@ -117,16 +116,8 @@ def samples_of(
         half: whether the network computes in bfloat16.
         arguments: of the network at every call, as `read_arguments` returns them.
         captions: of the images; None for labels.
-
-    Raises:
-        InputError: a file of prompts that cannot be read, or is given without captions.
     """
-    monitor, prompts = config.monitor, None
-    chosen = read_prompts(Path(monitor.prompts), "--monitor.prompts") if monitor.prompts else []
-    if captions is not None:
-        prompts = captions.prompts(monitor.num_samples, chosen)
-    elif chosen:
-        raise InputError("--monitor.prompts: expected --text with it, got none; leave it out")
+    prompts = None if captions is None else captions.prompts(config.monitor.num_samples)
     codec = grid_codec(config.monitor.decoder, codec)
     sampling, null, size = config.sampling, model.num_classes, config.data.size
     solver, guided = sampling.solver.beside(None), sampling.channels_guided

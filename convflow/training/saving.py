@@ -141,7 +141,7 @@ def describe_model(trainer: Trainer, folder: Path) -> PipelineConfig:
         process=config.process,
         resolution=config.resolution,
         text=describe_text(config.text, folder),
-        prompts=() if trainer.captions is None else trainer.captions.prompts(SHOWN).texts,
+        prompts=() if trainer.captions is None else trainer.captions.examples(SHOWN),
     )
 
 

@@ -106,6 +106,17 @@ def open_table(parent: Path) -> TextTable | None:
     return table
 
 
+def check_alike(tables: Sequence[TextTable], folders: Sequence[Path]) -> None:
+    """Raise InputError unless one text encoder has made the features of all stores."""
+    for table, folder in zip(tables, folders, strict=True):
+        ours, theirs = ({**each.encoder, "encoder": ""} for each in (tables[0], table))
+        if ours != theirs:
+            raise InputError(
+                f"expected features of captions by one text encoder in all stores, got others in "
+                f"{folder} than in {folders[0]}; encode the captions of one of them again"
+            )
+
+
 def know_encoder(encoder: PretrainedText, table: TextTable, where: str) -> PretrainedText:
     """Return a text encoder with what a store knows of it, whose weights are then not asked for.
 

@@ -11,9 +11,10 @@ from PIL import Image
 from benchmarks.reliability import kills
 from convflow.cli.main import main
 from convflow.pipeline import Pipeline
-from convflow.texts import TrainedText
+from convflow.texts import PretrainedText, TrainedText
 from convflow.training import checkpoint, launch
 from convflow.training.captions import CaptionSet, split_captions
+from convflow.training.text_table import check_alike, make_table, open_table
 from convflow.types import InputError
 from tests.tiny_encoders import save_encoder
 from tests.two_processes import start_many
@@ -57,15 +58,15 @@ def weights(run, step):
 
 
 def test_numbers_of_captions_are_those_of_the_images():
-    captions = CaptionSet(WORDS, [split_captions(text) for text in SAID], ["a cat"])
+    captions = CaptionSet(WORDS, [split_captions(text) for text in SAID])
     assert captions.texts == (
-        *("a red cat", "a blue dog", "the cat", "big green heart on a square", "a cat", ""),
+        *("a red cat", "a blue dog", "the cat", "big green heart on a square", ""),
     )
     images = torch.arange(5)
-    assert captions.draw(images, None).tolist() == [0, 1, 0, 5, 3]
-    assert captions.draw(images, torch.full((5,), 0.9)).tolist() == [0, 1, 2, 5, 3]
+    assert captions.draw(images, None).tolist() == [0, 1, 0, 4, 3]
+    assert captions.draw(images, torch.full((5,), 0.9)).tolist() == [0, 1, 2, 4, 3]
     assert captions.several
-    told = captions.conditions(torch.tensor([1, 5]))
+    told = captions.conditions(torch.tensor([1, 4]))
     assert told.equal(WORDS.encode(["a blue dog", ""]))
 
 
@@ -75,6 +76,17 @@ def test_each_of_several_captions_is_drawn():
     drawn = captions.draw(torch.zeros(30, dtype=torch.int64), shares)
     assert sorted(set(drawn.tolist())) == [0, 1, 2]
     assert captions.fingerprint != CaptionSet(WORDS, [["a", "b"], ["d"]]).fingerprint
+
+
+def test_texts_of_previews_are_no_captions():
+    said = [["a red cat"], ["a blue dog"], []]
+    plain, other = CaptionSet(WORDS, said), CaptionSet(WORDS, said, ["a cat", "a cat", "a red cat"])
+    assert other.texts == plain.texts
+    assert other.fingerprint == plain.fingerprint
+    assert other.examples(9) == plain.prompts(9).texts == ("a red cat", "a blue dog")
+    shown = other.prompts(9)
+    assert shown.texts == ("a cat", "a cat", "a red cat")
+    assert shown.conditions([1, 2, 0]).equal(WORDS.encode(["a cat", "a red cat", "a cat"]))
 
 
 @pytest.mark.parametrize("told", TOLD)
@@ -129,13 +141,68 @@ def test_every_process_and_objective_is_told_texts(place, told, tmp_path):
     assert train(place, told, tmp_path / "run", more=more) == 0
 
 
-def test_previews_of_a_file_are_of_its_texts(place, tmp_path):
-    prompts = tmp_path / "prompts.txt"
-    prompts.write_text("a green dog\nthe heart\n", encoding="utf-8")
-    run = tmp_path / "run"
-    assert train(place, "words", run, more=f"--images 16 --monitor.prompts {prompts}") == 0
-    config = launch.read_run_config(run)
-    assert config.monitor.prompts == str(prompts)
+def test_previews_of_a_file_are_of_its_texts_and_may_change(place, tmp_path, monkeypatch, caplog):
+    work, elsewhere = tmp_path / "work", tmp_path / "elsewhere"
+    for folder in (work, elsewhere):
+        folder.mkdir()
+    (work / "prompts.txt").write_text("a green dog\nthe heart\n", encoding="utf-8")
+    caplog.set_level(logging.INFO, "convflow")
+    run = work / "run"
+    monkeypatch.chdir(work)
+    assert train(place, "pretrained", run, more="--images 16 --monitor.prompts prompts.txt") == 0
+    first = sorted((run / "samples").glob("*ema*"))[-1].read_bytes()
+    assert (run / "captions.jsonl").read_text(encoding="utf-8").count("\n") == 4
+    monkeypatch.chdir(elsewhere)  # the file is found from the run
+    assert train(place, "pretrained", run, more="--images 24 --monitor.prompts prompts.txt") == 0
+    made = np.load(run / "texts" / "part0.npy")
+    long = elsewhere / "long.txt"
+    long.write_text("a big red cat and the small blue dog\n", encoding="utf-8")
+    assert train(place, "pretrained", run, more=f"--images 32 --monitor.prompts {long}") == 0
+    assert "'a big red cat and the small blue dog' has" in caplog.text
+    assert np.array_equal(np.load(run / "texts" / "part0.npy"), made)
+    last = sorted((run / "samples").glob("*ema*"))[-1].read_bytes()
+    assert last != first
+
+
+def test_an_encoder_leaves_the_memory_when_its_features_are_made(place, tmp_path, monkeypatch):
+    seen = []
+
+    def note(captions, *given):
+        prepare(captions, *given)
+        seen.append("network" in vars(captions.encoder))
+
+    prepare = CaptionSet.prepare
+    monkeypatch.setattr(CaptionSet, "prepare", note)
+    assert train(place, "pretrained", tmp_path / "run", more="--images 16") == 0
+    assert seen == [False]
+
+
+def test_stores_of_different_encoders_are_refused_together(place, tmp_path):
+    folders = [tmp_path / "a", tmp_path / "b"]
+    tables = []
+    for folder, most in zip(folders, (6, 7), strict=True):
+        folder.mkdir()
+        encoder = PretrainedText(str(place / "encoder"), max_tokens=most).prepare()
+        make_table(folder, ["a cat", ""], encoder)
+        tables.append(open_table(folder))
+    check_alike([tables[0], tables[0]], folders)
+    with pytest.raises(InputError, match="expected features of captions by one text encoder"):
+        check_alike(tables, folders)
+
+
+def test_weights_of_labels_are_refused_with_the_cure_for_texts(place, tmp_path, capsys):
+    labels, told = tmp_path / "labels", tmp_path / "told"
+    words = words_of(place, "words", labels, more="--images 8")
+    cut = words.index("--text")
+    plain = [*words[:cut], *words[cut + 8 :]]
+    at = plain.index("--model.cross-attention")
+    assert main(["train", *plain[:at], *plain[at + 2 :]]) == 0
+    assert train(place, "words", told, more=f"--images 8 --init {labels}") == 2
+    error = capsys.readouterr().err
+    assert "--text none" in error
+    assert "--model.text-width" not in error
+    assert train(place, "words", tmp_path / "first", more="--images 8") == 0
+    assert train(place, "words", told, more=f"--images 8 --init {tmp_path / 'first'}") == 0
 
 
 @pytest.mark.parametrize(
@@ -217,3 +284,7 @@ def test_captions_alone_need_no_flag(autoencoder, place, tmp_path, capsys):
     words = [str(place / "images"), "--captions", "--codec.autoencoder", autoencoder]
     assert main(["encode", *words, "--out", str(tmp_path / "store")]) == 2
     assert "--text.encoder" in capsys.readouterr().err
+    words += ["--data.size", "32x32", "--codec.scale", "0.5"]
+    assert main(["encode", *words, "--text.encoder", "no", "--out", str(tmp_path / "store")]) == 2
+    assert "--text.encoder" in capsys.readouterr().err
+    assert not [path for path in (tmp_path / "store").rglob("*") if path.is_file()]
