@@ -354,12 +354,12 @@ class Samples:
         }
 
     def _describe_asked(self) -> dict[str, Any]:
-        """Return which labels or prompts the images have, of many prompts their SHA-256."""
+        """Return the labels or prompts of the images, of many prompts their SHA-256 alone."""
         if (prompts := self.prompts) is not None:
             texts = list(prompts.texts)
             shown = {"texts": texts} if len(texts) <= NAMED_PROMPTS else {}
             whole = hashlib.sha256(json.dumps(texts).encode()).hexdigest()
-            more = {"count": len(texts), "sha256": whole}
+            more = {"count": len(texts), "sha256": whole, "encoder": prompts.encoder.told}
             return {"prompts": {"policy": self.label_policy, **more, **shown}}
         every = self.classes == tuple(range(self.model.num_classes))
         classes = "all" if every else list(self.classes)

@@ -44,9 +44,9 @@ class TextEncoder(Part):
         raise NotImplementedError
 
     @property
-    def told(self) -> tuple[Any, ...]:
+    def told(self) -> dict[str, Any]:
         """What conditions depend on beside the texts: of two that are alike they are the same."""
-        return (self.kind,)
+        return {"kind": self.kind}
 
     def network_settings(self) -> dict[str, Any]:
         """Return the settings of a network that is told these texts."""
@@ -103,8 +103,8 @@ class TrainedText(TextEncoder):
         return self.max_tokens or USUAL_TOKENS[self.kind]
 
     @property
-    def told(self) -> tuple[Any, ...]:
-        return self.kind, self.length, self._rows
+    def told(self) -> dict[str, Any]:
+        return {"kind": self.kind, "max_tokens": self.length, "rows": self._rows}
 
     @property
     def _rows(self) -> int:
@@ -160,8 +160,9 @@ class PretrainedText(TextEncoder):
         return self.max_tokens
 
     @property
-    def told(self) -> tuple[Any, ...]:
-        return self.kind, self.sha256 or self.encoder, self.length
+    def told(self) -> dict[str, Any]:
+        weights = {"sha256": self.sha256} if self.sha256 else {"encoder": self.encoder}
+        return {"kind": self.kind, "max_tokens": self.length, **weights}
 
     @cached_property
     def shape(self) -> EncoderShape:
@@ -244,6 +245,10 @@ TextEncoder.kinds = TEXT_ENCODERS
 @runtime_checkable  # for the shape checks in tests
 class Encodes(Protocol):
     """What makes conditions of texts: a `TextEncoder`, or captions that are known already."""
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What conditions depend on beside the texts."""
 
     @property
     def length(self) -> int:

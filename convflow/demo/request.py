@@ -26,6 +26,12 @@ IMAGE_FILE, MASK_FILE = "image.png", "mask.png"
 ASKED = {"labels": "--label", "prompts": "--prompt"}
 """What pictures show: the option of the command for each argument of a pipeline."""
 
+WORDS_OF = {
+    "labels": ("classes", "names", MOST_LETTERS, "choose from the list"),
+    "prompts": ("texts", "texts", 2000, "write fewer or shorter ones"),
+}
+"""Likewise what the form calls them, one by one, most letters of one, and what to do."""
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -118,7 +124,8 @@ def read_request(
     Raises:
         InputError: whatever the model does not take, or more than the limits allow.
     """
-    names = _read_labels(labels, limits)
+    asked = "prompts" if pipe.text.used else "labels"
+    names = _read_asked(asked, labels, limits)
     height, width = (
         read_whole(name, side, 1, limits.side)
         for name, side in zip(("height", "width"), size, strict=True)
@@ -130,7 +137,6 @@ def read_request(
             f"expected at most {limits.pixels:,} pixels in all pictures together, got {num} x "
             f"{height} x {width}; ask for fewer or smaller ones"
         )
-    asked = "prompts" if pipe.text.used else "labels"
     given: dict[str, Any] = {asked: names} if names else {}
     if (height, width) != pipe.size:
         given["size"] = (height, width)
@@ -139,16 +145,17 @@ def read_request(
     )
 
 
-def _read_labels(labels: Any, limits: Limits) -> list[str]:
+def _read_asked(asked: str, labels: Any, limits: Limits) -> list[str]:
+    """Return names of classes, or texts where `asked` is "prompts"."""
     if labels in (None, ""):
         return []
+    what, each, most, cure = WORDS_OF[asked]
     names = [labels] if isinstance(labels, str) else labels
     if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
-        raise InputError(f"classes: expected names, got {_shown(labels)}; choose from the list")
-    if len(names) > limits.labels or any(len(name) > MOST_LETTERS for name in names):
+        raise InputError(f"{what}: expected {each}, got {_shown(labels)}; {cure}")
+    if len(names) > limits.labels or any(len(name) > most for name in names):
         raise InputError(
-            f"classes: expected at most {limits.labels} names of at most {MOST_LETTERS} letters; "
-            "choose from the list"
+            f"{what}: expected at most {limits.labels} {each} of at most {most} letters; {cure}"
         )
     return list(names)
 

@@ -12,6 +12,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -138,6 +139,11 @@ class CaptionSet:
         texts = tuple(in_drawn_order(self.texts[:-1]))
         prompts, classes = Prompts(texts, self), tuple(range(len(texts)))
         return replace(samples, prompts=prompts, classes=classes)
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What conditions depend on beside the texts."""
+        return self.encoder.told
 
     @property
     def length(self) -> int:

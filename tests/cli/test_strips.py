@@ -66,6 +66,7 @@ def test_every_solver_can_be_watched(tmp_path):
 def test_names_hold_number_label_and_seed():
     assert file_name(7, "salt, pepper", 1) == "00007_salt-pepper_seed1.png"
     assert file_name(7, "", 1) == "00007_seed1.png"
+    assert len(file_name(7, 100 * "\u732b", 1).encode()) < 255
 
 
 def test_the_default_folder(tiny_run, tmp_path, monkeypatch):
