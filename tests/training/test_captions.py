@@ -192,11 +192,8 @@ def test_stores_of_different_encoders_are_refused_together(place, tmp_path):
 
 def test_weights_of_labels_are_refused_with_the_cure_for_texts(place, tmp_path, capsys):
     labels, told = tmp_path / "labels", tmp_path / "told"
-    words = words_of(place, "words", labels, more="--images 8")
-    cut = words.index("--text")
-    plain = [*words[:cut], *words[cut + 8 :]]
-    at = plain.index("--model.cross-attention")
-    assert main(["train", *plain[:at], *plain[at + 2 :]]) == 0
+    words = ["pictures.flowdcn", "--data", str(place / "images"), "--run", str(labels)]
+    assert main(["train", *words, *kills.SETTINGS, "--images", "8", "--device", "cpu"]) == 0
     assert train(place, "words", told, more=f"--images 8 --init {labels}") == 2
     error = capsys.readouterr().err
     assert "--text none" in error
