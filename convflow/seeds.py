@@ -45,7 +45,7 @@ def generator_of(seed: int, *key: int, device: torch.device | None = None) -> to
 def draw_noise(
     seed: int, indices: Sequence[int], shape: tuple[int, ...], step: int = 0
 ) -> Float[Tensor, "B C *F H W"]:
-    """Return standard normal noise of `shape`, such as (C, H, W), for the samples `indices`, on the CPU.
+    """Return standard normal noise of `shape`, such as (C, H, W), for some samples, on the CPU.
 
     Each sample has a stream of numpy's PCG64 of its own, seeded with 128 bits, at each step.
 
