@@ -1,8 +1,8 @@
 """How transformers of diffusers are made of stem, time embedding, text embedding, blocks and head.
 
 A row of `ARCHITECTURES` for each class: where its parts are, what its blocks are called with, and
-which names its weights have there. FLUX.1: Black Forest Labs 2024; Stable Diffusion 3: Esser et al. 2024
-(arXiv 2403.03206), figure 2; PRX: Photoroom 2025.
+which names its weights have there. FLUX.1: Black Forest Labs 2024; Stable Diffusion 3: Esser et
+al. 2024 (arXiv 2403.03206), figure 2; PRX: Photoroom 2025.
 """
 
 from __future__ import annotations
