@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from convflow.nn.conv import Conv
 from convflow.nn.embed import unpatchify
-from convflow.nn.norm import Condition, Modulation, WithText, add, modulate
+from convflow.nn.norm import Modulation, WithText, add, modulate
 from convflow.nn.resample import shuffle_down, shuffle_up
 from convflow.processes.decomposition import mean_down, nearest_up
 
-PyramidCondition = Condition | tuple[Condition, ...]
+PyramidCondition = Tensor | WithText | tuple[Tensor | WithText, ...]
 """What the blocks are told: one condition, or one for each level of the network."""
 
 Masked = TypeVar("Masked", Tensor, tuple[Tensor, ...], PyramidCondition)
