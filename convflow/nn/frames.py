@@ -71,8 +71,8 @@ class TemporalConv(nn.Conv1d):
     def forward(self, x: Float[Tensor, "B F H W D"]) -> Float[Tensor, "B F H W D"]:
         """Return the filtered features; before and after the video everything counts zero."""
         # Shifted sums: torch's grouped convolutions would copy the features to another layout.
-        taps, count = self.weight[:, 0].to(x.dtype), x.shape[1]
-        reach = taps.shape[1] // 2
+        count, reach = x.shape[1], self.weight.shape[2] // 2
+        taps = self.weight[:, 0].to(x.dtype)
         out = torch.addcmul(self.bias.to(x.dtype), x, taps[:, reach])  # type: ignore[union-attr]
         for by in range(1, min(reach, count - 1) + 1):
             later = nn.functional.pad(x[:, by:], (0, 0, 0, 0, 0, 0, 0, by))

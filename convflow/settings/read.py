@@ -176,7 +176,11 @@ def _wanted(reason: str, kind: Any, words: bool) -> str:
     limited = r"(int|float|array)(?: of length)?(?: (>=|<=|>|<)?\s?(-?\d+)(?:\.0)?)?(.*)"
     within = "[" in place and not words and kind not in HINTS
     limit = re.fullmatch(limited, wanted)
-    if limit and (limit[2] or within) and not (limit[1] == "array" and kind == Sides):
+    if (
+        limit
+        and (limit[2] or within)
+        and not (limit[1] == "array" and kind in (Sides, tuple[Pixels, ...]))
+    ):
         noun, sign, value, rest = limit.groups()
         bound = f" {LIMIT_WORDS[sign or '=']} {value}" if value else ""
         return f"{LIMIT_WORDS[noun]}{bound}{rest}"

@@ -37,6 +37,11 @@ def _check_sizes(data: DataConfig) -> None:
             f"--data.sizes: expected sizes or --data.buckets, got both {show(data.sizes)} "
             f"and {data.buckets} buckets; leave one of them out"
         )
+    if any(len(size) != len(data.size) for size in data.sizes):
+        raise InputError(
+            f"--data.sizes: expected sizes of as many sides as --data.size "
+            f"{show(data.size, Pixels)}, got {show(data.sizes)!r}; change one of them"
+        )
     pixels = [math.prod(size) for size in data.sizes]
     if pixels and not 0.9 * min(pixels) <= math.prod(data.size) <= 1.1 * max(pixels):
         first = show(data.sizes[0], Pixels)
