@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_map
 
 from convflow import text_encoders
 from convflow.conditions.spelling import FIRST_ROW, NUM_BYTES, Spelling, spell
-from convflow.conditions.text import Text
+from convflow.conditions.text import Text, widened
 from convflow.settings.fields import Count, Depth, Natural, Width, doc
 from convflow.settings.kinds import Part, Table
 from convflow.text_encoders import EncoderShape
@@ -42,6 +42,11 @@ class TextEncoder(Part):
     def length(self) -> int:
         """Most tokens of a text; of a longer one the rest is cut."""
         raise NotImplementedError
+
+    @property
+    def stored(self) -> torch.dtype:
+        """In what features are stored."""
+        return torch.float32
 
     @property
     def told(self) -> dict[str, Any]:
@@ -164,6 +169,10 @@ class PretrainedText(TextEncoder):
         weights = {"sha256": self.sha256} if self.sha256 else {"encoder": self.encoder}
         return {"kind": self.kind, "max_tokens": self.length, **weights}
 
+    @property
+    def stored(self) -> torch.dtype:
+        return torch.float32 if self.dtype == "float32" else torch.float16
+
     @cached_property
     def shape(self) -> EncoderShape:
         """Channels of its features; InputError where they cannot be read."""
@@ -217,18 +226,17 @@ class PretrainedText(TextEncoder):
         vars(self).pop("network", None)
 
     def encode(self, texts: Sequence[str]) -> Text:
-        """Return features of texts, padded to L tokens."""
+        """Return features of texts in float32, padded to L tokens, rounded as they are stored."""
         parts = [
             self.network.encode(texts[start : start + ENCODED_AT_ONCE], self.length)
             for start in range(0, len(texts), ENCODED_AT_ONCE)
         ]
-        kept = torch.float32 if self.dtype == "float32" else torch.float16
 
         def join(*rows: Tensor) -> Tensor:
             whole = torch.cat(rows).cpu()
-            return whole.to(kept) if whole.is_floating_point() else whole
+            return whole.to(self.stored) if whole.is_floating_point() else whole
 
-        return tree_map(join, *parts)
+        return widened(tree_map(join, *parts))
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         return self.network.count_tokens(texts)

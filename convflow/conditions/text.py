@@ -32,6 +32,11 @@ class Text(NamedTuple):
     pooled: Float[Tensor, "B P"]
 
 
+def widened(text: Text) -> Text:
+    """Return features in float32: autocast to bfloat16 joins no float16."""
+    return Text(text.tokens.float(), text.mask, text.pooled.float())
+
+
 @dataclass(frozen=True)
 class Texts:
     """Texts by their features; `empty` has those of the empty text, one row.

@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_map
 
 from convflow import distributed
 from convflow.conditions.labels import Labels, cat, take
+from convflow.conditions.text import Text, widened
 from convflow.data.captions import captions_of
 from convflow.data.check import Report
 from convflow.data.latents import Latents
@@ -118,12 +119,13 @@ class CaptionSet:
             known = numbers.cpu()
             return tree_map(lambda part: part[known].to(numbers.device), self._known)
         rows = self._rows[numbers.cpu().numpy()]
-        order, parts = list[np.ndarray](), list[Cond]()
+        order, parts = list[np.ndarray](), list[Text]()
         for number, table in enumerate(self.tables):
             order.append(np.flatnonzero(rows[:, 0] == number))
             parts.append(table.take(rows[order[-1], 1]))
         back = torch.from_numpy(np.argsort(np.concatenate(order)))
-        return tree_map(lambda part: part[back].to(numbers.device), cat(parts))
+        found: Text = parts[0] if len(parts) == 1 else cat(list(map(widened, parts)))
+        return widened(Text(*(part[back].to(numbers.device) for part in found)))
 
     def examples(self, num: int) -> tuple[str, ...]:
         """Return so many captions, evenly spaced."""

@@ -48,7 +48,7 @@ class TextTable(NamedTuple):
     encoder: dict[str, Any]
 
     def take(self, rows: np.ndarray) -> Text:
-        """Return the features of some texts, on the CPU."""
+        """Return the features of some texts as they are stored, on the CPU."""
         return Text(*(torch.from_numpy(np.array(part[rows])) for part in self.parts))
 
 
@@ -72,7 +72,7 @@ def make_table(parent: Path, texts: Sequence[str], encoder: TextEncoder) -> None
     with Bar(total=len(texts), desc="texts", unit="text", disable=not shown) as bar:
         for start in range(0, len(texts), AT_ONCE):
             some = texts[start : start + AT_ONCE]
-            parts: list[Tensor] = tree_leaves(encoder.encode(some))
+            parts = [_stored(part, encoder) for part in tree_leaves(encoder.encode(some))]
             files = files or [_create(draft, n, part, len(texts)) for n, part in enumerate(parts)]
             for file, part in zip(files, parts, strict=True):
                 file[start : start + len(some)] = part.numpy()
@@ -139,6 +139,10 @@ def know_encoder(encoder: PretrainedText, table: TextTable, where: str) -> Pretr
             )
     known = {name: theirs[name] for name in ("max_tokens", "dtype", "sha256", "width", "pooled")}
     return PretrainedText(encoder.encoder or theirs["encoder"], **known)
+
+
+def _stored(part: Tensor, encoder: TextEncoder) -> Tensor:
+    return part.to(encoder.stored) if part.is_floating_point() else part
 
 
 def _create(draft: Path, number: int, part: Tensor, count: int) -> np.ndarray:

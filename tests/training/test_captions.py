@@ -129,6 +129,15 @@ def test_features_are_made_once_and_no_encoder_is_asked_again(place, tmp_path, m
     assert train(place, "pretrained", run, more="--images 24") == 0
 
 
+def test_features_of_half_precision_are_guided_in_bfloat16(place, tmp_path):
+    run, more = tmp_path / "run", "--text.dtype bfloat16 --precision bfloat16 --sampling.guidance 2"
+    assert train(place, "pretrained", run, more=f"--images 16 {more}") == 0
+    assert np.load(run / "texts" / "part0.npy").dtype == np.float16
+    pipe = Pipeline.from_pretrained(run, device="cpu")
+    made = pipe(prompts="a red cat", num=1, steps=2, guidance=2.0, precision="bfloat16")
+    assert made.labels == ["a red cat"]
+
+
 @pytest.mark.parametrize("told", TOLD)
 def test_every_process_and_objective_is_told_texts(place, told, tmp_path):
     process = {
