@@ -8,6 +8,7 @@ import torch
 from convflow.cli.main import main
 from convflow.pipeline import Pipeline
 from convflow.recipes import create_config
+from convflow.training.origin import adopt
 from convflow.training.overrides import override
 from convflow.types import InputError
 from tests.autoencoder import save_tiny
@@ -109,6 +110,9 @@ def test_a_network_of_videos_begins_from_one_of_pictures(trainer_of, tmp_path):
     pictures = trainer_of(override(create_config("toy.shapes"), words.split()), tmp_path / "shapes")
     assert pictures.run()
     begun = settings(f"--init {tmp_path / 'shapes'}")
+    adopted = adopt(create_config("toy.moving"), str(tmp_path / "shapes"))
+    assert adopted.model["temporal"] == "conv"
+    assert adopted.model["width"] == 16
     videos = trainer_of(begun, tmp_path / "moving")
     x, y = torch.randn(2, 3, 4, 16, 16), torch.tensor([1, 2])
     t = torch.tensor([0.3, 0.6])
