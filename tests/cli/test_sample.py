@@ -146,5 +146,6 @@ def test_videos_in_every_form(tmp_path, monkeypatch):
     for place in ("a.gif", "a.webp", "a.png", "several"):
         assert main([*words, "--out", place, *([] if place == "a.png" else ["--rate", "5"])]) == 0
     with Image.open("a.webp") as grid:
+        grid.load()
         assert (grid.n_frames, grid.info["duration"]) == (4, 200)
     assert sorted(path.suffix for path in (tmp_path / "several").iterdir()) == [".gif", ".gif"]
