@@ -123,6 +123,9 @@ AUTOENCODERS: dict[str, LatentSpace] = {
     },
     "Qwen/Qwen-Image/vae": replace(_WAN, kind="AutoencoderKLQwenImage"),
     "Wan-AI/Wan2.1-T2V-1.3B-Diffusers/vae": _WAN,
+    "zai-org/CogVideoX-2b/vae": LatentSpace(
+        "AutoencoderKLCogVideoX", 16, 8, 1.15258426, frames=True, frame_factor=4, frame_step=8
+    ),
 }
 """Autoencoders of the Hub, by repository and folder in it, whose `config.json` need not be read.
 

@@ -41,6 +41,7 @@ from convflow.types import (
     Precision,
     Progress,
     Size,
+    frames_text,
     nearest_size,
     size_text,
 )
@@ -143,9 +144,9 @@ class Samples:
         """Raise InputError unless a weaker model takes images of this size too."""
         multiple = self.codec.factor * math.lcm(self.model.multiple, weaker.multiple)
         frames = math.lcm(self.model.frame_multiple, weaker.frame_multiple)
-        near = nearest_size(self.size, multiple, frames)
+        near = nearest_size(self.size, multiple, frames, self.codec.frame_factor)
         if near != self.size:
-            few = f", and frames multiples of {frames}" if frames > 1 else ""
+            few = f", and {frames_text(frames, self.codec.frame_factor)}" if frames > 1 else ""
             raise InputError(
                 f"expected a height and width that the weaker model takes, multiples of {multiple}"
                 f"{few}, got {size_text(self.size)}; the nearest that works is {size_text(near)}"
@@ -161,8 +162,8 @@ class Samples:
     @property
     def shape(self) -> tuple[int, ...]:
         """Channels and sides of the noise in model space, where whole images are made."""
-        return self.model.in_channels, *self.codec.cells(
-            self.solver.enlarged(self.process, self.size)
+        return self.model.in_channels, *self.solver.enlarged(
+            self.process, self.codec.cells(self.size)
         )
 
     @property

@@ -306,7 +306,7 @@ class Pipeline:
         return {
             **vars(chosen),
             "solver": solver,
-            "size": solver.size(self.process, size, self.codec.factor),
+            "size": solver.size(self.process, size, self.codec.factor, self.codec.frame_factor),
             "guidance": 1.0 if unguided else chosen.guidance,
             "guidance_kind": "auto" if automatic else chosen.guidance_kind,
             "model_kwargs": read_arguments(self.model, self.resolution.arguments() | model_kwargs),
@@ -331,7 +331,8 @@ class Pipeline:
 
     def _size(self, size: Any) -> Size:
         """Return a size that the model takes."""
-        found = read_size(size, self.size, self.multiple, self.frame_multiple)
+        few = self.codec.frame_factor
+        found = read_size(size, self.size, self.multiple, self.frame_multiple, few)
         self.codec.check_size(found)
         return found
 
@@ -359,6 +360,7 @@ class Pipeline:
             self.codec.factor,
             half=samples.precision == "bfloat16",
             evaluations=1 + (samples.guidance != 1),
+            frame_factor=self.codec.frame_factor,
         )
         estimate.check(distributed.free_memory(self.device), "batch-size")
 

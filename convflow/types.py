@@ -72,19 +72,30 @@ class Denoiser(Protocol):
     ) -> Float[Tensor, "B P *F H W"]: ...
 
 
-def nearest_size(size: Size, multiple: int, frame_multiple: int = 1) -> Size:
+def nearest_size(size: Size, multiple: int, frame_multiple: int = 1, frame_factor: int = 1) -> Size:
     """Return the size nearest to `size` that a network takes, at least one multiple each.
 
     Args:
         size: height and width, of videos frames, height and width.
         multiple: that divides height and width.
-        frame_multiple: that divides the number of frames.
+        frame_multiple: that divides the number of frames, in cells.
+        frame_factor: frames of a cell, as of `in_cells`.
 
     >>> nearest_size((30, 33), 8), nearest_size((5, 30, 33), 8, 2)
     ((32, 32), (4, 32, 32))
+    >>> nearest_size((16, 32, 32), 8, 2, 4)
+    (13, 32, 32)
     """
-    multiples = (frame_multiple, multiple, multiple)[-len(size) :]
-    return tuple(max(m, round(side / m) * m) for side, m in zip(size, multiples, strict=True))
+    frames = (
+        (_nearest((count - 1) / frame_factor + 1, frame_multiple) - 1) * frame_factor + 1
+        for count in size[:-2]
+    )
+    return (*frames, *(_nearest(side, multiple) for side in size[-2:]))
+
+
+def _nearest(number: float, multiple: int) -> int:
+    """Return the nearest multiple, at least one."""
+    return max(multiple, round(number / multiple) * multiple)
 
 
 def in_cells(size: Size, factor: int, frame_factor: int = 1) -> Size:
@@ -97,6 +108,18 @@ def in_cells(size: Size, factor: int, frame_factor: int = 1) -> Size:
     """
     frames = ((count - 1) // frame_factor + 1 for count in size[:-2])
     return (*frames, size[-2] // factor, size[-1] // factor)
+
+
+def frames_text(frame_multiple: int, frame_factor: int = 1) -> str:
+    """Return which numbers of frames are wanted, for messages, k a whole number.
+
+    >>> frames_text(2), frames_text(1, 4), frames_text(2, 4)
+    ('frames that 2 divides', '4 k + 1 frames', '4 (2 k - 1) + 1 frames')
+    """
+    if frame_factor == 1:
+        return f"frames that {frame_multiple} divides"
+    cells = "k" if frame_multiple == 1 else f"({frame_multiple} k - 1)"
+    return f"{frame_factor} {cells} + 1 frames"
 
 
 def size_text(size: Size) -> str:

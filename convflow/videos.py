@@ -65,17 +65,27 @@ def write_video(path: Path, frames: UInt8[np.ndarray, "F H W C"], rate: float) -
     Examples:
         >>> write_video(Path("black.gif"), np.zeros((8, 16, 16, 3), np.uint8), rate=8)
     """
-    write = _WRITERS.get(path.suffix.lower())
-    if write is None:
-        raise InputError(
-            f"expected a video called *{', *'.join(filter(None, _WRITERS))}, or a folder of frames "
-            f"without an ending, got {path.name!r}; choose another name"
-        )
+    write = find_writer(path, rate)
     shape, kind = tuple(frames.shape), frames.dtype
     if len(shape) != 4 or kind != np.uint8 or shape[3] not in (1, 3) or 0 in shape:
         raise InputError(
             "expected frames (F, H, W, C) of uint8 with 1 or 3 channels, at least one, got "
             f"{shape} of {kind}"
+        )
+    write(path, frames, rate)
+
+
+def find_writer(path: Path, rate: float) -> Callable[[Path, np.ndarray, float], None]:
+    """Return what writes videos of a name, before there are any.
+
+    Raises:
+        InputError: an ending or a rate that `write_video` refuses, or a missing package.
+    """
+    write = _WRITERS.get(path.suffix.lower())
+    if write is None:
+        raise InputError(
+            f"expected a video called *{', *'.join(filter(None, _WRITERS))}, or a folder of frames "
+            f"without an ending, got {path.name!r}; choose another name"
         )
     fastest = FASTEST_GIF if write is _write_gif else FASTEST
     if not SLOWEST <= rate <= fastest:
@@ -83,7 +93,9 @@ def write_video(path: Path, frames: UInt8[np.ndarray, "F H W C"], rate: float) -
             f"expected {SLOWEST:g} to {fastest:g} frames a second for {path.name}, got {rate:g}; "
             "choose another rate"
         )
-    write(path, frames, rate)
+    if write in (_write_mp4, _write_webm):
+        require("av", "video", f"videos called *{path.suffix}")
+    return write
 
 
 def sheet(

@@ -14,7 +14,7 @@ from convflow.cli.options import holds_model, positive, size
 from convflow.cli.output import say
 from convflow.cli.tree import print_tree, recipe_in_short, run_in_short
 from convflow.hub import WEIGHTS, missing
-from convflow.types import InputError, Size, unknown_name
+from convflow.types import InputError, Size, size_text, unknown_name
 
 if TYPE_CHECKING:
     from convflow.bundle.config import PipelineConfig
@@ -111,13 +111,17 @@ class _Asked(NamedTuple):
     pixels: Size | None
 
     def memory(
-        self, build: Callable[[], Backbone], pixels: Size = (256, 256), factor: int = 8
+        self,
+        build: Callable[[], Backbone],
+        pixels: Size = (256, 256),
+        factor: int = 8,
+        frame_factor: int = 1,
     ) -> dict[str, Any]:
         """Return the bytes that training and sampling need, item by item."""
         from convflow.models.cost import measure_cost
 
         batch, pixels = self.batch or 1, self.pixels or pixels
-        cost = measure_cost(build, pixels, batch, factor)
+        cost = measure_cost(build, pixels, batch, factor, frame_factor=frame_factor)
         items = {"training": cost.training, "sampling": cost.sampling}
         return {
             "batch_size": batch,
@@ -131,7 +135,8 @@ class _Asked(NamedTuple):
 
     def rows(self, build: Callable[[], Backbone], codec: Codec, pixels: Size) -> dict[str, Any]:
         """Return the memory of a run or a recipe with what it means."""
-        return {"memory": self.memory(build, pixels, codec.factor), "note": MEMORY_NOTE}
+        memory = self.memory(build, pixels, codec.factor, codec.frame_factor)
+        return {"memory": memory, "note": MEMORY_NOTE}
 
 
 def _codec(config: PipelineConfig | TrainConfig, folder: Path | None = None) -> Codec:
@@ -326,10 +331,11 @@ def _scales(config: PipelineConfig, folder: Path) -> dict[str, Any]:
     process = config.process
     if not process.multiscale:
         return {}
-    scales = process.describe(config.size, _codec(config, folder).factor)
+    codec = _codec(config, folder)
+    scales = process.describe(config.size, codec.factor, codec.frame_factor)
     solver = config.sampling.varied(process).solver
     solver.check(process)
-    scales["sizes"] = [f"{height}x{width}" for height, width in scales["sizes"]]
+    scales["sizes"] = [*map(size_text, scales["sizes"])]
     scales["deviations"] = scales["deviations"] or "as they are"
     return {"scales": scales | {"sampling": solver.describe(process)}}
 

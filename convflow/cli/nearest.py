@@ -72,6 +72,11 @@ def main(arguments: Sequence[str]) -> int:
     from convflow.training.shown import open_shown
 
     pipe = Pipeline.from_pretrained(options.model, weights=options.weights, device=options.device)
+    if pipe.model.video:
+        raise InputError(
+            f"expected a model of images to compare with others, got {options.model} of videos; "
+            "score videos with convflow evaluate"
+        )
     chosen = sampling_options(options)
     (wanted,) = fit_sizes([chosen.pop("size", None) or pipe.size], *multiples_of(pipe, chosen))
     labels = chosen_labels(options, pipe.class_names)

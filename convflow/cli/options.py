@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from convflow.class_names import composed
 from convflow.settings.fields import doc
-from convflow.types import InputError, Size, nearest_size, size_text
+from convflow.types import InputError, Size, frames_text, nearest_size, size_text
 
 if TYPE_CHECKING:
     from convflow.pipeline import Pipeline
@@ -361,22 +361,22 @@ def chosen_prompts(options: argparse.Namespace) -> list[str] | None:
     return [*(one or ()), *read_prompts(file, "--prompts")]
 
 
-def multiples_of(pipe: Pipeline, chosen: dict[str, Any]) -> tuple[int, int]:
-    """Return what divides height and width, and the frames, also of a weaker model."""
+def multiples_of(pipe: Pipeline, chosen: dict[str, Any]) -> tuple[int, int, int]:
+    """Return what divides sides, and cells of frames, also of a weaker model; frames of a cell."""
     weaker = chosen.get("weaker")
     return (
         math.lcm(pipe.multiple, getattr(weaker, "multiple", 1)),
         math.lcm(pipe.frame_multiple, getattr(weaker, "frame_multiple", 1)),
+        pipe.codec.frame_factor,
     )
 
 
-def fit_sizes(asked: Sequence[Size], multiple: int, frame_multiple: int = 1) -> list[Size]:
+def fit_sizes(asked: Sequence[Size], *multiples: int) -> list[Size]:
     """Return sizes that the model takes, the nearest ones to those asked for, and say so.
 
     Args:
         asked: in pixels, of videos with frames before height and width.
-        multiple: that divides height and width.
-        frame_multiple: that divides the number of frames.
+        *multiples: as of `multiples_of`; that of height and width may stand alone.
 
     Raises:
         InputError: a side of no pixels, or no frames.
@@ -384,16 +384,16 @@ def fit_sizes(asked: Sequence[Size], multiple: int, frame_multiple: int = 1) -> 
     found = {}
     for size in asked:
         if min(size) < 1:
-            least = size_text((frame_multiple, multiple, multiple)[-len(size) :])
+            least = nearest_size((1,) * len(size), *multiples)
             raise InputError(
                 f"--size: expected sides of at least 1 pixel, got {size_text(size)}; the smallest "
-                f"that works is {least}"
+                f"that works is {size_text(least)}"
             )
-        near = nearest_size(size, multiple, frame_multiple)
+        near = nearest_size(size, *multiples)
         if near != size:
-            of = f"multiples of {multiple}"
-            if frame_multiple > 1:
-                of += f", and frames of {frame_multiple}"
+            of = f"multiples of {multiples[0]}"
+            if math.prod(multiples[1:]) > 1:
+                of += f", and {frames_text(*multiples[1:])}"
             log.info(f"{size_text(size)} becomes {size_text(near)}: the model takes {of}")
         found[near] = True
     return list(found)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -203,7 +204,7 @@ def plan(config: TrainConfig, options: argparse.Namespace) -> dict[str, Any]:
     build = whole if config.lora.rank else build  # peft makes no adapters without numbers there
     image, gmacs = {}, 0.0
     for choice in get_args(RecomputeChoice):
-        cost = measure_cost(build, size, 1, codec.factor, half, choice)
+        cost = measure_cost(build, size, 1, codec.factor, half, choice, codec.frame_factor)
         items, gmacs = cost.training, cost.gmacs
         image[choice] = items["activations"] + items["temporary results"]
     share = -(-config.batch_size // options.devices)
@@ -239,7 +240,7 @@ def plan(config: TrainConfig, options: argparse.Namespace) -> dict[str, Any]:
     if config.lora.rank:
         found["base"] = 4 * (numbers.parameters - numbers.trained)
     if options.num_images and codec.factor > 1:
-        cells = size[0] // codec.factor * (size[1] // codec.factor)
+        cells = math.prod(codec.cells(size))
         found["latents"] = 8 * options.num_images * codec.channels(config.data.channels) * cells
     return found
 

@@ -109,6 +109,8 @@ def _check_outputs(options: argparse.Namespace, video: bool) -> bool:
     if options.rate is not None and not video:
         raise InputError("--rate: expected a model of videos with it, got one of images; drop it")
     single = options.single or options.out.suffix not in endings
+    if video:
+        _check_rate(options, single)
     check_target(options.out, single, cure="add --single")
     previews = options.previews
     if previews is not None and single and previews.resolve() == options.out.resolve():
@@ -117,6 +119,21 @@ def _check_outputs(options: argparse.Namespace, video: bool) -> bool:
             "strips and images would have the same names; choose another"
         )
     return single
+
+
+def _check_rate(options: argparse.Namespace, single: bool) -> None:
+    """Raise InputError where videos could not be written, before any is made."""
+    from convflow.videos import USUAL_RATE, find_writer
+
+    if not single and options.out.suffix == ".png":
+        if options.rate is not None:
+            raise InputError(
+                f"--rate: expected a file of videos such as samples.gif with it, got the sheet of "
+                f"frames {options.out}; leave it out"
+            )
+        return
+    place = options.out / "sample.gif" if single else options.out
+    find_writer(place, USUAL_RATE if options.rate is None else options.rate)
 
 
 def _write(made: Output, out: Path, single: bool, options: argparse.Namespace) -> None:

@@ -39,7 +39,8 @@ recipes
 common settings
   --data PATH              images: a folder (with class subfolders or flat), .zip, .tar or shards of
                            WebDataset, .parquet, hf:NAME, .npz, .npy, a .csv or .jsonl that names
-                           files, digits, or shapes (drawn at any size, no download)
+                           files, digits, or shapes or moving (images or videos that are drawn at
+                           any size, no download); with a size of three sides a folder of videos
   --data.split train       split of the data: train, validation, test, unlabeled, or all (which
                            merges all but unlabeled); found by names of folders or files, or in a
                            column of a table
@@ -49,7 +50,8 @@ common settings
   --data.label-column kind column of labels, if a table has several
   --data.image-column img  column of images, if a table has several
   --data.caption-column c  column of captions, which a store of latents keeps
-  --data.size 64x48        image size: height x width in pixels
+  --data.size 64x48        image size: height x width in pixels; of videos 16x64x48, frames first
+  --data.fps 8             frames a second that videos of files are brought to first
   --data.on-bad skip       leave unreadable images out instead of stopping
   --data.check all         decode every image before the first step, however many there are
   --data.workers 8         threads that decode images; auto is one for each core
@@ -83,7 +85,7 @@ common settings
   --process meanflow       train average velocities, for images in one or two steps; see also
                            --process.guidance, --process.mixture and --process.tangent
   --process dfm            use one flow for each scale; see also --process.factors and
-                           --process.decomposition
+                           --process.decomposition, and of videos --process.axes
   --import my.module       import a module of yours first, so that names stored in files are found
   --objectives.NAME.kind K add a loss: repa, irepa, u-repa, sra, dispersive, contrastive, direction,
                            or class C of your module M as M:C; .weight is its factor, .until the
@@ -92,6 +94,7 @@ common settings
   --monitor.score PATH     score samples now and then against real images or statistics
   --monitor.logger wandb   also send the metrics to wandb, trackio, or class C of a module M of
                            yours, M:C
+  --model.temporal conv    a network of videos: conv, or of dit and sit factorised or full
   --model.width 256        any setting of the network; give a list as --model.depths 2,4,8,4,2
 
 convflow train RECIPE --help lists every key with its value in that recipe. With other settings

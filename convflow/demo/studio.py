@@ -93,12 +93,17 @@ class Studio:
         compares: whether there are training images.
 
     Raises:
-        InputError: no images in `data`.
+        InputError: a model of videos, or no images in `data`.
     """
 
     def __init__(
         self, pipe: Pipeline, model: str, data: str | None = None, limits: Limits | None = None
     ) -> None:
+        if pipe.model.video:
+            raise InputError(
+                f"expected a model of images for the page, got {model} of videos; draw them with "
+                "convflow sample"
+            )
         self.pipe, self.model, self.data = pipe, model, data
         self.limits = limits or Limits()
         self._shown: dict[Size, ShownImages] = {}

@@ -10,18 +10,18 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from convflow.models.backbone import Backbone
-from convflow.models.export import count_times
-from convflow.types import InputError, Size
+from convflow.models.export import cells_of, count_times
+from convflow.types import InputError, Size, size_text
 
 Run = Callable[[Tensor, Tensor, Any], Tensor]
-"""From images (B, C, H, W), times (B,) or (B, N), labels or texts to predictions (B, P, H, W)."""
+"""From images (B, C, H, W) or videos, times (B,) or (B, N), labels or texts to predictions."""
 
 ALLOWED = {False: 1e-4, True: 2e-2}
 """Largest rms(difference) / rms(prediction) of a program, in single and in half precision. Other
 orders of sums make less of it even in deep networks, and a wrong operator makes much more."""
 
-CHECKED_SHAPES = ((3, (4, 6)), (1, (2, 3)), (2, (5, 5)))
-"""Batches, and heights and widths in multiples of the network."""
+CHECKED_SHAPES = ((3, (3, 4, 6)), (1, (4, 2, 3)), (2, (2, 5, 5)))
+"""Batches, and frames, heights and widths in multiples of the network; frames are of videos."""
 
 
 def _asked(model: Backbone, batch: int, generator: torch.Generator) -> Any:
@@ -60,7 +60,7 @@ def check_program(
             `convflow.models.export.export_program`.
         half: whether the program holds half precision.
         last_time: the times are from 0 to there.
-        shapes: batches, and heights and widths in multiples of the network.
+        shapes: batches, and frames, heights and widths in multiples of the network.
 
     Returns:
         The largest rms(difference) / rms(prediction).
@@ -69,10 +69,10 @@ def check_program(
         InputError: a program that fails, or gives other predictions than the network.
     """
     worst = 0.0
-    for batch, size in shapes:
+    for batch, cells in shapes:
         generator = torch.Generator().manual_seed(batch)
-        height, width = (side * model.multiple for side in size)
-        x = torch.randn(batch, model.in_channels, height, width, generator=generator)
+        size = cells_of(model, cells)
+        x = torch.randn(batch, model.in_channels, *size, generator=generator)
         count = count_times(asked or model)
         t = last_time * torch.rand(batch, count, generator=generator)
         t = t[:, 0] if count == 1 else t
@@ -83,7 +83,7 @@ def check_program(
         except Exception as error:  # each runtime has errors of its own
             reason = " ".join(str(error).split())[:200]
             raise InputError(
-                f"{name} does not run at {height}x{width} ({reason}); nothing was written, please "
+                f"{name} does not run at {size_text(size)} ({reason}); nothing was written, please "
                 "report this with the output of convflow doctor"
             ) from error
         off = float((found - expected).square().mean().sqrt() / expected.square().mean().sqrt())
@@ -91,7 +91,7 @@ def check_program(
         if not off <= ALLOWED[half]:  # written so that NaN fails
             cure = "export it without --dtype float16" if half else "please report this"
             raise InputError(
-                f"{name} gives other predictions than the network at {height}x{width}: expected a "
+                f"{name} gives other predictions than the network at {size_text(size)}: expected a "
                 f"relative error of at most {ALLOWED[half]:g}, got {off:.1e}; nothing was written, "
                 f"{cure}"
             )

@@ -37,7 +37,7 @@ def describe_model(pipe: Pipeline, name: str) -> dict[str, Any]:
         "time": told_times(pipe.process),
         "channels": model.in_channels,
         "multiple": math.lcm(model.multiple, pipe.process.multiple),
-        "size": [side // pipe.codec.factor for side in pipe.size],
+        "size": list(pipe.codec.cells(pipe.size)),
         "codec": to_dict(pipe.codec),
         "value_range": [-1.0, 1.0] if pixels else None,
         "num_classes": model.num_classes,

@@ -20,7 +20,7 @@ from convflow.integrations.movable import copy_autoencoder, write_json, write_mo
 from convflow.integrations.single_file import LEFT_OUT, OF_PYRAMIDS, SingleFile
 from convflow.models.backbone import Backbone
 from convflow.models.diffusers_network import DiffusersNetwork
-from convflow.models.export import check_labels
+from convflow.models.export import check_labels, check_pictures
 from convflow.models.families import BACKBONES
 from convflow.models.pyramid import Pyramid
 from convflow.models.stored import SHARD_BYTES, write_stored
@@ -112,6 +112,7 @@ def check_exportable(pipe: Pipeline) -> None:
     """Raise InputError where no folder for diffusers can hold a model."""
     network, process = pipe.model, pipe.process
     check_labels(network, "a folder for diffusers")
+    check_pictures(network, "a folder for diffusers")
     inner = network.inner if type(network) is Pyramid else network
     if BACKBONES.get(inner.family) is not type(inner):
         raise InputError(

@@ -16,7 +16,7 @@ from convflow.models.backbone import Backbone
 from convflow.models.export import OPSET, check_plain, count_times, export_onnx, export_program
 from convflow.pipeline import Pipeline
 from convflow.storage import writing_file
-from convflow.types import InputError
+from convflow.types import InputError, size_text
 from convflow.units import bytes_of
 
 log = logging.getLogger("convflow")
@@ -105,9 +105,8 @@ def warn_of_sizes(pipe: Pipeline) -> None:
     """Log a line where the network is told of sizes by arguments that a graph does not hold."""
     if told := pipe.resolution.arguments():
         log.warning(
-            f"this model is told {', '.join(told)} at sizes other than {pipe.size[0]}x"
-            f"{pipe.size[1]}, and what is exported is not: there its pictures differ from those of "
-            "convflow sample"
+            f"this model is told {', '.join(told)} at sizes other than {size_text(pipe.size)}, and "
+            "what is exported is not: there its pictures differ from those of convflow sample"
         )
 
 

@@ -16,6 +16,7 @@ from convflow.codecs import image_channels
 from convflow.evaluation.card import Card
 from convflow.pipeline import Pipeline
 from convflow.settings.read import to_dict
+from convflow.types import size_text
 
 TASK = "unconditional-image-generation"
 """The Hub's name of what these models do; it has none for classes."""
@@ -75,7 +76,9 @@ class HubPage:
 
     def text(self, pipe: Pipeline) -> str:
         """Return the whole file."""
-        parts = [f"# {self.name}", _about(pipe, self.name), *self._pictures(), *self._use()]
+        video = pipe.model.video
+        parts = [f"# {self.name}", _about(pipe, self.name), *self._pictures(video)]
+        parts += self._use(video)
         parts += ["## Sampling", _sampling(pipe), "## Training", *self._training()]
         parts += ["## Scores", *(map(_scores, self.cards) if self.cards else [NO_CARDS])]
         parts += ["## Limits", _limits(pipe), "## Copies of training images", self._copies()]
@@ -85,8 +88,9 @@ class HubPage:
     def keys(self, pipe: Pipeline) -> ModelCardData:
         """Return the keys in front of the page."""
         classes = "class-conditional" if pipe.model.num_classes else "unconditional"
-        classes = "text-to-image" if pipe.text.used else classes
-        tags = ["convflow", "image-generation", classes, pipe.model.family, pipe.process.kind]
+        kind = "video" if pipe.model.video else "image"
+        classes = f"text-to-{kind}" if pipe.text.used else classes
+        tags = ["convflow", f"{kind}-generation", classes, pipe.model.family, pipe.process.kind]
         results = [result for card in self.cards for result in _results(card)]
         more: dict[str, Any] = {}
         if self.samples:
@@ -99,7 +103,7 @@ class HubPage:
         return ModelCardData(
             license=self.licence,
             library_name=self.library,
-            pipeline_tag=TASK,
+            pipeline_tag=None if pipe.model.video else TASK,  # the Hub has no such task of videos
             tags=[*tags, *(["diffusers"] if self.library == "diffusers" else [])],
             datasets=list(self.datasets) or None,
             metrics=list(dict.fromkeys(result.metric_type for result in results)) or None,
@@ -108,26 +112,28 @@ class HubPage:
             **more,
         )
 
-    def _pictures(self) -> list[str]:
+    def _pictures(self, video: bool) -> list[str]:
         if not self.samples:
             return []
         return [
             f"![Samples of {self.name}]({self.samples[0][1]})",
-            "*The model made these images with its usual settings and the seed 0. They were not "
-            "selected.*",
+            f"*The model made these {'videos' if video else 'images'} with its usual settings and "
+            "the seed 0. They were not selected.*",
         ]
 
-    def _use(self) -> list[str]:
+    def _use(self, video: bool) -> list[str]:
         branch = f', revision="{self.revision}"' if self.revision else ""
         trust = ", trust_remote_code=True" if self.own_code else ""
         model = self.repository + (f"@{self.revision}" if self.revision else "")
-        command = f"convflow sample {model} --num 16 --out samples.png\n"
+        out = "samples.gif" if video else "samples.png"
+        command = f"convflow sample {model} --num 16 --out {out}\n"
+        first = "pixels[0]  # (C, F, H, W) uint8" if video else "images[0].save('sample.png')"
         ours = [
             # commands run no code of a repository
             f"```sh\npip install convflow\n{'' if self.own_code else command}```",
             f"```python\nimport convflow\n\n"
             f'pipe = convflow.Pipeline.from_pretrained("{self.repository}"{branch}{trust})\n'
-            "pipe(num=4, seed=0).images[0].save('sample.png')\n```",
+            f"pipe(num=4, seed=0).{first}\n```",
         ]
         theirs = [
             "```python\nfrom diffusers import DiffusionPipeline\n\n"
@@ -168,7 +174,7 @@ NO_CARDS = "No result card was given. `convflow evaluate` writes one."
 
 
 def _about(pipe: Pipeline, name: str) -> str:
-    model, (height, width) = pipe.model, pipe.size
+    model, what = pipe.model, "videos" if pipe.model.video else "images"
     grey = "grey " if image_channels(pipe.codec, model.in_channels) == 1 else ""
     classes = f" of {model.num_classes} classes" if model.num_classes else ""
     count = sum(p.numel() for p in model.parameters())
@@ -176,10 +182,16 @@ def _about(pipe: Pipeline, name: str) -> str:
     if 0 < len(pipe.class_names) <= MANY_CLASSES:
         named = f" The classes are {', '.join(pipe.class_names)}."
     return (
-        f"{name} generates {grey}images{classes}. The network is a {type(model).__name__} with "
-        f"{count:,} parameters. It was trained with the process {pipe.process.kind} on images of "
-        f"{height}x{width} pixels.{named} convflow {__version__} wrote this page."
+        f"{name} generates {grey}{what}{classes}. The network is a {type(model).__name__} with "
+        f"{count:,} parameters. It was trained with the process {pipe.process.kind} on {what} of "
+        f"{_size(pipe)}.{named} convflow {__version__} wrote this page."
     )
+
+
+def _size(pipe: Pipeline) -> str:
+    """Return the size of training with what its numbers are."""
+    axes = "(frames x height x width)" if pipe.model.video else "pixels"
+    return f"{size_text(pipe.size)} {axes}"
 
 
 def _sampling(pipe: Pipeline) -> str:
@@ -214,17 +226,17 @@ def _results(card: Card) -> list[EvalResult]:
 
 
 def _limits(pipe: Pipeline) -> str:
-    height, width = pipe.size
+    what = "Videos" if pipe.model.video else "Images"
     lines = [
-        f"The model was trained at {height}x{width}. It takes other sizes whose sides are "
+        f"The model was trained at {size_text(pipe.size)}. It takes other sizes whose sides are "
         f"multiples of {pipe.multiple}; their quality was not measured for this page.",
         "The model knows the classes above and no text."
         if pipe.model.num_classes
         else TAKES_TEXT
         if pipe.text.used
         else "The model takes no classes and no text.",
-        "Images of the model can repeat what its training images show, their errors and their "
-        "one-sidedness included.",
+        f"{what} of the model can repeat what its training {what.lower()} show, their errors and "
+        "their one-sidedness included.",
     ]
     return "\n".join(f"- {line}" for line in lines)
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError
+from torch import Tensor
 
 from convflow.evaluation.card import read_card
 from convflow.integrations.eval_results import EVAL_RESULTS, eval_results
@@ -211,21 +212,29 @@ def _explained(repository: str) -> Iterator[None]:
 
 
 def _write_samples(pipe: Pipeline, folder: Path) -> tuple[tuple[str, str], ...]:
-    """Write a grid of images and the first few of them; return label and file of each."""
+    """Write a grid of samples and the first few of them; return label and file of each."""
     from convflow.data.grid import tile
+    from convflow.videos import USUAL_RATE, tile_videos, write_video
 
     count = pipe.model.num_classes
     spread = [i * count // GRID_IMAGES for i in range(GRID_IMAGES)] if count > GRID_IMAGES else None
     made = pipe(spread, num=GRID_IMAGES, batch_size=GRID_IMAGES)
-    zoom = max(1, 128 // max(made.pixels.shape[2:]))
+    zoom = max(1, 128 // max(made.pixels.shape[-2:]))
+    ending = ".gif" if pipe.model.video else ".png"
+
+    def write(name: str, pixels: Tensor, gap: int) -> None:
+        if pipe.model.video:
+            write_video(folder / name, tile_videos(pixels, zoom=zoom, gap=gap), USUAL_RATE)
+            return
+        with writing_file(folder / name) as draft:
+            tile(pixels, zoom=zoom, gap=gap).save(draft, format="png")
+
     (folder / "samples").mkdir()
-    names = [("", "samples.png")]
+    names = [("", f"samples{ending}")]
     for i in range(SINGLE_IMAGES):
-        names.append((made.labels[i], f"samples/{i:03}.png"))
-        with writing_file(folder / names[-1][1]) as draft:
-            tile(made.pixels[i : i + 1], zoom=zoom, gap=0).save(draft, format="png")
-    with writing_file(folder / "samples.png") as draft:
-        tile(made.pixels, zoom=zoom).save(draft, format="png")
+        names.append((made.labels[i], f"samples/{i:03}{ending}"))
+        write(names[-1][1], made.pixels[i : i + 1], gap=0)
+    write(names[0][1], made.pixels, gap=2)
     return tuple(names)
 
 

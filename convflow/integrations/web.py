@@ -23,7 +23,7 @@ from convflow.codecs import PixelCodec
 from convflow.integrations.check import check_program
 from convflow.integrations.description import describe_model
 from convflow.integrations.files import open_onnx, warn_of_sizes
-from convflow.models.export import FORMS, OPSET, export_onnx
+from convflow.models.export import FORMS, OPSET, check_pictures, export_onnx
 from convflow.pipeline import Pipeline
 from convflow.samplers.tableaus import RUNGE_KUTTA
 from convflow.seeds import draw_noise
@@ -79,9 +79,10 @@ def write_page(
             that fails to let the page read them from a server that mirrors npm.
 
     Raises:
-        InputError: a model of latents or of scales, a network that cannot be written, a missing
-            package, or a folder without the runtime; then nothing is left.
+        InputError: a model of videos, of latents or of scales, a network that cannot be written, a
+            missing package, or a folder without the runtime; then nothing is left.
     """
+    check_pictures(pipe.model, "a page")
     if not isinstance(pipe.codec, PixelCodec):
         raise InputError(
             "expected a model of pixels for a page, got one of latents, whose autoencoder would "

@@ -75,25 +75,30 @@ def measure_cost(
     factor: int = 1,
     half: bool = False,
     recompute: RecomputeChoice = "none",
+    frame_factor: int = 1,
 ) -> Cost:
     """Return what a network costs for `batch` images or videos of a size.
 
     Args:
         build: makes the network; called where its weights take no memory.
-        size: in pixels, multiples of `factor` times the network's `multiple`; of videos frames of
-            model space before them.
+        size: in pixels, multiples of `factor` times the network's `multiple`; of videos frames
+            before them.
         batch: images at once; guidance evaluates two for each that it makes.
         factor: pixels along a side of one cell of model space.
         half: whether the arithmetic is in bfloat16, the weights in float32.
         recompute: blocks that the backward pass computes again, see `recompute_blocks`.
+        frame_factor: frames of a cell, as of `in_cells`.
 
     Raises:
         InputError: a size that does not fit the network, or a batch beyond counting.
     """
     with FakeTensorMode(), torch.autocast("cpu", torch.bfloat16, enabled=half):
         model = build()
-        check_size(size, factor * model.multiple, model.frame_multiple)
-        cells = in_cells(size, factor)
+        if len(size) != 2 + model.video:
+            axes = "frames, height and width" if model.video else "height and width"
+            raise InputError(f"expected a size of {axes}, got {size_text(size)}; change it")
+        check_size(size, factor * model.multiple, model.frame_multiple, frame_factor)
+        cells = in_cells(size, factor, frame_factor)
         if batch * math.prod(cells) > MOST_PLACES:
             raise InputError(
                 f"expected a batch whose bytes can be counted, got {batch} images of "

@@ -14,14 +14,14 @@ from torch.utils._pytree import tree_map
 from convflow.models.backbone import Backbone
 from convflow.ops.deform.exported import ExportForm, written_as
 from convflow.storage import writing_file
-from convflow.types import InputError
+from convflow.types import InputError, Size
 
 OPSET = 20
 LARGEST_FILE = 2**31 - 2**20
-EXAMPLE_CELLS = (4, 6)
-"""Height and width of the example, in multiples of the network: not equal, and not one."""
-AXES = ("batch", None, "height", "width")
-"""The names of the free axes of images (B, C, H, W) in an ONNX file."""
+EXAMPLE_CELLS = (5, 4, 6)
+"""Frames, height and width of the example, in multiples of the network: not equal, and not one."""
+AXES = {4: ("batch", None, "height", "width"), 5: ("batch", None, "frames", "height", "width")}
+"""The names of the free axes of images (B, C, H, W) and of videos in an ONNX file."""
 SMALLEST_HALF = 256
 """Numbers of a tensor that is worth a cast from float16."""
 FORMS: dict[str, ExportForm] = {"onnx": "reference", "torch": "reference", "web": "reference"}
@@ -34,8 +34,9 @@ def export_program(
 ) -> ExportedProgram:
     """Return the network as one graph of plain torch operators.
 
-    Batch, height and width stay free, from two multiples of the network on; the deformable operator
-    goes in as plain operators. `torch.export.save` writes it, `.module()` runs it.
+    Batch, height and width, and the frames of videos, stay free, from two multiples of the network
+    on; the deformable operator goes in as plain operators. `torch.export.save` writes it,
+    `.module()` runs it.
 
     Args:
         model: the network.
@@ -60,8 +61,8 @@ def export_program(
             "and the same weights, and pad outside"
         )
     first = next(model.parameters())
-    height, width = (side * model.multiple for side in EXAMPLE_CELLS)
-    x = torch.zeros(3, model.in_channels, height, width, dtype=first.dtype, device=first.device)
+    size = cells_of(model, EXAMPLE_CELLS)
+    x = torch.zeros(3, model.in_channels, *size, dtype=first.dtype, device=first.device)
     count = count_times(asked or model)
     t = x.new_zeros(3, count) if count > 1 else x.new_zeros(3)
     free = Dim.AUTO
@@ -72,7 +73,8 @@ def export_program(
 
     y = tree_map(fitting, model.blank_conditions(3))
     example = (x, t, y)
-    shapes = ({0: free, 2: free, 3: free}, {0: free}, tree_map(lambda _: {0: free}, y))
+    sides = dict.fromkeys((0, *range(2, x.dim())), free)
+    shapes = (sides, {0: free}, tree_map(lambda _: {0: free}, y))
     with written_as(form):
         return torch.export.export(asked or model, example, dynamic_shapes=shapes)
 
@@ -88,8 +90,8 @@ def export_onnx(
 ) -> None:
     """Write the network as an ONNX file with the inputs x, t, y and the output prediction.
 
-    Needs `pip install convflow[onnx]`. The axes `batch`, `height` and `width` stay free, as in
-    `export_program`.
+    Needs `pip install convflow[onnx]`. The axes `batch`, `height` and `width`, and `frames` of
+    videos, stay free, as in `export_program`.
 
     Args:
         model: the network, on any device.
@@ -143,7 +145,7 @@ def _name_axes(graph: Any) -> None:
     import onnx_ir as ir
 
     for value in (*graph.inputs, *graph.outputs):
-        names = AXES if len(value.shape) == len(AXES) else AXES[:1]
+        names = AXES.get(len(value.shape), ("batch",))
         free = dict(enumerate(names))
         sides = [free.get(i) or side for i, side in enumerate(value.shape)]
         value.shape = ir.Shape(sides)
@@ -165,6 +167,18 @@ def _store_half(graph: Any) -> None:
         graph.insert_before(graph[0], cast)
 
 
+def cells_of(model: Backbone, cells: Size) -> Size:
+    """Return the size in model space of so many multiples of a network.
+
+    Args:
+        model: the network.
+        cells: frames, height and width in its multiples; the frames count for videos alone.
+    """
+    frames, height, width = cells
+    size = (height * model.multiple, width * model.multiple)
+    return (frames * model.frame_multiple, *size) if model.video else size
+
+
 def count_times(asked: nn.Module) -> int:
     """Return how many times a module takes for each image, a scale of guidance among them.
 
@@ -182,6 +196,15 @@ def check_labels(model: Backbone, what: str) -> None:
         raise InputError(
             f"expected a network that is told class labels for {what}, got one that is told texts; "
             "export it with --to torch, or --to safetensors"
+        )
+
+
+def check_pictures(model: Backbone, what: str) -> None:
+    """Raise InputError for a network of videos."""
+    if model.video:
+        raise InputError(
+            f"expected a model of images for {what}, got one of videos; export it with --to torch, "
+            "onnx or safetensors"
         )
 
 

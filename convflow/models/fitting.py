@@ -8,7 +8,15 @@ from typing import Any
 from torch import Tensor
 
 from convflow.settings.read import read_value
-from convflow.types import LONGEST_SIDE, InputError, Size, nearest_size, size_text
+from convflow.types import (
+    LONGEST_SIDE,
+    InputError,
+    Size,
+    frames_text,
+    in_cells,
+    nearest_size,
+    size_text,
+)
 
 
 def check_batch(x: Tensor, channels: int, video: bool) -> None:
@@ -21,14 +29,17 @@ def check_batch(x: Tensor, channels: int, video: bool) -> None:
         )
 
 
-def read_size(given: Any, usual: Size, multiple: int, frame_multiple: int = 1) -> Size:
+def read_size(
+    given: Any, usual: Size, multiple: int, frame_multiple: int = 1, frame_factor: int = 1
+) -> Size:
     """Return a size in pixels that a model takes, from what a user gave.
 
     Args:
         given: a size; a number for height and width alike; None for the usual one.
         usual: of the model, which has three sides where that is of videos.
         multiple: of height and width.
-        frame_multiple: of the frames.
+        frame_multiple: of the frames, in cells.
+        frame_factor: frames of a cell.
 
     Raises:
         InputError: anything else, a size of other axes than the usual one, or as of `check_size`.
@@ -42,17 +53,18 @@ def read_size(given: Any, usual: Size, multiple: int, frame_multiple: int = 1) -
             f"expected a size of {axes} such as {size_text(usual)}, got {size_text(size)}; "
             "change it"
         )
-    check_size(size, multiple, frame_multiple)
+    check_size(size, multiple, frame_multiple, frame_factor)
     return size
 
 
-def check_size(size: Size, multiple: int, frame_multiple: int = 1) -> None:
+def check_size(size: Size, multiple: int, frame_multiple: int = 1, frame_factor: int = 1) -> None:
     """Raise InputError unless all sides are positive multiples, and not absurd.
 
     Args:
         size: height and width, of videos frames, height and width.
         multiple: that divides height and width.
-        frame_multiple: that divides the number of frames.
+        frame_multiple: that divides the number of frames, in cells.
+        frame_factor: frames of a cell, as of `in_cells`.
     """
     # Not max(): read back from the compiler's cache it becomes a guard on which side is longer.
     for side in size:
@@ -64,11 +76,11 @@ def check_size(size: Size, multiple: int, frame_multiple: int = 1) -> None:
     frames, (height, width) = size[:-2], size[-2:]
     if height < 1 or width < 1 or height % multiple or width % multiple:
         wanted = f"a height and width that are multiples of {multiple}"
-    elif frames and (frames[0] < 1 or frames[0] % frame_multiple):
-        wanted = f"frames that are a multiple of {frame_multiple}"
+    elif frames and (frames[0] < 1 or in_cells(size, 1, frame_factor)[0] % frame_multiple):
+        wanted = frames_text(frame_multiple, frame_factor)
     else:
         return
-    near = nearest_size(size, multiple, frame_multiple)
+    near = nearest_size(size, multiple, frame_multiple, frame_factor)
     raise InputError(
         f"expected {wanted}, got {size_text(size)}; the nearest that works is {size_text(near)}"
     )

@@ -26,13 +26,14 @@ class MemoryEstimate(NamedTuple):
 
     Attributes:
         build: makes the network; called where its weights take no memory.
-        size: height and width in pixels, of videos frames of model space before them.
+        size: height and width in pixels, of videos frames before them.
         batch: images at once.
         factor: pixels along a side of a cell of model space.
         half: whether the arithmetic is in bfloat16.
         training: whether gradients and the optimizer are held too.
         evaluations: of the network side by side for one image; guidance needs 2.
         recompute: blocks that the backward pass computes again, see `recompute_blocks`.
+        frame_factor: frames of a cell, as of `in_cells`.
     """
 
     build: Callable[[], Backbone]
@@ -43,6 +44,7 @@ class MemoryEstimate(NamedTuple):
     training: bool = False
     evaluations: int = 1
     recompute: RecomputeChoice = "none"
+    frame_factor: int = 1
 
     def bound(self) -> int:
         """Return more bytes than `needs` does, at once: a place has fewer numbers than a network.
@@ -62,7 +64,13 @@ class MemoryEstimate(NamedTuple):
             one, two = (self._replace(batch=count, evaluations=1).needs() for count in (1, 2))
             return one + (evaluations - 1) * (two - one)
         cost = measure_cost(
-            self.build, self.size, evaluations, self.factor, self.half, self.recompute
+            self.build,
+            self.size,
+            evaluations,
+            self.factor,
+            self.half,
+            self.recompute,
+            self.frame_factor,
         )
         return sum((cost.training if self.training else cost.sampling).values())
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Num
 from torch import Tensor, nn
 
 Temporal = Literal["none", "conv"]
@@ -21,7 +21,7 @@ FRAMES = 3
 """Frames that a convolution along time sees at once."""
 
 
-def per_frame(layer: Callable[[Tensor], Tensor], x: Float[Tensor, "B *F P Q R"]) -> Tensor:
+def per_frame(layer: Callable[[Tensor], Tensor], x: Num[Tensor, "B *F P Q R"]) -> Tensor:
     """Return what a layer of pictures, or of features of pictures, makes of each frame.
 
     Args:
@@ -74,11 +74,10 @@ class TemporalConv(nn.Conv1d):
         count, reach = x.shape[1], self.weight.shape[2] // 2
         taps = self.weight[:, 0].to(x.dtype)
         out = torch.addcmul(self.bias.to(x.dtype), x, taps[:, reach])  # type: ignore[union-attr]
-        for by in range(1, min(reach, count - 1) + 1):
-            later = nn.functional.pad(x[:, by:], (0, 0, 0, 0, 0, 0, 0, by))
-            earlier = nn.functional.pad(x[:, :-by], (0, 0, 0, 0, 0, 0, by, 0))
-            out = torch.addcmul(out, later, taps[:, reach + by])
-            out = torch.addcmul(out, earlier, taps[:, reach - by])
+        padded = nn.functional.pad(x, (0, 0, 0, 0, 0, 0, reach, reach))
+        for by in range(1, reach + 1):
+            for tap in (reach + by, reach - by):
+                out = torch.addcmul(out, padded[:, tap : tap + count], taps[:, tap])
         return out
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any
 
 import torch
@@ -16,6 +17,7 @@ from torch.nn import functional as F
 
 from convflow.evaluation.detectors import Detector, open_detector
 from convflow.models.backbone import Backbone
+from convflow.nn.frames import per_frame
 from convflow.objectives.objective import Inputs, Objective, Wants
 from convflow.objectives.taps import aligned_block
 from convflow.settings.fields import Count, Natural, doc
@@ -84,11 +86,17 @@ class Encoder:
         """The SHA-256 of its weights and code."""
         return torch.tensor(list(bytes.fromhex(self.detector.sha256)), dtype=torch.uint8)
 
-    def __call__(self, pixels: UInt8[Tensor, "B K H W"], grid: Size) -> Float[Tensor, "B h w F"]:
-        """Return features of images, without gradients, on `grid` or one of the encoder's own."""
+    def __call__(
+        self, pixels: UInt8[Tensor, "B K *T H W"], grid: Size
+    ) -> Float[Tensor, "B *T h w F"]:
+        """Return features of images, or of each frame of videos, without gradients.
+
+        They are on `grid` or one of the encoder's own.
+        """
         if isinstance(network := self.detector.network, nn.Module):
             network.to(pixels.device)
-        return self.detector.maps(pixels, (grid[-2], grid[-1]))
+        images = pixels if pixels.dim() == 4 else pixels.transpose(1, 2)
+        return per_frame(partial(self.detector.maps, grid=(grid[-2], grid[-1])), images)
 
     def width(self) -> int:
         """Return how many features each place has, from a blank image in colour or grey."""
@@ -134,27 +142,39 @@ class Alignment(Objective):
         self.register_buffer("checksum", self.encoder.checksum)
         self.register_load_state_dict_pre_hook(_compare_encoders)
 
-    def targets(self, batch: Inputs, grid: Size) -> Float[Tensor, "B h w F"]:
-        """Return the encoder's features of the clean images, those of a store where it has them."""
+    def targets(self, batch: Inputs, grid: Size) -> Float[Tensor, "B *T h w F"]:
+        """Return the encoder's features of the clean images, those of a store where it has them.
+
+        Raises:
+            InputError: videos of which a cell of model space is several frames.
+        """
         if batch.encoded is not None:
             return batch.encoded
         assert batch.pixels is not None
+        ours, shown = batch.features[self.block].shape[1:-3], batch.pixels.shape[2:-2]
+        if ours != shown:
+            raise InputError(
+                "expected a cell for each frame with an objective that looks at the frames of "
+                f"videos, got {ours[0]} cells of {shown[0]} frames; take an autoencoder of images, "
+                "or leave the objective out"
+            )
         return self.encoder(batch.pixels, grid)
 
 
-def resample(features: Float[Tensor, "B h w F"], grid: Size) -> Float[Tensor, "B H W F"]:
+def resample(features: Float[Tensor, "B *T h w F"], grid: Size) -> Float[Tensor, "B *T H W F"]:
     """Return features on another grid, interpolated bilinearly, with antialias where it shrinks."""
-    if features.shape[1:3] == grid:
+    sides = tuple(features.shape[-3:-1])
+    if sides == tuple(grid):
         return features
     with torch.autocast(features.device.type, enabled=False):
-        rows, columns = map(_interpolation, features.shape[1:3], grid)
+        rows, columns = map(_interpolation, sides, grid)
         features = features.float()
-        across = torch.einsum("bhwf,wv->bhvf", features, columns.to(features))
-        return torch.einsum("bhvf,hu->buvf", across, rows.to(features))
+        across = torch.einsum("...hwf,wv->...hvf", features, columns.to(features))
+        return torch.einsum("...hvf,hu->...uvf", across, rows.to(features))
 
 
 def negative_cosine(
-    ours: Float[Tensor, "B h w F"], theirs: Float[Tensor, "B h w F"]
+    ours: Float[Tensor, "B *T h w F"], theirs: Float[Tensor, "B *T h w F"]
 ) -> Float[Tensor, " B"]:
     """Return minus the mean cosine between features at the same places, from -1 (best) to 1."""
     cosine = F.cosine_similarity(ours.float(), theirs.float(), dim=-1)  # float16 would give NaN

@@ -52,15 +52,15 @@ class IREPA(Alignment):
     ) -> dict[str, Float[Tensor, " B"]]:
         """Return `negative_cosine`, from -1 (best) to 1."""
         ours = self.project(batch.features[self.block])
-        grid = (ours.shape[1], ours.shape[2])
+        grid = tuple(ours.shape[-3:-1])
         theirs = standardise(self.targets(batch, grid), self.removed)
         return {"negative_cosine": negative_cosine(ours, resample(theirs, grid))}
 
 
 def standardise(
-    features: Float[Tensor, "B h w F"], removed: float = 1.0
-) -> Float[Tensor, "B h w F"]:
-    """Return (y - removed * mean) / (std + 1e-6), mean and std of each channel of each image."""
-    mean = features.mean((1, 2), keepdim=True)
-    std = features.std((1, 2), keepdim=True, correction=0)
+    features: Float[Tensor, "B *T h w F"], removed: float = 1.0
+) -> Float[Tensor, "B *T h w F"]:
+    """Return (y - removed * mean) / (std + 1e-6), mean and std of each channel of each frame."""
+    mean = features.mean((-3, -2), keepdim=True)
+    std = features.std((-3, -2), keepdim=True, correction=0)
     return (features - removed * mean) / (std + 1e-6)

@@ -55,7 +55,8 @@ class Inputs(NamedTuple):
     Attributes:
         data: clean images in model space.
         labels: `num_classes` means "no label".
-        features: by block, after the first call of the network in this step; (B, h, w, D).
+        features: by block, after the first call of the network in this step; (B, h, w, D), or
+            (B, F, h, w, D) of videos.
         average: the network with averaged weights, called as the network is; None if not wanted.
         pixels: the clean images with levels 0..255; None if not wanted.
         average_features: as `Backbone.features_after`, of the next call of `average`.
@@ -70,9 +71,9 @@ class Inputs(NamedTuple):
 
     data: Float[Tensor, "B C *F H W"]
     labels: Cond
-    features: Mapping[int, Float[Tensor, "B h w D"]] = {}
+    features: Mapping[int, Float[Tensor, "B *F h w D"]] = {}
     average: Callable[..., Any] | None = None
-    pixels: UInt8[Tensor, "B K Hp Wp"] | None = None
+    pixels: UInt8[Tensor, "B K *Fp Hp Wp"] | None = None
     average_features: (
         Callable[[Iterable[int]], AbstractContextManager[dict[int, Tensor]]] | None
     ) = None

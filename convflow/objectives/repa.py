@@ -55,6 +55,6 @@ class REPA(Alignment):
     ) -> dict[str, Float[Tensor, " B"]]:
         """Return `negative_cosine`, from -1 (best) to 1."""
         ours = self.project(batch.features[self.block])
-        grid = (ours.shape[1], ours.shape[2])
+        grid = tuple(ours.shape[-3:-1])
         theirs = resample(self.targets(batch, grid), grid)
         return {"negative_cosine": negative_cosine(ours, theirs)}

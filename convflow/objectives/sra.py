@@ -74,7 +74,7 @@ class SRA(Objective):
         later = nearer_data(self.process, batch.first.draws, draws)
         with torch.no_grad(), batch.average_features([self.teacher_block]) as found:
             self.process.loss_at(batch.average, batch.data, batch.labels, later)
-        theirs = resample(found[self.teacher_block].float(), (ours.shape[1], ours.shape[2]))
+        theirs = resample(found[self.teacher_block].float(), tuple(ours.shape[-3:-1]))
         error = F.smooth_l1_loss(ours, theirs, beta=self.beta, reduction="none")
         return {"smooth_l1": error.flatten(1).mean(1)}
 

@@ -47,7 +47,7 @@ class UREPA(Alignment):
 
         manifold * mean_pq (cos(u_p, u_q) - cos(y_p, y_q))^2        where u = up(project(h))
 
-    over pairs of places of one image.
+    over pairs of places of one image, or of one frame of a video.
 
     Raises:
         InputError: a network that is no U.
@@ -70,8 +70,8 @@ class UREPA(Alignment):
     ) -> dict[str, Float[Tensor, " B"]]:
         """Return `negative_cosine`, from -1 (best) to 1, and `manifold` with its factor."""
         ours = self.project(batch.features[self.block])
-        theirs = self.targets(batch, (2 * ours.shape[1], 2 * ours.shape[2]))
-        ours = resample(ours, (theirs.shape[1], theirs.shape[2]))
+        theirs = self.targets(batch, tuple(2 * side for side in ours.shape[-3:-1]))
+        ours = resample(ours, tuple(theirs.shape[-3:-1]))
         found = {"negative_cosine": negative_cosine(ours, theirs)}
         if self.manifold:
             distance = (cosines(ours) - cosines(theirs)).square().flatten(1).mean(1)
@@ -79,8 +79,8 @@ class UREPA(Alignment):
         return found
 
 
-def cosines(features: Float[Tensor, "B h w F"]) -> Float[Tensor, "B N N"]:
+def cosines(features: Float[Tensor, "B *T h w F"]) -> Float[Tensor, "B *T N N"]:
     """Return the cosines between the features at all pairs of N = h w places, in float32."""
     with torch.autocast(features.device.type, enabled=False):
-        units = F.normalize(features.float().flatten(1, 2), dim=-1)
-        return units @ units.transpose(1, 2)
+        units = F.normalize(features.float().flatten(-3, -2), dim=-1)
+        return units @ units.transpose(-2, -1)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from convflow.data.latents import Latents
-from convflow.data.source import SyntheticSource
+from convflow.data.source import SyntheticSource, holds_videos
 from convflow.training.config import DataConfig
 from convflow.training.data import open_images, scan_images
 from convflow.types import InputError, Size
@@ -47,13 +47,19 @@ def look(data: DataConfig, device: torch.device) -> Facts:
     """Return what a look at all images finds; the training that follows need not look again.
 
     Raises:
-        InputError: no images, unreadable ones that are not to be skipped, or a store of latents.
+        InputError: no images, unreadable ones that are not to be skipped, videos, or a store of
+            latents.
     """
     source = open_images(data)
     if isinstance(source, Latents):
         raise InputError(
             f"--data: expected images for the recipe pictures, got the store of latents {data.path}"
             "; give the images, or choose a recipe such as imagenet.dit_s"
+        )
+    if holds_videos(source):
+        raise InputError(
+            f"--data: expected images for the recipe pictures, got the videos {data.path}; choose "
+            "a recipe such as toy.moving"
         )
     images, report = scan_images(source, data, None, device)
     assert not isinstance(images, Latents)

@@ -46,7 +46,7 @@ def measure_rate(
     config = choose_time_scale(config)
     codec = config.codec.open(device)
     network = build_network(config, num_classes, codec, process)
-    losses = build_losses(config, network, process, codec.factor, stored=False).to(device)
+    losses = build_losses(config, network, process, codec, stored=False).to(device)
     average = EMA(losses.network, config.ema.decay, config.ema.warmup, config.ema.every)
     optimizer = create_optimizer(losses, config.optim)
     half = _is_half(config, device)
@@ -93,11 +93,19 @@ def fit_memory(config: TrainConfig, num_classes: int, device: torch.device) -> T
     free, part = distributed.free_memory(device), config.micro_batch or config.batch_size
     codec, process = config.codec.open(device), open_process(config)
     build = partial(build_network, config, num_classes, codec, process)
-    sizes = fitting_sizes(config, build, codec.factor, process)
+    sizes = fitting_sizes(config, build, codec, process)
     if free is None:
         return config
     half, largest = _is_half(config, device), max(sizes, key=math.prod)
-    estimate = MemoryEstimate(build, largest, part, codec.factor, half, training=True)
+    estimate = MemoryEstimate(
+        build,
+        largest,
+        part,
+        codec.factor,
+        half,
+        training=True,
+        frame_factor=codec.frame_factor,
+    )
     while part > 1 and estimate.bound() > free and TRUST * estimate.needs() > free:
         part //= 2
         estimate = estimate._replace(batch=part)

@@ -157,17 +157,18 @@ class Process(Part):
         """Whether the data must be shown to `measure` before the training begins."""
         return False
 
-    def sizes(self, size: Size, cell: int = 1) -> tuple[Size, ...]:
+    def sizes(self, size: Size, cell: int = 1, frame_cell: int = 1) -> tuple[Size, ...]:
         """Return the size in cells of every scale, from coarse to fine.
 
         Args:
             size: height and width of the image, in pixels, of a video frames before them.
             cell: pixels along a side of a cell, the factor of the codec.
+            frame_cell: frames of a cell, the `frame_factor` of the codec.
 
         Raises:
             InputError: sides that are not whole.
         """
-        return (in_cells(size, cell),)
+        return (in_cells(size, cell, frame_cell),)
 
     def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> Any:
         """Return noise and times for a batch of `shape`, (B, C, H, W) or (B, C, F, H, W).
@@ -306,6 +307,6 @@ class Process(Part):
         """
         return dict(settings)
 
-    def describe(self, size: Size, cell: int = 1) -> dict[str, Any]:
+    def describe(self, size: Size, cell: int = 1, frame_cell: int = 1) -> dict[str, Any]:
         """Return how an image is seen, for a user to read: nothing where it is one scale."""
         return {}

@@ -18,7 +18,15 @@ from torch import Tensor, nn
 
 from convflow.settings.fields import Factor
 from convflow.settings.read import read_value
-from convflow.types import InputError, Size, check_name, nearest_size, size_text
+from convflow.types import (
+    InputError,
+    Size,
+    check_name,
+    frames_text,
+    in_cells,
+    nearest_size,
+    size_text,
+)
 
 BLOCK = 8
 """Longest block of the cosine transform, as in JPEG."""
@@ -174,19 +182,20 @@ class Decomposition:
         """The frames of a video are a multiple of it, likewise."""
         return self._multiple("time")
 
-    def sizes(self, size: Size, cell: int = 1) -> tuple[Size, ...]:
+    def sizes(self, size: Size, cell: int = 1, frame_cell: int = 1) -> tuple[Size, ...]:
         """Return the size of every scale, from coarse to fine, in cells.
 
         Args:
             size: height and width of the image, in pixels, of a video frames before them.
             cell: pixels along a side of a cell, the factor of the codec.
+            frame_cell: frames of a cell, the `frame_factor` of the codec.
 
         Raises:
             InputError: a side that is no multiple of `multiple` cells, or frames that are none of
                 `frame_multiple`.
         """
         most, fewest = self.multiple * cell, self.frame_multiple
-        frames, sides = size[:-2], size[-2:]
+        frames, sides = in_cells(size, 1, frame_cell)[:-2], size[-2:]
         if self.video and not frames:
             raise InputError(
                 f"expected videos for scales along time, got images of {size_text(size)}; leave "
@@ -194,8 +203,8 @@ class Decomposition:
             )
         if min(size) < 1 or any(s % most for s in sides) or any(f % fewest for f in frames):
             what = f"a height and width that {most} divides"
-            what += f", and frames that {fewest} divides" if fewest > 1 else ""
-            near = size_text(nearest_size(size, most, fewest))
+            what += f", and {frames_text(fewest, frame_cell)}" if fewest > 1 else ""
+            near = size_text(nearest_size(size, most, fewest, frame_cell))
             raise InputError(
                 f"expected {what}, for scales of {self.name} with the factors "
                 f"{list(self.factors)}, got {size_text(size)}; the nearest that works is {near}, "

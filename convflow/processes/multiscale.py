@@ -175,8 +175,8 @@ class MultiscaleFlow(Process):
         """Whether `deviations` are to be measured."""
         return self.standardize and not self.deviations
 
-    def sizes(self, size: Size, cell: int = 1) -> tuple[Size, ...]:
-        return self.scales.sizes(size, cell)
+    def sizes(self, size: Size, cell: int = 1, frame_cell: int = 1) -> tuple[Size, ...]:
+        return self.scales.sizes(size, cell, frame_cell)
 
     def split(self, data: Float[Tensor, "B C *F H W"]) -> Float[Tensor, "B C 1 N"]:
         """Return the scales of images as the flow sees them, divided by `deviations`, packed."""
@@ -364,11 +364,11 @@ class MultiscaleFlow(Process):
             )
         return {**settings, "name": "pyramid", **fixed}
 
-    def describe(self, size: Size, cell: int = 1) -> dict[str, Any]:
+    def describe(self, size: Size, cell: int = 1, frame_cell: int = 1) -> dict[str, Any]:
         return {
             "decomposition": self.decomposition,
             **({"axes": list(self.axes)} if self.axes else {}),
-            "sizes": self.sizes(size, cell),
+            "sizes": self.sizes(size, cell, frame_cell),
             "probabilities": list(self.shares),
             "deviations": list(self.deviations),
         }

@@ -133,24 +133,27 @@ class Solver(Part):
         return tuple(itertools.accumulate(stage.steps for stage in self.stages(process)))
 
     def enlarged(self, process: Process, size: Size) -> Size:
-        """Return the size of the noise for a result of a size: larger after a stop."""
+        """Return the size of the noise for a result of a size, in cells: larger after a stop."""
         last = len(self.stages(process)) - 1
         few, by = process.frame_downsampling[last], process.downsampling[last]
         return (*(few * count for count in size[:-2]), by * size[-2], by * size[-1])
 
-    def size(self, process: Process, size: Size, factor: int = 1) -> Size:
+    def size(self, process: Process, size: Size, factor: int = 1, frame_factor: int = 1) -> Size:
         """Return the size in pixels of what becomes of whole images: smaller after a stop.
 
         Args:
             process: that the model was trained with.
             size: in pixels, of whole images or videos.
             factor: of the codec.
+            frame_factor: of the codec.
 
         Raises:
             InputError: scales whose sizes are not whole.
         """
-        *frames, height, width = process.sizes(size, factor)[len(self.stages(process)) - 1]
-        return (*frames, height * factor, width * factor)
+        sizes = process.sizes(size, factor, frame_factor)
+        *frames, height, width = sizes[len(self.stages(process)) - 1]
+        shown = ((count - 1) * frame_factor + 1 for count in frames)
+        return (*shown, height * factor, width * factor)
 
     @torch.no_grad()
     def run(

@@ -55,7 +55,7 @@ from convflow.training.step import Losses
 from convflow.training.time_scale import choose_time_scale
 from convflow.training.trainer import Trainer
 from convflow.training.tuning import check_tuning, limit_training, spared_bytes
-from convflow.types import InputError, Size, in_cells, size_text
+from convflow.types import InputError, Size, size_text
 
 MEASURED_IMAGES = 10_000
 """Of so many images at most the deviations of the scales are measured."""
@@ -95,20 +95,20 @@ def build_trainer(config: TrainConfig, run: Path, device: torch.device) -> tuple
     told = replace(config, text=found.text)
     build = partial(build_network, told, len(source.class_names), codec, process)
     check_kind(config, build, holds_videos(source))
-    sizes = fitting_sizes(config, build, codec.factor, process)
+    sizes = fitting_sizes(config, build, codec, process)
     for size in {config.data.size, *sizes}:
         codec.check_size(size)
     half = distributed.choose_precision(config.precision, device) == "bfloat16"
     parallel = config.parallel.create(device, half, is_block)
     _check_engine(config, parallel)
     check_tuning(config, parallel, None if origin is None else origin.model)
-    _check_memory(config, build, max(sizes, key=math.prod), codec.factor, parallel)
+    _check_memory(config, build, max(sizes, key=math.prod), codec, parallel)
     images, order, report = open_data(config, source, sizes, run if begun else None, device)
     config, captions = open_captions(config, found, images, report, device)
     config = know_constants(config, codec, process, images, device)
     process = config.process
     model = parallel.build(build) if origin is None else build()
-    losses = build_losses(config, model, process, codec.factor, stored)
+    losses = build_losses(config, model, process, codec, stored)
     report.notes = [*report.notes, *describe_paths(config, found)]
     anew = list[str]()
     if origin is not None:
@@ -192,14 +192,14 @@ def check_kind(config: TrainConfig, build: Callable[[], Backbone], videos: bool)
 
 
 def fitting_sizes(
-    config: TrainConfig, build: Callable[[], Backbone], factor: int, process: Process
+    config: TrainConfig, build: Callable[[], Backbone], codec: Codec, process: Process
 ) -> tuple[Size, ...]:
     """Return the sizes to train at in pixels, all of which fit codec, process and network.
 
     Args:
         config: the complete settings.
         build: makes the network; called where its weights take no memory.
-        factor: pixels along a side of a cell of model space.
+        codec: between pixels and model space.
         process: which may halve images again and again.
 
     Raises:
@@ -207,14 +207,14 @@ def fitting_sizes(
     """
     # Before a network is built for absurd factors.
     for size in (config.data.size, *config.data.sizes):
-        process.sizes(size, factor)
+        process.sizes(size, codec.factor, codec.frame_factor)
     with torch.device("meta"):
         network = build()
-    multiple = factor * math.lcm(network.multiple, process.multiple)
+    multiple = codec.factor * math.lcm(network.multiple, process.multiple)
     frames = math.lcm(network.frame_multiple, process.frame_multiple)
     sizes = training_sizes(config.data, multiple)
     for size in (config.data.size, *sizes):
-        check_size(size, multiple, frames)
+        check_size(size, multiple, frames, codec.frame_factor)
     return sizes
 
 
@@ -321,7 +321,7 @@ def _text_settings(config: TrainConfig) -> dict[str, Any]:
 
 
 def build_losses(
-    config: TrainConfig, network: Backbone, process: Process, factor: int, stored: bool
+    config: TrainConfig, network: Backbone, process: Process, codec: Codec, stored: bool
 ) -> Losses:
     """Return the network with the objectives of `config`, whose weights the seed alone decides.
 
@@ -329,10 +329,10 @@ def build_losses(
         config: the complete settings.
         network: to be trained.
         process: it is trained with.
-        factor: pixels along a side of a cell of model space.
+        codec: between pixels and model space.
         stored: whether the images are latents of a store.
     """
-    cells = in_cells(config.data.size, factor) if config.resolution.shift else None
+    cells = codec.cells(config.data.size) if config.resolution.shift else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator_of(config.seed, *TRAINING_KEYS, 0, 0, 0).initial_seed())
         objectives = create_objectives(config.objectives, network, process, cells)
@@ -343,7 +343,7 @@ def build_losses(
 
 
 def _check_memory(
-    config: TrainConfig, build: Callable[[], Backbone], size: Size, factor: int, parallel: Single
+    config: TrainConfig, build: Callable[[], Backbone], size: Size, codec: Codec, parallel: Single
 ) -> None:
     """Raise InputError when a step at the largest size cannot fit into memory."""
     device = parallel.device
@@ -352,7 +352,14 @@ def _check_memory(
     batch = min(share, config.micro_batch or share)
     half = distributed.choose_precision(config.precision, device) == "bfloat16"
     estimate = MemoryEstimate(
-        build, size, batch, factor, half, training=True, recompute=config.memory.recompute
+        build,
+        size,
+        batch,
+        codec.factor,
+        half,
+        training=True,
+        recompute=config.memory.recompute,
+        frame_factor=codec.frame_factor,
     )
     free = distributed.free_memory(device)
     if free is not None:

@@ -278,7 +278,8 @@ def _introduce(trainer: Trainer, report: Report, changes: Sequence[Change]) -> N
     if warning := advise_repeats(config, trainer.order.count, trainer.run_folder):
         log.warning(warning)
     process = trainer.process
-    if scales := process.describe(config.data.size, trainer.codec.factor):
+    codec = trainer.codec
+    if scales := process.describe(config.data.size, codec.factor, codec.frame_factor):
         by = ", ".join(f"{deviation:.3g}" for deviation in scales["deviations"])
         log.info(
             f"scales of {scales['decomposition']}: {show(scales['sizes'])}"

@@ -171,6 +171,9 @@ def adopt(config: TrainConfig, init: str) -> TrainConfig:
         return config
     if family not in PRETRAINED:
         network.setdefault("time_scale", 1.0)  # where an earlier version has stored none
+    wanted = config.model.get("temporal", "none")
+    if family == config.model["name"] and network.get("temporal", "none") == "none" != wanted:
+        network["temporal"] = wanted  # a recipe of videos begins from pictures
     config = replace(config, model={"name": family, **network})
     if found is None:
         return config

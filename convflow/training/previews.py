@@ -126,7 +126,7 @@ def samples_of(
         codec,
         process,
         classes=tuple(range(null if prompts is None else len(prompts.texts))) or (null,),
-        size=solver.size(process, size, codec.factor),
+        size=solver.size(process, size, codec.factor, codec.frame_factor),
         trained_size=size,
         solver=solver,
         guidance=sampling.guidance if model.conditional else 1.0,

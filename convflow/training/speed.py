@@ -100,7 +100,9 @@ class Speed:
         settings = dict(trainer.model.settings)
         build = partial(create_model, settings.pop("family"), **settings)
         try:
-            cost = measure_cost(build, trainer.images.shape[1:], 1, trainer.codec.factor)
+            codec, size = trainer.codec, trainer.images.shape[1:]
+            few = codec.frame_factor
+            cost = measure_cost(build, size, 1, codec.factor, frame_factor=few)
         except Exception as error:  # of a network of a user
             log.info(f"utilisation is left out, for the network cannot be counted ({error})")
             return 0.0

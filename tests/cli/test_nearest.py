@@ -6,6 +6,9 @@ import shutil
 import pytest
 
 from convflow.cli.main import main
+from convflow.codecs import PixelCodec
+from convflow.pipeline import Pipeline
+from tests.cases import build
 from tests.cli.bad_input import DETECTOR
 
 FEW = "--num 4 --steps 1 --device cpu --references 20".split()
@@ -33,6 +36,14 @@ def test_a_run_and_a_model_folder_with_a_detector(tiny_run, tmp_path, monkeypatc
     assert found["training_images"] == 1797
     assert [len(row) for row in found["nearest"]] == [1] * 4
     assert found["references"] == "20 training images, each beside the other ones"
+
+
+def test_models_of_videos_are_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Pipeline(build("flowdcn-video"), PixelCodec(), (4, 8, 8), device="cpu").save_pretrained("clips")
+    assert main(["nearest", "clips", *FEW]) == 2
+    assert "expected a model of images to compare" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["clips"]
 
 
 @pytest.mark.parametrize(

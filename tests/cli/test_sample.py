@@ -3,9 +3,13 @@
 import shutil
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from convflow.cli.main import main
+from convflow.codecs import PixelCodec
+from convflow.pipeline import Pipeline
+from tests.cases import build
 
 QUICK = ["--steps", "1"]
 
@@ -111,3 +115,37 @@ def test_what_grows_with_the_size_comes_to_the_network(tiny_run, tmp_path, monke
     assert main(["sample", str(tiny_run), "--out", str(tmp_path / "a.png"), *words.split()]) == 0
     trained, reach = seen[0]
     assert reach == [1.5 * trained, trained]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--out a.gif --rate 60", "expected 0.1 to 50 frames a second for a.gif, got 60"),
+        ("--out clips --rate 60", "expected 0.1 to 50 frames a second for sample.gif, got 60"),
+        ("--out a.png --rate 8", "--rate: expected a file of videos such as samples.gif with it"),
+        ("--out a.avi", "--out: expected .gif or .mp4 or"),
+        ("--size 8x8", "expected a size of frames, height and width such as 4x8x8, got 8x8"),
+    ],
+)
+def test_videos_that_cannot_be_written_are_refused_before_they_are_made(
+    words, message, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    Pipeline(build("flowdcn-video"), PixelCodec(), (4, 8, 8), device="cpu").save_pretrained("clips")
+    monkeypatch.setattr(Pipeline, "__call__", lambda *_, **__: pytest.fail("made"))
+    words = words.replace("--out clips", "--out others")
+    assert main(["sample", "clips", *words.split(), *QUICK]) == 2
+    assert message in capsys.readouterr().err.replace("a .gif", ".gif")
+    assert [path.name for path in tmp_path.iterdir()] == ["clips"]
+
+
+def test_videos_in_every_form(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Pipeline(build("flowdcn-video"), PixelCodec(), (4, 8, 8), device="cpu").save_pretrained("clips")
+    words = ["sample", "clips", "--num", "2", "--label", "1", *QUICK]
+    for place in ("a.gif", "a.webp", "a.png", "several"):
+        assert main([*words, "--out", place, *([] if place == "a.png" else ["--rate", "5"])]) == 0
+    with Image.open("a.webp") as grid:
+        grid.load()
+        assert (grid.n_frames, grid.info["duration"]) == (4, 200)
+    assert sorted(path.suffix for path in (tmp_path / "several").iterdir()) == [".gif", ".gif"]

@@ -41,6 +41,12 @@ def test_pictures_come_step_by_step_and_end_with_those_of_the_pipeline(studio):
     assert not made_by(studio, seed=1)[-1].pixels.equal(made_by(studio)[-1].pixels)
 
 
+def test_videos_are_refused():
+    pipe = Pipeline(build("flowdcn-video"), PixelCodec(), (4, 8, 8))
+    with pytest.raises(InputError, match="expected a model of images for the page, got clips of"):
+        Studio(pipe, "clips")
+
+
 def test_scales_show_the_end_of_each_stage():
     pipe = Pipeline(build_pyramid(), PixelCodec(), (8, 8), process=create_process("dfm"))
     studio = Studio(pipe, "scales")

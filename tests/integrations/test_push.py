@@ -9,11 +9,13 @@ import pytest
 from PIL import Image
 
 import convflow
+from convflow.bundle.config import SamplingConfig
 from convflow.evaluation.card import Card
 from convflow.integrations import push
 from convflow.integrations.hub_card import HubPage
 from convflow.integrations.push import find_run, read_nearest, upload, write_repository
 from convflow.pipeline import Pipeline
+from convflow.samplers.solvers import create_solver
 from convflow.types import InputError
 from tests import hub_server
 from tests.integrations.models import create_pipe
@@ -58,6 +60,22 @@ def test_the_files_of_a_repository(folder):
     text = (folder / "README.md").read_text()
     assert "It found samples nearer to training images" in text
     assert "FID-8" in text
+
+
+def test_a_model_of_videos_shows_videos(tmp_path):
+    solver = {"sampling": SamplingConfig(create_solver("euler", steps=1))}
+    pipe = create_pipe("sit", settings={"temporal": "factorised"}, size=(4, 16, 8), **solver)
+    (tmp_path / "out").mkdir()
+    write_repository(pipe, tmp_path / "out", HubPage("me/clips"))
+    for name in ("samples.gif", "samples/000.gif", "samples/007.gif"):
+        with Image.open(tmp_path / "out" / name) as shown:
+            assert shown.n_frames == 4
+    text = (tmp_path / "out/README.md").read_text()
+    assert "on videos of 4x16x8 (frames x height x width)" in text
+    assert "--out samples.gif" in text
+    assert "pipeline_tag" not in text
+    again = Pipeline.from_pretrained(tmp_path / "out", device="cpu")
+    assert again(num=1, seed=3).pixels.equal(pipe(num=1, seed=3).pixels)
 
 
 def test_it_comes_back_the_same(hub, folder):

@@ -7,10 +7,10 @@ import torch
 from torch._inductor.utils import fresh_cache
 
 from convflow import export_onnx
-from convflow.models.export import export_program
+from convflow.models.export import cells_of, export_program
 from convflow.models.zoo import create_model
 from convflow.types import InputError
-from tests.cases import MODELS, build, build_pyramid, inputs, perturb
+from tests.cases import MODELS, VIDEOS, build, build_pyramid, inputs, perturb
 from tests.tolerance import assert_close_rms
 
 FEWEST = ["flowdcn", "dico", "fcdm", "dit", "sit-rotary"]
@@ -26,7 +26,7 @@ a first batch of four images would be tied to a height of four."""
 
 def small(case):
     """A network with one block in each stage, because tracing takes its time for each block."""
-    family, settings = MODELS[case]
+    family, settings = (MODELS | VIDEOS)[case]
     if settings.get("layout") == "isotropic-skip":  # one block has nothing to skip
         return build(case)
     few = {"depths": [1] * len(settings["depths"])} if "depths" in settings else {"depth": 1}
@@ -73,6 +73,24 @@ def test_an_exported_program_is_plain_torch_and_takes_any_size(case, tmp_path):
     run = torch.export.load(tmp_path / "network.pt2").module()
     for shape in SHAPES:
         x, t, y = inputs(model, *shape)
+        assert_close_rms(run(x, t, y), model(x, t, y))
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        "flowdcn-dico-video",
+        *(pytest.param(c, marks=pytest.mark.slow) for c in ("flowdcn-video", "sit-full")),
+        *(pytest.param(c, marks=pytest.mark.slow) for c in ("dico-video", "sit-factorised")),
+    ],
+)
+def test_an_exported_network_of_videos_takes_any_size(case):
+    model = small(case)
+    run = export_program(model).module()
+    for frames, (batch, (rows, columns)) in zip((2, 5, 3, 4, 6), SHAPES, strict=True):
+        size = cells_of(model, (frames, rows, columns))
+        x = torch.randn(batch, model.in_channels, *size)
+        t, y = torch.rand(batch), torch.arange(batch) % 3
         assert_close_rms(run(x, t, y), model(x, t, y))
 
 

@@ -37,7 +37,7 @@ def test_sizes_must_be_positive(size):
 @pytest.mark.parametrize(
     ("size", "message"),
     [
-        ((5, 8, 8), "frames that are a multiple of 2, got 5x8x8; the nearest that works is 4x8x8"),
+        ((5, 8, 8), "frames that 2 divides, got 5x8x8; the nearest that works is 4x8x8"),
         ((0, 8, 8), "the nearest that works is 2x8x8"),
         ((4, 8, 9), "multiples of 4, got 4x8x9; the nearest that works is 4x8x8"),
         ((4, 8, 2**17), "sides of at most 65536, got 4x8x131072"),

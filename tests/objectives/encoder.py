@@ -72,12 +72,12 @@ def refused(kind, family, process):
     return kind in unfit or (kind == "u-repa" and family not in U_SHAPED)
 
 
-def network_of(family, process="flow", channels=3):
+def network_of(family, process="flow", channels=3, **settings):
     """A network of a family with a process that trains it, every parameter of which speaks."""
     made = create_process(process, **PROCESSES[process])
     torch.manual_seed(2)
     given = made.adapt(
-        {"name": family, "in_channels": channels, "num_classes": 3} | BACKBONES[family]
+        {"name": family, "in_channels": channels, "num_classes": 3} | BACKBONES[family] | settings
     )
     network = create_model(given.pop("name"), **given)
     with torch.no_grad():
@@ -97,4 +97,4 @@ def inputs_of(pixels, process, seed=1, **more):
     data = pixels.float() / 127.5 - 1
     draws = process.draw(tuple(data.shape), torch.Generator().manual_seed(seed))
     labels = torch.arange(len(data)) % 3
-    return Inputs(data, labels, pixels=pixels, first=FirstCall(draws), **more)
+    return Inputs(data, labels, **{"pixels": pixels, "first": FirstCall(draws)} | more)

@@ -6,13 +6,15 @@ import pytest
 import torch
 
 from convflow.models.families import BACKBONES as FAMILIES
-from convflow.objectives.objective import Objective
+from convflow.models.zoo import create_model
+from convflow.objectives.objective import FirstCall, Objective
 from convflow.objectives.table import OBJECTIVES, OWN, create_objectives
 from convflow.processes.process import PROCESSES as ALL_PROCESSES
 from convflow.training.step import Losses
 from convflow.types import InputError
 from tests.objectives.encoder import (
     BACKBONES,
+    ENCODED,
     KINDS,
     PROCESSES,
     inputs_of,
@@ -61,6 +63,49 @@ def test_it_trains_what_it_says_or_is_refused(family, process):
         assert all(p.grad is not None for p in own)
         assert bool(own) == (kind in ("repa", "irepa", "u-repa", "sra"))
         assert all(p.grad is None for p in average.parameters())
+
+
+@pytest.mark.parametrize(
+    ("family", "temporal"), [("flowdcn", "conv"), ("dico", "conv"), ("sit", "factorised")]
+)
+def test_videos_are_aligned_frame_by_frame(family, temporal):
+    """A new network of videos is that of pictures on each frame, and so are its losses."""
+    network, process = network_of(family)
+    videos, _ = network_of(family, temporal=temporal)
+    videos = create_model(family, **{n: v for n, v in videos.settings.items() if n != "family"})
+    videos.begin_from(network)
+    generator = torch.Generator().manual_seed(4)
+    shape = (4, 3, 5, 16, 16)
+    pixels = torch.randint(256, shape, generator=generator, dtype=torch.uint8)
+    draws = process.draw(shape, generator)
+    for kind in [*ENCODED, "sra"]:
+        if refused(kind, family, "flow"):
+            continue
+        weighted = create_objectives(settings_of(kind), network, process)
+        more = weighted["it"].objective.draw(shape, generator)
+
+        def losses_of(model, images, first, weighted=weighted, more=more):
+            batch = inputs_of(images, process, average=model, first=FirstCall(first))
+            batch = batch._replace(average_features=model.features_after)
+            terms = Losses(model, weighted)(model, batch, {OWN: first, "it": more})[1]
+            return sum(v for n, v in terms.items() if n.startswith("it."))
+
+        each = [
+            losses_of(network, pixels[:, :, k], draws._replace(noise=draws.noise[:, :, k]))
+            for k in range(5)
+        ]
+        found = losses_of(videos, pixels, draws)
+        assert found.shape == (4,)
+        torch.testing.assert_close(found, torch.stack(each).mean(0), rtol=1e-4, atol=1e-5)
+
+
+def test_frames_that_share_a_cell_are_not_aligned():
+    network, process = network_of("flowdcn", temporal="conv")
+    weighted = create_objectives(settings_of("repa"), network, process)
+    batch = inputs_of(torch.zeros(4, 3, 5, 16, 16, dtype=torch.uint8), process)
+    joined = batch._replace(pixels=torch.zeros(4, 3, 17, 16, 16, dtype=torch.uint8))
+    with pytest.raises(InputError, match="got 5 cells of 17 frames"):
+        Losses(network, weighted)(network, joined, {OWN: batch.first.draws, "it": None})
 
 
 @pytest.mark.parametrize(

@@ -193,3 +193,11 @@ def test_a_size_without_whole_blocks_is_refused_with_the_nearest():
     assert Decomposition("dct").sizes((64, 128), cell=8) == ((4, 8), (8, 16))
     with pytest.raises(InputError, match=r"that 64 divides, .* got 96x128; .* is 128x128"):
         Decomposition("dct").sizes((96, 128), cell=8)
+
+
+def test_frames_of_a_cell_are_counted_as_autoencoders_join_them():
+    scales = Decomposition(axes=("both",))
+    assert scales.sizes((13, 64, 32), 8, 4) == ((2, 4, 2), (4, 8, 4))
+    message = r"and 4 \(2 k - 1\) \+ 1 frames, .* got 17x64x32; the nearest that works is 13x64x32"
+    with pytest.raises(InputError, match=message):
+        scales.sizes((17, 64, 32), 8, 4)

@@ -43,13 +43,13 @@ def test_settings_survive_json(name):
 
 @cache
 def build(name):
-    """The network of a recipe without its numbers, the recipe, and the codec's factor."""
+    """The network of a recipe without its numbers, the recipe, and the codec."""
     config = create_config(name)
     codec, process = config.codec, config.process
     classes = 1000 if config.codec.kind == "latent" else 10
     with torch.device("meta"):
         model = build_network(config, classes, codec, process)
-    return model, config, codec.factor
+    return model, config, codec
 
 
 TRACED = [n for n in NAMES if not n.startswith("imagenet.") or n.endswith("_s") or ".dfm_" in n]
@@ -58,18 +58,20 @@ TRACED = [n for n in NAMES if not n.startswith("imagenet.") or n.endswith("_s") 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_network_fits_the_pictures(name):
-    model, config, factor = build(name)
-    check_size(config.data.size, factor * model.multiple, model.frame_multiple)
+    model, config, codec = build(name)
+    sides = codec.factor * model.multiple
+    check_size(config.data.size, sides, model.frame_multiple, codec.frame_factor)
+    codec.check_size(config.data.size)
     count = sum(p.numel() for p in model.parameters())
-    large = name.startswith(("imagenet.", "flux.", "sd3."))
+    large = name.startswith(("imagenet.", "flux.", "sd3.", "kinetics."))
     assert count > 25e6 if large else 4e5 < count < 20e6
 
 
 @pytest.mark.parametrize("name", TRACED)
 def test_the_network_takes_a_rectangle(name):
-    model, config, factor = build(name)
-    height, width = config.data.size
-    cells = (height // factor, width // 2 // factor)
+    model, config, codec = build(name)
+    *frames, height, width = config.data.size
+    cells = codec.cells((*frames, height, width // 2))
     with torch.device("meta"):
         x, *others = model.blank_inputs(2, cells)
     out = model(x, *others)
@@ -216,6 +218,15 @@ def test_published_settings_of_dfm():
         (s.kind, s.stage_steps, s.thresholds) for s in (paper.sampling.solver, code.sampling.solver)
     ]
     assert stages == [("euler", (30, 10), (0.7,)), ("euler", (40, 10), (0.9,))]
+
+
+def test_published_settings_of_dfm_on_videos():
+    config, pictures = create_config("kinetics.dfm"), create_config("imagenet.dfm_dit_xl_512")
+    assert config.images == 200_000 * 256
+    assert config.process == dataclasses.replace(pictures.process, standardize=True)
+    assert (config.optim, config.sampling) == (pictures.optim, pictures.sampling)
+    assert config.codec.cells(config.data.size) == (5, 64, 64)
+    assert config.model == pictures.model | {"temporal": "full"}
 
 
 @pytest.mark.parametrize("name", ["flowdcn", "dico", "sit"])

@@ -5,10 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 
+from convflow.cli.main import main
 from convflow.pipeline import Pipeline
 from convflow.recipes import create_config
+from convflow.training.origin import adopt
 from convflow.training.overrides import override
 from convflow.types import InputError
+from tests.autoencoder import save_tiny
 
 TINY = (
     "--model.width 16 --model.depth 1 --model.num-groups 2 --batch-size 4 --images 16 "
@@ -37,6 +40,7 @@ def state_of(trainer):
         ("toy.moving_dfm", "--process.axes time --data.augment 0.5"),
         ("toy.moving_dfm", "--process.factors 2,2 --process.axes time,space"),
         ("toy.moving", "--process ddpm --data.sizes 4x16x16,2x16x16"),
+        ("toy.moving", "--process meanflow --sampling.solver average --sampling.steps 2"),
     ],
 )
 def test_going_on_is_exact(recipe, words, trainer_of, tmp_path):
@@ -78,11 +82,37 @@ def test_other_networks_learn(network, trainer_of, tmp_path):
     assert all(tensor.isfinite().all() for tensor in trainer.model.state_dict().values())
 
 
+def test_scales_along_time_of_latents_count_cells(trainer_of, tmp_path, capsys):
+    save_tiny("AutoencoderKLWan", tmp_path / "vae")
+    words = (
+        f"--codec latent --codec.autoencoder {tmp_path / 'vae'} --data.size 13x32x32 --images 4 "
+        "--process.axes time --model.patch-size 1 --process.standardize true"
+    )
+    trainer = trainer_of(settings(words, "toy.moving_dfm"), tmp_path / "run")
+    assert trainer.process.sizes(trainer.shape[1:]) == ((2, 4, 4), (4, 4, 4))
+    assert trainer.run()
+    pipe = Pipeline.from_pretrained(tmp_path / "run", device="cpu")
+    assert tuple(pipe(num=1, steps=2, size=(5, 32, 32)).pixels.shape) == (1, 3, 5, 32, 32)
+    coarse = pipe(num=1, steps=2, stop_scale=1).pixels
+    assert tuple(coarse.shape) == (1, 3, 5, 32, 32)
+    with pytest.raises(InputError, match=r"expected 4 \(2 k - 1\) \+ 1 frames, got 9x32x32"):
+        pipe(num=1, size=(9, 32, 32))
+    with pytest.raises(InputError, match=r"the nearest that works is 13x32x32"):
+        trainer_of(settings(words.replace("13x", "17x"), "toy.moving_dfm"))
+    assert main(["info", str(tmp_path / "run"), "--batch-size", "2"]) == 0
+    said = capsys.readouterr().out
+    assert "2x4x4" in said
+    assert "4x4x4" in said
+
+
 def test_a_network_of_videos_begins_from_one_of_pictures(trainer_of, tmp_path):
     words = TINY.replace("4x16x16", "16x16") + " --images 8"
     pictures = trainer_of(override(create_config("toy.shapes"), words.split()), tmp_path / "shapes")
     assert pictures.run()
     begun = settings(f"--init {tmp_path / 'shapes'}")
+    adopted = adopt(create_config("toy.moving"), str(tmp_path / "shapes"))
+    assert adopted.model["temporal"] == "conv"
+    assert adopted.model["width"] == 16
     videos = trainer_of(begun, tmp_path / "moving")
     x, y = torch.randn(2, 3, 4, 16, 16), torch.tensor([1, 2])
     t = torch.tensor([0.3, 0.6])
