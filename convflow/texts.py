@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from convflow import text_encoders
+from convflow import text_encoders, text_pipelines
 from convflow.conditions.spelling import FIRST_ROW, NUM_BYTES, Spelling, spell
 from convflow.conditions.text import Text
 from convflow.settings.fields import Count, Depth, Natural, Width, doc
 from convflow.settings.kinds import Part, Table
-from convflow.text_encoders import EncoderShape
+from convflow.text_encoders import EncoderShape, LoadedEncoder
+from convflow.text_pipelines import FoundPipeline, PipelineEncoders
 from convflow.types import Cond, InputError
 
 log = logging.getLogger("convflow")
@@ -124,7 +125,8 @@ class TrainedText(TextEncoder):
 class PretrainedText(TextEncoder):
     """Features of a frozen text encoder of transformers: CLIP, T5, Gemma and others like them.
 
-    It is in no checkpoint; its name and the SHA-256 of its weights are. Its weights are read when
+    Of a pipeline of diffusers all its encoders are read, and joined as it joins them. An encoder
+    is in no checkpoint; its name and the SHA-256 of its weights are. Its weights are read when
     they are first needed.
     """
 
@@ -132,9 +134,13 @@ class PretrainedText(TextEncoder):
     frozen: ClassVar[bool] = True
 
     encoder: Annotated[
-        str, doc("folder or Hub id (owner/name@revision) of a text encoder with its tokenizer")
+        str,
+        doc("folder or Hub id (owner/name@revision) of a text encoder with its tokenizer, or of a "
+            "pipeline of diffusers"),
     ] = ""
-    max_tokens: Annotated[Count, doc("most tokens of a text")] = 77
+    max_tokens: Annotated[
+        Count | None, doc("most tokens of a text; none = 77, or as many as its pipeline takes")
+    ] = None
     dtype: Annotated[
         Literal["float32", "bfloat16"],
         doc("arithmetic of the encoder; features are kept as float32, or as float16"),
@@ -145,7 +151,12 @@ class PretrainedText(TextEncoder):
 
     @property
     def length(self) -> int:
-        return self.max_tokens
+        return self.max_tokens or self.shape.usual
+
+    @cached_property
+    def _pipeline(self) -> FoundPipeline | None:
+        """The pipeline of diffusers that is named; None for one encoder."""
+        return text_pipelines.find_pipeline(self.encoder)
 
     @cached_property
     def shape(self) -> EncoderShape:
@@ -156,18 +167,26 @@ class PretrainedText(TextEncoder):
             raise InputError(
                 "--text.encoder: expected a folder or a Hub id, got none; give one, or --text words"
             )
+        if self._pipeline is not None:
+            return text_pipelines.read_shape(self._pipeline)
         return text_encoders.read_shape(self.encoder)
 
     def network_settings(self) -> dict[str, Any]:
         """Return the widths of the features, and their number.
 
         Raises:
-            InputError: no encoder there, or one of shorter texts.
+            InputError: no encoder there, or one of shorter or longer texts.
         """
-        if (longest := self.shape.longest) is not None and self.max_tokens > longest:
+        longest, fewest = self.shape.longest, self.shape.fewest
+        if longest is not None and self.length > longest:
             raise InputError(
                 f"--text.max-tokens: expected at most {longest}, which {self.encoder} takes, got "
-                f"{self.max_tokens}; lower it"
+                f"{self.length}; lower it"
+            )
+        if self.length < fewest:
+            raise InputError(
+                f"--text.max-tokens: expected at least {fewest}, for {self.encoder} puts "
+                f"{fewest - 1} of another encoder in front, got {self.length}; raise it"
             )
         return {
             "num_classes": 0,
@@ -177,9 +196,13 @@ class PretrainedText(TextEncoder):
         }
 
     @cached_property
-    def network(self) -> text_encoders.LoadedEncoder:
+    def network(self) -> LoadedEncoder | PipelineEncoders:
         """The encoder, read when it is first asked for; InputError where that fails."""
-        found = text_encoders.load(self.encoder, getattr(torch, self.dtype))
+        dtype, found = getattr(torch, self.dtype), self._pipeline  # type: torch.dtype, Any
+        if found is None:
+            found = text_encoders.load(self.encoder, dtype)
+        else:
+            found = text_pipelines.load(found, dtype)
         if self.sha256 not in ("", found.sha256):
             raise InputError(
                 f"expected the text encoder {self.encoder} with the SHA-256 {self.sha256[:16]}, "
@@ -188,9 +211,11 @@ class PretrainedText(TextEncoder):
         return found.to(vars(self).get("_device"))
 
     def prepare(self, device: torch.device | None = None) -> PretrainedText:
-        tokens, pooled, _ = self.shape
+        tokens, pooled = self.shape[:2]
         digest = self.sha256 or self.network.sha256
-        known = replace(self, sha256=digest, width=tokens, pooled=pooled)
+        known = replace(
+            self, max_tokens=self.length, sha256=digest, width=tokens, pooled=pooled
+        )
         vars(known).update({"_device": device})
         if "network" in vars(self):
             vars(known)["network"] = self.network.to(device)

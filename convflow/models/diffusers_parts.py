@@ -87,7 +87,8 @@ class PromptEmbedding(nn.Module):
         tokens: linear, from an encoder's features of a token to those that the blocks read.
         width: of the vector.
         pooled: from the features of the whole text to a vector; None where they are not read.
-        widths: of an encoder's features of a token and of the whole text.
+        widths: of an encoder's features of a token and of the whole text; of the latter also where
+            they are given and not read.
         guidance: from `waves` to a vector; None where no scale is told.
         waves: cosines and sines of a thousand times the scale.
         scale: of guidance.
@@ -110,9 +111,10 @@ class PromptEmbedding(nn.Module):
 
     def store_empty(self, length: int) -> None:
         """Make room for the features of the empty text, of so many tokens, among the weights."""
-        self.register_buffer("empty_tokens", torch.zeros(1, length, self.widths[0]))
+        width, pooled = self.widths
+        self.register_buffer("empty_tokens", torch.zeros(1, length, width))
         self.register_buffer("empty_mask", torch.zeros(1, length, dtype=torch.bool))
-        self.register_buffer("empty_pooled", torch.zeros(1, self.widths[1]))
+        self.register_buffer("empty_pooled", torch.zeros(1, pooled))
 
     def know_empty(self, empty: Text) -> None:
         """Take the features of the empty text, one row, from the encoder."""
