@@ -118,7 +118,7 @@ def load(name: str, dtype: torch.dtype = torch.float32) -> LoadedEncoder:
     Raises:
         InputError: transformers is missing; no such encoder, or one without all its weights.
     """
-    transformers, folder = import_transformers(), _find(name)
+    transformers, folder = _transformers(), _find(name)
     try:
         config = _config(name)
         if config.model_type in CLIP_KINDS:
@@ -145,8 +145,7 @@ def load(name: str, dtype: torch.dtype = torch.float32) -> LoadedEncoder:
     return LoadedEncoder(network, tokenizer, hash_tensors(weights))
 
 
-def import_transformers() -> Any:
-    """Return the package transformers, or raise InputError where it is not installed."""
+def _transformers() -> Any:
     try:
         import transformers
     except ImportError as error:
@@ -158,7 +157,7 @@ def import_transformers() -> Any:
 
 
 def _config(name: str) -> Any:
-    transformers, folder = import_transformers(), _find(name)
+    transformers, folder = _transformers(), _find(name)
     try:
         return transformers.AutoConfig.from_pretrained(folder)
     except Exception as error:  # of transformers or of the file

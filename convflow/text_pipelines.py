@@ -9,7 +9,9 @@ al. 2024, arXiv 2403.03206, appendix B.2); PRX takes tokens from the encoder of 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +21,7 @@ from torch import Tensor
 from convflow import hub
 from convflow.conditions.text import Text
 from convflow.storage import hash_tensors, read_json
-from convflow.text_encoders import EncoderShape, import_transformers, refused
+from convflow.text_encoders import EncoderShape, refused
 from convflow.types import InputError
 
 INDEX = "model_index.json"
@@ -39,6 +41,7 @@ class PromptLayout(NamedTuple):
             None for as many as the tokenizer says.
         in_front: whether the tokens of the first encoder stand in front of them.
         parts: what else the pipeline is made of, none of which is asked for features.
+        packages: that it needs.
     """
 
     encoders: tuple[str, ...]
@@ -47,6 +50,7 @@ class PromptLayout(NamedTuple):
     num_tokens: int | None
     in_front: bool = False
     parts: tuple[str, ...] = ("scheduler", "vae", "transformer")
+    packages: tuple[str, ...] = ("transformers", "diffusers")
 
     @property
     def tokenizers(self) -> tuple[str, ...]:
@@ -102,7 +106,7 @@ def _shape_of_sd3(configs: Sequence[Any]) -> tuple[int, int]:
 
 
 def _shape_of_prx(configs: Sequence[Any]) -> tuple[int, int]:
-    width = getattr(configs[0], "encoder", configs[0]).hidden_size
+    width = configs[0].encoder.hidden_size
     return width, width
 
 
@@ -117,7 +121,13 @@ PIPELINES: dict[str, PromptLayout] = {
         256,
         in_front=True,
     ),
-    "PRXPipeline": PromptLayout(("text_encoder",), encode_prx, _shape_of_prx, None),
+    "PRXPipeline": PromptLayout(
+        ("text_encoder",),
+        encode_prx,
+        _shape_of_prx,
+        None,
+        packages=("transformers", "diffusers", "ftfy"),
+    ),
 }
 """By the name of the class in diffusers."""
 
@@ -140,16 +150,36 @@ class FoundPipeline(NamedTuple):
         """What is known of the class of the pipeline."""
         return PIPELINES[self.index["_class_name"]]
 
+    @property
+    def kind(self) -> Any:
+        """The class of the pipeline; InputError where a package that it needs is missing."""
+        name = self.index["_class_name"]
+        for package in self.layout.packages:
+            try:
+                importlib.import_module(package)
+            except ImportError as error:
+                raise InputError(
+                    f"expected the package {package} for the prompts of a {name}, found none; pip "
+                    f"install {package}"
+                ) from error
+        import diffusers
+
+        return getattr(diffusers, name)
+
     def class_of(self, part: str) -> Any:
-        """Return the class of an encoder or a tokenizer, which is one of transformers."""
-        library, name = self.index.get(part) or (None, None)
-        if name is None or str(library).partition(".")[0] != "transformers":
-            raise InputError(
-                f"expected {part} of transformers in the pipeline {self.name}, got {name}; give a "
-                "pipeline with all its text encoders"
-            )
-        import_transformers()
-        return getattr(importlib.import_module(library), name)
+        """Return the class of an encoder or a tokenizer, of transformers or of diffusers."""
+        library, name = map(str, self.index.get(part) or (None, None))
+        places = [self.kind.__module__.rpartition(".")[0]]  # where diffusers has its own
+        if library.partition(".")[0] == "transformers":
+            places.append(library)
+        for place in places:
+            with suppress(ImportError):
+                if (found := getattr(importlib.import_module(place), name, None)) is not None:
+                    return found
+        raise InputError(
+            f"expected {part} of transformers in the pipeline {self.name}, got {library} {name}; "
+            "give a pipeline with all its text encoders"
+        )
 
     @property
     def in_front(self) -> int:
@@ -231,13 +261,16 @@ class PipelineEncoders(NamedTuple):
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Return the number of tokens of each text, those of other encoders in front included."""
         tokenizer = getattr(self.pipe, self.layout.tokenizers[-1])
-        numbers = tokenizer(list(texts), truncation=False)["input_ids"]
+        with _quiet():
+            numbers = tokenizer(list(texts), truncation=False)["input_ids"]
         return [self.in_front + len(ids) for ids in numbers]
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str], length: int) -> Text:
         """Return features in float32 as the pipeline makes them, padded or cut to `length`."""
-        tokens, mask, pooled = self.layout.encode(self.pipe, list(texts), length - self.in_front)
+        with _quiet():
+            found = self.layout.encode(self.pipe, list(texts), length - self.in_front)
+        tokens, mask, pooled = found
         return Text(tokens.float(), mask, pooled.float())
 
 
@@ -250,12 +283,11 @@ def load(found: FoundPipeline, dtype: torch.dtype = torch.float32) -> PipelineEn
     if not Path(found.name).expanduser().exists():
         folder = hub.download(found.name, [*SETTINGS_OF, *WEIGHTS_OF], WANTED)
         found = found._replace(folder=folder)
-    kind = _pipeline_class(found)
     try:
         parts = {name: _read_encoder(found, name, dtype) for name in found.layout.encoders}
         for name in found.layout.tokenizers:
             parts[name] = found.class_of(name).from_pretrained(found.folder / name)
-        pipe = kind(**dict.fromkeys(found.layout.parts), **parts)
+        pipe = found.kind(**dict.fromkeys(found.layout.parts), **parts)
     except InputError:
         raise
     except Exception as error:  # of transformers, of diffusers or of a file
@@ -280,21 +312,17 @@ def _read_encoder(found: FoundPipeline, name: str, dtype: torch.dtype) -> Any:
     return network.eval().requires_grad_(False)
 
 
-def _pipeline_class(found: FoundPipeline) -> Any:
-    """Return the class of a pipeline, or raise InputError where a package that it needs is not."""
-    kind = found.index["_class_name"]
-    needed = ("diffusers", "ftfy") if kind == "PRXPipeline" else ("diffusers",)
-    for package in needed:
-        try:
-            importlib.import_module(package)
-        except ImportError as error:
-            raise InputError(
-                f"expected the package {package} for the prompts of a {kind}, found none; pip "
-                f"install {package}"
-            ) from error
-    import diffusers
-
-    return getattr(diffusers, kind)
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep libraries from saying of every batch which texts they cut, which is said once here."""
+    before = {name: logging.getLogger(name).level for name in ("transformers", "diffusers")}
+    for name in before:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for name, level in before.items():
+            logging.getLogger(name).setLevel(level)
 
 
 def _longest(folder: Path) -> int:

@@ -56,6 +56,10 @@ class TextEncoder(Part):
         """Return the number of tokens of each text before it is cut."""
         raise NotImplementedError
 
+    def on(self, device: torch.device) -> TextEncoder:
+        """Return the encoder for a device; nothing is read yet."""
+        return self
+
     def prepare(self, device: torch.device | None = None) -> TextEncoder:
         """Return the encoder ready for a device, its weights compared with those it is known by."""
         return self
@@ -210,16 +214,23 @@ class PretrainedText(TextEncoder):
             )
         return found.to(vars(self).get("_device"))
 
+    def on(self, device: torch.device) -> PretrainedText:
+        return self._placed(replace(self), device)
+
+    def _placed(self, known: PretrainedText, device: torch.device | None) -> PretrainedText:
+        """Return another encoder of these weights, on a device."""
+        vars(known)["_device"] = device
+        if "network" in vars(self):
+            vars(known)["network"] = self.network.to(device)
+        return known
+
     def prepare(self, device: torch.device | None = None) -> PretrainedText:
         tokens, pooled = self.shape[:2]
         digest = self.sha256 or self.network.sha256
         known = replace(
             self, max_tokens=self.length, sha256=digest, width=tokens, pooled=pooled
         )
-        vars(known).update({"_device": device})
-        if "network" in vars(self):
-            vars(known)["network"] = self.network.to(device)
-        return known
+        return self._placed(known, device)
 
     def encode(self, texts: Sequence[str]) -> Text:
         """Return features of texts, padded to L tokens."""
@@ -300,6 +311,13 @@ def check_told(network: Any, text: TextEncoder | None) -> TextEncoder:
             f"conditions that are {theirs}; give the text encoder it was trained with, or none"
         )
     return text
+
+
+def tell_empty_later(network: Any, text: TextEncoder) -> None:
+    """Let a network that stores no features of the empty text have them when guidance asks."""
+    label = network.inner.parts.label
+    if text.frozen and not getattr(label, "knows_empty", True):
+        label.find_empty = lambda: text.encode([""])
 
 
 def asked_prompts(

@@ -45,7 +45,7 @@ def create_t5(vocabulary: int, width: int) -> Any:
 
 
 def create_gemma(vocabulary: int, width: int) -> Any:
-    """Return the encoder of T5Gemma."""
+    """Return the encoder of T5Gemma, whose settings are published with those of its decoder."""
     from transformers.models.t5gemma import configuration_t5gemma, modeling_t5gemma
 
     config = configuration_t5gemma.T5GemmaModuleConfig(
@@ -109,4 +109,8 @@ def save_published(folder: Path, case: str, seed: int = 0) -> Any:
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
     pipe = kind(transformer=create(case, seed), scheduler=scheduler, vae=vae, **parts)
     pipe.save_pretrained(folder)
+    if case == "prx":
+        both = dict.fromkeys(("encoder", "decoder"), encoders[0].config.to_dict())
+        config = transformers.T5GemmaConfig(**both, vocab_size=vocabulary)
+        config.save_pretrained(folder / "text_encoder")
     return pipe

@@ -8,7 +8,7 @@ and heads take images; layers inside are those of diffusers.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -108,6 +108,8 @@ class PromptEmbedding(nn.Module):
         self.tokens, self.pooled, self.guidance = tokens, pooled, guidance
         self.width, self.widths, self.waves, self.scale = width, widths, waves, scale
         self.empty: Text | None = None
+        self.find_empty: Callable[[], Text] | None = None
+        """What makes the features of the empty text once they are asked for, if anything does."""
 
     def store_empty(self, length: int) -> None:
         """Make room for the features of the empty text, of so many tokens, among the weights."""
@@ -129,22 +131,27 @@ class PromptEmbedding(nn.Module):
 
     def drop(self, cond: Text, mask: Bool[Tensor, " B"]) -> Text:
         """Return the texts, the empty one where the mask is set; as `null`."""
-        if self._is_unknown() and not bool(mask.any()):
+        if not self.knows_empty and not bool(mask.any()):
             return cond
         return self._texts().drop(cond, mask)
 
-    def _is_unknown(self) -> bool:
-        return self.empty is None and not hasattr(self, "empty_tokens")
+    @property
+    def knows_empty(self) -> bool:
+        """Whether it can be asked for the empty text."""
+        known = (self.empty, self.find_empty, getattr(self, "empty_tokens", None))
+        return any(each is not None for each in known)
 
     def _texts(self) -> Texts:
         if hasattr(self, "empty_tokens"):
             return Texts(Text(*(getattr(self, f"empty_{name}") for name in Text._fields)))
-        if self._is_unknown():
+        if self.empty is None and self.find_empty is not None:
+            self.empty = self.find_empty()
+        if self.empty is None:
             raise InputError(
                 "expected the features of the empty text, which guidance and dropped texts take, "
                 "got none; give them to know_empty"
             )
-        return Texts(cast(Text, self.empty))
+        return Texts(self.empty)
 
     def forward(self, text: Any) -> WithText:
         """Return the condition of texts, without a time; InputError for class labels."""
