@@ -47,16 +47,19 @@ NETWORKS = {
     "flowdcn": "--model.width 96 --model.depth 6 --model.num-groups 3",
     "dico": "--model.width 24 --model.depths 2,2,3,2,2",
 }
+PROJECTOR = "--objectives.it.hidden 256"
+"""Hidden features of projectors, in proportion to networks of about a hundred channels."""
+
 SHORT = "--optim.warmup-images 1024 --ema.decay 0.995"
 ENCODER = f"--objectives.it.encoder {DETECTOR} --objectives.it.kind"
 LOSSES = {
     "plain": "",
-    "watched": f"{ENCODER} repa --objectives.it.weight 1e-6",
-    "repa": f"{ENCODER} repa",
+    "watched": f"{ENCODER} repa {PROJECTOR} --objectives.it.weight 1e-6",
+    "repa": f"{ENCODER} repa {PROJECTOR}",
     "irepa": f"{ENCODER} irepa",
-    "repa until half": f"{ENCODER} repa --objectives.it.until HALF",
-    "u-repa": f"{ENCODER} u-repa",
-    "sra": "--objectives.it.kind sra",
+    "repa until half": f"{ENCODER} repa {PROJECTOR} --objectives.it.until HALF",
+    "u-repa": f"{ENCODER} u-repa {PROJECTOR}",
+    "sra": f"--objectives.it.kind sra {PROJECTOR}",
     "dispersive": "--objectives.it.kind dispersive",
     "contrastive": "--objectives.it.kind contrastive",
     "direction": "--objectives.it.kind direction",

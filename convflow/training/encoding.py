@@ -196,8 +196,7 @@ def _encode(config: EncodeConfig, out: Path, device: torch.device) -> StoreIndex
         fingerprint=images.fingerprint,
         images=data.path,
     )
-    say = captions_of(images.source)
-    said = [] if say is None else [say(int(i)) for i in images.indices]
+    said = _captions(images)
     missing = distributed.from_first(partial(_begin, out, index, parts), device)
     if config.text.used:
         make = partial(encode_texts, config.text, said, out, device, config.data.path)
@@ -209,15 +208,18 @@ def _encode(config: EncodeConfig, out: Path, device: torch.device) -> StoreIndex
     _write_parts(config, out, codec, images, sizes, missing, device, maker)
     places = np.empty(len(images), np.int64)
     places[np.concatenate([part.rows for part in parts])] = np.arange(len(images))
-    tables = {
-        LABELS: images.labels,
-        PLACES: places,
-        NAMES: encode_names([images.item_name(i) for i in range(len(images))]),
-    }
+    names = encode_names([images.item_name(i) for i in range(len(images))])
+    tables = {LABELS: images.labels, PLACES: places, NAMES: names}
     if said:
         tables |= encode_captions(said)
     finish = partial(finish_store, out, index, tables, len(parts))
     return distributed.from_first(finish, device)
+
+
+def _captions(images: Images) -> list[str]:
+    """Return the caption of each image; none where the source has no captions."""
+    say = captions_of(images.source)
+    return [] if say is None else [say(int(i)) for i in images.indices]
 
 
 def _sizes_of(images: Images, report: Report, sizes: tuple[Size, ...]) -> np.ndarray:

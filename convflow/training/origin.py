@@ -34,6 +34,7 @@ from convflow.storage import read_json
 from convflow.texts import PretrainedText, TextEncoder
 from convflow.training.config import TrainConfig
 from convflow.training.data import training_sizes
+from convflow.training.likeness import check_same
 from convflow.training.partial import take_what_fits
 from convflow.types import InputError, Size
 

@@ -16,11 +16,10 @@ from convflow.cli.main import main
 from convflow.models.pyramid import Pyramid
 from convflow.models.zoo import create_model, load_model
 from convflow.nn.embed import LabelEmbedding
-from convflow.processes.meanflow import MeanFlow
 from convflow.recipes import create_config
 from convflow.training import build as training
 from convflow.training import checkpoint, launch
-from convflow.training.origin import Origin, _check_same, begin_from
+from convflow.training.origin import Origin, begin_from
 from convflow.training.overrides import override
 from convflow.types import InputError
 from tests.cases import MODELS, build, build_pyramid
@@ -154,31 +153,6 @@ def test_what_differs_is_named_before_anything_is_written(more, message, plain, 
     with pytest.raises(InputError, match=re.escape(message)):
         launch.train(settings(f"--init {plain} {more}"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
-
-
-def test_networks_that_are_told_more_are_named_with_options_of_their_process():
-    more = MeanFlow.more_channels
-
-    def sit(**told):
-        return create_model("sit", **MODELS["sit"][1] | told)
-
-    def said(begun, trained):
-        with pytest.raises(InputError) as found:
-            _check_same(sit(**begun), sit(**trained), "there", more)
-        return str(found.value)
-
-    two = {"second_time": True}
-    guided, headed = two | {"told_guidance": True}, two | {"learned_variance": True}
-    assert "got there with learned_variance False, here True; add --process.velocity-head f" in (
-        said(headed, two)
-    )
-    assert "got there with learned_variance True, here False; add --process.velocity-head t" in (
-        said(two, headed)
-    )
-    assert "here False; add --process.guidance-max N, or" in said(two, guided)
-    assert "here False; add --process meanflow, or" in said({}, two)
-    assert "got there with width" in said(guided | {"width": 32}, two)
-    _check_same(sit(**guided), sit(), "there", more)
 
 
 def test_other_networks_are_named_with_what_makes_them_alike():
