@@ -39,7 +39,7 @@ from convflow.samplers.solvers import SOLVERS, Solver, check_shift
 from convflow.settings.fields import Number, Seed
 from convflow.settings.read import hints_of, read_value, setting_hints, to_dict
 from convflow.storage import hash_tensors
-from convflow.texts import TextEncoder, asked_prompts, check_told, check_weaker
+from convflow.texts import TextEncoder, asked_prompts, check_told, check_weaker, tell_empty_later
 from convflow.types import InputError, PrecisionChoice, Progress, Size, unknown_name
 
 MAX_IMAGES = 10_000_000
@@ -107,7 +107,8 @@ class Pipeline:
         self.process = process or FlowMatching()
         self.sampling = sampling or usual_sampling(self.process)
         self.resolution = resolution or ResolutionConfig()
-        self.text, self.prompts = check_told(model, text), tuple[str, ...]()
+        self.text, self.prompts = check_told(model, text).on(self.device), tuple[str, ...]()
+        tell_empty_later(model, self.text)
         check_process(model, self.process)
         self.frame_multiple = math.lcm(model.frame_multiple, self.process.frame_multiple)
 

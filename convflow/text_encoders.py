@@ -19,6 +19,8 @@ from convflow.storage import hash_tensors
 from convflow.types import InputError
 
 CLIP_KINDS = ("clip", "clip_text_model")
+USUAL_TOKENS = 77
+"""Most tokens of a text, where nothing else is said and the encoder takes as many."""
 ENCODER_FILES = ("*.json", "*.safetensors", "*.model", "merges.txt", "vocab.txt")
 
 
@@ -29,11 +31,15 @@ class EncoderShape(NamedTuple):
         tokens: channels of a token.
         pooled: channels of a text as a whole.
         longest: most tokens that it takes; None where nothing tells.
+        usual: most tokens of a text, where nothing else is said.
+        fewest: tokens below which a text has none.
     """
 
     tokens: int
     pooled: int
     longest: int | None = None
+    usual: int = USUAL_TOKENS
+    fewest: int = 1
 
 
 class LoadedEncoder(NamedTuple):
@@ -94,11 +100,11 @@ def read_shape(name: str) -> EncoderShape:
     try:
         kind = _config(name).get_text_config(encoder=True)
         width, longest = int(kind.hidden_size), getattr(kind, "max_position_embeddings", None)
-        return EncoderShape(width, width, longest)
+        return EncoderShape(width, width, longest, min(USUAL_TOKENS, longest or USUAL_TOKENS))
     except InputError:
         raise
     except Exception as error:  # of transformers or of the file
-        raise _refused(name, error) from error
+        raise refused(name, error) from error
 
 
 def load(name: str, dtype: torch.dtype = torch.float32) -> LoadedEncoder:
@@ -126,7 +132,7 @@ def load(name: str, dtype: torch.dtype = torch.float32) -> LoadedEncoder:
         )
         tokenizer = transformers.AutoTokenizer.from_pretrained(_tokenizer_folder(folder))
     except Exception as error:  # of transformers or of the file
-        raise _refused(name, error) from error
+        raise refused(name, error) from error
     if missing := sorted(report["missing_keys"]):  # transformers would go on with random numbers
         raise InputError(
             f"expected all weights of a text encoder, got {name!r} without {missing[0]}; give "
@@ -155,7 +161,7 @@ def _config(name: str) -> Any:
     try:
         return transformers.AutoConfig.from_pretrained(folder)
     except Exception as error:  # of transformers or of the file
-        raise _refused(name, error) from error
+        raise refused(name, error) from error
 
 
 def _find(name: str) -> Path:
@@ -173,7 +179,8 @@ def _tokenizer_folder(folder: Path) -> Path:
     return folder if inside or not beside.is_dir() else beside
 
 
-def _refused(name: str, error: Exception) -> InputError:
+def refused(name: str, error: Exception) -> InputError:
+    """Return the error that says why something is no text encoder."""
     reason = " ".join(str(error).split())[:200] or type(error).__name__
     return InputError(
         f"expected a text encoder of transformers, got {name!r} ({reason}); give another with "

@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from convflow import text_encoders
+from convflow import text_encoders, text_pipelines
 from convflow.conditions.spelling import FIRST_ROW, NUM_BYTES, Spelling, spell
 from convflow.conditions.text import Text, widened
 from convflow.settings.fields import Count, Depth, Natural, Width, doc
 from convflow.settings.kinds import Part, Table
-from convflow.text_encoders import EncoderShape
+from convflow.text_encoders import EncoderShape, LoadedEncoder
+from convflow.text_pipelines import FoundPipeline, PipelineEncoders
 from convflow.types import Cond, InputError
 
 log = logging.getLogger("convflow")
@@ -64,6 +65,10 @@ class TextEncoder(Part):
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Return the number of tokens of each text before it is cut."""
         raise NotImplementedError
+
+    def on(self, device: torch.device) -> TextEncoder:
+        """Return the encoder for a device; nothing is read yet."""
+        return self
 
     def prepare(self, device: torch.device | None = None) -> TextEncoder:
         """Return the encoder ready for a device, its weights compared with those it is known by."""
@@ -141,7 +146,8 @@ class TrainedText(TextEncoder):
 class PretrainedText(TextEncoder):
     """Features of a frozen text encoder of transformers: CLIP, T5, Gemma and others like them.
 
-    It is in no checkpoint; its name and the SHA-256 of its weights are. Its weights are read when
+    Of a pipeline of diffusers all its encoders are read, and joined as it joins them. An encoder
+    is in no checkpoint; its name and the SHA-256 of its weights are. Its weights are read when
     they are first needed.
     """
 
@@ -149,9 +155,15 @@ class PretrainedText(TextEncoder):
     frozen: ClassVar[bool] = True
 
     encoder: Annotated[
-        str, doc("folder or Hub id (owner/name@revision) of a text encoder with its tokenizer")
+        str,
+        doc(
+            "folder or Hub id (owner/name@revision) of a text encoder with its tokenizer, or of a "
+            "pipeline of diffusers"
+        ),
     ] = ""
-    max_tokens: Annotated[Count, doc("most tokens of a text")] = 77
+    max_tokens: Annotated[
+        Count | None, doc("most tokens of a text; none = 77, or as many as its pipeline takes")
+    ] = None
     dtype: Annotated[
         Literal["float32", "bfloat16"],
         doc("arithmetic of the encoder; features are kept as float32, or as float16"),
@@ -162,7 +174,12 @@ class PretrainedText(TextEncoder):
 
     @property
     def length(self) -> int:
-        return self.max_tokens
+        return self.max_tokens or self.shape.usual
+
+    @cached_property
+    def _pipeline(self) -> FoundPipeline | None:
+        """The pipeline of diffusers that is named; None for one encoder."""
+        return text_pipelines.find_pipeline(self.encoder)
 
     @property
     def told(self) -> dict[str, Any]:
@@ -182,18 +199,26 @@ class PretrainedText(TextEncoder):
             raise InputError(
                 "--text.encoder: expected a folder or a Hub id, got none; give one, or --text words"
             )
+        if self._pipeline is not None:
+            return text_pipelines.read_shape(self._pipeline)
         return text_encoders.read_shape(self.encoder)
 
     def network_settings(self) -> dict[str, Any]:
         """Return the widths of the features, and their number.
 
         Raises:
-            InputError: no encoder there, or one of shorter texts.
+            InputError: no encoder there, or one of shorter or longer texts.
         """
-        if (longest := self.shape.longest) is not None and self.max_tokens > longest:
+        longest, fewest = self.shape.longest, self.shape.fewest
+        if longest is not None and self.length > longest:
             raise InputError(
                 f"--text.max-tokens: expected at most {longest}, which {self.encoder} takes, got "
-                f"{self.max_tokens}; lower it"
+                f"{self.length}; lower it"
+            )
+        if self.length < fewest:
+            raise InputError(
+                f"--text.max-tokens: expected at least {fewest}, for {self.encoder} puts "
+                f"{fewest - 1} of another encoder in front, got {self.length}; raise it"
             )
         return {
             "num_classes": 0,
@@ -203,9 +228,13 @@ class PretrainedText(TextEncoder):
         }
 
     @cached_property
-    def network(self) -> text_encoders.LoadedEncoder:
+    def network(self) -> LoadedEncoder | PipelineEncoders:
         """The encoder, read when it is first asked for; InputError where that fails."""
-        found = text_encoders.load(self.encoder, getattr(torch, self.dtype))
+        dtype, found = getattr(torch, self.dtype), self._pipeline  # type: torch.dtype, Any
+        if found is None:
+            found = text_encoders.load(self.encoder, dtype)
+        else:
+            found = text_pipelines.load(found, dtype)
         if self.sha256 not in ("", found.sha256):
             raise InputError(
                 f"expected the text encoder {self.encoder} with the SHA-256 {self.sha256[:16]}, "
@@ -213,14 +242,23 @@ class PretrainedText(TextEncoder):
             )
         return found.to(vars(self).get("_device"))
 
-    def prepare(self, device: torch.device | None = None) -> PretrainedText:
-        tokens, pooled, _ = self.shape
-        digest = self.sha256 or self.network.sha256
-        known = replace(self, sha256=digest, width=tokens, pooled=pooled)
-        vars(known).update({"_device": device})
-        if "network" in vars(self):  # one of them holds it
-            vars(known)["network"] = vars(self).pop("network").to(device)
+    def on(self, device: torch.device) -> PretrainedText:
+        return self._placed(replace(self), device)
+
+    def _placed(self, known: PretrainedText, device: torch.device | None) -> PretrainedText:
+        """Return another encoder of these weights, on a device."""
+        vars(known)["_device"] = device
+        if "network" in vars(self):
+            vars(known)["network"] = self.network.to(device)
         return known
+
+    def prepare(self, device: torch.device | None = None) -> PretrainedText:
+        tokens, pooled = self.shape[:2]
+        digest = self.sha256 or self.network.sha256
+        known = replace(self, max_tokens=self.length, sha256=digest, width=tokens, pooled=pooled)
+        placed = self._placed(known, device)
+        vars(self).pop("network", None)  # one of them holds it
+        return placed
 
     def release(self) -> None:
         vars(self).pop("network", None)
@@ -325,6 +363,13 @@ def check_weaker(text: TextEncoder, weaker: TextEncoder) -> None:
             f"expected a weaker model with the text encoder of the other, {text.kind}, got one "
             f"with another, {weaker.kind}; choose a model that was trained with the same"
         )
+
+
+def tell_empty_later(network: Any, text: TextEncoder) -> None:
+    """Let a network that stores no features of the empty text have them when guidance asks."""
+    label = network.inner.parts.label
+    if text.frozen and not getattr(label, "knows_empty", True):
+        label.find_empty = lambda: text.encode([""])
 
 
 def asked_prompts(

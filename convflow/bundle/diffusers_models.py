@@ -22,12 +22,14 @@ from convflow.models.diffusers_network import DiffusersNetwork
 from convflow.processes.flow import FlowMatching
 from convflow.samplers.solvers import create_solver
 from convflow.storage import read_json
+from convflow.text_pipelines import INDEX
+from convflow.texts import NoText, PretrainedText, TextEncoder
 from convflow.types import InputError
 
 SIDE = 1024
 """Height and width in pixels of FLUX.1, and of others that say none."""
 SETTINGS_OF = ("transformer/config.json", "config.json", "scheduler/scheduler_config.json",
-            "vae/config.json")  # fmt: skip
+            "vae/config.json", INDEX)  # fmt: skip
 WEIGHTS_OF = ("transformer/*", "diffusion_pytorch_model*")
 FLUX_SHIFT = {"base_image_seq_len": 256, "max_image_seq_len": 4096, "base_shift": 0.5,
               "max_shift": 1.15}  # fmt: skip
@@ -68,7 +70,10 @@ def find_transformer(what: str | Path) -> FoundTransformer | None:
             return None
     for folder in (root, root / "transformer"):
         if (folder / "config.json").is_file():
-            config = read_json(folder / "config.json")
+            try:
+                config = read_json(folder / "config.json")
+            except InputError:  # likewise
+                return None
             return FoundTransformer(name, root, folder, config) if _is_known(config) else None
     return None
 
@@ -78,7 +83,7 @@ def _is_known(config: Mapping[str, Any]) -> bool:
 
 
 def describe_transformer(found: FoundTransformer) -> PipelineConfig:
-    """Return the process, codec, size and sampler of a published transformer.
+    """Return the process, codec, text encoders, size and sampler of a published transformer.
 
     Times are logit-normal, as SD3 was trained (Esser et al. 2024, section 3.1). The sampler is
     Euler's with the time shift of its scheduler.
@@ -94,6 +99,7 @@ def describe_transformer(found: FoundTransformer) -> PipelineConfig:
         sampling=SamplingConfig(solver, guidance=1.0 if flux else 7.0),
         codec=_codec(found),
         process=FlowMatching(times="logit-normal"),
+        text=_text(found),
     )
 
 
@@ -113,6 +119,11 @@ def _codec(found: FoundTransformer) -> Codec:
     if found.architecture == "SD3Transformer2DModel":
         return LatentCodec("stabilityai/stable-diffusion-3-medium-diffusers/vae")
     return LatentCodec("black-forest-labs/FLUX.1-dev/vae")
+
+
+def _text(found: FoundTransformer) -> TextEncoder:
+    """Return the text encoders beside a transformer, nothing for a transformer alone."""
+    return PretrainedText(found.name) if (found.root / INDEX).is_file() else NoText()
 
 
 def settings_of_transformer(found: FoundTransformer) -> dict[str, Any]:

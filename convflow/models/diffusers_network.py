@@ -156,6 +156,8 @@ class DiffusersNetwork(ImageBackbone):
         self.blocks, self.positions = nn.ModuleList(parts.blocks), parts.positions
         self.in_channels, self.num_classes = parts.embed_patches.in_channels, 0
         self.multiple = parts.embed_patches.stride[0]
+        if not self.embed_text.widths[1]:  # the encoder's vector is given and not read
+            self.embed_text.widths = self.embed_text.widths[0], self.config.pooled_width
         if self.config.text_length:
             self.embed_text.store_empty(self.config.text_length)
         self.lengths = [len(getattr(model, name)) for name in self.layout.blocks]

@@ -8,7 +8,7 @@ and heads take images; layers inside are those of diffusers.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -87,7 +87,8 @@ class PromptEmbedding(nn.Module):
         tokens: linear, from an encoder's features of a token to those that the blocks read.
         width: of the vector.
         pooled: from the features of the whole text to a vector; None where they are not read.
-        widths: of an encoder's features of a token and of the whole text.
+        widths: of an encoder's features of a token and of the whole text; of the latter also where
+            they are given and not read.
         guidance: from `waves` to a vector; None where no scale is told.
         waves: cosines and sines of a thousand times the scale.
         scale: of guidance.
@@ -107,12 +108,15 @@ class PromptEmbedding(nn.Module):
         self.tokens, self.pooled, self.guidance = tokens, pooled, guidance
         self.width, self.widths, self.waves, self.scale = width, widths, waves, scale
         self.empty: Text | None = None
+        self.find_empty: Callable[[], Text] | None = None
+        """What makes the features of the empty text once they are asked for, if anything does."""
 
     def store_empty(self, length: int) -> None:
         """Make room for the features of the empty text, of so many tokens, among the weights."""
-        self.register_buffer("empty_tokens", torch.zeros(1, length, self.widths[0]))
+        width, pooled = self.widths
+        self.register_buffer("empty_tokens", torch.zeros(1, length, width))
         self.register_buffer("empty_mask", torch.zeros(1, length, dtype=torch.bool))
-        self.register_buffer("empty_pooled", torch.zeros(1, self.widths[1]))
+        self.register_buffer("empty_pooled", torch.zeros(1, pooled))
 
     def know_empty(self, empty: Text) -> None:
         """Take the features of the empty text, one row, from the encoder."""
@@ -127,22 +131,27 @@ class PromptEmbedding(nn.Module):
 
     def drop(self, cond: Text, mask: Bool[Tensor, " B"]) -> Text:
         """Return the texts, the empty one where the mask is set; as `null`."""
-        if self._is_unknown() and not bool(mask.any()):
+        if not self.knows_empty and not bool(mask.any()):
             return cond
         return self._texts().drop(cond, mask)
 
-    def _is_unknown(self) -> bool:
-        return self.empty is None and not hasattr(self, "empty_tokens")
+    @property
+    def knows_empty(self) -> bool:
+        """Whether it can be asked for the empty text."""
+        known = (self.empty, self.find_empty, getattr(self, "empty_tokens", None))
+        return any(each is not None for each in known)
 
     def _texts(self) -> Texts:
         if hasattr(self, "empty_tokens"):
             return Texts(Text(*(getattr(self, f"empty_{name}") for name in Text._fields)))
-        if self._is_unknown():
+        if self.empty is None and self.find_empty is not None:
+            self.empty = self.find_empty()
+        if self.empty is None:
             raise InputError(
                 "expected the features of the empty text, which guidance and dropped texts take, "
                 "got none; give them to know_empty"
             )
-        return Texts(cast(Text, self.empty))
+        return Texts(self.empty)
 
     def forward(self, text: Any) -> WithText:
         """Return the condition of texts, without a time; InputError for class labels."""

@@ -64,8 +64,8 @@ class DiTBlock(nn.Module):
     ) -> Float[Tensor, "B *F H W D"]:
         """Return the refined features under condition `c`."""
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(c)
-        mixed = self._mixed(modulate(self.norm1(x), shift1, scale1), *rotations)
-        x = gated(x, gate1, self.drop1(mixed))
+        turned = modulate(self.norm1(x), shift1, scale1)
+        x = gated(x, gate1, self.drop1(self._mixed(turned, *rotations)))
         x = x if self.cross is None else x + self.cross(x, c)
         return gated(x, gate2, self.drop2(self.mlp(modulate(self.norm2(x), shift2, scale2))))
 

@@ -8,9 +8,11 @@ from convflow.bundle.config import SamplingConfig
 from convflow.codecs import LatentCodec
 from convflow.processes.multiscale import MultiscaleFlow
 from convflow.samplers.solvers import create_solver
+from convflow.texts import PretrainedText
 from convflow.training.config import DataConfig, EMAConfig, LoRAConfig, TrainConfig
 from convflow.training.optimizers import AdamW
 
+PLACE = "black-forest-labs/FLUX.1-dev"
 BATCH = 192
 NUM_STEPS, WARMUP_STEPS = 24_000, 2_000
 """At 512 pixels; the paper goes on to 32K steps, and to 1024 pixels."""
@@ -26,9 +28,10 @@ def dfm() -> TrainConfig:
             "options": {"guidance_embeds": True},
             "guidance": 1.0,
         },
-        init="black-forest-labs/FLUX.1-dev",
+        init=PLACE,
         data=DataConfig(path="", size=(512, 512), channels=3),
-        codec=LatentCodec("black-forest-labs/FLUX.1-dev/vae"),
+        codec=LatentCodec(f"{PLACE}/vae"),
+        text=PretrainedText(PLACE, max_tokens=512, dtype="bfloat16", width=4096, pooled=768),
         process=MultiscaleFlow(factors=(2,)),
         optim=AdamW(
             lr=1e-5,

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from convflow.codecs import LatentCodec
 from convflow.recipes import flux
+from convflow.texts import PretrainedText
 from convflow.training.config import TrainConfig
 
 MEDIUM = {
@@ -21,4 +22,6 @@ def dfm() -> TrainConfig:
     """Stable Diffusion 3 medium in two scales at 512, the settings of `flux.dfm` (not run)."""
     place = "stabilityai/stable-diffusion-3-medium-diffusers"
     model = {"name": "diffusers", "architecture": "SD3Transformer2DModel", "options": MEDIUM}
-    return replace(flux.dfm(), model=model, init=place, codec=LatentCodec(f"{place}/vae"))
+    text = PretrainedText(place, max_tokens=333, dtype="bfloat16", width=4096, pooled=2048)
+    codec = LatentCodec(f"{place}/vae")
+    return replace(flux.dfm(), model=model, init=place, codec=codec, text=text)

@@ -84,6 +84,7 @@ def build_trainer(config: TrainConfig, run: Path, device: torch.device) -> tuple
     find_loggers(config.monitor)
     found = find_paths(config, run) if (run / "config.json").is_file() else config
     source = open_images(found.data)
+    _check_texts(config)
     process = open_process(config)
     stored = isinstance(source, Latents)
     codec = found.codec.prepare(device) if stored else found.codec.open(device)
@@ -128,6 +129,15 @@ def build_trainer(config: TrainConfig, run: Path, device: torch.device) -> tuple
     if captions is not None and not begun:  # after an engine has given the weights numbers
         captions.tell_empty([trainer.model, cast(Backbone, trainer.ema.model)], device)
     return trainer, report
+
+
+def _check_texts(config: TrainConfig) -> None:
+    """Raise InputError where a network of texts alone is to be told something else."""
+    if config.model["name"] in PRETRAINED and not config.text.used:
+        raise InputError(
+            f"--text: expected text encoders for the network {config.model['name']}, which is told "
+            "texts, got none; add --text.encoder with the folder or the Hub id of its pipeline"
+        )
 
 
 def _check_engine(config: TrainConfig, parallel: Single) -> None:

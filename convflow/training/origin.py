@@ -31,6 +31,7 @@ from convflow.nn.embed import LabelEmbedding
 from convflow.processes.contract import MoreChannels
 from convflow.processes.process import Process
 from convflow.storage import read_json
+from convflow.texts import PretrainedText, TextEncoder
 from convflow.training.config import TrainConfig
 from convflow.training.data import training_sizes
 from convflow.training.likeness import check_same
@@ -165,8 +166,11 @@ def adopt(config: TrainConfig, init: str) -> TrainConfig:
     family = settings.pop("family", None)
     network = {name: value for name, value in settings.items() if name not in OF_DATA}
     if config.process.multiscale and family in PRETRAINED and config.model["name"] == family:
-        codec = config.codec if found is None else found.codec
-        return replace(config, model=config.model | network, codec=codec)
+        config = replace(config, model=config.model | network)
+        if found is not None:
+            text = _other_encoder(config.text, found.text)
+            config = replace(config, codec=found.codec, text=text)
+        return config
     if config.process.multiscale or family not in INSIDE:
         return config
     if family not in PRETRAINED:
@@ -197,6 +201,13 @@ def adopt(config: TrainConfig, init: str) -> TrainConfig:
         data=replace(config.data, channels=channels),
         sampling=sampling,
     )
+
+
+def _other_encoder(ours: TextEncoder, theirs: TextEncoder) -> TextEncoder:
+    """Return the encoder of weights, with the arithmetic that a recipe says."""
+    if not isinstance(ours, PretrainedText) or not isinstance(theirs, PretrainedText):
+        return theirs if theirs.used else ours
+    return replace(theirs, dtype=ours.dtype)
 
 
 def fit_settings(config: TrainConfig, origin: Origin, factor: int) -> TrainConfig:

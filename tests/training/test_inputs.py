@@ -33,7 +33,10 @@ def shown(codec, strengths, wants_pixels=True, stored=False, images=None):
         wants_average=False,
         compares=[],
     )
-    trainer = SimpleNamespace(losses=losses, codec=codec, device=torch.device("cpu"), images_seen=0)
+    device = torch.device("cpu")
+    trainer = SimpleNamespace(
+        losses=losses, codec=codec, device=device, images_seen=0, captions=None
+    )
     if images is None:
         generator = torch.Generator().manual_seed(0)
         images = torch.randint(256, (3, 3, 8, 8), dtype=torch.uint8, generator=generator)

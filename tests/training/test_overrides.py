@@ -113,7 +113,7 @@ def test_the_last_of_two_values_counts():
             "--sampling.guidance nan",
             "--sampling.guidance: expected a finite number, got 'nan'",
         ),
-        ("--data.size 64", "--data.size: expected two numbers such as 64x48, got '64'"),
+        ("--data.size 64", "--data.size: expected two numbers such as 64x48, or three of a video"),
         ("--data.size 0x8", "--data.size: expected a whole number of at least 1, got '0x8'"),
         ("--data.size axb", "--data.size: expected two numbers"),
         ("--data.flip maybe", "--data.flip: expected true or false, got 'maybe'"),
