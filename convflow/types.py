@@ -138,7 +138,8 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> str:
     """
     known, given = list(known), unicodedata.normalize("NFC", str(name))
     others = [word for word in known if unicodedata.normalize("NFC", word) != given]
-    near = difflib.get_close_matches(given, others, n=1, cutoff=0.4)
+    alike = [word for word in others if word.casefold() == given.casefold()]
+    near = alike or difflib.get_close_matches(given, others, n=1, cutoff=0.4)
     hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(known)}"
     return f"unknown {kind} {name!r}; {hint}"
 

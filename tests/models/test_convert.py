@@ -248,6 +248,13 @@ def test_dico_is_read_alike(tmp_path):
         "time_scale": 1.0,
         "second_time": False,
         "told_guidance": False,
+        "temporal": "none",
+        "cross_attention": 0,
+        "text_width": 0,
+        "pooled_width": 0,
+        "text_length": 0,
+        "text_rows": 0,
+        "text_depth": 0,
     }
     model.save_pretrained(tmp_path)
     check(convflow.load_model(tmp_path), golden)

@@ -316,6 +316,7 @@ def test_settings_hold_all_of_the_backbone_too():
         "factors": [2],
         "stage_embedding": False,
         "coarse": "patch",
+        "axes": [],
     }
     assert (model.in_channels, model.num_classes) == (4, 1000)
 

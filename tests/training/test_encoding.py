@@ -131,7 +131,7 @@ def test_each_image_goes_to_the_size_of_its_ratio(config, tmp_path, caplog):
     run += ["--monitor.validation.every", "1", "--monitor.log-every", "1", "--device", "cpu"]
     with caplog.at_level(logging.INFO, "convflow"):
         assert main(["train", *run]) == 0  # both sizes are among those held back
-    assert caplog.text.count("captions are not used: no network here takes text") == 1
+    assert caplog.text.count("captions are not used: the network is told classes") == 1
     lines = (tmp_path / "run/metrics.jsonl").read_text().splitlines()
     assert all("validation_loss_ema" in json.loads(line) for line in lines)
 

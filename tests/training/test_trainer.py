@@ -300,7 +300,7 @@ def test_renamed_classes_are_refused(tiny, trainer_of):
     folder = trainer_of(tiny()).save()
     state = json.loads((folder / "state.json").read_text())
     (folder / "state.json").write_text(json.dumps(state | {"pictures": "others"}))
-    with pytest.raises(InputError, match="trained on other images, classes or labels"):
+    with pytest.raises(InputError, match="trained on other images, classes, labels or captions"):
         trainer_of(tiny()).load(folder)
 
 
