@@ -18,6 +18,8 @@ class Observed(nn.Module):
     """A network of blocks, of which the features after any can be asked for."""
 
     multiple: int
+    frame_multiple: int
+    video: bool
 
     @property
     def inner(self) -> Any:
