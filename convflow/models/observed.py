@@ -18,6 +18,8 @@ class Observed(nn.Module):
     """A network of blocks, of which the features after any can be asked for."""
 
     multiple: int
+    frame_multiple: int
+    video: bool
 
     @property
     def inner(self) -> Any:
@@ -65,10 +67,11 @@ class Observed(nn.Module):
 
     @torch.no_grad()
     def feature_width(self, block: int) -> int:
-        """Return the channels D of the features after a block, from one small image."""
+        """Return the channels D of the features after a block, from one small image or video."""
         weight, training = next(self.parameters()), self.training
         side = self.multiple * (1 if self.multiple > 1 else 8)
-        blank = self.blank_inputs(1, (side, side))
+        frames = (self.frame_multiple,) if self.video else ()
+        blank = self.blank_inputs(1, (*frames, side, side))
 
         def fitting(part: Tensor) -> Tensor:
             dtype = weight.dtype if part.is_floating_point() else part.dtype

@@ -58,7 +58,7 @@ from convflow.training.tuning import check_tuning, limit_training, spared_bytes
 from convflow.types import InputError, Size, size_text
 
 MEASURED_IMAGES = 10_000
-"""Of so many images at most the deviations of the scales are measured."""
+"""Of so many images, or frames of videos, at most the deviations of the scales are measured."""
 
 
 class Data(NamedTuple):
@@ -393,8 +393,9 @@ def _measure(
     if isinstance(images, Latents):  # of one size
         size = images.sizes[0]
         known = np.flatnonzero((images.sides == size).all(1))
-    count = min(len(known), MEASURED_IMAGES)
+    frames = math.prod(size[:-2])  # 1 of images
+    count = min(len(known), max(1, MEASURED_IMAGES // frames))
     places = known[np.linspace(0, len(known) - 1, count).round().astype(np.int64)]
-    parts = np.array_split(places, math.ceil(count / 64))
+    parts = np.array_split(places, min(count, math.ceil(count * frames / 64)))
     batches = (codec.latents(images.batch(part, size=size)[0].to(device)) for part in parts)
     return process.measure(batches)

@@ -86,7 +86,7 @@ def test_scales_along_time_of_latents_count_cells(trainer_of, tmp_path, capsys):
     save_tiny("AutoencoderKLWan", tmp_path / "vae")
     words = (
         f"--codec latent --codec.autoencoder {tmp_path / 'vae'} --data.size 13x32x32 --images 4 "
-        "--process.axes time --model.patch-size 1 --process.standardize true"
+        "--process.axes time --model.patch-size 1"
     )
     trainer = trainer_of(settings(words, "toy.moving_dfm"), tmp_path / "run")
     assert trainer.process.sizes(trainer.shape[1:]) == ((2, 4, 4), (4, 4, 4))
