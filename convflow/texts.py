@@ -139,8 +139,10 @@ class PretrainedText(TextEncoder):
 
     encoder: Annotated[
         str,
-        doc("folder or Hub id (owner/name@revision) of a text encoder with its tokenizer, or of a "
-            "pipeline of diffusers"),
+        doc(
+            "folder or Hub id (owner/name@revision) of a text encoder with its tokenizer, or of a "
+            "pipeline of diffusers"
+        ),
     ] = ""
     max_tokens: Annotated[
         Count | None, doc("most tokens of a text; none = 77, or as many as its pipeline takes")
@@ -227,9 +229,7 @@ class PretrainedText(TextEncoder):
     def prepare(self, device: torch.device | None = None) -> PretrainedText:
         tokens, pooled = self.shape[:2]
         digest = self.sha256 or self.network.sha256
-        known = replace(
-            self, max_tokens=self.length, sha256=digest, width=tokens, pooled=pooled
-        )
+        known = replace(self, max_tokens=self.length, sha256=digest, width=tokens, pooled=pooled)
         return self._placed(known, device)
 
     def encode(self, texts: Sequence[str]) -> Text:

@@ -97,7 +97,9 @@ def _recomputed(forward: Any) -> Any:
             return forward(*given, **named)
 
         def call(*parts: Any) -> Any:
-            return forward(*parts[: len(given)], **dict(zip(named, parts[len(given) :], strict=True)))
+            return forward(
+                *parts[: len(given)], **dict(zip(named, parts[len(given) :], strict=True))
+            )
 
         # By position, so that what counts saved tensors is told of them.
         return checkpoint(call, *given, *named.values(), use_reentrant=False)

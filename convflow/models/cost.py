@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -127,6 +127,7 @@ def _largest_block(model: Backbone, inputs: tuple[Any, ...]) -> int:
     return max(sizes)
 
 
+@runtime_checkable  # for the shape checks in tests
 class Meter(Protocol):
     """Something that counts while a network runs."""
 
@@ -193,7 +194,7 @@ def _shape(part: Any) -> Any:
 
 
 def _maker(part: Any) -> Callable[[], Any]:
-    """Return what makes a tensor like another, without holding that; or the same of what is none."""
+    """Return what makes a tensor like another, which is not held; what is none comes back."""
     if not isinstance(part, Tensor):
         return lambda: part
     options = {"dtype": part.dtype, "device": part.device, "requires_grad": part.requires_grad}
