@@ -74,7 +74,7 @@ def save_published(folder: Path, case: str, seed: int = 0) -> Any:
 
     place = folder.with_name(f"{folder.name}-tokenizers")
     lengths = {"clip": NUM_OF_CLIP, "t5": 512, "gemma": NUM_OF_PRX}
-    vocabulary = [save_tokenizer(place / name, count) for name, count in lengths.items()][0]
+    vocabulary = max([save_tokenizer(place / n, count) for n, count in lengths.items()])
     clip, t5, gemma = (
         transformers.PreTrainedTokenizerFast.from_pretrained(place / name) for name in lengths
     )

@@ -1,19 +1,16 @@
-"""Tiny transformers of diffusers with random weights, texts for them, and hand-written loops."""
+"""Tiny transformers of diffusers with random weights, and texts for them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from convflow.conditions.labels import take
 from convflow.conditions.text import Text
 from convflow.models.diffusers_layouts import create_transformer
 from convflow.models.diffusers_network import DiffusersNetwork
-from convflow.seeds import generator_of
 
 FLUX = {
     "in_channels": 16, "num_layers": 1, "num_single_layers": 2, "attention_head_dim": 16,
@@ -130,22 +127,3 @@ def save_pipeline(folder: Path, case: str, seed: int = 0, **options: Any) -> Any
     model = create(case, seed)
     model.save_pretrained(folder / "transformer", **options)
     return model
-
-
-def draw_texts(trainer: Any, labels: Tensor, total: int, key: Any, generator: Any) -> Text:
-    """Stand in for the texts of a training: of each step's images, some of them dropped."""
-    trainer.model.inner.parts.label.know_empty(draw_text(1, seed=EMPTY_SEED))
-    seed = generator_of(trainer.config.seed, *key, 77).initial_seed()
-    mine = trainer.own_rows(total)
-    dropped = torch.rand(total, generator=generator) < trainer.config.label_dropout
-    return trainer.model.conditions.drop(take(draw_text(total, seed=seed), mine), dropped[mine])
-
-
-def use_texts(put: Callable[[str, Any], None]) -> None:
-    """Let trainings and samples ask networks for random texts in the place of labels.
-
-    Args:
-        put: as `monkeypatch.setattr` with the place as one word.
-    """
-    put("convflow.training.trainer.draw_labels", draw_texts)
-    put("convflow.generate.Samples.labels", lambda self, indices: draw_text(len(indices)))

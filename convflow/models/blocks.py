@@ -95,6 +95,13 @@ def _recomputed(forward: Any) -> Any:
     def again(*given: Any, **named: Any) -> Any:
         if not torch.is_grad_enabled():
             return forward(*given, **named)
-        return checkpoint(forward, *given, use_reentrant=False, **named)
+
+        def call(*parts: Any) -> Any:
+            return forward(
+                *parts[: len(given)], **dict(zip(named, parts[len(given) :], strict=True))
+            )
+
+        # By position, so that what counts saved tensors is told of them.
+        return checkpoint(call, *given, *named.values(), use_reentrant=False)
 
     return again

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import partial
 
 import pytest
@@ -130,3 +131,11 @@ def test_it_leaves_nothing_behind_and_refuses_sizes():
     measure_cost(build_tiny, (2, 8), 2**28)
     with pytest.raises(InputError, match="bytes can be counted, got 1000000000 images of 2x8"):
         measure_cost(build_tiny, (2, 8), 10**9)
+
+
+@pytest.mark.parametrize("recompute", ["none", "blocks", "every-2"])
+def test_blocks_that_are_alike_count_as_if_each_had_run(recompute, monkeypatch):
+    build_tiny = partial(create_model, "dit", width=16, depth=6, num_heads=2)
+    found = measure_cost(build_tiny, (8, 8), 2, 1, True, recompute)
+    monkeypatch.setattr("convflow.models.cost.few_alike", lambda *_: nullcontext())
+    assert found == measure_cost(build_tiny, (8, 8), 2, 1, True, recompute)
