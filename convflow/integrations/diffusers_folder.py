@@ -112,6 +112,11 @@ def check_exportable(pipe: Pipeline) -> None:
     """Raise InputError where no folder for diffusers can hold a model."""
     network, process = pipe.model, pipe.process
     check_labels(network, "a folder for diffusers")
+    if network.video:
+        raise InputError(
+            "expected a network of images for a folder for diffusers, got one of videos; export it "
+            "with --to safetensors"
+        )
     inner = network.inner if type(network) is Pyramid else network
     if BACKBONES.get(inner.family) is not type(inner):
         raise InputError(
@@ -161,13 +166,20 @@ def network_file(family: str, inner: str | None = None) -> str:
 def _write_network(pipe: Pipeline, folder: Path, most: int) -> None:
     model = pipe.model
     folder.mkdir()
-    left_out = {"family", *hints_of(TextSettings)}
-    settings = {name: value for name, value in model.settings.items() if name not in left_out}
+    settings = _told(model.inner.settings)
+    if model.num_scales > 1:
+        settings = {**_told(model.settings), "backbone": settings}
     names = {"_class_name": type(model).__name__, "_diffusers_version": DIFFUSERS_VERSION}
     write_json(folder / "config.json", names | settings)
     inner = model.inner.family if model.num_scales > 1 else None
     write_text(folder / f"{module_name(model)}.py", network_file(model.family, inner))
     write_stored(folder, model.state_dict(), "diffusion_pytorch_model", most)
+
+
+def _told(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return settings without those that networks of texts or videos alone have."""
+    left_out = {"family", "axes", *hints_of(TextSettings)}
+    return {name: value for name, value in settings.items() if name not in left_out}
 
 
 def _vae(pipe: Pipeline, folder: Path) -> list[str | None]:
