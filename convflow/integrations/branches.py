@@ -24,8 +24,8 @@ def without_branches(text: str, facts: Facts) -> str:
         facts: which conditions hold; of `and`, `or` and `not` the parts are looked up.
 
     Examples:
-        >>> without_branches("def half(x):\\n    return x / 2 if x.odd else x // 2", {"x.odd": False})
-        'def half(x):\\n    return x // 2'
+        >>> without_branches("half = x / 2 if odd else x // 2", {"odd": False})
+        'half = x // 2'
     """
     while (shorter := _one_less(text, facts)) is not None:
         text = shorter

@@ -166,9 +166,9 @@ def network_file(family: str, inner: str | None = None) -> str:
 def _write_network(pipe: Pipeline, folder: Path, most: int) -> None:
     model = pipe.model
     folder.mkdir()
-    settings = _told(model.inner.settings)
-    if model.num_scales > 1:
-        settings = {**_told(model.settings), "backbone": settings}
+    settings = _told(model.settings)
+    if "backbone" in settings:  # of a pyramid
+        settings["backbone"] = {"family": model.inner.family, **_told(settings["backbone"])}
     names = {"_class_name": type(model).__name__, "_diffusers_version": DIFFUSERS_VERSION}
     write_json(folder / "config.json", names | settings)
     inner = model.inner.family if model.num_scales > 1 else None

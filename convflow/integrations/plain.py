@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from convflow.models import pyramid
 from convflow.nn import conv, deform
 from convflow.nn.deform import DEFAULT_REACH, Reach, _as_rows
-from convflow.nn.norm import modulate, widen
+from convflow.nn.norm import add, modulate, widen
 from convflow.nn.pyramid import PyramidCondition
 from convflow.ops.deform.reference import msdcn_sample
 from convflow.processes import decomposition
@@ -64,6 +64,9 @@ PlainCondition = Float[Tensor, "B D"]
 PlainLevelCondition = Float[Tensor, "B _"]
 """Likewise, at one of several levels of different widths."""
 
+PlainAnyCondition = Tensor
+"""What time and label tell, at whatever level."""
+
 
 def create_temporal(temporal: str, width: int) -> nn.Module:
     """Return what a block does along time: nothing, for it sees pictures."""
@@ -88,11 +91,6 @@ def more_frames(x: Tensor, factor: int) -> Tensor:
 def fewer_frames(x: Tensor, factor: int) -> Tensor:
     """Return features of pictures as they are."""
     return x
-
-
-def add(condition: Tensor, vector: Tensor) -> Tensor:
-    """Return a condition with a vector of each sample added to it."""
-    return condition + vector
 
 
 def add_conditions(conditions: Sequence[PyramidCondition]) -> PyramidCondition:
@@ -157,5 +155,5 @@ class PlainPyramid(pyramid.Pyramid):
         coarse: str = "patch",
     ) -> None:
         super().__init__()
-        self.backbone = INNER(**backbone)
+        self.backbone = INNER(**{n: value for n, value in backbone.items() if n != "family"})
         self._add_scales(Decomposition(factors=factors))

@@ -122,7 +122,7 @@ class Pyramid(Backbone):
             )
         self.multiple = math.lcm(self.backbone.multiple, self.downsampling[0])
         self.frame_multiple = math.lcm(self.backbone.frame_multiple, self.frame_downsampling[0])
-        added = [self._create_parts(scale) for scale in range(self.num_scales - 1)]
+        added = [self._create_parts(scale) for scale in range(scales.num_scales - 1)]
         if self.config.coarse == "upsample":
             added[0] = self._repeat_parts()
         self.stems = nn.ModuleList(stem for stem, _, _ in added)
