@@ -21,8 +21,3 @@ class Added(NamedTuple):
 
     cond: Any
     vectors: Float[Tensor, "B D"] | tuple[Float[Tensor, "B _"], ...]
-
-
-def split(cond: Any) -> tuple[Any, Any]:
-    """Return conditions without vectors, and the vectors; None where there are none."""
-    return (cond.cond, cond.vectors) if isinstance(cond, Added) else (cond, None)

@@ -18,6 +18,10 @@ class DiffusersBackbone(ModelMixin, ConfigMixin):
     num_classes: int
     multiple: int
     """Height and width must be multiples of this many pixels of model space."""
+    frame_multiple: int = 1
+    """Of pictures, which are one frame each."""
+    video: bool = False
+    """It takes pictures (B, C, H, W)."""
     learned_variance: bool = False
     """Twice the channels come out: the prediction, then the variance's place in its bounds."""
     second_time: bool = False

@@ -162,13 +162,20 @@ def network_file(family: str, inner: str | None = None) -> str:
 def _write_network(pipe: Pipeline, folder: Path, most: int) -> None:
     model = pipe.model
     folder.mkdir()
-    left_out = {"family", *hints_of(TextSettings)}
-    settings = {name: value for name, value in model.settings.items() if name not in left_out}
+    settings = _told(model.settings)
+    if "backbone" in settings:  # of a pyramid
+        settings["backbone"] = {"family": model.inner.family, **_told(settings["backbone"])}
     names = {"_class_name": type(model).__name__, "_diffusers_version": DIFFUSERS_VERSION}
     write_json(folder / "config.json", names | settings)
     inner = model.inner.family if model.num_scales > 1 else None
     write_text(folder / f"{module_name(model)}.py", network_file(model.family, inner))
     write_stored(folder, model.state_dict(), "diffusion_pytorch_model", most)
+
+
+def _told(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return settings without those that networks of texts or videos alone have."""
+    left_out = {"family", "axes", *hints_of(TextSettings)}
+    return {name: value for name, value in settings.items() if name not in left_out}
 
 
 def _vae(pipe: Pipeline, folder: Path) -> list[str | None]:

@@ -6,8 +6,9 @@ its docstring stand for those of `X`. `single_file` puts them in their places.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import reduce
+from typing import Any, Literal
 
 import torch
 from diffusers.configuration_utils import register_to_config
@@ -17,10 +18,11 @@ from torch import Tensor, nn
 from convflow.models import pyramid
 from convflow.nn import conv, deform
 from convflow.nn.deform import DEFAULT_REACH, Reach, _as_rows
-from convflow.nn.norm import modulate, widen
+from convflow.nn.norm import add, modulate, widen
+from convflow.nn.pyramid import PyramidCondition
 from convflow.ops.deform.reference import msdcn_sample
 from convflow.processes import decomposition
-from convflow.processes.decomposition import DECOMPOSITIONS
+from convflow.processes.decomposition import DECOMPOSITIONS, Decomposition
 
 INNER: Any
 """The class of the network inside a pyramid; the file ends with it."""
@@ -48,6 +50,54 @@ class PlainConv(conv.Conv):
 def gather(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Return what each head's queries gather; all are (B, heads, N, D / heads)."""
     return nn.functional.scaled_dot_product_attention(q, k, v)
+
+
+PlainTemporal = Literal["none"]
+"""The network is one of pictures."""
+
+PlainAlongTime = Literal["none"]
+"""The network is one of pictures."""
+
+PlainCondition = Float[Tensor, "B D"]
+"""What time and label tell a block of each sample."""
+
+PlainLevelCondition = Float[Tensor, "B _"]
+"""Likewise, at one of several levels of different widths."""
+
+PlainAnyCondition = Tensor
+"""What time and label tell, at whatever level."""
+
+
+def create_temporal(temporal: str, width: int) -> nn.Module:
+    """Return what a block does along time: nothing, for it sees pictures."""
+    return nn.Identity()
+
+
+def per_frame(layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Return what a layer makes of pictures, each of which is a frame of its own."""
+    return layer(x)
+
+
+def by_frame(layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Return what a layer makes of pictures, each of which is a frame of its own."""
+    return layer(x)
+
+
+def more_frames(x: Tensor, factor: int) -> Tensor:
+    """Return features of pictures as they are."""
+    return x
+
+
+def fewer_frames(x: Tensor, factor: int) -> Tensor:
+    """Return features of pictures as they are."""
+    return x
+
+
+def add_conditions(conditions: Sequence[PyramidCondition]) -> PyramidCondition:
+    """Return the sum of conditions that are all of one level, or all of several levels."""
+    if isinstance(conditions[0], Tensor):
+        return reduce(add, conditions)
+    return tuple(reduce(add, level) for level in zip(*conditions, strict=True))
 
 
 class PlainGroupwiseMSDCN(deform.GroupwiseMSDCN):
@@ -82,6 +132,7 @@ class PlainDecomposition(decomposition.Decomposition):
 
     def __init__(self, name: str = "laplacian", factors: Sequence[int] = (2,)) -> None:
         self.name, self.factors = name, tuple(factors)
+        self.axes = ("space",) * len(self.factors)
         self.resampling = DECOMPOSITIONS[name]
 
 
@@ -105,4 +156,4 @@ class PlainPyramid(pyramid.Pyramid):
     ) -> None:
         super().__init__()
         self.backbone = INNER(**{n: value for n, value in backbone.items() if n != "family"})
-        self._add_scales()
+        self._add_scales(Decomposition(factors=factors))

@@ -17,6 +17,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
+from convflow.integrations.branches import without_branches
+
 PACKAGE = "convflow."
 PLAIN = "convflow.integrations.plain"
 OUTSIDE = {"Linear": "from torch.nn import Linear"}
@@ -24,9 +26,27 @@ OUTSIDE = {"Linear": "from torch.nn import Linear"}
 LEFT_OUT = {
     "Config", "config", "backend", "create_condition", "check_options", "inner", "joints",
     "_merged", "from_backbone", "begin_from", "blank_inputs", "takes_text", "take_text",
-    "place_label", "conditions", "blank_conditions",
+    "place_label", "conditions", "blank_conditions", "filtered",
 }  # fmt: skip
 """Members of classes that only training and other modules of this package use."""
+STATEMENTS_LEFT_OUT = re.compile(
+    r"^ +self\.(take_text\(.*\)|cross: .* = None|temporal = None|(temporal, self\.)?video = .*)\n",
+    re.M,
+)
+"""Statements that are about texts and videos alone: a file is of pictures that are told labels."""
+FACTS = {
+    "self.cross is None": True,
+    "self.temporal is None": True,
+    "temporal == 'factorised'": False,
+    "c.temporal == 'factorised'": False,
+    "self.temporal == 'factorised'": False,
+    "c.temporal == 'full'": False,
+    "self.temporal == 'full'": False,
+    "scales.video": False,
+    "isinstance(condition, WithText)": False,
+    "isinstance(y, Added)": False,
+}
+"""What is so for such networks; branches for all else are left out."""
 OF_PYRAMIDS = {"create_condition"}
 """Those of them that a pyramid uses, of the network inside."""
 WORDS = {
@@ -34,6 +54,8 @@ WORDS = {
     "Positive": "float", "TimeScale": "float",
 }  # fmt: skip
 """What the types of settings are without their ranges."""
+ABOUT_VIDEOS = re.compile(r'(temporal: "none" for pictures)[.;].*(\n {8}.*)*')
+"""What a setting says of videos behind what it says of pictures."""
 NOTES = re.compile(r"  # (type: ignore|noqa|fmt)\S*( \S+)?$", re.M)
 
 LONGEST_LINE = 100
@@ -158,6 +180,7 @@ class SingleFile:
         if self.owners.setdefault(name, place) != place:
             raise ValueError(f"two definitions of {name}: {self.owners[name]} and {place}")
         text, scopes = self._written(place)
+        text = without_branches(text, FACTS)
         self.texts[place] = text
         self.needs.setdefault(place[0], set())
         for used in _names(text):
@@ -188,12 +211,13 @@ class SingleFile:
             return _text(other, called).replace(called, name), [other]
         if name in plain and isinstance(plain[name][0], ast.FunctionDef):
             return _text(PLAIN, name), [PLAIN]
-        text = _text(module, name)
+        text, twin = _text(module, name), f"Plain{name}"
         if isinstance(read_source(module).nodes[name][0], ast.ClassDef):
-            twin = f"Plain{name}"
             text = _without_settings(text, self.left_out)
             if twin in plain:
                 return _merged(text, _text(PLAIN, twin)), [PLAIN, module]
+        elif twin in plain:
+            return _text(PLAIN, twin).replace(twin, name), [PLAIN]
         return text, [module]
 
     def _order(self) -> list[str]:
@@ -287,7 +311,7 @@ def _merged(text: str, plain: str) -> str:
 
 def _without_settings(text: str, left_out: Set[str]) -> str:
     """Return a class without what is left out, its `Config` as arguments of `__init__`."""
-    text = re.sub(r"^ +self\.take_text\(.*\)\n", "", text, flags=re.M)  # labels alone are told
+    text = STATEMENTS_LEFT_OUT.sub("", text + "\n").rstrip("\n")
     lines, members = text.splitlines(), _members(text)
     if "Config" in members:
         first, last = members["Config"]
@@ -314,7 +338,8 @@ def _initialiser(settings: str) -> str:
     fields = [node for node in cls.body if isinstance(node, ast.AnnAssign) and node.value]
     arguments = [ast.get_source_segment(source, field) or "" for field in fields]
     arguments = [f"        {words.sub(lambda m: WORDS[m[0]], text)}," for text in arguments]
-    about = (ast.get_docstring(cls) or "").replace("Attributes:", "Args:").splitlines()
+    about = (ast.get_docstring(cls) or "").replace("Attributes:", "Args:")
+    about = ABOUT_VIDEOS.sub(r"\1.", about).splitlines()
     begin = ["    @register_to_config", "    def __init__(", "        self,", *arguments]
     about = ['"""' + about[0], *about[1:], '"""']
     said = [f"        {line}".rstrip() for line in about]

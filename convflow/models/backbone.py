@@ -14,7 +14,7 @@ from jaxtyping import Float
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from convflow.conditions.added import split
+from convflow.conditions.added import Added
 from convflow.conditions.labels import Conditions, Labels
 from convflow.models.fitting import check_batch, check_size
 from convflow.models.observed import Observed
@@ -256,9 +256,9 @@ class ImageBackbone(Backbone):
             InputError: a channel count, size or option that does not fit the network.
         """
         self.check_input(x)
-        labels, vectors = split(y)
-        c = self.condition(t, labels)
-        c = c if vectors is None else add_conditions([c, vectors])
+        c = self.condition(t, y.cond if isinstance(y, Added) else y)
+        if isinstance(y, Added):
+            c = add_conditions([c, y.vectors])
         return self.head(self.trunk(self.stem(x), c, **options), c)
 
     @property

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from convflow.conditions.added import split
+from convflow.conditions.added import Added
 from convflow.conditions.labels import Conditions
 from convflow.models.backbone import Backbone, ImageBackbone
 from convflow.models.diffusers_parts import NoiseEmbedding
@@ -107,11 +107,10 @@ class Pyramid(Backbone):
                     f"expected a backbone without {setting}, for scales have no use of it, got "
                     f"{setting}={self.backbone.settings[setting]}; leave it out"
                 )
-        self._add_scales()
+        self._add_scales(Decomposition(factors=self.config.factors, axes=self.config.axes))
 
-    def _add_scales(self) -> None:
+    def _add_scales(self, scales: Decomposition) -> None:
         """Add stems, time embeddings and heads to the backbone."""
-        scales = Decomposition(factors=self.config.factors, axes=self.config.axes)
         self.downsampling = scales.downsampling
         self.frame_downsampling = scales.frame_downsampling
         self.in_channels, self.num_classes = self.backbone.in_channels, self.backbone.num_classes
@@ -123,7 +122,7 @@ class Pyramid(Backbone):
             )
         self.multiple = math.lcm(self.backbone.multiple, self.downsampling[0])
         self.frame_multiple = math.lcm(self.backbone.frame_multiple, self.frame_downsampling[0])
-        added = [self._create_parts(scale) for scale in range(self.num_scales - 1)]
+        added = [self._create_parts(scale) for scale in range(scales.num_scales - 1)]
         if self.config.coarse == "upsample":
             added[0] = self._repeat_parts()
         self.stems = nn.ModuleList(stem for stem, _, _ in added)
@@ -295,9 +294,9 @@ class Pyramid(Backbone):
         keep: list[Tensor | None] = [None] * len(scales)
         if active is not None:  # the coarsest scale always takes part
             keep[1:] = [active > scale for scale in range(1, len(scales))]
-        labels, vectors = split(y)
-        c = self.condition(t, labels, keep)
-        c = c if vectors is None else add_conditions([c, vectors])
+        c = self.condition(t, y.cond if isinstance(y, Added) else y, keep)
+        if isinstance(y, Added):
+            c = add_conditions([c, y.vectors])
         features = self.trunk(self.stem(scales, keep), c, **arguments)
         return self.head(features, c, keep)
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from convflow.bench.models import perturb
-from convflow.conditions.added import Added, split
+from convflow.conditions.added import Added
 from convflow.conditions.labels import Labels, cat, take
 from convflow.models.pyramid import Pyramid
 from tests.cases import MODELS, build
@@ -21,8 +21,6 @@ def test_added_is_taken_joined_and_dropped_as_conditions_are():
     assert dropped.cond.tolist() == [10, 7]
     assert Labels(10).null(cond).cond.tolist() == [10, 10]
     assert dropped.vectors is cond.vectors
-    assert split(cond) == tuple(cond)
-    assert split(cond.cond) == (cond.cond, None)
 
 
 @pytest.mark.parametrize("name", [*ONE_OF_EACH.values(), "pyramid"])

@@ -11,6 +11,7 @@ from diffusers import DiffusionPipeline
 from safetensors.torch import load_file
 
 import convflow
+from convflow import create_model
 from convflow.bundle.config import SamplingConfig
 from convflow.integrations.diffusers_folder import check_exportable, export_diffusers
 from convflow.models.dico import DiCo
@@ -23,7 +24,7 @@ from convflow.samplers.average import Average
 from convflow.samplers.solvers import create_solver
 from convflow.types import InputError
 from tests.autoencoder import save_autoencoder
-from tests.integrations.models import create_pipe
+from tests.integrations.models import SMALL, create_pipe
 
 WITHOUT = """
 import sys
@@ -167,6 +168,31 @@ def test_what_diffusers_cannot_hold_is_refused(tmp_path):
     pipe.model.__class__ = OwnNetwork
     with pytest.raises(InputError, match="expected one of flowdcn, dico, fcdm, dit, sit for"):
         check_exportable(pipe)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"temporal": "conv"}, "expected a network of images for a folder for diffusers, got one"),
+        (
+            {"num_classes": 0, "text_width": 8, "text_length": 4},
+            "expected a network that is told class labels for a folder for diffusers, got one that",
+        ),
+    ],
+    ids=["videos", "texts"],
+)
+@pytest.mark.parametrize("scales", [False, True])
+def test_networks_of_videos_and_texts_are_refused(settings, told, scales, tmp_path):
+    pipe = create_pipe("dico")
+    inner = {**SMALL["dico"], "in_channels": 3, "num_classes": 3, **settings}
+    if scales:
+        pipe.model = create_model("pyramid", backbone={"family": "dico", **inner})
+    else:
+        pipe.model = create_model("dico", **inner)
+    with pytest.raises(InputError, match=told) as error:
+        export_diffusers(pipe, tmp_path / "out")
+    assert "--to safetensors" in str(error.value)
+    assert not (tmp_path / "out").exists()
 
 
 class OwnFlow(FlowMatching):

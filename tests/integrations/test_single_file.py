@@ -45,6 +45,17 @@ def test_what_training_alone_uses_is_left_out():
     assert "depths: tuple[int, ...] = (5, 4, 4, 4, 4)" in text
 
 
+@pytest.mark.parametrize("family", BACKBONES)
+def test_texts_and_attention_along_time_are_left_out(family):
+    text = network_file(family)
+    code = ast.unparse(ast.parse(text))  # without comments
+    for word in ("WithText", "CrossAttention", "TextEmbedding", "take_text", "self.cross", "Added"):
+        assert word not in code.replace("`Added`", "")
+    for word in ("TemporalConv", "TemporalAttention", "rotary_video", "rotary_frames"):
+        assert word not in code
+    assert "= Literal['none']" in code
+
+
 @pytest.mark.parametrize(
     "root",
     [
