@@ -26,6 +26,7 @@ from convflow.models.half import cast_weights
 from convflow.models.resolution import Resolution
 from convflow.models.zoo import check_process
 from convflow.processes.contract import Field, Process
+from convflow.prompts import Prompts
 from convflow.samplers.guidance import guide
 from convflow.samplers.inpainting import Known, check_known, put_back
 from convflow.samplers.ode import Callback
@@ -33,7 +34,6 @@ from convflow.samplers.solver import Solver
 from convflow.seeds import SEED_RULE, LabelPolicy, assign_labels, draw_labels, draw_noise
 from convflow.settings.read import to_dict
 from convflow.storage import hash_tensors
-from convflow.texts import Prompts
 from convflow.types import (
     Cond,
     Denoiser,

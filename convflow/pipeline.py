@@ -34,12 +34,13 @@ from convflow.models.resolution import SIZE_OPTIONS, read_arguments
 from convflow.models.zoo import check_process, create_model
 from convflow.processes.flow import FlowMatching, shift_of_size
 from convflow.processes.process import Process
+from convflow.prompts import asked_prompts, check_told, check_weaker, tell_empty_later
 from convflow.samplers.ode import Callback
 from convflow.samplers.solvers import SOLVERS, Solver, check_shift
 from convflow.settings.fields import Number, Seed
 from convflow.settings.read import hints_of, read_value, setting_hints, to_dict
 from convflow.storage import hash_tensors
-from convflow.texts import TextEncoder, asked_prompts, check_told, check_weaker, tell_empty_later
+from convflow.texts import TextEncoder
 from convflow.types import InputError, PrecisionChoice, Progress, Size, unknown_name
 
 MAX_IMAGES = 10_000_000
@@ -63,13 +64,11 @@ class Pipeline:
         sampling: defaults of `samples`.
         device: "auto" takes a GPU where there is one.
         process: that the model was trained with; by default flow matching on the straight path.
-        resolution: what the network was told of sizes in training, and is told in sampling unless
-            other arguments of the network are given; by default nothing.
+        resolution: what the network is told of sizes where nothing else is given; None = nothing.
         text: what makes conditions of prompts, for a network that is told texts.
 
     Raises:
-        InputError: class names, channels or a process that do not fit, or a device that is not
-            there.
+        InputError: class names, channels, a process or texts that do not fit; no such device.
 
     Examples:
         >>> pipe = Pipeline.from_pretrained("runs/digits.flowdcn")  # doctest: +SKIP

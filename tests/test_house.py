@@ -38,7 +38,7 @@ LAYERS = [
         "bar",
     },
     {"autoencoders", "text_encoders"},
-    {"nn", "samplers", "data", "codecs", "texts", "parallel"},
+    {"nn", "samplers", "data", "codecs", "prompts", "texts", "parallel"},
     {"models", "videos"},
     {"bundle", "evaluation", "masks", "generate"},
     {"objectives"},  # which may look through the networks of `evaluation`

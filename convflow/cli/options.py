@@ -356,7 +356,7 @@ def chosen_prompts(options: argparse.Namespace) -> list[str] | None:
     if file is None:
         return one
 
-    from convflow.texts import read_prompts
+    from convflow.prompts import read_prompts
 
     return [*(one or ()), *read_prompts(file, "--prompts")]
 

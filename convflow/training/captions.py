@@ -29,8 +29,9 @@ from convflow.data.latents import Latents
 from convflow.data.loader import Images
 from convflow.generate import Samples
 from convflow.models.backbone import Backbone
+from convflow.prompts import Prompts, describe_cut, read_prompts
 from convflow.storage import write_text
-from convflow.texts import PretrainedText, Prompts, TextEncoder, describe_cut, read_prompts
+from convflow.texts import PretrainedText, TextEncoder
 from convflow.training.config import TrainConfig
 from convflow.training.latents import stores_of
 from convflow.training.text_table import (

@@ -21,9 +21,10 @@ from torch.utils._pytree import tree_leaves
 
 from convflow.bar import Bar
 from convflow.conditions.text import Text
+from convflow.prompts import describe_cut
 from convflow.settings.read import to_dict
 from convflow.storage import begin_folder, end_folder, read_json, write_text
-from convflow.texts import PretrainedText, TextEncoder, describe_cut
+from convflow.texts import PretrainedText, TextEncoder
 from convflow.types import InputError
 from convflow.units import bytes_of
 

@@ -226,7 +226,12 @@ LABELS = "since convflow now reads files of labels and takes folders such as tes
     ("words", "endings", "state", "ways"),
     [
         ("", "", {"num_pictures": 23}, ["23 images, got 22 in DATA; restore the data"]),
-        ("", "", {"pictures": "x"}, ["other images, classes, labels or captions than are in DATA now; re"]),
+        (
+            "",
+            "",
+            {"pictures": "x"},
+            ["other images, classes, labels or captions than are in DATA now; re"],
+        ),
         (
             "--data.on-bad skip",
             "",
