@@ -58,7 +58,7 @@ class Pipeline:
 
     Args:
         model: predicts velocities; moved to `device`.
-        codec: from model space to images, on `device`.
+        codec: from model space to images.
         size: default height and width in pixels, usually those of training.
         class_names: names of the labels 0, 1, ...; empty when there are none.
         sampling: defaults of `samples`.

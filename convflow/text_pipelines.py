@@ -25,7 +25,7 @@ from convflow.text_encoders import EncoderShape, refused
 from convflow.types import InputError
 
 INDEX = "model_index.json"
-SETTINGS_OF = (INDEX, "text_encoder*/*.json", "tokenizer*/*")
+SETTINGS_OF_ENCODERS = (INDEX, "text_encoder*/*.json", "tokenizer*/*")
 WEIGHTS_OF = ("text_encoder*/model.safetensors", "text_encoder*/model-*.safetensors")
 WANTED = "the text encoders of a pipeline (--text.encoder)"
 
@@ -143,7 +143,7 @@ class FoundPipeline(NamedTuple):
 
     name: str
     folder: Path
-    index: Mapping[str, Any]
+    index: Mapping[str, Any]  # type: ignore[assignment]
 
     @property
     def layout(self) -> PromptLayout:
@@ -202,7 +202,7 @@ def find_pipeline(name: str) -> FoundPipeline | None:
         try:
             folder = hub.download(name, [INDEX], WANTED)
             if (folder / INDEX).is_file():
-                folder = hub.download(name, SETTINGS_OF, WANTED)
+                folder = hub.download(name, SETTINGS_OF_ENCODERS, WANTED)
         except InputError:  # who reads an encoder says why
             return None
     if not (folder / INDEX).is_file():
@@ -281,7 +281,7 @@ def load(found: FoundPipeline, dtype: torch.dtype = torch.float32) -> PipelineEn
         InputError: transformers or diffusers is missing; an encoder, or one of its weights.
     """
     if not Path(found.name).expanduser().exists():
-        folder = hub.download(found.name, [*SETTINGS_OF, *WEIGHTS_OF], WANTED)
+        folder = hub.download(found.name, [*SETTINGS_OF_ENCODERS, *WEIGHTS_OF], WANTED)
         found = found._replace(folder=folder)
     try:
         parts = {name: _read_encoder(found, name, dtype) for name in found.layout.encoders}

@@ -38,8 +38,9 @@ LAYERS = [
         "bar",
     },
     {"autoencoders", "text_encoders"},
-    {"nn", "samplers", "data", "codecs", "prompts", "texts", "parallel"},
-    {"models", "videos"},
+    {"text_pipelines"},
+    {"nn", "samplers", "data", "codecs", "texts", "parallel"},
+    {"models", "videos", "prompts"},
     {"bundle", "evaluation", "masks", "generate"},
     {"objectives"},  # which may look through the networks of `evaluation`
     {"training", "pipeline"},

@@ -84,7 +84,7 @@ def test_a_network_of_texts_needs_its_encoder_and_no_other_has_one():
 def test_a_weaker_model_is_told_the_same():
     check_weaker(WORDS, replace(WORDS, width=8))  # of which each network has its own
     check_weaker(NoText(), NoText())
-    known = PretrainedText("a/b", sha256="1")
+    known = PretrainedText("a/b", max_tokens=4, sha256="1")
     check_weaker(known, replace(known, encoder="c"))
     for other in (replace(WORDS, rows=50), TrainedText("bytes", max_tokens=4), known):
         with pytest.raises(InputError, match="weaker model with the text encoder"):

@@ -96,7 +96,7 @@ def fewer_frames(x: Tensor, factor: int) -> Tensor:
 def add_conditions(conditions: Sequence[PyramidCondition]) -> PyramidCondition:
     """Return the sum of conditions that are all of one level, or all of several levels."""
     if isinstance(conditions[0], Tensor):
-        return reduce(add, conditions)
+        return reduce(add, conditions)  # type: ignore[arg-type]
     return tuple(reduce(add, level) for level in zip(*conditions, strict=True))
 
 
@@ -132,7 +132,7 @@ class PlainDecomposition(decomposition.Decomposition):
 
     def __init__(self, name: str = "laplacian", factors: Sequence[int] = (2,)) -> None:
         self.name, self.factors = name, tuple(factors)
-        self.axes = ("space",) * len(self.factors)
+        self.axes = ("space",) * len(self.factors)  # type: ignore[assignment]
         self.resampling = DECOMPOSITIONS[name]
 
 

@@ -57,6 +57,8 @@ from convflow.training.trainer import Trainer
 from convflow.training.tuning import check_tuning, limit_training, spared_bytes
 from convflow.types import InputError, Size, size_text
 
+UNREAD = "captions are not used: the network is told classes (--text words reads captions)"
+
 MEASURED_IMAGES = 10_000
 """Of so many images, or frames of videos, at most the deviations of the scales are measured."""
 
@@ -244,16 +246,12 @@ def open_data(
         begun: the run folder where the training goes on from a checkpoint, whose images it then
             keeps; None for a new run.
         device: of this process.
-
-    Raises:
-        InputError: as of `scan_images` and `order_images`.
     """
     kept = begun / SELECTION_FILE if begun else None
     images, report = scan_images(source, config.data, kept, device)
     order = order_images(images, report, sizes, config)
     if captions_of(images.source) is not None and not config.text.used:
-        said = "captions are not used: the network is told classes (--text words reads captions)"
-        report.notes = [*report.notes, said]
+        report.notes = [*report.notes, UNREAD]
     return Data(images, order, report)
 
 

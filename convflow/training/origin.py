@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NamedTuple, cast
@@ -150,7 +150,6 @@ def adopt(config: TrainConfig, init: str) -> TrainConfig:
         InputError: nothing there, or damaged files.
     """
     found: PipelineConfig | None
-    channels: Literal[1, 3] = 3
     try:
         if (transformer := find_transformer(init)) is not None:
             place, found = transformer.folder, describe_transformer(transformer)
@@ -179,15 +178,28 @@ def adopt(config: TrainConfig, init: str) -> TrainConfig:
     if family == config.model["name"] and network.get("temporal", "none") == "none" != wanted:
         network["temporal"] = wanted  # a recipe of videos begins from pictures
     config = replace(config, model={"name": family, **network})
-    if found is None:
-        return config
+    return config if found is None else _adopt_pipeline(config, found, place, settings)
+
+
+def _adopt_pipeline(
+    config: TrainConfig, found: PipelineConfig, place: Path, settings: Mapping[str, Any]
+) -> TrainConfig:
+    """Return settings with the process, codec and text encoder of trained weights at `place`.
+
+    Args:
+        config: whose network is theirs.
+        found: what they are sampled with.
+        place: where they lie.
+        settings: of their network.
+    """
+    channels: Literal[1, 3] = 3
     codec = found.codec
     if isinstance(codec, LatentCodec):
         where = find_place(codec.autoencoder, place, inside=True)
         codec = replace(codec, autoencoder=where)
     elif codec.kind == "pixel" and settings.get("in_channels") == 1:
         channels = 1
-    theirs = found.process.second_time or family in PRETRAINED
+    theirs = found.process.second_time or config.model["name"] in PRETRAINED
     sampling = found.sampling if theirs else config.sampling
     try:
         sampling.check(found.process)
