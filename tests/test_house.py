@@ -38,6 +38,7 @@ LAYERS = [
         "bar",
     },
     {"autoencoders", "text_encoders"},
+    {"text_pipelines"},
     {"nn", "samplers", "data", "codecs", "texts", "parallel"},
     {"models", "videos"},
     {"bundle", "evaluation", "masks", "generate"},
