@@ -31,7 +31,7 @@ from convflow.nn.embed import LabelEmbedding
 from convflow.processes.contract import MoreChannels
 from convflow.processes.process import Process
 from convflow.storage import read_json
-from convflow.texts import PretrainedText, TextEncoder
+from convflow.texts import PretrainedText
 from convflow.training.config import TrainConfig
 from convflow.training.data import training_sizes
 from convflow.training.likeness import check_same
@@ -165,11 +165,7 @@ def adopt(config: TrainConfig, init: str) -> TrainConfig:
     family = settings.pop("family", None)
     network = {name: value for name, value in settings.items() if name not in OF_DATA}
     if config.process.multiscale and family in PRETRAINED and config.model["name"] == family:
-        config = replace(config, model=config.model | network)
-        if found is not None:
-            text = _other_encoder(config.text, found.text)
-            config = replace(config, codec=found.codec, text=text)
-        return config
+        return _beside_scales(replace(config, model=config.model | network), found)
     if config.process.multiscale or family not in INSIDE:
         return config
     if family not in PRETRAINED:
@@ -215,11 +211,17 @@ def _adopt_pipeline(
     )
 
 
-def _other_encoder(ours: TextEncoder, theirs: TextEncoder) -> TextEncoder:
-    """Return the encoder of weights, with the arithmetic that a recipe says."""
-    if not isinstance(ours, PretrainedText) or not isinstance(theirs, PretrainedText):
-        return theirs if theirs.used else ours
-    return replace(theirs, dtype=ours.dtype)
+def _beside_scales(config: TrainConfig, found: PipelineConfig | None) -> TrainConfig:
+    """Return settings of scales with the codec of weights, and their text encoder if they have one.
+
+    The arithmetic of the encoder stays that of the recipe.
+    """
+    if found is None:
+        return config
+    ours, theirs = config.text, found.text
+    if isinstance(ours, PretrainedText) and isinstance(theirs, PretrainedText):
+        theirs = replace(theirs, dtype=ours.dtype)
+    return replace(config, codec=found.codec, text=theirs if theirs.used else ours)
 
 
 def fit_settings(config: TrainConfig, origin: Origin, factor: int) -> TrainConfig:
