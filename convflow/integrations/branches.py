@@ -1,6 +1,6 @@
 """Definitions without the branches that are never taken, such as those of videos in a picture file.
 
-The text of a definition stays as it was written, with its comments and its layout.
+What is left of a definition stays as it was written, with its comments and its layout.
 """
 
 from __future__ import annotations
@@ -50,10 +50,11 @@ def _one_less(text: str, facts: Facts) -> str | None:
     """Return a text with one known condition less; None where there is none."""
     for parent in ast.walk(ast.parse(text)):
         for field in ("body", "orelse"):
-            block = getattr(parent, field, None)
-            for place, node in enumerate(block if isinstance(block, list) else ()):
+            block = getattr(parent, field, ())
+            statements: list[ast.stmt] = block if isinstance(block, list) else []
+            for place, node in enumerate(statements):
                 if isinstance(node, ast.If) and (known := truth(node.test, facts)) is not None:
-                    return _without_statement(text, block[place:], known)
+                    return _without_statement(text, statements[place:], known)
         if isinstance(parent, ast.IfExp) and (known := truth(parent.test, facts)) is not None:
             first, last = _span(text, parent)
             kept = slice(*_span(text, parent.body if known else parent.orelse))
