@@ -22,7 +22,7 @@ from convflow.nn.norm import add, modulate, widen
 from convflow.nn.pyramid import PyramidCondition
 from convflow.ops.deform.reference import msdcn_sample
 from convflow.processes import decomposition
-from convflow.processes.decomposition import DECOMPOSITIONS, Decomposition
+from convflow.processes.decomposition import DECOMPOSITIONS, Axes, Decomposition
 
 INNER: Any
 """The class of the network inside a pyramid; the file ends with it."""
@@ -96,7 +96,7 @@ def fewer_frames(x: Tensor, factor: int) -> Tensor:
 def add_conditions(conditions: Sequence[PyramidCondition]) -> PyramidCondition:
     """Return the sum of conditions that are all of one level, or all of several levels."""
     if isinstance(conditions[0], Tensor):
-        return reduce(add, conditions)
+        return reduce(add, conditions)  # type: ignore[arg-type]
     return tuple(reduce(add, level) for level in zip(*conditions, strict=True))
 
 
@@ -132,7 +132,7 @@ class PlainDecomposition(decomposition.Decomposition):
 
     def __init__(self, name: str = "laplacian", factors: Sequence[int] = (2,)) -> None:
         self.name, self.factors = name, tuple(factors)
-        self.axes = ("space",) * len(self.factors)
+        self.axes: tuple[Axes, ...] = ("space",) * len(self.factors)
         self.resampling = DECOMPOSITIONS[name]
 
 
