@@ -9,14 +9,14 @@ import ast
 import re
 from collections.abc import Mapping
 
-Facts = Mapping[str, bool]
+KnownConditions = Mapping[str, bool]
 """Whether conditions hold, by their text as `ast.unparse` writes it."""
 
 STANDS_FOR_ITSELF = re.compile(r"^ +(\w+) = \1\n", re.M)
 """What is left of `x = x if condition else other`."""
 
 
-def without_branches(text: str, facts: Facts) -> str:
+def without_branches(text: str, facts: KnownConditions) -> str:
     """Return a definition in which no condition is left whose answer is known.
 
     Args:
@@ -32,7 +32,7 @@ def without_branches(text: str, facts: Facts) -> str:
     return STANDS_FOR_ITSELF.sub("", text)
 
 
-def truth(test: ast.expr, facts: Facts) -> bool | None:
+def truth(test: ast.expr, facts: KnownConditions) -> bool | None:
     """Return whether a condition holds; None where nobody knows."""
     if isinstance(test, ast.BoolOp):
         found = [truth(part, facts) for part in test.values]
@@ -46,7 +46,7 @@ def truth(test: ast.expr, facts: Facts) -> bool | None:
     return facts.get(ast.unparse(test))
 
 
-def _one_less(text: str, facts: Facts) -> str | None:
+def _one_less(text: str, facts: KnownConditions) -> str | None:
     """Return a text with one known condition less; None where there is none."""
     for parent in ast.walk(ast.parse(text)):
         for field in ("body", "orelse"):
