@@ -65,7 +65,7 @@ class Pipeline:
         device: "auto" takes a GPU where there is one.
         process: that the model was trained with; by default flow matching on the straight path.
         resolution: what the network is told of sizes where nothing else is given; None = nothing.
-        text: what makes conditions of prompts, for a network that is told texts.
+        text: what makes conditions of prompts; None for a network of labels.
 
     Raises:
         InputError: class names, channels, a process or texts that do not fit; no such device.
@@ -127,8 +127,7 @@ class Pipeline:
         Args:
             folder_or_id: a run folder stands for its newest checkpoint. Published weights are a
                 file, a folder of diffusers or a name such as "dit-xl/2-256".
-            weights: "ema" for the averaged weights of a checkpoint, "raw" for the last ones, or
-                another average that the run keeps, such as "ema-0.05".
+            weights: "ema" for averaged ones, "raw" for the last, or a kept average ("ema-0.05").
             device: "auto" takes a GPU where there is one.
             verify: refuse NaN and infinity, and files that differ from a checkpoint's checksums.
             revision: branch, tag or commit of a Hub id; "who/what@revision" is the same.

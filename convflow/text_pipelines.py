@@ -26,7 +26,7 @@ from convflow.types import InputError
 
 INDEX = "model_index.json"
 SETTINGS_OF_ENCODERS = (INDEX, "text_encoder*/*.json", "tokenizer*/*")
-WEIGHTS_OF = ("text_encoder*/model.safetensors", "text_encoder*/model-*.safetensors")
+WEIGHTS_OF_ENCODERS = ("text_encoder*/model.safetensors", "text_encoder*/model-*.safetensors")
 WANTED = "the text encoders of a pipeline (--text.encoder)"
 
 
@@ -281,7 +281,7 @@ def load(found: FoundPipeline, dtype: torch.dtype = torch.float32) -> PipelineEn
         InputError: transformers or diffusers is missing; an encoder, or one of its weights.
     """
     if not Path(found.name).expanduser().exists():
-        folder = hub.download(found.name, [*SETTINGS_OF_ENCODERS, *WEIGHTS_OF], WANTED)
+        folder = hub.download(found.name, [*SETTINGS_OF_ENCODERS, *WEIGHTS_OF_ENCODERS], WANTED)
         found = found._replace(folder=folder)
     try:
         parts = {name: _read_encoder(found, name, dtype) for name in found.layout.encoders}

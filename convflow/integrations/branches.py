@@ -1,6 +1,6 @@
 """Definitions without the branches that are never taken, such as those of videos in a picture file.
 
-The text of a definition stays as it was written, with its comments and its layout.
+What is left of a definition stays as it was written, with its comments and its layout.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ import ast
 import re
 from collections.abc import Mapping
 
-Facts = Mapping[str, bool]
+KnownConditions = Mapping[str, bool]
 """Whether conditions hold, by their text as `ast.unparse` writes it."""
 
 STANDS_FOR_ITSELF = re.compile(r"^ +(\w+) = \1\n", re.M)
 """What is left of `x = x if condition else other`."""
 
 
-def without_branches(text: str, facts: Facts) -> str:
+def without_branches(text: str, facts: KnownConditions) -> str:
     """Return a definition in which no condition is left whose answer is known.
 
     Args:
@@ -32,7 +32,7 @@ def without_branches(text: str, facts: Facts) -> str:
     return STANDS_FOR_ITSELF.sub("", text)
 
 
-def truth(test: ast.expr, facts: Facts) -> bool | None:
+def truth(test: ast.expr, facts: KnownConditions) -> bool | None:
     """Return whether a condition holds; None where nobody knows."""
     if isinstance(test, ast.BoolOp):
         found = [truth(part, facts) for part in test.values]
@@ -46,14 +46,15 @@ def truth(test: ast.expr, facts: Facts) -> bool | None:
     return facts.get(ast.unparse(test))
 
 
-def _one_less(text: str, facts: Facts) -> str | None:
+def _one_less(text: str, facts: KnownConditions) -> str | None:
     """Return a text with one known condition less; None where there is none."""
     for parent in ast.walk(ast.parse(text)):
         for field in ("body", "orelse"):
-            block = getattr(parent, field, None)
-            for place, node in enumerate(block if isinstance(block, list) else ()):
+            block = getattr(parent, field, ())
+            statements: list[ast.stmt] = block if isinstance(block, list) else []
+            for place, node in enumerate(statements):
                 if isinstance(node, ast.If) and (known := truth(node.test, facts)) is not None:
-                    return _without_statement(text, block[place:], known)
+                    return _without_statement(text, statements[place:], known)
         if isinstance(parent, ast.IfExp) and (known := truth(parent.test, facts)) is not None:
             first, last = _span(text, parent)
             kept = slice(*_span(text, parent.body if known else parent.orelse))

@@ -338,11 +338,11 @@ def _initialiser(settings: str) -> str:
     fields = [node for node in cls.body if isinstance(node, ast.AnnAssign) and node.value]
     arguments = [ast.get_source_segment(source, field) or "" for field in fields]
     arguments = [f"        {words.sub(lambda m: WORDS[m[0]], text)}," for text in arguments]
-    about = (ast.get_docstring(cls) or "").replace("Attributes:", "Args:")
-    lines = ABOUT_VIDEOS.sub(r"\1.", about).splitlines()
+    docs = (ast.get_docstring(cls) or "").replace("Attributes:", "Args:")
+    about = ABOUT_VIDEOS.sub(r"\1.", docs).splitlines()
     begin = ["    @register_to_config", "    def __init__(", "        self,", *arguments]
-    lines = ['"""' + lines[0], *lines[1:], '"""']
-    said = [f"        {line}".rstrip() for line in lines]
+    about = ['"""' + about[0], *about[1:], '"""']
+    said = [f"        {line}".rstrip() for line in about]
     return "\n".join([*begin, "    ) -> None:", *said, "        super().__init__()", ""])
 
 
