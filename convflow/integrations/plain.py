@@ -22,7 +22,7 @@ from convflow.nn.norm import add, modulate, widen
 from convflow.nn.pyramid import PyramidCondition
 from convflow.ops.deform.reference import msdcn_sample
 from convflow.processes import decomposition
-from convflow.processes.decomposition import DECOMPOSITIONS, Axes, Decomposition
+from convflow.processes.decomposition import DECOMPOSITIONS, Decomposition
 
 INNER: Any
 """The class of the network inside a pyramid; the file ends with it."""
@@ -132,7 +132,7 @@ class PlainDecomposition(decomposition.Decomposition):
 
     def __init__(self, name: str = "laplacian", factors: Sequence[int] = (2,)) -> None:
         self.name, self.factors = name, tuple(factors)
-        self.axes: tuple[Axes, ...] = ("space",) * len(self.factors)  # type: ignore[assignment]
+        self.axes = ("space",) * len(self.factors)  # type: ignore[assignment]
         self.resampling = DECOMPOSITIONS[name]
 
 
