@@ -14,7 +14,7 @@ from convflow.generate import Samples
 from convflow.storage import explained, writing_file
 from convflow.videos import SHEET_FRAMES, sheet
 
-LONGEST_LABEL, MOST_BYTES = 80, 200
+LONGEST_LABEL, LABEL_BYTES = 80, 200
 """Letters of a label or prompt in the name of a file, and bytes, of which names have 255."""
 
 
@@ -78,5 +78,5 @@ class Strips:
 def file_name(number: int, label: str, seed: int, ending: str = ".png") -> str:
     """Return what the file of a sample is called: its number, label and seed."""
     safe = re.sub(r"[^\w-]+", "-", label).strip("-")[:LONGEST_LABEL]
-    safe = safe.encode("utf-8", "ignore")[:MOST_BYTES].decode("utf-8", "ignore")
+    safe = safe.encode("utf-8", "ignore")[:LABEL_BYTES].decode("utf-8", "ignore")
     return "_".join(filter(None, (f"{number:05d}", safe, f"seed{seed}"))) + ending
