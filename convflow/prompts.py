@@ -95,8 +95,7 @@ def check_weaker(text: TextEncoder, weaker: TextEncoder) -> None:
 
 def tell_empty_later(network: Any, text: TextEncoder) -> None:
     """Let a network that stores no features of the empty text have them when guidance asks."""
-    label = network.inner.parts.label
-    if text.frozen and not getattr(label, "knows_empty", True):
+    if text.frozen and not getattr(label := network.inner.parts.label, "knows_empty", True):
         label.find_empty = lambda: text.encode([""])
 
 

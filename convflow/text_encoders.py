@@ -19,7 +19,7 @@ from convflow.storage import hash_tensors
 from convflow.types import InputError
 
 CLIP_KINDS = ("clip", "clip_text_model")
-USUAL_TOKENS = 77
+TOKENS_OF_CLIP = 77
 """Most tokens of a text, where nothing else is said and the encoder takes as many."""
 ENCODER_FILES = ("*.json", "*.safetensors", "*.model", "merges.txt", "vocab.txt")
 
@@ -38,7 +38,7 @@ class EncoderShape(NamedTuple):
     tokens: int
     pooled: int
     longest: int | None = None
-    usual: int = USUAL_TOKENS
+    usual: int = TOKENS_OF_CLIP
     fewest: int = 1
 
 
@@ -100,7 +100,7 @@ def read_shape(name: str) -> EncoderShape:
     try:
         kind = _config(name).get_text_config(encoder=True)
         width, longest = int(kind.hidden_size), getattr(kind, "max_position_embeddings", None)
-        return EncoderShape(width, width, longest, min(USUAL_TOKENS, longest or USUAL_TOKENS))
+        return EncoderShape(width, width, longest, min(TOKENS_OF_CLIP, longest or TOKENS_OF_CLIP))
     except InputError:
         raise
     except Exception as error:  # of transformers or of the file

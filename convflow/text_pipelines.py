@@ -24,8 +24,8 @@ from convflow.storage import hash_tensors, read_json
 from convflow.text_encoders import EncoderShape, refused
 from convflow.types import InputError
 
-INDEX = "model_index.json"
-SETTINGS_OF_ENCODERS = (INDEX, "text_encoder*/*.json", "tokenizer*/*")
+PIPELINE_INDEX = "model_index.json"
+SETTINGS_OF_ENCODERS = (PIPELINE_INDEX, "text_encoder*/*.json", "tokenizer*/*")
 WEIGHTS_OF_ENCODERS = ("text_encoder*/model.safetensors", "text_encoder*/model-*.safetensors")
 WANTED = "the text encoders of a pipeline (--text.encoder)"
 
@@ -110,7 +110,7 @@ def _shape_of_prx(configs: Sequence[Any]) -> tuple[int, int]:
     return width, width
 
 
-PIPELINES: dict[str, PromptLayout] = {
+PROMPT_LAYOUTS: dict[str, PromptLayout] = {
     "FluxPipeline": PromptLayout(
         ("text_encoder", "text_encoder_2"), encode_flux, _shape_of_flux, 512
     ),
@@ -148,7 +148,7 @@ class FoundPipeline(NamedTuple):
     @property
     def layout(self) -> PromptLayout:
         """What is known of the class of the pipeline."""
-        return PIPELINES[self.index["_class_name"]]
+        return PROMPT_LAYOUTS[self.index["_class_name"]]
 
     @property
     def kind(self) -> Any:
@@ -200,17 +200,17 @@ def find_pipeline(name: str) -> FoundPipeline | None:
     folder = Path(name).expanduser()
     if not folder.exists() and hub.is_id(name):
         try:
-            folder = hub.download(name, [INDEX], WANTED)
-            if (folder / INDEX).is_file():
+            folder = hub.download(name, [PIPELINE_INDEX], WANTED)
+            if (folder / PIPELINE_INDEX).is_file():
                 folder = hub.download(name, SETTINGS_OF_ENCODERS, WANTED)
         except InputError:  # who reads an encoder says why
             return None
-    if not (folder / INDEX).is_file():
+    if not (folder / PIPELINE_INDEX).is_file():
         return None
-    found = FoundPipeline(name, folder, read_json(folder / INDEX))
-    if (kind := found.index.get("_class_name")) not in PIPELINES:
+    found = FoundPipeline(name, folder, read_json(folder / PIPELINE_INDEX))
+    if (kind := found.index.get("_class_name")) not in PROMPT_LAYOUTS:
         raise InputError(
-            f"expected the text encoders of a {', '.join(PIPELINES)}, got {name} of the class "
+            f"expected the text encoders of a {', '.join(PROMPT_LAYOUTS)}, got {name} of the class "
             f"{kind}; give the folder of one encoder, such as {name}/text_encoder"
         )
     return found

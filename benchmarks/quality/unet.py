@@ -16,7 +16,7 @@ from diffusers import UNet2DModel
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from convflow.conditions.added import Added, split
+from convflow.conditions.added import Added
 from convflow.models.backbone import ImageBackbone
 from convflow.settings.fields import Classes, Depths, TimeScale, Width
 
@@ -77,6 +77,5 @@ class UNet(ImageBackbone):
     ) -> Float[Tensor, "B C H W"]:
         """Return the prediction; height and width are multiples of `multiple`."""
         self.check_input(x)
-        labels, vectors = split(y)
-        told = self.label(labels) if vectors is None else self.label(labels) + vectors
+        told = self.label(y.cond) + y.vectors if isinstance(y, Added) else self.label(y)
         return self.unet(x, self.config.time_scale * t, told).sample

@@ -64,16 +64,16 @@ class DiTBlock(nn.Module):
     ) -> Float[Tensor, "B *F H W D"]:
         """Return the refined features under condition `c`."""
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(c)
-        turned = modulate(self.norm1(x), shift1, scale1)
-        x = gated(x, gate1, self.drop1(self._mixed(turned, *rotations)))
+        x = gated(x, gate1, self._mixed(modulate(self.norm1(x), shift1, scale1), *rotations))
         x = x if self.cross is None else x + self.cross(x, c)
         return gated(x, gate2, self.drop2(self.mlp(modulate(self.norm2(x), shift2, scale2))))
 
     def _mixed(self, x: Tensor, turned: Tensor | None, later: Tensor | None) -> Tensor:
-        """Return what the positions gather, within frames and along time."""
+        """Return what the positions gather, within frames and along time, after dropout."""
         if self.temporal is None:
-            return self.mix(x, turned)
-        return per_frame(partial(self.mix, rotation=turned), x) + self.temporal(x, later)
+            return self.drop1(self.mix(x, turned))
+        within = per_frame(partial(self.mix, rotation=turned), x)
+        return self.drop1(within + self.temporal(x, later))
 
 
 class DiT(PatchBackbone):

@@ -97,8 +97,10 @@ def build_trainer(config: TrainConfig, run: Path, device: torch.device) -> tuple
     config = choose_time_scale(config, origin)
     told = replace(config, text=found.text)
     build = partial(build_network, told, len(source.class_names), codec, process)
-    check_kind(config, build, holds_videos(source))
+    videos = holds_videos(source)
+    check_sides(config, videos)
     sizes = fitting_sizes(config, build, codec, process)
+    check_kind(config, build, videos)
     for size in {config.data.size, *sizes}:
         codec.check_size(size)
     half = distributed.choose_precision(config.precision, device) == "bfloat16"
@@ -174,14 +176,8 @@ def open_process(config: TrainConfig) -> Process:
     return process
 
 
-def check_kind(config: TrainConfig, build: Callable[[], Backbone], videos: bool) -> None:
-    """Raise InputError unless data, sizes and network are all of images, or all of videos.
-
-    Args:
-        config: the complete settings.
-        build: makes the network; called where its weights take no memory.
-        videos: whether the data are.
-    """
+def check_sides(config: TrainConfig, videos: bool) -> None:
+    """Raise InputError unless all sizes have the sides of videos, or of images, as the data."""
     what, example = ("videos", "16x32x32") if videos else ("images", "64x48")
     for key, sizes in (("size", (config.data.size,)), ("sizes", config.data.sizes)):
         for size in sizes:
@@ -191,6 +187,17 @@ def check_kind(config: TrainConfig, build: Callable[[], Backbone], videos: bool)
                     f"--data.{key}: expected {numbers} such as {example} for the {what} of "
                     f"{config.data.path}, got {size_text(size)}; change it"
                 )
+
+
+def check_kind(config: TrainConfig, build: Callable[[], Backbone], videos: bool) -> None:
+    """Raise InputError unless data and network are both of images, or both of videos.
+
+    Args:
+        config: the complete settings.
+        build: makes the network; called where its weights take no memory.
+        videos: whether the data are.
+    """
+    what = "videos" if videos else "images"
     with torch.device("meta"):
         video = build().video
     if video != videos:

@@ -51,7 +51,7 @@ SHOWN = 16
 """Captions that a model keeps as examples."""
 MOST_COUNTED = 100_000
 """Of more captions nobody counts the tokens before a training."""
-FOUND_OUT = ("max_tokens", "sha256", "width", "pooled")
+READ_OF_ENCODER = ("max_tokens", "sha256", "width", "pooled")
 """Settings of a frozen encoder that a run finds out of it, where they are not given."""
 
 
@@ -251,7 +251,7 @@ def open_captions(
     shown = read_prompts(Path(file), "--monitor.prompts") if file else []
     encoder, tables = found.text.prepare(device), tables_of(images)
     if isinstance(encoder, PretrainedText):
-        known = {name: getattr(encoder, name) for name in FOUND_OUT}
+        known = {name: getattr(encoder, name) for name in READ_OF_ENCODER}
         config = replace(config, text=replace(config.text, **known))  # type: ignore[type-var]
     captions = CaptionSet(encoder, said, shown, tables)
     # First, for it tells the classes that there were.
@@ -337,7 +337,7 @@ def keep_encoder(config: TrainConfig, before: TrainConfig) -> TrainConfig:
     ours, theirs = config.text, before.text
     if not isinstance(ours, PretrainedText) or not isinstance(theirs, PretrainedText):
         return config
-    known = {name: getattr(theirs, name) for name in FOUND_OUT if not getattr(ours, name)}
+    known = {name: getattr(theirs, name) for name in READ_OF_ENCODER if not getattr(ours, name)}
     return replace(config, text=replace(ours, **known))
 
 

@@ -6,18 +6,23 @@ nothing. A cell may have `quick` in its metadata, which a test runs in place of 
 
 from __future__ import annotations
 
+import base64
 import re
 import sys
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import nbformat
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from PIL import Image
 
 FOLDER = Path(__file__).resolve().parents[2] / "docs/notebooks"
 SECONDS = 1800
 """What a cell may take."""
+LARGE = 2**18
+"""A picture of more letters is stored with 256 colours."""
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -62,6 +67,16 @@ def run(path: Path, *, quick: bool = False) -> Any:
     return notebook
 
 
+def shrink(shown: dict[str, Any]) -> None:
+    """Keep of what a cell shows the PNG alone, a large one with 256 colours."""
+    if "image/png" in shown:
+        shown.pop("image/jpeg", None)
+        if len(shown["image/png"]) > LARGE:
+            picture = Image.open(BytesIO(base64.b64decode(shown["image/png"]))).convert("RGB")
+            picture.quantize(256).save(written := BytesIO(), format="png", optimize=True)
+            shown["image/png"] = base64.b64encode(written.getvalue()).decode()
+
+
 def main(names: list[str]) -> None:
     """Run notebooks, all of them unless some are named, and keep their results."""
     for path in sorted(FOLDER.glob("*.ipynb")):
@@ -71,6 +86,8 @@ def main(names: list[str]) -> None:
             for cell in notebook.cells:  # warnings are of the machine, not of the matter
                 said = cell.get("outputs", [])
                 cell |= {"outputs": [o for o in said if o.get("name") != "stderr"]} if said else {}
+                for output in said:
+                    shrink(output.get("data", {}))
             nbformat.write(notebook, path)
 
 

@@ -69,7 +69,7 @@ def test_one_device_has_one_engine_and_muon_keeps_less(capsys, measured):
     less, usual = (plan["memory"]["single"]["optimizer"] for plan in (muon, adamw))
     assert 4 * adamw["parameters"] < less < usual == 8 * adamw["parameters"]
     assert "hours" not in adamw
-    assert [half for *_, half, _ in measured] == [True] * 6  # in bfloat16
+    assert [half for *_, half, _, _ in measured] == [True] * 6  # in bfloat16
 
 
 def test_frozen_parameters_have_no_average_gradients_and_moments(capsys):

@@ -173,7 +173,7 @@ def test_what_diffusers_cannot_hold_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({"temporal": "conv"}, "expected a network of images for a folder for diffusers, got one"),
+        ({"temporal": "conv"}, "expected a model of images for a folder for diffusers, got one"),
         (
             {"num_classes": 0, "text_width": 8, "text_length": 4},
             "expected a network that is told class labels for a folder for diffusers, got one that",

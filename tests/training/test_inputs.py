@@ -90,7 +90,7 @@ def test_what_is_wanted_is_there(wanted):
         codec=PixelCodec(),
         device=torch.device("cpu"),
         images_seen=24,
-        ema=SimpleNamespace(model=model),
+        ema=SimpleNamespace(captions=None, model=model),
         told_size=lambda model, data: (model, data.shape),
         own_rows=lambda total: slice(0, total, 2),
     )

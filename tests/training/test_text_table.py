@@ -39,19 +39,19 @@ def test_a_table_gives_back_what_was_made(tmp_path):
 
 
 def test_a_table_is_made_again_for_other_texts_alone(tmp_path, monkeypatch):
-    make_table(tmp_path, TEXTS, Counting("somewhere"))
+    make_table(tmp_path, TEXTS, Counting("somewhere", max_tokens=2))
     with monkeypatch.context() as patch:
         patch.setattr(Counting, "encode", None)
-        make_table(tmp_path, TEXTS, Counting("elsewhere"))  # the same, by its weights
+        make_table(tmp_path, TEXTS, Counting("elsewhere", max_tokens=2))  # the same, by its weights
         with pytest.raises(TypeError):
-            make_table(tmp_path, [*TEXTS, "more"], Counting("elsewhere"))
-    make_table(tmp_path, [*TEXTS, "more"], Counting("elsewhere"))
+            make_table(tmp_path, [*TEXTS, "more"], Counting("elsewhere", max_tokens=2))
+    make_table(tmp_path, [*TEXTS, "more"], Counting("elsewhere", max_tokens=2))
     assert len(open_table(tmp_path).texts) == 4
 
 
 def test_damage_is_found(tmp_path):
     assert open_table(tmp_path) is None
-    make_table(tmp_path, TEXTS, Counting("somewhere"))
+    make_table(tmp_path, TEXTS, Counting("somewhere", max_tokens=2))
     path = tmp_path / "texts" / "part1.npy"
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(InputError, match="damaged"):
