@@ -82,7 +82,7 @@ def test_as_many_tokens_are_usual_as_the_pipeline_takes(case, place):
 def change_index(folder, tmp_path, **changes):
     """Copy a pipeline with another index; return the copy."""
     shutil.copytree(folder, tmp_path / "copy")
-    path = tmp_path / "copy" / text_pipelines.INDEX
+    path = tmp_path / "copy" / text_pipelines.PIPELINE_INDEX
     known = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps(known | changes), encoding="utf-8")
     return str(tmp_path / "copy")

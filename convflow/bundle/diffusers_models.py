@@ -22,14 +22,14 @@ from convflow.models.diffusers_network import DiffusersNetwork
 from convflow.processes.flow import FlowMatching
 from convflow.samplers.solvers import create_solver
 from convflow.storage import read_json
-from convflow.text_pipelines import INDEX
+from convflow.text_pipelines import PIPELINE_INDEX
 from convflow.texts import NoText, PretrainedText, TextEncoder
 from convflow.types import InputError
 
 SIDE = 1024
 """Height and width in pixels of FLUX.1, and of others that say none."""
 SETTINGS_OF = ("transformer/config.json", "config.json", "scheduler/scheduler_config.json",
-            "vae/config.json", INDEX)  # fmt: skip
+            "vae/config.json", PIPELINE_INDEX)  # fmt: skip
 WEIGHTS_OF = ("transformer/*", "diffusion_pytorch_model*")
 FLUX_SHIFT = {"base_image_seq_len": 256, "max_image_seq_len": 4096, "base_shift": 0.5,
               "max_shift": 1.15}  # fmt: skip
@@ -123,7 +123,7 @@ def _codec(found: FoundTransformer) -> Codec:
 
 def _text(found: FoundTransformer) -> TextEncoder:
     """Return the text encoders beside a transformer, nothing for a transformer alone."""
-    return PretrainedText(found.name) if (found.root / INDEX).is_file() else NoText()
+    return PretrainedText(found.name) if (found.root / PIPELINE_INDEX).is_file() else NoText()
 
 
 def settings_of_transformer(found: FoundTransformer) -> dict[str, Any]:

@@ -55,7 +55,8 @@ from convflow.training.step import Losses
 from convflow.training.time_scale import choose_time_scale
 from convflow.training.trainer import Trainer
 from convflow.training.tuning import check_tuning, limit_training, spared_bytes
-from convflow.types import InputError, Size, size_text
+from convflow.training.videos import check_kind, check_sides
+from convflow.types import InputError, Size
 
 UNREAD = "captions are not used: the network is told classes (--text words reads captions)"
 
@@ -174,40 +175,6 @@ def open_process(config: TrainConfig) -> Process:
     if config.resolution.shift and not isinstance(process, FlowMatching):
         raise InputError("--resolution.shift: expected the process flow with it; leave it out")
     return process
-
-
-def check_sides(config: TrainConfig, videos: bool) -> None:
-    """Raise InputError unless all sizes have the sides of videos, or of images, as the data."""
-    what, example = ("videos", "16x32x32") if videos else ("images", "64x48")
-    for key, sizes in (("size", (config.data.size,)), ("sizes", config.data.sizes)):
-        for size in sizes:
-            if len(size) != 2 + videos:
-                numbers = "three numbers" if videos else "two numbers"
-                raise InputError(
-                    f"--data.{key}: expected {numbers} such as {example} for the {what} of "
-                    f"{config.data.path}, got {size_text(size)}; change it"
-                )
-
-
-def check_kind(config: TrainConfig, build: Callable[[], Backbone], videos: bool) -> None:
-    """Raise InputError unless data and network are both of images, or both of videos.
-
-    Args:
-        config: the complete settings.
-        build: makes the network; called where its weights take no memory.
-        videos: whether the data are.
-    """
-    what = "videos" if videos else "images"
-    with torch.device("meta"):
-        video = build().video
-    if video != videos:
-        network = "videos" if video else "images"
-        cure = "add --model.temporal conv, or factorised for dit and sit"
-        raise InputError(
-            f"expected a network of {what} for the data {config.data.path}, got "
-            f"{config.model['name']} of {network}; "
-            f"{cure if videos else 'add --model.temporal none'}"
-        )
 
 
 def fitting_sizes(

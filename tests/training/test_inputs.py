@@ -90,7 +90,8 @@ def test_what_is_wanted_is_there(wanted):
         codec=PixelCodec(),
         device=torch.device("cpu"),
         images_seen=24,
-        ema=SimpleNamespace(captions=None, model=model),
+        ema=SimpleNamespace(model=model),
+        captions=None,
         told_size=lambda model, data: (model, data.shape),
         own_rows=lambda total: slice(0, total, 2),
     )
