@@ -78,8 +78,7 @@ def build_trainer(config: TrainConfig, run: Path, device: torch.device) -> tuple
     Raises:
         InputError: settings, data or weights to begin from that do not fit each other.
     """
-    processes = distributed.world_size()
-    if config.batch_size < processes:
+    if config.batch_size < (processes := distributed.world_size()):
         raise InputError(
             f"--batch-size: expected at least one image for each of {processes} processes, "
             f"got {config.batch_size}; raise it or use fewer processes"
@@ -98,10 +97,9 @@ def build_trainer(config: TrainConfig, run: Path, device: torch.device) -> tuple
     config = choose_time_scale(config, origin)
     told = replace(config, text=found.text)
     build = partial(build_network, told, len(source.class_names), codec, process)
-    videos = holds_videos(source)
-    check_sides(config, videos)
+    check_sides(config, holds_videos(source))
     sizes = fitting_sizes(config, build, codec, process)
-    check_kind(config, build, videos)
+    check_kind(config, build, holds_videos(source))
     for size in {config.data.size, *sizes}:
         codec.check_size(size)
     half = distributed.choose_precision(config.precision, device) == "bfloat16"

@@ -508,7 +508,7 @@ CASES = [
     (
         "scales along time of images",
         f"{TRAIN} --process dfm --process.axes time",
-        "expected a network of videos for scales along time, got one of images",
+        "expected videos for scales along time, got images of 8x8",
     ),
     (
         "more axes than factors",
