@@ -77,7 +77,10 @@ def test_a_run_keeps_everything_that_sampling_needs(run):
     assert model.settings["backbone"]["width"] == 16
 
 
-@pytest.mark.parametrize("words", ["", "--process.standardize true --process.factors 2,2"])
+@pytest.mark.parametrize(
+    "words",
+    [pytest.param("", marks=pytest.mark.slow), "--process.standardize true --process.factors 2,2"],
+)
 def test_a_longer_run_goes_on_bit_for_bit(tmp_path, words):
     for name, lengths in (("parts", (8, 20)), ("straight", (20,))):
         for images in lengths:
@@ -157,6 +160,7 @@ def test_going_on_keeps_the_deviations_of_the_start(tmp_path, monkeypatch):
 OF_LABELS = [name for name in list_recipes() if create_config(name).text.kind == "none"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", OF_LABELS)
 def test_every_recipe_becomes_one_of_scales(recipe):
     config = override(create_config(recipe), ["--process", "dfm"])
@@ -432,6 +436,7 @@ def test_info_tells_the_scales(run, capsys):
     assert "2x2, 4x4, 8x8" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_scores_of_a_model_of_scales(run, tmp_path):
     detector = "tests/extending/detector.py:load"
     card = tmp_path / "card.json"

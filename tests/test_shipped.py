@@ -130,6 +130,7 @@ def test_a_disk_that_fails_leaves_the_old_one(fails, folder, tmp_path, monkeypat
     assert Pipeline.from_pretrained(tmp_path / "new" / "cifar10").sampling.solver.num_steps == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", shipped.SHIPPED)
 def test_the_model_of_the_package_is_small_has_a_card_and_draws_every_size(name):
     if not (shipped.SHIPPED_FOLDER / name).is_dir():

@@ -355,7 +355,7 @@ def _parts_of(out: Path, settings: dict[str, Any], work: Work) -> Iterator[Path]
             yield parts
             worthless = True
         except BaseException:
-            worthless = not any(parts.rglob("part_*"))
+            worthless = first and not any(parts.rglob("part_*"))
             raise
         finally:
             if first and worthless:

@@ -38,6 +38,7 @@ def test_time_is_scaled_and_labels_and_what_is_added_reach_the_output():
         network(x[..., 1:], t, y)
 
 
+@pytest.mark.slow
 def test_it_trains_and_samples_as_a_network_of_a_user(tmp_path):
     run = tmp_path / "run"
     words = "--model.name benchmarks.quality.unet:UNet --model.widths 32,32 --model.layers 1"

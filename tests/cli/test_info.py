@@ -137,6 +137,7 @@ def test_memory_of_one_s_own_network(capsys: pytest.CaptureFixture[str], tiny_ru
     assert "memory" not in json.loads(ask(capsys, str(tiny_run), "--json"))
 
 
+@pytest.mark.slow
 def test_memory_of_a_recipe(capsys: pytest.CaptureFixture[str]) -> None:
     memory = json.loads(ask(capsys, "imagenet.dico_s", "--batch-size", "2", "--json"))["memory"]
     size = json.loads(ask(capsys, "dico-s", "--batch-size", "2", "--json"))["memory"]

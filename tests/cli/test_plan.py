@@ -72,6 +72,7 @@ def test_one_device_has_one_engine_and_muon_keeps_less(capsys, measured):
     assert [half for *_, half, _, _ in measured] == [True] * 6  # in bfloat16
 
 
+@pytest.mark.slow
 def test_frozen_parameters_have_no_average_gradients_and_moments(capsys):
     words = ["--precision", "float32", "--devices", "2"]
     usual = planned(capsys, *DICO, *words)
@@ -85,6 +86,7 @@ def test_frozen_parameters_have_no_average_gradients_and_moments(capsys):
     assert found["bytes_for_an_image"]["none"] < usual["bytes_for_an_image"]["none"]
 
 
+@pytest.mark.slow
 def test_adapters_are_counted_beside_the_network(capsys):
     pytest.importorskip("peft")
     words = [*DICO, "--precision", "float32"]

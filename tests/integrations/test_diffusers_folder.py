@@ -109,6 +109,7 @@ CASES = (
 ).split()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_images_are_those_of_this_library(exported, case):
     place, pipes = exported

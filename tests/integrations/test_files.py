@@ -30,6 +30,7 @@ def inputs(model, batch=2):
     return x, torch.rand(batch, generator=generator), torch.arange(batch)
 
 
+@pytest.mark.slow
 def test_onnx_has_named_axes_and_says_what_it_is(pipe, tmp_path):
     import onnx
 
@@ -66,8 +67,16 @@ def test_every_family_goes_to_every_file(case, tmp_path):
             assert ("float16" if half else "float32") in line
 
 
-@pytest.mark.parametrize("guidance_max", [1.0, 4.0])
-@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize(
+    ("half", "guidance_max"),
+    [
+        (False, 4.0),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in ((False, 1.0), (True, 1.0), (True, 4.0))
+        ),
+    ],
+)
 def test_a_network_of_several_times_is_asked_with_all_of_them(guidance_max, half, tmp_path):
     process = MeanFlow(guidance_max=guidance_max)
     told = {"second_time": True, "told_guidance": process.tells_guidance}
@@ -141,7 +150,9 @@ def test_a_program_runs_where_convflow_is_not(pipe, tmp_path):
     assert_close_rms(program.module()(*inputs(pipe.model)), pipe.model(*inputs(pipe.model)))
 
 
-@pytest.mark.parametrize("write", [files.write_onnx, files.write_program])
+@pytest.mark.parametrize(
+    "write", [pytest.param(files.write_onnx, marks=pytest.mark.slow), files.write_program]
+)
 def test_what_fails_the_check_is_not_there(write, pipe, tmp_path, monkeypatch):
     def refuse(*_, **__):
         raise InputError("it gives other predictions")
@@ -155,6 +166,7 @@ def test_what_fails_the_check_is_not_there(write, pipe, tmp_path, monkeypatch):
     assert (tmp_path / "old").read_text() == "precious"
 
 
+@pytest.mark.slow
 def test_a_missing_runtime_is_named(pipe, tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
     with pytest.raises(InputError, match=r"onnxruntime.*pip install 'convflow\[onnx\]'"):
@@ -162,6 +174,7 @@ def test_a_missing_runtime_is_named(pipe, tmp_path, monkeypatch):
     assert not [*tmp_path.iterdir()]
 
 
+@pytest.mark.slow
 def test_numbers_beyond_float16_are_refused(pipe, tmp_path):
     with torch.no_grad():
         next(pipe.model.parameters()).fill_(1e5)

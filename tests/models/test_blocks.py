@@ -43,7 +43,7 @@ SLOW = [pytest.param(family, marks=pytest.mark.slow) for family in ("flowdcn", "
 
 
 @pytest.mark.parametrize("family", ["fcdm", *SLOW])
-def test_each_kind_of_block_compiles_once(family):
+def test_each_kind_of_block_compiles_once(family, unchecked):
     torch.compiler.reset()
     settings, kinds = CASES[family]
     model, counting, batch = perturb(build(family, settings, BACKBONES)), Counting(), inputs()
@@ -58,7 +58,7 @@ def test_each_kind_of_block_compiles_once(family):
 
 
 @pytest.mark.parametrize("family", ["dit", pytest.param("dico", marks=pytest.mark.slow)])
-def test_gradients_are_those_of_the_network_as_it_was(family):
+def test_gradients_are_those_of_the_network_as_it_was(family, unchecked):
     torch.compiler.reset()
     model, batch = perturb(build(family, CASES[family][0], BACKBONES)), inputs()
 
@@ -72,7 +72,7 @@ def test_gradients_are_those_of_the_network_as_it_was(family):
     assert distance(gradients(), truth) <= TOLERANCE[torch.float32]
 
 
-def test_many_sizes_stay_compiled():
+def test_many_sizes_stay_compiled(unchecked):
     """Beyond eight graphs of a kind torch gives up if it is not asked."""
     torch.compiler.reset()
 
@@ -91,7 +91,7 @@ def test_many_sizes_stay_compiled():
     assert counting.graphs == 10
 
 
-def test_a_network_without_blocks_is_refused():
+def test_a_network_without_blocks_is_refused(unchecked):
     with pytest.raises(InputError, match="expected a network with blocks that have a Modulation"):
         compile_blocks(nn.Linear(2, 2))
 

@@ -218,7 +218,7 @@ def test_it_trains_under_autocast(case):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ["dico-pad", "fcdm"])
-def test_it_is_one_graph_to_the_compiler(case):
+def test_it_is_one_graph_to_the_compiler(case, unchecked):
     model = build(case)
     x, t, y = inputs(model)
     compiled = torch.compile(model, fullgraph=True, dynamic=False, backend="aot_eager")
@@ -226,7 +226,7 @@ def test_it_is_one_graph_to_the_compiler(case):
 
 
 @pytest.mark.slow
-def test_with_the_depthwise_operator_it_is_the_same_network_in_one_graph():
+def test_with_the_depthwise_operator_it_is_the_same_network_in_one_graph(unchecked):
     model = perturb(create_model("dico", **TINY_DICO | {"layout": "isotropic", "depths": [1]}))
     x, t, y = inputs(model)
     expected, leaves = model(x, t, y), list(model.parameters())
@@ -241,7 +241,7 @@ def test_with_the_depthwise_operator_it_is_the_same_network_in_one_graph():
 
 @pytest.mark.slow
 @torch.no_grad()
-def test_it_compiles():
+def test_it_compiles(unchecked):
     model = perturb(create_model("dico", **TINY_DICO | {"layout": "isotropic", "depths": [1]}))
     x, t, y = inputs(model)
     compiled = torch.compile(model, fullgraph=True, dynamic=False)

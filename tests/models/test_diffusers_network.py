@@ -133,7 +133,7 @@ def test_blocks_are_computed_again_with_the_same_result(case):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ["flux-distilled", "sd3", "prx"])
-def test_compiled_by_blocks_it_predicts_the_same(case):
+def test_compiled_by_blocks_it_predicts_the_same(case, unchecked):
     network, text = wrap(case), draw_text(2)
     x, t = images(network, 2)
     expected = network(x, t, text)

@@ -187,7 +187,7 @@ def test_it_trains_under_autocast(case):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ["dit", "sit-rotary"])
-def test_it_compiles_whole(case):
+def test_it_compiles_whole(case, unchecked):
     model = build(case)
     compiled = torch.compile(model, fullgraph=True)
     assert_close_rms(compiled(*inputs(model)), model(*inputs(model)))

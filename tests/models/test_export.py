@@ -64,7 +64,7 @@ def test_the_compiled_network_runs_at_five_sizes(case, unchecked):
 @pytest.mark.parametrize(
     "case", [c if c == "dit" else pytest.param(c, marks=pytest.mark.slow) for c in FEWEST]
 )
-def test_an_exported_program_is_plain_torch_and_takes_any_size(case, tmp_path):
+def test_an_exported_program_is_plain_torch_and_takes_any_size(case, tmp_path, unchecked):
     model = small(case)
     program = export_program(model)
     operators = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
@@ -84,7 +84,7 @@ def test_an_exported_program_is_plain_torch_and_takes_any_size(case, tmp_path):
         *(pytest.param(c, marks=pytest.mark.slow) for c in ("dico-video", "sit-factorised")),
     ],
 )
-def test_an_exported_network_of_videos_takes_any_size(case):
+def test_an_exported_network_of_videos_takes_any_size(case, unchecked):
     model = small(case)
     run = export_program(model).module()
     for frames, (batch, (rows, columns)) in zip((2, 5, 3, 4, 6), SHAPES, strict=True):
@@ -132,7 +132,7 @@ def test_onnx_holds_the_operator_in_both_forms(form, tmp_path):
         assert_close_rms(torch.from_numpy(found), model(x, t, y))
 
 
-def test_what_cannot_be_exported_is_refused(tmp_path, monkeypatch):
+def test_what_cannot_be_exported_is_refused(tmp_path, monkeypatch, unchecked):
     with pytest.raises(InputError, match="without padding"):
         export_program(build("dico-pad"))
     monkeypatch.setattr("convflow.models.export.LARGEST_FILE", 100)

@@ -124,7 +124,7 @@ def test_it_trains_under_autocast():
 
 
 @pytest.mark.slow
-def test_it_compiles_whole_and_once_for_any_reach():
+def test_it_compiles_whole_and_once_for_any_reach(unchecked):
     model = build("flowdcn")
     x, t, y = inputs(model)
     compiled = torch.compile(model, fullgraph=True)

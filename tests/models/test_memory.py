@@ -17,6 +17,7 @@ def build():
     return create_model("dico", **SMALL)
 
 
+@pytest.mark.slow
 def test_the_batch_that_is_named_fits_and_the_next_does_not():
     work = MemoryEstimate(build, (64, 64), 64, training=True)
     free = work.needs() // 3

@@ -279,15 +279,16 @@ def test_under_autocast_the_features_stay_wide(case):
         assert_close_rms(a.float(), b, torch.bfloat16)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "backbone",
     [
         settings_of("dico-isotropic", depths=[1]),
-        pytest.param(settings_of("dit", depth=1), marks=pytest.mark.slow),
+        settings_of("dit", depth=1),
     ],
     ids=["levels", "one vector"],
 )
-def test_it_is_one_graph_to_the_compiler(backbone):
+def test_it_is_one_graph_to_the_compiler(backbone, unchecked):
     model = perturb(create_model("pyramid", backbone=backbone, stage_embedding=True))
     scales, t, y = inputs(model)
     active = torch.tensor([2, 1, 2])
@@ -425,6 +426,7 @@ def test_at_size_xl_parameters_and_operations_grow_by_less_than_a_hundredth(name
     assert 1 < more_operations / operations < 1.001
 
 
+@pytest.mark.slow
 def test_its_cost_is_counted_as_that_of_any_network():
     cost = measure_cost(
         partial(create_model, "pyramid", **PYRAMIDS["dico-2-2-upsample"]), (8, 16), 2

@@ -141,7 +141,7 @@ def test_average_velocities_are_guided_by_the_empty_text():
 
 
 @pytest.mark.parametrize("told", TOLD)
-def test_an_exported_program_takes_texts(told):
+def test_an_exported_program_takes_texts(told, unchecked):
     model = build(told=told)
     program = export_program(model).module()
     given = inputs(model, batch=2)

@@ -100,7 +100,7 @@ def test_each_place_has_a_mask_of_its_own():
     assert places == list(range(2 * len(network.trunk_blocks)))
 
 
-def test_blocks_with_dropout_share_a_compiled_graph():
+def test_blocks_with_dropout_share_a_compiled_graph(unchecked):
     graphs, network = [], create_model("dit", **MODELS["dit"][1] | {"depth": 3}).train()
     set_dropout(network, 0.5)
     tell_seeds(network, SEEDS)

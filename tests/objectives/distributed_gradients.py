@@ -76,12 +76,13 @@ def compare(family, process, kind):
         for name, grad in truth.items():
             error = (some[name] - grad).norm() / grad.norm().clamp(min=1e-20)
             assert error < 1e-4, (family, process, kind, engine, name, error)
-        print(kind, engine)
+        print(family, kind, engine)
 
 
-def main(family, process, kinds):
-    """Compare some objectives, on each of two processes."""
-    for kind in kinds.split(","):
+def main(process, *cases):
+    """Compare some objectives, each given as family:kind, on each of two processes."""
+    for case in cases:
+        family, kind = case.split(":")
         compare(family, process, kind)
 
 

@@ -57,6 +57,7 @@ def test_the_plan_fits_images_and_time(run):
     assert {"data.size", "model.width"} <= set(record["given"])
 
 
+@pytest.mark.slow
 def test_the_same_command_finds_the_run_done_and_more_minutes_go_on(run, words):
     before = launch.read_run_config(run)
     config, _, pace = begin(words, run, MINUTES)

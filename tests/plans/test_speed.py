@@ -54,6 +54,7 @@ def test_random_numbers_of_others_stay_as_they_are(config):
     assert torch.equal(torch.rand(2), wanted)
 
 
+@pytest.mark.slow
 def test_a_batch_is_cut_until_it_fits(config, monkeypatch):
     large = replace(config, batch_size=4096)
     free = 10**7

@@ -99,10 +99,10 @@ FAILING = """
     attempt("batch", shared / "batch")
     if rank:
         image = Images._image
-        def sometimes(self, index, size):
+        def sometimes(self, index, *words):
             if index % 2:
                 raise launch.InputError("damaged")
-            return image(self, index, size)
+            return image(self, index, *words)
         Images._image = sometimes
     logging.getLogger("convflow").setLevel("INFO")
     attempt("replaced", shared / "replaced", "--data.on-bad", "skip")
@@ -133,6 +133,7 @@ def answers(script, shared):
     return [dict(some) for some in parts]
 
 
+@pytest.mark.slow
 def test_processes_that_differ_stop_together(disks):
     first, second = answers(DIFFERENT, disks)
     assert "rank 1 does not see new" in first.pop("unseen")

@@ -67,6 +67,7 @@ def test_features_are_those_of_the_images_and_of_their_mirror(place, capsys):
     assert f"{WIDTH} of {NAME} at 8x12 places in float16" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_losses_are_those_of_the_encoder_at_hand(place, autoencoder, tmp_path, monkeypatch):
     codec = ["--codec", "latent", "--codec.autoencoder", autoencoder, "--codec.scale", "0.5"]
     watch = ["--monitor.validation", "5", "--monitor.validation.every", "1"]

@@ -86,8 +86,8 @@ def without_numbers(monkeypatch):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("flowdcn", f"--ema.every 2 {LOSSES}"),
-        ("dico", "--process ddpm --optim.schedule cosine"),
+        pytest.param("flowdcn", f"--ema.every 2 {LOSSES}", marks=pytest.mark.slow),
+        pytest.param("dico", "--process ddpm --optim.schedule cosine", marks=pytest.mark.slow),
         ("sit", "--process dfm --sampling.steps 2 --micro-batch 3 --ema.snapshots 0"),
     ],
 )

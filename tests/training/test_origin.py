@@ -98,6 +98,7 @@ def test_the_first_stage_of_scales_predicts_what_the_network_did(more, plain, se
     assert all(tensor.equal(again[name]) for name, tensor in model.state_dict().items())
 
 
+@pytest.mark.slow
 def test_a_run_of_scales_goes_on_without_the_folder_it_began_from(
     plain, settings, words, tmp_path, caplog
 ):

@@ -56,7 +56,9 @@ def run_of(tiny, run, words, pace=None):
     return run
 
 
-@pytest.mark.parametrize("deadline", [20, 30, 60])
+@pytest.mark.parametrize(
+    "deadline", [20, *(pytest.param(d, marks=pytest.mark.slow) for d in (30, 60))]
+)
 def test_a_run_of_another_length_ends_like_one_that_always_had_it(deadline, tiny, tmp_path):
     """The clock ticks with each step of 8 images, so that a deadline is a number of steps."""
     run = run_of(tiny, tmp_path / "paced", WSD, paced(deadline, files={"plan.json": "{}"}))
@@ -77,6 +79,7 @@ def test_a_run_of_another_length_ends_like_one_that_always_had_it(deadline, tiny
     assert run_of(tiny, run, words) == run  # the run is found done
 
 
+@pytest.mark.slow
 def test_a_length_that_fits_or_is_given_stays(tiny, tmp_path):
     paces = {"given": paced(9, 0), "untimed": paced(None), "at most": paced(1e9, 320)}
     for name, pace in paces.items():

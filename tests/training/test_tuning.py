@@ -189,6 +189,7 @@ class Sharing(Single):
     sharded = True
 
 
+@pytest.mark.slow
 def test_scales_around_weights_of_one_are_trained_whole_beside_adapters(plain, tmp_path):
     words = f"--init {plain} --lora.rank 2 --process dfm --images"
     for run, ends in (("straight", [8]), ("halved", [4, 8])):

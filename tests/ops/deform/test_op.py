@@ -317,6 +317,7 @@ def test_a_gradient_of_the_reach_takes_the_composition(monkeypatch: pytest.Monke
     assert inputs[-1].grad.any()
 
 
+@pytest.mark.slow
 def test_opcheck_of_heads() -> None:
     *leaves, reach = draw_merged()
     torch.library.opcheck(op._msdcn, (*leaves, reach.detach(), "zeros"))
