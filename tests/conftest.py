@@ -36,8 +36,10 @@ jaxtyping.install_import_hook([f"convflow.{name}" for name in CHECKED], "tests.s
 # A shell starts background jobs deaf to Ctrl-C, and so the commands that their tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Two threads on busy cores wait for each other much longer than one thread works.
+# Two threads on busy cores wait for each other much longer than one thread works, also in the
+# processes that tests start.
 torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
 
 hypothesis.settings.register_profile(
     "convflow", deadline=None, derandomize=True, database=None, max_examples=25

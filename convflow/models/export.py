@@ -24,7 +24,7 @@ AXES = {4: ("batch", None, "height", "width"), 5: ("batch", None, "frames", "hei
 """The names of the free axes of images (B, C, H, W) and of videos in an ONNX file."""
 SMALLEST_HALF = 256
 """Numbers of a tensor that is worth a cast from float16."""
-FORMS: dict[str, ExportForm] = {"onnx": "reference", "torch": "reference", "web": "reference"}
+FORMS: dict[str, ExportForm] = {"onnx": "grid_sample", "torch": "reference", "web": "reference"}
 """How the deformable operator is written for each target of `convflow export`: "reference", or
 "grid_sample" where that is faster (`benchmarks/ops/in_onnx.py`)."""
 
