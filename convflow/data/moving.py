@@ -12,8 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from convflow.data.shapes import SHAPES, Design, design_of, draw_design, shares_of
-from convflow.data.splits import canonical
+from convflow.data.shapes import Design, Drawn, design_of, draw_design
 from convflow.types import InputError, Size
 
 VIDEO_SIZE = (16, 32, 32)
@@ -28,9 +27,6 @@ side, so that it always moves."""
 
 MOST_TURN = math.pi / 2
 """The most that an object turns in a video, in radians."""
-
-_SPLITS = {"train": (10, 20_000), "validation": (11, 2_000), "test": (12, 2_000)}
-"""Seed and number of videos of each split."""
 
 
 @dataclass(frozen=True)
@@ -60,16 +56,8 @@ class Motion:
         return replace(self.object, place=self.place(time), angle=angle)
 
 
-class DrawnMotions:
-    """The Source `moving`: disc, square, triangle, star, ring and cross in turn, each on a path.
-
-    Args:
-        split: `train` (20,000 videos), `validation` or `test` (2,000 each); each has motions of its
-            own.
-        labelled: Whether they have classes.
-
-    Raises:
-        InputError: There is no such split.
+class DrawnMotions(Drawn):
+    """The Source `moving`: 20,000 videos in `train`, 2,000 in each other split.
 
     Examples:
         >>> source = DrawnMotions("test")
@@ -78,27 +66,8 @@ class DrawnMotions:
     """
 
     name = "moving"
+    splits = {"train": (10, 20_000), "validation": (11, 2_000), "test": (12, 2_000)}
     videos = True
-
-    def __init__(self, split: str = "train", labelled: bool = True) -> None:
-        if canonical(split) not in _SPLITS:
-            known = ", ".join(_SPLITS)
-            raise InputError(
-                f"expected a split of moving ({known}), got {split!r}; choose one of those"
-            )
-        self._seed, self._count = _SPLITS[canonical(split)]
-        self.class_names = tuple(shape.name for shape in SHAPES) if labelled else ()
-
-    def __len__(self) -> int:
-        return self._count
-
-    def label(self, index: int) -> int:
-        """Class of the video, in [0, 6); 0 without classes."""
-        return int(index) % len(SHAPES) if self.class_names else 0
-
-    def item_name(self, index: int) -> str:
-        """Class and number of the video, for messages."""
-        return f"{SHAPES[int(index) % len(SHAPES)].name} {index}"
 
     def read(self, index: int) -> np.ndarray:
         """The video of 16 frames of 32x32, (F, H, W, 3) uint8."""
@@ -109,16 +78,8 @@ class DrawnMotions:
         return draw_motion(self.motion(index), size)
 
     def motion(self, index: int) -> Motion:
-        """What the video shows, the same at every size.
-
-        Raises:
-            InputError: There is no such video.
-        """
-        if not 0 <= index < self._count:
-            raise InputError(
-                f"expected a video in 0..{self._count - 1} of moving, got {index}; choose less"
-            )
-        return _motion(int(index) % len(SHAPES), shares_of(self._seed, index, 26))
+        """What the video shows, the same at every size."""
+        return _motion(*self._drawn(index, 26))
 
 
 def _motion(label: int, uniform: Callable[[float, float], float]) -> Motion:

@@ -68,9 +68,6 @@ SHAPES = (
 )
 """The outlines by class id."""
 
-_STREAMS = {"train": (0, 50_000), "validation": (1, 10_000), "test": (2, 10_000)}
-"""Seed and number of images of each split."""
-
 
 @dataclass(frozen=True)
 class Design:
@@ -95,16 +92,57 @@ class Design:
     wave: tuple[float, float, float]
 
 
-class DrawnShapes:
-    """The Source `shapes`: disc, square, triangle, star, ring and cross in turn.
+class Drawn:
+    """A Source of drawn objects: disc, square, triangle, star, ring and cross in turn.
 
     Args:
-        split: `train` (50,000 images), `validation` or `test` (10,000 each); each has designs
-            of its own.
+        split: `train`, `validation` or `test`; each has designs of its own.
         labelled: Whether they have classes.
 
     Raises:
         InputError: There is no such split.
+    """
+
+    name: str
+    splits: dict[str, tuple[int, int]]
+    """Seed and number of images of each split."""
+
+    def __init__(self, split: str = "train", labelled: bool = True) -> None:
+        if canonical(split) not in self.splits:
+            raise InputError(
+                f"expected a split of {self.name} ({', '.join(self.splits)}), got {split!r}; "
+                "choose one of those"
+            )
+        self._seed, self._count = self.splits[canonical(split)]
+        self.class_names = tuple(shape.name for shape in SHAPES) if labelled else ()
+
+    def __len__(self) -> int:
+        return self._count
+
+    def label(self, index: int) -> int:
+        """Class of the object, in [0, 6); 0 without classes."""
+        return int(index) % len(SHAPES) if self.class_names else 0
+
+    def item_name(self, index: int) -> str:
+        """Class and number, for messages."""
+        return f"{SHAPES[int(index) % len(SHAPES)].name} {index}"
+
+    def _drawn(self, index: int, count: int) -> tuple[int, Callable[[float, float], float]]:
+        """Return the object of an index, and what draws at most `count` numbers for it.
+
+        Raises:
+            InputError: There is no such index.
+        """
+        if not 0 <= index < self._count:
+            raise InputError(
+                f"expected a number in 0..{self._count - 1} of {self.name}, got {index}; "
+                "choose less"
+            )
+        return int(index) % len(SHAPES), shares_of(self._seed, index, count)
+
+
+class DrawnShapes(Drawn):
+    """The Source `shapes`: images of one object, 50,000 in `train` and 10,000 in each other split.
 
     Examples:
         >>> source = DrawnShapes("test")
@@ -113,26 +151,7 @@ class DrawnShapes:
     """
 
     name = "shapes"
-
-    def __init__(self, split: str = "train", labelled: bool = True) -> None:
-        if canonical(split) not in _STREAMS:
-            known = ", ".join(_STREAMS)
-            raise InputError(
-                f"expected a split of shapes ({known}), got {split!r}; choose one of those"
-            )
-        self._seed, self._count = _STREAMS[canonical(split)]
-        self.class_names = tuple(shape.name for shape in SHAPES) if labelled else ()
-
-    def __len__(self) -> int:
-        return self._count
-
-    def label(self, index: int) -> int:
-        """Class of the image, in [0, 6); 0 without classes."""
-        return int(index) % len(SHAPES) if self.class_names else 0
-
-    def item_name(self, index: int) -> str:
-        """Class and number of the image, for messages."""
-        return f"{SHAPES[int(index) % len(SHAPES)].name} {index}"
+    splits = {"train": (0, 50_000), "validation": (1, 10_000), "test": (2, 10_000)}
 
     def read(self, index: int) -> Image.Image:
         """The image at 32x32."""
@@ -143,16 +162,8 @@ class DrawnShapes:
         return Image.fromarray(draw_design(self.design(index), size))
 
     def design(self, index: int) -> Design:
-        """What the image shows, the same at every size.
-
-        Raises:
-            InputError: There is no such image.
-        """
-        if not 0 <= index < self._count:
-            raise InputError(
-                f"expected an image in 0..{self._count - 1} of shapes, got {index}; choose less"
-            )
-        return design_of(int(index) % len(SHAPES), shares_of(self._seed, index, 18))
+        """What the image shows, the same at every size."""
+        return design_of(*self._drawn(index, 18))
 
 
 def shares_of(seed: int, index: int, count: int) -> Callable[[float, float], float]:

@@ -178,7 +178,7 @@ def test_a_training_sees_them_at_its_own_size(channels):
 def test_what_is_refused():
     with pytest.raises(InputError, match=r"expected a split of shapes \(train, validation, test\)"):
         DrawnShapes("unlabeled")
-    with pytest.raises(InputError, match=r"expected an image in 0\.\.9999 of shapes, got 10000"):
+    with pytest.raises(InputError, match=r"expected a number in 0\.\.9999 of shapes, got 10000"):
         DrawnShapes("test").read(10_000)
     with pytest.raises(InputError, match="at least 1x1 pixels, got 0x8"):
         DrawnShapes().draw(0, (0, 8))
