@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 
@@ -66,7 +67,7 @@ class DrawnMotions(Drawn):
     """
 
     name = "moving"
-    splits = {"train": (10, 20_000), "validation": (11, 2_000), "test": (12, 2_000)}
+    splits: ClassVar = {"train": (10, 20_000), "validation": (11, 2_000), "test": (12, 2_000)}
     videos = True
 
     def read(self, index: int) -> np.ndarray:

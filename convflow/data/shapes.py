@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -104,7 +104,7 @@ class Drawn:
     """
 
     name: str
-    splits: dict[str, tuple[int, int]]
+    splits: ClassVar[dict[str, tuple[int, int]]]
     """Seed and number of images of each split."""
 
     def __init__(self, split: str = "train", labelled: bool = True) -> None:
@@ -151,7 +151,7 @@ class DrawnShapes(Drawn):
     """
 
     name = "shapes"
-    splits = {"train": (0, 50_000), "validation": (1, 10_000), "test": (2, 10_000)}
+    splits: ClassVar = {"train": (0, 50_000), "validation": (1, 10_000), "test": (2, 10_000)}
 
     def read(self, index: int) -> Image.Image:
         """The image at 32x32."""
