@@ -2,7 +2,7 @@
 
 python benchmarks/quality/few_steps.py [--data ../shared/data/cifar10] [--only flow mean]
 
-A FlowDCN of about 5 million parameters is trained as a flow and with the process meanflow, on the
+A FlowDCN of about a million parameters is trained as a flow and with the process meanflow, on the
 same images in the same order. The times of "mean" are those that MeanFlow's authors give for
 CIFAR-10; "own" differentiates along the network's own velocity; "guided" is trained with guidance,
 beside which the flow is sampled with guidance too.
@@ -16,8 +16,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from benchmarks.quality.contest import SCORES, Contender, Way, add_options, race
+from benchmarks.quality.objectives import NETWORKS
 
-SHORT = ["--optim.warmup-images", "1024"]
+SHORT = [*NETWORKS["flowdcn"].split(), "--optim.warmup-images", "1024"]
 MEAN = [*SHORT, "--process", "meanflow", "--process.apart", "0.75", "--process.power", "0.75"]
 MEAN += ["--process.location", "0.6", "--process.scale", "1.6"]
 MEAN += ["--process.end-location", "4", "--process.end-scale", "1.6"]
