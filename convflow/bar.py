@@ -11,6 +11,7 @@ from tqdm import tqdm
 from convflow.units import duration
 
 BAR_FORMAT = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{spent}, {left} left, {rate_fmt}{postfix}]"
+USUAL_COLUMNS = 80
 
 
 class Bar(tqdm):
@@ -34,4 +35,6 @@ class Bar(tqdm):
         left = (fields["total"] - fields["n"]) / rate if rate else math.inf
         left = max(0.0, min(left, self.until - time.monotonic()))
         shown = duration(left) if left < math.inf else "?"
+        if fields["ncols"] is not None and fields["ncols"] <= 0:  # a terminal without a window
+            fields["ncols"] = USUAL_COLUMNS
         return fields | {"spent": duration(elapsed), "left": shown}

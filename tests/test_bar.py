@@ -37,3 +37,13 @@ def test_a_console_without_blocks_gets_signs_that_it_has():
         bar.refresh()
     console.flush()
     assert "75%|#" in console.buffer.getvalue().decode("cp1252")
+
+
+def test_a_terminal_without_a_window_shows_it_too():
+    console = io.StringIO()
+    with Bar(total=4, unit="img", file=console, mininterval=0) as bar:
+        bar.dynamic_ncols = lambda _: (-1, -1)  # as tqdm tells 0 columns
+        bar.update(3)
+        bar.refresh()
+    assert "75%|" in console.getvalue()
+    assert len(console.getvalue().split("\r")[-2]) <= 80
