@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+import os
+import sys
 import time
-from typing import Any
+from typing import IO, Any
 
 from tqdm import tqdm
 
 from convflow.units import duration
 
 BAR_FORMAT = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{spent}, {left} left, {rate_fmt}{postfix}]"
-USUAL_COLUMNS = 80
+USUAL_SIZE = {"ncols": 80, "nrows": 24}
 
 
 class Bar(tqdm):
@@ -24,7 +26,8 @@ class Bar(tqdm):
 
     def __init__(self, *, until: float = math.inf, **options: Any) -> None:
         self.until = until
-        super().__init__(dynamic_ncols=True, bar_format=BAR_FORMAT, **options)
+        fixed = {} if _has_size(options.get("file") or sys.stderr) else USUAL_SIZE
+        super().__init__(dynamic_ncols=not fixed, bar_format=BAR_FORMAT, **options, **fixed)
 
     @property
     def format_dict(self) -> dict[str, Any]:
@@ -35,6 +38,12 @@ class Bar(tqdm):
         left = (fields["total"] - fields["n"]) / rate if rate else math.inf
         left = max(0.0, min(left, self.until - time.monotonic()))
         shown = duration(left) if left < math.inf else "?"
-        if fields["ncols"] is not None and fields["ncols"] <= 0:  # a terminal without a window
-            fields["ncols"] = USUAL_COLUMNS
         return fields | {"spent": duration(elapsed), "left": shown}
+
+
+def _has_size(file: IO[str]) -> bool:
+    """Return whether a file is no terminal, or one that knows its columns."""
+    try:
+        return os.get_terminal_size(file.fileno()).columns > 0
+    except OSError:
+        return True

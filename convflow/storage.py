@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import hashlib
 import json
 import logging
@@ -34,6 +35,9 @@ LARGEST_JSON = 2**26
 """Bytes of a JSON file: far more than any that is written."""
 DEEPEST_JSON = 100
 """Objects and lists in each other, likewise."""
+
+_UMASK = os.umask(0o077)  # there is no other way to read it
+os.umask(_UMASK)
 
 
 @contextmanager
@@ -74,6 +78,7 @@ def end_folder(draft: Path, final: Path) -> None:
     """Give a filled folder its name in one move; errors as above."""
     with explained(final):
         for path in [*draft.rglob("*"), draft]:
+            _permit(path)
             flush(path)
         draft.rename(final)
         flush(final.parent)
@@ -90,6 +95,7 @@ def writing_file(final: Path) -> Iterator[Path]:
     with explained(final):
         try:
             yield draft
+            _permit(draft)
             flush(draft)
             draft.replace(final)
         finally:
@@ -366,11 +372,17 @@ def explained(final: Path) -> Iterator[None]:
         yield
     except (OSError, safetensors.SafetensorError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        there = isinstance(error, FileExistsError)
-        cure = "choose another place" if there else "free some space or choose another place"
+        full = getattr(error, "errno", None) in (errno.ENOSPC, getattr(errno, "EDQUOT", None), None)
+        cure = "free some space or choose another place" if full else "choose another place"
         raise InputError(
             f"could not write {final}: {reason}; what was there is unchanged, {cure}"
         ) from error
+
+
+def _permit(path: Path) -> None:
+    """Let others read a file as any new file; safetensors writes some for this user alone."""
+    if path.is_file():
+        path.chmod(path.stat().st_mode | 0o666 & ~_UMASK)
 
 
 def flush(path: Path) -> None:

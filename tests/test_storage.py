@@ -66,6 +66,20 @@ def test_a_draft_of_a_killed_process_does_not_get_in(tmp_path):
     assert [p.name for p in (tmp_path / "final").iterdir()] == ["file"]
 
 
+def test_others_may_read_what_is_written(tmp_path):
+    (tmp_path / "plain").write_text("")
+    usual = (tmp_path / "plain").stat().st_mode
+    tensors = {"x": torch.zeros(2)}
+    with writing_folder(tmp_path / "folder") as draft:
+        safetensors.torch.save_file(tensors, draft / "weights.safetensors")
+        (draft / "weights.safetensors").chmod(0o600)
+    with storage.writing_file(tmp_path / "file.safetensors") as draft:
+        safetensors.torch.save_file(tensors, draft)
+        draft.chmod(0o600)
+    for name in ("folder/weights.safetensors", "file.safetensors"):
+        assert (tmp_path / name).stat().st_mode == usual
+
+
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
     path = tmp_path / "file"
     write_text(path, "old")

@@ -52,7 +52,10 @@ USAGE = "\n".join(
 )
 
 
-CHATTY = ("httpx", "datasets", "huggingface_hub", "numba", "onnx_ir", "onnxscript", "torch.onnx")
+CHATTY = (
+    "httpx", "datasets", "huggingface_hub", "numba", "onnx_ir", "onnxscript", "torch.onnx",
+    "torch.onnx._internal.exporter._registration",
+)  # fmt: skip
 """Loggers of other libraries, of which only errors are shown."""
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3

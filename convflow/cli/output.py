@@ -6,6 +6,7 @@ import io
 import logging
 import re
 import sys
+import tempfile
 from pathlib import Path
 
 from convflow.types import InputError
@@ -37,6 +38,11 @@ class PlainFormatter(logging.Formatter):
         return plain(super().formatMessage(record))
 
 
+def is_for_users(record: logging.LogRecord) -> bool:
+    """Return whether a line is shown: huggingface_hub tells where drafts are, by names of files."""
+    return "huggingface_hub" not in record.name or record.levelno >= logging.ERROR
+
+
 def open_terminal() -> None:
     """Let every character be printed, whatever the console's encoding, and logs go to stderr."""
     for stream in (sys.stdout, sys.stderr):
@@ -44,6 +50,7 @@ def open_terminal() -> None:
             stream.reconfigure(errors="backslashreplace")
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(PlainFormatter("%(message)s"))
+    handler.addFilter(is_for_users)
     logging.basicConfig(level=logging.INFO, handlers=[handler])
 
 
@@ -62,9 +69,14 @@ def check_target(
         raise InputError(f"--{option}: expected a folder, got the file {out}; choose another name")
     if not single and out.is_dir():
         raise InputError(f"--{option}: expected a .png file, got the folder {out}; {cure}")
-    for parent in out.parents:
-        if parent.exists():
-            if not parent.is_dir():
-                found = f"expected a folder, got the file {parent}"
-                raise InputError(f"--{option}: {found}; choose another")
-            return
+    place = next(path for path in ((out, *out.parents) if single else out.parents) if path.exists())
+    if not place.is_dir():
+        raise InputError(f"--{option}: expected a folder, got the file {place}; choose another")
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"--{option}: expected a folder that can be written to, got {place} "
+            f"({error.strerror}); choose another"
+        ) from error

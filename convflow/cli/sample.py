@@ -156,7 +156,8 @@ def _write(made: Output, out: Path, single: bool, options: argparse.Namespace) -
     else:
         zoom = options.zoom or max(1, 64 // max(size[-2:]))
         _write_grid(made.pixels, out, options, gap=2, zoom=zoom)
-    say(f"{len(made.images)} {'videos' if video else 'images'} of {size_text(size)} in {out}")
+    kind = ("video" if video else "image") + "s" * (len(made.images) != 1)
+    say(f"{len(made.images)} {kind} of {size_text(size)} in {out}")
 
 
 def _write_grid(

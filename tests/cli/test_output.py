@@ -3,12 +3,13 @@
 import io
 import logging
 import sys
+from pathlib import Path
 
 import pytest
 
 from convflow.cli import main as cli
 from convflow.cli import sample
-from convflow.cli.output import PlainFormatter, plain, say
+from convflow.cli.output import PlainFormatter, check_target, is_for_users, plain, say
 from convflow.types import InputError
 
 NAME = "a\x1b[2J\x1b]0;t\x07\r\nerror: forged\x9b31m\x7f\u202eb"
@@ -26,6 +27,27 @@ def test_a_log_line_keeps_its_traceback():
     record = logging.LogRecord("convflow", logging.INFO, "", 1, NAME, None, None)
     record.exc_text = "Traceback\n  x"
     assert PlainFormatter("%(message)s").format(record) == f"{SHOWN}\nTraceback\n  x"
+
+
+@pytest.mark.parametrize(
+    ("name", "level", "shown"),
+    [
+        ("/env/huggingface_hub/serialization/_torch.py", logging.INFO, False),
+        ("/env/huggingface_hub/serialization/_torch.py", logging.ERROR, True),
+        ("convflow", logging.INFO, True),
+    ],
+)
+def test_drafts_are_not_talked_about(name, level, shown):
+    assert is_for_users(logging.LogRecord(name, level, "", 1, "saved", None, None)) is shown
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="a folder that nobody can write to")
+@pytest.mark.parametrize(("out", "single"), [("/proc/new/x.png", False), ("/proc/new", True)])
+def test_a_place_that_cannot_be_written_is_refused_before_the_work(out, single):
+    with pytest.raises(
+        InputError, match="--out: expected a folder that can be written to, got /proc"
+    ):
+        check_target(Path(out), single)
 
 
 def test_an_error_is_one_line(monkeypatch, capsys):
