@@ -68,12 +68,14 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _check_space(options: argparse.Namespace) -> None:
-    """Raise InputError for what a Space cannot have: a local model, or a page of a model."""
+    """Raise InputError for what a Space cannot have: a model of yours, or a page of a model."""
     from convflow.hub import is_id
 
     for name in OF_MODELS:
         if getattr(options, name):
             raise InputError(f"--{name}: expected none with --space, got one; leave it out")
+    if called(options.model) != options.model:
+        return
     if Path(options.model).exists() or not is_id(options.model):
         raise InputError(
             f"--space: expected a model on the Hub like owner/name, got {options.model}; push the "
@@ -90,7 +92,7 @@ def _write(options: argparse.Namespace, folder: Path) -> None:
             raise InputError(
                 f"--space: expected the web demo, which cannot be imported ({error}); leave it out"
             ) from error
-        make_space(folder, options.model)
+        make_space(folder, called(options.model))
         return
 
     from convflow.integrations.hub_card import HubPage
@@ -125,7 +127,7 @@ def _parser() -> Parser:
     add("--private", action="store_true", help="let the owner alone see the repository")
     add("--revision", help="branch to upload to; made where it is missing (default: main)")
     add("--dry-run", type=Path, metavar="FOLDER", help="write the files to a new folder instead")
-    known = "upload the web demo of a model on the Hub as a Space"
+    known = "upload the web demo of a model on the Hub, or of the package, as a Space"
     add("--space", action="store_true", help=known)
     known = "licence of the weights, as the Hub spells it: mit, ... (default: unknown, or "
     add("--license", help=f"{known}{SHIPPED_LICENCE} for the model of the package)")

@@ -59,6 +59,19 @@ def test_a_space_shows_a_model_of_the_hub(hub, tmp_path, monkeypatch, capsys):
     assert b"'me/pets'" in hub.files("me/demo", kind="spaces")["app.py"]
 
 
+def test_a_space_shows_a_model_of_the_package(tmp_path, monkeypatch, capsys):
+    folder = put_stand_in(tmp_path / "models", monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    words = ["push", "shipped:cifar10", "me/demo", "--space", "--dry-run"]
+    assert main([*words, "space"]) == 0
+    assert "serve('shipped:cifar10', host=None)" in (tmp_path / "space/app.py").read_text()
+    assert str(folder) not in "".join(path.read_text() for path in (tmp_path / "space").iterdir())
+    capsys.readouterr()
+    folder.rename(tmp_path / "other")
+    assert main(["push", "other", "me/demo", "--space", "--dry-run", "again"]) == 2
+    assert "expected a model on the Hub like owner/name" in capsys.readouterr().err
+
+
 def test_a_model_of_the_package_has_its_card_and_its_licence(tmp_path, monkeypatch):
     folder = put_stand_in(tmp_path / "models", monkeypatch)
     write_card(folder / "card.json", **{"FD-8": 3.5})
