@@ -10,6 +10,8 @@ from convflow.types import InputError, Size, check_name
 SHIPPED_FOLDER = Path(__file__).parent / "demo" / "models"
 """Holds a model folder for each name, written by `scripts/ship.py`."""
 SHIPPED_PREFIX = "shipped:"
+SHIPPED_LICENCE = "apache-2.0"
+"""Of the weights, as the Hub spells it: the licence of the package."""
 LARGEST_SHIPPED = 12_000_000
 """Bytes that the folder of a model may have, so that the package stays small."""
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from convflow.cli.main import Parser, wide
 from convflow.cli.options import WEIGHTS_HELP, weight_set
 from convflow.cli.output import plain, say
+from convflow.shipped import SHIPPED_LICENCE, called
 from convflow.types import InputError
 
 ABOUT_PUSH = """Upload a model to the Hugging Face Hub: the weights, everything that a pipeline
@@ -67,12 +68,14 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _check_space(options: argparse.Namespace) -> None:
-    """Raise InputError for what a Space cannot have: a local model, or a page of a model."""
+    """Raise InputError for what a Space cannot have: a model of yours, or a page of a model."""
     from convflow.hub import is_id
 
     for name in OF_MODELS:
         if getattr(options, name):
             raise InputError(f"--{name}: expected none with --space, got one; leave it out")
+    if called(options.model) != options.model:
+        return
     if Path(options.model).exists() or not is_id(options.model):
         raise InputError(
             f"--space: expected a model on the Hub like owner/name, got {options.model}; push the "
@@ -89,23 +92,25 @@ def _write(options: argparse.Namespace, folder: Path) -> None:
             raise InputError(
                 f"--space: expected the web demo, which cannot be imported ({error}); leave it out"
             ) from error
-        make_space(folder, options.model)
+        make_space(folder, called(options.model))
         return
 
     from convflow.integrations.hub_card import HubPage
-    from convflow.integrations.push import find_run, write_repository
+    from convflow.integrations.push import find_run, own_cards, write_repository
     from convflow.pipeline import Pipeline
 
     weights, device = options.weights or "ema", options.device or "auto"
     pipe = Pipeline.from_pretrained(options.model, weights=weights, device=device)
+    usual = "unknown" if called(options.model) == options.model else SHIPPED_LICENCE
     page = HubPage(
         options.repository,
-        options.license or "unknown",
+        options.license or usual,
         tuple(options.dataset),
         revision=options.revision,
     )
     run = find_run(options.model)
-    write_repository(pipe, folder, page, run=run, cards=options.card, nearest=options.nearest)
+    cards = options.card or own_cards(pipe.folder)
+    write_repository(pipe, folder, page, run=run, cards=cards, nearest=options.nearest)
 
 
 def _parser() -> Parser:
@@ -122,11 +127,12 @@ def _parser() -> Parser:
     add("--private", action="store_true", help="let the owner alone see the repository")
     add("--revision", help="branch to upload to; made where it is missing (default: main)")
     add("--dry-run", type=Path, metavar="FOLDER", help="write the files to a new folder instead")
-    add("--space", action="store_true", help="upload the web demo of a model on the Hub as a Space")
-    known = "licence of the weights, as the Hub spells it: mit, apache-2.0, ... (default: unknown)"
-    add("--license", help=known)
+    known = "upload the web demo of a model on the Hub, or of the package, as a Space"
+    add("--space", action="store_true", help=known)
+    known = "licence of the weights, as the Hub spells it: mit, ... (default: unknown, or "
+    add("--license", help=f"{known}{SHIPPED_LICENCE} for the model of the package)")
     add("--dataset", action="append", default=[], metavar="ID", help="Hub id of training data")
-    known = "result card of convflow evaluate; may be repeated"
+    known = "result card of convflow evaluate; may be repeated (default: card.json of the model)"
     add("--card", type=Path, action="append", default=[], metavar="FILE", help=known)
     known = "page or .json of convflow nearest, whose verdict is stated; it is not uploaded"
     add("--nearest", type=Path, metavar="FILE", help=known)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -122,6 +123,15 @@ def titled(title: str, count: int) -> str:
     if count == FULL_COUNT:
         return title
     return f"{title}-{count // 1000}k" if count % 1000 == 0 else f"{title}-{count}"
+
+
+def metric_type(title: str) -> str:
+    """Return what a score measures, in small letters, without its sample count.
+
+    >>> metric_type("FID"), metric_type("KD-std-1k"), metric_type("video-FD-1797")
+    ('fid', 'kd-std', 'video-fd')
+    """
+    return re.sub(r"-\d+k?$", "", title).lower()
 
 
 def _unlike(a: dict[str, Any], b: dict[str, Any], ignored: Sequence[str]) -> list[str]:

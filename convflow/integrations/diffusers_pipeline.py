@@ -9,6 +9,7 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
+from numbers import Integral
 from typing import Any
 
 import diffusers
@@ -79,7 +80,7 @@ class FlowPipeline(DiffusionPipeline):
                 classes in turn, 16 images.
             height: in pixels, as `width` a multiple of `multiple`; by default as trained.
             width: in pixels.
-            num_inference_steps: steps of the solver.
+            num_inference_steps: steps of the solver, at least 1.
             guidance_scale: of classifier-free guidance, or what a network is told that was trained
                 so; 1 is none.
             generator: a torch.Generator; or a whole number, the seed of convflow, which gives the
@@ -90,20 +91,21 @@ class FlowPipeline(DiffusionPipeline):
             return_dict: whether an output of diffusers comes back, else a tuple.
 
         Raises:
-            ValueError: an unknown class or output type, a size that does not fit, or guidance of
-                average velocities, into which it is trained.
+            ValueError: an unknown class or output type, a size that does not fit, no number of
+                steps, or guidance of average velocities, into which it is trained.
         """
         told, device = self.config.settings, self._execution_device
         if output_type not in ("pil", "np", "pt", "latent"):
             raise ValueError(f"expected output_type pil, np, pt or latent, got {output_type!r}")
+        steps = num_inference_steps
+        if steps is not None and (not isinstance(steps, Integral) or steps < 1):
+            raise ValueError(f"num_inference_steps: expected a whole number >= 1, got {steps}")
         numbers = self.label_ids(class_labels)
         labels = torch.tensor(numbers, device=device)
         draw = partial(self._noise, numbers, height, width, generator)
         noise = draw() if latents is None else latents
         scale = told["guidance"] if guidance_scale is None else guidance_scale
-        x = self._run(
-            noise.to(device, self.transformer.dtype), labels, scale, num_inference_steps, draw
-        )
+        x = self._run(noise.to(device, self.transformer.dtype), labels, scale, steps, draw)
         self.maybe_free_model_hooks()
         images = x if output_type == "latent" else self._decode(x, output_type)
         return ImagePipelineOutput(images=images) if return_dict else (images,)

@@ -10,7 +10,7 @@ from typing import Any
 
 from huggingface_hub.utils import yaml_dump
 
-from convflow.evaluation.card import Card
+from convflow.evaluation.card import Card, metric_type
 
 EVAL_RESULTS = ".eval_results"
 
@@ -38,7 +38,7 @@ def eval_results(card: Card, datasets: Sequence[str]) -> str | None:
         return None
     entries = [
         {
-            "dataset": {"id": dataset, "task_id": title.partition("-")[0].lower()},
+            "dataset": {"id": dataset, "task_id": metric_type(title)},
             "value": value,
             "notes": _notes(card, title),
         }

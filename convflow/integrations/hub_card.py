@@ -13,7 +13,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from convflow import __version__
 from convflow.codecs import image_channels
-from convflow.evaluation.card import Card
+from convflow.evaluation.card import Card, metric_type
 from convflow.pipeline import Pipeline
 from convflow.settings.read import to_dict
 from convflow.types import size_text
@@ -217,7 +217,7 @@ def _results(card: Card) -> list[EvalResult]:
             task_type=TASK,
             dataset_type=reference,
             dataset_name=reference,
-            metric_type=title.partition("-")[0].lower(),
+            metric_type=metric_type(title),
             metric_name=title,
             metric_value=value,
         )

@@ -105,6 +105,17 @@ def find_run(model: str | Path) -> Path | None:
     return next((at for at in places if (at / "metrics.jsonl").is_file()), None)
 
 
+def own_cards(folder: Path | None) -> list[Path]:
+    """Return the result card `card.json` that a model folder holds, nothing of other folders."""
+    if folder is None or not (folder / "card.json").is_file():
+        return []
+    try:
+        read_card(folder / "card.json")
+    except InputError:  # a file of another program
+        return []
+    return [folder / "card.json"]
+
+
 def read_nearest(path: Path) -> dict[str, Any]:
     """Return the numbers of `convflow nearest`, or raise InputError."""
     numbers = read_json(path.with_suffix(".json"))

@@ -8,6 +8,8 @@ from PIL import Image
 
 from convflow.cli.main import main
 from tests import hub_server
+from tests.integrations.models import write_card
+from tests.stand_in import put_stand_in
 
 
 @pytest.fixture
@@ -55,6 +57,37 @@ def test_a_space_shows_a_model_of_the_hub(hub, tmp_path, monkeypatch, capsys):
     assert main(["push", "me/pets", "me/demo", "--space"]) == 0
     assert capsys.readouterr().out == f"{hub.endpoint}/spaces/me/demo\n"
     assert b"'me/pets'" in hub.files("me/demo", kind="spaces")["app.py"]
+
+
+def test_a_space_shows_a_model_of_the_package(tmp_path, monkeypatch, capsys):
+    folder = put_stand_in(tmp_path / "models", monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    words = ["push", "shipped:cifar10", "me/demo", "--space", "--dry-run"]
+    assert main([*words, "space"]) == 0
+    assert "serve('shipped:cifar10', host=None)" in (tmp_path / "space/app.py").read_text()
+    assert str(folder) not in "".join(path.read_text() for path in (tmp_path / "space").iterdir())
+    capsys.readouterr()
+    folder.rename(tmp_path / "other")
+    assert main(["push", "other", "me/demo", "--space", "--dry-run", "again"]) == 2
+    assert "expected a model on the Hub like owner/name" in capsys.readouterr().err
+
+
+def test_a_model_of_the_package_has_its_card_and_its_licence(tmp_path, monkeypatch):
+    folder = put_stand_in(tmp_path / "models", monkeypatch)
+    write_card(folder / "card.json", **{"FD-8": 3.5})
+    write_card(tmp_path / "mine.json", **{"IS-8": 2.5})
+    monkeypatch.chdir(tmp_path)
+    words = ["push", "shipped:cifar10", "me/pets", "--device", "cpu", "--dry-run"]
+    assert main([*words, "usual"]) == 0
+    page = (tmp_path / "usual/README.md").read_text()
+    assert "license: apache-2.0" in page
+    assert "| FD-8 | 3.5 |" in page
+    assert (tmp_path / "usual/scores/card.json").is_file()
+    assert main([*words, "asked", "--license", "mit", "--card", "mine.json"]) == 0
+    page = (tmp_path / "asked/README.md").read_text()
+    assert "license: mit" in page
+    assert "| IS-8 | 2.5 |" in page
+    assert "FD-8" not in page
 
 
 def test_what_cannot_be_done_is_one_line(hub, tiny_run, tmp_path, monkeypatch, capsys):

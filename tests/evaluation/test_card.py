@@ -9,7 +9,15 @@ import pytest
 
 from convflow import __version__
 from convflow.evaluation import card as cards
-from convflow.evaluation.card import Card, compare_cards, contrast, library, read_card, titled
+from convflow.evaluation.card import (
+    Card,
+    compare_cards,
+    contrast,
+    library,
+    metric_type,
+    read_card,
+    titled,
+)
 from convflow.types import InputError
 
 
@@ -47,6 +55,12 @@ def test_a_round_trip(card, tmp_path):
 )  # fmt: skip
 def test_the_count_is_in_the_title(count, title):
     assert titled("FID", count) == title
+
+
+@pytest.mark.parametrize("title", ["FID", "KD-std", "video-FD"])
+@pytest.mark.parametrize("count", [50_000, 2000, 1797])
+def test_the_type_of_a_score_is_its_title_without_the_count(title, count):
+    assert metric_type(titled(title, count)) == title.lower()
 
 
 def test_cards_that_differ_in_the_model_alone_compare(card, tmp_path):

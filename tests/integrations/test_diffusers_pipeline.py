@@ -80,6 +80,13 @@ def test_guidance_and_steps_change_the_image(pipe):
         assert not torch.allclose(made, usual, atol=1e-4)
 
 
+@pytest.mark.parametrize("steps", [0, -1, 2.5])
+def test_steps_that_are_no_count_are_refused(pipe, steps):
+    with pytest.raises(ValueError, match=rf"num_inference_steps: .* number >= 1, got {steps}$"):
+        pipe([0], num_inference_steps=steps)
+    assert len(pipe([0], num_inference_steps=np.int64(1)).images) == 1
+
+
 def test_the_scheduler_of_diffusers_fits(pipe):
     x = torch.randn(1, 3, 8, 12, generator=torch.Generator().manual_seed(0))
     kept = pipe.scheduler

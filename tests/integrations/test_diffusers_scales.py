@@ -53,6 +53,8 @@ def test_steps_are_those_of_all_scales(pipe):
     assert not torch.allclose(other, usual, atol=1e-4)  # shared otherwise among the scales
     with pytest.raises(Exception, match="at least 2 steps"):
         pipe([0], num_inference_steps=1)
+    with pytest.raises(ValueError, match="expected a whole number >= 1, got 0"):
+        pipe([0], num_inference_steps=0)
 
 
 def test_noise_may_be_given(pipe):

@@ -35,6 +35,12 @@ def test_a_reference_that_is_no_data_set_of_the_hub_has_none(datasets):
     assert eval_results(CARD, datasets) is None
 
 
+def test_the_kind_of_pictures_is_part_of_the_task():
+    card = dataclasses.replace(CARD, scores={"FD": 1.0, "frame-FID-2k": 2.0, "video-FD-1k": 3.0})
+    entries = yaml.safe_load(eval_results(card, ["a/cifar10"]))
+    assert [e["dataset"]["task_id"] for e in entries] == ["fd", "frame-fid", "video-fd"]
+
+
 def test_images_that_were_given_have_no_solver():
     card = dataclasses.replace(CARD, sampling=None, pictures={}, detector={})
     (entry, _) = yaml.safe_load(eval_results(card, ["a/cifar10"]))

@@ -41,6 +41,16 @@ def test_the_keys_are_read_by_the_hub(pipe):
     assert result["metrics"] == [{"type": "fid", "value": 12.5, "name": "FID-2k"}]
 
 
+def test_each_score_has_a_type_of_its_own(pipe):
+    titles = ["FID", "KD-1k", "KD-std-1k", "IS-1797", "video-FD-2k", "frame-FID"]
+    page = HubPage("me/pets", cards=(card(**dict.fromkeys(titles, 1.0)),))
+    data = ModelCard(page.text(pipe)).data.to_dict()
+    types = ["fid", "kd", "kd-std", "is", "video-fd", "frame-fid"]
+    metrics = data["model-index"][0]["results"][0]["metrics"]
+    assert [(one["type"], one["name"]) for one in metrics] == list(zip(types, titles, strict=True))
+    assert data["metrics"] == types
+
+
 def test_the_words_follow_what_is_known(pipe):
     bare = HubPage("me/pets").text(pipe)
     assert "license: unknown" in bare

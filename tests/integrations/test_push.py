@@ -10,15 +10,20 @@ from PIL import Image
 
 import convflow
 from convflow.bundle.config import SamplingConfig
-from convflow.evaluation.card import Card
 from convflow.integrations import push
 from convflow.integrations.hub_card import HubPage
-from convflow.integrations.push import find_run, read_nearest, upload, write_repository
+from convflow.integrations.push import (
+    find_run,
+    own_cards,
+    read_nearest,
+    upload,
+    write_repository,
+)
 from convflow.pipeline import Pipeline
 from convflow.samplers.solvers import create_solver
 from convflow.types import InputError
 from tests import hub_server
-from tests.integrations.models import create_pipe
+from tests.integrations.models import create_pipe, write_card
 
 
 @pytest.fixture
@@ -31,8 +36,7 @@ def hub(monkeypatch, tmp_path):
 def folder(tmp_path_factory):
     """The files of a repository, with weights in shards, a card and a verdict."""
     place = tmp_path_factory.mktemp("push")
-    card = Card({}, None, {"count": 8}, {}, {"name": "pets"}, {}, {}, {}, {"FID-8": 3.5})
-    card.write(place / "pets.json")
+    write_card(place / "pets.json", **{"FID-8": 3.5})
     found = {"verdict": "near", "training_images": 9, "nearest": [["a"]]}
     (place / "nearest.json").write_text(json.dumps(found))
     (place / "out").mkdir()
@@ -253,6 +257,14 @@ def test_a_run_is_found_from_its_checkpoints(tmp_path):
         assert find_run(place).samefile(tmp_path / "run")
     assert find_run("owner/name") is None
     shutil.rmtree(tmp_path / "run")
+
+
+def test_a_card_of_the_folder_is_its_own(tmp_path):
+    assert own_cards(None) == own_cards(tmp_path) == []
+    (tmp_path / "card.json").write_text('{"score": 1}')  # of another program
+    assert own_cards(tmp_path) == []
+    write_card(tmp_path / "card.json", **{"FID-8": 3.5})
+    assert own_cards(tmp_path) == [tmp_path / "card.json"]
 
 
 def test_a_verdict_must_be_one(tmp_path):
