@@ -93,11 +93,11 @@ class WebPage:
         )
         self.shape = gr.Dropdown(list(sizes), value="as trained", label="Size", interactive=True)
         with gr.Row():
-            step: dict[str, Any] = {"precision": 0, "step": pipe.multiple, "min_width": 100}
+            step: dict[str, Any] = {"step": pipe.multiple, "min_width": 100}
             self.height = gr.Number(pipe.size[0], label="Height in pixels", **step)
             self.width = gr.Number(pipe.size[1], label="Width in pixels", **step)
         with gr.Row():
-            self.seed = gr.Number(0, precision=0, label="Seed", min_width=100)
+            self.seed = gr.Number(0, label="Seed", min_width=100)
             self.other = gr.Button("Next seed", min_width=100)
         with gr.Accordion("Solver and guidance", open=False):
             self.solver = gr.Dropdown(studio.solvers, value=sampling.solver.kind, label="Solver")
@@ -186,7 +186,7 @@ class WebPage:
         self.stop.click(None, cancels=[drawing, painting], **quick)
         sizes = self.studio.sizes()
         self.shape.input(lambda name: sizes[name], self.shape, [self.height, self.width], **quick)
-        self.other.click(lambda seed: (seed or 0) + 1, self.seed, self.seed, **quick)
+        self.other.click(next_seed, self.seed, self.seed, **quick)
         self.take.click(take_first, self.gallery, self.editor, **quick)
 
     def draw(self, *form: Any) -> Iterator[Update]:
@@ -288,6 +288,11 @@ def take_first(pictures: list[tuple[Image.Image, str]] | None) -> Image.Image:
     picture = pictures[0][0]
     zoom = enlargement(picture.size, PAINTED_SIDE)
     return picture.resize((picture.width * zoom, picture.height * zoom), Image.Resampling.NEAREST)
+
+
+def next_seed(seed: float | None) -> int:
+    """Return the whole number above what the field of the seed holds, 1 where it is empty."""
+    return math.floor(seed or 0) + 1
 
 
 def enlargement(size: Size, side: int) -> int:

@@ -73,6 +73,17 @@ def test_visitors_are_told_what_cannot_be(page, changes, message):
         drawn(page, **changes)
 
 
+@pytest.mark.parametrize("name", ["seed", "height", "width"])
+def test_numbers_that_are_not_whole_reach_the_check(page, name):
+    value = getattr(page, name).preprocess(1.5)
+    with pytest.raises(gr.Error, match=f"{name}: expected a whole number from .* got 1.5"):
+        drawn(page, **{name: value})
+
+
+def test_the_next_seed_is_whole():
+    assert [web.next_seed(seed) for seed in (0, 1.5, None, -1, 2**40)] == [1, 2, 1, 0, 2**40 + 1]
+
+
 def test_nearest_training_pictures_stand_beside(pipe, tmp_path):
     training_images(tmp_path / "data")
     page = web.WebPage(Studio(pipe, "tiny", str(tmp_path / "data")))
