@@ -10,6 +10,7 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
+from convflow.demo.web_words import plain
 from convflow.masks import FORMATS
 from convflow.types import InputError
 
@@ -130,3 +131,18 @@ def told() -> Iterator[None]:
             raise
         message = "out of memory; ask for fewer or smaller pictures"
         raise gr.Error(message, print_exception=False) from error
+
+
+def reported(line: gr.Markdown, work: Iterator[dict[Any, Any]]) -> Iterator[dict[Any, Any]]:
+    """Yield what some work yields, and why it ends early, which stays when the toast is gone.
+
+    Args:
+        line: of the page, that says so.
+        work: yields what parts of the page show.
+    """
+    try:
+        with told():
+            yield from work
+    except gr.Error as error:
+        yield {line: plain(error.message)}
+        raise

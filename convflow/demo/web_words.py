@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from convflow.demo.studio import Moment, Studio
 from convflow.evaluation.card import Card
 from convflow.generate import Samples
@@ -75,6 +77,11 @@ def about_nearest(studio: Studio) -> str:
     if studio.looks_at_all():
         return text
     return f"{text} Only the first ones of the set are looked at, fewer of them at larger sizes."
+
+
+def plain(text: str) -> str:
+    """Return Markdown that shows a text as it is."""
+    return re.sub(r"([\\`*_{}\[\]<>#|~&$])", r"\\\1", text)
 
 
 def _scores(card: Card | None) -> str:

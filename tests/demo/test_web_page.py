@@ -73,6 +73,24 @@ def test_visitors_are_told_what_cannot_be(page, changes, message):
         drawn(page, **changes)
 
 
+def test_the_reason_stays_below_the_toast(page):
+    for line, work in (
+        (page.status, page.draw(*form(height=None), False)),
+        (page.paint_status, page.paint(*form(height=None), None)),
+    ):
+        ((place, words),) = next(work).items()
+        assert place is line
+        assert words == "height: expected a whole number from 1 to 1,024, got nothing; change it"
+        with pytest.raises(gr.Error):
+            next(work)
+    assert all(
+        line not in event.show_progress_on
+        for event in page.blocks.fns.values()
+        for line in (page.status, page.paint_status)
+        if event.api_name in ("draw", "paint")
+    )
+
+
 @pytest.mark.parametrize("name", ["seed", "height", "width"])
 def test_numbers_that_are_not_whole_reach_the_check(page, name):
     value = getattr(page, name).preprocess(1.5)
