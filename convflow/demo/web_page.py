@@ -12,7 +12,7 @@ from PIL import Image
 
 from convflow.data.grid import tile, to_picture
 from convflow.demo.request import PictureRequest
-from convflow.demo.studio import Moment, Neighbour, Studio, known_images, strips
+from convflow.demo.studio import OTHER_SIZE, Moment, Neighbour, Studio, known_images, strips
 from convflow.demo.web_parts import create_editor, create_gallery, reported, told
 from convflow.demo.web_words import PAINTING, about_making, about_model, about_nearest
 from convflow.generate import Samples
@@ -91,7 +91,9 @@ class WebPage:
         self.num = gr.Slider(
             1, studio.limits.num, min(NUM, studio.limits.num), step=1, label="Number"
         )
-        self.shape = gr.Dropdown(list(sizes), value="as trained", label="Size", interactive=True)
+        self.shape = gr.Dropdown(
+            [*sizes, OTHER_SIZE], value=studio.size_name(*pipe.size), label="Size", interactive=True
+        )
         with gr.Row():
             step: dict[str, Any] = {"step": pipe.multiple, "min_width": 100}
             self.height = gr.Number(pipe.size[0], label="Height in pixels", **step)
@@ -190,8 +192,17 @@ class WebPage:
         quick: dict[str, Any] = {"queue": False, "api_visibility": "private"}
         quick["show_progress"] = "hidden"
         self.stop.click(None, cancels=[drawing, painting], **quick)
-        sizes = self.studio.sizes()
-        self.shape.input(lambda name: sizes[name], self.shape, [self.height, self.width], **quick)
+        sizes = {OTHER_SIZE: (gr.skip(), gr.skip())} | self.studio.sizes()
+        size = [self.height, self.width]
+        self.shape.input(lambda name: sizes[name], self.shape, size, **quick)
+        gr.on(
+            [field.input for field in size],
+            self.studio.size_name,
+            size,
+            self.shape,
+            trigger_mode="always_last",
+            **quick,
+        )
         self.other.click(next_seed, self.seed, self.seed, **quick)
         self.take.click(take_first, self.gallery, self.editor, **quick)
 

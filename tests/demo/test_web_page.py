@@ -91,6 +91,17 @@ def test_the_reason_stays_below_the_toast(page):
     )
 
 
+def test_the_list_of_sizes_follows_what_is_typed(page):
+    choices = [name for name, _ in page.shape.choices]
+    assert choices == [*page.studio.sizes(), "other"]
+    (typed,) = [f for f in page.blocks.fns.values() if [*f.outputs] == [page.shape]]
+    assert set(typed.targets) == {(page.height._id, "input"), (page.width._id, "input")}
+    assert (typed.fn(6, 6), typed.fn(6, 8), typed.trigger_mode) == ("tall", "other", "always_last")
+    (chosen,) = [f for f in page.blocks.fns.values() if [*f.outputs] == [page.height, page.width]]
+    assert chosen.fn("tall") == (6, 6)
+    assert [*chosen.fn("other")] == [gr.skip()] * 2
+
+
 @pytest.mark.parametrize("name", ["seed", "height", "width"])
 def test_numbers_that_are_not_whole_reach_the_check(page, name):
     value = getattr(page, name).preprocess(1.5)
