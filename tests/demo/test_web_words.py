@@ -53,6 +53,9 @@ def test_the_card_is_shown(studio, tmp_path):
     for words in ("| FID-2k | 12.346 | lower is better |", "heun solver", "guidance 1.5", "digits"):
         assert words in text
     assert "no result card" not in text
+    for heading in ("| property | value |", "| score | value | direction |", "| origin | value |"):
+        assert f"{heading}\n|---" in text
+    assert "| |" not in text
 
 
 def test_marks_of_markdown_are_shown_as_they_are():
