@@ -208,6 +208,8 @@ def read_whole(name: str, value: Any, low: int, high: int) -> int:
 
 def _shown(value: Any) -> str:
     """Return a value as short text, whatever it is."""
+    if value is None:
+        return "nothing"
     if isinstance(value, int) and value.bit_length() > 200:
         return "a number of very many digits"
     if isinstance(value, str | list | dict) and len(value) > MOST_LETTERS:

@@ -47,6 +47,9 @@ PRESETS = {
 }
 """Sizes to choose from, as shares of the trained height and width."""
 
+OTHER_SIZE = "other"
+"""Any size that has no name."""
+
 
 class Moment(NamedTuple):
     """The pictures after a step; those after the last step are finished.
@@ -154,6 +157,11 @@ class Studio:
             for name, (high, wide) in PRESETS.items()
         }
         return {n: size for n, size in found.items() if max(size) <= self.limits.side}
+
+    def size_name(self, height: float | None, width: float | None) -> str:
+        """Return the name of a size that is typed, `OTHER_SIZE` where it has none."""
+        names = (name for name, size in self.sizes().items() if size == (height, width))
+        return next(names, OTHER_SIZE)
 
     def read(self, labels: Any, size: tuple[Any, Any], **numbers: Any) -> PictureRequest:
         """Return what a form asks for, see `read_request`."""

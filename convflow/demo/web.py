@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import tempfile
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
 import gradio as gr
@@ -18,6 +20,9 @@ from convflow.demo.web_guard import MOST_UPLOAD_BYTES, Guard
 from convflow.demo.web_page import LOOK, WebPage
 from convflow.pipeline import Pipeline
 from convflow.types import InputError
+
+FOLDER = "GRADIO_TEMP_DIR"
+"""The variable that tells gradio where files of pictures lie."""
 
 DOWNLOADS = (
     *("async_ssrf_protected_get", "async_ssrf_protected_download"),
@@ -54,24 +59,45 @@ def serve(
     """
     pipe = Pipeline.from_pretrained(model, device=device)
     studio = Studio(pipe, model, data, limits)
-    blocks = WebPage(studio).blocks.queue(max_size=queue)
     with suppress(ValueError):  # in another thread than the first
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        launch(blocks, host, port)
-        tell(blocks.local_url)
-        while True:
-            time.sleep(3600)
-    except KeyboardInterrupt:
-        pass
-    except OSError as error:
-        raise InputError(
-            f"expected an address and a port to serve at, got {host} and {port or 'any'} "
-            f"({error}); choose another --port or --host"
-        ) from error
-    finally:
-        studio.close()
-        blocks.close(verbose=False)
+    with own_folder():
+        blocks = WebPage(studio).blocks.queue(max_size=queue)
+        try:
+            launch(blocks, host, port)
+            tell(blocks.local_url)
+            while True:
+                time.sleep(3600)
+        except KeyboardInterrupt:
+            pass
+        except OSError as error:
+            raise InputError(
+                f"expected an address and a port to serve at, got {host} and {port or 'any'} "
+                f"({error}); choose another --port or --host"
+            ) from error
+        finally:
+            studio.close()
+            blocks.close(verbose=False)
+
+
+@contextmanager
+def own_folder() -> Iterator[None]:
+    """Let gradio keep files in a temporary folder, which is removed in the end.
+
+    gradio removes files alone, and leaves an empty folder for each.
+    """
+    usual = os.environ.get(FOLDER)
+    if usual:
+        os.makedirs(usual, exist_ok=True)
+    with tempfile.TemporaryDirectory(
+        prefix="convflow-web-", dir=usual or None, ignore_cleanup_errors=True
+    ) as folder:
+        os.environ[FOLDER] = folder
+        try:
+            yield
+        finally:
+            os.environ.pop(FOLDER)
+            os.environ.update({FOLDER: usual} if usual else {})
 
 
 def refuse_download(url: str, *_: Any, **__: Any) -> NoReturn:

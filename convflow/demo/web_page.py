@@ -12,8 +12,8 @@ from PIL import Image
 
 from convflow.data.grid import tile, to_picture
 from convflow.demo.request import PictureRequest
-from convflow.demo.studio import Moment, Neighbour, Studio, known_images, strips
-from convflow.demo.web_parts import create_editor, create_gallery, told
+from convflow.demo.studio import OTHER_SIZE, Moment, Neighbour, Studio, known_images, strips
+from convflow.demo.web_parts import create_editor, create_gallery, reported, told
 from convflow.demo.web_words import PAINTING, about_making, about_model, about_nearest
 from convflow.generate import Samples
 from convflow.types import InputError, Size
@@ -91,13 +91,15 @@ class WebPage:
         self.num = gr.Slider(
             1, studio.limits.num, min(NUM, studio.limits.num), step=1, label="Number"
         )
-        self.shape = gr.Dropdown(list(sizes), value="as trained", label="Size", interactive=True)
+        self.shape = gr.Dropdown(
+            [*sizes, OTHER_SIZE], value=studio.size_name(*pipe.size), label="Size", interactive=True
+        )
         with gr.Row():
-            step: dict[str, Any] = {"precision": 0, "step": pipe.multiple, "min_width": 100}
+            step: dict[str, Any] = {"step": pipe.multiple, "min_width": 100}
             self.height = gr.Number(pipe.size[0], label="Height in pixels", **step)
             self.width = gr.Number(pipe.size[1], label="Width in pixels", **step)
         with gr.Row():
-            self.seed = gr.Number(0, precision=0, label="Seed", min_width=100)
+            self.seed = gr.Number(0, label="Seed", min_width=100)
             self.other = gr.Button("Next seed", min_width=100)
         with gr.Accordion("Solver and guidance", open=False):
             self.solver = gr.Dropdown(studio.solvers, value=sampling.solver.kind, label="Solver")
@@ -172,21 +174,36 @@ class WebPage:
             *(self.neighbours, self.command, self.python),
         ]
         drawing = self.draw_button.click(
-            self.draw, [*self.form, self.compare], outputs, api_name="draw", **one
+            self.draw,
+            [*self.form, self.compare],
+            outputs,
+            api_name="draw",
+            show_progress_on=[self.gallery],
+            **one,
         )
         painting = self.paint_button.click(
             self.paint,
             [*self.form, self.editor],
             [self.paint_status, self.painted, self.paint_command, self.paint_python],
             api_name="paint",
+            show_progress_on=[self.painted],
             **one,
         )
         quick: dict[str, Any] = {"queue": False, "api_visibility": "private"}
         quick["show_progress"] = "hidden"
         self.stop.click(None, cancels=[drawing, painting], **quick)
-        sizes = self.studio.sizes()
-        self.shape.input(lambda name: sizes[name], self.shape, [self.height, self.width], **quick)
-        self.other.click(lambda seed: (seed or 0) + 1, self.seed, self.seed, **quick)
+        sizes = {OTHER_SIZE: (gr.skip(), gr.skip())} | self.studio.sizes()
+        size = [self.height, self.width]
+        self.shape.input(lambda name: sizes[name], self.shape, size, **quick)
+        gr.on(
+            [field.input for field in size],
+            self.studio.size_name,
+            size,
+            self.shape,
+            trigger_mode="always_last",
+            **quick,
+        )
+        self.other.click(next_seed, self.seed, self.seed, **quick)
         self.take.click(take_first, self.gallery, self.editor, **quick)
 
     def draw(self, *form: Any) -> Iterator[Update]:
@@ -195,41 +212,41 @@ class WebPage:
         Args:
             *form: values of `form`, then whether to look for training pictures.
         """
+        yield from reported(self.status, self._draw(*form))
+
+    def _draw(self, *form: Any) -> Iterator[Update]:
         *form_values, compare = form
-        with told():
-            request = self._read(form_values)
-            samples, seen = self.studio.samples(request), list[Moment]()
-            for moment in self.studio.make(samples, request.num):
-                seen.append(moment)
-                if moment.step < moment.of:
-                    yield {
-                        self.status: progress(moment),
-                        self.gallery: self._pictures(samples, moment),
-                    }
-            last, found = seen[-1], list[Neighbour]()
-            for result in (
-                self.studio.nearest(last.pixels) if compare and self.studio.compares else ()
-            ):
-                if isinstance(result, list):
-                    found = result
-                else:
-                    yield {self.status: f"{result:,} training pictures looked at."}
-            pairs = [
-                (
-                    tile(torch.stack([pixels, near.image]), columns=2),
-                    f"{near.distance:.1f} levels apart",
-                )
-                for pixels, near in zip(last.pixels, found, strict=bool(found))
-            ]
-            yield {
-                self.status: progress(last),
-                self.gallery: self._pictures(samples, last),
-                self.making: about_making(self.studio, samples, *seen),
-                self.strips: strips(seen, enlargement(samples.size, SHOWN_SIDE)),
-                self.neighbours: pairs,
-                self.command: request.command(self.studio.model),
-                self.python: request.python(self.studio.model),
-            }
+        request = self._read(form_values)
+        samples, seen = self.studio.samples(request), list[Moment]()
+        for moment in self.studio.make(samples, request.num):
+            seen.append(moment)
+            if moment.step < moment.of:
+                yield {
+                    self.status: progress(moment),
+                    self.gallery: self._pictures(samples, moment),
+                }
+        last, found = seen[-1], list[Neighbour]()
+        for result in self.studio.nearest(last.pixels) if compare and self.studio.compares else ():
+            if isinstance(result, list):
+                found = result
+            else:
+                yield {self.status: f"{result:,} training pictures looked at."}
+        pairs = [
+            (
+                tile(torch.stack([pixels, near.image]), columns=2),
+                f"{near.distance:.1f} levels apart",
+            )
+            for pixels, near in zip(last.pixels, found, strict=bool(found))
+        ]
+        yield {
+            self.status: progress(last),
+            self.gallery: self._pictures(samples, last),
+            self.making: about_making(self.studio, samples, *seen),
+            self.strips: strips(seen, enlargement(samples.size, SHOWN_SIDE)),
+            self.neighbours: pairs,
+            self.command: request.command(self.studio.model),
+            self.python: request.python(self.studio.model),
+        }
 
     def paint(self, *form: Any) -> Iterator[Update]:
         """Yield what the page shows while a part of a picture is drawn anew, and after.
@@ -237,20 +254,22 @@ class WebPage:
         Args:
             *form: values of `form`, then that of the editor.
         """
+        yield from reported(self.paint_status, self._paint(*form))
+
+    def _paint(self, *form: Any) -> Iterator[Update]:
         *form_values, edited = form
-        with told():
-            request = self._read(form_values)
-            image, mask = read_painting(edited)
-            samples = self.studio.samples(request, image=image, mask=mask)
-            for moment in self.studio.make(samples, request.num):
-                pictures = self._pictures(samples, moment)
-                yield {self.paint_status: progress(moment), self.painted: pictures}
-            files = zip(known_images(samples), ("image.png", "mask.png"), strict=True)
-            yield {
-                self.painted: [*pictures, *files],
-                self.paint_command: request.command(self.studio.model, inpaint=True),
-                self.paint_python: request.python(self.studio.model, inpaint=True),
-            }
+        request = self._read(form_values)
+        image, mask = read_painting(edited)
+        samples = self.studio.samples(request, image=image, mask=mask)
+        for moment in self.studio.make(samples, request.num):
+            pictures = self._pictures(samples, moment)
+            yield {self.paint_status: progress(moment), self.painted: pictures}
+        files = zip(known_images(samples), ("image.png", "mask.png"), strict=True)
+        yield {
+            self.painted: [*pictures, *files],
+            self.paint_command: request.command(self.studio.model, inpaint=True),
+            self.paint_python: request.python(self.studio.model, inpaint=True),
+        }
 
     def _read(self, form: list[Any]) -> PictureRequest:
         labels, num, height, width, seed, solver, steps, guidance = form
@@ -288,6 +307,11 @@ def take_first(pictures: list[tuple[Image.Image, str]] | None) -> Image.Image:
     picture = pictures[0][0]
     zoom = enlargement(picture.size, PAINTED_SIDE)
     return picture.resize((picture.width * zoom, picture.height * zoom), Image.Resampling.NEAREST)
+
+
+def next_seed(seed: float | None) -> int:
+    """Return the whole number above what the field of the seed holds, 1 where it is empty."""
+    return math.floor(seed or 0) + 1
 
 
 def enlargement(size: Size, side: int) -> int:

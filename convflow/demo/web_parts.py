@@ -10,6 +10,7 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
+from convflow.demo.web_words import plain
 from convflow.masks import FORMATS
 from convflow.types import InputError
 
@@ -39,7 +40,7 @@ def create_editor(**options: Any) -> gr.ImageEditor:
         while len(sent) > MOST_KEPT:
             sent.pop(next(iter(sent)))
         given = payload if payload is None or payload.id is None else sent.get(payload.id)
-        with told():
+        with told(seconds=None):
             if given is not None:
                 layers = given.layers or []
                 if len(layers) > MOST_LAYERS:
@@ -119,14 +120,33 @@ def readable() -> Iterator[None]:
 
 
 @contextmanager
-def told() -> Iterator[None]:
-    """Show a visitor what cannot be done, in place of an error of the server."""
+def told(seconds: float | None = 10) -> Iterator[None]:
+    """Show a visitor what cannot be done, in place of an error of the server.
+
+    Args:
+        seconds: that it is shown for; None = until it is closed.
+    """
     try:
         yield
     except InputError as error:
-        raise gr.Error(str(error), print_exception=False) from error
+        raise gr.Error(str(error), seconds, print_exception=False) from error
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and "memory" not in str(error).lower():
             raise
         message = "out of memory; ask for fewer or smaller pictures"
-        raise gr.Error(message, print_exception=False) from error
+        raise gr.Error(message, seconds, print_exception=False) from error
+
+
+def reported(line: gr.Markdown, work: Iterator[dict[Any, Any]]) -> Iterator[dict[Any, Any]]:
+    """Yield what some work yields, and why it ends early, which stays when the toast is gone.
+
+    Args:
+        line: of the page, that says so.
+        work: yields what parts of the page show.
+    """
+    try:
+        with told():
+            yield from work
+    except gr.Error as error:
+        yield {line: plain(error.message)}
+        raise

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from convflow.demo.studio import Moment, Studio
 from convflow.evaluation.card import Card
 from convflow.generate import Samples
@@ -65,8 +67,8 @@ def about_model(studio: Studio) -> str:
         "solver": f"{solver.kind}, {solver.num_steps or 'its own'} steps",
         "weights": f"SHA-256 `{found['sha256'][:16]}`",
     }
-    card = studio.card()
-    return f"### The model\n\n{_table(rows)}\n\n### Scores\n\n{_scores(card)}"
+    table = _table("property", rows)
+    return f"### The model\n\n{table}\n\n### Scores\n\n{_scores(studio.card())}"
 
 
 def about_nearest(studio: Studio) -> str:
@@ -77,6 +79,11 @@ def about_nearest(studio: Studio) -> str:
     return f"{text} Only the first ones of the set are looked at, fewer of them at larger sizes."
 
 
+def plain(text: str) -> str:
+    """Return Markdown that shows a text as it is."""
+    return re.sub(r"([\\`*_{}\[\]<>#|~&$])", r"\\\1", text)
+
+
 def _scores(card: Card | None) -> str:
     """Return a result card as Markdown."""
     if card is None:
@@ -84,7 +91,7 @@ def _scores(card: Card | None) -> str:
             "The folder of the model holds no result card (`card.json`). `convflow evaluate` "
             "computes scores and writes one."
         )
-    lines = ["| score | value | |", "|---|---|---|"]
+    lines = ["| score | value | direction |", "|---|---|---|"]
     lines += [f"| {t} | {v:.5g} | {card.direction(t)} |" for t, v in card.scores.items()]
     sampling = card.sampling or {}
     made = [f"{sampling[key]} {key}" for key in ("solver", "steps") if key in sampling]
@@ -97,10 +104,9 @@ def _scores(card: Card | None) -> str:
         "compared with": str(card.reference.get("name", "")),
         "convflow": str(card.library.get("version", "")),
     }
-    return "\n".join(lines) + "\n\n" + _table({k: v for k, v in origin.items() if v})
+    return "\n".join(lines) + "\n\n" + _table("origin", {k: v for k, v in origin.items() if v})
 
 
-def _table(rows: dict[str, str]) -> str:
-    return "\n".join(
-        ["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows.items())]
-    )
+def _table(heading: str, rows: dict[str, str]) -> str:
+    lines = (f"| {key} | {value} |" for key, value in rows.items())
+    return "\n".join([f"| {heading} | value |", "|---|---|", *lines])

@@ -55,7 +55,7 @@ HUGE = "x" * 20_000_000
     ("changes", "message"),
     [
         ({"size": (10**6, 6)}, "height: expected a whole number from 1 to 1,024, got 1000000"),
-        ({"size": (4, None)}, "width: expected a whole number .* got None"),
+        ({"size": (4, None)}, "width: expected a whole number .* got nothing; change it"),
         ({"size": (4, 1.5)}, "width: expected a whole number .* got 1.5"),
         ({"size": (4, float("nan"))}, "width: expected a whole number .* got nan"),
         ({"size": (4, 10**5000)}, "width: .* got a number of very many digits"),

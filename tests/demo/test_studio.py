@@ -114,6 +114,12 @@ def test_solvers_and_sizes_to_choose_from_can_be_drawn(studio):
     small.close()
 
 
+def test_sizes_that_are_typed_have_a_name_or_are_other(studio):
+    typed = [(4, 6), (6.0, 6), (6, 8), (None, 6), (1.5, 6)]
+    names = ["as trained", "tall", "other", "other", "other"]
+    assert [studio.size_name(*size) for size in typed] == names
+
+
 @pytest.mark.parametrize(("process", "solver"), [("ddpm", "ddim"), ("dfm", "euler")])
 def test_solvers_fit_the_process(process, solver):
     model = build("flowdcn-learned-variance") if process == "ddpm" else build_pyramid()

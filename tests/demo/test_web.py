@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -25,24 +26,30 @@ def test_a_port_that_is_taken_is_told(model_folder):
             web.serve(str(model_folder), device="cpu", port=taken.getsockname()[1])
 
 
+@pytest.fixture
+def kept_downloads(monkeypatch):
+    """What gradio fetched while a page was served; its functions are put back in the end."""
+    from gradio import processing_utils
+
+    fetched = []
+    for name in web.DOWNLOADS:
+        monkeypatch.setattr(processing_utils, name, lambda *words, **_: fetched.append(words))
+    return fetched
+
+
 FORM = [["cat"], 1, 4, 6, 0, "heun", 2, 1.5]
 
 
 @pytest.fixture
-def place(pipe, monkeypatch):
+def place(pipe, kept_downloads):
     """The address of a page; whoever downloads fails the test."""
-    from gradio import processing_utils
-
-    fetched = []
-    for name in web.DOWNLOADS:  # they are put back in the end
-        monkeypatch.setattr(processing_utils, name, lambda *words, **_: fetched.append(words))
     studio = Studio(pipe, "tiny")
     blocks = web.WebPage(studio).blocks.queue()
     web.launch(blocks, "127.0.0.1", None)
     yield blocks.local_url
     studio.close()
     blocks.close(verbose=False)
-    assert fetched == []
+    assert kept_downloads == []
 
 
 def ask(address, content=None):
@@ -56,13 +63,16 @@ def ask(address, content=None):
         return error.code, error.read().decode()
 
 
+def call(place, name, values):
+    """What comes of a click."""
+    _, answer = ask(f"{place}gradio_api/call/{name}", {"data": values})
+    return ask(f"{place}gradio_api/call/{name}/{json.loads(answer)['event_id']}")[1]
+
+
 def paint(place, path):
     """What comes of painting on a file."""
     edited = {"background": {"path": path, "meta": {"_type": "gradio.FileData"}}, "layers": []}
-    _, answer = ask(
-        f"{place}gradio_api/call/paint", {"data": [*FORM, edited | {"composite": None}]}
-    )
-    return ask(f"{place}gradio_api/call/paint/{json.loads(answer)['event_id']}")[1]
+    return call(place, "paint", [*FORM, edited | {"composite": None}])
 
 
 def test_the_page_fetches_nothing_and_opens_no_other_file(place, tmp_path):
@@ -79,3 +89,21 @@ def test_the_page_fetches_nothing_and_opens_no_other_file(place, tmp_path):
         said = paint(place, path)
         assert "event: error" in said
         assert "complete" not in said
+
+
+def test_nothing_is_left_of_the_pictures_when_the_page_ends(
+    model_folder, tmp_path, monkeypatch, kept_downloads
+):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "gradio"))
+    drawn = []
+
+    def visit(place):
+        drawn.append(call(place, "draw", [*FORM, False]))
+        drawn.extend(tmp_path.rglob("*.png"))
+        raise KeyboardInterrupt
+
+    web.serve(str(model_folder), device="cpu", tell=visit)
+    assert "event: complete" in drawn[0]
+    assert len(drawn) > 1
+    assert [*(tmp_path / "gradio").iterdir()] == []
+    assert os.environ["GRADIO_TEMP_DIR"] == str(tmp_path / "gradio")

@@ -104,6 +104,20 @@ def test_errors_are_shown(visit):
     window.get_by_role("button", name="Draw", exact=True).click()
     message = "height: expected a whole number from 1 to 1,024, got 1000000"
     window.get_by_text(message).first.wait_for(timeout=60_000)
+    toast = window.locator(".toast-body")
+    toast.first.wait_for(state="hidden", timeout=30_000)
+    assert window.get_by_text(message).is_visible()
+
+
+def test_the_list_of_sizes_follows_what_is_typed(visit):
+    window, _ = visit({"width": 1280, "height": 900})
+    size = window.get_by_label("Size", exact=True)
+    assert size.input_value() == "as trained"
+    set_number(window, "Height in pixels", 6)
+    set_number(window, "Width in pixels", 6)
+    sync_api.expect(size).to_have_value("tall")
+    set_number(window, "Width in pixels", 8)
+    sync_api.expect(size).to_have_value("other")
 
 
 def test_a_phone_shows_all_of_the_page(visit):

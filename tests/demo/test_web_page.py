@@ -73,6 +73,46 @@ def test_visitors_are_told_what_cannot_be(page, changes, message):
         drawn(page, **changes)
 
 
+def test_the_reason_stays_below_the_toast(page):
+    for line, work in (
+        (page.status, page.draw(*form(height=None), False)),
+        (page.paint_status, page.paint(*form(height=None), None)),
+    ):
+        ((place, words),) = next(work).items()
+        assert place is line
+        assert words == "height: expected a whole number from 1 to 1,024, got nothing; change it"
+        with pytest.raises(gr.Error):
+            next(work)
+    assert all(
+        line not in event.show_progress_on
+        for event in page.blocks.fns.values()
+        for line in (page.status, page.paint_status)
+        if event.api_name in ("draw", "paint")
+    )
+
+
+def test_the_list_of_sizes_follows_what_is_typed(page):
+    choices = [name for name, _ in page.shape.choices]
+    assert choices == [*page.studio.sizes(), "other"]
+    (typed,) = [f for f in page.blocks.fns.values() if [*f.outputs] == [page.shape]]
+    assert set(typed.targets) == {(page.height._id, "input"), (page.width._id, "input")}
+    assert (typed.fn(6, 6), typed.fn(6, 8), typed.trigger_mode) == ("tall", "other", "always_last")
+    (chosen,) = [f for f in page.blocks.fns.values() if [*f.outputs] == [page.height, page.width]]
+    assert chosen.fn("tall") == (6, 6)
+    assert [*chosen.fn("other")] == [gr.skip()] * 2
+
+
+@pytest.mark.parametrize("name", ["seed", "height", "width"])
+def test_numbers_that_are_not_whole_reach_the_check(page, name):
+    value = getattr(page, name).preprocess(1.5)
+    with pytest.raises(gr.Error, match=f"{name}: expected a whole number from .* got 1.5"):
+        drawn(page, **{name: value})
+
+
+def test_the_next_seed_is_whole():
+    assert [web.next_seed(seed) for seed in (0, 1.5, None, -1, 2**40)] == [1, 2, 1, 0, 2**40 + 1]
+
+
 def test_nearest_training_pictures_stand_beside(pipe, tmp_path):
     training_images(tmp_path / "data")
     page = web.WebPage(Studio(pipe, "tiny", str(tmp_path / "data")))

@@ -64,8 +64,9 @@ def test_pictures_and_paint_are_read(editor):
 def test_others_are_told(editor, files, message, monkeypatch):
     if "at most" in message:  # nothing is decoded
         monkeypatch.setattr(Image.Image, "convert", lambda *_, **__: pytest.fail("decoded"))
-    with pytest.raises(gr.Error, match=message):
+    with pytest.raises(gr.Error, match=message) as refusal:
         sent(editor, *files)
+    assert refusal.value.duration is None  # no line of the page keeps it
 
 
 def test_what_is_sent_and_never_used_does_not_pile_up(editor):

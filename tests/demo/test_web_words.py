@@ -9,7 +9,7 @@ import torch
 
 from convflow.codecs import PixelCodec
 from convflow.demo.studio import Moment, Studio
-from convflow.demo.web_words import about_making, about_model, about_nearest
+from convflow.demo.web_words import about_making, about_model, about_nearest, plain
 from convflow.evaluation.card import Card, write_json
 from convflow.pipeline import Pipeline
 from convflow.processes.process import PROCESSES, create_process
@@ -53,6 +53,13 @@ def test_the_card_is_shown(studio, tmp_path):
     for words in ("| FID-2k | 12.346 | lower is better |", "heun solver", "guidance 1.5", "digits"):
         assert words in text
     assert "no result card" not in text
+    for heading in ("| property | value |", "| score | value | direction |", "| origin | value |"):
+        assert f"{heading}\n|---" in text
+    assert "| |" not in text
+
+
+def test_marks_of_markdown_are_shown_as_they_are():
+    assert plain("got 1, not *all* <b>") == r"got 1, not \*all\* \<b\>"
 
 
 @pytest.mark.parametrize("kind", PROCESSES)
