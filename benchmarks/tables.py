@@ -114,13 +114,15 @@ def table_of(table: DocTable, found: Sequence[Row], file: str) -> Iterator[str]:
     for name, rows in named.items():
         cells = [", ".join(_different(rows, column)) for column in table.cells.values()]
         yield f"| {' | '.join([*map(_shown, name), *cells])} |"
-    row = found[-1]
-    threads = f"{row['threads']} thread{'s' * (row['threads'] != '1')}"
+    origins = " and ".join(dict.fromkeys(map(_origin, found)))
     yield ""
-    yield (
-        f"*`{table.command}`, `benchmarks/results/{file}`; {row['cpu']}, {threads}, torch "
-        f"{row['torch']}, revision {row['revision']}.*"
-    )
+    yield f"*`{table.command}`, `benchmarks/results/{file}`; {origins}.*"
+
+
+def _origin(row: Row) -> str:
+    """Return the machine, the version of torch and the revision of a result."""
+    threads = f"{row['threads']} thread{'s' * (row['threads'] != '1')}"
+    return f"{row['cpu']}, {threads}, torch {row['torch']}, revision {row['revision']}"
 
 
 def _different(rows: Sequence[Row], column: str) -> list[str]:
