@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import tempfile
 import time
@@ -20,9 +19,6 @@ from convflow.demo.web_guard import MOST_UPLOAD_BYTES, Guard
 from convflow.demo.web_page import LOOK, WebPage
 from convflow.pipeline import Pipeline
 from convflow.types import InputError
-
-FOLDER = "GRADIO_TEMP_DIR"
-"""The variable that tells gradio where files of pictures lie."""
 
 DOWNLOADS = (
     *("async_ssrf_protected_get", "async_ssrf_protected_download"),
@@ -86,18 +82,13 @@ def own_folder() -> Iterator[None]:
 
     gradio removes files alone, and leaves an empty folder for each.
     """
-    usual = os.environ.get(FOLDER)
-    if usual:
-        os.makedirs(usual, exist_ok=True)
-    with tempfile.TemporaryDirectory(
-        prefix="convflow-web-", dir=usual or None, ignore_cleanup_errors=True
-    ) as folder:
-        os.environ[FOLDER] = folder
+    usual = tempfile.tempdir
+    with tempfile.TemporaryDirectory(prefix="convflow-web-", ignore_cleanup_errors=True) as folder:
+        tempfile.tempdir = folder
         try:
             yield
         finally:
-            os.environ.pop(FOLDER)
-            os.environ.update({FOLDER: usual} if usual else {})
+            tempfile.tempdir = usual
 
 
 def refuse_download(url: str, *_: Any, **__: Any) -> NoReturn:

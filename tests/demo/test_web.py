@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import tempfile
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -94,7 +94,8 @@ def test_the_page_fetches_nothing_and_opens_no_other_file(place, tmp_path):
 def test_nothing_is_left_of_the_pictures_when_the_page_ends(
     model_folder, tmp_path, monkeypatch, kept_downloads
 ):
-    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "gradio"))
+    monkeypatch.delenv("GRADIO_TEMP_DIR", raising=False)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     drawn = []
 
     def visit(place):
@@ -105,5 +106,5 @@ def test_nothing_is_left_of_the_pictures_when_the_page_ends(
     web.serve(str(model_folder), device="cpu", tell=visit)
     assert "event: complete" in drawn[0]
     assert len(drawn) > 1
-    assert [*(tmp_path / "gradio").iterdir()] == []
-    assert os.environ["GRADIO_TEMP_DIR"] == str(tmp_path / "gradio")
+    assert [*tmp_path.glob("convflow-web-*"), *tmp_path.glob("gradio")] == []
+    assert tempfile.tempdir == str(tmp_path)

@@ -21,14 +21,8 @@ def test_the_page_shows_every_file():
     assert dict(shown) == {path.name: path.read_text() for path in FILES}
 
 
-@pytest.mark.parametrize(
-    "block",
-    [
-        pytest.param(block, marks=[pytest.mark.slow] if "--reference moving" in block else [])
-        for block in BLOCKS  # the reference has 20,000 videos
-    ],
-    ids=range(len(BLOCKS)),
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("block", BLOCKS, ids=range(len(BLOCKS)))
 def test_commands_run_as_printed(block, tmp_path, monkeypatch):
     for path in FILES:
         shutil.copy(path, tmp_path)

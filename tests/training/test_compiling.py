@@ -51,10 +51,8 @@ def check_equal_to_eager(words, how, tiny, trainer_of, tmp_path):
 SLOW = [("", "blocks"), (ALIGN, "blocks"), (AGAIN, "blocks"), ("", "whole")]
 
 
-@pytest.mark.parametrize(
-    ("words", "how"),
-    [(f"{ALIGN} {AGAIN}", "blocks"), *(pytest.param(*s, marks=pytest.mark.slow) for s in SLOW)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("words", "how"), [(f"{ALIGN} {AGAIN}", "blocks"), *SLOW])
 def test_compiled_is_eager(words, how, traced, tiny, trainer_of, tmp_path):
     check_equal_to_eager(words, how, tiny, trainer_of, tmp_path)
 

@@ -92,6 +92,7 @@ def test_a_run_begins_goes_on_bit_for_bit_and_goes_back(case, place, tmp_path):
     assert all(map(torch.equal, pipe.model.conditions.null(empty), empty))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", ["--lora.rank 2", "--process dfm", "--process dfm --lora.rank 2"])
 def test_adapters_and_scales_go_on_bit_for_bit(words, place, tmp_path):
     for run, ends in (("straight", [16]), ("halved", [8, 16])):
