@@ -48,11 +48,17 @@ def check_equal_to_eager(words, how, tiny, trainer_of, tmp_path):
             assert_close_rms(found[name], tensor, torch.float32)
 
 
-SLOW = [("", "blocks"), (ALIGN, "blocks"), (AGAIN, "blocks"), ("", "whole")]
+WAYS = [
+    (f"{ALIGN} {AGAIN}", "blocks"),
+    ("", "blocks"),
+    (ALIGN, "blocks"),
+    (AGAIN, "blocks"),
+    ("", "whole"),
+]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("words", "how"), [(f"{ALIGN} {AGAIN}", "blocks"), *SLOW])
+@pytest.mark.parametrize(("words", "how"), WAYS)
 def test_compiled_is_eager(words, how, traced, tiny, trainer_of, tmp_path):
     check_equal_to_eager(words, how, tiny, trainer_of, tmp_path)
 
