@@ -223,7 +223,7 @@ def runtime() -> Path:
     return place
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser():
     """Chromium of the machine, without a window."""
     pytest.importorskip("playwright.sync_api")
