@@ -14,7 +14,8 @@ WITH_EXAMPLES = [path for path in FILES if ">>> " in path.read_text(encoding="ut
 
 
 @pytest.mark.parametrize("path", WITH_EXAMPLES, ids=name)
-def test_the_examples_of_a_module_run(path):
+def test_the_examples_of_a_module_run(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # some write a file
     place = path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".")
     module = importlib.import_module(place.removesuffix(".__init__"))
     assert doctest.testmod(module, optionflags=doctest.NORMALIZE_WHITESPACE).failed == 0

@@ -365,9 +365,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(DIRTY, action="store_true", help="allow files that no revision holds")
     options = parser.parse_args()
-    signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # a job in the background is deaf to it
+    # A job in the background is deaf to Ctrl-C, and so the page that it starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     pipe = Pipeline.from_pretrained(options.model)
     with serving(options.model) as page, ThreadPoolExecutor(options.clients) as clients:
         warm = visits(options.requests // 4, random.Random(options.seed + 1), pipe)

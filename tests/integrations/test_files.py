@@ -61,10 +61,10 @@ def test_onnx_has_named_axes_and_says_what_it_is(pipe, tmp_path):
 )
 def test_every_family_goes_to_every_file(case, tmp_path):
     pipe = pipeline(case)
-    onnx, program = files.write_onnx, files.write_program
-    for write, half in ((onnx, False), (onnx, True), (program, False)):
-        (line,) = write(pipe, tmp_path / f"{half}.{write.__name__}", name="it", half=half)
-        assert ("float16" if half else "float32") in line
+    for half in (False, True):
+        for write in (files.write_onnx, files.write_program):
+            (line,) = write(pipe, tmp_path / f"{half}.{write.__name__}", name="it", half=half)
+            assert ("float16" if half else "float32") in line
 
 
 @pytest.mark.parametrize(

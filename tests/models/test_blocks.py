@@ -91,7 +91,7 @@ def test_many_sizes_stay_compiled(unchecked):
     assert counting.graphs == 10
 
 
-def test_a_network_without_blocks_is_refused(unchecked):
+def test_a_network_without_blocks_is_refused():
     with pytest.raises(InputError, match="expected a network with blocks that have a Modulation"):
         compile_blocks(nn.Linear(2, 2))
 
