@@ -1,7 +1,7 @@
 """Train contenders alike, and score them on the way with the small network of CIFAR-10.
 
-Every contender sees the same images in the same order. Each trains and samples in processes of
-its own, several contenders at once; run again, it goes on where it stopped.
+Every contender sees the same images in the same order. Several contenders train and sample at once,
+each in a process that goes on to the next one; run again, it goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +17,7 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from benchmarks.harness import RESULTS, machine, write_table
+from benchmarks.quality.warm import run
 
 DETECTOR = f"{Path(__file__).with_name('cifar10_network.py')}:load"
 SCORES = ("FD", "KD", "precision", "recall")
@@ -103,7 +103,7 @@ def race(
             convflow(options, "evaluate", train, "--num", "10000", "--size", size, "--detector",
                      DETECTOR, "--save-statistics", str(reference))  # fmt: skip
 
-    def run(contender: Contender, seed: int) -> list[dict[str, str]]:
+    def compete(contender: Contender, seed: int) -> list[dict[str, str]]:
         rows = []
         folder = options.runs / f"{contender.name}.{seed}"
         for images in options.images[-1:] if contender.at_end else options.images:
@@ -127,13 +127,13 @@ def race(
 
     pairs = [(contender, seed) for seed in options.seeds for contender in contenders]
     with ThreadPoolExecutor(options.jobs) as pool:
-        rows = [row for part in pool.map(lambda pair: run(*pair), pairs) for row in part]
+        rows = [row for part in pool.map(lambda pair: compete(*pair), pairs) for row in part]
     for size in sizes:
         card = options.runs / f"floor.{size}.json"
         floor = _score(options, test, card, size, None, "--split", "test")
         rows.append({**dict.fromkeys(rows[0], ""), "contender": FLOOR, "size": size, **floor})
     if table:
-        write_table(RESULTS / f"{table}.csv", rows, num=options.num, threads=_threads(options))
+        write_table(RESULTS / f"{table}.csv", rows, num=options.num, threads=threads_of(options))
     return rows
 
 
@@ -161,15 +161,7 @@ def seconds_of(run: Path, images: int) -> float:
 
 def convflow(options: argparse.Namespace, *words: str) -> None:
     """Run a command with its share of the cores; only what goes wrong is shown."""
-    done = subprocess.run(
-        [sys.executable, "-m", "convflow", *words],
-        env=os.environ | {"OMP_NUM_THREADS": str(_threads(options))},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise SystemExit(f"convflow {' '.join(words)}\n{done.stderr[-2000:]}")
+    run("convflow", *words, threads=threads_of(options))
 
 
 def _train(
@@ -226,6 +218,6 @@ def _reference(options: argparse.Namespace, size: str) -> Path:
     return Path(options.runs) / f"reference.{size}.npz"
 
 
-def _threads(options: argparse.Namespace) -> int:
+def threads_of(options: argparse.Namespace) -> int:
     """Return the cores of each of the contenders that run at once."""
     return max(1, (os.cpu_count() or 1) // options.jobs)

@@ -24,7 +24,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import subprocess
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -32,8 +31,18 @@ from itertools import pairwise
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from benchmarks.quality.contest import DETECTOR, FLOOR, Contender, Way, add_options, parts_of, race
+from benchmarks.quality.contest import (
+    DETECTOR,
+    FLOOR,
+    Contender,
+    Way,
+    add_options,
+    parts_of,
+    race,
+    threads_of,
+)
 from benchmarks.quality.held_out import QUARTERS
+from benchmarks.quality.warm import run
 
 UNET = "benchmarks.quality.unet"
 SHORT = "--optim.warmup-images 1024 --data.check some"
@@ -163,20 +172,17 @@ def contenders_of(options: argparse.Namespace) -> list[Contender]:
 
 
 def look(
-    options: argparse.Namespace, run: Path, contender: Contender, images: int
+    options: argparse.Namespace, folder: Path, contender: Contender, images: int
 ) -> dict[str, str]:
     """Return the error of a training's velocity on test pictures; of DFM nothing."""
     if "dfm" in contender.options:
         return dict.fromkeys(("parameters", "error", *QUARTERS), "")
-    out = run / f"held_out.{images}.json"
+    out = folder / f"held_out.{images}.json"
     if not out.is_file():
         words = [*("--data", parts_of(options.data)[1]), *("--out", str(out))]
         words += ["--import", contender.module] if contender.module else []
         words += ["--num", "200"] if options.budget == "small" else []
-        call = [sys.executable, "-m", "benchmarks.quality.held_out", str(run), *words]
-        done = subprocess.run(call, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise SystemExit(f"{' '.join(call)}\n{done.stderr[-2000:]}")
+        run("benchmarks.quality.held_out", str(folder), *words, threads=threads_of(options))
     return json.loads(out.read_text())
 
 

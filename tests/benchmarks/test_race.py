@@ -12,7 +12,7 @@ from benchmarks.quality import race as module
 from convflow.recipes import create_config
 from convflow.training.overrides import override
 
-OPTIONS = argparse.Namespace(images=[512, 1024], budget="full", data="x")
+OPTIONS = argparse.Namespace(jobs=2, images=[512, 1024], budget="full", data="x")
 CONTENDERS = {each.name: each for each in module.contenders_of(OPTIONS)}
 
 
@@ -83,12 +83,11 @@ def test_a_distance_in_time_is_known_between_scores_alone():
 def test_errors_are_measured_once_and_not_for_scales(tmp_path, monkeypatch):
     calls = []
 
-    def run(call, **_):
-        calls.append(call)
-        Path(call[call.index("--out") + 1]).write_text(json.dumps({"error": "0.3"}))
-        return argparse.Namespace(returncode=0)
+    def run(*words, threads):
+        calls.append(words)
+        Path(words[words.index("--out") + 1]).write_text(json.dumps({"error": "0.3"}))
 
-    monkeypatch.setattr(module.subprocess, "run", run)
+    monkeypatch.setattr(module, "run", run)
     for _ in range(2):
         assert module.look(OPTIONS, tmp_path, CONTENDERS["unet"], 512) == {"error": "0.3"}
     assert len(calls) == 1
