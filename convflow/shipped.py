@@ -20,20 +20,37 @@ class ShippedModel(NamedTuple):
     """What is known of a model without opening it."""
 
     class_names: tuple[str, ...]
+    prompts: tuple[str, ...]
+    """Texts that its page shows, of a model that takes texts in place of classes."""
     sizes: tuple[Size, ...]
     """In pixels, that its page shows; the first is that of its training."""
     attribution: str
     """Of the data that it was trained on."""
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """What the columns of its page show."""
+        return self.class_names or self.prompts
+
 
 SHIPPED = {
     "cifar10": ShippedModel(
         tuple("airplane automobile bird cat deer dog frog horse ship truck".split()),
+        (),
         ((32, 32), (48, 48), (32, 48), (48, 32)),
         "CIFAR-10: Alex Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009",
     ),
+    "emoji": ShippedModel(
+        (),
+        tuple(
+            "red heart, grinning face, dog face, red apple, pizza, rocket, soccer ball, rose, "
+            "france flag, full moon".split(", ")
+        ),
+        ((64, 64), (48, 48), (64, 96), (96, 64)),
+        "Fluent Emoji by Microsoft, with names of emoji-datasource; both MIT licence",
+    ),
 }
-"""By name; the first is the one that is drawn where nobody names one."""
+"""By name; the first is the one that is taken where nobody names one."""
 
 
 def path(name: str = next(iter(SHIPPED))) -> Path:

@@ -88,19 +88,23 @@ def test_what_cannot_be_shipped_leaves_the_old_one(folder, tmp_path, monkeypatch
     ship.main([str(folder), "cifar10"])
     card = tmp_path / "card.json"
     write_card(card, "other")
+    texts = put_stand_in(tmp_path / "models", monkeypatch, "emoji")
     grey = tmp_path / "grey"
     pipe = Pipeline.from_pretrained(folder, device="cpu")
     pipe.class_names = ("other",) * 10
     pipe.save_pretrained(grey)
     for run, words, message in (
         (folder, ["--card", str(card)], "expected a card of the weights of"),
-        (grey, [], "expected a model of"),
+        (grey, [], "expected a model of .*airplane.*, got one of .*other"),
+        (texts, [], "expected a model of .*airplane.*, got one of texts"),
     ):
         with pytest.raises(InputError, match=message):
             ship.main([str(run), "cifar10", *words])
     monkeypatch.setattr(ship, "LARGEST_SHIPPED", 1000)
     with pytest.raises(InputError, match="expected at most 1,000 bytes, got"):
         ship.main([str(folder), "cifar10"])
+    with pytest.raises(InputError, match=r"expected a model of texts, got one of .*airplane"):
+        ship.main([str(folder), "emoji"])
     assert (tmp_path / "new" / "cifar10" / "model.safetensors").is_file()
 
 
@@ -145,7 +149,7 @@ def test_the_model_of_the_package_is_small_has_a_card_and_draws_every_size(name)
     finite = []
     pipe.model.register_forward_hook(lambda _, given, out: finite.append(out.isfinite().all()))
     for size in model.sizes:
-        pixels = pipe(num=2, size=size, seed=1).pixels
+        pixels = pipe(num=2, prompts=model.prompts or None, size=size, seed=1).pixels
         assert pixels.shape == (2, 3, *size)
         assert pixels.float().std() > 10
     assert all(finite)

@@ -62,7 +62,8 @@ def main() -> None:
     found = places(reduce(samples), pictures, captions, [*asked[1:], asked[0]])
     rows.append({"samples": "of another text", "guidance": f"{scale:g}", **shares(found)})
     print(rows[-1])
-    write_table(RESULTS / "captions.csv", rows, model=options.model, num=options.num, pictures=len(captions))  # fmt: skip
+    counts = {"num": options.num, "pictures": len(captions)}
+    write_table(RESULTS / "captions.csv", rows, model=options.model, **counts)
 
 
 def read(folder: Path, size: Sequence[int]) -> tuple[list[str], Tensor]:

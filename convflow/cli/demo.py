@@ -10,8 +10,8 @@ from pathlib import Path
 
 from convflow.cli.main import Parser, wide
 from convflow.cli.output import check_target, plain, say
-from convflow.shipped import SHIPPED
-from convflow.types import InputError, check_name
+from convflow.shipped import SHIPPED, SHIPPED_PREFIX
+from convflow.types import InputError, check_name, size_text
 from convflow.units import duration
 
 DEMOS = {
@@ -21,15 +21,16 @@ DEMOS = {
 """Each is `main` of the module `convflow.cli.demo_NAME`."""
 
 ABOUT_DEMO = f"""\
-Draw a page of images with the model that comes with convflow. No training and no download is
+Draw a page of images with the models that come with convflow. No training and no download is
 needed. Other demos:
 
 {chr(10).join(f"  convflow demo {name:8} {text}" for name, text in DEMOS.items())}"""
 
-AFTER_SHIPPED = """{page}  <- images by shipped:{name}, drawn in {spent}
+AFTER_SHIPPED = """{page}  <- images by {models}, drawn in {spent}
 
 Try next:
-  convflow sample shipped:{name} --labels {label} --size {size} --num 8 --seed 7 --out some.png
+  convflow sample shipped:{named} --labels {label} --size {size} --num 8 --seed 7 --out some.png
+  convflow sample shipped:{told} --prompt "{prompt}" --num 8 --seed 7 --out more.png
   convflow demo web      <- the same in a browser
   convflow demo digits   <- train a model of your own, in two minutes
   convflow train pictures.flowdcn --data path/to/your/folder"""
@@ -58,15 +59,19 @@ def main(arguments: Sequence[str]) -> int:
     from convflow.bar import Bar
     from convflow.demo.shipped import num_shown, write_page
 
-    name, model = next(iter(SHIPPED.items()))
-    with Bar(total=num_shown(name), unit="img", disable=not sys.stderr.isatty()) as bar:
-        write_page(name, out, progress=bar.update)
+    with Bar(total=num_shown(), unit="img", disable=not sys.stderr.isatty()) as bar:
+        write_page(out, progress=bar.update)
+    named = next(name for name, model in SHIPPED.items() if model.class_names)
+    told = next(name for name, model in SHIPPED.items() if model.prompts)
     words = {
         "page": plain(out),
-        "name": name,
+        "models": " and ".join(f"{SHIPPED_PREFIX}{name}" for name in SHIPPED),
         "spent": duration(time.monotonic() - began),
-        "label": model.class_names[-1],
-        "size": "x".join(map(str, model.sizes[-1])),
+        "named": named,
+        "label": SHIPPED[named].class_names[-1],
+        "size": size_text(SHIPPED[named].sizes[-1]),
+        "told": told,
+        "prompt": SHIPPED[told].prompts[0],
     }
     say(*AFTER_SHIPPED.format(**words).split("\n"))
     return 0

@@ -1,4 +1,4 @@
-"""The quick demo: one page that a shipped model draws, without any training."""
+"""The quick demo: one page that the shipped models draw, without any training."""
 
 from __future__ import annotations
 
@@ -10,35 +10,48 @@ from PIL import Image
 from convflow.data.grid import tile
 from convflow.demo.page import lay_out
 from convflow.pipeline import Pipeline
-from convflow.shipped import SHIPPED, path
+from convflow.shipped import SHIPPED, ShippedModel, path
 from convflow.storage import explained, writing_file
-from convflow.types import Progress, Size
+from convflow.types import Progress, size_text
 
 FIRST_ROWS, OTHER_ROWS = 2, 1
-"""Of samples in the panel of the first size and in each other; a column for each class."""
-SAMPLE_ZOOM = 2
+"""Of samples in the panel of the first size and in each other; a column for each class or text."""
+CELL = 64
+"""Pixels of the page that a sample of the first size is high."""
 
 
-def num_shown(name: str) -> int:
-    """Return how many images the page of a shipped model shows."""
-    model = SHIPPED[name]
-    return len(model.class_names) * (FIRST_ROWS + OTHER_ROWS * (len(model.sizes) - 1))
+def num_shown(names: Sequence[str] = tuple(SHIPPED)) -> int:
+    """Return how many images the page of some shipped models shows."""
+    return sum(
+        len(model.columns) * (FIRST_ROWS + OTHER_ROWS * (len(model.sizes) - 1))
+        for model in (SHIPPED[name] for name in names)
+    )
 
 
-def write_page(name: str, out: Path, *, seed: int = 0, progress: Progress | None = None) -> None:
-    """Draw the page of a shipped model and write it as a PNG file.
+def write_page(
+    out: Path,
+    names: Sequence[str] = tuple(SHIPPED),
+    *,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> None:
+    """Draw the page of shipped models and write it as a PNG file.
 
     Args:
-        name: of the model, in `convflow.shipped.SHIPPED`.
         out: the file; its folder is made.
+        names: of the models, in `convflow.shipped.SHIPPED`.
         seed: of the samples.
         progress: called with the (fractional) number of images done since the last call.
 
     Raises:
         InputError: an unknown model, one without files, or no way to write.
     """
-    pipe = Pipeline.from_pretrained(path(name))
-    page = draw_sizes(pipe, SHIPPED[name].sizes, seed=seed, progress=progress)
+    folders = [path(name) for name in names]
+    panels = list[tuple[str, Image.Image]]()
+    for name, folder in zip(names, folders, strict=True):
+        pipe = Pipeline.from_pretrained(folder)
+        panels += draw_sizes(pipe, SHIPPED[name], seed=seed, progress=progress)
+    page = lay_out(panels)
     with explained(out):
         out.parent.mkdir(parents=True, exist_ok=True)
     with writing_file(out) as draft:
@@ -46,31 +59,30 @@ def write_page(name: str, out: Path, *, seed: int = 0, progress: Progress | None
 
 
 def draw_sizes(
-    pipe: Pipeline, sizes: Sequence[Size], *, seed: int = 0, progress: Progress | None = None
-) -> Image.Image:
-    """Return one image: a panel of samples for each size, a column for each class.
+    pipe: Pipeline, model: ShippedModel, *, seed: int = 0, progress: Progress | None = None
+) -> list[tuple[str, Image.Image]]:
+    """Return a titled panel of samples for each size, a column for each class or text.
 
     Args:
-        pipe: of a model with names of classes.
-        sizes: in pixels, multiples of the model's.
+        pipe: of the model.
+        model: what is known of it.
         seed: of the samples.
         progress: as for `write_page`.
 
     Raises:
         InputError: a size that the model does not take.
     """
-    columns, panels = len(pipe.class_names), list[tuple[str, Image.Image]]()
-    for height, width in sizes:
+    columns, panels = len(model.columns), list[tuple[str, Image.Image]]()
+    for size in model.sizes:
         rows = OTHER_ROWS if panels else FIRST_ROWS
         pixels = pipe(
             num=rows * columns,
-            size=(height, width),
+            prompts=model.prompts or None,
+            size=size,
             seed=seed,
             precision="auto",
             progress=progress,
         ).pixels
-        title = f"{height}x{width}"
-        if (height, width) == tuple(pipe.size):
-            title = f"{title}, as trained: {', '.join(pipe.class_names)}"
-        panels.append((title, tile(pixels, columns=columns, zoom=SAMPLE_ZOOM)))
-    return lay_out(panels)
+        title = size_text(size) if panels else f"{size_text(size)}: {', '.join(model.columns)}"
+        panels.append((title, tile(pixels, columns=columns, zoom=CELL // model.sizes[0][0])))
+    return panels

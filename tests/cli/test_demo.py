@@ -1,4 +1,4 @@
-"""`convflow demo` draws with the model of the package, names the page and what to try next."""
+"""`convflow demo` draws with the models of the package, names the page and what to try next."""
 
 import shlex
 import sys
@@ -13,16 +13,19 @@ from tests.stand_in import put_stand_in
 
 
 def test_draws_a_page_and_its_advice_works(capsys, monkeypatch, tmp_path):
-    put_stand_in(tmp_path / "models", monkeypatch)
+    for name in shipped.SHIPPED:
+        put_stand_in(tmp_path / "models", monkeypatch, name)
     monkeypatch.chdir(tmp_path)
     assert main(["demo"]) == 0
     said = capsys.readouterr().out
-    assert said.startswith("demo.png  <- images by shipped:cifar10, drawn in ")
+    assert said.startswith("demo.png  <- images by shipped:cifar10 and shipped:emoji, drawn in ")
     with Image.open("demo.png") as page:
         assert page.width > 1000
-    (sample,) = [line for line in said.splitlines() if "convflow sample" in line]
-    assert main([*shlex.split(sample)[1:], "--device", "cpu"]) == 0
-    assert "8 images of 48x32 in some.png" in capsys.readouterr().out
+    for line in [line for line in said.splitlines() if "convflow sample" in line]:
+        assert main([*shlex.split(line)[1:], "--device", "cpu"]) == 0
+    said = capsys.readouterr().out
+    assert "8 images of 48x32 in some.png" in said
+    assert "8 images of 64x64 in more.png" in said
     assert main(["demo", "--out", "a/b.png"]) == 0
     assert (tmp_path / "a/b.png").is_file()
 
