@@ -1,4 +1,4 @@
-# make demo   draw with the model of the package, then train on handwritten digits for two minutes
+# make demo   draw with the models of the package, then train on handwritten digits for two minutes
 # make test   run the tests except the slow ones
 # make test-slow   run the tests that take longer than ten seconds
 # make check  formatting, lint, types and the docs

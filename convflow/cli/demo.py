@@ -1,4 +1,4 @@
-"""`convflow demo`: draw with the model of the package; finds the demo that is asked for."""
+"""`convflow demo`: draw with the models of the package; finds the demo that is asked for."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ VERBS = {
     "info": "describe a model, a run, a recipe or a published size",
     "doctor": "check this machine: versions, devices, operator, a short self-test",
     "bench": "measure speed on this machine, or search for a solver with few steps",
-    "demo": "draw images with the model of the package, or train on handwritten digits",
+    "demo": "draw images with the models of the package, or train on handwritten digits",
 }
 
 USAGE = "\n".join(

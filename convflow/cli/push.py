@@ -130,7 +130,7 @@ def _parser() -> Parser:
     known = "upload the web demo of a model on the Hub, or of the package, as a Space"
     add("--space", action="store_true", help=known)
     known = "licence of the weights, as the Hub spells it: mit, ... (default: unknown, or "
-    add("--license", help=f"{known}{SHIPPED_LICENCE} for the model of the package)")
+    add("--license", help=f"{known}{SHIPPED_LICENCE} for the models of the package)")
     add("--dataset", action="append", default=[], metavar="ID", help="Hub id of training data")
     known = "result card of convflow evaluate; may be repeated (default: card.json of the model)"
     add("--card", type=Path, action="append", default=[], metavar="FILE", help=known)
