@@ -43,8 +43,8 @@ SHIPPED = {
     "emoji": ShippedModel(
         (),
         tuple(
-            "red heart, grinning face, dog face, red apple, pizza, rocket, soccer ball, rose, "
-            "france flag, full moon".split(", ")
+            "red heart, blue heart, grinning face, crying face, dog face, red apple, green apple, "
+            "yellow circle, france flag, japan flag".split(", ")
         ),
         ((64, 64), (48, 48), (64, 96), (96, 64)),
         "Fluent Emoji by Microsoft, with names of emoji-datasource; both MIT licence",

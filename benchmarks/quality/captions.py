@@ -5,7 +5,7 @@ model's samples are taken. One sample is drawn of each of some captions, spread 
 of the folder are then sorted by their distance to the sample, at 16 pixels a side: `first` is the
 share of samples whose nearest picture has the caption that was asked for, `ten` that of those which
 have it among the nearest ten, `rank` the median place of that picture. The last row asks for the
-caption of another sample, and shows what chance gives. A network that copies its training pictures
+caption of the next sample, which is often of a similar thing. A network that copies its training pictures
 scores best: this measures whether texts are understood, not whether samples are new.
 Writes `results/captions.csv`.
 """
@@ -60,7 +60,7 @@ def main() -> None:
         rows.append({"samples": "asked", "guidance": f"{scale:g}", **shares(found)})
         print(rows[-1], flush=True)
     found = places(reduce(samples), pictures, captions, [*asked[1:], asked[0]])
-    rows.append({"samples": "of another text", "guidance": f"{scale:g}", **shares(found)})
+    rows.append({"samples": "of the next text", "guidance": f"{scale:g}", **shares(found)})
     print(rows[-1])
     counts = {"num": options.num, "pictures": len(captions)}
     write_table(RESULTS / "captions.csv", rows, model=options.model, **counts)
