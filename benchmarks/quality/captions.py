@@ -5,8 +5,8 @@ model's samples are taken. One sample is drawn of each of some captions, spread 
 of the folder are then sorted by their distance to the sample, at 16 pixels a side: `first` is the
 share of samples whose nearest picture has the caption that was asked for, `ten` that of those which
 have it among the nearest ten, `rank` the median place of that picture. The last row asks for the
-caption of the next sample, which is often of a similar thing. A network that copies its training pictures
-scores best: this measures whether texts are understood, not whether samples are new.
+caption of the next sample, which is often of a similar thing. A network that copies its training
+pictures scores best: this measures whether texts are understood, not whether samples are new.
 Writes `results/captions.csv`.
 """
 
