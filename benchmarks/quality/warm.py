@@ -16,6 +16,7 @@ import os
 import runpy
 import subprocess
 import sys
+import tempfile
 import threading
 import traceback
 from contextlib import redirect_stderr, redirect_stdout
@@ -35,11 +36,13 @@ def run(*words: str, threads: int) -> None:
     """
     process: subprocess.Popen[str] | None = getattr(_held, "process", None)
     if process is None or process.poll() is not None:
+        _held.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (as long as the process)
         process = _held.process = subprocess.Popen(
             [sys.executable, "-m", __name__],
             env=os.environ | {"OMP_NUM_THREADS": str(threads)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            stderr=_held.errors,
             text=True,
         )
         atexit.register(process.terminate)
@@ -48,9 +51,15 @@ def run(*words: str, threads: int) -> None:
     process.stdin.write(json.dumps(words) + "\n")
     process.stdin.flush()
     answer = process.stdout.readline()
-    failed = json.loads(answer) if answer else f"its process ended with {process.wait()}"
+    failed = json.loads(answer) if answer else _last_words(process.wait())
     if failed:
         raise SystemExit(f"{' '.join(words)}\n{failed[-2000:]}")
+
+
+def _last_words(code: int) -> str:
+    """Return what a process that has ended wrote, and its exit code."""
+    _held.errors.seek(0)
+    return f"{_held.errors.read()}its process ended with {code}"
 
 
 def serve() -> None:
@@ -76,8 +85,9 @@ def failure(words: list[str]) -> str:
                 return f"{errors.getvalue()}{end.code}"
         except Exception:
             return errors.getvalue() + traceback.format_exc()
-    if "torch._dynamo" in sys.modules:
-        sys.modules["torch._dynamo"].reset()
+        finally:
+            if "torch._dynamo" in sys.modules:
+                sys.modules["torch._dynamo"].reset()
     return ""
 
 

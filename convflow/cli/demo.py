@@ -31,7 +31,7 @@ AFTER_SHIPPED = """{page}  <- images by {models}, drawn in {spent}
 Try next:
   convflow sample shipped:{named} --labels {label} --size {size} --num 8 --seed 7 --out some.png
   convflow sample shipped:{told} --prompt "{prompt}" --num 8 --seed 7 --out more.png
-  convflow demo web      <- the same in a browser
+  convflow demo web      <- shipped:{named} in a browser
   convflow demo digits   <- train a model of your own, in two minutes
   convflow train pictures.flowdcn --data path/to/your/folder"""
 

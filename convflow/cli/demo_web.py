@@ -56,8 +56,8 @@ def create_parser() -> Parser:
     add(
         "model",
         nargs="?",
-        help="run, checkpoint or model folder, published weights, or Hub id (default: the model "
-        "that comes with convflow)",
+        help="run, checkpoint or model folder, published weights, or Hub id (default: "
+        f"{shipped.SHIPPED_PREFIX}{next(iter(shipped.SHIPPED))}, which comes with convflow)",
     )
     add("--data", help="training images, to show the nearest (default: those of a run)")
     add("--host", default="127.0.0.1", help="address to serve at (default: 127.0.0.1)")

@@ -1,1 +1,1 @@
-"""Things to look at: what a shipped model draws, and the two-minute demo on digits."""
+"""Things to look at: what the shipped models draw, and the two-minute demo on digits."""

@@ -1,4 +1,4 @@
-"""The page on which the shipped model draws in a browser, as a part of the site: a hook of mkdocs.
+"""The page on which shipped:cifar10 draws in a browser, as a part of the site: a hook of mkdocs.
 
 `convflow export shipped:cifar10 --to web` writes it once into `.site`, and every build copies it to
 `draw/`. It needs the extra `onnx`, and npm for onnxruntime-web. Where one of them is missing, the

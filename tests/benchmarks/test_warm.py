@@ -2,6 +2,7 @@
 
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 
@@ -20,6 +21,7 @@ with open(where, "a") as file:
     file.write(f"{os.getpid()} {os.environ['OMP_NUM_THREADS']}\\n")
 if way == "raise":
     raise ValueError("it was told so")
+os.system("echo last words >&2") if way == "die" else None
 os._exit(7) if way == "die" else sys.exit(0 if way == "well" else "a bad end")
 """
     (tmp_path / "told.py").write_text(code)
@@ -38,7 +40,7 @@ def test_a_thread_has_one_process_until_it_dies(module):
         for way, message in {
             "badly": r"told .*badly\na bad end",
             "raise": "ValueError: it was told so",
-            "die": "its process ended with 7",
+            "die": r"last words\nits process ended with 7",
         }.items():
             with pytest.raises(SystemExit, match=message):
                 ask(way).result()
@@ -51,6 +53,10 @@ def test_a_thread_has_one_process_until_it_dies(module):
 
 def test_a_command_that_ends_well_fails_in_nothing(capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", sys.argv)
+    dropped = []
+    graphs = SimpleNamespace(reset=lambda: dropped.append(sys.argv[-1]))
+    monkeypatch.setitem(sys.modules, "torch._dynamo", graphs)
     assert failure(["json.tool", "--help"]) == ""
     assert "unknown option '--wrong'" in failure(["convflow", "info", "flowdcn", "--wrong"])
+    assert dropped == ["--help", "--wrong"]
     assert capsys.readouterr().out == ""
