@@ -20,6 +20,7 @@ import convflow
 from convflow.cli.demo_web import create_parser
 from convflow.cli.main import main
 from convflow.models.zoo import SIZES
+from convflow.shipped import SHIPPED
 from tests.autoencoder import save_autoencoder
 from tests.cli.conftest import TINY
 from tests.stand_in import put_stand_in
@@ -89,7 +90,8 @@ def test_shell_block_runs(
     text: str, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(home)
-    put_stand_in(home / "models", monkeypatch)
+    for name in SHIPPED:
+        put_stand_in(home / "models", monkeypatch, name)
     for name in ("fcdm-s", "dit-s/2"):  # of convflow bench
         monkeypatch.setitem(SIZES, name, SIZES[name]._replace(settings=SMALL[name]))
     commands = [shlex.split(line, comments=True) for line in text.splitlines() if line.strip()]
@@ -128,7 +130,7 @@ def test_shell_block_runs(
             if words[0] == "compare" and not find_spec("matplotlib"):
                 continue
             if words[:2] == ["demo", "web"]:  # serves until Ctrl-C; demo/test_web.py
-                assert create_parser().parse(words[2:]).model == "runs/pets"
+                assert create_parser().parse(words[2:]).model in ("runs/pets", "shipped:emoji")
                 continue
             assert main(words) == 0, words
         else:
