@@ -130,7 +130,7 @@ def test_shell_block_runs(
             if words[0] == "compare" and not find_spec("matplotlib"):
                 continue
             if words[:2] == ["demo", "web"]:  # serves until Ctrl-C; demo/test_web.py
-                assert create_parser().parse(words[2:]).model in ("runs/pets", "shipped:emoji")
+                assert create_parser().parse(words[2:]).model == "runs/pets"
                 continue
             assert main(words) == 0, words
         else:
